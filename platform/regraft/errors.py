@@ -1,0 +1,125 @@
+"""What can go wrong, as one tree; every message says what was written, what is allowed, what to do.
+
+RegraftError                     exit code 1
+├── AskedWrong                   exit code 2: the request itself is wrong, nothing was started
+│   ├── SpecError                one or more problems of a spec, all at once
+│   ├── UnknownPlugin            a task, method, loss or source that does not exist
+│   ├── DataError                rows that cannot be read or do not fit the task
+│   ├── BaseError                a base that is not there, not safetensors, or holds code
+│   │   └── WrongBase            a delta that belongs to another base
+│   ├── NotThere                 a model, version, alias or run that does not exist
+│   └── Unsupported              a combination that no implementation covers
+├── StoreError                   the store cannot be reached, read or written
+│   ├── Denied                   wrong or missing credentials, or no permission
+│   ├── Lost                     a compare-and-swap or put-if-absent that somebody else won
+│   ├── Damaged                  stored bytes that do not match their manifest
+│   └── LeaseHeld                another driver holds the run
+└── RunError                     training began and could not go on
+    ├── Diverged                 the loss is not a number
+    └── ClusterError             Ray could not start, or lost its workers
+
+Every error crosses process boundaries: arguments go to `super().__init__(*args)` unchanged and the text is
+made in `__str__`, so that pickling rebuilds the same error.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RegraftError(Exception):
+    """The root: `RegraftError(message, where="")`."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(message, where)
+        self.message = message
+        self.where = where
+
+    @property
+    def kind(self) -> str:
+        """The class name, which `--json` prints."""
+        return type(self).__name__
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class AskedWrong(RegraftError):
+    """The request is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class SpecError(AskedWrong):
+    """All problems of a spec at once: `SpecError(("training.lr: ...", "method: ..."), where)`."""
+
+    def __init__(self, problems: tuple[str, ...], where: str = "") -> None:
+        Exception.__init__(self, problems, where)
+        self.problems = problems
+        self.message = "\n".join(problems)
+        self.where = where
+
+    def __str__(self) -> str:
+        head = f"{self.where}: " if self.where else ""
+        if len(self.problems) == 1:
+            return f"{head}{self.problems[0]}"
+        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        return f"{head}{len(self.problems)} problems:{lines}"
+
+
+class UnknownPlugin(AskedWrong):
+    """A task, method, loss or source that does not exist."""
+
+
+class DataError(AskedWrong):
+    """Rows that cannot be read or do not fit the task; `where` is file:row."""
+
+
+class BaseError(AskedWrong):
+    """A base that is not there, is not safetensors, or would run code."""
+
+
+class WrongBase(BaseError):
+    """A delta that was made on another base than the one given."""
+
+
+class NotThere(AskedWrong):
+    """A model, version, alias or run that does not exist."""
+
+
+class Unsupported(AskedWrong):
+    """A combination that no implementation covers."""
+
+
+class StoreError(RegraftError):
+    """The store cannot be reached, read or written."""
+
+
+class Denied(StoreError):
+    """Wrong or missing credentials, or no permission."""
+
+
+class Lost(StoreError):
+    """Somebody else wrote first: a put-if-absent or compare-and-swap that did not apply."""
+
+
+class Damaged(StoreError):
+    """Stored bytes that do not match their manifest; never used, named instead."""
+
+
+class LeaseHeld(StoreError):
+    """Another driver holds the run."""
+
+
+class RunError(RegraftError):
+    """Training began and could not go on."""
+
+
+class Diverged(RunError):
+    """The loss is not a finite number."""
+
+
+class ClusterError(RunError):
+    """Ray could not start, or lost its workers."""

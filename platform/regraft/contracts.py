@@ -1,0 +1,279 @@
+"""The contracts everything is built on: what a task, a method, a loss and a data source must answer.
+
+Three of them were settled first. The loss is a pair (sum, weight), so that the result does not depend on how rows fell
+on workers and micro-batches. A delta holds final values of parameters and buffers under the base's own names. Data are
+an Arrow snapshot read by index, in an order that is a pure function of (seed, epoch, index).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from regraft.errors import Unsupported
+from regraft.plugins import Plugin
+
+Row = Mapping[str, Any]
+"""One row of the snapshot: the task's columns by name, and `row`, its index."""
+Example = dict[str, Any]
+"""One encoded row, not padded yet."""
+Batch = dict[str, Any]
+"""Collated examples: tensors, or lists of dicts of tensors; the key `labels` is never passed to the model."""
+Record = dict[str, Any]
+"""What evaluation keeps of one row: small, made of Python numbers, strings and numpy arrays."""
+Answer = dict[str, Any]
+"""What a user gets for one row; JSON-able."""
+
+Kind = Literal["text", "image", "label", "number", "boxes", "labels"]
+"""What a column holds. text: str. image: a path or URL. label: str. number: float.
+boxes: a list of [x, y, width, height] in pixels. labels: a list of str, one per box."""
+
+Serving = Literal["head", "low_rank", "whole"]
+"""How a served model shares its base: all of it up to the head; all with low-rank factors per row; or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The metric that decides which checkpoint is best."""
+
+    name: str
+    mode: Literal["min", "max"]
+
+    def better(self, new: float, old: float | None) -> bool:
+        """Whether `new` improves on `old`; anything does on None, and nothing that is not a number does."""
+        if new != new:
+            return False
+        if old is None:
+            return True
+        return new > old if self.mode == "max" else new < old
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a task needs besides its own fields: the same for training, evaluation and serving."""
+
+    processor: Any
+    """The base's tokenizer or image processor."""
+    labels: tuple[str, ...]
+    """The classes, in the order of the head's outputs; empty where the task has none."""
+    config: Any = None
+    """The task model's configuration."""
+    class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
+
+    @property
+    def index(self) -> dict[str, int]:
+        """Label to output index."""
+        return {label: number for number, label in enumerate(self.labels)}
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """Where the parts of a task model are; every entry is a name in the model's own module or parameter tree."""
+
+    prefix: str
+    """Where the base stands inside the task model (`bert`); empty when the model is the base itself."""
+    stem: tuple[str, ...]
+    """What comes before the blocks, and whatever the blocks share: frozen from depth 1 on."""
+    blocks: tuple[str, ...]
+    """The finest sequential units in forward order."""
+    head: tuple[str, ...]
+    """The task's own layers, which the base does not have."""
+    reason: str = ""
+    """Why no blocks were found; empty when they were."""
+
+    def depth(self, written: int | str) -> int:
+        """Frozen blocks for an integer, a percentage (`50%`) or `all`; Unsupported says what is allowed."""
+        total = len(self.blocks)
+        if not total:
+            raise Unsupported(f"this base cannot be frozen at a depth: {self.reason}", where="method.depth")
+        if written == "all":
+            return total
+        if isinstance(written, str):
+            return round(float(written.removesuffix("%")) / 100 * total)
+        if not 0 <= written <= total:
+            raise Unsupported(f"{written} is written; this base has {total} blocks: 0 to {total}", where="method.depth")
+        return written
+
+    def trunk(self, depth: int) -> tuple[str, ...]:
+        """The names that are frozen at that depth: the stem and the first `depth` blocks."""
+        return (*self.stem, *self.blocks[:depth]) if depth else ()
+
+
+class Loader(Protocol):
+    """What the bases floor hands to `Task.build`: it makes a model of the base's weights."""
+
+    config: Any
+    """The base's transformers configuration."""
+    pooling: str | None
+    """`mean` or `cls` where a sentence-transformers base says so, else None."""
+
+    def __call__(self, auto: str, *, labels: Sequence[str] = (), **config: Any) -> nn.Module:
+        """The base in the transformers Auto class `auto`; what the base lacks is drawn from torch's generator."""
+        ...
+
+
+class Task(Plugin, ABC):
+    """What the data mean; one file serves training and serving alike.
+
+    `encode` and `collate` are the only way from a row to a batch, on both sides, so that training and serving
+    cannot drift apart.
+    """
+
+    family: ClassVar[str] = "tasks"
+    auto: ClassVar[str]
+    """The transformers Auto class of the task's model."""
+    modality: ClassVar[Literal["text", "image"]]
+    """Which processor of the base is used."""
+    score: ClassVar[Score]
+    columns: ClassVar[Mapping[str, Kind]]
+    """Every column the task reads, with its kind; a column named `label` or `labels` is absent when predicting."""
+    supports: ClassVar[frozenset[str]] = frozenset()
+    """Which of class_weights, label_smoothing, bucketing, baselines and prototypes the task has a meaning for."""
+
+    def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
+        """The task's model on the base; its new layers are drawn from torch's global generator."""
+        return load(self.auto, labels=labels)
+
+    def check(self, row: Row) -> str | None:
+        """What is wrong with a row, or None; called once a row when the snapshot is made."""
+        return None
+
+    def length(self, row: Row) -> int:
+        """A row's cost, for length bucketing; the same for all rows where it does not matter."""
+        return 1
+
+    @abstractmethod
+    def encode(self, row: Row, context: Context, *, train: bool) -> Example:
+        """One row as the model's inputs; the key `labels` only when the row has them."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example], context: Context) -> Batch:
+        """Examples as one padded batch."""
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+        """(sum over rows, weight): the loop divides by the weight summed over ranks and micro-batches."""
+
+    @abstractmethod
+    def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
+        """What `metrics` needs of each row of an evaluated batch; `correct` (0 or 1) where a row can be right."""
+
+    @abstractmethod
+    def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
+        """Metrics over all rows of an evaluation; holds `score.name`."""
+
+    @abstractmethod
+    def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
+        """What the user gets for each row."""
+
+
+class Method(Plugin, ABC):
+    """Which weights move. The other floors ask these questions and never for a method's name.
+
+    The default `adapt` freezes what `frozen` names: feature extraction, freezing at a depth and full fine-tuning
+    differ in that answer alone.
+    """
+
+    family: ClassVar[str] = "methods"
+    serves: ClassVar[Serving] = "whole"
+    closed_form: ClassVar[bool] = False
+    """Fitted from sums over the training rows, without gradient steps: `statistics` and `solve`."""
+
+    def depth_of(self, anatomy: Anatomy) -> int:
+        """How many blocks stay the base's own function: what the trunk may compute once."""
+        return 0
+
+    def frozen(self, model: nn.Module, anatomy: Anatomy) -> tuple[str, ...]:
+        """Names of modules (or single parameters) whose values stay the base's."""
+        return anatomy.trunk(self.depth_of(anatomy))
+
+    def adapt(self, model: nn.Module, anatomy: Anatomy) -> None:
+        """Prepare the model in place, once, before the optimizer and any wrapping."""
+        frozen = self.frozen(model, anatomy)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not under(name, frozen))
+
+    def merge(self, model: nn.Module) -> None:
+        """Turn an adapted model in place into one of the base's own architecture, with the same outputs."""
+
+    def statistics(self, features: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+        """Closed form: additive statistics of (rows, width) features and (rows,) labels."""
+        raise NotImplementedError
+
+    def solve(self, head: nn.Linear, statistics: Mapping[str, Tensor]) -> None:
+        """Closed form: write the head from the statistics summed over all rows."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a loss term sees of one micro-batch."""
+
+    batch: Batch
+    output: Any
+    features: Tensor | None
+    """What the head saw, (rows, width), where the head is one linear layer; else None."""
+    progress: float
+    """0 at the run's first step, 1 at its last."""
+
+
+class Loss(Plugin, ABC):
+    """What else pulls on the weights; zero or more a run, each with its weight."""
+
+    family: ClassVar[str] = "losses"
+    weight: float = Field(1.0, ge=0)
+    """Factor of this term beside the task's own loss."""
+
+    @abstractmethod
+    def build(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
+        """The term: a module whose `forward(step: Step)` is a scalar on the scale of a mean over rows.
+
+        Called once on the freshly adapted model, before any checkpoint is read into it, so that what the term keeps of
+        the model are the base's values. The module's parameters are optimised and checkpointed with the run.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """One row as a source gives it."""
+
+    values: dict[str, Any]
+    where: str = field(compare=False)
+    """file:row, for messages."""
+
+
+class Source(Plugin, ABC):
+    """How a file or folder becomes rows; picked by suffix, by `accepts`, or by `data.format`."""
+
+    family: ClassVar[str] = "sources"
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    def accepts(self, path: Path) -> bool:
+        """Whether the source reads this path when no format is given."""
+        return path.name.lower().endswith(self.suffixes) if self.suffixes else False
+
+    @abstractmethod
+    def read(self, path: Path) -> Iterator[Raw]:
+        """The rows in file order; DataError with file and row for what cannot be read."""
+
+
+def under(name: str, roots: Iterable[str]) -> bool:
+    """Whether a parameter or module name is one of the roots or lies below one."""
+    return any(name == root or name.startswith(f"{root}.") for root in roots)
+
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""A sink for live progress: step, steps, loss, rate, and whatever else a run wants to show."""
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter is."""
+    return next(model.parameters()).device

@@ -1,0 +1,1 @@
+"""From files to batches: sources, the Arrow snapshot, the sampler."""

@@ -1,0 +1,1 @@
+"""What else pulls on the weights: one file a loss."""

@@ -1,0 +1,151 @@
+"""How an open family is extended: a member is one file, and the file's name is its key in the spec.
+
+`tasks/text_classification.py` is `task: text-classification`. Members are found by listing the family's folder and
+the folders of the user's (`plugins:` in the spec; they hold `tasks/`, `methods/`, `losses/`, `sources/`), so joining a
+family needs no list to be edited. A plugin *is* its configuration: frozen, typed, serialised as `{type: key, ...}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+from regraft.errors import AskedWrong, UnknownPlugin
+
+PACKAGES = {
+    "tasks": "regraft.tasks",
+    "methods": "regraft.methods",
+    "losses": "regraft.losses",
+    "sources": "regraft.data.sources",
+}
+SINGULAR = {"tasks": "task", "methods": "method", "losses": "loss", "sources": "source"}
+_folders: list[Path] = []
+
+
+class Frozen(BaseModel):
+    """A piece of a spec: immutable, typed, unknown keys refused, attribute docstrings are its manual."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Plugin(Frozen):
+    """A member of an open family; the family's root sets `family`, a member's file name is its key."""
+
+    family: ClassVar[str]
+
+    @classmethod
+    def key(cls) -> str:
+        """The member's name in a spec: its file's name with dashes."""
+        return cls.__module__.rsplit(".", 1)[-1].replace("_", "-")
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Every member's key, the platform's and the user's, sorted."""
+        return sorted(_members(cls.family))
+
+    @classmethod
+    def lookup(cls, name: str) -> type[Self]:
+        """The member class of that key; UnknownPlugin names the nearest and the known ones."""
+        members = _members(cls.family)
+        if name not in members:
+            raise UnknownPlugin(unknown(SINGULAR[cls.family], name, sorted(members)))
+        return _only_member(_load(members[name], cls.family, name), cls)
+
+    @classmethod
+    def parse(cls, written: object) -> object:
+        """What a spec wrote (`lora`, or `{type: lora, rank: 8}`) as a member."""
+        if isinstance(written, str):
+            written = {"type": written}
+        if not isinstance(written, dict) or "type" not in written:
+            return written
+        fields = {key: value for key, value in written.items() if key != "type"}
+        try:
+            member = cls.lookup(str(written["type"]))
+        except UnknownPlugin as error:
+            raise ValueError(str(error)) from None
+        return member.model_validate(fields)
+
+    @model_serializer(mode="wrap")
+    def _with_type(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"type": self.key(), **handler(self)}
+
+
+P = TypeVar("P", bound=Plugin)
+
+
+def unknown(what: str, written: str, known: list[str]) -> str:
+    """The message for a name that does not exist: what was written, the nearest, what is allowed."""
+    near = get_close_matches(written, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Unknown {what} {written!r}.{hint} Known: {', '.join(known) or 'none'}."
+
+
+def add_folder(folder: Path) -> None:
+    """Add a user's plugin folder; it holds sub-folders named after the families."""
+    folder = folder.resolve()
+    if not any((folder / family).is_dir() for family in PACKAGES):
+        wanted = ", ".join(f"{family}/" for family in PACKAGES)
+        raise AskedWrong(f"{folder} is no plugin folder: it holds none of {wanted}", where="plugins")
+    if folder not in _folders:
+        _folders.append(folder)
+
+
+def _members(family: str) -> dict[str, Path | None]:
+    """Key to file; None for the platform's own, which are imported as modules of their package."""
+    package = importlib.import_module(PACKAGES[family])
+    own = {name: None for folder in package.__path__ for name in _keys(Path(folder))}
+    members: dict[str, Path | None] = dict(own)
+    for folder in _folders:
+        for name, path in _keys(folder / family).items():
+            if members.get(name, path) != path:
+                other = members[name] or f"the platform's own {name}"
+                raise AskedWrong(f"{path} and {other} have the same name: rename the file", where="plugins")
+            members[name] = path
+    return members
+
+
+def _keys(folder: Path) -> dict[str, Path]:
+    files = folder.glob("*.py") if folder.is_dir() else ()
+    return {path.stem.replace("_", "-"): path for path in files if re.fullmatch(r"[a-z][a-z0-9_]*", path.stem)}
+
+
+def _load(path: Path | None, family: str, key: str) -> ModuleType:
+    stem = key.replace("-", "_")
+    if path is None:
+        return importlib.import_module(f"{PACKAGES[family]}.{stem}")
+    where = hashlib.sha256(str(path.parent).encode()).hexdigest()[:8]
+    name = f"regraft_plugins.{where}.{stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise AskedWrong(f"{path} cannot be loaded as Python", where="plugins")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise AskedWrong(f"loading {path} failed: {type(error).__name__}: {error}", where="plugins") from error
+    return module
+
+
+def _only_member(module: ModuleType, root: type[P]) -> type[P]:
+    own = [
+        item
+        for item in vars(module).values()
+        if inspect.isclass(item) and issubclass(item, root) and item.__module__ == module.__name__
+    ]
+    if len(own) != 1:
+        raise TypeError(f"{module.__name__} must define exactly one {root.__name__}, found {len(own)}")
+    return own[0]

@@ -1,0 +1,1 @@
+"""Answers from adapted models; no Ray, no HTTP."""

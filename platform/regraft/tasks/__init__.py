@@ -1,0 +1,1 @@
+"""What the data mean: one file a task."""

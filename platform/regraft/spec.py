@@ -32,8 +32,8 @@ class DataSpec(Frozen):
     train: str
     """File, folder, glob or s3:// URL of the training rows."""
     eval: str | Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """The same for the rows that choose the best checkpoint, or a share of `train` (split by a stable hash of the row)."""
-    columns: dict[str, str] = {}
+    """The same for the rows that choose the best checkpoint, or a share of `train` (by a stable hash of the row)."""
+    columns: dict[str, str] = Field(default_factory=dict)
     """The task's column names, each with the name it has in the files; what is not named keeps the task's name."""
     format: AnySource | None = None
     """The source that reads the files; picked by suffix when not written."""

@@ -1,0 +1,219 @@
+"""What does a reader need to know about a model version? Its model card, in the format of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@[\w./-]+)?")
+# The hub refuses a pipeline it does not know, and a task of the user's own is free to have any name.
+_PIPELINES = {
+    "automatic-speech-recognition",
+    "depth-estimation",
+    "feature-extraction",
+    "fill-mask",
+    "image-classification",
+    "image-segmentation",
+    "object-detection",
+    "question-answering",
+    "sentence-similarity",
+    "summarization",
+    "text-classification",
+    "text-generation",
+    "token-classification",
+    "translation",
+}
+
+
+def model_card(
+    meta: Mapping[str, Any], spec: Mapping[str, Any], *, library: str = "regraft", usage: str | None = None
+) -> str:
+    """A version's card: YAML front matter that `huggingface_hub.ModelCard` reads, then text for people.
+
+    `meta` is the version's registry entry and `spec` its resolved spec. An export in another library's format names
+    that `library` and brings the `usage` section (Markdown) that belongs to it.
+    """
+    front = yaml.safe_dump(_front(meta, spec, library), sort_keys=False, allow_unicode=True, width=1000)
+    sections = (
+        _what(meta),
+        _section("How to use it", usage or _usage(meta, spec)),
+        _section("How it was adapted", _adapted(meta, spec)),
+        _section("Results", _results(meta)),
+        _section("Data", _data(meta, spec)),
+        _section("Lineage", _lineage(meta)),
+    )
+    return f"---\n{front}---\n\n" + "\n".join(sections)
+
+
+def hub_id(reference: str) -> str | None:
+    """`org/name` when a base's reference is one of the hub's; None for folders, packages and urls."""
+    found = _HUB_ID.fullmatch(reference)
+    return found["id"] if found else None
+
+
+def _front(meta: Mapping[str, Any], spec: Mapping[str, Any], library: str) -> dict[str, Any]:
+    task = str(meta["task"]["type"])
+    base = hub_id(str(meta["base"]["reference"]))
+    front: dict[str, Any] = {"library_name": library}
+    if task in _PIPELINES:
+        front["pipeline_tag"] = task
+    if base:
+        front["base_model"] = base
+    front["tags"] = ["regraft", str(meta["method"]["type"])]
+    metrics = _finite(meta.get("metrics", {}))
+    if metrics:
+        front["model-index"] = [{"name": str(meta["name"]), "results": [_result(meta, spec, task, metrics)]}]
+    return front
+
+
+def _result(
+    meta: Mapping[str, Any], spec: Mapping[str, Any], task: str, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    score = meta.get("score", {}).get("name")
+    names = sorted(metrics, key=lambda name: (name != score, name))
+    return {
+        "task": {"type": task, "name": task.replace("-", " ").capitalize()},
+        "dataset": {"type": _dataset_type(spec), "name": _dataset_name(meta, spec)},
+        "metrics": [{"type": name, "value": round(metrics[name], 6), "name": name} for name in names],
+    }
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among the metrics: JSON has no NaN, and the hub's parser refuses a card that holds one."""
+    numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _dataset_name(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    """The evaluated file's own name, without the folders of the machine that trained."""
+    data = spec.get("data", {})
+    held_out = data.get("eval")
+    share = "" if isinstance(held_out, str) else f" (a held-out share of {held_out})"
+    written = held_out if isinstance(held_out, str) else data.get("train")
+    name = str(written or "").rstrip("/").rsplit("/", 1)[-1]
+    return f"{name}{share}" if name else f"{meta['name']} evaluation data"
+
+
+def _dataset_type(spec: Mapping[str, Any]) -> str:
+    """The hub's dataset id where the data came from there; else the name of the file's format."""
+    data = spec.get("data", {})
+    written = str(data.get("eval") if isinstance(data.get("eval"), str) else data.get("train") or "")
+    if written.startswith("hf://datasets/"):
+        return "/".join(written.removeprefix("hf://datasets/").split("@")[0].split("/")[:2])
+    name = written.rstrip("/").rsplit("/", 1)[-1]
+    suffix = name.rsplit(".", 1)[-1].lower() if "." in name else ""
+    return suffix if re.fullmatch(r"[a-z0-9]+", suffix) else "folder"
+
+
+def _what(meta: Mapping[str, Any]) -> str:
+    version = f" ({meta['version']})" if "version" in meta else ""
+    task = str(meta["task"]["type"]).replace("-", " ")
+    lines = [
+        f"# {meta['name']}{version}",
+        "",
+        f"A model for {task}: {_code(meta['base']['reference'])} adapted by `{meta['method']['type']}` "
+        "with regraft. The version holds only what training moved (the delta); the base stays as it was published.",
+        "",
+    ]
+    if labels := list(meta.get("labels", ())):
+        shown = ", ".join(_code(label) for label in labels[:50])
+        more = f" and {len(labels) - 50} more" if len(labels) > 50 else ""
+        lines += [f"It knows {len(labels)} labels: {shown}{more}.", ""]
+    return "\n".join(lines)
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body.rstrip()}\n"
+
+
+def _usage(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    reference = f"{meta['name']}@{meta['version']}" if "version" in meta else str(meta["name"])
+    plugins = ", plugins=[...]" if spec.get("plugins") else ""
+    return (
+        f'```python\nimport regraft\n\nmodel = regraft.load("{reference}"{plugins})\n'
+        "answers = model.predict(rows)  # a list of rows; a bare text or image path is enough where a row has one "
+        "column\n```"
+    )
+
+
+def _adapted(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    training = spec.get("training", {})
+    rows: list[tuple[object, ...]] = [("method", _fields(meta["method"])), ("task", _fields(meta["task"]))]
+    rows += [("loss term", _fields(loss)) for loss in spec.get("losses", ())]
+    rows += [(name, training[name]) for name in ("epochs", "batch_size", "lr", "optimizer") if name in training]
+    rows += [("seed", meta["seed"])] if "seed" in meta else []
+    rows += [("seconds", round(float(meta["seconds"]), 1))] if meta.get("seconds") is not None else []
+    rows += [("delta", f"{int(meta['delta_bytes']):,} bytes")] if meta.get("delta_bytes") is not None else []
+    return _table(("", "value"), rows)
+
+
+def _fields(member: Mapping[str, Any]) -> str:
+    """A plugin as one line: `lora (rank 8, alpha 16)`."""
+    fields = ", ".join(f"{key} {value}" for key, value in member.items() if key != "type")
+    return f"{member['type']} ({fields})" if fields else str(member["type"])
+
+
+def _results(meta: Mapping[str, Any]) -> str:
+    metrics, baselines = _finite(meta.get("metrics", {})), meta.get("baselines", {})
+    if not metrics:
+        return "Nothing was measured."
+    score = meta.get("score", {})
+    told = {
+        name: value if isinstance(value, Mapping) else {score.get("name"): value} for name, value in baselines.items()
+    }
+    measured = {name: _finite(values) for name, values in told.items()}
+    names = sorted(metrics, key=lambda name: (name != score.get("name"), name))
+    rows = [
+        (name, f"**{metrics[name]:.4g}**", *(_number(values.get(name)) for values in measured.values()))
+        for name in names
+    ]
+    chosen = f"\n\nThe checkpoint was chosen by `{score['name']}` ({score['mode']})." if score else ""
+    return _table(("metric", "this model", *measured), rows) + chosen
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _data(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    data = meta.get("lineage", {}).get("data", {})
+    counts = data.get("rows", {})
+    rows: list[tuple[object, ...]] = [
+        (f"{split} rows", counts[split]) for split in ("train", "eval") if split in counts
+    ]
+    rows += [("evaluated on", _dataset_name(meta, spec))]
+    rows += [("fingerprint", f"`{data['fingerprint']}`")] if "fingerprint" in data else []
+    return _table(("", "value"), rows)
+
+
+def _lineage(meta: Mapping[str, Any]) -> str:
+    lineage, base = meta.get("lineage", {}), meta["base"]
+    rows: list[tuple[object, ...]] = [("base", _code(base["reference"])), ("base hash", f"`{base['hash']}`")]
+    rows += [(name, _code(lineage[name])) for name in ("run", "checkpoint", "parent") if lineage.get(name)]
+    rows += [("delta SHA-256", f"`{meta['delta_sha256']}`")] if meta.get("delta_sha256") else []
+    rows += [("created", meta["created"])] if meta.get("created") else []
+    rows += [(f"{name} version", version) for name, version in meta.get("versions", {}).items()]
+    return _table(("", "value"), rows)
+
+
+def _table(header: tuple[str, ...], rows: list[Any]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return _line(value).replace("|", "\\|")
+
+
+def _code(value: object) -> str:
+    """As code: nothing in it is Markdown or HTML."""
+    return f"`{_line(value).replace('`', chr(39))}`"
+
+
+def _line(value: object) -> str:
+    """On one line: a label with a line break in it would end the table, or begin a heading of its own."""
+    return " ".join(str(value).split())

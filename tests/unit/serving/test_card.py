@@ -1,0 +1,128 @@
+"""Does a model card say what a reader needs, in a form that the hub's own library reads?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from regraft.serving.card import hub_id, model_card
+
+META: dict[str, Any] = {
+    "name": "support-tickets",
+    "task": {"type": "text-classification", "max_length": 128},
+    "method": {"type": "lora", "rank": 8},
+    "labels": ["billing", "bug | crash", "two\nlines\n# heading"],
+    "base": {"reference": "acme/tiny-bert@abc123", "hash": "f" * 64, "processor_hash": "e" * 64},
+    "metrics": {"loss": 0.31, "accuracy": 0.9375, "f1": 0.91, "broken": float("nan")},
+    "baselines": {"majority": {"accuracy": 0.25}, "nearest_centroid": {"accuracy": 0.875, "f1": 0.86}},
+    "score": {"name": "accuracy", "mode": "max"},
+    "seed": 7,
+    "lineage": {
+        "run": "support-tickets-0123456789",
+        "checkpoint": "12-abc",
+        "data": {"fingerprint": "d" * 16, "rows": {"train": 800, "eval": 200}},
+        "parent": None,
+    },
+    "delta_sha256": "c" * 64,
+    "delta_bytes": 123456,
+    "seconds": 12.5,
+    "created": "2026-01-02T03:04:05Z",
+    "versions": {"regraft": "0.1.0"},
+}
+SPEC: dict[str, Any] = {
+    "data": {"train": "/home/someone/private/tickets-train.csv", "eval": "/home/someone/private/tickets-eval.csv"},
+    "losses": [{"type": "coral", "weight": 0.5}],
+    "training": {"epochs": 4, "lr": 3e-4},
+}
+
+
+def read(text: str) -> Any:
+    """The front matter as the hub's library reads it; raises where the hub would refuse it."""
+    return ModelCard(text, ignore_metadata_errors=False).data
+
+
+def test_the_hub_reads_the_front_matter() -> None:
+    data = read(model_card(META, SPEC))
+    assert data.library_name == "regraft"
+    assert data.pipeline_tag == "text-classification"
+    assert data.base_model == "acme/tiny-bert"
+    assert data.tags == ["regraft", "lora"]
+    assert data.model_name == "support-tickets"
+    results = {result.metric_type: result for result in data.eval_results}
+    assert list(results) == ["accuracy", "f1", "loss"], "the deciding metric first; what is not a number left out"
+    assert results["accuracy"].metric_value == 0.9375
+    assert results["accuracy"].task_type == "text-classification"
+    assert results["accuracy"].dataset_name == "tickets-eval.csv"
+    assert results["accuracy"].dataset_type == "csv"
+
+
+def test_people_read_metrics_beside_baselines_data_and_lineage() -> None:
+    text = model_card(META, SPEC)
+    assert "| metric | this model | majority | nearest_centroid |" in text
+    assert "| accuracy | **0.9375** | 0.25 | 0.875 |" in text
+    for told in ("800", "200", "d" * 16, "f" * 64, "c" * 64, "support-tickets-0123456789", "coral (weight 0.5)"):
+        assert told in text
+    assert 'regraft.load("support-tickets")' in text
+
+
+def test_a_version_is_named_where_it_is_known() -> None:
+    assert 'regraft.load("support-tickets@v3")' in model_card({**META, "version": "v3"}, SPEC)
+
+
+def test_private_folders_stay_private() -> None:
+    assert "/home/someone" not in model_card(META, SPEC)
+
+
+def test_a_label_cannot_end_the_text_it_stands_in() -> None:
+    text = model_card({**META, "labels": ["a\n# mine", "`b`"]}, SPEC)
+    assert "\n# mine" not in text
+
+
+@pytest.mark.parametrize(
+    "meta, absent",
+    [
+        ({"metrics": {}}, "model-index"),
+        ({"base": {"reference": "package:gt/model", "hash": "f"}}, "base_model"),
+        ({"task": {"type": "my-own-task"}}, "pipeline_tag"),
+    ],
+)
+def test_what_the_hub_would_refuse_is_left_out(meta: dict[str, Any], absent: str) -> None:
+    text = model_card({**META, **meta}, SPEC)
+    read(text)
+    assert f"{absent}:" not in text.split("---")[1]
+
+
+def test_data_split_by_share_and_data_from_the_hub() -> None:
+    data = read(model_card(META, {"data": {"train": "hf://datasets/acme/mail@main/train.parquet", "eval": 0.1}}))
+    result = data.eval_results[0]
+    assert result.dataset_type == "acme/mail"
+    assert result.dataset_name == "train.parquet (a held-out share of 0.1)"
+
+
+def test_flat_baselines_are_read_as_the_deciding_metric() -> None:
+    text = model_card({**META, "baselines": {"majority": 0.25}}, SPEC)
+    assert "| accuracy | **0.9375** | 0.25 |" in text
+
+
+def test_an_export_names_its_own_library() -> None:
+    text = model_card(META, SPEC, library="transformers", usage="Load it with from_pretrained.")
+    assert read(text).library_name == "transformers"
+    assert "Load it with from_pretrained." in text and "regraft.load" not in text
+
+
+@pytest.mark.parametrize(
+    "reference, expected",
+    [
+        ("acme/bert", "acme/bert"),
+        ("acme/bert@v1", "acme/bert"),
+        ("package:gt/model", None),
+        ("s3://bucket/model", None),
+        ("/abs/folder", None),
+        ("./a/b", None),
+        ("a/b/c", None),
+    ],
+)
+def test_only_the_hubs_own_ids_count_as_such(reference: str, expected: str | None) -> None:
+    assert hub_id(reference) == expected

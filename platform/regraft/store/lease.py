@@ -1,0 +1,167 @@
+"""Who drives this run? One process at a time, by a lease in the store that it keeps alive.
+
+A lease that was released, or whose time is up, or whose holder was a process of this machine that is dead, is taken
+over. It stops two drivers; that a driver which lost its lease does no harm follows from checkpoints being committed
+into prefixes of their own.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from regraft.errors import Damaged, LeaseHeld, Lost, StoreError
+from regraft.store import documents
+from regraft.store.documents import Document
+from regraft.store.objects import ObjectStore, checked
+
+_log = logging.getLogger(__name__)
+
+
+class Lease:
+    """The lease of one run: `with Lease(store, run) as lease: ...`, looking at `lease.lost` between steps."""
+
+    def __init__(self, store: ObjectStore, run: str, *, ttl_s: float = 60.0, heartbeat_s: float = 15.0) -> None:
+        self.run = run
+        self.lost = threading.Event()
+        """Set when somebody else has the lease, or it could not be renewed for `ttl_s`: stop driving."""
+        self._store = store
+        self._key = checked(f"runs/{run}/lease.json")
+        self._ttl_s = ttl_s
+        self._heartbeat_s = heartbeat_s
+        self._holder: Document = {}
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self) -> Self:
+        """Take the lease and keep it alive in a thread; LeaseHeld, saying by whom, when another driver has it."""
+        self._holder = _myself()
+        documents.change(self._store, self._key, self._taken, on_damaged=_replace)
+        self.lost.clear()
+        self._done.clear()
+        self._thread = threading.Thread(target=self._beat, name=f"regraft-lease-{self.run}", daemon=True)
+        self._thread.start()
+        return self
+
+    def release(self) -> None:
+        """Give the lease up if it is still ours; safe to call twice, and after it was lost."""
+        self._done.set()
+        if self._thread is None or self._holder.get("pid") != os.getpid():
+            return
+        self._thread.join()
+        self._thread = None
+        # Marked and not deleted: a delete cannot be conditional on every server, and would take a successor's lease.
+        with suppress(Lost):
+            documents.change(self._store, self._key, self._released)
+
+    def __enter__(self) -> Self:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.release()
+        except StoreError as failure:
+            _log.warning("the lease of %s stays until it expires in %.0f s: %s", self.run, self._ttl_s, failure)
+
+    def _taken(self, old: Document | None) -> Document:
+        if old is not None and not _free(old):
+            raise self._held(old)
+        return self._holder | {"until": time.time() + self._ttl_s}
+
+    def _renewed(self, old: Document | None) -> Document:
+        if old is None or old.get("id") != self._holder["id"]:
+            raise Lost(f"the lease of {self.run} was taken over", self._store.url)
+        return self._holder | {"until": time.time() + self._ttl_s}
+
+    def _released(self, old: Document | None) -> Document:
+        return self._renewed(old) | {"until": 0.0}
+
+    def _beat(self) -> None:
+        good = time.monotonic()
+        while not self._done.wait(self._heartbeat_s):
+            try:
+                documents.change(self._store, self._key, self._renewed)
+                good = time.monotonic()
+            except (Lost, Damaged) as error:
+                _log.warning("%s", error)
+                self.lost.set()
+                return
+            except StoreError as error:
+                _log.warning("the lease of %s could not be renewed: %s", self.run, error)
+                if time.monotonic() - good > self._ttl_s:
+                    self.lost.set()
+                    return
+
+    def _held(self, holder: Document) -> LeaseHeld:
+        since = datetime.datetime.fromtimestamp(holder["since"]).astimezone().isoformat(" ", "seconds")
+        left = max(holder["until"] - time.time(), 0)
+        return LeaseHeld(
+            f"run {self.run} is driven by process {holder['pid']} on {holder['host']} since {since}: wait for it, "
+            f"or end it (regraft runs stop {self.run}); if it is dead, try again in {left:.0f} s",
+            self._store.url,
+        )
+
+
+def _free(lease: Document) -> bool:
+    try:
+        return bool(lease["until"] <= time.time()) or _dead(lease)
+    except (KeyError, TypeError):
+        return True
+
+
+def _myself() -> dict[str, Any]:
+    pid = os.getpid()
+    return {
+        "id": uuid4().hex,
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "pid": pid,
+        "started": _started(pid),
+        "since": time.time(),
+    }
+
+
+def _machine() -> str:
+    """What must be equal for a process number to mean the same process: the boot and the process namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _dead(lease: Document) -> bool:
+    """Whether the holder was a process of this machine and has ended; False when that cannot be known."""
+    if not lease["machine"] or lease["machine"] != _machine() or lease["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(lease["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # alive and another user's, whose /proc entry may be hidden from us
+        return False
+    return _started(lease["pid"]) != str(lease["started"])
+
+
+def _started(pid: int) -> str:
+    """When a process began, in the kernel's ticks, which tells it from a later one of the same number; "" if ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _replace(error: Damaged) -> None:
+    _log.warning("%s; nobody can be holding the run by it, so it is replaced", error)

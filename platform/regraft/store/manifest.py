@@ -1,0 +1,231 @@
+"""Which files belong together, and are they intact? A manifest says so, and is written last.
+
+A folder of the store without `manifest.json` does not count; one with it is complete, because every file was put
+before it. The manifest holds the SHA-256 of each file and of itself, so a byte changed anywhere is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+from uuid import uuid4
+
+from regraft.errors import AskedWrong, Damaged, NotThere, RegraftError
+from regraft.store import sealed
+from regraft.store.objects import RESERVED, Body, ObjectStore, checked, chunks, size_of
+
+FORMAT = 1
+"""The only format of manifests that this code reads and writes."""
+
+MANIFEST = "manifest.json"
+
+Kind = Literal["checkpoint", "version", "snapshot"]
+
+_PIECE = 4 << 20
+_HEX32 = re.compile(r"[0-9a-f]{32}")
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file: its name below the prefix, its size in bytes and its SHA-256 in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was committed together. `meta` is JSON; a number in it that is not finite comes back as None."""
+
+    kind: Kind
+    id: str
+    files: tuple[FileEntry, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.size for entry in self.files)
+
+    def entry(self, name: str) -> FileEntry:
+        """The entry of the file `name`; NotThere when the manifest does not list it."""
+        for entry in self.files:
+            if entry.name == name:
+                return entry
+        raise NotThere(f"no file {name!r}; there are {', '.join(e.name for e in self.files) or 'none'}")
+
+    def to_json(self) -> bytes:
+        """The stored form, which ends with a hash of itself."""
+        return sealed.dump(_jsonable(asdict(self)))
+
+    @staticmethod
+    def from_json(data: bytes, where: str = "") -> Manifest:
+        """The manifest stored as `data`; Damaged, with `where` in the message, when any of it is not as written."""
+        body = sealed.load(data, where, FORMAT)
+        problem = _problem(body)
+        if problem:
+            raise Damaged(f"the manifest is not valid: {problem}", where)
+        files = tuple(FileEntry(**entry) for entry in body["files"])
+        return Manifest(kind=body["kind"], id=body["id"], files=files, meta=body["meta"])
+
+
+def commit(
+    store: ObjectStore,
+    prefix: str,
+    files: Mapping[str, Body],
+    *,
+    kind: Kind,
+    meta: Mapping[str, Any],
+    id: str | None = None,
+) -> Manifest:
+    """Put every file of `files` below `prefix`, then the manifest: until that last write nothing of it counts.
+
+    `prefix` must be fresh (one that nobody else writes to). Lost when it has a manifest already.
+    """
+    prefix = _slashed(prefix)
+    if MANIFEST in files:
+        raise AskedWrong(f"a file may not be called {MANIFEST}")
+    made = Manifest(kind, id or uuid4().hex, (), _jsonable(dict(meta)))
+    made.to_json()  # what cannot be written is refused before gigabytes are
+    entries = []
+    for name, body in sorted(files.items()):
+        entry = FileEntry(checked(name), size_of(body), _hash(body))
+        store.put(prefix + name, body)
+        entries.append(entry)
+    manifest = Manifest(kind, made.id, tuple(entries), made.meta)
+    store.put_if_absent(prefix + MANIFEST, manifest.to_json())
+    return manifest
+
+
+def load(store: ObjectStore, prefix: str) -> Manifest:
+    """The manifest at `prefix`: NotThere when nothing was committed there, Damaged when it cannot be trusted."""
+    key = _slashed(prefix) + MANIFEST
+    return Manifest.from_json(store.get(key), _where(store, key))
+
+
+def fetch_verified(
+    store: ObjectStore, prefix: str, into: Path, names: Collection[str] | None = None
+) -> Manifest:
+    """Download the files at `prefix` (only `names`, if given) into the folder `into`, verified; their manifest.
+
+    A file appears under its name only after its size and SHA-256 were found right; one that is there already and
+    right is not fetched again. Damaged names the first file that is missing or wrong.
+    """
+    prefix = _slashed(prefix)
+    manifest = load(store, prefix)
+    into.mkdir(parents=True, exist_ok=True)
+    for entry in manifest.files:
+        if names is None or entry.name in names:
+            _fetch(store, prefix + entry.name, entry, into / entry.name)
+    return manifest
+
+
+def read_verified(store: ObjectStore, prefix: str, name: str, manifest: Manifest) -> bytes:
+    """The bytes of one small file, verified as in `fetch_verified`."""
+    entry = manifest.entry(name)
+    key = _slashed(prefix) + name
+    try:
+        data = store.get(key)
+    except NotThere as error:
+        raise _missing(store, key, entry) from error
+    _verify(store, key, entry, len(data), hashlib.sha256(data).hexdigest())
+    return data
+
+
+def _fetch(store: ObjectStore, key: str, entry: FileEntry, path: Path) -> None:
+    if path.is_file() and path.stat().st_size == entry.size and _hash(path) == entry.sha256:
+        return
+    unproven = path.parent / f"{RESERVED}unproven-{uuid4().hex}"
+    try:
+        store.fetch(key, unproven)
+        _verify(store, key, entry, unproven.stat().st_size, _hash(unproven))
+        os.replace(unproven, path)
+    except NotThere as error:
+        raise _missing(store, key, entry) from error
+    finally:
+        unproven.unlink(missing_ok=True)
+
+
+def _verify(store: ObjectStore, key: str, entry: FileEntry, size: int, sha256: str) -> None:
+    if size != entry.size:
+        raise Damaged(f"{entry.name} has {size} bytes and should have {entry.size}", _where(store, key))
+    if sha256 != entry.sha256:
+        raise Damaged(f"{entry.name} does not have the bytes that were written", _where(store, key))
+
+
+def _missing(store: ObjectStore, key: str, entry: FileEntry) -> RegraftError:
+    return Damaged(f"{entry.name} is missing", _where(store, key))
+
+
+def _hash(body: Body) -> str:
+    digest = hashlib.sha256()
+    for piece in chunks(body, _PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _problem(body: dict[str, Any]) -> str:
+    """What keeps a parsed manifest from being used; "" when nothing does."""
+    if set(body) != {"format", "kind", "id", "files", "meta"}:
+        return "its fields are not the ones of this format"
+    if body["kind"] not in get_args(Kind):
+        return f"kind {body['kind']!r}"
+    if not _matches(_HEX32, body["id"]):
+        return f"id {body['id']!r}"
+    if not isinstance(body["meta"], dict) or not isinstance(body["files"], list):
+        return "files is a list and meta a mapping"
+    wrong = next((entry for entry in body["files"] if not _valid_entry(entry)), None)
+    if wrong is not None:
+        return f"file {str(wrong)[:200]}"
+    names = [entry["name"] for entry in body["files"]]
+    return "" if len(set(names)) == len(names) else "a file is listed twice"
+
+
+def _valid_entry(entry: object) -> bool:
+    if not isinstance(entry, dict) or set(entry) != {"name", "size", "sha256"}:
+        return False
+    try:
+        named = isinstance(entry["name"], str) and checked(entry["name"]) != MANIFEST
+    except AskedWrong:  # a name that leads outside
+        return False
+    return named and type(entry["size"]) is int and entry["size"] >= 0 and _matches(_HEX64, entry["sha256"])
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _jsonable(value: Any) -> Any:
+    """`value` as JSON gives it back; AskedWrong for what JSON does not have, except NaN and infinity (None)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {_text(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    raise AskedWrong(f"a manifest holds JSON; {value!r} is a {type(value).__name__}")
+
+
+def _text(key: object) -> str:
+    if not isinstance(key, str):
+        raise AskedWrong(f"a manifest holds JSON, whose keys are text; {key!r} is a {type(key).__name__}")
+    return key
+
+
+def _slashed(prefix: str) -> str:
+    return checked(prefix.removesuffix("/")) + "/"
+
+
+def _where(store: ObjectStore, key: str) -> str:
+    return f"{store.url}/{key}"

@@ -1,0 +1,63 @@
+"""Which names may a model or an alias have, and what did the user mean by one that does not exist?"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from regraft.errors import AskedWrong, NotThere
+
+LATEST = "latest"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_VERSION = re.compile(r"v[0-9]+")
+_NUMBERED = re.compile(r"v[1-9][0-9]*")
+
+
+def model_name(name: str) -> str:
+    """`name` itself when a model may be called so; AskedWrong otherwise."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise AskedWrong(f"model name {name[:80]!r}: write 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit")
+    return name
+
+
+def alias_name(alias: str) -> str:
+    """`alias` itself when an alias may be called so; AskedWrong otherwise."""
+    if not _NAME.fullmatch(alias) or ".." in alias:
+        raise AskedWrong(f"alias {alias[:80]!r}: write 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit")
+    if _VERSION.fullmatch(alias) or alias == LATEST:
+        raise AskedWrong(f"alias {alias!r} would read as a version: choose a word such as production")
+    return alias
+
+
+def is_version(ref: str) -> bool:
+    """Whether `ref` is a version (`v3`), not an alias."""
+    return _NUMBERED.fullmatch(ref) is not None
+
+
+def number_of(version: str) -> int:
+    """3 for `v3`."""
+    return int(version[1:])
+
+
+def parse(reference: str) -> tuple[str, str]:
+    """The model and the version or alias that `name`, `name@alias` or `name@v3` speak of; `latest` if none."""
+    name, at, ref = reference.partition("@")
+    model_name(name)
+    if not at:
+        return name, LATEST
+    if ref == LATEST or is_version(ref):
+        return name, ref
+    return name, alias_name(ref)
+
+
+def unknown(what: str, wanted: str, known: Iterable[str], where: str) -> NotThere:
+    """The error for a name that does not exist, with those that do and the nearest of them."""
+    known = list(known)
+    if not known:
+        return NotThere(f"{what} {wanted!r} does not exist; there is none yet", where)
+    near = difflib.get_close_matches(wanted, known, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    return NotThere(f"{what} {wanted!r} does not exist; there are {shown}{meant}", where)

@@ -1,0 +1,97 @@
+"""Which runs does the store know, and how far is each?"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from regraft.errors import Damaged, NotThere
+from regraft.store import documents, names
+from regraft.store.documents import Document
+from regraft.store.objects import Body, ObjectStore, checked
+
+RECORD = "run.json"
+
+_log = logging.getLogger(__name__)
+_Infos = list["RunInfo"]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What `run.json` says: `updated` in Unix seconds; state "damaged" when it cannot be read."""
+
+    name: str
+    state: str = "unknown"
+    step: int = 0
+    updated: float = 0.0
+    model: str = ""
+
+
+class Runs:
+    """The small documents of runs, under `runs/<run>/`."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+
+    def put(self, run: str, document: str, data: Body) -> None:
+        """Write a document (`spec.yaml`, `metrics.jsonl`) of `run`, replacing what was there."""
+        self.store.put(_key(run, document), data)
+
+    def read(self, run: str, document: str) -> bytes:
+        """The bytes of a document of `run`; NotThere."""
+        return self.store.get(_key(run, document))
+
+    def record(self, run: str) -> Document:
+        """The whole `run.json` of `run`: NotThere with the nearest name, or Damaged."""
+        try:
+            return documents.read(self.store, _key(run, RECORD))
+        except NotThere:
+            raise names.unknown("run", run, [info.name for info in self.list()], self.store.url) from None
+
+    def info(self, run: str) -> RunInfo:
+        """How far `run` is; NotThere with the nearest name."""
+        return _info(run, self.record(run))
+
+    def update(self, run: str, **fields: Any) -> Document:
+        """Set `fields` in `run.json` and leave the others as they are, whoever else writes at the same time."""
+
+        def edit(old: Document | None) -> Document:
+            return {**(old or {}), **fields, "name": run, "updated": time.time()}
+
+        return documents.change(self.store, _key(run, RECORD), edit, on_damaged=_start_again)
+
+    def list(self) -> _Infos:
+        """Every run that has a `run.json`, the last updated first."""
+        found = []
+        for stat in self.store.list("runs/"):
+            run, slash, document = stat.key.removeprefix("runs/").rpartition("/")
+            if document != RECORD or not slash or "/checkpoints/" in f"{run}/":
+                continue
+            try:
+                found.append(_info(run, documents.read(self.store, stat.key)))
+            except Damaged:
+                found.append(RunInfo(run, state="damaged", updated=stat.modified))
+            except NotThere:
+                continue
+        return sorted(found, key=lambda info: -info.updated)
+
+
+def _key(run: str, document: str) -> str:
+    return checked(f"runs/{run}/{document}")
+
+
+def _info(run: str, record: Document) -> RunInfo:
+    step, updated = record.get("step"), record.get("updated")
+    return RunInfo(
+        name=run,
+        state=str(record.get("state", "unknown")),
+        step=step if isinstance(step, int) else 0,
+        updated=float(updated) if isinstance(updated, int | float) else 0.0,
+        model=str(record.get("model", "")),
+    )
+
+
+def _start_again(error: Damaged) -> None:
+    _log.warning("%s; it is written anew and its other fields are lost", error)

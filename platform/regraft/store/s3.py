@@ -1,0 +1,310 @@
+"""How does a bucket keep the promise of a store? By conditional writes, on AWS and on the servers that imitate it."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+from uuid import uuid4
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from regraft.errors import AskedWrong, Lost, NotThere, StoreError
+from regraft.store import multipart
+from regraft.store.files import fresh_file, writing
+from regraft.store.objects import PROBE, Body, ObjectStore, Stat, checked, listable, size_of
+from regraft.store.s3_errors import code_of, retries_of, status_of, told
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_PATIENT = 5
+_QUICK = 2
+_TRIES = 6
+_PIECE = 1 << 20
+_CONNECT_S = 10
+_READ_S = 60
+
+_Tags = list[str]  # inside the class, `list` is the method
+
+
+class _Torn(Exception):
+    """A download broke off, or the object changed between two pieces of it."""
+
+
+class _Refused(Exception):
+    """A conditional write was refused; `args[0]` says whether it may have been our own repeated request."""
+
+
+class S3Store(ObjectStore):
+    """A store below a prefix of a bucket. Server and keys come from the environment, as boto3 reads it.
+
+    The client is made at the first request, once per process, and shared by threads.
+    """
+
+    def __init__(self, bucket: str, prefix: str = "", attempts: int = _PATIENT) -> None:
+        if not bucket:
+            raise AskedWrong("s3:// lacks its bucket: write s3://bucket/prefix")
+        self._bucket = bucket
+        self._prefix = checked(prefix.strip("/")) + "/" if prefix.strip("/") else ""
+        self._attempts = attempts
+        self._clients: dict[int, S3Client] = {}
+        self._making = threading.Lock()
+        self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
+
+    def get(self, key: str) -> bytes:
+        return self.read(key)[0]
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        sink = io.BytesIO()
+        tag = self._download(key, sink)
+        return sink.getvalue(), tag
+
+    def fetch(self, key: str, path: Path) -> None:
+        with writing(str(path)), fresh_file(path) as (file, temporary), os.fdopen(os.dup(file), "wb") as sink:
+            self._download(key, sink)
+            sink.flush()
+            os.replace(temporary, path)
+
+    def put(self, key: str, body: Body) -> None:
+        name = self._name(key)
+        with self._asking(f"writing {key}") as client:
+            if size_of(body) > multipart.PART:
+                multipart.upload(client, self._bucket, name, body)
+                return
+            data = _whole(body)
+            client.put_object(Bucket=self._bucket, Key=name, Body=data, ContentMD5=multipart.digest(data))
+
+    def put_if_absent(self, key: str, data: bytes) -> None:
+        name = self._name(key)
+        with self._asking(f"writing {key}") as client:
+            try:
+                self._conditional(partial(client.put_object, Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*"))
+            except _Refused as refused:
+                if not (refused.args[0] and self._holds(key, data)):
+                    raise Lost(f"{key} exists already", self.url) from None
+
+    def put_if_match(self, key: str, data: bytes, tag: str) -> None:
+        name = self._name(key)
+        with self._asking(f"writing {key}") as client:
+            put = partial(client.put_object, Bucket=self._bucket, Key=name, Body=data)
+            try:
+                try:
+                    self._conditional(partial(put, IfMatch=tag))
+                except _Refused:
+                    # Servers differ on quotes: Ceph wants none, others insist. Only an unchanged object is asked again.
+                    if self._tag(key) != tag:
+                        raise
+                    self._conditional(partial(put, IfMatch=f'"{tag}"'))
+            except _Refused as refused:
+                if not (refused.args[0] and self._holds(key, data)):
+                    raise Lost(f"{key} was changed by somebody else or is gone", self.url) from None
+
+    def list(self, prefix: str = "") -> Iterator[Stat]:
+        with self._asking(f"listing {prefix or 'the store'}") as client:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
+            for page in pages:
+                for item in page.get("Contents", []):
+                    key = item["Key"].removeprefix(self._prefix)
+                    if listable(key):
+                        yield Stat(key, item["Size"], item["LastModified"].timestamp(), item["ETag"].strip('"'))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        names = [self._name(key) for key in keys]
+        if len(names) < 3:
+            for name in names:
+                self._delete(name)
+            return
+        # One by one: the request for many wants a checksum that servers disagree about.
+        with ThreadPoolExecutor(8, thread_name_prefix="regraft-delete") as pool:
+            for _ in pool.map(self._delete, names):
+                pass
+
+    def exists(self, key: str) -> bool:
+        return self._tag(key) is not None
+
+    def check(self) -> None:
+        S3Store(self._bucket, self._prefix, _QUICK)._round_trip(PROBE + uuid4().hex)
+
+    def local(self, key: str) -> Path | None:
+        return None
+
+    def sweep(self, older_than_s: float) -> tuple[str, ...]:
+        before = time.time() - older_than_s
+        gone = []
+        with self._asking("sweeping") as client:
+            for page in client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            ):
+                for begun in page.get("Uploads", []):
+                    if begun["Initiated"].timestamp() < before:
+                        with suppress(client.exceptions.NoSuchUpload):  # completed meanwhile
+                            client.abort_multipart_upload(
+                                Bucket=self._bucket, Key=begun["Key"], UploadId=begun["UploadId"]
+                            )
+                        gone.append(begun["Key"].removeprefix(self._prefix))
+            probes = client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + PROBE).get("Contents", [])
+            for item in probes:
+                if item["LastModified"].timestamp() < before:
+                    client.delete_object(Bucket=self._bucket, Key=item["Key"])
+                    gone.append(item["Key"].removeprefix(self._prefix))
+        return tuple(sorted(gone))
+
+    def _name(self, key: str) -> str:
+        return self._prefix + checked(key)
+
+    def _client(self) -> S3Client:
+        """Connections must not cross a fork: two processes would read one another's answers."""
+        with self._making:
+            if os.getpid() not in self._clients:
+                self._clients[os.getpid()] = _connect(self._attempts)
+            return self._clients[os.getpid()]
+
+    @contextmanager
+    def _asking(self, doing: str) -> Iterator[S3Client]:
+        endpoint = ""
+        try:
+            client = self._client()
+            endpoint = client.meta.endpoint_url
+            yield client
+        except (ClientError, BotoCoreError) as error:
+            raise told(error, doing=doing, url=self.url, endpoint=endpoint) from error
+
+    def _download(self, key: str, sink: BinaryIO) -> str:
+        """Write the object into `sink`, going on where a broken connection left off; its tag."""
+        tags: _Tags = []
+        tries = Retrying(
+            retry=retry_if_exception_type(_Torn),
+            stop=stop_after_attempt(_TRIES),
+            wait=wait_random_exponential(multiplier=0.1, max=5),
+            reraise=True,
+        )
+        try:
+            tries(self._continue, key, sink, tags)
+        except _Torn as error:
+            raise StoreError(f"reading {key} broke off {_TRIES} times", self.url) from error
+        return tags[-1].strip('"')
+
+    def _continue(self, key: str, sink: BinaryIO, tags: _Tags) -> None:
+        done = sink.tell()
+        name = self._name(key)
+        with self._asking(f"reading {key}") as client:
+            if done:
+                answer = client.get_object(Bucket=self._bucket, Key=name, Range=f"bytes={done}-")
+            else:
+                answer = client.get_object(Bucket=self._bucket, Key=name)
+        if done and (answer["ETag"] != tags[-1] or "ContentRange" not in answer):
+            sink.seek(0)
+            sink.truncate()
+            raise _Torn
+        tags.append(answer["ETag"])
+        try:
+            for piece in answer["Body"].iter_chunks(_PIECE):
+                sink.write(piece)
+        except BotoCoreError as error:
+            raise _Torn from error
+        if sink.tell() != done + answer["ContentLength"]:
+            raise _Torn
+
+    def _conditional(self, put: Callable[[], object]) -> None:
+        """Send a conditional write; _Refused when the condition does not hold."""
+        for again in range(_TRIES):
+            try:
+                put()
+                return
+            except ClientError as error:
+                if status_of(error) == 412 or code_of(error) == "NoSuchKey":
+                    raise _Refused(again > 0 or retries_of(error) > 0) from error
+                if status_of(error) != 409:
+                    raise
+            time.sleep(random.uniform(0.02, 0.1) * 2**again)  # two writers met: neither has been decided on
+        raise _Refused(True)
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        """Whether the object is what we sent: a repeated request is refused by its own first success.
+
+        Safe because what is written conditionally holds a unique id: nobody else writes the same bytes.
+        """
+        with suppress(NotThere):
+            return self.get(key) == data
+        return False
+
+    def _tag(self, key: str) -> str | None:
+        name = self._name(key)
+        with self._asking(f"looking for {key}") as client:
+            try:
+                return client.head_object(Bucket=self._bucket, Key=name)["ETag"].strip('"')
+            except ClientError as error:
+                if status_of(error) != 404:
+                    raise
+        return None
+
+    def _delete(self, name: str) -> None:
+        with self._asking("deleting") as client:
+            try:
+                client.delete_object(Bucket=self._bucket, Key=name)
+            except ClientError as error:
+                if code_of(error) != "NoSuchKey":
+                    raise
+
+    def _round_trip(self, key: str) -> None:
+        first, second, third = (uuid4().hex.encode() for _ in range(3))
+        next(self.list(key), None)
+        self.put_if_absent(key, first)
+        try:
+            tag = self.read(key)[1]
+            self.put_if_match(key, second, tag)
+            _must_lose(self, partial(self.put_if_absent, key, third))
+            _must_lose(self, partial(self.put_if_match, key, third, tag))
+            if self.get(key) != second:
+                raise StoreError("the bucket does not give back what was written to it", self.url)
+        finally:
+            self.delete([key])
+
+
+def _must_lose(store: S3Store, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except Lost:
+        return
+    raise StoreError(
+        "the server accepts conditional writes and ignores the condition, so two writers could overwrite one another: "
+        "turn off the bucket's versioning (Ceph ignores conditions under it) or use another bucket",
+        store.url,
+    )
+
+
+def _connect(attempts: int) -> S3Client:
+    """`when_required`: older servers refuse or ignore the checksums that boto3 would add by itself."""
+    config = Config(
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=_CONNECT_S,
+        read_timeout=_READ_S,
+        max_pool_connections=32,
+    )
+    try:
+        return boto3.session.Session().client("s3", config=config)
+    except ValueError as error:
+        raise AskedWrong("AWS_ENDPOINT_URL is not a url: write http://host:port or https://host") from error
+
+
+def _whole(body: Body) -> bytes:
+    if isinstance(body, Path):
+        try:
+            return body.read_bytes()
+        except OSError as error:
+            raise StoreError(f"the local file to be stored cannot be read ({error.strerror})", str(body)) from error
+    return bytes(body)

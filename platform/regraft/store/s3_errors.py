@@ -1,0 +1,84 @@
+"""What does an S3 failure mean for the user? One clear message each, with no key or secret in it."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+
+from regraft.errors import Denied, NotThere, RegraftError, StoreError
+
+_WRONG_KEYS = {
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key: check AWS_SECRET_ACCESS_KEY",
+    "InvalidAccessKeyId": "the server does not know the access key: check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
+    "ExpiredToken": "the credentials have expired: get new ones",
+    "InvalidToken": "the session token is not valid: check AWS_SESSION_TOKEN",
+    "RequestTimeTooSkewed": "the clock of this machine differs too much from the server's: set it",
+}
+_NOT_THERE = {"NoSuchKey", "404", "NotFound"}
+_FORBIDDEN = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"}
+_ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+_BUSY = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"}
+
+
+def code_of(error: ClientError) -> str:
+    """The server's own word for what went wrong, or the HTTP status where an answer has no body."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: ClientError) -> int:
+    """The HTTP status of the answer; 0 when there is none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def retries_of(error: ClientError) -> int:
+    """How often the request had been sent before the answer that this error reports."""
+    return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+
+
+def told(error: Exception, *, doing: str, url: str, endpoint: str) -> RegraftError:
+    """The error of our tree for a botocore one; `doing` reads like "reading runs/a"."""
+    if isinstance(error, ClientError):
+        return _refused(error, doing, url, _host(endpoint))
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError | ProfileNotFound):
+        return Denied("no complete S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", url)
+    if isinstance(error, ConnectionError | HTTPClientError):
+        return StoreError(f"{doing}: {_host(endpoint)} does not answer: is it running, is AWS_ENDPOINT_URL right?", url)
+    if isinstance(error, BotoCoreError):
+        return StoreError(f"{doing}: {type(error).__name__}: {error}", url)
+    return StoreError(f"{doing}: {type(error).__name__}", url)
+
+
+def _refused(error: ClientError, doing: str, url: str, host: str) -> RegraftError:
+    code = code_of(error)
+    if code in _WRONG_KEYS:
+        return Denied(f"{doing}: {_WRONG_KEYS[code]}", url)
+    if code in _NOT_THERE:
+        return NotThere(f"{doing}: it is not in the store", url)
+    if code == "NoSuchBucket":
+        return StoreError(f"the bucket does not exist at {host}: create it or correct the store's name", url)
+    if code in _ELSEWHERE:
+        return StoreError(f"{doing}: the bucket is in another region: set AWS_REGION", url)
+    if code == "NotImplemented" or status_of(error) == 501:
+        return StoreError(f"{doing}: {host} has no conditional writes (If-Match), without which no store is safe", url)
+    if code in _FORBIDDEN or status_of(error) in (401, 403):
+        return Denied(f"{doing}: these credentials have no permission for it ({code})", url)
+    if code in _BUSY or status_of(error) >= 500:
+        return StoreError(f"{doing}: {host} kept failing or was too busy ({code}): try again later", url)
+    return StoreError(f"{doing}: {host} answered {code}: {error.response.get('Error', {}).get('Message', '')}", url)
+
+
+def _host(endpoint: str) -> str:
+    """Host and port only: an endpoint may be written with a password in it."""
+    parts = urlsplit(endpoint)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.hostname or 'the S3 server'}{port}"

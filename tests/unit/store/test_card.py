@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from regraft.serving.card import hub_id, model_card
+from regraft.store.card import hub_id, model_card
 
 META: dict[str, Any] = {
     "name": "support-tickets",
@@ -17,6 +17,7 @@ META: dict[str, Any] = {
     "base": {"reference": "acme/tiny-bert@abc123", "hash": "f" * 64, "processor_hash": "e" * 64},
     "metrics": {"loss": 0.31, "accuracy": 0.9375, "f1": 0.91, "broken": float("nan")},
     "baselines": {"majority": {"accuracy": 0.25}, "nearest_centroid": {"accuracy": 0.875, "f1": 0.86}},
+    "gain": {"mean": 0.0625, "low": 0.02, "high": 0.1},
     "score": {"name": "accuracy", "mode": "max"},
     "seed": 7,
     "lineage": {
@@ -62,7 +63,16 @@ def test_people_read_metrics_beside_baselines_data_and_lineage() -> None:
     text = model_card(META, SPEC)
     assert "| metric | this model | majority | nearest_centroid |" in text
     assert "| accuracy | **0.9375** | 0.25 | 0.875 |" in text
-    for told in ("800", "200", "d" * 16, "f" * 64, "c" * 64, "support-tickets-0123456789", "coral (weight 0.5)"):
+    for told in (
+        "800",
+        "200",
+        "d" * 16,
+        "f" * 64,
+        "c" * 64,
+        "support-tickets-0123456789",
+        "coral (weight 0.5)",
+        "+0.020 to +0.100",
+    ):
         assert told in text
     assert 'regraft.load("support-tickets")' in text
 

@@ -172,7 +172,14 @@ def _results(meta: Mapping[str, Any]) -> str:
         for name in names
     ]
     chosen = f"\n\nThe checkpoint was chosen by `{score['name']}` ({score['mode']})." if score else ""
-    return _table(("metric", "this model", *measured), rows) + chosen
+    return _table(("metric", "this model", *measured), rows) + _gained(meta.get("gain")) + chosen
+
+
+def _gained(gain: Mapping[str, float] | None) -> str:
+    if not gain:
+        return ""
+    interval = f"95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}, paired bootstrap"
+    return f"\n\nAccuracy gained over the nearest centroid on the frozen base: {gain['mean']:+.3f} ({interval})."
 
 
 def _number(value: float | None) -> str:

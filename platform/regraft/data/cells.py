@@ -1,0 +1,152 @@
+"""From a file's columns to the task's: found by name, of the right kind, or refused with the reason."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from regraft.contracts import Kind, Raw
+from regraft.errors import DataError
+
+_SHOWN = 20
+
+
+class Wrong(ValueError):
+    """A row that does not fit; its text is collected with those of other rows."""
+
+
+class Columns:
+    """How the rows of one file become rows of a task."""
+
+    def __init__(self, wanted: Mapping[str, Kind], names: Mapping[str, str], folder: Path) -> None:
+        """`names` are the file's column names by the task's; `folder` is where relative image paths begin."""
+        self._columns = [(column, names.get(column, column), _KINDS[kind]) for column, kind in wanted.items()]
+        self._paired = {"boxes", "labels"} <= set(wanted)
+        self._folder = folder
+
+    def check(self, raw: Raw, file: str, manual: str) -> None:
+        """DataError unless the first row of a file has every column; `manual` is what to look at for more."""
+        missing = [name for _, name, _ in self._columns if name not in raw.values]
+        if not missing:
+            return
+        has = [str(name)[:40] for name in raw.values]
+        near = {name: get_close_matches(name, has, n=1) for name in missing}
+        hints = [f"{name!r} (nearest: {near[name][0]!r})" if near[name] else repr(name) for name in missing]
+        more = f" and {len(has) - _SHOWN} more" if len(has) > _SHOWN else ""
+        needed = ", ".join(repr(name) for _, name, _ in self._columns)
+        raise DataError(
+            f"has no column {', '.join(hints)}; it has {', '.join(map(repr, has[:_SHOWN]))}{more}; "
+            f"needed are {needed}: say in data.columns what they are called here, "
+            f"or in data.format how to read the file ({manual})",
+            where=file,
+        )
+
+    def row(self, raw: Raw) -> dict[str, Any]:
+        """The task's columns of one row; Wrong says what is wrong with it."""
+        row = {}
+        for column, name, kind in self._columns:
+            if name not in raw.values:
+                raise Wrong(f"has no {name!r}")
+            try:
+                row[column] = kind(raw.values[name], self._folder)
+            except Wrong as error:
+                raise Wrong(f"{name}: {error}") from None
+        if self._paired and len(row["boxes"]) != len(row["labels"]):
+            raise Wrong(f"has {len(row['boxes'])} boxes and {len(row['labels'])} labels: one label for each box")
+        return row
+
+
+def _text(value: object, _: Path) -> str:
+    if isinstance(value, str):
+        return value
+    raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; text is wanted")
+
+
+def _label(value: object, _: Path) -> str:
+    """Whole numbers become text; space around a label is dropped: it would make a class of its own, unseen."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # whole numbers in a column with gaps, as pandas writes it
+        value = int(value)
+    if isinstance(value, str | int):
+        if label := str(value).strip():
+            return label
+        raise Wrong("is empty; every row needs a label")
+    raise Wrong("is missing; every row needs a label" if _absent(value) else f"is {_shown(value)}; a label is text")
+
+
+def _number(value: object, _: Path) -> float:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; a finite number is wanted")
+
+
+def _image(value: object, folder: Path) -> str:
+    """The absolute path of a readable image; only its header is read."""
+    if not isinstance(value, str) or not value:
+        raise Wrong("is missing" if _absent(value) or value == "" else f"is {_shown(value)}; a path is wanted")
+    if "://" in value:
+        raise Wrong(f"{value!r} is a URL; images are read from local files for now: download them first")
+    path = os.path.abspath(folder / value)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                width, height = image.size
+    except FileNotFoundError:
+        raise Wrong(f"there is no image {path}") from None
+    except UnidentifiedImageError:
+        raise Wrong(f"{path} is no image that can be read: repair it or leave the row out") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise Wrong(f"{path} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller") from None
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on headers cut short
+        raise Wrong(f"{path} cannot be read: {error}") from None
+    if not width or not height:
+        raise Wrong(f"{path} has no pixels")
+    return path
+
+
+def _boxes(value: object, folder: Path) -> list[list[float]]:
+    if not isinstance(value, list | tuple):
+        raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; a list of boxes is wanted")
+    for box in value:
+        if not isinstance(box, list | tuple) or len(box) != 4 or any(isinstance(side, str) for side in box):
+            raise Wrong(f"holds {_shown(box)}; a box is four numbers: x, y, width, height in pixels")
+    return [[_number(side, folder) for side in box] for box in value]
+
+
+def _labels(value: object, folder: Path) -> list[str]:
+    if not isinstance(value, list | tuple):
+        raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; a list of labels is wanted")
+    return [_label(label, folder) for label in value]
+
+
+_KINDS: dict[Kind, Callable[[object, Path], Any]] = {
+    "text": _text,
+    "image": _image,
+    "label": _label,
+    "number": _number,
+    "boxes": _boxes,
+    "labels": _labels,
+}
+
+
+def _absent(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{text[:60]}... ({type(value).__name__})" if len(text) > 60 else f"{text} ({type(value).__name__})"

@@ -1,0 +1,120 @@
+"""How rows lie in a file so that millions of them cost no memory: Arrow IPC, written in pieces, mapped to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from regraft.contracts import Kind
+
+PIECE = 4096
+"""Rows per Arrow record batch: all but the last have so many, so that a row's place follows from its index."""
+
+LENGTH = "length"
+
+_TYPES: dict[Kind, pa.DataType] = {
+    "text": pa.string(),
+    "image": pa.string(),
+    "label": pa.string(),
+    "number": pa.float64(),
+    "boxes": pa.list_(pa.list_(pa.float64())),
+    "labels": pa.list_(pa.string()),
+}
+
+
+class RowWriter:
+    """Writes rows to one file; holds one record batch of them at most."""
+
+    def __init__(self, path: Path, columns: Mapping[str, Kind]) -> None:
+        fields = [(name, _TYPES[kind]) for name, kind in columns.items()]
+        self._schema = pa.schema([*fields, (LENGTH, pa.int32())])
+        self._waiting: dict[str, list[Any]] = {name: [] for name in self._schema.names}
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._file, self._schema)
+        self.rows = 0
+
+    def add(self, row: Mapping[str, Any], length: int) -> None:
+        """Append one row; `length` is its cost by the task's measure."""
+        for name, values in self._waiting.items():
+            values.append(length if name == LENGTH else row[name])
+        self.rows += 1
+        if self.rows % PIECE == 0:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting[LENGTH]:
+            return
+        arrays = [pa.array(self._waiting[field.name], field.type) for field in self._schema]
+        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        for values in self._waiting.values():
+            values.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+        self._file.close()
+
+
+class Rows:
+    """Rows of a snapshot by index, memory-mapped: what is read lies in the page cache, shared by all processes.
+
+    Pickles as its path, so that it may be handed to another process on this machine.
+    """
+
+    def __init__(self, path: Path, label: str | None) -> None:
+        """`label` is the column that holds one label a row, where the task has one."""
+        self._path, self._label = path, label
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        self._count: int = table.num_rows
+        self._lengths = table.column(LENGTH)
+        self._chunks = {name: table.column(name).chunks for name in table.column_names if name != LENGTH}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def row(self, index: int) -> dict[str, Any]:
+        """The task's columns as plain Python values, and `row`, the index."""
+        if not 0 <= index < self._count:
+            raise IndexError(f"row {index} of {self._count}")
+        piece, place = divmod(int(index), PIECE)
+        row: dict[str, Any] = {name: chunks[piece][place].as_py() for name, chunks in self._chunks.items()}
+        row["row"] = int(index)
+        return row
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int32]:
+        """Every row's length by the task's measure: (rows,), 4 bytes each."""
+        found: NDArray[np.int32] = self._lengths.to_numpy()
+        return found
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Rows per label, in the order of the labels; empty where a row has no one label."""
+        if self._label is None:
+            return {}
+        found: dict[str, int] = {}
+        for chunk in self._chunks[self._label]:
+            for item in chunk.value_counts().to_pylist():
+                found[item["values"]] = found.get(item["values"], 0) + item["counts"]
+        return {label: found[label] for label in in_order(found)}
+
+    def __reduce__(self) -> tuple[type[Rows], tuple[Path, str | None]]:
+        return type(self), (self._path, self._label)
+
+
+def in_order(labels: Mapping[str, Any]) -> tuple[str, ...]:
+    """Labels as the head's outputs have them: by number when all are whole numbers, else by the alphabet."""
+    if all(label.removeprefix("-").isdecimal() and label.isascii() and len(label) < 20 for label in labels):
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    return tuple(sorted(labels))

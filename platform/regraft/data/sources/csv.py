@@ -1,0 +1,84 @@
+"""Rows of a table in text: comma or tab separated, with or without a header."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from regraft.contracts import Raw, Source
+from regraft.errors import DataError
+
+_LONGEST_CELL = 16 << 20
+_Sign = Annotated[str, Field(min_length=1, max_length=1)]
+
+
+class Csv(Source):
+    """Comma or tab separated text (RFC 4180), UTF-8 with or without a byte order mark."""
+
+    suffixes = (".csv", ".tsv")
+    delimiter: _Sign | None = None
+    """What separates cells; null is a tab in .tsv files and a comma elsewhere."""
+    quote: _Sign | None = '"'
+    """What encloses a cell that holds the delimiter or a line break; null where the sign is text like any other."""
+    header: Literal[True] | tuple[str, ...] = True
+    """Whether the first line names the columns (true); where it does not, their names: [text, label]."""
+
+    @field_validator("header", mode="before")
+    @classmethod
+    def _names_what_has_no_header(cls, written: object) -> object:
+        if written is False or written is None or written == []:
+            raise ValueError("columns need names: where the file has no header write them, as in header: [text, label]")
+        if isinstance(written, list | tuple) and len(set(map(str, written))) != len(written):
+            raise ValueError(f"{list(written)} names a column twice")
+        return written
+
+    def read(self, path: Path) -> Iterator[Raw]:
+        """Rows by the line they begin on; DataError for a row with more or fewer cells than there are columns."""
+        if csv.field_size_limit() < _LONGEST_CELL:
+            csv.field_size_limit(_LONGEST_CELL)  # Python's own limit, 128 KiB, is less than a long document
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = self._lines(file, path)
+            names = _header(next(lines, None), path) if self.header is True else list(self.header)
+            for where, cells in lines:
+                if len(cells) != len(names):
+                    hint = "" if self.quote is None else ", or write data.format.quote: null if quotes are plain text"
+                    raise DataError(
+                        f"has {_cells(len(cells))} where {len(names)} columns are named: "
+                        f"enclose cells that hold the delimiter in quotes{hint}",
+                        where,
+                    )
+                yield Raw(dict(zip(names, cells, strict=True)), where)
+
+    def _lines(self, file: Iterator[str], path: Path) -> Iterator[tuple[str, list[str]]]:
+        delimiter = self.delimiter or ("\t" if path.name.lower().endswith(".tsv") else ",")
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
+        reader = csv.reader(file, delimiter=delimiter, quotechar=self.quote, quoting=quoting, strict=True)
+        while True:
+            where = f"{path}:{reader.line_num + 1}"
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                hint = "write data.format.quote: null if quotes are plain text in this file"
+                raise DataError(f"is not readable as a table: {error}; {hint}", where) from None
+            if cells:
+                yield where, cells
+
+
+def _header(line: tuple[str, list[str]] | None, path: Path) -> list[str]:
+    if line is None:
+        raise DataError("is empty; a header line is wanted", str(path))
+    where, names = line
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"the header names {', '.join(map(repr, twice))} twice: rename one of the columns", where)
+    return names
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell" if count == 1 else f"{count} cells"

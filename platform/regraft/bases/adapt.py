@@ -1,0 +1,138 @@
+"""A base made ready for a task by a method: the one object that training and serving both hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from regraft.bases.anatomy import dissect
+from regraft.bases.delta import canonical, moving
+from regraft.bases.load import BaseLoader, load_processor
+from regraft.bases.locate import Base
+from regraft.contracts import Anatomy, Batch, Context, Method, Task, under
+from regraft.errors import Unsupported
+
+
+@dataclass
+class Adapted:
+    """A task model on its base, unwrapped; wrappers (DDP, FSDP2, torch.compile) go around or into `model`."""
+
+    model: nn.Module
+    anatomy: Anatomy
+    base: Base
+    task: Task
+    method: Method
+    context: Context
+    delta_names: tuple[str, ...]
+    """Canonical names of what the delta holds."""
+    still: tuple[nn.Module, ...] = field(default=(), repr=False)
+    """Modules that stay the base's own function and so are never in train mode."""
+
+    def train_mode(self) -> None:
+        """Train mode, but for what stays the base's: there dropout is off and running statistics are read only."""
+        self.model.train()
+        for module in self.still:
+            module.training = False
+
+    def eval_mode(self) -> None:
+        """Dropout off, running statistics read only."""
+        self.model.eval()
+
+    def forward(self, batch: Batch) -> Any:
+        """The model's output for a batch on the model's device; its `labels` are not passed."""
+        return self.model(**{name: value for name, value in batch.items() if name != "labels"})
+
+    def linear_head(self) -> nn.Linear:
+        """The head's one linear layer; Unsupported when the head is anything else."""
+        layers = [layer for layer in self._head_layers() if any(True for _ in layer.parameters(recurse=False))]
+        if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
+            kinds = ", ".join(type(layer).__name__ for layer in layers) or "nothing"
+            raise Unsupported(f"this needs a head of one linear layer; the head of {self.task.key()} holds {kinds}")
+        return layers[0]
+
+    def features(self, batch: Batch) -> Tensor:
+        """What the head's one linear layer sees, (rows, width); Unsupported when there is no such layer."""
+        seen: list[Tensor] = []
+        hook = self.linear_head().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.forward(batch)
+        finally:
+            hook.remove()
+        if len(seen) != 1 or seen[0].ndim != 2:
+            raise Unsupported(f"the head of {self.task.key()} does not see one vector a row")
+        return seen[0]
+
+    def _head_layers(self) -> Iterator[nn.Module]:
+        for name, module in self.model.named_modules():
+            if under(name, self.anatomy.head):
+                yield module
+
+
+def adapt(
+    task: Task,
+    method: Method,
+    base: Base,
+    *,
+    labels: tuple[str, ...],
+    seed: int,
+    dropout: float | None = None,
+    processor: Any = None,
+) -> Adapted:
+    """Build the task's model on the base and let the method prepare it, in eval mode.
+
+    Seeds torch's global generator, from which everything the base lacks is drawn: the same arguments give the same
+    model. `dropout` replaces every dropout probability of the model (a method's own, such as LoRA's, is its field).
+    """
+    loader = BaseLoader(base, dropout)
+    torch.manual_seed(seed)
+    model = task.build(loader, labels)
+    if dropout is not None:
+        _set_dropout(model, dropout)
+    anatomy = _with_missing(dissect(model), model, loader.missing)
+    method.adapt(model, anatomy)
+    still = tuple(_still(model, method.frozen(model, anatomy)))
+    model.eval()
+    config = getattr(model, "config", loader.config)
+    context = Context(processor or load_processor(base, task.modality), tuple(labels), config)
+    return Adapted(model, anatomy, base, task, method, context, moving(model, anatomy, set(still)), still)
+
+
+def _with_missing(anatomy: Anatomy, model: nn.Module, missing: frozenset[str]) -> Anatomy:
+    """Count layers that the base's files lack (a pooler) to the head: they are new, so they train and are kept."""
+    new = {
+        name.rpartition(".")[0] or name
+        for name, _ in model.named_parameters()
+        if canonical(name, anatomy.prefix) in missing and not under(name, anatomy.head)
+    }
+    return replace(anatomy, head=(*anatomy.head, *sorted(new)))
+
+
+def _still(model: nn.Module, frozen: tuple[str, ...]) -> Iterator[nn.Module]:
+    """Frozen modules, modules made of nothing else, and any whose buffers go with frozen parameters (BatchNorm).
+
+    The second kind matters because some models drop out in the parent of the frozen layers, by the parent's mode.
+    """
+    whole = (*frozen, *_made_of(model, frozen))
+    for name, module in model.named_modules():
+        own = list(module.parameters(recurse=False))
+        statistics = any(True for _ in module.buffers(recurse=False)) and own
+        if under(name, whole) or (statistics and not any(parameter.requires_grad for parameter in own)):
+            yield module
+
+
+def _made_of(model: nn.Module, frozen: tuple[str, ...]) -> Iterator[str]:
+    for name, module in model.named_modules():
+        below = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+        if name and below and all(under(parameter, frozen) for parameter in below):
+            yield name
+
+
+def _set_dropout(model: nn.Module, probability: float) -> None:
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = probability

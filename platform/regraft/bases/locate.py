@@ -1,0 +1,175 @@
+"""From what a spec writes as `base` to a local folder, checked and named by the hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from regraft.bases import safety
+from regraft.errors import BaseError
+from regraft.store.objects import open_store
+
+ALLOWED = "a hub id (org/name or org/name@revision), a folder, s3://bucket/prefix, or package:<module>/<folder>"
+WANTED = ("*.safetensors", "*.json", "*.txt", "*.model")
+"""What is fetched of a base: never pickles, never code."""
+_HASHED = ("config.json", safety.INDEX, "1_Pooling/config.json")
+_PROCESSOR = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "preprocessor_config.json", "processor_config.json", "*.model",
+)  # fmt: skip
+_HUB = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained model on this machine: immutable, and the same base wherever its `hash` is the same."""
+
+    reference: str
+    """What the spec wrote."""
+    path: Path
+    hash: str
+    """SHA-256 over the names and contents of weights, configuration and pooling."""
+    processor_hash: str
+    """The same over the files of tokenizer or image processor."""
+    revision: str | None = None
+    """The hub's commit, where it came from the hub."""
+
+
+def locate(reference: str) -> Base:
+    """Find a base, fetch it if it is elsewhere, refuse what is unsafe or not whole; BaseError says why.
+
+    A hub id is looked up in the folder `REGRAFT_HUB_MIRROR` (laid out <org>/<name>/) instead of on the hub when that
+    is set. What comes from S3 is kept below `REGRAFT_CACHE` (~/.cache/regraft).
+    """
+    path, revision = _find(reference)
+    safety.check(path, reference)
+    hashed = [*safety.weights(path), *(path / name for name in _HASHED)]
+    return Base(reference, path, _digest(hashed, path), _digest(_processor_files(path), path), revision)
+
+
+def processor_files(base: Base) -> list[Path]:
+    """The files of tokenizer or image processor, which travel with every model version."""
+    return _processor_files(base.path)
+
+
+def _processor_files(folder: Path) -> list[Path]:
+    return sorted({file for pattern in _PROCESSOR for file in folder.glob(pattern) if file.is_file()})
+
+
+def _find(reference: str) -> tuple[Path, str | None]:
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", reference)
+    if reference.startswith("package:"):
+        return _package(reference), None
+    if scheme:
+        if scheme[1] != "s3":
+            raise BaseError(f"{reference!r} is written; allowed are {ALLOWED}", where="base")
+        return _s3(reference), None
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return folder.resolve(), None
+    hub = _HUB.fullmatch(reference)
+    if hub is None or folder.exists():
+        what = "is a file" if folder.exists() else "is not there"
+        raise BaseError(f"{reference!r} {what}; allowed are {ALLOWED}", where="base")
+    if mirror := os.environ.get("REGRAFT_HUB_MIRROR"):
+        return _mirror(Path(mirror).expanduser(), reference), hub["revision"]
+    return _download(hub["id"], hub["revision"])
+
+
+def _package(reference: str) -> Path:
+    """The folder inside an installed package, which is found and never imported: importing would run its code."""
+    module, _, below = reference.removeprefix("package:").partition("/")
+    top, *inner = module.split(".")
+    try:
+        # The parts after the first dot are walked as folders: find_spec("a.b") would import a.
+        found = importlib.util.find_spec(top) if top.isidentifier() else None
+    except (ImportError, ValueError):
+        found = None
+    if found is None or not found.submodule_search_locations:
+        raise BaseError(f"there is no package {top!r} installed here: install it, or name {ALLOWED}", where="base")
+    for root in map(Path, found.submodule_search_locations):
+        folder = root.joinpath(*inner, below)
+        if folder.resolve().is_relative_to(root.resolve()) and folder.is_dir():
+            return folder.resolve()
+    raise BaseError(f"package {module!r} has no folder {below!r}", where="base")
+
+
+def _mirror(mirror: Path, reference: str) -> Path:
+    folder = mirror / reference
+    if not folder.is_dir():
+        raise BaseError(
+            f"{reference!r} is not in the mirror {mirror} (REGRAFT_HUB_MIRROR): put the model's files into {folder}",
+            where="base",
+        )
+    return folder.resolve()
+
+
+def _download(name: str, revision: str | None) -> tuple[Path, str]:
+    try:
+        path = snapshot_download(
+            name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=["*/*.safetensors"]
+        )
+    except LocalEntryNotFoundError:
+        raise BaseError(
+            f"{name!r} is no folder, is not in the local cache, and the hub cannot be reached: check the spelling and "
+            f"the network, or set REGRAFT_HUB_MIRROR; allowed are {ALLOWED}",
+            where="base",
+        ) from None
+    except (HfHubHTTPError, HFValidationError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise BaseError(f"the hub does not give {name!r} ({type(error).__name__}): {told}", where="base") from None
+    return Path(path), Path(path).name
+
+
+def _s3(url: str) -> Path:
+    """Fetch once into the cache, keyed by the listing: other content under the same url is another folder."""
+    store = open_store(url)
+    listed = list(store.list())
+    if not listed:
+        raise BaseError(f"nothing is stored under {url}", where="base")
+    if code := next((stat.key for stat in listed if stat.key.endswith(".py")), None):
+        raise BaseError(f"{code} is code, and no base's code is ever run: remove it", where=url)
+    key = hashlib.sha256(repr((url, [(stat.key, stat.size, stat.tag) for stat in listed])).encode()).hexdigest()[:32]
+    cache = Path(os.environ.get("REGRAFT_CACHE") or "~/.cache/regraft").expanduser() / "bases"
+    if (cache / key).is_dir():
+        return cache / key
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache))
+    try:
+        for stat in listed:
+            if any(Path(stat.key).match(pattern) for pattern in WANTED):
+                (partial / stat.key).parent.mkdir(parents=True, exist_ok=True)
+                store.fetch(stat.key, partial / stat.key)
+        safety.check(partial, url)
+        _settle(partial, cache / key)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return cache / key
+
+
+def _settle(partial: Path, final: Path) -> None:
+    """Rename into place; when another process was first, what it fetched is the same."""
+    try:
+        partial.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+
+
+def _digest(files: Iterable[Path], folder: Path) -> str:
+    total = hashlib.sha256()
+    for path in sorted({file for file in files if file.is_file()}):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return total.hexdigest()

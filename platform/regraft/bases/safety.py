@@ -1,0 +1,127 @@
+"""What is refused in a base before anything of it is loaded: code, pickles, cut files, ways out of its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from regraft.errors import BaseError
+
+LARGEST_HEADER = 100 * 2**20
+"""Bytes of a safetensors header beyond which the file is refused, as the format's own reader does."""
+INDEX = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+_CONVERT = "convert it once with model.save_pretrained(folder), which writes safetensors, and name that folder"
+
+
+def check(folder: Path, reference: str) -> None:
+    """BaseError, by the name of the file, when the folder is not a whole and harmless base."""
+    if not (folder / "config.json").is_file():
+        raise BaseError(
+            f"{folder} holds no config.json; allowed are folders as transformers' save_pretrained writes them",
+            where=reference,
+        )
+    for path in _everything(folder):
+        inside = path.relative_to(folder)
+        if path.is_symlink() and not _stays(path, folder):
+            raise BaseError(f"{inside} is a link out of the folder: put the file itself there", where=reference)
+        if path.suffix == ".py":
+            raise BaseError(f"{inside} is code, and no base's code is ever run: remove it", where=reference)
+    for path in sorted(folder.glob("*config*.json")):
+        _no_code(path, reference)
+    _weights(folder, reference)
+
+
+def weights(folder: Path) -> list[Path]:
+    """The base's weight files, sorted by name."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+
+
+def _everything(folder: Path) -> Iterator[Path]:
+    for at, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            yield Path(at) / name
+
+
+def _stays(link: Path, folder: Path) -> bool:
+    """Whether a link ends in the folder, or in the blobs beside it when the folder is a snapshot of the hub's cache."""
+    target = link.resolve()
+    cache = folder.resolve().parent
+    allowed = [folder.resolve(), *([cache.parent / "blobs"] if cache.name == "snapshots" else [])]
+    return any(target.is_relative_to(root) for root in allowed)
+
+
+def _no_code(path: Path, reference: str) -> None:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        key = next(_code_keys(document), None)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BaseError(f"{path.name} cannot be read as JSON: {error}", where=reference) from None
+    if path.name == "config.json" and not isinstance(document, dict):
+        raise BaseError(f"{path.name} holds no JSON object", where=reference)
+    if key is not None:
+        raise BaseError(
+            f"{path.name} asks to run code of its own ({key}), which is never done; allowed are architectures that "
+            "transformers itself has",
+            where=reference,
+        )
+
+
+def _code_keys(document: object, at: str = "") -> Iterator[str]:
+    if isinstance(document, dict):
+        for key, value in document.items():
+            if key in ("auto_map", "trust_remote_code", "custom_pipelines") and value:
+                yield f"{at}{key}"
+            yield from _code_keys(value, f"{at}{key}.")
+    elif isinstance(document, list):
+        for number, value in enumerate(document):
+            yield from _code_keys(value, f"{at}{number}.")
+
+
+def _weights(folder: Path, reference: str) -> None:
+    files = weights(folder)
+    if not files:
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        holds = f"only {pickles[0]}, which is not read because loading it can run code" if pickles else "no weights"
+        raise BaseError(f"no *.safetensors here, {holds}: {_CONVERT}", where=reference)
+    if (folder / INDEX).is_file():
+        _index(folder, reference)
+    elif not (folder / "model.safetensors").is_file():
+        names = ", ".join(path.name for path in files)
+        raise BaseError(f"holds {names} but neither model.safetensors nor {INDEX}: {_CONVERT}", where=reference)
+    for path in files:
+        if problem := _cut(path):
+            raise BaseError(f"{path.name} {problem}: fetch it again", where=reference)
+
+
+def _index(folder: Path, reference: str) -> None:
+    try:
+        shards = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise BaseError(f"{INDEX} cannot be read: {error!r}", where=reference) from None
+    for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise BaseError(f"{INDEX} names {shard!r}; allowed are safetensors files beside it", where=reference)
+        if not (folder / shard).is_file():
+            raise BaseError(f"{INDEX} names {shard}, which is missing: fetch it again", where=reference)
+
+
+def _cut(path: Path) -> str:
+    """What is wrong with a safetensors file's length and header; empty when nothing is."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            # A header length beyond the file is a cut file or no safetensors at all; both end here.
+            return f"is cut: its header should be {length} bytes long and the file is {size}"
+        if length > LARGEST_HEADER:
+            return f"has a header of {length} bytes; allowed are {LARGEST_HEADER}"
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            whole = 8 + length + max(ends, default=0)
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            return "has a header that is not readable"
+    return "" if whole == size else f"is cut or padded: its header describes {whole} bytes and the file has {size}"

@@ -1,0 +1,38 @@
+"""Feature extraction: the base is a fixed function, and only the task's head learns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from torch import nn
+
+from regraft.contracts import Anatomy, Method, Serving, under
+
+
+class FeatureExtraction(Method):
+    """Everything but the task's head is frozen (linear probing)."""
+
+    serves: ClassVar[Serving] = "head"
+
+    def depth_of(self, anatomy: Anatomy) -> int:
+        """Every block."""
+        return len(anatomy.blocks)
+
+    def frozen(self, model: nn.Module, anatomy: Anatomy) -> tuple[str, ...]:
+        """The largest modules that hold weights and nothing of the head."""
+        return tuple(_outside(model, anatomy.head))
+
+
+def _outside(module: nn.Module, head: tuple[str, ...], at: str = "") -> Iterator[str]:
+    for name, _ in module.named_parameters(prefix=at, recurse=False):
+        if not under(name, head):
+            yield name
+    for child, inner in module.named_children():
+        name = f"{at}.{child}" if at else child
+        if under(name, head):
+            continue
+        if any(under(entry, (name,)) for entry in head):
+            yield from _outside(inner, head, name)
+        elif next(inner.parameters(), None) is not None or next(inner.buffers(), None) is not None:
+            yield name

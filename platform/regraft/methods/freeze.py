@@ -1,0 +1,29 @@
+"""Freezing at a depth: the first blocks stay the base's, the rest is fine-tuned."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from regraft.contracts import Anatomy, Method
+
+
+def _depth(written: object) -> object:
+    whole = isinstance(written, int) and not isinstance(written, bool) and written >= 0
+    share = re.fullmatch(r"\d+(\.\d+)?%", written) if isinstance(written, str) else None
+    if whole or written == "all" or (share and float(share[0][:-1]) <= 100):
+        return written
+    raise ValueError(f"{written!r} is written; allowed are a number of blocks (0 or more), 0% to 100%, or all")
+
+
+class Freeze(Method):
+    """The stem and the first `depth` blocks are frozen; later blocks, pooler and head are fine-tuned."""
+
+    depth: Annotated[int | str, BeforeValidator(_depth)] = Field("50%", examples=[4, "50%", "all"])
+    """Frozen blocks, counted from the input: an integer, a share of them (`50%`), or `all`."""
+
+    def depth_of(self, anatomy: Anatomy) -> int:
+        """The written depth in blocks; Unsupported when this base has not so many."""
+        return anatomy.depth(self.depth)

@@ -1,0 +1,132 @@
+"""LoRA: low-rank factors beside chosen layers of a frozen base, with a head that trains beside them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Literal
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from pydantic import Field, field_validator
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from regraft.contracts import Anatomy, Method, Serving, under
+from regraft.errors import Unsupported
+
+QUERY_VALUE = frozenset({"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "c_attn", "qkv"})
+"""Names of the projections that `auto` adapts (Hu et al., 2022), fused ones among them."""
+WORDS = ("auto", "attention", "linear", "conv")
+_ON_THE_WRAPPER = ("stride", "kernel_size", "dilation", "padding", "padding_mode", "groups", "in_channels")
+
+
+class Lora(Method):
+    """Low-rank adaptation (Hu et al., 2022): y = Wx + scaling * B(Ax); the base itself stays frozen."""
+
+    rank: int = Field(8, ge=1)
+    """Rank of the factors A and B."""
+    alpha: float = Field(16, gt=0)
+    """The factors' product is scaled by alpha / rank (by alpha / sqrt(rank) with `rslora`)."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the input of A."""
+    targets: Literal["auto", "attention", "linear", "conv"] | tuple[str, ...] = "auto"
+    """Adapted layers: auto (query and value projections, else convolutions), attention (all its projections), linear
+    (every linear layer of the blocks), conv (every convolution that is not depthwise), or endings of module names."""
+    rslora: bool = False
+    """Rank-stabilised scaling (Kalajdzievski, 2023)."""
+    dora: bool = False
+    """Weight-decomposed adaptation (Liu et al., 2024): a learned magnitude for each output beside the factors."""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _known_or_endings(cls, written: object) -> object:
+        endings = written if isinstance(written, list | tuple) else ()
+        if written in WORDS or (endings and all(isinstance(ending, str) and ending for ending in endings)):
+            return written
+        raise ValueError(
+            f"{written!r} is written; allowed are {', '.join(WORDS)}, or a list of endings of module names"
+        )
+
+    @property
+    def serves(self) -> Serving:  # type: ignore[override]
+        """Factors can be stacked row by row; DoRA's magnitudes rescale the base's own weight, which rows share."""
+        return "whole" if self.dora else "low_rank"
+
+    def adapt(self, model: nn.Module, anatomy: Anatomy) -> None:
+        """Put factors beside the chosen layers, in place: the model keeps its class, only factors and head train."""
+        names = self._chosen(model, anatomy)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+            target_modules="|".join(re.escape(name) for name in names),
+            bias="none",
+        )
+        with warnings.catch_warnings():
+            # PEFT touches names that transformers has deprecated; the user can do nothing about it.
+            warnings.simplefilter("ignore", FutureWarning)
+            inject_adapter_in_model(config, model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(".lora_" in name or under(name, anatomy.head))
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                _resemble(layer)
+
+    def merge(self, model: nn.Module) -> None:
+        """Add the factors' product to the weights and put the base's own layers back, with the same outputs."""
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, LoraLayer):
+                layer.merge(safe_merge=True)
+                model.set_submodule(name, layer.get_base_layer())
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+
+    def _chosen(self, model: nn.Module, anatomy: Anatomy) -> list[str]:
+        layers = {name: layer for name, layer in model.named_modules() if _in_base(name, anatomy) and _adaptable(layer)}
+        linears = [name for name, layer in layers.items() if not isinstance(layer, nn.Conv2d) and _deep(name, anatomy)]
+        convolutions = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
+        if isinstance(self.targets, tuple):
+            found = [name for name in layers if any(f".{name}".endswith(f".{ending}") for ending in self.targets)]
+        elif self.targets == "attention":
+            found = [name for name in linears if re.search(r"(^|\.)(self_)?att(ention|n)\.", name)]
+        elif self.targets == "linear":
+            found = linears
+        elif self.targets == "conv":
+            found = convolutions
+        else:
+            found = [name for name in linears if name.rpartition(".")[2] in QUERY_VALUE] or convolutions
+        if not found:
+            endings = sorted({name.rpartition(".")[2] for name in layers})
+            raise Unsupported(
+                f"{self.targets!r} names no layer of this base; allowed are auto, attention, linear, conv or a list of "
+                f"endings of its layers' names: {', '.join(endings) or 'it has none that LoRA can adapt'}",
+                where="method.targets",
+            )
+        return found
+
+
+def _in_base(name: str, anatomy: Anatomy) -> bool:
+    return not under(name, anatomy.head) and (not anatomy.prefix or under(name, (anatomy.prefix,)))
+
+
+def _deep(name: str, anatomy: Anatomy) -> bool:
+    """In a block: a pooler that nothing reads would get factors without gradients."""
+    return under(name, anatomy.blocks) if anatomy.blocks else "pooler" not in name
+
+
+def _adaptable(layer: nn.Module) -> bool:
+    """Depthwise convolutions have too few inputs for a rank and cannot merge; PEFT's factor A ignores dilation."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1 and set(layer.dilation) == {1}
+    return isinstance(layer, nn.Linear | Conv1D)
+
+
+def _resemble(layer: nn.Module) -> None:
+    """Give a convolution's wrapper what models read off the convolution: MobileNet pads by its stride and kernel."""
+    inner = layer.get_base_layer()  # type: ignore[operator]
+    for name in (*_ON_THE_WRAPPER, "out_channels"):
+        if hasattr(inner, name) and not hasattr(layer, name):
+            setattr(layer, name, getattr(inner, name))

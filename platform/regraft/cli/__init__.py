@@ -1,0 +1,78 @@
+"""The command line: parse, import the one module that answers, and turn whatever happens into an exit code.
+
+Exit codes: 0 done, 1 failed, 2 what was asked is wrong, 130 interrupted. Errors are one line on stderr; with --json
+stdout holds exactly one JSON object, the result or the error. A traceback only with -v.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from regraft.cli.dispatch import TABLE, function
+from regraft.cli.parser import build
+from regraft.errors import RegraftError
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    as_json, verbose = "--json" in argv, bool({"-v", "--verbose"} & set(argv))
+    try:
+        args = build().parse_args(argv)
+    except RegraftError as error:
+        return _failed(error, sys.stdout if as_json else None, verbose=verbose)
+    except SystemExit as done:  # --help and --version
+        return int(done.code or 0)
+    return _run(args, as_json=as_json, verbose=verbose)
+
+
+def _run(args: argparse.Namespace, *, as_json: bool, verbose: bool) -> int:
+    from regraft.cli.screen import Screen, emit, only_json, quiet
+
+    with only_json(as_json) as out:
+        try:
+            quiet(verbose=verbose)
+            command = function(TABLE[args.command])
+            reply = command(args, Screen(as_json=as_json, verbose=verbose))
+            if as_json:
+                emit(reply.document, out)
+            sys.stdout.flush()
+            return int(reply.code)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted; the same command continues a run from its last checkpoint\n")
+            return 130
+        except BrokenPipeError:
+            # `regraft models list | head`: the reader has what it wanted. Python would complain once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except Exception as error:
+            return _failed(error, out if as_json else None, verbose=verbose)
+
+
+def _failed(error: Exception, out: TextIO | None, *, verbose: bool) -> int:
+    """Say what went wrong: to a person on stderr, or, when `out` is given, as its one JSON object."""
+    known = isinstance(error, RegraftError)
+    kind, where = type(error).__name__, error.where if isinstance(error, RegraftError) else ""
+    message = error.message if isinstance(error, RegraftError) else str(error) or "(no message)"
+    if verbose:
+        traceback.print_exception(error, file=sys.stderr)
+    if out is not None:
+        from regraft.cli.screen import emit
+
+        emit({"error": {"kind": kind, "message": message, "where": where}}, out)
+    else:
+        red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else ("", "")
+        text = str(error) if known else f"{kind}: {message}".splitlines()[0]
+        sys.stderr.write(f"{red}error:{plain} {text}\n")
+    if not known and not verbose:
+        sys.stderr.write("run again with -v for the traceback\n")
+    return error.exit_code if isinstance(error, RegraftError) else 1

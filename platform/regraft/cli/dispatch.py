@@ -1,0 +1,47 @@
+"""Which function answers which command: the one place of the command line that imports late.
+
+A command's module is imported when the command runs, and training only once the spec has been found right: what is
+asked wrong is answered in a moment, not after torch, transformers and Ray have been read from disk.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+Target = str | Callable[..., Any]
+
+TABLE: dict[str, Target] = {
+    "train": "regraft.cli.train:train",
+    "models list": "regraft.cli.models:listing",
+    "models show": "regraft.cli.models:show",
+    "models promote": "regraft.cli.models:promote",
+    "models rollback": "regraft.cli.models:rollback",
+    "models diff": "regraft.cli.models:diff",
+    "models delete": "regraft.cli.models:delete",
+    "models export": "regraft.cli.export:export",
+    "runs list": "regraft.cli.runs:listing",
+    "runs show": "regraft.cli.runs:show",
+    "show": "regraft.cli.show:show",
+    "schema": "regraft.cli.schema:schema",
+    "doctor": "regraft.cli.doctor:doctor",
+    "gc": "regraft.cli.gc:collect",
+    "version": "regraft.cli.version:show",
+}
+"""Command to module:function, which takes (arguments, screen) and returns a Reply."""
+
+WORK: dict[str, Target] = {
+    "train": "regraft.cluster.train:train",
+    "export": "regraft.serving.export:export",
+}
+"""The heavy work that a command hands on when all it was told has been checked."""
+
+
+def function(target: Target) -> Callable[..., Any]:
+    """The function that an entry names, its module imported now."""
+    if callable(target):
+        return target
+    module, _, name = target.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found

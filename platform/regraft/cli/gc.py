@@ -1,0 +1,31 @@
+"""`regraft gc`: remove what processes that died left half-written in a store."""
+
+from __future__ import annotations
+
+import argparse
+
+from regraft.cli.screen import Reply, Screen, size, store_of
+from regraft.store.checkpoints import Checkpoints
+from regraft.store.objects import open_store
+from regraft.store.registry import Registry
+
+_DAY_S = 24 * 3600.0
+"""Longer than any upload takes: what is younger may still be on its way to being committed."""
+
+
+def collect(args: argparse.Namespace, screen: Screen) -> Reply:
+    """Collect uncommitted checkpoints, broken-off publications and the store's own temporary files."""
+    store = open_store(store_of(args.store))
+    sizes = {stat.key: stat.size for stat in store.list()}
+    runs = sorted({key.split("/")[1] for key in sizes if key.startswith("runs/") and key.count("/") > 1})
+    gone = [prefix for run in runs for prefix in Checkpoints(store, run).collect(_DAY_S)]
+    gone += Registry(store).collect(_DAY_S)
+    temporary = store.sweep(_DAY_S)
+    freed = sum(count for key, count in sizes.items() if key.startswith(tuple(gone)))
+    for prefix in (*gone, *temporary):
+        screen.note(f"removed {prefix}")
+    screen.say(
+        f"{store.url}: {len(gone)} unfinished checkpoints and versions ({size(freed)}) "
+        f"and {len(temporary)} temporary files removed; what is younger than a day was left alone"
+    )
+    return Reply({"store": store.url, "removed": gone, "temporary": list(temporary), "freed_bytes": freed})

@@ -1,0 +1,250 @@
+"""`regraft models`: what the registry holds, and the few ways to change it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
+from regraft.errors import AskedWrong, Damaged, NotThere
+from regraft.store.manifest import read_verified
+from regraft.store.objects import open_store
+from regraft.store.registry import Registry, Version
+
+
+def registry_of(args: argparse.Namespace) -> Registry:
+    return Registry(open_store(store_of(args.store)))
+
+
+def chosen(registry: Registry, reference: str) -> Version:
+    return registry.version(*registry.parse(reference))
+
+
+def _exact(registry: Registry, reference: str) -> tuple[str, str]:
+    """Name and version of `name@v3`; a bare name is refused where taking the newest would be a guess."""
+    name, at, _ = reference.partition("@")
+    if not at:
+        have = ", ".join(f"{name}@{version.version}" for version in registry.versions(name))
+        raise AskedWrong(f"{reference!r} is written; write the version too{f': {have}' if have else ''}", where="MODEL")
+    return registry.parse(reference)
+
+
+def listing(args: argparse.Namespace, screen: Screen) -> Reply:
+    """`models list`: one row per model, judged by its newest version."""
+    registry = registry_of(args)
+    models = [_entry(registry, name) for name in registry.models()]
+    if not models:
+        screen.say(f"no models in {registry.store.url}; `regraft train SPEC` makes one, --store names another store")
+    else:
+        columns = ("model", "versions", "aliases", "score", "base", "method", "delta", "created")
+        screen.table(columns, [_row(entry) for entry in models])
+    return Reply({"store": registry.store.url, "models": models})
+
+
+def _entry(registry: Registry, name: str) -> dict[str, Any]:
+    versions = registry.versions(name)
+    entry: dict[str, Any] = {"name": name, "versions": [v.version for v in versions], "aliases": registry.aliases(name)}
+    try:
+        meta = versions[-1].meta if versions else {}
+    except (Damaged, NotThere) as error:  # one damaged version must not hide the other models
+        return {**entry, "damaged": str(error)}
+    score = meta.get("score", {}).get("name")
+    return {
+        **entry,
+        "score": {score: meta.get("metrics", {}).get(score)} if score else {},
+        "base": meta.get("base", {}).get("reference"),
+        "method": meta.get("method", {}).get("type"),
+        "delta_bytes": meta.get("delta_bytes"),
+        "created": meta.get("created"),
+    }
+
+
+def _row(entry: Mapping[str, Any]) -> tuple[object, ...]:
+    aliases = ", ".join(f"{alias} → {version}" for alias, version in sorted(entry["aliases"].items()))
+    known = entry["versions"]
+    versions = known[0] if len(known) == 1 else f"{known[0]}–{known[-1]} ({len(known)})" if known else ""
+    if "damaged" in entry:
+        return entry["name"], versions, aliases, "damaged: see `regraft models show`"
+    score = ", ".join(f"{name} {figure(value)}" for name, value in entry["score"].items())
+    delta = size(entry["delta_bytes"]) if entry["delta_bytes"] is not None else ""
+    return entry["name"], versions, aliases, score, entry["base"], entry["method"], delta, when(entry["created"])
+
+
+def when(created: object) -> str:
+    """A stored time to the minute: an ISO string as it is, without its seconds."""
+    return str(created or "")[:16].replace("T", " ")
+
+
+def show(args: argparse.Namespace, screen: Screen) -> Reply:
+    """`models show`: everything the registry knows of a version."""
+    registry = registry_of(args)
+    version = chosen(registry, args.model)
+    meta, manifest = version.meta, version.manifest
+    aliases = sorted(alias for alias, means in registry.aliases(version.name).items() if means == version.version)
+    files: list[dict[str, Any]] = [
+        {"name": entry.name, "size": entry.size, "sha256": entry.sha256} for entry in manifest.files
+    ]
+    screen.head(str(version) + (f"  ({', '.join(aliases)})" if aliases else ""))
+    screen.facts(_facts(meta))
+    if meta.get("metrics"):
+        screen.head("results")
+        screen.table(*_results(meta))
+    screen.head("lineage")
+    screen.facts(_lineage(meta))
+    screen.head("files")
+    screen.table(("name", "size", "sha256"), [(f["name"], size(f["size"]), f["sha256"][:16]) for f in files])
+    return Reply({"store": registry.store.url, "id": version.id, "aliases": aliases, **meta, "files": files})
+
+
+def _facts(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
+    labels = list(meta.get("labels") or ())
+    shown = ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else "")
+    base = meta.get("base", {})
+    pairs = [
+        ("task", _member(meta.get("task"))),
+        ("method", _member(meta.get("method"))),
+        ("labels", shown),
+        ("base", f"{base.get('reference', '')}  {str(base.get('hash', ''))[:16]}"),
+        ("delta", size(meta["delta_bytes"]) if meta.get("delta_bytes") is not None else ""),
+        ("seed", meta.get("seed", "")),
+        ("trained", span(float(meta["seconds"])) if meta.get("seconds") is not None else ""),
+        ("created", when(meta.get("created"))),
+        ("with", ", ".join(f"{name} {number}" for name, number in meta.get("versions", {}).items())),
+    ]
+    return [(name, value) for name, value in pairs if str(value).strip()]
+
+
+def _member(written: object) -> str:
+    if not isinstance(written, Mapping):
+        return str(written or "")
+    fields = ", ".join(f"{key} {value}" for key, value in written.items() if key != "type")
+    return f"{written.get('type', '')}{f' ({fields})' if fields else ''}"
+
+
+def _results(meta: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Metrics beside the baselines', the deciding one first."""
+    metrics, score = meta["metrics"], meta.get("score", {}).get("name")
+    baselines = {name: values_of(value, score) for name, value in (meta.get("baselines") or {}).items()}
+    names = sorted(metrics, key=lambda name: (name != score, name))
+    columns = ("  metric", "this version", *(name.replace("_", " ") for name in baselines))
+    rows: list[tuple[object, ...]] = []
+    for name in names:
+        others = (figure(values[name]) if name in values else "" for values in baselines.values())
+        rows.append((f"  {name}", figure(metrics[name]), *others))
+    return columns, rows
+
+
+def values_of(baseline: object, score: str | None) -> dict[str, Any]:
+    """A baseline's metrics, whether all of them were kept or the deciding one alone."""
+    return dict(baseline) if isinstance(baseline, Mapping) else {str(score): baseline}
+
+
+def _lineage(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
+    lineage = meta.get("lineage", {})
+    data = lineage.get("data", {})
+    rows = data.get("rows", {})
+    counted = ", ".join(f"{count} {split} rows" for split, count in rows.items())
+    pairs = [
+        ("run", lineage.get("run")),
+        ("checkpoint", lineage.get("checkpoint")),
+        ("data", f"{data.get('fingerprint', '')}{f'  ({counted})' if counted else ''}"),
+        ("parent", lineage.get("parent")),
+        ("delta", f"sha256 {meta['delta_sha256']}" if meta.get("delta_sha256") else ""),
+    ]
+    return [(name, value) for name, value in pairs if value]
+
+
+def promote(args: argparse.Namespace, screen: Screen) -> Reply:
+    """`models promote`: an alias means this version from now on."""
+    registry = registry_of(args)
+    name, ref = _exact(registry, args.model)
+    before = registry.aliases(name).get(args.alias)
+    version = registry.promote(name, ref, args.alias)
+    was = f" (it was {before}; `regraft models rollback {name} {args.alias}` goes back)" if before else ""
+    screen.say(f"{name}@{args.alias} is now {version.version}{was}")
+    return Reply({"model": name, "alias": args.alias, "version": version.version, "before": before})
+
+
+def rollback(args: argparse.Namespace, screen: Screen) -> Reply:
+    """`models rollback`: an alias means again what it meant before."""
+    registry = registry_of(args)
+    before = registry.aliases(args.model).get(args.alias)
+    version = registry.rollback(args.model, args.alias)
+    screen.say(f"{args.model}@{args.alias} is {version.version} again (it was {before})")
+    return Reply({"model": args.model, "alias": args.alias, "version": version.version, "before": before})
+
+
+def diff(args: argparse.Namespace, screen: Screen) -> Reply:
+    """`models diff`: the fields of the spec and the metrics in which two versions differ."""
+    registry = registry_of(args)
+    one, other = chosen(registry, args.one), chosen(registry, args.other)
+    spec = _changed(_spec(one), _spec(other))
+    metrics = _changed(dict(flat(one.meta.get("metrics", {}))), dict(flat(other.meta.get("metrics", {}))))
+    data = _changed(_data(one), _data(other))
+    for title, changes in (("spec", spec), ("data", data), ("metrics", metrics)):
+        if changes:
+            screen.head(title)
+            columns = (f"  {'field' if title == 'spec' else 'name'}", str(one), str(other), "change")
+            screen.table(columns, [(f"  {name}", *_sides(pair)) for name, pair in changes.items()])
+    if not (spec or data or metrics):
+        screen.say(f"{one} and {other} do not differ in spec, data or metrics")
+    return Reply({"one": str(one), "other": str(other), "spec": spec, "data": data, "metrics": metrics})
+
+
+def _spec(version: Version) -> dict[str, Any]:
+    """The stored spec by dotted field; where it ran and which store kept it do not make another model."""
+    document = yaml.safe_load(read_verified(version.store, version.prefix, "spec.yaml", version.manifest))
+    return dict(flat({key: value for key, value in document.items() if key not in ("compute", "store")}))
+
+
+def _data(version: Version) -> dict[str, Any]:
+    return dict(flat(version.meta.get("lineage", {}).get("data", {})))
+
+
+def flat(document: object, path: str = "") -> Iterable[tuple[str, Any]]:
+    """A nested document as (dotted field, value)."""
+    if isinstance(document, Mapping) and document:
+        for key, value in document.items():
+            yield from flat(value, f"{path}.{key}" if path else str(key))
+    elif path:
+        yield path, document
+
+
+def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:
+    names = [*one, *(name for name in other if name not in one)]
+    return {name: [one.get(name), other.get(name)] for name in names if one.get(name) != other.get(name)}
+
+
+def _sides(pair: list[Any]) -> tuple[str, str, str]:
+    old, new = pair
+    numbers = all(isinstance(side, int | float) and not isinstance(side, bool) for side in pair)
+    moved = f"{new - old:+.4g}" if numbers else ""
+    return ("-" if old is None else figure(old)), ("-" if new is None else figure(new)), moved
+
+
+def delete(args: argparse.Namespace, screen: Screen) -> Reply:
+    """`models delete`: remove a version, asked for by its number, never by an alias."""
+    registry = registry_of(args)
+    name, ref = _exact(registry, args.model)
+    if ref == "latest" or ref in registry.aliases(name):
+        version = registry.version(name, ref)
+        raise AskedWrong(f"{ref} is an alias; name the version to delete: {version}", where=args.model)
+    version = registry.version(name, ref)
+    if not args.yes and not _agreed(f"delete {version} from {registry.store.url}? [y/N] "):
+        screen.say("nothing was deleted")
+        return Reply({"deleted": None}, code=1)
+    registry.delete(name, version.version)
+    screen.say(f"{version} is deleted; its number is not given again")
+    return Reply({"deleted": str(version)})
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise AskedWrong("there is no terminal to ask on; write --yes to delete without a question", where="delete")
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,146 @@
+"""What may be written after `regraft`: every command with its arguments, and nothing heavy imported for it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from regraft import __version__
+from regraft.errors import AskedWrong
+
+FAMILIES = ("tasks", "methods", "losses", "sources")
+
+_EPILOG = """\
+exit codes  0 done, 1 failed, 2 what was asked is wrong
+store       train: --set store=... or --store, then REGRAFT_STORE, then the spec
+            others: --store, then REGRAFT_STORE, then ./regraft-store
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose refusals are AskedWrong: they reach the user the way every other error does."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["allow_abbrev"] = False
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+        self.commands: Any = None
+        # SUPPRESS: a default here would overwrite the -v of `regraft -v train` with the sub-command's own default.
+        self.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object on stdout")
+        self.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show everything")
+
+    def group(self) -> Any:
+        """Where sub-commands are added."""
+        self.commands = self.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        return self.commands
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse here what is left over: the root parser, which would do it, does not know a sub-command's options."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unknown arguments: {' '.join(rest)}")
+        return namespace, rest
+
+    def error(self, message: str) -> NoReturn:
+        """Raise AskedWrong with the nearest match for a command or an option that does not exist."""
+        if choice := re.search(r"invalid choice: '([^']*)'", message):
+            names = list(self.commands.choices) if self.commands else list(FAMILIES)
+            raise AskedWrong(
+                f"unknown {choice[1]!r}.{_nearest(choice[1], names)} Known: {', '.join(names)}", where=self.prog
+            )
+        if option := re.search(r"unknown arguments: (--?[a-z-]+)", message):
+            message += f".{_nearest(option[1], list(self._option_string_actions))}"
+        raise AskedWrong(f"{message} (see {self.prog} --help)", where=self.prog)
+
+
+def _nearest(written: str, known: Sequence[str]) -> str:
+    near = get_close_matches(written, known, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def build() -> Parser:
+    """The whole command line; a parsed namespace holds `command`, its key in the dispatch table."""
+    parser = Parser(
+        prog="regraft",
+        description="Adapt a pretrained model with one spec and one command; keep only what moved.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"regraft {__version__}")
+    commands = parser.group()
+    _train(commands)
+    _models(commands)
+    _runs(commands)
+    _inspection(commands)
+    _upkeep(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, text: str, *, store: bool = False) -> Parser:
+    parser: Parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(command=parser.prog.removeprefix("regraft "))
+    if store:
+        parser.add_argument("--store", metavar="URL", help="folder or s3://bucket/prefix")
+    return parser
+
+
+def _group(commands: Any, name: str, text: str) -> Any:
+    parser: Parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    return parser.group()
+
+
+def _train(commands: Any) -> None:
+    train = _command(commands, "train", "train the model that a spec describes", store=True)
+    train.add_argument("spec", metavar="SPEC", help="YAML file")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a field: training.lr=1e-4"
+    )
+    train.add_argument("--fresh", action="store_true", help="start another run instead of continuing this spec's")
+    train.add_argument("--address", metavar="URL", help="a cluster's Job API (http://head:8265); else RAY_ADDRESS")
+
+
+def _models(commands: Any) -> None:
+    models = _group(commands, "models", "look at, promote, compare, export and delete model versions")
+    _command(models, "list", "every model with its versions and aliases", store=True)
+    show = _command(models, "show", "one version: metrics, baselines, lineage, files", store=True)
+    show.add_argument("model", metavar="NAME[@REF]", help="a version (@v3) or an alias (@production); else the newest")
+    promote = _command(models, "promote", "point an alias at a version", store=True)
+    promote.add_argument("model", metavar="NAME@VERSION")
+    promote.add_argument("alias", metavar="ALIAS")
+    rollback = _command(models, "rollback", "point an alias at what it pointed at before", store=True)
+    rollback.add_argument("model", metavar="NAME")
+    rollback.add_argument("alias", metavar="ALIAS")
+    diff = _command(models, "diff", "what two versions differ in: spec and metrics", store=True)
+    diff.add_argument("one", metavar="NAME@REF")
+    diff.add_argument("other", metavar="NAME@REF")
+    delete = _command(models, "delete", "remove a version that no alias points at", store=True)
+    delete.add_argument("model", metavar="NAME@VERSION")
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+    export = _command(models, "export", "write a whole transformers model into a folder", store=True)
+    export.add_argument("model", metavar="NAME[@REF]")
+    export.add_argument("folder", metavar="FOLDER")
+
+
+def _runs(commands: Any) -> None:
+    runs = _group(commands, "runs", "look at runs")
+    _command(runs, "list", "every run with its state", store=True)
+    show = _command(runs, "show", "one run: state, checkpoints, metrics", store=True)
+    show.add_argument("run", metavar="RUN")
+
+
+def _inspection(commands: Any) -> None:
+    show = _command(commands, "show", "what a spec may name: tasks, methods, losses, sources")
+    show.add_argument("family", metavar="|".join(FAMILIES), choices=FAMILIES)
+    show.add_argument("name", nargs="?", metavar="NAME", help="one of them, with its fields")
+    show.add_argument("--plugins", action="append", default=[], metavar="FOLDER", help="a folder of your own")
+    schema = _command(commands, "schema", "the JSON Schema of a spec, for editors and checks")
+    schema.add_argument("--plugins", action="append", default=[], metavar="FOLDER", help="a folder of your own")
+
+
+def _upkeep(commands: Any) -> None:
+    doctor = _command(commands, "doctor", "whether this machine can train, and what to do if not", store=True)
+    doctor.add_argument("--address", metavar="URL", help="also ask this cluster's Job API")
+    _command(commands, "gc", "remove what dead runs left half-written", store=True)
+    _command(commands, "version", "versions of regraft and of what it stands on")

@@ -1,0 +1,103 @@
+"""What may be written in a spec, as JSON Schema: for editors, for checks, and for `regraft show`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from regraft.cli.screen import Reply, Screen
+from regraft.contracts import Loss, Method, Source, Task
+from regraft.plugins import Plugin, add_folder
+from regraft.spec import RunSpec
+
+FAMILIES: dict[str, type[Plugin]] = {"tasks": Task, "methods": Method, "losses": Loss, "sources": Source}
+
+_TEMPLATE = "#/$defs/{model}"
+
+
+def schema(args: argparse.Namespace, screen: Screen) -> Reply:
+    """The `schema` command. It prints JSON with and without --json: there is no other form of it."""
+    add_folders(args.plugins)
+    document = run_schema()
+    screen.say(json.dumps(document, indent=2, ensure_ascii=False))
+    return Reply(document)
+
+
+def add_folders(folders: Iterable[str]) -> None:
+    """Make the user's plugin folders known."""
+    for folder in folders:
+        add_folder(Path(folder).expanduser())
+
+
+def run_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a spec with every plugin that is known now."""
+    members = {root.__name__: {name: root.lookup(name) for name in root.names()} for root in FAMILIES.values()}
+    models: list[type[BaseModel]] = [RunSpec, *(member for family in members.values() for member in family.values())]
+    # One call for all of them: pydantic gives two plugins' models of the same name different keys then.
+    refs, shared = models_json_schema([(model, "validation") for model in models], ref_template=_TEMPLATE)
+    definitions: dict[str, Any] = shared["$defs"]
+    for family, known in members.items():
+        keys = {name: _key(refs[(member, "validation")]) for name, member in known.items()}
+        for name, key in keys.items():
+            definitions[key] = _with_type(definitions[key], name)
+        definitions[family] = _choice(family, keys, definitions)
+    root = definitions.pop(_key(refs[(RunSpec, "validation")]))
+    _short_forms(root)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "regraft run"}
+    return {**head, **{key: value for key, value in root.items() if key != "title"}, "$defs": definitions}
+
+
+def _key(reference: Mapping[str, Any]) -> str:
+    return str(reference["$ref"]).removeprefix(_TEMPLATE.format(model=""))
+
+
+def _with_type(member: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A plugin's object form: its fields and the `type` that chooses it."""
+    properties = {"type": {"const": name}, **member.get("properties", {})}
+    return {**member, "title": name, "properties": properties, "required": ["type", *member.get("required", ())]}
+
+
+def _choice(family: str, keys: Mapping[str, str], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """A family as one of its members: the bare name where a member needs no field, else the object."""
+    bare = [name for name, key in keys.items() if definitions[key]["required"] == ["type"]]
+    objects = [{"$ref": _TEMPLATE.format(model=key)} for key in keys.values()]
+    names = [{"enum": bare, "description": "The name alone takes every default."}] if bare else []
+    return {"title": family, "oneOf": [*names, *objects]}
+
+
+def _short_forms(root: dict[str, Any]) -> None:
+    """What the loader accepts beside the fields' own types: one plugin folder without a list."""
+    folders = root["properties"]["plugins"]
+    kept = {key: folders.pop(key) for key in ("default", "description", "title") if key in folders}
+    root["properties"]["plugins"] = {"anyOf": [dict(folders), {"type": "string"}], **kept}
+
+
+def described(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """A field's type for people: `integer ≥ 1 | null`."""
+    if "$ref" in field:
+        target = definitions.get(_key(field), {})
+        return described(target, definitions) if "enum" in target else _key(field)
+    if "const" in field:
+        return json.dumps(field["const"])
+    if "enum" in field:
+        return " | ".join(str(value) for value in field["enum"])
+    for several in ("anyOf", "oneOf"):
+        if several in field:
+            return " | ".join(described(part, definitions) for part in field[several])
+    kind = str(field.get("type", "anything"))
+    if kind == "array":
+        return f"list of {described(field.get('items', {}), definitions)}"
+    if kind == "object" and isinstance(field.get("additionalProperties"), Mapping):
+        return f"mapping to {described(field['additionalProperties'], definitions)}"
+    return kind + _bounds(field)
+
+
+def _bounds(field: Mapping[str, Any]) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "pattern": "like"}
+    return "".join(f" {sign} {field[key]}" for key, sign in signs.items() if key in field)

@@ -1,0 +1,190 @@
+"""What reaches the user's screen: results, progress, warnings; and what does not (the libraries' noise)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray warns about a change to come, on every start
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_TRAIN_ENABLE_PRINT_REDIRECT": "0",
+    "TOKENIZERS_PARALLELISM": "false",  # else every fork after the first tokenized row warns
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore",  # for the processes that Ray starts
+}
+"""Set unless the user did; the libraries read them when they are imported."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a command has to say: the object for --json, and the exit code."""
+
+    document: Mapping[str, Any] = field(default_factory=dict)
+    code: int = 0
+
+
+class Screen:
+    """Where a command writes: results for people on stdout; with --json all of it on stderr."""
+
+    def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
+        self.as_json = as_json
+        self.verbose = verbose
+        self.stream: TextIO = sys.stderr if as_json else sys.stdout
+        self.terminal = self.stream.isatty()
+        # A pipe has no width: 80 columns would cut the tables that people grep.
+        self.console = Console(file=self.stream, highlight=False, soft_wrap=True, width=None if self.terminal else 200)
+
+    def say(self, text: str | Text = "") -> None:
+        """A line of the result; with --json the object says it, so nothing is written."""
+        if not self.as_json:
+            self.note(text)
+
+    def note(self, text: str | Text) -> None:
+        """A line of progress, which is wanted with --json too."""
+        self.console.print(text if isinstance(text, Text) else harmless(text), markup=False)
+
+    def facts(self, pairs: Sequence[tuple[str, object]], *, indent: int = 2) -> None:
+        """Names and values, one pair a line, values aligned."""
+        width = max((len(name) for name, _ in pairs), default=0)
+        for name, value in pairs:
+            first, *more = str(value).splitlines() or [""]
+            self.say(Text.assemble(" " * indent, (f"{name:<{width}}", "dim"), f"  {harmless(first)}"))
+            for line in more:
+                self.say(" " * (indent + width + 2) + line)
+
+    def head(self, text: str) -> None:
+        """A heading."""
+        self.say(Text(text, style="bold"))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Rows under headings; nothing is cut on a pipe."""
+        if self.as_json:
+            return
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text("" if cell is None else harmless(str(cell))) for cell in row))
+        self.console.print(table)
+
+
+def harmless(text: str) -> str:
+    """Without what a terminal obeys: labels, names and metadata come out of files that others wrote."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def emit(document: Mapping[str, Any], stream: TextIO) -> None:
+    """The one JSON object of --json."""
+    stream.write(json.dumps(_finite(document), ensure_ascii=False, default=str, allow_nan=False) + "\n")
+    stream.flush()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a metric that is none becomes null, as in the store's manifests."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def only_json(active: bool) -> Iterator[TextIO]:
+    """Give the real stdout to the caller and send everybody else's to stderr, native code's and Ray's too."""
+    real = sys.stdout
+    if not active:
+        yield real
+        return
+    real.flush()
+    try:
+        kept = os.dup(real.fileno())
+    except (OSError, ValueError, AttributeError):  # a stdout that is no file (a test's, a notebook's)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield real
+        return
+    number = real.fileno()
+    try:
+        with contextlib.redirect_stdout(sys.stderr), open(os.dup(kept), "w", encoding="utf-8") as stream:
+            os.dup2(sys.stderr.fileno(), number)
+            yield stream
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
+
+
+def quiet(*, verbose: bool) -> None:
+    """Keep the libraries off the screen unless -v; called once, before they are imported."""
+    level = logging.DEBUG if verbose else logging.WARNING
+    handler = _OnStderr()
+    handler.setFormatter(_Short() if not verbose else logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers = [item for item in root.handlers if not isinstance(item, _OnStderr)] + [handler]
+    root.setLevel(logging.INFO if verbose else logging.ERROR)
+    logging.getLogger("regraft").setLevel(level)
+    if verbose:
+        return
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.simplefilter("ignore")
+    for name in ("ray", "transformers", "urllib3", "botocore", "huggingface_hub", "accelerate", "torch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class _OnStderr(logging.Handler):
+    """Writes to whatever sys.stderr is now: a live progress bar replaces it to keep its line whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
+
+
+class _Short(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
+def size(count: float) -> str:
+    """Bytes for people: `12.3 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def span(seconds: float) -> str:
+    """Seconds for people: `8.4 s`, `3 min 12 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def figure(value: object) -> str:
+    """A metric for people: four places, integers and the rest as they are."""
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
+    return str(value)
+
+
+def store_of(written: str | None) -> str:
+    """The store of a command without a spec."""
+    return written or os.environ.get("REGRAFT_STORE") or "./regraft-store"

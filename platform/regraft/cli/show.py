@@ -1,0 +1,112 @@
+"""`regraft show`: what a spec may name, read from the plugins themselves."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from typing import Any
+
+from regraft.cli.schema import FAMILIES, add_folders, described
+from regraft.cli.screen import Reply, Screen
+from regraft.contracts import Loss, Method, Source, Task
+from regraft.plugins import Plugin
+
+
+def show(args: argparse.Namespace, screen: Screen) -> Reply:
+    """The members of a family, or one of them with its fields."""
+    add_folders(args.plugins)
+    root = FAMILIES[args.family]
+    if args.name:
+        document = _document(root.lookup(args.name))
+        _show_member(document, screen)
+        return Reply(document)
+    members = [_document(root.lookup(name)) for name in root.names()]
+    if members:
+        screen.table((args.family, ""), [(member["name"], member["summary"]) for member in members])
+        screen.say(f"\nregraft show {args.family} NAME tells the fields of one")
+    else:
+        screen.say(f"there are no {args.family}")
+    return Reply({args.family: members})
+
+
+def _document(member: type[Plugin]) -> dict[str, Any]:
+    text = inspect.cleandoc(member.__doc__ or "")
+    return {
+        "name": member.key(),
+        "summary": text.partition("\n")[0],
+        "doc": text,
+        **_answers(member),
+        "fields": _fields(member),
+    }
+
+
+def _answers(member: type[Plugin]) -> dict[str, Any]:
+    """What the class itself says, beside its fields."""
+    if issubclass(member, Task):
+        score = {"name": member.score.name, "mode": member.score.mode}
+        return {"columns": dict(member.columns), "score": score, "supports": sorted(member.supports)}
+    if issubclass(member, Method):
+        return {"serves": _serves(member), "closed_form": member.closed_form}
+    if issubclass(member, Source):
+        return {"suffixes": list(member.suffixes)}
+    assert issubclass(member, Loss)
+    return {}
+
+
+def _serves(method: type[Method]) -> str:
+    """How its models are served; where that depends on a field, as the defaults have it."""
+    if not isinstance(vars(method).get("serves"), property):
+        return method.serves
+    needs = any(field.is_required() for field in method.model_fields.values())
+    return "depends on its fields" if needs else f"{method().serves} (depends on its fields)"
+
+
+def _fields(member: type[Plugin]) -> list[dict[str, Any]]:
+    document = member.model_json_schema()
+    definitions, required = document.get("$defs", {}), document.get("required", ())
+    return [
+        {
+            "name": name,
+            "type": described(field, definitions),
+            "default": None if name in required else field.get("default"),
+            "required": name in required,
+            "doc": field.get("description", ""),
+        }
+        for name, field in document.get("properties", {}).items()
+    ]
+
+
+def _show_member(document: dict[str, Any], screen: Screen) -> None:
+    screen.head(document["name"])
+    for line in document["doc"].splitlines():
+        screen.say(f"  {line}")
+    told = {key: value for key, value in document.items() if key not in ("name", "summary", "doc", "fields")}
+    if told:
+        screen.say()
+        screen.facts([(key.replace("_", " "), _plain(value)) for key, value in told.items()])
+    screen.say()
+    if document["fields"]:
+        rows = [(f"  {f['name']}", f["type"], _default(f), f["doc"]) for f in document["fields"]]
+        screen.table(("  field", "type", "default", ""), rows)
+    else:
+        screen.say(f"  It has no fields: the bare name {document['name']} is all there is to write.")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} ({item})" for key, item in value.items()) if "mode" not in value else _score(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _score(value: dict[str, Any]) -> str:
+    return f"{value['name']} ({'higher' if value['mode'] == 'max' else 'lower'} is better)"
+
+
+def _default(field: dict[str, Any]) -> str:
+    if field["required"]:
+        return "must be written"
+    default = field["default"]
+    return default if isinstance(default, str) else json.dumps(default, ensure_ascii=False)

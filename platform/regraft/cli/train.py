@@ -1,0 +1,92 @@
+"""`regraft train`: a spec to its end, with its progress on the screen and a summary one can act on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from regraft.cli.dispatch import WORK, function
+from regraft.cli.models import values_of
+from regraft.cli.progress import following
+from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
+from regraft.errors import AskedWrong
+from regraft.spec import RunSpec, absolute, parse_set
+
+if TYPE_CHECKING:
+    from regraft.training.session import Outcome
+
+
+def train(args: argparse.Namespace, screen: Screen) -> Reply:
+    """The `train` command."""
+    spec = RunSpec.load(Path(args.spec), overrides=overrides_of(args))
+    with following(screen) as progress:
+        outcome: Outcome = function(WORK["train"])(spec, fresh=args.fresh, progress=progress, address=args.address)
+    summary(spec, outcome, screen)
+    return Reply(outcome.document())
+
+
+def overrides_of(args: argparse.Namespace) -> dict[str, object]:
+    """What --set and --store say; the two may not name different stores."""
+    overrides = parse_set(args.set)
+    if args.store:
+        if overrides.get("store", args.store) != args.store:
+            raise AskedWrong("it is named by --store and, differently, by --set store=...: keep one", where="store")
+        overrides["store"] = args.store
+    return overrides
+
+
+def summary(spec: RunSpec, outcome: Outcome, screen: Screen) -> None:
+    """What came out, beside the honest baselines, and what to do next."""
+    reference = f"{outcome.model}@{outcome.version}"
+    state = "was finished before; --fresh starts another run" if outcome.already else "is registered"
+    screen.say()
+    screen.say(Text.assemble((reference, "bold green"), f" {state}"))
+    score = outcome.score
+    rows: list[tuple[str, object]] = [(score, f"{figure(outcome.metrics.get(score))}{_gained(outcome.gain)}")]
+    rows += [
+        (name.replace("_", " "), figure(value))
+        for name, baseline in outcome.baselines.items()
+        if (value := values_of(baseline, score).get(score)) is not None
+    ]
+    rows += [
+        ("delta", _delta(outcome)),
+        ("time", span(outcome.seconds)),
+        ("run", outcome.run),
+        ("store", outcome.store),
+    ]
+    screen.facts(rows)
+    screen.say("next")
+    for command in commands(spec, outcome):
+        screen.say(f"  {command}")
+
+
+def _gained(gain: Mapping[str, Any] | None) -> str:
+    if not gain:
+        return ""
+    over = str(gain.get("over", "nearest_centroid")).replace("_", " ")
+    # An interval that holds 0 is said in words: a gain that may be none should not be read as one.
+    unsure = "; not distinguishable from none" if gain["low"] <= 0 <= gain["high"] else ""
+    return f"  ({gain['mean']:+.4f} over {over}, 95 % interval {gain['low']:+.4f} to {gain['high']:+.4f}{unsure})"
+
+
+def _delta(outcome: Outcome) -> str:
+    delta, base = outcome.delta_bytes, outcome.base_bytes
+    return f"{size(delta)}, {delta / base:.1%} of the base's {size(base)}" if base else size(delta)
+
+
+def commands(spec: RunSpec, outcome: Outcome) -> tuple[str, str]:
+    """Two commands that work when pasted where the spec was run."""
+    reference = f"{outcome.model}@{outcome.version}"
+    elsewhere = absolute(store_of(None)) != outcome.store
+    store = f" --store {shlex.quote(outcome.store)}" if elsewhere else ""
+    columns = {name: "..." for name, kind in spec.task.columns.items() if name not in ("label", "labels")}
+    options = f", store={outcome.store!r}" if elsewhere else ""
+    options += f", plugins={list(spec.plugins)!r}" if spec.plugins else ""
+    code = f"import regraft; print(regraft.load({reference!r}{options}).predict([{json.dumps(columns)}]))"
+    return f"regraft models show {reference}{store}", f"python -c {shlex.quote(code)}"

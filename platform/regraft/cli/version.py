@@ -1,0 +1,30 @@
+"""`regraft version`: what is installed, for bug reports."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import regraft
+from regraft.cli.screen import Reply, Screen
+
+_STANDS_ON = ("torch", "transformers", "ray", "peft", "accelerate", "safetensors")
+
+
+def versions_of(names: tuple[str, ...]) -> dict[str, str | None]:
+    """Installed versions by distribution name; None for what is not there. Imports none of them."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def show(args: argparse.Namespace, screen: Screen) -> Reply:
+    """The `version` command."""
+    document = {"regraft": regraft.__version__, "python": platform.python_version(), **versions_of(_STANDS_ON)}
+    screen.facts([(name, found or "not installed") for name, found in document.items()], indent=0)
+    return Reply(document)

@@ -1,0 +1,202 @@
+"""Tiny bases with random weights, one for each known family, with a task and a batch for each.
+
+Saved by `save_pretrained` as a user's would be; hundreds of them are adapted in a test run, so they are very small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+import torch
+import transformers as hf
+from torch import Tensor, nn
+
+from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.load import quiet
+from regraft.bases.locate import Base, locate
+from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Method, Record, Row, Score, Task
+
+LABELS = ("no", "yes", "perhaps")
+
+
+class Tiny(Task):
+    """A task of which only the model matters."""
+
+    auto: ClassVar[str] = "AutoModelForImageClassification"
+    modality: ClassVar[Literal["text", "image"]] = "image"
+    score: ClassVar[Score] = Score("accuracy", "max")
+    columns: ClassVar[Mapping[str, Kind]] = {}
+
+    def encode(self, row: Row, context: Context, *, train: bool) -> Example:
+        return dict(row)
+
+    def collate(self, examples: Sequence[Example], context: Context) -> Batch:
+        return {}
+
+    def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+        total = sum((value.square().sum() for value in outputs(output)), torch.zeros(()))
+        return total, torch.tensor(3.0)
+
+    def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
+        return []
+
+    def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
+        return {}
+
+    def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
+        return []
+
+
+class TinyText(Tiny):
+    auto: ClassVar[str] = "AutoModelForSequenceClassification"
+    modality: ClassVar[Literal["text", "image"]] = "text"
+
+
+class TinyDetection(Tiny):
+    auto: ClassVar[str] = "AutoModelForObjectDetection"
+
+
+class SomebodysClassifier(nn.Module):
+    """A classifier as anyone may write it: all it says of its base is where it is."""
+
+    base_model_prefix = "base"
+
+    def __init__(self, base: Any, labels: int) -> None:
+        super().__init__()
+        self.base = base
+        self.config = base.config
+        self.dropout = nn.Dropout(0.5)
+        self.classifier = nn.Linear(base.config.hidden_size, labels)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        states = self.base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask[..., None]
+        return SimpleNamespace(logits=self.classifier(self.dropout((states * mask).sum(1) / mask.sum(1))))
+
+
+class TinyPooled(TinyText):
+    def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
+        return SomebodysClassifier(load("AutoModel", add_pooling_layer=False), len(labels))
+
+
+def _sizes(**more: Any) -> dict[str, Any]:
+    layers = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 12}
+    return {**layers, **more}
+
+
+def _bert() -> Any:
+    return hf.BertModel(hf.BertConfig(vocab_size=30, max_position_embeddings=16, **_sizes()))
+
+
+def _vit() -> Any:
+    return hf.ViTModel(hf.ViTConfig(image_size=16, patch_size=8, **_sizes()), add_pooling_layer=False)
+
+
+def _resnet(kind: str) -> Any:
+    return hf.ResNetModel(
+        hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12, 16], depths=[1, 2, 1], layer_type=kind)
+    )
+
+
+def _mobilenet_v1() -> Any:
+    return hf.MobileNetV1Model(hf.MobileNetV1Config(depth_multiplier=0.05, min_depth=4, image_size=32))
+
+
+def _mobilenet_v2() -> Any:
+    config = hf.MobileNetV2Config(depth_multiplier=0.05, min_depth=4, image_size=32, finegrained_output=False)
+    return hf.MobileNetV2Model(config)
+
+
+def _yolos() -> Any:
+    config = hf.YolosConfig(image_size=[16, 24], patch_size=8, num_detection_tokens=4, **_sizes())
+    return hf.YolosForObjectDetection(config)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to make a base of the family, the task on it, and how many blocks it has."""
+
+    make: Callable[[], Any]
+    task: Task
+    blocks: int
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(_bert, TinyText(), 3),
+    "bert-pooled": Family(_bert, TinyPooled(), 3),
+    "mobilenet_v1": Family(_mobilenet_v1, Tiny(), 26),
+    "mobilenet_v2": Family(_mobilenet_v2, Tiny(), 16),
+    "resnet": Family(lambda: _resnet("basic"), Tiny(), 4),
+    "resnet-bottleneck": Family(lambda: _resnet("bottleneck"), Tiny(), 4),
+    "vit": Family(_vit, Tiny(), 3),
+    "yolos": Family(_yolos, TinyDetection(), 3),
+}
+
+
+def save(name: str, folder: Path) -> Path:
+    """The family's tiny base, saved; its normalisations hold statistics and no weight is exactly zero."""
+    torch.manual_seed(1)
+    model = FAMILIES[name].make()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for key, buffer in model.named_buffers():
+            if "running" in key:
+                buffer.add_(torch.rand_like(buffer))
+    with quiet():
+        model.save_pretrained(folder)
+    return folder
+
+
+def located(name: str, folder: Path) -> Base:
+    """The family's base, saved into `folder` and found there."""
+    return locate(str(save(name, folder)))
+
+
+def adapted(name: str, base: Base, method: Method, *, seed: int = 0, dropout: float | None = None) -> Adapted:
+    """The family's task model on its base, with a processor that nobody asks."""
+    return adapt(
+        FAMILIES[name].task, method, base, labels=LABELS, seed=seed, dropout=dropout, processor=SimpleNamespace()
+    )
+
+
+def batch_for(name: str) -> Batch:
+    """Three rows."""
+    generator = torch.Generator().manual_seed(2)
+    if FAMILIES[name].task.modality == "text":
+        ids = torch.randint(1, 30, (3, 6), generator=generator)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([0, 1, 2])}
+    side = {"vit": (16, 16), "yolos": (16, 24)}.get(name, (33, 32))
+    return {"pixel_values": torch.randn(3, 3, *side, generator=generator), "labels": torch.tensor([0, 1, 2])}
+
+
+def outputs(output: Any) -> list[Tensor]:
+    """What the model answers: logits, and boxes where it has them."""
+    found = [output.logits, getattr(output, "pred_boxes", None)]
+    return [value for value in found if value is not None]
+
+
+def shake(model: nn.Module) -> None:
+    """Move everything that trains off its first value: LoRA's B and most biases begin at zero, where little moves."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+def step(made: Adapted, batch: Batch, optimizer: str = "adamw") -> None:
+    """One optimizer step in train mode."""
+    trained = [parameter for parameter in made.model.parameters() if parameter.requires_grad]
+    chosen: torch.optim.Optimizer = (
+        torch.optim.SGD(trained, lr=0.1) if optimizer == "sgd" else torch.optim.AdamW(trained, 0.01, weight_decay=0.5)
+    )
+    made.train_mode()
+    total, weight = made.task.loss(made.forward(batch), batch, made.context)
+    (total / weight).backward()
+    chosen.step()
+    made.eval_mode()

@@ -120,7 +120,7 @@ class Checkpoints:
         One whose manifest is damaged neither counts nor goes: someone should look at it.
         """
         sound = [saved for saved in self.listed() if _sound(saved)]
-        kept = {saved.prefix for saved in sound[len(sound) - policy.last :]} if policy.last > 0 else set()
+        kept = {saved.prefix for saved in sound[-policy.last :]} if policy.last > 0 else set()
         kept |= {saved.prefix for saved in _best(sound, policy)}
         protected = {id[:8] for id in policy.protect}
         gone = [saved.prefix for saved in sound if saved.prefix not in kept and saved.id not in protected]

@@ -29,6 +29,9 @@ _MOST_PARTS = 9_000
 _AT_ONCE = 4
 _MARK = "regraft-upload"
 
+_Piece = tuple[int, int, int]
+"""Number (from 1), start and size in bytes of a part."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -40,19 +43,22 @@ def digest(data: bytes) -> str:
 def upload(client: S3Client, bucket: str, key: str, body: Body) -> None:
     """Put `body` at `key` by a multipart upload; at most four parts are in memory. Aborted when anything fails."""
     mark = uuid4().hex
+    pieces = list(_pieces(size_of(body)))
     begun = client.create_multipart_upload(Bucket=bucket, Key=key, Metadata={_MARK: mark})
     upload_id = begun["UploadId"]
     try:
-        parts = _send(client, bucket, key, upload_id, body)
+        parts = _send(client, bucket, key, upload_id, body, pieces)
         _complete(client, bucket, key, upload_id, parts, mark)
     except BaseException:
         _abort(client, bucket, key, upload_id)
         raise
 
 
-def _send(client: S3Client, bucket: str, key: str, upload_id: str, body: Body) -> list[CompletedPartTypeDef]:
-    def send(part: tuple[int, int, int]) -> CompletedPartTypeDef:
-        number, start, size = part
+def _send(
+    client: S3Client, bucket: str, key: str, upload_id: str, body: Body, pieces: list[_Piece]
+) -> list[CompletedPartTypeDef]:
+    def send(piece: _Piece) -> CompletedPartTypeDef:
+        number, start, size = piece
         data = _piece(body, start, size)
         answer = client.upload_part(
             Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=data, ContentMD5=digest(data)
@@ -60,7 +66,7 @@ def _send(client: S3Client, bucket: str, key: str, upload_id: str, body: Body) -
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="regraft-upload") as pool:
-        waiting = [pool.submit(send, part) for part in _parts(size_of(body))]
+        waiting = [pool.submit(send, piece) for piece in pieces]
         try:
             return [future.result() for future in waiting]
         except BaseException:
@@ -68,8 +74,7 @@ def _send(client: S3Client, bucket: str, key: str, upload_id: str, body: Body) -
             raise
 
 
-def _parts(size: int) -> Iterator[tuple[int, int, int]]:
-    """Number (from 1), start and size of each part."""
+def _pieces(size: int) -> Iterator[_Piece]:
     step = max(PART, -(-size // _MOST_PARTS))
     for number, start in enumerate(range(0, size, step), 1):
         yield number, start, min(step, size - start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from regraft.errors import Damaged, NotThere
@@ -27,6 +27,8 @@ class RunInfo:
     step: int = 0
     updated: float = 0.0
     model: str = ""
+    fields: Document = field(default_factory=dict, repr=False, compare=False)
+    """Everything that was given to `update`."""
 
 
 class Runs:
@@ -35,7 +37,7 @@ class Runs:
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
 
-    def put(self, run: str, document: str, data: Body) -> None:
+    def write(self, run: str, document: str, data: Body) -> None:
         """Write a document (`spec.yaml`, `metrics.jsonl`) of `run`, replacing what was there."""
         self.store.put(_key(run, document), data)
 
@@ -43,16 +45,19 @@ class Runs:
         """The bytes of a document of `run`; NotThere."""
         return self.store.get(_key(run, document))
 
-    def record(self, run: str) -> Document:
-        """The whole `run.json` of `run`: NotThere with the nearest name, or Damaged."""
+    def find(self, run: str) -> Document | None:
+        """The fields of `run.json`, None where there is no such run; Damaged when it cannot be read."""
         try:
             return documents.read(self.store, _key(run, RECORD))
         except NotThere:
-            raise names.unknown("run", run, [info.name for info in self.list()], self.store.url) from None
+            return None
 
     def info(self, run: str) -> RunInfo:
-        """How far `run` is; NotThere with the nearest name."""
-        return _info(run, self.record(run))
+        """How far `run` is; NotThere with the nearest name, or Damaged."""
+        record = self.find(run)
+        if record is None:
+            raise names.unknown("run", run, [info.name for info in self.list()], self.store.url)
+        return _info(run, record)
 
     def update(self, run: str, **fields: Any) -> Document:
         """Set `fields` in `run.json` and leave the others as they are, whoever else writes at the same time."""
@@ -90,6 +95,7 @@ def _info(run: str, record: Document) -> RunInfo:
         step=step if isinstance(step, int) else 0,
         updated=float(updated) if isinstance(updated, int | float) else 0.0,
         model=str(record.get("model", "")),
+        fields=record,
     )
 
 

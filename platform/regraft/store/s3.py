@@ -33,6 +33,7 @@ _PATIENT = 5
 _QUICK = 2
 _TRIES = 6
 _PIECE = 1 << 20
+_PAGE = 1000
 _CONNECT_S = 10
 _READ_S = 60
 
@@ -113,7 +114,9 @@ class S3Store(ObjectStore):
 
     def list(self, prefix: str = "") -> Iterator[Stat]:
         with self._asking(f"listing {prefix or 'the store'}") as client:
-            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig={"PageSize": _PAGE}
+            )
             for page in pages:
                 for item in page.get("Contents", []):
                     key = item["Key"].removeprefix(self._prefix)

@@ -1,0 +1,87 @@
+"""Stores of every kind to test against: a folder, moto's S3, and a real S3 server where one is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from unit.store.flaky_s3 import FlakyS3
+
+from regraft.store.objects import ObjectStore, open_store
+
+REAL = os.environ.get("REGRAFT_TEST_S3", "")
+BUCKET = "tests"
+
+
+def local_server(environment: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Point boto3 at a server of ours, whatever is set up on this machine."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_CA_BUNDLE"):
+        environment.delenv(name, raising=False)
+    environment.setenv("AWS_ENDPOINT_URL", endpoint)
+    environment.setenv("AWS_ACCESS_KEY_ID", "test-key")
+    environment.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-never-shown")
+    environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    environment.setenv("AWS_CONFIG_FILE", os.devnull)
+    environment.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    environment.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+    boto3.session.Session(**keys).client("s3", endpoint_url=endpoint).create_bucket(Bucket=BUCKET)
+    yield endpoint
+    server.stop()
+
+
+@pytest.fixture
+def moto_url(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A prefix of its own on moto's server."""
+    local_server(monkeypatch, moto_endpoint)
+    return f"s3://{BUCKET}/{uuid4().hex}"
+
+
+@pytest.fixture
+def real_url() -> str:
+    """A prefix of its own on the server named by REGRAFT_TEST_S3 (keys and endpoint by AWS_*)."""
+    return f"{REAL.rstrip('/')}/{uuid4().hex}"
+
+
+@pytest.fixture(params=["folder", "moto", *(["real"] if REAL else [])])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The url of an empty store of each kind."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[ObjectStore]:
+    store = open_store(url)
+    yield store
+    if REAL and url.startswith(REAL):
+        store.delete([stat.key for stat in store.list()])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ObjectStore:
+    """An empty folder store, for what does not depend on the kind of store."""
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyS3]:
+    """A small S3 server that fails as it is told to, and retries without their pauses."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.001)
+    with FlakyS3() as server:
+        local_server(monkeypatch, server.endpoint)
+        yield server

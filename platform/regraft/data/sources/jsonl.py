@@ -51,8 +51,9 @@ def _lined(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:
 
 def _listed(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:
     decoder = json.JSONDecoder()
-    text, at, number = file.read(_PIECE), 0, 0
-    at = _solid(text, at) + 1
+    while file.read(1).isspace():  # and the bracket after it
+        pass
+    text, at, number = "", 0, 0
     while True:
         at, where = _solid(text, at), f"{path}:{number + 1}"
         if text.startswith("]", at):

@@ -199,7 +199,7 @@ def _refuse_labels(task: Task, data: DataSpec, train: _Side, held: _Side) -> Non
         raise DataError("no training row has any label: there is nothing to learn", where=data.train)
     unseen = [label for label in in_order(held.labels) if label not in train.labels]
     if unseen:
-        more = f" (and {len(unseen) - 1} more labels)" if len(unseen) > 1 else ""
+        more = f" (and {len(unseen) - 1} more)" if len(unseen) > 1 else ""
         what = "correct it, or add" if isinstance(data.eval, str) else "name a file of rows in data.eval, or add"
         raise DataError(
             f"the label {unseen[0]!r}{more} is in the evaluation rows and in no training row: {what} training rows "

@@ -28,6 +28,9 @@ _PIPELINES = {
     "translation",
 }
 
+_DELTA = "The version holds only what training moved (the delta); the base stays as it was published."
+_WHOLE = "This folder holds the whole model, the base and what training moved merged into one."
+
 
 def model_card(
     meta: Mapping[str, Any], spec: Mapping[str, Any], *, library: str = "regraft", usage: str | None = None
@@ -39,7 +42,7 @@ def model_card(
     """
     front = yaml.safe_dump(_front(meta, spec, library), sort_keys=False, allow_unicode=True, width=1000)
     sections = (
-        _what(meta),
+        _what(meta, library),
         _section("How to use it", usage or _usage(meta, spec)),
         _section("How it was adapted", _adapted(meta, spec)),
         _section("Results", _results(meta)),
@@ -109,14 +112,14 @@ def _dataset_type(spec: Mapping[str, Any]) -> str:
     return suffix if re.fullmatch(r"[a-z0-9]+", suffix) else "folder"
 
 
-def _what(meta: Mapping[str, Any]) -> str:
+def _what(meta: Mapping[str, Any], library: str) -> str:
     version = f" ({meta['version']})" if "version" in meta else ""
     task = str(meta["task"]["type"]).replace("-", " ")
     lines = [
         f"# {meta['name']}{version}",
         "",
         f"A model for {task}: {_code(meta['base']['reference'])} adapted by `{meta['method']['type']}` "
-        "with regraft. The version holds only what training moved (the delta); the base stays as it was published.",
+        f"with regraft. {_DELTA if library == 'regraft' else _WHOLE}",
         "",
     ]
     if labels := list(meta.get("labels", ())):

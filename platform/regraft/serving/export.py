@@ -1,0 +1,218 @@
+"""How does a model leave regraft? As a folder that transformers or sentence-transformers loads by itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from regraft.bases.adapt import Adapted
+from regraft.bases.load import quiet
+from regraft.contracts import Example
+from regraft.errors import AskedWrong, Unsupported
+from regraft.plugins import add_folder
+from regraft.serving.cache import Fetched, fetch
+from regraft.serving.predictor import assembled
+from regraft.serving.rows import inputs
+from regraft.store.card import model_card
+from regraft.store.objects import ObjectStore, open_store
+
+POOLING = "1_Pooling"
+HEAD, HEAD_LABELS = "head.safetensors", "head.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: the folder, the library that reads it, and how to use it in a sentence or two."""
+
+    folder: Path
+    kind: Literal["transformers", "sentence-transformers"]
+    note: str
+
+
+def export(
+    store: ObjectStore | str,
+    reference: str,
+    into: Path,
+    *,
+    plugins: Sequence[str | Path] = (),
+    base: str | None = None,
+) -> Exported:
+    """Write the whole model, base and delta merged, into the folder `into`, which is new or empty.
+
+    The folder appears whole or not at all. What a transformers class covers becomes a transformers folder; a
+    classifier on mean-pooled tokens, for which transformers has no class, becomes a sentence-transformers folder with
+    its linear head beside it. Unsupported names what neither covers; other errors as in `Predictor.open`.
+    """
+    into = into.expanduser().resolve()
+    _refuse_full(into)
+    for folder in plugins:
+        add_folder(Path(folder).expanduser())
+    fetched = fetch(open_store(store) if isinstance(store, str) else store, reference)
+    adapted = assembled(fetched, base)
+    adapted.method.merge(adapted.model)
+    partial = into.parent / f".{into.name}-{uuid4().hex}"
+    try:
+        partial.mkdir(parents=True)
+        kind, note = _write(adapted, fetched, partial)
+        _settle(partial, into)
+    except OSError as error:
+        raise AskedWrong(f"cannot be written ({error.strerror or error})", where=str(into)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(into, kind, note)
+
+
+def _write(
+    adapted: Adapted, fetched: Fetched, folder: Path
+) -> tuple[Literal["transformers", "sentence-transformers"], str]:
+    shutil.copytree(fetched.processor, folder, dirs_exist_ok=True)
+    model = adapted.model
+    if isinstance(model, PreTrainedModel):
+        _save(model, adapted.context.labels, folder)
+        usage, note = _transformers_usage(adapted, model)
+        _card(fetched, folder, "transformers", usage)
+        return "transformers", note
+    encoder, head = _pooled(model, adapted)
+    _save(encoder, adapted.context.labels, folder)
+    _sentence_files(adapted, encoder, folder)
+    _head_files(head, adapted.context.labels, folder)
+    _card(fetched, folder, "sentence-transformers", _SENTENCE_USAGE)
+    return "sentence-transformers", _SENTENCE_NOTE
+
+
+def _save(model: PreTrainedModel, labels: Sequence[str], folder: Path) -> None:
+    if labels:
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: number for number, label in enumerate(labels)}
+    with quiet():
+        model.save_pretrained(folder)
+
+
+def _pooled(model: nn.Module, adapted: Adapted) -> tuple[PreTrainedModel, nn.Linear]:
+    """The encoder and the linear head of a classifier on mean-pooled tokens; Unsupported for any other model."""
+    encoder = getattr(model, adapted.anatomy.prefix or "base", None)
+    told = (
+        f"a {type(model).__name__} of task {adapted.task.key()} has no class in transformers to be exported to; "
+        "use it by regraft.load"
+    )
+    columns = inputs(adapted.task)
+    if not isinstance(encoder, PreTrainedModel) or list(columns.values()) != ["text"]:
+        raise Unsupported(told)
+    head = adapted.linear_head()
+    # Tried, not guessed from names: another pooling in a model of the same form would export to other answers.
+    batch = adapted.task.collate([_example(adapted, "What is this text about?")], adapted.context)
+    given = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.inference_mode():
+        states = encoder(**given).last_hidden_state
+        wanted, found = adapted.forward(batch).logits, head(states.mean(1))
+    if not torch.allclose(wanted, found, rtol=1e-4, atol=1e-4):
+        raise Unsupported(told)
+    return encoder, head
+
+
+def _example(adapted: Adapted, text: str) -> Example:
+    return adapted.task.encode(dict.fromkeys(inputs(adapted.task), text), adapted.context, train=False)
+
+
+def _sentence_files(adapted: Adapted, encoder: PreTrainedModel, folder: Path) -> None:
+    """The files that make an encoder's folder a sentence-transformers model, in the layout that all versions read."""
+    parts = (("", "Transformer"), (POOLING, "Pooling"))
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for number, (path, name) in enumerate(parts)
+    ]
+    _json(folder / "modules.json", modules)
+    pooling = {
+        "word_embedding_dimension": encoder.config.hidden_size,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False,
+    }
+    (folder / POOLING).mkdir()
+    _json(folder / POOLING / "config.json", pooling)
+    _json(folder / "sentence_bert_config.json", {"max_seq_length": _tokens(adapted), "do_lower_case": False})
+    _json(folder / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None})
+
+
+def _tokens(adapted: Adapted) -> int:
+    """How many tokens of an endless text the task reads: asked of the task itself, whatever its fields are called."""
+    return len(_example(adapted, "a " * 20_000)["input_ids"])
+
+
+def _head_files(head: nn.Linear, labels: Sequence[str], folder: Path) -> None:
+    tensors = {name: tensor.detach().contiguous() for name, tensor in head.named_parameters()}
+    save_file(tensors, folder / HEAD, metadata={"format": "pt"})
+    _json(folder / HEAD_LABELS, {"labels": list(labels), "input": "sentence_embedding", "file": HEAD})
+
+
+def _card(fetched: Fetched, folder: Path, library: str, usage: str) -> None:
+    text = model_card(fetched.meta, fetched.spec, library=library, usage=usage)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _transformers_usage(adapted: Adapted, model: PreTrainedModel) -> tuple[str, str]:
+    auto = adapted.task.auto
+    processor = "AutoTokenizer" if adapted.task.modality == "text" else "AutoImageProcessor"
+    code = (
+        f"```python\nfrom transformers import {auto}, {processor}\n\n"
+        f'model = {auto}.from_pretrained("FOLDER")\nprocessor = {processor}.from_pretrained("FOLDER")\n```\n'
+    )
+    return code, f"a {type(model).__name__}: load it by transformers.{auto}.from_pretrained"
+
+
+_SENTENCE_NOTE = (
+    "a sentence-transformers encoder with mean pooling, because transformers' own classifiers read the first token: "
+    "load it by sentence_transformers.SentenceTransformer; its embeddings times head.safetensors (weight, bias) are "
+    "the logits of the labels in head.json"
+)
+_SENTENCE_USAGE = f"""The encoder pools by the mean over tokens; the classifier is one linear layer beside it.
+
+```python
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+encoder = SentenceTransformer("FOLDER")
+head = load_file("FOLDER/{HEAD}")
+labels = json.loads(Path("FOLDER/{HEAD_LABELS}").read_text())["labels"]
+embeddings = encoder.encode(texts, convert_to_tensor=True).cpu()
+logits = torch.nn.functional.linear(embeddings, head["weight"], head["bias"])
+answers = [labels[i] for i in logits.argmax(-1)]
+```
+"""
+
+
+def _refuse_full(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        told = "is there and not empty; allowed is a folder that is new or empty: name another one"
+        raise AskedWrong(told, where=str(folder))
+
+
+def _settle(partial: Path, into: Path) -> None:
+    """Rename into place; an empty folder is replaced, one that was filled meanwhile is left alone."""
+    mode = (partial / "README.md").stat().st_mode
+    for path in partial.rglob("*.safetensors"):
+        path.chmod(mode)  # safetensors writes files that only their owner reads
+    try:
+        partial.rename(into)
+    except OSError:
+        _refuse_full(into)
+        raise
+
+
+def _json(path: Path, document: Mapping[str, Any] | Sequence[Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,131 @@
+"""Are these rows what the task reads, and which of them may share a batch?"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regraft.contracts import Example, Kind, Row, Task
+from regraft.errors import DataError
+from regraft.plugins import unknown
+
+TARGETS = frozenset({"label", "labels", "boxes"})
+"""Kinds of column (and names) that hold what the model is to find out: never asked for, ignored when given."""
+MOST_ROWS = 32
+MOST_NUMBERS = 1 << 23
+"""Input numbers in a batch: 32 images of 224 x 224, or 2 of DETR's size, so that memory does not grow with size."""
+WINDOW = 256
+"""Rows that are encoded at once."""
+
+
+def inputs(task: Task) -> dict[str, Kind]:
+    """The columns that a prediction needs, with their kinds."""
+    return {name: kind for name, kind in task.columns.items() if kind not in TARGETS and name not in TARGETS}
+
+
+def checked(task: Task, rows: Sequence[str | Mapping[str, Any]]) -> list[Row]:
+    """The rows with the task's own columns and `row`, their index; DataError names the first that does not fit.
+
+    A bare string stands for the only column of a task that reads one text or image. Targets are dropped.
+    """
+    if isinstance(rows, str | bytes | Mapping):
+        raise DataError(f"one {type(rows).__name__} is given; allowed is a list of rows: write [row]", where="rows")
+    wanted = inputs(task)
+    return [_checked(task, wanted, number, row) for number, row in enumerate(rows)]
+
+
+def _checked(task: Task, wanted: Mapping[str, Kind], number: int, given: Any) -> Row:
+    where = f"row {number}"
+    if not isinstance(given, Mapping):
+        given = _named(wanted, given, where)
+    absent = [name for name in wanted if given.get(name) is None]
+    if absent:
+        raise DataError(f"column {absent[0]!r} is missing; a row has {', '.join(wanted)}", where=where)
+    for name in given:
+        if name not in task.columns and name != "row":
+            raise DataError(unknown("column", str(name), sorted(wanted)), where=where)
+    row = {name: _value(kind, name, given[name], where) for name, kind in wanted.items()} | {"row": number}
+    if problem := task.check(row):
+        raise DataError(problem, where=where)
+    return row
+
+
+def _named(wanted: Mapping[str, Kind], given: Any, where: str) -> Mapping[str, Any]:
+    bare = [name for name, kind in wanted.items() if kind in ("text", "image")]
+    if len(wanted) == 1 and bare and isinstance(given, str | Path | bytes):
+        return {bare[0]: given}
+    example = ", ".join(f"{name!r}: ..." for name in wanted)
+    raise DataError(f"a {type(given).__name__} is given; this task's row is {{{example}}}", where=where)
+
+
+def _value(kind: Kind, name: str, value: Any, where: str) -> Any:
+    if kind == "text" and not isinstance(value, str):
+        raise DataError(f"column {name!r} is a {type(value).__name__}; allowed is text", where=where)
+    if kind == "image":
+        if isinstance(value, bytes):
+            return io.BytesIO(value)
+        if not isinstance(value, str | Path) and not hasattr(value, "read"):
+            told = f"column {name!r} is a {type(value).__name__}; allowed is an image's path or its file's bytes"
+            raise DataError(told, where=where)
+    if kind == "number" and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise DataError(f"column {name!r} is a {type(value).__name__}; allowed is a number", where=where)
+    return value
+
+
+def batches(
+    task: Task, rows: Sequence[Row], encode: Callable[[Row], Example]
+) -> Iterator[tuple[list[int], list[Example]]]:
+    """Positions and examples of each batch: like lengths together, so that little is padding.
+
+    Examples that hold tensors (images) share a batch only with others of the same shapes. Padding an image moves what
+    a model sees at its border, mask or not, and an answer must not depend on its neighbours.
+    """
+    order = sorted(range(len(rows)), key=lambda position: task.length(rows[position]))
+    for start in range(0, len(order), WINDOW):
+        alike: dict[tuple[Any, ...], list[tuple[int, Example]]] = defaultdict(list)
+        for position in order[start : start + WINDOW]:
+            example = _encoded(rows[position], encode)
+            alike[_shapes(example)].append((position, example))
+        for group in alike.values():
+            for part in _parts(sorted(group, key=lambda item: _numbers(item[1]))):
+                yield [position for position, _ in part], [example for _, example in part]
+
+
+def _encoded(row: Row, encode: Callable[[Row], Example]) -> Example:
+    try:
+        return encode(row)
+    except DataError as error:
+        raise DataError(error.message, where=f"row {row['row']}") from error
+
+
+def _parts(group: list[tuple[int, Example]]) -> Iterator[list[tuple[int, Example]]]:
+    """Consecutive parts within the limits; an example that is too large by itself goes alone."""
+    part: list[tuple[int, Example]] = []
+    for item in group:  # the last is the largest, to whose size the others are padded
+        if part and (len(part) == MOST_ROWS or (len(part) + 1) * _numbers(item[1]) > MOST_NUMBERS):
+            yield part
+            part = []
+        part.append(item)
+    if part:
+        yield part
+
+
+def _shapes(example: Example) -> tuple[Any, ...]:
+    """What examples of one batch agree in: the shapes of their tensors. Lists of numbers (token ids) are padded."""
+    return tuple((name, *value.shape) for name, value in _inputs(example) if isinstance(value, torch.Tensor))
+
+
+def _numbers(example: Example) -> int:
+    """Numbers that an example gives to the model."""
+    return sum(value.numel() if isinstance(value, torch.Tensor) else len(value) for _, value in _inputs(example))
+
+
+def _inputs(example: Example) -> Iterator[tuple[str, Any]]:
+    for name, value in sorted(example.items()):
+        if name != "labels" and isinstance(value, torch.Tensor | list | tuple):
+            yield name, value

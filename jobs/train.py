@@ -1,0 +1,14 @@
+"""Train a spec on the cluster this job runs on.
+
+ray job submit --address http://head:8265 --working-dir . -- python jobs/train.py jobs/specs/quickstart.yaml
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
+
+from regraft.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,0 +1,120 @@
+"""Which Ray a command runs on: one named by address, the job's own, or one started for this command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import regraft
+from regraft.errors import AskedWrong, ClusterError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[None]:
+    """Be connected to a Ray; one that was started here ends here, one that was there before stays."""
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    start(address, verbose=verbose)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def start(address: str, *, verbose: bool) -> None:
+    """Connect, quietly; a bare `ray.init()` would join whatever cluster its temporary folder names."""
+    options: dict[str, Any] = {
+        "address": address,
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+        "configure_logging": True,
+        "runtime_env": {"env_vars": {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}},
+    }
+    if address == "local":
+        # Ray's processes listen on every interface; its token is what keeps others out.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        options["include_dashboard"] = False
+    elif not in_site_packages():
+        # From a source tree the package travels with the run; installed, every node has its own.
+        options["runtime_env"]["py_modules"] = [str(package_folder())]
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(**options)
+    except Exception as error:
+        raise ClusterError(explain(error), where=f"Ray at {address}") from error
+
+
+def explain(error: Exception) -> str:
+    """What to do about a Ray that does not start or let us in."""
+    text = str(error)
+    if "Version mismatch" in text or "version mismatch" in text:
+        return f"the cluster runs other versions than this client: {first_line(text)}; use the same Ray and Python on both"
+    if "Unauthenticated" in text or "AuthToken" in text:
+        return "the cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
+    if "address already in use" in text.lower() or "port" in text.lower() and "in use" in text.lower():
+        return f"a port is taken by another program: {first_line(text)}; stop it, or pass another port to `ray start`"
+    if isinstance(error, ConnectionError):
+        return f"no Ray answers there: {first_line(text)}; start one with `ray start --head`, or leave the address out"
+    return f"Ray did not start: {type(error).__name__}: {first_line(text)}"
+
+
+def first_line(text: str) -> str:
+    """The first line that says something."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+
+
+def package_folder() -> Path:
+    """Where this package's code is."""
+    return Path(regraft.__file__).parent
+
+
+def in_site_packages() -> bool:
+    """Whether the package is installed, not run from a source tree."""
+    return "site-packages" in package_folder().parts
+
+
+def check_store(url: str) -> None:
+    """Refuse a folder store that not every node sees: its checkpoints would lie where nobody looks."""
+    if url.startswith("s3://"):
+        return
+    if "runtime_resources" in Path(url).parts:
+        raise AskedWrong(
+            f"{url} lies in the job's own working directory, which is deleted with it: write an absolute folder that "
+            "every node sees, or s3://bucket/prefix",
+            where="store",
+        )
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    Path(url).mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=url, prefix=".seen-") as marker:
+        look = [sees.options(scheduling_strategy=on(node)).remote(marker.name) for node in nodes]
+        blind = [node for node, seen in zip(nodes, ray.get(look), strict=True) if not seen]
+    if blind:
+        raise AskedWrong(
+            f"{len(blind)} of {len(nodes)} nodes do not see {url}: use s3://bucket/prefix or a shared folder",
+            where="store",
+        )
+
+
+def on(node: str) -> NodeAffinitySchedulingStrategy:
+    """Schedule on that node and nowhere else."""
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+@ray.remote(num_cpus=0)
+def sees(path: str) -> bool:
+    """Whether the node that runs this sees a file."""
+    return Path(path).exists()

@@ -1,0 +1,164 @@
+"""Training on Ray: workers, attempts, progress to the driver."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from regraft.cluster.connect import check_store, connected
+from regraft.cluster.ray_harness import Mailbox, RayHarness
+from regraft.contracts import Progress
+from regraft.errors import AskedWrong, ClusterError, RegraftError
+from regraft.spec import ComputeSpec, RunSpec
+from regraft.training.job import Job
+from regraft.training.loop import fit
+from regraft.training.session import Outcome, train_local, train_session
+
+log = logging.getLogger(__name__)
+POLL_S = 0.5
+
+
+def train(
+    spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None, address: str | None = None
+) -> Outcome:
+    """Train a spec to a registered model: on Ray, or in this process when `compute.workers` is 0."""
+    if spec.compute.workers == 0:
+        return train_local(spec, fresh=fresh, progress=progress)
+
+    def execute(job: Job) -> None:
+        with connected(address):
+            check_store(spec.store)
+            attempts(spec, job, progress)
+
+    return train_session(spec, execute, fresh=fresh, progress=progress)
+
+
+def attempts(spec: RunSpec, job: Job, progress: Progress | None) -> None:
+    """Run workers until the job is done; lost ones are replaced, from the last checkpoint.
+
+    The retries are ours, each under a new Ray run name: what is wrong with the request is not tried again, and a cut
+    snapshot of Ray's own run state never stands in the way of the next attempt.
+    """
+    scaling = scaling_config(spec.compute)
+    job = replace(job, threads=job.threads or int(scaling.resources_per_worker["CPU"]))
+    left = spec.compute.max_failures
+    number = 0
+    while True:
+        try:
+            attempt(job, scaling, number, progress)
+            return
+        except RegraftError:
+            raise
+        except Exception as error:
+            cause = root_cause(error)
+            if isinstance(cause, RegraftError):
+                raise cause from None
+            if left == 0:
+                raise ClusterError(f"the workers failed: {type(cause).__name__}: {cause}", where=job.run) from error
+            left, number = left - 1, number + 1
+            if progress is not None:
+                what = f"workers were lost ({type(cause).__name__}); going on from the last checkpoint"
+                progress({"event": "note", "message": what})
+
+
+def attempt(job: Job, scaling: ScalingConfig, number: int, progress: Progress | None) -> None:
+    """One group of workers, from the last checkpoint to the end or to a failure."""
+    mailbox = Mailbox.remote()
+    with tempfile.TemporaryDirectory(prefix="regraft-ray-") as folder, delivering(mailbox, progress):
+        trainer = TorchTrainer(
+            work,
+            train_loop_config={"job": asdict(job), "mailbox": mailbox},
+            scaling_config=scaling,
+            run_config=RunConfig(
+                name=f"{job.run}-{number}", storage_path=folder, failure_config=FailureConfig(max_failures=0)
+            ),
+        )
+        result = trainer.fit()
+    if result.error is not None:
+        raise result.error
+
+
+def work(config: dict[str, Any]) -> None:
+    """What each worker runs."""
+    document = config["job"]
+    job = Job(**{**document, "labels": tuple(document["labels"])})
+    fit(job, RayHarness(config["mailbox"]))
+
+
+@contextmanager
+def delivering(mailbox: Any, progress: Progress | None) -> Iterator[None]:
+    """Hand the workers' progress on while they work."""
+    if progress is None:
+        yield
+        return
+    done = threading.Event()
+    thread = threading.Thread(target=deliver, args=(mailbox, progress, done), daemon=True, name="regraft-progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=5)
+
+
+def deliver(mailbox: Any, progress: Progress, done: threading.Event) -> None:
+    """Until done, and once more after; a mailbox that died with its node ends it quietly."""
+    while True:
+        last = done.wait(POLL_S)
+        try:
+            events = ray.get(mailbox.take.remote(), timeout=10)
+        except Exception as error:
+            log.debug("no more progress: %s", error)
+            return
+        for event in events:
+            progress(event)
+        if last:
+            return
+
+
+def scaling_config(compute: ComputeSpec) -> ScalingConfig:
+    """Workers and what each holds, checked against what the cluster has."""
+    low, high = compute.workers if isinstance(compute.workers, tuple) else (compute.workers, compute.workers)
+    there = ray.cluster_resources()
+    gpus = compute.gpus if compute.gpus != "auto" else (1.0 if there.get("GPU", 0) >= low else 0.0)
+    cpus = compute.cpus or max(1.0, float(there.get("CPU", 1) // high))
+    need = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+    if compute.memory_gb:
+        need["memory"] = compute.memory_gb * 2**30
+    for name, amount in need.items():
+        if amount * low > there.get(name, 0):
+            raise AskedWrong(
+                f"{low} workers with {amount:g} {name} each need {amount * low:g}; the cluster has {there.get(name, 0):g}",
+                where="compute",
+            )
+    return ScalingConfig(
+        num_workers=compute.workers if low == high else (low, high),
+        use_gpu=bool(gpus),
+        resources_per_worker=need,
+        accelerator_type=compute.accelerator,
+    )
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The exception that a worker raised, inside what Ray wrapped around it; RegraftErrors first."""
+    seen: list[BaseException] = []
+    queue: list[BaseException | None] = [error]
+    while queue:
+        item = queue.pop(0)
+        if item is None or item in seen:
+            continue
+        seen.append(item)
+        failures = getattr(item, "worker_failures", None) or {}
+        inner = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
+        queue += [*inner, getattr(item, "cause", None), item.__cause__]
+    ours = [item for item in seen if isinstance(item, RegraftError)]
+    return ours[0] if ours else seen[-1]

@@ -1,0 +1,61 @@
+"""The honest baselines a run is shown beside: the majority class, and nearest centroid on the frozen base."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+from regraft.bases.adapt import Adapted, adapt
+from regraft.contracts import Method
+from regraft.data.snapshot import Snapshot
+from regraft.errors import Unsupported
+from regraft.spec import RunSpec
+from regraft.store.runs import Runs
+from regraft.training.closed_form import solve_head
+from regraft.training.evaluate import evaluate, packed
+from regraft.training.harness import Harness
+from regraft.training.job import Job
+
+CENTROID = "prototypes"
+"""The method whose run *is* the nearest-centroid baseline."""
+
+
+def measure_baselines(
+    spec: RunSpec, job: Job, adapted: Adapted, snapshot: Snapshot, harness: Harness, runs: Runs
+) -> None:
+    """Measure once a run, keep in the run's document; every rank takes part."""
+    if not spec.training.baselines or "baselines" not in spec.task.supports or spec.method.closed_form:
+        return
+    if harness.from_first("baselines" in (runs.find(job.run) or {}) if harness.first else None):
+        return
+    found: dict[str, Any] = {"majority": majority(snapshot)}
+    harness.say("baseline", name="majority", metrics=found["majority"])
+    try:
+        found["nearest_centroid"], correct = nearest_centroid(spec, job, adapted, snapshot, harness)
+    except Unsupported as error:
+        harness.say("note", message=f"no nearest-centroid baseline: {error}")
+        correct = ""
+    else:
+        harness.say("baseline", name="nearest_centroid", metrics=found["nearest_centroid"])
+    if harness.first:
+        runs.update(job.run, baselines=found, baseline_correct=correct)
+
+
+def majority(snapshot: Snapshot) -> dict[str, float]:
+    """Accuracy of always answering the most frequent training label."""
+    counts = snapshot.train.counts
+    label = max(sorted(counts), key=lambda name: counts[name])
+    return {"accuracy": snapshot.eval.counts.get(label, 0) / len(snapshot.eval)}
+
+
+def nearest_centroid(
+    spec: RunSpec, job: Job, adapted: Adapted, snapshot: Snapshot, harness: Harness
+) -> tuple[dict[str, float], str]:
+    """Metrics, and which rows were right, of class means of the untouched base's features."""
+    method = Method.lookup(CENTROID)()
+    frozen = adapt(spec.task, method, adapted.base, labels=job.labels, seed=spec.training.seed)
+    frozen.model.to(harness.device)
+    size = max(32, spec.training.batch_size)
+    solve_head(frozen, method, snapshot.train, harness, size=size)
+    metrics, records = evaluate(frozen, snapshot.eval, harness, size=size, autocast=nullcontext())
+    return metrics, packed(records)

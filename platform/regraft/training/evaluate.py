@@ -1,0 +1,79 @@
+"""How good a model is on rows: every row once, over all ranks, and the interval of a gain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+
+from regraft.bases.adapt import Adapted
+from regraft.contracts import Batch, Record
+from regraft.data.snapshot import Rows
+from regraft.training.harness import Harness
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """A batch, or anything inside one, on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_device(item, device) for item in value]
+    return value
+
+
+def encoded(adapted: Adapted, rows: Rows, indices: Sequence[int], *, train: bool) -> Batch:
+    """The rows as one batch."""
+    task, context = adapted.task, adapted.context
+    return task.collate([task.encode(rows.row(int(i)), context, train=train) for i in indices], context)
+
+
+def ordered(rows: Rows, size: int, harness: Harness) -> Iterator[np.ndarray]:
+    """This rank's batches of row indices, rows of like length together."""
+    order = np.argsort(rows.lengths, kind="stable")
+    mine = order[harness.rank :: harness.world]
+    for start in range(0, len(mine), size):
+        yield mine[start : start + size]
+
+
+def evaluate(
+    adapted: Adapted, rows: Rows, harness: Harness, *, size: int, autocast: AbstractContextManager[Any]
+) -> tuple[dict[str, float], list[Record]]:
+    """Metrics and records (in row order) of the rows, the same on every rank."""
+    adapted.eval_mode()
+    mine: list[tuple[int, Record]] = []
+    with torch.inference_mode(), autocast:
+        for indices in ordered(rows, size, harness):
+            batch = to_device(encoded(adapted, rows, indices, train=False), harness.device)
+            output = adapted.forward(batch)
+            mine.extend(zip(indices.tolist(), adapted.task.records(output, batch, adapted.context), strict=True))
+    records = [record for _, record in sorted(sum(harness.gather(mine), []), key=lambda item: item[0])]
+    # Every rank computes the same metrics from the same records: no second collective, and no rank waits for one.
+    return adapted.task.metrics(records, adapted.context), records
+
+
+def packed(records: Sequence[Record]) -> str:
+    """Which rows were right, one bit a row, as hex; empty where a row cannot be right."""
+    if not records or "correct" not in records[0]:
+        return ""
+    return np.packbits([int(record["correct"]) for record in records]).tobytes().hex()
+
+
+def gain(rows: int, new: str, old: str, *, samples: int = 10_000, seed: int = 0) -> dict[str, float] | None:
+    """Accuracy gained, with the paired-bootstrap 95 % interval (Efron and Tibshirani, 1993).
+
+    The resampled mean of paired differences, which are -1, 0 or 1, is a multinomial draw of their three counts.
+    """
+    if not new or not old:
+        return None
+    right, before = (np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:rows] for text in (new, old))
+    difference = right.astype(int) - before.astype(int)
+    share = [(difference == value).mean() for value in (-1, 0, 1)]
+    draws = np.random.default_rng(seed).multinomial(rows, share, size=samples)
+    means = (draws[:, 2] - draws[:, 0]) / rows
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"mean": float(difference.mean()), "low": float(low), "high": float(high)}

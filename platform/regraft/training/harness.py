@@ -1,0 +1,74 @@
+"""Where a run's loop runs: the one seam between the loop and its surroundings.
+
+`LocalHarness` is this process (or one rank of a process group that somebody else made); `RayHarness` in the cluster
+floor is a Ray Train worker. Both run the identical loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from regraft.contracts import Progress
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Harness:
+    """Rank, world and device of this process, and the few things ranks say to one another."""
+
+    def __init__(self, *, device: torch.device | None = None, progress: Progress | None = None) -> None:
+        grouped = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if grouped else 0
+        self.world = dist.get_world_size() if grouped else 1
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._progress = progress
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which alone writes to the store and shows progress."""
+        return self.rank == 0
+
+    def say(self, event: str, **fields: Any) -> None:
+        """Show progress; rank 0 only, and never the reason for a failure."""
+        if self.first and self._progress is not None:
+            self._progress({"event": event, **fields})
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Metrics of an evaluation, on every rank; a barrier under Ray."""
+
+    def consumed(self, step: int, rows: np.ndarray) -> None:
+        """The global row indices that the optimizer has just used; a place to count them."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor summed over ranks, in place; on every rank."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in rank order, on every rank."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: T) -> T:
+        """Rank 0's value on every rank."""
+        if self.world == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+
+class LocalHarness(Harness):
+    """The loop in this process, without Ray: for `workers: 0`, for tests, and for machines that have no Ray."""

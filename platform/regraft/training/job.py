@@ -1,0 +1,55 @@
+"""What a worker is told: everything a rank needs to train, as plain data that crosses processes and machines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from regraft.spec import RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run, resolved: the spec, the base's hash, the data's fingerprint."""
+
+    spec: dict[str, Any]
+    run: str
+    base_hash: str
+    fingerprint: str
+    labels: tuple[str, ...]
+    threads: int | None = None
+    """CPU threads per rank; they are part of the bits of the result, so the run records them."""
+
+    def resolved(self) -> RunSpec:
+        """The spec as an object; finds the user's plugins in this process too."""
+        return RunSpec.resolve(self.spec)
+
+
+@dataclass(slots=True)
+class State:
+    """The loop's memory between steps, whole: what a checkpoint holds beside tensors."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    best_correct: str = ""
+    stale: int = 0
+    """Evaluations since the best one."""
+    finished: bool = False
+    seconds: float = 0.0
+    """Training time over all attempts."""
+    scaler: dict[str, float] = field(default_factory=dict)
+    """Loss scaling of fp16."""
+    log: list[dict[str, Any]] = field(default_factory=list)
+    """The lines of metrics.jsonl so far."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, text: str | bytes) -> State:
+        """From a checkpoint's state.json."""
+        return cls(**json.loads(text))

@@ -1,0 +1,107 @@
+"""What moves how fast: parameter groups, the learning rate over the run, and the optimizer's state by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from regraft.contracts import Anatomy, under
+from regraft.errors import Damaged
+from regraft.spec import TrainingSpec
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]], anatomy: Anatomy, training: TrainingSpec
+) -> list[dict[str, Any]]:
+    """Groups of equal learning rate and weight decay.
+
+    Layer-wise decay (Howard and Ruder, 2018): the head has `lr * head_factor`, what lies above the blocks `lr`, block i
+    of n `lr * layer_decay ** (n - i)`, the stem one power more. Vectors (biases, norms) are exempt from weight decay.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            decay = training.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((factor(name, anatomy, training), decay), []).append(parameter)
+    return [
+        {"params": members, "lr": training.lr * scale, "peak": training.lr * scale, "weight_decay": decay}
+        for (scale, decay), members in groups.items()
+    ]
+
+
+def factor(name: str, anatomy: Anatomy, training: TrainingSpec) -> float:
+    """A parameter's share of the learning rate."""
+    if under(name, anatomy.head):
+        return training.head_factor
+    if under(name, anatomy.stem):
+        return training.layer_decay ** (len(anatomy.blocks) + 1)
+    for number, block in enumerate(anatomy.blocks):
+        if under(name, (block,)):
+            return training.layer_decay ** (len(anatomy.blocks) - number)
+    return 1.0
+
+
+def build_optimizer(groups: list[dict[str, Any]], training: TrainingSpec) -> torch.optim.Optimizer:
+    """AdamW or SGD with momentum over the groups."""
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9)
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def schedule(step: int, steps: int, training: TrainingSpec) -> float:
+    """The share of the peak learning rate at a step, counted from 0."""
+    warm = round(training.warmup * steps)
+    if step < warm:
+        return (step + 1) / warm
+    if training.schedule == "constant":
+        return 1.0
+    done = (step - warm) / max(1, steps - warm)
+    if training.schedule == "linear":
+        return max(0.0, 1.0 - done)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> float:
+    """Set every group to its share of its peak; returns the largest."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered from all ranks (a collective), any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
+    """The optimizer's state as `<parameter>|<entry>`; a collective where parameters are sharded."""
+    tensors = {}
+    for parameter, name in names.items():
+        for entry, value in sorted(optimizer.state.get(parameter, {}).items()):
+            if isinstance(value, Tensor):
+                tensors[f"{name}|{entry}"] = whole(value.detach())
+    return tensors
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put a saved state back; Damaged when an entry belongs to no parameter."""
+    parameters = {name: parameter for parameter, name in names.items()}
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("|")
+        if name not in parameters:
+            raise Damaged(f"the optimizer's entry {key!r} belongs to no parameter of this run", where="checkpoint")
+        parameter = parameters[name]
+        if value.ndim == 0:
+            value = value.to(parameter.device)  # the fused optimizer keeps `step` beside the parameter
+        elif isinstance(parameter, DTensor):
+            value = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+        else:
+            value = value.to(parameter.device)
+        optimizer.state[parameter][entry] = value

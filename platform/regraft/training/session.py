@@ -1,0 +1,294 @@
+"""A run from spec to registered model: prepare on the driver, train anywhere, complete on the driver."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from regraft import __version__
+from regraft.bases.load import processor_files
+from regraft.bases.locate import Base, locate
+from regraft.contracts import Progress
+from regraft.data.snapshot import Snapshot, build_snapshot
+from regraft.errors import AskedWrong, Damaged, RunError, WrongBase
+from regraft.spec import RunSpec
+from regraft.store.card import model_card
+from regraft.store.checkpoints import Checkpoints, Saved
+from regraft.store.lease import Lease
+from regraft.store.objects import ObjectStore, open_store
+from regraft.store.registry import Registry
+from regraft.store.runs import Runs
+from regraft.training.evaluate import gain
+from regraft.training.harness import LocalHarness
+from regraft.training.job import Job, State
+from regraft.training.loop import fit
+
+log = logging.getLogger(__name__)
+
+Execute = Callable[[Job], None]
+"""Runs `fit` for a job on whatever there is, and returns when the run's last checkpoint is in the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a finished run leaves."""
+
+    model: str
+    version: str
+    run: str
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    seconds: float
+    """Wall time of this command; of the whole run when it was finished before."""
+    store: str
+    score: str
+    gain: dict[str, Any] | None = None
+    """Score gained over the nearest centroid: mean, and the 95 % interval low to high."""
+    delta_bytes: int = 0
+    base_bytes: int = 0
+    already: bool = False
+    """Whether the run had been finished before this command."""
+
+    def document(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return asdict(self)
+
+
+def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
+    """Prepare, execute, complete; one driver a run, held by a lease."""
+    began = time.monotonic()
+    store = open_store(spec.store)
+    store.check()
+    runs = Runs(store)
+    run = choose_run(runs, spec, fresh=fresh)
+    with Lease(store, run):
+        known = runs.find(run)
+        if known is not None and known.get("state") == "registered":
+            return finished(store, spec, run, known)
+        job = prepare(store, spec, run, progress)
+        try:
+            execute(job)
+        except BaseException:
+            runs.update(run, state="failed")
+            raise
+        return complete(store, spec, job, began, progress)
+
+
+def train_local(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
+    """Train in this process, without Ray."""
+
+    def execute(job: Job) -> None:
+        fit(job, LocalHarness(progress=progress))
+
+    return train_session(spec, execute, fresh=fresh, progress=progress)
+
+
+def choose_run(runs: Runs, spec: RunSpec, *, fresh: bool) -> str:
+    """The newest run of this very spec, or another name for a fresh one."""
+    if not fresh:
+        same = [info.name for info in runs.list() if info.name == spec.run or info.name.startswith(f"{spec.run}.")]
+        return max(same, default=spec.run, key=lambda name: (runs.find(name) or {}).get("created", ""))
+    if runs.find(spec.run) is None:
+        return spec.run
+    return f"{spec.run}.{secrets.token_hex(3)}"
+
+
+def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | None) -> Job:
+    """Find the base, make the snapshot, write down what the run is."""
+    base = locate(spec.base)
+    need_memory(spec, base)
+    snapshot = build_snapshot(store, spec.task, spec.data)
+    runs = Runs(store)
+    known = runs.find(run)
+    if known is not None:
+        same_as_before(run, known, base, snapshot)
+    else:
+        runs.write(run, "spec.yaml", spec.dump().encode())
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    created = (known or {}).get("created", now)
+    runs.update(
+        run,
+        state="running",
+        model=spec.name,
+        base=base.hash,
+        data=snapshot.fingerprint,
+        rows={"train": len(snapshot.train), "eval": len(snapshot.eval)},
+        created=created,
+    )
+    return Job(
+        spec=spec.model_dump(mode="json"),
+        run=run,
+        base_hash=base.hash,
+        fingerprint=snapshot.fingerprint,
+        labels=snapshot.labels,
+        threads=threads(spec),
+    )
+
+
+def threads(spec: RunSpec) -> int | None:
+    """CPU threads per rank: what is asked, or this machine's share where training runs in this process."""
+    if spec.compute.cpus is not None:
+        return max(1, int(spec.compute.cpus))
+    return len(os.sched_getaffinity(0)) if spec.compute.workers == 0 else None
+
+
+def same_as_before(run: str, known: Mapping[str, Any], base: Base, snapshot: Snapshot) -> None:
+    """A run goes on only with the base and the rows that it began with."""
+    if known.get("base") not in (None, base.hash):
+        raise WrongBase(
+            f"run {run} began with base {known['base'][:12]}, which now is {base.hash[:12]}; --fresh starts another",
+            where="base",
+        )
+    if known.get("data") not in (None, snapshot.fingerprint):
+        raise AskedWrong(
+            f"the rows have changed since run {run} began; --fresh starts another run with the new ones", where="data"
+        )
+
+
+def need_memory(spec: RunSpec, base: Base) -> None:
+    """Refuse before anything starts what cannot fit: weights, gradients and two moments of all that moves."""
+    if spec.compute.workers != 0 or torch.cuda.is_available():
+        return
+    size = base_bytes(base)
+    copies = 4 if spec.method.serves == "whole" else 1
+    available = psutil.virtual_memory().available
+    if size * copies > available:
+        raise AskedWrong(
+            f"{spec.method.key()} on this base needs about {size * copies / 2**30:.1f} GiB, and "
+            f"{available / 2**30:.1f} GiB are free: use method lora, a smaller base, or a larger machine",
+            where="base",
+        )
+
+
+def base_bytes(base: Base) -> int:
+    """Bytes of the base's weights."""
+    return sum(path.stat().st_size for path in base.path.glob("*.safetensors"))
+
+
+def complete(store: ObjectStore, spec: RunSpec, job: Job, began: float, progress: Progress | None) -> Outcome:
+    """Register the best checkpoint of a trained run as a model version."""
+    checkpoints = Checkpoints(store, job.run)
+    score = spec.task.score
+    best = best_checkpoint(checkpoints, score.name, score.mode)
+    with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
+        files = checkpoints.open(best, Path(folder) / "best")
+        state = State.read((files / "state.json").read_bytes())
+        delta = (files / "delta.safetensors").read_bytes()
+    runs = Runs(store)
+    known = runs.find(job.run) or {}
+    meta = version_meta(spec, job, best, state, known, delta)
+    base = locate(spec.base)
+    contents: dict[str, Any] = {
+        "delta.safetensors": delta,
+        "spec.yaml": spec.dump().encode(),
+        "card.md": model_card(meta, spec.model_dump(mode="json")).encode(),
+        **{f"processor/{path.name}": path for path in processor_files(base)},
+    }
+    version = Registry(store).publish(spec.name, contents, meta)
+    gained = meta["gain"]
+    runs.update(
+        job.run,
+        state="registered",
+        version=version.version,
+        step=state.step,
+        gain=gained,
+        metrics=meta["metrics"],
+    )
+    if progress is not None:
+        progress({"event": "register", "model": spec.name, "version": version.version})
+    return Outcome(
+        model=spec.name,
+        version=version.version,
+        run=job.run,
+        metrics=meta["metrics"],
+        baselines=meta["baselines"],
+        seconds=time.monotonic() - began,
+        store=spec.store,
+        score=score.name,
+        gain=gained,
+        delta_bytes=len(delta),
+        base_bytes=base_bytes(base),
+    )
+
+
+def best_checkpoint(checkpoints: Checkpoints, metric: str, mode: str) -> Saved:
+    """The evaluated checkpoint with the best metric; the earliest of equals."""
+    rated = []
+    for saved in checkpoints.listed():
+        try:
+            metrics = saved.meta.get("metrics", {})
+        except Damaged as error:
+            log.warning("a damaged checkpoint is passed over: %s", error)
+            continue
+        if metric in metrics:
+            rated.append((saved, float(metrics[metric])))
+    if not rated:
+        raise RunError("the run ended without an evaluated checkpoint", where=checkpoints.run)
+    sign = 1 if mode == "max" else -1
+    return max(rated, key=lambda pair: (sign * pair[1], -pair[0].step))[0]
+
+
+def version_meta(
+    spec: RunSpec, job: Job, best: Saved, state: State, known: Mapping[str, Any], delta: bytes
+) -> dict[str, Any]:
+    """Everything a version says of itself."""
+    base = locate(spec.base)
+    dump = spec.model_dump(mode="json")
+    counts = known.get("rows", {})
+    over = gain(counts.get("eval", 0), state.best_correct, known.get("baseline_correct", ""))
+    return {
+        "name": spec.name,
+        "task": dump["task"],
+        "method": dump["method"],
+        "labels": list(job.labels),
+        "dropout": spec.training.dropout,
+        "base": {"reference": spec.base, "hash": base.hash, "processor_hash": base.processor_hash},
+        "metrics": best.meta["metrics"],
+        "baselines": known.get("baselines", {}),
+        "gain": over,
+        "score": {"name": spec.task.score.name, "mode": spec.task.score.mode},
+        "seed": spec.training.seed,
+        "lineage": {
+            "run": job.run,
+            "checkpoint": best.prefix,
+            "data": {"fingerprint": job.fingerprint, "rows": counts},
+            "parent": None,
+        },
+        "delta_sha256": hashlib.sha256(delta).hexdigest(),
+        "delta_bytes": len(delta),
+        "seconds": state.seconds,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"regraft": __version__, "torch": installed("torch"), "transformers": installed("transformers")},
+    }
+
+
+def finished(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, Any]) -> Outcome:
+    """The outcome of a run that had been finished before."""
+    version = Registry(store).version(spec.name, str(known["version"]))
+    meta = version.meta
+    return Outcome(
+        model=spec.name,
+        version=version.version,
+        run=run,
+        metrics=meta["metrics"],
+        baselines=meta["baselines"],
+        seconds=float(meta["seconds"]),
+        store=spec.store,
+        score=meta["score"]["name"],
+        gain=meta.get("gain"),
+        delta_bytes=int(meta["delta_bytes"]),
+        already=True,
+    )

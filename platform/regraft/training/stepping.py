@@ -1,0 +1,206 @@
+"""One optimizer step: micro-batches to gradients to moved weights, the same however rows fell on ranks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from regraft.bases.adapt import Adapted
+from regraft.contracts import Batch, Step
+from regraft.errors import AskedWrong, Unsupported
+from regraft.spec import ComputeSpec
+from regraft.training.harness import Harness
+
+
+class StepModule(nn.Module):
+    """The forward pass of a step as one module, so that wrappers see every parameter that moves.
+
+    Loss terms with parameters of their own live here beside the model; DDP and FSDP wrap the whole.
+    """
+
+    def __init__(self, adapted: Adapted, terms: Sequence[tuple[float, nn.Module]]) -> None:
+        super().__init__()
+        self.model = adapted.model
+        self.terms = nn.ModuleList(term for _, term in terms)
+        self._weights = [weight for weight, _ in terms]
+        self._adapted = [adapted]  # in a list, so that its model is not registered a second time
+        self._compiled: Any = None
+        self._seen: list[Tensor] = []
+        if terms:
+            self._watch(adapted)
+
+    def _watch(self, adapted: Adapted) -> None:
+        """Keep what the head sees, for terms that pull on features; a head of other shape has none."""
+        try:
+            head = adapted.linear_head()
+        except Unsupported:
+            return
+        head.register_forward_pre_hook(lambda _, inputs: self._seen.append(inputs[0]))
+
+    def compile_model(self) -> None:
+        """Compile the model's forward; parameters keep their names and identity."""
+        self._compiled = torch.compile(self.model)
+
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
+        """(sum of the loss over rows, weight), with the terms on the scale of the same weight."""
+        adapted = self._adapted[0]
+        self._seen.clear()
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        output = (self._compiled or self.model)(**inputs)
+        features = self._seen[0] if len(self._seen) == 1 else None
+        total, weight = adapted.task.loss(output, batch, adapted.context)
+        for share, term in zip(self._weights, self.terms, strict=True):
+            value = term(Step(batch=batch, output=output, features=features, progress=progress))
+            total = total + share * value * weight.detach()
+        return total, weight
+
+
+def make_accelerator(compute: ComputeSpec, harness: Harness) -> Accelerator:
+    """accelerate for this run's precision; a precision that an earlier run of this process chose is forgotten."""
+    if harness.world == 1:
+        PartialState._reset_state()
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    return Accelerator(
+        cpu=harness.device.type == "cpu",
+        mixed_precision=precision(compute, harness.device),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+def precision(compute: ComputeSpec, device: torch.device) -> str:
+    """accelerate's name of the arithmetic: no, bf16 or fp16."""
+    if compute.precision == "fp16" and device.type == "cpu":
+        raise AskedWrong("fp16 is written; a CPU trains in fp32 or bf16", where="compute.precision")
+    if compute.precision == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    return "no" if compute.precision == "fp32" else compute.precision
+
+
+def distribute(
+    module: StepModule, adapted: Adapted, compute: ComputeSpec, accelerator: Accelerator, harness: Harness
+) -> nn.Module:
+    """The step module on its device, wrapped for several ranks."""
+    module.to(harness.device)
+    if compute.activation_checkpointing:
+        adapted.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if compute.strategy == "fsdp" and harness.world > 1:
+        shard(module, adapted, harness)
+    if compute.compile:
+        module.compile_model()
+    if harness.world > 1 and compute.strategy == "ddp":
+        # Unused parameters are searched for: DDP then keeps one bucket order, so that a resumed run adds gradients
+        # in the order of the run it continues; and a head that leaves a pooler unused does not stop the second step.
+        wrapped: nn.Module = accelerator.prepare_model(module)
+        return wrapped
+    return module
+
+
+def shard(module: StepModule, adapted: Adapted, harness: Harness) -> None:
+    """FSDP2: each block on its own, then the rest of the model with the head.
+
+    The model is the root, not the step module: evaluation calls the model directly, and only a root gathers what
+    stands outside the blocks.
+    """
+    if len(module.terms):
+        raise Unsupported("losses with fsdp: their terms read whole parameters; use ddp", where="compute.strategy")
+    mesh = init_device_mesh(harness.device.type, (harness.world,))
+    modules = dict(adapted.model.named_modules())
+    for name in adapted.anatomy.blocks:
+        fully_shard(modules[name], mesh=mesh)
+    fully_shard(adapted.model, mesh=mesh)
+
+
+def seed_micro(seed: int, step: int, micro: int, rank: int) -> None:
+    """Dropout is a function of (seed, step, micro-batch, rank): nothing to save, nothing to replay."""
+    digest = hashlib.sha256(f"{seed}/{step}/{micro}/{rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+class Stepper:
+    """Runs steps; everything it needs is fixed for the run."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        harness: Harness,
+        *,
+        seed: int,
+        clip: float | None,
+    ) -> None:
+        self.module, self.optimizer, self.accelerator, self.harness = module, optimizer, accelerator, harness
+        self.seed, self.clip = seed, clip
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def step(self, number: int, batches: Sequence[tuple[Batch, bool]], progress: float) -> tuple[Tensor, Tensor]:
+        """One optimizer step over this rank's micro-batches, each with whether its rows are real.
+
+        Returns the loss (mean over the weight of all ranks) and the gradient's norm, as tensors: reading them waits
+        for the device, which the caller does when it wants to know.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        totals = torch.zeros(2, dtype=torch.float64, device=self.harness.device)
+        for micro, (batch, real) in enumerate(batches):
+            seed_micro(self.seed, number, micro, self.harness.rank)
+            with self._synchronised(last=micro == len(batches) - 1), self.accelerator.autocast():
+                total, weight = self.module(batch, progress)
+                # A rank without rows takes part with one row at weight 0, so that no collective waits for it.
+                total, weight = (total, weight) if real else (total * 0.0, weight * 0.0)
+                self.accelerator.backward(total)
+            totals += torch.stack([total.detach().double(), weight.detach().double()])
+        self.harness.sum(totals)
+        norm = self._apply(totals[1])
+        return totals[0] / totals[1], norm
+
+    def _synchronised(self, *, last: bool) -> Any:
+        """Gradients travel between ranks once a step, with the last micro-batch."""
+        inner = getattr(self.module, "model", None)
+        if isinstance(inner, FSDPModule):
+            inner.set_requires_gradient_sync(last)
+        if isinstance(self.module, DistributedDataParallel) and not last:
+            return self.module.no_sync()
+        return nullcontext()
+
+    def _apply(self, weight: Tensor) -> Tensor:
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        # Ranks' gradients arrive averaged: times the world over the summed weight makes the mean over all rows.
+        scale = (self.harness.world / weight).float()
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm) * scale
+        if self.clip is not None:
+            scale = scale * torch.clamp(self.clip / (norm + 1e-6), max=1.0)
+        multiply(gradients, scale)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+        return norm
+
+
+def multiply(gradients: Sequence[Tensor], scale: Tensor) -> None:
+    """All gradients times one number, in place."""
+    local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
+    torch._foreach_mul_(local, scale)
+
+
+def scaler_state(accelerator: Accelerator) -> dict[str, float]:
+    """fp16's loss scale, as JSON; empty for other precisions."""
+    state: Mapping[str, float] = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
+    return dict(state)

@@ -1,0 +1,25 @@
+"""What each class weighs in the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from regraft.data.snapshot import Rows
+from regraft.errors import SpecError
+from regraft.plugins import unknown
+
+
+def class_weights(written: str | Mapping[str, float], labels: tuple[str, ...], rows: Rows) -> Tensor | None:
+    """(classes,) weights, or None for all alike; balanced is rows / (classes * rows of the class)."""
+    if written == "none":
+        return None
+    if isinstance(written, str):
+        counts = rows.counts
+        return torch.tensor([len(rows) / (len(labels) * counts[label]) for label in labels])
+    strange = [label for label in written if label not in labels]
+    if strange:
+        raise SpecError(tuple(f"training.class_weights: {unknown('label', s, list(labels))}" for s in strange))
+    return torch.tensor([float(written.get(label, 1.0)) for label in labels])

@@ -1,0 +1,111 @@
+"""Processes for tests that kill, or that need several ranks: forked from one server that has torch loaded."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from regraft.spec import RunSpec
+from regraft.training.harness import LocalHarness
+from regraft.training.job import Job
+from regraft.training.loop import fit
+from regraft.training.session import train_local, train_session
+
+# The server imports what it preloads from PYTHONPATH alone; without it every child would import torch again.
+_roots = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "platform")]
+os.environ["PYTHONPATH"] = os.pathsep.join([*_roots, *filter(None, [os.environ.get("PYTHONPATH")])])
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["workers"])
+
+
+class CountingHarness(LocalHarness):
+    """Writes down which rows each step used, and can die right after a step."""
+
+    def __init__(self, journal: Path, *, kill_after: int | None = None) -> None:
+        super().__init__(device=torch.device("cpu"))
+        self._journal, self._kill_after = journal, kill_after
+        self._attempt = os.getpid()
+
+    def consumed(self, step: int, rows: np.ndarray) -> None:
+        if self.first:
+            with self._journal.open("a") as file:
+                file.write(f"{self._attempt} {step} {' '.join(map(str, rows.tolist()))}\n")
+        if step == self._kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_child(function: Callable[..., None], *arguments: Any, timeout: float = 120) -> int:
+    """Run a function in a fresh process; its exit code (-9 when it was killed)."""
+    process = _context.Process(target=function, args=arguments)
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError(f"{function.__name__} did not end in {timeout} s")
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def train_counted(document: Mapping[str, Any], journal: str, kill_after: int | None = None) -> None:
+    """Train a spec in this process, from where it stands."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    spec = RunSpec.resolve(document)
+
+    def execute(job: Job) -> None:
+        fit(job, CountingHarness(Path(journal), kill_after=kill_after))
+
+    train_session(spec, execute)
+
+
+def train_plain(document: Mapping[str, Any]) -> None:
+    """Train a spec in this process."""
+    train_local(RunSpec.resolve(document))
+
+
+def on_ranks(world: int, document: Mapping[str, Any], journal: str) -> None:
+    """Train a spec on several gloo ranks, each a process, without Ray."""
+    spec = RunSpec.resolve(document)
+    port = free_port()
+
+    def execute(job: Job) -> None:
+        ranks = [
+            _context.Process(target=rank_main, args=(rank, world, port, document, job, journal))
+            for rank in range(world)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(120)
+        assert [process.exitcode for process in ranks] == [0] * world
+
+    train_session(spec, execute)
+
+
+def rank_main(rank: int, world: int, port: int, document: Mapping[str, Any], job: Job, journal: str) -> None:
+    """One rank of `on_ranks`."""
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world)
+    )
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    try:
+        fit(job, CountingHarness(Path(journal)))
+    finally:
+        dist.destroy_process_group()
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -54,9 +54,7 @@ def load(reference: str, *, store: str | None = None, plugins: Sequence[str | Pa
     None, REGRAFT_STORE, else ./regraft-store. `plugins` are the folders of your own tasks and methods that it needs.
     Raises NotThere with the nearest match.
     """
-    from regraft.plugins import add_folder
     from regraft.serving.predictor import Predictor
 
-    for folder in plugins:
-        add_folder(Path(folder).expanduser())
-    return Predictor.open(store or os.environ.get("REGRAFT_STORE") or "./regraft-store", reference)
+    store = store or os.environ.get("REGRAFT_STORE") or "./regraft-store"
+    return Predictor.open(store, reference, plugins=plugins)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.models import chosen, registry_of
 from regraft.cli.screen import Reply, Screen, size
-from regraft.errors import AskedWrong
+
+if TYPE_CHECKING:
+    from regraft.serving.export import Exported
 
 
 def export(args: argparse.Namespace, screen: Screen) -> Reply:
-    """Write the model into a folder that is new or empty: what stands there is never overwritten."""
+    """Write the model into a folder that is new or empty, and say which library reads it."""
     registry = registry_of(args)
     version = chosen(registry, args.model)
-    folder = Path(args.folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AskedWrong("the folder is there and not empty: name a new one", where=str(folder))
-    function(WORK["export"])(registry.store, str(version), folder)
-    written = sorted(path for path in folder.rglob("*") if path.is_file())
-    total = sum(path.stat().st_size for path in written)
-    screen.say(f"{version} is in {folder}: {len(written)} files, {size(total)}")
-    return Reply({"model": str(version), "folder": str(folder.resolve()), "bytes": total})
+    exported: Exported = function(WORK["export"])(
+        registry.store, str(version), Path(args.folder), plugins=args.plugins, base=args.base
+    )
+    sizes = [path.stat().st_size for path in exported.folder.rglob("*") if path.is_file()]
+    screen.say(f"{version} is in {exported.folder} for {exported.kind}: {len(sizes)} files, {size(sum(sizes))}")
+    screen.say(exported.note)
+    document = {"folder": str(exported.folder), "library": exported.kind, "note": exported.note, "bytes": sum(sizes)}
+    return Reply({"model": str(version), **document})

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from regraft.cli import results
 from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
 from regraft.errors import AskedWrong, Damaged, NotThere
 from regraft.store.manifest import read_verified
@@ -29,7 +30,7 @@ def _exact(registry: Registry, reference: str) -> tuple[str, str]:
     name, at, _ = reference.partition("@")
     if not at:
         have = ", ".join(f"{name}@{version.version}" for version in registry.versions(name))
-        raise AskedWrong(f"{reference!r} is written; write the version too{f': {have}' if have else ''}", where="MODEL")
+        raise AskedWrong(f"write the version too{f': {have}' if have else ', as in {name}@v1'}", where=reference)
     return registry.parse(reference)
 
 
@@ -92,7 +93,9 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
     screen.facts(_facts(meta))
     if meta.get("metrics"):
         screen.head("results")
-        screen.table(*_results(meta))
+        screen.table(*results.table(meta))
+        if meta.get("gain"):
+            screen.say(f"  {results.gained(meta['gain'])}")
     screen.head("lineage")
     screen.facts(_lineage(meta))
     screen.head("files")
@@ -121,26 +124,11 @@ def _facts(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
 def _member(written: object) -> str:
     if not isinstance(written, Mapping):
         return str(written or "")
-    fields = ", ".join(f"{key} {value}" for key, value in written.items() if key != "type")
+    told = {key: value for key, value in written.items() if key != "type" and value is not None}
+    fields = ", ".join(
+        f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in told.items()
+    )
     return f"{written.get('type', '')}{f' ({fields})' if fields else ''}"
-
-
-def _results(meta: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """Metrics beside the baselines', the deciding one first."""
-    metrics, score = meta["metrics"], meta.get("score", {}).get("name")
-    baselines = {name: values_of(value, score) for name, value in (meta.get("baselines") or {}).items()}
-    names = sorted(metrics, key=lambda name: (name != score, name))
-    columns = ("  metric", "this version", *(name.replace("_", " ") for name in baselines))
-    rows: list[tuple[object, ...]] = []
-    for name in names:
-        others = (figure(values[name]) if name in values else "" for values in baselines.values())
-        rows.append((f"  {name}", figure(metrics[name]), *others))
-    return columns, rows
-
-
-def values_of(baseline: object, score: str | None) -> dict[str, Any]:
-    """A baseline's metrics, whether all of them were kept or the deciding one alone."""
-    return dict(baseline) if isinstance(baseline, Mapping) else {str(score): baseline}
 
 
 def _lineage(meta: Mapping[str, Any]) -> list[tuple[str, object]]:

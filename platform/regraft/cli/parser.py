@@ -91,6 +91,10 @@ def _group(commands: Any, name: str, text: str) -> Any:
     return parser.group()
 
 
+def _plugins(parser: Parser) -> None:
+    parser.add_argument("--plugins", action="append", default=[], metavar="FOLDER", help="a folder of your own plugins")
+
+
 def _train(commands: Any) -> None:
     train = _command(commands, "train", "train the model that a spec describes", store=True)
     train.add_argument("spec", metavar="SPEC", help="YAML file")
@@ -121,6 +125,8 @@ def _models(commands: Any) -> None:
     export = _command(models, "export", "write a whole transformers model into a folder", store=True)
     export.add_argument("model", metavar="NAME[@REF]")
     export.add_argument("folder", metavar="FOLDER")
+    export.add_argument("--base", metavar="REFERENCE", help="where the base is now, if not where the version says")
+    _plugins(export)
 
 
 def _runs(commands: Any) -> None:
@@ -134,9 +140,9 @@ def _inspection(commands: Any) -> None:
     show = _command(commands, "show", "what a spec may name: tasks, methods, losses, sources")
     show.add_argument("family", metavar="|".join(FAMILIES), choices=FAMILIES)
     show.add_argument("name", nargs="?", metavar="NAME", help="one of them, with its fields")
-    show.add_argument("--plugins", action="append", default=[], metavar="FOLDER", help="a folder of your own")
+    _plugins(show)
     schema = _command(commands, "schema", "the JSON Schema of a spec, for editors and checks")
-    schema.add_argument("--plugins", action="append", default=[], metavar="FOLDER", help="a folder of your own")
+    _plugins(schema)
 
 
 def _upkeep(commands: Any) -> None:

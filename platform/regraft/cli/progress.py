@@ -84,7 +84,7 @@ class Live:
 
 def step_text(event: Mapping[str, Any], *, metric: str = "") -> str:
     """`epoch 1.2  loss 0.4321  312 rows/s  12 s left`; what an event lacks is left out."""
-    parts = [f"epoch {event['epoch']:.2g}" if isinstance(event.get("epoch"), float) else f"epoch {event.get('epoch')}"]
+    parts = [f"epoch {float(event['epoch']):.1f}"] if event.get("epoch") is not None else []
     parts += [f"loss {figure(float(event['loss']))}{metric}"] if event.get("loss") is not None else []
     parts += [f"{event['rows_per_second']:.0f} rows/s"] if event.get("rows_per_second") is not None else []
     parts += [f"{span(event['left_s'])} left"] if event.get("left_s") is not None else []

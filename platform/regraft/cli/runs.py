@@ -85,7 +85,9 @@ def _plain(key: str, value: object) -> str:
     if key == "updated" and isinstance(value, int | float):
         return _time(value)
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain('', item)}" for name, item in value.items())
+        nested = any(isinstance(item, dict) for item in value.values())
+        parts = (f"{name}{':' if nested else ''} {_plain('', item)}" for name, item in value.items())
+        return ("; " if nested else ", ").join(parts)
     return figure(value)
 
 

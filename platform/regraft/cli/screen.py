@@ -81,7 +81,13 @@ class Screen:
             table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*(Text("" if cell is None else harmless(str(cell))) for cell in row))
-        self.console.print(table)
+        if self.terminal:
+            self.console.print(table)
+            return
+        with self.console.capture() as drawn:
+            self.console.print(table)
+        for line in drawn.get().splitlines():  # a pipe gets no trailing blanks
+            self.say(line.rstrip())
 
 
 def harmless(text: str) -> str:
@@ -179,10 +185,10 @@ def span(seconds: float) -> str:
 
 
 def figure(value: object) -> str:
-    """A metric for people: four places, integers and the rest as they are."""
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
-    return str(value)
+    """A metric for people: four places, or three digits where it is small; integers and the rest as they are."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 1e4 else f"{value:.3g}"
 
 
 def store_of(written: str | None) -> str:

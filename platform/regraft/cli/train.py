@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
-from regraft.cli.models import values_of
 from regraft.cli.progress import following
+from regraft.cli.results import gained, values_of
 from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
 from regraft.errors import AskedWrong
 from regraft.spec import RunSpec, absolute, parse_set
@@ -47,8 +45,8 @@ def summary(spec: RunSpec, outcome: Outcome, screen: Screen) -> None:
     state = "was finished before; --fresh starts another run" if outcome.already else "is registered"
     screen.say()
     screen.say(Text.assemble((reference, "bold green"), f" {state}"))
-    score = outcome.score
-    rows: list[tuple[str, object]] = [(score, f"{figure(outcome.metrics.get(score))}{_gained(outcome.gain)}")]
+    score, gain = outcome.score, gained(outcome.gain)
+    rows: list[tuple[str, object]] = [(score, f"{figure(outcome.metrics.get(score))}{f'  ({gain})' if gain else ''}")]
     rows += [
         (name.replace("_", " "), figure(value))
         for name, baseline in outcome.baselines.items()
@@ -66,15 +64,6 @@ def summary(spec: RunSpec, outcome: Outcome, screen: Screen) -> None:
         screen.say(f"  {command}")
 
 
-def _gained(gain: Mapping[str, Any] | None) -> str:
-    if not gain:
-        return ""
-    over = str(gain.get("over", "nearest_centroid")).replace("_", " ")
-    # An interval that holds 0 is said in words: a gain that may be none should not be read as one.
-    unsure = "; not distinguishable from none" if gain["low"] <= 0 <= gain["high"] else ""
-    return f"  ({gain['mean']:+.4f} over {over}, 95 % interval {gain['low']:+.4f} to {gain['high']:+.4f}{unsure})"
-
-
 def _delta(outcome: Outcome) -> str:
     delta, base = outcome.delta_bytes, outcome.base_bytes
     return f"{size(delta)}, {delta / base:.1%} of the base's {size(base)}" if base else size(delta)
@@ -85,8 +74,13 @@ def commands(spec: RunSpec, outcome: Outcome) -> tuple[str, str]:
     reference = f"{outcome.model}@{outcome.version}"
     elsewhere = absolute(store_of(None)) != outcome.store
     store = f" --store {shlex.quote(outcome.store)}" if elsewhere else ""
-    columns = {name: "..." for name, kind in spec.task.columns.items() if name not in ("label", "labels")}
+    row = {name: "..." for name, kind in spec.task.columns.items() if name not in ("label", "labels")}
     options = f", store={outcome.store!r}" if elsewhere else ""
     options += f", plugins={list(spec.plugins)!r}" if spec.plugins else ""
-    code = f"import regraft; print(regraft.load({reference!r}{options}).predict([{json.dumps(columns)}]))"
-    return f"regraft models show {reference}{store}", f"python -c {shlex.quote(code)}"
+    code = f"import regraft; print(regraft.load({reference!r}{options}).predict([{row!r}]))"
+    return f"regraft models show {reference}{store}", f"python -c {_quoted(code)}"
+
+
+def _quoted(code: str) -> str:
+    """Code with single quotes in double ones, which reads better than what shlex makes of it; shlex where it must."""
+    return shlex.quote(code) if any(letter in code for letter in '"$`\\!') else f'"{code}"'

@@ -1,0 +1,40 @@
+"""How a model's metrics are told: beside the baselines', with what the gain is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from regraft.cli.screen import figure
+
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+
+
+def values_of(baseline: object, score: str | None) -> dict[str, Any]:
+    """A baseline's metrics, whether all of them were kept or the deciding one alone."""
+    return dict(baseline) if isinstance(baseline, Mapping) else {str(score): baseline}
+
+
+def gained(gain: Mapping[str, Any] | None) -> str:
+    """`+0.0500 over nearest centroid, 95 % interval +0.0200 to +0.0800`; empty where no gain was measured.
+
+    An interval that holds 0 is said in words: a gain that may be none should not be read as one.
+    """
+    if not gain:
+        return ""
+    over = str(gain.get("over", "nearest_centroid")).replace("_", " ")
+    unsure = "; not distinguishable from none" if gain["low"] <= 0 <= gain["high"] else ""
+    return f"{gain['mean']:+.4f} over {over}, 95 % interval {gain['low']:+.4f} to {gain['high']:+.4f}{unsure}"
+
+
+def table(meta: Mapping[str, Any]) -> Table:
+    """A version's metrics beside the baselines', the deciding one first, as columns and rows."""
+    metrics, score = meta["metrics"], meta.get("score", {}).get("name")
+    baselines = {name: values_of(value, score) for name, value in (meta.get("baselines") or {}).items()}
+    names = sorted(metrics, key=lambda name: (name != score, name))
+    columns = ("  metric", "this version", *(name.replace("_", " ") for name in baselines))
+    rows: list[tuple[str, ...]] = []
+    for name in names:
+        others = (figure(values[name]) if name in values else "" for values in baselines.values())
+        rows.append((f"  {name}", figure(metrics[name]), *others))
+    return columns, rows

@@ -75,11 +75,11 @@ def _find(reference: str) -> tuple[Path, str | None]:
             raise BaseError(f"{reference!r} is written; allowed are {ALLOWED}", where="base")
         return _s3(reference), None
     folder = Path(reference).expanduser()
-    if folder.is_dir():
+    if reference and folder.is_dir():
         return folder.resolve(), None
     hub = _HUB.fullmatch(reference)
-    if hub is None or folder.exists():
-        what = "is a file" if folder.exists() else "is not there"
+    if hub is None or folder.is_file():
+        what = "is a file" if folder.is_file() else "is not there"
         raise BaseError(f"{reference!r} {what}; allowed are {ALLOWED}", where="base")
     if mirror := os.environ.get("REGRAFT_HUB_MIRROR"):
         return _mirror(Path(mirror).expanduser(), reference), hub["revision"]

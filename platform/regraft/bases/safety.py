@@ -29,8 +29,8 @@ def check(folder: Path, reference: str) -> None:
             raise BaseError(f"{inside} is a link out of the folder: put the file itself there", where=reference)
         if path.suffix == ".py":
             raise BaseError(f"{inside} is code, and no base's code is ever run: remove it", where=reference)
-    for path in sorted(folder.glob("*config*.json")):
-        _no_code(path, reference)
+    for path in sorted(folder.rglob("*config*.json")):
+        _no_code(path, path.relative_to(folder), reference)
     _weights(folder, reference)
 
 
@@ -53,17 +53,17 @@ def _stays(link: Path, folder: Path) -> bool:
     return any(target.is_relative_to(root) for root in allowed)
 
 
-def _no_code(path: Path, reference: str) -> None:
+def _no_code(path: Path, inside: Path, reference: str) -> None:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         key = next(_code_keys(document), None)
     except (OSError, ValueError, RecursionError) as error:
-        raise BaseError(f"{path.name} cannot be read as JSON: {error}", where=reference) from None
-    if path.name == "config.json" and not isinstance(document, dict):
-        raise BaseError(f"{path.name} holds no JSON object", where=reference)
+        raise BaseError(f"{inside} cannot be read as JSON: {error}", where=reference) from None
+    if str(inside) == "config.json" and not isinstance(document, dict):
+        raise BaseError(f"{inside} holds no JSON object", where=reference)
     if key is not None:
         raise BaseError(
-            f"{path.name} asks to run code of its own ({key}), which is never done; allowed are architectures that "
+            f"{inside} asks to run code of its own ({key}), which is never done; allowed are architectures that "
             "transformers itself has",
             where=reference,
         )

@@ -1,0 +1,61 @@
+"""What every task must be, the platform's own found by listing the folder."""
+
+from __future__ import annotations
+
+import json
+from typing import get_args
+
+import pytest
+import transformers
+
+from regraft.contracts import Kind, Task
+
+OPTIONS = {"class_weights", "label_smoothing", "bucketing", "baselines", "prototypes"}
+
+
+@pytest.fixture(params=Task.names())
+def member(request: pytest.FixtureRequest) -> type[Task]:
+    return Task.lookup(request.param)
+
+
+def test_the_folder_is_not_empty() -> None:
+    assert {"text-classification", "object-detection"} <= set(Task.names())
+
+
+def test_the_task_and_every_field_have_docs(member: type[Task]) -> None:
+    assert member.__doc__ and member.__doc__ != Task.__doc__
+    undocumented = [name for name, field in member.model_fields.items() if not field.description]
+    assert not undocumented
+
+
+def test_a_task_is_complete_without_options(member: type[Task]) -> None:
+    assert member().key() == member.key()
+
+
+def test_a_dump_reads_back_equal(member: type[Task]) -> None:
+    task = member()
+    written = json.loads(json.dumps(task.model_dump(mode="json")))
+    assert written["type"] == member.key()
+    assert Task.parse(written) == task
+
+
+def test_columns_have_kinds_that_the_data_floor_knows(member: type[Task]) -> None:
+    assert member.columns and set(member.columns.values()) <= set(get_args(Kind))
+    assert member.modality in member.columns.values()
+
+
+def test_a_column_that_is_absent_when_predicting_is_named_so(member: type[Task]) -> None:
+    for name, kind in member.columns.items():
+        assert (name in ("label", "labels")) == (kind in ("label", "labels"))
+
+
+def test_options_are_those_that_the_spec_asks_for(member: type[Task]) -> None:
+    assert member.supports <= OPTIONS
+
+
+def test_the_auto_class_exists(member: type[Task]) -> None:
+    assert hasattr(transformers, member.auto)
+
+
+def test_the_score_has_a_direction(member: type[Task]) -> None:
+    assert member.score.name and member.score.mode in ("min", "max")

@@ -24,7 +24,7 @@ from regraft.training.session import train_local, train_session
 _roots = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "platform")]
 os.environ["PYTHONPATH"] = os.pathsep.join([*_roots, *filter(None, [os.environ.get("PYTHONPATH")])])
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["workers"])
+_context.set_forkserver_preload(["workers", "tiny"])
 
 
 class CountingHarness(LocalHarness):

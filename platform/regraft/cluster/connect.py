@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import regraft
+from regraft import errors
 from regraft.errors import AskedWrong, ClusterError
 
 log = logging.getLogger(__name__)
@@ -60,10 +60,10 @@ def explain(error: Exception) -> str:
     """What to do about a Ray that does not start or let us in."""
     text = str(error)
     if "Version mismatch" in text or "version mismatch" in text:
-        return f"the cluster runs other versions than this client: {first_line(text)}; use the same Ray and Python on both"
+        return f"the cluster runs other versions: {first_line(text)}; use the same Ray and Python on both"
     if "Unauthenticated" in text or "AuthToken" in text:
         return "the cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
-    if "address already in use" in text.lower() or "port" in text.lower() and "in use" in text.lower():
+    if "address already in use" in text.lower() or ("port" in text.lower() and "in use" in text.lower()):
         return f"a port is taken by another program: {first_line(text)}; stop it, or pass another port to `ray start`"
     if isinstance(error, ConnectionError):
         return f"no Ray answers there: {first_line(text)}; start one with `ray start --head`, or leave the address out"
@@ -77,7 +77,7 @@ def first_line(text: str) -> str:
 
 def package_folder() -> Path:
     """Where this package's code is."""
-    return Path(regraft.__file__).parent
+    return Path(errors.__file__).parent
 
 
 def in_site_packages() -> bool:
@@ -114,7 +114,7 @@ def on(node: str) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
 def sees(path: str) -> bool:
     """Whether the node that runs this sees a file."""
     return Path(path).exists()

@@ -72,7 +72,7 @@ def attempts(spec: RunSpec, job: Job, progress: Progress | None) -> None:
 
 def attempt(job: Job, scaling: ScalingConfig, number: int, progress: Progress | None) -> None:
     """One group of workers, from the last checkpoint to the end or to a failure."""
-    mailbox = Mailbox.remote()
+    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="regraft-ray-") as folder, delivering(mailbox, progress):
         trainer = TorchTrainer(
             work,
@@ -137,7 +137,7 @@ def scaling_config(compute: ComputeSpec) -> ScalingConfig:
     for name, amount in need.items():
         if amount * low > there.get(name, 0):
             raise AskedWrong(
-                f"{low} workers with {amount:g} {name} each need {amount * low:g}; the cluster has {there.get(name, 0):g}",
+                f"{low} workers with {amount:g} {name} each are asked for; the cluster has {there.get(name, 0):g}",
                 where="compute",
             )
     return ScalingConfig(

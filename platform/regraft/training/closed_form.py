@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regraft.bases.adapt import Adapted
 from regraft.contracts import Method
-from regraft.data.snapshot import Rows
+from regraft.data.rows import Rows
 from regraft.training.evaluate import encoded, ordered, to_device
 from regraft.training.harness import Harness
 from regraft.training.resume import restore

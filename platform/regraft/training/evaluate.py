@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from regraft.bases.adapt import Adapted
 from regraft.contracts import Batch, Record
-from regraft.data.snapshot import Rows
+from regraft.data.rows import Rows
 from regraft.training.harness import Harness
 
 
@@ -26,13 +27,13 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
-def encoded(adapted: Adapted, rows: Rows, indices: Sequence[int], *, train: bool) -> Batch:
+def encoded(adapted: Adapted, rows: Rows, indices: NDArray[np.int64], *, train: bool) -> Batch:
     """The rows as one batch."""
     task, context = adapted.task, adapted.context
     return task.collate([task.encode(rows.row(int(i)), context, train=train) for i in indices], context)
 
 
-def ordered(rows: Rows, size: int, harness: Harness) -> Iterator[np.ndarray]:
+def ordered(rows: Rows, size: int, harness: Harness) -> Iterator[NDArray[np.int64]]:
     """This rank's batches of row indices, rows of like length together."""
     order = np.argsort(rows.lengths, kind="stable")
     mine = order[harness.rank :: harness.world]
@@ -51,7 +52,8 @@ def evaluate(
             batch = to_device(encoded(adapted, rows, indices, train=False), harness.device)
             output = adapted.forward(batch)
             mine.extend(zip(indices.tolist(), adapted.task.records(output, batch, adapted.context), strict=True))
-    records = [record for _, record in sorted(sum(harness.gather(mine), []), key=lambda item: item[0])]
+    found = [item for rank in harness.gather(mine) for item in rank]
+    records = [record for _, record in sorted(found, key=lambda item: item[0])]
     # Every rank computes the same metrics from the same records: no second collective, and no rank waits for one.
     return adapted.task.metrics(records, adapted.context), records
 

@@ -31,7 +31,7 @@ from regraft.training.job import Job, State
 from regraft.training.optimizer import build_optimizer, optimizer_tensors, parameter_groups, schedule, set_learning_rate
 from regraft.training.resume import restore
 from regraft.training.saver import Saver
-from regraft.training.stepping import Stepper, StepModule, distribute, make_accelerator, scaler_state
+from regraft.training.stepping import StepModule, Stepper, distribute, make_accelerator, scaler_state
 from regraft.training.tracking import Tracker
 from regraft.training.weights import class_weights
 
@@ -66,9 +66,7 @@ def build(spec: RunSpec, job: Job, snapshot: Snapshot) -> Adapted:
     training = spec.training
     adapted = adapt(spec.task, spec.method, base, labels=job.labels, seed=training.seed, dropout=training.dropout)
     weights = class_weights(training.class_weights, job.labels, snapshot.train)
-    adapted.context = replace(
-        adapted.context, class_weights=weights, label_smoothing=training.label_smoothing
-    )
+    adapted.context = replace(adapted.context, class_weights=weights, label_smoothing=training.label_smoothing)
     return adapted
 
 
@@ -146,7 +144,7 @@ class Run:
             self.tracker.close()
 
     def work(self, first: int) -> Iterator[tuple[int, np.ndarray, list[tuple[Batch, bool]]]]:
-        """Each step's number, its rows over all ranks, and this rank's micro-batches with whether their rows are real."""
+        """Each step's number, its rows over all ranks, and this rank's micro-batches, with whether rows are real."""
         training, rows = self.spec.training, self.snapshot.train
         bucketing = training.bucketing and "bucketing" in self.spec.task.supports
         epoch, plan = -1, []
@@ -264,4 +262,3 @@ class Run:
             total=sum(p.numel() for p in parameters),
             workers=self.harness.world,
         )
-

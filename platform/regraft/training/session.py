@@ -18,12 +18,12 @@ from typing import Any
 import psutil
 import torch
 
-from regraft import __version__
 from regraft.bases.load import processor_files
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Progress
 from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.errors import AskedWrong, Damaged, RunError, WrongBase
+from regraft.release import VERSION
 from regraft.spec import RunSpec
 from regraft.store.card import model_card
 from regraft.store.checkpoints import Checkpoints, Saved
@@ -271,7 +271,7 @@ def version_meta(
         "delta_bytes": len(delta),
         "seconds": state.seconds,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"regraft": __version__, "torch": installed("torch"), "transformers": installed("transformers")},
+        "versions": {"regraft": VERSION, "torch": installed("torch"), "transformers": installed("transformers")},
     }
 
 

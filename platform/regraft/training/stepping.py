@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from regraft.bases.adapt import Adapted
 from regraft.contracts import Batch, Step
@@ -94,7 +95,7 @@ def distribute(
     """The step module on its device, wrapped for several ranks."""
     module.to(harness.device)
     if compute.activation_checkpointing:
-        adapted.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(adapted)
     if compute.strategy == "fsdp" and harness.world > 1:
         shard(module, adapted, harness)
     if compute.compile:
@@ -105,6 +106,18 @@ def distribute(
         wrapped: nn.Module = accelerator.prepare_model(module)
         return wrapped
     return module
+
+
+def recompute_activations(adapted: Adapted) -> None:
+    """Activation checkpointing, in the base where our own wrapper around it does not offer it.
+
+    The re-entrant form would lose the gradients of the first block above a frozen trunk, whose input needs none.
+    """
+    for module in (adapted.model, adapted.model.get_submodule(adapted.anatomy.prefix)):
+        if isinstance(module, PreTrainedModel):
+            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            return
+    raise Unsupported("this model does not offer activation checkpointing", where="compute.activation_checkpointing")
 
 
 def shard(module: StepModule, adapted: Adapted, harness: Harness) -> None:

@@ -72,4 +72,4 @@ class TensorFile:
 
     def bytes(self) -> memoryview:
         """The whole file; valid until the next `fill`."""
-        return memoryview(self.buffer.numpy())
+        return self.buffer.numpy().data

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from regraft.data.snapshot import Rows
+from regraft.data.rows import Rows
 from regraft.errors import SpecError
 from regraft.plugins import unknown
 

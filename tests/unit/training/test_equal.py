@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from regraft.spec import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs

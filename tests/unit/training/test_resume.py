@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from regraft.data.sampler import batches
 from regraft.data.snapshot import open_snapshot
 from regraft.spec import RunSpec

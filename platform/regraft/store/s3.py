@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 from uuid import uuid4
 
-import boto3
+import botocore.loaders
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -34,6 +35,7 @@ _QUICK = 2
 _TRIES = 6
 _PIECE = 1 << 20
 _PAGE = 1000
+_MOST_CLIENTS = 4
 _CONNECT_S = 10
 _READ_S = 60
 
@@ -51,7 +53,7 @@ class _Refused(Exception):
 class S3Store(ObjectStore):
     """A store below a prefix of a bucket. Server and keys come from the environment, as boto3 reads it.
 
-    The client is made at the first request, once per process, and shared by threads.
+    Nothing is asked of the server before the first request.
     """
 
     def __init__(self, bucket: str, prefix: str = "", attempts: int = _PATIENT) -> None:
@@ -60,8 +62,6 @@ class S3Store(ObjectStore):
         self._bucket = bucket
         self._prefix = checked(prefix.strip("/")) + "/" if prefix.strip("/") else ""
         self._attempts = attempts
-        self._clients: dict[int, S3Client] = {}
-        self._making = threading.Lock()
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
 
     def get(self, key: str) -> bytes:
@@ -167,18 +167,11 @@ class S3Store(ObjectStore):
     def _name(self, key: str) -> str:
         return self._prefix + checked(key)
 
-    def _client(self) -> S3Client:
-        """Connections must not cross a fork: two processes would read one another's answers."""
-        with self._making:
-            if os.getpid() not in self._clients:
-                self._clients[os.getpid()] = _connect(self._attempts)
-            return self._clients[os.getpid()]
-
     @contextmanager
     def _asking(self, doing: str) -> Iterator[S3Client]:
         endpoint = ""
         try:
-            client = self._client()
+            client = _client(self._attempts)
             endpoint = client.meta.endpoint_url
             yield client
         except (ClientError, BotoCoreError) as error:
@@ -288,6 +281,15 @@ def _must_lose(store: S3Store, write: Callable[[], None]) -> None:
     )
 
 
+def _client(attempts: int) -> S3Client:
+    """Made at the first request and shared by all stores and threads of the process."""
+    key = (attempts, *sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    with _clients.lock:
+        if key not in _clients.made:
+            _clients.made = {key: _connect(attempts), **dict(list(_clients.made.items())[: _MOST_CLIENTS - 1])}
+        return _clients.made[key]
+
+
 def _connect(attempts: int) -> S3Client:
     """`when_required`: older servers refuse or ignore the checksums that boto3 would add by itself."""
     config = Config(
@@ -298,10 +300,32 @@ def _connect(attempts: int) -> S3Client:
         read_timeout=_READ_S,
         max_pool_connections=32,
     )
+    session = botocore.session.Session()
+    session.register_component("data_loader", _clients.loader)
     try:
-        return boto3.session.Session().client("s3", config=config)
+        return cast("S3Client", session.create_client("s3", config=config))
     except ValueError as error:
         raise AskedWrong("AWS_ENDPOINT_URL is not a url: write http://host:port or https://host") from error
+
+
+class _Clients:
+    """The clients of this process, by the environment that they were made in.
+
+    One loader for all of them: reading the service's description is nine tenths of what making a client costs.
+    """
+
+    def __init__(self) -> None:
+        self.loader = botocore.loaders.create_loader()
+        self.forget()
+
+    def forget(self) -> None:
+        self.lock = threading.Lock()
+        self.made: dict[tuple[object, ...], S3Client] = {}
+
+
+_clients = _Clients()
+# A connection must not cross a fork: two processes would read one another's answers.
+os.register_at_fork(after_in_child=_clients.forget)
 
 
 def _whole(body: Body) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,6 +22,7 @@ class FlakyS3:
 
     def __init__(self) -> None:
         self.objects: dict[str, tuple[bytes, dict[str, str]]] = {}
+        self.modified: dict[str, str] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.marks: dict[str, str] = {}
         self.fault: Fault = lambda request: ""
@@ -115,6 +117,7 @@ class Request(BaseHTTPRequestHandler):
 
     def _store(self, data: bytes, more: dict[str, str]) -> None:
         self.state.objects[self.key] = data, {"ETag": _tag(data), **more}
+        self.state.modified[self.key] = datetime.now(UTC).isoformat(timespec="milliseconds")
 
     def _post(self) -> None:
         if "uploads" in self.query:
@@ -157,7 +160,8 @@ class Request(BaseHTTPRequestHandler):
 
     def _list(self, prefix: str) -> None:
         rows = "".join(
-            f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+            f"<Contents><Key>{escape(key)}</Key>"
+            f"<LastModified>{self.state.modified.get(key, '2026-01-01T00:00:00Z')}</LastModified>"
             f"<ETag>{escape(headers['ETag'])}</ETag><Size>{len(data)}</Size></Contents>"
             for key, (data, headers) in sorted(self.state.objects.items())
             if key.startswith(prefix)

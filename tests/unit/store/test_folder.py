@@ -42,7 +42,8 @@ def test_a_symbolic_link_leads_nowhere(folder: ObjectStore, root: Path, tmp_path
     (root / "dangling").symlink_to(tmp_path / "secret" / "new")
     assert [stat.key for stat in folder.list()] == ["inside"]
     for key in ("link/file", "file", "within", "link/new", "dangling"):
-        for call in (folder.get, folder.exists, folder.local, lambda k: folder.put(k, b"2"), lambda k: folder.delete([k])):
+        writing: list[Callable[[str], object]] = [lambda key: folder.put(key, b"2"), lambda key: folder.delete([key])]
+        for call in (folder.get, folder.exists, folder.local, *writing):
             with pytest.raises(AskedWrong, match="symbolic link"):
                 call(key)
     with pytest.raises(AskedWrong, match="symbolic link"):

@@ -17,6 +17,16 @@ from regraft.store.folder import FolderStore
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.s3 import S3Store
 
+EVERY_KIND = ["folder", "small", "moto", *(["real"] if os.environ.get("REGRAFT_TEST_S3") else [])]
+
+
+@pytest.fixture(params=EVERY_KIND)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The url of an empty store of each kind, moto's among them."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
 
 def test_a_real_server_is_among_the_stores() -> None:
     if not os.environ.get("REGRAFT_TEST_S3"):

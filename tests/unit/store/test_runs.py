@@ -58,7 +58,9 @@ def test_updates_at_once_lose_nothing(runs: Runs) -> None:
     assert {f"field{n}": n for n in range(16)}.items() <= fields.items()
 
 
-def test_a_damaged_record_is_named_listed_and_written_anew(folder: ObjectStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_record_is_named_listed_and_written_anew(
+    folder: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
     runs = Runs(folder)
     runs.update("good", state="done")
     runs.update("bad", state="running", step=7)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import boto3
 import pytest
-from unit.store.flaky_s3 import FlakyS3, Request
 
 from regraft.errors import AskedWrong, Denied, Lost, NotThere, RegraftError, StoreError
 from regraft.store import multipart, s3
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import ObjectStore, open_store
+from unit.store.flaky_s3 import FlakyS3, Request
 
 
 @pytest.fixture

@@ -1,0 +1,126 @@
+"""Kills a process at its n-th change to a store, just before it or just after: the whole list of possible crashes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from regraft.store.objects import Body, ObjectStore, Stat
+
+CHANGES = ("open", "write", "fsync", "link", "replace", "unlink", "mkdir", "rmdir")
+"""The calls of the system by which a folder store changes anything."""
+
+
+class Countdown:
+    """Dies at the change number `at` (from 0), before or after it; counts them all when `at` is negative."""
+
+    def __init__(self, at: int, moment: str) -> None:
+        self.at, self.moment, self.count = at, moment, 0
+
+    def around(self, change: Callable[[], Any]) -> Any:
+        mine = self.count == self.at
+        self.count += 1
+        if mine and self.moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            return change()
+        finally:
+            if mine:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FaultyStore(ObjectStore):
+    """Another store, whose every change is counted."""
+
+    def __init__(self, inner: ObjectStore, countdown: Countdown) -> None:
+        self.inner, self.countdown, self.url = inner, countdown, inner.url
+
+    def get(self, key: str) -> bytes:
+        return self.inner.get(key)
+
+    def fetch(self, key: str, path: Path) -> None:
+        self.inner.fetch(key, path)
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        return self.inner.read(key)
+
+    def put(self, key: str, body: Body) -> None:
+        self.countdown.around(lambda: self.inner.put(key, body))
+
+    def put_if_absent(self, key: str, data: bytes) -> None:
+        self.countdown.around(lambda: self.inner.put_if_absent(key, data))
+
+    def put_if_match(self, key: str, data: bytes, tag: str) -> None:
+        self.countdown.around(lambda: self.inner.put_if_match(key, data, tag))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.countdown.around(lambda key=key: self.inner.delete([key]))  # type: ignore[misc]
+
+    def exists(self, key: str) -> bool:
+        return self.inner.exists(key)
+
+    def check(self) -> None:
+        self.inner.check()
+
+    def local(self, key: str) -> Path | None:
+        return self.inner.local(key)
+
+    def sweep(self, older_than_s: float) -> tuple[str, ...]:
+        return self.inner.sweep(older_than_s)
+
+    def list(self, prefix: str = "") -> Iterator[Stat]:
+        return self.inner.list(prefix)
+
+
+@contextlib.contextmanager
+def counted_system(countdown: Countdown) -> Iterator[None]:
+    """Every changing call of the system is a change that `countdown` counts."""
+    real = {name: getattr(os, name) for name in CHANGES}
+
+    def counted(name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if name == "open" and not args[1] & os.O_CREAT:
+                return real[name](*args, **kwargs)
+            return countdown.around(lambda: real[name](*args, **kwargs))
+
+        return call
+
+    try:
+        for name in CHANGES:
+            setattr(os, name, counted(name))
+        yield
+    finally:
+        for name, call in real.items():
+            setattr(os, name, call)
+
+
+def changes_of(work: Callable[[Countdown], None]) -> int:
+    """How many changes `work` makes, counted in a child process that is not killed."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            countdown = Countdown(-1, "")
+            work(countdown)
+            os.write(write, str(countdown.count).encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    with os.fdopen(read) as file:
+        return int(file.read())
+
+
+def killed_at(work: Callable[[Countdown], None], at: int, moment: str) -> None:
+    """Do `work` in a child process that is killed at change number `at`."""
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            work(Countdown(at, moment))
+        os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "the child ended before it was killed"

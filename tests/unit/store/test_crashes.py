@@ -1,0 +1,174 @@
+"""SIGKILL before and after every single change that an operation makes: the old state or the new one, never a third."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from regraft.errors import NotThere
+from regraft.store.checkpoints import Checkpoints, Retention
+from regraft.store.objects import ObjectStore, open_store
+from regraft.store.registry import Registry
+from unit.store.crashing import Countdown, FaultyStore, changes_of, counted_system, killed_at
+
+Work = Callable[[ObjectStore], object]
+View = tuple[Any, ...]
+
+
+def files(mark: str) -> dict[str, bytes]:
+    return {"delta": mark.encode() * 100, "state.json": b'{"mark": "' + mark.encode() + b'"}'}
+
+
+def checkpoints(store: ObjectStore) -> None:
+    """Three checkpoints, of which the first is the best."""
+    for step in (1, 2, 3):
+        Checkpoints(store, "run").save(step, files(f"step {step}"), {"metrics": {"f1": -step}})
+
+
+def versions(store: ObjectStore) -> None:
+    """Three versions, and an alias that has meant v1 and v2 and v1."""
+    registry = Registry(store)
+    for number in (1, 2, 3):
+        registry.publish("m", files(f"version {number}"), work(str(number)))
+    for version in ("v1", "v2", "v1"):
+        registry.promote("m", version, "production")
+
+
+def work(run: str) -> dict[str, Any]:
+    return {"lineage": {"run": run}, "delta_sha256": run}
+
+
+def view(store: ObjectStore, scratch: Path) -> View:
+    """All that a fresh process sees, every listed file fetched and verified; ids and version numbers left out."""
+    runs, registry = Checkpoints(store, "run"), Registry(store)
+    saved = [(one.step, contents(runs.open(one, scratch / uuid4().hex))) for one in runs.listed()]
+    found = {one.version: contents(registry.fetch(one, scratch / uuid4().hex)) for one in registry.versions("m")}
+    aliases = {alias: found[version] for alias, version in registry.aliases("m").items()}
+    return tuple(sorted(set(saved))), tuple(found.values()), tuple(sorted(aliases.items()))
+
+
+def contents(folder: Path) -> tuple[tuple[str, bytes], ...]:
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {found["delta"]} == {files(mark)["delta"] for mark in MARKS if files(mark) == found}
+    shutil.rmtree(folder)
+    return tuple(sorted(found.items()))
+
+
+MARKS = [*(f"step {n}" for n in range(9)), *(f"version {n}" for n in range(9))]
+
+
+def delete_again(store: ObjectStore) -> None:
+    """A deletion whose version is gone already has nothing more to do."""
+    with contextlib.suppress(NotThere):
+        Registry(store).delete("m", "v3")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`again` is what a user does after a crash, where that is not simply the same."""
+
+    prepare: Callable[[ObjectStore], None]
+    do: Work
+    again: Work | None = None
+    repeats: bool = True
+    """Whether doing it again after it was done changes nothing more."""
+
+
+OPERATIONS = {
+    "save": Operation(checkpoints, lambda store: Checkpoints(store, "run").save(4, files("step 4"), {})),
+    "retain": Operation(checkpoints, lambda store: Checkpoints(store, "run").retain(Retention(metric="f1"))),
+    "publish": Operation(versions, lambda store: Registry(store).publish("m", files("version 4"), work("4"))),
+    "promote": Operation(versions, lambda store: Registry(store).promote("m", "v3", "production")),
+    "promote new": Operation(versions, lambda store: Registry(store).promote("m", "v3", "staging")),
+    "rollback": Operation(versions, lambda store: Registry(store).rollback("m", "production"), repeats=False),
+    "unalias": Operation(
+        versions,
+        lambda store: Registry(store).unalias("m", "production"),
+        again=lambda store: "production" in Registry(store).aliases("m") and Registry(store).unalias("m", "production"),
+    ),
+    "delete": Operation(versions, lambda store: Registry(store).delete("m", "v3"), again=delete_again),
+    "first save": Operation(
+        lambda store: None, lambda store: Checkpoints(store, "run").save(1, files("step 1"), {})
+    ),
+}
+
+
+def no_garbage(store: ObjectStore) -> bool:
+    """After collecting and sweeping, every file belongs to something committed, or records a number as taken."""
+    Checkpoints(store, "run").collect(-1e6)
+    Registry(store).collect(-1e6)
+    store.sweep(-1e6)
+    keys = [stat.key for stat in store.list()]
+    committed = {key.removesuffix("manifest.json") for key in keys if key.endswith("/manifest.json")}
+    kept = [key for key in keys if not key.endswith(("/claim.json", "/deleted.json")) and "/aliases/" not in key]
+    return all(key.rpartition("/")[0] + "/" in committed for key in kept)
+
+
+def check_crash(store: ObjectStore, operation: Operation, states: tuple[View, View], scratch: Path) -> None:
+    seen = view(store, scratch)
+    assert seen in states, "neither the old state nor the new one"
+    (operation.again or operation.do)(store)
+    after = view(store, scratch)
+    assert after == states[1] or (not operation.repeats and seen == states[1])
+    assert no_garbage(store)
+    assert view(store, scratch) == after
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_folder_survives_a_kill_at_every_call(tmp_path: Path, name: str, moment: str) -> None:
+    operation = OPERATIONS[name]
+    template, place = tmp_path / "template", tmp_path / "store"
+    template.mkdir()
+    operation.prepare(open_store(str(template)))
+
+    def do(countdown: Countdown) -> None:
+        with counted_system(countdown):
+            operation.do(open_store(str(place)))
+
+    shutil.copytree(template, place)
+    old = view(open_store(str(place)), tmp_path / "scratch")
+    count = changes_of(do)
+    states = old, view(open_store(str(place)), tmp_path / "scratch")
+    assert count >= 5 and states[0] != states[1]
+    for at in range(count):
+        shutil.rmtree(place)
+        shutil.copytree(template, place)
+        killed_at(do, at, moment)
+        check_crash(open_store(str(place)), operation, states, tmp_path / "scratch")
+    assert not list(place.rglob(".regraft-tmp-*"))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_bucket_survives_a_kill_at_every_request(small_url: str, tmp_path: Path, name: str) -> None:
+    operation = OPERATIONS[name]
+    template = open_store(f"{small_url}/template")
+    operation.prepare(template)
+    objects = {stat.key: template.get(stat.key) for stat in template.list()}
+
+    def fresh() -> ObjectStore:
+        store = open_store(f"{small_url}/{uuid4().hex}")
+        for key, data in objects.items():
+            store.put(key, data)
+        return store
+
+    def doing(store: ObjectStore) -> Callable[[Countdown], None]:
+        return lambda countdown: operation.do(FaultyStore(store, countdown)) and None
+
+    store = fresh()
+    old = view(store, tmp_path)
+    count = changes_of(doing(store))
+    states = old, view(store, tmp_path)
+    assert count >= 1 and states[0] != states[1]
+    # Between two requests nothing changes: dying before each, and after the last, is every state there is.
+    for at, moment in [*((at, "before") for at in range(count)), (count - 1, "after")]:
+        store = fresh()
+        killed_at(doing(store), at, moment)
+        check_crash(store, operation, states, tmp_path)

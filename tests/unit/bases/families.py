@@ -197,6 +197,6 @@ def step(made: Adapted, batch: Batch, optimizer: str = "adamw") -> None:
     )
     made.train_mode()
     total, weight = made.task.loss(made.forward(batch), batch, made.context)
-    (total / weight).backward()
+    torch.autograd.backward(total / weight)
     chosen.step()
     made.eval_mode()

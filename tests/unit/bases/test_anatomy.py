@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,15 +23,17 @@ AFTER = ("pooler", "layernorm", "conv_1x1")
 class Straight:
     """A loader without files: the family's random model itself, in the Auto class of its task."""
 
-    pooling = None
+    config: Any
+    pooling: str | None = None
 
     def __init__(self, name: str) -> None:
         self.config = FAMILIES[name].make().config
 
-    def __call__(self, auto: str, *, labels: Any = (), **arguments: Any) -> Any:
+    def __call__(self, auto: str, *, labels: Sequence[str] = (), **config: Any) -> nn.Module:
         if labels:
             self.config.num_labels = len(labels)
-        return getattr(transformers, auto).from_config(self.config, **arguments)
+        model: nn.Module = getattr(transformers, auto).from_config(self.config, **config)
+        return model
 
 
 def task_model(name: str) -> nn.Module:
@@ -85,9 +88,9 @@ def test_the_output_of_a_block_is_all_that_the_next_one_reads(name: str, make: A
         module.register_forward_pre_hook(lambda _, args: read.append(args[0].clone()))
         module.register_forward_hook(lambda _, __, out: left.append((out if torch.is_tensor(out) else out[0]).clone()))
     model(**inputs(name))
-    for block, (out, into) in enumerate(zip(left, read[1:], strict=False)):
+    for number, (out, into) in enumerate(zip(left, read[1:], strict=False)):
         if name == "yolos":  # adds a position table of its own between blocks, which the stem holds
-            into = into - model.get_submodule(anatomy.stem[1])((16, 24))[block]
+            into = into - model.get_submodule(anatomy.stem[1])((16, 24))[number]
         torch.testing.assert_close(into, out)
 
 

@@ -140,8 +140,11 @@ def write(name: str, text: str) -> Callable[[Path], None]:
     return apply
 
 
-def only_pickle(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+def rename(name: str, other: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        (folder / name).rename(folder / other)
+
+    return apply
 
 
 def link_out(folder: Path) -> None:
@@ -177,9 +180,12 @@ def index(*shards: str) -> Callable[[Path], None]:
 REFUSALS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "no config": (unlink("config.json"), ("no config.json", "save_pretrained")),
     "no weights": (unlink("model.safetensors"), ("no *.safetensors", "save_pretrained")),
-    "pickle only": (only_pickle, ("pytorch_model.bin", "can run code", "save_pretrained")),
+    "pickle only": (
+        rename("model.safetensors", "pytorch_model.bin"),
+        ("pytorch_model.bin", "can run code", "save_pretrained"),
+    ),
     "unknown weights only": (
-        lambda folder: (folder / "model.safetensors").rename(folder / "adapter_model.safetensors") and None,
+        rename("model.safetensors", "adapter_model.safetensors"),
         ("adapter_model.safetensors", "neither model.safetensors nor"),
     ),
     "code": (write("modeling_mine.py", ""), ("modeling_mine.py is code",)),

@@ -46,13 +46,13 @@ def test_it_brings_no_parameters_and_nothing_to_checkpoint() -> None:
 def test_it_follows_parameters_that_are_replaced() -> None:
     model = Model()
     term = L2SP(alpha=1.0).build(model, ANATOMY)
-    model.base[0].weight = nn.Parameter(model.base[0].weight.detach() + 1)
+    model.base[0].register_parameter("weight", nn.Parameter(model.get_parameter("base.0.weight").detach() + 1))
     assert term(STEP).item() == pytest.approx(0.5 * 4)
 
 
 def test_a_method_that_moves_nothing_of_the_base_is_refused() -> None:
     model = Model()
     model.base.requires_grad_(False)
-    model.base[0].register_module("lora_A", nn.Linear(2, 1))
+    model.base.add_module("lora_A", nn.Linear(2, 1))
     with pytest.raises(Unsupported, match="this method moves none"):
         L2SP().build(model, ANATOMY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,8 +120,9 @@ def test_mobilenets_own_padding_reads_the_wrapped_convolution(name: str, side: i
     plain = adapted(name, base, Method.parse("full"))  # type: ignore[arg-type]
     batch = {"pixel_values": torch.randn(2, 3, side, side)}
     torch.testing.assert_close(made.forward(batch).logits, plain.forward(batch).logits, rtol=0, atol=0)
-    layer = made.model.get_submodule(f"{name}.conv_stem" + (".first_conv" if name.endswith("2") else "")).convolution
-    assert layer.stride == layer.get_base_layer().stride == (2, 2)
+    stem = f"{name}.conv_stem" + (".first_conv" if name.endswith("2") else "")
+    wrapped: Any = made.model.get_submodule(f"{stem}.convolution")
+    assert wrapped.stride == wrapped.get_base_layer().stride == (2, 2)
 
 
 @pytest.mark.parametrize("dora", [False, True])

@@ -13,10 +13,11 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-WORDS = (
+VOCABULARY = (
     "lamp bulb plug sensor app parcel invoice refund account password login update cloud timer light switch phone "
     "the a my is was not on off please help how why when where can you i it and or to of for with new old red blue"
-).split()
+)
+WORDS = VOCABULARY.split()
 TOPICS = {"light": ["lamp", "bulb", "light"], "money": ["invoice", "refund"], "entry": ["password", "login", "account"]}
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

@@ -43,8 +43,9 @@ def start(address: str, *, verbose: bool) -> None:
         "runtime_env": {"env_vars": {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}},
     }
     if address == "local":
-        # Ray's processes listen on every interface; its token is what keeps others out.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # Ray's processes listen on every interface, and its token is what keeps others out. `ray.init` turns it on
+        # for a Ray of our own; setting RAY_AUTH_MODE here would come too late, since Ray reads it when it is imported,
+        # and leave the driver without the token that its own cluster asks for.
         options["include_dashboard"] = False
     elif not in_site_packages():
         # From a source tree the package travels with the run; installed, every node has its own.

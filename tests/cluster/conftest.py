@@ -1,0 +1,18 @@
+"""One Ray for all cluster tests of a session; only what was started here is ended here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from regraft.cluster.connect import start
+
+
+@pytest.fixture(scope="session")
+def on_ray() -> Iterator[None]:
+    """A Ray of this session on this machine, with token authentication."""
+    start("local", verbose=False)
+    yield
+    ray.shutdown()

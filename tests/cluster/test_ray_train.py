@@ -1,0 +1,124 @@
+"""Training on Ray: the loop of LocalHarness on workers, which may die."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regraft.cluster.train import train
+from regraft.errors import AskedWrong, DataError, Diverged, RegraftError
+from regraft.spec import RunSpec
+from regraft.store.objects import open_store
+from tiny import document
+
+KILLER = '''
+import os
+import signal
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from regraft.contracts import Loss
+
+
+class Term(nn.Module):
+    def __init__(self, kill):
+        super().__init__()
+        self.kill, self.calls = kill, 0
+
+    def forward(self, step):
+        self.calls += 1
+        for call in self.kill.calls:
+            marker = Path(self.kill.folder) / f"killed-{call}"
+            if self.calls == call and dist.get_rank() == self.kill.rank and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(())
+
+
+class Killer(Loss):
+    """Ends a worker at a call of its own, once for each marker file."""
+
+    folder: str = "."
+    """Where the markers are."""
+    calls: tuple[int, ...] = ()
+    """The forward passes of an attempt at which to die."""
+    rank: int = 0
+    """Which rank dies."""
+
+    def build(self, model, anatomy):
+        return Term(self)
+'''
+
+
+def spec_with_killer(folder: Path, workers: int, calls: list[int], *, armed: bool) -> RunSpec:
+    """A spec whose worker dies at the given calls; disarmed, the very same spec trains straight through."""
+    (folder / "mine" / "losses").mkdir(parents=True, exist_ok=True)
+    (folder / "mine" / "losses" / "killer.py").write_text(KILLER)
+    markers = folder / "markers"
+    markers.mkdir(exist_ok=True)
+    for call in calls:
+        marker = markers / f"killed-{call}"
+        marker.unlink(missing_ok=True) if armed else marker.touch()
+    written = document(folder, checkpoint_steps=3)
+    written |= {
+        "plugins": [str(folder / "mine")],
+        "losses": [{"type": "killer", "folder": str(markers), "calls": calls, "rank": workers - 1}],
+        "compute": {"workers": workers, "cpus": 1},
+        "store": str(folder / ("killed" if armed else "straight")),
+    }
+    return RunSpec.resolve(written)
+
+
+def delta(spec: RunSpec) -> bytes:
+    return open_store(spec.store).get("models/tiny/v1/delta.safetensors")
+
+
+def survives(folder: Path, workers: int, calls: list[int]) -> None:
+    straight = spec_with_killer(folder, workers, calls, armed=False)
+    train(straight)
+    killed = spec_with_killer(folder, workers, calls, armed=True)
+    events: list[dict[str, Any]] = []
+    outcome = train(killed, progress=lambda event: events.append(dict(event)))
+    notes = [event["message"] for event in events if event["event"] == "note"]
+    assert sum("workers were lost" in note for note in notes) == len(calls)
+    assert any(event["event"] == "resume" for event in events)
+    assert outcome.version == "v1"
+    assert delta(killed) == delta(straight)
+
+
+def test_a_killed_worker_of_two_leaves_a_bit_identical_delta(on_ray: None, tmp_path: Path) -> None:
+    survives(tmp_path, workers=2, calls=[9])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_two_kills_leave_a_bit_identical_delta(workers: int, on_ray: None, tmp_path: Path) -> None:
+    survives(tmp_path, workers, calls=[5, 7])
+
+
+def test_a_request_that_is_wrong_is_not_tried_again_and_keeps_its_type(on_ray: None, tmp_path: Path) -> None:
+    written = document(tmp_path, lr=1e30, optimizer="sgd", clip=None, warmup=0.0) | {"compute": {"workers": 1}}
+    events: list[dict[str, Any]] = []
+    with pytest.raises(Diverged, match=r"lower training\.lr"):
+        train(RunSpec.resolve(written), progress=lambda event: events.append(dict(event)))
+    assert not any("workers were lost" in event.get("message", "") for event in events)
+
+
+def test_more_workers_than_the_cluster_has_is_refused_before_anything_starts(on_ray: None, tmp_path: Path) -> None:
+    written = document(tmp_path) | {"compute": {"workers": 64, "cpus": 4}}
+    with pytest.raises(AskedWrong, match="64 workers with 4 CPU each"):
+        train(RunSpec.resolve(written))
+
+
+def test_bad_rows_are_refused_by_file_and_row(on_ray: None, tmp_path: Path) -> None:
+    written = document(tmp_path)
+    path = tmp_path / "eval.csv"
+    path.write_text(path.read_text() + "a text,unheard-of\n")
+    with pytest.raises(DataError, match="unheard-of") as caught:
+        train(RunSpec.resolve(written))
+    assert isinstance(caught.value, RegraftError)

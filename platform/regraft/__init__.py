@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regraft.release import VERSION
+
 if TYPE_CHECKING:
     from regraft.contracts import Progress
     from regraft.serving.predictor import Predictor
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "load", "train"]
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def train(

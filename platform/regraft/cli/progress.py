@@ -58,7 +58,7 @@ class Live:
             console=Console(file=screen.stream, highlight=False),
             transient=True,
         )
-        self._task: TaskID = self._progress.add_task("reading base and data", total=None)
+        self._task: TaskID = self._progress.add_task("preparing base, data and workers", total=None)
 
     def __enter__(self) -> Live:
         self._progress.start()
@@ -73,6 +73,8 @@ class Live:
             self._progress.console.print(text, markup=False)
         if kind == "start":
             self._progress.update(self._task, total=event["steps"], description="first step")
+        elif kind == "baseline":
+            self._progress.update(self._task, description="measuring baselines")
         elif kind == "resume":
             self._progress.update(self._task, completed=event["step"])
         elif kind == "eval":

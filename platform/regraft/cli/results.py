@@ -23,8 +23,9 @@ def gained(gain: Mapping[str, Any] | None) -> str:
     if not gain:
         return ""
     over = str(gain.get("over", "nearest_centroid")).replace("_", " ")
-    unsure = "; not distinguishable from none" if gain["low"] <= 0 <= gain["high"] else ""
-    return f"{gain['mean']:+.4f} over {over}, 95 % interval {gain['low']:+.4f} to {gain['high']:+.4f}{unsure}"
+    verdict = "; not distinguishable from none" if gain["low"] <= 0 <= gain["high"] else ""
+    verdict = "; worse than that baseline" if gain["high"] < 0 else verdict
+    return f"{gain['mean']:+.4f} over {over}, 95 % interval {gain['low']:+.4f} to {gain['high']:+.4f}{verdict}"
 
 
 def table(meta: Mapping[str, Any]) -> Table:

@@ -30,6 +30,9 @@ _QUIET = {
 }
 """Set unless the user did; the libraries read them when they are imported."""
 
+_CHATTY = ("ray", "transformers", "urllib3", "botocore", "huggingface_hub", "accelerate", "torch", "peft")
+"""Loggers that would say things nobody asked for; quiet ones inherit the root's level."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -77,8 +80,8 @@ class Screen:
         if self.as_json:
             return
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-        for column in columns:
-            table.add_column(column, overflow="fold")
+        for number, column in enumerate(columns):
+            table.add_column(column, overflow="fold", no_wrap=number == 0)  # a name in two halves cannot be copied
         for row in rows:
             table.add_row(*(Text("" if cell is None else harmless(str(cell))) for cell in row))
         if self.terminal:
@@ -112,26 +115,30 @@ def _finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def only_json(active: bool) -> Iterator[TextIO]:
-    """Give the real stdout to the caller and send everybody else's to stderr, native code's and Ray's too."""
+    """Give the real stdout to the caller and send everybody else's to stderr: Python's, native code's, children's."""
     real = sys.stdout
     if not active:
         yield real
         return
-    real.flush()
+    with contextlib.ExitStack() as stack:
+        number = _descriptor(real)
+        kept = os.dup(1)
+        stack.callback(os.close, kept)
+        stack.callback(os.dup2, kept, 1)
+        # A library may have kept the stream itself: what is in its buffer goes where the rest of its words went.
+        stack.callback(real.flush)
+        real.flush()
+        os.dup2(2, 1)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield stack.enter_context(open(os.dup(kept), "w", encoding="utf-8")) if number == 1 else real
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """The stream's number; None for one that is no file, such as a notebook's."""
     try:
-        kept = os.dup(real.fileno())
-    except (OSError, ValueError, AttributeError):  # a stdout that is no file (a test's, a notebook's)
-        with contextlib.redirect_stdout(sys.stderr):
-            yield real
-        return
-    number = real.fileno()
-    try:
-        with contextlib.redirect_stdout(sys.stderr), open(os.dup(kept), "w", encoding="utf-8") as stream:
-            os.dup2(sys.stderr.fileno(), number)
-            yield stream
-    finally:
-        os.dup2(kept, number)
-        os.close(kept)
+        return stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def quiet(*, verbose: bool) -> None:
@@ -143,13 +150,12 @@ def quiet(*, verbose: bool) -> None:
     root.handlers = [item for item in root.handlers if not isinstance(item, _OnStderr)] + [handler]
     root.setLevel(logging.INFO if verbose else logging.ERROR)
     logging.getLogger("regraft").setLevel(level)
-    if verbose:
-        return
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    warnings.simplefilter("ignore")
-    for name in ("ray", "transformers", "urllib3", "botocore", "huggingface_hub", "accelerate", "torch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.NOTSET if verbose else logging.ERROR)
+    if not verbose:
+        warnings.simplefilter("ignore")
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
 
 
 class _OnStderr(logging.Handler):

@@ -1,0 +1,65 @@
+"""A command line to call, a store with real small versions, and a training that is only pretended."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from regraft import plugins
+from regraft.cli import dispatch, main
+from regraft.store.objects import ObjectStore, open_store
+from unit.cli.pretended import DOCUMENT, PretendedTraining, Regraft, Said
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A command sets logging and the environment up for its process; here the process goes on."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in ("REGRAFT_STORE", "RAY_ADDRESS", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(plugins, "_folders", [])
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def regraft(capfd: pytest.CaptureFixture[str]) -> Regraft:
+    """Call the command line; stdout and stderr are captured as the process's own descriptors."""
+
+    def call(*argv: str | Path) -> Said:
+        capfd.readouterr()
+        code = main([str(part) for part in argv])
+        return Said(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    """A right spec; nothing that it names exists."""
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump({**DOCUMENT, "store": str(tmp_path / "store")}), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    """A folder store at tmp_path/store."""
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> PretendedTraining:
+    """Takes the place of training in the dispatch table."""
+    pretended = PretendedTraining()
+    monkeypatch.setitem(dispatch.WORK, "train", pretended)
+    return pretended

@@ -1,0 +1,167 @@
+"""Whatever is asked wrong is answered with code 2, a message that helps, no traceback; with --json as one object."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from regraft.errors import Diverged
+from regraft.store.objects import ObjectStore
+from unit.cli.pretended import DOCUMENT, PretendedTraining, Regraft, publish
+
+WRONG = {
+    "no command": ([], "required: COMMAND"),
+    "unknown command": (["trian"], "unknown 'trian'. Did you mean train?"),
+    "unknown sub-command": (["models", "shw"], "Did you mean show?"),
+    "unknown option": (["train", "spec.yaml", "--frsh"], "Did you mean --fresh?"),
+    "no spec": (["train"], "required: SPEC"),
+    "no such file": (["train", "nope.yaml"], "nope.yaml: there is no such file"),
+    "a folder": (["train", "."], "is not readable as YAML"),
+    "--set without =": (["train", "spec.yaml", "--set", "training.lr"], "what is allowed is key=value"),
+    "--set no YAML": (["train", "spec.yaml", "--set", "training.lr=["], "--set training.lr: '[' is not a YAML value"),
+    "--set unknown key": (["train", "spec.yaml", "--set", "trainig.lr=1"], "Did you mean 'training'?"),
+    "--set below a value": (["train", "spec.yaml", "--set", "name.first=1"], "name is 'tickets', which has no fields"),
+    "--set wrong value": (["train", "spec.yaml", "--set", "training.epochs=0"], "training.epochs: 0 is written"),
+    "two stores": (["train", "spec.yaml", "--store", "a", "--set", "store=b"], "keep one"),
+    "unknown method": (["train", "spec.yaml", "--set", "method=loar"], "Did you mean 'lora'?"),
+    "no such plugin folder": (["train", "spec.yaml", "--set", "plugins=nowhere"], "is no plugin folder"),
+    "unknown family": (["show", "taks"], "Did you mean tasks?"),
+    "unknown task": (["show", "tasks", "text-clasification"], "Did you mean 'text-classification'?"),
+    "plugin folder of show": (["show", "tasks", "--plugins", "nowhere"], "is no plugin folder"),
+    "unknown model": (["models", "show", "tickest", "--store", "store"], "did you mean 'tickets'?"),
+    "unknown version": (["models", "show", "tickets@v9", "--store", "store"], "there are v1"),
+    "bad reference": (["models", "show", "Tickets!", "--store", "store"], "model name 'Tickets!'"),
+    "promote nothing exact": (["models", "promote", "tickets", "production", "--store", "store"], "tickets@v1"),
+    "bad alias": (["models", "promote", "tickets@v1", "v7", "--store", "store"], "would read as a version"),
+    "rollback unknown": (["models", "rollback", "tickets", "production", "--store", "store"], "alias 'production'"),
+    "delete no terminal": (["models", "delete", "tickets@v1", "--store", "store"], "--yes"),
+    "unknown run": (["runs", "show", "tickets-1", "--store", "store"], "run 'tickets-1' does not exist"),
+    "unknown store scheme": (["models", "list", "--store", "s4://bucket"], "unknown scheme"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("form", ["people", "json"])
+def test_what_is_asked_wrong_is_2(
+    case: str, form: str, regraft: Regraft, spec: Path, store: ObjectStore, training: PretendedTraining
+) -> None:
+    publish(store)
+    argv, told = WRONG[case]
+    if form == "people":
+        said = regraft(*argv)
+        assert said.out == ""
+        assert said.err.startswith("error: ")
+        assert told in said.err
+        assert "Traceback" not in said.err
+    else:
+        said = regraft(*argv, "--json")
+        error = said.document["error"]
+        assert set(error) == {"kind", "message", "where"}
+        assert told in f"{error['where']}: {error['message']}"
+    assert said.code == 2
+    assert training.calls == []
+
+
+def test_all_problems_of_a_spec_are_told_at_once(regraft: Regraft, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({**DOCUMENT, "trainin": {}, "compute": {"wrkers": 2}, "method": "loar"}))
+    said = regraft("train", path)
+    assert said.code == 2
+    assert f"{path}: 3 problems:" in said.err
+    for nearest in ("'training'", "'workers'", "'lora'"):
+        assert f"Did you mean {nearest}?" in said.err
+
+
+@pytest.mark.parametrize("text", ["name: [", "- a\n- b", "\tname: x", "\x00"])
+def test_what_is_no_yaml_mapping_is_told_with_the_file(text: str, regraft: Regraft, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    said = regraft("train", path)
+    assert said.code == 2
+    assert said.err.startswith(f"error: {path}: ")
+
+
+def test_a_failure_of_training_is_1(regraft: Regraft, spec: Path, training: PretendedTraining) -> None:
+    training.error = Diverged("the loss is nan at step 7: lower training.lr", "tickets-1")
+    said = regraft("train", spec)
+    assert (said.code, said.err) == (1, "error: tickets-1: the loss is nan at step 7: lower training.lr\n")
+    assert regraft("train", spec, "--json").document == {
+        "error": {"kind": "Diverged", "message": training.error.message, "where": "tickets-1"}
+    }
+
+
+def test_what_nobody_expected_is_one_line_and_a_traceback_on_request(
+    regraft: Regraft, spec: Path, training: PretendedTraining
+) -> None:
+    training.error = ZeroDivisionError("division by zero\nand more")
+    said = regraft("train", spec)
+    assert (said.code, said.out) == (1, "")
+    assert said.err.splitlines() == [
+        "error: ZeroDivisionError: division by zero",
+        "run again with -v for the traceback",
+    ]
+    assert "Traceback (most recent call last)" in regraft("train", spec, "-v").err
+    assert "Traceback (most recent call last)" in regraft("-v", "train", spec).err
+
+
+def test_an_interruption_is_130_and_one_line(regraft: Regraft, spec: Path, training: PretendedTraining) -> None:
+    training.error = KeyboardInterrupt()
+    said = regraft("train", spec)
+    assert said.code == 130
+    assert said.err.count("\n") == 1
+    assert "interrupted" in said.err
+
+
+def test_with_json_stdout_holds_one_object_whatever_others_print(
+    regraft: Regraft, spec: Path, training: PretendedTraining
+) -> None:
+    def noise() -> None:
+        print("a library prints")
+        sys.__stdout__.write("and another, past our redirection\n") if sys.__stdout__ else None
+        subprocess.run(["sh", "-c", "echo a child prints"], check=True)
+
+    training.before = noise
+    training.outcome = {"metrics": {"accuracy": float("nan")}}
+    said = regraft("train", spec, "--json")
+    assert said.code == 0
+    assert said.document["metrics"] == {"accuracy": None}
+    assert "a library prints" in said.err
+    assert "a child prints" in said.err
+
+
+def test_without_json_stdout_is_for_the_result(regraft: Regraft, store: ObjectStore) -> None:
+    publish(store)
+    said = regraft("models", "list", "--store", store.url)
+    assert "tickets" in said.out
+    assert said.err == ""
+
+
+def test_warnings_of_ours_are_shown_and_those_of_libraries_are_not(
+    regraft: Regraft, spec: Path, training: PretendedTraining
+) -> None:
+    def noise() -> None:
+        logging.getLogger("regraft.training.loop").warning("a checkpoint was damaged")
+        logging.getLogger("botocore.hooks").warning("a hook was renamed")
+
+    training.before = noise
+    said = regraft("train", spec)
+    assert said.err == "warning: a checkpoint was damaged\n"
+    assert "a hook was renamed" in regraft("train", spec, "-v").err
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(store: ObjectStore) -> None:
+    publish(store)
+    platform = Path(__file__).parents[3] / "platform"
+    command = f"{sys.executable} -m regraft models show tickets --store {store.url} | true"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env={"PYTHONPATH": str(platform), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""

@@ -36,8 +36,14 @@ _TRIES = 6
 _PIECE = 1 << 20
 _PAGE = 1000
 _MOST_CLIENTS = 4
+_UNDECIDED = {409, 500}
+"""Answers to conditional writes that met: AWS says 409, Ceph 500; the write may be sent again."""
 _CONNECT_S = 10
 _READ_S = 60
+_CARELESS = (
+    "the server does not keep to the conditions of conditional writes, so two writers could overwrite one another: "
+    "turn off the bucket's versioning (with which Ceph ignores them) or use another bucket"
+)
 
 _Tags = list[str]  # inside the class, `list` is the method
 
@@ -222,9 +228,9 @@ class S3Store(ObjectStore):
             except ClientError as error:
                 if status_of(error) == 412 or code_of(error) == "NoSuchKey":
                     raise _Refused(again > 0 or retries_of(error) > 0) from error
-                if status_of(error) != 409:
+                if status_of(error) not in _UNDECIDED or (status_of(error) == 500 and again == _TRIES - 1):
                     raise
-            time.sleep(random.uniform(0.02, 0.1) * 2**again)  # two writers met: neither has been decided on
+            time.sleep(random.uniform(0.02, 0.1) * 2**again)
         raise _Refused(True)
 
     def _holds(self, key: str, data: bytes) -> bool:
@@ -256,29 +262,19 @@ class S3Store(ObjectStore):
 
     def _round_trip(self, key: str) -> None:
         first, second, third = (uuid4().hex.encode() for _ in range(3))
-        next(self.list(key), None)
+        next(self.list(), None)
         self.put_if_absent(key, first)
         try:
             tag = self.read(key)[1]
-            self.put_if_match(key, second, tag)
-            _must_lose(self, partial(self.put_if_absent, key, third))
-            _must_lose(self, partial(self.put_if_match, key, third, tag))
+            with suppress(Lost):
+                self.put_if_match(key, second, tag)
+            for write in (partial(self.put_if_absent, key, third), partial(self.put_if_match, key, third, tag)):
+                with suppress(Lost):
+                    write()
             if self.get(key) != second:
-                raise StoreError("the bucket does not give back what was written to it", self.url)
+                raise StoreError(_CARELESS, self.url)
         finally:
             self.delete([key])
-
-
-def _must_lose(store: S3Store, write: Callable[[], None]) -> None:
-    try:
-        write()
-    except Lost:
-        return
-    raise StoreError(
-        "the server accepts conditional writes and ignores the condition, so two writers could overwrite one another: "
-        "turn off the bucket's versioning (Ceph ignores conditions under it) or use another bucket",
-        store.url,
-    )
 
 
 def _client(attempts: int) -> S3Client:

@@ -14,6 +14,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
 )
+from botocore.parsers import ResponseParserError
 
 from regraft.errors import Denied, NotThere, RegraftError, StoreError
 
@@ -24,9 +25,10 @@ _WRONG_KEYS = {
     "InvalidToken": "the session token is not valid: check AWS_SESSION_TOKEN",
     "RequestTimeTooSkewed": "the clock of this machine differs too much from the server's: set it",
 }
-_NOT_THERE = {"NoSuchKey", "404", "NotFound"}
+_NOT_THERE = {("NoSuchKey", "GetObject"), ("404", "GetObject"), ("404", "HeadObject")}
 _FORBIDDEN = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"}
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+_NO_S3 = "does not answer as an S3 server does: is AWS_ENDPOINT_URL right?"
 _BUSY = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"}
 
 
@@ -53,6 +55,8 @@ def told(error: Exception, *, doing: str, url: str, endpoint: str) -> RegraftErr
         return Denied("no complete S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", url)
     if isinstance(error, ConnectionError | HTTPClientError):
         return StoreError(f"{doing}: {_host(endpoint)} does not answer: is it running, is AWS_ENDPOINT_URL right?", url)
+    if isinstance(error, ResponseParserError):
+        return StoreError(f"{doing}: {_host(endpoint)} {_NO_S3}", url)
     if isinstance(error, BotoCoreError):
         return StoreError(f"{doing}: {type(error).__name__}: {error}", url)
     return StoreError(f"{doing}: {type(error).__name__}", url)
@@ -62,10 +66,12 @@ def _refused(error: ClientError, doing: str, url: str, host: str) -> RegraftErro
     code = code_of(error)
     if code in _WRONG_KEYS:
         return Denied(f"{doing}: {_WRONG_KEYS[code]}", url)
-    if code in _NOT_THERE:
+    if (code, error.operation_name) in _NOT_THERE:
         return NotThere(f"{doing}: it is not in the store", url)
     if code == "NoSuchBucket":
         return StoreError(f"the bucket does not exist at {host}: create it or correct the store's name", url)
+    if code == "404":  # S3 gives its errors a name: this is some other web server
+        return StoreError(f"{doing}: {host} {_NO_S3}", url)
     if code in _ELSEWHERE:
         return StoreError(f"{doing}: the bucket is in another region: set AWS_REGION", url)
     if code == "NotImplemented" or status_of(error) == 501:

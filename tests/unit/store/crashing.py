@@ -99,7 +99,7 @@ def counted_system(countdown: Countdown) -> Iterator[None]:
             setattr(os, name, call)
 
 
-def changes_of(work: Callable[[Countdown], None]) -> int:
+def changes_of(work: Callable[[Countdown], object]) -> int:
     """How many changes `work` makes, counted in a child process that is not killed."""
     read, write = os.pipe()
     pid = os.fork()
@@ -115,7 +115,7 @@ def changes_of(work: Callable[[Countdown], None]) -> int:
         return int(file.read())
 
 
-def killed_at(work: Callable[[Countdown], None], at: int, moment: str) -> None:
+def killed_at(work: Callable[[Countdown], object], at: int, moment: str) -> None:
     """Do `work` in a child process that is killed at change number `at`."""
     pid = os.fork()
     if pid == 0:

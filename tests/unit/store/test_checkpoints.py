@@ -21,6 +21,10 @@ def body(step: int) -> bytes:
     return f"step {step:03d} ".encode() * 50
 
 
+def fail(error: Damaged) -> None:
+    raise AssertionError(error)
+
+
 def save(runs: Checkpoints, step: int, **metrics: float) -> Saved:
     return runs.save(step, {"delta": body(step), "state.json": b"{%d}" % step}, {"metrics": metrics})
 
@@ -36,11 +40,11 @@ def local(folder: ObjectStore) -> Checkpoints:
 
 
 def test_what_was_saved_is_listed_and_opened(runs: Checkpoints, tmp_path: Path) -> None:
-    assert runs.listed() == [] and runs.latest(tmp_path, pytest.fail) is None
+    assert runs.listed() == [] and runs.latest(tmp_path, fail) is None
     made = [save(runs, step) for step in (1, 100, 20)]
     assert [one.step for one in runs.listed()] == [1, 20, 100]
     assert set(runs.listed()) == set(made)
-    found = runs.latest(tmp_path, pytest.fail)
+    found = runs.latest(tmp_path, fail)
     assert found is not None and found[0] == made[1]
     assert (found[1] / "delta").read_bytes() == body(100)
     assert found[0].meta["step"] == 100 and found[0].meta["run"] == "run"
@@ -51,7 +55,7 @@ def test_of_one_step_saved_twice_the_later_counts(local: Checkpoints, tmp_path: 
     for number in range(4):
         last = local.save(7, {"delta": bytes([number])}, {})
         time.sleep(0.01)
-    found = local.latest(tmp_path, pytest.fail)
+    found = local.latest(tmp_path, fail)
     assert found is not None and found[0] == last
 
 
@@ -150,7 +154,7 @@ def test_a_store_that_fails_is_no_reason_to_fall_back(
 
     monkeypatch.setattr(local.store, "fetch", broken)
     with pytest.raises(StoreError, match="network"):
-        local.latest(tmp_path, pytest.fail)
+        local.latest(tmp_path, fail)
 
 
 def test_an_uncommitted_one_is_not_listed(runs: Checkpoints, tmp_path: Path) -> None:
@@ -237,11 +241,11 @@ def test_a_reader_never_meets_half_a_checkpoint(local: Checkpoints, tmp_path: Pa
 
     thread = threading.Thread(target=writing)
     thread.start()
-    seen = set()
+    seen: set[int] = set()
     try:
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
-            found = local.latest(tmp_path / str(len(seen)), pytest.fail)
+            found = local.latest(tmp_path / str(len(seen)), fail)
             if found is not None:
                 assert (found[1] / "delta").read_bytes() == body(found[0].step)
                 seen.add(found[0].step)

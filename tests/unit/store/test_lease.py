@@ -18,7 +18,7 @@ from regraft.store.objects import ObjectStore
 KEY = "runs/r/lease.json"
 
 
-def forked(work: Callable[[], None]) -> int:
+def forked(work: Callable[[], object]) -> int:
     """A child process that does `work` and then waits to be killed; returns once the work is done."""
     done, tell = os.pipe()
     pid = os.fork()
@@ -75,7 +75,7 @@ def test_it_is_released_when_the_work_fails(folder: ObjectStore) -> None:
 
 @pytest.mark.parametrize("reap", ["reaped", "zombie"])
 def test_the_lease_of_a_killed_process_here_is_taken_at_once(folder: ObjectStore, reap: str) -> None:
-    pid = forked(lambda: Lease(folder, "r").acquire() and None)
+    pid = forked(Lease(folder, "r").acquire)
     with pytest.raises(LeaseHeld, match=f"process {pid} "):
         Lease(folder, "r").acquire()
     os.kill(pid, signal.SIGKILL)

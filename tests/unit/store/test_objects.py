@@ -14,7 +14,7 @@ import pytest
 from regraft.errors import AskedWrong, Lost, NotThere, StoreError
 from regraft.store import multipart, s3
 from regraft.store.folder import FolderStore
-from regraft.store.objects import ObjectStore, open_store
+from regraft.store.objects import Body, ObjectStore, open_store
 from regraft.store.s3 import S3Store
 
 EVERY_KIND = ["folder", "small", "moto", *(["real"] if os.environ.get("REGRAFT_TEST_S3") else [])]
@@ -44,7 +44,7 @@ def unique() -> bytes:
 def test_what_was_put_is_got(store: ObjectStore, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"from a file")
-    bodies = [b"bytes", bytearray(b"array"), memoryview(b"xviewx")[1:5], source, b""]
+    bodies: list[Body] = [b"bytes", bytearray(b"array"), memoryview(b"xviewx")[1:5], source, b""]
     for number, body in enumerate(bodies):
         store.put(f"a/{number}", body)
     assert [store.get(f"a/{n}") for n in range(5)] == [b"bytes", b"array", b"view", b"from a file", b""]

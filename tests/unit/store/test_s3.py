@@ -5,8 +5,11 @@ from __future__ import annotations
 import pickle
 import random
 import socket
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import boto3
@@ -16,6 +19,7 @@ from regraft.errors import AskedWrong, Denied, Lost, NotThere, RegraftError, Sto
 from regraft.store import multipart, s3
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import ObjectStore, open_store
+from unit.store.conftest import local_server
 from unit.store.flaky_s3 import FlakyS3, Request
 
 
@@ -79,6 +83,18 @@ def test_a_conflict_is_tried_again_and_then_lost(
         store.put_if_absent("b", b"1")
 
 
+def test_writers_that_meet_in_ceph_are_told_500_and_try_again(flaky: FlakyS3, store: ObjectStore) -> None:
+    store.put("a", b"1")
+    tag = store.read("a")[1]
+    flaky.fault = Times("500:UnknownError", "PUT", 7)
+    store.put_if_match("a", b"2", tag)
+    assert store.get("a") == b"2"
+    flaky.fault = Times("500:UnknownError", "PUT", 1000)
+    with pytest.raises(StoreError, match="kept failing") as caught:
+        store.put_if_absent("b", b"1")
+    assert not isinstance(caught.value, Lost)
+
+
 @pytest.mark.parametrize("quotes", ["bare", "quoted", "either"])
 def test_servers_that_differ_on_quotes_all_compare(flaky: FlakyS3, store: ObjectStore, quotes: str) -> None:
     flaky.quotes = quotes
@@ -94,7 +110,7 @@ def test_servers_that_differ_on_quotes_all_compare(flaky: FlakyS3, store: Object
 
 def test_a_server_that_ignores_conditions_is_refused(flaky: FlakyS3, store: ObjectStore) -> None:
     flaky.conditions = False
-    with pytest.raises(StoreError, match="ignores the condition"):
+    with pytest.raises(StoreError, match="does not keep to the conditions"):
         store.check()
     assert not flaky.objects
 
@@ -193,15 +209,17 @@ def test_a_local_file_that_shrinks_is_not_stored(
 @pytest.mark.parametrize("code", ["SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied", "ExpiredToken"])
 def test_wrong_keys_are_denied_at_once_without_showing_them(flaky: FlakyS3, store: ObjectStore, code: str) -> None:
     flaky.fault = Times(f"403:{code}", "", 1000)
-    calls = [lambda: store.get("a"), lambda: store.put("a", b""), lambda: list(store.list()), store.check,
-             lambda: store.put_if_absent("a", b""), lambda: store.exists("a"), lambda: store.delete(["a"])]  # fmt: skip
+    calls: list[Callable[[], object]] = [
+        lambda: store.get("a"), lambda: store.put("a", b""), lambda: list(store.list()), store.check,
+        lambda: store.put_if_absent("a", b""), lambda: store.exists("a"), lambda: store.delete(["a"]),
+    ]  # fmt: skip
     began = time.monotonic()
     for call in calls:
         with pytest.raises(Denied) as caught:
             call()
         assert "s3cr3t" not in str(caught.value) and "test-key" not in str(caught.value)
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_a_missing_bucket_is_named(flaky: FlakyS3) -> None:
@@ -219,7 +237,25 @@ def test_nobody_at_the_endpoint_is_told_soon(flaky: FlakyS3, monkeypatch: pytest
     began = time.monotonic()
     with pytest.raises(StoreError, match=f"127.0.0.1:{port} does not answer") as caught:
         open_store("s3://b/p").check()
-    assert time.monotonic() - began < 5 and "s3cr3t" not in str(caught.value)
+    assert time.monotonic() - began < 10 and "s3cr3t" not in str(caught.value)
+
+
+def test_a_web_server_that_is_no_s3_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+            self.wfile.write(b"<html>hello")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        local_server(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(StoreError, match="does not answer as an S3 server does"):
+            open_store("s3://b/p").check()
+        server.shutdown()
 
 
 def test_no_keys_at_all_are_denied(flaky: FlakyS3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +303,7 @@ def test_sweep_aborts_old_uploads_of_this_store_only(moto_url: str) -> None:
 def test_under_random_faults_nothing_is_lost_or_wrong(
     flaky: FlakyS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """5 % busy, 2 % reset, 2 % done but not answered, 3 % torn downloads: every checkpoint that was saved is right."""
+    """5 % busy, 2 % reset, 2 % done but not answered, 7 % torn downloads: every checkpoint that was saved is right."""
     monkeypatch.setattr(multipart, "PART", 4000)
     chance = random.Random(7)
     faults: Counter[str] = Counter()
@@ -275,7 +311,7 @@ def test_under_random_faults_nothing_is_lost_or_wrong(
     def fault(request: Request) -> str:
         drawn = chance.random()
         wrong = "503" if drawn < 0.05 else "reset" if drawn < 0.07 else "lost" if drawn < 0.09 else ""
-        if not wrong and request.command == "GET" and drawn < 0.12:
+        if not wrong and request.command == "GET" and drawn < 0.16:
             wrong = "cut"
         faults[wrong] += 1
         return wrong

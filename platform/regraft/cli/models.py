@@ -16,6 +16,9 @@ from regraft.store.manifest import read_verified
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry, Version
 
+_COLUMNS = ("model", "versions", "aliases", "score", "method", "delta", "created", "base")
+_WIDE = 130
+
 
 def registry_of(args: argparse.Namespace) -> Registry:
     return Registry(open_store(store_of(args.store)))
@@ -41,8 +44,9 @@ def listing(args: argparse.Namespace, screen: Screen) -> Reply:
     if not models:
         screen.say(f"no models in {registry.store.url}; `regraft train SPEC` makes one, --store names another store")
     else:
-        columns = ("model", "versions", "aliases", "score", "base", "method", "delta", "created")
-        screen.table(columns, [_row(entry) for entry in models])
+        # The last two are the first to be missed on a narrow terminal; a table of folded cells cannot be read at all.
+        shown = len(_COLUMNS) if screen.console.width >= _WIDE else len(_COLUMNS) - 2
+        screen.table(_COLUMNS[:shown], [_row(entry)[:shown] for entry in models])
     return Reply({"store": registry.store.url, "models": models})
 
 
@@ -72,7 +76,7 @@ def _row(entry: Mapping[str, Any]) -> tuple[object, ...]:
         return entry["name"], versions, aliases, "damaged: see `regraft models show`"
     score = ", ".join(f"{name} {figure(value)}" for name, value in entry["score"].items())
     delta = size(entry["delta_bytes"]) if entry["delta_bytes"] is not None else ""
-    return entry["name"], versions, aliases, score, entry["base"], entry["method"], delta, when(entry["created"])
+    return entry["name"], versions, aliases, score, entry["method"], delta, when(entry["created"]), entry["base"]
 
 
 def when(created: object) -> str:

@@ -50,8 +50,8 @@ class Screen:
         self.verbose = verbose
         self.stream: TextIO = sys.stderr if as_json else sys.stdout
         self.terminal = self.stream.isatty()
-        # A pipe has no width: 80 columns would cut the tables that people grep.
-        self.console = Console(file=self.stream, highlight=False, soft_wrap=True, width=None if self.terminal else 200)
+        # A pipe has no width: folded at 80 columns, a line could not be found with grep.
+        self.console = Console(file=self.stream, highlight=False, soft_wrap=True, width=None if self.terminal else 1000)
 
     def say(self, text: str | Text = "") -> None:
         """A line of the result; with --json the object says it, so nothing is written."""
@@ -64,12 +64,14 @@ class Screen:
 
     def facts(self, pairs: Sequence[tuple[str, object]], *, indent: int = 2) -> None:
         """Names and values, one pair a line, values aligned."""
-        width = max((len(name) for name, _ in pairs), default=0)
+        if self.as_json:
+            return
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
         for name, value in pairs:
-            first, *more = str(value).splitlines() or [""]
-            self.say(Text.assemble(" " * indent, (f"{name:<{width}}", "dim"), f"  {harmless(first)}"))
-            for line in more:
-                self.say(" " * (indent + width + 2) + line)
+            grid.add_row(" " * indent + name, Text(harmless(str(value))))
+        self._draw(grid)
 
     def head(self, text: str) -> None:
         """A heading."""
@@ -84,6 +86,9 @@ class Screen:
             table.add_column(column, overflow="fold", no_wrap=number == 0)  # a name in two halves cannot be copied
         for row in rows:
             table.add_row(*(Text("" if cell is None else harmless(str(cell))) for cell in row))
+        self._draw(table)
+
+    def _draw(self, table: Table) -> None:
         if self.terminal:
             self.console.print(table)
             return

@@ -37,7 +37,6 @@ def train(
     run, or says that it is finished; `fresh` starts another. `progress` receives every event as a mapping.
     Raises SpecError with all problems at once, before anything starts.
     """
-    from regraft.cluster.train import train as run
     from regraft.spec import RunSpec
 
     if isinstance(spec, str | Path):
@@ -46,7 +45,14 @@ def train(
         spec = spec.override(overrides) if overrides else spec
     else:
         spec = RunSpec.resolve(spec, overrides=overrides)
-    return run(spec, fresh=fresh, progress=progress, address=address)
+    if spec.compute.workers == 0:
+        # In this process, so that machines without Ray can train too.
+        from regraft.training.session import train_local
+
+        return train_local(spec, fresh=fresh, progress=progress)
+    from regraft.cluster.train import train as train_on_ray
+
+    return train_on_ray(spec, fresh=fresh, progress=progress, address=address)
 
 
 def load(reference: str, *, store: str | None = None, plugins: Sequence[str | Path] = ()) -> Predictor:

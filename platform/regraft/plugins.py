@@ -66,8 +66,13 @@ class Plugin(Frozen):
         """What a spec wrote (`lora`, or `{type: lora, rank: 8}`) as a member."""
         if isinstance(written, str):
             written = {"type": written}
-        if not isinstance(written, dict) or "type" not in written:
+        if isinstance(written, cls):
             return written
+        if not isinstance(written, dict) or "type" not in written:
+            what = SINGULAR[cls.family]
+            raise ValueError(
+                f"{written!r} is written; a {what} is a name, or {{type: name, ...}}: {', '.join(cls.names())}"
+            )
         fields = {key: value for key, value in written.items() if key != "type"}
         try:
             member = cls.lookup(str(written["type"]))

@@ -120,7 +120,7 @@ class RunSpec(Frozen):
     """Version of this format."""
     name: Slug
     """The model's name in the registry: lower case, digits, dots, dashes."""
-    base: str
+    base: Annotated[str, StringConstraints(min_length=1)]
     """Hub id[@revision], folder, s3://..., or package:<module>/<folder>."""
     task: AnyTask
     """What the data mean; see `regraft show tasks`."""
@@ -134,7 +134,7 @@ class RunSpec(Frozen):
     """How the weights are moved."""
     compute: ComputeSpec = ComputeSpec()
     """Where it runs."""
-    store: str = "./regraft-store"
+    store: Annotated[str, StringConstraints(min_length=1)] = "./regraft-store"
     """Folder or s3://bucket/prefix that keeps runs, models, data."""
     plugins: tuple[str, ...] = ()
     """Folders with your own tasks/, methods/, losses/, sources/."""
@@ -188,7 +188,7 @@ class RunSpec(Frozen):
         folders = document.get("plugins") or ()
         if isinstance(folders, str):
             document["plugins"] = folders = [folders]
-        for folder in folders:
+        for folder in folders if isinstance(folders, list | tuple) else ():
             add_folder(Path(str(folder)).expanduser())
         try:
             spec = cls.model_validate(document)

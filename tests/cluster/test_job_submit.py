@@ -31,6 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
         "RAY_AUTH_TOKEN": "a-token-for-this-test-only-0123456789",
         "HF_HUB_OFFLINE": "1",
         "REGRAFT_CACHE": str(folder / "cache"),
+        "GCS": f"127.0.0.1:{ports['port']}",
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     options = [f"--{name}={port}" for name, port in ports.items()]
@@ -44,7 +45,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
     finally:
         os.killpg(head.pid, 15)
         try:
-            head.wait(30)
+            head.wait(5)
         except subprocess.TimeoutExpired:
             os.killpg(head.pid, 9)
 
@@ -97,17 +98,33 @@ def test_a_store_inside_the_jobs_own_directory_is_refused(cluster: tuple[str, di
 
 
 def test_a_wrong_token_is_one_clear_message(cluster: tuple[str, dict[str, str]], tmp_path: Path) -> None:
-    address, environment = cluster
+    _, environment = cluster
     written = document(tmp_path) | {"compute": {"workers": 1}}
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(written))
-    port = address.rsplit(":", 1)[1]
     done = subprocess.run(
         [str(BIN / "regraft"), "train", str(path)],
-        env={**environment, "RAY_AUTH_TOKEN": "wrong", "RAY_ADDRESS": f"127.0.0.1:{port}"},
+        env={**environment, "RAY_AUTH_TOKEN": "wrong", "RAY_ADDRESS": environment["GCS"]},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.returncode in (1, 2)
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "RAY_AUTH_TOKEN" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_address_where_nobody_listens_is_answered_at_once(
+    cluster: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    written = document(tmp_path) | {"compute": {"workers": 1}}
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(written))
+    done = subprocess.run(
+        [str(BIN / "regraft"), "train", str(path)],
+        env={**cluster[1], "RAY_ADDRESS": f"127.0.0.1:{free_port()}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "no Ray answers there" in done.stderr and "Traceback" not in done.stderr

@@ -32,7 +32,7 @@ TABLE: dict[str, Target] = {
 """Command to module:function, which takes (arguments, screen) and returns a Reply."""
 
 WORK: dict[str, Target] = {
-    "train": "regraft.cluster.train:train",
+    "train": "regraft:train",
     "export": "regraft.serving.export:export",
 }
 """The heavy work that a command hands on when all it was told has been checked."""

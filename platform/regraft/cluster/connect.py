@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from regraft import errors
 from regraft.errors import AskedWrong, ClusterError
 
 log = logging.getLogger(__name__)
+KNOCK_S = 10.0
 
 
 @contextmanager
@@ -52,9 +54,25 @@ def start(address: str, *, verbose: bool) -> None:
         options["runtime_env"]["py_modules"] = [str(package_folder())]
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
+        knock(address)
         ray.init(**options)
     except Exception as error:
         raise ClusterError(explain(error), where=f"Ray at {address}") from error
+
+
+class NobodyListens(ConnectionError):
+    """The address is wrong, or its Ray is down."""
+
+
+def knock(address: str) -> None:
+    """NobodyListens when nobody listens at host:port; Ray itself would try again for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+    except OSError as error:
+        raise NobodyListens(f"{address}: {error}") from error
 
 
 def explain(error: Exception) -> str:
@@ -66,8 +84,13 @@ def explain(error: Exception) -> str:
         return "the cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
     if "address already in use" in text.lower() or ("port" in text.lower() and "in use" in text.lower()):
         return f"a port is taken by another program: {first_line(text)}; stop it, or pass another port to `ray start`"
-    if isinstance(error, ConnectionError):
+    if isinstance(error, NobodyListens):
         return f"no Ray answers there: {first_line(text)}; start one with `ray start --head`, or leave the address out"
+    if isinstance(error, ConnectionError):
+        return (
+            f"something listens there, but it is no Ray that lets us in: {first_line(text)}; if it asks for a token, "
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's"
+        )
     return f"Ray did not start: {type(error).__name__}: {first_line(text)}"
 
 

@@ -21,7 +21,7 @@ from regraft.errors import AskedWrong, ClusterError, RegraftError
 from regraft.spec import ComputeSpec, RunSpec
 from regraft.training.job import Job
 from regraft.training.loop import fit
-from regraft.training.session import Outcome, train_local, train_session
+from regraft.training.session import Outcome, train_session
 
 log = logging.getLogger(__name__)
 POLL_S = 0.5
@@ -30,9 +30,7 @@ POLL_S = 0.5
 def train(
     spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None, address: str | None = None
 ) -> Outcome:
-    """Train a spec to a registered model: on Ray, or in this process when `compute.workers` is 0."""
-    if spec.compute.workers == 0:
-        return train_local(spec, fresh=fresh, progress=progress)
+    """Train a spec to a registered model on Ray workers."""
 
     def execute(job: Job) -> None:
         with connected(address):

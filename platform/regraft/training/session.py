@@ -22,7 +22,7 @@ from regraft.bases.load import processor_files
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Progress
 from regraft.data.snapshot import Snapshot, build_snapshot
-from regraft.errors import AskedWrong, Damaged, RunError, WrongBase
+from regraft.errors import AskedWrong, Damaged, LeaseHeld, RunError, WrongBase
 from regraft.release import VERSION
 from regraft.spec import RunSpec
 from regraft.store.card import model_card
@@ -74,7 +74,7 @@ def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progr
     store.check()
     runs = Runs(store)
     run = choose_run(runs, spec, fresh=fresh)
-    with Lease(store, run):
+    with Lease(store, run) as lease:
         known = runs.find(run)
         if known is not None and known.get("state") == "registered":
             return finished(store, spec, run, known)
@@ -84,6 +84,8 @@ def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progr
         except BaseException:
             runs.update(run, state="failed")
             raise
+        if lease.lost.is_set():
+            raise LeaseHeld("another driver took this run over while it trained; it will register the model", run)
         return complete(store, spec, job, began, progress)
 
 
@@ -255,7 +257,12 @@ def version_meta(
         "method": dump["method"],
         "labels": list(job.labels),
         "dropout": spec.training.dropout,
-        "base": {"reference": spec.base, "hash": base.hash, "processor_hash": base.processor_hash},
+        "base": {
+            "reference": spec.base,
+            "hash": base.hash,
+            "processor_hash": base.processor_hash,
+            "bytes": base_bytes(base),
+        },
         "metrics": best.meta["metrics"],
         "baselines": known.get("baselines", {}),
         "gain": over,
@@ -290,5 +297,6 @@ def finished(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, An
         score=meta["score"]["name"],
         gain=meta.get("gain"),
         delta_bytes=int(meta["delta_bytes"]),
+        base_bytes=int(meta["base"].get("bytes", 0)),
         already=True,
     )

@@ -19,6 +19,25 @@ from transformers import YolosConfig, YolosForObjectDetection
 CLASSES = ("red", "green", "blue")
 SIDE = 64
 PATCH = 8
+SMALLEST, LARGEST = 18, 32
+
+RECIPE: dict[str, Any] = {
+    "images": 600,
+    "task": {"type": "object-detection", "no_object_weight": 0.4},
+    "training": {
+        "epochs": 18,
+        "batch_size": 32,
+        "lr": 1.5e-3,
+        "weight_decay": 1e-4,
+        "schedule": "linear",
+        "warmup": 0.1,
+        "clip": 1.0,
+    },
+}
+"""How `tiny_yolos` gets past mAP50 0.9 with every weight moving: 342 steps, 40 s of one core, reading images included.
+
+DETR's own weight of `no object`, 0.1, is meant for 100 queries; with 5 it lets wrong boxes score too high.
+"""
 
 
 def rectangles(folder: Path, *, images: int, seed: int) -> Path:
@@ -57,7 +76,7 @@ def draw(random: np.random.Generator) -> tuple[np.ndarray, list[list[int]], list
     classes: list[int] = []
     wanted = int(random.integers(1, 4))
     while len(boxes) < wanted:
-        width, height = random.integers(14, 33, 2).tolist()
+        width, height = random.integers(SMALLEST, LARGEST + 1, 2).tolist()
         x, y = int(random.integers(0, SIDE - width + 1)), int(random.integers(0, SIDE - height + 1))
         box = [x, y, width, height]
         if any(_near(box, other) for other in boxes):
@@ -95,12 +114,12 @@ def tiny_yolos(folder: Path, *, seed: int = 0) -> Path:
     """
     config = YolosConfig(
         hidden_size=96,
-        num_hidden_layers=4,
+        num_hidden_layers=3,
         num_attention_heads=4,
         intermediate_size=192,
         image_size=[SIDE, SIDE],
         patch_size=PATCH,
-        num_detection_tokens=12,
+        num_detection_tokens=5,
         use_mid_position_embeddings=False,
         initializer_range=0.06,
         num_labels=len(CLASSES),

@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 import os
+from typing import Any
+
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for variable in ("REGRAFT_STORE", "RAY_ADDRESS"):
     os.environ.pop(variable, None)
+
+_left_out: set[str] = set()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Remember what a run leaves out; with several processes each collects everything."""
+    _left_out.update(item.nodeid for item in items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the names to the process that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = sorted(_left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the names from a process that has ended."""
+    _left_out.update(getattr(node, "workeroutput", {}).get("left_out", ()))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say how many tests were left out, and how to run them."""
+    if _left_out and config.option.markexpr == "not slow":
+        terminalreporter.write_line(f"{len(_left_out)} slow tests deselected (run them with: pytest -m slow)")

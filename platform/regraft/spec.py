@@ -285,6 +285,7 @@ def problem(item: Mapping[str, Any], root: type[Frozen], document: Mapping[str, 
         return f"{path}: {message}" if path else message
     if kind == "string_pattern_mismatch":
         return f"{path}: {written!r} is written; allowed are lower case letters, digits, dots, dashes (at most 64)"
+    message = message.replace("valid tuple", "list").replace("tuple", "list").replace("valid dictionary", "mapping")
     return f"{path}: {written!r} is written; {message[0].lower()}{message[1:]}"
 
 

@@ -44,8 +44,8 @@ class CountingHarness(LocalHarness):
 
 
 def in_child(function: Callable[..., None], *arguments: Any, timeout: float = 120) -> int:
-    """Run a function in a fresh process; its exit code (-9 when it was killed)."""
-    process = _context.Process(target=function, args=arguments)
+    """Run a function in a fresh process, in this one's environment; its exit code (-9 when it was killed)."""
+    process = _context.Process(target=_in_environment, args=(dict(os.environ), function, *arguments))
     process.start()
     process.join(timeout)
     if process.is_alive():
@@ -53,6 +53,13 @@ def in_child(function: Callable[..., None], *arguments: Any, timeout: float = 12
         raise TimeoutError(f"{function.__name__} did not end in {timeout} s")
     assert process.exitcode is not None
     return process.exitcode
+
+
+def _in_environment(environment: Mapping[str, str], function: Callable[..., None], *arguments: Any) -> None:
+    """A forked server hands on the environment it was started in, which has none of what a test has set since."""
+    os.environ.clear()
+    os.environ.update(environment)
+    function(*arguments)
 
 
 def train_counted(document: Mapping[str, Any], journal: str, kill_after: int | None = None) -> None:

@@ -49,12 +49,7 @@ class Run:
     """Of each kill: the keys below the run's checkpoints and below models."""
 
 
-GIVEN = pytest.mark.skipif(
-    not REAL, reason="REGRAFT_TEST_S3=s3://bucket[/prefix] (with AWS_ENDPOINT_URL and keys) names no real server"
-)
-
-
-@pytest.fixture(scope="module", params=["moto", pytest.param("real", marks=GIVEN)])
+@pytest.fixture(scope="module", params=["moto", *(["real"] if REAL else [])])
 def s3_root(request: pytest.FixtureRequest) -> Iterator[str]:
     """A url of its own on moto's server, and on the one that REGRAFT_TEST_S3 names (keys and endpoint by AWS_*)."""
     with pytest.MonkeyPatch.context() as environment:
@@ -96,6 +91,13 @@ def on_s3(local: dict[str, Any], folder: Path, root: str) -> dict[str, Any]:
             inputs.put(path.relative_to(folder).as_posix(), path)
     data = {side: f"{root}/inputs/{side}.csv" for side in ("train", "eval")}
     return {**local, "base": f"{root}/inputs/base", "data": data, "store": f"{root}/store"}
+
+
+@pytest.mark.skipif(
+    not REAL, reason="REGRAFT_TEST_S3=s3://bucket[/prefix] (with AWS_ENDPOINT_URL and keys) names no real server"
+)
+def test_a_real_s3_server_is_among_the_servers_of_this_file() -> None:
+    open_store(REAL).check()
 
 
 def delta(store: ObjectStore) -> bytes:

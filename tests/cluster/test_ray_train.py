@@ -122,3 +122,12 @@ def test_bad_rows_are_refused_by_file_and_row(on_ray: None, tmp_path: Path) -> N
     with pytest.raises(DataError, match="unheard-of") as caught:
         train(RunSpec.resolve(written))
     assert isinstance(caught.value, RegraftError)
+
+
+@pytest.mark.slow
+def test_an_elastic_number_of_workers_trains_to_a_registered_model(on_ray: None, tmp_path: Path) -> None:
+    written = document(tmp_path, dropout=0.0) | {"compute": {"workers": [1, 2], "cpus": 1}}
+    events: list[dict[str, Any]] = []
+    outcome = train(RunSpec.resolve(written), progress=lambda event: events.append(dict(event)))
+    assert outcome.version == "v1"
+    assert next(event["workers"] for event in events if event["event"] == "start") in (1, 2)

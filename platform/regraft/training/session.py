@@ -186,9 +186,9 @@ def complete(store: ObjectStore, spec: RunSpec, job: Job, began: float, progress
     score = spec.task.score
     best = best_checkpoint(checkpoints, score.name, score.mode)
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
-        files = checkpoints.open(best, Path(folder) / "best")
-        state = State.read((files / "state.json").read_bytes())
-        delta = (files / "delta.safetensors").read_bytes()
+        delta = (checkpoints.open(best, Path(folder) / "best") / "delta.safetensors").read_bytes()
+        last = checkpoints.latest(Path(folder) / "last", lambda error: log.warning("%s", error))
+        state = State.read(((last[1] if last else Path(folder) / "best") / "state.json").read_bytes())
     runs = Runs(store)
     known = runs.find(job.run) or {}
     meta = version_meta(spec, job, best, state, known, delta)

@@ -99,9 +99,7 @@ OPERATIONS = {
         again=unalias_again,
     ),
     "delete": Operation(versions, lambda store: Registry(store).delete("m", "v3"), again=delete_again),
-    "first save": Operation(
-        lambda store: None, lambda store: Checkpoints(store, "run").save(1, files("step 1"), {})
-    ),
+    "first save": Operation(lambda store: None, lambda store: Checkpoints(store, "run").save(1, files("step 1"), {})),
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import regraft
 from rectangles import RECIPE, rectangles, rows, tiny_yolos
 from regraft.spec import RunSpec
@@ -48,6 +49,7 @@ def test_random_weights_learn_rectangles_to_map50_of_nine_tenths(tmp_path: Path)
     print(f"mAP50 {outcome.metrics['map50']:.3f} on held-out images in {outcome.seconds:.0f} s")
     assert outcome.metrics["map50"] >= 0.9
     model = regraft.load("rectangles", store=spec.store)
-    shown = next(rows(tmp_path / "eval" / "annotations.json"))
-    found = model.predict([{"image": shown["image"]}])[0]["objects"]
-    assert sorted(item["label"] for item in found) == sorted(shown["labels"])
+    shown = list(rows(tmp_path / "eval" / "annotations.json"))[:40]
+    found = [answer["objects"] for answer in model.predict([{"image": row["image"]} for row in shown])]
+    exact = [sorted(item["label"] for item in items) == sorted(row["labels"]) for items, row in zip(found, shown)]  # noqa: B905
+    assert sum(exact) / len(exact) >= 0.6

@@ -19,6 +19,8 @@ import torch
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results"
+LOAD = [round(load, 2) for load in os.getloadavg()]
+"""Processes that wanted a core before this one began, over 1, 5 and 15 minutes: near 0 on a quiet machine."""
 
 
 def write(name: str, figures: Mapping[str, Any], folder: Path = RESULTS) -> Path:
@@ -44,13 +46,13 @@ def command() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Facts without which a figure in seconds says nothing; `load` tells whether something else ran beside it."""
+    """Facts without which a figure in seconds says nothing."""
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
-        "load": [round(load, 2) for load in os.getloadavg()],
+        "load_before": LOAD,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         **{name: version(name) for name in ("torch", "transformers", "ray")},

@@ -72,13 +72,15 @@ def tickets(path: Path, rows: int, *, seed: int = 0) -> Path:
     return path
 
 
-def document(folder: Path, *, method: Any = "full", rows: int = 60, **training: Any) -> dict[str, Any]:
+def document(
+    folder: Path, *, method: Any = "full", rows: int = 60, eval_rows: int = 30, **training: Any
+) -> dict[str, Any]:
     """A whole spec, as a mapping, on a tiny base and tiny data made under `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     base = folder / "base"
     if not base.exists():
         tiny_bert(base)
-    for side, count, seed in (("train", rows, 1), ("eval", 30, 2)):
+    for side, count, seed in (("train", rows, 1), ("eval", eval_rows, 2)):
         if not (folder / f"{side}.csv").exists():
             tickets(folder / f"{side}.csv", count, seed=seed)
     defaults: Mapping[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 1e-3, "baselines": False}

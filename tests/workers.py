@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from regraft.cli import main
 from regraft.spec import RunSpec
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
@@ -71,6 +75,14 @@ def train_counted(document: Mapping[str, Any], journal: str, kill_after: int | N
         fit(job, CountingHarness(Path(journal), kill_after=kill_after))
 
     train_session(spec, execute)
+
+
+def limited_command(argv: list[str], said: str, largest: int) -> None:
+    """Run the command line where no file may become larger; its stderr goes into the file `said`."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    with open(said, "w") as file, redirect_stderr(file):
+        code = main(argv)
+    sys.exit(code)
 
 
 def train_plain(document: Mapping[str, Any]) -> None:

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, SerializeAsAny, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from regraft.contracts import Loss, Method, Source, Task
 from regraft.errors import AskedWrong, SpecError
@@ -45,7 +53,7 @@ class TrainingSpec(Frozen):
     epochs: int = Field(3, ge=1)
     """Passes over the training rows."""
     steps: int | None = Field(None, ge=1)
-    """Stop after so many optimizer steps, whatever `epochs` says."""
+    """Train exactly so many optimizer steps, more or fewer than `epochs` would make."""
     batch_size: int = Field(32, ge=1)
     """Rows per optimizer step over all workers and micro-batches."""
     accumulation: int = Field(1, ge=1)
@@ -93,6 +101,14 @@ class ComputeSpec(Frozen):
 
     workers: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = 1
     """Ray Train workers; [1, 8] lets Ray choose between; 0 trains in this process, without Ray."""
+
+    @field_validator("workers")
+    @classmethod
+    def _few_to_many(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(workers, tuple) and workers[0] > workers[1]:
+            raise ValueError(f"{list(workers)} is written; the smaller number comes first: {sorted(workers)}")
+        return workers
+
     cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs, and threads, per worker; null shares this machine's among the workers."""
     gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"

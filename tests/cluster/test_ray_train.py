@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from regraft.cluster.train import train
-from regraft.errors import AskedWrong, DataError, Diverged, RegraftError
+from regraft.errors import AskedWrong, ClusterError, DataError, Diverged, RegraftError, Unsupported
 from regraft.spec import RunSpec
 from regraft.store.objects import open_store
 from tiny import document
@@ -107,6 +108,40 @@ def test_a_request_that_is_wrong_is_not_tried_again_and_keeps_its_type(on_ray: N
     with pytest.raises(Diverged, match=r"lower training\.lr"):
         train(RunSpec.resolve(written), progress=lambda event: events.append(dict(event)))
     assert not any("workers were lost" in event.get("message", "") for event in events)
+
+
+BROKEN = '''
+from regraft.contracts import Loss
+
+
+class Broken(Loss):
+    """Fails."""
+
+    def build(self, model, anatomy):
+        return [][0]
+'''
+
+
+def test_a_plugin_that_fails_is_not_tried_again_and_interrupts_keep_their_handler(on_ray: None, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "losses").mkdir(parents=True)
+    (tmp_path / "mine" / "losses" / "broken.py").write_text(BROKEN)
+    written = document(tmp_path) | {
+        "plugins": [str(tmp_path / "mine")],
+        "losses": ["broken"],
+        "compute": {"workers": 1, "cpus": 1},
+    }
+    events: list[dict[str, Any]] = []
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ClusterError, match="IndexError: list index out of range"):
+        train(RunSpec.resolve(written), progress=lambda event: events.append(dict(event)))
+    assert not any("workers were lost" in event.get("message", "") for event in events)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_job_api_address_is_answered_with_the_command_to_use(tmp_path: Path) -> None:
+    written = document(tmp_path) | {"compute": {"workers": 1}}
+    with pytest.raises(Unsupported, match="ray job submit --address http://head:8265"):
+        train(RunSpec.resolve(written), address="http://head:8265")
 
 
 def test_more_workers_than_the_cluster_has_is_refused_before_anything_starts(on_ray: None, tmp_path: Path) -> None:

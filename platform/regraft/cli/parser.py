@@ -102,7 +102,9 @@ def _train(commands: Any) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a field: training.lr=1e-4"
     )
     train.add_argument("--fresh", action="store_true", help="start another run instead of continuing this spec's")
-    train.add_argument("--address", metavar="URL", help="a cluster's Job API (http://head:8265); else RAY_ADDRESS")
+    train.add_argument(
+        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+    )
 
 
 def _models(commands: Any) -> None:

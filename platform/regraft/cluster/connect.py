@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -15,19 +16,31 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from regraft import errors
-from regraft.errors import AskedWrong, ClusterError
+from regraft.errors import AskedWrong, ClusterError, Unsupported
 
 log = logging.getLogger(__name__)
 KNOCK_S = 10.0
+QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+PASSED_ON = re.compile(
+    r"AWS_ENDPOINT_URL(_S3)?|AWS_(DEFAULT_)?REGION|AWS_REQUEST_CHECKSUM_\w+|HF_(ENDPOINT|HUB_OFFLINE)|REGRAFT_\w+"
+)
+"""Variables of the driver that its workers need to reach the same store and hub. Secrets are not among them: a cluster
+shows a job's variables to whoever may look at it, so keys belong into the nodes' own environment."""
 
 
 @contextmanager
 def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[None]:
     """Be connected to a Ray; one that was started here ends here, one that was there before stays."""
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith(("http://", "https://")):
+        raise Unsupported(
+            f"{address} is a cluster's Job API, which runs files, not this process: use `ray job submit --address "
+            f"{address} --working-dir . -- python jobs/train.py SPEC`, or give the cluster's own address, host:6379",
+            where="address",
+        )
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     start(address, verbose=verbose)
     try:
         yield
@@ -42,7 +55,7 @@ def start(address: str, *, verbose: bool) -> None:
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
         "configure_logging": True,
-        "runtime_env": {"env_vars": {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}},
+        "runtime_env": {"env_vars": {**settings(), **QUIET}},
     }
     if address == "local":
         # Ray's processes listen on every interface, and its token is what keeps others out. `ray.init` turns it on
@@ -62,6 +75,11 @@ def start(address: str, *, verbose: bool) -> None:
 
 class NobodyListens(ConnectionError):
     """The address is wrong, or its Ray is down."""
+
+
+def settings() -> dict[str, str]:
+    """The driver's variables that travel to the workers."""
+    return {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
 
 
 def knock(address: str) -> None:

@@ -38,6 +38,7 @@ class RayHarness(Harness):
         if device.type == "cuda":
             torch.cuda.set_device(device)
         super().__init__(device=device, progress=lambda event: mailbox.put.remote(dict(event)))
+        self.here = ray.train.get_context().get_local_world_size()
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Metrics to Ray, once an evaluation; checkpoints are ours, Ray gets none."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+import torch.distributed as dist
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from regraft.cluster.connect import check_store, connected
@@ -25,6 +29,21 @@ from regraft.training.session import Outcome, train_session
 
 log = logging.getLogger(__name__)
 POLL_S = 0.5
+MOST_PAUSE_S = 30.0
+LOST = (RayActorError, NodeDiedError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, PreemptionError)
+"""What ends workers from outside."""
+LOST_NAMES = frozenset(
+    {
+        "WorkerHealthCheckTimeoutError",
+        "WorkerHealthCheckFailedError",
+        "WorkerGroupStartupTimeoutError",
+        "WorkerGroupStartupFailedError",
+        "BroadcastCollectiveTimeoutError",
+    }
+)
+"""The same, where Ray's class is not public."""
+SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+"""What the other ranks say when one of them is gone."""
 
 
 def train(
@@ -32,21 +51,23 @@ def train(
 ) -> Outcome:
     """Train a spec to a registered model on Ray workers."""
 
-    def execute(job: Job) -> None:
-        with connected(address):
-            check_store(spec.store)
-            attempts(spec, job, progress)
+    # The cluster is asked before anything is written: a wrong address leaves no run behind.
+    with connected(address):
+        check_store(spec.store)
+        scaling = scaling_config(spec.compute)
 
-    return train_session(spec, execute, fresh=fresh, progress=progress)
+        def execute(job: Job) -> None:
+            attempts(spec, job, scaling, progress)
+
+        return train_session(spec, execute, fresh=fresh, progress=progress)
 
 
-def attempts(spec: RunSpec, job: Job, progress: Progress | None) -> None:
+def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress | None) -> None:
     """Run workers until the job is done; lost ones are replaced, from the last checkpoint.
 
-    The retries are ours, each under a new Ray run name: what is wrong with the request is not tried again, and a cut
-    snapshot of Ray's own run state never stands in the way of the next attempt.
+    The retries are ours, each under a new Ray run name: what is wrong with the request, or with a plugin, is not tried
+    again, and a cut snapshot of Ray's own run state never stands in the way of the next attempt.
     """
-    scaling = scaling_config(spec.compute)
     job = replace(job, threads=job.threads or int(scaling.resources_per_worker["CPU"]))
     left = spec.compute.max_failures
     number = 0
@@ -57,15 +78,18 @@ def attempts(spec: RunSpec, job: Job, progress: Progress | None) -> None:
         except RegraftError:
             raise
         except Exception as error:
-            cause = root_cause(error)
-            if isinstance(cause, RegraftError):
-                raise cause from None
-            if left == 0:
-                raise ClusterError(f"the workers failed: {type(cause).__name__}: {cause}", where=job.run) from error
+            causes = causes_of(error)
+            ours = next((cause for cause in causes if isinstance(cause, RegraftError)), None)
+            if ours is not None:
+                raise ours from None
+            cause = next(filter(is_loss, causes), causes[-1])
+            if left == 0 or not is_loss(cause):
+                raise ClusterError(f"a worker failed: {type(cause).__name__}: {cause}", where=job.run) from error
             left, number = left - 1, number + 1
             if progress is not None:
                 what = f"workers were lost ({type(cause).__name__}); going on from the last checkpoint"
                 progress({"event": "note", "message": what})
+            time.sleep(min(MOST_PAUSE_S, 2.0 ** (number - 1)))
 
 
 def attempt(job: Job, scaling: ScalingConfig, number: int, progress: Progress | None) -> None:
@@ -80,7 +104,8 @@ def attempt(job: Job, scaling: ScalingConfig, number: int, progress: Progress | 
                 name=f"{job.run}-{number}", storage_path=folder, failure_config=FailureConfig(max_failures=0)
             ),
         )
-        result = trainer.fit()
+        with own_interrupts():
+            result = trainer.fit()
     if result.error is not None:
         raise result.error
 
@@ -90,6 +115,24 @@ def work(config: dict[str, Any]) -> None:
     document = config["job"]
     job = Job(**{**document, "labels": tuple(document["labels"])})
     fit(job, RayHarness(config["mailbox"]))
+
+
+@contextmanager
+def own_interrupts() -> Iterator[None]:
+    """Give Ctrl-C back its meaning after Ray Train has run, and let it mean the same while it runs.
+
+    Ray Train puts a handler of its own in place and leaves it there: later it would call an actor that is dead.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -146,8 +189,8 @@ def scaling_config(compute: ComputeSpec) -> ScalingConfig:
     )
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """The exception that a worker raised, inside what Ray wrapped around it; RegraftErrors first."""
+def causes_of(error: BaseException) -> list[BaseException]:
+    """Every exception inside what Ray wrapped around the workers' own, outermost first."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
@@ -158,5 +201,13 @@ def root_cause(error: BaseException) -> BaseException:
         failures = getattr(item, "worker_failures", None) or {}
         inner = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
         queue += [*inner, getattr(item, "cause", None), item.__cause__]
-    ours = [item for item in seen if isinstance(item, RegraftError)]
-    return ours[0] if ours else seen[-1]
+    return seen
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether a worker went away, in contrast to code that failed and would fail again."""
+    if isinstance(error, (*LOST, dist.DistNetworkError, dist.DistBackendError)):
+        return True
+    if type(error).__name__ in LOST_NAMES:
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(sign in str(error) for sign in SIGNS)

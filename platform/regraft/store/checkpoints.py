@@ -114,12 +114,16 @@ class Checkpoints:
         manifests.fetch_verified(self.store, saved.prefix, path)
         return path
 
+    def sound(self) -> list[Saved]:
+        """`listed`, but for those whose manifest cannot be trusted."""
+        return [saved for saved in self.listed() if _sound(saved)]
+
     def retain(self, policy: Retention) -> list[str]:
         """Delete the checkpoints that `policy` does not keep; their prefixes.
 
         One whose manifest is damaged neither counts nor goes: someone should look at it.
         """
-        sound = [saved for saved in self.listed() if _sound(saved)]
+        sound = self.sound()
         kept = {saved.prefix for saved in sound[-policy.last :]} if policy.last > 0 else set()
         kept |= {saved.prefix for saved in _best(sound, policy)}
         protected = {id[:8] for id in policy.protect}
@@ -163,9 +167,18 @@ def _sound(saved: Saved) -> bool:
 def _best(found: Iterable[Saved], policy: Retention) -> list[Saved]:
     if policy.metric is None or policy.best <= 0:
         return []
-    scored = [(score, saved.step, saved) for saved in found if (score := _score(saved, policy.metric)) is not None]
-    sign = 1 if policy.mode == "min" else -1
-    return [saved for *_, saved in sorted(scored, key=lambda item: (sign * item[0], -item[1]))[: policy.best]]
+    return ranked(found, policy.metric, policy.mode)[: policy.best]
+
+
+def ranked(found: Iterable[Saved], metric: str, mode: Literal["min", "max"]) -> list[Saved]:
+    """The evaluated ones among `found` (oldest first), best first; of equals the earliest step.
+
+    Of a step that was saved twice the later copy counts: a run saves a step again when it passed over a damaged copy.
+    """
+    latest = {saved.step: saved for saved in found}
+    scored = [(score, saved) for saved in latest.values() if (score := _score(saved, metric)) is not None]
+    sign = 1 if mode == "min" else -1
+    return [saved for _, saved in sorted(scored, key=lambda item: (sign * item[0], item[1].step))]
 
 
 def _score(saved: Saved, metric: str) -> float | None:

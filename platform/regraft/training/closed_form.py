@@ -22,6 +22,8 @@ def fit_closed_form(run: Run) -> None:
     """The run of a closed-form method: one step, one evaluation, one checkpoint."""
     restore(run)
     if run.state.finished:
+        run.tracker.publish(run.state.log)
+        run.close()
         return
     run.announce()
     try:
@@ -33,8 +35,7 @@ def fit_closed_form(run: Run) -> None:
         run.checkpoint(metrics)
         run.harness.report(metrics)
     finally:
-        run.saver.close()
-        run.tracker.close()
+        run.close()
 
 
 def solve_head(adapted: Adapted, method: Method, rows: Rows, harness: Harness, *, size: int) -> None:
@@ -43,9 +44,9 @@ def solve_head(adapted: Adapted, method: Method, rows: Rows, harness: Harness, *
     classes = len(adapted.context.labels)
     sums: dict[str, Tensor] = {}
     with torch.inference_mode():
-        for indices in ordered(rows, size, harness):
+        for indices, own in ordered(rows, size, harness):
             batch = to_device(encoded(adapted, rows, indices, train=False), harness.device)
-            part = method.statistics(adapted.features(batch), batch["labels"], classes)
+            part = method.statistics(adapted.features(batch)[:own], batch["labels"][:own], classes)
             sums = {name: sums[name] + value if sums else value for name, value in part.items()}
         if harness.world > 1:
             sums = {name: harness.sum(value) for name, value in sums.items()}

@@ -33,29 +33,39 @@ def encoded(adapted: Adapted, rows: Rows, indices: NDArray[np.int64], *, train: 
     return task.collate([task.encode(rows.row(int(i)), context, train=train) for i in indices], context)
 
 
-def ordered(rows: Rows, size: int, harness: Harness) -> Iterator[NDArray[np.int64]]:
-    """This rank's batches of row indices, rows of like length together."""
+def ordered(rows: Rows, size: int, harness: Harness) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """This rank's batches of row indices, rows of like length together, and how many of each are its own.
+
+    Every rank gets the same number of batches, the last ones filled up with a row that is not its own: sharded
+    models gather their weights batch by batch, and a rank that had fewer would leave the others waiting.
+    """
     order = np.argsort(rows.lengths, kind="stable")
     mine = order[harness.rank :: harness.world]
-    for start in range(0, len(mine), size):
-        yield mine[start : start + size]
+    most = -(-len(order) // harness.world)
+    for start in range(0, most, size):
+        part = mine[start : start + size]
+        yield (part, len(part)) if len(part) else (order[:1], 0)
 
 
 def evaluate(
     adapted: Adapted, rows: Rows, harness: Harness, *, size: int, autocast: AbstractContextManager[Any]
 ) -> tuple[dict[str, float], list[Record]]:
-    """Metrics and records (in row order) of the rows, the same on every rank."""
+    """Metrics of the rows, the same on every rank, and on the first their records in row order."""
     adapted.eval_mode()
+    # Running statistics moved by each rank's own rows: evaluated, as stored, are those of the first.
+    harness.share_buffers(adapted.model)
     mine: list[tuple[int, Record]] = []
     with torch.inference_mode(), autocast:
-        for indices in ordered(rows, size, harness):
+        for indices, own in ordered(rows, size, harness):
             batch = to_device(encoded(adapted, rows, indices, train=False), harness.device)
             output = adapted.forward(batch)
-            mine.extend(zip(indices.tolist(), adapted.task.records(output, batch, adapted.context), strict=True))
-    found = [item for rank in harness.gather(mine) for item in rank]
-    records = [record for _, record in sorted(found, key=lambda item: item[0])]
-    # Every rank computes the same metrics from the same records: no second collective, and no rank waits for one.
-    return adapted.task.metrics(records, adapted.context), records
+            records = adapted.task.records(output, batch, adapted.context)
+            mine.extend(list(zip(indices.tolist(), records, strict=True))[:own])
+    everything = [item for rank in harness.gather(mine) for item in rank]
+    records = [record for _, record in sorted(everything, key=lambda item: item[0])]
+    # One rank decides: ranks on other processors could differ in a last bit, and then in when the run ends.
+    metrics = harness.from_first(adapted.task.metrics(records, adapted.context) if harness.first else {})
+    return metrics, records
 
 
 def packed(records: Sequence[Record]) -> str:

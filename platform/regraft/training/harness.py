@@ -7,13 +7,14 @@ floor is a Ray Train worker. Both run the identical loop.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from regraft.contracts import Progress
 
@@ -22,12 +23,16 @@ log = logging.getLogger(__name__)
 
 
 class Harness:
-    """Rank, world and device of this process, and the few things ranks say to one another."""
+    """Rank, world and device of this process, and the few things ranks say to one another.
+
+    `here` is how many of the world's ranks share this machine.
+    """
 
     def __init__(self, *, device: torch.device | None = None, progress: Progress | None = None) -> None:
         grouped = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if grouped else 0
         self.world = dist.get_world_size() if grouped else 1
+        self.here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if grouped else 1
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._progress = progress
 
@@ -39,7 +44,10 @@ class Harness:
     def say(self, event: str, **fields: Any) -> None:
         """Show progress; rank 0 only, and never the reason for a failure."""
         if self.first and self._progress is not None:
-            self._progress({"event": event, **fields})
+            try:
+                self._progress({"event": event, **fields})
+            except Exception as error:
+                log.warning("progress could not be shown: %s", error)
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Metrics of an evaluation, on every rank; a barrier under Ray."""
@@ -53,13 +61,19 @@ class Harness:
             dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, value: T) -> list[T]:
-        """Every rank's value, in rank order, on every rank."""
+    def gather(self, value: list[T]) -> list[list[T]]:
+        """Every rank's list, in rank order, on the first; the others get theirs empty."""
         if self.world == 1:
             return [value]
-        values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value)
-        return values
+        values: list[Any] | None = [None] * self.world if self.first else None
+        dist.gather_object(value, values)
+        return values or []
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every rank the first one's buffers."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
 
     def from_first(self, value: T) -> T:
         """Rank 0's value on every rank."""

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from regraft.errors import Damaged
 from regraft.spec import RunSpec
 
 
@@ -31,9 +32,8 @@ class State:
     """The loop's memory between steps, whole: what a checkpoint holds beside tensors."""
 
     step: int = 0
+    format: int = 1
     best: float | None = None
-    best_step: int = 0
-    best_metrics: dict[str, float] = field(default_factory=dict)
     best_correct: str = ""
     stale: int = 0
     """Evaluations since the best one."""
@@ -52,4 +52,7 @@ class State:
     @classmethod
     def read(cls, text: str | bytes) -> State:
         """From a checkpoint's state.json."""
-        return cls(**json.loads(text))
+        document = json.loads(text)
+        if document.get("format") != cls().format:
+            raise Damaged(f"state.json has format {document.get('format')!r}; this regraft reads 1", where="checkpoint")
+        return cls(**document)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from regraft.bases.adapt import Adapted, adapt
-from regraft.bases.delta import canonical, delta_tensors
+from regraft.bases.delta import canonical, live_tensors
 from regraft.bases.locate import locate
 from regraft.contracts import Batch
-from regraft.data.sampler import batches, position, share
+from regraft.data.sampler import batches, batches_per_epoch, position, share, total_steps
 from regraft.data.snapshot import Snapshot, open_snapshot
 from regraft.errors import Diverged, WrongBase
 from regraft.spec import RunSpec
@@ -25,17 +25,18 @@ from regraft.store.objects import ObjectStore, open_store
 from regraft.store.runs import Runs
 from regraft.training.baselines import measure_baselines
 from regraft.training.closed_form import fit_closed_form
-from regraft.training.evaluate import encoded, evaluate, packed, to_device
+from regraft.training.evaluate import encoded, evaluate, packed
 from regraft.training.harness import Harness
 from regraft.training.job import Job, State
+from regraft.training.memory import room_for_steps, room_for_weights, told_when_it_runs_out
 from regraft.training.optimizer import build_optimizer, optimizer_tensors, parameter_groups, schedule, set_learning_rate
 from regraft.training.resume import restore
 from regraft.training.saver import Saver
 from regraft.training.stepping import StepModule, Stepper, distribute, make_accelerator, scaler_state
+from regraft.training.tensorfile import take_part
 from regraft.training.tracking import Tracker
 from regraft.training.weights import class_weights
 
-log = logging.getLogger(__name__)
 LOG_LINES = 500
 """How many step lines a whole run leaves in metrics.jsonl, at most."""
 
@@ -46,9 +47,9 @@ def fit(job: Job, harness: Harness) -> State:
         torch.set_num_threads(job.threads)
     spec = job.resolved()
     store = open_store(spec.store)
-    with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
+    with tempfile.TemporaryDirectory(prefix="regraft-") as folder, told_when_it_runs_out(spec):
         snapshot = open_snapshot(store, job.fingerprint)
-        adapted = build(spec, job, snapshot)
+        adapted = build(spec, job, snapshot, harness)
         measure_baselines(spec, job, adapted, snapshot, harness, Runs(store))
         run = Run(spec, job, store, snapshot, adapted, harness, Path(folder))
         if spec.method.closed_form:
@@ -58,15 +59,18 @@ def fit(job: Job, harness: Harness) -> State:
         return run.state
 
 
-def build(spec: RunSpec, job: Job, snapshot: Snapshot) -> Adapted:
-    """The adapted model before its first step, on the very base that the job names."""
+def build(spec: RunSpec, job: Job, snapshot: Snapshot, harness: Harness) -> Adapted:
+    """The adapted model before its first step, on the very base that the job names, with room left to train it."""
     base = locate(spec.base)
     if base.hash != job.base_hash:
         raise WrongBase(f"{spec.base} has hash {base.hash[:12]} here; the run began with {job.base_hash[:12]}", "base")
+    room_for_weights(base, harness)
     training = spec.training
     adapted = adapt(spec.task, spec.method, base, labels=job.labels, seed=training.seed, dropout=training.dropout)
     weights = class_weights(training.class_weights, job.labels, snapshot.train)
+    weights = None if weights is None else weights.to(harness.device)
     adapted.context = replace(adapted.context, class_weights=weights, label_smoothing=training.label_smoothing)
+    room_for_steps(spec, adapted, harness)
     return adapted
 
 
@@ -86,6 +90,7 @@ class Run:
         self.spec, self.job, self.snapshot, self.adapted, self.harness = spec, job, snapshot, adapted, harness
         self.folder = folder
         self.state = State()
+        self.runs = Runs(store)
         self.checkpoints = Checkpoints(store, job.run)
         self.tracker = Tracker(store, job.run, folder / "tensorboard", write=harness.first)
         score = spec.task.score
@@ -94,6 +99,8 @@ class Run:
         self.saver = Saver(self.checkpoints, retention, pinned=harness.device.type == "cuda")
         self.accelerator = make_accelerator(spec.compute, harness)
         # Loss terms are built on the base's values, before a checkpoint is read into the model.
+        # They draw from a seed of their own: whether baselines were measured before in this process must not matter.
+        torch.manual_seed(spec.training.seed)
         terms = [(loss.weight, loss.build(adapted.model, adapted.anatomy)) for loss in spec.losses]
         self.module = StepModule(adapted, terms)
         self.wrapped = distribute(self.module, adapted, spec.compute, self.accelerator, harness)
@@ -107,18 +114,22 @@ class Run:
     @property
     def per_epoch(self) -> int:
         """Steps per pass over the training rows."""
-        return -(-len(self.snapshot.train) // self.spec.training.batch_size)
+        return batches_per_epoch(len(self.snapshot.train), self.spec.training.batch_size)
 
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return min(self.per_epoch * self.spec.training.epochs, self.spec.training.steps or 2**62)
+        training = self.spec.training
+        return total_steps(len(self.snapshot.train), training.batch_size, training.epochs, training.steps)
 
     def train(self) -> None:
         """From the newest checkpoint to the last step."""
         training = self.spec.training
         restore(self)
         if self.state.finished:
+            # Killed between the last commit and its publication: what is missing is the log.
+            self.tracker.publish(self.state.log)
+            self.close()
             return
         self.announce()
         stepper = Stepper(
@@ -140,7 +151,13 @@ class Run:
                 if self.state.finished:
                     break
         finally:
+            self.close()
+
+    def close(self) -> None:
+        """Drain the saver, end the tracker's file."""
+        try:
             self.saver.close()
+        finally:
             self.tracker.close()
 
     def work(self, first: int) -> Iterator[tuple[int, np.ndarray, list[tuple[Batch, bool]]]]:
@@ -157,8 +174,7 @@ class Run:
                 (encoded(self.adapted, rows, part if len(part) else plan[index][:1], train=True), len(part) > 0)
                 for part in parts
             ]
-            on_device = [(to_device(batch, self.harness.device), real) for batch, real in micros]
-            yield number, plan[index], on_device
+            yield number, plan[index], micros
 
     def due(self) -> bool:
         """Whether to evaluate or checkpoint after this step."""
@@ -189,8 +205,7 @@ class Run:
         state, score, patience = self.state, self.spec.task.score, self.spec.training.early_stopping
         best = score.better(metrics[score.name], state.best)
         if best:
-            state.best, state.best_step, state.best_metrics = metrics[score.name], state.step, metrics
-            state.best_correct, state.stale = packed(records), 0
+            state.best, state.best_correct, state.stale = metrics[score.name], packed(records), 0
         else:
             state.stale += 1
         stopped = patience is not None and state.stale >= patience
@@ -205,13 +220,15 @@ class Run:
     def checkpoint(self, metrics: dict[str, float] | None) -> None:
         """Snapshot on every rank (sharded tensors are gathered), write on the first."""
         tensors = {
-            "delta.safetensors": delta_tensors(self.adapted),
+            "delta.safetensors": live_tensors(self.adapted),
             "optimizer.safetensors": {
                 **optimizer_tensors(self.optimizer, self.names),
                 **{f"terms.{name}": value for name, value in self.module.terms.state_dict().items()},
             },
         }
         if not self.harness.first:
+            for live in tensors.values():
+                take_part(live)
             return
         self.state.scaler = scaler_state(self.accelerator)
         meta = {"run": self.job.run, "step": self.state.step, "base": self.job.base_hash, "metrics": metrics or {}}
@@ -228,7 +245,10 @@ class Run:
         if step % every and step != self.steps:
             return
         value = self.check(loss, norm)
-        line = {"step": step, "epoch": step / self.per_epoch, "loss": value, "norm": norm.item(), "lr": rate}
+        size = norm.item()
+        # fp16 skips a step whose gradient overflows; JSON knows no infinity.
+        seen = {"norm": size} if math.isfinite(size) else {}
+        line = {"step": step, "epoch": step / self.per_epoch, "loss": value, **seen, "lr": rate}
         self.state.log.append(line)
         self.harness.say(
             "step",
@@ -242,16 +262,27 @@ class Run:
         """The loss as a number; Diverged when it, or the gradient, is none."""
         value = loss.item()
         scaled = self.accelerator.scaler is not None
-        if value != value or value in (float("inf"), float("-inf")) or (not scaled and not torch.isfinite(norm)):
+        if not math.isfinite(value) or (not scaled and not torch.isfinite(norm)):
             raise Diverged(
                 f"the loss is {value} and the gradient's norm {norm.item()}: lower training.lr, or raise the warm-up",
                 where=f"step {self.state.step}",
             )
         return value
 
+    def note_bits(self) -> None:
+        """Record what the result's last bits depend on, and say so when a run goes on with something else."""
+        now = {"threads": torch.get_num_threads(), "workers": self.harness.world, "device": self.harness.device.type}
+        before = (self.runs.find(self.job.run) or {}).get("bits", now)
+        if before != now:
+            message = f"the run began with {before} and goes on with {now}: the result may differ in its last bits"
+            self.harness.say("note", message=message)
+        self.runs.update(self.job.run, bits=now)
+
     def announce(self) -> None:
         """The run in numbers, once."""
         parameters = list(self.adapted.model.parameters())
+        if self.harness.first:
+            self.note_bits()
         self.harness.say(
             "start",
             run=self.job.run,

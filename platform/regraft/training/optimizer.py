@@ -40,8 +40,8 @@ def factor(name: str, anatomy: Anatomy, training: TrainingSpec) -> float:
         return training.head_factor
     if under(name, anatomy.stem):
         return training.layer_decay ** (len(anatomy.blocks) + 1)
-    for number, block in enumerate(anatomy.blocks):
-        if under(name, (block,)):
+    for number in range(len(anatomy.blocks)):
+        if under(name, anatomy.members(number)):
             return training.layer_decay ** (len(anatomy.blocks) - number)
     return 1.0
 
@@ -73,18 +73,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> float:
     return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered from all ranks (a collective), any other as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
-    """The optimizer's state as `<parameter>|<entry>`; a collective where parameters are sharded."""
+    """The optimizer's state as `<parameter>|<entry>`, live."""
     tensors = {}
     for parameter, name in names.items():
         for entry, value in sorted(optimizer.state.get(parameter, {}).items()):
             if isinstance(value, Tensor):
-                tensors[f"{name}|{entry}"] = whole(value.detach())
+                tensors[f"{name}|{entry}"] = value.detach()
     return tensors
 
 

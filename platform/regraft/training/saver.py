@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,8 +28,6 @@ class Saver:
         self._files: dict[str, TensorFile] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="regraft-saver")
         self._pending: Future[Saved] | None = None
-        self.stalls: list[float] = []
-        self._lock = threading.Lock()
 
     def save(
         self,
@@ -49,11 +46,9 @@ class Saver:
         for name, live in tensors.items():
             self._file(name, live).fill(live)
         # The state is turned to bytes here: the loop goes on changing it while the upload runs.
-        document = json.dumps(state, sort_keys=True).encode()
+        document = json.dumps(state).encode()
         self._pending = self._thread.submit(self._write, step, tuple(tensors), document, dict(meta), then)
-        stall = time.perf_counter() - began
-        self.stalls.append(stall)
-        return stall
+        return time.perf_counter() - began
 
     def _file(self, name: str, live: Mapping[str, Tensor]) -> TensorFile:
         file = self._files.get(name)
@@ -78,8 +73,7 @@ class Saver:
 
     def wait(self) -> None:
         """Until the upload under way is committed; raises what went wrong with it."""
-        with self._lock:
-            pending, self._pending = self._pending, None
+        pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 

@@ -8,25 +8,23 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
 from regraft.bases.load import processor_files
 from regraft.bases.locate import Base, locate
-from regraft.contracts import Progress
+from regraft.contracts import Progress, Score
 from regraft.data.snapshot import Snapshot, build_snapshot
-from regraft.errors import AskedWrong, Damaged, LeaseHeld, RunError, WrongBase
+from regraft.errors import AskedWrong, Damaged, LeaseHeld, NotThere, RunError, StoreError, WrongBase
 from regraft.release import VERSION
 from regraft.spec import RunSpec
 from regraft.store.card import model_card
-from regraft.store.checkpoints import Checkpoints, Saved
+from regraft.store.checkpoints import Checkpoints, Saved, ranked
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
@@ -35,6 +33,7 @@ from regraft.training.evaluate import gain
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job, State
 from regraft.training.loop import fit
+from regraft.training.memory import room_for_weights
 
 log = logging.getLogger(__name__)
 
@@ -75,18 +74,30 @@ def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progr
     runs = Runs(store)
     run = choose_run(runs, spec, fresh=fresh)
     with Lease(store, run) as lease:
-        known = runs.find(run)
+        known = find(runs, run)
         if known is not None and known.get("state") == "registered":
             return finished(store, spec, run, known)
         job = prepare(store, spec, run, progress)
-        try:
+        with told_as_failed(runs, run, lease):
             execute(job)
-        except BaseException:
-            runs.update(run, state="failed")
-            raise
-        if lease.lost.is_set():
-            raise LeaseHeld("another driver took this run over while it trained; it will register the model", run)
-        return complete(store, spec, job, began, progress)
+            if lease.lost.is_set():
+                raise LeaseHeld("another driver took this run over while it trained; it will register the model", run)
+            return complete(store, spec, job, began, progress)
+
+
+@contextmanager
+def told_as_failed(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
+    """Write into the run's document that it failed, unless another driver has it now."""
+    try:
+        yield
+    except BaseException:
+        if not lease.lost.is_set():
+            try:
+                runs.update(run, state="failed")
+            except StoreError as error:
+                # A full disk or a lost server: what ended the run must not be hidden by what it ends too.
+                log.info("run %s could not be marked as failed: %s", run, error)
+        raise
 
 
 def train_local(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
@@ -102,19 +113,29 @@ def choose_run(runs: Runs, spec: RunSpec, *, fresh: bool) -> str:
     """The newest run of this very spec, or another name for a fresh one."""
     if not fresh:
         same = [info.name for info in runs.list() if info.name == spec.run or info.name.startswith(f"{spec.run}.")]
-        return max(same, default=spec.run, key=lambda name: (runs.find(name) or {}).get("created", ""))
-    if runs.find(spec.run) is None:
+        return max(same, default=spec.run, key=lambda name: (find(runs, name) or {}).get("created", ""))
+    if find(runs, spec.run) is None:
         return spec.run
     return f"{spec.run}.{secrets.token_hex(3)}"
+
+
+def find(runs: Runs, run: str) -> dict[str, Any] | None:
+    """The run's document; a damaged one counts as none, since the next update writes it anew."""
+    try:
+        return runs.find(run)
+    except Damaged as error:
+        log.warning("%s", error)
+        return None
 
 
 def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | None) -> Job:
     """Find the base, make the snapshot, write down what the run is."""
     base = locate(spec.base)
-    need_memory(spec, base)
+    if spec.compute.workers == 0:
+        room_for_weights(base, LocalHarness())  # before the data are read; workers look where they are
     snapshot = build_snapshot(store, spec.task, spec.data)
     runs = Runs(store)
-    known = runs.find(run)
+    known = find(runs, run)
     if known is not None:
         same_as_before(run, known, base, snapshot)
     else:
@@ -160,19 +181,23 @@ def same_as_before(run: str, known: Mapping[str, Any], base: Base, snapshot: Sna
         )
 
 
-def need_memory(spec: RunSpec, base: Base) -> None:
-    """Refuse before anything starts what cannot fit: weights, gradients and two moments of all that moves."""
-    if spec.compute.workers != 0 or torch.cuda.is_available():
-        return
-    size = base_bytes(base)
-    copies = 4 if spec.method.serves == "whole" else 1
-    available = psutil.virtual_memory().available
-    if size * copies > available:
-        raise AskedWrong(
-            f"{spec.method.key()} on this base needs about {size * copies / 2**30:.1f} GiB, and "
-            f"{available / 2**30:.1f} GiB are free: use method lora, a smaller base, or a larger machine",
+def same_base(spec: RunSpec, job: Job) -> Base:
+    """The base that the run was trained on; WrongBase when its reference has come to mean another."""
+    base = locate(spec.base)
+    if base.hash != job.base_hash:
+        raise WrongBase(
+            f"{spec.base} has hash {base.hash[:12]} now; the run was trained on {job.base_hash[:12]}: put it back, or "
+            "write the hub revision behind an @",
             where="base",
         )
+    return base
+
+
+def pinned(base: Base) -> str:
+    """The reference by which this very base is found again, after a hub's branch has moved too."""
+    if base.revision is None or "@" in base.reference:
+        return base.reference
+    return f"{base.reference}@{base.revision}"
 
 
 def base_bytes(base: Base) -> int:
@@ -184,15 +209,12 @@ def complete(store: ObjectStore, spec: RunSpec, job: Job, began: float, progress
     """Register the best checkpoint of a trained run as a model version."""
     checkpoints = Checkpoints(store, job.run)
     score = spec.task.score
-    best = best_checkpoint(checkpoints, score.name, score.mode)
-    with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
-        delta = (checkpoints.open(best, Path(folder) / "best") / "delta.safetensors").read_bytes()
-        last = checkpoints.latest(Path(folder) / "last", lambda error: log.warning("%s", error))
-        state = State.read(((last[1] if last else Path(folder) / "best") / "state.json").read_bytes())
+    best, delta = best_delta(checkpoints, score, progress)
+    state = last_state(checkpoints)
     runs = Runs(store)
-    known = runs.find(job.run) or {}
-    meta = version_meta(spec, job, best, state, known, delta)
-    base = locate(spec.base)
+    known = find(runs, job.run) or {}
+    base = same_base(spec, job)
+    meta = version_meta(spec, job, base, best, state, known, delta)
     contents: dict[str, Any] = {
         "delta.safetensors": delta,
         "spec.yaml": spec.dump().encode(),
@@ -226,28 +248,33 @@ def complete(store: ObjectStore, spec: RunSpec, job: Job, began: float, progress
     )
 
 
-def best_checkpoint(checkpoints: Checkpoints, metric: str, mode: str) -> Saved:
-    """The evaluated checkpoint with the best metric; the earliest of equals."""
-    rated = []
-    for saved in checkpoints.listed():
-        try:
-            metrics = saved.meta.get("metrics", {})
-        except Damaged as error:
-            log.warning("a damaged checkpoint is passed over: %s", error)
-            continue
-        if metric in metrics:
-            rated.append((saved, float(metrics[metric])))
-    if not rated:
-        raise RunError("the run ended without an evaluated checkpoint", where=checkpoints.run)
-    sign = 1 if mode == "max" else -1
-    return max(rated, key=lambda pair: (sign * pair[1], -pair[0].step))[0]
+def best_delta(checkpoints: Checkpoints, score: Score, progress: Progress | None) -> tuple[Saved, bytes]:
+    """The best evaluated checkpoint whose files verify, and its delta; the earliest of equals."""
+    for saved in ranked(checkpoints.sound(), score.name, score.mode):
+        with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
+            try:
+                return saved, (checkpoints.open(saved, Path(folder)) / "delta.safetensors").read_bytes()
+            except Damaged as error:
+                log.warning("%s", error)
+                if progress is not None:
+                    message = f"a damaged checkpoint is passed over; the next best is registered: {error}"
+                    progress({"event": "note", "message": message})
+    raise RunError(
+        "no evaluated checkpoint of this run is whole; --fresh trains it from the beginning", where=checkpoints.run
+    )
+
+
+def last_state(checkpoints: Checkpoints) -> State:
+    """The state of the newest whole checkpoint."""
+    with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
+        found = checkpoints.latest(Path(folder), lambda error: log.warning("%s", error))
+        return State.read((found[1] / "state.json").read_bytes()) if found else State()
 
 
 def version_meta(
-    spec: RunSpec, job: Job, best: Saved, state: State, known: Mapping[str, Any], delta: bytes
+    spec: RunSpec, job: Job, base: Base, best: Saved, state: State, known: Mapping[str, Any], delta: bytes
 ) -> dict[str, Any]:
     """Everything a version says of itself."""
-    base = locate(spec.base)
     dump = spec.model_dump(mode="json")
     counts = known.get("rows", {})
     over = gain(counts.get("eval", 0), state.best_correct, known.get("baseline_correct", ""))
@@ -258,7 +285,7 @@ def version_meta(
         "labels": list(job.labels),
         "dropout": spec.training.dropout,
         "base": {
-            "reference": spec.base,
+            "reference": pinned(base),
             "hash": base.hash,
             "processor_hash": base.processor_hash,
             "bytes": base_bytes(base),
@@ -284,7 +311,10 @@ def version_meta(
 
 def finished(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, Any]) -> Outcome:
     """The outcome of a run that had been finished before."""
-    version = Registry(store).version(spec.name, str(known["version"]))
+    try:
+        version = Registry(store).version(spec.name, str(known["version"]))
+    except NotThere as error:
+        raise NotThere(f"run {run} is finished, but its version is gone ({error}); --fresh trains another") from None
     meta = version.meta
     return Outcome(
         model=spec.name,

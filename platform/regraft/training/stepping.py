@@ -21,7 +21,11 @@ from regraft.bases.adapt import Adapted
 from regraft.contracts import Batch, Step
 from regraft.errors import AskedWrong, Unsupported
 from regraft.spec import ComputeSpec
+from regraft.training.evaluate import to_device
 from regraft.training.harness import Harness
+
+SMALLEST = 1e-12
+"""Below this a weight counts as this: no rows, or rows that weigh nothing."""
 
 
 class StepModule(nn.Module):
@@ -36,7 +40,7 @@ class StepModule(nn.Module):
         self.terms = nn.ModuleList(term for _, term in terms)
         self._weights = [weight for weight, _ in terms]
         self._adapted = [adapted]  # in a list, so that its model is not registered a second time
-        self._compiled: Any = None
+        self._forward: list[Any] = [adapted.model]  # in a list for the same reason
         self._seen: list[Tensor] = []
         if terms:
             self._watch(adapted)
@@ -50,15 +54,15 @@ class StepModule(nn.Module):
         head.register_forward_pre_hook(lambda _, inputs: self._seen.append(inputs[0]))
 
     def compile_model(self) -> None:
-        """Compile the model's forward; parameters keep their names and identity."""
-        self._compiled = torch.compile(self.model)
+        """Compile the steps' forward pass; parameters keep their names and identity, evaluation stays eager."""
+        self._forward[0] = torch.compile(self.model)
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         """(sum of the loss over rows, weight), with the terms on the scale of the same weight."""
         adapted = self._adapted[0]
         self._seen.clear()
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        output = (self._compiled or self.model)(**inputs)
+        output = self._forward[0](**inputs)
         features = self._seen[0] if len(self._seen) == 1 else None
         total, weight = adapted.task.loss(output, batch, adapted.context)
         for share, term in zip(self._weights, self.terms, strict=True):
@@ -85,7 +89,7 @@ def precision(compute: ComputeSpec, device: torch.device) -> str:
     if compute.precision == "fp16" and device.type == "cpu":
         raise AskedWrong("fp16 is written; a CPU trains in fp32 or bf16", where="compute.precision")
     if compute.precision == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     return "no" if compute.precision == "fp32" else compute.precision
 
 
@@ -96,11 +100,11 @@ def distribute(
     module.to(harness.device)
     if compute.activation_checkpointing:
         recompute_activations(adapted)
-    if compute.strategy == "fsdp" and harness.world > 1:
+    if compute.strategy == "fsdp" and harness.world > 1 and not adapted.method.closed_form:
         shard(module, adapted, harness)
     if compute.compile:
         module.compile_model()
-    if harness.world > 1 and compute.strategy == "ddp":
+    if harness.world > 1 and compute.strategy == "ddp" and not adapted.method.closed_form:
         # Unused parameters are searched for: DDP then keeps one bucket order, so that a resumed run adds gradients
         # in the order of the run it continues; and a head that leaves a pooler unused does not stop the second step.
         wrapped: nn.Module = accelerator.prepare_model(module)
@@ -166,7 +170,8 @@ class Stepper:
         """
         self.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(2, dtype=torch.float64, device=self.harness.device)
-        for micro, (batch, real) in enumerate(batches):
+        for micro, (rows, real) in enumerate(batches):
+            batch = to_device(rows, self.harness.device)
             seed_micro(self.seed, number, micro, self.harness.rank)
             with self._synchronised(last=micro == len(batches) - 1), self.accelerator.autocast():
                 total, weight = self.module(batch, progress)
@@ -175,8 +180,9 @@ class Stepper:
                 self.accelerator.backward(total)
             totals += torch.stack([total.detach().double(), weight.detach().double()])
         self.harness.sum(totals)
-        norm = self._apply(totals[1])
-        return totals[0] / totals[1], norm
+        # A batch whose rows all weigh nothing has no gradient; it must not become 0 / 0.
+        weight = totals[1].clamp(min=SMALLEST)
+        return totals[0] / weight, self._apply(weight)
 
     def _synchronised(self, *, last: bool) -> Any:
         """Gradients travel between ranks once a step, with the last micro-batch."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 NAMES = {
     torch.float64: "F64",
@@ -28,13 +29,33 @@ NAMES = {
 ALIGNMENT = 64
 
 
+def in_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names as the file holds them, widest types first."""
+    return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered from all ranks (a collective), any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def take_part(tensors: Mapping[str, Tensor]) -> None:
+    """What the other ranks do while the first fills its file: gather each sharded tensor, and drop it.
+
+    One at a time and in the file's order, so that no rank ever holds more than one whole tensor on its device.
+    """
+    with torch.no_grad():
+        for name in in_order(tensors):
+            whole(tensors[name])
+
+
 class TensorFile:
     """One safetensors file as a buffer that is filled again for each checkpoint."""
 
     def __init__(self, tensors: Mapping[str, Tensor], *, pinned: bool = False) -> None:
         # Widest types first: every tensor then starts at a multiple of its element size without any padding, which
         # the format forbids between tensors.
-        self.names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+        self.names = in_order(tensors)
         header: dict[str, object] = {}
         offset = 0
         for name in self.names:
@@ -66,7 +87,7 @@ class TensorFile:
         """Copy the tensors to their places; returns when the copy is complete."""
         with torch.no_grad():
             for name in self.names:
-                self._places[name].copy_(tensors[name], non_blocking=True)
+                self._places[name].copy_(whole(tensors[name]), non_blocking=True)
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
 

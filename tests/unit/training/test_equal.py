@@ -25,7 +25,7 @@ def losses(written: dict[str, Any]) -> list[float]:
 
 
 def spec_in(folder: Path, store: str, **changes: Any) -> dict[str, Any]:
-    written = document(folder, rows=83, epochs=2, dropout=0.0, steps=STEPS, **changes)
+    written = document(folder, rows=83, eval_rows=65, epochs=2, dropout=0.0, steps=STEPS, **changes)
     return {**written, "store": str(folder / store)}
 
 

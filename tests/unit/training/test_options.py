@@ -92,6 +92,16 @@ def test_early_stopping_ends_after_so_many_evaluations_without_improvement(tmp_p
     assert train_local(spec).already
 
 
+def test_steps_may_be_more_than_the_epochs_make(tmp_path: Path) -> None:
+    _, spec, _ = run(tmp_path, epochs=1, steps=11)
+    assert lines(spec)[-1]["step"] == 11
+
+
+def test_rows_that_weigh_nothing_leave_the_loss_a_number(tmp_path: Path) -> None:
+    _, spec, _ = run(tmp_path, class_weights={"light": 0.0}, batch_size=1, steps=6, bucketing=False)
+    assert 0.0 in losses(spec) and all(loss == loss for loss in losses(spec))
+
+
 def test_steps_and_eval_steps_bound_the_run(tmp_path: Path) -> None:
     _, spec, events = run(tmp_path, epochs=10, steps=11, eval_steps=4)
     assert [event["step"] for event in events if event["event"] == "eval"] == [4, 8, 11]
@@ -129,6 +139,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_no_checkpoint_of_it(tm
 def test_prototypes_fitted_on_two_ranks_are_those_of_one(tmp_path: Path) -> None:
     outcome, _, _ = run(tmp_path, method="prototypes")
     written = {**document(tmp_path, method="prototypes"), "store": str(tmp_path / "two")}
+    written["compute"] = {"workers": 0, "cpus": 1, "strategy": "fsdp"}
     on_ranks(2, written, str(tmp_path / "journal"))
     deltas = [(tmp_path / name / "models/tiny/v1/delta.safetensors").read_bytes() for name in ("store", "two")]
     sizes = {len(delta) for delta in deltas}

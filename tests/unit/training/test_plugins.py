@@ -52,7 +52,7 @@ from regraft.contracts import Loss
 class Term(nn.Module):
     def __init__(self):
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
+        self.scale = nn.Parameter(torch.randn(1))
 
     def forward(self, step):
         return (self.scale * step.features.square().mean(dim=0)).mean()
@@ -94,7 +94,7 @@ def plugins_in(folder: Path) -> Path:
 
 def test_a_plugin_folder_trains_resumes_registers_and_predicts(tmp_path: Path) -> None:
     folder = plugins_in(tmp_path / "mine")
-    written = document(tmp_path, method="biases", checkpoint_steps=3)
+    written = document(tmp_path, method="biases", checkpoint_steps=3, baselines=True)
     rows = [line.rsplit(",", 1) for line in (tmp_path / "train.csv").read_text().splitlines()[1:]]
     (tmp_path / "train.pipes").write_text("".join(f"{label}|{text}\n" for text, label in rows))
     written |= {
@@ -103,6 +103,7 @@ def test_a_plugin_folder_trains_resumes_registers_and_predicts(tmp_path: Path) -
         "losses": [{"type": "still", "weight": 0.1}],
         "data": {"train": str(tmp_path / "train.pipes"), "eval": str(tmp_path / "eval.csv")},
     }
+    assert in_child(train_counted, written, str(tmp_path / "journal"), 1) == -9  # before the first checkpoint
     assert in_child(train_counted, written, str(tmp_path / "journal"), 7) == -9
     assert in_child(train_counted, written, str(tmp_path / "journal")) == 0
     straight = {**written, "store": str(tmp_path / "straight")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from regraft.data.sampler import batches
 from regraft.data.snapshot import open_snapshot
 from regraft.spec import RunSpec
-from regraft.store.checkpoints import Checkpoints
+from regraft.store.checkpoints import Checkpoints, ranked
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
+from regraft.store.runs import Runs
 from tiny import document
 from workers import in_child, train_counted
 
@@ -151,3 +153,42 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_run_ends_as_if_it_had_n
     assert in_child(train_counted, written, str(tmp_path / "journal")) == 0
     assert delta(written) == delta(uninterrupted)
     assert last_state(written) == last_state(uninterrupted)
+
+
+def test_a_damaged_last_checkpoint_is_trained_again_and_the_good_copy_registered(
+    uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    store_folder = tmp_path / "store"
+    shutil.copytree(uninterrupted["store"], store_folder)
+    written = {**uninterrupted, "store": str(store_folder)}
+    store, run = open_store(written["store"]), RunSpec.resolve(written).run
+    # As if the driver had died before it registered: the run is not finished, its last checkpoint is damaged.
+    shutil.rmtree(store_folder / "models")
+    (store_folder / "runs" / run / "metrics.jsonl").unlink()
+    Runs(store).update(run, state="running")
+    newest = Checkpoints(store, run).listed()[-1]
+    assert newest.step == STEPS and newest.meta["metrics"]
+    damage_flip(store_folder / newest.prefix, store_folder)
+    for _ in range(2):  # and the same command again finds it finished
+        assert in_child(train_counted, written, str(tmp_path / "journal")) == 0
+        assert delta(written) == delta(uninterrupted)
+    assert [saved.step for saved in Checkpoints(store, run).listed()].count(STEPS) >= 1
+    series = [Runs(open_store(spec["store"])).read(run, "metrics.jsonl") for spec in (written, uninterrupted)]
+    assert series[0] == series[1]
+
+
+def test_a_run_whose_best_checkpoint_is_damaged_registers_the_next_best(
+    uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    store_folder = tmp_path / "store"
+    shutil.copytree(uninterrupted["store"], store_folder)
+    written = {**uninterrupted, "store": str(store_folder)}
+    store, run = open_store(written["store"]), RunSpec.resolve(written).run
+    best = ranked(Checkpoints(store, run).listed(), "accuracy", "max")
+    assert len(best) == 2
+    shutil.rmtree(store_folder / "models")
+    Runs(store).update(run, state="running")
+    damage_truncate(store_folder / best[0].prefix, store_folder)
+    assert in_child(train_counted, written, str(tmp_path / "journal")) == 0
+    good = store.get(f"{best[1].prefix}delta.safetensors")
+    assert delta(written) in (good, delta(uninterrupted))

@@ -25,15 +25,17 @@ Row = Mapping[str, Any]
 Example = dict[str, Any]
 """One encoded row, not padded yet."""
 Batch = dict[str, Any]
-"""Collated examples: tensors, or lists of dicts of tensors; the key `labels` is never passed to the model."""
+"""Collated examples: tensors, or lists of dicts of tensors and strings; the key `labels` is never passed to the model,
+so that it may also hold what answers are made of."""
 Record = dict[str, Any]
 """What evaluation keeps of one row: small, made of Python numbers, strings and numpy arrays."""
 Answer = dict[str, Any]
 """What a user gets for one row; JSON-able."""
 
-Kind = Literal["text", "image", "label", "number", "boxes", "labels"]
+Kind = Literal["text", "image", "label", "number", "boxes", "labels", "words", "tags"]
 """What a column holds. text: str. image: a path or URL. label: str. number: float.
-boxes: a list of [x, y, width, height] in pixels. labels: a list of str, one per box."""
+boxes: a list of [x, y, width, height] in pixels. labels: a list of str, one per box.
+words: a list of str; whoever predicts may write one str instead. tags: a list of IOB2 tags, one per word."""
 
 Serving = Literal["head", "low_rank", "whole"]
 """How a served model shares its base: all of it up to the head; all with low-rank factors per row; or not at all."""
@@ -134,7 +136,7 @@ class Task(Plugin, ABC):
     """Which processor of the base is used."""
     score: ClassVar[Score]
     columns: ClassVar[Mapping[str, Kind]]
-    """Every column the task reads, with its kind; a column named `label` or `labels` is absent when predicting."""
+    """Every column the task reads, with its kind; label, labels, boxes and tags are absent when predicting."""
     supports: ClassVar[frozenset[str]] = frozenset()
     """Which of class_weights, label_smoothing, bucketing, baselines and prototypes the task has a meaning for."""
 

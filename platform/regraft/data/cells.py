@@ -133,6 +133,15 @@ def _labels(value: object, folder: Path) -> list[str]:
     return [_label(label, folder) for label in value]
 
 
+def _words(value: object, _: Path) -> list[str]:
+    if not isinstance(value, list | tuple):
+        raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; a list of words is wanted")
+    for word in value:
+        if not isinstance(word, str):
+            raise Wrong(f"holds {_shown(word)}; a word is text")
+    return list(value)
+
+
 _KINDS: dict[Kind, Callable[[object, Path], Any]] = {
     "text": _text,
     "image": _image,
@@ -140,6 +149,8 @@ _KINDS: dict[Kind, Callable[[object, Path], Any]] = {
     "number": _number,
     "boxes": _boxes,
     "labels": _labels,
+    "words": _words,
+    "tags": _labels,
 }
 
 

@@ -15,13 +15,15 @@ from typing import Any
 from regraft.contracts import Raw, Task
 from regraft.data.cells import Columns, Wrong
 from regraft.data.inputs import DataFile, data_files
-from regraft.data.rows import RowWriter, in_order
+from regraft.data.rows import RowWriter, in_order, tags_in_order
 from regraft.errors import DataError, Unsupported
 from regraft.spec import DataSpec
 
 FORMAT = 1
 """Of the fingerprint and of the Arrow files: another number, another snapshot."""
 
+_CLASSES = frozenset({"label", "labels", "tags"})
+"""Kinds of column whose values are the classes."""
 _SHOWN = 5
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -87,7 +89,7 @@ def gather(task: Task, data: DataSpec, scratch: Path) -> Gathered:
             reading.read(data.train, train, held, data.eval)
         reading.problems.report()
     _refuse_empty(data, train.writer.rows, held.writer.rows)
-    labels = in_order(train.labels)
+    labels = tags_in_order(train.labels) if "tags" in task.columns.values() else in_order(train.labels)
     _refuse_labels(task, data, train, held)
     return Gathered(
         fingerprint=_fingerprint(task, train, held),
@@ -104,7 +106,7 @@ class _Reading:
         self.problems = _Problems()
         self._task, self._data, self._scratch = task, data, scratch
         self._images = [name for name, kind in task.columns.items() if kind == "image"]
-        self._classes = [name for name, kind in task.columns.items() if kind in ("label", "labels")]
+        self._classes = [name for name, kind in task.columns.items() if kind in _CLASSES]
 
     def read(self, written: str, side: _Side, other: _Side | None = None, share: float = 0.0) -> None:
         """Rows of the files `written` to `side`, and a `share` of them to the `other`."""
@@ -187,7 +189,7 @@ def _refuse_empty(data: DataSpec, train: int, held: int) -> None:
 
 def _refuse_labels(task: Task, data: DataSpec, train: _Side, held: _Side) -> None:
     kinds = set(task.columns.values())
-    if not kinds & {"label", "labels"}:
+    if not kinds & _CLASSES:
         return
     if "label" in kinds and len(train.labels) < 2:
         raise DataError(

@@ -26,6 +26,8 @@ _TYPES: dict[Kind, pa.DataType] = {
     "number": pa.float64(),
     "boxes": pa.list_(pa.list_(pa.float64())),
     "labels": pa.list_(pa.string()),
+    "words": pa.list_(pa.string()),
+    "tags": pa.list_(pa.string()),
 }
 
 
@@ -111,6 +113,11 @@ class Rows:
 
     def __reduce__(self) -> tuple[type[Rows], tuple[Path, str | None]]:
         return type(self), (self._path, self._label)
+
+
+def tags_in_order(tags: Mapping[str, Any]) -> tuple[str, ...]:
+    """IOB2 tags as the head's outputs have them: O, then the others by the alphabet."""
+    return tuple(sorted(tags, key=lambda tag: (tag != "O", tag)))
 
 
 def in_order(labels: Mapping[str, Any]) -> tuple[str, ...]:

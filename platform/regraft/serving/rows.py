@@ -14,7 +14,7 @@ from regraft.contracts import Example, Kind, Row, Task
 from regraft.errors import DataError
 from regraft.plugins import unknown
 
-TARGETS = frozenset({"label", "labels", "boxes"})
+TARGETS = frozenset({"label", "labels", "boxes", "tags"})
 """Kinds of column (and names) that hold what the model is to find out: never asked for, ignored when given."""
 MOST_ROWS = 32
 MOST_NUMBERS = 1 << 23
@@ -31,7 +31,7 @@ def inputs(task: Task) -> dict[str, Kind]:
 def checked(task: Task, rows: Sequence[str | Mapping[str, Any]]) -> list[Row]:
     """The rows with the task's own columns and `row`, their index; DataError names the first that does not fit.
 
-    A bare string stands for the only column of a task that reads one text or image. Targets are dropped.
+    A bare string stands for the only column of a task that reads one text, image or list of words. Targets are dropped.
     """
     if isinstance(rows, str | bytes | Mapping):
         raise DataError(f"one {type(rows).__name__} is given; allowed is a list of rows: write [row]", where="rows")
@@ -56,7 +56,7 @@ def _checked(task: Task, wanted: Mapping[str, Kind], number: int, given: Any) ->
 
 
 def _named(wanted: Mapping[str, Kind], given: Any, where: str) -> Mapping[str, Any]:
-    bare = [name for name, kind in wanted.items() if kind in ("text", "image")]
+    bare = [name for name, kind in wanted.items() if kind in ("text", "image", "words")]
     if len(wanted) == 1 and bare and isinstance(given, str | Path | bytes):
         return {bare[0]: given}
     example = ", ".join(f"{name!r}: ..." for name in wanted)
@@ -66,6 +66,9 @@ def _named(wanted: Mapping[str, Kind], given: Any, where: str) -> Mapping[str, A
 def _value(kind: Kind, name: str, value: Any, where: str) -> Any:
     if kind == "text" and not isinstance(value, str):
         raise DataError(f"column {name!r} is a {type(value).__name__}; allowed is text", where=where)
+    if kind == "words" and not (isinstance(value, str) or _are_words(value)):
+        told = f"column {name!r} is a {type(value).__name__}; allowed is a list of words, or one text"
+        raise DataError(told, where=where)
     if kind == "image":
         if isinstance(value, bytes):
             return io.BytesIO(value)
@@ -75,6 +78,10 @@ def _value(kind: Kind, name: str, value: Any, where: str) -> Any:
     if kind == "number" and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise DataError(f"column {name!r} is a {type(value).__name__}; allowed is a number", where=where)
     return value
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
 
 
 def batches(

@@ -58,3 +58,7 @@ class Seeing(_Rowwise):
 
 class Finding(_Rowwise):
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "boxes": "boxes", "labels": "labels"}
+
+
+class Tagging(_Rowwise):
+    columns: ClassVar[Mapping[str, Kind]] = {"tokens": "words", "tags": "tags"}

@@ -18,7 +18,7 @@ from regraft.data.inputs import data_files
 from regraft.errors import DataError, RegraftError, Unsupported
 from regraft.spec import DataSpec
 from regraft.store.objects import ObjectStore, open_store
-from unit.data.fake_tasks import Finding, Rating, Seeing, Sorting
+from unit.data.fake_tasks import Finding, Rating, Seeing, Sorting, Tagging
 
 GOOD = [{"text": f"row {number}", "label": "ab"[number % 2]} for number in range(40)]
 
@@ -91,6 +91,10 @@ def test_a_file_that_breaks_off_is_told_with_the_rows_before(tmp_path: Path) -> 
         (Finding(), {"image": "a.png", "boxes": [[1, 2, 3, None]], "labels": ["a"]}, "boxes: is missing"),
         (Finding(), {"image": "a.png", "boxes": [], "labels": ["a"]}, "has 0 boxes and 1 labels"),
         (Finding(), {"image": "a.png", "boxes": [], "labels": "a"}, "labels: is 'a' (str); a list of labels"),
+        (Tagging(), {"tokens": "a b", "tags": ["O", "O"]}, "tokens: is 'a b' (str); a list of words is wanted"),
+        (Tagging(), {"tokens": ["a", 2], "tags": ["O", "O"]}, "tokens: holds 2 (int); a word is text"),
+        (Tagging(), {"tokens": ["a"], "tags": None}, "tags: is missing"),
+        (Tagging(), {"tokens": ["a"], "tags": [""]}, "tags: is empty; every row needs a label"),
         (Seeing(), {"image": None, "label": "a"}, "image: is missing"),
         (Seeing(), {"image": "s3://b/a.png", "label": "a"}, "'s3://b/a.png' is a URL"),
         (Seeing(), {"image": "none.png", "label": "a"}, "there is no image none.png"),

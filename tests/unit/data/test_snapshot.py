@@ -26,7 +26,7 @@ from regraft.errors import Damaged, NotThere
 from regraft.spec import DataSpec
 from regraft.store.folder import FolderStore
 from regraft.store.objects import Body, ObjectStore, open_store
-from unit.data.fake_tasks import Finding, Rating, Seeing, Sorting
+from unit.data.fake_tasks import Finding, Rating, Seeing, Sorting, Tagging
 
 QUICK = settings(max_examples=40, deadline=None)
 KINDS = {"text": "text", "label": "label"}
@@ -117,6 +117,18 @@ def test_images_are_kept_by_their_path_and_boxes_with_them(store: ObjectStore, t
         {"image": str(tmp_path / "b.png"), "boxes": [], "labels": [], "row": 1},
     ]
     assert (snapshot.labels, snapshot.train.counts) == (("4",), {})
+
+
+def test_words_and_tags_come_back_and_the_outside_tag_is_first(store: ObjectStore, tmp_path: Path) -> None:
+    rows = [{"words": ["O", "a b"], "iob": ["O", "I-x"]}, {"words": ["c", "d"], "iob": [" B-x", "B-a"]}]
+    file = lines(tmp_path / "words.jsonl", rows)
+    columns = {"tokens": "words", "tags": "iob"}
+    snapshot = build_snapshot(store, Tagging(), DataSpec(train=file, eval=file, columns=columns))
+    assert everything(snapshot.train) == [
+        {"tokens": ["O", "a b"], "tags": ["O", "I-x"], "row": 0},
+        {"tokens": ["c", "d"], "tags": ["B-x", "B-a"], "row": 1},
+    ]
+    assert (snapshot.labels, snapshot.train.counts) == (("O", "B-a", "B-x", "I-x"), {})
 
 
 def test_an_image_falls_on_the_same_side_wherever_its_folder_lies(store: ObjectStore, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from regraft.contracts import Source
 from regraft.data.sources import jsonl
 from regraft.data.sources.coco import Coco
+from regraft.data.sources.conll import Conll
 from regraft.data.sources.csv import Csv
 from regraft.data.sources.images import Images
 from regraft.data.sources.jsonl import Jsonl
@@ -218,3 +219,42 @@ def test_images_refuses_what_has_no_class_folders(tmp_path: Path) -> None:
         read(Images(), tmp_path)
     with pytest.raises(DataError, match="is a file"):
         read(Images(), written(tmp_path / "x.txt", ""))
+
+
+def test_conll_takes_the_columns_it_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.conll", "1 Ann NNP B-per _\n2 left VBD O _\n\n1 Bob NNP B-per _\n")
+    found = [(raw.values, raw.where) for raw in Conll(token_column=1, tag_column=-2).read(path)]
+    assert found == [
+        ({"tokens": ["Ann", "left"], "tags": ["B-per", "O"]}, f"{path}:1"),
+        ({"tokens": ["Bob"], "tags": ["B-per"]}, f"{path}:4"),
+    ]
+    assert read(Conll(token_column=1, tag_column=2), path)[1] == {"tokens": ["Bob"], "tags": ["NNP"]}
+
+
+def test_conll_with_a_separator_keeps_blanks_in_words(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.bio", "New York\tB-loc\n\u2028\tO\n")
+    assert read(Conll(separator="\t"), path) == [{"tokens": ["New York", "\u2028"], "tags": ["B-loc", "O"]}]
+
+
+def test_conll_turns_iob1_into_iob2(tmp_path: Path) -> None:
+    tags = ["I-per", "I-per", "B-per", "I-per", "O", "I-loc", "I-per", "B-loc"]
+    path = written(tmp_path / "x.iob", "".join(f"w {tag}\n" for tag in tags))
+    assert read(Conll(), path)[0]["tags"] == tags
+    begun = ["B-per", "I-per", "B-per", "I-per", "O", "B-loc", "B-per", "B-loc"]
+    assert read(Conll(scheme="iob1"), path)[0]["tags"] == begun
+
+
+@pytest.mark.parametrize(
+    ("fields", "content", "message", "line"),
+    [
+        ({}, "a O\nb x O\n", "has 3 columns where the lines before have 2", 2),
+        ({}, "-DOCSTART-\n\na\n", "has 1 column, and data.format takes words and tags from the same one", 3),
+        ({"token_column": 2}, "a O\n", "has 2 columns; data.format.token_column is 2: write 0 to 1", 1),
+        ({"separator": "\t"}, "a O\n", "has 1 column, and", 1),
+    ],
+)
+def test_conll_says_which_line_is_wrong(tmp_path: Path, fields: Any, content: str, message: str, line: int) -> None:
+    path = written(tmp_path / "x.conll", content)
+    with pytest.raises(DataError, match=message) as refused:
+        read(Conll(**fields), path)
+    assert refused.value.where == f"{path}:{line}"

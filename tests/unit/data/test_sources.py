@@ -97,7 +97,24 @@ def _bad_images(folder: Path) -> tuple[Path, str]:
     return folder, str(_written(folder / "stray.png", ""))
 
 
+def _conll(folder: Path) -> Path:
+    return _written(
+        folder / "sentences.conll",
+        "-DOCSTART- -X- O\n\nAnn\u00a0Lee\tB-per\nsaw  O\r\n\t\n \n\nParis\tB-loc\nHilton\tI-loc",
+    )
+
+
+def _bad_conll(folder: Path) -> tuple[Path, str]:
+    path = _written(folder / "sentences.iob2", "Ann\tB-per\n\nParis\n")
+    return path, f"{path}:3"
+
+
+SENTENCES = [
+    {"tokens": ["Ann\u00a0Lee", "saw"], "tags": ["B-per", "O"]},
+    {"tokens": ["Paris", "Hilton"], "tags": ["B-loc", "I-loc"]},
+]
 SAMPLES = {
+    "conll": Sample(_conll, SENTENCES, _bad_conll),
     "csv": Sample(_csv, TEXTS, _bad_csv),
     "jsonl": Sample(_jsonl, TEXTS, _bad_jsonl),
     "parquet": Sample(_parquet, TEXTS, _bad_parquet),

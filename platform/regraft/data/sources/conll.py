@@ -1,0 +1,99 @@
+"""Sentences in columns, one word a line, as CoNLL's shared tasks wrote them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from regraft.contracts import Raw, Source
+from regraft.data.json_shape import open_text
+from regraft.errors import DataError
+
+
+class Conll(Source):
+    """Words and tags in columns (Tjong Kim Sang and De Meulder, 2003): one word a line, a blank line after a sentence.
+
+    The rows are `tokens` and `tags`, two lists of one length. Lines that begin with -DOCSTART- are passed over.
+    """
+
+    suffixes = (".conll", ".iob", ".iob2", ".bio")
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """What separates columns; null is any number of blanks and tabs."""
+    token_column: int = 0
+    """Which column holds the word, counted from 0; negative numbers count from the last."""
+    tag_column: int = -1
+    """Which column holds the tag, counted likewise."""
+    scheme: Literal["iob2", "iob1"] = "iob2"
+    """How entities begin: always with B- (iob2), or with B- only right after another of their type (iob1), which is
+    turned into iob2."""
+
+    def read(self, path: Path) -> Iterator[Raw]:
+        """Rows by the line they begin on; DataError for a line with another number of columns than the first one."""
+        tokens: list[str] = []
+        tags: list[str] = []
+        began, width = 0, 0
+        with open_text(path) as file:
+            for number, line in enumerate(file, 1):
+                cells = self._cells(line)
+                if not cells or cells[0].startswith("-DOCSTART-"):
+                    if tokens:
+                        yield self._row(tokens, tags, f"{path}:{began}")
+                        tokens, tags = [], []
+                    continue
+                width = width or self._checked(len(cells), f"{path}:{number}")
+                if len(cells) != width:
+                    raise DataError(
+                        f"has {_columns(len(cells))} where the lines before have {width}: correct the line, or write "
+                        "data.format.separator if columns may hold blanks or be empty",
+                        f"{path}:{number}",
+                    )
+                began = began if tokens else number
+                tokens.append(cells[self.token_column])
+                tags.append(cells[self.tag_column])
+        if tokens:
+            yield self._row(tokens, tags, f"{path}:{began}")
+
+    def _cells(self, line: str) -> list[str]:
+        """A line's cells, none for a blank line; only blanks and tabs are blank: other spaces may stand in a word."""
+        bare = line.strip(" \t\r\n")
+        if not bare:
+            return []
+        return line.rstrip("\r\n").split(self.separator) if self.separator else re.split(r"[ \t]+", bare)
+
+    def _checked(self, width: int, where: str) -> int:
+        at = {}
+        for name in ("token_column", "tag_column"):
+            written = getattr(self, name)
+            if not -width <= written < width:
+                raise DataError(
+                    f"has {_columns(width)}; data.format.{name} is {written}: write 0 to {width - 1}, or "
+                    "data.format.separator if that is not what separates columns",
+                    where,
+                )
+            at[name] = written % width
+        if at["token_column"] == at["tag_column"]:
+            raise DataError(
+                f"has {_columns(width)}, and data.format takes words and tags from the same one: each line needs a "
+                "word and a tag, or write data.format.separator if that is not what separates columns",
+                where,
+            )
+        return width
+
+    def _row(self, tokens: list[str], tags: list[str], where: str) -> Raw:
+        return Raw({"tokens": tokens, "tags": _begun(tags) if self.scheme == "iob1" else tags}, where)
+
+
+def _begun(tags: list[str]) -> list[str]:
+    """IOB1 as IOB2: an I- that does not continue an entity of its type becomes a B-."""
+    return [
+        f"B-{tag[2:]}" if tag.startswith("I-") and before[1:] != tag[1:] else tag
+        for before, tag in zip(["O", *tags], tags, strict=False)
+    ]
+
+
+def _columns(count: int) -> str:
+    return f"{count} column" if count == 1 else f"{count} columns"

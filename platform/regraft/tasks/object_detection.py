@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
-from PIL import Image, ImageOps
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,16 +18,13 @@ from transformers.loss.loss_for_object_detection import HungarianMatcher, genera
 
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
 from regraft.errors import DataError, Unsupported
+from regraft.pictures import opened, seen_size
+from regraft.scoring import output_of
 
-MEGAPIXELS = 100
 WITH_NO_OBJECT = ("detr", "table-transformer", "yolos")
 """Families whose last class means that there is no object; the others (RT-DETR, Deformable DETR) use a focal loss."""
 SLACK = 1.0
 """Pixels that a box may stand out of its image: annotation tools round, and those boxes are cut at the border."""
-ORIENTATION = 0x0112
-SIDEWAYS = (5, 6, 7, 8)
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error)
-"""What Pillow raises for damaged files."""
 
 
 class ObjectDetection(Task):
@@ -66,7 +61,7 @@ class ObjectDetection(Task):
         """An unreadable or huge image (the header is read, no pixel decoded), boxes without labels, without area or
         outside of the image."""
         try:
-            width, height = _seen_size(row["image"])
+            width, height = seen_size(row["image"])
         except DataError as error:
             return str(error)
         boxes, labels = row.get("boxes"), row.get("labels")
@@ -87,14 +82,14 @@ class ObjectDetection(Task):
         `class_labels` (boxes,) and `boxes` (boxes, 4), centre and extent as shares of the image, when the row has
         them. Shares do not change when the image is resized, whichever way its processor does that.
         """
-        image = _opened(row["image"])
+        image = opened(row["image"])
         processor, size = context.processor, self._fixed_size(context)
         resized = {} if size is None else {"size": {"height": size[0], "width": size[1]}}
         pixels = processor(images=image, return_tensors="pt", do_pad=False, **resized)["pixel_values"][0]
         labels = {"size": torch.tensor([image.height, image.width])}
         if row.get("boxes") is not None:
             labels["boxes"] = relative(row["boxes"], image.width, image.height)
-            labels["class_labels"] = torch.tensor([_index(name, row, context) for name in row["labels"]]).long()
+            labels["class_labels"] = torch.tensor([output_of(name, row, context) for name in row["labels"]]).long()
         return {"pixel_values": pixels, "labels": labels}
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
@@ -235,46 +230,6 @@ def relative(boxes: Sequence[Sequence[float]], width: int, height: int) -> Tenso
     corners = corners.clamp(min=0) / torch.tensor([width, height, width, height])
     corners = corners.clamp(max=1)
     return torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
-
-
-def _index(label: str, row: Row, context: Context) -> int:
-    if label not in context.index:
-        known = ", ".join(context.labels)
-        raise DataError(f"label {label!r} is written; the model knows: {known}", where=f"row {row.get('row')}")
-    return context.index[label]
-
-
-def _header(path: Any) -> Image.Image:
-    """An image whose pixels are not decoded yet; DataError when it is none, or too large to decode safely."""
-    try:
-        image = Image.open(path)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"image {path}: {error}; at most {MEGAPIXELS} megapixels are allowed") from None
-    except UNREADABLE as error:
-        raise DataError(f"image {path} is not readable: {error}") from None
-    if image.width * image.height > MEGAPIXELS * 1_000_000:
-        image.close()
-        raise DataError(
-            f"image {path} has {image.width} x {image.height} pixels; at most {MEGAPIXELS} megapixels are allowed"
-        )
-    return image
-
-
-def _seen_size(path: Any) -> tuple[int, int]:
-    """(width, height) as the image is seen: a camera held sideways writes that into the header, not the pixels."""
-    with _header(path) as image:
-        # Pillow's method for PNG decodes the whole image in search of a late chunk; the general one reads the header.
-        turned = Image.Image.getexif(image).get(ORIENTATION) in SIDEWAYS
-        return (image.height, image.width) if turned else (image.width, image.height)
-
-
-def _opened(path: Any) -> Image.Image:
-    """The image as it is seen, RGB; DataError names a file that is cut short."""
-    with _header(path) as image:
-        try:
-            return ImageOps.exif_transpose(image).convert("RGB")
-        except UNREADABLE as error:
-            raise DataError(f"image {path} is not readable: {error}") from None
 
 
 def _box_problem(box: Sequence[float], width: int, height: int) -> str | None:

@@ -56,6 +56,10 @@ class TinyText(Tiny):
     modality: ClassVar[Literal["text", "image"]] = "text"
 
 
+class TinyTokens(TinyText):
+    auto: ClassVar[str] = "AutoModelForTokenClassification"
+
+
 class TinyDetection(Tiny):
     auto: ClassVar[str] = "AutoModelForObjectDetection"
 
@@ -128,6 +132,7 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "bert": Family(_bert, TinyText(), 3),
     "bert-pooled": Family(_bert, TinyPooled(), 3),
+    "bert-tokens": Family(_bert, TinyTokens(), 3),
     "mobilenet_v1": Family(_mobilenet_v1, Tiny(), 26),
     "mobilenet_v2": Family(_mobilenet_v2, Tiny(), 16),
     "resnet": Family(lambda: _resnet("basic"), Tiny(), 4),

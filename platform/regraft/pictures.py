@@ -1,0 +1,52 @@
+"""How is an image file opened? As it is meant to be seen, in RGB, and never too large to decode safely."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from regraft.errors import DataError
+
+MEGAPIXELS = 100
+ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error)
+"""What Pillow raises for damaged files."""
+
+
+def seen_size(path: Any) -> tuple[int, int]:
+    """(width, height) as the image is seen: a camera held sideways writes that into the header, not the pixels.
+
+    Only the header is read. DataError when the file is no image, or one of more than MEGAPIXELS.
+    """
+    with _header(path) as image:
+        # Pillow's method for PNG decodes the whole image in search of a late chunk; the general one reads the header.
+        turned = Image.Image.getexif(image).get(ORIENTATION) in SIDEWAYS
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def opened(path: Any) -> Image.Image:
+    """The image as it is seen, RGB; DataError names a file that is cut short, no image or too large."""
+    with _header(path) as image:
+        try:
+            return ImageOps.exif_transpose(image).convert("RGB")
+        except UNREADABLE as error:
+            raise DataError(f"image {path} is not readable: {error}") from None
+
+
+def _header(path: Any) -> Image.Image:
+    """An image whose pixels are not decoded yet; DataError when it is none, or too large to decode safely."""
+    try:
+        image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"image {path}: {error}; at most {MEGAPIXELS} megapixels are allowed") from None
+    except UNREADABLE as error:
+        raise DataError(f"image {path} is not readable: {error}") from None
+    if image.width * image.height > MEGAPIXELS * 1_000_000:
+        image.close()
+        raise DataError(
+            f"image {path} has {image.width} x {image.height} pixels; at most {MEGAPIXELS} megapixels are allowed"
+        )
+    return image

@@ -1,0 +1,239 @@
+"""Which words of a text make up entities, and of which type each entity is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from nervaluate.loaders import ListLoader
+from nervaluate.strategies import StrictEvaluation
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
+from regraft.errors import Unsupported
+from regraft.scoring import output_of
+from regraft.tokens import length_read, padded, refuse_length
+
+OUTSIDE = "O"
+IGNORED = -100
+"""Target of tokens that are not the first of a word: torch's cross entropy passes them over."""
+UNREAD = -1
+"""In place of a word's first token: the word was cut off, or holds nothing that the tokenizer keeps."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class TokenClassification(Task):
+    """One IOB2 tag for each word (Ramshaw and Marcus, 1995; Tjong Kim Sang and Veenstra, 1999): named entities.
+
+    A word's tag is read at its first token. Words beyond `max_length` count as O: what is lost by cutting lowers the
+    metrics, and `unread` says how much was cut.
+    """
+
+    auto: ClassVar[str] = "AutoModelForTokenClassification"
+    modality: ClassVar[Literal["text", "image"]] = "text"
+    score: ClassVar[Score] = Score("f1", "max")
+    columns: ClassVar[Mapping[str, Kind]] = {"tokens": "words", "tags": "tags"}
+    supports: ClassVar[frozenset[str]] = frozenset({"label_smoothing", "bucketing"})
+
+    max_length: int | None = Field(None, ge=3)
+    """Tokens of a text that are read; null is what the base can read, at most 256."""
+
+    def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
+        """The base with one linear layer on each token; Unsupported when the base cannot read max_length."""
+        refuse_length(self.max_length, load.config)
+        return load(self.auto, labels=labels)
+
+    def check(self, row: Row) -> str | None:
+        """No words, an empty word, tags that are not one a word, or that are not IOB2.
+
+        An I- that continues nothing is refused, not mended: it may as well be a wrong tag as another scheme, IOB1.
+        """
+        words: str | Sequence[str] = row["tokens"]
+        if not words or (isinstance(words, str) and not words.strip()):
+            return "tokens is empty: write words, or leave the row out"
+        if not isinstance(words, str):
+            for number, word in enumerate(words, 1):
+                if not word.strip():
+                    return f"word {number} is empty: write a word, or leave it and its tag out"
+        tags: Sequence[str] | None = row.get("tags")
+        if tags is None:
+            return None
+        if len(tags) != len(words):
+            return f"{len(words)} words and {len(tags)} tags: there must be one tag a word"
+        return _scheme_problem(tags)
+
+    def length(self, row: Row) -> int:
+        """Characters of the text."""
+        words = row["tokens"]
+        return len(words) if isinstance(words, str) else sum(map(len, words)) + len(words) - 1
+
+    def encode(self, row: Row, context: Context, *, train: bool) -> Example:
+        """Token ids as lists of int, not padded, and `labels`, a dict that is always there, for answers need it.
+
+        It holds `text`, `spans` (words, 2), where each word stands in it, and `firsts` (words,), each word's first
+        token or -1; where the row has tags also `tags` (words,) and `targets` (tokens,), the tag's index at first
+        tokens and -100 elsewhere.
+        """
+        if not getattr(context.processor, "is_fast", False):
+            kind = type(context.processor).__name__
+            raise Unsupported(f"{kind} does not say where its tokens stand: a fast tokenizer is needed", where="base")
+        text, spans = laid_out(row["tokens"])
+        length = length_read(self.max_length, context)
+        example: Example = dict(
+            context.processor(text, truncation=True, max_length=length, return_offsets_mapping=True)
+        )
+        firsts = first_tokens(example.pop("offset_mapping"), spans)
+        labels: dict[str, Any] = {"text": text, "spans": torch.tensor(spans), "firsts": torch.tensor(firsts)}
+        if row.get("tags") is not None:
+            labels["tags"] = torch.tensor([output_of(tag, row, context) for tag in row["tags"]])
+            read = labels["firsts"] != UNREAD
+            labels["targets"] = torch.full((len(example["input_ids"]),), IGNORED)
+            labels["targets"][labels["firsts"][read]] = labels["tags"][read]
+        return {**example, "labels": labels}
+
+    def collate(self, examples: Sequence[Example], context: Context) -> Batch:
+        """Tensors (rows, tokens), padded on the right to the longest; `labels`: one dict a row."""
+        return {**padded(examples, context), "labels": [example["labels"] for example in examples]}
+
+    def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+        """Cross entropy summed over labelled words, and their number."""
+        losses, labelled = _word_losses(output.logits, batch, context)
+        return losses.sum(), labelled.sum().float()
+
+    def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
+        """True and predicted tags (words,) as indices, -1 predicted for words that were not read; the row's loss."""
+        losses, labelled = _word_losses(output.logits, batch, context)
+        rows = zip(batch["labels"], _read(output, batch), losses.sum(1).tolist(), labelled.sum(1).tolist(), strict=True)
+        return [
+            {"true": item["tags"].cpu().numpy(), "predicted": predicted, "loss": loss, "weight": weight}
+            for item, (predicted, _), loss, weight in rows
+        ]
+
+    def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
+        """Precision, recall and F1 of whole entities (type and both ends exact, over all types together), accuracy of
+        words, the loss that training minimises, and `unread`, the share of words that were cut off."""
+        pairs = [(_names(record["true"], context), _names(record["predicted"], context)) for record in records]
+        words = sum(len(true) for true, _ in pairs)
+        right = sum(tag == guess for true, predicted in pairs for tag, guess in zip(true, predicted, strict=True))
+        weight = sum(record["weight"] for record in records)
+        return {
+            **_entity_scores(pairs),
+            "accuracy": right / words,
+            "loss": sum(record["loss"] for record in records) / weight if weight else 0.0,
+            "unread": sum(int((record["predicted"] == UNREAD).sum()) for record in records) / words,
+        }
+
+    def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
+        """`entities` in the order of the text: entity_group, score (mean over its words), word, start, end.
+
+        start and end count characters of the text: of the string that was given, or of the words joined by blanks.
+        """
+        answers: list[Answer] = []
+        for item, (predicted, scores) in zip(batch["labels"], _read(output, batch), strict=True):
+            spans, text = item["spans"].tolist(), item["text"]
+            entities = []
+            for entity in _entities(_names(predicted, context)):
+                start, end = spans[entity.start][0], spans[entity.end][1]
+                score = float(scores[entity.start : entity.end + 1].mean())
+                entities.append(
+                    {"entity_group": entity.label, "score": score, "word": text[start:end], "start": start, "end": end}
+                )
+            answers.append({"entities": entities})
+        return answers
+
+
+def laid_out(words: str | Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """A text and where its words stand in it: a string's own parts between blanks, or words joined by one blank."""
+    if isinstance(words, str):
+        return words, [match.span() for match in re.finditer(r"\S+", words)]
+    ends = list(accumulate((len(word) + 1 for word in words), initial=0))
+    return " ".join(words), [(start, start + len(word)) for start, word in zip(ends, words, strict=False)]
+
+
+def first_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """The first token of each word by where both stand in the text, or -1; special tokens have no extent.
+
+    By characters rather than by handing the tokenizer a list of words, which some tokenizers refuse and others read
+    without the blanks they were trained with. A token that begins with the blank before a word is that word's.
+    """
+    firsts, word = [UNREAD] * len(spans), 0
+    for token, (start, end) in enumerate(offsets):
+        if start == end:
+            continue
+        while word < len(spans) and spans[word][1] <= start:
+            word += 1
+        if word == len(spans):
+            break
+        if spans[word][0] < end and firsts[word] == UNREAD:
+            firsts[word] = token
+    return firsts
+
+
+def _scheme_problem(tags: Sequence[str]) -> str | None:
+    before = OUTSIDE
+    for number, tag in enumerate(tags, 1):
+        if tag != OUTSIDE and not re.fullmatch(r"[BI]-.+", tag):
+            return f"tag {number} is {tag!r}; IOB2 has O, B-<type> and I-<type>"
+        if tag.startswith("I-") and before[1:] != tag[1:]:
+            kind = tag[2:]
+            return (
+                f"tag {number} is {tag!r} after {before!r}; in IOB2 an entity begins with 'B-{kind}': correct the tag, "
+                "or write data.format: {type: conll, scheme: iob1} if the whole file begins entities with I-"
+            )
+        before = tag
+    return None
+
+
+def _word_losses(logits: Tensor, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+    """Each token's cross entropy, 0 where it is nobody's first, and which are labelled: both (rows, tokens)."""
+    targets = pad_sequence([item["targets"] for item in batch["labels"]], batch_first=True, padding_value=IGNORED)
+    losses = F.cross_entropy(
+        logits.float().transpose(1, 2),
+        targets,
+        reduction="none",
+        ignore_index=IGNORED,
+        label_smoothing=context.label_smoothing,
+    )
+    return losses, targets != IGNORED
+
+
+def _entity_scores(pairs: Sequence[tuple[list[str], list[str]]]) -> dict[str, float]:
+    """Micro-averaged precision, recall and F1 over the entities of (true, predicted) tags of all rows."""
+    correct = predicted = true = 0
+    for written, guessed in pairs:
+        found, _ = StrictEvaluation().evaluate(_entities(written), _entities(guessed), [])
+        correct, predicted, true = correct + found.correct, predicted + found.actual, true + found.possible
+    return {
+        "precision": correct / predicted if predicted else 0.0,
+        "recall": correct / true if true else 0.0,
+        "f1": 2 * correct / (predicted + true) if predicted + true else 0.0,
+    }
+
+
+def _read(output: Any, batch: Batch) -> list[tuple[Array, Array]]:
+    """Of each row the likeliest tags (words,), -1 where a word was not read, and their probabilities (words,)."""
+    scores, best = output.logits.detach().float().softmax(-1).max(-1)
+    found = []
+    for item, score, tag in zip(batch["labels"], scores.cpu().numpy(), best.cpu().numpy(), strict=True):
+        firsts = item["firsts"].cpu().numpy()
+        read = firsts != UNREAD
+        found.append((np.where(read, tag[firsts], UNREAD), np.where(read, score[firsts], 0.0)))
+    return found
+
+
+def _names(tags: Array, context: Context) -> list[str]:
+    return [OUTSIDE if tag == UNREAD else context.labels[tag] for tag in tags.tolist()]
+
+
+def _entities(tags: list[str]) -> list[Any]:
+    """nervaluate's entities (label, first and last word); an I- that continues nothing begins one, as in conlleval."""
+    entities: list[Any] = ListLoader().load([tags])[0]
+    return entities

@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from regraft.bases import safety
 from regraft.errors import BaseError
+from regraft.store.files import writing_here
 from regraft.store.objects import open_store
 
 ALLOWED = "a hub id (org/name or org/name@revision), a folder, s3://bucket/prefix, or package:<module>/<folder>"
@@ -143,12 +144,12 @@ def _s3(url: str) -> Path:
     cache = Path(os.environ.get("REGRAFT_CACHE") or "~/.cache/regraft").expanduser() / "bases"
     if (cache / key).is_dir():
         return cache / key
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache))
+    with writing_here(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache))
     try:
         for stat in listed:
             if any(Path(stat.key).match(pattern) for pattern in WANTED):
-                (partial / stat.key).parent.mkdir(parents=True, exist_ok=True)
                 store.fetch(stat.key, partial / stat.key)
         safety.check(partial, url)
         _settle(partial, cache / key)

@@ -25,6 +25,7 @@ FORMAT = 1
 _CLASSES = frozenset({"label", "labels", "tags"})
 """Kinds of column whose values are the classes."""
 _SHOWN = 5
+_NO_ROWS = "holds no rows: add some, or name another file"
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -173,11 +174,11 @@ def _fingerprint(task: Task, train: _Side, held: _Side) -> str:
 
 
 def _refuse_empty(data: DataSpec, train: int, held: int) -> None:
-    if not train and not held:
-        raise DataError("holds no rows", where=data.train)
+    if not train and (not held or isinstance(data.eval, str)):
+        raise DataError(_NO_ROWS, where=data.train)
     if isinstance(data.eval, str):
-        if not train or not held:
-            raise DataError("holds no rows", where=data.train if not train else data.eval)
+        if not held:
+            raise DataError(_NO_ROWS, where=data.eval)
     elif not train or not held:
         side = "train on" if not train else "evaluate on"
         raise DataError(

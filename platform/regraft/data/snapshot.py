@@ -19,6 +19,7 @@ from regraft.data.gather import FORMAT, Gathered, gather
 from regraft.data.rows import Rows
 from regraft.errors import Damaged, Lost, NotThere
 from regraft.spec import DataSpec
+from regraft.store.files import writing_here
 from regraft.store.manifest import FileEntry, commit, fetch_verified, load
 from regraft.store.objects import ObjectStore
 
@@ -45,7 +46,8 @@ def build_snapshot(store: ObjectStore, task: Task, data: DataSpec, cache: Path |
     as in `open_snapshot`.
     """
     with tempfile.TemporaryDirectory(prefix="regraft-data-") as scratch:
-        gathered = gather(task, data, Path(scratch))
+        with writing_here(Path(scratch)):
+            gathered = gather(task, data, Path(scratch))
         _keep(store, gathered, task)
         try:
             return open_snapshot(store, gathered.fingerprint, cache)
@@ -144,7 +146,8 @@ def _sha256(path: Path) -> str:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process of this machine at a time; the kernel frees the lock of one that dies."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing_here(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,6 +18,7 @@ TEMPORARY = RESERVED + "tmp-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _IN_THE_WAY = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY}
+_ANOTHER_STORE = "name another store"
 _CANNOT_SYNC = {errno.EINVAL, errno.EBADF}
 
 
@@ -72,22 +73,27 @@ def reading(key: str, where: str) -> Iterator[None]:
 
 
 @contextmanager
-def writing(where: str) -> Iterator[None]:
-    """Turns the system's errors into ours."""
+def writing(where: str, instead: str = _ANOTHER_STORE) -> Iterator[None]:
+    """Turns the system's errors into ours; `instead` says what else could be named."""
     try:
         yield
     except OSError as error:
-        raise _told(error, where) from error
+        raise _told(error, where, instead) from error
 
 
-def _told(error: OSError, where: str) -> StoreError:
+def writing_here(path: Path) -> AbstractContextManager[None]:
+    """`writing` for files beside the store: temporary ones and those of the cache."""
+    return writing(str(path), "name another folder by TMPDIR (temporary files) or REGRAFT_CACHE (the cache)")
+
+
+def _told(error: OSError, where: str, instead: str = _ANOTHER_STORE) -> StoreError:
     name = f" ({error.filename})" if error.filename else ""
     if error.errno in _FULL:
-        return StoreError("the disk or quota is full: free space (regraft gc) or name another store", where)
+        return StoreError(f"the disk or quota is full: free space (in a store: regraft gc) or {instead}", where)
     if error.errno in _FORBIDDEN:
-        return Denied(f"no permission{name}: make the folder writable for this user or name another store", where)
+        return Denied(f"no permission{name}: make the folder writable for this user or {instead}", where)
     if error.errno in _IN_THE_WAY:
-        return StoreError(f"a file stands where a folder is needed, or the reverse{name}: name another store", where)
+        return StoreError(f"a file stands where a folder is needed, or the reverse{name}: {instead}", where)
     return StoreError(f"{error.strerror or error}{name}", where)
 
 

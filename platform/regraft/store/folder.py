@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from regraft.errors import AskedWrong, Lost, NotThere, StoreError
-from regraft.store.files import TEMPORARY, fresh_file, reading, sync_folder, unlink, write_all, writing
+from regraft.store.files import TEMPORARY, fresh_file, reading, sync_folder, unlink, write_all, writing, writing_here
 from regraft.store.objects import PROBE, RESERVED, Body, ObjectStore, Stat, absolute, checked, chunks, speakable
 
 _LOCK = RESERVED + "lock"
@@ -45,7 +45,7 @@ class FolderStore(ObjectStore):
         source = self._path(key)
         with reading(key, self.url):
             file = source.open("rb")
-        with file, writing(str(path)), fresh_file(path) as (target, temporary):
+        with file, writing_here(path), fresh_file(path) as (target, temporary):
             while piece := file.read(_PIECE):
                 write_all(target, memoryview(piece))
             os.replace(temporary, path)

@@ -25,6 +25,8 @@ from regraft.store.documents import Document
 from regraft.store.objects import ObjectStore, checked
 
 _log = logging.getLogger(__name__)
+_driving: set[str] = set()
+"""Ids of the leases that this process holds: one that it could not give up, its store being away, is nobody's."""
 
 
 class Lease:
@@ -45,7 +47,12 @@ class Lease:
     def acquire(self) -> Self:
         """Take the lease and keep it alive in a thread; LeaseHeld, saying by whom, when another driver has it."""
         self._holder = _myself()
-        documents.change(self._store, self._key, self._taken, on_damaged=_replace)
+        _driving.add(self._holder["id"])
+        try:
+            documents.change(self._store, self._key, self._taken, on_damaged=_replace)
+        except BaseException:
+            _driving.discard(self._holder["id"])
+            raise
         self.lost.clear()
         self._done.clear()
         self._thread = threading.Thread(target=self._beat, name=f"regraft-lease-{self.run}", daemon=True)
@@ -59,6 +66,7 @@ class Lease:
             return
         self._thread.join()
         self._thread = None
+        _driving.discard(self._holder["id"])
         # Marked and not deleted: a delete cannot be conditional on every server, and would take a successor's lease.
         with suppress(Lost):
             documents.change(self._store, self._key, self._released)
@@ -72,7 +80,9 @@ class Lease:
         try:
             self.release()
         except StoreError as failure:
-            _log.warning("the lease of %s stays until it expires in %.0f s: %s", self.run, self._ttl_s, failure)
+            # What ended the run is what its user must read, and a full disk or a lost server often ends both.
+            level = logging.WARNING if kind is None else logging.INFO
+            _log.log(level, "the lease of %s stays until it expires in %.0f s: %s", self.run, self._ttl_s, failure)
 
     def _taken(self, old: Document | None) -> Document:
         if old is not None and not _free(old):
@@ -142,9 +152,11 @@ def _machine() -> str:
 
 
 def _dead(lease: Document) -> bool:
-    """Whether the holder was a process of this machine and has ended; False when that cannot be known."""
+    """Whether the holder was a process of this machine and has ended, or this one; False when that cannot be known."""
     if not lease["machine"] or lease["machine"] != _machine() or lease["host"] != socket.gethostname():
         return False
+    if lease["pid"] == os.getpid() and str(lease["started"]) == _started(os.getpid()):
+        return lease["id"] not in _driving
     try:
         os.kill(lease["pid"], 0)
     except ProcessLookupError:

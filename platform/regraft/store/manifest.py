@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from regraft.errors import AskedWrong, Damaged, NotThere, RegraftError
 from regraft.store import sealed
+from regraft.store.files import writing_here
 from regraft.store.objects import RESERVED, Body, ObjectStore, checked, chunks, size_of
 
 FORMAT = 1
@@ -112,9 +113,7 @@ def load(store: ObjectStore, prefix: str) -> Manifest:
     return Manifest.from_json(store.get(key), _where(store, key))
 
 
-def fetch_verified(
-    store: ObjectStore, prefix: str, into: Path, names: Collection[str] | None = None
-) -> Manifest:
+def fetch_verified(store: ObjectStore, prefix: str, into: Path, names: Collection[str] | None = None) -> Manifest:
     """Download the files at `prefix` (only `names`, if given) into the folder `into`, verified; their manifest.
 
     A file appears under its name only after its size and SHA-256 were found right; one that is there already and
@@ -122,7 +121,8 @@ def fetch_verified(
     """
     prefix = _slashed(prefix)
     manifest = load(store, prefix)
-    into.mkdir(parents=True, exist_ok=True)
+    with writing_here(into):
+        into.mkdir(parents=True, exist_ok=True)
     for entry in manifest.files:
         if names is None or entry.name in names:
             _fetch(store, prefix + entry.name, entry, into / entry.name)

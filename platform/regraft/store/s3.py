@@ -23,7 +23,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from regraft.errors import AskedWrong, Lost, NotThere, StoreError
 from regraft.store import multipart
-from regraft.store.files import fresh_file, writing
+from regraft.store.files import fresh_file, writing_here
 from regraft.store.objects import PROBE, Body, ObjectStore, Stat, checked, listable, size_of
 from regraft.store.s3_errors import code_of, retries_of, status_of, told
 
@@ -79,7 +79,7 @@ class S3Store(ObjectStore):
         return sink.getvalue(), tag
 
     def fetch(self, key: str, path: Path) -> None:
-        with writing(str(path)), fresh_file(path) as (file, temporary), os.fdopen(os.dup(file), "wb") as sink:
+        with writing_here(path), fresh_file(path) as (file, temporary), os.fdopen(os.dup(file), "wb") as sink:
             self._download(key, sink)
             sink.flush()
             os.replace(temporary, path)

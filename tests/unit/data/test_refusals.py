@@ -117,10 +117,11 @@ def test_a_value_of_the_wrong_kind_is_told_by_file_and_row(
 
 
 def test_what_holds_no_rows_is_refused(tmp_path: Path) -> None:
-    assert refusal(Sorting(), tmp_path, []) == "train.jsonl: holds no rows"
+    told = "holds no rows: add some, or name another file"
+    assert refusal(Sorting(), tmp_path, []) == f"train.jsonl: {told}"
     empty = lines(tmp_path / "empty.jsonl", [])
-    assert refusal(Sorting(), tmp_path, GOOD, eval=empty) == "empty.jsonl: holds no rows"
-    assert refusal(Sorting(), tmp_path, [], eval=lines(tmp_path / "good.jsonl", GOOD)) == "train.jsonl: holds no rows"
+    assert refusal(Sorting(), tmp_path, GOOD, eval=empty) == f"empty.jsonl: {told}"
+    assert refusal(Sorting(), tmp_path, [], eval=lines(tmp_path / "good.jsonl", GOOD)) == f"train.jsonl: {told}"
 
 
 @pytest.mark.parametrize(("share", "side"), [(1e-9, "evaluate on"), (1 - 1e-9, "train on")])

@@ -90,6 +90,10 @@ class Anatomy:
     """The task's own layers, which the base does not have."""
     reason: str = ""
     """Why no blocks were found; empty when they were."""
+    beside: tuple[tuple[str, ...], ...] = ()
+    """For each block, what belongs to it and stands outside it (the downsampling before it); or nothing."""
+    idle: tuple[str, ...] = ()
+    """What no method trains: constants kept as parameters, and layers of the base whose output nothing reads."""
 
     def depth(self, written: int | str) -> int:
         """Frozen blocks for an integer, a percentage (`50%`) or `all`; Unsupported says what is allowed."""
@@ -106,7 +110,11 @@ class Anatomy:
 
     def trunk(self, depth: int) -> tuple[str, ...]:
         """The names that are frozen at that depth: the stem and the first `depth` blocks."""
-        return (*self.stem, *self.blocks[:depth]) if depth else ()
+        return (*self.stem, *(name for block in range(depth) for name in self.members(block))) if depth else ()
+
+    def members(self, block: int) -> tuple[str, ...]:
+        """All names of one block; a stem entry inside of it still belongs to the stem."""
+        return (self.blocks[block], *(self.beside[block] if self.beside else ()))
 
 
 class Loader(Protocol):

@@ -95,7 +95,10 @@ def adapt(
         _set_dropout(model, dropout)
     anatomy = _with_missing(dissect(model), model, loader.missing)
     method.adapt(model, anatomy)
-    still = tuple(_still(model, method.frozen(model, anatomy)))
+    for name, parameter in model.named_parameters():
+        if under(name, anatomy.idle):
+            parameter.requires_grad_(False)
+    still = tuple(_still(model, (*method.frozen(model, anatomy), *anatomy.idle), anatomy))
     model.eval()
     config = getattr(model, "config", loader.config)
     context = Context(processor or load_processor(base, task.modality), tuple(labels), config)
@@ -112,17 +115,28 @@ def _with_missing(anatomy: Anatomy, model: nn.Module, missing: frozenset[str]) -
     return replace(anatomy, head=(*anatomy.head, *sorted(new)))
 
 
-def _still(model: nn.Module, frozen: tuple[str, ...]) -> Iterator[nn.Module]:
+def _still(model: nn.Module, frozen: tuple[str, ...], anatomy: Anatomy) -> Iterator[nn.Module]:
     """Frozen modules, modules made of nothing else, and any whose buffers go with frozen parameters (BatchNorm).
 
-    The second kind matters because some models drop out in the parent of the frozen layers, by the parent's mode.
+    And what holds a frozen block inside the base: BART drops out before its first block, by the mode of the parent.
     """
     whole = (*frozen, *_made_of(model, frozen))
+    parents = {parent for block in anatomy.blocks if under(block, frozen) for parent in _parents(block, anatomy.prefix)}
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
         statistics = any(True for _ in module.buffers(recurse=False)) and own
-        if under(name, whole) or (statistics and not any(parameter.requires_grad for parameter in own)):
+        if (
+            name in parents
+            or under(name, whole)
+            or (statistics and not any(parameter.requires_grad for parameter in own))
+        ):
             yield module
+
+
+def _parents(name: str, prefix: str) -> Iterator[str]:
+    """What holds the module inside the base, the base itself left out."""
+    while (name := name.rpartition(".")[0]) and name != prefix:
+        yield name
 
 
 def _made_of(model: nn.Module, frozen: tuple[str, ...]) -> Iterator[str]:

@@ -41,7 +41,7 @@ def moving(model: nn.Module, anatomy: Anatomy, still: Collection[nn.Module]) -> 
     for name, tensor in _tensors(model):
         owner = owners[name.rpartition(".")[0]]
         moves = tensor.requires_grad if isinstance(tensor, nn.Parameter) else owner not in still
-        if moves or under(name, anatomy.head):
+        if (moves and not under(name, anatomy.idle)) or under(name, anatomy.head):
             names.append(canonical(name, anatomy.prefix))
     everything = Counter(canonical(name, anatomy.prefix) for name, _ in _tensors(model))
     if twice := sorted(name for name in names if everything[name] > 1):
@@ -54,12 +54,12 @@ def moving(model: nn.Module, anatomy: Anatomy, still: Collection[nn.Module]) -> 
 
 def delta_tensors(adapted: Adapted) -> dict[str, Tensor]:
     """The delta's live tensors by canonical name; a sharded one is gathered, so every rank must call this."""
-    return {name: _whole(tensor) for name, tensor in _live(adapted).items()}
+    return {name: _whole(tensor) for name, tensor in live_tensors(adapted).items()}
 
 
 def apply_delta(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
     """Copy a delta's values in; Damaged, before anything is written, when it does not fit name by name."""
-    live = _live(adapted)
+    live = live_tensors(adapted)
     if problem := _misfit(live, tensors):
         raise Damaged(f"this delta does not fit: {problem}", where="delta.safetensors")
     with torch.no_grad():
@@ -87,7 +87,8 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, buffer
 
 
-def _live(adapted: Adapted) -> dict[str, Tensor]:
+def live_tensors(adapted: Adapted) -> dict[str, Tensor]:
+    """The delta's live tensors by canonical name, sharded ones as they are."""
     wanted = dict.fromkeys(adapted.delta_names)
     prefix = adapted.anatomy.prefix
     found = {key: tensor for name, tensor in _tensors(adapted.model) if (key := canonical(name, prefix)) in wanted}

@@ -15,8 +15,11 @@ from transformers.pytorch_utils import Conv1D
 from regraft.contracts import Anatomy, Method, Serving, under
 from regraft.errors import Unsupported
 
-QUERY_VALUE = frozenset({"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "c_attn", "qkv"})
-"""Names of the projections that `auto` adapts (Hu et al., 2022), fused ones among them."""
+QUERY_VALUE = frozenset(
+    {"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "query_proj", "value_proj", "q", "v", "wq", "wv"}
+    | {"c_attn", "qkv", "qkv_proj", "query_key_value", "in_proj", "Wqkv"}
+)
+"""Names of the projections that `auto` adapts (Hu et al., 2022), in the second line those fused with the keys'."""
 WORDS = ("auto", "attention", "linear", "conv")
 _ON_THE_WRAPPER = ("stride", "kernel_size", "dilation", "padding", "padding_mode", "groups", "in_channels")
 
@@ -31,8 +34,9 @@ class Lora(Method):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the input of A."""
     targets: Literal["auto", "attention", "linear", "conv"] | tuple[str, ...] = "auto"
-    """Adapted layers: auto (query and value projections, else convolutions), attention (all its projections), linear
-    (every linear layer of the blocks), conv (every convolution that is not depthwise), or endings of module names."""
+    """Adapted layers: auto (query and value projections, else the blocks' linear layers, else convolutions), attention
+    (all its projections), linear (every linear layer of the blocks), conv (every convolution that is not depthwise), or
+    endings of module names."""
     rslora: bool = False
     """Rank-stabilised scaling (Kalajdzievski, 2023)."""
     dora: bool = False
@@ -68,6 +72,8 @@ class Lora(Method):
         with warnings.catch_warnings():
             # PEFT touches names that transformers has deprecated; the user can do nothing about it.
             warnings.simplefilter("ignore", FutureWarning)
+            # GPT-2 keeps its weights transposed: PEFT says so, and does what is right.
+            warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
             inject_adapter_in_model(config, model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(".lora_" in name or under(name, anatomy.head))
@@ -85,19 +91,25 @@ class Lora(Method):
             del model.peft_config
 
     def _chosen(self, model: nn.Module, anatomy: Anatomy) -> list[str]:
-        layers = {name: layer for name, layer in model.named_modules() if _in_base(name, anatomy) and _adaptable(layer)}
+        spared = (*anatomy.idle, *_opaque(model))
+        layers = {
+            name: layer
+            for name, layer in model.named_modules()
+            if _in_base(name, anatomy) and _adaptable(layer) and not under(name, spared)
+        }
         linears = [name for name, layer in layers.items() if not isinstance(layer, nn.Conv2d) and _deep(name, anatomy)]
         convolutions = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
         if isinstance(self.targets, tuple):
             found = [name for name in layers if any(f".{name}".endswith(f".{ending}") for ending in self.targets)]
         elif self.targets == "attention":
-            found = [name for name in linears if re.search(r"(^|\.)(self_)?att(ention|n)\.", name)]
+            found = [name for name in linears if re.search(r"att(ention|n)\.", name, re.IGNORECASE)]
         elif self.targets == "linear":
             found = linears
         elif self.targets == "conv":
             found = convolutions
         else:
-            found = [name for name in linears if name.rpartition(".")[2] in QUERY_VALUE] or convolutions
+            queries = [name for name in linears if name.rpartition(".")[2] in QUERY_VALUE]
+            found = queries or linears or convolutions
         if not found:
             endings = sorted({name.rpartition(".")[2] for name in layers})
             raise Unsupported(
@@ -115,6 +127,11 @@ def _in_base(name: str, anatomy: Anatomy) -> bool:
 def _deep(name: str, anatomy: Anatomy) -> bool:
     """In a block: a pooler that nothing reads would get factors without gradients."""
     return under(name, anatomy.blocks) if anatomy.blocks else "pooler" not in name
+
+
+def _opaque(model: nn.Module) -> list[str]:
+    """Modules that read their layers' weights without calling them: factors there would get no gradient."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
 
 
 def _adaptable(layer: nn.Module) -> bool:

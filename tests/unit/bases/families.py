@@ -1,4 +1,4 @@
-"""Tiny bases with random weights, one for each known family, with a task and a batch for each.
+"""Tiny bases with random weights, one for each known family and some without a rule, with a task and a batch for each.
 
 Saved by `save_pretrained` as a user's would be; hundreds of them are adapted in a test run, so they are very small.
 """
@@ -87,6 +87,31 @@ class TinyPooled(TinyText):
         return SomebodysClassifier(load("AutoModel", add_pooling_layer=False), len(labels))
 
 
+class TinySegmentation(Tiny):
+    auto: ClassVar[str] = "AutoModelForSemanticSegmentation"
+
+
+class SomebodysTranslator(nn.Module):
+    """A head on what the decoder of an encoder-decoder says when it is fed the input."""
+
+    base_model_prefix = "base"
+
+    def __init__(self, base: Any, labels: int) -> None:
+        super().__init__()
+        self.base = base
+        self.config = base.config
+        self.classifier = nn.Linear(base.config.hidden_size, labels)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        states = self.base(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=input_ids)
+        return SimpleNamespace(logits=self.classifier(states.last_hidden_state.mean(1)))
+
+
+class TinyDecoded(TinyText):
+    def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
+        return SomebodysTranslator(load("AutoModel"), len(labels))
+
+
 def _sizes(**more: Any) -> dict[str, Any]:
     layers = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 12}
     return {**layers, **more}
@@ -120,6 +145,94 @@ def _yolos() -> Any:
     return hf.YolosForObjectDetection(config)
 
 
+def _roberta(kind: str) -> Any:
+    config = getattr(hf, f"{kind}Config")(vocab_size=30, max_position_embeddings=16, **_sizes())
+    return getattr(hf, f"{kind}Model")(config, add_pooling_layer=False)
+
+
+def _distilbert() -> Any:
+    sizes = {"dim": 8, "hidden_dim": 12, "n_layers": 3, "n_heads": 2}
+    return hf.DistilBertModel(hf.DistilBertConfig(vocab_size=30, max_position_embeddings=16, **sizes))
+
+
+def _mpnet() -> Any:
+    config = hf.MPNetConfig(vocab_size=30, max_position_embeddings=16, **_sizes())
+    return hf.MPNetModel(config, add_pooling_layer=False)
+
+
+def _deberta() -> Any:
+    shared = {"relative_attention": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+    more = {"pos_att_type": ["p2c", "c2p"], "conv_kernel_size": 3, "type_vocab_size": 0, "position_biased_input": False}
+    return hf.DebertaV2Model(
+        hf.DebertaV2Config(vocab_size=30, max_position_embeddings=16, **shared, **more, **_sizes())
+    )
+
+
+def _deit() -> Any:
+    return hf.DeiTModel(hf.DeiTConfig(image_size=16, patch_size=8, **_sizes()), add_pooling_layer=False)
+
+
+def _dinov2() -> Any:
+    return hf.Dinov2Model(hf.Dinov2Config(image_size=16, patch_size=8, **_sizes()))
+
+
+def _swin() -> Any:
+    sizes = {"embed_dim": 4, "depths": [1, 2], "num_heads": [2, 2], "window_size": 2}
+    return hf.SwinModel(hf.SwinConfig(image_size=16, patch_size=4, **sizes))
+
+
+def _convnext() -> Any:
+    return hf.ConvNextModel(hf.ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 2], num_stages=2))
+
+
+def _segformer() -> Any:
+    stages = {"depths": [1, 2], "sr_ratios": [2, 1], "hidden_sizes": [4, 8], "patch_sizes": [3, 3], "strides": [2, 2]}
+    more = {"num_attention_heads": [1, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 8, "num_encoder_blocks": 2}
+    return hf.SegformerModel(hf.SegformerConfig(**stages, **more))
+
+
+def _detr() -> Any:
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 2], "layer_type": "basic"}
+    config = hf.DetrConfig(
+        backbone_config=hf.ResNetConfig(**sizes, out_features=["stage2"]),
+        use_timm_backbone=False,
+        use_pretrained_backbone=False,
+        backbone=None,
+        num_queries=4,
+        **_two_sided(2),
+    )
+    return hf.DetrForObjectDetection(config)
+
+
+def _two_sided(layers: int) -> dict[str, Any]:
+    both = {"layers": layers, "attention_heads": 2, "ffn_dim": 12}
+    return {"d_model": 8, **{f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in both.items()}}
+
+
+def _bart() -> Any:
+    return hf.BartModel(hf.BartConfig(vocab_size=30, max_position_embeddings=16, eos_token_id=29, **_two_sided(2)))
+
+
+def _marian() -> Any:
+    ends = {"pad_token_id": 0, "eos_token_id": 29, "decoder_start_token_id": 0, "forced_eos_token_id": None}
+    return hf.MarianModel(hf.MarianConfig(vocab_size=30, max_position_embeddings=16, **ends, **_two_sided(2)))
+
+
+def _t5() -> Any:
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 2, "num_heads": 2, "relative_attention_num_buckets": 4}
+    return hf.T5Model(hf.T5Config(vocab_size=30, eos_token_id=29, decoder_start_token_id=0, **sizes))
+
+
+def _gpt2() -> Any:
+    ends = {"pad_token_id": 0, "bos_token_id": 29, "eos_token_id": 29}
+    return hf.GPT2Model(hf.GPT2Config(n_layer=3, n_head=2, n_embd=8, vocab_size=30, n_positions=16, **ends))
+
+
+def _decoder(kind: str) -> Any:
+    sizes = _sizes(num_key_value_heads=1, head_dim=4, max_position_embeddings=16)
+    return getattr(hf, f"{kind}Model")(getattr(hf, f"{kind}Config")(vocab_size=30, pad_token_id=0, **sizes))
+
+
 @dataclass(frozen=True)
 class Family:
     """How to make a base of the family, the task on it, and how many blocks it has."""
@@ -130,14 +243,32 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
+    "bart": Family(_bart, TinyText(), 4),
     "bert": Family(_bert, TinyText(), 3),
     "bert-pooled": Family(_bert, TinyPooled(), 3),
-    "bert-tokens": Family(_bert, TinyTokens(), 3),
+    "convnext": Family(_convnext, Tiny(), 3),
+    "deberta-v2": Family(_deberta, TinyText(), 3),
+    "deeplabv3-mobilenet_v2": Family(_mobilenet_v2, TinySegmentation(), 16),
+    "deit": Family(_deit, Tiny(), 3),
+    "detr": Family(_detr, TinyDetection(), 7),
+    "dinov2": Family(_dinov2, Tiny(), 3),
+    "distilbert": Family(_distilbert, TinyText(), 3),
+    "gpt2": Family(_gpt2, TinyText(), 3),
+    "llama": Family(lambda: _decoder("Llama"), TinyText(), 3),
+    "marian": Family(_marian, TinyDecoded(), 4),
     "mobilenet_v1": Family(_mobilenet_v1, Tiny(), 26),
     "mobilenet_v2": Family(_mobilenet_v2, Tiny(), 16),
+    "mpnet": Family(_mpnet, TinyText(), 3),
+    "qwen2": Family(lambda: _decoder("Qwen2"), TinyText(), 3),
+    "qwen3": Family(lambda: _decoder("Qwen3"), TinyText(), 3),
     "resnet": Family(lambda: _resnet("basic"), Tiny(), 4),
     "resnet-bottleneck": Family(lambda: _resnet("bottleneck"), Tiny(), 4),
+    "roberta": Family(lambda: _roberta("Roberta"), TinyText(), 3),
+    "segformer": Family(_segformer, TinySegmentation(), 3),
+    "swin": Family(_swin, Tiny(), 3),
+    "t5": Family(_t5, TinyText(), 4),
     "vit": Family(_vit, Tiny(), 3),
+    "xlm-roberta": Family(lambda: _roberta("XLMRoberta"), TinyText(), 3),
     "yolos": Family(_yolos, TinyDetection(), 3),
 }
 
@@ -173,9 +304,12 @@ def batch_for(name: str) -> Batch:
     """Three rows."""
     generator = torch.Generator().manual_seed(2)
     if FAMILIES[name].task.modality == "text":
-        ids = torch.randint(1, 30, (3, 6), generator=generator)
+        ids = torch.randint(3, 29, (3, 6), generator=generator)
+        ids[:, -1] = 29  # ends a text, where a classifier looks for that
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([0, 1, 2])}
-    side = {"vit": (16, 16), "yolos": (16, 24)}.get(name, (33, 32))
+    side = {"vit": (16, 16), "deit": (16, 16), "dinov2": (16, 16), "swin": (16, 16), "yolos": (16, 24)}.get(
+        name, (33, 32)
+    )
     return {"pixel_values": torch.randn(3, 3, *side, generator=generator), "labels": torch.tensor([0, 1, 2])}
 
 

@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
 from torch import nn
 
 from regraft.bases.adapt import Adapted
+from regraft.bases.anatomy import dissect
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import Base
-from regraft.contracts import Anatomy, Method
+from regraft.contracts import Anatomy, Method, under
 from regraft.errors import Unsupported
 from regraft.methods.lora import Lora
-from unit.bases.families import adapted, batch_for, located, shake, step
+from unit.bases.families import FAMILIES, adapted, batch_for, located, outputs, shake, step
+from unit.bases.test_anatomy import task_model
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +43,71 @@ def test_auto_adapts_queries_and_values_of_every_layer(base: Base) -> None:
     }
 
 
-def test_auto_knows_the_projections_of_each_family(tmp_path: Path) -> None:
-    for name, which in (("vit", {"q_proj", "v_proj"}), ("yolos", {"query", "value"})):
-        assert endings(adapted(name, located(name, tmp_path / name), Lora())) == which
+PROJECTIONS = {
+    "query value": ("bert", "bert-pooled", "roberta", "xlm-roberta", "yolos"),
+    "q_proj v_proj": (
+        "bart",
+        "deit",
+        "detr",
+        "dinov2",
+        "llama",
+        "marian",
+        "qwen2",
+        "qwen3",
+        "segformer",
+        "swin",
+        "vit",
+    ),
+    "query_proj value_proj": ("deberta-v2",),
+    "q_lin v_lin": ("distilbert",),
+    "q v": ("mpnet", "t5"),
+    "c_attn": ("gpt2",),
+    "pwconv1 pwconv2": ("convnext",),
+    "convolution": ("deeplabv3-mobilenet_v2", "mobilenet_v1", "mobilenet_v2", "resnet", "resnet-bottleneck"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_auto_finds_layers_of_every_family_that_get_gradients(name: str) -> None:
+    model = task_model(name)
+    anatomy = dissect(model)
+    Lora(rank=2).adapt(model, anatomy)
+    layers = {key: module for key, module in model.named_modules() if isinstance(module, LoraLayer)}
+    assert {key.rpartition(".")[2] for key in layers} == set(
+        next(k for k, v in PROJECTIONS.items() if name in v).split()
+    )
+    for key, layer in layers.items():
+        assert getattr(layer.get_base_layer(), "groups", 1) == 1
+        assert not under(key, (*anatomy.head, *anatomy.idle))
+    batch = {key: value for key, value in batch_for(name).items() if key != "labels"}
+    torch.autograd.backward([value.square().sum() for value in outputs(model(**batch))])
+    factors = {key: parameter for key, parameter in model.named_parameters() if ".lora_" in key}
+    assert factors
+    assert all(parameter.grad is not None for parameter in factors.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"), [("t5", "EncDecAttention.k"), ("detr", "encoder_attn.o_proj"), ("gpt2", "attn.c_proj")]
+)
+def test_attention_is_told_by_every_spelling_of_it(name: str, ending: str) -> None:
+    model = task_model(name)
+    Lora(rank=2, targets="attention").adapt(model, dissect(model))
+    layers = [key for key, module in model.named_modules() if isinstance(module, LoraLayer)]
+    assert any(key.endswith(ending) for key in layers)
+    assert not [key for key in layers if "mlp" in key or "DenseReluDense" in key]
+
+
+def test_layers_whose_weights_are_read_without_calling_them_are_left_alone() -> None:
+    class Reading(nn.Module):
+        base_model_prefix = "base"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.base = nn.ModuleDict({"attention": nn.MultiheadAttention(4, 1), "feed": nn.Linear(4, 4)})
+
+    model = Reading()
+    Lora(targets="linear").adapt(model, Anatomy("base", (), (), ()))
+    assert [key for key, module in model.named_modules() if isinstance(module, LoraLayer)] == ["base.feed"]
 
 
 def test_attention_is_all_its_projections_and_linear_the_feed_forward_too(base: Base) -> None:

@@ -150,6 +150,55 @@ def test_more_workers_than_the_cluster_has_is_refused_before_anything_starts(on_
         train(RunSpec.resolve(written))
 
 
+CROWDED = '''
+from typing import NamedTuple
+
+import psutil
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from regraft.contracts import Loss
+
+
+class Memory(NamedTuple):
+    available: int
+
+
+if dist.is_initialized():
+    psutil.virtual_memory = lambda: Memory(750_000)
+
+
+class Nothing(nn.Module):
+    def forward(self, step):
+        return torch.zeros(())
+
+
+class Crowded(Loss):
+    """Brings its workers to a machine with little memory."""
+
+    def build(self, model, anatomy):
+        return Nothing()
+'''
+
+
+def test_workers_on_one_machine_are_refused_once_when_together_they_need_more_memory_than_it_has(
+    on_ray: None, tmp_path: Path
+) -> None:
+    (tmp_path / "mine" / "losses").mkdir(parents=True)
+    (tmp_path / "mine" / "losses" / "crowded.py").write_text(CROWDED)
+    written = document(tmp_path) | {
+        "plugins": [str(tmp_path / "mine")],
+        "losses": ["crowded"],
+        "compute": {"workers": 2, "cpus": 1},
+    }
+    events: list[dict[str, Any]] = []
+    with pytest.raises(AskedWrong, match=r"for 2 workers on one machine: .* write fewer compute\.workers"):
+        train(RunSpec.resolve(written), progress=lambda event: events.append(dict(event)))
+    assert not any("workers were lost" in event.get("message", "") for event in events)
+    assert train(RunSpec.resolve(written | {"compute": {"workers": 1, "cpus": 1}})).version == "v1"
+
+
 def test_bad_rows_are_refused_by_file_and_row(on_ray: None, tmp_path: Path) -> None:
     written = document(tmp_path)
     path = tmp_path / "eval.csv"

@@ -118,7 +118,7 @@ class Lease:
         left = max(holder["until"] - time.time(), 0)
         return LeaseHeld(
             f"run {self.run} is driven by process {holder['pid']} on {holder['host']} since {since}: wait for it, "
-            f"or end it (regraft runs stop {self.run}); if it is dead, try again in {left:.0f} s",
+            f"or end that process; if it is dead, try again in {left:.0f} s",
             self._store.url,
         )
 

@@ -98,9 +98,7 @@ def _complete(
     client: S3Client, bucket: str, key: str, upload_id: str, parts: list[CompletedPartTypeDef], mark: str
 ) -> None:
     try:
-        client.complete_multipart_upload(
-            Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}
-        )
+        client.complete_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts})
     except ClientError as error:
         # A completion whose answer was lost is refused when repeated (404): the object itself says whether it is ours.
         if status_of(error) != 404 or not _ours(client, bucket, key, mark):

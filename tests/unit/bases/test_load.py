@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
 
@@ -109,13 +110,15 @@ def test_loading_says_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -
 
 def test_debug_brings_the_libraries_voice_back(folder: Path) -> None:
     log = logging.getLogger("regraft")
-    before = log.level
+    before, theirs = log.level, transformers.utils.logging.get_verbosity()
     log.setLevel(logging.DEBUG)
+    transformers.utils.logging.set_verbosity_info()
     try:
         with quiet():
-            assert logging.getLogger("transformers").level != logging.ERROR
+            assert logging.getLogger("transformers").level == logging.INFO
     finally:
         log.setLevel(before)
+        transformers.utils.logging.set_verbosity(theirs)
 
 
 @pytest.mark.parametrize(

@@ -188,12 +188,12 @@ SCORES = {1: 0.5, 2: 0.9, 3: 0.1, 4: 0.9, 5: 0.3}
         (Retention(), [5]),
         (Retention(last=3), [3, 4, 5]),
         (Retention(last=9), [1, 2, 3, 4, 5]),
-        (Retention(metric="f1"), [4, 5]),
+        (Retention(metric="f1"), [2, 5]),
         (Retention(metric="f1", best=2), [2, 4, 5]),
         (Retention(metric="f1", mode="min"), [3, 5]),
         (Retention(metric="unknown"), [5]),
         (Retention(last=0), []),
-        (Retention(last=0, metric="f1"), [4]),
+        (Retention(last=0, metric="f1"), [2]),
     ],
 )
 def test_retention_keeps_what_it_says(local: Checkpoints, policy: Retention, left: list[int]) -> None:

@@ -80,7 +80,7 @@ def arguments() -> argparse.Namespace:
 def stepped(case: Prepared, folder: Path) -> Run:
     """A run after one step: the optimizer's moments are there."""
     snapshot = open_snapshot(case.store, case.job.fingerprint)
-    adapted = build(case.spec, case.job, snapshot)
+    adapted = build(case.spec, case.job, snapshot, LocalHarness())
     run = Run(case.spec, case.job, case.store, snapshot, adapted, LocalHarness(device=torch.device("cpu")), folder)
     stepper = Stepper(run.wrapped, run.optimizer, run.accelerator, run.harness, seed=0, clip=case.spec.training.clip)
     adapted.train_mode()
@@ -151,8 +151,11 @@ def measure_bytes(folder: Path, full: int) -> dict[str, Any]:
     return found
 
 
-class Enough(Exception):
-    """Ends a run after its last timed step, before the evaluation that would end it."""
+class Enough(BaseException):
+    """Ends a run after its last timed step, before the evaluation that would end it.
+
+    No Exception: what progress raises does not end a run.
+    """
 
 
 @dataclass(frozen=True)

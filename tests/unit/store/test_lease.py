@@ -48,7 +48,7 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 def test_a_second_driver_is_refused_with_what_to_do(store: ObjectStore) -> None:
     with Lease(store, "r"):
-        with pytest.raises(LeaseHeld, match=rf"process {os.getpid()} on .* since 20.*regraft runs stop r") as caught:
+        with pytest.raises(LeaseHeld, match=rf"process {os.getpid()} on .* since 20.*end that process") as caught:
             Lease(store, "r").acquire()
         assert store.url in str(caught.value)
         with Lease(store, "other"):

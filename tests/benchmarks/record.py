@@ -40,9 +40,12 @@ def write(name: str, figures: Mapping[str, Any], folder: Path = RESULTS) -> Path
 
 
 def command() -> str:
-    """The command line of this process, as it is typed in the root of the checkout."""
-    script = Path(sys.argv[0]).resolve()
-    return shlex.join(["python", str(script.relative_to(ROOT)), *sys.argv[1:]])
+    """The command line of this process, as it is typed in the root of the checkout; where results go is left out."""
+    script, words = Path(sys.argv[0]).resolve(), list(sys.argv[1:])
+    if "--results" in words:
+        at = words.index("--results")
+        del words[at : at + 2]
+    return shlex.join(["python", str(script.relative_to(ROOT)), *words])
 
 
 def machine() -> dict[str, Any]:

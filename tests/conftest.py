@@ -18,7 +18,7 @@ _left_out: set[str] = set()
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
     """Remember what a run leaves out; with several processes each collects everything."""
-    _left_out.update(item.nodeid for item in items)
+    _left_out.update(item.nodeid for item in items if item.get_closest_marker("slow"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

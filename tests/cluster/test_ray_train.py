@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ class Killer(Loss):
 def spec_with_killer(folder: Path, workers: int, calls: list[int], *, armed: bool) -> RunSpec:
     """A spec whose worker dies at the given calls; disarmed, the very same spec trains straight through."""
     (folder / "mine" / "losses").mkdir(parents=True, exist_ok=True)
-    (folder / "mine" / "losses" / "killer.py").write_text(KILLER)
+    # A process knows one plugin of a name: each test brings its own.
+    name = "killer_" + hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+    (folder / "mine" / "losses" / f"{name}.py").write_text(KILLER)
     markers = folder / "markers"
     markers.mkdir(exist_ok=True)
     for call in calls:
@@ -68,7 +71,7 @@ def spec_with_killer(folder: Path, workers: int, calls: list[int], *, armed: boo
     written = document(folder, checkpoint_steps=3)
     written |= {
         "plugins": [str(folder / "mine")],
-        "losses": [{"type": "killer", "folder": str(markers), "calls": calls, "rank": workers - 1}],
+        "losses": [{"type": name.replace("_", "-"), "folder": str(markers), "calls": calls, "rank": workers - 1}],
         "compute": {"workers": workers, "cpus": 1},
         "store": str(folder / ("killed" if armed else "straight")),
     }

@@ -128,3 +128,18 @@ def test_an_address_where_nobody_listens_is_answered_at_once(
     )
     assert done.returncode == 1
     assert "no Ray answers there" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_client_of_another_ray_version_is_told_both_versions(
+    cluster: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(document(tmp_path) | {"compute": {"workers": 1}}))
+    code = "import sys, ray; ray.__version__ = '2.40.0'; from regraft.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**cluster[1], "RAY_ADDRESS": cluster[1]["GCS"]}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", str(path)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "the cluster runs other versions" in done.stderr and "Traceback" not in done.stderr
+    assert "2.40.0" in done.stderr and "2.60" in done.stderr

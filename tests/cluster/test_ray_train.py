@@ -95,6 +95,7 @@ def survives(folder: Path, workers: int, calls: list[int]) -> None:
     assert delta(killed) == delta(straight)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_of_two_leaves_a_bit_identical_delta(on_ray: None, tmp_path: Path) -> None:
     survives(tmp_path, workers=2, calls=[9])
 

@@ -97,7 +97,7 @@ def explain(error: Exception) -> str:
     """What to do about a Ray that does not start or let us in."""
     text = str(error)
     if "Version mismatch" in text or "version mismatch" in text:
-        return f"the cluster runs other versions: {first_line(text)}; use the same Ray and Python on both"
+        return f"the cluster runs other versions: {' '.join(text.split())[:400]}; use the same Ray and Python on both"
     if "Unauthenticated" in text or "AuthToken" in text:
         return "the cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
     if "address already in use" in text.lower() or ("port" in text.lower() and "in use" in text.lower()):

@@ -20,6 +20,8 @@ from regraft.errors import AskedWrong, ClusterError, Unsupported
 
 log = logging.getLogger(__name__)
 KNOCK_S = 10.0
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""HTTP/2's connection preface and an empty SETTINGS frame."""
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
 PASSED_ON = re.compile(
     r"AWS_ENDPOINT_URL(_S3)?|AWS_(DEFAULT_)?REGION|AWS_REQUEST_CHECKSUM_\w+|HF_(ENDPOINT|HUB_OFFLINE)|REGRAFT_\w+"
@@ -88,9 +90,21 @@ def knock(address: str) -> None:
     if not host or not port.isdigit():
         return
     try:
-        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+        line = socket.create_connection((host, int(port)), timeout=KNOCK_S)
     except OSError as error:
         raise NobodyListens(f"{address}: {error}") from error
+    with line:
+        if os.environ.get("RAY_USE_TLS") != "1" and not speaks_grpc(line):
+            raise ConnectionError(f"{address}: another program holds this port")
+
+
+def speaks_grpc(line: socket.socket) -> bool:
+    """Whether the other side answers HTTP/2's greeting with its settings, as every gRPC server does (RFC 9113, 3.4)."""
+    try:
+        line.sendall(GREETING)
+        return line.recv(9)[3:4] == b"\x04"
+    except OSError:
+        return False
 
 
 def explain(error: Exception) -> str:

@@ -12,7 +12,6 @@ from regraft.contracts import Method
 from regraft.data.rows import Rows
 from regraft.training.evaluate import encoded, ordered, to_device
 from regraft.training.harness import Harness
-from regraft.training.resume import restore
 
 if TYPE_CHECKING:
     from regraft.training.loop import Run
@@ -20,10 +19,7 @@ if TYPE_CHECKING:
 
 def fit_closed_form(run: Run) -> None:
     """The run of a closed-form method: one step, one evaluation, one checkpoint."""
-    restore(run)
-    if run.state.finished:
-        run.tracker.publish(run.state.log)
-        run.close()
+    if run.resumed_at_its_end():
         return
     run.announce()
     try:

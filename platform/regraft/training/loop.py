@@ -125,11 +125,7 @@ class Run:
     def train(self) -> None:
         """From the newest checkpoint to the last step."""
         training = self.spec.training
-        restore(self)
-        if self.state.finished:
-            # Killed between the last commit and its publication: what is missing is the log.
-            self.tracker.publish(self.state.log)
-            self.close()
+        if self.resumed_at_its_end():
             return
         self.announce()
         stepper = Stepper(
@@ -152,6 +148,15 @@ class Run:
                     break
         finally:
             self.close()
+
+    def resumed_at_its_end(self) -> bool:
+        """Continue from the newest checkpoint; True when it is the run's last, and nothing is left to train."""
+        restore(self)
+        if self.state.finished:
+            # Killed between the last commit and its publication: what is missing is the log.
+            self.tracker.publish(self.state.log)
+            self.close()
+        return self.state.finished
 
     def close(self) -> None:
         """Drain the saver, end the tracker's file."""

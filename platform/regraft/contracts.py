@@ -18,10 +18,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from regraft.errors import Unsupported
+from regraft.findings import Findings
 from regraft.plugins import Plugin
 
 Row = Mapping[str, Any]
-"""One row of the snapshot: the task's columns by name, and `row`, its index."""
+"""One row of the snapshot: the columns that the task keeps by name, and `row`, its index; where data are augmented,
+also `draw`, a 64-bit number made of (seed, epoch, row) from which every random choice about the row is drawn."""
 Example = dict[str, Any]
 """One encoded row, not padded yet."""
 Batch = dict[str, Any]
@@ -32,10 +34,20 @@ Record = dict[str, Any]
 Answer = dict[str, Any]
 """What a user gets for one row; JSON-able."""
 
-Kind = Literal["text", "image", "label", "number", "boxes", "labels", "words", "tags"]
-"""What a column holds. text: str. image: a path or URL. label: str. number: float.
-boxes: a list of [x, y, width, height] in pixels. labels: a list of str, one per box.
-words: a list of str; whoever predicts may write one str instead. tags: a list of IOB2 tags, one per word."""
+Kind = Literal[
+    "text", "texts", "image", "mask", "label", "number", "boxes", "labels", "words", "tags", "messages", "tokens"
+]
+"""What a column holds. text: str. texts: a list of str; a file may hold one str instead.
+image: a path, an s3:// URL or the bytes of an image file. mask: the same, of an image whose pixels are class numbers.
+label: str. number: float. boxes: a list of [x, y, width, height] in pixels. labels: a list of str (one per box, where
+there are boxes). words: a list of str; whoever predicts may write one str instead. tags: a list of IOB2 tags, one per
+word. messages: a list of {role, content}. tokens: a list of int, which no file holds: a task makes it by `pack`."""
+
+TARGETS: frozenset[Kind] = frozenset({"label", "labels", "boxes", "tags", "mask"})
+"""Kinds that hold what a model is to find out, unless a task says otherwise."""
+
+Forward = Callable[[Batch], Any]
+"""A model's forward pass on a batch, whose `labels` are not passed on."""
 
 Serving = Literal["head", "low_rank", "whole"]
 """How a served model shares its base: all of it up to the head; all with low-rank factors per row; or not at all."""
@@ -69,6 +81,8 @@ class Context:
     """The task model's configuration."""
     class_weights: Tensor | None = None
     label_smoothing: float = 0.0
+    augment: Literal["off", "light", "strong"] = "off"
+    """How much training images are changed; drawn from the row's `draw`."""
 
     @property
     def index(self) -> dict[str, int]:
@@ -144,9 +158,32 @@ class Task(Plugin, ABC):
     """Which processor of the base is used."""
     score: ClassVar[Score]
     columns: ClassVar[Mapping[str, Kind]]
-    """Every column the task reads, with its kind; label, labels, boxes and tags are absent when predicting."""
+    """Every column that the task reads while its fields have their defaults, with its kind."""
     supports: ClassVar[frozenset[str]] = frozenset()
-    """Which of class_weights, label_smoothing, bucketing, baselines and prototypes the task has a meaning for."""
+    """Which of class_weights, label_smoothing, bucketing, baselines, prototypes and augment the task has a meaning
+    for."""
+    packs: ClassVar[bool] = False
+    """Whether the rows kept are others than the rows read: `pack` makes them."""
+
+    def reads(self) -> Mapping[str, Kind]:
+        """Every column the task reads with these fields, with its kind; `targets` are absent when predicting."""
+        return self.columns
+
+    def keeps(self) -> Mapping[str, Kind]:
+        """The columns of the snapshot: what is read, unless the task packs rows into others."""
+        return self.reads()
+
+    def targets(self) -> frozenset[str]:
+        """The columns that hold what the model is to find out: never asked for when predicting."""
+        return frozenset(name for name, kind in self.reads().items() if kind in TARGETS)
+
+    def classes(self) -> tuple[str, ...] | None:
+        """The labels where the task's fields fix them; None: they are gathered from the training rows."""
+        return None
+
+    def pack(self, rows: Iterable[Row], processor: Any) -> Iterator[dict[str, Any]]:
+        """Checked rows of one side as the rows that are kept (documents as blocks of tokens), in order; `packs`."""
+        raise NotImplementedError
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
         """The task's model on the base; its new layers are drawn from torch's global generator."""
@@ -172,13 +209,29 @@ class Task(Plugin, ABC):
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
         """(sum over rows, weight): the loop divides by the weight summed over ranks and micro-batches."""
 
+    def examine(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
+        """The output that `records` reads: the forward pass, unless the metrics need more of the model (generation).
+
+        `forward(batch)` is the model's forward pass without `labels`; `model` is the unwrapped model.
+        """
+        return forward(batch)
+
+    def infer(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
+        """The output that `answers` reads: the forward pass, unless an answer takes several (generation)."""
+        return forward(batch)
+
     @abstractmethod
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """What `metrics` needs of each row of an evaluated batch; `correct` (0 or 1) where a row can be right."""
+        """What `metrics` needs of each row of an evaluated batch; `correct` (0 or 1) where a row can be right, and
+        `error`, larger for worse, by which the worst rows are found."""
 
     @abstractmethod
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
         """Metrics over all rows of an evaluation; holds `score.name`."""
+
+    def findings(self, records: Sequence[Record], context: Context) -> Findings:
+        """What an evaluation shows besides metrics: tables by class, a confusion matrix, curves."""
+        return Findings()
 
     @abstractmethod
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
@@ -258,10 +311,16 @@ class Raw:
     values: dict[str, Any]
     where: str = field(compare=False)
     """file:row, for messages."""
+    problem: str | None = None
+    """Why this one row cannot be read, in words; a source goes on after such a row (`data.bad_rows: skip`)."""
 
 
 class Source(Plugin, ABC):
-    """How a file or folder becomes rows; picked by suffix, by `accepts`, or by `data.format`."""
+    """How a file or folder becomes rows; picked by suffix, by `accepts`, or by `data.format`.
+
+    A source with a field `part` (the arrays of an archive, a split of a data set) reads `path#part` where a spec says
+    so, each side of it its own.
+    """
 
     family: ClassVar[str] = "sources"
     suffixes: ClassVar[tuple[str, ...]] = ()
@@ -272,7 +331,7 @@ class Source(Plugin, ABC):
 
     @abstractmethod
     def read(self, path: Path) -> Iterator[Raw]:
-        """The rows in file order; DataError with file and row for what cannot be read."""
+        """The rows in file order; a row that cannot be read has a `problem`, DataError is for what ends the file."""
 
 
 def under(name: str, roots: Iterable[str]) -> bool:

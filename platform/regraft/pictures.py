@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from typing import Any
 
@@ -38,6 +39,7 @@ def opened(path: Any) -> Image.Image:
 
 def _header(path: Any) -> Image.Image:
     """An image whose pixels are not decoded yet; DataError when it is none, or too large to decode safely."""
+    path = io.BytesIO(path) if isinstance(path, bytes) else path
     try:
         image = Image.open(path)
     except Image.DecompressionBombError as error:

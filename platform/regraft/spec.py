@@ -45,6 +45,17 @@ class DataSpec(Frozen):
     """The task's column names, each with the name it has in the files; what is not named keeps the task's name."""
     format: AnySource | None = None
     """The source that reads the files; picked by suffix when not written."""
+    labels: tuple[str, ...] | None = None
+    """The labels in the order of the head's outputs; null takes those of the training rows. A row with another label
+    is a bad row."""
+    bad_rows: Literal["fail", "skip"] = "fail"
+    """What happens to rows that cannot be used: fail names them and trains nothing; skip leaves them out, and counts
+    them in the run's record."""
+    group: str | None = None
+    """Column of the files (a patient, a document) whose rows stay on one side of the split; refused when given sides
+    share one."""
+    augment: Literal["off", "light", "strong"] = "off"
+    """Random changes of training images, their boxes and masks, another in each epoch."""
 
 
 class TrainingSpec(Frozen):
@@ -161,10 +172,12 @@ class RunSpec(Frozen):
         asked = {
             "class_weights": training.class_weights != "none",
             "label_smoothing": training.label_smoothing > 0,
+            "augment": self.data.augment != "off",
         }
         for option, wanted in asked.items():
             if wanted and option not in task.supports:
-                raise ValueError(f"training.{option} has no meaning for task {task.key()}: remove one of the two")
+                where = "data" if option == "augment" else "training"
+                raise ValueError(f"{where}.{option} has no meaning for task {task.key()}: remove one of the two")
         if self.method.closed_form and "prototypes" not in task.supports:
             raise ValueError(f"method {self.method.key()} needs one label a row, which task {task.key()} has not")
         if self.method.closed_form and self.losses:
@@ -176,8 +189,8 @@ class RunSpec(Frozen):
     @model_validator(mode="after")
     def _columns_belong_to_the_task(self) -> Self:
         for name in self.data.columns:
-            if name not in self.task.columns:
-                raise ValueError(f"data.columns: {unknown('column', name, sorted(self.task.columns))}")
+            if name not in self.task.reads():
+                raise ValueError(f"data.columns: {unknown('column', name, sorted(self.task.reads()))}")
         return self
 
     @classmethod

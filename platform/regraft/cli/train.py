@@ -74,7 +74,8 @@ def commands(spec: RunSpec, outcome: Outcome) -> tuple[str, str]:
     reference = f"{outcome.model}@{outcome.version}"
     elsewhere = absolute(store_of(None)) != outcome.store
     store = f" --store {shlex.quote(outcome.store)}" if elsewhere else ""
-    row = {name: "..." for name, kind in spec.task.columns.items() if kind not in ("label", "labels", "boxes", "tags")}
+    targets = spec.task.targets()
+    row = {name: "..." for name in spec.task.reads() if name not in targets}
     options = f", store={outcome.store!r}" if elsewhere else ""
     options += f", plugins={list(spec.plugins)!r}" if spec.plugins else ""
     code = f"import regraft; print(regraft.load({reference!r}{options}).predict([{row!r}]))"

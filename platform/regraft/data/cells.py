@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import os
 import warnings
@@ -31,16 +33,20 @@ class Columns:
         self._paired = {"boxes", "labels"} <= set(wanted)
         self._folder = folder
 
-    def check(self, raw: Raw, file: str, manual: str) -> None:
-        """DataError unless the first row of a file has every column; `manual` is what to look at for more."""
-        missing = [name for _, name, _ in self._columns if name not in raw.values]
+    def check(self, raw: Raw, file: str, manual: str, group: str | None = None) -> None:
+        """DataError unless the first row of a file has every column; `manual` is what to look at for more.
+
+        `group` is one more column that the file must have, by its own name.
+        """
+        wanted = [name for _, name, _ in self._columns] + ([] if group is None else [group])
+        missing = [name for name in wanted if name not in raw.values]
         if not missing:
             return
         has = [str(name)[:40] for name in raw.values]
         near = {name: get_close_matches(name, has, n=1) for name in missing}
         hints = [f"{name!r} (nearest: {near[name][0]!r})" if near[name] else repr(name) for name in missing]
         more = f" and {len(has) - _SHOWN} more" if len(has) > _SHOWN else ""
-        needed = ", ".join(repr(name) for _, name, _ in self._columns)
+        needed = ", ".join(map(repr, wanted))
         raise DataError(
             f"has no column {', '.join(hints)}; it has {', '.join(map(repr, has[:_SHOWN]))}{more}; "
             f"needed are {needed}: say in data.columns what they are called here, "
@@ -93,29 +99,39 @@ def _number(value: object, _: Path) -> float:
     raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; a finite number is wanted")
 
 
-def _image(value: object, folder: Path) -> str:
-    """The absolute path of a readable image; only its header is read."""
+def _image(value: object, folder: Path) -> str | bytes:
+    """The absolute path of a readable image, or the bytes of its file; only its header is read."""
+    if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):  # as the `datasets` library writes images
+        value = value["path"] if value["bytes"] is None else value["bytes"]
+    if isinstance(value, bytes):
+        _readable(io.BytesIO(value), "the image in this row")
+        return value
     if not isinstance(value, str) or not value:
         raise Wrong("is missing" if _absent(value) or value == "" else f"is {_shown(value)}; a path is wanted")
     if "://" in value:
         raise Wrong(f"{value!r} is a URL; images are read from local files for now: download them first")
     path = os.path.abspath(folder / value)
+    _readable(path, path)
+    return path
+
+
+def _readable(file: str | io.BytesIO, name: str) -> None:
+    """Wrong unless the header is that of an image of a size that is safe to decode."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 width, height = image.size
     except FileNotFoundError:
-        raise Wrong(f"there is no image {path}") from None
+        raise Wrong(f"there is no image {name}") from None
     except UnidentifiedImageError:
-        raise Wrong(f"{path} is no image that can be read: repair it or leave the row out") from None
+        raise Wrong(f"{name} is no image that can be read: repair it or leave the row out") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise Wrong(f"{path} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller") from None
+        raise Wrong(f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller") from None
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on headers cut short
-        raise Wrong(f"{path} cannot be read: {error}") from None
+        raise Wrong(f"{name} cannot be read: {error}") from None
     if not width or not height:
-        raise Wrong(f"{path} has no pixels")
-    return path
+        raise Wrong(f"{name} has no pixels")
 
 
 def _boxes(value: object, folder: Path) -> list[list[float]]:
@@ -128,9 +144,21 @@ def _boxes(value: object, folder: Path) -> list[list[float]]:
 
 
 def _labels(value: object, folder: Path) -> list[str]:
+    """A list of labels; a CSV cell holds it as JSON (`["a", "b"]`) or with bars between (`a|b`), none when empty."""
+    if isinstance(value, str):
+        value = _from_cell(value)
     if not isinstance(value, list | tuple):
         raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; a list of labels is wanted")
     return [_label(label, folder) for label in value]
+
+
+def _from_cell(text: str) -> object:
+    if not text.lstrip().startswith("["):
+        return [part for part in text.split("|") if part.strip()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise Wrong(f"is {_shown(text)}, which is no JSON list") from None
 
 
 def _words(value: object, _: Path) -> list[str]:
@@ -142,15 +170,46 @@ def _words(value: object, _: Path) -> list[str]:
     return list(value)
 
 
+def _texts(value: object, folder: Path) -> list[str]:
+    """Several texts; one text stands for a list of one."""
+    if isinstance(value, list | tuple) and value:
+        return [_text(text, folder) for text in value]
+    return [_text(value, folder)]
+
+
+def _messages(value: object, _: Path) -> list[dict[str, str]]:
+    """A conversation as the Chat Completions form has it; a CSV cell holds it as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise Wrong("is text that is no JSON; a list of {role, content} is wanted") from None
+    if not isinstance(value, list | tuple) or not value:
+        raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; a list of {{role, content}} is wanted")
+    for message in value:
+        told = isinstance(message, Mapping) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+        if not told:
+            raise Wrong(f"holds {_shown(message)}; a message is {{role: ..., content: ...}}, both text")
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _made(value: object, _: Path) -> list[int]:
+    raise Wrong("holds tokens, which no file brings")
+
+
 _KINDS: dict[Kind, Callable[[object, Path], Any]] = {
     "text": _text,
+    "texts": _texts,
     "image": _image,
+    "mask": _image,
     "label": _label,
     "number": _number,
     "boxes": _boxes,
     "labels": _labels,
     "words": _words,
     "tags": _labels,
+    "messages": _messages,
+    "tokens": _made,
 }
 
 

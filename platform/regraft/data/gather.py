@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regraft.contracts import Raw, Task
+from regraft.contracts import Raw, Row, Task
 from regraft.data.cells import Columns, Wrong
+from regraft.data.images import identity
 from regraft.data.inputs import DataFile, data_files
-from regraft.data.rows import RowWriter, in_order, tags_in_order
+from regraft.data.rows import Rows, RowWriter, in_order, tags_in_order
+from regraft.data.side import Problems, Side, labels_of
 from regraft.errors import DataError, Unsupported
 from regraft.spec import DataSpec
 
-FORMAT = 1
+FORMAT = 2
 """Of the fingerprint and of the Arrow files: another number, another snapshot."""
 
-_CLASSES = frozenset({"label", "labels", "tags"})
-"""Kinds of column whose values are the classes."""
-_SHOWN = 5
 _NO_ROWS = "holds no rows: add some, or name another file"
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -40,76 +37,57 @@ class Gathered:
     """Rows per side: train and eval."""
     files: dict[str, Path]
     """`train.arrow` and `eval.arrow`."""
+    skipped: dict[str, Any]
+    """Rows left out per side, and the first of them in words; empty when none was."""
 
 
-@dataclass
-class _Side:
-    """One side of the split, as it grows."""
-
-    writer: RowWriter
-    hash: Any = field(default_factory=hashlib.sha256)
-    labels: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-    """Where each label was seen first."""
-
-
-class _Problems:
-    """Rows that cannot be used: the first few in words, the others counted."""
-
-    def __init__(self) -> None:
-        self.total, self._shown = 0, list[tuple[str, str]]()
-
-    def add(self, message: str, where: str) -> None:
-        self.total += 1
-        if len(self._shown) < _SHOWN:
-            self._shown.append((message, where))
-
-    def report(self) -> None:
-        """DataError if there were any."""
-        if self.total == 1:
-            raise DataError(*self._shown[0])
-        if self.total:
-            lines = "".join(f"\n  - {where}: {message}" for message, where in self._shown)
-            more = f"\n  and {self.total - _SHOWN} more" if self.total > _SHOWN else ""
-            raise DataError(f"{self.total} rows cannot be used: correct them or leave them out{lines}{more}")
-
-
-def gather(task: Task, data: DataSpec, scratch: Path) -> Gathered:
+def gather(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], Any] | None = None) -> Gathered:
     """Read `data` as rows of `task` into two Arrow files in the folder `scratch`.
 
-    DataError holds every row's problem (the first five in words), or says what is wrong with the whole.
+    `processor` gives the base's tokenizer to a task that packs. DataError holds every row's problem (the first five in
+    words) unless bad rows are skipped, or says what is wrong with the whole.
     """
-    files = {f"{name}.arrow": scratch / f"{name}.arrow" for name in ("train", "eval")}
+    files = {side: scratch / f"{side}.arrow" for side in ("train", "eval")}
+    problems = Problems()
     with ExitStack() as stack:
-        train, held = (_Side(stack.enter_context(RowWriter(path, task.columns))) for path in files.values())
-        reading = _Reading(task, data, scratch)
+        train, held = (Side(side, stack.enter_context(RowWriter(path, task.reads()))) for side, path in files.items())
+        reading = _Reading(task, data, scratch, problems)
         if isinstance(data.eval, str):
             reading.read(data.train, train)
             reading.read(data.eval, held)
         else:
             reading.read(data.train, train, held, data.eval)
-        reading.problems.report()
-    _refuse_empty(data, train.writer.rows, held.writer.rows)
-    labels = tags_in_order(train.labels) if "tags" in task.columns.values() else in_order(train.labels)
+    if data.bad_rows == "fail":
+        problems.report()
+    _refuse_shared_groups(data, train, held)
+    _refuse_empty(data, train, held)
+    if data.bad_rows == "skip" and data.labels is None:
+        _leave_out_unseen(task, files["eval"], train, held, problems)
+        _refuse_empty(data, train, held)
     _refuse_labels(task, data, train, held)
+    if task.packs:
+        for side in (train, held):
+            _pack(task, side, files[side.name], processor() if processor else None)
     return Gathered(
         fingerprint=_fingerprint(task, train, held),
-        labels=labels,
-        rows={"train": train.writer.rows, "eval": held.writer.rows},
-        files=files,
+        labels=_labels(task, data, train),
+        rows={side.name: side.rows for side in (train, held)},
+        files={path.name: path for path in files.values()},
+        skipped=problems.document(),
     )
 
 
 class _Reading:
     """The way of every row from its file to its side."""
 
-    def __init__(self, task: Task, data: DataSpec, scratch: Path) -> None:
-        self.problems = _Problems()
+    def __init__(self, task: Task, data: DataSpec, scratch: Path, problems: Problems) -> None:
+        self.problems = problems
         self._task, self._data, self._scratch = task, data, scratch
-        self._images = [name for name, kind in task.columns.items() if kind == "image"]
-        self._classes = [name for name, kind in task.columns.items() if kind in _CLASSES]
+        self._columns = task.reads()
+        self._images = [name for name, kind in self._columns.items() if kind in ("image", "mask")]
+        self._allowed = None if data.labels is None else frozenset(data.labels)
 
-    def read(self, written: str, side: _Side, other: _Side | None = None, share: float = 0.0) -> None:
+    def read(self, written: str, side: Side, other: Side | None = None, share: float = 0.0) -> None:
         """Rows of the files `written` to `side`, and a `share` of them to the `other`."""
         if self._images and written.startswith("s3://"):
             raise Unsupported(
@@ -117,50 +95,55 @@ class _Reading:
                 where=written,
             )
         for file in data_files(written, self._data.format, self._scratch / "inputs"):
-            for raw, row in self._rows(file):
+            for raw, row in self._rows(file, side):
                 self._place(raw, row, side, other, share)
 
-    def _rows(self, file: DataFile) -> Iterator[tuple[Raw, dict[str, Any]]]:
-        columns = Columns(self._task.columns, self._data.columns, file.path.parent)
+    def _rows(self, file: DataFile, side: Side) -> Iterator[tuple[Raw, dict[str, Any]]]:
+        columns = Columns(self._columns, self._data.columns, file.path.parent)
         fresh = True
         try:
             for raw in file.rows():
+                if raw.problem:
+                    self.problems.add(side.name, raw.problem, raw.where)
+                    continue
                 if fresh:
-                    columns.check(raw, file.name, f"regraft show sources {file.source.key()}")
+                    columns.check(raw, file.name, f"regraft show sources {file.source.key()}", self._data.group)
                     fresh = False
                 try:
                     yield raw, columns.row(raw)
                 except Wrong as error:
-                    self.problems.add(str(error), raw.where)
+                    self.problems.add(side.name, str(error), raw.where)
         except DataError as error:
-            if not self.problems.total:
+            if not self.problems.total or self._data.bad_rows == "skip":
                 raise
-            self.problems.add(error.message, error.where)
+            self.problems.add(side.name, error.message, error.where)
 
-    def _place(self, raw: Raw, row: dict[str, Any], side: _Side, other: _Side | None, share: float) -> None:
+    def _place(self, raw: Raw, row: dict[str, Any], side: Side, other: Side | None, share: float) -> None:
         try:
-            identity = self._identity(row)
+            known = _canonical({**row, **{name: identity(row[name]) for name in self._images}}).encode()
         except UnicodeEncodeError:
-            self.problems.add("holds half a character (a lone surrogate), which is no text: repair it", raw.where)
+            told = "holds half a character (a lone surrogate), which is no text: repair it"
+            self.problems.add(side.name, told, raw.where)
             return
-        if other is not None and _unit(identity) < share:
+        group = None if self._data.group is None else str(raw.values.get(self._data.group))
+        if other is not None and _unit(known if group is None else group.encode()) < share:
             side = other
-        indexed = {**row, "row": side.writer.rows}
-        if problem := self._task.check(indexed):
-            self.problems.add(problem, raw.where)
+        indexed = {**row, "row": side.rows}
+        if problem := self._outside(row) or self._task.check(indexed):
+            self.problems.add(side.name, problem, raw.where)
             return
         length = self._task.length(indexed)
-        side.writer.add(row, length)
-        side.hash.update(identity + f"\n{length}\n{[row[name] for name in self._images]}\n".encode())
-        for name in self._classes:
-            for label in [row[name]] if isinstance(row[name], str) else row[name]:
-                side.labels[label] += 1
-                side.first.setdefault(label, raw.where)
+        paths = [value if isinstance(value := row[name], str) else "" for name in self._images]
+        side.add(row, length, known + f"\n{length}\n{paths}\n".encode(), self._columns, raw.where, group)
 
-    def _identity(self, row: dict[str, Any]) -> bytes:
-        """The row's canonical JSON; an image counts by its name and size in bytes, wherever its folder lies."""
-        known = {name: [os.path.basename(row[name]), os.path.getsize(row[name])] for name in self._images}
-        return _canonical({**row, **known}).encode()
+    def _outside(self, row: Row) -> str | None:
+        """A label that `data.labels` does not list."""
+        if self._allowed is None:
+            return None
+        strange = next((label for label in labels_of(row, self._columns) if label not in self._allowed), None)
+        if strange is None:
+            return None
+        return f"label {strange!r} is written; data.labels allows {', '.join(self._data.labels or ())}"
 
 
 def _unit(identity: bytes) -> float:
@@ -168,40 +151,101 @@ def _unit(identity: bytes) -> float:
     return int.from_bytes(hashlib.sha256(identity).digest()[:8]) / 2**64
 
 
-def _fingerprint(task: Task, train: _Side, held: _Side) -> str:
-    what = [FORMAT, task.key(), list(task.columns.items()), train.hash.hexdigest(), held.hash.hexdigest()]
+def _fingerprint(task: Task, train: Side, held: Side) -> str:
+    columns = list(task.keeps().items())
+    what = [FORMAT, task.key(), columns, train.hash.hexdigest(), held.hash.hexdigest()]
     return hashlib.sha256(_canonical(what).encode()).hexdigest()
 
 
-def _refuse_empty(data: DataSpec, train: int, held: int) -> None:
-    if not train and (not held or isinstance(data.eval, str)):
+def _labels(task: Task, data: DataSpec, train: Side) -> tuple[str, ...]:
+    fixed = task.classes() if data.labels is None else data.labels
+    if fixed is not None:
+        return fixed
+    return tags_in_order(train.labels) if "tags" in task.reads().values() else in_order(train.labels)
+
+
+def _pack(task: Task, side: Side, path: Path, processor: Any) -> None:
+    """Replace the rows of one side by those that the task makes of them."""
+    read = path.with_suffix(".read.arrow")
+    path.rename(read)
+    rows = Rows(read, None)
+    with RowWriter(path, task.keeps()) as writer:
+        side.restart(writer)
+        for row in task.pack((rows.row(index) for index in range(len(rows))), processor):
+            length = task.length({**row, "row": side.rows})
+            side.add(row, length, _canonical(row).encode() + b"\n", {}, str(path), None)
+    read.unlink()
+    if not side.rows:
+        raise DataError(f"the {side.name} rows hold too little to make one row of task {task.key()}: add more")
+
+
+def _leave_out_unseen(task: Task, path: Path, train: Side, held: Side, problems: Problems) -> None:
+    """Write the evaluation rows again without those whose label no training row has."""
+    columns = task.reads()
+    unseen = [label for label in held.labels if label not in train.labels]
+    if not unseen or task.classes() is not None:
+        return
+    read = path.with_suffix(".read.arrow")
+    path.rename(read)
+    rows = Rows(read, None)
+    where = {label: held.first[label] for label in unseen}
+    with RowWriter(path, columns) as writer:
+        held.restart(writer)
+        for index, length in enumerate(rows.lengths.tolist()):
+            row = rows.row(index)
+            row.pop("row")
+            strange = next((label for label in labels_of(row, columns) if label in where), None)
+            if strange is not None:
+                told = f"label {strange!r} is in no training row (its first row is named here)"
+                problems.add(held.name, told, where[strange])
+                continue
+            known = {name: identity(row[name]) for name, kind in columns.items() if kind in ("image", "mask")}
+            held.add(row, length, _canonical({**row, **known}).encode() + b"\n", columns, "", None)
+    read.unlink()
+
+
+def _refuse_shared_groups(data: DataSpec, train: Side, held: Side) -> None:
+    shared = [group for group in held.groups if group in train.groups]
+    if not shared:
+        return
+    raise DataError(
+        f"{len(shared)} values of {data.group!r} stand in the training rows and in the evaluation rows, the first here "
+        "and in " + train.groups[shared[0]] + ": what is evaluated on would have been seen. Move each group to one "
+        "side, or write a share in data.eval",
+        where=held.groups[shared[0]],
+    )
+
+
+def _refuse_empty(data: DataSpec, train: Side, held: Side) -> None:
+    if not train.rows and (not held.rows or isinstance(data.eval, str)):
         raise DataError(_NO_ROWS, where=data.train)
     if isinstance(data.eval, str):
-        if not held:
+        if not held.rows:
             raise DataError(_NO_ROWS, where=data.eval)
-    elif not train or not held:
-        side = "train on" if not train else "evaluate on"
+    elif not train.rows or not held.rows:
+        side = "train on" if not train.rows else "evaluate on"
+        what = "rows" if data.group is None else f"rows, split by {data.group},"
         raise DataError(
-            f"a share of {data.eval} of {train + held} rows leaves none to {side}: "
+            f"a share of {data.eval} of {train.rows + held.rows} {what} leaves none to {side}: "
             "write another share, or name a file of rows in data.eval",
             where="data.eval",
         )
 
 
-def _refuse_labels(task: Task, data: DataSpec, train: _Side, held: _Side) -> None:
-    kinds = set(task.columns.values())
-    if not kinds & _CLASSES:
+def _refuse_labels(task: Task, data: DataSpec, train: Side, held: Side) -> None:
+    kinds = set(task.reads().values())
+    if not kinds & {"label", "labels", "tags"} or task.classes() is not None:
         return
     if "label" in kinds and len(train.labels) < 2:
         raise DataError(
-            f"all {train.writer.rows} training rows have the label {next(iter(train.labels))!r}: a classifier needs "
+            f"all {train.rows} training rows have the label {next(iter(train.labels))!r}: a classifier needs "
             "two; add rows of another label, or say in data.columns which column holds the labels",
             where=data.train,
         )
     if not train.labels:
         raise DataError("no training row has any label: there is nothing to learn", where=data.train)
     unseen = [label for label in in_order(held.labels) if label not in train.labels]
-    if unseen:
+    if unseen and data.labels is None:
         more = f" (and {len(unseen) - 1} more)" if len(unseen) > 1 else ""
         what = "correct it, or add" if isinstance(data.eval, str) else "name a file of rows in data.eval, or add"
         raise DataError(

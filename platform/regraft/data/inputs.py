@@ -6,7 +6,7 @@ import fnmatch
 import glob
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class DataFile:
         """Its rows; every failure to read it is a DataError that names it."""
         try:
             for raw in self.source.read(self.path):
-                yield Raw(raw.values, self._told(raw.where))
+                yield replace(raw, where=self._told(raw.where))
         except DataError as error:
             raise DataError(error.message, self._told(error.where)) from None
         except UnicodeDecodeError as error:

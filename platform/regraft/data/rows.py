@@ -13,6 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from regraft.contracts import Kind
+from regraft.data.images import ARROW as IMAGE
+from regraft.data.images import given, kept
 
 PIECE = 4096
 """Rows per Arrow record batch: all but the last have so many, so that a row's place follows from its index."""
@@ -21,13 +23,17 @@ LENGTH = "length"
 
 _TYPES: dict[Kind, pa.DataType] = {
     "text": pa.string(),
-    "image": pa.string(),
+    "texts": pa.list_(pa.string()),
+    "image": IMAGE,
+    "mask": IMAGE,
     "label": pa.string(),
     "number": pa.float64(),
     "boxes": pa.list_(pa.list_(pa.float64())),
     "labels": pa.list_(pa.string()),
     "words": pa.list_(pa.string()),
     "tags": pa.list_(pa.string()),
+    "messages": pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
+    "tokens": pa.list_(pa.int32()),
 }
 
 
@@ -37,6 +43,7 @@ class RowWriter:
     def __init__(self, path: Path, columns: Mapping[str, Kind]) -> None:
         fields = [(name, _TYPES[kind]) for name, kind in columns.items()]
         self._schema = pa.schema([*fields, (LENGTH, pa.int32())])
+        self._images = frozenset(name for name, kind in columns.items() if kind in ("image", "mask"))
         self._waiting: dict[str, list[Any]] = {name: [] for name in self._schema.names}
         self._file = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_file(self._file, self._schema)
@@ -45,7 +52,8 @@ class RowWriter:
     def add(self, row: Mapping[str, Any], length: int) -> None:
         """Append one row; `length` is its cost by the task's measure."""
         for name, values in self._waiting.items():
-            values.append(length if name == LENGTH else row[name])
+            value: Any = length if name == LENGTH else row[name]
+            values.append(kept(value) if name in self._images else value)
         self.rows += 1
         if self.rows % PIECE == 0:
             self._flush()
@@ -80,6 +88,7 @@ class Rows:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         self._count: int = table.num_rows
         self._lengths = table.column(LENGTH)
+        self._images = [field.name for field in table.schema if field.type == IMAGE]
         self._chunks = {name: table.column(name).chunks for name in table.column_names if name != LENGTH}
 
     def __len__(self) -> int:
@@ -91,6 +100,8 @@ class Rows:
             raise IndexError(f"row {index} of {self._count}")
         piece, place = divmod(int(index), PIECE)
         row: dict[str, Any] = {name: chunks[piece][place].as_py() for name, chunks in self._chunks.items()}
+        for name in self._images:
+            row[name] = given(row[name])
         row["row"] = int(index)
         return row
 

@@ -66,6 +66,12 @@ def position(step: int, per_epoch: int) -> tuple[int, int]:
     return divmod(step, per_epoch)
 
 
+def draw(seed: int, epoch: int, row: int) -> int:
+    """The 64-bit number from which every random choice about one row in one epoch is drawn."""
+    digest = hashlib.sha256(f"draw\0{seed}\0{epoch}\0{row}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
 def shuffled(count: int, *key: object) -> Indices:
     """The numbers below `count` in an order drawn from `key`, whose parts are written with `str`.
 

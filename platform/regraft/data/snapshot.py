@@ -7,9 +7,9 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,25 +37,33 @@ class Snapshot:
     eval: Rows
     meta: Mapping[str, Any]
     """`task`, `columns` (name to kind), `labels`, `rows` (per side), `format`."""
+    skipped: Mapping[str, Any] = field(default_factory=dict)
+    """Bad rows that were left out when it was built: `train`, `eval` (how many) and `rows` (the first, in words)."""
 
 
-def build_snapshot(store: ObjectStore, task: Task, data: DataSpec, cache: Path | None = None) -> Snapshot:
+def build_snapshot(
+    store: ObjectStore,
+    task: Task,
+    data: DataSpec,
+    cache: Path | None = None,
+    processor: Callable[[], Any] | None = None,
+) -> Snapshot:
     """Read and check `data` once, keep them in `<store>/data/<fingerprint>/`, and open them.
 
     Data that are there already are not written again. DataError names file and row of what does not fit. `cache` is
-    as in `open_snapshot`.
+    as in `open_snapshot`; `processor` gives the base's tokenizer to a task that packs its rows.
     """
     with tempfile.TemporaryDirectory(prefix="regraft-data-") as scratch:
         with writing_here(Path(scratch)):
-            gathered = gather(task, data, Path(scratch))
+            gathered = gather(task, data, Path(scratch), processor)
         _keep(store, gathered, task)
         try:
-            return open_snapshot(store, gathered.fingerprint, cache)
+            return replace(open_snapshot(store, gathered.fingerprint, cache), skipped=gathered.skipped)
         except Damaged as error:
             if not _repaired(store, gathered):
                 raise
             log.warning("%s: written again from the data just read", error)
-            return open_snapshot(store, gathered.fingerprint, cache)
+            return replace(open_snapshot(store, gathered.fingerprint, cache), skipped=gathered.skipped)
 
 
 def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = None) -> Snapshot:
@@ -96,7 +104,7 @@ def _keep(store: ObjectStore, gathered: Gathered, task: Task) -> None:
     meta = {
         "format": FORMAT,
         "task": task.key(),
-        "columns": dict(task.columns),
+        "columns": dict(task.keeps()),
         "labels": list(gathered.labels),
         "rows": gathered.rows,
     }

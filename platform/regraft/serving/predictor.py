@@ -94,27 +94,38 @@ class Predictor:
         DataError names the first row that does not fit.
         """
         answer = self.adapted.task.answers
-        return self._over(rows, lambda output, batch: answer(output, batch, self.adapted.context))
+        return self._over(rows, lambda output, batch: answer(output, batch, self.adapted.context), self._infer)
 
     def logits(self, rows: Sequence[str | Mapping[str, Any]]) -> Tensor:
         """The model's logits, (rows, labels) for one label a row, on the CPU; rows as in `predict`."""
-        found = self._over(rows, lambda output, batch: list(_logits(self.adapted.task, output).float().cpu()))
+        task = self.adapted.task
+        found = self._over(rows, lambda output, _: list(_logits(task, output).float().cpu()), self.adapted.forward)
         return torch.stack(found) if found else torch.zeros(0, len(self.labels))
 
-    def _over(self, rows: Sequence[str | Mapping[str, Any]], read: Callable[[Any, Batch], list[Any]]) -> list[Any]:
+    def _infer(self, batch: Batch) -> Any:
+        return self.adapted.task.infer(self.adapted.forward, self.adapted.model, batch, self.adapted.context)
+
+    def _over(
+        self,
+        rows: Sequence[str | Mapping[str, Any]],
+        read: Callable[[Any, Batch], list[Any]],
+        run: Callable[[Batch], Any],
+    ) -> list[Any]:
         good = checked(self.adapted.task, rows)
         results: list[Any] = [None] * len(good)
-        for positions, output, batch in self._outputs(good):
+        for positions, output, batch in self._outputs(good, run):
             for position, result in zip(positions, read(output, batch), strict=True):
                 results[position] = result
         return results
 
-    def _outputs(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[list[int], Any, Batch]]:
+    def _outputs(
+        self, rows: Sequence[Mapping[str, Any]], run: Callable[[Batch], Any]
+    ) -> Iterator[tuple[list[int], Any, Batch]]:
         task, context = self.adapted.task, self.adapted.context
         for positions, examples in batches(task, rows, lambda row: task.encode(row, context, train=False)):
             batch = on_device(task.collate(examples, context), self.device)
             with torch.inference_mode():
-                output = self.adapted.forward(batch)
+                output = run(batch)
             yield positions, output, batch
 
 

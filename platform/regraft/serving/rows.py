@@ -14,8 +14,6 @@ from regraft.contracts import Example, Kind, Row, Task
 from regraft.errors import DataError
 from regraft.plugins import unknown
 
-TARGETS = frozenset({"label", "labels", "boxes", "tags"})
-"""Kinds of column (and names) that hold what the model is to find out: never asked for, ignored when given."""
 MOST_ROWS = 32
 MOST_NUMBERS = 1 << 23
 """Input numbers in a batch: 32 images of 224 x 224, or 2 of DETR's size, so that memory does not grow with size."""
@@ -25,7 +23,8 @@ WINDOW = 256
 
 def inputs(task: Task) -> dict[str, Kind]:
     """The columns that a prediction needs, with their kinds."""
-    return {name: kind for name, kind in task.columns.items() if kind not in TARGETS and name not in TARGETS}
+    targets = task.targets()
+    return {name: kind for name, kind in task.reads().items() if name not in targets}
 
 
 def checked(task: Task, rows: Sequence[str | Mapping[str, Any]]) -> list[Row]:
@@ -47,7 +46,7 @@ def _checked(task: Task, wanted: Mapping[str, Kind], number: int, given: Any) ->
     if absent:
         raise DataError(f"column {absent[0]!r} is missing; a row has {', '.join(wanted)}", where=where)
     for name in given:
-        if name not in task.columns and name != "row":
+        if name not in task.reads() and name != "row":
             raise DataError(unknown("column", str(name), sorted(wanted)), where=where)
     row = {name: _value(kind, name, given[name], where) for name, kind in wanted.items()} | {"row": number}
     if problem := task.check(row):
@@ -66,6 +65,8 @@ def _named(wanted: Mapping[str, Kind], given: Any, where: str) -> Mapping[str, A
 def _value(kind: Kind, name: str, value: Any, where: str) -> Any:
     if kind == "text" and not isinstance(value, str):
         raise DataError(f"column {name!r} is a {type(value).__name__}; allowed is text", where=where)
+    if kind == "messages" and not (isinstance(value, list | tuple) and value):
+        raise DataError(f"column {name!r} is {value!r}; allowed is a list of messages, {{role, content}}", where=where)
     if kind == "words" and not (isinstance(value, str) or _are_words(value)):
         told = f"column {name!r} is a {type(value).__name__}; allowed is a list of words, or one text"
         raise DataError(told, where=where)

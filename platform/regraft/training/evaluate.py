@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from regraft.bases.adapt import Adapted
 from regraft.contracts import Batch, Record
 from regraft.data.rows import Rows
+from regraft.data.sampler import draw
 from regraft.training.harness import Harness
 
 
@@ -27,10 +28,18 @@ def to_device(value: Any, device: torch.device) -> Any:
     return value
 
 
-def encoded(adapted: Adapted, rows: Rows, indices: NDArray[np.int64], *, train: bool) -> Batch:
-    """The rows as one batch."""
+def encoded(
+    adapted: Adapted, rows: Rows, indices: NDArray[np.int64], *, train: bool, key: tuple[int, int] = (0, 0)
+) -> Batch:
+    """The rows as one batch; `key` is (seed, epoch), of which augmentation draws."""
     task, context = adapted.task, adapted.context
-    return task.collate([task.encode(rows.row(int(i)), context, train=train) for i in indices], context)
+    examples = []
+    for index in indices.tolist():
+        row = rows.row(index)
+        if train and context.augment != "off":
+            row["draw"] = draw(*key, index)
+        examples.append(task.encode(row, context, train=train))
+    return task.collate(examples, context)
 
 
 def ordered(rows: Rows, size: int, harness: Harness) -> Iterator[tuple[NDArray[np.int64], int]]:
@@ -58,7 +67,7 @@ def evaluate(
     with torch.inference_mode(), autocast:
         for indices, own in ordered(rows, size, harness):
             batch = to_device(encoded(adapted, rows, indices, train=False), harness.device)
-            output = adapted.forward(batch)
+            output = adapted.task.examine(adapted.forward, adapted.model, batch, adapted.context)
             records = adapted.task.records(output, batch, adapted.context)
             mine.extend(list(zip(indices.tolist(), records, strict=True))[:own])
     everything = [item for rank in harness.gather(mine) for item in rank]

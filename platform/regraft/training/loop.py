@@ -69,7 +69,12 @@ def build(spec: RunSpec, job: Job, snapshot: Snapshot, harness: Harness) -> Adap
     adapted = adapt(spec.task, spec.method, base, labels=job.labels, seed=training.seed, dropout=training.dropout)
     weights = class_weights(training.class_weights, job.labels, snapshot.train)
     weights = None if weights is None else weights.to(harness.device)
-    adapted.context = replace(adapted.context, class_weights=weights, label_smoothing=training.label_smoothing)
+    adapted.context = replace(
+        adapted.context,
+        class_weights=weights,
+        label_smoothing=training.label_smoothing,
+        augment=spec.data.augment,
+    )
     room_for_steps(spec, adapted, harness)
     return adapted
 
@@ -174,9 +179,13 @@ class Run:
             now, index = position(number, self.per_epoch)
             if now != epoch:
                 epoch, plan = now, batches(training.seed, now, rows.lengths, training.batch_size, bucketing)
+            key = (training.seed, epoch)
             parts = share(plan[index], self.harness.rank, self.harness.world, training.accumulation)
             micros = [
-                (encoded(self.adapted, rows, part if len(part) else plan[index][:1], train=True), len(part) > 0)
+                (
+                    encoded(self.adapted, rows, part if len(part) else plan[index][:1], train=True, key=key),
+                    len(part) > 0,
+                )
                 for part in parts
             ]
             yield number, plan[index], micros

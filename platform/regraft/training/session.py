@@ -16,7 +16,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-from regraft.bases.load import processor_files
+from regraft.bases.load import load_processor, processor_files
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Progress, Score
 from regraft.data.snapshot import Snapshot, build_snapshot
@@ -133,7 +133,9 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
     base = locate(spec.base)
     if spec.compute.workers == 0:
         room_for_weights(base, LocalHarness())  # before the data are read; workers look where they are
-    snapshot = build_snapshot(store, spec.task, spec.data)
+    snapshot = build_snapshot(store, spec.task, spec.data, processor=lambda: load_processor(base, spec.task.modality))
+    if snapshot.skipped and progress is not None:
+        progress({"event": "note", "message": told_skipped(snapshot.skipped)})
     runs = Runs(store)
     known = find(runs, run)
     if known is not None:
@@ -149,6 +151,7 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         base=base.hash,
         data=snapshot.fingerprint,
         rows={"train": len(snapshot.train), "eval": len(snapshot.eval)},
+        skipped=dict(snapshot.skipped),
         created=created,
     )
     return Job(
@@ -159,6 +162,12 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         labels=snapshot.labels,
         threads=threads(spec),
     )
+
+
+def told_skipped(skipped: Mapping[str, Any]) -> str:
+    """What was left out, in a line."""
+    first = f"; the first: {skipped['rows'][0]}" if skipped["rows"] else ""
+    return f"left out {skipped['train']} training and {skipped['eval']} evaluation rows that cannot be used{first}"
 
 
 def threads(spec: RunSpec) -> int | None:

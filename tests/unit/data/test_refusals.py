@@ -57,7 +57,7 @@ def test_all_problems_are_counted_and_the_first_five_told(tmp_path: Path) -> Non
     bad = [{"text": "bad", "label": "a"}, {"text": None, "label": "a"}, {"text": "a", "label": " "}, {"text": "a"}]
     said = refusal(Sorting(), tmp_path, [*GOOD, *bad, *bad])
     assert said == (
-        "8 rows cannot be used: correct them or leave them out\n"
+        "8 rows cannot be used: correct them, leave them out, or write data.bad_rows: skip\n"
         "  - train.jsonl:41: text is bad\n"
         "  - train.jsonl:42: text: is missing\n"
         "  - train.jsonl:43: label: is empty; every row needs a label\n"
@@ -90,7 +90,7 @@ def test_a_file_that_breaks_off_is_told_with_the_rows_before(tmp_path: Path) -> 
         (Finding(), {"image": "a.png", "boxes": [[1, 2]], "labels": ["a"]}, "boxes: holds [1, 2] (list); a box is"),
         (Finding(), {"image": "a.png", "boxes": [[1, 2, 3, None]], "labels": ["a"]}, "boxes: is missing"),
         (Finding(), {"image": "a.png", "boxes": [], "labels": ["a"]}, "has 0 boxes and 1 labels"),
-        (Finding(), {"image": "a.png", "boxes": [], "labels": "a"}, "labels: is 'a' (str); a list of labels"),
+        (Finding(), {"image": "a.png", "boxes": [], "labels": 7}, "labels: is 7 (int); a list of labels"),
         (Tagging(), {"tokens": "a b", "tags": ["O", "O"]}, "tokens: is 'a b' (str); a list of words is wanted"),
         (Tagging(), {"tokens": ["a", 2], "tags": ["O", "O"]}, "tokens: holds 2 (int); a word is text"),
         (Tagging(), {"tokens": ["a"], "tags": None}, "tags: is missing"),

@@ -9,19 +9,18 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from nervaluate.loaders import ListLoader
-from nervaluate.strategies import StrictEvaluation
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
+from regraft.entities import OUTSIDE, counts, entities, findings, scores
 from regraft.errors import Unsupported
+from regraft.findings import Findings
 from regraft.scoring import output_of
 from regraft.tokens import length_read, padded, refuse_length
 
-OUTSIDE = "O"
 IGNORED = -100
 """Target of tokens that are not the first of a word: torch's cross entropy passes them over."""
 UNREAD = -1
@@ -109,27 +108,32 @@ class TokenClassification(Task):
         return losses.sum(), labelled.sum().float()
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """True and predicted tags (words,) as indices, -1 predicted for words that were not read; the row's loss."""
+        """True and predicted tags (words,) as indices, -1 predicted for words that were not read; the row's entities
+        as `counts`; its loss; `error`: entities missed or made up, and as its fraction how sure that was."""
         losses, labelled = _word_losses(output.logits, batch, context)
         rows = zip(batch["labels"], _read(output, batch), losses.sum(1).tolist(), labelled.sum(1).tolist(), strict=True)
         return [
-            {"true": item["tags"].cpu().numpy(), "predicted": predicted, "loss": loss, "weight": weight}
+            _record(item["tags"].cpu().numpy(), predicted, loss, weight, context)
             for item, (predicted, _), loss, weight in rows
         ]
 
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
         """Precision, recall and F1 of whole entities (type and both ends exact, over all types together), accuracy of
         words, the loss that training minimises, and `unread`, the share of words that were cut off."""
-        pairs = [(_names(record["true"], context), _names(record["predicted"], context)) for record in records]
-        words = sum(len(true) for true, _ in pairs)
-        right = sum(tag == guess for true, predicted in pairs for tag, guess in zip(true, predicted, strict=True))
+        words = sum(len(record["true"]) for record in records)
         weight = sum(record["weight"] for record in records)
         return {
-            **_entity_scores(pairs),
-            "accuracy": right / words,
+            **scores([record["counts"] for record in records]),
+            "accuracy": sum(record["right"] for record in records) / words,
             "loss": sum(record["loss"] for record in records) / weight if weight else 0.0,
             "unread": sum(int((record["predicted"] == UNREAD).sum()) for record in records) / words,
         }
+
+    def findings(self, records: Sequence[Record], context: Context) -> Findings:
+        """Precision, recall, F1 and support of each type, what is lost to wrong ends and to wrong types, and what
+        entities of each type were taken for."""
+        pairs = [(_names(record["true"], context), _names(record["predicted"], context)) for record in records]
+        return findings(pairs, context.labels)
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """`entities` in the order of the text: entity_group, score (mean over its words), word, start, end.
@@ -137,16 +141,16 @@ class TokenClassification(Task):
         start and end count characters of the text: of the string that was given, or of the words joined by blanks.
         """
         answers: list[Answer] = []
-        for item, (predicted, scores) in zip(batch["labels"], _read(output, batch), strict=True):
+        for item, (predicted, sure) in zip(batch["labels"], _read(output, batch), strict=True):
             spans, text = item["spans"].tolist(), item["text"]
-            entities = []
-            for entity in _entities(_names(predicted, context)):
+            found = []
+            for entity in entities(_names(predicted, context)):
                 start, end = spans[entity.start][0], spans[entity.end][1]
-                score = float(scores[entity.start : entity.end + 1].mean())
-                entities.append(
+                score = float(sure[entity.start : entity.end + 1].mean())
+                found.append(
                     {"entity_group": entity.label, "score": score, "word": text[start:end], "start": start, "end": end}
                 )
-            answers.append({"entities": entities})
+            answers.append({"entities": found})
         return answers
 
 
@@ -205,16 +209,17 @@ def _word_losses(logits: Tensor, batch: Batch, context: Context) -> tuple[Tensor
     return losses, targets != IGNORED
 
 
-def _entity_scores(pairs: Sequence[tuple[list[str], list[str]]]) -> dict[str, float]:
-    """Micro-averaged precision, recall and F1 over the entities of (true, predicted) tags of all rows."""
-    correct = predicted = true = 0
-    for written, guessed in pairs:
-        found, _ = StrictEvaluation().evaluate(_entities(written), _entities(guessed), [])
-        correct, predicted, true = correct + found.correct, predicted + found.actual, true + found.possible
+def _record(true: Array, predicted: Array, loss: float, weight: float, context: Context) -> Record:
+    written, guessed = _names(true, context), _names(predicted, context)
+    found = correct, said, there = counts(written, guessed)
     return {
-        "precision": correct / predicted if predicted else 0.0,
-        "recall": correct / true if true else 0.0,
-        "f1": 2 * correct / (predicted + true) if predicted + true else 0.0,
+        "true": true,
+        "predicted": predicted,
+        "right": sum(tag == guess for tag, guess in zip(written, guessed, strict=True)),
+        "counts": found,
+        "loss": loss,
+        "weight": weight,
+        "error": there + said - 2 * correct + (loss / (1 + loss) if correct < max(there, said) else 0.0),
     }
 
 
@@ -231,9 +236,3 @@ def _read(output: Any, batch: Batch) -> list[tuple[Array, Array]]:
 
 def _names(tags: Array, context: Context) -> list[str]:
     return [OUTSIDE if tag == UNREAD else context.labels[tag] for tag in tags.tolist()]
-
-
-def _entities(tags: list[str]) -> list[Any]:
-    """nervaluate's entities (label, first and last word); an I- that continues nothing begins one, as in conlleval."""
-    entities: list[Any] = ListLoader().load([tags])[0]
-    return entities

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import locate
 from regraft.contracts import Batch, Context, Example, Row
+from regraft.entities import counts, scores
 from regraft.errors import DataError, Unsupported
 from regraft.tasks.token_classification import TokenClassification, first_tokens, laid_out
 from tiny import tiny_bert
@@ -210,19 +210,20 @@ def entities(tags: list[int]) -> set[tuple[str, int, int]]:
     return found
 
 
+def named(tags: list[int]) -> list[str]:
+    return ["O" if tag < 0 else LABELS[tag] for tag in tags]
+
+
 TAGS = st.integers(-1, len(LABELS) - 1)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(st.tuples(TAGS.filter(lambda tag: tag >= 0), TAGS), min_size=1, max_size=9), min_size=1))
 def test_f1_counts_entities_that_are_exactly_right(rows: list[list[tuple[int, int]]]) -> None:
-    records = [
-        {"true": np.array([a for a, _ in row]), "predicted": np.array([b for _, b in row]), "loss": 0.0, "weight": 1}
-        for row in rows
-    ]
-    metrics = TASK.metrics(records, Context(None, LABELS))
-    true = {(row, *item) for row, record in enumerate(records) for item in entities(record["true"].tolist())}
-    found = {(row, *item) for row, record in enumerate(records) for item in entities(record["predicted"].tolist())}
+    pairs = [([a for a, _ in row], [b for _, b in row]) for row in rows]
+    metrics = scores([counts(named(written), named(guessed)) for written, guessed in pairs])
+    true = {(row, *item) for row, (written, _) in enumerate(pairs) for item in entities(written)}
+    found = {(row, *item) for row, (_, guessed) in enumerate(pairs) for item in entities(guessed)}
     correct = len(true & found)
     assert metrics["precision"] == pytest.approx(correct / len(found) if found else 0)
     assert metrics["recall"] == pytest.approx(correct / len(true) if true else 0)

@@ -1,0 +1,347 @@
+"""Cut a model where training begins to move it: everything before becomes a function of the row, kept and handed back.
+
+Modules stay in their places under their names; those that had finished before the cut answer with what was kept of
+them instead of computing it. What has to be kept is found by trying: a value is needed when the model's output turns
+into NaN with it. What belongs to no row (T5's table of positions) is computed again on one row, which costs next to
+nothing. So no family is known here by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+
+from regraft.bases.adapt import Adapted
+from regraft.contracts import Batch, device_of
+from regraft.trunk.shapes import ROWS, Dim, dims_of, sizes_of
+from regraft.trunk.tape import Call, Tape, live_modules, record, tensors_in
+
+Boundary = Mapping[str, Tensor]
+"""What the suffix needs of a batch, by `Part.key`."""
+
+
+class NotCut(Exception):
+    """Why this model cannot be cut, in words; it is then computed whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One value that a finished module returns, and what stands in for it."""
+
+    module: str
+    place: int
+    """Which of the values that the module returns."""
+    role: Literal["constant", "hollow", "kept", "shared"]
+    """constant: the same in every batch, no tensor. hollow: never read, only its shape. kept: needed, one slice a row.
+    shared: needed, and the same for all rows."""
+    value: Any = None
+    dims: tuple[Dim, ...] = ()
+    dtype: torch.dtype = torch.float32
+    first_only: bool = False
+    """Only the first entry of axis 1 is read (the class token)."""
+
+    @property
+    def key(self) -> str:
+        """By which its values are known: module, place, and whether it is the first entry alone."""
+        return f"{self.module}:{self.place}{':first' if self.first_only else ''}"
+
+    @property
+    def width(self) -> int:
+        """Numbers a row, where an axis that follows the batch's sizes counts 64."""
+        count = 1
+        for axis, dim in enumerate(self.dims):
+            count *= dim.times if axis == 0 else 1 if axis == 1 and self.first_only else dim.of(_Usual())
+        return count
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Its shape in a batch of these sizes."""
+        return tuple(dim.of(sizes) for dim in self.dims)
+
+
+class _Usual(dict[str, int]):
+    def __missing__(self, _: str) -> int:
+        return 64
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """What stands in for one finished module."""
+
+    module: str
+    parts: tuple[Part, ...]
+    tree: TreeSpec
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a model is cut, and what of each row must be kept for it."""
+
+    stubs: tuple[Stub, ...]
+
+    @property
+    def kept(self) -> tuple[Part, ...]:
+        """What is kept of each row."""
+        return tuple(part for stub in self.stubs for part in stub.parts if part.role == "kept")
+
+    @contextmanager
+    def standing_in(self, model: nn.Module, boundary: Boundary, sizes: Mapping[str, int]) -> Iterator[None]:
+        """Inside, the model's forward pass on a batch of these sizes begins at the cut."""
+        device = device_of(model)
+
+        def value(part: Part) -> Tensor:
+            if part.role == "kept":
+                return _widened(part, boundary[part.key], sizes)
+            return torch.zeros((), dtype=part.dtype, device=device).expand(part.shape(sizes))
+
+        with _stubbed(model, self.stubs, value, sizes[ROWS]):
+            yield
+
+    def split(self, boundary: Boundary, own: Sequence[Mapping[str, int]]) -> list[dict[str, Tensor]]:
+        """A batch's boundary as one a row, without the padding; `own` are the sizes of each row alone."""
+        rows: list[dict[str, Tensor]] = [{} for _ in own]
+        for part in self.kept:
+            folded = _by_row(part, boundary[part.key], len(own))
+            for row, values, sizes in zip(rows, folded, own, strict=True):
+                row[part.key] = values[_inside(part, sizes)].contiguous()
+        return rows
+
+    def join(self, rows: Sequence[Mapping[str, Tensor]], sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        """The boundary of a batch of these sizes from that of its rows; padding is zero."""
+        return {part.key: _joined(part, [row[part.key] for row in rows], sizes) for part in self.kept}
+
+
+def find_cut(adapted: Adapted, first: Batch, second: Batch) -> Cut:
+    """Where `adapted` can be cut; the two batches differ in how many rows they have, and in their lengths where rows
+    have any, by another factor: else a table of positions looks like something that every row has.
+
+    NotCut says why it cannot: nothing is frozen before what trains, or a shape that follows nothing in the batch.
+    """
+    live = live_modules(adapted)
+    tapes = record(adapted, first, live), record(adapted, second, live)
+    stubs = _stubs(*tapes, sizes_of(first), sizes_of(second))
+    holds = {name for name, module in adapted.model.named_modules() if next(module.parameters(), None) is not None}
+    computed = tuple(stub for stub in stubs if stub.module in holds)
+    if not computed:
+        raise NotCut("nothing is frozen before what trains")
+    # Modules without parameters may run (tables of positions: free) or stand still (pooling: what is kept shrinks).
+    choices = [_needed(adapted, first, tapes[0], found) for found in (computed, stubs)]
+    return Cut(min(choices, key=lambda found: sum(part.width for stub in found for part in stub.parts if _kept(part))))
+
+
+def capture(adapted: Adapted, batch: Batch, parts: Iterable[Part]) -> dict[str, Tensor]:
+    """The kept values of a batch, those of several cuts in one pass that ends with the last; in the model's own mode,
+    which is to be eval."""
+    wanted: dict[str, dict[str, Part]] = {}
+    for part in parts:
+        wanted.setdefault(part.module, {})[part.key] = part
+    found: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for name, inside in wanted.items():
+            module = adapted.model.get_submodule(name)
+            stack.callback(module.register_forward_hook(_catching(inside, found, wanted)).remove)
+        try:
+            with torch.no_grad():
+                adapted.forward(batch)
+        except _Enough:
+            pass
+    return found
+
+
+def difference(adapted: Adapted, cut: Cut, batch: Batch, boundary: Boundary, seed: int = 0) -> float:
+    """How far outputs and gradients of the cut model are from the whole one's on a batch: the largest absolute
+    difference over the largest absolute value of that tensor. The model is left in train mode, otherwise as it was."""
+    whole = _pass(adapted, batch, seed)
+    with cut.standing_in(adapted.model, boundary, sizes_of(batch)):
+        parted = _pass(adapted, batch, seed)
+    if len(whole) != len(parted) or any(one.shape != two.shape for one, two in zip(whole, parted, strict=True)):
+        return float("inf")
+    distances = [_distance(one, two) for one, two in zip(whole, parted, strict=True)]
+    return max(distances, default=0.0)
+
+
+class _Enough(Exception):
+    """Everything that was wanted has been seen."""
+
+
+def _catching(inside: Mapping[str, Part], found: dict[str, Tensor], wanted: Mapping[str, Mapping[str, Part]]) -> Any:
+    total = sum(len(parts) for parts in wanted.values())
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        leaves, _ = tree_flatten(output)
+        for key, part in inside.items():
+            value = leaves[part.place]
+            found[key] = value[:, :1] if part.first_only else value
+        if len(found) == total:
+            raise _Enough
+
+    return hook
+
+
+def _stubs(one: Tape, two: Tape, before: Mapping[str, int], after: Mapping[str, int]) -> tuple[Stub, ...]:
+    if [call.name for call in one.calls] != [call.name for call in two.calls]:
+        raise NotCut("what it computes before the cut depends on the rows")
+    return tuple(
+        Stub(a.name, tuple(_parts(a, b, before, after)), a.tree) for a, b in zip(one.calls, two.calls, strict=True)
+    )
+
+
+def _parts(one: Call, two: Call, before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Part]:
+    if len(one.leaves) != len(two.leaves):
+        raise NotCut(f"{one.name} returns another number of values for other rows")
+    for place, (a, b) in enumerate(zip(one.leaves, two.leaves, strict=True)):
+        if not isinstance(a, Tensor):
+            yield Part(one.name, place, "constant", a)
+            continue
+        dims = dims_of(a.shape, b.shape, before, after)
+        if dims is None:
+            raise NotCut(f"{one.name} returns {tuple(a.shape)} and {tuple(b.shape)}, which follow no size of the rows")
+        by_row = bool(dims) and dims[0].size == ROWS
+        # NaN cannot be put into whole numbers, so whether a mask is read cannot be tried.
+        role: Literal["kept", "hollow"] = "kept" if by_row and not a.is_floating_point() else "hollow"
+        yield Part(one.name, place, role, None, dims, a.dtype)
+
+
+def _needed(adapted: Adapted, batch: Batch, tape: Tape, stubs: tuple[Stub, ...]) -> tuple[Stub, ...]:
+    """The stubs with every part in its role."""
+    seen = {(call.name, place): leaf for call in tape.calls for place, leaf in enumerate(call.leaves)}
+    rows = sizes_of(batch)[ROWS]
+
+    def clean(spoiled: Part, after: int = 0) -> bool:
+        def value(part: Part) -> Tensor:
+            found: Tensor = seen[part.module, part.place]
+            if part is not spoiled:
+                return found
+            found = found.clone()
+            found[:, after:] = torch.nan
+            return found
+
+        with torch.no_grad(), _stubbed(adapted.model, stubs, value, rows):
+            return not any(tensor.isnan().any() for tensor in tensors_in(adapted.forward(batch)))
+
+    def settled(part: Part) -> Part:
+        if part.role != "hollow" or not part.dtype.is_floating_point or len(part.dims) < 2 or clean(part):
+            return part
+        if part.dims[0].size != ROWS:
+            return replace(part, role="shared")
+        longer = len(part.dims) > 2 and part.dims[0].times == 1 and seen[part.module, part.place].shape[1] > 1
+        return replace(part, role="kept", first_only=longer and clean(part, 1))
+
+    found = tuple(replace(stub, parts=tuple(settled(part) for part in stub.parts)) for stub in stubs)
+    return _relayed(found)
+
+
+def _relayed(stubs: tuple[Stub, ...]) -> tuple[Stub, ...]:
+    """Where one module needs what is the same for all rows, those before it hand it on, and are asked for it too."""
+    if not any(part.role == "shared" for stub in stubs for part in stub.parts):
+        return stubs
+
+    def asked(part: Part) -> Part:
+        tensor = part.role == "hollow" and part.dtype.is_floating_point and part.dims
+        return replace(part, role="shared") if tensor and part.dims[0].size != ROWS else part
+
+    return tuple(replace(stub, parts=tuple(map(asked, stub.parts))) for stub in stubs)
+
+
+@contextmanager
+def _stubbed(model: nn.Module, stubs: Sequence[Stub], value: Callable[[Part], Tensor], rows: int) -> Iterator[None]:
+    """Put the stubs in place of their modules' forward, on the instances: types, names and hooks stay."""
+    modules = [(stub, model.get_submodule(stub.module)) for stub in stubs]
+    before = [vars(module).get("forward") for _, module in modules]
+    for stub, module in modules:
+        module.forward = _stub(stub, module.forward, value, rows)
+    try:
+        yield
+    finally:
+        for (_, module), own in zip(modules, before, strict=True):
+            if own is None:
+                del module.forward
+            else:
+                module.forward = own
+
+
+def _stub(stub: Stub, original: Callable[..., Any], value: Callable[[Part], Tensor], rows: int) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        shared: list[Any] = []
+        if any(part.role == "shared" for part in stub.parts):
+            with torch.no_grad():
+                shared, _ = tree_flatten(original(*_one_row(args, rows), **_one_row(kwargs, rows)))
+        leaves = [
+            part.value if part.role == "constant" else shared[part.place] if part.role == "shared" else value(part)
+            for part in stub.parts
+        ]
+        return tree_unflatten(leaves, stub.tree)
+
+    return forward
+
+
+def _one_row(tree: Any, rows: int) -> Any:
+    return tree_map(
+        lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == rows else leaf, tree
+    )
+
+
+def _kept(part: Part) -> bool:
+    return part.role == "kept"
+
+
+def _by_row(part: Part, values: Tensor, rows: int) -> Tensor:
+    """(rows, ...): a module may fold parts of a row into the first axis, as windows of an image are."""
+    return values.reshape(rows, part.dims[0].times, *values.shape[1:]) if part.dims[0].times > 1 else values
+
+
+def _inside(part: Part, sizes: Mapping[str, int]) -> tuple[slice, ...]:
+    """Which of a row's values are its own."""
+    folded = (slice(None),) if part.dims[0].times > 1 else ()
+    if part.first_only:
+        return (*folded, slice(None))
+    return (*folded, *(slice(dim.of(sizes)) for dim in part.dims[1:]))
+
+
+def _joined(part: Part, rows: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
+    inner = [dim.of(sizes) for dim in part.dims[1:]]
+    if part.first_only:
+        inner[0] = 1
+    folded = [part.dims[0].times] if part.dims[0].times > 1 else []
+    if all(list(row.shape) == [*folded, *inner] for row in rows):
+        return torch.stack(tuple(rows)).reshape(-1, *inner)
+    whole = rows[0].new_zeros((len(rows), *folded, *inner))
+    for place, row in zip(whole, rows, strict=True):
+        place[tuple(slice(length) for length in row.shape)] = row
+    return whole.reshape(-1, *inner)
+
+
+def _widened(part: Part, values: Tensor, sizes: Mapping[str, int]) -> Tensor:
+    """The first entry alone in its place, before entries that nobody reads."""
+    if not part.first_only:
+        return values
+    wide = values.new_zeros(part.shape(sizes))
+    wide[:, :1] = values
+    return wide
+
+
+def _pass(adapted: Adapted, batch: Batch, seed: int) -> list[Tensor]:
+    """Outputs and gradients of one pass in train mode; statistics are put back."""
+    adapted.train_mode()
+    trained = [parameter for parameter in adapted.model.parameters() if parameter.requires_grad]
+    buffers = [(buffer, buffer.clone()) for buffer in adapted.model.buffers()]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        outputs = tensors_in(adapted.forward(batch))
+    total = torch.stack([output.float().square().mean() for output in outputs if output.requires_grad]).sum()
+    gradients = torch.autograd.grad(total, trained, allow_unused=True)
+    with torch.no_grad():
+        for buffer, value in buffers:
+            buffer.copy_(value)
+    moved = [torch.zeros(()) if gradient is None else gradient for gradient in gradients]
+    return [*(output.detach() for output in outputs if output.requires_grad), *moved]
+
+
+def _distance(one: Tensor, two: Tensor) -> float:
+    scale = max(1e-12, float(one.abs().max())) if one.numel() else 1.0
+    return float((one - two).abs().max()) / scale if one.numel() else 0.0

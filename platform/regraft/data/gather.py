@@ -77,6 +77,30 @@ def gather(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
     )
 
 
+def gather_alone(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], Any] | None = None) -> Gathered:
+    """Read the rows of `data.train` as one side that has no other, into `scratch`: what a model is evaluated on.
+
+    They are checked as in training; `data.labels` are the labels that the model knows. DataError as in `gather`.
+    """
+    path, problems = scratch / "eval.arrow", Problems()
+    with RowWriter(path, task.reads()) as writer:
+        side = Side("eval", writer)
+        _Reading(task, data, scratch, problems).read(data.train, side)
+    if data.bad_rows == "fail" or not side.rows:
+        problems.report()
+    if not side.rows:
+        raise DataError(_NO_ROWS, where=data.train)
+    if task.packs:
+        _pack(task, side, path, processor() if processor else None)
+    return Gathered(
+        fingerprint=_fingerprint(task, side),
+        labels=data.labels or task.classes() or (),
+        rows={side.name: side.rows},
+        files={path.name: path},
+        skipped=problems.document(),
+    )
+
+
 class _Reading:
     """The way of every row from its file to its side."""
 
@@ -151,9 +175,9 @@ def _unit(identity: bytes) -> float:
     return int.from_bytes(hashlib.sha256(identity).digest()[:8]) / 2**64
 
 
-def _fingerprint(task: Task, train: Side, held: Side) -> str:
+def _fingerprint(task: Task, *sides: Side) -> str:
     columns = list(task.keeps().items())
-    what = [FORMAT, task.key(), columns, train.hash.hexdigest(), held.hash.hexdigest()]
+    what = [FORMAT, task.key(), columns, *(side.hash.hexdigest() for side in sides)]
     return hashlib.sha256(_canonical(what).encode()).hexdigest()
 
 

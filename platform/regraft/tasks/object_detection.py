@@ -16,6 +16,7 @@ from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING
 from transformers.image_transforms import center_to_corners_format
 from transformers.loss.loss_for_object_detection import HungarianMatcher, generalized_box_iou
 
+from regraft.augment import Augmentation, mirrors
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
 from regraft.errors import DataError, Unsupported
 from regraft.pictures import opened, seen_size
@@ -82,14 +83,19 @@ class ObjectDetection(Task):
         `class_labels` (boxes,) and `boxes` (boxes, 4), centre and extent as shares of the image, when the row has
         them. Shares do not change when the image is resized, whichever way its processor does that.
         """
-        image = opened(row["image"])
+        image, boxes, names = opened(row["image"]), row.get("boxes"), row.get("labels")
+        if train and context.augment != "off":
+            change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
+            image = change.image(image)
+            boxes, kept = change.boxes(boxes)
+            names = [names[number] for number in kept]
         processor, size = context.processor, self._fixed_size(context)
         resized = {} if size is None else {"size": {"height": size[0], "width": size[1]}}
         pixels = processor(images=image, return_tensors="pt", do_pad=False, **resized)["pixel_values"][0]
         labels = {"size": torch.tensor([image.height, image.width])}
-        if row.get("boxes") is not None:
-            labels["boxes"] = relative(row["boxes"], image.width, image.height)
-            labels["class_labels"] = torch.tensor([output_of(name, row, context) for name in row["labels"]]).long()
+        if boxes is not None:
+            labels["boxes"] = relative(boxes, image.width, image.height)
+            labels["class_labels"] = torch.tensor([output_of(name, row, context) for name in names]).long()
         return {"pixel_values": pixels, "labels": labels}
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:

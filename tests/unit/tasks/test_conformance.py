@@ -10,7 +10,7 @@ import transformers
 
 from regraft.contracts import Kind, Task
 
-OPTIONS = {"class_weights", "label_smoothing", "bucketing", "baselines", "prototypes"}
+OPTIONS = {"class_weights", "label_smoothing", "bucketing", "baselines", "prototypes", "augment"}
 
 
 @pytest.fixture(params=Task.names())

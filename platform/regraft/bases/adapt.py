@@ -93,16 +93,40 @@ def adapt(
     model = task.build(loader, labels)
     if dropout is not None:
         _set_dropout(model, dropout)
-    anatomy = _with_missing(dissect(model), model, loader.missing)
+    config = getattr(model, "config", loader.config)
+    context = Context(processor or load_processor(base, task.modality), tuple(labels), config)
+    task.settle(model, context)
+    anatomy = _with_missing(_own_head(dissect(model), model, loader.drawn), model, loader.missing)
     method.adapt(model, anatomy)
     for name, parameter in model.named_parameters():
         if under(name, anatomy.idle):
             parameter.requires_grad_(False)
+    _refuse_standing_still(model, task, method)
     still = tuple(_still(model, (*method.frozen(model, anatomy), *anatomy.idle), anatomy))
     model.eval()
-    config = getattr(model, "config", loader.config)
-    context = Context(processor or load_processor(base, task.modality), tuple(labels), config)
     return Adapted(model, anatomy, base, task, method, context, moving(model, anatomy, set(still)), still)
+
+
+def _own_head(anatomy: Anatomy, model: nn.Module, drawn: frozenset[str]) -> Anatomy:
+    """Leave a language model's output layer to the base, unless the base's files lack it: it is pretrained too.
+
+    Counted to the head it would train under LoRA and be stored whole with each delta. A classifier is the task's own
+    even where the files hold one of the same shape.
+    """
+    asked: Any = getattr(model, "get_output_embeddings", None)
+    if asked is None or asked() is None:
+        return anatomy
+    return replace(anatomy, head=tuple(entry for entry in anatomy.head if any(under(name, (entry,)) for name in drawn)))
+
+
+def _refuse_standing_still(model: nn.Module, task: Task, method: Method) -> None:
+    """Unsupported when no weight would move: a task that adds no layers to its base has no head to train alone."""
+    if not method.closed_form and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise Unsupported(
+            f"{method.key()} is written, which would move nothing: task {task.key()} adds no layers to a "
+            f"{type(model).__name__}; write a method that moves the base's own weights (lora, freeze, full)",
+            where="method",
+        )
 
 
 def _with_missing(anatomy: Anatomy, model: nn.Module, missing: frozenset[str]) -> Anatomy:

@@ -40,6 +40,8 @@ class BaseLoader:
         self.pooling = _pooling(base)
         self.missing: frozenset[str] = frozenset()
         """Parameters of the base that its files lack (such as a pooler), by their names in the bare base."""
+        self.drawn: frozenset[str] = frozenset()
+        """Everything that the files lack, by its names in the models that were made."""
         with quiet(), _named(base, "config.json"):
             self.config = transformers.AutoConfig.from_pretrained(base.path, **_SAFE)
         _set_dropout(self.config, dropout)
@@ -70,6 +72,7 @@ class BaseLoader:
                 **_SAFE,
             )
         self.missing |= _lacking(model, told, self.base)
+        self.drawn |= {*told["missing_keys"], *(entry[0] for entry in told["mismatched_keys"])}
         found: nn.Module = model
         return found
 

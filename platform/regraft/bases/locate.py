@@ -21,12 +21,13 @@ from regraft.store.files import writing_here
 from regraft.store.objects import open_store
 
 ALLOWED = "a hub id (org/name or org/name@revision), a folder, s3://bucket/prefix, or package:<module>/<folder>"
-WANTED = ("*.safetensors", "*.json", "*.txt", "*.model")
+WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.spm", "chat_template.jinja")
 """What is fetched of a base: never pickles, never code."""
 _HASHED = ("config.json", safety.INDEX, "1_Pooling/config.json")
 _PROCESSOR = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-    "vocab.json", "merges.txt", "preprocessor_config.json", "processor_config.json", "*.model",
+    "vocab.json", "merges.txt", "preprocessor_config.json", "processor_config.json", "*.model", "*.spm",
+    "chat_template.jinja",
 )  # fmt: skip
 _HUB = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from regraft.contracts import Anatomy, Method, Serving, under
+from regraft.errors import Unsupported
 
 
 class FeatureExtraction(Method):
@@ -20,7 +21,13 @@ class FeatureExtraction(Method):
         return len(anatomy.blocks)
 
     def frozen(self, model: nn.Module, anatomy: Anatomy) -> tuple[str, ...]:
-        """The largest modules that hold weights and nothing of the head."""
+        """The largest modules that hold weights and nothing of the head; Unsupported when there is no head."""
+        if not anatomy.head:
+            raise Unsupported(
+                f"it trains only what a task adds to a base, and there is nothing new in this {type(model).__name__}: "
+                "all of it is the base's; write lora, freeze or full",
+                where="method",
+            )
         return tuple(_outside(model, anatomy.head))
 
 

@@ -9,14 +9,25 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from torch import Tensor, ones_like
 from torch.nn import functional as F
 
-from regraft.contracts import Answer, Batch, Context, Record, Row, Score, Task
+from regraft.contracts import Answer, Batch, Context, Record, Row, Score
 from regraft.errors import DataError
+from regraft.outputs import OneVector, whole
 
 
-class SingleLabel(Task):
+class SingleLabel(OneVector):
     """Half of a task: all that follows the logits (rows, labels). A member says what a row is and how it is encoded."""
 
+    problem: ClassVar[str] = "single_label_classification"
     score: ClassVar[Score] = Score("accuracy", "max")
+
+    def truth(self, row: Row, context: Context) -> Any:
+        """The output that stands for the row's label."""
+        label = row.get("label")
+        return None if label is None else output_of(label, row, context)
+
+    def truths(self, found: Sequence[Any]) -> Tensor:
+        """Class numbers (rows,)."""
+        return whole(found)
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
         """Cross entropy as (sum, weight); divided, it is torch's own weighted and smoothed mean."""

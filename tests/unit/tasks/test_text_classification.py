@@ -17,7 +17,8 @@ from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import locate
 from regraft.contracts import Context, Example, Row
 from regraft.errors import DataError, Unsupported
-from regraft.tasks.text_classification import MeanPooledClassifier, TextClassification, masked_mean
+from regraft.tasks.text_classification import TextClassification
+from regraft.text_rows import MeanPooledClassifier, masked_mean
 from tiny import tiny_bert
 
 LABELS = ("entry", "light", "money")

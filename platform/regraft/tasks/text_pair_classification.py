@@ -1,0 +1,25 @@
+"""Which one of the labels a pair of texts has: entailment, paraphrase, an answer to a question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from regraft.contracts import Kind
+from regraft.scoring import SingleLabel
+from regraft.text_rows import TextRow
+
+
+class TextPairClassification(TextRow, SingleLabel):
+    """One label for each two texts, read together as the base's own tokenizer joins them."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("text", "pair")
+    columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "pair": "text", "label": "label"}
+    supports: ClassVar[frozenset[str]] = frozenset(
+        {"class_weights", "label_smoothing", "bucketing", "baselines", "prototypes"}
+    )
+
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of both texts together that are read; null is what the base can read, at most 256."""

@@ -189,7 +189,7 @@ class Task(Plugin, ABC):
         """The task's model on the base; its new layers are drawn from torch's global generator."""
         return load(self.auto, labels=labels)
 
-    def settle(self, model: nn.Module, context: Context) -> None:  # noqa: B027 (most tasks have nothing to settle)
+    def settle(self, model: nn.Module, context: Context) -> None:
         """What the built model and the processor must know of each other and of the fields (languages, settings of
         generation); called once, before the method adapts the model, in training and in serving alike."""
 

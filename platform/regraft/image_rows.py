@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
+from regraft.augment import Augmentation, mirrors
 from regraft.contracts import Batch, Context, Example, Loader, Row
 from regraft.errors import DataError, Unsupported
 from regraft.outputs import OneVector
@@ -24,6 +25,10 @@ class ImageRow(OneVector):
         """The base's own classifier."""
         return load(self.auto, labels=self.outputs(labels), problem_type=self.problem)
 
+    def mirrored(self, context: Context) -> bool:
+        """Whether an image flipped left to right keeps its truth."""
+        return mirrors(context.labels)
+
     def check(self, row: Row) -> str | None:
         """An unreadable or huge image; the header is read, no pixel decoded."""
         try:
@@ -34,7 +39,11 @@ class ImageRow(OneVector):
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         """`pixel_values` (channels, height, width); `labels` where the row tells its truth."""
-        pixels = context.processor(images=opened(row["image"]), return_tensors="pt")["pixel_values"][0]
+        image = opened(row["image"])
+        if train and context.augment != "off":
+            change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=self.mirrored(context))
+            image = change.image(image)
+        pixels = context.processor(images=image, return_tensors="pt")["pixel_values"][0]
         return self.told({"pixel_values": pixels}, row, context)
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:

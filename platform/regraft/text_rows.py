@@ -61,7 +61,8 @@ class TextRow(OneVector):
         length = length_read(self.max_length, context)
         texts = [row[name] for name in self.inputs]
         example: Example = dict(context.processor(*texts, truncation=True, max_length=length))
-        if not _knows_types(type(context.config), getattr(context.config, "type_vocab_size", None)):
+        config: type = type(context.config)
+        if not _knows_types(config, getattr(context.config, "type_vocab_size", None)):
             example.pop("token_type_ids", None)
         return self.told(example, row, context)
 

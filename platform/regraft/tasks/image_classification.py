@@ -14,4 +14,6 @@ class ImageClassification(ImageRow, SingleLabel):
     """One label for each image, resized and cropped as the base's own image processor does."""
 
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "label": "label"}
-    supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing", "baselines", "prototypes"})
+    supports: ClassVar[frozenset[str]] = frozenset(
+        {"class_weights", "label_smoothing", "baselines", "prototypes", "augment"}
+    )

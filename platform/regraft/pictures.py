@@ -1,11 +1,14 @@
-"""How is an image file opened? As it is meant to be seen, in RGB, and never too large to decode safely."""
+"""How is an image file opened? As it is meant to be seen, in RGB or as numbers, never too large to decode safely."""
 
 from __future__ import annotations
 
 import io
+import os
 import struct
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from regraft.errors import DataError
@@ -35,6 +38,26 @@ def opened(path: Any) -> Image.Image:
             return ImageOps.exif_transpose(image).convert("RGB")
         except UNREADABLE as error:
             raise DataError(f"image {path} is not readable: {error}") from None
+
+
+def class_numbers(path: Any) -> NDArray[np.int32]:
+    """A mask's pixels (height, width) as the file holds them: numbers, of a palette the places and not the colours.
+
+    DataError names a file that is cut short, no image, too large, or one of several channels.
+    """
+    with _header(path) as image:
+        if len(bands := image.getbands()) > 1 or image.mode == "F":
+            told = f"mask {shown(path)} has {len(bands)} channels ({image.mode}); a mask has one, of whole numbers"
+            raise DataError(f"{told}: save it as a greyscale or palette PNG of class numbers")
+        try:
+            return np.asarray(ImageOps.exif_transpose(image)).astype(np.int32)
+        except UNREADABLE as error:
+            raise DataError(f"mask {shown(path)} is not readable: {error}") from None
+
+
+def shown(path: Any) -> str:
+    """What messages call an image: its path, or that it lies in the row itself."""
+    return str(path) if isinstance(path, str | os.PathLike) else "in this row"
 
 
 def _header(path: Any) -> Image.Image:

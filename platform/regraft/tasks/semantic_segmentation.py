@@ -1,0 +1,330 @@
+"""Which class each pixel of an image belongs to."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from regraft.augment import Augmentation, mirrors
+from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
+from regraft.errors import DataError
+from regraft.findings import Findings, Matrix, Table
+from regraft.pictures import class_numbers, opened, seen_size, shown
+
+IGNORED = -1
+"""What counts nowhere, in batches."""
+AT_ONCE = 1 << 25
+"""Logits that are held at a time while they are upsampled: of 150 classes a photo's would take gigabytes."""
+
+
+class SemanticSegmentation(Task):
+    """One class for each pixel, learned from masks: image files whose pixel values are class numbers.
+
+    An image is resized to the model's own size, whatever its proportions, so that all of it is seen; metrics and
+    answers are of its own size again.
+    """
+
+    auto: ClassVar[str] = "AutoModelForSemanticSegmentation"
+    modality: ClassVar[Literal["text", "image"]] = "image"
+    score: ClassVar[Score] = Score("mean_iou", "max")
+    columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "mask": "mask"}
+    supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing", "augment"})
+
+    labels: tuple[str, ...] = Field(("background", "object"), min_length=2)
+    """The classes in the order of the masks' pixel values: 0 is the first."""
+    values: Literal["classes", "nonzero"] = "classes"
+    """What a mask's pixel values are. classes: the numbers of `labels`. nonzero: 0 is the first label, and every other
+    value the second, such as numbers of instances, or 255."""
+    ignore: int | None = Field(None, ge=0)
+    """Pixel value that counts nowhere, neither in the loss nor in metrics, often 255; null for none."""
+    first: int = Field(0, ge=0)
+    """Pixel value of the first label: 1 where 0 stands for what is not labelled (with `ignore: 0`, as in ADE20K)."""
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    """[height, width] to which every image is resized; null is the size of the base's image processor."""
+
+    @model_validator(mode="after")
+    def _values_have_one_meaning(self) -> Self:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels {list(self.labels)} are written; each may stand there once")
+        if self.values == "nonzero" and (len(self.labels) != 2 or self.first):
+            raise ValueError("values: nonzero knows two labels, of 0 and of the rest: write two, and no first")
+        if self.values == "classes" and self.ignore is not None:
+            last = self.first + len(self.labels) - 1
+            if self.first <= self.ignore <= last:
+                raise ValueError(f"ignore: {self.ignore} is written, and {self.first} to {last} are labels")
+        return self
+
+    def classes(self) -> tuple[str, ...]:
+        """The labels as they are written: a mask holds no names."""
+        return self.labels
+
+    def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
+        """The base's segmenter, without an auxiliary head: its output is read by nobody, so it would get no gradient,
+        which DDP refuses."""
+        plain = {"use_auxiliary_head": False} if hasattr(load.config, "use_auxiliary_head") else {}
+        model = load(self.auto, labels=labels, **plain)
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.register_forward_pre_hook(_spare_lone_values)
+                module.register_forward_hook(_train_again)
+        return model
+
+    def check(self, row: Row) -> str | None:
+        """An unreadable or huge image, a mask of another size, pixel values that are no label."""
+        try:
+            size = seen_size(row["image"])
+            if (mask := row.get("mask")) is None:
+                return None
+            found = class_numbers(mask)
+        except DataError as error:
+            return str(error)
+        if found.shape != size[::-1]:
+            height, width = found.shape
+            return f"mask {shown(mask)} has {width} x {height} pixels, and its image {size[0]} x {size[1]}"
+        numbers = self._numbers(found)
+        strange = np.unique(found[(numbers != IGNORED) & ((numbers < 0) | (numbers >= len(self.labels)))])
+        return self._strange(strange.tolist(), shown(mask)) if strange.size else None
+
+    def encode(self, row: Row, context: Context, *, train: bool) -> Example:
+        """`pixel_values` (3, height, width) and `labels`: a dict of tensors.
+
+        `labels` holds `size`, the image's own height and width, and where the row has a mask `mask`, int16, IGNORED
+        where nothing counts: of the size of the input in training, else of the image's own.
+        """
+        image = opened(row["image"])
+        labels = {"size": torch.tensor([image.height, image.width])}
+        mask = None if row.get("mask") is None else self._numbers(class_numbers(row["mask"]))
+        if train and context.augment != "off" and mask is not None:
+            change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
+            image, mask = change.image(image), change.mask(mask, IGNORED)
+        pixels = _pixels(image, context.processor, self.size)
+        if mask is not None:
+            height, width = pixels.shape[1:]
+            if train:
+                mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+            labels["mask"] = torch.from_numpy(mask.astype(np.int16))
+        return {"pixel_values": pixels, "labels": labels}
+
+    def collate(self, examples: Sequence[Example], context: Context) -> Batch:
+        """`pixel_values` (images, 3, height, width); `labels`: one dict of tensors an image."""
+        return {
+            "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
+            "labels": [example["labels"] for example in examples],
+        }
+
+    def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+        """Cross entropy of upsampled logits, as (sum over counted pixels, their weight)."""
+        total, weight = output.logits.float().sum() * 0, torch.zeros((), device=output.logits.device)
+        for logits, target in zip(output.logits, batch["labels"], strict=True):
+            truth = target["mask"].long()
+            losses, weights = _pixel_losses(_upsampled(logits, truth.shape[0], truth.shape[1]), truth, context)
+            total, weight = total + losses, weight + weights
+        return total, weight
+
+    def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
+        """Of each image its confusion matrix as `cells` (numbers truth * classes + answer) and `pixels` in each; its
+        share of the loss; and `error`, 1 - its own mean IoU."""
+        records: list[Record] = []
+        classes = len(context.labels)
+        for logits, target in zip(output.logits.detach(), batch["labels"], strict=True):
+            counts = np.zeros(classes * classes, np.int64)
+            loss, weight = 0.0, 0.0
+            for top, band in _bands(logits, *target["mask"].shape):
+                truth = target["mask"][top : top + band.shape[1]].long()
+                counted = truth != IGNORED
+                cells = (truth * classes + band.argmax(0))[counted]
+                counts += torch.bincount(cells, minlength=classes * classes).cpu().numpy()
+                losses, weights = _pixel_losses(band, truth, context)
+                loss, weight = loss + losses.item(), weight + weights.item()
+            filled = np.flatnonzero(counts)
+            own = _means(counts.reshape(classes, classes))["mean_iou"] if filled.size else 1.0
+            records.append(
+                {"cells": filled, "pixels": counts[filled], "loss": loss, "weight": weight, "error": 1 - own}
+            )
+        return records
+
+    def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
+        """Mean IoU and mean Dice over the classes that occur, in truth or in an answer, pixel accuracy, and the loss.
+
+        All from the counts of all pixels together, as PASCAL VOC does it: a class that one image lacks costs nothing.
+        """
+        weight = sum(record["weight"] for record in records)
+        loss = sum(record["loss"] for record in records) / weight if weight else 0.0
+        return {**_means(_confusion(records, len(context.labels))), "loss": loss}
+
+    def findings(self, records: Sequence[Record], context: Context) -> Findings:
+        """IoU, Dice, precision and recall of each class, and which pixels were taken for which."""
+        counts = _confusion(records, len(context.labels))
+        hit, true, said = counts.diagonal(), counts.sum(1), counts.sum(0)
+        rows = [
+            (
+                label,
+                _share(hit[k], true[k] + said[k] - hit[k]),
+                _share(2 * hit[k], true[k] + said[k]),
+                _share(hit[k], said[k]),
+                _share(hit[k], true[k]),
+                int(true[k]),
+            )
+            for k, label in enumerate(context.labels)
+        ]
+        columns = ("class", "IoU", "Dice", "precision", "recall", "pixels")
+        note = "Over all pixels of all images; empty where a class occurs neither in a mask nor in an answer."
+        taken = tuple(tuple(int(count) for count in line) for line in counts)
+        return Findings(
+            tables=(Table("Classes", columns, tuple(rows), note),),
+            matrices=(Matrix("Pixels", context.labels, context.labels, taken),),
+        )
+
+    def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
+        """`segments`, the largest first: label, mask (a PNG in base64, 255 where the class is) and score, its mean
+        probability there; and `map`, a PNG in base64 whose pixels are numbers of labels. Both of the image's size."""
+        answers: list[Answer] = []
+        for logits, target in zip(output.logits.detach(), batch["labels"], strict=True):
+            numbers: list[NDArray[Any]] = []
+            sure = np.zeros(len(context.labels))
+            for _, band in _bands(logits, *target["size"].tolist()):
+                best, chosen = (found.cpu().numpy() for found in band.softmax(0).max(0))
+                sure += np.bincount(chosen.ravel(), best.ravel().astype(np.float64), minlength=len(sure))
+                numbers.append(chosen)
+            chosen = np.concatenate(numbers)
+            sizes = np.bincount(chosen.ravel(), minlength=len(sure))
+            segments = [
+                {
+                    "label": context.labels[number],
+                    "mask": _png(np.where(chosen == number, 255, 0).astype(np.uint8)),
+                    "score": float(sure[number] / sizes[number]),
+                }
+                for number in sorted(np.flatnonzero(sizes).tolist(), key=lambda number: -sizes[number])
+            ]
+            depth = np.uint8 if len(context.labels) <= 256 else np.uint16
+            answers.append({"segments": segments, "map": _png(chosen.astype(depth))})
+        return answers
+
+    def _numbers(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Pixel values as numbers of labels, IGNORED where nothing counts; others stay out of range."""
+        ignored = np.zeros_like(values, dtype=bool) if self.ignore is None else values == self.ignore
+        numbers = (values != 0).astype(np.int32) if self.values == "nonzero" else values - self.first
+        # One below the first label would be taken for IGNORED.
+        return np.where(ignored, IGNORED, np.where(numbers == IGNORED, IGNORED - 1, numbers)).astype(np.int32)
+
+    def _strange(self, strange: list[int], name: str) -> str:
+        some = ", ".join(map(str, strange[:5])) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
+        last = self.first + len(self.labels) - 1
+        return (
+            f"mask {name} holds pixel values that are no label: {some}; {self.first} to {last} stand for "
+            f"{', '.join(self.labels)}. Write all classes in task.labels; task.ignore for a value that counts nowhere; "
+            "or task.values: nonzero where every value but 0 is one class (numbers of instances, 255)"
+        )
+
+
+def _spare_lone_values(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """A batch norm that gets one value per channel reads its running statistics instead.
+
+    Heads that pool an image to one pixel (DeepLab's, PSPNet's) see one value of the last micro-batch's only row, of
+    which there is no variance: torch refuses it, in the middle of a run.
+    """
+    if module.training and inputs[0].numel() == inputs[0].shape[1]:
+        module.training, module._lone = False, True  # type: ignore[assignment]
+
+
+def _train_again(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    if getattr(module, "_lone", False):
+        module.training, module._lone = True, False  # type: ignore[assignment]
+
+
+def _pixels(image: Image.Image, processor: Any, size: tuple[int, int] | None) -> Tensor:
+    """The whole image (3, height, width) as the base's processor scales and normalises it.
+
+    Nothing is cropped or padded, though the processor would: what is not seen could not be answered.
+    """
+    height, width = size or _processors_size(processor)
+    spared = ("do_center_crop", "do_pad", "keep_aspect_ratio")
+    plain = {name: False for name in spared if getattr(processor, name, None)}
+    found: Tensor = processor(
+        images=image, size={"height": height, "width": width}, do_resize=True, return_tensors="pt", **plain
+    )["pixel_values"][0]
+    return found
+
+
+def _processors_size(processor: Any) -> tuple[int, int]:
+    """(height, width) that the model was made for: what is left after the crop, where the processor crops."""
+    crops = getattr(processor, "do_center_crop", None) and processor.crop_size
+    size = processor.crop_size if crops else processor.size
+    if size.get("height") and size.get("width"):
+        return int(size["height"]), int(size["width"])
+    return int(size["shortest_edge"]), int(size["shortest_edge"])
+
+
+def _pixel_losses(logits: Tensor, truth: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+    """The summed cross entropy of logits (classes, height, width) and the summed weight of the pixels that count."""
+    weights = None if context.class_weights is None else context.class_weights.to(logits)
+    loss = F.cross_entropy(
+        logits[None],
+        truth[None],
+        weight=weights,
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=context.label_smoothing,
+    )
+    counted = truth[truth != IGNORED]
+    return loss, logits.new_tensor(float(counted.numel())) if weights is None else weights[counted].sum()
+
+
+def _upsampled(logits: Tensor, height: int, width: int) -> Tensor:
+    """Logits (classes, h, w) bilinear at (classes, height, width)."""
+    found: Tensor = F.interpolate(logits[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
+    return found
+
+
+def _bands(logits: Tensor, height: int, width: int) -> Iterator[tuple[int, Tensor]]:
+    """The upsampled logits from top to bottom, as many lines at a time as AT_ONCE allows, each with its first line.
+
+    Bilinear interpolation is one along the height and then one along the width, which needs no line but its own.
+    """
+    tall = _upsampled(logits, height, logits.shape[2])
+    lines = max(1, AT_ONCE // (logits.shape[0] * width))
+    for top in range(0, height, lines):
+        band = tall[:, top : top + lines]
+        yield top, _upsampled(band, band.shape[1], width)
+
+
+def _confusion(records: Sequence[Record], classes: int) -> NDArray[np.int64]:
+    """(classes, classes) pixels: what was true down, what was said across."""
+    counts = np.zeros(classes * classes, np.int64)
+    for record in records:
+        counts[record["cells"]] += record["pixels"]
+    return counts.reshape(classes, classes)
+
+
+def _means(counts: NDArray[np.int64]) -> dict[str, float]:
+    hit, true, said = counts.diagonal(), counts.sum(1), counts.sum(0)
+    occurs = true + said > 0
+    if not occurs.any():
+        return {"mean_iou": 0.0, "dice": 0.0, "pixel_accuracy": 0.0}
+    hit, true, said = hit[occurs], true[occurs], said[occurs]
+    return {
+        "mean_iou": float((hit / (true + said - hit)).mean()),
+        "dice": float((2 * hit / (true + said)).mean()),
+        "pixel_accuracy": float(hit.sum() / true.sum()),
+    }
+
+
+def _share(part: Any, whole: Any) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _png(pixels: NDArray[Any]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")

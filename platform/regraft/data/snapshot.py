@@ -84,7 +84,7 @@ def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = Non
             fetch_verified(store, prefix, folder)
         paths = {entry.name: folder / entry.name for entry in manifest.files}
     meta = manifest.meta
-    label = next((name for name, kind in meta["columns"].items() if kind == "label"), None)
+    label = next((name for name, kind in meta["columns"].items() if kind in ("label", "labels")), None)
     train, held = (Rows(paths[name], label) for name in ("train.arrow", "eval.arrow"))
     return Snapshot(fingerprint, tuple(meta["labels"]), train, held, meta)
 

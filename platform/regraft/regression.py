@@ -253,4 +253,4 @@ def _scatter(name: str, true: NDArray[np.float64], predicted: NDArray[np.float64
     low, high = float(true.min()), float(true.max())
     note = "" if len(shown) == len(order) else f"{len(shown)} of {len(order)} rows."
     title = f"{name}: predicted against true"
-    return Curve(title, "true", "predicted", points, ideal=((low, low), (high, high)), note=note)
+    return Curve(title, "true", "predicted", points, ideal=((low, low), (high, high)), note=note, joined=False)

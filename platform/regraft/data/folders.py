@@ -55,10 +55,14 @@ def unmarked(stem: str) -> str | None:
 
 
 def class_folders(folder: Path) -> bool:
-    """Whether the folders inside of this one may be classes: there are some, and no other layout explains them."""
-    if coco_file(folder) or saved_dataset(folder) or mask_folders(folder) or masks_beside(folder):
+    """Whether the folders inside of this one may be classes: images lie in them, and no other layout explains them.
+
+    Images one folder deeper count too: such a folder is most likely a level too high, and its source says so.
+    """
+    if coco_file(folder) or saved_dataset(folder) or mask_folders(folder) or masks_beside(folder) or _voc(folder):
         return False
-    return bool(subfolders(folder)) and not _voc(folder)
+    inside = subfolders(folder)
+    return any(next(images_in(place), None) for one in inside for place in (one, *subfolders(one)))
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -204,6 +204,7 @@ def test_coco_images_lie_in_the_folder_that_is_named(tmp_path: Path, monkeypatch
 
 def test_a_folder_with_a_coco_document_is_cocos(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").touch()
     path = coco(tmp_path)
     assert (Coco().accepts(tmp_path), Images().accepts(tmp_path)) == (True, False)
     path.rename(tmp_path / "_annotations.coco.json")

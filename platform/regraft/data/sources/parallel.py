@@ -22,9 +22,9 @@ class Parallel(Source):
     """
 
     def accepts(self, path: Path) -> bool:
-        """A name with braces."""
+        """A name with braces that no file bears itself."""
         try:
-            return bool(alternatives(str(path)))
+            return not path.exists() and bool(alternatives(str(path)))
         except ValueError:
             return False
 

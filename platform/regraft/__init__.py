@@ -8,17 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from regraft.release import VERSION
 
 if TYPE_CHECKING:
-    from regraft.contracts import Progress
+    from regraft.contracts import Progress, Source
+    from regraft.serving.bulk import Written
     from regraft.serving.predictor import Predictor
     from regraft.spec import RunSpec
     from regraft.training.session import Outcome
 
-__all__ = ["__version__", "load", "train"]
+__all__ = ["__version__", "load", "predict", "train"]
 
 __version__ = VERSION
 
@@ -66,3 +67,54 @@ def load(reference: str, *, store: str | None = None, plugins: Sequence[str | Pa
 
     store = store or os.environ.get("REGRAFT_STORE") or "./regraft-store"
     return Predictor.open(store, reference, plugins=plugins)
+
+
+def predict(
+    model: str,
+    input: str | Path,
+    output: str | Path,
+    *,
+    store: str | None = None,
+    features: bool = False,
+    columns: Mapping[str, str] | None = None,
+    format: Source | Mapping[str, Any] | str | None = None,
+    bad_rows: Literal["fail", "skip"] = "fail",
+    dtype: Literal["auto", "fp32", "bf16"] = "auto",
+    plugins: Sequence[str | Path] = (),
+    base: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Written:
+    """Answer every row of `input` with a registered model, into `output` (.jsonl or .parquet), in order.
+
+    `features` writes vectors in place of answers, for which `model` may also be a base as a spec writes it, computed
+    in `dtype`. `columns` maps the model's columns to the file's; `format` is the source that reads the file. A row that
+    cannot be answered ends it before anything is computed, or with `bad_rows="skip"` has an `error` in its line.
+    `workers` are processes on Ray (None: by what the cluster has); 0 is this process, without Ray. The same call again
+    goes on after a crash; `fresh` begins anew and replaces `output`.
+    """
+    from regraft.contracts import Source
+    from regraft.serving.bulk import Request, predict_here
+    from regraft.serving.intake import source_named
+
+    request = Request(
+        model=str(model),
+        input=str(input),
+        output=str(output),
+        store=store or os.environ.get("REGRAFT_STORE") or "./regraft-store",
+        features=features,
+        columns=dict(columns or {}),
+        format=format if format is None or isinstance(format, Source) else source_named(format),
+        bad_rows=bad_rows,
+        dtype=dtype,
+        plugins=tuple(map(str, plugins)),
+        base=base,
+    )
+    if workers == 0:
+        # In this process, so that machines without Ray can predict too.
+        return predict_here(request, fresh=fresh, progress=progress)
+    from regraft.cluster.predict import predict as predict_on_ray
+
+    return predict_on_ray(request, workers=workers, fresh=fresh, progress=progress, address=address)

@@ -15,6 +15,7 @@ Target = str | Callable[..., Any]
 TABLE: dict[str, Target] = {
     "train": "regraft.cli.train:train",
     "evaluate": "regraft.cli.evaluate:evaluate",
+    "predict": "regraft.cli.predict:predict",
     "models list": "regraft.cli.models:listing",
     "models show": "regraft.cli.models:show",
     "models promote": "regraft.cli.models:promote",
@@ -35,6 +36,7 @@ TABLE: dict[str, Target] = {
 WORK: dict[str, Target] = {
     "train": "regraft:train",
     "evaluate": "regraft.evaluation.evaluate:evaluate",
+    "predict": "regraft:predict",
     "export": "regraft.serving.export:export",
 }
 """The heavy work that a command hands on when all it was told has been checked."""

@@ -72,6 +72,7 @@ def build() -> Parser:
     commands = parser.group()
     _train(commands)
     _evaluate(commands)
+    _predict(commands)
     _models(commands)
     _runs(commands)
     _inspection(commands)
@@ -139,6 +140,45 @@ def _evaluate(commands: Any) -> None:
     evaluate.add_argument("--base", metavar="REFERENCE", help="where the base is now, if not where the version says")
     evaluate.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1")
     _plugins(evaluate)
+
+
+def _predict(commands: Any) -> None:
+    predict = _command(commands, "predict", "answer every row of a file, in order, resuming where it stood", store=True)
+    predict.add_argument(
+        "model", metavar="NAME[@REF]", help="a version (@v3) or an alias (@production); else the newest"
+    )
+    predict.add_argument("input", metavar="INPUT", help="file, folder, glob or s3:// URL of rows")
+    predict.add_argument(
+        "--output", required=True, metavar="OUT", help="OUT.jsonl or OUT.parquet, local or s3://, written whole or not"
+    )
+    predict.add_argument(
+        "--features", action="store_true", help="vectors instead of answers; NAME may also be a base, as in a spec"
+    )
+    predict.add_argument(
+        "--dtype",
+        type=_among("auto", "fp32", "bf16"),
+        default="auto",
+        metavar="DTYPE",
+        help="of a base's features: fp32, bf16; auto: bf16 where it is native and agrees",
+    )
+    predict.add_argument(
+        "--columns", action="append", default=[], metavar="A=B", help="the model's column A is called B in the file"
+    )
+    predict.add_argument("--format", metavar="SOURCE", help="what reads the file (auto: by its name)")
+    predict.add_argument(
+        "--bad-rows",
+        type=_among("fail", "skip"),
+        default="fail",
+        metavar="fail|skip",
+        help="skip: their line says what is wrong with them",
+    )
+    predict.add_argument("--workers", type=_count, metavar="N", help="processes on Ray; 0: this process, without Ray")
+    predict.add_argument("--base", metavar="REFERENCE", help="where the base is now, if not where the version says")
+    predict.add_argument("--fresh", action="store_true", help="replace the output, and forget an unfinished one")
+    predict.add_argument(
+        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+    )
+    _plugins(predict)
 
 
 def _among(*allowed: str) -> Callable[[str], str]:

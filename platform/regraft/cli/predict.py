@@ -1,0 +1,60 @@
+"""`regraft predict`: a file of rows to a file of answers, or of vectors."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.text import Text
+
+from regraft.cli.dispatch import WORK, function
+from regraft.cli.evaluate import columns_of
+from regraft.cli.progress import following
+from regraft.cli.screen import Reply, Screen, span, store_of
+from regraft.errors import AskedWrong
+
+if TYPE_CHECKING:
+    from regraft.serving.bulk import Written
+
+
+def predict(args: argparse.Namespace, screen: Screen) -> Reply:
+    """The `predict` command."""
+    with following(screen) as progress:
+        written: Written = function(WORK["predict"])(
+            args.model,
+            args.input,
+            args.output,
+            store=store_of(args.store),
+            features=args.features,
+            columns=columns_of(args.columns),
+            format=parsed(args.format),
+            bad_rows=args.bad_rows,
+            dtype=args.dtype,
+            plugins=args.plugins,
+            base=args.base,
+            workers=args.workers,
+            address=args.address,
+            fresh=args.fresh,
+            progress=progress,
+        )
+    _summary(written, screen, vectors=args.features)
+    return Reply(written.document())
+
+
+def parsed(written: str | None) -> Any:
+    """A source's name, or its fields as YAML: `{type: csv, delimiter: ;}`."""
+    try:
+        return None if written is None else yaml.safe_load(written)
+    except yaml.YAMLError as error:
+        raise AskedWrong(f"{written!r} is not a YAML value: {error}", where="--format") from None
+
+
+def _summary(written: Written, screen: Screen, *, vectors: bool) -> None:
+    what = "vectors" if vectors else "answers"
+    screen.say()
+    screen.say(Text.assemble((written.out, "bold green"), f" holds the {what} to {written.rows:,} rows"))
+    rows: list[tuple[str, object]] = [("time", span(written.seconds))]
+    if written.failed:
+        rows.insert(0, ("errors", f"{written.failed:,} rows have an error in place of an answer"))
+    screen.facts(rows)

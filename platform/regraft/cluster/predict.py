@@ -1,0 +1,191 @@
+"""Batch prediction on Ray Data: a pool of actors, each with the model, that answer blocks and may die."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+
+from regraft.cluster.connect import check_store, connected
+from regraft.cluster.train import causes_of
+from regraft.contracts import Progress
+from regraft.errors import AskedWrong, ClusterError, RegraftError, RunError
+from regraft.serving.bulk import Job, Request, Worker, Written, choose_here, predict_session
+from regraft.spec import absolute
+from regraft.store.objects import open_store
+
+CORES = 4
+"""CPUs of a worker on a cluster without GPUs, where nothing is asked: more threads than that help a batch little."""
+TRIES = 5
+"""How often a block is begun: a row that kills whoever reads it must end the command some time, and Ray Data, left
+alone, replaces actors for ever."""
+
+
+LEVEL = "RAY_BACKEND_LOG_LEVEL"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Workers and what each holds."""
+
+    workers: int
+    cpus: float
+    gpus: float
+
+    @property
+    def threads(self) -> int:
+        """Threads of a worker's arithmetic."""
+        return max(1, int(self.cpus))
+
+
+def predict(
+    request: Request,
+    *,
+    workers: int | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    address: str | None = None,
+) -> Written:
+    """Answer a request on Ray; `workers` None takes a GPU each where there are any, else a few cores each."""
+    # The cluster is asked before anything is written: a wrong address leaves nothing behind.
+    with silent_backend(), connected(address), quiet():
+        pool = pool_of(workers)
+        output = absolute(request.output)
+        if not output.startswith("s3://"):
+            check_store(output.rpartition("/")[0] or "/")
+
+        def execute(job: Job, numbers: list[int], done: Callable[[int], None]) -> None:
+            answer(job, numbers, done, pool)
+
+        def choose(job: Job) -> Mapping[str, Any]:
+            return asked(job, pool)
+
+        return predict_session(request, execute, choose, fresh=fresh, progress=progress)
+
+
+def pool_of(workers: int | None) -> Pool:
+    """The workers and what each holds; AskedWrong when the cluster has not so much."""
+    there = ray.cluster_resources()
+    cpus, gpus = float(there.get("CPU", 1)), float(there.get("GPU", 0))
+    if workers is None:
+        workers = int(gpus) or max(1, int(cpus // CORES))
+    if workers > cpus:
+        raise AskedWrong(f"{workers} is written; the cluster has {cpus:g} CPUs, one at least for each", where="workers")
+    return Pool(workers, max(1.0, float(cpus // workers)), 1.0 if gpus >= workers else 0.0)
+
+
+class Answerer:
+    """An actor of the pool."""
+
+    def __init__(self, job: Job, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._worker = Worker(job)
+        self._store = open_store(job.work)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Answer the blocks whose numbers `batch` holds; RunError for one that was begun too often."""
+        return {"block": [self._answered(int(number)) for number in batch["block"]]}
+
+    def _answered(self, number: int) -> int:
+        begun = f"tries/{number:06d}-"
+        if sum(1 for _ in self._store.list(begun)) >= TRIES:
+            first, last = self._worker.rows(number)
+            raise RunError(
+                f"rows {first} to {last} ended {TRIES} workers: one of them may need more memory than a worker has; "
+                "leave it out, or ask for fewer workers"
+            )
+        self._store.put(begun + uuid4().hex, b"")
+        return self._worker(number)
+
+
+def answer(job: Job, numbers: list[int], done: Callable[[int], None], pool: Pool) -> None:
+    """Have every block answered; a block that was under way when its worker died is answered by another."""
+    if not numbers:
+        return
+    store = open_store(job.work)
+    store.delete([stat.key for stat in store.list("tries/")])
+    blocks = ray.data.from_items([{"block": number} for number in numbers], override_num_blocks=len(numbers))
+    answered = blocks.map_batches(
+        Answerer,
+        batch_size=1,
+        fn_constructor_args=(job, pool.threads),
+        compute=ActorPoolStrategy(size=min(pool.workers, len(numbers)), max_tasks_in_flight_per_actor=1),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus or None,
+    )
+    try:
+        for row in answered.iter_rows():
+            done(int(row["block"]))
+    except RegraftError:
+        raise
+    except Exception as error:
+        raise _told(error) from error
+
+
+def asked(job: Job, pool: Pool) -> Mapping[str, Any]:
+    """The arithmetic to use, measured where the workers will run."""
+
+    def choose() -> Mapping[str, Any]:
+        torch.set_num_threads(pool.threads)
+        return choose_here(job)
+
+    try:
+        found: Mapping[str, Any] = ray.get(
+            ray.remote(choose).options(num_cpus=pool.cpus, num_gpus=pool.gpus or None).remote()
+        )
+    except Exception as error:
+        raise _told(error) from error
+    return found
+
+
+def _told(error: Exception) -> RegraftError:
+    """Our own error inside what Ray wrapped around it, or ClusterError with the innermost words."""
+    causes = causes_of(error)
+    ours = next((cause for cause in causes if isinstance(cause, RegraftError)), None)
+    if ours is not None:
+        return ours
+    cause = causes[-1]
+    return ClusterError(
+        f"a worker failed: {type(cause).__name__}: {cause}; what was answered is kept: the same command goes on"
+    )
+
+
+@contextmanager
+def silent_backend() -> Iterator[None]:
+    """Keep a warning of Ray's own core off the screen: that an actor of Ray Data could not be made again if the cluster
+    lost its arguments, which it could not do without losing this process too. Ray reads the level when it starts."""
+    if ray.is_initialized() or logging.getLogger("regraft").isEnabledFor(logging.DEBUG):
+        yield
+        return
+    before = os.environ.get(LEVEL)
+    os.environ.setdefault(LEVEL, "fatal")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(LEVEL, None)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Ray Data's progress bars and reports off the screen, unless regraft logs at DEBUG."""
+    if logging.getLogger("regraft").isEnabledFor(logging.DEBUG):
+        yield
+        return
+    context, logger = DataContext.get_current(), logging.getLogger("ray.data")
+    before = context.enable_progress_bars, context.print_on_execution_start, logger.level, logger.propagate
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.print_on_execution_start, level, logger.propagate = before
+        logger.setLevel(level)

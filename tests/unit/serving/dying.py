@@ -1,0 +1,64 @@
+"""A batch prediction that dies at a write of its choice; a module of its own, for a child process to import."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import regraft.serving.bulk as bulk
+from regraft.serving.bulk import Request, predict_here
+from regraft.store.folder import FolderStore
+from regraft.store.objects import Body, ObjectStore, open_store
+
+
+class PowerCut(BaseException):
+    """What ends a process that cannot do anything more."""
+
+
+class Dying(FolderStore):
+    """A store that ends its process at a write, or lets nothing be written from then on."""
+
+    at, writes, kill = 0, 0, False
+
+    def put(self, key: str, body: Body) -> None:
+        Dying.writes += 1
+        if Dying.kill and Dying.writes == Dying.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._alive()
+        super().put(key, body)
+
+    def put_if_match(self, key: str, data: bytes, tag: str) -> None:
+        self._alive()
+        super().put_if_match(key, data, tag)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        self._alive()
+        super().delete(keys)
+
+    def _alive(self) -> None:
+        if Dying.writes >= Dying.at:
+            raise PowerCut
+
+
+def opened(url: str) -> ObjectStore:
+    """The work folder as a store that dies; any other as it is."""
+    return Dying(url) if url.endswith(".unfinished") else open_store(url)
+
+
+@contextmanager
+def dying(at: int, *, kill: bool) -> Iterator[None]:
+    """Within it the work folder dies instead of its `at`-th write."""
+    Dying.at, Dying.writes, Dying.kill = at, 0, kill
+    vars(bulk)["open_store"] = opened
+    try:
+        yield
+    finally:
+        vars(bulk)["open_store"] = open_store
+
+
+def die_at(request: Request, at: int) -> None:
+    """Predict in a process that is killed instead of its `at`-th write into the work folder."""
+    with dying(at, kill=True):
+        predict_here(request)

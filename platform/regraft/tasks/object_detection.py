@@ -150,9 +150,9 @@ class ObjectDetection(Task):
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
         """The family's own loss as (sum, weight), an image weighing as many as it has boxes, or 1 when it has none.
 
-        Each image is matched by itself; divided, the sum is transformers' loss of the same batch, but that the softmax
-        families' class term is normalised within each image (theirs: over the batch) and that RT-DETR's class divides
-        by the boxes of all images, where images without any weigh nothing.
+        Each image is matched by itself. Divided, the sum is transformers' loss of the batch, with two differences: the
+        softmax families' class term is normalised within each image (theirs: over the batch), and an image without
+        boxes weighs 1 (theirs: nothing, unless the whole batch has none).
         """
         said, targets = guesses(output), batch["labels"]
         counts = weights_of(targets, output.logits.device)

@@ -22,6 +22,7 @@ from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageL
 import rectangles
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import locate
+from regraft.boxes import Guess, box_loss, matched
 from regraft.contracts import Context, Example, Row
 from regraft.errors import DataError, Unsupported
 from regraft.tasks.object_detection import ObjectDetection, relative
@@ -114,8 +115,8 @@ def test_box_terms_are_those_of_detr(examples: list[Example], context: Context) 
     total, weight = TASK.loss(answer, batch, context)
     boxless, _ = ObjectDetection(l1_weight=5, giou_weight=2).loss(answer, batch, context)
     assert total == boxless
-    image, query, target = TASK._matching(answer.logits, answer.pred_boxes, batch["labels"])
-    ours = TASK._box_loss(answer.pred_boxes[image, query], batch["labels"], target) / weight
+    said = Guess(answer.logits, answer.pred_boxes)
+    ours = box_loss(said, matched(matcher, said, batch["labels"]), l1=5, giou=2) / weight
     assert ours.item() == pytest.approx((5 * theirs["loss_bbox"] + 2 * theirs["loss_giou"]).item(), rel=1e-5)
 
 
@@ -298,13 +299,13 @@ def test_a_label_the_model_does_not_know_is_named(picture: Path, context: Contex
 
 def test_a_base_of_another_kind_is_refused() -> None:
     class Other:
-        config = SimpleNamespace(model_type="rt_detr")
+        config = SimpleNamespace(model_type="d_fine")
         pooling: str | None = None
 
         def __call__(self, auto: str, *, labels: Sequence[str] = (), **config: Any) -> torch.nn.Module:
             raise AssertionError("nothing may be loaded")
 
-    with pytest.raises(Unsupported, match="rt_detr is written; allowed are detr, table-transformer, yolos"):
+    with pytest.raises(Unsupported, match="d_fine is written; allowed are deformable_detr, detr, rt_detr, rt_detr_v2"):
         TASK.build(Other(), ("red",))
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
+from sacrebleu.metrics import CHRF
 from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
 from sacrebleu.tokenizers.tokenizer_intl import TokenizerV14International
 from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
 from regraft.contracts import Kind, Record, Score
-from regraft.seq2seq import Seq2Seq, chrf
+from regraft.seq2seq import Seq2Seq, matches, score_of
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -42,13 +43,13 @@ class Summarization(Seq2Seq):
     def scores(self, records: Sequence[Record]) -> dict[str, float]:
         """The mean ROUGE of the summaries, and chrF of all together."""
         means = {name: fmean(record[name] for record in records) for name in ROUGE}
-        return {**means, "chrf": chrf([item["text"] for item in records], [item["references"] for item in records])}
+        return {**means, "chrf": score_of(CHRF(), [record["chrf"] for record in records])}
 
-    def compared(self, text: str, references: Sequence[str]) -> dict[str, float]:
-        """ROUGE of this one summary, and what its ROUGE-L lacks to 100."""
+    def compared(self, text: str, references: Sequence[str]) -> dict[str, Any]:
+        """ROUGE of this one summary, what chrF counts in it, and what its ROUGE-L lacks to 100."""
         scorer = RougeScorer(ROUGE, tokenizer=_SPLITS[self.words])
         found = {name: 100 * score.fmeasure for name, score in scorer.score_multi(list(references), text).items()}
-        return {**found, "error": 100 - found["rougeL"]}
+        return {**found, "chrf": matches(CHRF(), text, references), "error": 100 - found["rougeL"]}
 
 
 class _Lowered(Tokenizer):  # type: ignore[misc]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from sacrebleu.metrics import BLEU, CHRF
 
 from regraft.contracts import Kind, Record, Score
-from regraft.seq2seq import Seq2Seq, chrf, streams
+from regraft.seq2seq import Seq2Seq, matches, score_of
 
 
 class Translation(Seq2Seq):
@@ -32,11 +32,13 @@ class Translation(Seq2Seq):
 
     def scores(self, records: Sequence[Record]) -> dict[str, float]:
         """chrF and BLEU of all texts together."""
-        texts = [record["text"] for record in records]
-        references = [record["references"] for record in records]
-        bleu = BLEU(tokenize=self.bleu_tokens).corpus_score(texts, streams(references))
-        return {"chrf": chrf(texts, references), "bleu": bleu.score}
+        return {name: score_of(metric, [item[name] for item in records]) for name, metric in self._metrics().items()}
 
-    def compared(self, text: str, references: Sequence[str]) -> dict[str, float]:
-        """What chrF of this one translation lacks to 100."""
-        return {"error": 100.0 - CHRF().sentence_score(text, list(references)).score}
+    def compared(self, text: str, references: Sequence[str]) -> dict[str, Any]:
+        """What each metric counts, and what chrF of this one translation lacks to 100."""
+        metrics = self._metrics()
+        counts = {name: matches(metric, text, references) for name, metric in metrics.items()}
+        return {**counts, "error": 100 - score_of(metrics["chrf"], [counts["chrf"]])}
+
+    def _metrics(self) -> dict[str, Any]:
+        return {"chrf": CHRF(), "bleu": BLEU(tokenize=self.bleu_tokens)}

@@ -13,11 +13,11 @@ from regraft.errors import Unsupported
 USUAL_LENGTH = 256
 
 
-def refuse_length(written: int | None, config: Any) -> None:
-    """Unsupported when `task.max_length` is more than the base can read."""
+def refuse_length(written: int | None, config: Any, *, where: str = "task.max_length") -> None:
+    """Unsupported when what a field says is more than the base can read."""
     limit = positions(config)
     if written is not None and limit is not None and written > limit:
-        raise Unsupported(f"{written} is written; this base reads 2 to {limit} tokens", where="task.max_length")
+        raise Unsupported(f"{written} is written; this base reads 2 to {limit} tokens", where=where)
 
 
 def length_read(written: int | None, context: Context) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, Literal
@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import nn
 
+from regraft.bases.known_labels import keep_known, known
 from regraft.bases.locate import Base, processor_files
 from regraft.errors import BaseError
 
@@ -50,6 +51,7 @@ class BaseLoader:
         """The base in the Auto class `auto`; keywords are fields of the configuration or the model's own arguments.
 
         What the base lacks is drawn from torch's global generator; BaseError when that is more than head and pooler.
+        Of labels that the base's own head has by name, the outputs are kept.
         """
         family = getattr(transformers, auto)
         settings = deepcopy(self.config)
@@ -60,7 +62,21 @@ class BaseLoader:
         arguments = {name: config.pop(name) for name in list(config) if name in taken}
         for name, value in config.items():
             setattr(settings, name, value)
-        with quiet(), _named(self.base, f"{auto} on {settings.model_type}"):
+        model, told = self._loaded(family, settings, arguments)
+        self.missing |= _lacking(model, told, self.base)
+        self.drawn |= {*told["missing_keys"], *(entry[0] for entry in told["mismatched_keys"])}
+        if pairs := known(self.config, labels):
+            own = deepcopy(settings)
+            own.id2label, own.label2id = self.config.id2label, self.config.label2id
+            donor, told = self._loaded(family, own, arguments)
+            keep_known(model, donor, pairs, told["missing_keys"])
+            _log.info("training begins with the base's own outputs for %s", ", ".join(labels[k] for k in pairs))
+        found: nn.Module = model
+        return found
+
+    def _loaded(self, family: Any, settings: Any, arguments: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """A model of that configuration, and what transformers tells of its loading."""
+        with quiet(), _named(self.base, f"{family.__name__} on {settings.model_type}"):
             model, told = family.from_pretrained(
                 self.base.path,
                 config=settings,
@@ -71,10 +87,7 @@ class BaseLoader:
                 **arguments,
                 **_SAFE,
             )
-        self.missing |= _lacking(model, told, self.base)
-        self.drawn |= {*told["missing_keys"], *(entry[0] for entry in told["mismatched_keys"])}
-        found: nn.Module = model
-        return found
+        return model, told
 
 
 def load_processor(base: Base, modality: Literal["text", "image"]) -> Any:

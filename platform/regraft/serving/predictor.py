@@ -19,8 +19,8 @@ from regraft.bases.adapt import Adapted, adapt
 from regraft.bases.delta import apply_delta
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base, locate
-from regraft.contracts import Answer, Batch, Method, Task
-from regraft.errors import AskedWrong, BaseError, Damaged, UnknownPlugin, Unsupported, WrongBase
+from regraft.contracts import Answer, Batch, Example, Method, Row, Task
+from regraft.errors import AskedWrong, BaseError, Damaged, DataError, UnknownPlugin, Unsupported, WrongBase
 from regraft.plugins import Plugin, add_folder
 from regraft.serving.cache import Fetched, fetch
 from regraft.serving.rows import batches, checked
@@ -96,6 +96,20 @@ class Predictor:
         answer = self.adapted.task.answers
         return self._over(rows, lambda output, batch: answer(output, batch, self.adapted.context), self._infer)
 
+    def attempt(self, rows: Sequence[Row]) -> list[Answer | DataError]:
+        """As `predict`, for rows whose columns were checked before; a row that cannot be encoded (an image that is cut
+        short) gives its DataError in place of an answer, and the others theirs."""
+        answer = self.adapted.task.answers
+        return self._attempted(rows, lambda output, batch: answer(output, batch, self.adapted.context), self._infer)
+
+    def features(self, rows: Sequence[Row]) -> list[Tensor | DataError]:
+        """What the head's one linear layer sees of each row, (width,) on the CPU; rows and errors as in `attempt`.
+
+        Unsupported where the head is anything else.
+        """
+        self.adapted.linear_head()
+        return self._attempted(rows, lambda output, _: list(output.float().cpu()), self.adapted.features)
+
     def logits(self, rows: Sequence[str | Mapping[str, Any]]) -> Tensor:
         """The model's logits, (rows, labels) for one label a row, on the CPU; rows as in `predict`."""
         task = self.adapted.task
@@ -118,11 +132,35 @@ class Predictor:
                 results[position] = result
         return results
 
+    def _attempted(
+        self, rows: Sequence[Row], read: Callable[[Any, Batch], list[Any]], run: Callable[[Batch], Any]
+    ) -> list[Any]:
+        failed: dict[int, DataError] = {}
+        numbered = [{**row, "row": number} for number, row in enumerate(rows)]
+        results: list[Any] = [None] * len(rows)
+        for positions, output, batch in self._outputs(numbered, run, failed):
+            for position, result in zip(positions, read(output, batch), strict=True):
+                results[position] = result
+        for position, error in failed.items():
+            results[position] = error
+        return results
+
     def _outputs(
-        self, rows: Sequence[Mapping[str, Any]], run: Callable[[Batch], Any]
+        self, rows: Sequence[Row], run: Callable[[Batch], Any], failed: dict[int, DataError] | None = None
     ) -> Iterator[tuple[list[int], Any, Batch]]:
+        """Outputs by batch; a row that cannot be encoded ends them, or goes into `failed` by its `row`."""
         task, context = self.adapted.task, self.adapted.context
-        for positions, examples in batches(task, rows, lambda row: task.encode(row, context, train=False)):
+
+        def encode(row: Row) -> Example | None:
+            try:
+                return task.encode(row, context, train=False)
+            except DataError as error:
+                if failed is None:
+                    raise
+                failed[int(row["row"])] = error
+                return None
+
+        for positions, examples in batches(task, rows, encode):
             batch = on_device(task.collate(examples, context), self.device)
             with torch.inference_mode():
                 output = run(batch)

@@ -86,25 +86,28 @@ def _are_words(value: Any) -> bool:
 
 
 def batches(
-    task: Task, rows: Sequence[Row], encode: Callable[[Row], Example]
+    task: Task, rows: Sequence[Row], encode: Callable[[Row], Example | None]
 ) -> Iterator[tuple[list[int], list[Example]]]:
     """Positions and examples of each batch: like lengths together, so that little is padding.
 
-    Examples that hold tensors (images) share a batch only with others of the same shapes. Padding an image moves what
-    a model sees at its border, mask or not, and an answer must not depend on its neighbours.
+    A row that `encode` makes None of is in no batch. Examples that hold tensors (images) share a batch only with others
+    of the same shapes. Padding an image moves what a model sees at its border, mask or not, and an answer must not
+    depend on its neighbours.
     """
     order = sorted(range(len(rows)), key=lambda position: task.length(rows[position]))
     for start in range(0, len(order), WINDOW):
         alike: dict[tuple[Any, ...], list[tuple[int, Example]]] = defaultdict(list)
         for position in order[start : start + WINDOW]:
             example = _encoded(rows[position], encode)
+            if example is None:
+                continue
             alike[_shapes(example)].append((position, example))
         for group in alike.values():
             for part in _parts(sorted(group, key=lambda item: _numbers(item[1]))):
                 yield [position for position, _ in part], [example for _, example in part]
 
 
-def _encoded(row: Row, encode: Callable[[Row], Example]) -> Example:
+def _encoded(row: Row, encode: Callable[[Row], Example | None]) -> Example | None:
     try:
         return encode(row)
     except DataError as error:

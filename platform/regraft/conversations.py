@@ -1,0 +1,95 @@
+"""How is a conversation written as one text, and which part of it did the assistant say?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from regraft.errors import DataError, Unsupported
+
+ASSISTANT = "assistant"
+PLAIN = (
+    "{% for message in messages %}{{ message['role'] | capitalize + ':\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + eos_token | default('', true) }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}{% endif %}{{ '\n\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
+)
+"""A chat template for bases without one: the role on a line of its own, then what was said; answers end by the
+end-of-sequence token."""
+_MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+Messages = Sequence[Mapping[str, str]]
+Span = tuple[int, int]
+
+
+def template_of(written: str | None, processor: Any) -> str:
+    """The template that the task writes (`plain`, or Jinja), else the tokenizer's own; Unsupported without any."""
+    if written is not None:
+        return PLAIN if written == "plain" else written
+    try:
+        own = processor.get_chat_template()
+    except ValueError:
+        raise Unsupported(
+            "this base's tokenizer has no chat template: write `plain` for a simple one, or a Jinja template",
+            where="task.template",
+        ) from None
+    return str(own)
+
+
+def written_out(messages: Messages, template: str, processor: Any) -> tuple[str, list[Span]]:
+    """The whole conversation as text, and where in it the assistant's turns stand, as (start, end) in characters.
+
+    A template that marks them by `{% generation %}` is believed. By others a turn is what the text up to it and the
+    assistant's opening does not hold yet; DataError when the template writes that in no such way.
+    """
+    text, marked = _rendered(messages, template, processor)
+    if _MARKED.search(template):
+        return text, marked
+    # An answer to nothing is no answer: many templates cannot write what came before it.
+    turns = [number for number, message in enumerate(messages) if number and message["role"] == ASSISTANT]
+    return text, [_turn(messages, number, text, template, processor) for number in turns]
+
+
+def asked(messages: Messages, template: str, processor: Any) -> str:
+    """The text after which the assistant is to speak: its own last turns are left out."""
+    last = max((number for number, message in enumerate(messages, 1) if message["role"] != ASSISTANT), default=0)
+    if not last:
+        raise DataError("only the assistant speaks in this conversation: there is nothing to answer")
+    return _rendered(messages[:last], template, processor, prompt=True)[0]
+
+
+def _turn(messages: Messages, number: int, text: str, template: str, processor: Any) -> Span:
+    before, _ = _rendered(messages[:number], template, processor, prompt=True)
+    through, _ = _rendered(messages[: number + 1], template, processor)
+    if text.startswith(through) and through.startswith(before):
+        return len(before), len(through)
+    # Some templates write the last turn otherwise than earlier ones (with its thoughts, or room for them): then a turn
+    # is what it says, between the assistant's opening and what follows a last turn.
+    said = messages[number]["content"].strip()
+    end = text.find(said, len(before)) + len(said)
+    closing = through.rpartition(said)[2]
+    if said and text.startswith(before) and text.startswith(said + closing, end - len(said)):
+        return len(before), end + len(closing)
+    raise DataError(
+        f"the chat template writes turn {number + 1} otherwise than it would be answered: write a task.template with "
+        "{% generation %} around what the assistant says, or leave the row out"
+    )
+
+
+def _rendered(messages: Messages, template: str, processor: Any, *, prompt: bool = False) -> tuple[str, list[Span]]:
+    try:
+        texts, marked = render_jinja_template(
+            conversations=[list(messages)],
+            chat_template=template,
+            return_assistant_tokens_mask=_MARKED.search(template) is not None,
+            add_generation_prompt=prompt,
+            **processor.special_tokens_map,
+        )
+    except TemplateError as error:
+        raise DataError(f"the chat template refuses this conversation: {error}") from None
+    return texts[0], [(start, end) for start, end in marked[0]] if marked else []

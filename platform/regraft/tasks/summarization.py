@@ -1,0 +1,70 @@
+"""What does a long text say, in a few sentences?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import ClassVar, Literal
+
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
+from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
+from sacrebleu.tokenizers.tokenizer_intl import TokenizerV14International
+from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
+
+from regraft.contracts import Kind, Record, Score
+from regraft.seq2seq import Seq2Seq, chrf
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+class Summarization(Seq2Seq):
+    """A short text for a long one, by a model with an encoder and a decoder (T5, BART, Pegasus).
+
+    A row may have several right summaries: the first is learned from; of all of them the nearest counts for ROUGE.
+    `rouge1`, `rouge2` and `rougeL` are the mean F-measures of rouge-score (Lin, 2004; what papers report) and `chrf` is
+    sacreBLEU's, all in points of 100; `rougeL` chooses the best checkpoint. Nothing of the model is new, so
+    `feature-extraction` has no head to train: use lora, freeze or full.
+    """
+
+    score: ClassVar[Score] = Score("rougeL", "max")
+    columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "summary": "texts"}
+    reads_column: ClassVar[str] = "text"
+    writes_column: ClassVar[str] = "summary"
+    answer_key: ClassVar[str] = "summary_text"
+    usual: ClassVar[tuple[int, int]] = (1024, 128)
+
+    words: Literal["english", "intl", "zh", "char"] = "english"
+    """How ROUGE splits a text: english takes a-z and 0-9 and Porter's stems, as published figures do, and sees nothing
+    in other scripts; the others are sacreBLEU's: intl for words of any script, zh for Chinese, char where words have no
+    blanks between them (Japanese, Thai)."""
+
+    def scores(self, records: Sequence[Record]) -> dict[str, float]:
+        """The mean ROUGE of the summaries, and chrF of all together."""
+        means = {name: fmean(record[name] for record in records) for name in ROUGE}
+        return {**means, "chrf": chrf([item["text"] for item in records], [item["references"] for item in records])}
+
+    def compared(self, text: str, references: Sequence[str]) -> dict[str, float]:
+        """ROUGE of this one summary, and what its ROUGE-L lacks to 100."""
+        scorer = RougeScorer(ROUGE, tokenizer=_SPLITS[self.words])
+        found = {name: 100 * score.fmeasure for name, score in scorer.score_multi(list(references), text).items()}
+        return {**found, "error": 100 - found["rougeL"]}
+
+
+class _Lowered(Tokenizer):  # type: ignore[misc]
+    """sacreBLEU's way of splitting, as rouge-score asks for it."""
+
+    def __init__(self, split: Callable[[str], str]) -> None:
+        self._split = split
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words of a text in lower case, in order."""
+        return self._split(text.lower()).split()
+
+
+_SPLITS: dict[str, Tokenizer] = {
+    "english": DefaultTokenizer(use_stemmer=True),
+    "intl": _Lowered(TokenizerV14International()),
+    "zh": _Lowered(TokenizerZh()),
+    "char": _Lowered(TokenizerChar()),
+}

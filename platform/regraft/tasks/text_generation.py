@@ -1,0 +1,320 @@
+"""How does a text go on?"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from regraft.contracts import Answer, Batch, Context, Example, Forward, Kind, Loader, Record, Row, Score, Task
+from regraft.conversations import ASSISTANT, Span, asked, template_of, written_out
+from regraft.errors import DataError, Unsupported
+from regraft.findings import Curve, Findings, Table
+from regraft.generation import generate, left_padded
+from regraft.packing import Document, blocks, firsts_of, positions_in, refuse_leaks
+from regraft.tokens import padded, positions, refuse_length
+
+USUAL_BLOCK = 512
+IGNORED = -100
+"""Target of tokens that do not count: torch's cross entropy passes them over."""
+LARGEST = 700.0
+"""Nats a token beyond which a perplexity is more than a float holds."""
+
+log = logging.getLogger(__name__)
+
+
+class TextGeneration(Task):
+    """Causal language modelling: each token is foretold from those before it, and answers are written by doing so.
+
+    `form` says what a row is: a document (`text`, every token counts), a `prompt` with its `completion`, or a
+    conversation (`messages`); of the last two only what is to be answered counts for the loss.
+    """
+
+    auto: ClassVar[str] = "AutoModelForCausalLM"
+    modality: ClassVar[Literal["text", "image"]] = "text"
+    score: ClassVar[Score] = Score("perplexity", "min")
+    columns: ClassVar[Mapping[str, Kind]] = {"text": "text"}
+    supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})
+
+    form: Literal["text", "completion", "chat"] = "text"
+    """What a row holds: text (column text), completion (columns prompt and completion, joined as they are written), or
+    chat (column messages: a list of {role, content})."""
+    packing: bool = True
+    """Put several rows into one block, where they do not see each other; off, each row is padded to the longest beside
+    it and cut at block_size. Predicting never packs."""
+    block_size: int | None = Field(None, ge=2)
+    """Tokens of a block; a longer row is cut into several. Null is what the tokenizer reads, at most 512."""
+    template: str | None = None
+    """Chat template (Jinja) in place of the tokenizer's own; plain is a simple one for bases without."""
+    max_new_tokens: int = Field(128, ge=1)
+    """Tokens that an answer has at most; it ends before where the model says so."""
+    temperature: float = Field(0.0, ge=0)
+    """0 takes the likeliest token; above, tokens are drawn, the more evenly the higher it is."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Draw only among the likeliest tokens that together have this probability (Holtzman et al., 2020)."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Of the draws: the same prompt has the same answer, whatever else is asked beside it."""
+
+    @property
+    def packs(self) -> bool:  # type: ignore[override]
+        """Whether training and evaluation rows become blocks."""
+        return self.packing
+
+    def reads(self) -> Mapping[str, Kind]:
+        """The columns of the form."""
+        forms: dict[str, Mapping[str, Kind]] = {
+            "text": {"text": "text"},
+            "completion": {"prompt": "text", "completion": "text"},
+            "chat": {"messages": "messages"},
+        }
+        return forms[self.form]
+
+    def keeps(self) -> Mapping[str, Kind]:
+        """Of a block: token ids, 1 for each that counts, and how long each document in it is."""
+        return {"ids": "tokens", "counts": "tokens", "documents": "tokens"} if self.packing else self.reads()
+
+    def targets(self) -> frozenset[str]:
+        """The completion; a text and a conversation go on where they end."""
+        return frozenset({"completion"} & set(self.reads()))
+
+    def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
+        """The base with its output layer; Unsupported when it reads both ways, or does not read so many tokens."""
+        refuse_length(self.block_size, load.config, where="task.block_size")
+        refuse_length(self.max_new_tokens + 1, load.config, where="task.max_new_tokens")
+        model = load(self.auto)
+        refuse_leaks(model, packed=self.packing)
+        return model
+
+    def check(self, row: Row) -> str | None:
+        """A row without a visible character, or a conversation in which nobody is asked anything."""
+        if "messages" in row:
+            return _conversation_problem(row["messages"])
+        empty = next((name for name in self.reads() if name in row and not row[name].strip()), None)
+        return f"{empty} is empty: write one, or leave the row out" if empty else None
+
+    def length(self, row: Row) -> int:
+        """Tokens of a block; characters of a row that is not packed."""
+        if "ids" in row:
+            return len(row["ids"])
+        if "messages" in row:
+            return sum(len(message["content"]) for message in row["messages"])
+        return sum(len(row[name]) for name in self.reads() if name in row)
+
+    def pack(self, rows: Iterable[Row], processor: Any) -> Iterator[dict[str, Any]]:
+        """Blocks of at most block_size tokens; rows of which no token counts are left out, and their number logged."""
+        mute = 0
+
+        def documents() -> Iterator[Document]:
+            nonlocal mute
+            for row in rows:
+                document = self._document(row, processor)
+                mute += not any(document.counts)
+                if any(document.counts):
+                    yield document
+
+        yield from blocks(documents(), self._block(processor))
+        if mute:
+            log.warning("%d rows hold nothing to learn from (no answer of the assistant): they are left out", mute)
+
+    def encode(self, row: Row, context: Context, *, train: bool) -> Example:
+        """Token ids as lists of int, not padded, and `labels`, a dict that is always there.
+
+        It holds `targets` (tokens,), -100 for tokens that do not count and for the first of each document; `row`; and,
+        outside of training, `prompt` (tokens,), what is read before an answer is written. A block has position_ids in
+        place of an attention_mask: by them attention tells its documents apart.
+        """
+        processor = context.processor
+        if "ids" in row:
+            place: Example = {"position_ids": positions_in(row["documents"])}
+            ids, counts, firsts = row["ids"], row["counts"], firsts_of(row["documents"])
+        else:
+            document, size = self._document(row, processor), self._block(processor)
+            ids, counts, firsts = document.ids[:size], document.counts[:size], [0]
+            place = {"attention_mask": [1] * len(ids)}
+        targets = torch.where(torch.tensor(counts, dtype=torch.bool), torch.tensor(ids), IGNORED)
+        targets[firsts] = IGNORED
+        labels: dict[str, Any] = {"targets": targets, "row": row.get("row", 0)}
+        if "ids" not in row and not train:
+            labels["prompt"] = torch.tensor(self._prompt(row, context))
+        return {"input_ids": list(ids), **place, "labels": labels}
+
+    def collate(self, examples: Sequence[Example], context: Context) -> Batch:
+        """Tensors (rows, tokens), padded on the right to the longest; `labels`: targets, prompts and row numbers."""
+        labels = [example["labels"] for example in examples]
+        targets = pad_sequence([item["targets"] for item in labels], batch_first=True, padding_value=IGNORED)
+        prompts = [item["prompt"] for item in labels if "prompt" in item]
+        told = {"targets": targets, "prompts": prompts, "rows": [item["row"] for item in labels]}
+        # With a cache transformers takes no notice of where position_ids begin anew, and documents see each other.
+        return {**padded(examples, context), "use_cache": False, "labels": told}
+
+    def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+        """Cross entropy summed over the tokens that count, and their number."""
+        losses, _ = _token_losses(output.logits, batch["labels"]["targets"])
+        return losses.sum(), losses.new_tensor(float(losses.numel()))
+
+    def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
+        """The row's loss (a sum), its tokens that count, and as `error` the mean of the two."""
+        targets = batch["labels"]["targets"]
+        losses, rows = _token_losses(output.logits, targets)
+        sums = torch.zeros(len(targets), dtype=torch.float64, device=losses.device).index_add(0, rows, losses.double())
+        tokens = rows.bincount(minlength=len(targets))
+        return [
+            {"loss": loss, "tokens": count, "error": loss / count if count else None}
+            for loss, count in zip(sums.tolist(), tokens.tolist(), strict=True)
+        ]
+
+    def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
+        """Perplexity, the exponential of the mean loss over tokens; that loss; and how many tokens count."""
+        tokens = sum(record["tokens"] for record in records)
+        if not tokens:
+            raise DataError("no token of the evaluation rows counts: they hold no answer of the assistant", "data.eval")
+        loss = sum(record["loss"] for record in records) / tokens
+        return {"perplexity": math.exp(min(loss, LARGEST)), "loss": loss, "tokens": tokens}
+
+    def findings(self, records: Sequence[Record], context: Context) -> Findings:
+        """How perplexity is spread over rows: a few numbers, and the whole distribution."""
+        errors = sorted(record["error"] for record in records if record["tokens"])
+        values = np.exp(np.minimum(errors, LARGEST))
+        marks = {"best": 0, "a quarter": 25, "half": 50, "three quarters": 75, "19 of 20": 95, "worst": 100}
+        rows = tuple((name, float(np.percentile(values, share))) for name, share in marks.items())
+        steps = np.linspace(0, len(values) - 1, min(len(values), 200)).astype(int)
+        points = tuple((float(values[step]), (int(step) + 1) / len(values)) for step in steps)
+        note = "A row is a block of several documents." if self.packing else ""
+        return Findings(
+            tables=(Table("Perplexity of rows", ("share of rows", "perplexity is at most"), rows, note),),
+            curves=(Curve("Rows up to a perplexity", "perplexity", "share of rows", points, note=note),),
+        )
+
+    def infer(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
+        """`written`: for each row its prompt and what the model writes after it, both as token ids."""
+        prompts = batch["labels"]["prompts"]
+        if not prompts:
+            raise Unsupported("a block of several documents has no answer: predict from rows as the files hold them")
+        for prompt, row in zip(prompts, batch["labels"]["rows"], strict=True):
+            self._refuse_long(prompt, row, context)
+        written = generate(
+            model,
+            left_padded(prompts, context),
+            context,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+        )
+        return SimpleNamespace(written=[(p.tolist(), new) for p, new in zip(prompts, written, strict=True)])
+
+    def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
+        """`generated_text`: what was written, without the prompt."""
+        found = []
+        for prompt, new in output.written:
+            # A tokenizer may drop a blank at the beginning: so what is new is decoded behind its prompt.
+            before, whole = (_text(ids, context) for ids in (prompt, prompt + new))
+            text = whole[len(before) :] if whole.startswith(before) else _text(new, context)
+            found.append({"generated_text": text.strip() if self.form == "chat" else text})
+        return found
+
+    def _block(self, processor: Any) -> int:
+        return self.block_size or min(USUAL_BLOCK, int(processor.model_max_length))
+
+    def _document(self, row: Row, processor: Any) -> Document:
+        """All tokens of a row, 1 for those that count; its end is marked by the end-of-sequence token."""
+        end = processor.eos_token
+        if self.form == "text":
+            ids = _ids(row["text"], processor)
+            counts = [1] * len(ids)
+        elif self.form == "completion":
+            text = row["prompt"] + row.get("completion", "")
+            ids, counts = _counted(text, [(len(row["prompt"]), len(text))], processor)
+        else:
+            text, spans = written_out(row["messages"], template_of(self.template, processor), processor)
+            ids, counts = _counted(text, spans, processor, add_special_tokens=False)
+            if text.rstrip().endswith(end or "") or row["messages"][-1]["role"] != ASSISTANT:
+                end = None
+        return Document(ids, counts) if end is None else Document([*ids, processor.eos_token_id], [*counts, 1])
+
+    def _prompt(self, row: Row, context: Context) -> list[int]:
+        """What is read before an answer is written; of a text only the end that leaves room for it."""
+        if self.form == "text":
+            room = self._room(context)
+            return _ids(row["text"], context.processor)[-room:] if room else _ids(row["text"], context.processor)
+        if self.form == "completion":
+            prompt, known = _ids(row["prompt"], context.processor), "completion" in row
+        else:
+            text = asked(row["messages"], template_of(self.template, context.processor), context.processor)
+            prompt = _ids(text, context.processor, add_special_tokens=False)
+            known = row["messages"][-1]["role"] == ASSISTANT
+        if not known:  # a row with its answer may be here to be evaluated
+            self._refuse_long(prompt, row.get("row", 0), context)
+        return prompt
+
+    def _room(self, context: Context) -> int | None:
+        """Tokens that a prompt may have beside its answer."""
+        limit = positions(context.config)
+        return None if limit is None else limit - self.max_new_tokens
+
+    def _refuse_long(self, prompt: Sequence[int] | Tensor, row: int, context: Context) -> None:
+        room = self._room(context)
+        if room is not None and len(prompt) > room:
+            raise DataError(
+                f"the prompt has {len(prompt)} tokens; this base reads {room} beside the {self.max_new_tokens} of an "
+                "answer (task.max_new_tokens): shorten it",
+                where=f"row {row}",
+            )
+
+
+def _ids(text: str, processor: Any, **settings: bool) -> list[int]:
+    """Token ids of a text that goes on: without the end-of-sequence token that some tokenizers add."""
+    ids: list[int] = processor(text, verbose=False, **settings)["input_ids"]
+    return ids[:-1] if ids and ids[-1] == processor.eos_token_id else ids
+
+
+def _counted(text: str, spans: Sequence[Span], processor: Any, **settings: bool) -> tuple[list[int], list[int]]:
+    """Token ids, and for each 1 where it begins in one of the spans of characters.
+
+    A token that began before a span is not foretold from what stands before that span, so it does not count. The text
+    is cut into tokens as a whole: tokenizers write a word at the beginning of a text otherwise than within it.
+    """
+    if not getattr(processor, "is_fast", False):
+        kind = type(processor).__name__
+        raise Unsupported(f"{kind} does not say where its tokens stand: a fast tokenizer is needed", where="base")
+    found = processor(text, return_offsets_mapping=True, verbose=False, **settings)
+    ids, offsets = found["input_ids"], found["offset_mapping"]
+    if settings.get("add_special_tokens", True) and ids and ids[-1] == processor.eos_token_id:
+        ids, offsets = ids[:-1], offsets[:-1]
+    starts, ends = np.array(offsets, dtype=int).reshape(-1, 2).T
+    inside = np.zeros(len(ids), dtype=bool)
+    for start, end in spans:
+        inside |= (starts >= start) & (starts < end) & (ends > starts)
+    return ids, inside.astype(int).tolist()
+
+
+def _text(ids: Sequence[int], context: Context) -> str:
+    return str(context.processor.decode(ids, skip_special_tokens=True))
+
+
+def _conversation_problem(messages: Sequence[Any]) -> str | None:
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+            return f"message {number} is {message!r}; a message is {{role: ..., content: ...}}, both text"
+    if all(message["role"] == ASSISTANT for message in messages):
+        return "only the assistant speaks in this conversation: write what it answers, or leave the row out"
+    if not any(message["content"].strip() for message in messages):
+        return "nobody says anything in this conversation: write something, or leave the row out"
+    return None
+
+
+def _token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropy of each token that counts, in fp32, and the row of each: both (counted tokens,)."""
+    wanted = targets[:, 1:]
+    counted = wanted != IGNORED
+    losses = F.cross_entropy(logits[:, :-1][counted].float(), wanted[counted], reduction="none")
+    return losses, counted.nonzero()[:, 0]

@@ -1,0 +1,42 @@
+"""Which text in another language says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+from sacrebleu.metrics import BLEU, CHRF
+
+from regraft.contracts import Kind, Record, Score
+from regraft.seq2seq import Seq2Seq, chrf, streams
+
+
+class Translation(Seq2Seq):
+    """A text in another language, by a model with an encoder and a decoder (T5, BART, mBART, Marian, NLLB, M2M100).
+
+    A row may have several right translations: the first is learned from, all of them count in the scores. Scores are
+    sacreBLEU's (Post, 2018), in points of 100: `chrf` (chrF2, Popović, 2015) chooses the best checkpoint, `bleu` is
+    beside it. Nothing of the model is new, so `feature-extraction` has no head to train: use lora, freeze or full.
+    """
+
+    score: ClassVar[Score] = Score("chrf", "max")
+    columns: ClassVar[Mapping[str, Kind]] = {"source": "text", "target": "texts"}
+    reads_column: ClassVar[str] = "source"
+    writes_column: ClassVar[str] = "target"
+    answer_key: ClassVar[str] = "translation_text"
+    usual: ClassVar[tuple[int, int]] = (256, 256)
+
+    bleu_tokens: Literal["13a", "intl", "zh", "char", "none"] = "13a"
+    """How BLEU splits a translation into words: 13a for most languages, zh for Chinese, char where words have no blanks
+    between them (Japanese, Thai)."""
+
+    def scores(self, records: Sequence[Record]) -> dict[str, float]:
+        """chrF and BLEU of all texts together."""
+        texts = [record["text"] for record in records]
+        references = [record["references"] for record in records]
+        bleu = BLEU(tokenize=self.bleu_tokens).corpus_score(texts, streams(references))
+        return {"chrf": chrf(texts, references), "bleu": bleu.score}
+
+    def compared(self, text: str, references: Sequence[str]) -> dict[str, float]:
+        """What chrF of this one translation lacks to 100."""
+        return {"error": 100.0 - CHRF().sentence_score(text, list(references)).score}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import takewhile, zip_longest
 from typing import Any, ClassVar, Literal
 
@@ -267,9 +268,11 @@ def _speak(processor: Any, source: str | None, target: str | None) -> None:
         if code is None:
             told = f"{type(processor).__name__} needs to know the languages: write source_language and target_language"
             raise Unsupported(told, where=field)
-        codes = getattr(processor, "lang_code_to_id", None) or processor.get_vocab()
+        codes = sorted(getattr(processor, "lang_code_to_id", None) or processor.all_special_tokens)
         if code not in codes:
-            raise Unsupported(f"{code!r} is no language of {type(processor).__name__}", where=field)
+            near = ", ".join(get_close_matches(code, codes, n=3, cutoff=0.0))
+            told = f"{code!r} is written; that is no language of {type(processor).__name__}. Nearest: {near}"
+            raise Unsupported(told, where=field)
     processor.src_lang, processor.tgt_lang = source, target
 
 

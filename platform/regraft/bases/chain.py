@@ -107,10 +107,12 @@ class _Trace:
         return found
 
     def unread(self, blocks: tuple[str, ...]) -> tuple[str, ...]:
-        """What of the base no output depends on; a block's own (an expert that this input did not choose) is spared."""
+        """What of the base no output depends on: modules beside the blocks, and whole blocks (BEiT's last ones, where a
+        segmenter reads earlier ones). A part of a block is spared: an expert that this input did not choose."""
         reached = {self.names.get(getattr(node, "variable", None)) for node in _walk(self.outputs)}
         inside = {name for name in self.names.values() if not self.prefix or under(name, (self.prefix,))}
-        return self._largest({name for name in inside - reached if not under(name, blocks)})
+        used = [block for block in blocks if any(under(str(name), (block,)) for name in reached)]
+        return self._largest({name for name in inside - reached if not under(name, used)})
 
     def dropouts(self, first: str, stem: tuple[str, ...]) -> Iterator[str]:
         """Dropout that stands alone before the first block: the trunk must not draw it."""

@@ -14,6 +14,7 @@ Target = str | Callable[..., Any]
 
 TABLE: dict[str, Target] = {
     "train": "regraft.cli.train:train",
+    "evaluate": "regraft.cli.evaluate:evaluate",
     "models list": "regraft.cli.models:listing",
     "models show": "regraft.cli.models:show",
     "models promote": "regraft.cli.models:promote",
@@ -33,6 +34,7 @@ TABLE: dict[str, Target] = {
 
 WORK: dict[str, Target] = {
     "train": "regraft:train",
+    "evaluate": "regraft.evaluation.evaluate:evaluate",
     "export": "regraft.serving.export:export",
 }
 """The heavy work that a command hands on when all it was told has been checked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -71,6 +71,7 @@ def build() -> Parser:
     parser.add_argument("--version", action="version", version=f"regraft {__version__}")
     commands = parser.group()
     _train(commands)
+    _evaluate(commands)
     _models(commands)
     _runs(commands)
     _inspection(commands)
@@ -105,6 +106,54 @@ def _train(commands: Any) -> None:
     train.add_argument(
         "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
     )
+
+
+def _evaluate(commands: Any) -> None:
+    evaluate = _command(commands, "evaluate", "how good a model is on labelled rows, as a page and as JSON", store=True)
+    evaluate.add_argument(
+        "model", metavar="NAME[@REF]", help="a version (@v3) or an alias (@production); else the newest"
+    )
+    evaluate.add_argument("data", metavar="DATA", help="file, folder, glob or s3:// URL of labelled rows")
+    evaluate.add_argument("--output", metavar="FOLDER", help="where the page goes; else ./evaluation-NAME-VERSION-DATA")
+    evaluate.add_argument(
+        "--columns",
+        action="append",
+        default=[],
+        metavar="A=B",
+        help="column A is called B in the file; else as trained",
+    )
+    evaluate.add_argument("--format", metavar="SOURCE", help="what reads the file (auto: by its name); else as trained")
+    evaluate.add_argument(
+        "--bad-rows",
+        type=_among("fail", "skip"),
+        default="fail",
+        metavar="fail|skip",
+        help="what becomes of unusable rows",
+    )
+    evaluate.add_argument("--against", metavar="NAME[@REF]", help="another model, compared on the same rows")
+    evaluate.add_argument("--worst", type=_count, default=12, metavar="N", help="rows shown of the worst (12)")
+    evaluate.add_argument(
+        "--resamples", type=_count, default=1000, metavar="N", help="for the intervals (1000; 0: none)"
+    )
+    evaluate.add_argument("--seconds", type=float, default=20.0, metavar="S", help="that the intervals may take (20)")
+    evaluate.add_argument("--base", metavar="REFERENCE", help="where the base is now, if not where the version says")
+    evaluate.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1")
+    _plugins(evaluate)
+
+
+def _among(*allowed: str) -> Callable[[str], str]:
+    def check(written: str) -> str:
+        if written not in allowed:
+            raise argparse.ArgumentTypeError(f"{written!r} is written; allowed are {', '.join(allowed)}")
+        return written
+
+    return check
+
+
+def _count(written: str) -> int:
+    if not written.isdecimal():
+        raise argparse.ArgumentTypeError(f"{written!r} is written; allowed is a whole number, 0 or more")
+    return int(written)
 
 
 def _models(commands: Any) -> None:

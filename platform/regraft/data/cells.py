@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import posixpath
 import warnings
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -15,9 +16,11 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from regraft.contracts import Kind, Raw
-from regraft.errors import DataError
+from regraft.data.images import S3, beginning
+from regraft.errors import AskedWrong, DataError, NotThere
 
 _SHOWN = 20
+_NOWHERE = object()
 
 
 class Wrong(ValueError):
@@ -27,11 +30,14 @@ class Wrong(ValueError):
 class Columns:
     """How the rows of one file become rows of a task."""
 
-    def __init__(self, wanted: Mapping[str, Kind], names: Mapping[str, str], folder: Path) -> None:
-        """`names` are the file's column names by the task's; `folder` is where relative image paths begin."""
+    def __init__(self, wanted: Mapping[str, Kind], names: Mapping[str, str], folder: str | Path) -> None:
+        """`names` are the file's column names by the task's, a dot between a column and what lies inside of it.
+
+        `folder` is where relative image paths begin: on this machine, or an s3:// URL.
+        """
         self._columns = [(column, names.get(column, column), _KINDS[kind]) for column, kind in wanted.items()]
         self._paired = {"boxes", "labels"} <= set(wanted)
-        self._folder = folder
+        self._folder = str(folder)
 
     def check(self, raw: Raw, file: str, manual: str, group: str | None = None) -> None:
         """DataError unless the first row of a file has every column; `manual` is what to look at for more.
@@ -39,7 +45,7 @@ class Columns:
         `group` is one more column that the file must have, by its own name.
         """
         wanted = [name for _, name, _ in self._columns] + ([] if group is None else [group])
-        missing = [name for name in wanted if name not in raw.values]
+        missing = [name for name in wanted if found(raw.values, name) is _NOWHERE]
         if not missing:
             return
         has = [str(name)[:40] for name in raw.values]
@@ -54,14 +60,20 @@ class Columns:
             where=file,
         )
 
+    def remote(self, raw: Raw) -> list[str]:
+        """The URLs of the row's images in S3, which are worth fetching ahead of `row`."""
+        pictures = [found(raw.values, name) for _, name, kind in self._columns if kind is _image]
+        return [url for value in pictures if isinstance(value, str) and (url := _url(value, self._folder)) is not None]
+
     def row(self, raw: Raw) -> dict[str, Any]:
         """The task's columns of one row; Wrong says what is wrong with it."""
         row = {}
         for column, name, kind in self._columns:
-            if name not in raw.values:
+            value = found(raw.values, name)
+            if value is _NOWHERE:
                 raise Wrong(f"has no {name!r}")
             try:
-                row[column] = kind(raw.values[name], self._folder)
+                row[column] = kind(value, self._folder)
             except Wrong as error:
                 raise Wrong(f"{name}: {error}") from None
         if self._paired and len(row["boxes"]) != len(row["labels"]):
@@ -69,13 +81,42 @@ class Columns:
         return row
 
 
-def _text(value: object, _: Path) -> str:
+def group_of(raw: Raw, name: str) -> str:
+    """What the rows of one group share, from the column that `data.group` names; Wrong where a row has none."""
+    value = found(raw.values, name)
+    if value is _NOWHERE or _absent(value) or value == "":
+        raise Wrong(f"{name}: is missing; data.group keeps rows together by it")
+    if not isinstance(value, str | int | float):
+        raise Wrong(f"{name}: is {_shown(value)}; a group is a name or a number")
+    return _label(value, "") if not isinstance(value, float) or value.is_integer() else str(value)
+
+
+def found(values: Mapping[str, Any], name: str) -> Any:
+    """The value of a column, or of what lies inside of one (`translation.en`, `objects.bbox`); else `_NOWHERE`.
+
+    Inside of a list of structures a name stands for the list of their values.
+    """
+    if name in values:
+        return values[name]
+    column, dot, inner = name.partition(".")
+    if not dot or column not in values:
+        return _NOWHERE
+    value = values[column]
+    if isinstance(value, Mapping):
+        return found(value, inner)
+    if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+        several = [found(item, inner) for item in value]
+        return _NOWHERE if any(item is _NOWHERE for item in several) else several
+    return _NOWHERE
+
+
+def _text(value: object, _: str) -> str:
     if isinstance(value, str):
         return value
     raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; text is wanted")
 
 
-def _label(value: object, _: Path) -> str:
+def _label(value: object, _: str) -> str:
     """Whole numbers become text; space around a label is dropped: it would make a class of its own, unseen."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -88,7 +129,7 @@ def _label(value: object, _: Path) -> str:
     raise Wrong("is missing; every row needs a label" if _absent(value) else f"is {_shown(value)}; a label is text")
 
 
-def _number(value: object, _: Path) -> float:
+def _number(value: object, _: str) -> float:
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -99,7 +140,7 @@ def _number(value: object, _: Path) -> float:
     raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; a finite number is wanted")
 
 
-def _image(value: object, folder: Path) -> str | bytes:
+def _image(value: object, folder: str) -> str | bytes:
     """The absolute path of a readable image, or the bytes of its file; only its header is read."""
     if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):  # as the `datasets` library writes images
         value = value["path"] if value["bytes"] is None else value["bytes"]
@@ -108,11 +149,33 @@ def _image(value: object, folder: Path) -> str | bytes:
         return value
     if not isinstance(value, str) or not value:
         raise Wrong("is missing" if _absent(value) or value == "" else f"is {_shown(value)}; a path is wanted")
+    if url := _url(value, folder):
+        _readable(_first_bytes(url), url)
+        return url
     if "://" in value:
-        raise Wrong(f"{value!r} is a URL; images are read from local files for now: download them first")
-    path = os.path.abspath(folder / value)
+        raise Wrong(f"{value!r} is a URL; images are read from local files and s3:// URLs: download them first")
+    path = os.path.abspath(os.path.join(folder, value))
     _readable(path, path)
     return path
+
+
+def _url(value: str, folder: str) -> str | None:
+    """Where in S3 an image is that a row names by its URL, or by a path beside a file in S3."""
+    if value.startswith(S3):
+        return value
+    if not folder.startswith(S3) or "://" in value or os.path.isabs(value):
+        return None
+    return f"{S3}{posixpath.normpath(posixpath.join(folder.removeprefix(S3), value))}"
+
+
+def _first_bytes(url: str) -> io.BytesIO:
+    """Where in S3 an image is; a store that cannot be reached is no matter of the row."""
+    try:
+        return io.BytesIO(beginning(url)[0])
+    except NotThere:
+        raise Wrong(f"there is no image {url}") from None
+    except AskedWrong as error:
+        raise Wrong(f"{url!r} names no image in S3: {error.message}") from None
 
 
 def _readable(file: str | io.BytesIO, name: str) -> None:
@@ -134,7 +197,7 @@ def _readable(file: str | io.BytesIO, name: str) -> None:
         raise Wrong(f"{name} has no pixels")
 
 
-def _boxes(value: object, folder: Path) -> list[list[float]]:
+def _boxes(value: object, folder: str) -> list[list[float]]:
     if not isinstance(value, list | tuple):
         raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; a list of boxes is wanted")
     for box in value:
@@ -143,7 +206,7 @@ def _boxes(value: object, folder: Path) -> list[list[float]]:
     return [[_number(side, folder) for side in box] for box in value]
 
 
-def _labels(value: object, folder: Path) -> list[str]:
+def _labels(value: object, folder: str) -> list[str]:
     """A list of labels; a CSV cell holds it as JSON (`["a", "b"]`) or with bars between (`a|b`), none when empty."""
     if isinstance(value, str):
         value = _from_cell(value)
@@ -161,7 +224,7 @@ def _from_cell(text: str) -> object:
         raise Wrong(f"is {_shown(text)}, which is no JSON list") from None
 
 
-def _words(value: object, _: Path) -> list[str]:
+def _words(value: object, _: str) -> list[str]:
     if not isinstance(value, list | tuple):
         raise Wrong("is missing" if _absent(value) else f"is {_shown(value)}; a list of words is wanted")
     for word in value:
@@ -170,14 +233,14 @@ def _words(value: object, _: Path) -> list[str]:
     return list(value)
 
 
-def _texts(value: object, folder: Path) -> list[str]:
+def _texts(value: object, folder: str) -> list[str]:
     """Several texts; one text stands for a list of one."""
     if isinstance(value, list | tuple) and value:
         return [_text(text, folder) for text in value]
     return [_text(value, folder)]
 
 
-def _messages(value: object, _: Path) -> list[dict[str, str]]:
+def _messages(value: object, _: str) -> list[dict[str, str]]:
     """A conversation as the Chat Completions form has it; a CSV cell holds it as JSON."""
     if isinstance(value, str):
         try:
@@ -193,11 +256,11 @@ def _messages(value: object, _: Path) -> list[dict[str, str]]:
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
-def _made(value: object, _: Path) -> list[int]:
+def _made(value: object, _: str) -> list[int]:
     raise Wrong("holds tokens, which no file brings")
 
 
-_KINDS: dict[Kind, Callable[[object, Path], Any]] = {
+_KINDS: dict[Kind, Callable[[object, str], Any]] = {
     "text": _text,
     "texts": _texts,
     "image": _image,

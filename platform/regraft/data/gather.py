@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regraft.contracts import Raw, Row, Task
-from regraft.data.cells import Columns, Wrong
-from regraft.data.images import identity
+from regraft.contracts import Kind, Raw, Row, Task
+from regraft.data.cells import Columns, Wrong, group_of
+from regraft.data.images import ahead, fetched, identity, sized
 from regraft.data.inputs import DataFile, data_files
 from regraft.data.rows import Rows, RowWriter, in_order, tags_in_order
 from regraft.data.side import Problems, Side, labels_of
-from regraft.errors import DataError, Unsupported
+from regraft.errors import DataError
 from regraft.spec import DataSpec
 
 FORMAT = 2
@@ -50,7 +50,9 @@ def gather(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
     files = {side: scratch / f"{side}.arrow" for side in ("train", "eval")}
     problems = Problems()
     with ExitStack() as stack:
-        train, held = (Side(side, stack.enter_context(RowWriter(path, task.reads()))) for side, path in files.items())
+        writers = [stack.enter_context(RowWriter(path, task.reads())) for path in files.values()]
+        places = stack.enter_context((scratch / "eval.places").open("w", encoding="utf-8"))
+        train, held = Side("train", writers[0]), Side("eval", writers[1], places)
         reading = _Reading(task, data, scratch, problems)
         if isinstance(data.eval, str):
             reading.read(data.train, train)
@@ -108,25 +110,20 @@ class _Reading:
         self.problems = problems
         self._task, self._data, self._scratch = task, data, scratch
         self._columns = task.reads()
-        self._images = [name for name, kind in self._columns.items() if kind in ("image", "mask")]
+        self._images = _images(self._columns)
         self._allowed = None if data.labels is None else frozenset(data.labels)
 
     def read(self, written: str, side: Side, other: Side | None = None, share: float = 0.0) -> None:
         """Rows of the files `written` to `side`, and a `share` of them to the `other`."""
-        if self._images and written.startswith("s3://"):
-            raise Unsupported(
-                f"task {self._task.key()} reads images, which are not read from S3 yet: copy them to this machine",
-                where=written,
-            )
         for file in data_files(written, self._data.format, self._scratch / "inputs"):
             for raw, row in self._rows(file, side):
                 self._place(raw, row, side, other, share)
 
     def _rows(self, file: DataFile, side: Side) -> Iterator[tuple[Raw, dict[str, Any]]]:
-        columns = Columns(self._columns, self._data.columns, file.path.parent)
+        columns = Columns(self._columns, self._data.columns, file.folder)
         fresh = True
         try:
-            for raw in file.rows():
+            for raw in ahead(file.rows(), columns.remote) if self._images else file.rows():
                 if raw.problem:
                     self.problems.add(side.name, raw.problem, raw.where)
                     continue
@@ -144,21 +141,29 @@ class _Reading:
 
     def _place(self, raw: Raw, row: dict[str, Any], side: Side, other: Side | None, share: float) -> None:
         try:
-            known = _canonical({**row, **{name: identity(row[name]) for name in self._images}}).encode()
+            known = _known(row, self._columns)
         except UnicodeEncodeError:
             told = "holds half a character (a lone surrogate), which is no text: repair it"
             self.problems.add(side.name, told, raw.where)
             return
-        group = None if self._data.group is None else str(raw.values.get(self._data.group))
+        try:
+            group = None if self._data.group is None else group_of(raw, self._data.group)
+        except Wrong as error:
+            self.problems.add(side.name, str(error), raw.where)
+            return
         if other is not None and _unit(known if group is None else group.encode()) < share:
             side = other
-        indexed = {**row, "row": side.rows}
+        indexed = {**row, **self._headers(row), "row": side.rows}
         if problem := self._outside(row) or self._task.check(indexed):
             self.problems.add(side.name, problem, raw.where)
             return
         length = self._task.length(indexed)
-        paths = [value if isinstance(value := row[name], str) else "" for name in self._images]
-        side.add(row, length, known + f"\n{length}\n{paths}\n".encode(), self._columns, raw.where, group)
+        side.add(row, length, _printed(known, row, length, self._columns), self._columns, raw.where, group)
+
+    def _headers(self, row: Row) -> dict[str, str | bytes]:
+        """The images as the task may look at them: of those in S3 what tells their size, of masks in S3 the pixels."""
+        masks = [name for name in self._images if self._columns[name] == "mask"]
+        return {name: fetched(row[name]) if name in masks else sized(row[name]) for name in self._images}
 
     def _outside(self, row: Row) -> str | None:
         """A label that `data.labels` does not list."""
@@ -168,6 +173,21 @@ class _Reading:
         if strange is None:
             return None
         return f"label {strange!r} is written; data.labels allows {', '.join(self._data.labels or ())}"
+
+
+def _known(row: Row, columns: Mapping[str, Kind]) -> bytes:
+    """What a row is known by, wherever the files of its images lie; UnicodeEncodeError where it holds no text."""
+    return _canonical({**row, **{name: identity(row[name]) for name in _images(columns)}}).encode()
+
+
+def _printed(known: bytes, row: Row, length: int, columns: Mapping[str, Kind]) -> bytes:
+    """What the fingerprint holds of a row: the paths too, as a snapshot names images by them."""
+    paths = [value if isinstance(value := row[name], str) else "" for name in _images(columns)]
+    return known + f"\n{length}\n{paths}\n".encode()
+
+
+def _images(columns: Mapping[str, Kind]) -> list[str]:
+    return [name for name, kind in columns.items() if kind in ("image", "mask")]
 
 
 def _unit(identity: bytes) -> float:
@@ -206,25 +226,22 @@ def _pack(task: Task, side: Side, path: Path, processor: Any) -> None:
 def _leave_out_unseen(task: Task, path: Path, train: Side, held: Side, problems: Problems) -> None:
     """Write the evaluation rows again without those whose label no training row has."""
     columns = task.reads()
-    unseen = [label for label in held.labels if label not in train.labels]
+    unseen = held.labels.keys() - train.labels.keys()
     if not unseen or task.classes() is not None:
         return
     read = path.with_suffix(".read.arrow")
     path.rename(read)
     rows = Rows(read, None)
-    where = {label: held.first[label] for label in unseen}
-    with RowWriter(path, columns) as writer:
+    with RowWriter(path, columns) as writer, path.with_suffix(".places").open(encoding="utf-8") as places:
         held.restart(writer)
-        for index, length in enumerate(rows.lengths.tolist()):
-            row = rows.row(index)
+        for index, (length, line) in enumerate(zip(rows.lengths.tolist(), places, strict=True)):
+            row, where = rows.stored(index), line.rstrip("\n")
             row.pop("row")
-            strange = next((label for label in labels_of(row, columns) if label in where), None)
-            if strange is not None:
-                told = f"label {strange!r} is in no training row (its first row is named here)"
-                problems.add(held.name, told, where[strange])
-                continue
-            known = {name: identity(row[name]) for name, kind in columns.items() if kind in ("image", "mask")}
-            held.add(row, length, _canonical({**row, **known}).encode() + b"\n", columns, "", None)
+            strange = next((label for label in labels_of(row, columns) if label in unseen), None)
+            if strange is None:
+                held.add(row, length, _printed(_known(row, columns), row, length, columns), columns, where, None)
+            else:
+                problems.add(held.name, f"label {strange!r} is in no training row", where)
     read.unlink()
 
 

@@ -2,77 +2,111 @@
 
 from __future__ import annotations
 
-import fnmatch
-import glob
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from regraft.contracts import Raw, Source
-from regraft.errors import DataError, NotThere, Unsupported
-from regraft.store.objects import open_store
+from regraft.data.braces import alternatives
+from regraft.data.places import Found, Place, place_of
+from regraft.errors import DataError
+
+_HOW = (
+    "write data.format: the name of one of them, or {type: name, ...} with its fields, as in "
+    "format: {type: csv, delimiter: ';'} (`regraft show sources NAME` tells them)"
+)
 
 
 @dataclass(frozen=True)
 class DataFile:
     """One file or folder of rows, here on this machine."""
 
-    path: Path
-    name: str
-    """What messages call it: the path, or the s3:// URL that it was downloaded from."""
+    found: Found
     source: Source
+
+    @property
+    def path(self) -> Path:
+        """Where it lies on this machine; a copy, where it was named by a URL."""
+        return self.found.path
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the path, or the URL that it came from."""
+        return self.found.name
+
+    @property
+    def folder(self) -> str:
+        """Where relative image paths begin: a folder of this machine or an s3:// URL."""
+        return self.found.there if self.found.by_reference else str(self.path.parent)
 
     def rows(self) -> Iterator[Raw]:
         """Its rows; every failure to read it is a DataError that names it."""
         try:
             for raw in self.source.read(self.path):
-                yield replace(raw, where=self._told(raw.where))
+                problem = None if raw.problem is None else self._told(raw.problem)
+                yield replace(raw, values=self._values(raw.values), where=self._told(raw.where), problem=problem)
         except DataError as error:
-            raise DataError(error.message, self._told(error.where)) from None
+            raise DataError(self._told(error.message), self._told(error.where)) from None
         except UnicodeDecodeError as error:
             raise DataError(f"is not UTF-8 text (byte {error.start}): save it as UTF-8", self.name) from None
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"cannot be read: {error}", self.name) from None
+            raise DataError(self._told(f"cannot be read: {error}"), self.name) from None
 
-    def _told(self, where: str) -> str:
-        return where.replace(str(self.path), self.name, 1)
+    def _told(self, text: str) -> str:
+        """The same in the names of the place that the data came from."""
+        return text.replace(self.found.here, self.found.there) if self.found.here else text
+
+    def _values(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Paths of stand-ins as the URLs of what they stand for."""
+        if not self.found.by_reference:
+            return values
+        start = f"{self.found.here}/"
+        return {
+            name: self._told(value) if isinstance(value, str) and value.startswith(start) else value
+            for name, value in values.items()
+        }
 
 
 def data_files(written: str, form: Source | None, scratch: Path) -> Iterator[DataFile]:
     """The files that `written` names, in the order of their names.
 
-    `written` is a file, a folder, a glob or an s3:// URL, whose objects are downloaded into the folder `scratch`.
-    `form` is the source to read them with (`data.format`); without it each file's own is found.
+    `written` is a file, a folder or a glob, on this machine, in S3 (`s3://bucket/key`) or on the hub
+    (`hf://datasets/org/name/path`); with `#part` after it where a source has parts; with braces (`train.{en,de}`) for
+    several files. Copies are put into the folder `scratch`. `form` is the source to read them with (`data.format`);
+    without it each file's own is found.
     """
-    scheme = written.partition("://")[0] if "://" in written else ""
-    if scheme == "s3":
-        found = _from_s3(written, scratch)
-    elif scheme:
-        raise Unsupported(
-            f"{scheme}:// is not read; allowed are a local path, a glob or s3://: download it first", where=written
-        )
-    else:
-        found = ((path, str(path)) for path in _local(written))
-    for path, name in found:
-        yield DataFile(path, name, form or source_of(path, name))
+    place = place_of(written, scratch, [suffix for member in _members() for suffix in member.suffixes])
+    name, part = _parted(written, place)
+    for found in _found(name, place, form):
+        source = form or source_of(found.path, found.name)
+        yield DataFile(found, source if part is None else _of_part(source, part, found.name))
 
 
 def source_of(path: Path, name: str) -> Source:
     """The one source that accepts a path; DataError names the candidates when it is none or several."""
-    members = [Source.lookup(key) for key in Source.names()]
-    takers = [source for member in members if (source := _plain(member)) and source.accepts(path)]
+    takers = [source for member in _members() if (source := _plain(member)) and source.accepts(path)]
     if len(takers) == 1:
         return takers[0]
-    known = "; ".join(f"{member.key()} ({', '.join(member.suffixes) or 'a folder'})" for member in members)
     if takers:
         both = " and ".join(source.key() for source in takers)
         raise DataError(f"{both} both read it: write data.format to choose", where=name)
+    known = "; ".join(f"{member.key()} ({', '.join(member.suffixes) or _first_line(member)})" for member in _members())
     hint = f"name the files in it with a glob, such as {name}/*.csv, or " if path.is_dir() else ""
-    raise DataError(f"no source reads it by its name; sources are {known}: {hint}write data.format", where=name)
+    raise DataError(f"no source reads it by its name; sources are {known}: {hint}{_HOW}", where=name)
+
+
+def _members() -> list[type[Source]]:
+    return [Source.lookup(key) for key in Source.names()]
+
+
+def _first_line(member: type[Source]) -> str:
+    """What a source without suffixes says of itself, up to the first stop."""
+    return re.split("[.,:;]", " ".join((member.__doc__ or "a folder").split()))[0]
 
 
 def _plain(member: type[Source]) -> Source | None:
@@ -83,43 +117,50 @@ def _plain(member: type[Source]) -> Source | None:
         return None
 
 
-def _local(written: str) -> list[Path]:
-    path = Path(written).expanduser()
-    if path.exists():
-        return [path.absolute()]
-    if any(sign in written for sign in "*?["):
-        found = sorted(glob.glob(str(path), recursive=True))
-        if not found:
-            raise DataError("no file matches this pattern", where=written)
-        return [Path(name).absolute() for name in found]
-    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, beside, n=1)
-    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-    raise DataError(f"there is no such file or folder{hint}", where=written)
+def _parted(written: str, place: Place) -> tuple[str, str | None]:
+    """A name and the part behind its #; a file whose name holds the # itself is that file."""
+    name, sign, part = written.rpartition("#")
+    if not sign or not name or not part or "/" in part or place.has(written):
+        return written, None
+    return name, part
 
 
-def _from_s3(written: str, scratch: Path) -> Iterator[tuple[Path, str]]:
-    bucket, _, key = written.removeprefix("s3://").partition("/")
-    store = open_store(f"s3://{bucket}")
-    if any(sign in key for sign in "*?["):
-        start = key[: min(key.find(sign) for sign in "*?[" if sign in key)]
-        keys = [stat.key for stat in store.list(start) if _matches(stat.key, key)]
-    else:
-        keys = [key] if key and not key.endswith("/") and store.exists(key) else []
-        if not keys and any(True for _ in store.list(key.rstrip("/") + "/" if key else "")):
-            raise Unsupported("folders in S3 are not read yet: name files, or a glob such as *.parquet", where=written)
-    if not keys:
-        raise DataError("no object has this name or matches this pattern", where=written)
-    for number, found in enumerate(keys):
-        path = scratch / str(number) / found.rpartition("/")[2]
-        try:
-            store.fetch(found, path)
-        except NotThere:
-            raise DataError("was deleted while it was being read", where=f"s3://{bucket}/{found}") from None
-        yield path, f"s3://{bucket}/{found}"
+def _of_part(source: Source, part: str, name: str) -> Source:
+    """The same source, reading that part of a file."""
+    fields = type(source).model_fields
+    if "part" not in fields:
+        with_parts = [member.key() for member in _members() if "part" in member.model_fields]
+        raise DataError(
+            f"#{part} names a part of it, and files of source {source.key()} have none (those of "
+            f"{', '.join(with_parts)} do): leave #{part} out",
+            where=name,
+        )
+    before = getattr(source, "part", None)
+    if before not in (None, part):
+        raise DataError(f"#{part} is written and data.format.part is {before!r}: leave one of them out", where=name)
+    try:
+        return type(source).model_validate({**{key: getattr(source, key) for key in fields}, "part": part})
+    except ValidationError as error:
+        told = error.errors()[0]["msg"]
+        raise DataError(f"#{part} is no part that source {source.key()} reads: {told}", where=name) from None
 
 
-def _matches(key: str, pattern: str) -> bool:
-    """As in a shell: a star stays between slashes."""
-    parts, wanted = key.split("/"), pattern.split("/")
-    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+def _found(written: str, place: Place, form: Source | None) -> Iterator[Found]:
+    """What is named; braces are several files, read side by side by a source that takes such names.
+
+    Without `form` they are so when no source reads one of them by its suffix.
+    """
+    try:
+        named = {} if "{" not in written or place.has(written) else alternatives(written)
+    except ValueError as error:
+        raise DataError(str(error), where=written) from None
+    names = list(named.values())
+    if not names:
+        yield from place.find(written)
+        return
+    known = tuple(suffix for member in _members() for suffix in member.suffixes)
+    if form.accepts(Path(written)) if form else not names[0].lower().endswith(known):
+        yield place.together(written, names)
+        return
+    for name in names:
+        yield from place.find(name)

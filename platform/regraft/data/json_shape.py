@@ -38,12 +38,3 @@ def open_text(path: Path) -> IO[str]:
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
     return path.open(encoding="utf-8-sig", newline="\n")
-
-
-def coco_file(folder: Path) -> Path | None:
-    """The one COCO document of a folder of images, or None: Roboflow's name for it, or the only .json there is."""
-    named = folder / "_annotations.coco.json"
-    if named.is_file():
-        return named
-    found = sorted(folder.glob("*.json"))
-    return found[0] if len(found) == 1 and json_shape(found[0]) == "document" else None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from regraft.contracts import Kind
 from regraft.data.images import ARROW as IMAGE
-from regraft.data.images import given, kept
+from regraft.data.images import fetched, given, kept
 
 PIECE = 4096
 """Rows per Arrow record batch: all but the last have so many, so that a row's place follows from its index."""
@@ -95,7 +95,14 @@ class Rows:
         return self._count
 
     def row(self, index: int) -> dict[str, Any]:
-        """The task's columns as plain Python values, and `row`, the index."""
+        """The task's columns as plain Python values, and `row`, the index; images in S3 as the bytes of their file."""
+        row = self.stored(index)
+        for name in self._images:
+            row[name] = fetched(row[name])
+        return row
+
+    def stored(self, index: int) -> dict[str, Any]:
+        """The row as it is kept: images in S3 by their URL."""
         if not 0 <= index < self._count:
             raise IndexError(f"row {index} of {self._count}")
         piece, place = divmod(int(index), PIECE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from regraft.contracts import Kind
 from regraft.data.rows import RowWriter
@@ -21,14 +21,17 @@ _KEPT = 100
 class Side:
     """Rows that were placed on one side: written, hashed in their order, their labels and groups counted."""
 
-    def __init__(self, name: str, writer: RowWriter) -> None:
+    def __init__(self, name: str, writer: RowWriter, places: TextIO | None = None) -> None:
+        """`places` gets a line for each row, where it stood: who leaves rows out later has to name them."""
         self.name = name
         self.groups: dict[str, str] = {}
         """Where each group was seen first."""
         self.restart(writer)
+        self._places = places
 
     def restart(self, writer: RowWriter) -> None:
-        """Begin anew with another file, as if no row had been placed; groups stay."""
+        """Begin anew with another file, as if no row had been placed; groups stay, places are not told again."""
+        self._places: TextIO | None = None
         self._writer = writer
         self.hash = hashlib.sha256()
         self.labels: Counter[str] = Counter()
@@ -51,6 +54,8 @@ class Side:
     ) -> None:
         """Append a row of that length; `identity` is what the fingerprint holds of it."""
         self._writer.add(row, length)
+        if self._places:
+            self._places.write(where.replace("\n", " ") + "\n")
         self.hash.update(identity)
         for label in labels_of(row, columns):
             self.labels[label] += 1

@@ -52,6 +52,11 @@ class ObjectStore(ABC):
     def get(self, key: str) -> bytes:
         """The bytes of `key`; NotThere when it does not exist."""
 
+    def start(self, key: str, size: int) -> tuple[bytes, int]:
+        """The first `size` bytes of `key` (all of them where it has fewer), and how many it has."""
+        whole = self.get(key)
+        return whole[:size], len(whole)
+
     @abstractmethod
     def fetch(self, key: str, path: Path) -> None:
         """Stream `key` into the local file `path`, which appears whole or not at all; NotThere as in `get`."""

@@ -116,7 +116,10 @@ class TextGeneration(Task):
         def documents() -> Iterator[Document]:
             nonlocal mute
             for row in rows:
-                document = self._document(row, processor)
+                try:
+                    document = self._document(row, processor)
+                except DataError as error:
+                    raise DataError(error.message, where=f"row {row['row']}, of those that are kept") from error
                 mute += not any(document.counts)
                 if any(document.counts):
                     yield document

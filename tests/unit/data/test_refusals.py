@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from regraft.contracts import Source, Task
-from regraft.data import inputs
+from regraft.data import places
 from regraft.data.gather import gather
 from regraft.data.inputs import data_files
 from regraft.errors import DataError, RegraftError, Unsupported
@@ -96,7 +96,8 @@ def test_a_file_that_breaks_off_is_told_with_the_rows_before(tmp_path: Path) -> 
         (Tagging(), {"tokens": ["a"], "tags": None}, "tags: is missing"),
         (Tagging(), {"tokens": ["a"], "tags": [""]}, "tags: is empty; every row needs a label"),
         (Seeing(), {"image": None, "label": "a"}, "image: is missing"),
-        (Seeing(), {"image": "s3://b/a.png", "label": "a"}, "'s3://b/a.png' is a URL"),
+        (Seeing(), {"image": "https://b/a.png", "label": "a"}, "'https://b/a.png' is a URL"),
+        (Seeing(), {"image": "s3://b", "label": "a"}, "'s3://b' names no image in S3: names no object"),
         (Seeing(), {"image": "none.png", "label": "a"}, "there is no image none.png"),
         (Seeing(), {"image": "text.png", "label": "a"}, "text.png is no image that can be read"),
         (Seeing(), {"image": "cut.png", "label": "a"}, "cut.png"),
@@ -191,9 +192,9 @@ def test_text_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
         gather(Sorting(), DataSpec(train=str(tmp_path / "rows.csv")), tmp_path)
 
 
-@pytest.mark.parametrize("url", ["hf://datasets/a/b", "https://host/rows.csv"])
+@pytest.mark.parametrize("url", ["https://host/rows.csv", "gs://bucket/rows.csv"])
 def test_other_urls_are_unsupported(tmp_path: Path, url: str) -> None:
-    with pytest.raises(Unsupported, match="allowed are a local path, a glob or s3://"):
+    with pytest.raises(Unsupported, match="allowed are a local path, a glob, s3:// or hf://"):
         found(url, tmp_path)
 
 
@@ -206,7 +207,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
         assert url == "s3://bucket"
         return store
 
-    monkeypatch.setattr(inputs, "open_store", opened)
+    monkeypatch.setattr(places, "open_store", opened)
     return store
 
 
@@ -224,13 +225,12 @@ def test_objects_in_s3_are_read_and_called_by_their_url(tmp_path: Path, bucket: 
 
 
 def test_what_is_not_in_s3_is_refused(tmp_path: Path, bucket: ObjectStore) -> None:
-    bucket.put("in/cat/a.png", b"")
-    with pytest.raises(DataError, match="no object has this name"):
-        found("s3://bucket/none.csv", tmp_path)
-    with pytest.raises(Unsupported, match="folders in S3 are not read yet"):
+    bucket.put("in/a.parquet", b"")
+    for url in ("s3://bucket/none.csv", "s3://bucket/none/", "s3://bucket/in/*.csv"):
+        with pytest.raises(DataError, match="no object has this name"):
+            found(url, tmp_path)
+    with pytest.raises(DataError, match=r"name the files in it with a glob, such as s3://bucket/in/\*\.csv"):
         found("s3://bucket/in", tmp_path)
-    with pytest.raises(Unsupported, match="reads images, which are not read from S3 yet"):
-        gather(Seeing(), DataSpec(train="s3://bucket/in/a.csv"), tmp_path)
 
 
 def test_parquet_values_are_plain_when_they_reach_the_row(tmp_path: Path) -> None:

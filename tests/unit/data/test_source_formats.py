@@ -35,7 +35,13 @@ def written(path: Path, content: str) -> Path:
 
 
 def read(source: Source, path: Path) -> list[dict[str, Any]]:
-    return [raw.values for raw in source.read(path)]
+    """Every row's values; DataError for the first that is bad."""
+    rows = []
+    for raw in source.read(path):
+        if raw.problem:
+            raise DataError(raw.problem, raw.where)
+        rows.append(raw.values)
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +182,7 @@ NOTE = {"id": 3, "image_id": 1, "category_id": 2, "bbox": [0, 0, 5, 5]}
         ({"annotations": [NOTE | {"bbox": [1, 2, 3]}]}, "four numbers are wanted", ":annotation 3"),
         ({"annotations": ["x"]}, "is no object", ":annotation x"),
         ({"images": [{"id": 1}]}, "the image with id 1 has no file_name", ":image 1"),
+        ({"images": [{"id": 1}, {"id": 1}]}, "the id 1 stands for None and for None", ":image 2"),
         ({"images": [{"file_name": "a.png"}]}, "the image has no id", ":image 1"),
         ({"categories": [{"id": 2, "name": "a"}, {"id": 2, "name": "b"}]}, "stands for 'a' and for 'b'", ":category 2"),
         ({"images": [{"id": 1, "file_name": "../a.png"}]}, "leads out of the folder", ":image 1"),

@@ -123,12 +123,20 @@ def test_the_loss_of_packed_documents_is_that_of_each_alone(family: str, attenti
 
 def test_conversations_are_packed_and_keep_their_marks(context: Context) -> None:
     task = TextGeneration(form="chat", block_size=120)
-    talks: list[Row] = [{"messages": TALK}, {"messages": TALK[:2]}, {"messages": TALK[:1]}]
+    talks: list[Row] = [{"messages": TALK[: 4 - number], "row": number} for number in (0, 2, 3)]
     (block,) = task.pack(talks, context.processor)
     assert len(block["documents"]) == 2, "a conversation without an answer is left out"
     batch = batch_of(task, [block], context)
     targets = batch["labels"]["targets"][0]
     assert context.processor.decode(targets[targets >= 0]) == "Ho<|end|>\nA!<|end|>\nHo<|end|>\n"
+
+
+def test_a_conversation_that_cannot_be_packed_is_named(context: Context) -> None:
+    template = "{{ messages | length }}{% for message in messages %}[{{ message['content'] }}]{% endfor %}"
+    task = TextGeneration(form="chat", template=template)
+    talks: list[Row] = [{"messages": TALK[:1], "row": 0}, {"messages": TALK, "row": 1}]
+    with pytest.raises(DataError, match="row 1, of those that are kept: the chat template writes turn 2 otherwise"):
+        list(task.pack(talks, context.processor))
 
 
 def test_a_long_document_fills_consecutive_blocks(context: Context) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from regraft.contracts import Raw, Source
-from regraft.data.json_shape import coco_file, json_shape, open_text
+from regraft.data.folders import coco_file
+from regraft.data.json_shape import json_shape, open_text
 from regraft.errors import DataError
 
 _LISTS = ("images", "annotations", "categories")
+_IDS = ("image_id", "category_id")
 
 
 class Coco(Source):
@@ -23,7 +27,8 @@ class Coco(Source):
 
     suffixes = (".json",)
     images: str | None = None
-    """Folder of the images; null where they lie beside the JSON file. Relative: from the current directory."""
+    """Folder of the images, or its s3:// URL; null where they lie beside the JSON file. Relative: from the current
+    directory."""
 
     def accepts(self, path: Path) -> bool:
         """A .json that is one document, or a folder that holds `_annotations.coco.json` or one such document."""
@@ -32,25 +37,71 @@ class Coco(Source):
         return super().accepts(path) and json_shape(path) == "document"
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows in the order of `images`. The whole document is held while it is read: boxes stand apart from images."""
+        """Rows in the order of `images`. The whole document is held while it is read: boxes stand apart from images.
+
+        An image with an annotation that is wrong is a bad row, and so is an annotation of no image.
+        """
         if path.is_dir():
             found = coco_file(path)
             if found is None:
                 raise DataError("holds no _annotations.coco.json and no other COCO document", str(path))
             path = found
         document = _document(path)
-        folder = Path(self.images).expanduser().absolute() if self.images else path.parent
-        names = _by_id(document["categories"], "category", "name", path)
-        files = _by_id(document["images"], "image", "file_name", path)
-        boxes: dict[Any, list[tuple[list[Any], str]]] = {number: [] for number in files}
-        for note in document["annotations"]:
-            _annotate(note, boxes, names, path)
-        for number, name in files.items():
-            image = folder / name
-            if not image.resolve().is_relative_to(folder.resolve()):
-                raise DataError(f"image {number}: {name!r} leads out of the folder {folder}", f"{path}:image {number}")
-            sides, labels = [box for box, _ in boxes[number]], [label for _, label in boxes[number]]
-            yield Raw({"image": str(image), "boxes": sides, "labels": labels}, f"{path}:image {number}")
+        names = {item.id: item.text for item in _named(document["categories"], "category", "name", path)}
+        images = list(_named(document["images"], "image", "file_name", path))
+        notes: dict[Any, list[_Note]] = {item.id: [] for item in images}
+        for item in document["annotations"]:
+            note = _annotation(item, names, path)
+            if note.image in notes:
+                notes[note.image].append(note)
+            else:
+                told = note.problem or f"image_id is {note.image!r}, which is not the id of any of the images"
+                yield Raw({}, note.where, told)
+        for item in images:
+            yield self._row(item, notes[item.id], path)
+
+    def _row(self, item: _Item, notes: list[_Note], path: Path) -> Raw:
+        where = f"{path}:image {item.id}"
+        if item.text is None:
+            return Raw({}, where, f"the image with id {item.id!r} has no file_name")
+        image = self._image(item.text, path.parent)
+        if image is None:
+            return Raw({}, where, f"{item.text!r} leads out of the folder {self.images or path.parent}")
+        if wrong := next((note for note in notes if note.problem), None):
+            return Raw({"image": image}, wrong.where, wrong.problem)
+        told = [note for note in notes if not note.crowd]
+        boxes, labels = [note.box for note in told], [note.label for note in told]
+        return Raw({"image": image, "boxes": boxes, "labels": labels}, where)
+
+    def _image(self, name: str, beside: Path) -> str | None:
+        """Where the image of that name lies; None for one outside of the images' folder."""
+        if posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] == "..":
+            return None
+        if self.images and "://" in self.images:
+            return f"{self.images.rstrip('/')}/{posixpath.normpath(name)}"
+        folder = Path(self.images).expanduser().absolute() if self.images else beside
+        return str(folder / name)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An image or a category."""
+
+    id: int | str
+    text: str | None
+    """Its name; None for an image that has none."""
+
+
+@dataclass(frozen=True)
+class _Note:
+    """One annotation, or what is wrong with it."""
+
+    image: Any
+    box: list[Any]
+    label: str
+    where: str
+    crowd: bool = False
+    problem: str | None = None
 
 
 def _document(path: Path) -> dict[str, list[Any]]:
@@ -69,33 +120,37 @@ def _document(path: Path) -> dict[str, list[Any]]:
     return dict(document)
 
 
-def _by_id(items: list[Any], what: str, key: str, path: Path) -> dict[Any, str]:
-    """The text under `key` of each item by the item's id."""
-    found: dict[Any, str] = {}
+def _named(items: list[Any], what: str, key: str, path: Path) -> Iterator[_Item]:
+    """Each item's id and the text under `key`; DataError where that leaves open which one annotations mean."""
+    found: dict[Any, str | None] = {}
     for place, item in enumerate(items, 1):
         where = f"{path}:{what} {place}"
         if not isinstance(item, dict) or not isinstance(item.get("id"), int | str):
             raise DataError(f"the {what} has no id", where)
-        if not isinstance(item.get(key), str) or not item[key]:
-            raise DataError(f"the {what} with id {item['id']!r} has no {key}", where)
-        if item["id"] in found:
-            raise DataError(f"the id {item['id']!r} stands for {found[item['id']]!r} and for {item[key]!r}", where)
-        found[item["id"]] = item[key]
-    return found
+        number, text = item["id"], item.get(key)
+        text = text if isinstance(text, str) and text else None
+        if text is None and what == "category":
+            raise DataError(f"the {what} with id {number!r} has no {key}", where)
+        if number in found:
+            raise DataError(f"the id {number!r} stands for {found[number]!r} and for {text!r}", where)
+        found[number] = text
+        yield _Item(number, text)
 
 
-def _annotate(note: Any, boxes: dict[Any, list[tuple[list[Any], str]]], names: dict[Any, str], path: Path) -> None:
+def _annotation(note: Any, names: Mapping[Any, str | None], path: Path) -> _Note:
     number = note.get("id", "without id") if isinstance(note, dict) else note
     where = f"{path}:annotation {number}"
     if not isinstance(note, dict):
-        raise DataError("the annotation is no object", where)
-    for key, known in (("image_id", boxes), ("category_id", names)):
-        if not isinstance(note.get(key), int | str) or note[key] not in known:
-            what = "images" if key == "image_id" else "categories"
-            raise DataError(f"{key} is {note.get(key)!r}, which is not the id of any of the {what}", where)
+        return _Note(None, [], "", where, problem="the annotation is no object")
+    image, category = (note.get(key) if isinstance(note.get(key), int | str) else None for key in _IDS)
+    label = names.get(category)
+    if label is None:
+        problem = f"category_id is {note.get('category_id')!r}, which is not the id of any of the categories"
+        return _Note(image, [], "", where, problem=problem)
     if note.get("iscrowd"):
-        return
+        return _Note(image, [], label, where, crowd=True)
     box = note.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or any(isinstance(side, bool | str) for side in box):
-        raise DataError(f"bbox is {box!r}; four numbers are wanted: x, y, width, height in pixels", where)
-    boxes[note["image_id"]].append((box, names[note["category_id"]]))
+        problem = f"bbox is {box!r}; four numbers are wanted: x, y, width, height in pixels"
+        return _Note(image, [], label, where, problem=problem)
+    return _Note(image, box, label, where)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,30 +33,31 @@ class Conll(Source):
     turned into iob2."""
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows by the line they begin on; DataError for a line with another number of columns than the first one."""
-        tokens: list[str] = []
-        tags: list[str] = []
-        began, width = 0, 0
+        """Rows by the line they begin on; one with a line of another number of columns than the first is a bad row."""
+        width = 0
         with open_text(path) as file:
-            for number, line in enumerate(file, 1):
-                cells = self._cells(line)
-                if not cells or cells[0].startswith("-DOCSTART-"):
-                    if tokens:
-                        yield self._row(tokens, tags, f"{path}:{began}")
-                        tokens, tags = [], []
+            for blank, sentence in groupby(self._lines(file), key=lambda line: not line[1]):
+                if blank:
                     continue
-                width = width or self._checked(len(cells), f"{path}:{number}")
-                if len(cells) != width:
-                    raise DataError(
-                        f"has {_columns(len(cells))} where the lines before have {width}: correct the line, or write "
-                        "data.format.separator if columns may hold blanks or be empty",
-                        f"{path}:{number}",
+                lines = list(sentence)
+                width = width or self._checked(len(lines[0][1]), f"{path}:{lines[0][0]}")
+                wrong = next(((number, len(cells)) for number, cells in lines if len(cells) != width), None)
+                if wrong:
+                    told = (
+                        f"has {_columns(wrong[1])} where the lines before have {width}: correct the line, or write "
+                        "data.format.separator if columns may hold blanks or be empty"
                     )
-                began = began if tokens else number
-                tokens.append(cells[self.token_column])
-                tags.append(cells[self.tag_column])
-        if tokens:
-            yield self._row(tokens, tags, f"{path}:{began}")
+                    yield Raw({}, f"{path}:{wrong[0]}", told)
+                    continue
+                tokens, tags = ([cells[at] for _, cells in lines] for at in (self.token_column, self.tag_column))
+                values = {"tokens": tokens, "tags": _begun(tags) if self.scheme == "iob1" else tags}
+                yield Raw(values, f"{path}:{lines[0][0]}")
+
+    def _lines(self, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+        """Lines by their number as cells; none where a sentence ends."""
+        for number, line in enumerate(file, 1):
+            cells = self._cells(line)
+            yield number, [] if cells and cells[0].startswith("-DOCSTART-") else cells
 
     def _cells(self, line: str) -> list[str]:
         """A line's cells, none for a blank line; only blanks and tabs are blank: other spaces may stand in a word."""
@@ -82,9 +84,6 @@ class Conll(Source):
                 where,
             )
         return width
-
-    def _row(self, tokens: list[str], tags: list[str], where: str) -> Raw:
-        return Raw({"tokens": tokens, "tags": _begun(tags) if self.scheme == "iob1" else tags}, where)
 
 
 def _begun(tags: list[str]) -> list[str]:

@@ -37,23 +37,27 @@ class Csv(Source):
         return written
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows by the line they begin on; DataError for a row with more or fewer cells than there are columns."""
+        """Rows by the line they begin on; one with more or fewer cells than there are columns is a bad row."""
         if csv.field_size_limit() < _LONGEST_CELL:
             csv.field_size_limit(_LONGEST_CELL)  # Python's own limit, 128 KiB, is less than a long document
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = self._lines(file, path)
             names = _header(next(lines, None), path) if self.header is True else list(self.header)
             for where, cells in lines:
+                if isinstance(cells, str):
+                    yield Raw({}, where, cells)
+                    continue
+                problem = None
                 if len(cells) != len(names):
                     hint = "" if self.quote is None else ", or write data.format.quote: null if quotes are plain text"
-                    raise DataError(
+                    problem = (
                         f"has {_cells(len(cells))} where {len(names)} columns are named: "
-                        f"enclose cells that hold the delimiter in quotes{hint}",
-                        where,
+                        f"enclose cells that hold the delimiter in quotes{hint}"
                     )
-                yield Raw(dict(zip(names, cells, strict=True)), where)
+                yield Raw(dict(zip(names, cells, strict=False)), where, problem)
 
-    def _lines(self, file: Iterator[str], path: Path) -> Iterator[tuple[str, list[str]]]:
+    def _lines(self, file: Iterator[str], path: Path) -> Iterator[tuple[str, list[str] | str]]:
+        """Where each line begins, and its cells, or why it has none."""
         delimiter = self.delimiter or ("\t" if path.name.lower().endswith(".tsv") else ",")
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
         reader = csv.reader(file, delimiter=delimiter, quotechar=self.quote, quoting=quoting, strict=True)
@@ -65,15 +69,21 @@ class Csv(Source):
                 return
             except csv.Error as error:
                 hint = "write data.format.quote: null if quotes are plain text in this file"
-                raise DataError(f"is not readable as a table: {error}; {hint}", where) from None
+                told = f"is not readable as a table: {error}; {hint}"
+                if "expected after" not in str(error):  # an open quote takes the rest of the file with it
+                    raise DataError(told, where) from None
+                yield where, told
+                continue
             if cells:
                 yield where, cells
 
 
-def _header(line: tuple[str, list[str]] | None, path: Path) -> list[str]:
+def _header(line: tuple[str, list[str] | str] | None, path: Path) -> list[str]:
     if line is None:
         raise DataError("is empty; a header line is wanted", str(path))
     where, names = line
+    if isinstance(names, str):
+        raise DataError(names, where)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"the header names {', '.join(map(repr, twice))} twice: rename one of the columns", where)

@@ -29,13 +29,24 @@ class Jsonl(Source):
         return not plain or json_shape(path) != "document"
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows by their line, or in a list by their number from 1; a list is read in pieces, too."""
+        """Rows by their line, or in a list by their number from 1; a list is read in pieces, too.
+
+        A line that is no JSON is a bad row; in a list it ends the file, as it is not known where the next row begins.
+        """
         with open_text(path) as file:
             found = _listed(file, path) if json_shape(path) == "list" else _lined(file, path)
             for where, value in found:
-                if not isinstance(value, dict):
-                    raise DataError(f"is a {type(value).__name__}; a row is an object: {{name: value}}", where)
-                yield Raw(value, where)
+                if isinstance(value, _Bad):
+                    yield Raw({}, where, str(value))
+                elif isinstance(value, dict):
+                    yield Raw(value, where)
+                else:
+                    told = f"is a {type(value).__name__}; a row is an object: {{name: value}}"
+                    yield Raw({}, where, told)
+
+
+class _Bad(Exception):
+    """Why a line is no JSON."""
 
 
 def _lined(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:
@@ -45,7 +56,7 @@ def _lined(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"is not a JSON object on one line: {error}", where) from None
+                value = _Bad(f"is not a JSON object on one line: {error}")
             yield where, value
 
 

@@ -1,0 +1,138 @@
+"""`regraft evaluate`: a model on labelled rows, with a page to look at and a summary one can act on."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from regraft.cli.dispatch import WORK, function
+from regraft.cli.models import chosen, registry_of
+from regraft.cli.results import values_of
+from regraft.cli.screen import Reply, Screen, figure, span
+from regraft.errors import AskedWrong
+from regraft.evaluation.wishes import Wishes
+
+if TYPE_CHECKING:
+    from regraft.evaluation.evaluate import Evaluated
+
+_QUIET_S = 2.0
+_EVERY_S = 5.0
+_JUDGED_BY = ("f1", "iou", "ap", "recall", "accuracy")
+"""By which column of a table by class the worst one is told, the first that there is."""
+
+
+def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
+    """The `evaluate` command."""
+    registry = registry_of(args)
+    version = chosen(registry, args.model)
+    wishes = Wishes(
+        columns=columns_of(args.columns),
+        format=args.format,
+        bad_rows=args.bad_rows,
+        resamples=args.resamples,
+        seconds=args.seconds,
+        worst=args.worst,
+        against=args.against,
+    )
+    output = Path(args.output) if args.output else Path(f"evaluation-{_slug(f'{version}-{Path(args.data).stem}')}")
+    evaluated: Evaluated = function(WORK["evaluate"])(
+        registry.store,
+        str(version),
+        args.data,
+        output,
+        wishes=wishes,
+        plugins=args.plugins,
+        base=args.base,
+        device=args.device,
+        progress=_Line(screen),
+    )
+    _summary(evaluated, screen)
+    paths = {"json": str(evaluated.json), "html": str(evaluated.html)}
+    return Reply({**_brief(evaluated.document), **paths, "store": registry.store.url})
+
+
+def columns_of(written: list[str]) -> dict[str, str]:
+    """`["text=review", "label=stars"]`, or both in one with a comma between, as a mapping."""
+    found = {}
+    for pair in (part for item in written for part in item.split(",")):
+        name, equals, told = pair.partition("=")
+        if not (name.strip() and equals and told.strip()):
+            raise AskedWrong(f"{pair!r} is written; allowed is COLUMN=NAME-IN-THE-FILE, as in text=review", "--columns")
+        found[name.strip()] = told.strip()
+    return found
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")
+
+
+def _brief(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--json` prints: all figures, without the tables and rows that the files hold."""
+    return {key: value for key, value in document.items() if key not in ("findings", "worst", "format", "labels")}
+
+
+class _Line:
+    """A line now and then for what takes longer than two seconds."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._next = time.monotonic() + _QUIET_S
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _EVERY_S
+        if event["event"] == "rows":
+            self._screen.note(f"{event['what']}: {event['rows']:,} of {event['of']:,} rows")
+        else:
+            self._screen.note(f"intervals: {event['resamples']:,} of {event['of']:,} resamples")
+
+
+def _summary(evaluated: Evaluated, screen: Screen) -> None:
+    document = evaluated.document
+    score, bounds = document["score"]["name"], document["intervals"].get(document["score"]["name"])
+    told = f"  (95 % interval {figure(bounds['low'])} to {figure(bounds['high'])})" if bounds else ""
+    rows: list[tuple[str, object]] = [(score, f"{figure(document['metrics'][score])}{told}")]
+    if (trained := document["recorded"]["metrics"].get(score)) is not None:
+        rows.append(("at training", figure(trained)))
+    for name, baseline in document["recorded"]["baselines"].items():
+        if (value := values_of(baseline, score).get(score)) is not None:
+            rows.append((name.replace("_", " "), figure(value)))
+    if against := document.get("against"):
+        rows.append((f"{against['model']}@{against['version']}", _apart(against, score)))
+    if weakest := worst_class(document["findings"]):
+        rows.append(("worst class", weakest))
+    skipped = document["data"]["skipped"].get("count", 0)
+    rows.append(("rows", f"{document['data']['rows']:,}{f', {skipped:,} left out' if skipped else ''}"))
+    rows.append(("time", span(document["seconds"])))
+    rows.append(("report", shlex.quote(str(evaluated.html))))
+    screen.say(Text.assemble((f"{document['model']}@{document['version']}", "bold green"), " is evaluated"))
+    screen.facts(rows)
+
+
+def _apart(against: Mapping[str, Any], score: str) -> str:
+    bounds = against["intervals"].get(score)
+    apart = f"; the difference {against['difference'][score]:+.4f}"
+    told = f", 95 % interval {bounds['low']:+.4f} to {bounds['high']:+.4f}" if bounds else ""
+    return f"{figure(against['metrics'][score])}{apart}{told}"
+
+
+def worst_class(findings: Mapping[str, Any]) -> str:
+    """`other (f1 0.8293)`: the class with the lowest figure in the first table by class; empty where there is none."""
+    for table in findings["tables"]:
+        names = [str(column).lower() for column in table["columns"]]
+        judge = next((names.index(name) for name in _JUDGED_BY if name in names), None)
+        if judge is None or judge == 0:
+            continue
+        known = [(row[judge], str(row[0])) for row in table["rows"] if isinstance(row[judge], float)]
+        if len(known) > 1:
+            value, name = min(known)
+            return f"{name} ({names[judge]} {figure(value)})"
+    return ""

@@ -1,0 +1,80 @@
+"""What kind of folder is this? Asked by every source that reads folders, so that no two of them take the same one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from regraft.data.json_shape import json_shape
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+"""What the names of images end with."""
+_MASKS = re.compile(r"masks?$|^(masks?|annotations?|labels?|segmentations?|ground_?truth|gt)", re.IGNORECASE)
+_PICTURES = re.compile(r"images?$|^(images?|imgs?|pictures?|photos?)", re.IGNORECASE)
+_MARK = re.compile(r"(?P<stem>.+)[_-](mask|gt|seg|label|matte|labels?ids)$", re.IGNORECASE)
+
+
+def coco_file(folder: Path) -> Path | None:
+    """The one COCO document of a folder of images, or None: Roboflow's name for it, or the only .json there is."""
+    named = folder / "_annotations.coco.json"
+    if named.is_file():
+        return named
+    found = sorted(folder.glob("*.json"))
+    return found[0] if len(found) == 1 and json_shape(found[0]) == "document" else None
+
+
+def saved_dataset(folder: Path) -> bool:
+    """Whether the `datasets` library saved this folder."""
+    if (folder / "dataset_dict.json").is_file():
+        return True
+    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+
+
+def mask_folders(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of images and of masks inside of one, by their names; None unless there is one of each."""
+    inside = [entry for entry in subfolders(folder) if next(images_in(entry), None)]
+    masks = [entry for entry in inside if _MASKS.search(entry.name)]
+    pictures = [entry for entry in inside if entry not in masks and _PICTURES.search(entry.name)]
+    return (pictures[0], masks[0]) if len(masks) == len(pictures) == 1 else None
+
+
+def masks_beside(folder: Path) -> bool:
+    """Whether masks lie beside their images: in the folder or in one inside of it, a `name_mask` beside a `name`."""
+    for place in (folder, *subfolders(folder)):
+        stems = {image.stem for image in images_in(place)}
+        if any((marked := unmarked(stem)) is not None and marked in stems for stem in stems):
+            return True
+    return False
+
+
+def unmarked(stem: str) -> str | None:
+    """The name of the image that a mask of that name belongs to, or None where the name is not marked as a mask's."""
+    found = _MARK.fullmatch(stem)
+    return found["stem"] if found else None
+
+
+def class_folders(folder: Path) -> bool:
+    """Whether the folders inside of this one may be classes: there are some, and no other layout explains them."""
+    if coco_file(folder) or saved_dataset(folder) or mask_folders(folder) or masks_beside(folder):
+        return False
+    return bool(subfolders(folder)) and not _voc(folder)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders inside of a folder by their names; hidden ones are passed over."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def images_in(folder: Path) -> Iterator[Path]:
+    """The images directly in a folder (by their suffixes), by their names."""
+    for entry in sorted(folder.iterdir()):
+        if entry.suffix.lower() in IMAGES and not entry.name.startswith(".") and entry.is_file():
+            yield entry
+
+
+def _voc(folder: Path) -> bool:
+    """The layout of PASCAL VOC: images in one folder, an XML document of each in another."""
+    return any(next(inside.glob("*.xml"), None) for inside in subfolders(folder))

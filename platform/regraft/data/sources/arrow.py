@@ -1,0 +1,48 @@
+"""Rows of Arrow files: the table format in its own form, as Feather and IPC streams keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from regraft.contracts import Raw, Source
+from regraft.data.tables import features_of, plain_rows, refuse_extensions
+from regraft.errors import DataError
+
+_FILE_MAGIC = b"ARROW1"
+
+
+class Arrow(Source):
+    """Arrow IPC, in its file form (Feather version 2) or as a stream; extension types are refused, as in Parquet."""
+
+    suffixes = (".arrow", ".feather", ".arrows", ".ipc")
+
+    def read(self, path: Path) -> Iterator[Raw]:
+        """Rows by their number from 1; the file is mapped into memory, not read into it."""
+        number = 0
+        try:
+            for batch, schema in _batches(path):
+                if not number:
+                    refuse_extensions(schema, path)
+                for values in plain_rows(batch, features_of(schema)):
+                    number += 1
+                    yield Raw(values, f"{path}:{number}")
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            told = " ".join(str(error).split())
+            raise DataError(f"is not readable as Arrow IPC: {told}", f"{path}:{number + 1}") from None
+
+
+def _batches(path: Path) -> Iterator[tuple[pa.RecordBatch, pa.Schema]]:
+    with path.open("rb") as file:
+        whole = file.read(len(_FILE_MAGIC)) == _FILE_MAGIC
+    with pa.memory_map(str(path)) as mapped:
+        if whole:
+            with pa.ipc.open_file(mapped) as reader:
+                for index in range(reader.num_record_batches):
+                    yield reader.get_batch(index), reader.schema
+        else:
+            with pa.ipc.open_stream(mapped) as reader:
+                for batch in reader:
+                    yield batch, reader.schema

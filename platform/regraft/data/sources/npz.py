@@ -1,0 +1,120 @@
+"""Rows of NumPy archives: arrays of one length side by side, images as pixels."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from regraft.contracts import Raw, Source
+from regraft.data.arrays import Array, Unfit, cell, picture, pictured
+from regraft.errors import DataError
+
+_COLUMNS = {
+    **dict.fromkeys(("image", "images", "img", "imgs", "x", "data"), "image"),
+    **dict.fromkeys(("label", "labels", "y", "target", "targets"), "label"),
+    **dict.fromkeys(("mask", "masks"), "mask"),
+}
+"""What arrays are usually called, and the column that each becomes; others keep their name."""
+_SHOWN = 12
+
+
+class Npz(Source):
+    """NumPy archives (`numpy.savez`) of arrays whose first axis is the row; arrays of objects are never read.
+
+    Images are (rows, height, width[, channels]) of 0 to 255, or of 0 to 1 where they are fractions, and become
+    `image`; labels `label`. `data.train: x.npz#train` reads the arrays `train_images`, `train_labels` and any other
+    `train_...` (or `x_train`, `y_train`) without the part in their names: a patient's number for `data.group`, say.
+    """
+
+    suffixes = (".npz",)
+    part: str | None = None
+    """Which arrays are read: those with this word before or after their name and an underscore between."""
+    images: str | None = None
+    """The array of the images; null finds it by its name (images, x, data)."""
+    labels: str | None = None
+    """The array of the labels; null finds it by its name (labels, y, target)."""
+
+    def read(self, path: Path) -> Iterator[Raw]:
+        """Rows by their number from 1; archives are read from begin to end, a row at a time."""
+        try:
+            with zipfile.ZipFile(path) as archive, ExitStack() as stack:
+                arrays = self._arrays(archive, path, stack)
+                readers = {name: _column(name, array) for name, array in arrays.items()}
+                for number in range(1, next(iter(arrays.values())).rows + 1):
+                    yield _row(readers, f"{path}:{number}")
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"is not readable as a NumPy archive: {error}", str(path)) from None
+        except Unfit as error:
+            raise DataError(str(error), str(path)) from None
+
+    def _arrays(self, archive: zipfile.ZipFile, path: Path, stack: ExitStack) -> dict[str, Array]:
+        """The arrays that are columns, open at their first row."""
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        chosen = self._chosen(names, path)
+        found = {column: stack.enter_context(Array(archive, name)) for column, name in chosen.items()}
+        arrays = {column: array for column, array in found.items() if array.shape}
+        lengths = {array.rows for array in arrays.values()}
+        if len(lengths) != 1:
+            told = ", ".join(f"{array.name} {array.shape}" for array in arrays.values())
+            raise DataError(f"its arrays do not have one length: {told or 'there are none'}. {_how(names)}", str(path))
+        return arrays
+
+    def _chosen(self, names: list[str], path: Path) -> dict[str, str]:
+        """The arrays' names by the columns that they become."""
+        bare = {name: _without(name, self.part) if self.part else name for name in names}
+        chosen: dict[str, str] = {}
+        for column, written in (("image", self.images), ("label", self.labels)):
+            if written is not None:
+                match = [name for name in names if written in (name, bare[name])]
+                if not match:
+                    raise DataError(f"has no array {written!r}. {_how(names)}", str(path))
+                chosen[column] = match[0]
+        for name, short in bare.items():
+            if short and name not in chosen.values():
+                chosen.setdefault(_COLUMNS.get(short.lower(), short), name)
+        if not chosen or (self.part is None and not {"image", "label", "text"} & set(chosen)):
+            wanted = f"of a part {self.part!r}" if self.part else "that is called images or labels"
+            raise DataError(f"has no array {wanted}. {_how(names)}", str(path))
+        return chosen
+
+
+def _row(readers: dict[str, Iterator[Any]], where: str) -> Raw:
+    values: dict[str, Any] = {}
+    problem = None
+    for name, reader in readers.items():
+        value = next(reader)
+        if isinstance(value, Unfit):
+            problem = problem or f"{name}: {value}"
+        else:
+            values[name] = value
+    return Raw(values, where, problem)
+
+
+def _column(name: str, array: Array) -> Iterator[Any]:
+    """The column's cells, row by row; Unfit in place of a cell that cannot be used."""
+    if name not in ("image", "mask"):
+        return (cell(row) for row in array)
+    layout = pictured(array)
+    return (picture(row, layout, fractions=name == "image") for row in array)
+
+
+def _without(name: str, part: str) -> str | None:
+    """An array's name without the part before or after it; None where it has none."""
+    found = re.fullmatch(rf"{re.escape(part)}[_/.-](.+)|(.+)[_/.-]{re.escape(part)}", name)
+    return found and (found[1] or found[2])
+
+
+def _how(names: list[str]) -> str:
+    """What is there, and how it may be named."""
+    words = sorted({word for name in names for word in re.split(r"[_/.-]", name)})
+    parts = [word for word in words if any((_without(name, word) or "").lower() in _COLUMNS for name in names)]
+    hint = "say which they are, as in data.format: {type: npz, images: pixels, labels: classes}"
+    if parts:
+        hint = f"name a part of it, as in #{parts[0]} after the file's name ({', '.join(parts)})"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"It holds {', '.join(names[:_SHOWN]) or 'nothing'}{more}: {hint}"

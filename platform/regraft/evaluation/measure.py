@@ -1,0 +1,52 @@
+"""Every row through the model once, in batches of like length: what the task keeps of each, in the rows' order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from regraft.contracts import Example, Progress, Record, Row
+from regraft.errors import DataError
+from regraft.serving.predictor import Predictor, on_device
+from regraft.serving.rows import batches
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of the rows."""
+
+    records: dict[int, Record]
+    """By the row's index, in order; those that could not be encoded are absent."""
+    failed: dict[int, str]
+    """Why a row could not be encoded: an image that is cut short, say."""
+
+
+def run(predictor: Predictor, rows: Sequence[Row], progress: Progress | None = None, *, skip: bool = False) -> Run:
+    """One record a row; DataError for the first that cannot be encoded, unless such rows are to be skipped.
+
+    `progress` hears of `rows` done and `of` how many after each batch.
+    """
+    adapted = predictor.adapted
+    task, context = adapted.task, adapted.context
+    found: dict[int, Record] = {}
+    failed: dict[int, str] = {}
+
+    def encode(row: Row) -> Example | None:
+        try:
+            return task.encode(row, context, train=False)
+        except DataError as error:
+            if not skip:
+                raise
+            failed[int(row["row"])] = str(error)
+            return None
+
+    for positions, examples in batches(task, rows, encode):
+        batch = on_device(task.collate(examples, context), predictor.device)
+        with torch.inference_mode():
+            output = task.examine(adapted.forward, adapted.model, batch, context)
+            found.update(zip(positions, task.records(output, batch, context), strict=True))
+        if progress:
+            progress({"event": "rows", "rows": len(found) + len(failed), "of": len(rows), "what": predictor.name})
+    return Run(dict(sorted(found.items())), failed)

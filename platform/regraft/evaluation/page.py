@@ -1,0 +1,240 @@
+"""An evaluation as one HTML page that needs nothing else: no script, no request, every picture within it.
+
+Labels, texts and file names come from whoever made the data: all of it is escaped by the templates, and the page's own
+Content-Security-Policy refuses to run or fetch anything, should one slip through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from regraft.evaluation import charts, figures
+from regraft.evaluation.exhibits import Exhibit
+from regraft.evaluation.figures import figure, span
+from regraft.evaluation.worst import Worst
+from regraft.findings import Findings
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
+    """The page of an evaluation: `document` is what evaluation.json holds."""
+    score = document["score"]["name"]
+    columns, rows = _metrics(document)
+    skipped = document["data"]["skipped"]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            e=document,
+            css=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),  # our own file, not the user's
+            place=document["data"]["path"].rstrip("/").rsplit("/", 1)[-1] or document["data"]["path"],
+            main=document["intervals"].get(score),
+            standing=_standing(document),
+            columns=columns,
+            metrics=rows,
+            interval_note=_interval_note(document["bootstrap"], document),
+            rivals=_rivals(document),
+            rival_note=_rival_note(document),
+            findings=findings,
+            tables=[figures.framed(table) for table in findings.tables],
+            grids=[figures.grid(matrix) for matrix in findings.matrices],
+            curves=[charts.drawn(curve) for curve in findings.curves],
+            exhibits=shown.exhibits,
+            tagged=_tagged(shown.exhibits),
+            worst_title=_worst_title(shown),
+            worst_note=_worst_note(shown, document["data"]["rows"]),
+            parts=_parts(document, findings, shown),
+            facts=_facts(document),
+            skipped=skipped.get("count", 0),
+            skipped_rows=skipped.get("rows", ()),
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "figure": figure,
+        "probability": figures.probability,
+        "span": span,
+        "count": lambda number: f"{number:,}",
+        "words": lambda name: str(name).replace("_", " "),
+        "moment": lambda text: f"{datetime.fromisoformat(text):%-d %B %Y, %H:%M} UTC",
+    }
+    environment.globals |= {"width": charts.WIDTH, "height": charts.HEIGHT}
+    return environment
+
+
+def _names(document: Mapping[str, Any]) -> list[str]:
+    """The metrics, the deciding one first."""
+    score = document["score"]["name"]
+    return sorted(document["metrics"], key=lambda name: name != score)
+
+
+def _recorded(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What was measured at training: the version itself, then each baseline, by what a reader calls them."""
+    score, recorded = document["score"]["name"], document["recorded"]
+    found = {"at training": recorded["metrics"]} if recorded["metrics"] else {}
+    for name, value in recorded["baselines"].items():
+        found[name.replace("_", " ")] = value if isinstance(value, Mapping) else {score: value}
+    return found
+
+
+def _standing(document: Mapping[str, Any]) -> charts.Standings | None:
+    score = document["score"]["name"]
+    mine = document["metrics"][score]
+    if mine is None:
+        return None
+    others = [(name, values[score]) for name, values in _recorded(document).items() if values.get(score) is not None]
+    if rival := document.get("against"):
+        others.insert(0, (f"{rival['model']}@{rival['version']}", rival["metrics"][score]))
+    bounds = document["intervals"].get(score)
+    ends = (bounds["low"], bounds["high"]) if bounds else None
+    return charts.standings(mine, ends, others, "this evaluation") if others or ends else None
+
+
+def _metrics(document: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    others, score = _recorded(document), document["score"]["name"]
+    rows = [
+        {
+            "name": name,
+            "chosen": name == score,
+            "cells": [
+                figure(document["metrics"][name]),
+                _told(document["intervals"].get(name)),
+                *(figure(values[name]) if values.get(name) is not None else "" for values in others.values()),
+            ],
+        }
+        for name in _names(document)
+    ]
+    return ["metric", "here", "95 % interval", *others], rows
+
+
+def _told(bounds: Mapping[str, float] | None) -> str:
+    return f"{figure(bounds['low'])} to {figure(bounds['high'])}" if bounds else ""
+
+
+def _interval_note(bootstrap: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    if not document["intervals"]:
+        return f"No intervals. {bootstrap['note']}." if bootstrap["note"] else ""
+    told = (
+        f"Intervals are bootstrap percentile intervals over {bootstrap['resamples']:,} resamples of the rows "
+        "(Efron and Tibshirani, 1993): how far the figure may be off, these rows being a sample. They know nothing of "
+        "other data"
+    )
+    beside = "; figures at training were measured on training's own evaluation rows" if _recorded(document) else ""
+    fewer = f" {bootstrap['note']}." if bootstrap["note"] else ""
+    return f"{told}{beside}.{fewer}"
+
+
+def _rivals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rival = document.get("against")
+    if not rival:
+        return []
+    return [
+        {
+            "name": name,
+            "chosen": name == document["score"]["name"],
+            "cells": [
+                figure(document["metrics"][name]),
+                figure(rival["metrics"][name]),
+                figures.signed(rival["difference"][name]),
+                _apart(rival["intervals"].get(name)),
+            ],
+        }
+        for name in _names(document)
+        if name in rival["metrics"]
+    ]
+
+
+def _apart(bounds: Mapping[str, float] | None) -> str:
+    return f"{figures.signed(bounds['low'])} to {figures.signed(bounds['high'])}" if bounds else ""
+
+
+def _rival_note(document: Mapping[str, Any]) -> str:
+    rival = document.get("against")
+    if not rival:
+        return ""
+    score = document["score"]["name"]
+    bounds = rival["intervals"].get(score)
+    told = "Differences are this model's figure less the other's"
+    if not bounds:
+        return f"{told}."
+    better = bounds["low"] > 0 if document["score"]["mode"] == "max" else bounds["high"] < 0
+    verdict = "this model is better" if better else "this model is worse"
+    if bounds["low"] <= 0 <= bounds["high"]:
+        verdict = "the two cannot be told apart"
+    told += f", with paired bootstrap intervals: both models on the same {rival['resamples']:,} resamples"
+    return f"{told}. By {score.replace('_', ' ')}, {verdict} on these rows."
+
+
+def _tagged(exhibits: Sequence[Exhibit]) -> bool:
+    return any(part.shape == "entities" for item in exhibits for part in item.parts)
+
+
+def _worst_title(shown: Worst) -> str:
+    if shown.wrong == 0:
+        return "Right, with the least certainty"
+    return "Worst mistakes" if shown.wrong else "Worst rows"
+
+
+def _worst_note(shown: Worst, rows: int) -> str:
+    number = len(shown.exhibits)
+    if shown.wrong == 0:
+        told = f"No row of {rows:,} was answered wrongly; these are the {number} nearest to it."
+    elif shown.wrong is not None:
+        told = f"{shown.wrong:,} of {rows:,} rows were answered wrongly; the {number} with the largest error are shown."
+    else:
+        told = f"The {number} rows of {rows:,} with the largest error."
+    left = f" {shown.left_out} pictures are left out to keep this page small." if shown.left_out else ""
+    return told + left
+
+
+def _parts(document: Mapping[str, Any], findings: Findings, shown: Worst) -> list[tuple[str, str]]:
+    """The page's other parts that there are, for its links."""
+    there = (
+        ("against", "Comparison", bool(document.get("against"))),
+        ("tables", "In detail", bool(findings.tables)),
+        ("confusion", "Confusion", bool(findings.matrices)),
+        ("curves", "Curves", bool(findings.curves)),
+        ("worst", _worst_title(shown), bool(shown.exhibits)),
+    )
+    return [(name, title) for name, title, is_there in there if is_there]
+
+
+def _facts(document: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """Name, value, and whether it is something to copy."""
+    data, labels = document["data"], document["labels"]
+    shown = ", ".join(labels[:30]) + (f" and {len(labels) - 30} more" if len(labels) > 30 else "")
+    columns = ", ".join(f"{name} is {told}" for name, told in data["columns"].items() if name != told)
+    facts = [
+        ("model", f"{document['model']}@{document['version']}", True),
+        ("version id", document["id"], True),
+        ("delta", f"sha256 {document['delta_sha256']}" if document["delta_sha256"] else "", True),
+        ("base", document["base"]["reference"], True),
+        ("base hash", document["base"]["hash"], True),
+        ("task", figures.member(document["task"]), False),
+        ("method", figures.member(document["method"]), False),
+        ("labels", shown, False),
+        ("data", data["path"], True),
+        ("data fingerprint", data["fingerprint"], True),
+        ("columns", columns, False),
+        ("rows", f"{data['rows']:,}", False),
+        ("left out", f"{data['skipped']['count']:,} rows that cannot be used" if data["skipped"] else "", False),
+        ("device", document["device"], False),
+        ("time", span(document["seconds"]), False),
+    ]
+    return [(name, str(value), code) for name, value, code in facts if value]

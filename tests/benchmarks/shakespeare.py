@@ -1,0 +1,143 @@
+"""How far does a small language model come on Shakespeare? Perplexity of both methods, of random weights, and before.
+
+python tests/benchmarks/shakespeare.py full lora random
+
+Plays and base are read from `$REGRAFT_SHARED` (default: `../shared` beside the checkout). The first nine tenths of the
+plays are trained on, the last is what perplexity is of: per token of the base's own tokenizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import record
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from regraft.bases.adapt import adapt
+from regraft.bases.locate import locate, processor_files
+from regraft.data.snapshot import open_snapshot
+from regraft.methods.full import Full
+from regraft.spec import RunSpec, parse_set
+from regraft.store.objects import open_store
+from regraft.store.runs import Runs
+from regraft.training.evaluate import evaluate
+from regraft.training.harness import LocalHarness
+from regraft.training.session import Outcome, train_local
+
+SHARED = Path(os.environ.get("REGRAFT_SHARED", record.ROOT.parent / "shared"))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A spec, and the perplexity that it may have at most; None for what is only compared with."""
+
+    spec: str
+    most: float | None
+    random: bool = False
+    """Whether the base's weights are drawn anew."""
+
+
+KINDS = {
+    "full": Kind("shakespeare-full", 16.0),
+    "lora": Kind("shakespeare-lora", 19.0),
+    "random": Kind("shakespeare-full", None, random=True),
+}
+
+
+def main() -> int:
+    """Train each kind asked for; 1 when one misses its goal."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)} (default: all)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a field of the spec")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the JSON files")
+    options = parser.parse_args()
+    if strange := [name for name in options.kinds if name not in KINDS]:
+        parser.error(f"{strange[0]!r} is written; allowed are {', '.join(KINDS)}")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return 0 if all([measure(name, options) for name in options.kinds or KINDS]) else 1
+
+
+def measure(name: str, options: argparse.Namespace) -> bool:
+    """Train one kind in a folder of its own and record what came out; whether the goal is reached."""
+    kind = KINDS[name]
+    with tempfile.TemporaryDirectory(prefix="regraft-shakespeare-") as scratch:
+        spec = resolved(kind, parse_set(options.set), Path(scratch))
+        outcome = train_local(spec, progress=show)
+        before = untrained(spec, outcome)
+    reached = kind.most is None or outcome.metrics["perplexity"] <= kind.most
+    figures = {
+        "goal": {"perplexity": kind.most},
+        "reached": reached,
+        "metrics": outcome.metrics,
+        "before": before,
+        "seconds": round(outcome.seconds, 1),
+        "delta_bytes": outcome.delta_bytes,
+        "base_bytes": outcome.base_bytes,
+        "task": spec.task.model_dump(mode="json"),
+        "method": spec.method.model_dump(mode="json"),
+        "training": spec.training.model_dump(mode="json"),
+    }
+    record.write(f"shakespeare-{name}", figures, options.results)
+    print(
+        f"{name}: perplexity {outcome.metrics['perplexity']:.2f}, before {before['perplexity']:.1f}, goal {kind.most}"
+    )
+    return reached
+
+
+def resolved(kind: Kind, overrides: Mapping[str, object], scratch: Path) -> RunSpec:
+    """The spec with the plays cut in two, and with the base from the shared folder or one of random weights."""
+    plays, base = SHARED / "data" / "tinyshakespeare" / "input.txt", SHARED / "models" / "tinyllama_stories260K"
+    if not (plays.is_file() and base.is_dir()):
+        raise SystemExit(f"no plays in {plays} or no base in {base}: set REGRAFT_SHARED to the folder that holds both")
+    text = plays.read_text(encoding="utf-8")
+    cut = text.index("\n\n", len(text) * 9 // 10)
+    (scratch / "train.txt").write_text(text[:cut], encoding="utf-8")
+    (scratch / "eval.txt").write_text(text[cut:].lstrip("\n"), encoding="utf-8")
+    places = {
+        "base": str(drawn(base, scratch / "base") if kind.random else base),
+        "data.train": str(scratch / "train.txt"),
+        "data.eval": str(scratch / "eval.txt"),
+        "store": str(scratch / "store"),
+    }
+    return RunSpec.load(record.HERE / "specs" / f"{kind.spec}.yaml", overrides={**places, **overrides})
+
+
+def drawn(base: Path, into: Path) -> Path:
+    """The base's architecture and tokenizer with weights as they are before any training."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base)).save_pretrained(into)
+    for path in processor_files(locate(str(base))):
+        shutil.copyfile(path, into / path.name)
+    return into
+
+
+def untrained(spec: RunSpec, outcome: Outcome) -> dict[str, float]:
+    """The metrics of the base itself on the same blocks."""
+    store = open_store(outcome.store)
+    snapshot = open_snapshot(store, (Runs(store).find(outcome.run) or {})["data"])
+    adapted = adapt(spec.task, Full(), locate(spec.base), labels=(), seed=0)
+    return evaluate(adapted, snapshot.eval, LocalHarness(), size=32, autocast=nullcontext())[0]
+
+
+def show(event: Mapping[str, Any]) -> None:
+    """A line now and then."""
+    kind = event["event"]
+    if kind == "step" and event["step"] % 10 == 0:
+        left = f"left {event['left_s']:.0f} s"
+        print(f"step {event['step']}/{event['steps']} loss {event['loss']:.3f} {left}", flush=True)
+    elif kind in ("eval", "note", "start"):
+        print({key: value for key, value in event.items() if key != "event"}, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

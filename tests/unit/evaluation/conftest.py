@@ -1,0 +1,59 @@
+"""Small versions to evaluate, and a browser to look at what comes out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regraft.evaluation.evaluate import Evaluated, evaluate
+from regraft.evaluation.wishes import Wishes
+from regraft.store.objects import open_store
+from tiny import document, tickets
+from unit.evaluation.seen import Look
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store that holds `tiny`, two versions of a text classifier, and rows in `rows.csv`."""
+    import regraft
+
+    folder = tmp_path_factory.mktemp("trained")
+    for epochs in (1, 3):
+        regraft.train(document(folder, epochs=epochs, baselines=True))
+    tickets(folder / "rows.csv", 45, seed=3)
+    return folder
+
+
+@pytest.fixture
+def evaluated(trained: Path, tmp_path: Path) -> Any:
+    """Evaluate `tiny` on a file, quickly."""
+
+    def call(data: Path | str = trained / "rows.csv", reference: str = "tiny", **wishes: Any) -> Evaluated:
+        asked = Wishes(**{"resamples": 120, **wishes})
+        return evaluate(open_store(str(trained / "store")), reference, str(data), tmp_path / "out", wishes=asked)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Look]:
+    """A headless Chromium; skips where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(CHROMIUM)} is installed")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield Look(opened)
+        opened.close()

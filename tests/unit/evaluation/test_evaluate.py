@@ -1,0 +1,117 @@
+"""Evaluating a version: the figures are those of its rows, whatever the way there."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import regraft
+from regraft.errors import AskedWrong, DataError, NotThere, Unsupported
+
+
+def answers(trained: Path, path: Path, reference: str = "tiny") -> list[tuple[str, str]]:
+    """(true, said) of every row, by the predictor."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    model = regraft.load(reference, store=str(trained / "store"))
+    said = model.predict([{"text": row["text"]} for row in rows])
+    return [(row["label"], answer["label"]) for row, answer in zip(rows, said, strict=True)]
+
+
+def test_the_score_is_the_share_of_rows_that_the_model_answers_rightly(evaluated: Any, trained: Path) -> None:
+    pairs = answers(trained, trained / "rows.csv")
+    right = sum(true == said for true, said in pairs)
+    document = evaluated().document
+    assert 0 < right < len(pairs)
+    assert document["metrics"]["accuracy"] == pytest.approx(right / len(pairs))
+    assert document["wrong"] == len(pairs) - right
+    assert document["data"]["rows"] == len(pairs)
+
+
+def test_the_rows_of_training_give_the_figures_of_training(evaluated: Any, trained: Path) -> None:
+    document = evaluated(trained / "eval.csv").document
+    assert document["metrics"] == pytest.approx(document["recorded"]["metrics"], abs=1e-6)
+    assert set(document["recorded"]["baselines"]) == {"majority", "nearest_centroid"}
+
+
+def test_the_files_say_what_was_evaluated(evaluated: Any, trained: Path) -> None:
+    found = evaluated(reference="tiny@v1")
+    document = json.loads(found.json.read_text())
+    manifest = regraft.load("tiny@v1", store=str(trained / "store"))
+    assert (document["model"], document["version"], document["id"]) == ("tiny", "v1", manifest.hash)
+    assert document["delta_sha256"] == manifest.meta["delta_sha256"]
+    assert document["base"]["hash"] == manifest.meta["base"]["hash"]
+    html = found.html.read_text()
+    for told in (manifest.hash, manifest.meta["delta_sha256"], manifest.meta["base"]["hash"], "rows.csv"):
+        assert told in html
+
+
+def test_an_interval_holds_its_figure_and_has_its_name(evaluated: Any) -> None:
+    document = evaluated().document
+    assert set(document["intervals"]) == set(document["metrics"])
+    for name, bounds in document["intervals"].items():
+        assert bounds["low"] <= document["metrics"][name] <= bounds["high"]
+    assert document["bootstrap"]["resamples"] == 120
+
+
+def test_the_worst_rows_are_wrong_ones_with_the_largest_error_first(evaluated: Any, trained: Path) -> None:
+    document = evaluated(worst=5).document
+    wrong = {row for row, (true, said) in enumerate(answers(trained, trained / "rows.csv")) if true != said}
+    shown = [item["row"] for item in document["worst"]]
+    assert 0 < len(shown) == min(5, len(wrong)) and set(shown) <= wrong
+    errors = [item["error"] for item in document["worst"]]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_columns_of_another_name_are_named(evaluated: Any, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text((trained / "rows.csv").read_text().replace("text,label", "review,stars", 1))
+    with pytest.raises(DataError, match=r"has no column 'text', 'label'.*say in --columns"):
+        evaluated(path)
+    renamed = evaluated(path, columns={"text": "review", "label": "stars"}).document
+    assert renamed["metrics"] == evaluated().document["metrics"]
+    with pytest.raises(AskedWrong, match="'body' is no column of task text-classification"):
+        evaluated(path, columns={"body": "review"})
+
+
+def test_a_label_that_the_model_does_not_know_is_a_bad_row(evaluated: Any, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "strange.csv"
+    path.write_text((trained / "rows.csv").read_text() + "why is the lamp off,weather\n")
+    with pytest.raises(DataError, match=r"label 'weather' is written; the model knows entry, light, money") as error:
+        evaluated(path)
+    assert "strange.csv" in error.value.where
+    document = evaluated(path, bad_rows="skip").document
+    assert document["data"]["rows"] == 45
+    assert document["data"]["skipped"]["count"] == 1
+    assert "weather" in document["data"]["skipped"]["rows"][0]
+
+
+def test_two_versions_are_compared_on_the_same_rows(evaluated: Any, trained: Path) -> None:
+    document = evaluated(reference="tiny@v2", against="tiny@v1").document
+    rival = document["against"]
+    alone = evaluated(reference="tiny@v1").document
+    assert rival["metrics"] == alone["metrics"]
+    for name, apart in rival["difference"].items():
+        assert apart == pytest.approx(document["metrics"][name] - alone["metrics"][name])
+        assert rival["intervals"][name]["low"] <= apart <= rival["intervals"][name]["high"]
+
+
+def test_a_version_does_not_differ_from_itself(evaluated: Any) -> None:
+    rival = evaluated(against="tiny").document["against"]
+    assert set(rival["difference"].values()) == {0.0}
+    assert all(bounds == {"low": 0.0, "high": 0.0} for bounds in rival["intervals"].values())
+
+
+def test_what_is_not_there_is_told(evaluated: Any, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotThere, match="tiny"):
+        evaluated(reference="tinny")
+    with pytest.raises(DataError, match="no such file"):
+        evaluated(tmp_path / "nowhere.csv")
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(AskedWrong, match="is a file; write a folder"):
+        evaluated()
+    assert Unsupported.exit_code == 2

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -16,6 +23,9 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+
+from regraft.contracts import Context
+from regraft.generation import generate, left_padded
 
 END = "<|end|>"
 SPECIAL = [END, "<|pad|>", "<|turn|>"]
@@ -32,6 +42,8 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 0,
 }
 FAMILIES = ("llama", "gpt2", "qwen2")
+PROMPTS = ("ab", "The quick brown fox")
+"""Of the two ranks of `write_on_ranks`."""
 
 
 def byte_tokenizer(*, pad: bool = True, template: str | None = None) -> PreTrainedTokenizerFast:
@@ -69,3 +81,24 @@ def tiny_language(
     model_of(family, tied=tied).save_pretrained(folder)
     byte_tokenizer(pad=pad, template=template).save_pretrained(folder)
     return folder
+
+
+def write_on_ranks(rank: int, port: int, base: str, out: str) -> None:
+    """One of two gloo ranks: shard a model by FSDP2 and write after this rank's own prompt, into a file of ids."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base).eval()
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        mesh = init_device_mesh("cpu", (2,))
+        for layer in model.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        context = Context(tokenizer, (), model.config)
+        prompt = torch.tensor(tokenizer(PROMPTS[rank])["input_ids"])
+        with torch.no_grad():
+            (written,) = generate(model, left_padded([prompt], context), context, max_new_tokens=24)
+        Path(out, str(rank)).write_text(json.dumps(written))
+    finally:
+        dist.destroy_process_group()

@@ -11,9 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -33,6 +35,9 @@ Record = dict[str, Any]
 """What evaluation keeps of one row: small, made of Python numbers, strings and numpy arrays."""
 Answer = dict[str, Any]
 """What a user gets for one row; JSON-able."""
+
+Numbers = Callable[[str], NDArray[np.float64]]
+"""A column of numbers of the training rows, (rows,), by its name."""
 
 Kind = Literal[
     "text", "texts", "image", "mask", "label", "number", "boxes", "labels", "words", "tags", "messages", "tokens"
@@ -185,9 +190,24 @@ class Task(Plugin, ABC):
         """Checked rows of one side as the rows that are kept (documents as blocks of tokens), in order; `packs`."""
         raise NotImplementedError
 
+    def fitted(self, numbers: Numbers) -> Self:
+        """The task with what it takes from the training rows (the scale of its targets) in its fields.
+
+        Asked once when a run begins; the fields of what comes back are kept with every version.
+        """
+        return self
+
+    def balance(self, counts: Mapping[str, int], rows: int, labels: Sequence[str]) -> list[float]:
+        """The weight of each label that `class_weights: balanced` stands for, by how many of the rows have it."""
+        return [rows / (len(labels) * max(1, counts.get(label, 0))) for label in labels]
+
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
         """The task's model on the base; its new layers are drawn from torch's global generator."""
         return load(self.auto, labels=labels)
+
+    def merge(self, model: nn.Module) -> None:
+        """Turn what `build` put into the base's own architecture, in place, into plain layers with the same outputs:
+        asked before an export."""
 
     def settle(self, model: nn.Module, context: Context) -> None:
         """What the built model and the processor must know of each other and of the fields (languages, settings of

@@ -71,10 +71,10 @@ def _turn(messages: Messages, number: int, text: str, template: str, processor: 
     # Some templates write the last turn otherwise than earlier ones (with its thoughts, or room for them): then a turn
     # is what it says, between the assistant's opening and what follows a last turn.
     said = messages[number]["content"].strip()
-    end = text.find(said, len(before)) + len(said)
-    closing = through.rpartition(said)[2]
-    if said and text.startswith(before) and text.startswith(said + closing, end - len(said)):
-        return len(before), end + len(closing)
+    rest = text.removeprefix(before)
+    turn = rest[: len(rest) - len(rest.lstrip())] + said + through.rpartition(said)[2]
+    if said and text.startswith(before) and rest.startswith(turn):
+        return len(before), len(before) + len(turn)
     raise DataError(
         f"the chat template writes turn {number + 1} otherwise than it would be answered: write a task.template with "
         "{% generation %} around what the assistant says, or leave the row out"

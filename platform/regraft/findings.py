@@ -41,6 +41,8 @@ class Curve:
     ideal: tuple[tuple[float, float], ...] = ()
     """The line that a perfect model would draw; nothing where there is none."""
     note: str = ""
+    joined: bool = True
+    """Whether a line joins the points; a cloud of rows has none."""
 
 
 @dataclass(frozen=True, slots=True)

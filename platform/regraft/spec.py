@@ -192,6 +192,20 @@ class RunSpec(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _labels_are_written_once(self) -> Self:
+        fixed = self.task.classes()
+        if fixed is None:
+            return self
+        if self.data.labels is not None and self.data.labels != fixed:
+            raise ValueError(f"data.labels and task {self.task.key()} both say the labels: write them in task alone")
+        if self.training.class_weights == "balanced" and "label" not in self.task.reads().values():
+            raise ValueError(
+                f"training.class_weights: balanced counts rows of each label, and a row of {self.task.key()} has many: "
+                f"write a weight for each of {', '.join(fixed)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _columns_belong_to_the_task(self) -> Self:
         for name in self.data.columns:
             if name not in self.task.reads():

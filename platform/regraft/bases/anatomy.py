@@ -21,9 +21,11 @@ def dissect(model: nn.Module) -> Anatomy:
     """
     prefix = _prefix(model)
     base = model.get_submodule(prefix)
-    head = tuple(_beside(model, prefix) if prefix else _output_layer(model))
-    idle = tuple(_unmoving(model, prefix))
     rule = RULES.get(_family(base))
+    head = tuple(_beside(model, prefix) if prefix else _output_layer(model))
+    if prefix and rule and rule.head:
+        head = tuple(_own_first(model, (*head, *(_join(prefix, name) for name in rule.head))))
+    idle = tuple(_unmoving(model, prefix))
     found = _by_rule(model, prefix, rule) if rule else None
     if found is None:
         try:
@@ -68,6 +70,12 @@ def _holds(parameters: Iterable[str], name: str) -> bool:
 
 def _bare(model: nn.Module, name: str) -> bool:
     return next(model.get_submodule(name).parameters(), None) is None
+
+
+def _own_first(model: nn.Module, names: Iterable[str]) -> Iterator[str]:
+    """Those of the names that hold a parameter under the first of its names: tied heads are listed once."""
+    held = [name for name, _ in model.named_parameters()]
+    yield from (name for name in names if _holds(held, name))
 
 
 def _once(names: Iterable[str]) -> tuple[str, ...]:

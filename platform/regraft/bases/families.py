@@ -12,13 +12,15 @@ class Rule:
     `stem` names modules before the blocks, dropout too, and whatever the blocks share, which may lie inside a block;
     those that a configuration leaves out are passed over. `blocks` are spellings of the same chain, in different
     versions of transformers or classes; the first of which every word exists counts. `between` names what stands
-    between blocks and belongs to the one after it, `idle` what is a constant though it is kept as a parameter.
+    between blocks and belongs to the one after it, `idle` what is a constant though it is kept as a parameter. `head`
+    names the task's own layers where its class puts them inside the base.
     """
 
     stem: tuple[str, ...]
     blocks: tuple[str, ...]
     between: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
 
 
 _TABLE = "block.0.layer.0.SelfAttention.relative_attention_bias"
@@ -34,6 +36,11 @@ _POSITIONS = (
 _DEBERTA = ("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv")
 _DETR = ("backbone.model.embedder", "position_embedding", "query_position_embeddings")
 _DETR_BLOCKS = "backbone.model.encoder.stages.*.layers.* encoder.layers.* decoder.layers.*"
+_BACKBONE = "backbone.model.encoder.stages.*.layers.*"
+_RT_DETR_HEAD = ("decoder.class_embed", "decoder.bbox_embed", "enc_score_head", "enc_bbox_head")
+# Its encoder reads the stages side by side, and its decoder refines boxes between layers by the task's own head: after
+# the backbone no layer is a function of the base and the layer before it.
+_RT_DETR = Rule(("backbone.model.embedder",), (_BACKBONE,), head=_RT_DETR_HEAD)
 _SINES = ("encoder.embed_positions", "decoder.embed_positions")
 
 RULES: dict[str, Rule] = {
@@ -54,6 +61,8 @@ RULES: dict[str, Rule] = {
     "qwen3": Rule(("embed_tokens",), ("layers.*",)),
     "resnet": Rule(("embedder",), ("encoder.stages.*.layers.*",)),
     "roberta": Rule(("embeddings",), ("encoder.layer.*",)),
+    "rt_detr": _RT_DETR,
+    "rt_detr_v2": _RT_DETR,
     "segformer": Rule((), ("stages.*.blocks.*",), ("stages.*.patch_embeddings", "stages.*.layer_norm")),
     "swin": Rule(("embeddings",), ("encoder.layers.*.blocks.*",), ("encoder.layers.*.downsample",)),
     "t5": Rule(

@@ -14,8 +14,10 @@ import torch
 import transformers
 from torch import nn
 
+from regraft.bases.families import RULES
 from regraft.bases.known_labels import keep_known, known
 from regraft.bases.locate import Base, processor_files
+from regraft.contracts import under
 from regraft.errors import BaseError
 
 __all__ = ["BaseLoader", "load_processor", "processor_files", "quiet"]
@@ -139,12 +141,14 @@ def _arguments(family: Any, config: Any) -> set[str]:
 
 
 def _lacking(model: Any, told: dict[str, Any], base: Base) -> frozenset[str]:
-    """Names in the bare base of what its files lack; BaseError when that is more than a pooler."""
+    """Names in the bare base of what its files lack; BaseError when that is more than a pooler or the task's head."""
     prefix = model.base_model_prefix
     inside = f"{prefix}." if prefix and hasattr(model, prefix) else ""
     mismatched = {entry[0] for entry in told["mismatched_keys"]}
     lacking = {name.removeprefix(inside) for name in {*told["missing_keys"], *mismatched} if name.startswith(inside)}
-    if vital := sorted(name for name in lacking if "pooler" not in name.split(".")):
+    rule = RULES.get(model.config.model_type)
+    head = rule.head if rule else ()
+    if vital := sorted(name for name in lacking if "pooler" not in name.split(".") and not under(name, head)):
         raise BaseError(
             f"the weights lack {vital[0]} ({len(vital)} in all), or hold it in another shape: these files are not of "
             f"the {base.path.name}/config.json beside them",

@@ -23,7 +23,7 @@ from regraft.store.objects import open_store
 ALLOWED = "a hub id (org/name or org/name@revision), a folder, s3://bucket/prefix, or package:<module>/<folder>"
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.spm", "chat_template.jinja")
 """What is fetched of a base: never pickles, never code."""
-_HASHED = ("config.json", safety.INDEX, "1_Pooling/config.json")
+_HASHED = ("config.json", "generation_config.json", safety.INDEX, "1_Pooling/config.json")
 _PROCESSOR = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "preprocessor_config.json", "processor_config.json", "*.model", "*.spm",
@@ -40,7 +40,7 @@ class Base:
     """What the spec wrote."""
     path: Path
     hash: str
-    """SHA-256 over the names and contents of weights, configuration and pooling."""
+    """SHA-256 over the names and contents of weights, configuration, generation settings and pooling."""
     processor_hash: str
     """The same over the files of tokenizer or image processor."""
     revision: str | None = None

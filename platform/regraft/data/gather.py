@@ -12,7 +12,7 @@ from typing import Any
 
 from regraft.contracts import Kind, Raw, Row, Task
 from regraft.data.cells import Columns, Wrong, group_of
-from regraft.data.images import ahead, fetched, identity, sized
+from regraft.data.images import ahead, identity, looked_at
 from regraft.data.inputs import DataFile, data_files
 from regraft.data.rows import Rows, RowWriter, in_order, tags_in_order
 from regraft.data.side import Problems, Side, labels_of
@@ -153,17 +153,12 @@ class _Reading:
             return
         if other is not None and _unit(known if group is None else group.encode()) < share:
             side = other
-        indexed = {**row, **self._headers(row), "row": side.rows}
+        indexed = {**looked_at(row, self._columns), "row": side.rows}
         if problem := self._outside(row) or self._task.check(indexed):
             self.problems.add(side.name, problem, raw.where)
             return
         length = self._task.length(indexed)
         side.add(row, length, _printed(known, row, length, self._columns), self._columns, raw.where, group)
-
-    def _headers(self, row: Row) -> dict[str, str | bytes]:
-        """The images as the task may look at them: of those in S3 what tells their size, of masks in S3 the pixels."""
-        masks = [name for name in self._images if self._columns[name] == "mask"]
-        return {name: fetched(row[name]) if name in masks else sized(row[name]) for name in self._images}
 
     def _outside(self, row: Row) -> str | None:
         """A label that `data.labels` does not list."""

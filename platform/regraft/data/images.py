@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from regraft.contracts import Kind, Row
 from regraft.errors import AskedWrong, DataError, RegraftError
 from regraft.pictures import seen_size
 from regraft.store.objects import ObjectStore, open_store
@@ -58,9 +59,14 @@ def fetched(value: str | bytes) -> str | bytes:
     return store.get(key)
 
 
-def sized(value: str | bytes) -> str | bytes:
-    """What a header can be read of: of an image in S3 its first bytes; anything else as it is."""
-    return beginning(value)[0] if isinstance(value, str) and value.startswith(S3) else value
+def looked_at(row: Row, columns: Mapping[str, Kind]) -> dict[str, Any]:
+    """The row as `Task.check` sees it: of images in S3 the bytes that tell their size, of masks in S3 all of them."""
+    seen = dict(row)
+    for name, kind in columns.items():
+        value = row.get(name)
+        if kind in ("image", "mask") and isinstance(value, str) and value.startswith(S3):
+            seen[name] = fetched(value) if kind == "mask" else beginning(value)[0]
+    return seen
 
 
 @lru_cache(maxsize=4 * _AHEAD)
@@ -79,7 +85,7 @@ def beginning(url: str) -> tuple[bytes, int]:
     return head, total
 
 
-def ahead(items: Iterable[T], urls: Any) -> Iterator[T]:
+def ahead(items: Iterable[T], urls: Callable[[T], Iterable[str]]) -> Iterator[T]:
     """The same items in the same order, the headers of the images in S3 that `urls(item)` lists fetched before.
 
     What cannot be fetched is left to whoever asks for it, who can say which row it belongs to.

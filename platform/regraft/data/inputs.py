@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,22 +80,24 @@ def data_files(written: str, form: Source | None, scratch: Path) -> Iterator[Dat
     several files. Copies are put into the folder `scratch`. `form` is the source to read them with (`data.format`);
     without it each file's own is found.
     """
-    place = place_of(written, scratch, [suffix for member in _members() for suffix in member.suffixes])
+    members = _members()
+    place = place_of(written, scratch, [suffix for member in members for suffix in member.suffixes])
     name, part = _parted(written, place)
     for found in _found(name, place, form):
-        source = form or source_of(found.path, found.name)
+        source = form or source_of(found.path, found.name, members)
         yield DataFile(found, source if part is None else _of_part(source, part, found.name))
 
 
-def source_of(path: Path, name: str) -> Source:
-    """The one source that accepts a path; DataError names the candidates when it is none or several."""
-    takers = [source for member in _members() if (source := _plain(member)) and source.accepts(path)]
+def source_of(path: Path, name: str, members: Sequence[type[Source]] = ()) -> Source:
+    """The one of the sources (all there are) that accepts a path; DataError names those when it is none or several."""
+    members = members or _members()
+    takers = [source for member in members if (source := _plain(member)) and source.accepts(path)]
     if len(takers) == 1:
         return takers[0]
     if takers:
         both = " and ".join(source.key() for source in takers)
         raise DataError(f"{both} both read it: write data.format to choose", where=name)
-    known = "; ".join(f"{member.key()} ({', '.join(member.suffixes) or _first_line(member)})" for member in _members())
+    known = "; ".join(f"{member.key()} ({', '.join(member.suffixes) or _first_line(member)})" for member in members)
     hint = f"name the files in it with a glob, such as {name}/*.csv, or " if path.is_dir() else ""
     raise DataError(f"no source reads it by its name; sources are {known}: {hint}{_HOW}", where=name)
 

@@ -83,7 +83,7 @@ class Rows:
     """
 
     def __init__(self, path: Path, label: str | None) -> None:
-        """`label` is the column that holds one label a row, where the task has one."""
+        """`label` is the column that holds the labels, one or several a row, where the task has one."""
         self._path, self._label = path, label
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         self._count: int = table.num_rows
@@ -118,14 +118,20 @@ class Rows:
         found: NDArray[np.int32] = self._lengths.to_numpy()
         return found
 
+    def numbers(self, column: str) -> NDArray[np.float64]:
+        """A column of the kind number, (rows,)."""
+        found: NDArray[np.float64] = np.concatenate([chunk.to_numpy() for chunk in self._chunks[column]])
+        return found
+
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Rows per label, in the order of the labels; empty where a row has no one label."""
+        """How often each label stands in the rows, in the order of the labels; empty where the task has none."""
         if self._label is None:
             return {}
         found: dict[str, int] = {}
         for chunk in self._chunks[self._label]:
-            for item in chunk.value_counts().to_pylist():
+            single = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
+            for item in single.value_counts().to_pylist():
                 found[item["values"]] = found.get(item["values"], 0) + item["counts"]
         return {label: found[label] for label in in_order(found)}
 

@@ -26,12 +26,11 @@ class Side:
         self.name = name
         self.groups: dict[str, str] = {}
         """Where each group was seen first."""
-        self.restart(writer)
-        self._places = places
+        self.restart(writer, places)
 
-    def restart(self, writer: RowWriter) -> None:
-        """Begin anew with another file, as if no row had been placed; groups stay, places are not told again."""
-        self._places: TextIO | None = None
+    def restart(self, writer: RowWriter, places: TextIO | None = None) -> None:
+        """Begin anew with other files, as if no row had been placed; groups stay."""
+        self._places = places
         self._writer = writer
         self.hash = hashlib.sha256()
         self.labels: Counter[str] = Counter()

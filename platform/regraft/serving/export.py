@@ -60,6 +60,7 @@ def export(
     fetched = fetch(open_store(store) if isinstance(store, str) else store, reference)
     adapted = assembled(fetched, base)
     adapted.method.merge(adapted.model)
+    adapted.task.merge(adapted.model)
     partial = into.parent / f".{into.name}-{uuid4().hex}"
     try:
         partial.mkdir(parents=True)
@@ -85,8 +86,9 @@ def _write(
     encoder, head = _pooled(model, adapted)
     _save(encoder, adapted.context.labels, folder)
     _sentence_files(adapted, encoder, folder)
-    _head_files(head, adapted.context.labels, folder)
-    _card(fetched, folder, "sentence-transformers", _SENTENCE_USAGE)
+    # A task without classes has names of its own for the head's outputs.
+    _head_files(head, adapted.context.labels or tuple(encoder.config.id2label.values()), folder)
+    _card(fetched, folder, "sentence-transformers", _sentence_usage(adapted, encoder.config.problem_type))
     return "sentence-transformers", _SENTENCE_NOTE
 
 
@@ -106,7 +108,7 @@ def _pooled(model: nn.Module, adapted: Adapted) -> tuple[PreTrainedModel, nn.Lin
         "use it by regraft.load"
     )
     columns = inputs(adapted.task)
-    if not isinstance(encoder, PreTrainedModel) or list(columns.values()) != ["text"]:
+    if not isinstance(encoder, PreTrainedModel) or set(columns.values()) != {"text"}:
         raise Unsupported(told)
     head = adapted.linear_head()
     # Tried, not guessed from names: another pooling in a model of the same form would export to other answers.
@@ -176,7 +178,11 @@ _SENTENCE_NOTE = (
     "load it by sentence_transformers.SentenceTransformer; its embeddings times head.safetensors (weight, bias) are "
     "the logits of the labels in head.json"
 )
-_SENTENCE_USAGE = f"""The encoder pools by the mean over tokens; the classifier is one linear layer beside it.
+_READ = {
+    "multi_label_classification": "answers = [dict(zip(labels, row)) for row in logits.sigmoid().tolist()]",
+    "regression": "answers = [dict(zip(labels, row)) for row in logits.tolist()]",
+}
+_SENTENCE_USAGE = f"""The encoder pools by the mean over tokens; the head is one linear layer beside it.
 
 ```python
 import json
@@ -189,11 +195,18 @@ from sentence_transformers import SentenceTransformer
 encoder = SentenceTransformer("FOLDER")
 head = load_file("FOLDER/{HEAD}")
 labels = json.loads(Path("FOLDER/{HEAD_LABELS}").read_text())["labels"]
-embeddings = encoder.encode(texts, convert_to_tensor=True).cpu()
+embeddings = encoder.encode(TEXTS, convert_to_tensor=True).cpu()
 logits = torch.nn.functional.linear(embeddings, head["weight"], head["bias"])
-answers = [labels[i] for i in logits.argmax(-1)]
+ANSWERS
 ```
 """
+
+
+def _sentence_usage(adapted: Adapted, problem: str | None) -> str:
+    """How to use the folder, by how many texts a row has and what the logits mean."""
+    texts = "texts" if len(inputs(adapted.task)) == 1 else "[(text, pair), ...]"
+    read = _READ.get(problem or "", "answers = [labels[i] for i in logits.argmax(-1)]")
+    return _SENTENCE_USAGE.replace("TEXTS", texts).replace("ANSWERS", read)
 
 
 def _refuse_full(folder: Path) -> None:

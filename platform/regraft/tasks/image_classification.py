@@ -10,7 +10,7 @@ from regraft.image_rows import ImageRow
 from regraft.scoring import SingleLabel
 
 
-class ImageClassification(ImageRow, SingleLabel):
+class ImageClassification(SingleLabel, ImageRow):
     """One label for each image, resized and cropped as the base's own image processor does."""
 
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "label": "label"}

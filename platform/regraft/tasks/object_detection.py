@@ -4,37 +4,49 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from faster_coco_eval import COCO, COCOeval_faster
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING
 from transformers.image_transforms import center_to_corners_format
-from transformers.loss.loss_for_object_detection import HungarianMatcher, generalized_box_iou
+from transformers.loss.loss_for_object_detection import HungarianMatcher
+from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
 from regraft.augment import Augmentation, mirrors
+from regraft.boxes import Guess, box_loss, focal_loss, guesses, matched, softmax_loss, varifocal_loss, weights_of
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
+from regraft.detections import confusions, findings_of, precision_of
 from regraft.errors import DataError, Unsupported
+from regraft.findings import Findings
 from regraft.pictures import opened, seen_size
 from regraft.scoring import output_of
 
 WITH_NO_OBJECT = ("detr", "table-transformer", "yolos")
-"""Families whose last class means that there is no object; the others (RT-DETR, Deformable DETR) use a focal loss."""
+"""Families whose last class means that there is no object: a query has one class, by softmax."""
+VARIFOCAL = ("rt_detr", "rt_detr_v2")
+"""Families (Zhao et al., 2024) whose queries score each class by itself, by how well the box would fit."""
+FOCAL = ("deformable_detr",)
+"""Families whose queries score each class by itself (Zhu et al., 2021)."""
 SLACK = 1.0
 """Pixels that a box may stand out of its image: annotation tools round, and those boxes are cut at the border."""
 
 
 class ObjectDetection(Task):
-    """A set of labelled boxes for each image, by models of the DETR kind (Carion et al., 2020)."""
+    """A set of labelled boxes for each image, by models of the DETR kind (Carion et al., 2020).
+
+    RT-DETR trains its inner layers and its choice of queries too, but without the denoising queries of its paper.
+    """
 
     auto: ClassVar[str] = "AutoModelForObjectDetection"
     modality: ClassVar[Literal["text", "image"]] = "image"
     score: ClassVar[Score] = Score("map", "max")
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "boxes": "boxes", "labels": "labels"}
+    supports: ClassVar[frozenset[str]] = frozenset({"augment"})
 
     size: tuple[PositiveInt, PositiveInt] | None = None
     """[height, width] to which every image is resized, whatever its proportions. null is the base's processor's own;
@@ -42,21 +54,43 @@ class ObjectDetection(Task):
     threshold: float = Field(0.5, ge=0, le=1)
     """Least score of an object in an answer; metrics see all."""
     no_object_weight: float = Field(0.1, gt=0)
-    """Weight of the class `no object` in the classification loss."""
+    """Weight of the class `no object` in the classification loss of DETR, Table Transformer and YOLOS."""
     l1_weight: float = Field(5.0, ge=0)
     """Factor of the L1 distance of boxes, in the loss and in the matching."""
     giou_weight: float = Field(2.0, ge=0)
     """Factor of 1 - GIoU (Rezatofighi et al., 2019), in the loss and in the matching."""
-    class_cost: float = Field(1.0, gt=0)
-    """Factor of the class probability in the matching."""
+    class_cost: float | None = Field(None, gt=0)
+    """Factor of the class probability in the matching; null is the base's own (DETR 1, RT-DETR 2)."""
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
-        """The base's detector; Unsupported for families with another kind of class output."""
-        family = load.config.model_type
-        if family not in WITH_NO_OBJECT:
-            allowed = ", ".join(WITH_NO_OBJECT)
-            raise Unsupported(f"a base of type {family} is written; allowed are {allowed}", where="base")
+        """The base's detector; Unsupported for families whose loss is not known here."""
+        config = load.config
+        known = (*WITH_NO_OBJECT, *VARIFOCAL, *FOCAL)
+        if config.model_type not in known:
+            allowed = ", ".join(sorted(known))
+            raise Unsupported(f"a base of type {config.model_type} is written; allowed are {allowed}", where="base")
+        if config.model_type in FOCAL and (config.with_box_refine or config.two_stage):
+            raise Unsupported(
+                "a Deformable DETR with box refinement or two stages is written, whose inner layers are trained by "
+                "losses that its class computes only together with its own; allowed is one without",
+                where="base",
+            )
+        if config.model_type in VARIFOCAL:
+            # The table of denoising queries would never get a gradient; anchors follow the size of the images.
+            return load(self.auto, labels=labels, num_denoising=0, anchor_image_size=None)
         return load(self.auto, labels=labels)
+
+    def settle(self, model: nn.Module, context: Context) -> None:
+        """Unsupported where RT-DETR's feature maps, each twice the next one's size, would not fit one another."""
+        if context.config.model_type not in VARIFOCAL:
+            return
+        stride, size = max(context.config.feat_strides), self._fixed_size(context)
+        if size is not None and any(side % stride for side in size):
+            raise Unsupported(
+                f"images of {size[0]} x {size[1]} pixels are asked for; this base takes multiples of {stride}: write "
+                f"task.size, such as [{max(1, size[0] // stride) * stride}, {max(1, size[1] // stride) * stride}]",
+                where="task.size",
+            )
 
     def check(self, row: Row) -> str | None:
         """An unreadable or huge image (the header is read, no pixel decoded), boxes without labels, without area or
@@ -114,58 +148,53 @@ class ObjectDetection(Task):
         return batch
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-        """DETR's loss as (sum, weight), an image weighing as many as it has boxes, or 1 when it has none.
+        """The family's own loss as (sum, weight), an image weighing as many as it has boxes, or 1 when it has none.
 
-        Each image is matched by itself, so the box terms, divided, are DETR's; its class term is normalised within the
-        image. transformers' own loss sums the number of boxes over all processes (`accelerate.utils.reduce`), in
-        evaluation too: ranks that evaluate different numbers of batches would wait for one another for ever. Here
-        nothing is reduced, and the loop divides.
+        Each image is matched by itself; divided, the sum is transformers' loss of the same batch, but that the softmax
+        families' class term is normalised within each image (theirs: over the batch) and that RT-DETR's class divides
+        by the boxes of all images, where images without any weigh nothing.
         """
-        logits, boxes = output.logits.float(), output.pred_boxes.float()
-        targets: list[dict[str, Tensor]] = batch["labels"]
-        counts = torch.tensor([max(1, len(target["boxes"])) for target in targets], device=logits.device)
-        if not (torch.isfinite(logits).all() and torch.isfinite(boxes).all()):
-            # The matcher refuses such boxes with an error about corners; the loop knows what a loss of nan means.
-            return logits.sum() * torch.nan, counts.sum().float()
-        image, query, target = self._matching(logits, boxes, targets)
-        truth = torch.full(logits.shape[:2], logits.shape[2] - 1, device=logits.device)
-        truth[image, query] = torch.cat([item["class_labels"] for item in targets])[target]
-        weights = torch.ones(logits.shape[2], device=logits.device)
-        weights[-1] = self.no_object_weight
-        entropy = F.cross_entropy(logits.transpose(1, 2), truth, weights, reduction="none").sum(1)
-        total = (counts * entropy / weights[truth].sum(1)).sum()
-        return total + self._box_loss(boxes[image, query], targets, target), counts.sum().float()
+        said, targets = guesses(output), batch["labels"]
+        counts = weights_of(targets, output.logits.device)
+        if not all(guess.finite for guess in said):  # the loop knows what a loss of nan means
+            return output.logits.float().sum() * torch.nan, counts.sum().float()
+        total = torch.stack([self._layer_loss(guess, targets, counts, context.config) for guess in said]).sum()
+        return total, counts.sum().float()
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """Of each image every predicted and every true box, as arrays: boxes [x, y, width, height] in pixels."""
+        """Of each image every predicted and every true box, as arrays: boxes [x, y, width, height] in pixels.
+
+        `error` counts the boxes that are missed, false or of the wrong class among those of at least `threshold`.
+        """
         records: list[Record] = []
-        for found, target in zip(_found(output, batch), batch["labels"], strict=True):
+        for found, target in zip(_found(output, batch, context), batch["labels"], strict=True):
             extent = target["size"].flip(0).repeat(2).to(target["boxes"])
             corners = center_to_corners_format(target["boxes"]) * extent
-            records.append(
-                {
-                    "boxes": _extents(found["boxes"]),
-                    "scores": found["scores"].cpu().numpy(),
-                    "labels": found["labels"].cpu().numpy(),
-                    "true_boxes": _extents(corners),
-                    "true_labels": target["class_labels"].cpu().numpy(),
-                }
-            )
+            record = {
+                "boxes": _extents(found["boxes"]),
+                "scores": found["scores"].cpu().numpy(),
+                "labels": found["labels"].cpu().numpy(),
+                "true_boxes": _extents(corners),
+                "true_labels": target["class_labels"].cpu().numpy(),
+            }
+            pairs = confusions(record, self.threshold, len(context.labels))
+            records.append({**record, "error": sum(true != said for true, said in pairs)})
         return records
 
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
         """COCO's mean average precision over IoU 0.50 to 0.95 (`map`), at 0.50 and at 0.75."""
-        truth = COCO(_coco_truth(records, len(context.labels)))
-        evaluation = COCOeval_faster(truth, truth.loadRes(_coco_found(records)), iouType="bbox", print_function=_silent)
-        evaluation.run()
-        names = ("map", "map50", "map75")
+        found = precision_of(records, len(context.labels)).summary
         # COCO writes -1 where there is no true box to find; no checkpoint may win by that, nor lose to it.
-        return {name: max(0.0, float(value)) for name, value in zip(names, evaluation.stats[:3], strict=True)}
+        return {name: max(0.0, value) for name, value in zip(("map", "map50", "map75"), found, strict=True)}
+
+    def findings(self, records: Sequence[Record], context: Context) -> Findings:
+        """Average precision by class and by size, and what was taken for what at `threshold`."""
+        return findings_of(records, context.labels, self.threshold)
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """`objects` with a score of at least `threshold`, best first: label, score, box in whole pixels."""
         answers: list[Answer] = []
-        for found in _found(output, batch):
+        for found in _found(output, batch, context):
             order = found["scores"].argsort(descending=True, stable=True)
             kept = order[found["scores"][order] >= self.threshold]
             objects = [
@@ -198,33 +227,37 @@ class ObjectDetection(Task):
             return None
         return int(size["shortest_edge"]), int(size["shortest_edge"])
 
-    def _matching(
-        self, logits: Tensor, boxes: Tensor, targets: Sequence[Mapping[str, Tensor]]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, query and target number of each matched pair; targets are counted through the whole batch."""
-        sizes = [len(target["boxes"]) for target in targets]
-        if not sum(sizes):  # the matcher cannot shape a table without columns
-            none = torch.zeros(0, dtype=torch.long, device=logits.device)
-            return none, none, none
-        matcher = HungarianMatcher(class_cost=self.class_cost, bbox_cost=self.l1_weight, giou_cost=self.giou_weight)
-        pairs = matcher({"logits": logits, "pred_boxes": boxes}, targets)
-        starts = np.cumsum([0, *sizes[:-1]]).tolist()
-        image = torch.cat([torch.full_like(query, number) for number, (query, _) in enumerate(pairs)])
-        chosen = torch.cat([target + start for (_, target), start in zip(pairs, starts, strict=True)])
-        query = torch.cat([query for query, _ in pairs])
-        return image.to(logits.device), query.to(logits.device), chosen.to(logits.device)
+    def _layer_loss(self, guess: Guess, targets: Sequence[Mapping[str, Tensor]], counts: Tensor, config: Any) -> Tensor:
+        pairs = matched(self._matcher(config), guess, targets)
+        boxes = box_loss(guess, pairs, l1=self.l1_weight, giou=self.giou_weight)
+        if config.model_type in VARIFOCAL:
+            alpha, gamma = config.focal_loss_alpha, config.focal_loss_gamma
+            return boxes + config.weight_loss_vfl * varifocal_loss(guess, pairs, alpha=alpha, gamma=gamma)
+        if config.model_type in FOCAL:
+            return boxes + focal_loss(guess, pairs, alpha=config.focal_alpha)
+        return boxes + softmax_loss(guess, pairs, counts, no_object=self.no_object_weight)
 
-    def _box_loss(self, boxes: Tensor, targets: Sequence[Mapping[str, Tensor]], chosen: Tensor) -> Tensor:
-        """The summed L1 and GIoU terms of matched boxes (pairs, 4)."""
-        truth = torch.cat([target["boxes"] for target in targets])[chosen].to(boxes)
-        overlap = generalized_box_iou(center_to_corners_format(boxes), center_to_corners_format(truth)).diagonal()
-        l1 = F.l1_loss(boxes, truth, reduction="sum")
-        loss: Tensor = self.l1_weight * l1 + self.giou_weight * (1 - overlap).sum()
-        return loss
+    def _matcher(self, config: Any) -> nn.Module:
+        own = config.matcher_class_cost if config.model_type in VARIFOCAL else config.class_cost
+        cost = own if self.class_cost is None else self.class_cost
+        if config.model_type in WITH_NO_OBJECT:
+            plain: nn.Module = HungarianMatcher(cost, self.l1_weight, self.giou_weight)
+            return plain
+        costs = {"class": cost, "bbox": self.l1_weight, "giou": self.giou_weight}
+        settings = SimpleNamespace(
+            use_focal_loss=True,
+            matcher_alpha=getattr(config, "matcher_alpha", 0.25),
+            matcher_gamma=getattr(config, "matcher_gamma", 2.0),
+            **{f"matcher_{name}_cost": value for name, value in costs.items()},
+        )
+        focal: nn.Module = RTDetrHungarianMatcher(settings)
+        return focal
 
 
 def takes_mask(config: Any) -> bool:
-    """Whether a configuration's detector reads a padding mask."""
+    """Whether a configuration's detector reads a padding mask; RT-DETR is given one and looks at none of it."""
+    if config is None or config.model_type in VARIFOCAL:
+        return False
     detector = MODEL_FOR_OBJECT_DETECTION_MAPPING.get(type(config), None)
     return detector is not None and "pixel_mask" in inspect.signature(detector.forward).parameters
 
@@ -252,12 +285,21 @@ def _box_problem(box: Sequence[float], width: int, height: int) -> str | None:
     return f"lies outside of its image of {width} x {height} pixels" if out or empty else None
 
 
-def _found(output: Any, batch: Batch) -> list[dict[str, Tensor]]:
-    """Of each image scores, labels and corner boxes in pixels of all queries, boxes cut at the border."""
-    scores, labels = output.logits.detach().float().softmax(-1)[..., :-1].max(-1)
+def _found(output: Any, batch: Batch, context: Context) -> list[dict[str, Tensor]]:
+    """Of each image scores, labels and corner boxes in pixels, one of each query, boxes cut at the border.
+
+    Where classes are scored each by itself, the best of all pairs of query and class, as many as there are queries.
+    """
+    logits = output.logits.detach().float()
+    boxes = center_to_corners_format(output.pred_boxes.detach().float()).clamp(0, 1)
+    if context.config.model_type in WITH_NO_OBJECT:
+        scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+    else:
+        scores, chosen = logits.sigmoid().flatten(1).topk(logits.shape[1])
+        labels, query = chosen % logits.shape[2], chosen // logits.shape[2]
+        boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
     sizes = torch.stack([target["size"] for target in batch["labels"]]).to(scores)
-    extents = sizes.flip(1).repeat(1, 2)[:, None]
-    boxes = center_to_corners_format(output.pred_boxes.detach().float()).clamp(0, 1) * extents
+    boxes = boxes * sizes.flip(1).repeat(1, 2)[:, None]
     return [
         {"scores": score, "labels": label, "boxes": box}
         for score, label, box in zip(scores, labels, boxes, strict=True)
@@ -269,30 +311,3 @@ def _extents(corners: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
     boxes: np.ndarray[Any, np.dtype[np.float32]]
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).float().cpu().numpy()
     return boxes
-
-
-def _coco_truth(records: Sequence[Record], classes: int) -> dict[str, Any]:
-    annotations: list[dict[str, Any]] = []
-    for image, record in enumerate(records):
-        for box, label in zip(record["true_boxes"].tolist(), record["true_labels"].tolist(), strict=True):
-            area = box[2] * box[3]
-            number = len(annotations) + 1
-            annotations.append(
-                {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": 0}
-            )
-    images = [{"id": image} for image in range(len(records))]
-    return {"images": images, "annotations": annotations, "categories": [{"id": label} for label in range(classes)]}
-
-
-def _coco_found(records: Sequence[Record]) -> list[dict[str, Any]]:
-    return [
-        {"image_id": image, "category_id": label, "bbox": box, "score": score}
-        for image, record in enumerate(records)
-        for box, label, score in zip(
-            record["boxes"].tolist(), record["labels"].tolist(), record["scores"].tolist(), strict=True
-        )
-    ]
-
-
-def _silent(*words: object) -> None:
-    """Instead of the evaluation's table on the screen."""

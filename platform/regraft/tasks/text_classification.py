@@ -10,7 +10,7 @@ from regraft.scoring import SingleLabel
 from regraft.text_rows import TextRow
 
 
-class TextClassification(TextRow, SingleLabel):
+class TextClassification(SingleLabel, TextRow):
     """One label for each text; longer texts are cut at `max_length` tokens."""
 
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "label": "label"}

@@ -12,7 +12,7 @@ from regraft.scoring import SingleLabel
 from regraft.text_rows import TextRow
 
 
-class TextPairClassification(TextRow, SingleLabel):
+class TextPairClassification(SingleLabel, TextRow):
     """One label for each two texts, read together as the base's own tokenizer joins them."""
 
     inputs: ClassVar[tuple[str, ...]] = ("text", "pair")

@@ -68,7 +68,7 @@ def build(spec: RunSpec, job: Job, snapshot: Snapshot, harness: Harness) -> Adap
     room_for_weights(base, harness)
     training = spec.training
     adapted = adapt(spec.task, spec.method, base, labels=job.labels, seed=training.seed, dropout=training.dropout)
-    weights = class_weights(training.class_weights, job.labels, snapshot.train)
+    weights = class_weights(training.class_weights, job.labels, snapshot.train, spec.task)
     weights = None if weights is None else weights.to(harness.device)
     adapted.context = replace(
         adapted.context,

@@ -154,8 +154,9 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         skipped=dict(snapshot.skipped),
         created=created,
     )
+    fitted = spec.model_copy(update={"task": spec.task.fitted(snapshot.train.numbers)})
     return Job(
-        spec=spec.model_dump(mode="json"),
+        spec=fitted.model_dump(mode="json"),
         run=run,
         base_hash=base.hash,
         fingerprint=snapshot.fingerprint,
@@ -284,7 +285,7 @@ def version_meta(
     spec: RunSpec, job: Job, base: Base, best: Saved, state: State, known: Mapping[str, Any], delta: bytes
 ) -> dict[str, Any]:
     """Everything a version says of itself."""
-    dump = spec.model_dump(mode="json")
+    dump = job.spec
     counts = known.get("rows", {})
     over = gain(counts.get("eval", 0), state.best_correct, known.get("baseline_correct", ""))
     return {

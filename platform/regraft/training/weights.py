@@ -7,18 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from regraft.contracts import Task
 from regraft.data.rows import Rows
 from regraft.errors import SpecError
 from regraft.plugins import unknown
 
 
-def class_weights(written: str | Mapping[str, float], labels: tuple[str, ...], rows: Rows) -> Tensor | None:
-    """(classes,) weights, or None for all alike; balanced is rows / (classes * rows of the class)."""
+def class_weights(written: str | Mapping[str, float], labels: tuple[str, ...], rows: Rows, task: Task) -> Tensor | None:
+    """(classes,) weights, or None for all alike; what balanced means is the task's to say."""
     if written == "none":
         return None
     if isinstance(written, str):
-        counts = rows.counts
-        return torch.tensor([len(rows) / (len(labels) * counts[label]) for label in labels])
+        return torch.tensor(task.balance(rows.counts, len(rows), labels))
     strange = [label for label in written if label not in labels]
     if strange:
         raise SpecError(tuple(f"training.class_weights: {unknown('label', s, list(labels))}" for s in strange))

@@ -204,6 +204,19 @@ def _detr() -> Any:
     return hf.DetrForObjectDetection(config)
 
 
+def _rt_detr() -> Any:
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 12, 12], "depths": [1, 1, 2, 1], "layer_type": "basic"}
+    ends = {"encoder_hidden_dim": 8, "encoder_in_channels": [8, 12, 12], "decoder_in_channels": [8, 8, 8]}
+    config = hf.RTDetrConfig(
+        backbone_config=hf.RTDetrResNetConfig(**sizes, out_indices=[2, 3, 4]),
+        num_queries=4,
+        num_denoising=0,
+        **ends,
+        **{name: size for name, size in _two_sided(2).items() if name != "encoder_layers"},
+    )
+    return hf.RTDetrForObjectDetection(config)
+
+
 def _two_sided(layers: int) -> dict[str, Any]:
     both = {"layers": layers, "attention_heads": 2, "ffn_dim": 12}
     return {"d_model": 8, **{f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in both.items()}}
@@ -264,6 +277,7 @@ FAMILIES: dict[str, Family] = {
     "resnet": Family(lambda: _resnet("basic"), Tiny(), 4),
     "resnet-bottleneck": Family(lambda: _resnet("bottleneck"), Tiny(), 4),
     "roberta": Family(lambda: _roberta("Roberta"), TinyText(), 3),
+    "rt_detr": Family(_rt_detr, TinyDetection(), 5),
     "segformer": Family(_segformer, TinySegmentation(), 3),
     "swin": Family(_swin, Tiny(), 3),
     "t5": Family(_t5, TinyText(), 4),
@@ -307,15 +321,14 @@ def batch_for(name: str) -> Batch:
         ids = torch.randint(3, 29, (3, 6), generator=generator)
         ids[:, -1] = 29  # ends a text, where a classifier looks for that
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([0, 1, 2])}
-    side = {"vit": (16, 16), "deit": (16, 16), "dinov2": (16, 16), "swin": (16, 16), "yolos": (16, 24)}.get(
-        name, (33, 32)
-    )
+    small = dict.fromkeys(("vit", "deit", "dinov2", "swin"), (16, 16))
+    side = {**small, "yolos": (16, 24), "rt_detr": (64, 64)}.get(name, (33, 32))
     return {"pixel_values": torch.randn(3, 3, *side, generator=generator), "labels": torch.tensor([0, 1, 2])}
 
 
 def outputs(output: Any) -> list[Tensor]:
-    """What the model answers: logits, and boxes where it has them."""
-    found = [output.logits, getattr(output, "pred_boxes", None)]
+    """What the model answers: logits, and boxes where it has them; of RT-DETR also what its queries are chosen by."""
+    found = [getattr(output, name, None) for name in ("logits", "pred_boxes", "enc_topk_logits", "enc_topk_bboxes")]
     return [value for value in found if value is not None]
 
 

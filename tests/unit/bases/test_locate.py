@@ -46,7 +46,9 @@ def test_the_hash_is_of_the_content_and_not_of_the_place(folder: Path, tmp_path:
     assert locate(str(folder)) == one
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "1_Pooling/config.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "1_Pooling/config.json", "generation_config.json"]
+)
 def test_one_changed_byte_is_another_base(folder: Path, name: str) -> None:
     path = folder / name
     path.parent.mkdir(exist_ok=True)

@@ -52,12 +52,20 @@ class Rating(_Rowwise):
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "value": "number"}
 
 
+class Reading(_Rowwise):
+    columns: ClassVar[Mapping[str, Kind]] = {"text": "text"}
+
+
 class Seeing(_Rowwise):
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "label": "label"}
 
 
 class Finding(_Rowwise):
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "boxes": "boxes", "labels": "labels"}
+
+
+class Outlining(_Rowwise):
+    columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "mask": "mask"}
 
 
 class Tagging(_Rowwise):

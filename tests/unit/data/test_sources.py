@@ -90,6 +90,19 @@ def _bad_coco(folder: Path) -> tuple[Path, str]:
     return path, f"{path}:annotation 5"
 
 
+def _voc(folder: Path) -> Path:
+    box = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>4</xmax><ymax>6.5</ymax></bndbox>"
+    for name, inside in (("one", f"<object><name>cat</name>{box}</object>"), ("two", "")):
+        _written(folder / f"JPEGImages/{name}.png", "")
+        _written(folder / f"Annotations/{name}.xml", f"<annotation><filename>x</filename>{inside}</annotation>")
+    return folder
+
+
+def _bad_voc(folder: Path) -> tuple[Path, str]:
+    _voc(folder)
+    return folder, str(_written(folder / "Annotations/three.xml", "<annotation><object></annotation>"))
+
+
 def _images(folder: Path) -> Path:
     for name in ("cat/a.png", "cat/.hidden.png", "cat/notes.txt", "dog/b.JPG"):
         _written(folder / name, "")
@@ -214,6 +227,7 @@ SAMPLES = {
     "parallel": Sample(_parallel, [{"en": "One.", "de": "Eins."}, {"en": "Two.", "de": "Zwei."}], _bad_parallel),
     "saved-dataset": Sample(_saved_dataset, TEXTS, _bad_saved_dataset),
     "text": Sample(_text, [{"text": "To be,\nor not.\n"}], _bad_text),
+    "voc": Sample(_voc, [{**row, "image": f"JPEGImages/{row['image']}"} for row in BOXES], _bad_voc),
     "images": Sample(
         _images, [{"image": "cat/a.png", "label": "cat"}, {"image": "dog/b.JPG", "label": "dog"}], _bad_images
     ),

@@ -155,8 +155,11 @@ class Request(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         if not wanted:
             return self._answer(200, data, **headers)
-        start = int(wanted.removeprefix("bytes=").rstrip("-"))
-        self._answer(206, data[start:], Content_Range=f"bytes {start}-{len(data) - 1}/{len(data)}", **headers)
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        start, end = int(first), min(int(last or len(data)), len(data) - 1)
+        if start >= len(data):
+            return self._refuse(416, "InvalidRange")
+        self._answer(206, data[start : end + 1], Content_Range=f"bytes {start}-{end}/{len(data)}", **headers)
 
     def _list(self, prefix: str) -> None:
         rows = "".join(

@@ -11,6 +11,7 @@ from pictures import coloured, tiny_resnet
 from rectangles import rectangles, tiny_yolos
 from regraft.errors import SpecError
 from regraft.spec import RunSpec
+from segments import LABELS, segments, tiny_segformer
 from tiny import document as texts
 from workers import in_child, train_counted
 
@@ -19,13 +20,16 @@ def document(folder: Path, task: str, augment: str) -> dict[str, Any]:
     if task == "object-detection":
         data = {side: str(rectangles(folder / side, images=24, seed=len(side))) for side in ("train", "eval")}
         base = tiny_yolos(folder / "base")
+    elif task == "semantic-segmentation":
+        data = {side: str(segments(folder / side, images=24, seed=len(side))) for side in ("train", "eval")}
+        base = tiny_segformer(folder / "base")
     else:
         data = {side: str(coloured(folder / side, each=8, seed=len(side))) for side in ("train", "eval")}
         base = tiny_resnet(folder / "base")
     return {
         "name": "changed",
         "base": str(base),
-        "task": task,
+        "task": {"type": task, "labels": LABELS} if task == "semantic-segmentation" else task,
         "method": "full",
         "data": {**data, "augment": augment},
         "training": {"epochs": 2, "batch_size": 8, "lr": 1e-3, "checkpoint_steps": 2, "baselines": False},
@@ -38,7 +42,10 @@ def delta(written: dict[str, Any]) -> bytes:
     return (Path(written["store"]) / "models/changed/v1/delta.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("task", "augment"), [("object-detection", "strong"), ("image-classification", "light")])
+@pytest.mark.parametrize(
+    ("task", "augment"),
+    [("object-detection", "strong"), ("semantic-segmentation", "strong"), ("image-classification", "light")],
+)
 def test_a_killed_augmented_run_ends_bit_identical(tmp_path: Path, task: str, augment: str) -> None:
     written = document(tmp_path, task, augment)
     straight = {**written, "store": str(tmp_path / "straight")}

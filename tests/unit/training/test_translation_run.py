@@ -17,8 +17,11 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 import regraft
 from regraft.serving.export import export
 from regraft.spec import RunSpec
+from regraft.store.objects import open_store
+from regraft.store.runs import Runs
 from regraft.training.session import train_local
 from translators import translator
+from workers import on_ranks
 
 SHARED = Path(os.environ.get("REGRAFT_SHARED") or Path(__file__).parents[4] / "shared") / "data"
 NUMBERS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "five": "fünf", "six": "sechs"}
@@ -99,6 +102,30 @@ def test_a_summary_has_several_references_and_the_version_answers_under_its_own_
     assert set(outcome.metrics) == {"rouge1", "rouge2", "rougeL", "chrf", "loss", "cut", "written"}
     (answer,) = regraft.load("writer", store=outcome.store).predict([texts[0]])
     assert list(answer) == ["summary_text"]
+
+
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
+def test_two_ranks_write_what_one_writes(tmp_path: Path, strategy: str) -> None:
+    """An odd number of rows, of which not all are written: ranks that wait for each other's tokens would hang."""
+    pairs = counted()[:15]
+    base = translator(tmp_path / "base", "marian", [text for pair in pairs for text in pair])
+    rows = written(tmp_path / "rows.jsonl", ({"source": one, "target": two} for one, two in pairs))
+    task = {"type": "translation", "max_target_length": 10, "eval_samples": 3}
+    found = []
+    for world in (1, 2):
+        document_of = document(tmp_path, base, task, rows, epochs=2, batch_size=5, dropout=0.0, optimizer="sgd")
+        document_of |= {"store": str(tmp_path / f"store{world}")}
+        document_of["compute"] = {"workers": 0, "cpus": 1, "strategy": strategy}
+        if world == 1:
+            train_local(RunSpec.resolve(document_of))
+        else:
+            on_ranks(world, document_of, str(tmp_path / "journal"))
+        run = RunSpec.resolve(document_of).run
+        lines = Runs(open_store(document_of["store"])).read(run, "metrics.jsonl").decode().splitlines()
+        found.append([line for line in map(json.loads, lines) if "eval_chrf" in line])
+    assert len(found[0]) == 2
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -1,0 +1,17 @@
+"""Which of the labels a text has: any number of them, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from regraft.contracts import Kind
+from regraft.multi_label import MultiLabel
+from regraft.text_rows import TextRow
+
+
+class TextMultiLabel(MultiLabel, TextRow):
+    """Any number of labels for each text, each of them present or not."""
+
+    columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "labels": "labels"}
+    supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "bucketing"})

@@ -1,0 +1,23 @@
+"""Which numbers a pair of texts has: how alike they are, how well one answers the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from regraft.contracts import Kind
+from regraft.regression import Regression
+from regraft.text_rows import TextRow
+
+
+class TextPairRegression(Regression, TextRow):
+    """One number for each two texts, or several: `targets` names their columns."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("text", "pair")
+    columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "pair": "text", "target": "number"}
+    supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})
+
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of both texts together that are read; null is what the base can read, at most 256."""

@@ -1,0 +1,17 @@
+"""Which numbers a text has: a rating, a price, an age."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from regraft.contracts import Kind
+from regraft.regression import Regression
+from regraft.text_rows import TextRow
+
+
+class TextRegression(Regression, TextRow):
+    """One number for each text, or several: `targets` names their columns."""
+
+    columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "target": "number"}
+    supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})

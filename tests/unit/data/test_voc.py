@@ -1,0 +1,145 @@
+"""PASCAL VOC documents: where a box is, which image it is on, and what is wrong with a document."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from regraft.contracts import Raw
+from regraft.data.gather import gather
+from regraft.data.sources.voc import Voc
+from regraft.errors import DataError
+from regraft.spec import DataSpec
+from regraft.tasks.object_detection import ObjectDetection
+
+BCCD = Path(os.environ.get("REGRAFT_SHARED") or Path(__file__).parents[4] / "shared") / "data" / "bccd"
+
+
+def thing(name: str, *corners: float, extra: str = "") -> str:
+    sides = "".join(f"<{key}>{value:g}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners))  # noqa: B905
+    return f"<object><name>{name}</name>{extra}<bndbox>{sides}</bndbox></object>"
+
+
+def document(folder: Path, name: str, *objects: str, filename: str = "", picture: bool = True) -> Path:
+    """One document and its image of 40 x 20 pixels, in VOC's folders."""
+    (folder / "Annotations").mkdir(parents=True, exist_ok=True)
+    (folder / "JPEGImages").mkdir(exist_ok=True)
+    if picture:
+        Image.new("RGB", (40, 20)).save(folder / "JPEGImages" / f"{name}.jpg")
+    path = folder / "Annotations" / f"{name}.xml"
+    path.write_text(f"<annotation><filename>{filename or name}.jpg</filename>{''.join(objects)}</annotation>")
+    return path
+
+
+def read(path: Path, source: Voc | None = None) -> list[Raw]:
+    return list((source or Voc()).read(path))
+
+
+def test_corners_are_counted_from_one_and_both_inside_the_box(tmp_path: Path) -> None:
+    document(tmp_path, "a", thing("cat", 1, 1, 40, 20), thing("dog", 11, 6, 12, 6.5))
+    [row] = read(tmp_path)
+    assert row.values["boxes"] == [[0, 0, 40, 20], [10, 5, 2, 1.5]]
+    assert row.values["labels"] == ["cat", "dog"]
+    assert ObjectDetection().check(row.values) is None
+
+
+@pytest.mark.parametrize("corners", [(5, 5, 5, 5), (5, 5, 5, 9), (5, 9, 8, 9), (8, 5, 5, 9)])
+def test_corners_without_area_stay_without_area(tmp_path: Path, corners: tuple[float, ...]) -> None:
+    document(tmp_path, "a", thing("cat", 1, 1, 9, 9), thing("cat", *corners))
+    [row] = read(tmp_path)
+    assert "box 1 is" in str(ObjectDetection().check(row.values))
+    assert "has no area" in str(ObjectDetection().check(row.values))
+
+
+def test_corners_counted_from_zero_are_within_the_slack(tmp_path: Path) -> None:
+    document(tmp_path, "a", thing("cat", 0, 0, 39, 19))
+    [row] = read(tmp_path)
+    assert ObjectDetection().check(row.values) is None
+
+
+def test_difficult_objects_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    hard = "<difficult>1</difficult>"
+    document(tmp_path, "a", thing("cat", 1, 1, 9, 9, extra=hard), thing("dog", 1, 1, 9, 9))
+    assert [row.values["labels"] for row in read(tmp_path)] == [["dog"]]
+    assert [row.values["labels"] for row in read(tmp_path, Voc(difficult="keep"))] == [["cat", "dog"]]
+
+
+def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
+    inner = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+    document(tmp_path, "a", thing("person", 3, 3, 9, 9, extra=inner))
+    [row] = read(tmp_path)
+    assert row.values["labels"] == ["person"]
+    assert row.values["boxes"] == [[2, 2, 7, 7]]
+
+
+def test_a_split_is_read_in_its_own_order_and_its_missing_documents_are_named(tmp_path: Path) -> None:
+    for name in "abc":
+        document(tmp_path, name, thing("cat", 1, 1, 9, 9))
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/train.txt").write_text("c\n\na  1\ngone\n")
+    rows = read(tmp_path, Voc(part="train"))
+    assert [Path(row.where).stem for row in rows] == ["c", "a", "gone"]
+    assert [row.problem for row in rows] == [None, None, "is not there, though the split 'train' names it"]
+    with pytest.raises(DataError, match="has no split 'trian'; did you mean 'train'"):
+        read(tmp_path, Voc(part="trian"))
+
+
+def test_documents_beside_their_images_are_read(tmp_path: Path) -> None:
+    path = document(tmp_path, "a", thing("cat", 1, 1, 9, 9)).rename(tmp_path / "a.xml")
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.PNG")
+    (tmp_path / "Annotations").rmdir()
+    assert [row.values["image"] for row in read(tmp_path)] == [str(tmp_path / "a.PNG")]
+    assert read(tmp_path)[0].values == read(path)[0].values
+
+
+def test_a_renamed_document_keeps_to_the_image_of_its_own_name(tmp_path: Path) -> None:
+    document(tmp_path, "old", thing("cat", 1, 1, 9, 9))
+    document(tmp_path, "new", thing("cat", 1, 1, 9, 9), filename="old")
+    document(tmp_path, "third", thing("cat", 1, 1, 9, 9), filename="C:\\there\\old", picture=False)
+    named = {Path(row.where).stem: Path(row.values["image"]).name for row in read(tmp_path)}
+    assert named == {"old": "old.jpg", "new": "new.jpg", "third": "old.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("<annotation><object>", "is not readable as XML: no element found"),
+        ("", "is not readable as XML: no element found"),
+        ("<data/>", "is no VOC document: it holds <data>"),
+        ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>', "DTD declarations are"),
+        (f"<annotation>{thing('', 1, 1, 2, 2)}</annotation>", "object 1 has no <name>"),
+        ("<annotation><object><name>cat</name></object></annotation>", "object 1 (cat): <xmin> is missing"),
+        (f"<annotation>{thing('cat', 1, 1, 2)}</annotation>", "object 1 (cat): <ymax> is missing"),
+        (f"<annotation>{thing('cat', float('nan'), 1, 2, 2)}</annotation>", "<xmin> is 'nan'; a number"),
+        ("<annotation><filename>../../b.jpg</filename></annotation>", "holds no image 'b' and no 'b.jpg'"),
+    ],
+)
+def test_one_bad_document_is_named_and_the_others_are_read(tmp_path: Path, text: str, told: str) -> None:
+    for name in "ac":
+        document(tmp_path, name, thing("cat", 1, 1, 9, 9))
+    bad = tmp_path / "Annotations" / "b.xml"
+    bad.write_text(text)
+    rows = read(tmp_path)
+    assert [row.problem is None for row in rows] == [True, False, True]
+    assert rows[1].where == str(bad)
+    assert told in str(rows[1].problem)
+
+
+def test_the_two_dirty_boxes_of_bccd_are_named_by_file(tmp_path: Path) -> None:
+    if not BCCD.is_dir():
+        pytest.skip(f"no BCCD in {BCCD}: set REGRAFT_SHARED")
+    data = {"train": f"{BCCD}#train", "eval": f"{BCCD}#val"}
+    with pytest.raises(DataError) as refused:
+        gather(ObjectDetection(), DataSpec.model_validate(data), tmp_path)
+    told = str(refused.value)
+    assert "2 rows cannot be used" in told
+    for name, box in (("00338", "[503, 336, 0, 0]"), ("00343", "[180, 328, 0, 0]")):
+        assert f"{BCCD}/Annotations/BloodImage_{name}.xml: box " in told
+        assert f"is {box} and has no area" in told
+    found = gather(ObjectDetection(), DataSpec.model_validate({**data, "bad_rows": "skip"}), tmp_path)
+    assert found.rows["train"] + found.rows["eval"] == 205 + 87 - 2
+    assert found.labels == ("Platelets", "RBC", "WBC")
+    assert found.skipped["train"] + found.skipped["eval"] == 2

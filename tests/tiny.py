@@ -91,6 +91,6 @@ def document(
         "method": method,
         "data": {"train": str(folder / "train.csv"), "eval": str(folder / "eval.csv")},
         "training": {**defaults, **training},
-        "compute": {"workers": 0, "cpus": 1},
+        "compute": {"workers": 0, "cpus": 1, "trunk": "off"},
         "store": str(folder / "store"),
     }

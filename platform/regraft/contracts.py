@@ -30,7 +30,7 @@ Example = dict[str, Any]
 """One encoded row, not padded yet."""
 Batch = dict[str, Any]
 """Collated examples: tensors, or lists of dicts of tensors and strings; the key `labels` is never passed to the model,
-so that it may also hold what answers are made of."""
+so that it may also hold what answers are made of, and `kept` holds what the frozen part gave for these rows."""
 Record = dict[str, Any]
 """What evaluation keeps of one row: small, made of Python numbers, strings and numpy arrays."""
 Answer = dict[str, Any]

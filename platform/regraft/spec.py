@@ -136,6 +136,11 @@ class ComputeSpec(Frozen):
     """torch.compile the model."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a quarter more time."""
+    trunk: Literal["auto", "off", "memory", "disk"] = "auto"
+    """Where the outputs of the frozen part are kept, so that each row is computed once and not in every epoch: in the
+    store (disk), where later runs find them, or in memory. auto measures what is worth it."""
+    trunk_gb: float = Field(8.0, ge=0)
+    """The most that they may take."""
     max_failures: int = Field(3, ge=-1)
     """How often lost workers are replaced, from the last checkpoint; -1 for ever."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,19 @@ from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import Base
 from regraft.contracts import Anatomy, Batch, Context, Method, Task, under
 from regraft.errors import Unsupported
+
+
+class StandsIn(Protocol):
+    """Something that stands in for a model's frozen part."""
+
+    def standing_in(self, batch: Batch) -> AbstractContextManager[None]:
+        """Inside, a forward pass on the batch begins behind the frozen part."""
+        ...
+
+
+def inputs_of(batch: Batch) -> Batch:
+    """What of a batch is passed to the model."""
+    return {name: value for name, value in batch.items() if name not in ("labels", "kept")}
 
 
 @dataclass
@@ -32,6 +46,8 @@ class Adapted:
     """Canonical names of what the delta holds."""
     still: tuple[nn.Module, ...] = field(default=(), repr=False)
     """Modules that stay the base's own function and so are never in train mode."""
+    trunk: StandsIn | None = field(default=None, repr=False)
+    """What hands back the outputs of the frozen part instead of computing them, where that is so."""
 
     def train_mode(self) -> None:
         """Train mode, but for what stays the base's: there dropout is off and running statistics are read only."""
@@ -45,7 +61,12 @@ class Adapted:
 
     def forward(self, batch: Batch) -> Any:
         """The model's output for a batch on the model's device; its `labels` are not passed."""
-        return self.model(**{name: value for name, value in batch.items() if name != "labels"})
+        with self.from_trunk(batch):
+            return self.model(**inputs_of(batch))
+
+    def from_trunk(self, batch: Batch) -> AbstractContextManager[None]:
+        """Inside, the model begins where the batch's `kept` values stand in for what is frozen, if it has any."""
+        return nullcontext() if self.trunk is None or "kept" not in batch else self.trunk.standing_in(batch)
 
     def linear_head(self) -> nn.Linear:
         """The head's one linear layer; Unsupported when the head is anything else."""

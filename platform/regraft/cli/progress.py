@@ -75,6 +75,9 @@ class Live:
             self._progress.update(self._task, total=event["steps"], description="first step")
         elif kind == "baseline":
             self._progress.update(self._task, description="measuring baselines")
+        elif kind == "trunk":
+            text = f"frozen part, {event['rows']:,} of {event['total']:,} rows"
+            self._progress.update(self._task, description=text)
         elif kind == "resume":
             self._progress.update(self._task, completed=event["step"])
         elif kind == "eval":

@@ -10,6 +10,8 @@ from regraft.data.json_shape import json_shape
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """What the names of images end with."""
+SCANS = (".dcm", ".dicom")
+"""What the names of DICOM files end with, where they end with anything."""
 _MASKS = re.compile(r"masks?$|^(masks?|annotations?|labels?|segmentations?|ground_?truth|gt)", re.IGNORECASE)
 _PICTURES = re.compile(r"images?$|^(images?|imgs?|pictures?|photos?)", re.IGNORECASE)
 _MARK = re.compile(r"(?P<stem>.+)[_-](mask|gt|seg|label|matte|labels?ids)$", re.IGNORECASE)
@@ -77,6 +79,23 @@ def images_in(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
         if entry.suffix.lower() in IMAGES and not entry.name.startswith(".") and entry.is_file():
             yield entry
+
+
+def scans_in(folder: Path, depth: int | None = None) -> Iterator[Path]:
+    """DICOM files below a folder, so many levels deep, by suffix or by the mark at their begin, in order."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if depth is None or depth > 1:
+                yield from scans_in(entry, None if depth is None else depth - 1)
+        elif entry.suffix.lower() in SCANS or (not entry.suffix and _marked(entry)):
+            yield entry
+
+
+def _marked(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(132)[128:] == b"DICM"
 
 
 def _voc(folder: Path) -> bool:

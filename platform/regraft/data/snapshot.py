@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import logging
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from regraft.contracts import Task
 from regraft.data.gather import FORMAT, Gathered, gather
+from regraft.data.mapped import cache_folder, mapped, sha256
 from regraft.data.rows import Rows
 from regraft.errors import Damaged, Lost, NotThere
 from regraft.spec import DataSpec
 from regraft.store.files import writing_here
-from regraft.store.manifest import FileEntry, commit, fetch_verified, load
+from regraft.store.manifest import commit, load
 from regraft.store.objects import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -72,26 +68,11 @@ def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = Non
     A folder store's own files are mapped. From S3 they are downloaded once per machine into the folder `cache`
     (`~/.cache/regraft/data`, below REGRAFT_CACHE if set); of several processes one downloads and the others wait.
     """
-    prefix = f"data/{fingerprint}"
-    manifest = load(store, prefix)
-    paths = {}
-    for entry in manifest.files:
-        if path := _in_place(store, prefix, entry):
-            paths[entry.name] = path
-    if not paths:
-        folder = (cache or cache_folder()) / fingerprint
-        with _alone(folder):
-            fetch_verified(store, prefix, folder)
-        paths = {entry.name: folder / entry.name for entry in manifest.files}
+    manifest, paths = mapped(store, f"data/{fingerprint}", (cache or cache_folder("data")) / fingerprint)
     meta = manifest.meta
     label = next((name for name, kind in meta["columns"].items() if kind in ("label", "labels")), None)
     train, held = (Rows(paths[name], label) for name in ("train.arrow", "eval.arrow"))
     return Snapshot(fingerprint, tuple(meta["labels"]), train, held, meta)
-
-
-def cache_folder() -> Path:
-    """Where snapshots from S3 are kept on this machine."""
-    return Path(os.environ.get("REGRAFT_CACHE") or "~/.cache/regraft").expanduser() / "data"
 
 
 def _keep(store: ObjectStore, gathered: Gathered, task: Task) -> None:
@@ -118,44 +99,8 @@ def _repaired(store: ObjectStore, gathered: Gathered) -> bool:
     """Put the files again if they are, byte for byte, what the manifest promises."""
     prefix = f"data/{gathered.fingerprint}"
     manifest = load(store, prefix)
-    if any(_sha256(gathered.files[entry.name]) != entry.sha256 for entry in manifest.files):
+    if any(sha256(gathered.files[entry.name]) != entry.sha256 for entry in manifest.files):
         return False
     for name, path in gathered.files.items():
         store.put(f"{prefix}/{name}", path)
     return True
-
-
-def _in_place(store: ObjectStore, prefix: str, entry: FileEntry) -> Path | None:
-    """The store's own file, verified, or None where it has none on this machine."""
-    where = f"{store.url}/{prefix}/{entry.name}"
-    try:
-        path = store.local(f"{prefix}/{entry.name}")
-    except NotThere:
-        raise Damaged(f"{entry.name} is missing", where) from None
-    if path is None:
-        return None
-    stat = path.stat()
-    if stat.st_size != entry.size or _known_sha256(path, stat.st_ino, stat.st_mtime_ns) != entry.sha256:
-        raise Damaged(f"{entry.name} does not have the bytes that were written", where)
-    return path
-
-
-@lru_cache(maxsize=256)
-def _known_sha256(path: Path, inode: int, modified_ns: int) -> str:
-    """Hashed once in a process, as long as the file stays the same: the trials of a search open it again and again."""
-    return _sha256(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process of this machine at a time; the kernel frees the lock of one that dies."""
-    with writing_here(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

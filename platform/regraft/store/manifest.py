@@ -26,7 +26,7 @@ FORMAT = 1
 
 MANIFEST = "manifest.json"
 
-Kind = Literal["checkpoint", "version", "snapshot"]
+Kind = Literal["checkpoint", "version", "snapshot", "features"]
 
 _PIECE = 4 << 20
 _HEX32 = re.compile(r"[0-9a-f]{32}")

@@ -15,6 +15,7 @@ from regraft.contracts import Batch, Record
 from regraft.data.rows import Rows
 from regraft.data.sampler import draw
 from regraft.training.harness import Harness
+from regraft.trunk.trunk import Trunk
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -32,6 +33,8 @@ def encoded(
     adapted: Adapted, rows: Rows, indices: NDArray[np.int64], *, train: bool, key: tuple[int, int] = (0, 0)
 ) -> Batch:
     """The rows as one batch; `key` is (seed, epoch), of which augmentation draws."""
+    if isinstance(adapted.trunk, Trunk) and adapted.trunk.holds(rows):
+        return adapted.trunk.batch(rows, indices.tolist())
     task, context = adapted.task, adapted.context
     examples = []
     for index in indices.tolist():

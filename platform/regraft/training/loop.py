@@ -26,6 +26,7 @@ from regraft.store.runs import Runs
 from regraft.training.baselines import measure_baselines
 from regraft.training.closed_form import fit_closed_form
 from regraft.training.evaluate import encoded, evaluate, packed
+from regraft.training.frozen import keep_trunk
 from regraft.training.harness import Harness
 from regraft.training.job import Job, State
 from regraft.training.memory import room_for_steps, room_for_weights, told_when_it_runs_out
@@ -133,6 +134,7 @@ class Run:
         if self.resumed_at_its_end():
             return
         self.announce()
+        keep_trunk(self)
         stepper = Stepper(
             self.wrapped, self.optimizer, self.accelerator, self.harness, seed=training.seed, clip=training.clip
         )

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from regraft.bases.adapt import Adapted
+from regraft.bases.adapt import Adapted, inputs_of
 from regraft.contracts import Batch, Step
 from regraft.errors import AskedWrong, Unsupported
 from regraft.spec import ComputeSpec
@@ -61,8 +61,8 @@ class StepModule(nn.Module):
         """(sum of the loss over rows, weight), with the terms on the scale of the same weight."""
         adapted = self._adapted[0]
         self._seen.clear()
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        output = self._forward[0](**inputs)
+        with adapted.from_trunk(batch):
+            output = self._forward[0](**inputs_of(batch))
         features = self._seen[0] if len(self._seen) == 1 else None
         total, weight = adapted.task.loss(output, batch, adapted.context)
         for share, term in zip(self._weights, self.terms, strict=True):

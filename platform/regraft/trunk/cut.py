@@ -153,12 +153,17 @@ def capture(adapted: Adapted, batch: Batch, parts: Iterable[Part]) -> dict[str, 
     return found
 
 
-def difference(adapted: Adapted, cut: Cut, batch: Batch, boundary: Boundary, seed: int = 0) -> float:
+def difference(
+    adapted: Adapted, cut: Cut, batch: Batch, boundary: Boundary, *, given: Batch | None = None, seed: int = 0
+) -> float:
     """How far outputs and gradients of the cut model are from the whole one's on a batch: the largest absolute
-    difference over the largest absolute value of that tensor. The model is left in train mode, otherwise as it was."""
+    difference over the largest absolute value of that tensor.
+
+    `given` is what the cut model gets instead of the batch. The model is left in train mode, otherwise as it was.
+    """
     whole = _pass(adapted, batch, seed)
     with cut.standing_in(adapted.model, boundary, sizes_of(batch)):
-        parted = _pass(adapted, batch, seed)
+        parted = _pass(adapted, batch if given is None else given, seed)
     if len(whole) != len(parted) or any(one.shape != two.shape for one, two in zip(whole, parted, strict=True)):
         return float("inf")
     distances = [_distance(one, two) for one, two in zip(whole, parted, strict=True)]

@@ -1,0 +1,96 @@
+"""Keep the trunk's outputs, or compute them again? Measured on this machine in the first seconds, and said."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from regraft.bases.adapt import Adapted
+from regraft.data.rows import Rows
+from regraft.trunk.cut import Cut
+from regraft.trunk.trunk import BATCH, computed
+
+Where = Literal["memory", "disk", "recompute"]
+
+WORTH = 0.97
+"""Reading must cost less than this share of computing: else keeping gains nothing."""
+DISK_S_PER_BYTE = 1 / 200e6
+"""A slow disk: what is read again soon comes from the page cache, but that is not to be counted on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, and the figures behind it; kept with the run, so that a continued run does the same."""
+
+    where: Where
+    why: str
+    bytes: int
+    """Of all rows together."""
+    compute_s: float
+    """Seconds to compute one row's trunk."""
+    read_s: float
+    """Seconds to read one row's kept values and lay them into a batch."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return asdict(self)
+
+
+def plan(
+    adapted: Adapted,
+    cut: Cut,
+    rows: Rows,
+    total: int,
+    *,
+    budget: int,
+    allowed: Sequence[Where],
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Plan:
+    """Time one batch both ways and choose. `total` is how many rows would be kept, `budget` the most bytes of them."""
+    indices = list(range(min(BATCH, len(rows))))
+    adapted.eval_mode()
+    with autocast():
+        computed(adapted, cut, rows, indices[:2])  # the first pass pays for what every process pays once
+        began = time.perf_counter()
+        values, sizes = computed(adapted, cut, rows, indices)
+        compute_s = (time.perf_counter() - began) / len(indices)
+    began = time.perf_counter()
+    cut.join(values, sizes)
+    join_s = (time.perf_counter() - began) / len(indices)
+    size = sum(tensor.numel() * tensor.element_size() for row in values for tensor in row.values()) / len(values)
+    return choose(compute_s, join_s, size, total, budget=budget, allowed=allowed)
+
+
+def choose(
+    compute_s: float, join_s: float, row_bytes: float, total: int, *, budget: int, allowed: Sequence[Where]
+) -> Plan:
+    """The rule, apart from the measuring: keep where it fits and reading is quicker than computing."""
+    size = round(row_bytes * total)
+    on_disk = join_s + row_bytes * DISK_S_PER_BYTE
+    figures = f"{_ms(compute_s)} to compute a row, {{}} to read it, {_size(size)} for {total} rows"
+
+    def made(where: Where, why: str, read_s: float) -> Plan:
+        return Plan(where, f"{why}: {figures.format(_ms(read_s))}", size, compute_s, read_s)
+
+    if size > budget:
+        return made("recompute", f"more than the {_size(budget)} of compute.trunk_gb", on_disk)
+    if "disk" in allowed and on_disk < WORTH * compute_s:
+        return made("disk", "kept in the store, for later runs too", on_disk)
+    if "memory" in allowed and join_s < WORTH * compute_s:
+        return made("memory", "kept in memory", join_s)
+    return made("recompute", "reading would cost as much as computing", on_disk if "disk" in allowed else join_s)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.2g} ms"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -31,7 +31,9 @@ def rows(written: str, folder: Path, **form: Any) -> list[dict[str, Any]]:
 
 
 def archive(path: Path) -> Path:
-    arrays = {f"{part}_{name}": np.full(2, number) for number, part in enumerate(("train", "val")) for name in "yz"}
+    arrays: dict[str, Any] = {
+        f"{part}_{name}": np.full(2, number) for number, part in enumerate(("train", "val")) for name in "yz"
+    }
     np.savez(path, **arrays)
     return path
 

@@ -115,6 +115,7 @@ def _how(names: list[str]) -> str:
     parts = [word for word in words if any((_without(name, word) or "").lower() in _COLUMNS for name in names)]
     hint = "say which they are, as in data.format: {type: npz, images: pixels, labels: classes}"
     if parts:
-        hint = f"name a part of it, as in #{parts[0]} after the file's name ({', '.join(parts)})"
+        one = "train" if "train" in parts else parts[0]
+        hint = f"name a part of it, as in #{one} after the file's name ({', '.join(parts)})"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"It holds {', '.join(names[:_SHOWN]) or 'nothing'}{more}: {hint}"

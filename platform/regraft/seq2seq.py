@@ -28,6 +28,8 @@ IGNORED = -100
 """Target of padding: torch's cross entropy passes it over."""
 WRAPPING = frozenset({"mbart", "plbart", "fsmt"})
 """Families whose decoder begins with the target's own last token (a language code), not with one fixed token."""
+GLOBAL = frozenset({"led"})
+"""Families whose tokens see only their neighbours, but for those told to see all: the first, as in their papers."""
 BUCKETS = 4
 """Groups of rows by the length of their text, in the findings."""
 
@@ -149,6 +151,8 @@ class Seq2Seq(Task):
         text = self.prefix + row[self.reads_column]
         example: Example = dict(context.processor(text, truncation=True, max_length=reads))
         length = len(example["input_ids"])
+        if context.config.model_type in GLOBAL:
+            example["global_attention_mask"] = [1] + [0] * (length - 1)
         labels: dict[str, Any] = {"row": row["row"], "length": length, "cut": int(length >= reads)}
         references = row.get(self.writes_column)
         if not references:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from sacrebleu.metrics import BLEU, CHRF
+from transformers import LEDConfig, LEDForConditionalGeneration
 
 from regraft.bases.adapt import Adapted, adapt
 from regraft.bases.load import BaseLoader
@@ -18,7 +19,7 @@ from regraft.bases.locate import locate
 from regraft.contracts import Context, Example, Method, Record, Row, Task
 from regraft.errors import Unsupported
 from regraft.tasks.translation import Translation
-from translators import translator
+from translators import tokenizer_for, translator
 
 ROWS: list[Row] = [
     {"row": 0, "source": "a red lamp is on the table", "target": ["eine rote Lampe steht auf dem Tisch"]},
@@ -344,3 +345,17 @@ def test_a_step_by_any_method_lowers_the_loss(folders: dict[str, Path], family: 
 def test_a_model_without_a_head_of_its_own_refuses_to_train_one(folders: dict[str, Path], family: str) -> None:
     with pytest.raises(Unsupported, match=r"lora, freeze or full|lora, freeze, full"):
         made(folders[family], "feature-extraction")
+
+
+def test_a_longformers_first_token_sees_the_whole_text(tmp_path: Path) -> None:
+    sides = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    places = {f"max_{side}_position_embeddings": 64 for side in ("encoder", "decoder")}
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3, "decoder_start_token_id": 1, "vocab_size": 200}
+    sizes = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "attention_window": 4}
+    LEDForConditionalGeneration(LEDConfig(**sides, **places, **ids, **sizes)).save_pretrained(tmp_path)
+    tokenizer_for("bart", TEXTS, 200).save_pretrained(tmp_path)
+    adapted = made(tmp_path)
+    assert len(set(answered(adapted, ROWS))) > 0
+    batch = adapted.task.collate(encoded(adapted), adapted.context)
+    adapted.task.loss(adapted.forward(batch), batch, adapted.context)[0].backward()
+    assert all(parameter.grad is not None for parameter in adapted.model.parameters() if parameter.requires_grad)

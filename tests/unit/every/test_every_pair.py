@@ -1,0 +1,228 @@
+"""Every task with every method on every family that they fit: adapted, stepped, saved, loaded, asked and exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load, save
+from torch import Tensor
+
+from regraft.bases.adapt import Adapted, adapt, inputs_of
+from regraft.bases.delta import apply_delta, delta_tensors
+from regraft.bases.load import quiet
+from regraft.bases.locate import Base, processor_files
+from regraft.contracts import Batch, Method, Task
+from regraft.errors import Unsupported
+from regraft.serving.export import export
+from regraft.serving.predictor import Predictor
+from regraft.store.card import model_card
+from regraft.store.objects import open_store
+from regraft.store.registry import Registry
+from unit.bases.families import FAMILIES, shake, step
+from unit.every.rows import base_of, fits, labels_of, rows_of, task_of
+
+METHODS: dict[str, Any] = {
+    **{key: {"type": key} for key in Method.names() if not Method.lookup(key).closed_form},
+    "freeze": {"type": "freeze", "depth": 1},
+}
+QUICK = {
+    ("text-classification", "bert"),
+    ("text-multi-label", "bert-pooled"),
+    ("text-pair-classification", "roberta"),
+    ("text-pair-regression", "mpnet"),
+    ("text-regression", "distilbert"),
+    ("token-classification", "bert"),
+    ("text-generation", "llama"),
+    ("translation", "t5"),
+    ("summarization", "bart"),
+    ("image-classification", "mobilenet_v2"),
+    ("image-multi-label", "resnet"),
+    ("image-regression", "vit"),
+    ("object-detection", "yolos"),
+    ("semantic-segmentation", "segformer"),
+}
+"""A family for each task in every run of the tests; the others are many, and slow for that alone."""
+NOTHING_NEW = ("text-generation", "translation", "summarization")
+"""Tasks whose model is the base itself: there is no head to train alone."""
+
+
+@dataclass
+class Case:
+    task: Task
+    method: Method
+    base: Base
+    adapted: Adapted
+    batch: Batch
+
+
+def config_of(family: str) -> Any:
+    return FAMILIES[family].make().config
+
+
+def combinations() -> Iterator[Any]:
+    configs = {family: config_of(family) for family in FAMILIES}
+    for key in Task.names():
+        for family, config in configs.items():
+            if fits(key, family, config):
+                for name in METHODS:
+                    marks = () if (key, family) in QUICK else pytest.mark.slow
+                    yield pytest.param(key, family, name, id=f"{key}-{family}-{name}", marks=marks)
+
+
+every = pytest.mark.parametrize(("key", "family", "name"), list(combinations()))
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Base]:
+    made: dict[str, Base] = {}
+
+    def base(family: str) -> Base:
+        if family not in made:
+            made[family] = base_of(family, tmp_path_factory.mktemp(family))
+        return made[family]
+
+    return base
+
+
+def fitted(key: str, name: str, base: Base) -> Case:
+    """Adapted, with a batch of three rows; what does not fit is refused in words."""
+    task, method = task_of(key), Method.parse(METHODS[name])
+    assert isinstance(method, Method)
+    try:
+        adapted = adapt(task, method, base, labels=labels_of(task), seed=5)
+    except Unsupported as refusal:
+        assert len(str(refusal)) > 20
+        if method.key() == "feature-extraction" and key in NOTHING_NEW:
+            pytest.skip(f"refused, as it should be: {refusal}")
+        if key == "object-detection" and refusal.where == "base":
+            pytest.skip(f"refused, as it should be: {refusal}")
+        raise
+    batch = collated(adapted, targets=True)
+    return Case(task, method, base, adapted, batch)
+
+
+def collated(adapted: Adapted, *, targets: bool) -> Batch:
+    task = adapted.task
+    rows: Any = rows_of(task)
+    if task.packs and targets:
+        rows = [{"row": 0, **row} for row in task.pack(rows, adapted.context.processor)]
+    elif not targets:
+        rows = [{name: value for name, value in row.items() if name not in task.targets()} for row in rows]
+    return task.collate([task.encode(row, adapted.context, train=False) for row in rows], adapted.context)
+
+
+def answers(adapted: Adapted, batch: Batch) -> list[Tensor]:
+    adapted.eval_mode()
+    with torch.no_grad():
+        output = adapted.forward(batch)
+    return [value for name in ("logits", "pred_boxes") if (value := getattr(output, name, None)) is not None]
+
+
+@every
+def test_a_step_moves_what_the_delta_holds_and_loads_to_the_same_answers(
+    bases: Callable[[str], Base], key: str, family: str, name: str
+) -> None:
+    case = fitted(key, name, bases(family))
+    shake(case.adapted.model)
+    before = {n: tensor.detach().clone() for n, tensor in case.adapted.model.state_dict().items()}
+    step(case.adapted, case.batch)
+    moved = {n for n, tensor in case.adapted.model.state_dict().items() if not torch.equal(tensor, before[n])}
+    held = {id(tensor) for tensor in delta_tensors(case.adapted).values()}
+    names = {n for n, tensor in case.adapted.model.state_dict(keep_vars=True).items() if id(tensor) in held}
+    assert moved and moved <= names, f"moved and not in the delta: {sorted(moved - names)[:5]}"
+    again = adapt(case.task, case.method, case.base, labels=labels_of(case.task), seed=5)
+    apply_delta(again, load(save(copied(case.adapted))))
+    for one, two in zip(answers(case.adapted, case.batch), answers(again, case.batch), strict=True):
+        assert torch.equal(one, two)
+
+
+def copied(adapted: Adapted) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone().contiguous() for name, tensor in delta_tensors(adapted).items()}
+
+
+@every
+def test_a_version_answers_alone_as_in_a_batch_and_exports_to_the_same_outputs(
+    bases: Callable[[str], Base], key: str, family: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    case = fitted(key, name, bases(family))
+    shake(case.adapted.model)
+    publish(tmp_path / "store", case)
+    model = Predictor.open(str(tmp_path / "store"), "tiny", device="cpu")
+    wanted = model.adapted.task.targets()
+    rows = [{n: v for n, v in row.items() if n not in wanted and n != "row"} for row in rows_of(case.task)]
+    together = model.predict(rows)
+    json.dumps(together)
+    for row, answer in zip(rows, together, strict=True):
+        (alone,) = model.predict([row])
+        assert_alike(alone, answer)
+    exported = export(str(tmp_path / "store"), "tiny", tmp_path / "out")
+    assert exported.kind == "transformers"
+    with quiet():
+        found = getattr(transformers, case.task.auto).from_pretrained(exported.folder)
+    batch = collated(case.adapted, targets=False)
+    with torch.no_grad():
+        output = found.eval()(**inputs_of(batch))
+    mine = answers(case.adapted, batch)
+    for one, two in zip(
+        mine, [getattr(output, n) for n in ("logits", "pred_boxes") if hasattr(output, n)], strict=True
+    ):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def assert_alike(one: Any, two: Any) -> None:
+    """Equal but for the last bits of numbers."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_alike(one[key], two[key])
+    elif isinstance(one, list):
+        assert len(one) == len(two)
+        for left, right in zip(one, two, strict=True):
+            assert_alike(left, right)
+    elif isinstance(one, float):
+        assert one == pytest.approx(two, rel=1e-4, abs=1e-4)
+    else:
+        assert one == two
+
+
+def publish(store: Path, case: Case) -> None:
+    """A version of the case's model, as training would register it."""
+    task, method = case.task.model_dump(mode="json"), case.method.model_dump(mode="json")
+    score = case.task.score
+    meta: dict[str, Any] = {
+        "name": "tiny",
+        "task": task,
+        "method": method,
+        "labels": list(labels_of(case.task)),
+        "dropout": None,
+        "base": {
+            "reference": case.base.reference,
+            "hash": case.base.hash,
+            "processor_hash": case.base.processor_hash,
+        },
+        "metrics": {score.name: 0.5},
+        "baselines": {},
+        "score": {"name": score.name, "mode": score.mode},
+        "seed": 5,
+        "lineage": {"run": "r", "checkpoint": "c", "data": {"fingerprint": "f", "rows": {}}, "parent": None},
+        "versions": {"regraft": "0.1.0"},
+    }
+    files: dict[str, Any] = {
+        "delta.safetensors": save(copied(case.adapted)),
+        "spec.yaml": b"data: {train: rows.csv, eval: 0.1}\n",
+        "card.md": model_card(meta, {}).encode(),
+        **{f"processor/{path.name}": path for path in processor_files(case.base)},
+    }
+    Registry(open_store(str(store))).publish("tiny", files, meta)
+
+
+def test_every_task_has_a_family_in_every_run() -> None:
+    assert {key for key, _ in QUICK} == set(Task.names())

@@ -97,6 +97,7 @@ def test_folders_are_named_where_their_names_are_their_own(tmp_path: Path) -> No
         (("train/ants/a.jpg", "val/ants/b.jpg"), "images"),
         (("images/a.jpg", "masks/a.png"), "masks"),
         (("labels/a.jpg", "masks/a.png"), "images"),
+        (("a.jpg", "b.png"), "images"),
         (("JPEGImages/a.jpg", "Annotations/a.xml"), "voc"),
         (("train/state.json", "train/data.arrow", "dataset_dict.json"), "saved-dataset"),
     ],
@@ -118,6 +119,15 @@ def test_images_beside_class_folders_are_bad_rows(tmp_path: Path) -> None:
         (f"{tmp_path}/stray.png", True),
         (f"{tmp_path}/cat/a.png", False),
     ]
+
+
+def test_images_without_class_folders_are_rows_without_a_label(tmp_path: Path) -> None:
+    touched(tmp_path, "b.jpg", "a.PNG", "notes.txt")
+    assert [row.values for row in Images().read(tmp_path)] == [
+        {"image": f"{tmp_path}/{name}"} for name in ("a.PNG", "b.jpg")
+    ]
+    files = list(data_files(f"{tmp_path}/*.jpg", None, tmp_path))
+    assert [[row.values for row in file.rows()] for file in files] == [[{"image": f"{tmp_path}/b.jpg"}]]
 
 
 SPOKEN = "\n\nTo be,\r\n  or not.  \n \n\t\nThat is\nthe question"

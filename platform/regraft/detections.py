@@ -99,7 +99,8 @@ def overlaps(boxes: Boxes, others: Boxes) -> NDArray[np.float64]:
     )
     shared = np.clip(end - start, 0, None).prod(-1)
     whole: NDArray[np.float64] = one[..., 2:].prod(-1) + two[..., 2:].prod(-1) - shared
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    ratio: NDArray[np.float64] = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    return ratio
 
 
 def _by_class(precision: Precision, counts: NDArray[np.int64], labels: Sequence[str], shown: str) -> Table:

@@ -2,14 +2,13 @@
 
 python tests/benchmarks/shakespeare.py full lora random
 
-Plays and base are read from `$REGRAFT_SHARED` (default: `../shared` beside the checkout). The first nine tenths of the
-plays are trained on, the last is what perplexity is of: per token of the base's own tokenizer.
+The first nine tenths of the plays are trained on, the last is what perplexity is of: per token of the base's own
+tokenizer.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -17,10 +16,10 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import record
 import torch
+from trained import SHARED, arguments, show
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from regraft.bases.adapt import adapt
@@ -33,8 +32,6 @@ from regraft.store.runs import Runs
 from regraft.training.evaluate import evaluate
 from regraft.training.harness import LocalHarness
 from regraft.training.session import Outcome, train_local
-
-SHARED = Path(os.environ.get("REGRAFT_SHARED", record.ROOT.parent / "shared"))
 
 
 @dataclass(frozen=True)
@@ -56,15 +53,8 @@ KINDS = {
 
 def main() -> int:
     """Train each kind asked for; 1 when one misses its goal."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)} (default: all)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a field of the spec")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the JSON files")
-    options = parser.parse_args()
-    if strange := [name for name in options.kinds if name not in KINDS]:
-        parser.error(f"{strange[0]!r} is written; allowed are {', '.join(KINDS)}")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    return 0 if all([measure(name, options) for name in options.kinds or KINDS]) else 1
+    options = arguments(__doc__, list(KINDS))
+    return 0 if all([measure(name, options) for name in options.names]) else 1
 
 
 def measure(name: str, options: argparse.Namespace) -> bool:
@@ -127,16 +117,6 @@ def untrained(spec: RunSpec, outcome: Outcome) -> dict[str, float]:
     snapshot = open_snapshot(store, (Runs(store).find(outcome.run) or {})["data"])
     adapted = adapt(spec.task, Full(), locate(spec.base), labels=(), seed=0)
     return evaluate(adapted, snapshot.eval, LocalHarness(), size=32, autocast=nullcontext())[0]
-
-
-def show(event: Mapping[str, Any]) -> None:
-    """A line now and then."""
-    kind = event["event"]
-    if kind == "step" and event["step"] % 10 == 0:
-        left = f"left {event['left_s']:.0f} s"
-        print(f"step {event['step']}/{event['steps']} loss {event['loss']:.3f} {left}", flush=True)
-    elif kind in ("eval", "note", "start"):
-        print({key: value for key, value in event.items() if key != "event"}, flush=True)
 
 
 if __name__ == "__main__":

@@ -61,10 +61,15 @@ def class_folders(folder: Path) -> bool:
 
     Images one folder deeper count too: such a folder is most likely a level too high, and its source says so.
     """
-    if coco_file(folder) or saved_dataset(folder) or mask_folders(folder) or masks_beside(folder) or _voc(folder):
+    if _explained(folder):
         return False
     inside = subfolders(folder)
     return any(next(images_in(place), None) for one in inside for place in (one, *subfolders(one)))
+
+
+def image_folder(folder: Path) -> bool:
+    """Whether images and no folders lie in this one, and no other layout explains them."""
+    return not subfolders(folder) and next(images_in(folder), None) is not None and not _explained(folder)
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -98,6 +103,8 @@ def _marked(file: Path) -> bool:
         return opened.read(132)[128:] == b"DICM"
 
 
-def _voc(folder: Path) -> bool:
-    """The layout of PASCAL VOC: images in one folder, an XML document of each in another."""
-    return any(next(inside.glob("*.xml"), None) for inside in subfolders(folder))
+def _explained(folder: Path) -> bool:
+    """Whether the folder has the layout of another source: COCO, `datasets`, masks, or VOC with its XML documents."""
+    if coco_file(folder) or saved_dataset(folder) or mask_folders(folder) or masks_beside(folder):
+        return True
+    return any(next(place.glob("*.xml"), None) for place in (folder, *subfolders(folder)))

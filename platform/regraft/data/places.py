@@ -145,7 +145,11 @@ class InS3(Place):
     def _copied(self, bucket: str, key: str) -> Found:
         folder = self._fresh()
         parent, _, name = f"s3://{bucket}/{key}".rpartition("/")
-        _fetch(bucket, key, folder / name)
+        if name.lower().endswith(IMAGES):
+            folder.mkdir(parents=True)
+            (folder / name).touch()
+        else:
+            _fetch(bucket, key, folder / name)
         return Found(folder / name, f"{parent}/{name}", str(folder), parent, by_reference=True)
 
     def _folder(self, bucket: str, prefix: str) -> Found | None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from regraft.contracts import Kind, Raw, Row, Source
 from regraft.data.cells import Columns, Wrong
-from regraft.data.images import identity
+from regraft.data.images import identity, looked_at
 from regraft.data.inputs import DataFile, data_files
 from regraft.data.rows import Rows, RowWriter
 from regraft.errors import AskedWrong, DataError
@@ -92,21 +92,23 @@ def taken(reading: Reading, scratch: Path) -> Iterator[Taken]:
 
 
 def _of_file(file: DataFile, reading: Reading) -> Iterator[Taken]:
-    columns: Columns | None = None
+    forms: dict[tuple[Kind, ...], Columns] = {}
+    names: dict[str, str] = {}
     kinds: dict[str, Kind] = dict(reading.wanted)
     for raw in file.rows():
         if raw.problem:
             yield Taken(raw, {}, kinds, raw.problem)
             continue
-        if columns is None:
-            names = _names(reading, raw)
-            kinds = _as_written(reading.wanted, names, raw)
-            columns = Columns(kinds, names, file.folder)
-            columns.check(raw, file.name, f"regraft show sources {file.source.key()}")
+        names = names if forms else _names(reading, raw)
+        kinds = _as_written(reading.wanted, names, raw)
+        if (form := tuple(kinds.values())) not in forms:
+            forms[form] = Columns(kinds, names, file.folder)
+            if len(forms) == 1:
+                forms[form].check(raw, file.name, f"regraft show sources {file.source.key()}")
         try:
-            row = columns.row(raw)
+            row = forms[form].row(raw)
             _canonical(row_identity(row, kinds)).encode()
-            yield Taken(raw, row, kinds, reading.check({**row, "row": 0}))
+            yield Taken(raw, row, kinds, reading.check({**looked_at(row, kinds), "row": 0}))
         except Wrong as error:
             yield Taken(raw, {}, kinds, str(error))
 
@@ -118,7 +120,7 @@ def _names(reading: Reading, raw: Raw) -> dict[str, str]:
 
 
 def _as_written(wanted: Mapping[str, Kind], names: Mapping[str, str], raw: Raw) -> dict[str, Kind]:
-    """The kinds as this file holds them: whoever predicts may write one text for a list of words."""
+    """The kinds as this row holds them: whoever predicts may write one text for a list of words."""
     plain = {
         name
         for name, kind in wanted.items()

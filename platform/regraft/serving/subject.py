@@ -112,13 +112,13 @@ def _everywhere(written: str, base: Base) -> str:
 def _of_version(written: str, store: str, base: str | None, *, features: bool) -> Subject:
     fetched = fetch(open_store(store), written)
     right_base(fetched, base)
-    task = member(Task, fetched.meta["task"], fetched)  # type: ignore[type-abstract]
+    member(Task, fetched.meta["task"], fetched)  # type: ignore[type-abstract]
     return Subject(
         reference=str(fetched.version),
         id=fetched.version.id,
         store=store,
         vectors=features,
-        task=task.model_dump(mode="json"),
+        task=dict(fetched.meta["task"]),
         trained=(fetched.spec.get("data") or {}).get("columns") or {},
         elsewhere=base,
     )

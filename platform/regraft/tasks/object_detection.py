@@ -117,7 +117,9 @@ class ObjectDetection(Task):
         `class_labels` (boxes,) and `boxes` (boxes, 4), centre and extent as shares of the image, when the row has
         them. Shares do not change when the image is resized, whichever way its processor does that.
         """
-        image, boxes, names = opened(row["image"]), row.get("boxes"), row.get("labels")
+        image = opened(row["image"])
+        boxes: Any = row.get("boxes")
+        names: Any = row.get("labels")
         if train and context.augment != "off":
             change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
             image = change.image(image)
@@ -158,8 +160,8 @@ class ObjectDetection(Task):
         counts = weights_of(targets, output.logits.device)
         if not all(guess.finite for guess in said):  # the loop knows what a loss of nan means
             return output.logits.float().sum() * torch.nan, counts.sum().float()
-        total = torch.stack([self._layer_loss(guess, targets, counts, context.config) for guess in said]).sum()
-        return total, counts.sum().float()
+        losses = [self._layer_loss(guess, targets, counts, context.config) for guess in said]
+        return torch.stack(losses).sum(), counts.sum().float()
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
         """Of each image every predicted and every true box, as arrays: boxes [x, y, width, height] in pixels.
@@ -231,8 +233,8 @@ class ObjectDetection(Task):
         pairs = matched(self._matcher(config), guess, targets)
         boxes = box_loss(guess, pairs, l1=self.l1_weight, giou=self.giou_weight)
         if config.model_type in VARIFOCAL:
-            alpha, gamma = config.focal_loss_alpha, config.focal_loss_gamma
-            return boxes + config.weight_loss_vfl * varifocal_loss(guess, pairs, alpha=alpha, gamma=gamma)
+            classes = varifocal_loss(guess, pairs, alpha=config.focal_loss_alpha, gamma=config.focal_loss_gamma)
+            return boxes + float(config.weight_loss_vfl) * classes
         if config.model_type in FOCAL:
             return boxes + focal_loss(guess, pairs, alpha=config.focal_alpha)
         return boxes + softmax_loss(guess, pairs, counts, no_object=self.no_object_weight)

@@ -241,3 +241,12 @@ def test_a_text_task_reads_a_folder_of_the_datasets_library_from_s3(moto_url: st
         },
     )
     assert built(Sorting(), tmp_path, f"{moto_url}#train").labels == ("no", "yes")
+
+
+def test_a_pattern_of_images_in_s3_is_not_downloaded(moto_url: str, tmp_path: Path) -> None:
+    put(moto_url, {name: picture(1) for name in ("a.png", "b.png", "c.jpg")})
+    files = list(data_files(f"{moto_url}/*.png", None, tmp_path / "scratch"))
+    assert [raw.values for file in files for raw in file.rows()] == [
+        {"image": f"{moto_url}/{name}"} for name in ("a.png", "b.png")
+    ]
+    assert not sum(path.stat().st_size for path in (tmp_path / "scratch").rglob("*.png"))

@@ -309,6 +309,10 @@ def test_names_garbage_by_file_and_row(name: str, tmp_path: Path) -> None:
 def test_refuses_bytes_that_are_nothing(name: str, tmp_path: Path) -> None:
     path = _written(tmp_path / "noise.bin", bytes(range(128, 256)) * 40)
     [file] = data_files(str(path), Source.lookup(name)(), tmp_path)
-    with pytest.raises(DataError) as refused:
-        list(file.rows())
-    assert refused.value.where.startswith(str(path))
+    wheres = []
+    try:
+        wheres += [raw.where for raw in file.rows() if raw.problem or pytest.fail(f"{raw} is a row")]
+    except DataError as error:
+        wheres.append(error.where)
+    assert wheres
+    assert all(where.startswith(str(path)) for where in wheres)

@@ -33,6 +33,7 @@ from regraft.store.registry import Registry, Version
 
 SPOKEN = "my card was charged twice the app crashes when i open it please send an invoice a b c how do reset"
 LABELS = {"text-classification": ("billing", "bug", "other"), "object-detection": ("red", "blue")}
+LABELS |= {"token-classification": ("O", "B-thing", "I-thing")}
 TASKS = {
     "cls": "text-classification",
     "mean": "text-classification",
@@ -164,7 +165,8 @@ def publish(store: Path, base: Path, task: Any, method: Any, name: str = "tiny")
     parsed, how = Task.parse(task), Method.parse(method)
     assert isinstance(parsed, Task) and isinstance(how, Method)
     found = locate(str(base))
-    labels = LABELS.get(parsed.key(), ("a", "b"))
+    fixed = parsed.classes()
+    labels = LABELS.get(parsed.key(), ("a", "b")) if fixed is None else fixed
     adapted = adapt(parsed, how, found, labels=labels, seed=5)
     delta = save(perturbed(adapted))
     meta: dict[str, Any] = {

@@ -29,7 +29,7 @@ class Arrow(Source):
                 for values in plain_rows(batch, features_of(schema)):
                     number += 1
                     yield Raw(values, f"{path}:{number}")
-        except (pa.ArrowException, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a stream cut short is an OSError
             told = " ".join(str(error).split())
             raise DataError(f"is not readable as Arrow IPC: {told}", f"{path}:{number + 1}") from None
 

@@ -1,4 +1,4 @@
-"""A folder of class folders: each image's label is the folder it lies in."""
+"""Image files: each one's label is the folder it lies in."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regraft.contracts import Raw, Source
-from regraft.data.folders import class_folders, images_in, subfolders
+from regraft.data.folders import IMAGES, class_folders, image_folder, images_in, subfolders
 from regraft.errors import DataError
 
 
 class Images(Source):
-    """Images in folders that are named after their labels; the rows are `image` and `label`."""
+    """Images in folders that are named after their labels; the rows are `image` and `label`.
+
+    A folder of images without class folders, or an image by itself, gives rows without a label: to predict on.
+    """
+
+    suffixes = IMAGES
 
     def accepts(self, path: Path) -> bool:
-        """A folder with folders in it that has no other source's layout."""
-        return path.is_dir() and class_folders(path)
+        """A folder with class folders or images in it that has no other source's layout; an image."""
+        return (class_folders(path) or image_folder(path)) if path.is_dir() else super().accepts(path)
 
     def read(self, path: Path) -> Iterator[Raw]:
         """Images by class folder and name; files that are no images (by their suffix) are passed over."""
         if not path.is_dir():
-            raise DataError("is a file; a folder of class folders is wanted", str(path))
+            if not super().accepts(path):
+                raise DataError("is a file and no image; a folder of class folders is wanted", str(path))
+            yield Raw({"image": str(path)}, str(path))
+            return
         folders = subfolders(path)
-        if not folders:
-            raise DataError("holds no class folders: one for each label, with its images in it", str(path))
         for folder in folders:
             if deeper := next(iter(subfolders(folder)), None):
                 raise DataError(
@@ -31,8 +37,14 @@ class Images(Source):
                     f"{folder.name!r} is a part of the data and not a label, name {folder} itself",
                     str(deeper),
                 )
-        for stray in images_in(path):
-            yield Raw({}, str(stray), "lies beside the class folders: move it into one of them")
+        loose = images_in(path)
+        if folders:
+            told = "lies beside the class folders: move it into one of them"
+            yield from (Raw({}, str(image), told) for image in loose)
+        elif (first := next(loose, None)) is None:
+            raise DataError("holds no class folders: one for each label, with its images in it", str(path))
+        else:
+            yield from (Raw({"image": str(image)}, str(image)) for image in (first, *loose))
         for folder in folders:
             for image in images_in(folder):
                 yield Raw({"image": str(image), "label": folder.name}, str(image))

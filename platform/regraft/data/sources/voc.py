@@ -10,7 +10,7 @@ from typing import Literal
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import parse
+from defusedxml.ElementTree import fromstring
 
 from regraft.contracts import Raw, Source
 from regraft.data.folders import IMAGES
@@ -57,7 +57,7 @@ class Voc(Source):
     def _row(self, document: Path) -> Raw:
         where = str(document)
         try:
-            root = parse(document, forbid_dtd=True).getroot()
+            root = fromstring(document.read_bytes(), forbid_dtd=True)
         except FileNotFoundError:
             return Raw({}, where, f"is not there, though the split {self.part!r} names it")
         except (ParseError, DefusedXmlException, ValueError) as error:

@@ -11,7 +11,7 @@ from regraft.findings import Curve
 WIDTH, HEIGHT = 380, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46
 _SMALL_DOT, _LARGE_DOT = 2.5, 9.0
-_MOST_DOTS = 40
+_MOST_DOTS = 15
 
 Point = tuple[float, float]
 
@@ -70,7 +70,8 @@ def drawn(curve: Curve) -> Drawn:
     both = [*curve.points, *curve.ideal]
     x = Axis(*_range([point[0] for point in both]), LEFT, WIDTH - RIGHT)
     y = Axis(*_range([point[1] for point in both]), HEIGHT - BOTTOM, TOP)
-    return Drawn(curve, x, y, path(curve.points, x, y), path(curve.ideal, x, y), _dots(curve, x, y))
+    line = path(curve.points, x, y) if curve.joined else ""
+    return Drawn(curve, x, y, line, path(curve.ideal, x, y), _dots(curve, x, y))
 
 
 def path(points: Sequence[Point], x: Axis, y: Axis) -> str:
@@ -109,8 +110,8 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _dots(curve: Curve, x: Axis, y: Axis) -> tuple[Dot, ...]:
-    """A dot for each point: larger for more rows, by area; none on a curve of very many points."""
-    if not curve.weights and len(curve.points) > _MOST_DOTS:
+    """A dot for each point: larger for more rows, by area; none on a line of very many points."""
+    if curve.joined and not curve.weights and len(curve.points) > _MOST_DOTS:
         return ()
     most = max(curve.weights, default=0.0) or 1.0
     dots = []

@@ -186,7 +186,9 @@ def _document(
         "recorded": {"metrics": dict(meta.get("metrics") or {}), "baselines": dict(meta.get("baselines") or {})},
         "findings": asdict(found),
         "wrong": shown.wrong,
-        "worst": [{"row": item.row, "error": item.error, "answer": item.answer} for item in shown.exhibits],
+        "worst": [
+            {"row": item.row, "file": item.file, "error": item.error, "answer": item.answer} for item in shown.exhibits
+        ],
     }
 
 

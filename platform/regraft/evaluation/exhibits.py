@@ -104,6 +104,8 @@ class Verdict(Part):
     said: tuple[str, ...]
     scores: tuple[tuple[str, float], ...] = ()
     """The likeliest labels, with what the model gave them."""
+    several: bool = False
+    """Whether truth and answer are sets, each member right by itself."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,19 @@ class Exhibit:
     wrong: bool
     parts: tuple[Part, ...]
     answer: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
+    """The name of the row's image file, where it has one."""
 
 
 def parts_of(row: Row, answer: Answer, mask: Any, album: Album, adapted: Adapted) -> tuple[Part, ...]:
     """What is shown of a row, by the kinds of its columns; `mask` are its true class numbers where it has a mask."""
     return tuple(_parts(row, answer, mask, album, adapted))
+
+
+def file_of(row: Row, kinds: Mapping[str, Kind]) -> str:
+    """The name of the file that a row's image lies in, by which people know it."""
+    named = [row[name] for name, kind in kinds.items() if kind == "image" and isinstance(row[name], str)]
+    return named[0].rsplit("/", 1)[-1] if named else ""
 
 
 def _parts(row: Row, answer: Answer, mask: Any, album: Album, adapted: Adapted) -> Iterator[Part]:
@@ -216,7 +226,7 @@ def _verdict(row: Row, answer: Answer, kinds: Mapping[str, Kind], targets: froze
     value = row[name]
     truth = tuple(map(_short, value)) if isinstance(value, list | tuple) else (_short(value),)
     if kind == "labels":
-        return Verdict(name, truth, tuple(map(_short, answer.get("labels", ()))), _scores(answer))
+        return Verdict(name, truth, tuple(map(_short, answer.get("labels", ()))), _scores(answer), several=True)
     return Verdict(name, truth, _said(answer), _scores(answer) if kind == "label" else ())
 
 

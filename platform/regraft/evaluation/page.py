@@ -6,7 +6,7 @@ Content-Security-Policy refuses to run or fetch anything, should one slip throug
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from regraft.evaluation import charts, figures
-from regraft.evaluation.exhibits import Exhibit
 from regraft.evaluation.figures import figure, span
 from regraft.evaluation.worst import Worst
 from regraft.findings import Findings
@@ -28,6 +27,7 @@ def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
     score = document["score"]["name"]
     columns, rows = _metrics(document)
     skipped = document["data"]["skipped"]
+    shapes = {part.shape for item in shown.exhibits for part in item.parts}
     return (
         _environment()
         .get_template("report.html.j2")
@@ -47,7 +47,10 @@ def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
             grids=[figures.grid(matrix) for matrix in findings.matrices],
             curves=[charts.drawn(curve) for curve in findings.curves],
             exhibits=shown.exhibits,
-            tagged=_tagged(shown.exhibits),
+            tagged="entities" in shapes,
+            several="entities" in shapes
+            or any(getattr(part, "several", False) for item in shown.exhibits for part in item.parts),
+            keyed=bool({"entities", "boxes", "verdict"} & shapes),
             worst_title=_worst_title(shown),
             worst_note=_worst_note(shown, document["data"]["rows"]),
             parts=_parts(document, findings, shown),
@@ -172,17 +175,13 @@ def _rival_note(document: Mapping[str, Any]) -> str:
     bounds = rival["intervals"].get(score)
     told = "Differences are this model's figure less the other's"
     if not bounds:
-        return f"{told}."
+        return f"{told}. {rival['note']}{'.' if rival['note'] else ''}".strip()
     better = bounds["low"] > 0 if document["score"]["mode"] == "max" else bounds["high"] < 0
     verdict = "this model is better" if better else "this model is worse"
     if bounds["low"] <= 0 <= bounds["high"]:
         verdict = "the two cannot be told apart"
     told += f", with paired bootstrap intervals: both models on the same {rival['resamples']:,} resamples"
     return f"{told}. By {score.replace('_', ' ')}, {verdict} on these rows."
-
-
-def _tagged(exhibits: Sequence[Exhibit]) -> bool:
-    return any(part.shape == "entities" for item in exhibits for part in item.parts)
 
 
 def _worst_title(shown: Worst) -> str:

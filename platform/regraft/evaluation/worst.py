@@ -10,7 +10,7 @@ from typing import Any
 from regraft.contracts import Answer, Record, Row
 from regraft.data.rows import Rows
 from regraft.evaluation.album import Album
-from regraft.evaluation.exhibits import Exhibit, parts_of
+from regraft.evaluation.exhibits import Exhibit, file_of, parts_of
 from regraft.serving.predictor import Predictor
 from regraft.serving.rows import inputs
 
@@ -45,6 +45,7 @@ def worst(predictor: Predictor, rows: Rows, records: Mapping[int, Record], most:
             wrong=not records[index].get("correct", False),
             parts=parts_of(row, answer, _mask(row, predictor), album, predictor.adapted),
             answer=_small(answer),
+            file=file_of(row, predictor.adapted.task.keeps()),
         )
         for index, row, answer in zip(chosen, shown, _answers(predictor, shown), strict=True)
     )

@@ -1,0 +1,99 @@
+"""Pages without a model: findings and exhibits as an evaluation hands them to the page, of every kind there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from regraft.evaluation.album import Album, overlaid
+from regraft.evaluation.exhibits import (
+    Box,
+    Boxes,
+    Entities,
+    Exhibit,
+    Masks,
+    Part,
+    Photo,
+    Talk,
+    Verdict,
+    Words,
+)
+from regraft.evaluation.page import page
+from regraft.evaluation.worst import Worst
+from regraft.findings import Curve, Findings, Matrix, Table
+
+
+def findings(labels: Sequence[str] = ("ant", "bee", "wasp")) -> Findings:
+    """A table, a matrix and three curves about those labels."""
+    counts = tuple(tuple(9 if one == other else 1 for other in labels) for one in labels)
+    return Findings(
+        tables=(Table("By label", ("label", "f1", "rows"), tuple((name, 0.5, 11) for name in labels), "a note"),),
+        matrices=(Matrix("Confusion", tuple(labels), tuple(labels), counts),),
+        curves=(
+            Curve("Reliability", "said", "seen", ((0.1, 0.2), (0.9, 0.8)), (3, 9), ((0, 0), (1, 1))),
+            Curve("Losses", "step", "loss", ((0.0, 250.0), (10.0, 120.0), (20.0, 60.0))),
+            Curve("Cloud", "true", "said", ((-3.0, -2.0), (1.0, 4.0)), joined=False),
+        ),
+    )
+
+
+def exhibits(text: str = "a bee on a leaf", label: str = "bee") -> tuple[Exhibit, ...]:
+    """One of each kind of column."""
+    album = Album()
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 120, 3), np.uint8))
+    large = image.resize((600, 400))
+    classes = np.zeros((400, 600), np.int64)
+    classes[100:200, 100:300] = 1
+    shown: list[tuple[Part, ...]] = [
+        (Words("text", text), Verdict("label", (label,), ("wasp",), (("wasp", 0.7), (label, 0.0001)))),
+        (Words("first", text), Words("second", text, 12), Verdict("label", (label,), ("wasp",))),
+        (Entities("tokens", ((text, label, False),), (("a ", "", True), (text, label, True))),),
+        (Photo("image", album.add(image)), Verdict("label", (label,), ("wasp",))),
+        (Photo("image", None), Verdict("labels", (label, "ant"), (), (), several=True)),
+        (Boxes("image", album.add(large), (Box(label, 100, 50, 80, 90),), (Box(label, 90, 60, 80, 90, 0.83),)),),
+        (Masks("image", album.add(overlaid(large, classes, [1])), album.add(large), ((label, "#0072b2"),)),),
+        (Words("source", text), Verdict("target", (f"{text} and on", text), (f"{text} {text} {text} {text}",))),
+        (Talk("messages", (("user", text), ("assistant", label))),),
+        (Words("text", text), Verdict("target", ("1.25",), ("-3.5",))),
+    ]
+    return tuple(Exhibit(number, 1.0 - number / 20, True, parts, file=label) for number, parts in enumerate(shown))
+
+
+def document(found: Findings, **changes: Any) -> dict[str, Any]:
+    """What evaluation.json holds."""
+    return {
+        "format": 1,
+        "model": "insects",
+        "version": "v3",
+        "id": "0" * 32,
+        "delta_sha256": "1" * 64,
+        "base": {"reference": "some/base", "hash": "2" * 64},
+        "task": {"type": "image-classification"},
+        "method": {"type": "lora", "rank": 16},
+        "labels": ["ant", "bee", "wasp"],
+        "data": {"path": "rows.csv", "rows": 33, "skipped": {}, "fingerprint": "3" * 64, "columns": {}},
+        "started": "2026-01-02T03:04:05+00:00",
+        "seconds": 3.25,
+        "device": "cpu",
+        "regraft": "0.1.0",
+        "score": {"name": "accuracy", "mode": "max"},
+        "metrics": {"loss": 0.25, "accuracy": 0.75},
+        "intervals": {"accuracy": {"low": 0.5, "high": 0.875}},
+        "bootstrap": {"method": "percentile", "confidence": 0.95, "resamples": 1000, "seed": 0, "note": ""},
+        "recorded": {"metrics": {"accuracy": 0.8, "loss": 0.2}, "baselines": {"majority": {"accuracy": 0.33}}},
+        "findings": asdict(found),
+        "wrong": 8,
+        "worst": [],
+        "against": None,
+        **changes,
+    }
+
+
+def html(found: Findings | None = None, shown: tuple[Exhibit, ...] | None = None, **changes: Any) -> str:
+    """A whole page."""
+    found = findings() if found is None else found
+    return page(document(found, **changes), found, Worst(exhibits() if shown is None else shown, 8))

@@ -1,0 +1,159 @@
+"""The page: whole in itself, legible on every screen, and deaf to what labels and texts would have it do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regraft.evaluation.figures import figure
+from regraft.findings import Findings, Matrix
+from unit.evaluation import stand_ins
+from unit.evaluation.seen import Look
+
+HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(2)>'</style></svg><b>"
+SCREENS = pytest.mark.parametrize(("width", "scheme"), [(1180, "light"), (1180, "dark"), (390, "light"), (390, "dark")])
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "evaluation.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@SCREENS
+def test_a_browser_shows_everything_and_asks_for_nothing(
+    browser: Look, tmp_path: Path, width: int, scheme: str
+) -> None:
+    with browser(written(tmp_path, stand_ins.html()), width=width, scheme=scheme) as seen:
+        assert seen.complaints == [] and seen.requests == []
+        shown = {name: seen.visible(name) for name in (".matrix td.hit", ".plain", "svg.chart", ".exhibit", ".entity")}
+        assert shown == {".matrix td.hit": 3, ".plain": 2, "svg.chart": 3, ".exhibit": 10, ".entity": 2}
+        pictures = seen.page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth > 0)")
+        assert len(pictures) == 3 and all(pictures)
+        assert seen.visible("svg.boxes rect") == 2
+
+
+@SCREENS
+def test_nothing_is_wider_than_the_screen(browser: Look, tmp_path: Path, width: int, scheme: str) -> None:
+    many = tuple(f"a rather long name of class {number}" for number in range(40))
+    text = stand_ins.html(stand_ins.findings(many), stand_ins.exhibits("x" * 3000, "y" * 300), model="m" * 64)
+    with browser(written(tmp_path, text), width=width, scheme=scheme) as seen:
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert seen.complaints == []
+
+
+def uneven() -> Findings:
+    """A matrix with every depth of colour, and with nothing."""
+    names = tuple(f"class {number}" for number in range(6))
+    counts = (
+        (40, 0, 0, 0, 0, 0),
+        (10, 30, 0, 0, 0, 0),
+        (20, 1, 19, 0, 0, 0),
+        (30, 0, 0, 10, 0, 0),
+        (40, *[0] * 5),
+        (0,) * 6,
+    )
+    return Findings(tables=stand_ins.findings().tables, matrices=(Matrix("Confusion", names, names, counts),))
+
+
+@SCREENS
+def test_texts_stand_out_from_what_is_behind_them(browser: Look, tmp_path: Path, width: int, scheme: str) -> None:
+    """The contrast of 4.5 that WCAG 2.2 asks of words; counts of nothing may be fainter."""
+    with browser(written(tmp_path, stand_ins.html(uneven())), width=width, scheme=scheme) as seen:
+        found = seen.page.evaluate(CONTRAST)
+    assert found.pop("td.zero") >= 3
+    assert len(found) > 10 and min(found.values()) >= 4.5, found
+
+
+def test_hostile_labels_are_words(browser: Look, tmp_path: Path) -> None:
+    found = stand_ins.findings(("ant", HOSTILE))
+    text = stand_ins.html(
+        found,
+        stand_ins.exhibits(HOSTILE, HOSTILE),
+        labels=["ant", HOSTILE],
+        data={
+            "path": f"/data/{HOSTILE}",
+            "rows": 3,
+            "skipped": {"count": 1, "rows": [HOSTILE]},
+            "fingerprint": "f",
+            "columns": {"text": HOSTILE},
+        },
+        base={"reference": HOSTILE, "hash": "0"},
+    )
+    assert "<script" not in text and "<img src=x" not in text
+    with browser(written(tmp_path, text)) as seen:
+        assert seen.complaints == [] and seen.requests == []
+        assert seen.page.evaluate("document.scripts.length") == 0
+        assert HOSTILE in seen.page.inner_text("body")
+
+
+def test_hostile_labels_are_escaped_without_a_browser_too() -> None:
+    text = stand_ins.html(stand_ins.findings((HOSTILE,)), stand_ins.exhibits(HOSTILE, HOSTILE))
+    assert "<script" not in text and "onerror=alert(2)>'" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_the_page_forbids_itself_to_run_or_fetch() -> None:
+    text = stand_ins.html()
+    assert "default-src 'none'" in text
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", text)
+    assert "url(" not in text and "@import" not in text and "http-equiv" in text
+
+
+def test_the_score_and_its_interval_are_told(browser: Look, tmp_path: Path) -> None:
+    with browser(written(tmp_path, stand_ins.html())) as seen:
+        assert seen.page.inner_text(".score .figure") == "0.750"
+        assert "0.500 and 0.875" in seen.page.inner_text(".score .range")
+        assert "at training" in seen.page.inner_text(".standings")
+
+
+def test_a_page_without_findings_or_worst_rows_has_no_empty_parts() -> None:
+    text = stand_ins.html(Findings(), (), intervals={}, recorded={"metrics": {}, "baselines": {}})
+    for part in ("confusion", "curves", "worst", "tables", "against"):
+        assert f'id="{part}"' not in text and f'href="#{part}"' not in text
+
+
+def test_a_matrix_of_many_classes_lists_what_is_confused_most() -> None:
+    names = tuple(f"class {number}" for number in range(12))
+    counts = [[5 if one == other else 0 for other in range(12)] for one in range(12)]
+    counts[3][7] = 4
+    matrix = Matrix("Confusion", names, names, tuple(map(tuple, counts)))
+    text = stand_ins.html(Findings(matrices=(matrix,)), ())
+    assert "Most often confused" in text
+    assert re.search(r"<td>class 3</td><td>class 7</td><td class=\"num\">4</td><td class=\"num\">44 %</td>", text)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(0.91666, "0.917"), (0.00123, "0.00123"), (12, "12"), (1234567, "1,234,567"), (None, "–"), (134.0, "134.0")],
+)
+def test_figures_are_short(value: Any, told: str) -> None:
+    assert figure(value) == told
+
+
+CONTRAST = """() => {
+  const light = value => { const c = value / 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4 };
+  const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+  const rgb = (colour, below) => {
+    canvas.fillStyle = below; canvas.fillRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
+  const behind = element => {
+    const chain = [];
+    for (let at = element; at; at = at.parentElement) chain.push(getComputedStyle(at).backgroundColor);
+    return chain.reverse().reduce((below, colour) => `rgb(${rgb(colour, below).join()})`, 'white');
+  };
+  const names = ['h1', 'h2', 'p.words', 'td:not(.zero)', '.chip.truth', '.chip.said', '.note', '.lede', 'nav a',
+    '.facts dt', '.exhibit > header', 'figcaption', '.entity.right', '.entity.missed', 'td.zero', '.scale span'];
+  const found = {};
+  for (const name of names) for (const element of document.querySelectorAll(name)) {
+    const below = behind(element), own = rgb(getComputedStyle(element).color, below);
+    const [one, two] = [luminance(own), luminance(rgb(below, 'white'))].sort((a, b) => b - a);
+    found[name] = Math.min(found[name] ?? 99, (one + 0.05) / (two + 0.05));
+  }
+  return found;
+}"""

@@ -128,3 +128,9 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def train_and_weigh(written: Mapping[str, Any], out: str) -> None:
+    """Train in this process and write down the most memory that it ever held, in bytes."""
+    train_local(RunSpec.resolve(written))
+    Path(out).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))

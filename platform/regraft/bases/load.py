@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from regraft.bases.families import RULES
 from regraft.bases.known_labels import keep_known, known
 from regraft.bases.locate import Base, processor_files
 from regraft.contracts import under
-from regraft.errors import BaseError
+from regraft.errors import BaseError, Unsupported
 
 __all__ = ["BaseLoader", "load_processor", "processor_files", "quiet"]
 
@@ -45,6 +46,7 @@ class BaseLoader:
         """Parameters of the base that its files lack (such as a pooler), by their names in the bare base."""
         self.drawn: frozenset[str] = frozenset()
         """Everything that the files lack, by its names in the models that were made."""
+        of_timm(base)
         with quiet(), _named(base, "config.json"):
             self.config = transformers.AutoConfig.from_pretrained(base.path, **_SAFE)
         _set_dropout(self.config, dropout)
@@ -95,7 +97,10 @@ class BaseLoader:
 def load_processor(base: Base, modality: Literal["text", "image"]) -> Any:
     """The base's tokenizer, or its image processor in the form that needs only Pillow; BaseError without files."""
     wanted = _TOKENS if modality == "text" else _IMAGES
-    if not any(True for pattern in wanted for _ in base.path.glob(pattern)):
+    # timm writes what its images must look like into the configuration itself.
+    if not (modality == "image" and of_timm(base)) and not any(
+        True for pattern in wanted for _ in base.path.glob(pattern)
+    ):
         # transformers makes up an empty tokenizer out of the configuration's family alone.
         what = "a tokenizer" if modality == "text" else "an image processor"
         raise BaseError(f"the files of {what} are missing: one of {', '.join(wanted)}", where=base.reference)
@@ -103,6 +108,24 @@ def load_processor(base: Base, modality: Literal["text", "image"]) -> Any:
         if modality == "text":
             return transformers.AutoTokenizer.from_pretrained(base.path, **_SAFE)
         return transformers.AutoImageProcessor.from_pretrained(base.path, backend="pil", **_SAFE)
+
+
+def of_timm(base: Base) -> bool:
+    """Whether the base is one of the timm library's (VGG, Inception, EfficientNet, ...), which transformers wraps;
+    Unsupported says what that needs."""
+    try:
+        told = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # said in words where the configuration is read
+    if not isinstance(told, dict) or not (told.get("model_type") == "timm_wrapper" or "pretrained_cfg" in told):
+        return False
+    missing = [name for name in ("timm", "torchvision") if find_spec(name) is None]
+    if missing:
+        raise Unsupported(
+            f"{base.reference} is a base of timm's, which needs {' and '.join(missing)}: pip install 'regraft[timm]'",
+            where="base",
+        )
+    return True
 
 
 @contextmanager

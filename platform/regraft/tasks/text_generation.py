@@ -88,6 +88,10 @@ class TextGeneration(Task):
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
         """The base with its output layer; Unsupported when it reads both ways, or does not read so many tokens."""
+        if getattr(load.config, "is_encoder_decoder", False):
+            # transformers would load the decoder alone, which has never written without an encoder to listen to.
+            told = f"a base of type {load.config.model_type} has an encoder and a decoder: write task translation or"
+            raise Unsupported(f"{told} summarization, or a base that is a decoder alone", where="base")
         refuse_length(self.block_size, load.config, where="task.block_size")
         refuse_length(self.max_new_tokens + 1, load.config, where="task.max_new_tokens")
         model = load(self.auto)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import regraft
-from regraft.errors import AskedWrong, DataError, NotThere, Unsupported
+from regraft.cli import main
+from regraft.errors import AskedWrong, DataError, NotThere
 
 
 def answers(trained: Path, path: Path, reference: str = "tiny") -> list[tuple[str, str]]:
@@ -114,4 +115,13 @@ def test_what_is_not_there_is_told(evaluated: Any, trained: Path, tmp_path: Path
     (tmp_path / "out").write_text("a file")
     with pytest.raises(AskedWrong, match="is a file; write a folder"):
         evaluated()
-    assert Unsupported.exit_code == 2
+
+
+def test_the_command_writes_both_files(trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "report"
+    written = [str(part) for part in ("evaluate", "tiny", trained / "rows.csv", "--output", out, "--resamples", 0)]
+    assert main([*written, "--store", str(trained / "store"), "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["metrics"] == json.loads((out / "evaluation.json").read_text())["metrics"]
+    assert document["html"] == str(out / "evaluation.html") and (out / "evaluation.html").stat().st_size > 5000
+    assert sorted(path.name for path in out.iterdir()) == ["evaluation.html", "evaluation.json"]

@@ -229,7 +229,10 @@ SENTENCES = [
 ]
 SCAN: dict[str, Any] = {
     **dict.fromkeys(("study", "series", "view"), ""),
-    **{"image": (3, 2), "patient_id": "p1", "instance": "1.2", "modality": "CT"},
+    "image": (3, 2),
+    "patient_id": "p1",
+    "instance": "1.2",
+    "modality": "CT",
 }
 SAMPLES = {
     "conll": Sample(_conll, SENTENCES, _bad_conll),

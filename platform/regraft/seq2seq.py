@@ -60,7 +60,8 @@ class Seq2Seq(Task):
     """Tokens of a text and of a target, where the fields do not say."""
 
     prefix: str = ""
-    """Put before every text, its own blank included, as T5 was taught: "translate English to German: "."""
+    """Put before every text, its own blank included, as T5 was taught ("translate English to German: ") and as Marian's
+    models of several languages are told one (">>fra<< ")."""
     source_language: str | None = None
     """The text's language as the base's tokenizer spells it (mBART en_XX, NLLB eng_Latn, M2M100 en); needed by
     tokenizers that know languages, refused by others."""
@@ -168,6 +169,7 @@ class Seq2Seq(Task):
         return {
             **padded(texts, context),
             "decoder_input_ids": padded(decoder, context)["input_ids"],
+            "use_cache": False,  # keys and values of a whole target at once are remembered for nothing
             "labels": [example["labels"] for example in examples],
         }
 
@@ -243,7 +245,7 @@ class Seq2Seq(Task):
         if not positions and not isinstance(model, FSDPModule):
             return []
         rows = list(positions) or [0]  # ranks of a sharded model write together, or wait for ever
-        read = {name: batch[name][rows] for name in batch if name not in ("labels", "decoder_input_ids")}
+        read = {name: batch[name][rows] for name in batch if name not in ("labels", "decoder_input_ids", "use_cache")}
         ids = generate(model, read, context, max_new_tokens=self._limits(context)[1])
         texts = context.processor.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts[: len(positions)]]

@@ -38,11 +38,14 @@ class DataSpec(Frozen):
     """Where the rows are and which columns the task reads."""
 
     train: str
-    """File, folder, glob or s3:// URL of the training rows."""
+    """The training rows: a file, a folder or a glob; on this machine, in S3 (s3://bucket/key) or on the hub
+    (hf://datasets/org/name[@revision]/path). `x.npz#train` reads a part of it, `train.{en,de}.gz` both files side by
+    side. What it may hold: `regraft show sources`."""
     eval: str | Annotated[float, Field(gt=0, lt=1)] = 0.1
     """The same for the rows that choose the best checkpoint, or a share of `train` (by a stable hash of the row)."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """The task's column names, each with the name it has in the files; what is not named keeps the task's name."""
+    """The task's column names, each with the name it has in the files (a dot leads into a column: `objects.bbox`);
+    what is not named keeps the task's name."""
     format: AnySource | None = None
     """The source that reads the files; picked by suffix when not written."""
     labels: tuple[str, ...] | None = None

@@ -56,5 +56,5 @@ def _summary(written: Written, screen: Screen, *, vectors: bool) -> None:
     screen.say(Text.assemble((written.out, "bold green"), f" holds the {what} to {written.rows:,} rows"))
     rows: list[tuple[str, object]] = [("time", span(written.seconds))]
     if written.failed:
-        rows.insert(0, ("errors", f"{written.failed:,} rows have an error in place of an answer"))
+        rows.insert(0, ("errors", f"{written.failed:,}, each told in its row"))
     screen.facts(rows)

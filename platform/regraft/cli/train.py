@@ -75,7 +75,8 @@ def commands(spec: RunSpec, outcome: Outcome) -> tuple[str, str]:
     elsewhere = absolute(store_of(None)) != outcome.store
     store = f" --store {shlex.quote(outcome.store)}" if elsewhere else ""
     targets = spec.task.targets()
-    row = {name: "..." for name in spec.task.reads() if name not in targets}
+    values: dict[str, object] = {"messages": [{"role": "user", "content": "..."}]}
+    row = {name: values.get(kind, "...") for name, kind in spec.task.reads().items() if name not in targets}
     options = f", store={outcome.store!r}" if elsewhere else ""
     options += f", plugins={list(spec.plugins)!r}" if spec.plugins else ""
     code = f"import regraft; print(regraft.load({reference!r}{options}).predict([{row!r}]))"

@@ -33,8 +33,8 @@ def json_shape(path: Path) -> Shape:
     return "document" if set(first) >= _DOCUMENT_KEYS else "lines"
 
 
-def open_text(path: Path) -> IO[str]:
+def open_text(path: Path, newline: str = "\n") -> IO[str]:
     """The file as text, unpacked when its name ends with .gz; a byte order mark is dropped."""
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
-    return path.open(encoding="utf-8-sig", newline="\n")
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
+    return path.open(encoding="utf-8-sig", newline=newline)

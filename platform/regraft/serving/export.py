@@ -77,6 +77,9 @@ def _write(
     adapted: Adapted, fetched: Fetched, folder: Path
 ) -> tuple[Literal["transformers", "sentence-transformers"], str]:
     shutil.copytree(fetched.processor, folder, dirs_exist_ok=True)
+    if template := getattr(adapted.context.processor, "chat_template", None):
+        # The task's own where it brings one: asked by the base's, the model would not know what is meant.
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     model = adapted.model
     if isinstance(model, PreTrainedModel):
         _save(model, adapted.context.labels, folder)

@@ -27,6 +27,16 @@ _PIPELINES = {
     "token-classification",
     "translation",
 }
+# What the hub calls the tasks that it has no name of their own for: their models run in these pipelines.
+_KINDRED = {
+    "image-multi-label": "image-classification",
+    "image-regression": "image-classification",
+    "semantic-segmentation": "image-segmentation",
+    "text-multi-label": "text-classification",
+    "text-pair-classification": "text-classification",
+    "text-pair-regression": "text-classification",
+    "text-regression": "text-classification",
+}
 
 _DELTA = "The version holds only what training moved (the delta); the base stays as it was published."
 _WHOLE = "This folder holds the whole model, the base and what training moved merged into one."
@@ -62,8 +72,8 @@ def _front(meta: Mapping[str, Any], spec: Mapping[str, Any], library: str) -> di
     task = str(meta["task"]["type"])
     base = hub_id(str(meta["base"]["reference"]))
     front: dict[str, Any] = {"library_name": library}
-    if task in _PIPELINES:
-        front["pipeline_tag"] = task
+    if (pipeline := _KINDRED.get(task, task)) in _PIPELINES:
+        front["pipeline_tag"] = pipeline
     if base:
         front["base_model"] = base
     front["tags"] = ["regraft", str(meta["method"]["type"])]

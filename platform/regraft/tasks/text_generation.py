@@ -98,6 +98,11 @@ class TextGeneration(Task):
         refuse_leaks(model, packed=self.packing)
         return model
 
+    def settle(self, model: nn.Module, context: Context) -> None:
+        """The tokenizer gets the template of the task, so that an exported model is asked by it too."""
+        if self.form == "chat":
+            context.processor.chat_template = template_of(self.template, context.processor)
+
     def check(self, row: Row) -> str | None:
         """A row without a visible character, or a conversation in which nobody is asked anything."""
         if "messages" in row:
@@ -135,21 +140,22 @@ class TextGeneration(Task):
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         """Token ids as lists of int, not padded, and `labels`, a dict that is always there.
 
-        It holds `targets` (tokens,), -100 for tokens that do not count and for the first of each document; `row`; and,
-        outside of training, `prompt` (tokens,), what is read before an answer is written. A block has position_ids in
-        place of an attention_mask: by them attention tells its documents apart.
+        It holds `targets` (tokens,), -100 for tokens that do not count and for the first of each document; `cut`, how
+        many more would count but lie beyond block_size; `row`; and, outside of training, `prompt` (tokens,), what is
+        read before an answer is written. A block has position_ids in place of an attention_mask: by them attention
+        tells its documents apart.
         """
-        processor = context.processor
+        processor, cut = context.processor, 0
         if "ids" in row:
             place: Example = {"position_ids": positions_in(row["documents"])}
             ids, counts, firsts = row["ids"], row["counts"], firsts_of(row["documents"])
         else:
             document, size = self._document(row, processor), self._block(processor)
-            ids, counts, firsts = document.ids[:size], document.counts[:size], [0]
+            ids, counts, firsts, cut = document.ids[:size], document.counts[:size], [0], sum(document.counts[size:])
             place = {"attention_mask": [1] * len(ids)}
         targets = torch.where(torch.tensor(counts, dtype=torch.bool), torch.tensor(ids), IGNORED)
         targets[firsts] = IGNORED
-        labels: dict[str, Any] = {"targets": targets, "row": row.get("row", 0)}
+        labels: dict[str, Any] = {"targets": targets, "cut": cut, "row": row.get("row", 0)}
         if "ids" not in row and not train:
             labels["prompt"] = torch.tensor(self._prompt(row, context))
         return {"input_ids": list(ids), **place, "labels": labels}
@@ -159,7 +165,8 @@ class TextGeneration(Task):
         labels = [example["labels"] for example in examples]
         targets = pad_sequence([item["targets"] for item in labels], batch_first=True, padding_value=IGNORED)
         prompts = [item["prompt"] for item in labels if "prompt" in item]
-        told = {"targets": targets, "prompts": prompts, "rows": [item["row"] for item in labels]}
+        told = {"targets": targets, "prompts": prompts, "cuts": [item["cut"] for item in labels]}
+        told["rows"] = [item["row"] for item in labels]
         # With a cache transformers takes no notice of where position_ids begin anew, and documents see each other.
         return {**padded(examples, context), "use_cache": False, "labels": told}
 
@@ -169,23 +176,26 @@ class TextGeneration(Task):
         return losses.sum(), losses.new_tensor(float(losses.numel()))
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """The row's loss (a sum), its tokens that count, and as `error` the mean of the two."""
+        """The row's loss (a sum), its tokens that count, how many more were cut off, and as `error` the mean loss."""
         targets = batch["labels"]["targets"]
         losses, rows = _token_losses(output.logits, targets)
         sums = torch.zeros(len(targets), dtype=torch.float64, device=losses.device).index_add(0, rows, losses.double())
         tokens = rows.bincount(minlength=len(targets))
         return [
-            {"loss": loss, "tokens": count, "error": loss / count if count else None}
-            for loss, count in zip(sums.tolist(), tokens.tolist(), strict=True)
+            {"loss": loss, "tokens": count, "cut": cut, "error": loss / count if count else None}
+            for loss, count, cut in zip(sums.tolist(), tokens.tolist(), batch["labels"]["cuts"], strict=True)
         ]
 
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
-        """Perplexity, the exponential of the mean loss over tokens; that loss; and how many tokens count."""
+        """Perplexity, the exponential of the mean loss over tokens; that loss; how many tokens count; and where rows
+        are not packed `unread`, the share of tokens that were cut off."""
         tokens = sum(record["tokens"] for record in records)
         if not tokens:
             raise DataError("no token of the evaluation rows counts: they hold no answer of the assistant", "data.eval")
         loss = sum(record["loss"] for record in records) / tokens
-        return {"perplexity": math.exp(min(loss, LARGEST)), "loss": loss, "tokens": tokens}
+        cut = sum(record["cut"] for record in records)
+        unread = {} if self.packing else {"unread": cut / (tokens + cut)}
+        return {"perplexity": math.exp(min(loss, LARGEST)), "loss": loss, "tokens": tokens, **unread}
 
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
         """How perplexity is spread over rows: a few numbers, and the whole distribution."""

@@ -17,33 +17,10 @@ from regraft.data.sources.nifti import Nifti
 from regraft.errors import DataError
 from regraft.spec import DataSpec
 from regraft.tasks.image_classification import ImageClassification
+from unit.data.scans import scan, volume
 
-pydicom = pytest.importorskip("pydicom")
-nibabel = pytest.importorskip("nibabel")
-
-
-def scan(path: Path, stored: Any, patient: str = "p1", **fields: Any) -> Path:
-    """A secondary capture of 16-bit signed values, written by pydicom."""
-    values = np.asarray(stored, dtype=np.int16)
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[str(path)])
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
-    dataset.PatientID, dataset.Modality = patient, "CT"
-    dataset.Rows, dataset.Columns = values.shape[-2:]
-    if values.ndim == 3:
-        dataset.NumberOfFrames = values.shape[0]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
-    for name, value in fields.items():
-        setattr(dataset, name, value)
-    dataset.PixelData = values.tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
+pytest.importorskip("pydicom")
+pytest.importorskip("nibabel")
 
 
 def grey(image: bytes) -> list[list[int]]:
@@ -128,14 +105,6 @@ def test_a_patient_on_both_given_sides_is_refused(tmp_path: Path) -> None:
     data = DataSpec(train=str(train), eval=str(held), group="patient_id")
     with pytest.raises(DataError, match="1 values of 'patient_id' stand in the training rows and in the evaluation"):
         gather(ImageClassification(), data, tmp_path)
-
-
-def volume(path: Path, values: Any, affine: Any = None, **header: float) -> Path:
-    image = nibabel.Nifti1Image(np.asarray(values, dtype=np.int16), np.eye(4) if affine is None else affine)
-    image.header.set_slope_inter(header.get("slope", 1), header.get("inter", 0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(image, path)
-    return path
 
 
 def marked() -> Any:

@@ -15,7 +15,7 @@ from PIL import Image
 from regraft.contracts import Source
 from regraft.data import images
 from regraft.data.gather import gather
-from regraft.data.images import beginning
+from regraft.data.images import ahead, beginning
 from regraft.data.inputs import data_files
 from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.errors import DataError, NotThere, StoreError
@@ -250,3 +250,9 @@ def test_a_pattern_of_images_in_s3_is_not_downloaded(moto_url: str, tmp_path: Pa
         {"image": f"{moto_url}/{name}"} for name in ("a.png", "b.png")
     ]
     assert not sum(path.stat().st_size for path in (tmp_path / "scratch").rglob("*.png"))
+
+
+def test_looking_ahead_changes_neither_order_nor_number(moto_url: str) -> None:
+    put(moto_url, {f"{number}.png": picture(number) for number in range(3)})
+    seen = list(ahead(range(200), lambda number: [f"{moto_url}/{number}.png"] if number < 5 else []))
+    assert seen == list(range(200))

@@ -116,7 +116,7 @@ def test_images_are_kept_by_their_path_and_boxes_with_them(store: ObjectStore, t
         {"image": str(tmp_path / "a.png"), "boxes": [[0.0, 1.0, 2.5, 3.0]], "labels": ["4"], "row": 0},
         {"image": str(tmp_path / "b.png"), "boxes": [], "labels": [], "row": 1},
     ]
-    assert (snapshot.labels, snapshot.train.counts) == (("4",), {})
+    assert (snapshot.labels, snapshot.train.counts) == (("4",), {"4": 1})
 
 
 def test_words_and_tags_come_back_and_the_outside_tag_is_first(store: ObjectStore, tmp_path: Path) -> None:

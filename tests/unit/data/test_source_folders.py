@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from regraft.contracts import Raw, Source
+from regraft.data.arrays import png
 from regraft.data.inputs import data_files, source_of
 from regraft.data.snapshot import build_snapshot
 from regraft.data.sources.images import Images
@@ -77,6 +79,15 @@ def test_what_has_no_counterpart_is_named(tmp_path: Path) -> None:
         "images/d.jpg": "1 images of this name have 2 masks (d.png, d_mask.png): one for each is wanted",
         "masks/z.png": "is a mask without an image: add the image, or move it away",
     }
+
+
+def test_an_image_without_a_mask_may_be_one_without_anything_on_it(tmp_path: Path) -> None:
+    touched(tmp_path, "bad/1.png", "bad/1_mask.png", "good/3.png")
+    (tmp_path / "good" / "2.png").write_bytes(png(np.zeros((3, 4), np.uint8)))
+    one, two, three = Masks(missing="zero").read(tmp_path)
+    assert one.values["mask"] == f"{tmp_path}/bad/1_mask.png"
+    assert two.values["mask"] == png(np.zeros((3, 4), np.uint8))
+    assert three.problem
 
 
 def test_folders_are_named_where_their_names_are_their_own(tmp_path: Path) -> None:
@@ -198,6 +209,7 @@ def counted(written: str, folder: Path, form: Source | None = None) -> tuple[str
 def test_published_folders_and_texts_are_read(tmp_path: Path) -> None:
     assert counted(f"{SHARED}/pennfudan", tmp_path) == ("masks", 170, 0)
     assert counted(f"{SHARED}/magnetic_tile", tmp_path) == ("masks", 392, 240)
+    assert counted(f"{SHARED}/magnetic_tile", tmp_path, Masks(missing="zero")) == ("masks", 632, 0)
     assert counted(f"{SHARED}/multi30k/val.{{en,de,fr}}.gz", tmp_path) == ("parallel", 1014, 0)
     assert counted(f"{SHARED}/tinyshakespeare/input.txt", tmp_path, Text(per="paragraph")) == ("text", 7222, 0)
     assert counted(f"{SHARED}/hymenoptera/train", tmp_path) == ("images", 244, 0)

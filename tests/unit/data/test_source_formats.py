@@ -68,6 +68,14 @@ def test_csv_without_header_takes_the_names_it_is_given(tmp_path: Path) -> None:
         read(Csv(header=("text", "label")), path)
 
 
+@pytest.mark.parametrize("name", ["rows.tsv.gz", "rows.TSV"])
+def test_csv_packed_or_tabbed_by_its_name(tmp_path: Path, name: str) -> None:
+    content = b'text\tlabel\n"a\r\nb"\tc\n'
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert Csv().accepts(tmp_path / name)
+    assert read(Csv(), tmp_path / name) == [{"text": "a\r\nb", "label": "c"}]
+
+
 def test_csv_takes_another_delimiter_and_passes_blank_lines(tmp_path: Path) -> None:
     path = written(tmp_path / "rows.csv", "text;label\n\na;b\n\n")
     assert read(Csv(delimiter=";"), path) == [{"text": "a", "label": "b"}]

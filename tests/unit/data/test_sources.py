@@ -19,6 +19,7 @@ from regraft.contracts import Source
 from regraft.data.inputs import data_files, source_of
 from regraft.errors import DataError
 from regraft.pictures import seen_size
+from unit.data.scans import scan, volume
 
 TEXTS: list[dict[str, Any]] = [{"text": "good, day", "label": "a"}, {"text": "línea\u2028dos", "label": "b"}]
 BOXES: list[dict[str, Any]] = [
@@ -101,6 +102,24 @@ def _voc(folder: Path) -> Path:
 def _bad_voc(folder: Path) -> tuple[Path, str]:
     _voc(folder)
     return folder, str(_written(folder / "Annotations/three.xml", "<annotation><object></annotation>"))
+
+
+def _dicom(folder: Path) -> Path:
+    return scan(folder / "cine.dcm", [[[0, 1, 2], [3, 4, 5]], [[5, 4, 3], [2, 1, 0]]], SOPInstanceUID="1.2")
+
+
+def _bad_dicom(folder: Path) -> tuple[Path, str]:
+    path = _written(folder / "a.dcm", b"no image at all" * 20)
+    return path, str(path)
+
+
+def _nifti(folder: Path) -> Path:
+    return volume(folder / "v.nii.gz", np.zeros((3, 4, 2)))
+
+
+def _bad_nifti(folder: Path) -> tuple[Path, str]:
+    path = _written(folder / "v.nii.gz", b"no volume")
+    return path, str(path)
 
 
 def _images(folder: Path) -> Path:
@@ -208,6 +227,13 @@ SENTENCES = [
     {"tokens": ["Ann\u00a0Lee", "saw"], "tags": ["B-per", "O"]},
     {"tokens": ["Paris", "Hilton"], "tags": ["B-loc", "I-loc"]},
 ]
+SCAN: dict[str, Any] = {
+    **dict.fromkeys(("study", "series", "view"), ""),
+    "image": (3, 2),
+    "patient_id": "p1",
+    "instance": "1.2",
+    "modality": "CT",
+}
 SAMPLES = {
     "conll": Sample(_conll, SENTENCES, _bad_conll),
     "csv": Sample(_csv, TEXTS, _bad_csv),
@@ -215,6 +241,8 @@ SAMPLES = {
     "parquet": Sample(_parquet, TEXTS, _bad_parquet),
     "arrow": Sample(_arrow, TEXTS, _bad_arrow),
     "coco": Sample(_coco, BOXES, _bad_coco),
+    "dicom": Sample(_dicom, [{**SCAN, "frame": 1}, {**SCAN, "frame": 2}], _bad_dicom),
+    "nifti": Sample(_nifti, [{"image": (3, 4), "volume": "v", "slice": number} for number in range(2)], _bad_nifti),
     "masks": Sample(
         _masks,
         [

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 import regraft
-from regraft.errors import AskedWrong, DataError, NotThere, Unsupported
+from regraft.cli import main
+from regraft.errors import AskedWrong, DataError, NotThere
+from regraft.evaluation.evaluate import evaluate
+from regraft.evaluation.wishes import Wishes
+from regraft.store.objects import open_store
+from unit.store.conftest import local_server
+from unit.store.conftest import moto_endpoint as moto_endpoint
 
 
 def answers(trained: Path, path: Path, reference: str = "tiny") -> list[tuple[str, str]]:
@@ -51,11 +57,11 @@ def test_the_files_say_what_was_evaluated(evaluated: Any, trained: Path) -> None
 
 
 def test_an_interval_holds_its_figure_and_has_its_name(evaluated: Any) -> None:
-    document = evaluated().document
+    document = evaluated(resamples=40).document
     assert set(document["intervals"]) == set(document["metrics"])
     for name, bounds in document["intervals"].items():
         assert bounds["low"] <= document["metrics"][name] <= bounds["high"]
-    assert document["bootstrap"]["resamples"] == 120
+    assert document["bootstrap"]["resamples"] == 40
 
 
 def test_the_worst_rows_are_wrong_ones_with_the_largest_error_first(evaluated: Any, trained: Path) -> None:
@@ -91,7 +97,7 @@ def test_a_label_that_the_model_does_not_know_is_a_bad_row(evaluated: Any, train
 
 
 def test_two_versions_are_compared_on_the_same_rows(evaluated: Any, trained: Path) -> None:
-    document = evaluated(reference="tiny@v2", against="tiny@v1").document
+    document = evaluated(reference="tiny@v2", against="tiny@v1", resamples=40).document
     rival = document["against"]
     alone = evaluated(reference="tiny@v1").document
     assert rival["metrics"] == alone["metrics"]
@@ -101,7 +107,7 @@ def test_two_versions_are_compared_on_the_same_rows(evaluated: Any, trained: Pat
 
 
 def test_a_version_does_not_differ_from_itself(evaluated: Any) -> None:
-    rival = evaluated(against="tiny").document["against"]
+    rival = evaluated(against="tiny", resamples=40).document["against"]
     assert set(rival["difference"].values()) == {0.0}
     assert all(bounds == {"low": 0.0, "high": 0.0} for bounds in rival["intervals"].values())
 
@@ -114,4 +120,29 @@ def test_what_is_not_there_is_told(evaluated: Any, trained: Path, tmp_path: Path
     (tmp_path / "out").write_text("a file")
     with pytest.raises(AskedWrong, match="is a file; write a folder"):
         evaluated()
-    assert Unsupported.exit_code == 2
+
+
+def test_the_command_writes_both_files(trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "report"
+    written = [str(part) for part in ("evaluate", "tiny", trained / "rows.csv", "--output", out, "--resamples", 0)]
+    assert main([*written, "--store", str(trained / "store"), "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["metrics"] == json.loads((out / "evaluation.json").read_text())["metrics"]
+    assert document["html"] == str(out / "evaluation.html") and (out / "evaluation.html").stat().st_size > 5000
+    assert sorted(path.name for path in out.iterdir()) == ["evaluation.html", "evaluation.json"]
+
+
+def test_a_version_and_rows_in_s3_give_the_same_figures(
+    trained: Path, evaluated: Any, tmp_path: Path, moto_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_server(monkeypatch, moto_endpoint)
+    store = open_store("s3://tests/evaluated")
+    for path in (trained / "store" / "models").rglob("*"):
+        if path.is_file():
+            store.put(path.relative_to(trained / "store").as_posix(), path)
+    store.put("rows/rows.csv", trained / "rows.csv")
+    wishes = Wishes(resamples=0)
+    there = evaluate(store, "tiny", "s3://tests/evaluated/rows/rows.csv", tmp_path / "s3", wishes=wishes).document
+    here = evaluated(resamples=0).document
+    assert there["metrics"] == here["metrics"] and there["id"] == here["id"]
+    assert there["data"]["fingerprint"] == here["data"]["fingerprint"]

@@ -13,6 +13,7 @@ import pytest
 import regraft
 from regraft.errors import AskedWrong, BaseError, DataError, LeaseHeld, NotThere, RegraftError
 from regraft.serving.bulk import Request, Written, predict_here
+from regraft.serving.cache import Fetched
 from regraft.serving.predictor import Predictor
 from regraft.store.lease import Lease
 from regraft.store.objects import open_store
@@ -235,12 +236,18 @@ def test_bad_rows_are_named_before_anything_is_computed_or_told_in_their_lines(p
 
 
 def test_columns_are_found_by_option_and_by_the_name_they_had_in_training(
-    store: Path, bases: dict[str, Path], texts: Path
+    published: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(store, bases["cls"], "text-classification", "lora")
-    texts.write_text(texts.read_text().replace("id,text,label", "id,body,label"))
-    found = lines(predict_here(asked(store, texts, columns={"text": "body"})).out)
-    assert "body" in found[0] and "answer" in found[0]
+    content = texts.read_text()
+    texts.write_text(content.replace("id,text,label", "id,body,label"))
+    found = lines(predict_here(asked(published, texts, columns={"text": "body"})).out)
+    assert found[0]["body"] == TEXTS[0] and "answer" in found[0]
+    with pytest.raises(DataError, match="no column 'text'"):
+        predict_here(asked(published, texts, "o.jsonl"))
+    monkeypatch.setattr(Fetched, "spec", {"data": {"columns": {"text": "body", "label": "topic"}}})
+    assert predict_here(asked(published, texts, "o.jsonl")).rows == ROWS
+    texts.write_text(content)
+    assert predict_here(asked(published, texts, "o2.jsonl")).rows == ROWS
 
 
 def test_an_image_cut_short_is_told_by_its_row(

@@ -137,3 +137,8 @@ def test_an_export_names_its_own_library() -> None:
 )
 def test_only_the_hubs_own_ids_count_as_such(reference: str, expected: str | None) -> None:
     assert hub_id(reference) == expected
+
+
+def test_a_task_that_the_hub_has_no_name_for_names_the_pipeline_that_runs_it() -> None:
+    changed = {**META, "task": {"type": "text-regression", "targets": ["rating"]}}
+    assert "pipeline_tag: text-classification" in model_card(changed, SPEC)

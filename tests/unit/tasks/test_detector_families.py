@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForObjectDetection
 
 import regraft
 from detectors import MODELS, deformable_detr, saved
@@ -19,6 +20,7 @@ from regraft.bases.locate import locate
 from regraft.contracts import Batch
 from regraft.errors import Unsupported
 from regraft.methods.full import Full
+from regraft.serving.export import export
 from regraft.spec import RunSpec
 from regraft.tasks.object_detection import ObjectDetection
 from regraft.training.session import train_local
@@ -87,7 +89,7 @@ def test_every_trained_weight_gets_a_gradient(folder: Path, family: str) -> None
         ("detr", "lora"),
     ],
 )
-def test_a_run_is_saved_and_answers_alike_alone_and_in_company(
+def test_a_run_is_saved_exported_and_answers_alike_alone_and_in_company(
     folder: Path, tmp_path: Path, family: str, method: Any
 ) -> None:
     rows = str(folder / "train" / "annotations.json")
@@ -118,6 +120,14 @@ def test_a_run_is_saved_and_answers_alike_alone_and_in_company(
         assert scores[0] == pytest.approx(scores[1], abs=1e-6)
         assert set(answer["objects"][0]["box"]) == {"xmin", "ymin", "xmax", "ymax"}
         assert 0 <= answer["objects"][0]["box"]["xmin"] <= answer["objects"][0]["box"]["xmax"] <= 90
+    out = export(spec.store, "tiny", tmp_path / "exported")
+    model = AutoModelForObjectDetection.from_pretrained(out.folder).eval()
+    assert model.config.id2label == dict(enumerate(sorted(CLASSES)))
+    pixels = truth((1,))["pixel_values"]
+    with torch.no_grad():
+        theirs, ours = model(pixel_values=pixels), first.adapted.model(pixel_values=pixels)
+    torch.testing.assert_close(theirs.logits, ours.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(theirs.pred_boxes, ours.pred_boxes, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["rt_detr", "deformable_detr"])

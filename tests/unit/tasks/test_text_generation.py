@@ -160,6 +160,9 @@ def test_without_packing_rows_are_padded_and_cut(context: Context) -> None:
             one = batch_of(task, [row], context)
             parts.append(task.loss(forward(model, one), one, context))
     assert weight == 12 == sum(part[1] for part in parts)
+    with torch.no_grad():
+        records = task.records(forward(model, batch), batch, context)
+    assert task.metrics(records, context)["unread"] == 13 / 25, "13 of the longest row's letters and its end"
     torch.testing.assert_close(total, sum(part[0] for part in parts), rtol=1e-5, atol=0)
 
 
@@ -192,11 +195,11 @@ def test_perplexity_is_the_exponential_of_the_mean_over_tokens(context: Context)
 
 def test_evaluation_rows_without_anything_that_counts_are_refused(context: Context) -> None:
     with pytest.raises(DataError, match=r"data\.eval: no token of the evaluation rows counts"):
-        TASK.metrics([{"loss": 0.0, "tokens": 0, "error": None}], context)
+        TASK.metrics([{"loss": 0.0, "tokens": 0, "cut": 0, "error": None}], context)
 
 
 def test_a_perplexity_beyond_floats_stays_a_number(context: Context) -> None:
-    assert math.isfinite(TASK.metrics([{"loss": 5e4, "tokens": 1, "error": 5e4}], context)["perplexity"])
+    assert math.isfinite(TASK.metrics([{"loss": 5e4, "tokens": 1, "cut": 0, "error": 5e4}], context)["perplexity"])
 
 
 def written(task: TextGeneration, model: Any, some: Sequence[Row], context: Context) -> list[str]:

@@ -343,8 +343,13 @@ def test_a_step_by_any_method_lowers_the_loss(folders: dict[str, Path], family: 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_without_a_head_of_its_own_refuses_to_train_one(folders: dict[str, Path], family: str) -> None:
-    with pytest.raises(Unsupported, match=r"lora, freeze or full|lora, freeze, full"):
+    with pytest.raises(Unsupported, match=r"method: .*lora, freeze or full"):
         made(folders[family], "feature-extraction")
+
+
+def test_freezing_all_that_a_base_has_is_refused(folders: dict[str, Path]) -> None:
+    with pytest.raises(Unsupported, match=r"method: freeze is written, which would move nothing"):
+        made(folders["bart"], {"type": "freeze", "depth": "all"})
 
 
 def test_a_longformers_first_token_sees_the_whole_text(tmp_path: Path) -> None:

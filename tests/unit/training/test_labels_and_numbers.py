@@ -20,8 +20,11 @@ from pictures import coloured, tiny_resnet
 from regraft.serving.export import Exported, export
 from regraft.serving.predictor import Predictor
 from regraft.spec import RunSpec
+from regraft.store.objects import open_store
+from regraft.store.runs import Runs
 from regraft.training.session import Outcome, train_local
 from tiny import TOPICS, WORDS, tiny_bert
+from workers import on_ranks
 
 
 def texts(path: Path, rows: int, *, seed: int) -> Path:
@@ -189,3 +192,24 @@ def test_an_image_has_labels_or_numbers(kind: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         found = model(**processor([Image.open(path).convert("RGB") for path in rows], return_tensors="pt")).logits
     torch.testing.assert_close(found, predictor.logits(rows), rtol=1e-4, atol=1e-3)
+
+
+def losses(written: dict[str, Any]) -> list[float]:
+    """The loss of every step and evaluation, as metrics.jsonl holds it."""
+    text = Runs(open_store(written["store"])).read(RunSpec.resolve(written).run, "metrics.jsonl")
+    lines = [json.loads(line) for line in text.decode().splitlines()]
+    return [line[name] for line in lines for name in ("loss", "eval_loss") if name in line]
+
+
+@pytest.mark.parametrize(
+    ("task", "strategy"), [("text-multi-label", "ddp"), ("text-regression", "ddp"), ("text-regression", "fsdp")]
+)
+def test_two_ranks_give_the_losses_of_one(task: str, strategy: str, tmp_path: Path) -> None:
+    fields = {"targets": ["share", "price"]} if task == "text-regression" else {}
+    written = document(tmp_path, {"type": task, **fields}, rows=21, epochs=1, dropout=0.0)
+    train_local(RunSpec.resolve(written))
+    several = {**written, "store": str(tmp_path / strategy)}
+    several["compute"] = {"workers": 0, "cpus": 1, "strategy": strategy}
+    on_ranks(2, several, str(tmp_path / "journal"))
+    assert len(losses(written)) == 4
+    assert losses(several) == pytest.approx(losses(written), abs=1e-5)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from regraft.contracts import Raw, Source
+from regraft.data.json_shape import open_text
 from regraft.errors import DataError
 
 _LONGEST_CELL = 16 << 20
@@ -17,9 +18,9 @@ _Sign = Annotated[str, Field(min_length=1, max_length=1)]
 
 
 class Csv(Source):
-    """Comma or tab separated text (RFC 4180), UTF-8 with or without a byte order mark."""
+    """Comma or tab separated text (RFC 4180), UTF-8 with or without a byte order mark, also packed with gzip."""
 
-    suffixes = (".csv", ".tsv")
+    suffixes = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
     delimiter: _Sign | None = None
     """What separates cells; null is a tab in .tsv files and a comma elsewhere."""
     quote: _Sign | None = '"'
@@ -40,7 +41,7 @@ class Csv(Source):
         """Rows by the line they begin on; one with more or fewer cells than there are columns is a bad row."""
         if csv.field_size_limit() < _LONGEST_CELL:
             csv.field_size_limit(_LONGEST_CELL)  # Python's own limit, 128 KiB, is less than a long document
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path, newline="") as file:
             lines = self._lines(file, path)
             names = _header(next(lines, None), path) if self.header is True else list(self.header)
             for where, cells in lines:
@@ -58,7 +59,7 @@ class Csv(Source):
 
     def _lines(self, file: Iterator[str], path: Path) -> Iterator[tuple[str, list[str] | str]]:
         """Where each line begins, and its cells, or why it has none."""
-        delimiter = self.delimiter or ("\t" if path.name.lower().endswith(".tsv") else ",")
+        delimiter = self.delimiter or ("\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ",")
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
         reader = csv.reader(file, delimiter=delimiter, quotechar=self.quote, quoting=quoting, strict=True)
         while True:

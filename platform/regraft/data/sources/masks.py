@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
 
 from regraft.contracts import Raw, Source
+from regraft.data.arrays import png
 from regraft.data.folders import images_in, mask_folders, masks_beside, subfolders, unmarked
 from regraft.errors import DataError
+from regraft.pictures import seen_size
 
 
 class Masks(Source):
@@ -23,6 +28,9 @@ class Masks(Source):
     """The folder of the images inside of the folder read; null finds it by its name (`Images`, `imgs`, ...)."""
     masks: str | None = None
     """The folder of the masks, likewise (`Masks`, `labels`, `annotations`, ...)."""
+    missing: Literal["bad", "zero"] = "bad"
+    """What an image without a mask is: a bad row (bad), or one whose mask is 0 all over (zero), as pieces without a
+    defect are kept. Images in S3 need their masks."""
 
     def accepts(self, path: Path) -> bool:
         """A folder that holds one folder of images and one of masks, or images with `name_mask` beside `name`."""
@@ -34,7 +42,7 @@ class Masks(Source):
             raise DataError("is a file; a folder of images and masks is wanted", str(path))
         if pair := self._pair(path):
             images, masks = pair
-            yield from _aligned(list(images_in(images)), list(images_in(masks)), masks, {})
+            yield from self._aligned(list(images_in(images)), list(images_in(masks)), masks, {})
             return
         if not masks_beside(path):
             raise DataError(
@@ -47,7 +55,8 @@ class Masks(Source):
             found = list(images_in(place))
             marked = [image for image in found if unmarked(image.stem) is not None]
             label = {} if place == path else {"label": place.name}
-            yield from _aligned([image for image in found if image not in marked], marked, place, label)
+            plain = [image for image in found if unmarked(image.stem) is None]
+            yield from self._aligned(plain, marked, place, label)
 
     def _pair(self, path: Path) -> tuple[Path, Path] | None:
         if self.images is None and self.masks is None:
@@ -62,27 +71,41 @@ class Masks(Source):
                 raise DataError(f"data.format.{name} names {folder.name!r}, and there is no such folder", str(path))
         return (images, masks) if images and masks else None
 
+    def _aligned(self, images: list[Path], masks: list[Path], place: Path, label: dict[str, str]) -> Iterator[Raw]:
+        """Images with the masks that bear their names."""
+        stems = Counter(image.stem for image in images)
+        owned = _by_image(masks, stems)
+        for image in images:
+            own = owned.pop(image.stem, [])
+            values = {"image": str(image), **label}
+            if len(own) == 1 and stems[image.stem] == 1:
+                yield Raw({**values, "mask": str(own[0])}, str(image))
+            elif own:
+                names = ", ".join(mask.name for mask in own)
+                many = f"{stems[image.stem]} images of this name have {len(own)} masks ({names})"
+                yield Raw(values, str(image), f"{many}: one for each is wanted")
+            elif self.missing == "zero" and image.stat().st_size:
+                yield _without(image, values)
+            else:
+                told = f"has no mask: {image.stem}_mask.png or {image.stem}.png is looked for in {place}"
+                yield Raw(values, str(image), told)
+        for mask in (mask for strays in owned.values() for mask in strays):
+            yield Raw({"mask": str(mask)}, str(mask), "is a mask without an image: add the image, or move it away")
 
-def _aligned(images: list[Path], masks: list[Path], place: Path, label: dict[str, str]) -> Iterator[Raw]:
-    """Images with the masks that bear their names."""
-    stems = Counter(image.stem for image in images)
+
+def _by_image(masks: list[Path], stems: Container[str]) -> dict[str, list[Path]]:
+    """Masks by the name of their image: their own where an image has it, else that without its mark."""
     owned: dict[str, list[Path]] = {}
     for mask in masks:
-        # A whole name comes first: `a_mask.png` in a folder of masks is the mask of an `a_mask.jpg` where there is one.
         stem = mask.stem if mask.stem in stems else unmarked(mask.stem) or mask.stem
         owned.setdefault(stem, []).append(mask)
-    for image in images:
-        own = owned.pop(image.stem, [])
-        values = {"image": str(image), **label}
-        if len(own) == 1 and stems[image.stem] == 1:
-            yield Raw({**values, "mask": str(own[0])}, str(image))
-        elif own:
-            names = ", ".join(mask.name for mask in own)
-            told = f"{stems[image.stem]} images of this name have {len(own)} masks ({names}): one for each is wanted"
-            yield Raw(values, str(image), told)
-        else:
-            told = f"has no mask: {image.stem}_mask.png or {image.stem}.png is looked for in {place}"
-            yield Raw(values, str(image), told)
-    for strays in owned.values():
-        for mask in strays:
-            yield Raw({"mask": str(mask)}, str(mask), "is a mask without an image: add the image, or move it away")
+    return owned
+
+
+def _without(image: Path, values: dict[str, Any]) -> Raw:
+    """A row whose mask holds nothing but 0; its bytes are a file's, as no file of its own exists."""
+    try:
+        width, height = seen_size(image)
+    except DataError as error:
+        return Raw(values, str(image), error.message)
+    return Raw({**values, "mask": png(np.zeros((height, width), np.uint8))}, str(image))

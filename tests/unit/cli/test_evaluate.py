@@ -1,0 +1,134 @@
+"""`regraft evaluate`: what is asked reaches the evaluation, and what came out is told in a few lines or as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regraft.cli import dispatch
+from regraft.evaluation.wishes import Wishes
+from regraft.store.objects import ObjectStore
+from unit.cli.pretended import Regraft, publish
+
+DOCUMENT: dict[str, Any] = {
+    "format": 1,
+    "model": "tickets",
+    "version": "v1",
+    "data": {"rows": 240, "skipped": {"count": 2, "rows": ["a", "b"]}},
+    "score": {"name": "accuracy", "mode": "max"},
+    "metrics": {"accuracy": 0.875, "f1": 0.8},
+    "intervals": {"accuracy": {"low": 0.85, "high": 0.9}},
+    "recorded": {"metrics": {"accuracy": 0.9}, "baselines": {"majority": {"accuracy": 0.5}}},
+    "findings": {
+        "tables": [
+            {"columns": ["label", "rows", "F1"], "rows": [["billing", 10, 0.9], ["bug", 9, 0.7], ["other", 0, None]]}
+        ]
+    },
+    "against": None,
+    "labels": ["billing", "bug"],
+    "worst": [],
+    "seconds": 3.5,
+}
+
+
+@dataclass
+class PretendedEvaluation:
+    """Stands where the evaluation does."""
+
+    document: dict[str, Any] = field(default_factory=lambda: DOCUMENT)
+    calls: list[tuple[str, str, Path, dict[str, Any]]] = field(default_factory=list)
+
+    def __call__(self, store: ObjectStore, reference: str, data: str, output: Path, **options: Any) -> Any:
+        self.calls.append((reference, data, output, options))
+        options["progress"]({"event": "rows", "rows": 1, "of": 240, "what": reference})
+        self.json, self.html = output / "evaluation.json", output / "evaluation.html"
+        return self
+
+
+@pytest.fixture
+def evaluation(monkeypatch: pytest.MonkeyPatch, store: ObjectStore) -> PretendedEvaluation:
+    pretended = PretendedEvaluation()
+    monkeypatch.setitem(dispatch.WORK, "evaluate", pretended)
+    publish(store)
+    return pretended
+
+
+def test_a_summary_tells_score_interval_worst_class_and_page(
+    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore
+) -> None:
+    said = regraft("evaluate", "tickets", "rows.csv", "--store", store.url)
+    assert said.code == 0
+    for told in (
+        "tickets@v1 is evaluated",
+        "0.8750  (95 % interval 0.8500 to 0.9000)",
+        "at training  0.9000",
+        "bug (f1 0.7000)",
+        "240, 2 left out",
+        "evaluation-tickets-v1-rows/evaluation.html",
+    ):
+        assert told in said.out
+
+
+def test_json_is_one_object_with_all_figures_and_the_files(
+    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore
+) -> None:
+    document = regraft("evaluate", "tickets@v1", "rows.csv", "--store", store.url, "--output", "o", "--json").document
+    assert document["metrics"] == DOCUMENT["metrics"] and document["intervals"] == DOCUMENT["intervals"]
+    assert (document["json"], document["html"]) == ("o/evaluation.json", "o/evaluation.html")
+    assert "findings" not in document
+
+
+def test_what_is_asked_reaches_the_evaluation(
+    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore
+) -> None:
+    options = ("--columns", "text=review,label=stars", "--bad-rows", "skip", "--format", "{type: csv, header: null}")
+    more = ("--against", "tickets@v1", "--resamples", "50", "--seconds", "2", "--worst", "3", "--device", "cpu")
+    assert regraft("evaluate", "tickets", "s3://b/rows.csv", "--store", store.url, *options, *more).code == 0
+    reference, data, output, given = evaluation.calls[0]
+    assert (reference, data, output) == ("tickets@v1", "s3://b/rows.csv", Path("evaluation-tickets-v1-rows"))
+    assert given["device"] == "cpu"
+    assert given["wishes"] == Wishes(
+        columns={"text": "review", "label": "stars"},
+        format="{type: csv, header: null}",
+        bad_rows="skip",
+        resamples=50,
+        seconds=2.0,
+        worst=3,
+        against="tickets@v1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--columns", "text"), "'text' is written; allowed is COLUMN=NAME-IN-THE-FILE"),
+        (("--bad-rows", "maybe"), "'maybe' is written; allowed are fail, skip"),
+        (("--resamples", "-1"), "--resamples"),
+        (("--storre", "x"), "Did you mean --store?"),
+    ],
+)
+def test_what_is_asked_wrong_is_told_before_anything_starts(
+    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore, options: tuple[str, ...], told: str
+) -> None:
+    said = regraft("evaluate", "tickets", "rows.csv", "--store", store.url, *options)
+    assert said.code == 2 and told in said.err and not evaluation.calls
+
+
+def test_a_model_that_is_not_there_is_told_with_the_nearest(
+    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore
+) -> None:
+    said = regraft("evaluate", "ticket", "rows.csv", "--store", store.url)
+    assert said.code == 2 and "tickets" in said.err and not evaluation.calls
+
+
+def test_a_comparison_says_whether_the_two_can_be_told_apart(
+    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore
+) -> None:
+    apart = {"low": -0.01, "high": 0.05}
+    rival = {"model": "old", "version": "v7", "metrics": {"accuracy": 0.855}, "difference": {"accuracy": 0.02}}
+    evaluation.document = {**DOCUMENT, "against": {**rival, "intervals": {"accuracy": apart}}}
+    said = regraft("evaluate", "tickets", "rows.csv", "--store", store.url, "--against", "old")
+    assert "0.8550; the difference +0.0200, 95 % interval -0.0100 to +0.0500" in said.out

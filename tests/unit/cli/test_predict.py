@@ -1,0 +1,70 @@
+"""`regraft predict` as it is typed: one object or a few lines, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tiny import WORDS, tiny_bert
+from unit.cli.pretended import Regraft
+from unit.serving.tiny import publish
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a base, a store with a model on it, and rows."""
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    tiny_bert(tmp_path / "base")
+    publish(tmp_path / "regraft-store", tmp_path / "base", "text-classification", "full")
+    rows = [{"text": " ".join(WORDS[number : number + 4]), "id": number} for number in range(9)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_json_is_one_object_with_rows_out_and_seconds(there: Path, regraft: Regraft) -> None:
+    said = regraft("predict", "tiny@v1", "in.jsonl", "--output", "out.jsonl", "--workers", "0", "--json")
+    assert said.code == 0, said.err
+    assert said.document == {"rows": 9, "out": str(there / "out.jsonl"), "seconds": said.document["seconds"]}
+    assert [json.loads(line)["id"] for line in (there / "out.jsonl").read_text().splitlines()] == list(range(9))
+
+
+def test_people_read_where_it_is_and_how_long_it_took(there: Path, regraft: Regraft) -> None:
+    said = regraft("predict", str(there / "base"), "in.jsonl", "--features", "--output", "v.parquet", "--workers", "0")
+    assert said.code == 0, said.err
+    assert f"{there / 'v.parquet'} holds the vectors to 9 rows" in said.out and "time" in said.out
+    assert "computing in " in said.out and said.err == ""
+    assert pq.read_table(there / "v.parquet").column_names == ["row", "features"]
+
+
+def test_rows_that_were_skipped_are_counted(there: Path, regraft: Regraft) -> None:
+    with (there / "in.jsonl").open("a") as file:
+        file.write('{"text": " "}\n')
+    again = ["predict", "tiny", "in.jsonl", "--output", "out.jsonl", "--workers", "0"]
+    said = regraft(*again)
+    assert said.code == 2 and "in.jsonl:10: text is empty" in said.err and "--bad-rows skip" in said.err
+    said = regraft(*again, "--bad-rows", "skip")
+    assert said.code == 0 and "1, each told in its row" in said.out
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ([], "the following arguments are required: --output"),
+        (["--output", "out.txt"], "allowed are names that end with .jsonl or .parquet"),
+        (["--output", "out.jsonl", "--bad-rows", "leave"], "'leave' is written; allowed are fail, skip"),
+        (["--output", "out.parquet", "--dtype", "fp8"], "'fp8' is written; allowed are auto, fp32, bf16"),
+        (["--output", "out.jsonl", "--workers", "many"], "'many' is written; allowed is a whole number"),
+        (["--output", "out.jsonl", "--columns", "text"], "allowed is COLUMN=NAME-IN-THE-FILE"),
+        (["--output", "out.jsonl", "--columns", "txt=id"], "Did you mean 'text'"),
+        (["--output", "out.jsonl", "--format", "cvs"], "Did you mean 'csv'"),
+        (["--output", "out.jsonl", "--format", "{type: csv, delimitr: x}"], "delimitr"),
+        (["--output", "nowhere/out.jsonl"], "there is no folder"),
+    ],
+)
+def test_what_is_typed_wrong_is_said(more: list[str], message: str, there: Path, regraft: Regraft) -> None:
+    said = regraft("predict", "tiny", "in.jsonl", "--workers", "0", *more)
+    assert said.code == 2 and message in said.err
+    assert not [path for path in there.iterdir() if path.name.startswith((".", "out"))]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from regraft.bases.anatomy import dissect
+from regraft.bases.batch_norm import mend
 from regraft.bases.delta import canonical, moving
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import Base
@@ -112,6 +113,7 @@ def adapt(
     loader = BaseLoader(base, dropout)
     torch.manual_seed(seed)
     model = task.build(loader, labels)
+    mend(model)
     if dropout is not None:
         _set_dropout(model, dropout)
     config = getattr(model, "config", loader.config)

@@ -14,7 +14,6 @@ from PIL import Image
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from regraft.augment import Augmentation, mirrors
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
@@ -73,12 +72,7 @@ class SemanticSegmentation(Task):
         """The base's segmenter, without an auxiliary head: its output is read by nobody, so it would get no gradient,
         which DDP refuses."""
         plain = {"use_auxiliary_head": False} if hasattr(load.config, "use_auxiliary_head") else {}
-        model = load(self.auto, labels=labels, **plain)
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.register_forward_pre_hook(_spare_lone_values)
-                module.register_forward_hook(_train_again)
-        return model
+        return load(self.auto, labels=labels, **plain)
 
     def check(self, row: Row) -> str | None:
         """An unreadable or huge image, a mask of another size, pixel values that are no label."""
@@ -226,21 +220,6 @@ class SemanticSegmentation(Task):
             f"{', '.join(self.labels)}. Write all classes in task.labels; task.ignore for a value that counts nowhere; "
             "or task.values: nonzero where every value but 0 is one class (numbers of instances, 255)"
         )
-
-
-def _spare_lone_values(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """A batch norm that gets one value per channel reads its running statistics instead.
-
-    Heads that pool an image to one pixel (DeepLab's, PSPNet's) see one value of the last micro-batch's only row, of
-    which there is no variance: torch refuses it, in the middle of a run.
-    """
-    if module.training and inputs[0].numel() == inputs[0].shape[1]:
-        module.training, module._lone = False, True  # type: ignore[assignment]
-
-
-def _train_again(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    if getattr(module, "_lone", False):
-        module.training, module._lone = True, False  # type: ignore[assignment]
 
 
 def _pixels(image: Image.Image, processor: Any, size: tuple[int, int] | None) -> Tensor:

@@ -77,7 +77,7 @@ def run(depth: int, trunk: str, data: dict[str, str]) -> tuple[Spent, list[float
 
 
 def units(depth: int) -> tuple[float, float]:
-    """Forward passes of one block over one row: of a run that computes the frozen part anew, and of one that keeps it."""
+    """Forward passes of one block over one row: of a run that computes the frozen part anew, and of one that keeps."""
     rows, held, above = ROWS * EPOCHS, HELD * EPOCHS, BLOCKS - depth
     return rows * (depth + 3 * above) + held * BLOCKS, (ROWS + HELD) * depth + rows * 3 * above + held * above
 

@@ -63,6 +63,22 @@ def asked(messages: Messages, template: str, processor: Any) -> str:
     return _rendered(messages[:last], template, processor, prompt=True)[0]
 
 
+def closing(template: str, processor: Any) -> int | None:
+    """The special token by which an answer ends, such as ChatML's `<|im_end|>`; None where it ends by no such token.
+
+    A base's own settings may not know it: the template may be another model's.
+    """
+    try:
+        text, _ = _rendered(
+            [{"role": "user", "content": "?"}, {"role": ASSISTANT, "content": "!"}], template, processor
+        )
+    except DataError:
+        return None
+    ids = processor(text.rpartition("!")[2].strip(), add_special_tokens=False)["input_ids"]
+    added = processor.added_tokens_decoder.get(ids[0]) if ids else None
+    return int(ids[0]) if added is not None and added.special else None
+
+
 def _turn(messages: Messages, number: int, text: str, template: str, processor: Any) -> Span:
     before, _ = _rendered(messages[:number], template, processor, prompt=True)
     through, _ = _rendered(messages[: number + 1], template, processor)

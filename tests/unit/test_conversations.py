@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from language import byte_tokenizer
-from regraft.conversations import PLAIN, asked, template_of, written_out
+from regraft.conversations import PLAIN, asked, closing, template_of, written_out
 from regraft.errors import DataError, Unsupported
 
 CHATML = (
@@ -93,6 +93,13 @@ def test_a_conversation_that_the_template_refuses_is_told_in_its_words(processor
 def test_a_template_that_writes_a_turn_in_no_findable_way_is_refused(processor: Any) -> None:
     with pytest.raises(DataError, match=r"turn 3 otherwise than it would be answered.*task\.template"):
         said(REWRITTEN, processor)
+
+
+def test_the_token_that_ends_a_turn_is_known(processor: Any) -> None:
+    ends = processor.convert_tokens_to_ids(["<|end|>", "<|turn|>"])
+    assert [closing(template, processor) for template in (CHATML, MARKED, PLAIN, THINKING)] == [ends[0]] * 4
+    assert closing(CHATML.replace("<|end|>", "<|turn|>"), processor) == ends[1]
+    assert closing(STRICT, processor) is None and closing("{{ raise_exception('no') }}", processor) is None
 
 
 def test_a_conversation_of_the_assistant_alone_asks_nothing(processor: Any) -> None:

@@ -37,7 +37,8 @@ def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[
     if address.startswith(("http://", "https://")):
         raise Unsupported(
             f"{address} is a cluster's Job API, which runs files, not this process: use `ray job submit --address "
-            f"{address} --working-dir . -- python jobs/train.py SPEC`, or give the cluster's own address, host:6379",
+            f"{address} --working-dir . -- python jobs/train.py SPEC` (or jobs/predict.py), or give the cluster's own "
+            "address, host:6379",
             where="address",
         )
     if ray.is_initialized():
@@ -141,15 +142,15 @@ def in_site_packages() -> bool:
     return "site-packages" in package_folder().parts
 
 
-def check_store(url: str) -> None:
-    """Refuse a folder store that not every node sees: its checkpoints would lie where nobody looks."""
+def check_store(url: str, where: str = "store") -> None:
+    """Refuse a folder that not every node sees: what is put into it would lie where nobody looks."""
     if url.startswith("s3://"):
         return
     if "runtime_resources" in Path(url).parts:
         raise AskedWrong(
             f"{url} lies in the job's own working directory, which is deleted with it: write an absolute folder that "
             "every node sees, or s3://bucket/prefix",
-            where="store",
+            where=where,
         )
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
@@ -161,7 +162,7 @@ def check_store(url: str) -> None:
     if blind:
         raise AskedWrong(
             f"{len(blind)} of {len(nodes)} nodes do not see {url}: use s3://bucket/prefix or a shared folder",
-            where="store",
+            where=where,
         )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 from uuid import uuid4
 
 import ray
@@ -56,11 +59,14 @@ def predict(
 ) -> Written:
     """Answer a request on Ray; `workers` None takes a GPU each where there are any, else a few cores each."""
     # The cluster is asked before anything is written: a wrong address leaves nothing behind.
-    with silent_backend(), connected(address), quiet():
+    with ExitStack() as stack:
+        with silently():
+            stack.enter_context(connected(address))
+        stack.enter_context(quiet())
         pool = pool_of(workers)
-        output = absolute(request.output)
-        if not output.startswith("s3://"):
-            check_store(output.rpartition("/")[0] or "/")
+        folder = absolute(request.output).rpartition("/")[0] or "/"
+        if Path(folder).is_dir():  # one that is not there is refused below, and not made
+            check_store(folder, "output")
 
         def execute(job: Job, numbers: list[int], done: Callable[[int], None]) -> None:
             answer(job, numbers, done, pool)
@@ -121,13 +127,15 @@ def answer(job: Job, numbers: list[int], done: Callable[[int], None], pool: Pool
         num_cpus=pool.cpus,
         num_gpus=pool.gpus or None,
     )
-    try:
-        for row in answered.iter_rows():
-            done(int(row["block"]))
-    except RegraftError:
-        raise
-    except Exception as error:
-        raise _told(error) from error
+    rows = iter(answered.iter_rows())
+    while True:
+        try:
+            row = next(rows, None)
+        except Exception as error:
+            raise _told(error) from error
+        if row is None:
+            return
+        done(int(row["block"]))
 
 
 def asked(job: Job, pool: Pool) -> Mapping[str, Any]:
@@ -149,9 +157,9 @@ def asked(job: Job, pool: Pool) -> Mapping[str, Any]:
 def _told(error: Exception) -> RegraftError:
     """Our own error inside what Ray wrapped around it, or ClusterError with the innermost words."""
     causes = causes_of(error)
-    ours = next((cause for cause in causes if isinstance(cause, RegraftError)), None)
-    if ours is not None:
-        return ours
+    # The last: Ray also makes a class of its own of ours, whose text is a traceback.
+    if ours := [cause for cause in causes if isinstance(cause, RegraftError)]:
+        return ours[-1]
     cause = causes[-1]
     return ClusterError(
         f"a worker failed: {type(cause).__name__}: {cause}; what was answered is kept: the same command goes on"
@@ -159,17 +167,26 @@ def _told(error: Exception) -> RegraftError:
 
 
 @contextmanager
-def silent_backend() -> Iterator[None]:
-    """Keep a warning of Ray's own core off the screen: that an actor of Ray Data could not be made again if the cluster
-    lost its arguments, which it could not do without losing this process too. Ray reads the level when it starts."""
+def silently() -> Iterator[None]:
+    """Start Ray so that its core keeps to itself, unless regraft logs at DEBUG.
+
+    It would warn of every pool of Ray Data that its actors could not be made again were their arguments lost, which
+    happens only when this process is lost too. The level is read when Ray starts, and told on standard error then.
+    """
     if ray.is_initialized() or logging.getLogger("regraft").isEnabledFor(logging.DEBUG):
         yield
         return
     before = os.environ.get(LEVEL)
     os.environ.setdefault(LEVEL, "fatal")
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
     try:
         yield
     finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
         if before is None:
             os.environ.pop(LEVEL, None)
 
@@ -181,11 +198,39 @@ def quiet() -> Iterator[None]:
         yield
         return
     context, logger = DataContext.get_current(), logging.getLogger("ray.data")
-    before = context.enable_progress_bars, context.print_on_execution_start, logger.level, logger.propagate
+    names = ("enable_progress_bars", "print_on_execution_start", "raise_original_map_exception")
+    before, level = {name: getattr(context, name) for name in names}, logger.level
     context.enable_progress_bars = context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # ours, as it was raised, and not a word about it
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with redirect_stdout(WithoutRaylet(sys.stdout)):
+            yield
     finally:
-        context.enable_progress_bars, context.print_on_execution_start, level, logger.propagate = before
+        for name, value in before.items():
+            setattr(context, name, value)
         logger.setLevel(level)
+
+
+class WithoutRaylet(io.TextIOBase):
+    """Standard output but for the lines in which Ray tells that it replaces a worker, which no option of it stops."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._dropped = stream, False
+
+    def write(self, text: str) -> int:
+        """Pass text on; a line of the raylet comes as its text and then its end."""
+        end, self._dropped = self._dropped and text == "\n", "(raylet)" in text
+        return len(text) if end or self._dropped else self._stream.write(text)
+
+    def flush(self) -> None:
+        """Of the stream itself."""
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        """As the stream itself."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Of the stream itself."""
+        return self._stream.fileno()

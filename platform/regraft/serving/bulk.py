@@ -183,6 +183,8 @@ def predict_session(
     for folder in request.plugins:
         add_folder(Path(folder).expanduser())
     subject = found_subject(request.model, request.store, features=request.features, base=request.base)
+    if subject.base is None and request.dtype == "bf16":
+        raise AskedWrong("bf16 is written; models answer in fp32, and only a base's features in bf16", where="dtype")
     store = open_store(work_folder(request.output))
     refuse_existing(request.output, store, fresh=fresh)
     with cleared(store, request.output) as lease:

@@ -31,6 +31,8 @@ TOKENS_PER_THREAD = 1024
 """Tokens in a batch for each CPU thread: the activations of one layer then stay in a core's second-level cache."""
 TOKENS_ON_GPU = 1 << 16
 IMAGES = 32
+MOST_HELD = 1 << 25
+"""Numbers of images that wait for others of their shape: 128 MiB."""
 SAMPLE = 64
 LEAST_COSINE = 0.999
 """How far bf16 may turn any vector of the sample before fp32 is taken instead."""
@@ -158,6 +160,7 @@ class Encoder:
 
     def _images(self, rows: Sequence[Row], found: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
         waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+        held = 0
         for place, row in enumerate(rows):
             try:
                 pixels = self._processor(opened(row["image"]), return_tensors="pt")["pixel_values"][0]
@@ -166,10 +169,14 @@ class Encoder:
                 continue
             alike = waiting.setdefault(tuple(pixels.shape), [])
             alike.append((place, pixels))
+            held += pixels.numel()
             if len(alike) == IMAGES:
+                held -= IMAGES * pixels.numel()
                 yield self._seen(waiting.pop(tuple(pixels.shape)))
-        for alike in waiting.values():
-            yield self._seen(alike)
+            elif held > MOST_HELD:
+                yield from map(self._seen, waiting.values())
+                waiting, held = {}, 0
+        yield from map(self._seen, waiting.values())
 
     def _seen(self, alike: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
         pixels = torch.stack([pixels for _, pixels in alike])

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from regraft.contracts import Answer, Batch, Context, Example, Forward, Kind, Loader, Record, Row, Score, Task
-from regraft.conversations import ASSISTANT, Span, asked, template_of, written_out
+from regraft.conversations import ASSISTANT, Span, asked, closing, template_of, written_out
 from regraft.errors import DataError, Unsupported
 from regraft.findings import Curve, Findings, Table
-from regraft.generation import generate, left_padded
+from regraft.generation import end_ids, generate, left_padded
 from regraft.packing import Document, blocks, firsts_of, positions_in, refuse_leaks
 from regraft.tokens import padded, positions, refuse_length
 
@@ -92,16 +92,24 @@ class TextGeneration(Task):
             # transformers would load the decoder alone, which has never written without an encoder to listen to.
             told = f"a base of type {load.config.model_type} has an encoder and a decoder: write task translation or"
             raise Unsupported(f"{told} summarization, or a base that is a decoder alone", where="base")
-        refuse_length(self.block_size, load.config, where="task.block_size")
         refuse_length(self.max_new_tokens + 1, load.config, where="task.max_new_tokens")
         model = load(self.auto)
         refuse_leaks(model, packed=self.packing)
         return model
 
     def settle(self, model: nn.Module, context: Context) -> None:
-        """The tokenizer gets the template of the task, so that an exported model is asked by it too."""
-        if self.form == "chat":
-            context.processor.chat_template = template_of(self.template, context.processor)
+        """The tokenizer gets the template of the task, and answers end where its turns do; so they are exported.
+
+        Unsupported when a block has more tokens than the base reads: not every tokenizer knows how many those are.
+        """
+        refuse_length(self._block(context.processor), context.config, where="task.block_size")
+        if self.form != "chat":
+            return
+        context.processor.chat_template = template_of(self.template, context.processor)
+        end = closing(context.processor.chat_template, context.processor)
+        settings: Any = getattr(model, "generation_config", None)
+        if settings is not None and end is not None and end not in (known := end_ids(context, model)):
+            settings.eos_token_id = [*known, end]
 
     def check(self, row: Row) -> str | None:
         """A row without a visible character, or a conversation in which nobody is asked anything."""

@@ -193,6 +193,7 @@ WRONG: list[tuple[dict[str, Any], type[RegraftError], str]] = [
     ({"features": True}, AskedWrong, "ends with .parquet"),
     ({"output": "nowhere/out.jsonl"}, AskedWrong, "no folder"),
     ({"input": "missing.csv"}, DataError, "no such file"),
+    ({"dtype": "bf16"}, AskedWrong, "models answer in fp32"),
     ({"columns": {"txt": "id"}}, AskedWrong, "Did you mean 'text'"),
     ({"columns": {"text": "body"}}, DataError, r"no column 'body'.*say in columns what they are called"),
 ]

@@ -116,7 +116,9 @@ def test_a_decoder_gives_its_last_token_and_an_encoder_decoder_the_mean_of_its_e
 
 
 @pytest.mark.parametrize("make", [tiny_mobilenet, tiny_resnet, tiny.yolos], ids=lambda make: make.__name__)
-def test_an_image_base_gives_its_pooled_output(make: Any, pictures: list[str], tmp_path: Path) -> None:
+def test_an_image_base_gives_its_pooled_output(
+    make: Any, pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = locate(str(make(tmp_path / "base")))
     encoder = Encoder(base, device=CPU)
     broken = tmp_path / "broken.png"
@@ -128,6 +130,10 @@ def test_an_image_base_gives_its_pooled_output(make: Any, pictures: list[str], t
     alone = encoder.vectors(rows[2:3])[0]
     assert np.allclose(found[2], alone, atol=1e-5)  # type: ignore[arg-type]
     assert not np.allclose(found[0], found[2])  # type: ignore[arg-type]
+    for name, few in (("IMAGES", 2), ("MOST_HELD", 1)):
+        monkeypatch.setattr(embedding, name, few)
+        for one, other in zip(encoder.vectors(rows), found, strict=True):
+            assert isinstance(one, DataError) or np.allclose(one, other, atol=1e-5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

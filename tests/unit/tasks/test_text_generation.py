@@ -13,10 +13,11 @@ import torch
 from torch.nn import functional as F
 
 from language import FAMILIES, POSITIONS, byte_tokenizer, model_of, tiny_language
-from regraft.bases.load import BaseLoader
+from regraft.bases.adapt import adapt
 from regraft.bases.locate import locate
 from regraft.contracts import Batch, Context, Row
 from regraft.errors import DataError, Unsupported
+from regraft.methods.full import Full
 from regraft.tasks.text_generation import TextGeneration
 
 CHATML = (
@@ -248,6 +249,17 @@ def test_an_answer_ends_where_the_model_says_so(context: Context) -> None:
         assert here == there[: there.index(stop) if stop in there else None]
 
 
+def test_an_answer_ends_where_a_turn_of_the_template_does(context: Context) -> None:
+    """Of a template that is not the base's own, whose end of turn the base's settings do not know."""
+    model = model_of("llama").eval()
+    task = TextGeneration(form="chat", template=CHATML.replace("<|end|>", "<|turn|>"))
+    task.settle(model, Context(byte_tokenizer(), (), model.config))
+    assert model.generation_config.eos_token_id == [0, 2]
+    other = model_of("llama").eval()
+    TextGeneration(form="chat").settle(other, context)
+    assert other.generation_config.eos_token_id == 0
+
+
 def test_what_the_base_says_of_sampling_is_left_aside(context: Context) -> None:
     model = model_of("llama").eval()
     before = written(TASK, model, rows(TEXTS), context)
@@ -318,14 +330,25 @@ def test_good_rows_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"block_size": 200}, r"task\.block_size: 200 is written; this base reads 2 to 128 tokens"),
+        (
+            {"block_size": 200, "max_new_tokens": 9},
+            r"task\.block_size: 200 is written; this base reads 2 to 128 tokens",
+        ),
         ({"max_new_tokens": 128}, r"task\.max_new_tokens: 129 is written; this base reads 2 to 128"),
     ],
 )
 def test_more_tokens_than_the_base_reads_are_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
-    loader = BaseLoader(locate(str(tiny_language(tmp_path))))
+    base = locate(str(tiny_language(tmp_path)))
     with pytest.raises(Unsupported, match=message):
-        TextGeneration(**fields).build(loader, ())
+        adapt(TextGeneration(**{"max_new_tokens": 9, **fields}), Full(), base, labels=(), seed=0)
+
+
+def test_a_tokenizer_that_knows_no_limit_does_not_pass_over_the_bases(tmp_path: Path) -> None:
+    base = locate(str(tiny_language(tmp_path)))
+    unlimited = byte_tokenizer()
+    unlimited.model_max_length = 10**30
+    with pytest.raises(Unsupported, match=r"task\.block_size: 512 is written; this base reads 2 to 128 tokens"):
+        adapt(TextGeneration(max_new_tokens=9), Full(), base, labels=(), seed=0, processor=unlimited)
 
 
 def test_a_tokenizer_that_does_not_say_where_tokens_stand_is_refused(context: Context) -> None:

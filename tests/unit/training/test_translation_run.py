@@ -106,11 +106,11 @@ def test_a_summary_has_several_references_and_the_version_answers_under_its_own_
 
 @pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_two_ranks_write_what_one_writes(tmp_path: Path, strategy: str) -> None:
-    """An odd number of rows, of which not all are written: ranks that wait for each other's tokens would hang."""
+    """Of an odd number of rows one is written, by one rank: sharded, the other must not stay behind."""
     pairs = counted()[:15]
     base = translator(tmp_path / "base", "marian", [text for pair in pairs for text in pair])
     rows = written(tmp_path / "rows.jsonl", ({"source": one, "target": two} for one, two in pairs))
-    task = {"type": "translation", "max_target_length": 10, "eval_samples": 3}
+    task = {"type": "translation", "max_target_length": 10, "eval_samples": 1}
     found = []
     for world in (1, 2):
         document_of = document(tmp_path, base, task, rows, epochs=2, batch_size=5, dropout=0.0, optimizer="sgd")

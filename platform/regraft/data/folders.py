@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ def saved_dataset(folder: Path) -> bool:
 
 def mask_folders(folder: Path) -> tuple[Path, Path] | None:
     """The folders of images and of masks inside of one, by their names; None unless there is one of each."""
-    inside = [entry for entry in subfolders(folder) if next(images_in(entry), None)]
+    inside = [entry for entry in subfolders(folder) if _holds(entry, IMAGES)]
     masks = [entry for entry in inside if _MASKS.search(entry.name)]
     pictures = [entry for entry in inside if entry not in masks and _PICTURES.search(entry.name)]
     return (pictures[0], masks[0]) if len(masks) == len(pictures) == 1 else None
@@ -56,34 +57,30 @@ def unmarked(stem: str) -> str | None:
     return found["stem"] if found else None
 
 
-def class_folders(folder: Path) -> bool:
-    """Whether the folders inside of this one may be classes: images lie in them, and no other layout explains them.
+def plain_images(folder: Path) -> bool:
+    """Whether images lie in this folder, or in folders inside of it as in classes, and no other layout explains them.
 
-    Images one folder deeper count too: such a folder is most likely a level too high, and its source says so.
+    Images two folders deep count too: such a folder is most likely a level too high, and its source says so.
     """
-    if _explained(folder):
-        return False
     inside = subfolders(folder)
-    return any(next(images_in(place), None) for one in inside for place in (one, *subfolders(one)))
-
-
-def image_folder(folder: Path) -> bool:
-    """Whether images and no folders lie in this one, and no other layout explains them."""
-    return not subfolders(folder) and next(images_in(folder), None) is not None and not _explained(folder)
+    places = [place for one in inside for place in (one, *subfolders(one))] or [folder]
+    return any(_holds(place, IMAGES) for place in places) and not _explained(folder)
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders inside of a folder by their names; hidden ones are passed over."""
     if not folder.is_dir():
         return []
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    with os.scandir(folder) as entries:  # a folder may hold millions of files: not one of them is asked for
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return [folder / name for name in sorted(names)]
 
 
 def images_in(folder: Path) -> Iterator[Path]:
     """The images directly in a folder (by their suffixes), by their names."""
-    for entry in sorted(folder.iterdir()):
-        if entry.suffix.lower() in IMAGES and not entry.name.startswith(".") and entry.is_file():
-            yield entry
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _named(entry, IMAGES)]
+    yield from (folder / name for name in sorted(names))
 
 
 def scans_in(folder: Path, depth: int | None = None) -> Iterator[Path]:
@@ -98,6 +95,15 @@ def scans_in(folder: Path, depth: int | None = None) -> Iterator[Path]:
             yield entry
 
 
+def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    with os.scandir(folder) as entries:
+        return any(_named(entry, suffixes) for entry in entries)
+
+
+def _named(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> bool:
+    return entry.name.lower().endswith(suffixes) and not entry.name.startswith(".") and entry.is_file()
+
+
 def _marked(file: Path) -> bool:
     with file.open("rb") as opened:
         return opened.read(132)[128:] == b"DICM"
@@ -107,4 +113,4 @@ def _explained(folder: Path) -> bool:
     """Whether the folder has the layout of another source: COCO, `datasets`, masks, or VOC with its XML documents."""
     if coco_file(folder) or saved_dataset(folder) or mask_folders(folder) or masks_beside(folder):
         return True
-    return any(next(place.glob("*.xml"), None) for place in (folder, *subfolders(folder)))
+    return any(_holds(place, (".xml",)) for place in (folder, *subfolders(folder)))

@@ -97,18 +97,19 @@ def source_of(path: Path, name: str, members: Sequence[type[Source]] = ()) -> So
     if takers:
         both = " and ".join(source.key() for source in takers)
         raise DataError(f"{both} both read it: write data.format to choose", where=name)
-    known = "; ".join(f"{member.key()} ({', '.join(member.suffixes) or _first_line(member)})" for member in members)
     hint = f"name the files in it with a glob, such as {name}/*.csv, or " if path.is_dir() else ""
-    raise DataError(f"no source reads it by its name; sources are {known}: {hint}{_HOW}", where=name)
+    known = "".join(f"\n  - {member.key()}: {_told_of(member)}" for member in members)
+    raise DataError(f"no source reads it by its name: {hint}{_HOW}. Sources are{known}", where=name)
 
 
 def _members() -> list[type[Source]]:
     return [Source.lookup(key) for key in Source.names()]
 
 
-def _first_line(member: type[Source]) -> str:
-    """What a source without suffixes says of itself, up to the first stop."""
-    return re.split("[.,:;]", " ".join((member.__doc__ or "a folder").split()))[0]
+def _told_of(member: type[Source]) -> str:
+    """What a source says of itself, up to the first stop, and the suffixes that it reads."""
+    told = re.split("[.,:;]", " ".join((member.__doc__ or "").split()))[0].partition(" (")[0]
+    return f"{told} ({', '.join(member.suffixes)})" if member.suffixes else told
 
 
 def _plain(member: type[Source]) -> Source | None:

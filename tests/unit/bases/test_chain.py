@@ -24,6 +24,10 @@ from unit.bases.test_anatomy import bare_model, task_model
 SIZES = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 12}
 
 
+SIDE_BY_SIDE = ("rt_detr",)
+"""Families whose backbone, encoder and decoder are no one chain: only a rule can choose the backbone."""
+
+
 class Layer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +107,15 @@ class Decorated(Toy):
 
 
 @pytest.mark.parametrize("make", [task_model, bare_model])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", SIDE_BY_SIDE)
+def test_heavy_lists_that_stand_side_by_side_need_a_rule(name: str, make: Any) -> None:
+    model = make(name)
+    with pytest.raises(NoChain, match="begin chains that do not lead into one another"):
+        find_chain(model, dissect(model).prefix)
+
+
+@pytest.mark.parametrize("make", [task_model, bare_model])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in SIDE_BY_SIDE])
 def test_it_finds_what_the_rules_say(name: str, make: Any) -> None:
     model = make(name)
     told = dissect(model)

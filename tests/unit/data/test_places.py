@@ -107,9 +107,14 @@ def test_what_no_source_reads_is_told_how_to_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError) as refused:
         files(f"{tmp_path}/rows.dat", tmp_path)
     told = str(refused.value)
-    assert told.startswith(f"{tmp_path}/rows.dat: no source reads it by its name; sources are arrow (.arrow, ")
-    assert "images (Images in folders that are named after their labels)" in told
-    assert "format: {type: csv, delimiter: ';'} (`regraft show sources NAME` tells them)" in told
+    assert told.startswith(
+        f"{tmp_path}/rows.dat: no source reads it by its name: write data.format: the name of one of them, or "
+        "{type: name, ...} with its fields, as in format: {type: csv, delimiter: ';'} (`regraft show sources NAME` "
+        "tells them). Sources are\n  - arrow: Arrow IPC (.arrow, .feather, .arrows, .ipc)\n  - "
+    )
+    assert all(f"\n  - {name}: " in told for name in Source.names())
+    assert "\n  - images: Images in folders that are named after their labels (.jpg, " in told
+    assert "\n  - saved-dataset: A folder that `save_to_disk` of the `datasets` library wrote\n" in told
     assert rows(f"{tmp_path}/rows.dat", tmp_path, type="csv", delimiter=";") == [{"text": "a", "label": "b"}]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regraft.contracts import Raw, Source
-from regraft.data.folders import IMAGES, class_folders, image_folder, images_in, subfolders
+from regraft.data.folders import IMAGES, images_in, plain_images, subfolders
 from regraft.errors import DataError
 
 
@@ -20,7 +20,7 @@ class Images(Source):
 
     def accepts(self, path: Path) -> bool:
         """A folder with class folders or images in it that has no other source's layout; an image."""
-        return (class_folders(path) or image_folder(path)) if path.is_dir() else super().accepts(path)
+        return plain_images(path) if path.is_dir() else super().accepts(path)
 
     def read(self, path: Path) -> Iterator[Raw]:
         """Images by class folder and name; files that are no images (by their suffix) are passed over."""

@@ -293,7 +293,8 @@ def save(name: str, folder: Path) -> Path:
     model = FAMILIES[name].make()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+            if parameter.requires_grad:  # Marian's positions are constants, which transformers computes anew
+                parameter.add_(0.05 * torch.randn_like(parameter))
         for key, buffer in model.named_buffers():
             if "running" in key:
                 buffer.add_(torch.rand_like(buffer))

@@ -14,12 +14,13 @@ from regraft.release import VERSION
 
 if TYPE_CHECKING:
     from regraft.contracts import Progress, Source
+    from regraft.evaluation.evaluate import Evaluated
     from regraft.serving.bulk import Written
     from regraft.serving.predictor import Predictor
     from regraft.spec import RunSpec
     from regraft.training.session import Outcome
 
-__all__ = ["__version__", "load", "predict", "train"]
+__all__ = ["__version__", "evaluate", "load", "predict", "train"]
 
 __version__ = VERSION
 
@@ -67,6 +68,50 @@ def load(reference: str, *, store: str | None = None, plugins: Sequence[str | Pa
 
     store = store or os.environ.get("REGRAFT_STORE") or "./regraft-store"
     return Predictor.open(store, reference, plugins=plugins)
+
+
+def evaluate(
+    model: str,
+    data: str | Path,
+    output: str | Path,
+    *,
+    store: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    format: Mapping[str, Any] | str | None = None,
+    bad_rows: Literal["fail", "skip"] = "fail",
+    against: str | None = None,
+    resamples: int = 1000,
+    seconds: float = 20.0,
+    worst: int = 12,
+    plugins: Sequence[str | Path] = (),
+    base: str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Evaluated:
+    """How good a registered model is on the labelled rows at `data`: metrics with 95 % intervals, findings, worst rows.
+
+    `evaluation.json` and `evaluation.html` go into the folder `output`. `columns` maps the model's columns to the
+    file's, `format` is the source that reads it ("auto": by its name); what is not said is as it was in training.
+    `against` is another model, compared on the same rows. The intervals rest on as many of `resamples` as `seconds`
+    allow; `worst` rows are shown.
+    """
+    from regraft.evaluation.evaluate import evaluate as run
+    from regraft.evaluation.wishes import Wishes
+    from regraft.store.objects import open_store
+
+    wishes = Wishes(dict(columns or {}), format, bad_rows, resamples, seconds, worst, against)
+    opened = open_store(store or os.environ.get("REGRAFT_STORE") or "./regraft-store")
+    return run(
+        opened,
+        model,
+        str(data),
+        Path(output),
+        wishes=wishes,
+        plugins=plugins,
+        base=base,
+        device=device,
+        progress=progress,
+    )
 
 
 def predict(

@@ -106,6 +106,8 @@ class Verdict(Part):
     """The likeliest labels, with what the model gave them."""
     several: bool = False
     """Whether truth and answer are sets, each member right by itself."""
+    prose: bool = False
+    """Whether they are texts, to be read rather than looked up."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,9 @@ def _verdict(row: Row, answer: Answer, kinds: Mapping[str, Kind], targets: froze
     truth = tuple(map(_short, value)) if isinstance(value, list | tuple) else (_short(value),)
     if kind == "labels":
         return Verdict(name, truth, tuple(map(_short, answer.get("labels", ()))), _scores(answer), several=True)
-    return Verdict(name, truth, _said(answer), _scores(answer) if kind == "label" else ())
+    if kind == "label":
+        return Verdict(name, truth, _said(answer), _scores(answer))
+    return Verdict(name, truth, _said(answer), prose=True)
 
 
 def _scores(answer: Answer) -> tuple[tuple[str, float], ...]:

@@ -121,7 +121,9 @@ def figure(value: Any) -> str:
         return f"{value:,}"
     if value == 0 or 0.01 <= abs(value) < 100:
         return f"{value:.3f}"
-    return f"{value:,.1f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
+    if 100 <= abs(value) < 1e9:
+        return f"{value:,.0f}" if value.is_integer() or abs(value) >= 1e4 else f"{value:,.1f}"
+    return f"{value:.3g}"
 
 
 def probability(value: float) -> str:

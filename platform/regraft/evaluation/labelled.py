@@ -60,7 +60,7 @@ def read_labelled(
     scratch: Path,
     *,
     columns: Mapping[str, str],
-    form: str | None,
+    form: Mapping[str, Any] | str | None,
     bad_rows: str,
 ) -> Labelled:
     """The rows at `path` (file, folder, glob or s3:// URL) as the model's task reads them, kept in `scratch`.
@@ -80,7 +80,7 @@ def read_labelled(
 
 
 def _data_spec(
-    predictor: Predictor, path: str, columns: Mapping[str, str], form: str | None, bad_rows: str
+    predictor: Predictor, path: str, columns: Mapping[str, str], form: Mapping[str, Any] | str | None, bad_rows: str
 ) -> DataSpec:
     trained = predictor.fetched.spec.get("data") or {}
     known = predictor.adapted.task.reads()
@@ -101,10 +101,12 @@ def _data_spec(
         raise AskedWrong(problems, where="evaluate") from None
 
 
-def _format(written: str | None, trained: Any) -> Any:
+def _format(written: Mapping[str, Any] | str | None, trained: Any) -> Any:
     """`csv`, `{type: csv, ...}`; `auto` goes by the file's suffix, and nothing is as it was in training."""
     if written is None:
         return trained
+    if not isinstance(written, str):
+        return written
     if written == "auto":
         return None
     try:

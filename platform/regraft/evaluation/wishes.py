@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Wishes:
 
     columns: Mapping[str, str] = field(default_factory=dict)
     """The task's columns, each with its name in the files; what is not named is as it was in training."""
-    format: str | None = None
+    format: Mapping[str, Any] | str | None = None
     """The source that reads the files, as a spec would write it; None as in training, `auto` by the file's suffix."""
     bad_rows: str = "fail"
     """`fail`, or `skip` to leave out rows that cannot be used."""

@@ -146,3 +146,17 @@ def test_a_version_and_rows_in_s3_give_the_same_figures(
     here = evaluated(resamples=0).document
     assert there["metrics"] == here["metrics"] and there["id"] == here["id"]
     assert there["data"]["fingerprint"] == here["data"]["fingerprint"]
+
+
+def test_python_evaluates_as_the_command_does(trained: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+    found = regraft.evaluate(
+        "tiny@v1",
+        trained / "rows.csv",
+        tmp_path / "out",
+        store=str(trained / "store"),
+        format={"type": "csv"},
+        resamples=0,
+        progress=lambda event: seen.append(event["event"]),
+    )
+    assert found.html.is_file() and found.document["version"] == "v1" and seen == ["rows"] * len(seen) != []

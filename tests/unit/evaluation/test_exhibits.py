@@ -104,7 +104,7 @@ def test_numbers_stand_beside_what_was_said_by_name() -> None:
 def test_a_written_text_stands_beside_all_its_references() -> None:
     kinds: dict[str, Kind] = {"source": "text", "target": "texts"}
     _, verdict = shown(kinds, {"source": "a", "target": ["b", "c"]}, {"translation_text": "d"}, "target")
-    assert (verdict.truth, verdict.said) == (("b", "c"), ("d",))
+    assert (verdict.truth, verdict.said) == (("b", "c"), ("d",)) and verdict.prose
 
 
 def test_entities_are_marked_and_those_on_both_sides_are_right() -> None:

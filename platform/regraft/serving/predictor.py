@@ -97,8 +97,11 @@ class Predictor:
         return self._over(rows, lambda output, batch: answer(output, batch, self.adapted.context), self._infer)
 
     def attempt(self, rows: Sequence[Row]) -> list[Answer | DataError]:
-        """As `predict`, for rows whose columns were checked before; a row that cannot be encoded (an image that is cut
-        short) gives its DataError in place of an answer, and the others theirs."""
+        """As `predict`, for rows whose columns were checked before, each with its number `row`.
+
+        A row that cannot be encoded (an image that is cut short) gives its DataError in place of an answer, and the
+        others theirs.
+        """
         answer = self.adapted.task.answers
         return self._attempted(rows, lambda output, batch: answer(output, batch, self.adapted.context), self._infer)
 
@@ -136,14 +139,11 @@ class Predictor:
         self, rows: Sequence[Row], read: Callable[[Any, Batch], list[Any]], run: Callable[[Batch], Any]
     ) -> list[Any]:
         failed: dict[int, DataError] = {}
-        numbered = [{**row, "row": number} for number, row in enumerate(rows)]
         results: list[Any] = [None] * len(rows)
-        for positions, output, batch in self._outputs(numbered, run, failed):
+        for positions, output, batch in self._outputs(rows, run, failed):
             for position, result in zip(positions, read(output, batch), strict=True):
                 results[position] = result
-        for position, error in failed.items():
-            results[position] = error
-        return results
+        return [failed.get(int(row["row"]), result) for row, result in zip(rows, results, strict=True)]
 
     def _outputs(
         self, rows: Sequence[Row], run: Callable[[Batch], Any], failed: dict[int, DataError] | None = None

@@ -12,8 +12,10 @@ import pytest
 
 import regraft
 from regraft.errors import AskedWrong, BaseError, DataError, LeaseHeld, NotThere, RegraftError
+from regraft.serving import intake
 from regraft.serving.bulk import Request, Written, predict_here
 from regraft.serving.cache import Fetched
+from regraft.serving.intake import Intake
 from regraft.serving.predictor import Predictor
 from regraft.store.lease import Lease
 from regraft.store.objects import open_store
@@ -297,6 +299,28 @@ def test_a_changed_part_is_found_out(published: Path, texts: Path) -> None:
         predict_here(request)
     assert predict_here(request).rows == ROWS
     assert [line["id"] for line in lines(request.output)] == [f"r{number}" for number in range(ROWS)]
+
+
+def test_no_more_than_a_block_of_the_input_is_held(
+    published: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    behind: list[int] = []
+    taken, put = intake.taken, Intake._put
+
+    def counting(*arguments: Any) -> Any:
+        for item in taken(*arguments):
+            read.append(1)
+            yield item
+
+    def putting(self: Intake, block: Any, path: Path) -> None:
+        behind.append(len(read) - self.total)
+        put(self, block, path)
+
+    monkeypatch.setattr(intake, "taken", counting)
+    monkeypatch.setattr(Intake, "_put", putting)
+    predict_here(asked(published, texts))
+    assert behind == [5, 5, 5, 5, 5, 3]
 
 
 def test_the_python_face_and_its_progress(published: Path, texts: Path) -> None:

@@ -34,7 +34,7 @@ def encoded(
 ) -> Batch:
     """The rows as one batch; `key` is (seed, epoch), of which augmentation draws."""
     if isinstance(adapted.trunk, Trunk) and adapted.trunk.holds(rows):
-        return adapted.trunk.batch(rows, indices.tolist())
+        return adapted.trunk.batch(rows, indices.tolist(), train=train)
     task, context = adapted.task, adapted.context
     examples = []
     for index in indices.tolist():
@@ -70,7 +70,7 @@ def evaluate(
     with torch.inference_mode(), autocast:
         for indices, own in ordered(rows, size, harness):
             batch = to_device(encoded(adapted, rows, indices, train=False), harness.device)
-            output = adapted.task.examine(adapted.forward, adapted.model, batch, adapted.context)
+            output = examined(adapted, batch)
             records = adapted.task.records(output, batch, adapted.context)
             mine.extend(list(zip(indices.tolist(), records, strict=True))[:own])
     everything = [item for rank in harness.gather(mine) for item in rank]
@@ -78,6 +78,17 @@ def evaluate(
     # One rank decides: ranks on other processors could differ in a last bit, and then in when the run ends.
     metrics = harness.from_first(adapted.task.metrics(records, adapted.context) if harness.first else {})
     return metrics, records
+
+
+def examined(adapted: Adapted, batch: Batch) -> Any:
+    """What the task asks of the model for a batch; what was kept for it stands in where the task passes this very
+    batch on, and a task that asks more (generation) never sees it."""
+    kept = batch.pop("kept", None)
+
+    def forward(given: Batch) -> Any:
+        return adapted.forward({**given, "kept": kept} if kept is not None and given is batch else given)
+
+    return adapted.task.examine(forward, adapted.model, batch, adapted.context)
 
 
 def packed(records: Sequence[Record]) -> str:

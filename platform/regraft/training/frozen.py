@@ -1,29 +1,45 @@
-"""The frozen part of a run, computed once: found, checked against the whole model, planned, filled and handed over."""
+"""The frozen part of a run, computed once: found, checked against the whole model, planned, filled and handed over.
+
+By default a run decides this by itself, so nothing here may end a run that nobody asked to keep anything: whatever goes
+wrong, the model is computed whole, on all ranks alike, and a note says why.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
-from typing import TYPE_CHECKING, Any
+import shutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import PIL
 import torch
+import transformers
+from torch import Tensor
 
 from regraft.bases.adapt import Adapted
-from regraft.contracts import Batch
+from regraft.contracts import Batch, Example, Task
 from regraft.data.rows import Rows
 from regraft.errors import Unsupported
 from regraft.training.evaluate import to_device
-from regraft.trunk.cut import Cut, NotCut, capture, difference, find_cut
+from regraft.training.memory import available
+from regraft.trunk.cut import Cut, NotCut, NothingFrozen, capture, difference, find_cut, loss_difference
 from regraft.trunk.features import Features, trunk_id
-from regraft.trunk.plan import Plan, Where, plan
+from regraft.trunk.plan import Limits, Plan, Where, plan
 from regraft.trunk.shapes import sizes_of
-from regraft.trunk.trunk import Trunk, fill, hollowed, kept_rows
+from regraft.trunk.trunk import Trunk, alone, astray, fill, hollowed, kept_rows
 
 if TYPE_CHECKING:
     from regraft.training.loop import Run
 
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
 AGREES = 1e-5
 """How far a cut model may be from the whole one, relative to its largest value; further, and it is not used."""
+KEPT_AGREES = {"no": 1e-3, "bf16": 0.1, "fp16": 0.02}
+"""The same where values were computed in another batch, by precision: rounding there differs, a mistake is larger."""
 PROBES = 3
 
 
@@ -32,25 +48,62 @@ def keep_trunk(run: Run) -> None:
     if not worth_asking(run):
         return
     try:
-        cut, hollow = checked_cut(run)
+        run.adapted.trunk = made_trunk(run)
     except NotCut as reason:
-        if run.spec.compute.trunk in ("memory", "disk"):
-            raise Unsupported(f"{run.spec.compute.trunk} is written, but {reason}", where="compute.trunk") from None
-        return
-    chosen = planned(run, cut)
+        if asked(run):
+            raise Unsupported(f"{run.spec.compute.trunk} is written, but {reason}", where="compute.trunk") from reason
+        if not isinstance(reason, NothingFrozen):
+            run.harness.say("note", message=f"the frozen part is computed anew in every epoch: {reason}")
+
+
+def made_trunk(run: Run) -> Trunk | None:
+    """The trunk, filled; None where keeping it is not worth it. NotCut, on every rank, when it cannot be."""
+    cut, hollow = together(run, lambda: checked_cut(run))
+    chosen = planned(run, cut, hollow)
     if chosen.where == "recompute":
         run.harness.say("note", message=f"the frozen part is computed anew in every epoch: {chosen.why}")
-        return
+        return None
     run.harness.say("note", message=f"the frozen part is computed once a row, {chosen.why}")
     images = [name for name, kind in run.spec.task.keeps().items() if kind in ("image", "mask")]
     sides = tuple(kept_rows(rows, images) for rows in (run.snapshot.train, run.snapshot.eval))
-    features = opened(run, cut) if chosen.where == "disk" else {}
+    features = together(run, lambda: opened(run, cut) if chosen.where == "disk" else {})
     trunk = Trunk(run.adapted, cut, sides, features, hollow)
     if features:
         fill_shared(run, trunk)
     else:
-        fill(trunk, run.folder, autocast=run.accelerator.autocast, told=_progress(run))
-    run.adapted.trunk = trunk
+        told = _progress(run)
+        together(run, lambda: fill(trunk, run.folder, autocast=run.accelerator.autocast, told=told))
+    return trunk
+
+
+def asked(run: Run) -> bool:
+    """Whether the user wrote where the frozen part's outputs are to be kept."""
+    return run.spec.compute.trunk in ("memory", "disk")
+
+
+def together(run: Run, work: Callable[[], T]) -> T:
+    """What `work` gives; NotCut on every rank when it fails on any, for a rank alone would wait for the others.
+
+    `work` speaks with no other rank. What a user's own module or task raises here, and a disk that is full, is no
+    reason to end a run that can go on without.
+    """
+    failed: NotCut | None = None
+    result: Any = None
+    try:
+        result = work()
+    except NotCut as reason:
+        failed = reason
+    except Exception as error:
+        log.info("the frozen part cannot be kept", exc_info=True)
+        failed = NotCut(f"keeping it failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})")
+        failed.__cause__ = error
+    count = run.harness.sum(torch.tensor([float(failed is not None)], device=run.harness.device))
+    if failed is not None:
+        raise failed
+    if count.item():
+        raise NotCut("another worker could not keep it")
+    found: T = result
+    return found
 
 
 def worth_asking(run: Run) -> bool:
@@ -61,7 +114,7 @@ def worth_asking(run: Run) -> bool:
     sharded = spec.compute.strategy == "fsdp" and run.harness.world > 1
     if spec.data.augment != "off" or spec.compute.compile or sharded:
         what = "data.augment" if spec.data.augment != "off" else "compute.compile" if spec.compute.compile else "fsdp"
-        if spec.compute.trunk in ("memory", "disk"):
+        if asked(run):
             told = f"{spec.compute.trunk} is written with {what}, which changes what the frozen part is or how it runs"
             raise Unsupported(f"{told}: remove one of the two", where="compute.trunk")
         return False
@@ -69,96 +122,165 @@ def worth_asking(run: Run) -> bool:
 
 
 def checked_cut(run: Run) -> tuple[Cut, bool]:
-    """The cut, and whether images may be left out of what the model is given; NotCut when it is not the whole model."""
-    adapted, rows = run.adapted, run.snapshot.train
-    first, second = (to_device(batch, run.harness.device) for batch in probes(adapted, rows))
+    """The cut, and whether images may be left out of what the model is given; NotCut when it is not the whole model.
+
+    Images are left to those who may read them besides the model: a loss term, and a task that evaluates otherwise than
+    by a forward pass.
+    """
+    adapted, device = run.adapted, run.harness.device
+    long, examples = probes(adapted, run.snapshot.train)
+    read_alike(adapted, run.snapshot.train)
+    first, second = (to_device(batch, device) for batch in long)
+    emptied = to_device(adapted.task.collate([hollowed(example) for example in examples], adapted.context), device)
+    bare = type(adapted.task).examine is Task.examine and not run.spec.losses
     with run.accelerator.autocast():
         cut = find_cut(adapted, first, second)
         adapted.eval_mode()
         boundary = {key: value.clone() for key, value in capture(adapted, second, cut.kept).items()}
-        for batch, hollow in ((to_device(hollowed(second), run.harness.device), True), (second, False)):
+        for batch, hollow in ((emptied, True), (second, False)):
+            if hollow and not bare:
+                continue
             if difference(adapted, cut, second, boundary, given=batch) <= AGREES:
-                return cut, hollow
+                rejoined = to_device(cut.join(_split(adapted, cut, boundary, examples), sizes_of(second)), device)
+                allowed = KEPT_AGREES[run.accelerator.mixed_precision]
+                if loss_difference(adapted, cut, second, rejoined, batch) <= allowed:
+                    return cut, hollow
     raise NotCut("the model computes something else when it begins behind its frozen part")
 
 
-def probes(adapted: Adapted, rows: Rows) -> tuple[Batch, Batch]:
-    """Two batches of other sizes: two of the shorter rows, and three of the longest.
+def _split(adapted: Adapted, cut: Cut, boundary: dict[str, Tensor], examples: list[Example]) -> list[dict[str, Tensor]]:
+    values = {key: value.cpu() for key, value in boundary.items()}
+    return cut.split(values, [alone(adapted, example) for example in examples])
+
+
+def probes(adapted: Adapted, rows: Rows) -> tuple[tuple[Batch, Batch], list[Example]]:
+    """Two batches of other sizes, two of the shorter rows and three of the longest; and the examples of the latter.
 
     The longer must not be to the shorter as three to two, or lengths and numbers of rows are taken for each other.
     """
     if len(rows) < PROBES:
         raise NotCut("there are fewer than three rows")
+    task, context = adapted.task, adapted.context
     order = [int(index) for index in rows.lengths.argsort(kind="stable")]
-    long = _batch(adapted, rows, order[-PROBES:])
+    examples = _examples(adapted, rows, order[-PROBES:])
+    long = task.collate([dict(example) for example in examples], context)
+    if not any(isinstance(value, Tensor) and value.ndim for name, value in long.items() if name != "labels"):
+        raise NotCut("its batches hold no tensors")
     for start in range(0, len(order) - 1, max(1, len(order) // 20)):
-        short = _batch(adapted, rows, order[start : start + 2])
+        short = task.collate(_examples(adapted, rows, order[start : start + 2]), context)
         before, after = sizes_of(short), sizes_of(long)
-        if all(math.isclose(after[n] / before[n], 1) or after[n] * 2 != before[n] * 3 for n in before if n != "rows"):
-            return short, long
+        if before.keys() == after.keys() and all(
+            math.isclose(after[n] / before[n], 1) or after[n] * 2 != before[n] * 3 for n in before if n != "rows"
+        ):
+            return (short, long), examples
     raise NotCut("no two rows are of lengths that tell rows from lengths")
 
 
-def _batch(adapted: Adapted, rows: Rows, indices: list[int]) -> Batch:
-    task, context = adapted.task, adapted.context
-    return task.collate([task.encode(rows.row(index), context, train=False) for index in indices], context)
+def _examples(adapted: Adapted, rows: Rows, indices: list[int], *, train: bool = False) -> list[Example]:
+    return [adapted.task.encode(rows.row(index), adapted.context, train=train) for index in indices]
 
 
-def planned(run: Run, cut: Cut) -> Plan:
-    """The run's plan: measured once, by the first rank, and kept with the run."""
+def read_alike(adapted: Adapted, rows: Rows) -> None:
+    """NotCut for a task that gives the model other inputs when it trains, by the way it reads or by chance (words
+    masked at random): each epoch then has a trunk of its own."""
+    indices = list(range(min(8, len(rows))))
+    still = _examples(adapted, rows, indices)
+    for _ in range(2):
+        for one, two in zip(still, _examples(adapted, rows, indices, train=True), strict=True):
+            if not _same({**one, "labels": None}, {**two, "labels": None}):
+                raise NotCut(f"task {adapted.task.key()} reads rows otherwise when it trains")
+
+
+def _same(one: Any, two: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        return one.shape == two.shape and bool(torch.equal(one, two))
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(_same(one[name], two[name]) for name in one)
+    return bool(type(one) is type(two) and one == two)
+
+
+def planned(run: Run, cut: Cut, hollow: bool) -> Plan:
+    """The run's plan: measured once, by the first rank, and kept with the run while it says what the spec allows."""
+    first = run.harness.first
     known: Any = None
-    if run.harness.first:
+    if first:
         known = (run.runs.find(run.job.run) or {}).get("trunk")
-        if known is None:
-            known = _measured(run, cut).document()
-            run.runs.update(run.job.run, trunk=known)
-    return Plan(**run.harness.from_first(known))
+        if known is not None and (known.get("where") not in (*_rooms(run), "recompute") or asked(run)):
+            known = None
+    fresh = first and known is None
+    measured = together(run, lambda: _measured(run, cut, hollow).document() if fresh else known)
+    if fresh:
+        run.runs.update(run.job.run, trunk=measured)
+    return Plan(**run.harness.from_first(measured))
 
 
-def _measured(run: Run, cut: Cut) -> Plan:
-    compute = run.spec.compute
-    both: tuple[Where, ...] = ("disk", "memory") if run.harness.world == 1 else ("disk",)
-    allowed = both if compute.trunk == "auto" else tuple(where for where in both if where == compute.trunk)
+def _measured(run: Run, cut: Cut, hollow: bool) -> Plan:
+    budget = round(run.spec.compute.trunk_gb * 1e9)
+    limits = Limits(budget, _rooms(run), run.steps / run.per_epoch, asked(run))
     total = len(run.snapshot.train) + len(run.snapshot.eval)
-    budget = round(compute.trunk_gb * 1e9)
     autocast = run.accelerator.autocast
-    return plan(run.adapted, cut, run.snapshot.train, total, budget=budget, allowed=allowed, autocast=autocast)
+    return plan(run.adapted, cut, run.snapshot.train, total, hollow=hollow, limits=limits, autocast=autocast)
+
+
+def _rooms(run: Run) -> dict[Where, int]:
+    """Where values may be kept, and half of what is free there: checkpoints and everything else need room too."""
+    rooms: dict[Where, int] = {"disk": shutil.disk_usage(run.folder).free // 2}
+    if run.harness.world == 1:
+        rooms["memory"] = available() // 2
+    written = run.spec.compute.trunk
+    return rooms if written == "auto" else {where: room for where, room in rooms.items() if where == written}
 
 
 def opened(run: Run, cut: Cut) -> dict[str, Features]:
     """The store's features of each kept value."""
     adapted = run.adapted
-    task = json.loads(adapted.task.model_dump_json())
     made_by = {
         "base": adapted.base.hash,
         "processor": adapted.base.processor_hash,
-        "task": task,
+        "task": json.loads(adapted.task.model_dump_json()),
         "labels": list(adapted.context.labels) if run.spec.task.classes() else [],
         "precision": run.accelerator.mixed_precision,
-        "torch": torch.__version__.split("+")[0],
+        "device": run.harness.device.type,
+        # transformers holds the model's code and the processor's, Pillow resizes.
+        "versions": [torch.__version__.split("+")[0], transformers.__version__, PIL.__version__],
     }
     prefix = adapted.anatomy.prefix
     store = run.checkpoints.store
-    return {part.key: Features(store, trunk_id(part, prefix, **made_by)) for part in cut.kept}
+    found = {part.key: Features(store, trunk_id(part, prefix, **made_by)) for part in cut.kept}
+    for features in found.values():
+        for shard, why in features.refused.items():
+            told = f"kept values that cannot be used are passed over, and computed again: {why}"
+            run.harness.say("note", message=told)
+            log.info("%s: %s", shard, why)
+    return found
 
 
 def fill_shared(run: Run, trunk: Trunk) -> None:
     """Every rank computes its share, then all look for what the others wrote."""
-    harness = run.harness
-    fill(
-        trunk,
-        run.folder,
-        rank=harness.rank,
-        world=harness.world,
-        autocast=run.accelerator.autocast,
-        told=_progress(run),
+    harness, autocast, told = run.harness, run.accelerator.autocast, _progress(run)
+
+    def trusted() -> None:
+        if (found := astray(trunk, autocast)) > KEPT_AGREES[run.accelerator.mixed_precision]:
+            places = ", ".join(features.prefix for features in trunk.features.values())
+            raise NotCut(
+                f"what the store holds in {places} is not what this model computes (it differs by {found:.1%}): "
+                "delete it there"
+            )
+
+    together(run, trusted)
+    together(
+        run,
+        lambda: fill(trunk, run.folder, rank=harness.rank, world=harness.world, autocast=autocast, told=told),
     )
-    harness.sum(torch.zeros(1, device=harness.device))
-    for found in trunk.features.values():
-        found.refresh()
-    for side in trunk.sides:
-        if side.missing(trunk.cut.kept, trunk.features).any():
-            raise NotCut("features that were written are not there")
+
+    def look() -> None:
+        for found in trunk.features.values():
+            found.refresh()
+        for side in trunk.sides:
+            if side.missing(trunk.cut.kept, trunk.features).any():
+                raise NotCut("features that were written are not in the store")
+
+    together(run, look)
 
 
 def _progress(run: Run) -> Any:

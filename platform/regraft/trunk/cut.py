@@ -9,7 +9,7 @@ nothing. So no family is known here by its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -30,6 +30,10 @@ class NotCut(Exception):
     """Why this model cannot be cut, in words; it is then computed whole."""
 
 
+class NothingFrozen(NotCut):
+    """There is no frozen part: nothing to be told of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One value that a finished module returns, and what stands in for it."""
@@ -45,6 +49,8 @@ class Part:
     dtype: torch.dtype = torch.float32
     first_only: bool = False
     """Only the first entry of axis 1 is read (the class token)."""
+    order: tuple[int, ...] = ()
+    """Its axes as they lie in memory, the slowest first: dropout draws in that order, and sums are taken in it."""
 
     @property
     def key(self) -> str:
@@ -103,9 +109,17 @@ class Cut:
             yield
 
     def split(self, boundary: Boundary, own: Sequence[Mapping[str, int]]) -> list[dict[str, Tensor]]:
-        """A batch's boundary as one a row, without the padding; `own` are the sizes of each row alone."""
+        """A batch's boundary as one a row, without the padding; `own` are the sizes of each row alone.
+
+        NotCut where a value has not the shape that was found for it: so it is when images are of several sizes.
+        """
         rows: list[dict[str, Tensor]] = [{} for _ in own]
+        longest = {name: max(sizes[name] for sizes in own) for name in own[0]} | {ROWS: len(own)}
         for part in self.kept:
+            wanted = part.shape(longest)
+            wanted = (wanted[0], 1, *wanted[2:]) if part.first_only else wanted
+            if (found := tuple(boundary[part.key].shape)) != wanted:
+                raise NotCut(f"{part.module} returns {found} where {wanted} follows from the sizes of the rows")
             folded = _by_row(part, boundary[part.key], len(own))
             for row, values, sizes in zip(rows, folded, own, strict=True):
                 row[part.key] = values[_inside(part, sizes)].contiguous()
@@ -128,7 +142,7 @@ def find_cut(adapted: Adapted, first: Batch, second: Batch) -> Cut:
     holds = {name for name, module in adapted.model.named_modules() if next(module.parameters(), None) is not None}
     computed = tuple(stub for stub in stubs if stub.module in holds)
     if not computed:
-        raise NotCut("nothing is frozen before what trains")
+        raise NothingFrozen("nothing is frozen before what trains")
     # Modules without parameters may run (tables of positions: free) or stand still (pooling: what is kept shrinks).
     choices = [_needed(adapted, first, tapes[0], found) for found in (computed, stubs)]
     return Cut(min(choices, key=lambda found: sum(part.width for stub in found for part in stub.parts if _kept(part))))
@@ -162,8 +176,7 @@ def difference(
     `given` is what the cut model gets instead of the batch. The model is left in train mode, otherwise as it was.
     """
     whole = _pass(adapted, batch, seed)
-    with cut.standing_in(adapted.model, boundary, sizes_of(batch)):
-        parted = _pass(adapted, batch if given is None else given, seed)
+    parted = _pass(adapted, batch if given is None else given, seed, stand_in(adapted, cut, batch, boundary))
     if len(whole) != len(parted) or any(one.shape != two.shape for one, two in zip(whole, parted, strict=True)):
         return float("inf")
     distances = [_distance(one, two) for one, two in zip(whole, parted, strict=True)]
@@ -201,6 +214,8 @@ def _parts(one: Call, two: Call, before: Mapping[str, int], after: Mapping[str, 
         raise NotCut(f"{one.name} returns another number of values for other rows")
     for place, (a, b) in enumerate(zip(one.leaves, two.leaves, strict=True)):
         if not isinstance(a, Tensor):
+            if isinstance(a, bool | int | float | str) and a != b:
+                raise NotCut(f"{one.name} returns {a!r} for some rows and {b!r} for others")
             yield Part(one.name, place, "constant", a)
             continue
         dims = dims_of(a.shape, b.shape, before, after)
@@ -209,7 +224,7 @@ def _parts(one: Call, two: Call, before: Mapping[str, int], after: Mapping[str, 
         by_row = bool(dims) and dims[0].size == ROWS
         # NaN cannot be put into whole numbers, so whether a mask is read cannot be tried.
         role: Literal["kept", "hollow"] = "kept" if by_row and not a.is_floating_point() else "hollow"
-        yield Part(one.name, place, role, None, dims, a.dtype)
+        yield Part(one.name, place, role, None, dims, a.dtype, order=_order(a))
 
 
 def _needed(adapted: Adapted, batch: Batch, tape: Tape, stubs: tuple[Stub, ...]) -> tuple[Stub, ...]:
@@ -314,11 +329,24 @@ def _joined(part: Part, rows: Sequence[Tensor], sizes: Mapping[str, int]) -> Ten
         inner[0] = 1
     folded = [part.dims[0].times] if part.dims[0].times > 1 else []
     if all(list(row.shape) == [*folded, *inner] for row in rows):
-        return torch.stack(tuple(rows)).reshape(-1, *inner)
+        return _laid_out(torch.stack(tuple(rows)).reshape(-1, *inner), part.order)
     whole = rows[0].new_zeros((len(rows), *folded, *inner))
     for place, row in zip(whole, rows, strict=True):
         place[tuple(slice(length) for length in row.shape)] = row
-    return whole.reshape(-1, *inner)
+    return _laid_out(whole.reshape(-1, *inner), part.order)
+
+
+def _order(tensor: Tensor) -> tuple[int, ...]:
+    strides = tuple(tensor.stride())
+    return tuple(sorted(range(tensor.ndim), key=lambda axis: (-strides[axis], axis)))
+
+
+def _laid_out(values: Tensor, order: tuple[int, ...]) -> Tensor:
+    """The same values, lying in memory as the model's own do."""
+    if order == tuple(range(values.ndim)):
+        return values
+    back = [order.index(axis) for axis in range(values.ndim)]
+    return values.permute(order).contiguous().permute(back)
 
 
 def _widened(part: Part, values: Tensor, sizes: Mapping[str, int]) -> Tensor:
@@ -330,21 +358,60 @@ def _widened(part: Part, values: Tensor, sizes: Mapping[str, int]) -> Tensor:
     return wide
 
 
-def _pass(adapted: Adapted, batch: Batch, seed: int) -> list[Tensor]:
-    """Outputs and gradients of one pass in train mode; statistics are put back."""
+def _pass(
+    adapted: Adapted, batch: Batch, seed: int, inside: AbstractContextManager[None] | None = None
+) -> list[Tensor]:
+    """Outputs and gradients of one pass in train mode; statistics are put back.
+
+    The backward pass runs outside of `inside`, as that of a step does: blocks that recompute their activations then run
+    again, without what stood in.
+    """
     adapted.train_mode()
     trained = [parameter for parameter in adapted.model.parameters() if parameter.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in adapted.model.buffers()]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        outputs = tensors_in(adapted.forward(batch))
-    total = torch.stack([output.float().square().mean() for output in outputs if output.requires_grad]).sum()
-    gradients = torch.autograd.grad(total, trained, allow_unused=True)
-    with torch.no_grad():
-        for buffer, value in buffers:
-            buffer.copy_(value)
+    try:
+        with torch.random.fork_rng(devices=[]), inside or nullcontext():
+            torch.manual_seed(seed)
+            outputs = [output for output in tensors_in(adapted.forward(batch)) if output.requires_grad]
+        if not outputs:
+            raise NotCut("no output of the model depends on what trains")
+        total = torch.stack([output.float().square().mean() for output in outputs]).sum()
+        gradients = torch.autograd.grad(total, trained, allow_unused=True)
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
     moved = [torch.zeros(()) if gradient is None else gradient for gradient in gradients]
-    return [*(output.detach() for output in outputs if output.requires_grad), *moved]
+    return [*(output.detach() for output in outputs), *moved]
+
+
+def loss_difference(adapted: Adapted, cut: Cut, batch: Batch, boundary: Boundary, given: Batch, seed: int = 0) -> float:
+    """How far the task's loss and its gradients are from the whole model's, when the cut one gets `given` and a
+    boundary that was kept row by row: the largest difference over the largest value."""
+    whole = _loss(adapted, batch, seed)
+    parted = _loss(adapted, given, seed, stand_in(adapted, cut, batch, boundary))
+    gradients = max((float(one.abs().max()) for one in whole[1:] if one.numel()), default=0.0)
+    scales = [max(1e-12, abs(float(whole[0]))), *[max(1e-12, gradients)] * (len(whole) - 1)]
+    pairs = zip(whole, parted, scales, strict=True)
+    return max(float((one - two).abs().max()) / scale for one, two, scale in pairs if one.numel())
+
+
+def stand_in(adapted: Adapted, cut: Cut, batch: Batch, boundary: Boundary) -> AbstractContextManager[None]:
+    """`Cut.standing_in` for a batch."""
+    return cut.standing_in(adapted.model, boundary, sizes_of(batch))
+
+
+def _loss(
+    adapted: Adapted, batch: Batch, seed: int, inside: AbstractContextManager[None] | None = None
+) -> list[Tensor]:
+    """The loss of a batch in eval mode, where nothing is drawn and no statistics move, and its gradients."""
+    adapted.eval_mode()
+    trained = [parameter for parameter in adapted.model.parameters() if parameter.requires_grad]
+    with torch.random.fork_rng(devices=[]), inside or nullcontext():
+        torch.manual_seed(seed)
+        total, weight = adapted.task.loss(adapted.forward(batch), batch, adapted.context)
+    gradients = torch.autograd.grad(total / weight.clamp(min=1e-12), trained, allow_unused=True)
+    return [total.detach(), *(torch.zeros(()) if gradient is None else gradient for gradient in gradients)]
 
 
 def _distance(one: Tensor, two: Tensor) -> float:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from torch import Tensor
 from regraft.bases.delta import canonical
 from regraft.data.mapped import cache_folder, mapped, sha256
 from regraft.data.rows import Rows
+from regraft.errors import Damaged, NotThere, StoreError
 from regraft.store.manifest import MANIFEST, commit
 from regraft.store.objects import ObjectStore
 from regraft.trunk.cut import Part
@@ -73,26 +75,33 @@ class Features:
     """The rows of one trunk-id that the store holds, by hash."""
 
     def __init__(self, store: ObjectStore, identity: str, cache: Path | None = None) -> None:
-        self._store, self._prefix, self._cache = store, f"features/{identity}", cache or cache_folder("features")
-        self._chunks: list[Any] = []
+        self._store, self.prefix, self._cache = store, f"features/{identity}", cache or cache_folder("features")
+        self._chunks: list[_Chunk] = []
+        self.refused: dict[str, str] = {}
+        """Shards that cannot be used, by name, with the reason: their rows are computed again."""
         self._known = np.zeros(0, dtype=f"S{HASH}")
         self._place = np.zeros((0, 2), dtype=np.int64)
         self.refresh()
 
     def refresh(self) -> None:
         """Look for shards again: another rank, or another run, may have written some."""
-        hashes: list[NDArray[np.bytes_]] = []
+        hashes: list[NDArray[Any]] = []
         places: list[NDArray[np.int64]] = []
         self._chunks = []
-        shards = sorted(stat.key for stat in self._store.list(f"{self._prefix}/") if stat.key.endswith(f"/{MANIFEST}"))
+        shards = sorted(stat.key for stat in self._store.list(f"{self.prefix}/") if stat.key.endswith(f"/{MANIFEST}"))
         for key in shards:
             shard = key.removesuffix(f"/{MANIFEST}")
-            _, paths = mapped(self._store, shard, self._cache / shard.removeprefix("features/"))
-            for chunk in pa.ipc.open_file(pa.memory_map(str(paths[FILE]))).read_all().to_batches():
-                hashes.append(np.array(chunk.column("row").to_pylist(), dtype=f"S{HASH}"))
-                number = np.full(chunk.num_rows, len(self._chunks), dtype=np.int64)
-                places.append(np.stack([number, np.arange(chunk.num_rows)], axis=1))
-                self._chunks.append((chunk.column("values"), chunk.column("shape")))
+            try:
+                _, paths = mapped(self._store, shard, self._cache / shard.removeprefix("features/"))
+                table = pa.ipc.open_file(pa.memory_map(str(paths[FILE]))).read_all()
+            except (Damaged, NotThere, pa.ArrowInvalid) as error:
+                self.refused[shard] = str(error)
+                continue
+            for batch in table.to_batches():
+                hashes.append(_hashes(batch.column("row")))
+                number = np.full(batch.num_rows, len(self._chunks), dtype=np.int64)
+                places.append(np.stack([number, np.arange(batch.num_rows)], axis=1))
+                self._chunks.append(_Chunk(batch.column("values"), batch.column("shape")))
         if hashes:
             self._known, first = np.unique(np.concatenate(hashes), return_index=True)
             self._place = np.concatenate(places)[first]
@@ -106,20 +115,39 @@ class Features:
 
     def read(self, place: Sequence[int], dtype: torch.dtype) -> Tensor:
         """One row's values at a place that `find` gave, as a tensor on the mapped memory, never to be written."""
-        values, shapes = self._chunks[int(place[0])]
-        index = int(place[1])
-        buffer = values[index].as_buffer()
-        shape = shapes[index].as_py()
-        if not buffer.size:
-            return torch.zeros(shape, dtype=dtype)
-        with warnings.catch_warnings():
-            # The mapped memory is read-only, which torch has no word for; nothing here writes.
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-            return torch.from_numpy(np.frombuffer(buffer, dtype=np.uint8)).view(dtype).reshape(shape)
+        return self._chunks[int(place[0])].tensor(int(place[1]), dtype)
 
     def writer(self, scratch: Path) -> ShardWriter:
         """Writes one more shard; its rows count from its commit on."""
-        return ShardWriter(self._store, f"{self._prefix}/{uuid4().hex}", scratch)
+        return ShardWriter(self._store, f"{self.prefix}/{uuid4().hex}", scratch)
+
+
+class _Chunk:
+    """One record batch: its values as one tensor on the mapped memory, cut by NumPy's numbers, since Arrow's scalars
+    would cost a step more than its arithmetic does."""
+
+    def __init__(self, values: Any, shapes: Any) -> None:
+        self._ends = np.frombuffer(values.buffers()[1], np.int64)[values.offset : values.offset + len(values) + 1]
+        self._shape_ends = shapes.offsets.to_numpy()
+        self._shapes = shapes.values.to_numpy().tolist()
+        data = values.buffers()[2]
+        bare = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
+        with warnings.catch_warnings():
+            # The mapped memory is read-only, which torch has no word for; nothing here writes.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            self._bytes = torch.from_numpy(bare)
+
+    def tensor(self, index: int, dtype: torch.dtype) -> Tensor:
+        """The values of one row."""
+        shape = self._shapes[self._shape_ends[index] : self._shape_ends[index + 1]]
+        found = self._bytes[self._ends[index] : self._ends[index + 1]]
+        return found.view(dtype).reshape(shape) if len(found) else torch.zeros(shape, dtype=dtype)
+
+
+def _hashes(column: Any) -> NDArray[Any]:
+    """(rows,) of a column of fixed-width bytes, without a Python object a row."""
+    data = np.frombuffer(column.buffers()[1], dtype=f"S{HASH}")
+    return data[column.offset : column.offset + len(column)].copy()
 
 
 class ShardWriter:
@@ -148,6 +176,15 @@ class ShardWriter:
         for values in self._waiting.values():
             values.clear()
 
+    def _commit(self, meta: Mapping[str, Any]) -> None:
+        try:
+            commit(self._store, self._prefix, {FILE: self._path}, kind="features", meta=meta)
+        except StoreError:
+            # A full disk: what was written of it would fill it for everything that follows.
+            with suppress(StoreError):
+                self._store.delete([f"{self._prefix}/{FILE}"])
+            raise
+
     def __enter__(self) -> Self:
         return self
 
@@ -157,7 +194,7 @@ class ShardWriter:
                 self._flush()
                 self._writer.close()
                 meta: Mapping[str, Any] = {"format": FORMAT, "rows": self.rows, "bytes": self.bytes}
-                commit(self._store, self._prefix, {FILE: self._path}, kind="features", meta=meta)
+                self._commit(meta)
             else:
                 self._writer.close()
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from regraft.bases.adapt import Adapted
 from regraft.data.rows import Rows
 from regraft.trunk.cut import Cut
-from regraft.trunk.trunk import BATCH, computed
+from regraft.trunk.trunk import BATCH, computed, hollowed
 
 Where = Literal["memory", "disk", "recompute"]
 
@@ -19,6 +19,20 @@ WORTH = 0.97
 """Reading must cost less than this share of computing: else keeping gains nothing."""
 DISK_S_PER_BYTE = 1 / 200e6
 """A slow disk: what is read again soon comes from the page cache, but that is not to be counted on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a plan has to keep to."""
+
+    budget: int
+    """The most bytes that the user allows."""
+    rooms: Mapping[Where, int]
+    """Where values may be kept, and how many bytes there is room for."""
+    passes: float
+    """How often each row is seen."""
+    asked: bool = False
+    """The user has named the place: reading may then cost what it costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +59,11 @@ def plan(
     rows: Rows,
     total: int,
     *,
-    budget: int,
-    allowed: Sequence[Where],
+    hollow: bool,
+    limits: Limits,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Plan:
-    """Time one batch both ways and choose. `total` is how many rows would be kept, `budget` the most bytes of them."""
+    """Time one batch both ways and choose. `total` is how many rows would be kept; `hollow` rows are encoded once."""
     indices = list(range(min(BATCH, len(rows))))
     adapted.eval_mode()
     with autocast():
@@ -57,17 +71,22 @@ def plan(
         began = time.perf_counter()
         values, sizes = computed(adapted, cut, rows, indices)
         compute_s = (time.perf_counter() - began) / len(indices)
+    task, context = adapted.task, adapted.context
+    encoded = [task.encode(rows.row(index), context, train=False) for index in indices] if hollow else []
+    examples = [hollowed(example) for example in encoded]
     began = time.perf_counter()
+    if not hollow:
+        examples = [task.encode(rows.row(index), context, train=False) for index in indices]
+    task.collate(examples, context)
     cut.join(values, sizes)
     join_s = (time.perf_counter() - began) / len(indices)
     size = sum(tensor.numel() * tensor.element_size() for row in values for tensor in row.values()) / len(values)
-    return choose(compute_s, join_s, size, total, budget=budget, allowed=allowed)
+    return choose(compute_s, join_s, size, total, limits)
 
 
-def choose(
-    compute_s: float, join_s: float, row_bytes: float, total: int, *, budget: int, allowed: Sequence[Where]
-) -> Plan:
-    """The rule, apart from the measuring: keep where it fits and reading is quicker than computing."""
+def choose(compute_s: float, join_s: float, row_bytes: float, total: int, limits: Limits) -> Plan:
+    """The rule, apart from the measuring: keep where it fits, and where computing once and reading in every pass is
+    quicker than computing in every pass, or where the user says so."""
     size = round(row_bytes * total)
     on_disk = join_s + row_bytes * DISK_S_PER_BYTE
     figures = f"{_ms(compute_s)} to compute a row, {{}} to read it, {_size(size)} for {total} rows"
@@ -75,13 +94,21 @@ def choose(
     def made(where: Where, why: str, read_s: float) -> Plan:
         return Plan(where, f"{why}: {figures.format(_ms(read_s))}", size, compute_s, read_s)
 
-    if size > budget:
-        return made("recompute", f"more than the {_size(budget)} of compute.trunk_gb", on_disk)
-    if "disk" in allowed and on_disk < WORTH * compute_s:
+    def worth(once_s: float, each_s: float) -> bool:
+        passes = limits.passes
+        return limits.asked or compute_s + once_s + passes * each_s < WORTH * passes * compute_s
+
+    if size > limits.budget:
+        return made("recompute", f"more than the {_size(limits.budget)} of compute.trunk_gb", on_disk)
+    rooms = {where: room for where, room in limits.rooms.items() if size <= room}
+    if not rooms:
+        told = " and ".join(f"{_size(room)} of {where}" for where, room in limits.rooms.items())
+        return made("recompute", f"more than half of what is free, {told}", on_disk)
+    if "disk" in rooms and worth(row_bytes * DISK_S_PER_BYTE, on_disk):
         return made("disk", "kept in the store, for later runs too", on_disk)
-    if "memory" in allowed and join_s < WORTH * compute_s:
+    if "memory" in rooms and worth(0.0, join_s):
         return made("memory", "kept in memory", join_s)
-    return made("recompute", "reading would cost as much as computing", on_disk if "disk" in allowed else join_s)
+    return made("recompute", "reading would cost as much as computing", on_disk if "disk" in rooms else join_s)
 
 
 def _ms(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from regraft.bases.adapt import Adapted
 from regraft.contracts import Batch, Example, device_of
 from regraft.data.rows import Rows
-from regraft.trunk.cut import Cut, Part, capture
+from regraft.trunk.cut import Cut, NotCut, Part, capture
 from regraft.trunk.features import Features, row_hashes
 from regraft.trunk.shapes import sizes_of
 
@@ -34,10 +35,15 @@ Told = Callable[[int, int], None]
 class Kept:
     """Where the values of one side's rows are."""
 
-    def __init__(self, rows: Rows, hashes: NDArray[np.bytes_]) -> None:
-        self.rows, self.hashes = rows, hashes
+    def __init__(self, rows: Rows, images: Sequence[str] = ()) -> None:
+        self.rows, self._images = rows, tuple(images)
         self.places: dict[str, NDArray[np.int64]] = {}
         self.held: dict[str, dict[int, Tensor]] = {}
+
+    @cached_property
+    def hashes(self) -> NDArray[np.bytes_]:
+        """(rows,) what features are known by in the store: asked for only where they are kept there."""
+        return row_hashes(self.rows, self._images)
 
     def missing(self, parts: Sequence[Part], features: Mapping[str, Features]) -> NDArray[np.bool_]:
         """(rows,) whether a row lacks the values of any part, after looking for them."""
@@ -65,19 +71,23 @@ class Trunk:
     """Whether the model may be given images without pixels, because nothing behind the cut reads them."""
 
     def __post_init__(self) -> None:
-        self._memo: dict[tuple[int, int], Example] = {}
+        self._memo: dict[tuple[int, int, bool], Example] = {}
         self._memo_bytes = 0
 
     def holds(self, rows: Rows) -> bool:
         """Whether these are rows that it has the values of."""
         return any(side.rows is rows for side in self.sides)
 
-    def batch(self, rows: Rows, indices: Sequence[int]) -> Batch:
-        """The rows as one batch, with what the trunk gave under `kept`."""
+    def batch(self, rows: Rows, indices: Sequence[int], *, train: bool = False) -> Batch:
+        """The rows as one batch, with what the trunk gave under `kept`; without it, to be computed whole, where images
+        are of several sizes: one that is padded is another to the model."""
         number, side = next((number, side) for number, side in enumerate(self.sides) if side.rows is rows)
-        examples = [self._example(number, rows, index) for index in indices]
-        batch = self.adapted.task.collate(examples, self.adapted.context)
-        values = [{part.key: self._value(side, part, index) for part in self.cut.kept} for index in indices]
+        task, context = self.adapted.task, self.adapted.context
+        examples = [self._example(number, rows, index, train) for index in indices]
+        if len({tuple(_shapes(example)) for example in examples}) > 1:
+            return task.collate([task.encode(rows.row(index), context, train=train) for index in indices], context)
+        batch = task.collate(examples, context)
+        values = [{part.key: self.value(side, part, index) for part in self.cut.kept} for index in indices]
         batch["kept"] = self.cut.join(values, sizes_of(batch))
         return batch
 
@@ -85,20 +95,21 @@ class Trunk:
         """Inside, the model's forward pass on this batch begins at the cut."""
         return self.cut.standing_in(self.adapted.model, batch["kept"], sizes_of(batch))
 
-    def _value(self, side: Kept, part: Part, index: int) -> Tensor:
+    def value(self, side: Kept, part: Part, index: int) -> Tensor:
+        """What was kept of one row."""
         if part.key in self.features:
             return self.features[part.key].read(side.places[part.key][index], part.dtype)
         return side.held[part.key][index]
 
-    def _example(self, number: int, rows: Rows, index: int) -> Example:
-        known = self._memo.get((number, index))
+    def _example(self, number: int, rows: Rows, index: int, train: bool) -> Example:
+        known = self._memo.get((number, index, train))
         if known is not None:
             return dict(known)
-        example = self.adapted.task.encode(rows.row(index), self.adapted.context, train=False)
+        example = self.adapted.task.encode(rows.row(index), self.adapted.context, train=train)
         if self.hollow:
             example = hollowed(example)
             if self._memo_bytes < MEMO_BYTES:
-                self._memo[number, index] = dict(example)
+                self._memo[number, index, train] = dict(example)
                 self._memo_bytes += sum(_bytes(value) for value in example.values())
         return example
 
@@ -141,12 +152,48 @@ def fill(
     return total
 
 
+def astray(trunk: Trunk, autocast: Callable[[], AbstractContextManager[Any]]) -> float:
+    """How far what the store holds is from what the model gives now, in one batch of which it holds any row: the
+    largest difference over the largest value. 0 where it holds nothing.
+
+    A trunk-id names what is known to decide the values; this notices the rest (a task's own code, a patched library).
+    """
+    parts = trunk.cut.kept
+    trunk.adapted.eval_mode()
+    for side in trunk.sides:
+        held = ~side.missing(parts, trunk.features)
+        indices = next(_canonical(side, held), None)
+        if indices is None:
+            continue
+        with autocast():
+            values, _ = computed(trunk.adapted, trunk.cut, side.rows, indices)
+        pairs = [
+            (trunk.value(side, part, index), row[part.key])
+            for index, row in zip(indices, values, strict=True)
+            for part in parts
+            if held[index]
+        ]
+        return max((_apart(one, two) for one, two in pairs), default=0.0)
+    return 0.0
+
+
+def _apart(one: Tensor, two: Tensor) -> float:
+    if one.shape != two.shape:
+        return float("inf")
+    if not one.numel():
+        return 0.0
+    largest = max(1e-12, float(two.double().abs().max()))
+    return float((one.double() - two.double()).abs().max()) / largest
+
+
 def computed(
     adapted: Adapted, cut: Cut, rows: Rows, indices: Sequence[int]
 ) -> tuple[list[dict[str, Tensor]], dict[str, int]]:
     """The kept values of some rows, each without padding, computed as one batch, and that batch's sizes."""
     task, context = adapted.task, adapted.context
     examples = [task.encode(rows.row(index), context, train=False) for index in indices]
+    if len({tuple(_shapes(example)) for example in examples}) > 1:
+        raise NotCut("the rows hold images of several sizes, and what is kept of one depends on those beside it")
     batch = task.collate([dict(example) for example in examples], context)
     device = device_of(adapted.model)
     moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
@@ -163,7 +210,7 @@ def alone(adapted: Adapted, example: Example) -> dict[str, int]:
 
 def kept_rows(rows: Rows, images: Sequence[str]) -> Kept:
     """One side, before anything of it is known."""
-    return Kept(rows, row_hashes(rows, images))
+    return Kept(rows, images)
 
 
 def hollowed(example: Example) -> Example:
@@ -172,18 +219,32 @@ def hollowed(example: Example) -> Example:
 
 
 def _hollow(value: Any) -> Any:
-    large = isinstance(value, Tensor) and value.numel() >= LARGE
+    large = isinstance(value, Tensor) and value.is_floating_point() and value.numel() >= LARGE
     return torch.zeros((), dtype=value.dtype).expand(value.shape) if large else value
 
 
 def _bytes(value: Any) -> int:
-    return 8 * len(value) if isinstance(value, list | tuple) else 256
+    """About what a value of an example takes in memory: a number in a list takes a pointer, and often itself too."""
+    if isinstance(value, Tensor):
+        return 256 + (value.untyped_storage().nbytes() if value.numel() else 0)
+    if isinstance(value, Mapping):
+        return 256 + sum(_bytes(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return 64 + sum(8 + (_bytes(item) if not isinstance(item, int) else 28) for item in value)
+    return 64 + len(value) if isinstance(value, str | bytes) else 64
 
 
 def _lengths(example: Example) -> Iterator[Any]:
     for name, value in sorted(example.items()):
         if name != "labels":
             yield value.shape if isinstance(value, Tensor) else len(value) if isinstance(value, list | tuple) else None
+
+
+def _shapes(example: Example) -> Iterator[tuple[int, ...]]:
+    """The shapes of a row's images."""
+    for name, value in sorted(example.items()):
+        if name != "labels" and isinstance(value, Tensor) and value.ndim > 1:
+            yield tuple(value.shape)
 
 
 def _canonical(side: Kept, missing: NDArray[np.bool_]) -> Iterator[list[int]]:

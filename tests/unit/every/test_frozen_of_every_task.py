@@ -1,0 +1,103 @@
+"""Every task trains the same with its frozen part computed once as with it computed in every epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regraft.contracts import Task
+from regraft.spec import RunSpec
+from regraft.store.objects import open_store
+from regraft.store.runs import Runs
+from regraft.training.session import train_local
+from unit.every.rows import base_of, rows_of, task_of
+
+FAMILY = {
+    "image-classification": "mobilenet_v2",
+    "image-multi-label": "resnet",
+    "image-regression": "vit",
+    "object-detection": "yolos",
+    "semantic-segmentation": "segformer",
+    "summarization": "bart",
+    "text-classification": "bert",
+    "text-generation": "llama",
+    "text-multi-label": "bert-pooled",
+    "text-pair-classification": "roberta",
+    "text-pair-regression": "mpnet",
+    "text-regression": "distilbert",
+    "token-classification": "deberta-v2",
+    "translation": "t5",
+}
+MORE = [("object-detection", "detr"), ("translation", "marian"), ("text-classification", "gpt2")]
+"""Families beside the first of their task that are cut in other places."""
+NOTHING_NEW = ("text-generation", "translation", "summarization")
+CASES = [
+    (key, family, method)
+    for key, family in [*FAMILY.items(), *MORE]
+    for method in ({"type": "freeze", "depth": 2}, "feature-extraction")
+    if key not in NOTHING_NEW or method != "feature-extraction"
+]
+
+
+def test_every_task_is_tried() -> None:
+    assert set(FAMILY) == set(Task.names())
+
+
+@pytest.mark.parametrize(("key", "family", "method"), CASES)
+@pytest.mark.parametrize("trunk", ["disk", "memory"])
+def test_losses_and_metrics_are_those_of_the_whole_model(
+    key: str, family: str, method: Any, trunk: str, tmp_path: Path
+) -> None:
+    task = task_of(key)
+    base_of(family, tmp_path / "base")
+    written = spec_of(task, method, tmp_path)
+    whole, _ = trained(written, "off", tmp_path)
+    kept, notes = trained(written, trunk, tmp_path)
+    assert any("computed once a row" in note for note in notes), notes
+    assert whole.keys() == kept.keys()
+    for name, value in whole.items():
+        assert kept[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
+def spec_of(task: Task, method: Any, folder: Path) -> dict[str, Any]:
+    for side, times in (("train", 4), ("eval", 2)):
+        rows = [row for _ in range(times) for row in rows_of(task)]
+        lines = [json.dumps(stored(row, task, folder / f"{side}-{n}")) for n, row in enumerate(rows)]
+        (folder / f"{side}.jsonl").write_text("\n".join(lines) + "\n")
+    return {
+        "name": "tiny",
+        "base": str(folder / "base"),
+        "task": task.model_dump(mode="json"),
+        "method": method,
+        "data": {side: str(folder / f"{side}.jsonl") for side in ("train", "eval")},
+        "training": {"epochs": 3, "batch_size": 4, "lr": 0.01, "optimizer": "sgd", "baselines": False},
+        "compute": {"workers": 0, "cpus": 1},
+    }
+
+
+def stored(row: Mapping[str, Any], task: Task, place: Path) -> dict[str, Any]:
+    """The row as a line of a file; images beside it."""
+    cells = {name: value for name, value in row.items() if name != "row"}
+    for name, value in cells.items():
+        if isinstance(value, bytes):
+            cells[name] = str(place.with_suffix(f".{name}.png"))
+            Path(cells[name]).write_bytes(value)
+    return cells
+
+
+def trained(written: dict[str, Any], trunk: str, folder: Path) -> tuple[dict[str, float], list[str]]:
+    """Every loss and metric of the run, by step, and what was noted."""
+    notes: list[str] = []
+    compute = {**written["compute"], "trunk": trunk}
+    spec = RunSpec.resolve({**written, "compute": compute, "store": str(folder / f"store-{trunk}")})
+    train_local(spec, progress=lambda event: notes.append(event.get("message", "")))
+    found = {}
+    for line in Runs(open_store(spec.store)).read(spec.run, "metrics.jsonl").decode().splitlines():
+        entry = json.loads(line)
+        left_out = ("step", "epoch", "lr", "norm")
+        found |= {f"{name} at {entry['step']}": value for name, value in entry.items() if name not in left_out}
+    return found, notes

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,7 +26,7 @@ from regraft.training.memory import available
 from regraft.trunk.cut import Cut, NotCut, NothingFrozen, capture, difference, find_cut, loss_difference
 from regraft.trunk.features import Features, trunk_id
 from regraft.trunk.plan import Limits, Plan, Where, plan
-from regraft.trunk.shapes import sizes_of
+from regraft.trunk.shapes import sizes_of, tells
 from regraft.trunk.trunk import Trunk, alone, astray, fill, hollowed, kept_rows
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ AGREES = 1e-5
 KEPT_AGREES = {"no": 1e-3, "bf16": 0.1, "fp16": 0.02}
 """The same where values were computed in another batch, by precision: rounding there differs, a mistake is larger."""
 PROBES = 3
+SAMPLES = 24
+"""Rows that are looked at for what is of the same size in all."""
 
 
 def keep_trunk(run: Run) -> None:
@@ -154,26 +155,28 @@ def _split(adapted: Adapted, cut: Cut, boundary: dict[str, Tensor], examples: li
 
 
 def probes(adapted: Adapted, rows: Rows) -> tuple[tuple[Batch, Batch], list[Example]]:
-    """Two batches of other sizes, two of the shorter rows and three of the longest; and the examples of the latter.
+    """Two batches of other sizes, two rows and three longer ones; and the examples of the latter.
 
-    The longer must not be to the shorter as three to two, or lengths and numbers of rows are taken for each other.
+    They are looked for among the rows until they tell apart all sizes that are not the same in every row.
     """
     if len(rows) < PROBES:
         raise NotCut("there are fewer than three rows")
     task, context = adapted.task, adapted.context
     order = [int(index) for index in rows.lengths.argsort(kind="stable")]
-    examples = _examples(adapted, rows, order[-PROBES:])
-    long = task.collate([dict(example) for example in examples], context)
-    if not any(isinstance(value, Tensor) and value.ndim for name, value in long.items() if name != "labels"):
+    few = _examples(adapted, rows, order[:: max(1, len(order) // SAMPLES)])
+    batch = task.collate([dict(example) for example in few[:1]], context)
+    if not any(isinstance(value, Tensor) and value.ndim for name, value in batch.items() if name != "labels"):
         raise NotCut("its batches hold no tensors")
-    for start in range(0, len(order) - 1, max(1, len(order) // 20)):
-        short = task.collate(_examples(adapted, rows, order[start : start + 2]), context)
-        before, after = sizes_of(short), sizes_of(long)
-        if before.keys() == after.keys() and all(
-            math.isclose(after[n] / before[n], 1) or after[n] * 2 != before[n] * 3 for n in before if n != "rows"
-        ):
-            return (short, long), examples
-    raise NotCut("no two rows are of lengths that tell rows from lengths")
+    samples = [alone(adapted, example) for example in few]
+    stride = max(1, len(order) // SAMPLES)
+    for end in range(len(order), PROBES - 1, -stride):
+        examples = _examples(adapted, rows, order[end - PROBES : end])
+        long = task.collate([dict(example) for example in examples], context)
+        for start in range(len(few) - 1):
+            short = task.collate([dict(example) for example in few[start : start + 2]], context)
+            if tells(sizes_of(short), sizes_of(long), samples):
+                return (short, long), examples
+    raise NotCut("no two batches of the rows tell apart the lengths that vary in them")
 
 
 def _examples(adapted: Adapted, rows: Rows, indices: list[int], *, train: bool = False) -> list[Example]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from regraft.bases.adapt import Adapted
 from regraft.contracts import Batch, device_of
-from regraft.trunk.shapes import ROWS, Dim, dims_of, sizes_of
+from regraft.trunk.shapes import ROWS, Dim, Sizes, dims_of, sizes_of
 from regraft.trunk.tape import Call, Tape, live_modules, record, tensors_in
 
 Boundary = Mapping[str, Tensor]
@@ -89,6 +89,8 @@ class Cut:
     """Where a model is cut, and what of each row must be kept for it."""
 
     stubs: tuple[Stub, ...]
+    sizes: Sizes = field(default_factory=Sizes)
+    """What was taken for granted of the sizes of rows."""
 
     @property
     def kept(self) -> tuple[Part, ...]:
@@ -111,8 +113,10 @@ class Cut:
     def split(self, boundary: Boundary, own: Sequence[Mapping[str, int]]) -> list[dict[str, Tensor]]:
         """A batch's boundary as one a row, without the padding; `own` are the sizes of each row alone.
 
-        NotCut where a value has not the shape that was found for it: so it is when images are of several sizes.
+        NotCut where a row or a value has not the sizes that were found: so it is when images are of several sizes.
         """
+        if strange := next(filter(None, map(self.sizes.broken_by, own)), None):
+            raise NotCut(strange)
         rows: list[dict[str, Tensor]] = [{} for _ in own]
         longest = {name: max(sizes[name] for sizes in own) for name in own[0]} | {ROWS: len(own)}
         for part in self.kept:
@@ -136,6 +140,7 @@ def find_cut(adapted: Adapted, first: Batch, second: Batch) -> Cut:
 
     NotCut says why it cannot: nothing is frozen before what trains, or a shape that follows nothing in the batch.
     """
+    sizes = Sizes.of(sizes_of(first), sizes_of(second))
     live = live_modules(adapted)
     tapes = record(adapted, first, live), record(adapted, second, live)
     stubs = _stubs(*tapes, sizes_of(first), sizes_of(second))
@@ -145,7 +150,8 @@ def find_cut(adapted: Adapted, first: Batch, second: Batch) -> Cut:
         raise NothingFrozen("nothing is frozen before what trains")
     # Modules without parameters may run (tables of positions: free) or stand still (pooling: what is kept shrinks).
     choices = [_needed(adapted, first, tapes[0], found) for found in (computed, stubs)]
-    return Cut(min(choices, key=lambda found: sum(part.width for stub in found for part in stub.parts if _kept(part))))
+    least = min(choices, key=lambda found: sum(part.width for stub in found for part in stub.parts if _kept(part)))
+    return Cut(least, sizes)
 
 
 def capture(adapted: Adapted, batch: Batch, parts: Iterable[Part]) -> dict[str, Tensor]:
@@ -397,8 +403,9 @@ def loss_difference(adapted: Adapted, cut: Cut, batch: Batch, boundary: Boundary
 
 
 def stand_in(adapted: Adapted, cut: Cut, batch: Batch, boundary: Boundary) -> AbstractContextManager[None]:
-    """`Cut.standing_in` for a batch."""
-    return cut.standing_in(adapted.model, boundary, sizes_of(batch))
+    """`Cut.standing_in` for a batch, on a copy of the boundary: a dropout behind it may work in place."""
+    copy = {key: value.clone() for key, value in boundary.items()}
+    return cut.standing_in(adapted.model, copy, sizes_of(batch))
 
 
 def _loss(

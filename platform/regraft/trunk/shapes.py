@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -51,14 +51,73 @@ def dims_of(
 def _dim(axis: int, one: int, two: int, before: Mapping[str, int], after: Mapping[str, int]) -> Dim | None:
     if one == two:
         return Dim(None, one)
+    grown = {name: (was, after[name]) for name, was in sorted(before.items()) if was != after[name]}
+    rows = [Dim(ROWS, one // was) for was, now in [grown.pop(ROWS, (0, 0))] if was and _grew_alike(one, two, was, now)]
     # The first axis holds the rows before anything else: two sizes that grew alike must not be taken for each other.
-    names = sorted(before, key=lambda name: (name == ROWS) != (axis == 0))
+    if axis == 0 and rows:
+        return rows[0]
+    # Sizes that are the same in both batches (of ids and of their mask) are one; others that fit alike leave it open.
+    found: dict[tuple[int, int], Dim] = {}
+    for name, (was, now) in grown.items():
+        if _grew_alike(one, two, was, now):
+            found.setdefault((was, now), Dim(name, one // was))
+        elif one - was == two - now:
+            found.setdefault((was, now), Dim(name, 1, one - was))
+    if found:
+        return next(iter(found.values())) if len(found) == 1 else None
+    return rows[0] if rows else None
+
+
+def _grew_alike(one: int, two: int, was: int, now: int) -> bool:
+    return one % was == 0 and two == one // was * now
+
+
+def tells(before: Mapping[str, int], after: Mapping[str, int], samples: Sequence[Mapping[str, int]]) -> bool:
+    """Whether two batches of these sizes tell apart the sizes that differ in any of the samples, rows included.
+
+    Else a target is taken to be as long as its text, or a length to be the same for all.
+    """
+    if before.keys() != after.keys():
+        return False
+    names = [name for name in before if name != ROWS]
     for name in names:
-        was, now = before[name], after[name]
-        if was != now and one % was == 0 and two == one // was * now:
-            return Dim(name, one // was)
-    for name in names:
-        was, now = before[name], after[name]
-        if name != ROWS and was != now and one - was == two - now:
-            return Dim(name, 1, one - was)
-    return None
+        # Three rows beside two: a length that grew so too could be the number of rows.
+        if before[name] != after[name] and after[name] * before[ROWS] == before[name] * after[ROWS]:
+            return False
+        if before[name] == after[name] and any(sample[name] != before[name] for sample in samples):
+            return False
+        for other in names:
+            differ = any(sample[name] != sample[other] for sample in samples)
+            if differ and before[name] != after[name] and before[other] != after[other]:
+                ratio = after[name] * before[other] == after[other] * before[name]
+                if ratio or after[name] - before[name] == after[other] - before[other]:
+                    return False
+    return True
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What two batches say of the sizes of all rows, and what every row is held to."""
+
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    """Sizes that are the same for all rows: those of images."""
+    same: Mapping[str, str] = field(default_factory=dict)
+    """Sizes that go with another: the length of a mask with that of its ids."""
+
+    @staticmethod
+    def of(before: Mapping[str, int], after: Mapping[str, int]) -> Sizes:
+        """What follows from the sizes of two batches."""
+        names = sorted(name for name in before if name != ROWS)
+        first = {(before[name], after[name]): name for name in reversed(names)}
+        fixed = {name: before[name] for name in names if before[name] == after[name]}
+        return Sizes(fixed, {name: first[before[name], after[name]] for name in names if name not in fixed})
+
+    def broken_by(self, row: Mapping[str, int]) -> str:
+        """How a row of these sizes differs from that, in words; empty when it does not."""
+        for name, size in self.fixed.items():
+            if row.get(name) != size:
+                return f"rows are of several sizes ({name}: {size} and {row.get(name)}), which it cannot tell apart"
+        for name, other in self.same.items():
+            if row[name] != row[other]:
+                return f"{name} and {other} are alike in some rows and not in others"
+        return ""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from regraft.bases.adapt import Adapted
 from regraft.contracts import Batch, device_of
@@ -82,6 +82,8 @@ class Stub:
     module: str
     parts: tuple[Part, ...]
     tree: TreeSpec
+    by_row: tuple[bool, ...] = ()
+    """Which of the values that it is called with, flattened, hold one slice a row."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Cut:
                 return _widened(part, boundary[part.key], sizes)
             return torch.zeros((), dtype=part.dtype, device=device).expand(part.shape(sizes))
 
-        with _stubbed(model, self.stubs, value, sizes[ROWS]):
+        with _stubbed(model, self.stubs, value):
             yield
 
     def split(self, boundary: Boundary, own: Sequence[Mapping[str, int]]) -> list[dict[str, Tensor]]:
@@ -211,8 +213,14 @@ def _stubs(one: Tape, two: Tape, before: Mapping[str, int], after: Mapping[str, 
     if [call.name for call in one.calls] != [call.name for call in two.calls]:
         raise NotCut("what it computes before the cut depends on the rows")
     return tuple(
-        Stub(a.name, tuple(_parts(a, b, before, after)), a.tree) for a, b in zip(one.calls, two.calls, strict=True)
+        Stub(a.name, tuple(_parts(a, b, before, after)), a.tree, tuple(_by_rows(a, b, before[ROWS], after[ROWS])))
+        for a, b in zip(one.calls, two.calls, strict=True)
     )
+
+
+def _by_rows(one: Call, two: Call, before: int, after: int) -> Iterator[bool]:
+    if len(one.given) == len(two.given):
+        yield from ((a, b) == (before, after) for a, b in zip(one.given, two.given, strict=True))
 
 
 def _parts(one: Call, two: Call, before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Part]:
@@ -236,7 +244,6 @@ def _parts(one: Call, two: Call, before: Mapping[str, int], after: Mapping[str, 
 def _needed(adapted: Adapted, batch: Batch, tape: Tape, stubs: tuple[Stub, ...]) -> tuple[Stub, ...]:
     """The stubs with every part in its role."""
     seen = {(call.name, place): leaf for call in tape.calls for place, leaf in enumerate(call.leaves)}
-    rows = sizes_of(batch)[ROWS]
 
     def clean(spoiled: Part, after: int = 0) -> bool:
         def value(part: Part) -> Tensor:
@@ -247,7 +254,7 @@ def _needed(adapted: Adapted, batch: Batch, tape: Tape, stubs: tuple[Stub, ...])
             found[:, after:] = torch.nan
             return found
 
-        with torch.no_grad(), _stubbed(adapted.model, stubs, value, rows):
+        with torch.no_grad(), _stubbed(adapted.model, stubs, value):
             return not any(tensor.isnan().any() for tensor in tensors_in(adapted.forward(batch)))
 
     def settled(part: Part) -> Part:
@@ -275,12 +282,12 @@ def _relayed(stubs: tuple[Stub, ...]) -> tuple[Stub, ...]:
 
 
 @contextmanager
-def _stubbed(model: nn.Module, stubs: Sequence[Stub], value: Callable[[Part], Tensor], rows: int) -> Iterator[None]:
+def _stubbed(model: nn.Module, stubs: Sequence[Stub], value: Callable[[Part], Tensor]) -> Iterator[None]:
     """Put the stubs in place of their modules' forward, on the instances: types, names and hooks stay."""
     modules = [(stub, model.get_submodule(stub.module)) for stub in stubs]
     before = [vars(module).get("forward") for _, module in modules]
     for stub, module in modules:
-        module.forward = _stub(stub, module.forward, value, rows)
+        module.forward = _stub(stub, module.forward, value)
     try:
         yield
     finally:
@@ -291,12 +298,13 @@ def _stubbed(model: nn.Module, stubs: Sequence[Stub], value: Callable[[Part], Te
                 module.forward = own
 
 
-def _stub(stub: Stub, original: Callable[..., Any], value: Callable[[Part], Tensor], rows: int) -> Callable[..., Any]:
+def _stub(stub: Stub, original: Callable[..., Any], value: Callable[[Part], Tensor]) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
         shared: list[Any] = []
         if any(part.role == "shared" for part in stub.parts):
             with torch.no_grad():
-                shared, _ = tree_flatten(original(*_one_row(args, rows), **_one_row(kwargs, rows)))
+                few, more = _one_row((args, kwargs), stub.by_row)
+                shared, _ = tree_flatten(original(*few, **more))
         leaves = [
             part.value if part.role == "constant" else shared[part.place] if part.role == "shared" else value(part)
             for part in stub.parts
@@ -306,10 +314,13 @@ def _stub(stub: Stub, original: Callable[..., Any], value: Callable[[Part], Tens
     return forward
 
 
-def _one_row(tree: Any, rows: int) -> Any:
-    return tree_map(
-        lambda leaf: leaf[:1] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == rows else leaf, tree
-    )
+def _one_row(given: Any, by_row: Sequence[bool]) -> Any:
+    """What a module is called with, of the first row alone. A length says nothing: a batch may have as many rows as
+    its texts have tokens."""
+    leaves, tree = tree_flatten(given)
+    if len(leaves) != len(by_row):
+        return given
+    return tree_unflatten([leaf[:1] if cut else leaf for leaf, cut in zip(leaves, by_row, strict=True)], tree)
 
 
 def _kept(part: Part) -> bool:

@@ -25,6 +25,8 @@ class Call:
     leaves: tuple[Any, ...]
     """What it returned, flattened: tensors, and whatever else stood between them."""
     tree: TreeSpec
+    given: tuple[int | None, ...] = ()
+    """How long the first axis of each value is that it was called with, flattened; None for what is no tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +83,12 @@ class _Watch:
         self._over = self._over or name in self._live
         self._open.append(name)
 
-    def leaving(self, name: str, output: Any) -> None:
+    def leaving(self, name: str, given: Any, output: Any) -> None:
         self._open.remove(name)
         if not self._over:
             leaves, tree = tree_flatten(output)
-            self._done[name] = Call(name, tuple(leaves), tree)
+            lengths = [len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else None for leaf in tree_flatten(given)[0]]
+            self._done[name] = Call(name, tuple(leaves), tree, tuple(lengths))
 
     def tape(self) -> Iterator[Call]:
         once = [call for name, call in self._done.items() if name and self._count[name] == 1]
@@ -105,7 +108,11 @@ def _hooked(model: nn.Module, watch: _Watch) -> Iterator[None]:
     hooks = []
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(lambda *_, name=name: watch.entering(name)))
-        hooks.append(module.register_forward_hook(lambda _, __, output, name=name: watch.leaving(name, output)))
+        hooks.append(
+            module.register_forward_hook(
+                lambda _, args, kwargs, output, name=name: watch.leaving(name, (args, kwargs), output), with_kwargs=True
+            )
+        )
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from regraft.bases.adapt import Adapted
 from regraft.bases.locate import Base
 from regraft.contracts import Batch, Method
 from regraft.trunk.cut import Cut, NotCut, capture, difference, find_cut
-from regraft.trunk.shapes import sizes_of
+from regraft.trunk.shapes import sizes_of, tells
 from unit.bases.families import FAMILIES, adapted, batch_for, located, shake
 
 METHODS: dict[str, Any] = {
@@ -103,6 +103,32 @@ def test_a_padded_row_is_kept_without_its_padding(make: Callable[[str, str], Ada
     if family in ("t5", "bart", "marian"):
         pytest.skip("its decoder is fed the input here, padding included, without a mask of its own")
     assert difference(made, cut, batch, cut.join(rows, sizes)) <= 1e-5
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.task.modality == "text"])
+def test_as_many_rows_as_tokens_are_not_mistaken(make: Callable[[str, str], Adapted], family: str) -> None:
+    made, batch = make(family, "60%"), batch_for(family)
+    cut = cut_of(made, family)
+    square = {name: torch.cat([value, value]) for name, value in batch.items()}
+    made.eval_mode()
+    assert difference(made, cut, square, capture(made, square, cut.kept)) <= EXACT
+
+
+def test_lengths_that_grow_alike_and_differ_are_not_told_apart() -> None:
+    before, after = {"rows": 2, "a.1": 4, "b.1": 4}, {"rows": 3, "a.1": 7, "b.1": 7}
+    assert tells(before, after, [{"rows": 1, "a.1": 5, "b.1": 5}])
+    assert not tells(before, after, [{"rows": 1, "a.1": 5, "b.1": 6}])
+    assert not tells({**before, "b.1": 9}, {**after, "b.1": 9}, [{"rows": 1, "a.1": 5, "b.1": 6}])
+    assert tells(before, {**after, "b.1": 9}, [{"rows": 1, "a.1": 5, "b.1": 6}])
+
+
+def test_a_row_of_another_size_is_not_split(make: Callable[[str, str], Adapted]) -> None:
+    made, batch = make("resnet", "60%"), batch_for("resnet")
+    cut = cut_of(made, "resnet")
+    wider = {**batch, "pixel_values": torch.randn(3, 3, 33, 48)}
+    made.eval_mode()
+    with pytest.raises(NotCut, match="several sizes"):
+        cut.split(capture(made, wider, cut.kept), [sizes_of(wider) | {"rows": 1}] * 3)
 
 
 def test_a_model_that_trains_from_its_stem_is_not_cut(make: Callable[[str, str], Adapted]) -> None:

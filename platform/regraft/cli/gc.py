@@ -8,6 +8,7 @@ from regraft.cli.screen import Reply, Screen, size, store_of
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
+from regraft.trunk.features import collect as collect_features
 
 _DAY_S = 24 * 3600.0
 """Longer than any upload takes: what is younger may still be on its way to being committed."""
@@ -20,12 +21,27 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
     runs = sorted({key.split("/")[1] for key in sizes if key.startswith("runs/") and key.count("/") > 1})
     gone = [prefix for run in runs for prefix in Checkpoints(store, run).collect(_DAY_S)]
     gone += Registry(store).collect(_DAY_S)
+    features, kept = collect_features(store, _DAY_S)
+    gone += features
     temporary = store.sweep(_DAY_S)
     freed = sum(count for key, count in sizes.items() if key.startswith(tuple(gone)))
     for prefix in (*gone, *temporary):
         screen.note(f"removed {prefix}")
     screen.say(
-        f"{store.url}: {len(gone)} unfinished checkpoints and versions ({size(freed)}) "
+        f"{store.url}: {len(gone)} unfinished checkpoints, versions and features ({size(freed)}) "
         f"and {len(temporary)} temporary files removed; what is younger than a day was left alone"
     )
-    return Reply({"store": store.url, "removed": gone, "temporary": list(temporary), "freed_bytes": freed})
+    if kept:
+        screen.say(
+            f"features/ holds {size(kept)} of kept outputs of frozen parts, which speed up later runs on the same base "
+            "and rows: delete that folder, or a part of it, to have the room; a run computes again what it misses"
+        )
+    return Reply(
+        {
+            "store": store.url,
+            "removed": gone,
+            "temporary": list(temporary),
+            "freed_bytes": freed,
+            "features_bytes": kept,
+        }
+    )

@@ -176,7 +176,7 @@ def probes(adapted: Adapted, rows: Rows) -> tuple[tuple[Batch, Batch], list[Exam
             short = task.collate([dict(example) for example in few[start : start + 2]], context)
             if tells(sizes_of(short), sizes_of(long), samples):
                 return (short, long), examples
-    raise NotCut("no two batches of the rows tell apart the lengths that vary in them")
+    raise NotCut("its rows are too alike to tell which length is which, or hold images of several sizes")
 
 
 def _examples(adapted: Adapted, rows: Rows, indices: list[int], *, train: bool = False) -> list[Example]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -30,7 +31,7 @@ from regraft.data.mapped import cache_folder, mapped, sha256
 from regraft.data.rows import Rows
 from regraft.errors import Damaged, NotThere, StoreError
 from regraft.store.manifest import MANIFEST, commit
-from regraft.store.objects import ObjectStore
+from regraft.store.objects import ObjectStore, Stat
 from regraft.trunk.cut import Part
 
 FORMAT = 1
@@ -69,6 +70,22 @@ def _row_hash(row: dict[str, Any], images: Sequence[str]) -> bytes:
 def _content(image: str | bytes) -> str:
     """The hash of an image's file: its name and size say nothing about an image that was changed in its place."""
     return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else sha256(Path(image))
+
+
+def collect(store: ObjectStore, older_than_s: float) -> tuple[list[str], int]:
+    """Delete shards that were never committed and not touched for that long; their prefixes, and how many bytes the
+    committed ones of all models take."""
+    folders: dict[str, list[Stat]] = {}
+    for stat in store.list("features/"):
+        folders.setdefault(stat.key.rpartition("/")[0] + "/", []).append(stat)
+    gone, kept, before = [], 0, time.time() - older_than_s
+    for prefix, stats in folders.items():
+        if any(stat.key == prefix + MANIFEST for stat in stats):
+            kept += sum(stat.size for stat in stats)
+        elif max(stat.modified for stat in stats) < before:
+            store.delete([stat.key for stat in stats])
+            gone.append(prefix)
+    return gone, kept
 
 
 class Features:

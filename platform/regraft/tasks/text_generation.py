@@ -299,7 +299,8 @@ class TextGeneration(Task):
 def _ids(text: str, processor: Any, **settings: bool) -> list[int]:
     """Token ids of a text that goes on: without the end-of-sequence token that some tokenizers add."""
     ids: list[int] = processor(text, verbose=False, **settings)["input_ids"]
-    return ids[:-1] if ids and ids[-1] == processor.eos_token_id else ids
+    added = settings.get("add_special_tokens", True) and ids and ids[-1] == processor.eos_token_id
+    return ids[:-1] if added else ids
 
 
 def _counted(text: str, spans: Sequence[Span], processor: Any, **settings: bool) -> tuple[list[int], list[int]]:

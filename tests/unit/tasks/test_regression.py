@@ -81,6 +81,12 @@ def test_the_scale_is_taken_from_the_training_rows_unless_it_is_written() -> Non
     assert TextRegression.parse(fitted.model_dump(mode="json")) == fitted
 
 
+def test_a_target_that_is_the_same_everywhere_has_the_deviation_1_whatever_rounding_says() -> None:
+    column = np.full(1000, 0.1)
+    assert column.std() > 0
+    assert TextRegression().fitted(lambda _: column).deviation == (1.0,)
+
+
 @pytest.mark.parametrize("distance", ["huber", "mse"])
 def test_the_loss_is_torchs_on_standardised_targets_however_rows_are_split(distance: Any) -> None:
     task = TASK.model_copy(update={"distance": distance})

@@ -282,6 +282,14 @@ def test_a_conversation_is_answered_after_its_last_question(context: Context) ->
     )
 
 
+def test_a_question_that_a_template_ends_keeps_its_end(context: Context) -> None:
+    template = "{% for message in messages %}{{ message['content'] }}<|end|>{% endfor %}"
+    example = TextGeneration(form="chat", template=template, max_new_tokens=5).encode(
+        {"messages": TALK[:1]}, context, train=False
+    )
+    assert context.processor.decode(example["labels"]["prompt"]) == "Hi<|end|>"
+
+
 def test_a_prompt_without_its_completion_can_be_asked(context: Context) -> None:
     task = TextGeneration(form="completion", max_new_tokens=5)
     assert task.targets() == {"completion"}

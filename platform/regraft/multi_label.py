@@ -33,8 +33,10 @@ class MultiLabel(OneVector):
     """From which probability on a row is said to have a label; the metrics but map depend on it."""
 
     def balance(self, counts: Mapping[str, int], rows: int, labels: Sequence[str]) -> list[float]:
-        """Factors of the loss where a label is present: rows without it for each row with it."""
-        return [(rows - counts.get(label, 0)) / counts[label] if counts.get(label) else 1.0 for label in labels]
+        """Factors of the loss where a label is present: rows without it for each row with it; 1 where all or none have
+        it, for 0 would say that its presence is nothing to learn."""
+        present = [counts.get(label, 0) for label in labels]
+        return [(rows - count) / count if 0 < count < rows else 1.0 for count in present]
 
     def check(self, row: Row) -> str | None:
         """A label that is written twice; a row without any label is one that has none of them."""

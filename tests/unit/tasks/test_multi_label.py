@@ -141,3 +141,7 @@ def test_of_a_single_label_its_absence_is_no_class() -> None:
 def test_macro_f1_is_that_of_the_one_label_that_occurs() -> None:
     records = recorded([[0.9, 0.1, 0.1], [0.6, 0.1, 0.1], [0.1, 0.1, 0.1]], [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
     assert TASK.metrics(records, CONTEXT)["f1_macro"] == pytest.approx(2 / 3)
+
+
+def test_a_label_that_every_row_has_is_still_learned() -> None:
+    assert TASK.balance({"cold": 10, "plant": 2}, 10, LABELS) == [1.0, 4.0, 1.0]

@@ -342,7 +342,10 @@ def test_good_rows_are_accepted() -> None:
             {"block_size": 200, "max_new_tokens": 9},
             r"task\.block_size: 200 is written; this base reads 2 to 128 tokens",
         ),
-        ({"max_new_tokens": 128}, r"task\.max_new_tokens: 129 is written; this base reads 2 to 128"),
+        (
+            {"max_new_tokens": 128},
+            r"task\.max_new_tokens: answers of 128 tokens are asked for; this base reads 128 .*: write at most 127",
+        ),
     ],
 )
 def test_more_tokens_than_the_base_reads_are_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -344,9 +344,15 @@ class _Rest:
         if self._progress is None:
             return
         rate = (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
-        left = (self._total - self._done) / rate if rate else None
         self._progress(
-            {"event": "step", "step": self._done, "steps": self._total, "rows_per_second": rate, "left_s": left}
+            {
+                "event": "step",
+                "unit": "row",
+                "step": self._done,
+                "steps": self._total,
+                "rows_per_second": rate,
+                "left_s": (self._total - self._done) / rate,
+            }
         )
 
 

@@ -183,6 +183,7 @@ def _document(
             "seed": SEED,
             "note": intervals.note,
         },
+        "notes": _notes(predictor),
         "recorded": {"metrics": dict(meta.get("metrics") or {}), "baselines": dict(meta.get("baselines") or {})},
         "findings": asdict(found),
         "wrong": shown.wrong,
@@ -190,6 +191,17 @@ def _document(
             {"row": item.row, "file": item.file, "error": item.error, "answer": item.answer} for item in shown.exhibits
         ],
     }
+
+
+def _notes(predictor: Predictor) -> list[str]:
+    """What sets figures here apart from those that training measured."""
+    training = predictor.fetched.spec.get("training") or {}
+    changed = {
+        "class weights": training.get("class_weights", "none") != "none",
+        "label smoothing": bool(training.get("label_smoothing")),
+    }
+    told = " and ".join(name for name, used in changed.items() if used)
+    return [f"The loss here is plain; training's own has {told} in it"] if told else []
 
 
 def _skipped(labelled: Labelled, mine: Measured) -> dict[str, Any]:

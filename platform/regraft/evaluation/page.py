@@ -140,7 +140,8 @@ def _interval_note(bootstrap: Mapping[str, Any], document: Mapping[str, Any]) ->
     )
     beside = "; figures at training were measured on training's own evaluation rows" if _recorded(document) else ""
     fewer = f" {bootstrap['note']}." if bootstrap["note"] else ""
-    return f"{told}{beside}.{fewer}"
+    notes = "".join(f" {note}." for note in document["notes"])
+    return f"{told}{beside}.{fewer}{notes}"
 
 
 def _rivals(document: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -200,7 +200,7 @@ def _worst_note(shown: Worst, rows: int) -> str:
     else:
         told = f"The {number} rows of {rows:,} with the largest error."
     left = f" {shown.left_out} pictures are left out to keep this page small." if shown.left_out else ""
-    return told + left
+    return f"{told} Rows are counted from 0.{left}"
 
 
 def _parts(document: Mapping[str, Any], findings: Findings, shown: Worst) -> list[tuple[str, str]]:

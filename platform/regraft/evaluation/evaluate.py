@@ -16,7 +16,7 @@ from typing import Any
 from regraft.contracts import Progress, Record
 from regraft.errors import AskedWrong, DataError, Unsupported
 from regraft.evaluation.intervals import CONFIDENCE, Intervals, bootstrap, paired
-from regraft.evaluation.labelled import InOrder, Labelled, read_labelled
+from regraft.evaluation.labelled import Labelled, read_labelled
 from regraft.evaluation.measure import run
 from regraft.evaluation.page import page
 from regraft.evaluation.wishes import Wishes
@@ -110,7 +110,7 @@ def evaluate(
 
 
 def _measured(predictor: Predictor, labelled: Labelled, progress: Progress | None, *, skip: bool) -> Measured:
-    found = run(predictor, InOrder(labelled.rows), progress, skip=skip)
+    found = run(predictor, labelled.rows, progress, skip=skip)
     if not found.records:
         raise DataError(f"no row can be used: {next(iter(found.failed.values()))}", where=labelled.path)
     task, context = predictor.adapted.task, predictor.adapted.context

@@ -129,7 +129,7 @@ def tiny_yolos(folder: Path, *, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = YolosForObjectDetection(config)
-        _spread(model.vit.embeddings, config)
+        spread(model.vit.embeddings, config)
     model.save_pretrained(folder)
     processor = {
         "image_processor_type": "YolosImageProcessor",
@@ -142,10 +142,12 @@ def tiny_yolos(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def _spread(parts: Any, config: YolosConfig) -> None:
-    grid = SIDE // PATCH
-    centres = (torch.arange(grid) + 0.5) / grid
-    patches = torch.stack(torch.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
+def spread(parts: Any, config: YolosConfig) -> None:
+    """Write positions and detection tokens of YOLOS's embeddings, in place, with which it can learn from nothing."""
+    centres = [
+        (torch.arange(side // config.patch_size) + 0.5) / (side // config.patch_size) for side in config.image_size
+    ]
+    patches = torch.stack(torch.meshgrid(*centres, indexing="ij"), -1).reshape(-1, 2)
     anchors = torch.rand(config.num_detection_tokens, 2)
     with torch.no_grad():
         parts.position_embeddings[0, 1 : 1 + len(patches)] = _waves(patches, config.hidden_size)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -93,6 +93,10 @@ class Augmentation:
         erased = _rectangle(size, draws) if draws.unit() < strength.erased else None
         paint = int(draws.unit() * 256), int(draws.unit() * 256), int(draws.unit() * 256)
         return cls(size, _matrix(size, flip, zoom, turn, shear, shift), factors, operations, erased, paint)
+
+    def in_place(self) -> Augmentation:
+        """The same change of colours alone: nothing is moved, turned or zoomed."""
+        return replace(self, matrix=np.eye(3))
 
     def image(self, image: Image.Image) -> Image.Image:
         """The RGB image changed, of the same size."""

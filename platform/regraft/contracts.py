@@ -247,7 +247,8 @@ class Task(Plugin, ABC):
     @abstractmethod
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
         """What `metrics` needs of each row of an evaluated batch; `correct` (0 or 1) where a row can be right, and
-        `error`, larger for worse, by which the worst rows are found."""
+        `error`, larger for worse, by which the worst rows are found. What is unknown is None: a number that is none
+        says that training diverged."""
 
     @abstractmethod
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:

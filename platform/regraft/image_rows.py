@@ -20,14 +20,12 @@ class ImageRow(OneVector):
 
     auto: ClassVar[str] = "AutoModelForImageClassification"
     modality: ClassVar[Literal["text", "image"]] = "image"
+    moved: ClassVar[bool] = True
+    """Whether an image keeps its truth when it is moved, turned or zoomed; else augmentation changes colours alone."""
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
         """The base's own classifier."""
         return load(self.auto, labels=self.outputs(labels), problem_type=self.problem)
-
-    def mirrored(self, context: Context) -> bool:
-        """Whether an image flipped left to right keeps its truth."""
-        return mirrors(context.labels)
 
     def check(self, row: Row) -> str | None:
         """An unreadable or huge image; the header is read, no pixel decoded."""
@@ -41,8 +39,8 @@ class ImageRow(OneVector):
         """`pixel_values` (channels, height, width); `labels` where the row tells its truth."""
         image = opened(row["image"])
         if train and context.augment != "off":
-            change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=self.mirrored(context))
-            image = change.image(image)
+            change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
+            image = (change if self.moved else change.in_place()).image(image)
         pixels = context.processor(images=image, return_tensors="pt")["pixel_values"][0]
         return self.told({"pixel_values": pixels}, row, context)
 

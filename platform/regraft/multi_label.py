@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,8 +33,10 @@ class MultiLabel(OneVector):
     """From which probability on a row is said to have a label; the metrics but map depend on it."""
 
     def balance(self, counts: Mapping[str, int], rows: int, labels: Sequence[str]) -> list[float]:
-        """Factors of the loss where a label is present: rows without it for each row with it."""
-        return [(rows - counts.get(label, 0)) / counts[label] if counts.get(label) else 1.0 for label in labels]
+        """Factors of the loss where a label is present: rows without it for each row with it; 1 where all or none have
+        it, for 0 would say that its presence is nothing to learn."""
+        present = [counts.get(label, 0) for label in labels]
+        return [(rows - count) / count if 0 < count < rows else 1.0 for count in present]
 
     def check(self, row: Row) -> str | None:
         """A label that is written twice; a row without any label is one that has none of them."""
@@ -85,12 +87,12 @@ class MultiLabel(OneVector):
         found = (true | said).any(0)
         precisions = [average_precision(*pair) for pair in zip(true.T, probabilities.T, strict=True)]
         known = [precision for precision in precisions if precision is not None]
-        macro = f1_score(true[:, found], said[:, found], average="macro", zero_division=0) if found.any() else 0.0
+        f1 = precision_recall_fscore_support(*_several(true, said), average=None, zero_division=0)[2][:-1]
         return {
-            "f1_micro": float(f1_score(true, said, average="micro", zero_division=0)),
-            "f1_macro": float(macro),
+            "f1_micro": float(f1_score(*_several(true, said), average="micro", zero_division=0)),
+            "f1_macro": float(f1[found].mean()) if found.any() else 0.0,
             "map": float(np.mean(known)) if known else 0.0,
-            "exact_match": float(accuracy_score(true, said)),
+            "exact_match": float((true == said).all(1).mean()),
             "loss": float(np.mean([record["loss"] for record in records])),
         }
 
@@ -127,11 +129,19 @@ def _matrices(records: Sequence[Record]) -> tuple[NDArray[np.bool_], NDArray[np.
     return np.stack([record["true"] for record in records]), np.stack([record["probabilities"] for record in records])
 
 
+def _several(*flags: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Flags (rows, labels) with one more label that no row has: of a single label scikit-learn would count its absence
+    as a class too."""
+    return [np.pad(each, ((0, 0), (0, 1))) for each in flags]
+
+
 def _by_label(
     true: NDArray[np.bool_], probabilities: NDArray[np.float32], threshold: float, labels: Sequence[str]
 ) -> Table:
     said = probabilities >= threshold
-    scores = precision_recall_fscore_support(true, said, average=None, zero_division=0)
+    scores = [
+        score[:-1] for score in precision_recall_fscore_support(*_several(true, said), average=None, zero_division=0)
+    ]
     rows: list[tuple[str | int | float | None, ...]] = []
     for at, (label, precision, recall, f1, support) in enumerate(zip(labels, *scores, strict=True)):
         hits = int((true[:, at] & said[:, at]).sum())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from regraft.errors import DataError
 
@@ -18,26 +18,34 @@ ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error)
 """What Pillow raises for damaged files."""
+DEEP = 65535
+"""The white of 16 bits."""
 
 
 def seen_size(path: Any) -> tuple[int, int]:
     """(width, height) as the image is seen: a camera held sideways writes that into the header, not the pixels.
 
-    Only the header is read. DataError when the file is no image, or one of more than MEGAPIXELS.
+    Only the header is read. DataError when the file is no image, one of more than MEGAPIXELS, or of real numbers.
     """
     with _header(path) as image:
+        _refuse_reals(image, path)
         # Pillow's method for PNG decodes the whole image in search of a late chunk; the general one reads the header.
         turned = Image.Image.getexif(image).get(ORIENTATION) in SIDEWAYS
         return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def opened(path: Any) -> Image.Image:
-    """The image as it is seen, RGB; DataError names a file that is cut short, no image or too large."""
+    """The image as it is seen, RGB; of 16 bits the upper 8; of an animation the first picture.
+
+    DataError names a file that is cut short, no image, too large, or of numbers that are no colours.
+    """
     with _header(path) as image:
+        _refuse_reals(image, path)
         try:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            return (_eight_bits(upright, path) if upright.mode.startswith("I") else upright).convert("RGB")
         except UNREADABLE as error:
-            raise DataError(f"image {path} is not readable: {error}") from None
+            raise DataError(f"image {shown(path)} is not readable: {error}") from None
 
 
 def class_numbers(path: Any) -> NDArray[np.int32]:
@@ -60,18 +68,36 @@ def shown(path: Any) -> str:
     return str(path) if isinstance(path, str | os.PathLike) else "in this row"
 
 
+def _eight_bits(image: Image.Image, path: Any) -> Image.Image:
+    """Greys of 16 bits, which Pillow also reads as 32, in 8: its own conversion makes all above 255 white."""
+    levels = np.asarray(image).astype(np.int64)
+    if levels.min() < 0 or levels.max() > DEEP:
+        told = f"{levels.min()} to {levels.max()}; greys are 0 to 255, or to {DEEP} in 16 bits: save it with these"
+        raise DataError(f"image {shown(path)} has the levels {told}")
+    return Image.fromarray((levels >> 8).astype(np.uint8))
+
+
+def _refuse_reals(image: Image.Image, path: Any) -> None:
+    """Nothing says which real number is white: 1, 255 or what a scanner measured."""
+    if image.mode == "F":
+        told = "real numbers for pixels, of which none is known to be white: save it as greys of 8 or 16 bits"
+        raise DataError(f"image {shown(path)} has {told}")
+
+
 def _header(path: Any) -> Image.Image:
     """An image whose pixels are not decoded yet; DataError when it is none, or too large to decode safely."""
-    path = io.BytesIO(path) if isinstance(path, bytes) else path
+    told = f"image {shown(path)}"
     try:
-        image = Image.open(path)
+        image = Image.open(io.BytesIO(path) if isinstance(path, bytes) else path)
+    except UnidentifiedImageError:
+        raise DataError(f"{told} is not readable: it is no image of a known format") from None
     except Image.DecompressionBombError as error:
-        raise DataError(f"image {path}: {error}; at most {MEGAPIXELS} megapixels are allowed") from None
+        raise DataError(f"{told}: {error}; at most {MEGAPIXELS} megapixels are allowed") from None
     except UNREADABLE as error:
-        raise DataError(f"image {path} is not readable: {error}") from None
+        raise DataError(f"{told} is not readable: {error}") from None
     if image.width * image.height > MEGAPIXELS * 1_000_000:
         image.close()
         raise DataError(
-            f"image {path} has {image.width} x {image.height} pixels; at most {MEGAPIXELS} megapixels are allowed"
+            f"{told} has {image.width} x {image.height} pixels; at most {MEGAPIXELS} megapixels are allowed"
         )
     return image

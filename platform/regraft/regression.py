@@ -73,7 +73,7 @@ class Regression(OneVector):
         """The task with mean and deviation of the training rows; a target that is the same everywhere has 1."""
         columns = [numbers(name) for name in self.wanted]
         mean = self.mean or tuple(float(column.mean()) for column in columns)
-        deviation = self.deviation or tuple(float(column.std()) or 1.0 for column in columns)
+        deviation = self.deviation or tuple(_spread(column) for column in columns)
         return self.model_copy(update={"mean": mean, "deviation": deviation})
 
     def outputs(self, labels: Sequence[str]) -> tuple[str, ...]:
@@ -193,6 +193,11 @@ class ScaledLinear(nn.Linear):
             if self.bias is not None:
                 found.bias.copy_(self.bias * self.deviation + self.mean)
         return found
+
+
+def _spread(column: NDArray[np.float64]) -> float:
+    """The standard deviation; 1 of numbers that are all the same, whose own is a rounding error and not always 0."""
+    return float(column.std()) if np.ptp(column) > 0 else 1.0
 
 
 def _last_linear(model: nn.Module, outputs: int) -> tuple[nn.Module, str, nn.Linear]:

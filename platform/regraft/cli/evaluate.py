@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _QUIET_S = 2.0
 _EVERY_S = 5.0
+_CLASSES = frozenset({"label", "class", "type"})
+"""What the first column of a table by class is called."""
 _JUDGED_BY = ("f1", "iou", "ap", "recall", "accuracy")
 """By which column of a table by class the worst one is told, the first that there is."""
 
@@ -129,7 +131,7 @@ def worst_class(findings: Mapping[str, Any]) -> str:
     for table in findings["tables"]:
         names = [str(column).lower() for column in table["columns"]]
         judge = next((names.index(name) for name in _JUDGED_BY if name in names), None)
-        if judge is None or judge == 0:
+        if judge is None or names[0] not in _CLASSES:
             continue
         known = [(row[judge], str(row[0])) for row in table["rows"] if isinstance(row[judge], float)]
         if len(known) > 1:

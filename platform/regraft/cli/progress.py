@@ -40,7 +40,7 @@ class Lines:
             if time.monotonic() - self._shown < self._every_s:
                 return
             self._shown = time.monotonic()
-            self._screen.note(f"step {event['step']}/{event['steps']}  {step_text(event)}")
+            self._screen.note(f"{event.get('unit', 'step')} {event['step']}/{event['steps']}  {step_text(event)}")
         elif (text := line_of(event, verbose=self._screen.verbose)) is not None:
             self._screen.note(text)
 
@@ -83,8 +83,8 @@ class Live:
         elif kind == "eval":
             self._metric = f"  {_metrics(event['metrics'], most=1)}"
         elif kind == "step":
-            text = f"{event['step']}/{event['steps']}  {step_text(event, metric=self._metric)}"
-            self._progress.update(self._task, completed=event["step"], total=event["steps"], description=text)
+            text = f"{event.get('unit', '')} {event['step']}/{event['steps']}  {step_text(event, metric=self._metric)}"
+            self._progress.update(self._task, completed=event["step"], total=event["steps"], description=text.lstrip())
 
 
 def step_text(event: Mapping[str, Any], *, metric: str = "") -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from regraft.spec import DataSpec
 FORMAT = 2
 """Of the fingerprint and of the Arrow files: another number, another snapshot."""
 
+log = logging.getLogger(__name__)
+_JOINED = re.compile("[,;]")
 _NO_ROWS = "holds no rows: add some, or name another file"
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -67,6 +71,8 @@ def gather(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
         _leave_out_unseen(task, files["eval"], train, held, problems)
         _refuse_empty(data, train, held)
     _refuse_labels(task, data, train, held)
+    if "labels" in task.reads().values():
+        _warn_of_joined(train, data)
     if task.packs:
         for side in (train, held):
             _pack(task, side, files[side.name], processor() if processor else None)
@@ -289,3 +295,13 @@ def _refuse_labels(task: Task, data: DataSpec, train: Side, held: Side) -> None:
             "of it, or leave it out",
             where=held.first[unseen[0]],
         )
+
+
+def _warn_of_joined(train: Side, data: DataSpec) -> None:
+    """Several labels in one cell with commas between are one label, that nobody meant, and no error tells."""
+    for label in in_order(train.labels):
+        parts = [part.strip() for part in _JOINED.split(label)]
+        if len(parts) > 1 and (known := next((part for part in parts if part in train.labels), None)):
+            told = "%s: %r is one label, beside the label %r: if these are several, write %r, or a JSON list"
+            log.warning(told, data.train, label, known, "|".join(parts))
+            return

@@ -115,22 +115,20 @@ class InS3(Place):
 
     def find(self, written: str) -> Iterator[Found]:
         bucket, _, key = written.removeprefix("s3://").partition("/")
+        found: Iterator[Found]
         if self.has(written):
-            yield self._copied(bucket, key)
-            return
-        store = open_store(f"s3://{bucket}")
-        if any(sign in key for sign in _GLOB):
+            found = iter([self._copied(bucket, key)])
+        elif any(sign in key for sign in _GLOB):
             start = key[: min(key.find(sign) for sign in _GLOB if sign in key)]
-            keys = [stat.key for stat in store.list(start) if _matches(stat.key, key)]
+            matching = [stat.key for stat in open_store(f"s3://{bucket}").list(start) if _matches(stat.key, key)]
+            found = (self._copied(bucket, match) for match in matching)
         else:
-            keys = []
-            if folder := self._folder(bucket, key.rstrip("/")):
-                yield folder
-                return
-        if not keys:
+            found = iter(filter(None, [self._folder(bucket, key.rstrip("/"))]))
+        first = next(found, None)
+        if first is None:
             raise DataError("no object has this name or matches this pattern", where=written)
-        for found in keys:
-            yield self._copied(bucket, found)
+        yield first
+        yield from found
 
     def together(self, written: str, names: Sequence[str]) -> Found:
         folder = self._fresh()

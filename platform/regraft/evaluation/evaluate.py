@@ -16,7 +16,7 @@ from typing import Any
 from regraft.contracts import Progress, Record
 from regraft.errors import AskedWrong, DataError, Unsupported
 from regraft.evaluation.intervals import CONFIDENCE, Intervals, bootstrap, paired
-from regraft.evaluation.labelled import InOrder, Labelled, read_labelled
+from regraft.evaluation.labelled import Labelled, read_labelled
 from regraft.evaluation.measure import run
 from regraft.evaluation.page import page
 from regraft.evaluation.wishes import Wishes
@@ -110,7 +110,7 @@ def evaluate(
 
 
 def _measured(predictor: Predictor, labelled: Labelled, progress: Progress | None, *, skip: bool) -> Measured:
-    found = run(predictor, InOrder(labelled.rows), progress, skip=skip)
+    found = run(predictor, labelled.rows, progress, skip=skip)
     if not found.records:
         raise DataError(f"no row can be used: {next(iter(found.failed.values()))}", where=labelled.path)
     task, context = predictor.adapted.task, predictor.adapted.context
@@ -183,6 +183,7 @@ def _document(
             "seed": SEED,
             "note": intervals.note,
         },
+        "notes": _notes(predictor),
         "recorded": {"metrics": dict(meta.get("metrics") or {}), "baselines": dict(meta.get("baselines") or {})},
         "findings": asdict(found),
         "wrong": shown.wrong,
@@ -190,6 +191,17 @@ def _document(
             {"row": item.row, "file": item.file, "error": item.error, "answer": item.answer} for item in shown.exhibits
         ],
     }
+
+
+def _notes(predictor: Predictor) -> list[str]:
+    """What sets figures here apart from those that training measured."""
+    training = predictor.fetched.spec.get("training") or {}
+    changed = {
+        "class weights": training.get("class_weights", "none") != "none",
+        "label smoothing": bool(training.get("label_smoothing")),
+    }
+    told = " and ".join(name for name, used in changed.items() if used)
+    return [f"The loss here is plain; training's own has {told} in it"] if told else []
 
 
 def _skipped(labelled: Labelled, mine: Measured) -> dict[str, Any]:

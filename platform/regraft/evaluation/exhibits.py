@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from regraft.evaluation.segments import masked
 
 MOST_LETTERS = 900
 MOST_SCORES = 3
+MOST_LISTED = 6
 
 Span = tuple[str, str, bool]
 """A piece of a text, the type of the entity that it is (or nothing), and whether the other side has it too."""
@@ -82,6 +84,12 @@ class Boxes(Part):
     picture: Picture | None
     truth: tuple[Box, ...]
     said: tuple[Box, ...]
+
+    def listed(self, boxes: tuple[Box, ...]) -> tuple[str, ...]:
+        """The boxes in words: each with its score, or how many of each label where there are many."""
+        if len(boxes) > MOST_LISTED:
+            return tuple(f"{label} × {count}" for label, count in Counter(box.label for box in boxes).most_common())
+        return tuple(box.label if box.score is None else f"{box.label} {box.score:.3f}" for box in boxes)
 
 
 @dataclass(frozen=True)

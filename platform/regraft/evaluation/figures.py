@@ -150,7 +150,7 @@ def span(seconds: float) -> str:
 
 def member(written: Mapping[str, Any]) -> str:
     """A task or method as one line: `lora (rank 16, alpha 32)`."""
-    told = {key: value for key, value in written.items() if key != "type" and value is not None}
+    told = {key: value for key, value in written.items() if key != "type" and value not in (None, "")}
     fields = ", ".join(
         f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in told.items()
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,19 +39,6 @@ class Labelled:
     """Bad rows that were left out: `eval`, how many, and `rows`, the first in words."""
     columns: Mapping[str, str]
     """What the task's columns are called in the files."""
-
-
-class InOrder(Sequence[dict[str, Any]]):
-    """Rows of a snapshot as a sequence that reads each when it is asked for."""
-
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._rows.row(index)
 
 
 def read_labelled(

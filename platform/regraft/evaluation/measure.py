@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from regraft.contracts import Example, Progress, Record, Row
+from regraft.data.rows import Rows
 from regraft.errors import DataError
 from regraft.serving.predictor import Predictor, on_device
 from regraft.serving.rows import batches
@@ -23,7 +25,20 @@ class Run:
     """Why a row could not be encoded: an image that is cut short, say."""
 
 
-def run(predictor: Predictor, rows: Sequence[Row], progress: Progress | None = None, *, skip: bool = False) -> Run:
+class _Kept(Sequence[dict[str, Any]]):
+    """Rows of a snapshot as they are kept, each read when it is asked for: ordering them fetches no image from S3."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows.stored(index)
+
+
+def run(predictor: Predictor, rows: Rows, progress: Progress | None = None, *, skip: bool = False) -> Run:
     """One record a row; DataError for the first that cannot be encoded, unless such rows are to be skipped.
 
     `progress` hears of `rows` done and `of` how many after each batch.
@@ -35,14 +50,14 @@ def run(predictor: Predictor, rows: Sequence[Row], progress: Progress | None = N
 
     def encode(row: Row) -> Example | None:
         try:
-            return task.encode(row, context, train=False)
+            return task.encode(rows.row(row["row"]), context, train=False)
         except DataError as error:
             if not skip:
                 raise
             failed[int(row["row"])] = str(error)
             return None
 
-    for positions, examples in batches(task, rows, encode):
+    for positions, examples in batches(task, _Kept(rows), encode):
         batch = on_device(task.collate(examples, context), predictor.device)
         with torch.inference_mode():
             output = task.examine(adapted.forward, adapted.model, batch, context)

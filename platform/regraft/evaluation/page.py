@@ -140,7 +140,8 @@ def _interval_note(bootstrap: Mapping[str, Any], document: Mapping[str, Any]) ->
     )
     beside = "; figures at training were measured on training's own evaluation rows" if _recorded(document) else ""
     fewer = f" {bootstrap['note']}." if bootstrap["note"] else ""
-    return f"{told}{beside}.{fewer}"
+    notes = "".join(f" {note}." for note in document["notes"])
+    return f"{told}{beside}.{fewer}{notes}"
 
 
 def _rivals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -199,7 +200,7 @@ def _worst_note(shown: Worst, rows: int) -> str:
     else:
         told = f"The {number} rows of {rows:,} with the largest error."
     left = f" {shown.left_out} pictures are left out to keep this page small." if shown.left_out else ""
-    return told + left
+    return f"{told} Rows are counted from 0.{left}"
 
 
 def _parts(document: Mapping[str, Any], findings: Findings, shown: Worst) -> list[tuple[str, str]]:

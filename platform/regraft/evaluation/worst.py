@@ -45,7 +45,7 @@ def worst(predictor: Predictor, rows: Rows, records: Mapping[int, Record], most:
             wrong=not records[index].get("correct", False),
             parts=parts_of(row, answer, _mask(row, predictor), album, predictor.adapted),
             answer=_small(answer),
-            file=file_of(row, predictor.adapted.task.keeps()),
+            file=file_of(rows.stored(index), predictor.adapted.task.keeps()),
         )
         for index, row, answer in zip(chosen, shown, _answers(predictor, shown), strict=True)
     )

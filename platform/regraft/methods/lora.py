@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
@@ -74,7 +76,8 @@ class Lora(Method):
             warnings.simplefilter("ignore", FutureWarning)
             # GPT-2 keeps its weights transposed: PEFT says so, and does what is right.
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
-            inject_adapter_in_model(config, model)
+            with _no_words_asked(model):
+                inject_adapter_in_model(config, model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(".lora_" in name or under(name, anatomy.head))
         for layer in model.modules():
@@ -97,7 +100,9 @@ class Lora(Method):
             for name, layer in model.named_modules()
             if _in_base(name, anatomy) and _adaptable(layer) and not under(name, spared)
         }
-        linears = [name for name, layer in layers.items() if not isinstance(layer, nn.Conv2d) and _deep(name, anatomy)]
+        # RT-DETR's blocks are convolutions, and its attention stands behind them.
+        anywhere = [name for name, layer in layers.items() if not isinstance(layer, nn.Conv2d) and "pooler" not in name]
+        linears = [name for name in anywhere if under(name, anatomy.blocks)] or anywhere
         convolutions = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
         if isinstance(self.targets, tuple):
             found = [name for name in layers if any(f".{name}".endswith(f".{ending}") for ending in self.targets)]
@@ -120,13 +125,22 @@ class Lora(Method):
         return found
 
 
+@contextmanager
+def _no_words_asked(model: nn.Module) -> Iterator[None]:
+    """PEFT looks for what is tied to a model's table of words, and fails on detectors that tie heads and have none."""
+    asked: Any = getattr(model, "get_input_embeddings", nn.Module)
+    try:
+        asked()
+    except NotImplementedError:
+        model.__dict__["get_input_embeddings"] = nn.Module
+    try:
+        yield
+    finally:
+        model.__dict__.pop("get_input_embeddings", None)
+
+
 def _in_base(name: str, anatomy: Anatomy) -> bool:
     return not under(name, anatomy.head) and (not anatomy.prefix or under(name, (anatomy.prefix,)))
-
-
-def _deep(name: str, anatomy: Anatomy) -> bool:
-    """In a block: a pooler that nothing reads would get factors without gradients."""
-    return under(name, anatomy.blocks) if anatomy.blocks else "pooler" not in name
 
 
 def _opaque(model: nn.Module) -> list[str]:

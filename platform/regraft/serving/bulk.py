@@ -28,6 +28,8 @@ from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
 
 JOB, DONE = "job.json", "done.json"
+WORTH_MEASURING = 1000
+"""Rows from which it pays to load a base twice more to see whether bf16 agrees."""
 SUFFIXES: dict[str, Form] = {".jsonl": "jsonl", ".parquet": "parquet"}
 
 
@@ -295,7 +297,9 @@ def begin(
     empty(store)
     intake = Intake.read(store, reading)
     if subject.base is not None and job.dtype == "auto":
-        chosen = choose(job)
+        few = intake.total < WORTH_MEASURING
+        plain: Mapping[str, Any] = {"dtype": "fp32", "why": f"fewer than {WORTH_MEASURING} rows"}
+        chosen = plain if few else choose(job)
         _tell(progress, f"computing in {chosen['dtype']}: {chosen['why']}")
         job = replace(job, dtype=chosen["dtype"])
     store.put(JOB, json.dumps({"identity": wanted, "dtype": job.dtype}).encode())
@@ -344,9 +348,15 @@ class _Rest:
         if self._progress is None:
             return
         rate = (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
-        left = (self._total - self._done) / rate if rate else None
         self._progress(
-            {"event": "step", "step": self._done, "steps": self._total, "rows_per_second": rate, "left_s": left}
+            {
+                "event": "step",
+                "unit": "row",
+                "step": self._done,
+                "steps": self._total,
+                "rows_per_second": rate,
+                "left_s": (self._total - self._done) / rate,
+            }
         )
 
 

@@ -122,7 +122,8 @@ class SemanticSegmentation(Task):
         total, weight = output.logits.float().sum() * 0, torch.zeros((), device=output.logits.device)
         for logits, target in zip(output.logits, batch["labels"], strict=True):
             truth = target["mask"].long()
-            losses, weights = _pixel_losses(_upsampled(logits, truth.shape[0], truth.shape[1]), truth, context)
+            full = _upsampled(logits, truth.shape[0], truth.shape[1], corners=_at_corners(context.config))
+            losses, weights = _pixel_losses(full, truth, context)
             total, weight = total + losses, weight + weights
         return total, weight
 
@@ -134,7 +135,7 @@ class SemanticSegmentation(Task):
         for logits, target in zip(output.logits.detach(), batch["labels"], strict=True):
             counts = np.zeros(classes * classes, np.int64)
             loss, weight = 0.0, 0.0
-            for top, band in _bands(logits, *target["mask"].shape):
+            for top, band in _bands(logits, *target["mask"].shape, corners=_at_corners(context.config)):
                 truth = target["mask"][top : top + band.shape[1]].long()
                 counted = truth != IGNORED
                 cells = (truth * classes + band.argmax(0))[counted]
@@ -187,7 +188,7 @@ class SemanticSegmentation(Task):
         for logits, target in zip(output.logits.detach(), batch["labels"], strict=True):
             numbers: list[NDArray[Any]] = []
             sure = np.zeros(len(context.labels))
-            for _, band in _bands(logits, *target["size"].tolist()):
+            for _, band in _bands(logits, *target["size"].tolist(), corners=_at_corners(context.config)):
                 best, chosen = (found.cpu().numpy() for found in band.softmax(0).max(0))
                 sure += np.bincount(chosen.ravel(), best.ravel().astype(np.float64), minlength=len(sure))
                 numbers.append(chosen)
@@ -260,22 +261,32 @@ def _pixel_losses(logits: Tensor, truth: Tensor, context: Context) -> tuple[Tens
     return loss, logits.new_tensor(float(counted.numel())) if weights is None else weights[counted].sum()
 
 
-def _upsampled(logits: Tensor, height: int, width: int) -> Tensor:
+def _at_corners(config: Any) -> bool:
+    """Whether a model's first and last logits stand on the image's first and last pixels, not half a cell inside.
+
+    DeepLab's do, as it was trained in TensorFlow: an input of 16 n + 1 pixels (513), padded alike on both sides, has
+    its features at every 16th pixel, both ends included. Read as cells, objects move 7 pixels towards the middle.
+    """
+    return getattr(config, "model_type", "") == "mobilenet_v2" and bool(getattr(config, "tf_padding", False))
+
+
+def _upsampled(logits: Tensor, height: int, width: int, *, corners: bool) -> Tensor:
     """Logits (classes, h, w) bilinear at (classes, height, width)."""
-    found: Tensor = F.interpolate(logits[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
+    size = height, width
+    found: Tensor = F.interpolate(logits[None].float(), size, mode="bilinear", align_corners=corners)[0]
     return found
 
 
-def _bands(logits: Tensor, height: int, width: int) -> Iterator[tuple[int, Tensor]]:
+def _bands(logits: Tensor, height: int, width: int, *, corners: bool) -> Iterator[tuple[int, Tensor]]:
     """The upsampled logits from top to bottom, as many lines at a time as AT_ONCE allows, each with its first line.
 
     Bilinear interpolation is one along the height and then one along the width, which needs no line but its own.
     """
-    tall = _upsampled(logits, height, logits.shape[2])
+    tall = _upsampled(logits, height, logits.shape[2], corners=corners)
     lines = max(1, AT_ONCE // (logits.shape[0] * width))
     for top in range(0, height, lines):
         band = tall[:, top : top + lines]
-        yield top, _upsampled(band, band.shape[1], width)
+        yield top, _upsampled(band, band.shape[1], width, corners=corners)
 
 
 def _confusion(records: Sequence[Record], classes: int) -> NDArray[np.int64]:

@@ -92,7 +92,9 @@ class TextGeneration(Task):
             # transformers would load the decoder alone, which has never written without an encoder to listen to.
             told = f"a base of type {load.config.model_type} has an encoder and a decoder: write task translation or"
             raise Unsupported(f"{told} summarization, or a base that is a decoder alone", where="base")
-        refuse_length(self.max_new_tokens + 1, load.config, where="task.max_new_tokens")
+        if (limit := positions(load.config)) is not None and self.max_new_tokens >= limit:
+            told = f"answers of {self.max_new_tokens} tokens are asked for; this base reads {limit} with their prompt"
+            raise Unsupported(f"{told}: write at most {limit - 1}", where="task.max_new_tokens")
         model = load(self.auto)
         refuse_leaks(model, packed=self.packing)
         return model
@@ -299,7 +301,8 @@ class TextGeneration(Task):
 def _ids(text: str, processor: Any, **settings: bool) -> list[int]:
     """Token ids of a text that goes on: without the end-of-sequence token that some tokenizers add."""
     ids: list[int] = processor(text, verbose=False, **settings)["input_ids"]
-    return ids[:-1] if ids and ids[-1] == processor.eos_token_id else ids
+    added = settings.get("add_special_tokens", True) and ids and ids[-1] == processor.eos_token_id
+    return ids[:-1] if added else ids
 
 
 def _counted(text: str, spans: Sequence[Span], processor: Any, **settings: bool) -> tuple[list[int], list[int]]:

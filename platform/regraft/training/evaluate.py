@@ -14,6 +14,7 @@ from regraft.bases.adapt import Adapted
 from regraft.contracts import Batch, Record
 from regraft.data.rows import Rows
 from regraft.data.sampler import draw
+from regraft.errors import Diverged
 from regraft.training.harness import Harness
 from regraft.trunk.trunk import Trunk
 
@@ -62,7 +63,11 @@ def ordered(rows: Rows, size: int, harness: Harness) -> Iterator[tuple[NDArray[n
 def evaluate(
     adapted: Adapted, rows: Rows, harness: Harness, *, size: int, autocast: AbstractContextManager[Any]
 ) -> tuple[dict[str, float], list[Record]]:
-    """Metrics of the rows, the same on every rank, and on the first their records in row order."""
+    """Metrics of the rows, the same on every rank, and on the first their records in row order.
+
+    Diverged, on every rank, when the model answers with what is not a number: of such records metrics would be made
+    that look like others, or none, and after the last step no loss tells it any more.
+    """
     adapted.eval_mode()
     # Running statistics moved by each rank's own rows: evaluated, as stored, are those of the first.
     harness.share_buffers(adapted.model)
@@ -76,6 +81,11 @@ def evaluate(
     everything = [item for rank in harness.gather(mine) for item in rank]
     records = [record for _, record in sorted(everything, key=lambda item: item[0])]
     # One rank decides: ranks on other processors could differ in a last bit, and then in when the run ends.
+    whole = harness.from_first(all(map(_finite, records)))
+    if not whole:
+        raise Diverged(
+            "the model answers evaluation rows with what is not a number: lower training.lr, or raise the warm-up"
+        )
     metrics = harness.from_first(adapted.task.metrics(records, adapted.context) if harness.first else {})
     return metrics, records
 
@@ -89,6 +99,15 @@ def examined(adapted: Adapted, batch: Batch) -> Any:
         return adapted.forward({**given, "kept": kept} if kept is not None and given is batch else given)
 
     return adapted.task.examine(forward, adapted.model, batch, adapted.context)
+
+
+def _finite(record: Record) -> bool:
+    """Whether every real number of a record, also those in its arrays, is one; what is unknown is None."""
+    return all(
+        np.isfinite(value).all()
+        for value in record.values()
+        if isinstance(value, float) or (isinstance(value, np.ndarray) and value.dtype.kind == "f")
+    )
 
 
 def packed(records: Sequence[Record]) -> str:

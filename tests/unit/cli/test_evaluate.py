@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from regraft.cli import dispatch
+from regraft.cli.evaluate import worst_class
 from regraft.evaluation.wishes import Wishes
 from regraft.store.objects import ObjectStore
 from unit.cli.pretended import Regraft, publish
@@ -132,3 +133,10 @@ def test_a_comparison_says_whether_the_two_can_be_told_apart(
     evaluation.document = {**DOCUMENT, "against": {**rival, "intervals": {"accuracy": apart}}}
     said = regraft("evaluate", "tickets", "rows.csv", "--store", store.url, "--against", "old")
     assert "0.8550; the difference +0.0200, 95 % interval -0.0100 to +0.0500" in said.out
+
+
+def test_a_table_that_is_not_by_class_has_no_worst_class() -> None:
+    ends = {"columns": ["what must be right", "f1"], "rows": [["type and both ends", 0.5], ["both ends", 0.6]]}
+    types = {"columns": ["type", "f1"], "rows": [["person", 0.9], ["place", 0.4]]}
+    assert worst_class({"tables": [ends]}) == ""
+    assert worst_class({"tables": [ends, types]}) == "place (f1 0.4000)"

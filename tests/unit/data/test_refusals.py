@@ -18,6 +18,7 @@ from regraft.data.inputs import data_files
 from regraft.errors import DataError, RegraftError, Unsupported
 from regraft.spec import DataSpec
 from regraft.store.objects import ObjectStore, open_store
+from regraft.tasks.text_multi_label import TextMultiLabel
 from unit.data.fake_tasks import Finding, Rating, Seeing, Sorting, Tagging
 
 GOOD = [{"text": f"row {number}", "label": "ab"[number % 2]} for number in range(40)]
@@ -150,6 +151,18 @@ def test_a_label_that_only_evaluation_has_is_named_with_its_row(tmp_path: Path) 
         "held.jsonl:4: the label 'c' (and 1 more) is in the evaluation rows and in no training row: correct it, "
         "or add training rows of it, or leave it out"
     )
+
+
+def test_labels_that_a_comma_makes_one_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = tmp_path / "tickets.csv"
+    table.write_text('text,labels\na,light\nb,"light, money"\nc,money|light\n')
+    gather(TextMultiLabel(), DataSpec(train=str(table), eval=str(table)), tmp_path)
+    (warning,) = caplog.messages
+    assert "'light, money' is one label, beside the label 'light': if these are several, write 'light|money'" in warning
+    caplog.clear()
+    table.write_text('text,labels\na,"salt, pepper"\nb,oil\nc,\n')
+    gather(TextMultiLabel(), DataSpec(train=str(table), eval=str(table)), tmp_path)
+    assert not caplog.messages
 
 
 def found(written: str, folder: Path, form: Source | None = None) -> list[str]:

@@ -89,6 +89,7 @@ def document(found: Findings, **changes: Any) -> dict[str, Any]:
         "wrong": 8,
         "worst": [],
         "against": None,
+        "notes": [],
         **changes,
     }
 

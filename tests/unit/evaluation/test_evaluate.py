@@ -11,10 +11,13 @@ import pytest
 
 import regraft
 from regraft.cli import main
+from regraft.contracts import Context, Example, Row
+from regraft.data.rows import Rows
 from regraft.errors import AskedWrong, DataError, NotThere
 from regraft.evaluation.evaluate import evaluate
 from regraft.evaluation.wishes import Wishes
 from regraft.store.objects import open_store
+from regraft.tasks.text_classification import TextClassification
 from unit.store.conftest import local_server
 from unit.store.conftest import moto_endpoint as moto_endpoint
 
@@ -160,3 +163,37 @@ def test_python_evaluates_as_the_command_does(trained: Path, tmp_path: Path) -> 
         progress=lambda event: seen.append(event["event"]),
     )
     assert found.html.is_file() and found.document["version"] == "v1" and seen == ["rows"] * len(seen) != []
+
+
+def test_each_row_is_fetched_once(evaluated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images in S3 are downloaded whenever a row is fetched: putting rows into order must not do so."""
+    seen: list[int] = []
+    fetch = Rows.row
+
+    def counted(self: Rows, index: int) -> dict[str, Any]:
+        seen.append(index)
+        return fetch(self, index)
+
+    monkeypatch.setattr(Rows, "row", counted)
+    evaluated(worst=0)
+    assert sorted(seen) == list(range(45))
+
+
+def test_a_row_that_shows_itself_unusable_only_when_it_is_used_is_left_out_or_told(
+    evaluated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image whose file is cut short has a right header: it is found out when its pixels are decoded."""
+    encode = TextClassification.encode
+
+    def broken(self: TextClassification, row: Row, context: Context, *, train: bool) -> Example:
+        if row["row"] == 7:
+            raise DataError("image a.jpg is not readable: it is cut short")
+        return encode(self, row, context, train=train)
+
+    monkeypatch.setattr(TextClassification, "encode", broken)
+    with pytest.raises(DataError, match="cut short"):
+        evaluated()
+    document = evaluated(bad_rows="skip", against="tiny@v1", resamples=30, worst=5).document
+    assert document["data"]["rows"] == 44 and document["data"]["skipped"]["count"] == 1
+    assert "cut short" in document["data"]["skipped"]["rows"][0]
+    assert 7 not in [item["row"] for item in document["worst"]]

@@ -128,6 +128,13 @@ def test_boxes_of_both_sides_are_in_pixels_of_the_original(picture: str) -> None
     assert part.truth == (Box("red", 1, 2, 3, 4),) and part.said == (Box("blue", 10, 20, 20, 30, 0.5),)
 
 
+def test_many_boxes_are_counted_by_label() -> None:
+    boxes = tuple(Box("red" if number % 3 else "blue", 0, 0, 1, 1, 0.5) for number in range(9))
+    part = Boxes("image", None, boxes, boxes[:2])
+    assert part.listed(part.truth) == ("red × 6", "blue × 3")
+    assert part.listed(part.said) == ("blue 0.500", "red 0.500")
+
+
 def test_a_mask_is_drawn_beside_the_one_that_was_said(picture: str) -> None:
     true, said = np.zeros((60, 80), np.int64), np.zeros((60, 80), np.int64)
     true[:20], said[40:] = 1, 2

@@ -58,6 +58,7 @@ PROJECTIONS = {
         "swin",
         "vit",
     ),
+    "q_proj v_proj value_proj": ("rt_detr",),
     "query_proj value_proj": ("deberta-v2",),
     "q_lin v_lin": ("distilbert",),
     "q v": ("mpnet", "t5"),

@@ -17,7 +17,7 @@ from language import tiny_language
 from pictures import tiny_mobilenet, tiny_resnet
 from regraft.bases.locate import locate
 from regraft.errors import DataError, Unsupported
-from regraft.serving import embedding
+from regraft.serving import bulk, embedding
 from regraft.serving.bulk import Request, predict_here
 from regraft.serving.embedding import Encoder, chosen_dtype, recipe_of
 from regraft.serving.predictor import Predictor
@@ -177,6 +177,25 @@ def test_auto_takes_bf16_only_where_it_is_native_quicker_and_agrees(
     pace[torch.bfloat16] = 1.0
     monkeypatch.setattr(embedding, "has_bf16", lambda device: False)
     assert chosen_dtype(base, ROWS, device=CPU)["dtype"] == "fp32"
+
+
+def test_auto_is_measured_once_and_only_where_it_pays(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_bert(tmp_path / "base")
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    measured: list[int] = []
+
+    def chosen(base: Any, rows: Any, *, device: Any) -> dict[str, str]:
+        measured.append(len(rows))
+        return {"dtype": "bf16", "why": "so"}
+
+    monkeypatch.setattr(bulk, "chosen_dtype", chosen)
+    exact = asked(str(tmp_path / "base"), tmp_path, store, dtype="fp32")
+    assert asked(str(tmp_path / "base"), tmp_path, store, dtype="auto").equals(exact) and not measured
+    monkeypatch.setattr(bulk, "WORTH_MEASURING", 10)
+    assert not asked(str(tmp_path / "base"), tmp_path, store, dtype="auto").equals(exact)
+    assert measured == [8]
 
 
 def test_bf16_agrees_with_fp32(tmp_path: Path) -> None:

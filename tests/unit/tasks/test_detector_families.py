@@ -86,7 +86,9 @@ def test_every_trained_weight_gets_a_gradient(folder: Path, family: str) -> None
         *((family, "full") for family in FAMILIES),
         ("rt_detr", {"type": "freeze", "depth": "all"}),
         ("rt_detr", "lora"),
+        ("rt_detr_v2", "lora"),
         ("detr", "lora"),
+        ("deformable_detr", "lora"),
     ],
 )
 def test_a_run_is_saved_exported_and_answers_alike_alone_and_in_company(
@@ -128,6 +130,20 @@ def test_a_run_is_saved_exported_and_answers_alike_alone_and_in_company(
         theirs, ours = model(pixel_values=pixels), first.adapted.model(pixel_values=pixels)
     torch.testing.assert_close(theirs.logits, ours.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(theirs.pred_boxes, ours.pred_boxes, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["rt_detr", "rt_detr_v2"])
+def test_labels_of_another_number_leave_what_the_base_knows_of_boxes(tmp_path: Path, family: str) -> None:
+    model = MODELS[family]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path)
+    before = dict(model.named_parameters())
+    after = dict(ObjectDetection().build(BaseLoader(locate(str(tmp_path))), CLASSES).named_parameters())
+    drawn = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    scores = ("enc_score_head", "decoder.class_embed.0", "decoder.class_embed.1")
+    assert drawn == {f"model.{name}.{kind}" for name in scores for kind in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("family", ["rt_detr", "deformable_detr"])

@@ -125,3 +125,23 @@ def test_the_table_counts_each_label() -> None:
         "Precision and recall of warm",
         "Precision and recall of cold",
     ]
+
+
+def test_of_a_single_label_its_absence_is_no_class() -> None:
+    context = Context(None, ("cold",))
+    logits = torch.logit(torch.tensor([[0.9], [0.1], [0.6], [0.2]]))
+    records = TASK.records(output(logits), {"labels": torch.tensor([[1.0], [0], [0], [0]])}, context)
+    metrics = TASK.metrics(records, context)
+    assert metrics["f1_micro"] == metrics["f1_macro"] == pytest.approx(2 / 3)
+    assert metrics["exact_match"] == 0.75
+    (row,) = TASK.findings(records, context).tables[0].rows
+    assert row[:8] == ("cold", 1, 1, 1, 0, 0.5, 1.0, pytest.approx(2 / 3))
+
+
+def test_macro_f1_is_that_of_the_one_label_that_occurs() -> None:
+    records = recorded([[0.9, 0.1, 0.1], [0.6, 0.1, 0.1], [0.1, 0.1, 0.1]], [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
+    assert TASK.metrics(records, CONTEXT)["f1_macro"] == pytest.approx(2 / 3)
+
+
+def test_a_label_that_every_row_has_is_still_learned() -> None:
+    assert TASK.balance({"cold": 10, "plant": 2}, 10, LABELS) == [1.0, 4.0, 1.0]

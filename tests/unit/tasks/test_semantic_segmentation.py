@@ -166,7 +166,7 @@ def test_the_loss_is_torchs_mean_over_counted_pixels_however_rows_are_split(
     weight = None if weights is None else torch.tensor(weights)
     context = replace(context, class_weights=weight, label_smoothing=0.1)
     logits, masks = torch.randn(5, 4, 3, 3) * 3, torch.randint(-1, 4, (5, 6, 6))
-    upsampled = F.interpolate(logits, (6, 6), mode="bilinear")
+    upsampled = F.interpolate(logits, (6, 6), mode="bilinear", align_corners=True)
     expected = F.cross_entropy(upsampled, masks, weight=weight, label_smoothing=0.1, ignore_index=IGNORED)
     for cuts in ([5], [1, 4], [2, 0, 3]):
         parts = [
@@ -244,8 +244,18 @@ def test_a_large_image_is_upsampled_in_bands_to_the_same_logits(
     banded = TASK.records(output, batch, context)[0], TASK.answers(output, batch, context)[0]
     assert (whole[0]["pixels"] == banded[0]["pixels"]).all()
     assert whole[1]["map"] == banded[1]["map"]
-    expected = F.interpolate(logits, (61, 50), mode="bilinear")[0].argmax(0).numpy()
+    expected = F.interpolate(logits, (61, 50), mode="bilinear", align_corners=True)[0].argmax(0).numpy()
     assert (decoded(banded[1]["map"]) == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize(("name", "columns"), [("deeplab", 2), ("segformer", 3), ("beit", 3)])
+def test_logits_stand_where_the_model_saw_them(bases: dict[str, Base], name: str, columns: int) -> None:
+    """DeepLab's last logits are of the image's last pixels; those of the others, of the last third's middle."""
+    context = Context(None, ("a", "b"), BaseLoader(bases[name]).config)
+    logits = torch.stack([torch.full((3, 3), 0.5), torch.tensor([[0.0, 0.0, 1.0]]).expand(3, 3)])[None]
+    batch = {"labels": [{"size": torch.tensor([9, 9])}]}
+    found = decoded(SemanticSegmentation().answers(SimpleNamespace(logits=logits), batch, context)[0]["map"])
+    assert (found[:, -columns:] == 1).all() and not found[:, :-columns].any()
 
 
 def decoded(png: str) -> NDArray[np.uint8]:

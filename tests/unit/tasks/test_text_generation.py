@@ -282,6 +282,14 @@ def test_a_conversation_is_answered_after_its_last_question(context: Context) ->
     )
 
 
+def test_a_question_that_a_template_ends_keeps_its_end(context: Context) -> None:
+    template = "{% for message in messages %}{{ message['content'] }}<|end|>{% endfor %}"
+    example = TextGeneration(form="chat", template=template, max_new_tokens=5).encode(
+        {"messages": TALK[:1]}, context, train=False
+    )
+    assert context.processor.decode(example["labels"]["prompt"]) == "Hi<|end|>"
+
+
 def test_a_prompt_without_its_completion_can_be_asked(context: Context) -> None:
     task = TextGeneration(form="completion", max_new_tokens=5)
     assert task.targets() == {"completion"}
@@ -334,7 +342,10 @@ def test_good_rows_are_accepted() -> None:
             {"block_size": 200, "max_new_tokens": 9},
             r"task\.block_size: 200 is written; this base reads 2 to 128 tokens",
         ),
-        ({"max_new_tokens": 128}, r"task\.max_new_tokens: 129 is written; this base reads 2 to 128"),
+        (
+            {"max_new_tokens": 128},
+            r"task\.max_new_tokens: answers of 128 tokens are asked for; this base reads 128 .*: write at most 127",
+        ),
     ],
 )
 def test_more_tokens_than_the_base_reads_are_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:

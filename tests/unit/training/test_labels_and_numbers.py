@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from pictures import coloured, tiny_resnet
+from regraft.errors import Diverged
 from regraft.serving.export import Exported, export
 from regraft.serving.predictor import Predictor
 from regraft.spec import RunSpec
@@ -213,3 +214,12 @@ def test_two_ranks_give_the_losses_of_one(task: str, strategy: str, tmp_path: Pa
     on_ranks(2, several, str(tmp_path / "journal"))
     assert len(losses(written)) == 4
     assert losses(several) == pytest.approx(losses(written), abs=1e-5)
+
+
+@pytest.mark.parametrize("task", [*TEXT_TASKS, pytest.param({"type": "text-classification"}, id="label")])
+def test_answers_that_are_no_numbers_end_the_run_though_no_step_follows(task: dict[str, Any], tmp_path: Path) -> None:
+    wild = {"epochs": 1, "batch_size": 64, "lr": 1e30, "optimizer": "sgd", "clip": None, "warmup": 0.0}
+    spec = RunSpec.resolve(document(tmp_path, task, **wild))
+    with pytest.raises(Diverged, match=r"evaluation rows with what is not a number: lower training\.lr"):
+        train_local(spec)
+    assert not list(open_store(str(tmp_path / "store")).list("models/"))

@@ -18,6 +18,10 @@ ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error)
 """What Pillow raises for damaged files."""
+ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+"""What stands at the end of a whole file, and nowhere among its pixels."""
+TAILS = (16, 1 << 16)
+"""Bytes from the end in which that is looked for: cameras write a little of their own behind it."""
 DEEP = 65535
 """The white of 16 bits."""
 
@@ -25,10 +29,12 @@ DEEP = 65535
 def seen_size(path: Any) -> tuple[int, int]:
     """(width, height) as the image is seen: a camera held sideways writes that into the header, not the pixels.
 
-    Only the header is read. DataError when the file is no image, one of more than MEGAPIXELS, or of real numbers.
+    Only the header is read, and of a local file the end. DataError when the file is no image, one of more than
+    MEGAPIXELS, of real numbers, or cut short.
     """
     with _header(path) as image:
         _refuse_reals(image, path)
+        _refuse_cut(image, path)
         # Pillow's method for PNG decodes the whole image in search of a late chunk; the general one reads the header.
         turned = Image.Image.getexif(image).get(ORIENTATION) in SIDEWAYS
         return (image.height, image.width) if turned else (image.width, image.height)
@@ -82,6 +88,24 @@ def _refuse_reals(image: Image.Image, path: Any) -> None:
     if image.mode == "F":
         told = "real numbers for pixels, of which none is known to be white: save it as greys of 8 or 16 bits"
         raise DataError(f"image {shown(path)} has {told}")
+
+
+def _refuse_cut(image: Image.Image, path: Any) -> None:
+    """Half-copied files have a good header, and would end a run when their turn comes. Where a file does not end as it
+    should its pixels are decoded, which is slow: something else may stand behind them."""
+    end = ENDS.get(image.format or "")
+    if end is None or not isinstance(path, str | os.PathLike):
+        return
+    with open(path, "rb") as file:
+        whole = file.seek(0, os.SEEK_END)
+        for size in TAILS:
+            file.seek(max(0, whole - size))
+            if end in file.read():
+                return
+    try:
+        image.load()
+    except UNREADABLE as error:
+        raise DataError(f"image {shown(path)} is not readable: {error}") from None
 
 
 def _header(path: Any) -> Image.Image:

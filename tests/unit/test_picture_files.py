@@ -66,3 +66,16 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no image at all")
     with pytest.raises(DataError, match=r"image .*scan\.png is not readable: it is no image of a known format"):
         seen_size(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_file_that_is_cut_short_is_found_by_its_end(kind: str, tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8))
+    whole, path = file_of(noise, kind), tmp_path / f"photo.{kind.lower()}"
+    for behind in (0, 40, 100_000):
+        path.write_bytes(whole + b"\0" * behind)
+        assert seen_size(path) == (300, 300)
+    for size in (len(whole) - 2000, len(whole) // 2, 2000):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError, match=r"photo\..* is not readable"):
+            seen_size(path)

@@ -23,7 +23,8 @@ from regraft.data.rows import Rows
 from regraft.errors import Unsupported
 from regraft.training.evaluate import to_device
 from regraft.training.memory import available
-from regraft.trunk.cut import Cut, NotCut, NothingFrozen, capture, difference, find_cut, loss_difference
+from regraft.trunk.agreement import difference, loss_difference
+from regraft.trunk.cut import Cut, NotCut, NothingFrozen, capture, find_cut
 from regraft.trunk.features import Features, trunk_id
 from regraft.trunk.plan import Limits, Plan, Where, plan
 from regraft.trunk.shapes import sizes_of, tells

@@ -12,7 +12,8 @@ import torch
 from regraft.bases.adapt import Adapted
 from regraft.bases.locate import Base
 from regraft.contracts import Batch, Method
-from regraft.trunk.cut import Cut, NotCut, capture, difference, find_cut
+from regraft.trunk.agreement import difference
+from regraft.trunk.cut import Cut, NotCut, capture, find_cut
 from regraft.trunk.shapes import sizes_of, tells
 from unit.bases.families import FAMILIES, adapted, batch_for, located, shake
 

@@ -164,7 +164,7 @@ def test_a_command_says_only_what_is_its_own(deadly: tuple[Path, str], tmp_path:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert [line.split()[0] for line in done.stdout.splitlines() if line] == [
-        "step",
+        "row",
         str(tmp_path / "out.jsonl"),
         "time",
     ]

@@ -15,16 +15,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from regraft.contracts import Answer, Batch, Context, Example, Forward, Loader, Record, Row, Task
 from regraft.errors import Unsupported
 from regraft.findings import Findings, Table
 from regraft.generation import generate
-from regraft.tokens import length_read, padded, refuse_length
+from regraft.tokens import length_read, padded, refuse_length, token_losses
 
-IGNORED = -100
 """Target of padding: torch's cross entropy passes it over."""
 WRAPPING = frozenset({"mbart", "plbart", "fsmt"})
 """Families whose decoder begins with the target's own last token (a language code), not with one fixed token."""
@@ -175,7 +172,7 @@ class Seq2Seq(Task):
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
         """Cross entropy summed over target tokens, and their number."""
-        losses, counted = _token_losses(output.logits, batch, context)
+        losses, counted = token_losses(output.logits, batch, context)
         return losses.sum(), counted.sum().float()
 
     def examine(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Examined:
@@ -196,7 +193,7 @@ class Seq2Seq(Task):
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
         """The row's loss and number of target tokens, its references, the model's text (None where none was asked for)
         and how the two compare."""
-        losses, counted = _token_losses(output.logits, batch, context)
+        losses, counted = token_losses(output.logits, batch, context)
         found: list[Record] = []
         for position, (item, loss, weight) in enumerate(
             zip(batch["labels"], losses.sum(1).tolist(), counted.sum(1).tolist(), strict=True)
@@ -305,19 +302,6 @@ def _target_ids(text: str, context: Context, most: int | None) -> list[int]:
     """A target's tokens, with whatever the tokenizer puts before and after it."""
     limit = {} if most is None else {"truncation": True, "max_length": most}
     return [int(token) for token in context.processor(text_target=text, **limit)["input_ids"]]
-
-
-def _token_losses(logits: Tensor, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-    """Each target token's cross entropy, 0 at padding, and which are no padding: both (rows, target tokens)."""
-    targets = pad_sequence([item["targets"] for item in batch["labels"]], batch_first=True, padding_value=IGNORED)
-    losses = F.cross_entropy(
-        logits.float().transpose(1, 2),
-        targets,
-        reduction="none",
-        ignore_index=IGNORED,
-        label_smoothing=context.label_smoothing,
-    )
-    return losses, targets != IGNORED
 
 
 def matches(metric: Any, text: str, references: Sequence[str]) -> list[int]:

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from regraft.contracts import Batch, Context, Example
 from regraft.errors import Unsupported
 
 USUAL_LENGTH = 256
+IGNORED = -100
+"""A target that counts for nothing."""
 
 
 def refuse_length(written: int | None, config: Any, *, where: str = "task.max_length") -> None:
@@ -36,6 +41,20 @@ def padded(examples: Sequence[Example], context: Context) -> Batch:
             rows = [example[name] + [fill.get(name, 0)] * (longest - len(example[name])) for example in examples]
             batch[name] = torch.tensor(rows, dtype=torch.long)
     return batch
+
+
+def token_losses(logits: Tensor, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+    """Each token's cross entropy from logits (rows, tokens, outputs), 0 where its target is IGNORED, and which targets
+    count: both (rows, tokens). The targets of each row are `targets` in its dict of `labels`."""
+    targets = pad_sequence([item["targets"] for item in batch["labels"]], batch_first=True, padding_value=IGNORED)
+    losses = F.cross_entropy(
+        logits.float().transpose(1, 2),
+        targets,
+        reduction="none",
+        ignore_index=IGNORED,
+        label_smoothing=context.label_smoothing,
+    )
+    return losses, targets != IGNORED
 
 
 def positions(config: Any) -> int | None:

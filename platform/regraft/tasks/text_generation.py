@@ -21,10 +21,9 @@ from regraft.errors import DataError, Unsupported
 from regraft.findings import Curve, Findings, Table
 from regraft.generation import end_ids, generate, left_padded
 from regraft.packing import Document, blocks, firsts_of, positions_in, refuse_leaks
-from regraft.tokens import padded, positions, refuse_length
+from regraft.tokens import IGNORED, padded, positions, refuse_length
 
 USUAL_BLOCK = 512
-IGNORED = -100
 """Target of tokens that do not count: torch's cross entropy passes them over."""
 LARGEST = 700.0
 """Nats a token beyond which a perplexity is more than a float holds."""

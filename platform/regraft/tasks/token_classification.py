@@ -11,17 +11,14 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
 from regraft.entities import OUTSIDE, counts, entities, findings, scores
 from regraft.errors import Unsupported
 from regraft.findings import Findings
 from regraft.scoring import output_of
-from regraft.tokens import length_read, padded, refuse_length
+from regraft.tokens import IGNORED, length_read, padded, refuse_length, token_losses
 
-IGNORED = -100
 """Target of tokens that are not the first of a word: torch's cross entropy passes them over."""
 UNREAD = -1
 """In place of a word's first token: the word was cut off, or holds nothing that the tokenizer keeps."""
@@ -104,13 +101,13 @@ class TokenClassification(Task):
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
         """Cross entropy summed over labelled words, and their number."""
-        losses, labelled = _word_losses(output.logits, batch, context)
+        losses, labelled = token_losses(output.logits, batch, context)
         return losses.sum(), labelled.sum().float()
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
         """True and predicted tags (words,) as indices, -1 predicted for words that were not read; the row's entities
         as `counts`; its loss; `error`: entities missed or made up, and as its fraction how sure that was."""
-        losses, labelled = _word_losses(output.logits, batch, context)
+        losses, labelled = token_losses(output.logits, batch, context)
         rows = zip(batch["labels"], _read(output, batch), losses.sum(1).tolist(), labelled.sum(1).tolist(), strict=True)
         return [
             _record(item["tags"].cpu().numpy(), predicted, loss, weight, context)
@@ -194,19 +191,6 @@ def _scheme_problem(tags: Sequence[str]) -> str | None:
             )
         before = tag
     return None
-
-
-def _word_losses(logits: Tensor, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-    """Each token's cross entropy, 0 where it is nobody's first, and which are labelled: both (rows, tokens)."""
-    targets = pad_sequence([item["targets"] for item in batch["labels"]], batch_first=True, padding_value=IGNORED)
-    losses = F.cross_entropy(
-        logits.float().transpose(1, 2),
-        targets,
-        reduction="none",
-        ignore_index=IGNORED,
-        label_smoothing=context.label_smoothing,
-    )
-    return losses, targets != IGNORED
 
 
 def _record(true: Array, predicted: Array, loss: float, weight: float, context: Context) -> Record:

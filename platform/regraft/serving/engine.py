@@ -73,6 +73,11 @@ class Encoded:
         tail = self.own.tail
         return id(self.own) if tail is None else id(tail.carrier), self.shapes
 
+    @property
+    def work(self) -> Any:
+        """Equal for rows of a group that are computed once up to where their models part."""
+        return id(self.own.factors) if self.own.factors else 0, self.key
+
 
 @dataclass(frozen=True)
 class BaseInUse:
@@ -254,16 +259,17 @@ class Engine:
             several: set[Any] = set()
             for place in order:
                 item = items[place]
-                unlike = several | {(id(item.own.factors), item.key)}
-                if part and (len(part) == MOST_ROWS or len(unlike) * item.cost > self._most(item)):
+                unlike = several | {item.work}
+                if part and (len(part) == MOST_ROWS or len(unlike) * item.cost > self.budget(item.unit)):
                     yield part
-                    part, unlike = [], {(id(item.own.factors), item.key)}
+                    part, unlike = [], {item.work}
                 part.append(place)
                 several = unlike
             yield part
 
-    def _most(self, item: Encoded) -> int:
-        if item.unit == "pixel":
+    def budget(self, unit: Literal["token", "pixel"]) -> int:
+        """Tokens or pixels, padding included, of a pass that keeps the processor busy and its memory small."""
+        if unit == "pixel":
             return MOST_NUMBERS // 3
         return TOKENS_ON_GPU if self._device.type == "cuda" else TOKENS_PER_THREAD * torch.get_num_threads()
 

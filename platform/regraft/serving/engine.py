@@ -278,7 +278,7 @@ class Engine:
         try:
             if rows[0].own.tail is None:
                 return self._read(rows, [self._pass(rows)])
-            with self._computing, torch.inference_mode():
+            with self._computing, rows[0].own.frame.weights.arithmetic():
                 self._passes += 1
                 return self._read(rows, list(shared(rows)))
         except Exception:
@@ -286,7 +286,7 @@ class Engine:
         return [self._alone(item, row) for item, row in zip(items, rows, strict=True)]
 
     def _pass(self, rows: Sequence[Asked]) -> Computed:
-        with self._computing, torch.inference_mode():
+        with self._computing, rows[0].own.frame.weights.arithmetic():
             self._passes += 1
             return whole(rows)
 

@@ -34,9 +34,9 @@ def find_tail(frame: Frame, carriers: Iterable[Frame], guard: AbstractContextMan
         raise NotCut(f"an answer of task {adapted.task.key()} takes more than one pass")
     short, long = probes(adapted)
     batch = batch_of(frame, long)
-    cut = find_cut(adapted, batch_of(frame, short), batch)
-    adapted.eval_mode()
-    with torch.inference_mode():
+    with frame.weights.arithmetic():
+        cut = find_cut(adapted, batch_of(frame, short), batch)
+        adapted.eval_mode()
         own = capture(adapted, batch, cut.kept)
     for carrier in carriers:
         if carrier is frame:
@@ -66,7 +66,7 @@ def _carried_by(
     parts = {part.key: replace(part, module=_renamed(part.module, here, there)) for part in cut.kept}
     asked = Own(frame, {}, frame.adapted.context)
     try:
-        with torch.inference_mode():
+        with frame.weights.arithmetic():
             batch = carried(carrier, [Asked(asked, example, None) for example in examples])
             found = capture(carrier.adapted, batch, parts.values())
         pairs = [(found[part.key], own[key]) for key, part in parts.items()]
@@ -93,7 +93,7 @@ def agrees(own: Own) -> str:
     other = _ordinary(own.tail)
     rows = [Asked(own, example, number) for number, example in enumerate(long)]
     mixed = [*rows, *(Asked(other, example, -1 - number) for number, example in enumerate(short))]
-    with torch.inference_mode():
+    with own.frame.weights.arithmetic():
         alone = tensors_in(whole(rows).output)
         found = [part for part in shared(mixed) if part.own is own]
         together = [tensors_in(part.output) for part in found]

@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, RLock
@@ -161,8 +162,8 @@ class Engine:
         """The row as its model reads it; DataError for one that does not fit, and what `open` raises."""
         served = self._found(ask.model, ask.version) or self._loaded(ask.model, ask.version)
         own = served.own
-        with served.reading:
-            row = checked(served.task, [ask.row])[0]
+        row = checked(served.task, [ask.row])[0]
+        with own.frame.reading if served.task.modality == "text" else nullcontext():
             example = own.task.encode(row, own.context, train=False)
         inputs = [value for name, value in example.items() if name != "labels"]
         shapes = tuple(tuple(value.shape) for value in inputs if isinstance(value, Tensor) and value.ndim > 1)

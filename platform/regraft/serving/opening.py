@@ -57,8 +57,6 @@ class Served:
     own: Own = field(repr=False)
     bytes: int = 0
     """What it takes beside its base."""
-    reading: Lock = field(default_factory=Lock, repr=False)
-    """Held while its tokenizer works: those of transformers are one thread's at a time."""
 
     def __str__(self) -> str:
         return f"{self.model}@{self.version}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from threading import Lock
 from typing import Any
 from weakref import WeakSet
 
@@ -76,6 +77,9 @@ class Frame:
 
     def __init__(self, adapted: Adapted, weights: Weights) -> None:
         self.adapted, self.weights = adapted, weights
+        self.reading = Lock()
+        """Held while its tokenizer works: those of transformers are one thread's at a time, and many models read with
+        this one."""
         live = live_tensors(adapted)
         self.like = {name: tensor.to("meta") for name, tensor in live.items()}
         """The delta's shapes."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from regraft.contracts import Answer, Example
-from regraft.errors import NotThere, RegraftError, RunError, StoreError
+from regraft.errors import AskedWrong, NotThere, RegraftError, RunError, StoreError
 from regraft.plugins import add_folder
 from regraft.serving.embedding import TOKENS_ON_GPU, TOKENS_PER_THREAD
 from regraft.serving.opening import Opener, Served
@@ -29,6 +29,7 @@ from regraft.serving.passes import Asked, Computed, Own, shared, whole
 from regraft.serving.precision import Precision
 from regraft.serving.predictor import chosen_device
 from regraft.serving.rows import MOST_NUMBERS, checked
+from regraft.store.names import is_version
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
 from regraft.trunk.shapes import sizes_of
@@ -220,6 +221,8 @@ class Engine:
                 del self._served[served.model, served.version]
 
     def _loaded(self, model: str, version: str) -> Served:
+        if not is_version(version):
+            raise AskedWrong(f"{version!r} is written; allowed is a version such as v3, for what an alias means moves")
         key = model, version
         with self._lock:
             waiting = self._opening.get(key)

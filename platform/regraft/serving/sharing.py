@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from regraft.contracts import Example, Task
+from regraft.contracts import Example
 from regraft.methods.feature_extraction import FeatureExtraction
 from regraft.serving.passes import Asked, Own, Tail, batch_of, carried, shared, whole
 from regraft.serving.probes import probes
@@ -30,8 +30,6 @@ def find_tail(frame: Frame, carriers: Iterable[Frame], guard: AbstractContextMan
     none. Passes of the carriers run under `guard`. The frame has worn no delta yet: what trains shows where to cut.
     """
     adapted = frame.adapted
-    if type(adapted.task).infer is not Task.infer:
-        raise NotCut(f"an answer of task {adapted.task.key()} takes more than one pass")
     short, long = probes(adapted)
     batch = batch_of(frame, long)
     with frame.weights.arithmetic():

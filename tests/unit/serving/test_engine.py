@@ -226,8 +226,9 @@ def test_a_model_that_loads_slowly_keeps_nobody_waiting_and_is_loaded_once(model
 def test_rows_are_encoded_in_many_threads(engine: Engine) -> None:
     texts = sentences(30)
     wanted = [engine.encode(Ask("low", "v1", {"text": text})).example for text in texts]
+    asks = [Ask(("low", "other-low")[number % 2], "v1", {"text": text}) for number, text in enumerate(texts * 4)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda text: engine.encode(Ask("low", "v1", {"text": text})), texts * 4))
+        found = list(pool.map(engine.encode, asks))
     assert [item.example for item in found] == wanted * 4
     assert {item.unit for item in found} == {"token"}
     assert [item.cost for item in found] == [len(item.example["input_ids"]) for item in found]
@@ -252,6 +253,8 @@ def test_what_does_not_fit_is_refused(engine: Engine) -> None:
         engine.encode(Ask("lo", "v1", {"text": "a"}))
     with pytest.raises(NotThere):
         engine.open("low", "v7")
+    with pytest.raises(AskedWrong, match="what an alias means moves"):
+        engine.open("low", "latest")
     with pytest.raises(AskedWrong, match="allowed are auto, cpu"):
         Engine("anywhere", device="abacus")
     assert engine.answer([]) == []

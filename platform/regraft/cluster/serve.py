@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections import Counter as PerModel
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,10 +28,12 @@ from regraft.endpoint.keys import Keys
 from regraft.endpoint.serve_spec import ServeSpec
 from regraft.endpoint.server import Opened, refuse_open_doors, url_of
 from regraft.errors import AskedWrong, ClusterError
+from regraft.serving.batching import Batch
 
 NAME = "regraft"
 """The application's name in Serve."""
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TRIES = 2
 """How often a replica that cannot open its models is begun before the update is given up."""
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
@@ -46,6 +49,9 @@ class RayMeters:
         self._requests = Counter("regraft_requests", "Requests by model, version and status", (*tags, "status"))
         self._seconds = Histogram("regraft_request_seconds", "Seconds from head to answer", list(SECONDS), tags)
         self._rows = Counter("regraft_rows", "Rows answered", tags)
+        self._batch = Histogram("regraft_batch_rows", "Rows of the batches that held this model", list(SIZES), tags)
+        self._together = Counter("regraft_computed_rows", "Rows computed", tags)
+        self._waited = Histogram("regraft_queue_seconds", "Seconds that rows waited", list(SECONDS), tags)
         self._held = Gauge("regraft_requests_held", "Requests waiting or being answered in a replica")
 
     def answered(self, model: str, version: str, status: int, seconds: float, rows: int) -> None:
@@ -61,6 +67,15 @@ class RayMeters:
     def held(self, count: int) -> None:
         """How many requests are there now."""
         self._held.set(count)
+
+    def computed(self, batch: Batch) -> None:
+        """Rows were computed together."""
+        for (model, version), count in PerModel((row.served.model, row.served.version) for row in batch.rows).items():
+            tags = {"model": model, "version": version}
+            self._batch.observe(len(batch.rows), tags)
+            self._together.inc(count, tags)
+        for row, waited in zip(batch.rows, batch.waited_s, strict=True):
+            self._waited.observe(waited, {"model": row.served.model, "version": row.served.version})
 
 
 @serve.ingress()

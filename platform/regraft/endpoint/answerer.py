@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from regraft.contracts import Answer
+from regraft.endpoint.meters import Meters, NoMeters
 from regraft.endpoint.refusals import Refusal
 from regraft.endpoint.serve_spec import ServeSpec
-from regraft.serving.batching import Batcher
+from regraft.serving.batching import Batcher, Limits
 from regraft.serving.engine import Ask, Encoded, Engine, Served
 from regraft.store.objects import ObjectStore
 
@@ -41,7 +42,7 @@ class Answerer(Protocol):
 class EngineAnswerer:
     """An engine and its batcher in this process."""
 
-    def __init__(self, store: ObjectStore, spec: ServeSpec) -> None:
+    def __init__(self, store: ObjectStore, spec: ServeSpec, meters: Meters | None = None) -> None:
         self._engine = Engine(
             store,
             device=spec.device,
@@ -50,7 +51,9 @@ class EngineAnswerer:
             plugins=spec.plugins,
             bases=spec.bases,
         )
-        self._batcher = Batcher(self._engine)
+        limits, told = spec.limits, (meters or NoMeters()).computed
+        self._batcher = Batcher(self._engine, Limits(items=limits.queue + limits.items), told=told)
+        self._within_s = limits.seconds
         # Tokenizers let go of the interpreter's lock, image decoders too: two threads are enough to keep one model fed.
         self._encoders = ThreadPoolExecutor(min(_ENCODERS, os.cpu_count() or 1), thread_name_prefix="regraft-encode")
 
@@ -68,7 +71,7 @@ class EngineAnswerer:
             raise
 
     def stats(self) -> Mapping[str, Any]:
-        return vars(self._engine.stats())
+        return {**vars(self._engine.stats()), **vars(self._batcher.stats())}
 
     def close(self) -> None:
         self._encoders.shutdown(wait=True)
@@ -80,7 +83,7 @@ class EngineAnswerer:
         futures: list[Future[Any]] = []
         try:
             for item in encoded:
-                futures.append(self._batcher.submit(item))
+                futures.append(self._batcher.submit(item, within_s=self._within_s))
         except BaseException:
             for future in futures:
                 future.cancel()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from regraft.serving.batching import Batch
+
 
 class Meters(Protocol):
     """Told of every request."""
@@ -16,6 +18,10 @@ class Meters(Protocol):
         """How many requests are waiting or being answered now."""
         ...
 
+    def computed(self, batch: Batch) -> None:
+        """Rows were computed together; told in the computing thread."""
+        ...
+
 
 class NoMeters:
     """Nobody looks."""
@@ -24,4 +30,7 @@ class NoMeters:
         """Nothing."""
 
     def held(self, count: int) -> None:
+        """Nothing."""
+
+    def computed(self, batch: Batch) -> None:
         """Nothing."""

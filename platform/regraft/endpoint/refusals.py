@@ -11,6 +11,7 @@ from regraft.errors import (
     BaseError,
     Damaged,
     DataError,
+    NotNow,
     NotThere,
     RegraftError,
     StoreError,
@@ -20,6 +21,7 @@ from regraft.errors import (
 
 STATUS: tuple[tuple[type[RegraftError], int], ...] = (
     (NotThere, 404),
+    (NotNow, 503),
     (Damaged, 409),
     (BaseError, 424),
     (UnknownPlugin, 424),

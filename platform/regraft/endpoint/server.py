@@ -32,7 +32,7 @@ class Opened:
     def __init__(self, spec: ServeSpec, *, answerer: Answerer | None = None, meters: Meters | None = None) -> None:
         self.spec = spec
         store = open_store(spec.store)
-        self.answerer = answerer or EngineAnswerer(store, spec)
+        self.answerer = answerer or EngineAnswerer(store, spec, meters)
         self.catalog = Catalog(store, spec, self.answerer.open)
         try:
             self.catalog.start()

@@ -90,6 +90,8 @@ class Endpoint:
         self._holds = 0
         self._known: dict[tuple[str, str], _Known] = {}
         self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="regraft-open")
+        # One thread: however many ask for what is not there, they hold up nobody else.
+        self._finder = ThreadPoolExecutor(1, thread_name_prefix="regraft-find")
         self.ready = False
 
     def application(self, lifespan: Callable[[Starlette], Any] | None = None) -> Starlette:
@@ -202,7 +204,8 @@ class Endpoint:
         version = self._catalog.at_hand(name, ref)
         if version is None:
             others = [model for model in self._catalog.models() if key.may(model)]
-            version = await asyncio.to_thread(lambda: self._catalog.find(name, ref, others))
+            since, loop = time.monotonic(), asyncio.get_running_loop()
+            version = await loop.run_in_executor(self._finder, self._catalog.find, name, ref, others, since)
         seen.version = version
         known = self._known.get((name, version))
         if known is None:

@@ -23,7 +23,7 @@ from regraft.store.shelves import Shelf, Shelves
 
 BARE = ""
 """The reference of a request that writes none."""
-_MISS_S = 0.5
+_MISS_S = 0.1
 """A name that is not there makes the registry be looked at again, but no more often than this."""
 _AGAIN_S = 30.0
 """A version that could not be opened is tried again after this."""
@@ -68,6 +68,7 @@ class Catalog:
         self._lock = threading.RLock()
         self._looking = threading.Lock()
         self._shelf: Mapping[str, Shelf] = {}
+        self._there: list[str] = []
         self._routes: dict[Name, Route] = {}
         self._moving: set[Name] = set()
         self._looked = float("-inf")
@@ -114,12 +115,15 @@ class Catalog:
         route = self._routes.get((model, ref))
         return self._drawn(route.answering) if route and route.answering else None
 
-    def find(self, model: str, ref: str, known: Iterable[str] | None = None) -> str:
-        """As `at_hand`, with another look at the registry for what is not there; NotThere names those of `known`."""
+    def find(self, model: str, ref: str, known: Iterable[str] | None = None, since: float | None = None) -> str:
+        """As `at_hand`, with another look at the registry for what is not there; NotThere names those of `known`.
+
+        A look that began after `since` (on the monotonic clock; now, if none is given) is as good as another one, so
+        that many requests for what is not there cost one.
+        """
         if found := self.at_hand(model, ref):
             return found
-        if time.monotonic() - self._looked > _MISS_S:
-            self.look()
+        self._look_after(time.monotonic() if since is None else since)
         if found := self.at_hand(model, ref):
             return found
         shelf = self.shelf(model)
@@ -139,16 +143,24 @@ class Catalog:
 
     def look(self) -> None:
         """Look at the registry and begin what follows from it."""
+        self._look_after(time.monotonic(), pause_s=0.0)
+
+    def _look_after(self, since: float, pause_s: float = _MISS_S) -> None:
         with self._looking:
-            shelf = {name: found for name, found in self._shelves.look().items() if self._wants(name)}
+            if self._looked > since:
+                return
+            self._end.wait(max(0.0, self._looked + pause_s - time.monotonic()))
+            began = time.monotonic()
+            there = self._shelves.look()
+            shelf = {name: found for name, found in there.items() if self._wants(name)}
             wanted = {
                 (model, ref): shares
                 for model, found in shelf.items()
-                for ref in (BARE, *self._aliases(model, found))
+                for ref in (BARE, LATEST, *self._aliases(model, found))
                 if (shares := self._meant(model, ref, found))
             }
             with self._lock:
-                self._shelf, self._looked = shelf, time.monotonic()
+                self._shelf, self._there, self._looked = shelf, sorted(there), began
                 for name in self._routes.keys() - wanted.keys():
                     del self._routes[name]
                 moves = [name for name, shares in wanted.items() if self._turned(name, shares)]
@@ -199,7 +211,7 @@ class Catalog:
         trouble = ""
         try:
             opened, errors = self._opened(name[0], route.wanted if route else ())
-            trouble = _told(name[0], errors)
+            trouble = _told(errors)
             with self._lock:
                 now = self._routes.get(name)
                 if route is None or now is None or now.wanted != route.wanted:
@@ -227,14 +239,14 @@ class Catalog:
     def _warmed(self, model: str) -> Exception | None:
         """Open what a named model answers by; what is wrong with it when nothing of it opens."""
         try:
-            self.find(model, BARE)
+            self.find(model, BARE, self._there)
         except NotThere as error:
             if model not in self._shelf:
                 raise
             return error
         route = self._routes[model, BARE]
         opened, errors = self._opened(model, route.wanted)
-        trouble = _told(model, errors)
+        trouble = _told(errors)
         with self._lock:
             answering = opened or route.answering
             self._routes[model, BARE] = replace(
@@ -250,5 +262,6 @@ class Catalog:
         return self._draw.choices([version for version, _ in shares], [share for _, share in shares])[0]
 
 
-def _told(model: str, errors: Mapping[str, Exception]) -> str:
-    return "; ".join(f"{model}@{version}: {error}" for version, error in errors.items())
+def _told(errors: Mapping[str, Exception]) -> str:
+    told = [(version, str(error)) for version, error in errors.items()]
+    return "; ".join(text if version in text else f"{version}: {text}" for version, text in told)

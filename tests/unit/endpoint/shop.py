@@ -139,11 +139,15 @@ class Endpoint:
         timeout: float = 30,
     ) -> Reply:
         """A request by itself; what is no bytes is sent as JSON."""
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        data: Any = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         parts = urlsplit(self.url)
         line = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 80), timeout=timeout)
         try:
-            line.request(method, path, data, {"content-type": "application/json", **(headers or {})})
+            if (headers or {}).get("transfer-encoding"):
+                data = iter([data])  # http.client sends pieces then, each with its length
+            line.request(
+                method, path, data, {"content-type": "application/json", **(headers or {})}, encode_chunked=True
+            )
             answer = line.getresponse()
             return Reply(answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read())
         finally:

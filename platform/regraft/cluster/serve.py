@@ -133,7 +133,8 @@ def application(spec: ServeSpec) -> serve.Application:
         max_surge_percent=100,
         **_replicas(spec),
     )
-    return deployment.bind(spec.model_dump(mode="json"))
+    # What a replica does not read is not told it: a replica that is told something else is replaced.
+    return deployment.bind(spec.model_dump(mode="json", exclude={"scaling", "host", "port", "proxy"}))
 
 
 def _replicas(spec: ServeSpec) -> dict[str, Any]:

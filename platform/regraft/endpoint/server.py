@@ -98,7 +98,7 @@ def server_of(app: Starlette, spec: ServeSpec) -> uvicorn.Server:
             http=Patient,
             ws="none",
             lifespan="off",
-            log_level="warning",
+            log_level="error",
             access_log=False,
             server_header=False,
             date_header=False,

@@ -193,6 +193,10 @@ class ServeSpec(Frozen):
             found[model if at else only, name] = shares
         return found
 
+    def dump(self) -> str:
+        """The resolved spec as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
     def beyond(self) -> bool:
         """Whether others than this machine are listened to."""
         if self.host == "localhost":

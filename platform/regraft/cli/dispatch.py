@@ -23,6 +23,8 @@ TABLE: dict[str, Target] = {
     "models diff": "regraft.cli.models:diff",
     "models delete": "regraft.cli.models:delete",
     "models export": "regraft.cli.export:export",
+    "serve": "regraft.cli.serve:serve",
+    "key": "regraft.cli.serve:key",
     "runs list": "regraft.cli.runs:listing",
     "runs show": "regraft.cli.runs:show",
     "show": "regraft.cli.show:show",
@@ -38,6 +40,8 @@ WORK: dict[str, Target] = {
     "evaluate": "regraft.evaluation.evaluate:evaluate",
     "predict": "regraft:predict",
     "export": "regraft.serving.export:export",
+    "serve": "regraft.cluster.serve:serving",
+    "serve here": "regraft.endpoint.server:serving",
 }
 """The heavy work that a command hands on when all it was told has been checked."""
 

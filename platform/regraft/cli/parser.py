@@ -77,6 +77,7 @@ def build() -> Parser:
     _runs(commands)
     _inspection(commands)
     _upkeep(commands)
+    _serve(commands)
     return parser
 
 
@@ -241,3 +242,30 @@ def _upkeep(commands: Any) -> None:
     doctor.add_argument("--address", metavar="URL", help="also ask this cluster's Job API")
     _command(commands, "gc", "remove what dead runs left half-written", store=True)
     _command(commands, "version", "versions of regraft and of what it stands on")
+
+
+def _serve(commands: Any) -> None:
+    serve = _command(commands, "serve", "answer over HTTP, with a page to try models by hand", store=True)
+    serve.add_argument(
+        "models",
+        nargs="*",
+        metavar="NAME[@REF]|SERVE.yaml",
+        help="models, or one file that describes the endpoint; none: every model, also those to come",
+    )
+    serve.add_argument("--host", metavar="HOST", help="where to listen (127.0.0.1); elsewhere only with keys")
+    serve.add_argument("--port", type=_count, metavar="N", help="8000; 0 with --replicas 0: any")
+    serve.add_argument("--keys", metavar="FILE", help="who may ask (regraft key); else REGRAFT_KEYS, else anybody here")
+    serve.add_argument("--replicas", type=_count, metavar="N", help="on Ray Serve (1); 0: this process, without Ray")
+    serve.add_argument("--min-replicas", type=_count, metavar="N", help="fewest, 0 allowed: none while nobody asks")
+    serve.add_argument("--max-replicas", type=_count, metavar="N", help="most, as the load asks for")
+    serve.add_argument(
+        "--precision", type=_among("auto", "fp32", "bf16"), metavar="DTYPE", help="fp32, bf16, or auto: by agreement"
+    )
+    serve.add_argument(
+        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+    )
+    _plugins(serve)
+    key = _command(commands, "key", "make a key for an endpoint: shown once, kept as a hash")
+    key.add_argument("name", metavar="NAME", help="whose it is")
+    key.add_argument("--keys", default="regraft-keys.yaml", metavar="FILE", help="where hashes are kept")
+    key.add_argument("--model", action="append", default=[], metavar="MODEL", help="only for this one; repeatable")

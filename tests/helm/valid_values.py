@@ -190,7 +190,9 @@ def mend_service(values: dict[str, Any]) -> None:
     service["openToAll"] = service.get("openToAll", False) or not any(keys.values())
     scaling = whole(values, "service", "scaling")
     service["scaling"] = scaling | {"minReplicas": min(scaling["minReplicas"], scaling["maxReplicas"])}
-    service["aliases"] = {alias: {"v3": 0.75, "v4": 0.25} for alias in service.get("aliases", ())}
+    service["aliases"] = {
+        alias if "@" in alias else f"a@{alias}": {"v3": 0.75, "v4": 0.25} for alias in service.get("aliases", ())
+    }
     upgrade = whole(values, "service", "upgrade")
     upgrade["gatewayClassName"] = upgrade["gatewayClassName"] or "istio"
     upgrade["stepSizePercent"] = min(upgrade["stepSizePercent"], upgrade["maxSurgePercent"])

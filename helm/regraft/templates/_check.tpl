@@ -65,7 +65,18 @@
   {{- if not $fits -}}
     {{- $wrong = append $wrong (printf "service.replica: no worker group has %d CPUs and %d GPUs on one worker; ask for less or enable such a group" (int $v.service.replica.cpus) (int $v.service.replica.gpus)) -}}
   {{- end -}}
+  {{- $names := list -}}
+  {{- range $v.service.models -}}
+    {{- $name := splitList "@" . | first -}}
+    {{- if has $name $names -}}
+      {{- $wrong = append $wrong (printf "service.models: %s is written more than once; a name answers by one alias or version" $name) -}}
+    {{- end -}}
+    {{- $names = append $names $name -}}
+  {{- end -}}
   {{- range $alias, $shares := $v.service.aliases -}}
+    {{- if and (not (contains "@" $alias)) (or (ne (len $names) 1) (has "*" $names)) -}}
+      {{- $wrong = append $wrong (printf "service.aliases.%s: several models are served; write model@%s" $alias $alias) -}}
+    {{- end -}}
     {{- $sum := 0.0 -}}
     {{- range $shares }}{{ $sum = addf $sum . }}{{ end -}}
     {{- if or (gt $sum 1.000001) (lt $sum 0.999999) -}}

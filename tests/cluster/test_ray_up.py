@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -29,14 +30,16 @@ ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 
 SSH = """\
-while [ $# -gt 0 ]; do case "$1" in *@127.0.0.1) shift; break;; esac; shift; done
+while [ $# -gt 0 ]; do case "$1" in *@127.0.0.[12]) shift; break;; esac; shift; done
 echo "$*" >> "$HOME/ssh.log"
 exec bash -c "$*"
 """
 RSYNC = """\
 source=${@: -2:1} target=${@: -1}
-source=${source#*@127.0.0.1:} target=${target#*@127.0.0.1:}
+echo "$source $target" >> "$HOME/rsync.log"
+source=${source#*@127.0.0.[12]:} target=${target#*@127.0.0.[12]:}
 source=${source/#\\~/$HOME} target=${target/#\\~/$HOME}
+[ "$source" -ef "$target" ] && exit 0  # the second node has this home folder too
 case "$source" in */) mkdir -p "$target"; exec cp -a "$source." "$target";; *) exec cp -a "$source" "$target";; esac
 """
 PYTHON = """\
@@ -49,7 +52,10 @@ chmod +x "$3/bin/pip"
 RAY_COMMAND = """\
 case "$1" in
     stop) echo "$*" >> "$HOME/stopped.log";;
-    start) exec {ray} "$@" {ports};;
+    start) case "$*" in
+        *--head*) exec {ray} "$@" {head};;
+        *) exec {ray} "$@" {worker};;
+    esac;;
     *) exec {ray} "$@";;
 esac
 """
@@ -86,23 +92,25 @@ def stand_ins(home: Path, ports: dict[str, int], temporary: Path) -> None:
     """The programs that the launcher and the nodes call."""
     folder = home / "stand-ins"
     folder.mkdir(parents=True)
-    options = " ".join(f"--{name}={port}" for name, port in ports.items())
+    head = " ".join(f"--{name}={port}" for name, port in ports.items())
+    others = ("dashboard-agent-listen-port", "metrics-export-port", "object-manager-port")
+    worker = " ".join([f"--address=127.0.0.1:{ports['port']}", *(f"--{name}={free_port()}" for name in others)])
     script(folder / "ssh", SSH)
     script(folder / "rsync", RSYNC)
     script(folder / "python3", PYTHON.format(python=sys.executable))
-    script(folder / ".ray", RAY_COMMAND.format(ray=RAY, ports=f"{options} --temp-dir={temporary}"))
+    script(folder / ".ray", RAY_COMMAND.format(ray=RAY, head=f"{head} --temp-dir={temporary}", worker=worker))
     (home / ".bashrc").write_text(f'export PATH="{folder}:/usr/bin:/bin"\n')
     (home / ".ssh").mkdir()
     (home / ".ssh" / "id_ed25519").write_text("no key: the stand-in for ssh asks for none\n")
 
 
 def on_this_machine(name: str) -> str:
-    """cluster.yaml for one's own machines, with this one as the only one."""
+    """cluster.yaml for one's own machines, with this one as both of them."""
     (command,) = re.findall(r"^#   (sed .*s/\^#local //' cluster\.yaml) >", (ROOT / "cluster.yaml").read_text(), re.M)
     text = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     config = yaml.safe_load(text)
     config["cluster_name"] = name
-    config["provider"] |= {"head_ip": "127.0.0.1", "worker_ips": []}
+    config["provider"] |= {"head_ip": "127.0.0.1", "worker_ips": ["127.0.0.2"]}
     return yaml.safe_dump(config)
 
 
@@ -152,12 +160,13 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
 
 
 def test_the_node_is_set_up_as_the_file_says(launched: Launched) -> None:
-    installed = (launched.home / "pip.log").read_text()
-    assert installed == f"install -q -c {launched.home}/regraft/constraints.txt {launched.home}/regraft\n"
+    installed = (launched.home / "pip.log").read_text().splitlines(keepends=True)
+    assert installed[0] == f"install -q -c {launched.home}/regraft/constraints.txt {launched.home}/regraft\n"
     assert (launched.home / "regraft" / "platform" / "regraft" / "spec.py").is_file()
     assert (launched.home / "regraft" / "pyproject.toml").read_text() == (ROOT / "pyproject.toml").read_text()
-    assert (launched.home / "stopped.log").read_text() == "stop\n"
+    assert (launched.home / "stopped.log").read_text().startswith("stop\n")
     assert (launched.home / ".bashrc").read_text().count(".regraft.sh") == 1
+    assert "max_workers" not in launched.said, "a warning of the launcher"
 
 
 def test_commands_run_on_the_cluster_and_see_its_settings(launched: Launched) -> None:
@@ -189,6 +198,25 @@ def test_the_token_is_made_on_the_head_for_its_user_alone_and_opens_the_job_api(
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{api[-1]}/api/jobs/", timeout=30)
     assert refused.value.code == 401
+
+
+def test_the_head_sets_up_a_worker_and_hands_it_the_token_over_ssh(launched: Launched) -> None:
+    command = f"ray list nodes --address http://127.0.0.1:{launched.ports['dashboard-port']} --format yaml"
+    nodes: list[dict[str, Any]] = []
+    for _ in range(60):
+        done = launched.ray("exec", "--no-config-cache", str(launched.config), command)
+        told = re.search(r"^---\n(.*?)^\.\.\.$", done.stdout, re.MULTILINE | re.DOTALL)
+        nodes = [node for node in yaml.safe_load(told[1]) if node["state"] == "ALIVE"] if told else []
+        if len(nodes) == 2:
+            break
+        time.sleep(1)
+    assert len(nodes) == 2, done.stdout + done.stderr
+    cpus = {node["is_head_node"]: node["resources_total"].get("CPU", 0) for node in nodes}
+    assert cpus[True] == 0 and cpus[False] > 0
+    token = launched.home / ".ray" / "auth_token"
+    sent = (launched.home / "rsync.log").read_text().splitlines()
+    assert [line for line in sent if line.startswith(f"{token} ") and line.endswith(f"@127.0.0.2:{token}")]
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
 def test_running_it_again_changes_nothing_of_the_token_and_starts_anew(launched: Launched) -> None:

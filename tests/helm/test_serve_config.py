@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from helm.charts import CHART, SETS, needs_helm, ray_object, render, rendered, written
+from helm.charts import CHART, SETS, groups, needs_helm, ray_object, render, rendered, written
 from helm.valid_values import valid
 
 pytestmark = needs_helm
@@ -94,6 +94,16 @@ def test_keys_are_mounted_where_the_endpoint_looks_on_every_node() -> None:
         ]
         (volume,) = [item for item in pod["volumes"] if item["name"] == "keys"]
         assert volume["secret"] == {"secretName": "endpoint-keys", "defaultMode": 0o440}
+
+
+def test_haproxy_is_asked_for_in_the_spec_and_on_every_node() -> None:
+    values = written(CHART / "ci" / "service-values.yaml")
+    values["service"]["proxy"] = "haproxy"
+    ray = ray_object(rendered(values))
+    assert config_of(values)["applications"][0]["args"]["proxy"] == "haproxy"
+    for group in groups(ray):
+        variables = {item["name"]: item.get("value") for item in group["template"]["spec"]["containers"][0]["env"]}
+        assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
 
 
 @pytest.mark.parametrize(("least", "excluded"), [(0, False), (1, True)])

@@ -37,6 +37,7 @@ applications:
       keys: /etc/regraft/keys/keys.yaml
       {{- end }}
       open_to_all: {{ $service.openToAll }}
+      proxy: {{ $service.proxy }}
       precision: {{ $service.precision }}
       scaling:
         min_replicas: {{ int $scaling.minReplicas }}

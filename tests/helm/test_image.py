@@ -122,7 +122,7 @@ def test_the_device_that_is_asked_for_decides_where_torch_comes_from(tmp_path: P
     assert run("cuda", "") == (0, "pip install --constraint constraints.txt torch torchvision\n")
     assert run("cpu", "https://x/cpu") == (
         0,
-        "pip install --index-url https://x/cpu --constraint constraints.txt torch torchvision\n",
+        "pip install --no-deps --index-url https://x/cpu --constraint constraints.txt torch torchvision\n",
     )
     for device, index in (("cpu", ""), ("cuda", "https://x"), ("tpu", "")):
         code, said = run(device, index)

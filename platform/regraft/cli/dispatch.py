@@ -25,6 +25,8 @@ TABLE: dict[str, Target] = {
     "models export": "regraft.cli.export:export",
     "runs list": "regraft.cli.runs:listing",
     "runs show": "regraft.cli.runs:show",
+    "runs stop": "regraft.cli.runs:stop",
+    "runs logs": "regraft.cli.runs:logs",
     "show": "regraft.cli.show:show",
     "schema": "regraft.cli.schema:schema",
     "doctor": "regraft.cli.doctor:doctor",

@@ -225,6 +225,14 @@ def _runs(commands: Any) -> None:
     _command(runs, "list", "every run with its state", store=True)
     show = _command(runs, "show", "one run: state, checkpoints, metrics", store=True)
     show.add_argument("run", metavar="RUN")
+    stop = _command(
+        runs, "stop", "end a run at its next step, with a checkpoint; the same command continues it", store=True
+    )
+    stop.add_argument("run", metavar="RUN")
+    stop.add_argument("--wait", type=_count, default=60, metavar="S", help="seconds to wait for its end (60)")
+    logs = _command(runs, "logs", "what a run said, from whichever machine it ran on", store=True)
+    logs.add_argument("run", metavar="RUN")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
 
 
 def _inspection(commands: Any) -> None:

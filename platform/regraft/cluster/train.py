@@ -24,6 +24,7 @@ from regraft.contracts import Progress
 from regraft.errors import AskedWrong, ClusterError, RegraftError
 from regraft.spec import ComputeSpec, RunSpec
 from regraft.training.job import Job
+from regraft.training.journal import Journal
 from regraft.training.loop import fit
 from regraft.training.session import Outcome, train_session
 
@@ -55,11 +56,12 @@ def train(
     with connected(address):
         check_store(spec.store)
         scaling = scaling_config(spec.compute)
+        say = Journal(progress)
 
         def execute(job: Job) -> None:
-            attempts(spec, job, scaling, progress)
+            attempts(spec, job, scaling, say)
 
-        return train_session(spec, execute, fresh=fresh, progress=progress)
+        return train_session(spec, execute, fresh=fresh, progress=say)
 
 
 def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress | None) -> None:

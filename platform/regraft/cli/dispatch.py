@@ -40,6 +40,10 @@ WORK: dict[str, Target] = {
     "evaluate": "regraft.evaluation.evaluate:evaluate",
     "predict": "regraft:predict",
     "export": "regraft.serving.export:export",
+    "cluster": "regraft.cluster.submit:Cluster",
+    "parcel": "regraft.cluster.parcel:Parcel",
+    "pack train": "regraft.cluster.parcel:train",
+    "pack predict": "regraft.cluster.parcel:predict",
 }
 """The heavy work that a command hands on when all it was told has been checked."""
 

@@ -105,7 +105,7 @@ def _train(commands: Any) -> None:
     )
     train.add_argument("--fresh", action="store_true", help="start another run instead of continuing this spec's")
     train.add_argument(
-        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+        "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
 
 
@@ -176,7 +176,7 @@ def _predict(commands: Any) -> None:
     predict.add_argument("--base", metavar="REFERENCE", help="where the base is now, if not where the version says")
     predict.add_argument("--fresh", action="store_true", help="replace the output, and forget an unfinished one")
     predict.add_argument(
-        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+        "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
     _plugins(predict)
 

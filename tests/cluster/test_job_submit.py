@@ -193,7 +193,7 @@ def user_folder(folder: Path, **changes: Any) -> dict[str, Any]:
 def test_a_command_with_the_clusters_address_trains_and_predicts_there(
     cluster: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    written = user_folder(tmp_path)
+    user_folder(tmp_path)
     done = regraft(cluster, tmp_path, "train", "spec.yaml", "--address", cluster[0], "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["version"] == "v1"

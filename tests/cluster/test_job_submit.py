@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -252,3 +253,49 @@ def test_an_address_that_lets_nobody_in_is_told_with_what_to_do(
     monkeypatch.setattr("ray.__version__", "2.40.0")
     with pytest.raises(ClusterError, match=r"runs Ray 2\.60\S* and this client 2\.40"):
         Cluster(cluster[0])
+
+
+@pytest.mark.slow
+def test_an_interrupted_client_leaves_the_job_which_another_machine_can_stop(
+    cluster: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    written = user_folder(tmp_path, training={"steps": 100_000, "batch_size": 8, "baselines": False})
+    environment = {**cluster[1], "PYTHONPATH": str(ROOT / "platform")}
+    command = [sys.executable, "-m", "regraft", "train", "spec.yaml", "--address", cluster[0]]
+    client = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    assert client.stdout is not None
+    said = []
+    for line in client.stdout:
+        said.append(line)
+        if line.startswith("step "):
+            break
+    client.send_signal(signal.SIGINT)
+    rest = client.stdout.read()
+    assert client.wait(60) == 130, said
+    assert "goes on without this command" in rest
+    run = next(line.split()[1].rstrip(":") for line in said if line.startswith("run "))
+    store = ("--store", str(written["store"]))
+    listed = json.loads(regraft(cluster, tmp_path, "runs", "list", *store, "--json").stdout)["runs"]
+    assert [(found["run"], found["state"]) for found in listed] == [(run, "running")]
+    stopped = regraft(cluster, tmp_path, "runs", "stop", run, *store, "--wait", "120", "--json")
+    found = json.loads(stopped.stdout)
+    assert found["state"] == "stopped" and 0 < found["step"] < 100_000
+    log = regraft(cluster, tmp_path, "runs", "logs", run, *store).stdout
+    assert "60 rows, 100,000 steps" in log and "ended: Stopped" in log
+
+
+@pytest.mark.slow
+def test_doctor_looks_at_the_cluster_from_inside(cluster: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    user_folder(tmp_path, compute={"workers": 3, "cpus": 1})
+    store = "s3://tests/doctor" if not REAL else f"{REAL.rstrip('/')}/doctor"
+    words = ("doctor", "spec.yaml", "--address", cluster[0], "--store", store, "--json")
+    secret = {
+        name: cluster[1].get(name, os.environ.get(name, "")) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    }
+    done = regraft(cluster, tmp_path, *words, **secret)
+    assert done.returncode == 1, done.stderr
+    found = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+    failed = {name for name, finding in found.items() if finding["status"] == "fail"}
+    assert failed == {"resources"} and "the cluster has 2 at most" in found["resources"]["found"]
+    assert "by 1 nodes" in found["store"]["found"] or "by 1 node" in found["store"]["found"]
+    assert {"clocks", "clocks: S3", "workers meet", "ray token", "versions"} <= set(found)

@@ -44,6 +44,8 @@ WORK: dict[str, Target] = {
     "parcel": "regraft.cluster.parcel:Parcel",
     "pack train": "regraft.cluster.parcel:train",
     "pack predict": "regraft.cluster.parcel:predict",
+    "pack doctor": "regraft.cluster.parcel:doctor",
+    "inside": "regraft.cli.cluster_checks:inside",
 }
 """The heavy work that a command hands on when all it was told has been checked."""
 

@@ -246,6 +246,12 @@ def _inspection(commands: Any) -> None:
 
 def _upkeep(commands: Any) -> None:
     doctor = _command(commands, "doctor", "whether this machine can train, and what to do if not", store=True)
-    doctor.add_argument("--address", metavar="URL", help="also ask this cluster's Job API")
+    doctor.add_argument("spec", metavar="SPEC", nargs="?", help="also whether the cluster can hold what it asks for")
+    doctor.add_argument(
+        "--address", metavar="URL", help="also look at a cluster from inside: http://head:8265, or host:6379"
+    )
+    for name in ("compute", "client"):
+        doctor.add_argument(f"--{name}", help=argparse.SUPPRESS)  # what the client tells the job
+    doctor.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     _command(commands, "gc", "remove what dead runs left half-written", store=True)
     _command(commands, "version", "versions of regraft and of what it stands on")

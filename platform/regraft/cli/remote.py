@@ -30,7 +30,7 @@ _OF_RAY = re.compile(r"^(Running entrypoint for job |\S+ \S+\s+INFO job_manager\
 """What Ray writes at the top of every job's log."""
 KEYS = (
     "keys are never sent with a job: put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment of the "
-    "cluster's nodes (Kubernetes: a secret by envFrom; else in the shell that runs `ray start`)"
+    "cluster's nodes (Kubernetes: a secret by envFrom; else the shell that starts Ray there)"
 )
 
 

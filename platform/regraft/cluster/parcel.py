@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from regraft.cluster.examine import versions
 from regraft.cluster.shared import proof
 from regraft.data.braces import alternatives
 from regraft.errors import AskedWrong
@@ -168,6 +169,13 @@ def predict(parcel: Parcel, args: Any, store: str) -> None:
         words += ["--base", parcel.bring(args.base, "base") if Path(args.base).exists() else args.base]
     parcel.words = words
     parcel.about = {"command": "predict", "name": re.sub(r"[^a-z0-9._-]", "-", args.model.lower())[-40:], "out": output}
+
+
+def doctor(parcel: Parcel, store: str, compute: str | None) -> None:
+    """Pack the checks that are made from inside a cluster; a folder store is looked at as it is there."""
+    parcel.words = ["doctor", "--inside", "--store", absolute(store), "--client", json.dumps(versions())]
+    parcel.words += ["--compute", compute] if compute else []
+    parcel.about = {"command": "doctor"}
 
 
 def _named(path: str) -> Iterator[Path]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import queue
 import shlex
 import threading
@@ -19,7 +18,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -29,7 +27,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from regraft.cluster.connect import in_site_packages, package_folder
 from regraft.cluster.parcel import Parcel
-from regraft.errors import AskedWrong, ClusterError
+from regraft.cluster.token import header, refusal
+from regraft.errors import ClusterError
 from regraft.release import VERSION
 
 REACH_S = 10.0
@@ -189,7 +188,7 @@ def reach(address: str) -> dict[str, Any]:
         with urllib.request.urlopen(request, timeout=REACH_S) as answer:
             found = json.loads(answer.read(100_000))
     except urllib.error.HTTPError as error:
-        raise ClusterError(_refused(error.code), where=address) from None
+        raise ClusterError(refusal(error.code), where=address) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ClusterError(
@@ -198,30 +197,6 @@ def reach(address: str) -> dict[str, Any]:
             where=address,
         ) from None
     return found if isinstance(found, dict) else {}
-
-
-def _refused(code: int) -> str:
-    if code == 401:
-        return "the cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
-    if code == 403:
-        return "the cluster does not know this token: `ray get-auth-token` on its head prints the right one"
-    return f"it answers {code}, not as a Ray dashboard does: give the dashboard's address, http://head:8265"
-
-
-def header() -> dict[str, str]:
-    """The header that carries the token; empty when there is none, or none is to be sent."""
-    mode = os.environ.get("RAY_AUTH_MODE", "").lower()
-    if mode == "disabled":
-        return {}
-    token = os.environ.get("RAY_AUTH_TOKEN", "")
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or ("~/.ray/auth_token" if mode == "token" else "")
-    if not token and path:
-        try:
-            token = Path(path).expanduser().read_text(encoding="utf-8").strip()
-        except OSError as error:
-            if os.environ.get("RAY_AUTH_TOKEN_PATH"):
-                raise AskedWrong(f"{path} cannot be read: {error.strerror}", where="RAY_AUTH_TOKEN_PATH") from None
-    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _brief(error: BaseException) -> str:

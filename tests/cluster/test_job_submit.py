@@ -7,10 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -195,7 +198,8 @@ def test_a_command_with_the_clusters_address_trains_and_predicts_there(
     cluster: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     user_folder(tmp_path)
-    done = regraft(cluster, tmp_path, "train", "spec.yaml", "--address", cluster[0], "--json")
+    mine = {name: f"canary-of-{name}" for name in ("AWS_SECRET_ACCESS_KEY", "REGRAFT_KEYS", "HF_TOKEN")}
+    done = regraft(cluster, tmp_path, "train", "spec.yaml", "--address", cluster[0], "--json", **mine)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["version"] == "v1"
     assert "submitted job regraft-train-tiny-" in done.stderr
@@ -206,6 +210,36 @@ def test_a_command_with_the_clusters_address_trains_and_predicts_there(
         [str(BIN / "ray"), "job", "list", "--address", cluster[0]], env=cluster[1], capture_output=True, text=True
     ).stdout
     assert "regraft.cli.submitted train tiny.yaml" in sent
+    secrets = [*mine.values(), "SECRET=of-the-user", *(cluster[1][name] for name in NODES if name in cluster[1])]
+    assert leaks(secrets, [tmp_path / "store", Path(f"/tmp/rg{os.getpid()}")], sent + done.stdout + done.stderr) == []
+
+
+NODES = ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN")
+"""What the nodes know and nobody else is to see."""
+
+
+def leaks(secrets: list[str], folders: list[Path], said: str) -> list[str]:
+    """Where a secret stands that should stand nowhere: files below `folders`, arguments of processes, what was said."""
+    found = [f"said: {secret}" for secret in secrets if secret in said]
+    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        found += [f"{path}: {secret}" for secret in secrets if secret.encode() in data]
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or ())
+        found += [f"{line[:80]}: {secret}" for secret in secrets if secret in line]
+    return found
+
+
+def test_the_job_api_lets_nobody_in_without_the_token_and_listens_on_loopback(
+    cluster: tuple[str, dict[str, str]],
+) -> None:
+    for headers, status in (({}, 401), ({"Authorization": "Bearer wrong"}, 403)):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(urllib.request.Request(f"{cluster[0]}/api/jobs/", headers=headers), timeout=10)
+        assert caught.value.code == status
+    port = int(cluster[0].rpartition(":")[2])
+    lines = [line for line in psutil.net_connections("tcp") if line.status == psutil.CONN_LISTEN]
+    assert {line.laddr.ip for line in lines if line.laddr.port == port} == {"127.0.0.1"}
 
 
 @pytest.mark.slow

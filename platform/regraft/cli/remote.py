@@ -50,7 +50,11 @@ def there(address: str, screen: Screen, pack: Callable[[Parcel], None], *, again
         found = cluster.running(parcel.about) if again else None
         job = found or cluster.submit(parcel)
         screen.note(f"{'follows' if found else 'submitted'} job {job} on {cluster.address}")
-        return Watch(cluster, job, screen, parcel.about).reply()
+        watch = Watch(cluster, job, screen, parcel.about)
+        reply = watch.reply()
+        if watch.left:
+            parcel.leave()
+        return reply
 
 
 @contextmanager
@@ -74,6 +78,8 @@ class Watch:
         self._last: deque[str] = deque(maxlen=_LAST)
         self._heard = time.monotonic()
         self._stopping = False
+        self.left = False
+        """Whether the job goes on without us."""
 
     def reply(self) -> Reply:
         """Follow to the end; on Ctrl-C ask whether to stop the job or to leave it."""
@@ -143,6 +149,7 @@ class Watch:
         return f"the job ended ({end.status.lower()}) without saying why: {end.message or 'no message'}; {text[-800:]}"
 
     def _left(self) -> Reply:
+        self.left = True
         say = self._screen.note
         say(f"job {self._job} goes on without this command; the same command follows it again")
         if store := self._about.get("store"):

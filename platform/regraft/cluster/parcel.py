@@ -20,7 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 from regraft.cluster.examine import versions
-from regraft.cluster.shared import proof
+from regraft.cluster.shared import MARKER, proof
 from regraft.data.braces import alternatives
 from regraft.errors import AskedWrong
 from regraft.release import VERSION
@@ -54,6 +54,11 @@ class Parcel:
         for folder in self._made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    def leave(self) -> None:
+        """Leave them: a job that nobody follows any more may not have looked yet, and takes them away itself."""
+        self._markers.clear()
+        self._made.clear()
 
     def seal(self) -> None:
         """Write the letter that the job reads first."""
@@ -117,7 +122,7 @@ class Parcel:
         missing = [part for part in (path, *path.parents) if not part.exists()]
         path.mkdir(parents=True, exist_ok=True)
         self._made += missing
-        marker = path / f".regraft-seen-{uuid4().hex}"
+        marker = path / f"{MARKER}{uuid4().hex}"
         marker.write_text(uuid4().hex)
         self._markers.append(marker)
         self.rely(str(marker), where)

@@ -13,6 +13,8 @@ import ray
 from regraft.cluster.connect import on
 from regraft.errors import AskedWrong
 
+MARKER = ".regraft-seen-"
+"""How a file begins whose only use is to be looked for; the store shows no such name."""
 _MOST_NAMES = 1000
 HOW = {
     "store": "use s3://bucket/prefix, or a folder that every node mounts at the same place",
@@ -61,3 +63,6 @@ def check_shared(shared: Sequence[Mapping[str, Any]]) -> None:
                 f"something else under that path; {HOW.get(item['where'], ELSE)}",
                 where=item["where"],
             )
+    for path in paths:
+        if Path(path).name.startswith(MARKER):
+            Path(path).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -24,8 +25,9 @@ from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.training.session import train_local
 from tiny import document
-from unit.store.conftest import REAL
+from unit.store.conftest import REAL, local_server
 from unit.store.conftest import moto_endpoint as moto_endpoint
+from unit.training.test_s3_run import on_s3
 from workers import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -333,3 +335,22 @@ def test_doctor_looks_at_the_cluster_from_inside(cluster: tuple[str, dict[str, s
     assert failed == {"resources"} and "the cluster has 2 at most" in found["resources"]["found"]
     assert "by 1 nodes" in found["store"]["found"] or "by 1 node" in found["store"]["found"]
     assert {"clocks", "clocks: S3", "workers meet", "ray token", "versions"} <= set(found)
+
+
+@pytest.mark.slow
+def test_submitted_jobs_train_and_predict_with_everything_on_s3(
+    cluster: tuple[str, dict[str, str]], moto_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not REAL:
+        local_server(monkeypatch, moto_endpoint)
+    root = f"{REAL.rstrip('/') or 's3://tests'}/jobs-{uuid4().hex}"
+    there = on_s3(document(tmp_path, epochs=1), tmp_path, root) | {"compute": {"workers": 1, "cpus": 1}}
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(there))
+    done = submit(cluster, "jobs/train.py", str(tmp_path / "spec.yaml"))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    words = ("tiny", f"{root}/inputs/train.csv", "--output", f"{root}/out.jsonl", "--store", there["store"])
+    done = submit(cluster, "jobs/predict.py", *words, "--workers", "1")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    everything = open_store(root)
+    assert len(everything.get("out.jsonl").splitlines()) == 60
+    everything.delete([stat.key for stat in everything.list()])

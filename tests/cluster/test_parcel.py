@@ -37,6 +37,7 @@ def test_a_spec_travels_with_its_small_files_and_means_the_same_run_there(
     (here / ".env").write_text("SECRET=x")
     (here / "base" / ".env").write_text("SECRET=x")
     spec = RunSpec.resolve(written | {"store": "s3://bucket/x"})
+    name = spec.run
     parcels.train(parcel, spec, fresh=True)
     parcel.seal()
     assert {"tiny.yaml", "train.csv", "eval.csv", "base/config.json", "regraft-job.json"} <= names(parcel)
@@ -44,7 +45,7 @@ def test_a_spec_travels_with_its_small_files_and_means_the_same_run_there(
     assert parcel.words == ["train", "tiny.yaml", "--store", "s3://bucket/x", "--fresh"]
     assert parcel.shared == []
     monkeypatch.chdir(parcel.folder)
-    assert RunSpec.load(Path("tiny.yaml")).run == spec.run
+    assert RunSpec.load(Path("tiny.yaml")).run == name
 
 
 def test_what_is_elsewhere_or_large_must_be_seen_by_every_node(parcel: Parcel, tmp_path: Path) -> None:

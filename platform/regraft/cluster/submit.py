@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -88,7 +89,9 @@ class Cluster:
 
     def running(self, about: Mapping[str, str]) -> str | None:
         """The job that is doing this very thing already, if there is one."""
-        for job in self._client.list_jobs():
+        with self._asking():
+            jobs = self._client.list_jobs()
+        for job in jobs:
             told = job.metadata or {}
             same = all(told.get(key) == value for key, value in about.items())
             if job.submission_id and same and job.status not in _TERMINAL:
@@ -97,21 +100,36 @@ class Cluster:
 
     def stop(self, job: str) -> None:
         """End a job: Ray interrupts it, and kills it some seconds later."""
-        self._client.stop_job(job)
+        with self._asking():
+            self._client.stop_job(job)
 
     def pending(self, job: str) -> str:
         """Ray's words on a job that has not begun; empty for one that has."""
-        found = self._client.get_job_info(job)
+        with self._asking():
+            found = self._client.get_job_info(job)
         return str(found.message or "waits") if found.status == JobStatus.PENDING else ""
 
     def ended(self, job: str) -> Ended:
         """How a job whose log has ended did end."""
         until = time.monotonic() + WAIT_S
         while True:
-            found = self._client.get_job_info(job)
+            with self._asking():
+                found = self._client.get_job_info(job)
             if found.status in _TERMINAL or time.monotonic() > until:
                 return Ended(found.status.value, found.driver_exit_code, str(found.message or ""))
             time.sleep(0.5)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """What the Job API answers wrongly, or no longer, as ClusterError."""
+        try:
+            yield
+        except Exception as error:
+            raise ClusterError(
+                f"it no longer answers as it should ({_brief(error)}); a submitted job may go on, and the same "
+                "command follows it",
+                where=self.address,
+            ) from error
 
     def follow(self, job: str) -> Iterator[str | None]:
         """The lines of a job's log as they come, None about once a second while none does; ends when the job has.

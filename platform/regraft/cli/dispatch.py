@@ -27,6 +27,8 @@ TABLE: dict[str, Target] = {
     "key": "regraft.cli.serve:key",
     "runs list": "regraft.cli.runs:listing",
     "runs show": "regraft.cli.runs:show",
+    "runs stop": "regraft.cli.runs:stop",
+    "runs logs": "regraft.cli.runs:logs",
     "show": "regraft.cli.show:show",
     "schema": "regraft.cli.schema:schema",
     "doctor": "regraft.cli.doctor:doctor",
@@ -42,6 +44,12 @@ WORK: dict[str, Target] = {
     "export": "regraft.serving.export:export",
     "serve": "regraft.cluster.serve:serving",
     "serve here": "regraft.endpoint.server:serving",
+    "cluster": "regraft.cluster.submit:Cluster",
+    "parcel": "regraft.cluster.parcel:Parcel",
+    "pack train": "regraft.cluster.parcel:train",
+    "pack predict": "regraft.cluster.parcel:predict",
+    "pack doctor": "regraft.cluster.parcel:doctor",
+    "inside": "regraft.cli.cluster_checks:inside",
 }
 """The heavy work that a command hands on when all it was told has been checked."""
 

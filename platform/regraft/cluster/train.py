@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,12 +18,14 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from regraft.cluster import capacity
 from regraft.cluster.connect import check_store, connected
 from regraft.cluster.ray_harness import Mailbox, RayHarness
 from regraft.contracts import Progress
 from regraft.errors import AskedWrong, ClusterError, RegraftError
 from regraft.spec import ComputeSpec, RunSpec
 from regraft.training.job import Job
+from regraft.training.journal import Journal
 from regraft.training.loop import fit
 from regraft.training.session import Outcome, train_session
 
@@ -55,11 +57,12 @@ def train(
     with connected(address):
         check_store(spec.store)
         scaling = scaling_config(spec.compute)
+        say = Journal(progress)
 
         def execute(job: Job) -> None:
-            attempts(spec, job, scaling, progress)
+            attempts(spec, job, scaling, say)
 
-        return train_session(spec, execute, fresh=fresh, progress=progress)
+        return train_session(spec, execute, fresh=fresh, progress=say)
 
 
 def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress | None) -> None:
@@ -169,24 +172,41 @@ def deliver(mailbox: Any, progress: Progress, done: threading.Event) -> None:
 def scaling_config(compute: ComputeSpec) -> ScalingConfig:
     """Workers and what each holds, checked against what the cluster has."""
     low, high = compute.workers if isinstance(compute.workers, tuple) else (compute.workers, compute.workers)
-    there = ray.cluster_resources()
-    gpus = compute.gpus if compute.gpus != "auto" else (1.0 if there.get("GPU", 0) >= low else 0.0)
-    cpus = compute.cpus or max(1.0, float(there.get("CPU", 1) // high))
+    there = capacity.groups()
+    gpus = compute.gpus if compute.gpus != "auto" else (1.0 if capacity.most(there, "GPU") >= low else 0.0)
+    # What one node has bounds a worker: the share of all would be more than any holds, and wait for ever.
+    share = min(ray.cluster_resources().get("CPU", 1) // high, capacity.largest(there, "CPU"))
+    cpus = compute.cpus or max(1.0, float(share))
     need = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
     if compute.memory_gb:
         need["memory"] = compute.memory_gb * 2**30
-    for name, amount in need.items():
-        if amount * low > there.get(name, 0):
-            raise AskedWrong(
-                f"{low} workers with {amount:g} {name} each are asked for; the cluster has {there.get(name, 0):g}",
-                where="compute",
-            )
+    if compute.accelerator:
+        need[f"accelerator_type:{compute.accelerator}"] = 0.001
+    check_capacity(there, low, need)
     return ScalingConfig(
         num_workers=compute.workers if low == high else (low, high),
         use_gpu=bool(gpus),
         resources_per_worker=need,
         accelerator_type=compute.accelerator,
     )
+
+
+def check_capacity(there: Sequence[capacity.Group], workers: int, need: Mapping[str, float]) -> None:
+    """AskedWrong when the cluster, its autoscaler's nodes too, can never hold the workers; Ray would wait for ever."""
+    for name, amount in need.items():
+        if amount * workers > capacity.most(there, name):
+            raise AskedWrong(
+                f"{workers} workers with {amount:g} {name} each are asked for; the cluster has "
+                f"{capacity.most(there, name):g} at most: ask for less, or let it grow",
+                where="compute",
+            )
+    if (fit := capacity.holds(there, need)) < workers:
+        each = ", ".join(f"{amount:g} {name}" for name, amount in need.items())
+        raise AskedWrong(
+            f"{workers} workers with {each} each are asked for; the cluster's nodes hold {fit} of them at most, for a "
+            "worker must fit into one node: ask for less each, or for larger nodes",
+            where="compute",
+        )
 
 
 def causes_of(error: BaseException) -> list[BaseException]:

@@ -20,7 +20,7 @@ from regraft.bases.load import load_processor, processor_files
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Progress, Score
 from regraft.data.snapshot import Snapshot, build_snapshot
-from regraft.errors import AskedWrong, Damaged, LeaseHeld, NotThere, RunError, StoreError, WrongBase
+from regraft.errors import AskedWrong, Damaged, LeaseHeld, NotThere, RunError, Stopped, StoreError, WrongBase
 from regraft.release import VERSION
 from regraft.spec import RunSpec
 from regraft.store.card import model_card
@@ -32,6 +32,7 @@ from regraft.store.runs import Runs
 from regraft.training.evaluate import gain
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job, State
+from regraft.training.journal import Journal
 from regraft.training.loop import fit
 from regraft.training.memory import room_for_weights
 
@@ -67,7 +68,11 @@ class Outcome:
 
 
 def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
-    """Prepare, execute, complete; one driver a run, held by a lease."""
+    """Prepare, execute, complete; one driver a run, held by a lease.
+
+    What is told to a `progress` that is a Journal is kept with the run, what `execute` tells it too.
+    """
+    say = progress if isinstance(progress, Journal) else Journal(progress)
     began = time.monotonic()
     store = open_store(spec.store)
     store.check()
@@ -77,12 +82,14 @@ def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progr
         known = find(runs, run)
         if known is not None and known.get("state") == "registered":
             return finished(store, spec, run, known)
-        job = prepare(store, spec, run, progress)
-        with told_as_failed(runs, run, lease):
+        runs.forget_stop(run)
+        job = prepare(store, spec, run, say)
+        with say.of(runs, run), told_as_failed(runs, run, lease):
             execute(job)
             if lease.lost.is_set():
                 raise LeaseHeld("another driver took this run over while it trained; it will register the model", run)
-            return complete(store, spec, job, began, progress)
+            refuse_unfinished(runs, run)
+            return complete(store, spec, job, began, say)
 
 
 @contextmanager
@@ -90,23 +97,34 @@ def told_as_failed(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
     """Write into the run's document that it failed, unless another driver has it now."""
     try:
         yield
-    except BaseException:
+    except BaseException as ended:
         if not lease.lost.is_set():
             try:
-                runs.update(run, state="failed")
+                runs.update(run, state="stopped" if isinstance(ended, Stopped) else "failed")
             except StoreError as error:
                 # A full disk or a lost server: what ended the run must not be hidden by what it ends too.
                 log.info("run %s could not be marked as failed: %s", run, error)
         raise
 
 
+def refuse_unfinished(runs: Runs, run: str) -> None:
+    """Stopped when the workers ended before the last step because somebody asked for it."""
+    if not runs.stop_asked(run):
+        return
+    state = last_state(Checkpoints(runs.store, run))
+    if not state.finished:
+        runs.update(run, step=state.step)
+        raise Stopped(f"stopped at step {state.step}, as `regraft runs stop` asked: the same command continues it", run)
+
+
 def train_local(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
     """Train in this process, without Ray."""
+    say = Journal(progress)
 
     def execute(job: Job) -> None:
-        fit(job, LocalHarness(progress=progress))
+        fit(job, LocalHarness(progress=say))
 
-    return train_session(spec, execute, fresh=fresh, progress=progress)
+    return train_session(spec, execute, fresh=fresh, progress=say)
 
 
 def choose_run(runs: Runs, spec: RunSpec, *, fresh: bool) -> str:

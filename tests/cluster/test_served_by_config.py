@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -67,6 +68,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
         yield f"http://127.0.0.1:{ports['dashboard-port']}", environment
     finally:
         end(home, process)
+        shutil.rmtree(f"/tmp/rgsv{os.getpid()}", ignore_errors=True)
 
 
 def end(home: Path, head: subprocess.Popen[bytes]) -> None:

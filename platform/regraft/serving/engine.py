@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, RLock
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from regraft.contracts import Answer, Example
-from regraft.errors import NotThere, RegraftError, RunError, StoreError
+from regraft.errors import AskedWrong, NotThere, RegraftError, RunError, StoreError
 from regraft.plugins import add_folder
 from regraft.serving.embedding import TOKENS_ON_GPU, TOKENS_PER_THREAD
 from regraft.serving.opening import Opener, Served
@@ -28,6 +29,7 @@ from regraft.serving.passes import Asked, Computed, Own, shared, whole
 from regraft.serving.precision import Precision
 from regraft.serving.predictor import chosen_device
 from regraft.serving.rows import MOST_NUMBERS, checked
+from regraft.store.names import is_version
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
 from regraft.trunk.shapes import sizes_of
@@ -161,8 +163,8 @@ class Engine:
         """The row as its model reads it; DataError for one that does not fit, and what `open` raises."""
         served = self._found(ask.model, ask.version) or self._loaded(ask.model, ask.version)
         own = served.own
-        with served.reading:
-            row = checked(served.task, [ask.row])[0]
+        row = checked(served.task, [ask.row])[0]
+        with own.frame.reading if served.task.modality == "text" else nullcontext():
             example = own.task.encode(row, own.context, train=False)
         inputs = [value for name, value in example.items() if name != "labels"]
         shapes = tuple(tuple(value.shape) for value in inputs if isinstance(value, Tensor) and value.ndim > 1)
@@ -219,6 +221,8 @@ class Engine:
                 del self._served[served.model, served.version]
 
     def _loaded(self, model: str, version: str) -> Served:
+        if not is_version(version):
+            raise AskedWrong(f"{version!r} is written; allowed is a version such as v3, for what an alias means moves")
         key = model, version
         with self._lock:
             waiting = self._opening.get(key)
@@ -276,9 +280,9 @@ class Engine:
     def _answered(self, items: Sequence[Encoded]) -> list[Answer | RegraftError]:
         rows = [Asked(item.own, item.example, item.key) for item in items]
         try:
-            if rows[0].own.tail is None:
+            if rows[0].own.tail is None or _of_one(rows):
                 return self._read(rows, [self._pass(rows)])
-            with self._computing, torch.inference_mode():
+            with self._computing, rows[0].own.frame.weights.arithmetic():
                 self._passes += 1
                 return self._read(rows, list(shared(rows)))
         except Exception:
@@ -286,7 +290,7 @@ class Engine:
         return [self._alone(item, row) for item, row in zip(items, rows, strict=True)]
 
     def _pass(self, rows: Sequence[Asked]) -> Computed:
-        with self._computing, torch.inference_mode():
+        with self._computing, rows[0].own.frame.weights.arithmetic():
             self._passes += 1
             return whole(rows)
 
@@ -306,6 +310,11 @@ class Engine:
         except Exception as error:
             told = f"it could not be answered: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
             return RunError(told, where=str(item.served))
+
+
+def _of_one(rows: Sequence[Asked]) -> bool:
+    """Whether nothing is shared: the rows are of one model, and all differ."""
+    return all(row.own is rows[0].own for row in rows) and len({row.key for row in rows}) == len(rows)
 
 
 def _is_row(value: Any) -> bool:

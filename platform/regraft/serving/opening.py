@@ -57,8 +57,6 @@ class Served:
     own: Own = field(repr=False)
     bytes: int = 0
     """What it takes beside its base."""
-    reading: Lock = field(default_factory=Lock, repr=False)
-    """Held while its tokenizer works: those of transformers are one thread's at a time."""
 
     def __str__(self) -> str:
         return f"{self.model}@{self.version}"
@@ -95,6 +93,8 @@ class Opener:
         self._tails: WeakKeyDictionary[Frame, Tail | NotCut] = WeakKeyDictionary()
         self._tried: WeakKeyDictionary[Frame, str] = WeakKeyDictionary()
         """What a first model of a frame showed: empty, or in what it differed."""
+        self._apart: dict[str, str] = {}
+        """Why versions of a plan are computed by passes of their own: found out once."""
 
     def open(self, model: str, version: str) -> Served:
         """The version, ready; NotThere, Damaged, BaseError, WrongBase, UnknownPlugin, Unsupported."""
@@ -146,7 +146,11 @@ class Opener:
         serves, depth = plan.method.serves, plan.method.depth_of(frame.adapted.anatomy)
         if serves == "whole" and not depth:
             return own  # nothing of it is the base's alone
+        if plan.key in self._apart:
+            return own
         try:
+            if type(plan.task).infer is not Task.infer:
+                raise NotCut(f"an answer of task {plan.task.key()} takes more than one pass")
             if serves == "head":
                 return replace(own, tail=self._tail(frame), suffix=delta)
             ground = self._frame(replace(plan, method=FeatureExtraction()), frame.weights)
@@ -156,7 +160,7 @@ class Opener:
             self._tail(ground)
             return replace(own, tail=self._tail(frame), suffix=delta)
         except (NotCut, NotStacked, Unsupported) as reason:
-            _note(str(plan.fetched.version), reason)
+            self._apart[plan.key] = _note(str(plan.fetched.version), reason)
             return own
 
     def _tail(self, frame: Frame) -> Tail:
@@ -259,7 +263,8 @@ def _verified(fetched: Fetched) -> tuple[dict[str, Tensor], str]:
         raise Damaged(f"{DELTA} cannot be read: {error}", where=str(fetched.version)) from error
 
 
-def _note(name: str, reason: Exception) -> None:
+def _note(name: str, reason: Exception) -> str:
+    told = reason.message if isinstance(reason, RegraftError) else str(reason)
     if not isinstance(reason, NothingFrozen):
-        told = reason.message if isinstance(reason, RegraftError) else str(reason)
-        log.info("%s is computed by passes of its own: %s", name, told)
+        log.info("%s and its likes are computed by passes of their own: %s", name, told)
+    return told

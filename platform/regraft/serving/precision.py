@@ -14,7 +14,7 @@ from regraft.contracts import Batch
 from regraft.serving.embedding import has_bf16
 from regraft.serving.predictor import on_device
 from regraft.serving.probes import close, collated, examples_of
-from regraft.serving.resident import placed
+from regraft.serving.resident import arithmetic, placed
 
 Precision = Literal["auto", "fp32", "bf16"]
 BOUND = 0.02
@@ -49,7 +49,7 @@ def _answers(adapted: Adapted, device: torch.device, dtype: torch.dtype) -> list
             name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
             for name, value in batch.items()
         }
-        with torch.inference_mode():
+        with arithmetic(device, dtype):
             output = task.infer(adapted.forward, adapted.model, inputs, context)
             found += task.answers(output, inputs, context)
     return found

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from threading import Lock
 from typing import Any
 from weakref import WeakSet
 
@@ -32,6 +34,10 @@ class Weights:
         self.carriers: WeakSet[Frame] = WeakSet()
         """Frames that hold the base as it is, and so can compute it for others."""
         self._held: dict[str, Tensor] = {}
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Every pass of its models runs inside."""
+        return arithmetic(self.device, self.dtype)
 
     @property
     def size(self) -> int:
@@ -71,6 +77,9 @@ class Frame:
 
     def __init__(self, adapted: Adapted, weights: Weights) -> None:
         self.adapted, self.weights = adapted, weights
+        self.reading = Lock()
+        """Held while its tokenizer works: those of transformers are one thread's at a time, and many models read with
+        this one."""
         live = live_tensors(adapted)
         self.like = {name: tensor.to("meta") for name, tensor in live.items()}
         """The delta's shapes."""
@@ -84,6 +93,15 @@ class Frame:
         for name, stand in self._slots.items():
             for table, leaf in stand:
                 table[leaf] = delta[name]
+
+
+@contextmanager
+def arithmetic(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, models of that precision are computed, without gradients; where they mix it with fp32, as for a mean over
+    tokens, the matrix products behind it are in their precision again."""
+    quick = dtype == torch.bfloat16
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=quick, cache_enabled=False):
+        yield
 
 
 def placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from regraft.contracts import Example, Task
+from regraft.contracts import Example
 from regraft.methods.feature_extraction import FeatureExtraction
 from regraft.serving.passes import Asked, Own, Tail, batch_of, carried, shared, whole
 from regraft.serving.probes import probes
@@ -30,13 +30,11 @@ def find_tail(frame: Frame, carriers: Iterable[Frame], guard: AbstractContextMan
     none. Passes of the carriers run under `guard`. The frame has worn no delta yet: what trains shows where to cut.
     """
     adapted = frame.adapted
-    if type(adapted.task).infer is not Task.infer:
-        raise NotCut(f"an answer of task {adapted.task.key()} takes more than one pass")
     short, long = probes(adapted)
     batch = batch_of(frame, long)
-    cut = find_cut(adapted, batch_of(frame, short), batch)
-    adapted.eval_mode()
-    with torch.inference_mode():
+    with frame.weights.arithmetic():
+        cut = find_cut(adapted, batch_of(frame, short), batch)
+        adapted.eval_mode()
         own = capture(adapted, batch, cut.kept)
     for carrier in carriers:
         if carrier is frame:
@@ -66,7 +64,7 @@ def _carried_by(
     parts = {part.key: replace(part, module=_renamed(part.module, here, there)) for part in cut.kept}
     asked = Own(frame, {}, frame.adapted.context)
     try:
-        with torch.inference_mode():
+        with frame.weights.arithmetic():
             batch = carried(carrier, [Asked(asked, example, None) for example in examples])
             found = capture(carrier.adapted, batch, parts.values())
         pairs = [(found[part.key], own[key]) for key, part in parts.items()]
@@ -93,7 +91,7 @@ def agrees(own: Own) -> str:
     other = _ordinary(own.tail)
     rows = [Asked(own, example, number) for number, example in enumerate(long)]
     mixed = [*rows, *(Asked(other, example, -1 - number) for number, example in enumerate(short))]
-    with torch.inference_mode():
+    with own.frame.weights.arithmetic():
         alone = tensors_in(whole(rows).output)
         found = [part for part in shared(mixed) if part.own is own]
         together = [tensors_in(part.output) for part in found]

@@ -149,19 +149,27 @@ def rows_of(kind: str, pictures: list[str]) -> tuple[str, list[str]]:
     return ("text", TEXTS) if TASKS[kind] == "text-classification" else ("image", pictures)
 
 
-def perturbed(adapted: Adapted, seed: int = 3) -> dict[str, torch.Tensor]:
+def perturbed(adapted: Adapted, seed: int = 3, size: float = 0.1) -> dict[str, torch.Tensor]:
     """The delta after something like training: every tensor of it has moved."""
     generator = torch.Generator().manual_seed(seed)
     tensors = delta_tensors(adapted)
     with torch.no_grad():
         for tensor in tensors.values():
             if tensor.is_floating_point():
-                tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
+                tensor += size * torch.randn(tensor.shape, generator=generator)
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def publish(
-    store: Path, base: Path, task: Any, method: Any, name: str = "tiny", *, seed: int = 3, labels: Any = None
+    store: Path,
+    base: Path,
+    task: Any,
+    method: Any,
+    name: str = "tiny",
+    *,
+    seed: int = 3,
+    size: float = 0.1,
+    labels: Any = None,
 ) -> tuple[Version, Adapted]:
     """A version in the store, and the model that it was made of."""
     parsed, how = Task.parse(task), Method.parse(method)
@@ -171,7 +179,7 @@ def publish(
     if labels is None:
         labels = LABELS.get(parsed.key(), ("a", "b")) if fixed is None else fixed
     adapted = adapt(parsed, how, found, labels=labels, seed=5)
-    delta = save(perturbed(adapted, seed))
+    delta = save(perturbed(adapted, seed, size))
     meta: dict[str, Any] = {
         "name": name,
         "task": parsed.model_dump(mode="json"),

@@ -16,6 +16,7 @@ RegraftError                     exit code 1
 │   └── LeaseHeld                another driver holds the run
 └── RunError                     training began and could not go on
     ├── Diverged                 the loss is not a number
+    ├── Stopped                  somebody asked it to stop; the same command continues it
     └── ClusterError             Ray could not start, or lost its workers
 
 Every error crosses process boundaries: arguments go to `super().__init__(*args)` unchanged and the text is
@@ -119,6 +120,10 @@ class RunError(RegraftError):
 
 class Diverged(RunError):
     """The loss is not a finite number."""
+
+
+class Stopped(RunError):
+    """The run was asked to stop (`regraft runs stop`) and did, with a checkpoint."""
 
 
 class ClusterError(RunError):

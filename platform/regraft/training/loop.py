@@ -43,7 +43,10 @@ LOG_LINES = 500
 
 
 def fit(job: Job, harness: Harness) -> State:
-    """Train a job to its end on this rank; continues from the newest whole checkpoint in the store."""
+    """Train a job to its end on this rank; continues from the newest whole checkpoint in the store.
+
+    The state is not `finished` when a rank had notice to leave: what was trained until then is in a checkpoint.
+    """
     if job.threads:
         torch.set_num_threads(job.threads)
     spec = job.resolved()
@@ -149,9 +152,10 @@ class Run:
                 self.state.step = number + 1
                 self.state.seconds = before + time.monotonic() - began
                 self.note_step(loss, norm, rate, (number + 1 - first) / (time.monotonic() - began))
-                if self.due():
+                leaving = stepper.told_to_leave
+                if leaving or self.due():
                     self.pause(loss, norm)
-                if self.state.finished:
+                if leaving or self.state.finished:
                     break
         finally:
             self.close()

@@ -20,7 +20,7 @@ from regraft.bases.load import load_processor, processor_files
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Progress, Score
 from regraft.data.snapshot import Snapshot, build_snapshot
-from regraft.errors import AskedWrong, Damaged, LeaseHeld, NotThere, RunError, StoreError, WrongBase
+from regraft.errors import AskedWrong, Damaged, LeaseHeld, NotThere, RunError, Stopped, StoreError, WrongBase
 from regraft.release import VERSION
 from regraft.spec import RunSpec
 from regraft.store.card import model_card
@@ -34,6 +34,7 @@ from regraft.training.harness import LocalHarness
 from regraft.training.job import Job, State
 from regraft.training.loop import fit
 from regraft.training.memory import room_for_weights
+from regraft.training.notice import on_sigterm
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +91,10 @@ def told_as_failed(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
     """Write into the run's document that it failed, unless another driver has it now."""
     try:
         yield
-    except BaseException:
+    except BaseException as ended:
         if not lease.lost.is_set():
             try:
-                runs.update(run, state="failed")
+                runs.update(run, state="stopped" if isinstance(ended, Stopped) else "failed")
             except StoreError as error:
                 # A full disk or a lost server: what ended the run must not be hidden by what it ends too.
                 log.info("run %s could not be marked as failed: %s", run, error)
@@ -104,9 +105,18 @@ def train_local(spec: RunSpec, *, fresh: bool = False, progress: Progress | None
     """Train in this process, without Ray."""
 
     def execute(job: Job) -> None:
-        fit(job, LocalHarness(progress=progress))
+        harness = LocalHarness(progress=progress)
+        with on_sigterm(harness.notice):
+            state = fit(job, harness)
+        if harness.notice and not state.finished:
+            raise stopped(job, harness.notice.reason)
 
     return train_session(spec, execute, fresh=fresh, progress=progress)
+
+
+def stopped(job: Job, reason: str) -> Stopped:
+    """What a command says that ended before its run did."""
+    return Stopped(f"{reason}: what was trained is in a checkpoint, and the same command goes on from there", job.run)
 
 
 def choose_run(runs: Runs, spec: RunSpec, *, fresh: bool) -> str:

@@ -53,14 +53,15 @@ def main(written: dict[str, Any], options: dict[str, Any], address: str) -> int:
     watch.WAIT_S = min(watch.WAIT_S, 3.0)
 
     def progress(event: Any) -> None:
-        print(json.dumps(dict(event), default=str), flush=True)
+        sys.stdout.write(json.dumps(dict(event), default=str) + "\n")
+        sys.stdout.flush()
 
     try:
         outcome = place.train(RunSpec.resolve(written), progress=progress, address=address)
     except RegraftError as error:
-        print(json.dumps({"event": "error", "kind": error.kind, "message": str(error)}), flush=True)
+        progress({"event": "error", "kind": error.kind, "message": str(error)})
         return error.exit_code
-    print(json.dumps({"event": "outcome", **outcome.document()}), flush=True)
+    progress({"event": "outcome", **outcome.document()})
     return 0
 
 

@@ -11,7 +11,8 @@ import time
 from typing import Any
 
 import ray._private.utils
-from ray._raylet import GcsClient
+from ray._private.state import GlobalState
+from ray._raylet import GcsClient, GcsClientOptions
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
@@ -82,5 +83,13 @@ def main(port: str, folder: str) -> None:
     keeper.cluster.shutdown()
 
 
+def count(address: str) -> None:
+    """Tell how many nodes another cluster has."""
+    state = GlobalState()
+    options = GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)
+    state._initialize_global_state(options)
+    print(sum(node["Alive"] for node in state.node_table()))
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    count(sys.argv[2]) if sys.argv[1] == "count" else main(*sys.argv[1:])

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from ray.util import get_node_ip_address
+
 from workers import free_port
 
 BIN = Path(sys.executable).parent
@@ -112,6 +114,116 @@ class Machines:
 
         until(there, f"{count} nodes are there")
         return self.nodes
+
+
+class Grown:
+    """`with Grown(most=2) as cluster`: a head without CPUs and an autoscaler that brings so many nodes of one CPU."""
+
+    def __init__(self, most: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="rga", dir="/tmp"))
+        port, head = free_port(), "f" * 51 + "00000"
+        self.address = f"{get_node_ip_address()}:{port}"  # its nodes look for it there
+        more = {
+            "RAY_FAKE_CLUSTER": "1",
+            "RAY_enable_autoscaler_v2": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_CLOUD_INSTANCE_ID": head,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head,
+        }
+        self._head = settings(self.folder, **more)
+        self.environment = settings(self.folder)
+        self._port, self._config = port, self._configured(most, head)
+
+    def _configured(self, most: int, head: str) -> dict[str, Any]:
+        provider = {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": self.address,
+            "launch_multiple": True,
+            "head_node_id": head,
+        }
+        none: dict[str, Any] = {"node_config": {}, "min_workers": 0}
+        commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+        return {
+            "cluster_name": "grown",
+            "max_workers": most,
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 0.1,
+            "provider": provider,
+            "auth": {"ssh_user": "nobody"},
+            "available_node_types": {
+                "ray.head.default": {**none, "resources": {}, "max_workers": 0},
+                "worker": {**none, "resources": {"CPU": 1}, "max_workers": most},
+            },
+            "head_node_type": "ray.head.default",
+            "file_mounts": {},
+            "cluster_synced_files": [],
+            "docker": {},
+            **{f"{name}_commands": [] for name in commands},
+        }
+
+    def __enter__(self) -> Self:
+        config = self.folder / "autoscaling.yaml"
+        config.write_text(json.dumps(self._config))
+        ports = [f"--port={self._port}", f"--dashboard-agent-listen-port={free_port()}", "--include-dashboard=false"]
+        command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=0", f"--temp-dir={self.folder}", *ports]
+        with (self.folder / "head.log").open("w") as log:
+            self._process = subprocess.Popen(
+                [*command, f"--autoscaling-config={config}"],
+                env=self._head,
+                start_new_session=True,
+                stdout=log,
+                stderr=log,
+            )
+        until(lambda: self.living() == 1, "the head is there")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end(self._process)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def living(self) -> int:
+        """How many nodes live, the head among them; 0 while nobody answers."""
+        assert self._process.poll() is None, (self.folder / "head.log").read_text()[-2000:]
+        command = [sys.executable, str(HERE / "keeper.py"), "count", self.address]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
+        return int(done.stdout.splitlines()[-1]) if done.returncode == 0 else 0
+
+
+class Driver:
+    """A driver at work: its events as they come, its journal, its end."""
+
+    def __init__(self, cluster: Machines | Grown, folder: Path, written: dict[str, Any], **options: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.journal = folder / "journal"
+        files = [folder / "spec.json", folder / "options.json"]
+        files[0].write_text(json.dumps(written))
+        files[1].write_text(json.dumps({"journal": str(self.journal), "markers": str(folder), **options}))
+        command = [sys.executable, str(HERE / "counted_driver.py"), *map(str, files), cluster.address]
+        self.out = folder / "out"
+        with self.out.open("a") as out, (folder / "err").open("a") as err:
+            self.process = subprocess.Popen(
+                command, env=cluster.environment, stdout=out, stderr=err, start_new_session=True
+            )
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the driver has said so far, in order; what Ray writes between is left out."""
+        return [json.loads(line) for line in self.out.read_text().splitlines() if line.startswith('{"event"')]
+
+    def steps(self) -> list[int]:
+        """The steps in the order in which they were made."""
+        if not self.journal.exists():
+            return []
+        return [int(line.split()[1]) for line in self.journal.read_text().splitlines()]
+
+    def ended(self, code: int = 0) -> list[dict[str, Any]]:
+        """Wait for its end; all that it has said."""
+        try:
+            until(lambda: self.process.poll() is not None, "the driver ends", 600)
+        finally:
+            end(self.process)
+        assert self.process.returncode == code, self.out.read_text()[-3000:] + self.out.with_name("err").read_text()
+        return self.events()
 
 
 def end(process: subprocess.Popen[Any]) -> None:

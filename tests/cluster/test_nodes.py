@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from machines import HERE, Machines, end, until
+from machines import Driver, Machines, until
 from regraft.store.objects import open_store
 from tiny import document
 from unit.training.test_equal import losses
@@ -51,42 +48,6 @@ def spec_in(inputs: Path, store: Path, workers: Any, **more: Any) -> dict[str, A
         "compute": {"workers": workers, "cpus": 1, "max_failures": 5, "strategy": strategy},
         "store": str(store),
     }
-
-
-class Driver:
-    """A driver at work: its events as they come, its journal, its end."""
-
-    def __init__(self, machines: Machines, folder: Path, written: dict[str, Any], **options: Any) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.journal = folder / "journal"
-        files = [folder / "spec.json", folder / "options.json"]
-        files[0].write_text(json.dumps(written))
-        files[1].write_text(json.dumps({"journal": str(self.journal), "markers": str(folder), **options}))
-        command = [sys.executable, str(HERE / "counted_driver.py"), *map(str, files), machines.address]
-        self.out = folder / "out"
-        with self.out.open("a") as out, (folder / "err").open("a") as err:
-            self.process = subprocess.Popen(
-                command, env=machines.environment, stdout=out, stderr=err, start_new_session=True
-            )
-
-    def events(self) -> list[dict[str, Any]]:
-        """What the driver has said so far, in order; what Ray writes between is left out."""
-        return [json.loads(line) for line in self.out.read_text().splitlines() if line.startswith('{"event"')]
-
-    def steps(self) -> list[int]:
-        """The steps in the order in which they were made."""
-        if not self.journal.exists():
-            return []
-        return [int(line.split()[1]) for line in self.journal.read_text().splitlines()]
-
-    def ended(self, code: int = 0) -> list[dict[str, Any]]:
-        """Wait for its end; all that it has said."""
-        try:
-            until(lambda: self.process.poll() is not None, "the driver ends", 600)
-        finally:
-            end(self.process)
-        assert self.process.returncode == code, self.out.read_text()[-3000:] + self.out.with_name("err").read_text()
-        return self.events()
 
 
 def nothing_is_kept_busy(machines: Machines) -> None:

@@ -1,4 +1,4 @@
-"""What Ray prints of nodes and workers that it lost or replaces, kept off the screen: regraft tells it in its own words."""
+"""What Ray prints of nodes and workers that it lost, kept off the screen: regraft tells it in its own words."""
 
 from __future__ import annotations
 

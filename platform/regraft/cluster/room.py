@@ -57,7 +57,8 @@ def scaling_config(compute: ComputeSpec, progress: Progress | None = None) -> Sc
     there = nodes()
     need = need_of(compute, there, low, high)
     if room(there.values(), need) < low and not can_come(need, low, progress):
-        raise AskedWrong(never(need, low, there), where="compute")
+        brings = ", and its autoscaler can never bring so much" if autoscales() else ""
+        raise AskedWrong(never(need, low, there) + brings, where="compute")
     return ScalingConfig(
         num_workers=compute.workers if low == high else (low, high),
         use_gpu=bool(need.get("GPU")),

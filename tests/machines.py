@@ -63,6 +63,7 @@ class Machines:
         self.folder = Path(tempfile.mkdtemp(prefix="rgn", dir="/tmp"))  # short: a socket's path has at most 107 bytes
         self.environment = settings(self.folder)
         self.nodes: list[str] = []
+        self._blind: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         command = [sys.executable, str(HERE / "keeper.py"), str(free_port()), str(self.folder)]
@@ -73,7 +74,8 @@ class Machines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        end(self._keeper)
+        for process in (*self._blind, self._keeper):
+            end(process)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _answer(self) -> Any:
@@ -114,6 +116,24 @@ class Machines:
 
         until(there, f"{count} nodes are there")
         return self.nodes
+
+    def add_blind(self, folder: Path) -> None:
+        """A node that sees nothing of what lies in a folder, as another machine would not: a tmpfs hides it."""
+        known = self.tell("living")
+        start = [str(BIN / "ray"), "start", "--block", f"--address={self.address}", "--num-cpus=1"]
+        start += [f"--dashboard-agent-listen-port={free_port()}", f"--object-store-memory={100 << 20}"]
+        hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder), *start]
+        with (self.folder / "blind.log").open("w") as log:
+            self._blind.append(
+                subprocess.Popen(hidden, env=self.environment, start_new_session=True, stdout=log, stderr=log)
+            )
+        until(lambda: set(self.tell("living")) - set(known), "the blind node is there")
+
+
+def can_hide() -> bool:
+    """Whether this machine lets us give a process its own view of the files."""
+    done = subprocess.run(["unshare", "-m", "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True)
+    return done.returncode == 0
 
 
 class Grown:
@@ -194,6 +214,8 @@ class Driver:
     """A driver at work: its events as they come, its journal, its end."""
 
     def __init__(self, cluster: Machines | Grown, folder: Path, written: dict[str, Any], **options: Any) -> None:
+        """`options` are those of counted_driver.py; `environment` is one in place of the cluster's."""
+        environment = options.pop("environment", cluster.environment)
         folder.mkdir(parents=True, exist_ok=True)
         self.journal = folder / "journal"
         files = [folder / "spec.json", folder / "options.json"]
@@ -202,9 +224,7 @@ class Driver:
         command = [sys.executable, str(HERE / "counted_driver.py"), *map(str, files), cluster.address]
         self.out = folder / "out"
         with self.out.open("a") as out, (folder / "err").open("a") as err:
-            self.process = subprocess.Popen(
-                command, env=cluster.environment, stdout=out, stderr=err, start_new_session=True
-            )
+            self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=err, start_new_session=True)
 
     def events(self) -> list[dict[str, Any]]:
         """What the driver has said so far, in order; what Ray writes between is left out."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from machines import Driver, Machines, until
+from machines import Driver, Machines, can_hide, until
 from regraft.store.objects import open_store
 from tiny import document
 from unit.training.test_equal import losses
@@ -168,3 +168,28 @@ def test_a_job_that_no_node_can_hold_is_refused_at_once(machines: Machines, inpu
         in (events[-1]["message"])
     )
     assert not list(open_store(written["store"]).list("runs/"))
+
+
+@pytest.mark.skipif(not can_hide(), reason="this machine gives no process its own view of files (unshare -m)")
+def test_a_node_that_sees_only_the_store_trains_and_what_it_must_see_besides_is_named(
+    machines: Machines, inputs: Path, tmp_path: Path
+) -> None:
+    machines.bring_to(0)
+    hidden = tmp_path / "hidden"
+    document(hidden)
+    (hidden / "tmp").mkdir()
+    machines.add_blind(hidden)
+    written = spec_in(inputs, tmp_path / "store", 1)
+
+    def refused(**changes: Any) -> str:
+        events = Driver(machines, tmp_path / "refused", {**written, **changes}).ended(code=2)
+        return str(events[-1]["message"])
+
+    assert f"1 of 2 nodes do not see {hidden}/store: use s3://" in refused(store=str(hidden / "store"))
+    told = refused(base=str(hidden / "base"))
+    assert f"base: 1 of 2 nodes do not see {hidden}/base: name it by s3://" in told
+    # Rows are read by the driver, and Ray's own files of the run lie in a folder of the driver's machine.
+    data = {side: str(hidden / f"{side}.csv") for side in ("train", "eval")}
+    environment = {**machines.environment, "TMPDIR": str(hidden / "tmp")}
+    events = Driver(machines, tmp_path / "trained", {**written, "data": data}, environment=environment).ended()
+    assert events[-1]["version"] == "v1"

@@ -31,9 +31,9 @@ PART = 5 << 20
 """The smallest part that a real server takes."""
 
 
-@pytest.fixture(params=["moto", *(["real"] if REAL else [])])
+@pytest.fixture(params=["real" if REAL else "moto"])
 def flaky_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FlakyProxy, str]]:
-    """A proxy that fails, before moto's server and before the one that REGRAFT_TEST_S3 names; a prefix of its own."""
+    """A proxy that fails, before the server that REGRAFT_TEST_S3 names or else moto's; a prefix of its own."""
     if request.param == "moto":
         upstream, root = request.getfixturevalue("moto_endpoint"), f"s3://tests/{uuid4().hex}"
         local_server(monkeypatch, upstream)

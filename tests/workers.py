@@ -18,7 +18,9 @@ import torch
 import torch.distributed as dist
 
 from regraft.cli import main
+from regraft.errors import Stopped
 from regraft.spec import RunSpec
+from regraft.training import session
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.loop import fit
@@ -29,6 +31,9 @@ _roots = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "platform"
 os.environ["PYTHONPATH"] = os.pathsep.join([*_roots, *filter(None, [os.environ.get("PYTHONPATH")])])
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["workers", "tiny"])
+
+LEFT = 7
+"""The exit code of a child that was asked to end and did."""
 
 
 class CountingHarness(LocalHarness):
@@ -77,6 +82,28 @@ def train_counted(document: Mapping[str, Any], journal: str, kill_after: int | N
     train_session(spec, execute)
 
 
+class Told(CountingHarness):
+    """Is asked to end after a step: the process by SIGTERM, or one rank of several by its notice."""
+
+    step = 5
+
+    def consumed(self, step: int, rows: np.ndarray) -> None:
+        super().consumed(step, rows)
+        if step == self.step and self.world == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step == self.step and self.rank == self.world - 1:
+            self.notice.give("told")
+
+
+def train_told(written: Mapping[str, Any], journal: str) -> None:
+    """Train a spec in this process, which is asked to end; it ends with the code LEFT when it was stopped."""
+    session.LocalHarness = lambda progress=None: Told(Path(journal))  # type: ignore[misc, assignment]
+    try:
+        session.train_local(RunSpec.resolve(written))
+    except Stopped:
+        sys.exit(LEFT)
+
+
 def limited_command(argv: list[str], said: str, largest: int) -> None:
     """Run the command line where no file may become larger; its stderr goes into the file `said`."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
@@ -90,15 +117,16 @@ def train_plain(document: Mapping[str, Any]) -> None:
     train_local(RunSpec.resolve(document))
 
 
-def on_ranks(world: int, document: Mapping[str, Any], journal: str) -> None:
+def on_ranks(
+    world: int, document: Mapping[str, Any], journal: str, harness: type[CountingHarness] = CountingHarness
+) -> None:
     """Train a spec on several gloo ranks, each a process, without Ray."""
     spec = RunSpec.resolve(document)
     port = free_port()
 
     def execute(job: Job) -> None:
         ranks = [
-            _context.Process(target=rank_main, args=(rank, world, port, document, job, journal))
-            for rank in range(world)
+            _context.Process(target=rank_main, args=(rank, world, port, job, journal, harness)) for rank in range(world)
         ]
         for process in ranks:
             process.start()
@@ -109,7 +137,7 @@ def on_ranks(world: int, document: Mapping[str, Any], journal: str) -> None:
     train_session(spec, execute)
 
 
-def rank_main(rank: int, world: int, port: int, document: Mapping[str, Any], job: Job, journal: str) -> None:
+def rank_main(rank: int, world: int, port: int, job: Job, journal: str, harness: type[CountingHarness]) -> None:
     """One rank of `on_ranks`."""
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world)
@@ -117,7 +145,7 @@ def rank_main(rank: int, world: int, port: int, document: Mapping[str, Any], job
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     try:
-        fit(job, CountingHarness(Path(journal)))
+        fit(job, harness(Path(journal)))
     finally:
         dist.destroy_process_group()
 

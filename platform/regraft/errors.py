@@ -126,7 +126,7 @@ class Diverged(RunError):
 
 
 class Stopped(RunError):
-    """The run was asked to stop (`regraft runs stop`) and did, with a checkpoint."""
+    """The run was asked to stop (`regraft runs stop`, SIGTERM) and did, with a checkpoint."""
 
 
 class ClusterError(RunError):

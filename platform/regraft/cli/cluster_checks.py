@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from regraft.cli.finding import Finding
 from regraft.cli.screen import size
-from regraft.cluster import capacity, examine
+from regraft.cluster import examine, room
 from regraft.cluster.connect import connected
 from regraft.cluster.examine import Node
-from regraft.cluster.train import scaling_config
 from regraft.errors import AskedWrong
 from regraft.spec import ComputeSpec
 
@@ -35,7 +34,7 @@ def inside(
             yield Finding("node", "fail", trouble, "look at its logs in Ray's dashboard, and at its memory and disk")
         yield from versions(seen, client)
         yield from tokens(seen)
-        yield from room(seen)
+        yield from space(seen)
         yield from clocks(seen)
         yield from stores(seen, store)
         yield from resources(compute)
@@ -73,7 +72,7 @@ def tokens(nodes: Sequence[Node]) -> Iterator[Finding]:
         yield Finding("ray token", "ok", f"asked for on {len(nodes)} nodes")
 
 
-def room(nodes: Sequence[Node]) -> Iterator[Finding]:
+def space(nodes: Sequence[Node]) -> Iterator[Finding]:
     """Disk and shared memory of every node."""
     low = [f"{node.name}: {size(node.disk)} free" for node in nodes if node.disk < 2 * _GB]
     if low:
@@ -121,18 +120,19 @@ def stores(nodes: Sequence[Node], url: str) -> Iterator[Finding]:
 
 def resources(compute: ComputeSpec | None) -> Iterator[Finding]:
     """What a spec asks for against what there can be."""
-    there = capacity.groups()
-    has = ", ".join(f"{capacity.most(there, name):g} {name}" for name in ("CPU", "GPU"))
+    there = room.nodes().values()
+    has = ", ".join(f"{sum(holds.get(name, 0) for holds in there):g} {name}" for name in ("CPU", "GPU"))
+    has += ", and an autoscaler that may bring more" if room.autoscales() else ""
     if compute is None or compute.workers == 0:
-        yield Finding("resources", "ok", f"{has} at most")
+        yield Finding("resources", "ok", has)
         return
     try:
-        scaling = scaling_config(compute)
+        scaling = room.scaling_config(compute)
     except AskedWrong as error:
         yield Finding("resources", "fail", error.message, "change the spec's compute, or the cluster")
         return
     each = ", ".join(f"{amount:g} {name}" for name, amount in (scaling.resources_per_worker or {}).items())
-    yield Finding("resources", "ok", f"workers {scaling.num_workers}, each with {each}; the cluster has {has} at most")
+    yield Finding("resources", "ok", f"workers {scaling.num_workers}, each with {each}; the cluster has {has}")
 
 
 def meeting() -> Iterator[Finding]:

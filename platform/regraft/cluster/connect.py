@@ -7,12 +7,14 @@ import os
 import re
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import state as ray_state
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from regraft import errors
@@ -20,6 +22,8 @@ from regraft.errors import AskedWrong, ClusterError, Unsupported
 
 log = logging.getLogger(__name__)
 KNOCK_S = 10.0
+ANSWER_S = 60.0
+"""How long a node may take to say what it sees."""
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """HTTP/2's connection preface and an empty SETTINGS frame."""
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -158,18 +162,47 @@ def check_store(url: str, where: str = "store") -> None:
             "every node sees, or s3://bucket/prefix",
             where=where,
         )
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
+    nodes = len(living())
+    if nodes < 2:
         return
     Path(url).mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=url, prefix=".seen-") as marker:
-        look = [sees.options(scheduling_strategy=on(node)).remote(marker.name) for node in nodes]
-        blind = [node for node, seen in zip(nodes, ray.get(look), strict=True) if not seen]
-    if blind:
-        raise AskedWrong(
-            f"{len(blind)} of {len(nodes)} nodes do not see {url}: use s3://bucket/prefix or a shared folder",
-            where=where,
-        )
+        if blind := who_misses([marker.name])[marker.name]:
+            raise AskedWrong(
+                f"{blind} of {nodes} nodes do not see {url}: use s3://bucket/prefix or a shared folder", where=where
+            )
+
+
+def living() -> list[dict[str, Any]]:
+    """The nodes that work can be given to, as Ray tells of them."""
+    leaving = draining()
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+
+
+def draining() -> set[str]:
+    """The nodes that have been told that they will be taken away."""
+    return set(ray_state.state.get_draining_nodes())
+
+
+def who_misses(paths: Sequence[str]) -> dict[str, int]:
+    """Of each path: how many nodes do not see it. A node that goes or does not answer is not counted."""
+    asked = [sees.options(scheduling_strategy=on(node["NodeID"])).remote(list(paths)) for node in living()]
+    answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
+    missing = dict.fromkeys(paths, 0)
+    for answer in answered:
+        try:
+            seen = ray.get(answer)
+        except RayError as error:
+            log.info("a node did not say what it sees: %s", error)
+            continue
+        for path, there in zip(paths, seen, strict=True):
+            missing[path] += not there
+    return missing
+
+
+def here() -> str:
+    """The node of this process."""
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def on(node: str) -> NodeAffinitySchedulingStrategy:
@@ -178,6 +211,6 @@ def on(node: str) -> NodeAffinitySchedulingStrategy:
 
 
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
-def sees(path: str) -> bool:
-    """Whether the node that runs this sees a file."""
-    return Path(path).exists()
+def sees(paths: list[str]) -> list[bool]:
+    """Which of these files and folders the node that runs this sees."""
+    return [Path(path).exists() for path in paths]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from uuid import uuid4
 
 import ray
@@ -18,6 +17,7 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext
 
 from regraft.cluster.connect import check_store, connected
+from regraft.cluster.raylet_lines import WithoutRaylet
 from regraft.cluster.train import causes_of
 from regraft.contracts import Progress
 from regraft.errors import AskedWrong, ClusterError, RegraftError, RunError
@@ -210,27 +210,3 @@ def quiet() -> Iterator[None]:
         for name, value in before.items():
             setattr(context, name, value)
         logger.setLevel(level)
-
-
-class WithoutRaylet(io.TextIOBase):
-    """Standard output but for the lines in which Ray tells that it replaces a worker, which no option of it stops."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._dropped = stream, False
-
-    def write(self, text: str) -> int:
-        """Pass text on; a line of the raylet comes as its text and then its end."""
-        end, self._dropped = self._dropped and text == "\n", "(raylet)" in text
-        return len(text) if end or self._dropped else self._stream.write(text)
-
-    def flush(self) -> None:
-        """Of the stream itself."""
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        """As the stream itself."""
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        """Of the stream itself."""
-        return self._stream.fileno()

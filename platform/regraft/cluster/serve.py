@@ -23,7 +23,8 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from starlette.applications import Starlette
 
 from regraft.cluster.connect import check_store, connected
-from regraft.cluster.predict import WithoutRaylet, silently
+from regraft.cluster.predict import silently
+from regraft.cluster.raylet_lines import WithoutRaylet
 from regraft.endpoint.keys import Keys
 from regraft.endpoint.serve_spec import ServeSpec
 from regraft.endpoint.server import Opened, refuse_open_doors, url_of

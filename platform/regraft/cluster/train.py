@@ -7,30 +7,35 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-import ray
 import torch.distributed as dist
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from regraft.cluster import capacity
-from regraft.cluster.connect import check_store, connected
+from regraft.cluster.connect import check_store, connected, here, on
 from regraft.cluster.ray_harness import Mailbox, RayHarness
+from regraft.cluster.raylet_lines import without_raylet_lines
+from regraft.cluster.room import scaling_config
+from regraft.cluster.sources import check_sources
+from regraft.cluster.watch import Leaving, watching
 from regraft.contracts import Progress
-from regraft.errors import AskedWrong, ClusterError, RegraftError
-from regraft.spec import ComputeSpec, RunSpec
+from regraft.errors import ClusterError, RegraftError
+from regraft.spec import RunSpec
+from regraft.store.objects import open_store
+from regraft.store.runs import Runs
 from regraft.training.job import Job
 from regraft.training.journal import Journal
 from regraft.training.loop import fit
-from regraft.training.session import Outcome, train_session
+from regraft.training.notice import Notice, on_sigterm
+from regraft.training.session import Outcome, stopped, train_session
+from regraft.training.stopping import when_asked
 
 log = logging.getLogger(__name__)
-POLL_S = 0.5
 MOST_PAUSE_S = 30.0
 LOST = (RayActorError, NodeDiedError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, PreemptionError)
 """What ends workers from outside."""
@@ -54,12 +59,13 @@ def train(
     """Train a spec to a registered model on Ray workers."""
 
     # The cluster is asked before anything is written: a wrong address leaves no run behind.
-    with connected(address):
+    with connected(address), without_raylet_lines():
         check_store(spec.store)
-        scaling = scaling_config(spec.compute)
+        scaling = scaling_config(spec.compute, progress)
         say = Journal(progress)
 
         def execute(job: Job) -> None:
+            check_sources(spec, job)
             attempts(spec, job, scaling, say)
 
         return train_session(spec, execute, fresh=fresh, progress=say)
@@ -69,55 +75,86 @@ def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress
     """Run workers until the job is done; lost ones are replaced, from the last checkpoint.
 
     The retries are ours, each under a new Ray run name: what is wrong with the request, or with a plugin, is not tried
-    again, and a cut snapshot of Ray's own run state never stands in the way of the next attempt.
+    again, and a cut snapshot of Ray's own run state never stands in the way of the next attempt. Nodes that are taken
+    away, which is no failure, are not counted.
     """
     job = replace(job, threads=job.threads or int(scaling.resources_per_worker["CPU"]))
-    left = spec.compute.max_failures
-    number = 0
-    while True:
-        try:
-            attempt(job, scaling, number, progress)
-            return
-        except RegraftError:
-            raise
-        except Exception as error:
-            causes = causes_of(error)
-            ours = next((cause for cause in causes if isinstance(cause, RegraftError)), None)
-            if ours is not None:
-                raise ours from None
-            cause = next(filter(is_loss, causes), causes[-1])
-            if left == 0 or not is_loss(cause):
-                raise ClusterError(f"a worker failed: {type(cause).__name__}: {cause}", where=job.run) from error
-            left, number = left - 1, number + 1
-            if progress is not None:
-                what = f"workers were lost ({type(cause).__name__}); going on from the last checkpoint"
-                progress({"event": "note", "message": what})
-            time.sleep(min(MOST_PAUSE_S, 2.0 ** (number - 1)))
+    notice = Notice()
+    failures, number = 0, -1
+    with on_sigterm(notice), when_asked(Runs(open_store(spec.store)), job.run, notice):
+        while True:
+            number += 1
+            try:
+                left = attempt(job, scaling, number, notice, progress)
+            except RegraftError:
+                raise
+            except Exception as error:
+                cause, counts = judged(error, job)
+                failures += counts
+                if 0 <= spec.compute.max_failures < failures:
+                    raise ClusterError(f"a worker failed: {type(cause).__name__}: {cause}", where=job.run) from error
+                if notice:
+                    raise stopped(job, notice.reason) from error
+                note(progress, f"workers were lost ({type(cause).__name__}); going on from the last checkpoint")
+                time.sleep(min(MOST_PAUSE_S, 2.0 ** max(0, failures - 1)))
+                continue
+            if left is None:
+                return
+            if not left.elsewhere:
+                raise stopped(job, left.reason)
+            note(progress, f"{left.reason}; going on from a checkpoint of this step")
 
 
-def attempt(job: Job, scaling: ScalingConfig, number: int, progress: Progress | None) -> None:
-    """One group of workers, from the last checkpoint to the end or to a failure."""
-    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
-    with tempfile.TemporaryDirectory(prefix="regraft-ray-") as folder, delivering(mailbox, progress):
-        trainer = TorchTrainer(
+def judged(error: Exception, job: Job) -> tuple[BaseException, bool]:
+    """What ended an attempt from outside, and whether it counts as a failure; raises what would only happen again."""
+    causes = causes_of(error)
+    ours = next((cause for cause in causes if isinstance(cause, RegraftError)), None)
+    if ours is not None:
+        raise ours from None
+    cause = next(filter(is_loss, causes), causes[-1])
+    if not is_loss(cause):
+        raise ClusterError(f"a worker failed: {type(cause).__name__}: {cause}", where=job.run) from error
+    return cause, not any(is_preemption(cause) for cause in causes)
+
+
+def note(progress: Progress | None, message: str) -> None:
+    """Tell the user."""
+    if progress is not None:
+        progress({"event": "note", "message": message})
+
+
+def attempt(job: Job, scaling: ScalingConfig, number: int, notice: Notice, progress: Progress | None) -> Leaving | None:
+    """One group of workers, from the last checkpoint to the end, to a step where it was to leave, or to a failure.
+
+    Ray's own files of the attempt lie in a temporary folder of this node: only its controller, which Ray keeps beside
+    the driver, writes there, since no checkpoint of ours goes through Ray.
+    """
+    mailbox = Mailbox.options(scheduling_strategy=on(here())).remote()  # type: ignore[attr-defined]
+    with (
+        tempfile.TemporaryDirectory(prefix="regraft-ray-") as folder,
+        watching(mailbox, scaling, notice, progress) as watch,
+        own_interrupts(),
+    ):
+        result = TorchTrainer(
             work,
             train_loop_config={"job": asdict(job), "mailbox": mailbox},
             scaling_config=scaling,
             run_config=RunConfig(
-                name=f"{job.run}-{number}", storage_path=folder, failure_config=FailureConfig(max_failures=0)
+                name=f"{job.run}-{number}",
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
             ),
-        )
-        with own_interrupts():
-            result = trainer.fit()
+        ).fit()
     if result.error is not None:
         raise result.error
+    return None if result.return_value else watch.leaving
 
 
-def work(config: dict[str, Any]) -> None:
-    """What each worker runs."""
+def work(config: dict[str, Any]) -> bool:
+    """What each worker runs; whether the run is at its end."""
     document = config["job"]
     job = Job(**{**document, "labels": tuple(document["labels"])})
-    fit(job, RayHarness(config["mailbox"]))
+    return fit(job, RayHarness(config["mailbox"])).finished
 
 
 @contextmanager
@@ -138,77 +175,6 @@ def own_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def delivering(mailbox: Any, progress: Progress | None) -> Iterator[None]:
-    """Hand the workers' progress on while they work."""
-    if progress is None:
-        yield
-        return
-    done = threading.Event()
-    thread = threading.Thread(target=deliver, args=(mailbox, progress, done), daemon=True, name="regraft-progress")
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=5)
-
-
-def deliver(mailbox: Any, progress: Progress, done: threading.Event) -> None:
-    """Until done, and once more after; a mailbox that died with its node ends it quietly."""
-    while True:
-        last = done.wait(POLL_S)
-        try:
-            events = ray.get(mailbox.take.remote(), timeout=10)
-        except Exception as error:
-            log.debug("no more progress: %s", error)
-            return
-        for event in events:
-            progress(event)
-        if last:
-            return
-
-
-def scaling_config(compute: ComputeSpec) -> ScalingConfig:
-    """Workers and what each holds, checked against what the cluster has."""
-    low, high = compute.workers if isinstance(compute.workers, tuple) else (compute.workers, compute.workers)
-    there = capacity.groups()
-    gpus = compute.gpus if compute.gpus != "auto" else (1.0 if capacity.most(there, "GPU") >= low else 0.0)
-    # What one node has bounds a worker: the share of all would be more than any holds, and wait for ever.
-    share = min(ray.cluster_resources().get("CPU", 1) // high, capacity.largest(there, "CPU"))
-    cpus = compute.cpus or max(1.0, float(share))
-    need = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
-    if compute.memory_gb:
-        need["memory"] = compute.memory_gb * 2**30
-    if compute.accelerator:
-        need[f"accelerator_type:{compute.accelerator}"] = 0.001
-    check_capacity(there, low, need)
-    return ScalingConfig(
-        num_workers=compute.workers if low == high else (low, high),
-        use_gpu=bool(gpus),
-        resources_per_worker=need,
-        accelerator_type=compute.accelerator,
-    )
-
-
-def check_capacity(there: Sequence[capacity.Group], workers: int, need: Mapping[str, float]) -> None:
-    """AskedWrong when the cluster, its autoscaler's nodes too, can never hold the workers; Ray would wait for ever."""
-    for name, amount in need.items():
-        if amount * workers > capacity.most(there, name):
-            raise AskedWrong(
-                f"{workers} workers with {amount:g} {name} each are asked for; the cluster has "
-                f"{capacity.most(there, name):g} at most: ask for less, or let it grow",
-                where="compute",
-            )
-    if (fit := capacity.holds(there, need)) < workers:
-        each = ", ".join(f"{amount:g} {name}" for name, amount in need.items())
-        raise AskedWrong(
-            f"{workers} workers with {each} each are asked for; the cluster's nodes hold {fit} of them at most, for a "
-            "worker must fit into one node: ask for less each, or for larger nodes",
-            where="compute",
-        )
-
-
 def causes_of(error: BaseException) -> list[BaseException]:
     """Every exception inside what Ray wrapped around the workers' own, outermost first."""
     seen: list[BaseException] = []
@@ -222,6 +188,11 @@ def causes_of(error: BaseException) -> list[BaseException]:
         inner = [getattr(failure, "_base_exc", failure) for failure in failures.values()]
         queue += [*inner, getattr(item, "cause", None), item.__cause__]
     return seen
+
+
+def is_preemption(error: BaseException) -> bool:
+    """Whether a machine was taken away, which says nothing against the job."""
+    return isinstance(error, PreemptionError) or (isinstance(error, RayActorError) and error.preempted)
 
 
 def is_loss(error: BaseException) -> bool:

@@ -30,7 +30,8 @@ from regraft.store.s3_errors import code_of, retries_of, status_of, told
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_PATIENT = 5
+_PATIENT = 8
+"""Where a tenth of all requests fails, one in a hundred million fails so often in a row."""
 _QUICK = 2
 _TRIES = 6
 _PIECE = 1 << 20

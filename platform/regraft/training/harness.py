@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from regraft.contracts import Progress
+from regraft.training.notice import Notice
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 class Harness:
     """Rank, world and device of this process, and the few things ranks say to one another.
 
-    `here` is how many of the world's ranks share this machine.
+    `here` is how many of the world's ranks share this machine; who gives `notice` on any rank has all of them end at
+    the same step, with a checkpoint.
     """
 
     def __init__(self, *, device: torch.device | None = None, progress: Progress | None = None) -> None:
@@ -34,6 +36,7 @@ class Harness:
         self.world = dist.get_world_size() if grouped else 1
         self.here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if grouped else 1
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.notice = Notice()
         self._progress = progress
 
     @property

@@ -34,7 +34,6 @@ from regraft.training.optimizer import build_optimizer, optimizer_tensors, param
 from regraft.training.resume import restore
 from regraft.training.saver import Saver
 from regraft.training.stepping import StepModule, Stepper, distribute, make_accelerator, scaler_state
-from regraft.training.stopping import Stopping
 from regraft.training.tensorfile import take_part
 from regraft.training.tracking import Tracker
 from regraft.training.weights import class_weights
@@ -44,7 +43,10 @@ LOG_LINES = 500
 
 
 def fit(job: Job, harness: Harness) -> State:
-    """Train a job to its end on this rank; continues from the newest whole checkpoint in the store."""
+    """Train a job to its end on this rank; continues from the newest whole checkpoint in the store.
+
+    The state is not `finished` when a rank had notice to leave: what was trained until then is in a checkpoint.
+    """
     if job.threads:
         torch.set_num_threads(job.threads)
     spec = job.resolved()
@@ -100,7 +102,6 @@ class Run:
         self.runs = Runs(store)
         self.checkpoints = Checkpoints(store, job.run)
         self.tracker = Tracker(store, job.run, folder / "tensorboard", write=harness.first)
-        self.stopping = Stopping(self.runs, job.run, harness, every=self.stride)
         score = spec.task.score
         # Two last ones: should the newest be damaged, a resume has one to fall back on.
         retention = Retention(best=spec.training.keep, last=2, metric=score.name, mode=score.mode)
@@ -147,7 +148,6 @@ class Run:
         )
         began, first, before = time.monotonic(), self.state.step, self.state.seconds
         self.adapted.train_mode()
-        self.stopping.start()
         try:
             for number, rows, micros in self.work(first):
                 progress = number / max(1, self.steps - 1)
@@ -157,10 +157,10 @@ class Run:
                 self.state.step = number + 1
                 self.state.seconds = before + time.monotonic() - began
                 self.note_step(loss, norm, rate, (number + 1 - first) / (time.monotonic() - began))
-                stop = self.stopping.asked(self.state.step)
-                if stop or self.due():
+                leaving = stepper.told_to_leave
+                if leaving or self.due():
                     self.pause(loss, norm)
-                if stop or self.state.finished:
+                if leaving or self.state.finished:
                     break
         finally:
             self.close()
@@ -176,7 +176,6 @@ class Run:
 
     def close(self) -> None:
         """Drain the saver, end the tracker's file."""
-        self.stopping.close()
         try:
             self.saver.close()
         finally:

@@ -35,6 +35,8 @@ from regraft.training.job import Job, State
 from regraft.training.journal import Journal
 from regraft.training.loop import fit
 from regraft.training.memory import room_for_weights
+from regraft.training.notice import on_sigterm
+from regraft.training.stopping import when_asked
 
 log = logging.getLogger(__name__)
 
@@ -88,33 +90,25 @@ def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progr
             execute(job)
             if lease.lost.is_set():
                 raise LeaseHeld("another driver took this run over while it trained; it will register the model", run)
-            refuse_unfinished(runs, run)
             return complete(store, spec, job, began, say)
 
 
 @contextmanager
 def told_as_failed(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
-    """Write into the run's document that it failed, unless another driver has it now."""
+    """Write into the run's document that it failed, or where it stopped, unless another driver has it now."""
     try:
         yield
     except BaseException as ended:
         if not lease.lost.is_set():
             try:
-                runs.update(run, state="stopped" if isinstance(ended, Stopped) else "failed")
+                if isinstance(ended, Stopped):
+                    runs.update(run, state="stopped", step=last_state(Checkpoints(runs.store, run)).step)
+                else:
+                    runs.update(run, state="failed")
             except StoreError as error:
                 # A full disk or a lost server: what ended the run must not be hidden by what it ends too.
                 log.info("run %s could not be marked as failed: %s", run, error)
         raise
-
-
-def refuse_unfinished(runs: Runs, run: str) -> None:
-    """Stopped when the workers ended before the last step because somebody asked for it."""
-    if not runs.stop_asked(run):
-        return
-    state = last_state(Checkpoints(runs.store, run))
-    if not state.finished:
-        runs.update(run, step=state.step)
-        raise Stopped(f"stopped at step {state.step}, as `regraft runs stop` asked: the same command continues it", run)
 
 
 def train_local(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
@@ -122,9 +116,18 @@ def train_local(spec: RunSpec, *, fresh: bool = False, progress: Progress | None
     say = Journal(progress)
 
     def execute(job: Job) -> None:
-        fit(job, LocalHarness(progress=say))
+        harness = LocalHarness(progress=say)
+        with on_sigterm(harness.notice), when_asked(Runs(open_store(spec.store)), job.run, harness.notice):
+            state = fit(job, harness)
+        if harness.notice and not state.finished:
+            raise stopped(job, harness.notice.reason)
 
     return train_session(spec, execute, fresh=fresh, progress=say)
+
+
+def stopped(job: Job, reason: str) -> Stopped:
+    """What a command says that ended before its run did."""
+    return Stopped(f"{reason}: what was trained is in a checkpoint, and the same command goes on from there", job.run)
 
 
 def choose_run(runs: Runs, spec: RunSpec, *, fresh: bool) -> str:

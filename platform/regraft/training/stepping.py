@@ -161,6 +161,16 @@ class Stepper:
         self.module, self.optimizer, self.accelerator, self.harness = module, optimizer, accelerator, harness
         self.seed, self.clip = seed, clip
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._notices = self._before = torch.zeros(())
+
+    @property
+    def told_to_leave(self) -> bool:
+        """Whether any rank had notice; the same answer on every rank, so that all of them end at the same step.
+
+        On a device the notices of the step before are read, which have arrived: the newest would have to be waited for.
+        """
+        notices = self._notices if self.harness.device.type == "cpu" else self._before
+        return notices.item() > 0
 
     def step(self, number: int, batches: Sequence[tuple[Batch, bool]], progress: float) -> tuple[Tensor, Tensor]:
         """One optimizer step over this rank's micro-batches, each with whether its rows are real.
@@ -169,7 +179,9 @@ class Stepper:
         for the device, which the caller does when it wants to know.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        totals = torch.zeros(2, dtype=torch.float64, device=self.harness.device)
+        totals = torch.zeros(3, dtype=torch.float64, device=self.harness.device)
+        # The word to leave travels with the sums that every step needs anyway.
+        totals[2] = float(bool(self.harness.notice))
         for micro, (rows, real) in enumerate(batches):
             batch = to_device(rows, self.harness.device)
             seed_micro(self.seed, number, micro, self.harness.rank)
@@ -178,8 +190,9 @@ class Stepper:
                 # A rank without rows takes part with one row at weight 0, so that no collective waits for it.
                 total, weight = (total, weight) if real else (total * 0.0, weight * 0.0)
                 self.accelerator.backward(total)
-            totals += torch.stack([total.detach().double(), weight.detach().double()])
+            totals[:2] += torch.stack([total.detach().double(), weight.detach().double()])
         self.harness.sum(totals)
+        self._before, self._notices = self._notices, totals[2]
         # A batch whose rows all weigh nothing has no gradient; it must not become 0 / 0.
         weight = totals[1].clamp(min=SMALLEST)
         return totals[0] / weight, self._apply(weight)

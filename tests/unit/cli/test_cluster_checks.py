@@ -20,7 +20,7 @@ def statuses(found: Sequence[Finding]) -> list[str]:
 
 def test_nodes_alike_are_fine() -> None:
     nodes = [GOOD, replace(GOOD, name="b", ahead_s=0.01)]
-    for check in (cluster_checks.tokens, cluster_checks.room, cluster_checks.clocks):
+    for check in (cluster_checks.tokens, cluster_checks.space, cluster_checks.clocks):
         assert set(statuses(list(check(nodes)))) == {"ok"}
     assert statuses(list(cluster_checks.versions(nodes, versions()))) == ["ok"]
     assert statuses(list(cluster_checks.stores(nodes, "s3://b/x"))) == ["ok"]
@@ -38,7 +38,7 @@ def test_each_trouble_is_told_with_what_to_do() -> None:
     bad = Node("b", versions(), "disabled", 10**8, 10**7, "no permission", -400.0, ahead_s=-30.0)
     found = [
         *cluster_checks.tokens([GOOD, bad]),
-        *cluster_checks.room([GOOD, bad]),
+        *cluster_checks.space([GOOD, bad]),
         *cluster_checks.clocks([GOOD, bad]),
         *cluster_checks.stores([GOOD, bad], "s3://b/x"),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from regraft.errors import NotThere
 from regraft.store.checkpoints import Checkpoints, Retention
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
+from unit.store.conftest import REAL
 from unit.store.crashing import Countdown, FaultyStore, changes_of, counted_system, killed_at
 
 Work = Callable[[ObjectStore], object]
@@ -149,15 +150,24 @@ def test_a_folder_survives_a_kill_at_every_call(tmp_path: Path, name: str, momen
     assert not list(place.rglob(".regraft-tmp-*"))
 
 
+@pytest.fixture(params=["small", *(["real"] if REAL else [])])
+def bucket_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A prefix of its own on a small S3 server, and on the one that REGRAFT_TEST_S3 names."""
+    url = str(request.getfixturevalue(f"{request.param}_url"))
+    yield url
+    everything = open_store(url)
+    everything.delete([stat.key for stat in everything.list()])
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_bucket_survives_a_kill_at_every_request(small_url: str, tmp_path: Path, name: str) -> None:
+def test_a_bucket_survives_a_kill_at_every_request(bucket_url: str, tmp_path: Path, name: str) -> None:
     operation = OPERATIONS[name]
-    template = open_store(f"{small_url}/template")
+    template = open_store(f"{bucket_url}/template")
     operation.prepare(template)
     objects = {stat.key: template.get(stat.key) for stat in template.list()}
 
     def fresh() -> ObjectStore:
-        store = open_store(f"{small_url}/{uuid4().hex}")
+        store = open_store(f"{bucket_url}/{uuid4().hex}")
         for key, data in objects.items():
             store.put(key, data)
         return store

@@ -24,9 +24,12 @@ from regraft.store.checkpoints import Checkpoints
 from regraft.store.manifest import fetch_verified
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
+from regraft.store.runs import Runs
 from tiny import document, tiny_bert
 from unit.store.conftest import REAL, local_server
 from unit.store.conftest import moto_endpoint as moto_endpoint
+from unit.training.test_resume import KILLS as TEN_KILLS
+from unit.training.test_resume import effective
 from workers import in_child, train_counted
 
 KILLS = (4, 9)
@@ -125,6 +128,24 @@ def test_each_attempt_on_s3_went_on_from_a_checkpoint_without_a_gap(s3_run: Run)
     assert third == list(range(third[0], 16))
     # From the checkpoint that was being uploaded when the process was killed, if it arrived, or the one before.
     assert second[0] in (0, 3) and third[0] in (8, 9)
+
+
+@pytest.mark.slow
+def test_ten_kills_on_s3_leave_the_delta_and_the_log_of_an_uninterrupted_run_in_a_folder(
+    s3_run: Run, tmp_path: Path
+) -> None:
+    if REAL and not s3_run.root.startswith(REAL):
+        pytest.skip("the real server is killed at, which takes a minute; moto's is the same code")
+    there = {**s3_run.spec.model_dump(mode="json"), "store": f"{s3_run.root}/ten"}
+    for step in TEN_KILLS:
+        assert in_child(train_counted, there, str(tmp_path / "journal"), step) == -9
+    assert in_child(train_counted, there, str(tmp_path / "journal")) == 0
+    store = open_store(there["store"])
+    assert delta(store) == delta(s3_run.straight)
+    mine, theirs = (Runs(place) for place in (store, s3_run.straight))
+    (straight,) = theirs.list()  # named after other paths of the same files
+    assert mine.read(s3_run.spec.run, "metrics.jsonl") == theirs.read(straight.name, "metrics.jsonl")
+    assert effective(tmp_path / "journal") == effective(s3_run.folder / "straight")
 
 
 def test_a_kill_on_s3_leaves_no_version_and_every_listed_checkpoint_whole(s3_run: Run, tmp_path: Path) -> None:

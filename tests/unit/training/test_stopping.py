@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs, parsed
 from regraft.training import journal, stopping
+from regraft.training.notice import Notice
 from regraft.training.session import train_local
 from tiny import document
 
@@ -40,12 +42,12 @@ class AsksToStop:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A loop that looks a hundred times a second; the function waits until it has found something."""
-    watches: list[stopping.Stopping] = []
-    start = stopping.Stopping.start
+    """A driver that looks a hundred times a second; the function waits until it has found something."""
+    given = threading.Event()
+    give = Notice.give
     monkeypatch.setattr(stopping, "LOOK_S", 0.01)
-    monkeypatch.setattr(stopping.Stopping, "start", lambda self: (watches.append(self), start(self))[1])
-    return lambda: watches[-1]._found.wait(10)
+    monkeypatch.setattr(Notice, "give", lambda self, reason: (give(self, reason), given.set()))
+    return lambda: given.wait(10)
 
 
 def test_a_stopped_run_has_a_checkpoint_of_that_step_and_ends_bit_identical_later(tmp_path: Path, quick: Any) -> None:
@@ -53,11 +55,12 @@ def test_a_stopped_run_has_a_checkpoint_of_that_step_and_ends_bit_identical_late
     straight = RunSpec.resolve(written | {"store": str(tmp_path / "straight")})
     train_local(straight)
     spec = RunSpec.resolve(written)
-    with pytest.raises(Stopped, match=r"stopped at step 3.*same command continues"):
+    with pytest.raises(Stopped, match=r"runs stop.*same command goes on"):
         train_local(spec, progress=AsksToStop(spec, 3, quick))
     store = open_store(spec.store)
-    assert Runs(store).info(spec.run).state == "stopped"
-    assert Checkpoints(store, spec.run).listed()[-1].step == 3
+    found = Runs(store).info(spec.run)
+    assert (found.state, found.step) == ("stopped", 4), "the step after the wish"
+    assert Checkpoints(store, spec.run).listed()[-1].step == 4
     assert Registry(store).models() == []
     assert train_local(spec).version == "v1"
     assert Runs(store).info(spec.run).state == "registered"

@@ -172,3 +172,15 @@ def memory(process: psutil.Process) -> float:
         except psutil.NoSuchProcess:
             continue
     return total / 1e6
+
+
+def worked(process: psutil.Process) -> float:
+    """CPU seconds of a server and all that it started; what has ended meanwhile is not in it."""
+    total = 0.0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            times = one.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total

@@ -25,9 +25,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import record
 import torch
-from load import Reply, Target, closed, cores, free_port, percentile, rate, served
+from load import Reply, Target, closed, cores, free_port, percentile, rate, served, worked
 from safetensors.torch import save
 from trained import SHARED
 
@@ -139,7 +140,7 @@ def mixed(count: int) -> list[str]:
 
 
 @contextmanager
-def running(side: str, folder: Path, plain: str) -> Iterator[Target]:
+def running(side: str, folder: Path, plain: str) -> Iterator[tuple[Target, psutil.Process]]:
     """A server of one side, on its core."""
     port = free_port()
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -150,8 +151,8 @@ def running(side: str, folder: Path, plain: str) -> Iterator[Target]:
     else:
         command, path = [sys.executable, str(PEERS), side, plain, str(port)], "/"
     target = Target(f"http://127.0.0.1:{port}", path)
-    with served(command, target.url + path, folder / f"{side}.log", environment):
-        yield target
+    with served(command, target.url + path, folder / f"{side}.log", environment) as process:
+        yield target, process
 
 
 def measured(folder: Path, plain: str, texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
@@ -159,18 +160,24 @@ def measured(folder: Path, plain: str, texts: list[str], options: argparse.Names
     _, core = cores()
     sides = [*options.ours, *options.peers]
     turns: dict[str, list[list[Reply]]] = {side: [] for side in sides}
+    cpu: dict[str, list[float]] = {side: [] for side in sides}
     answers: dict[str, list[dict[str, float]]] = {}
     for number in range(options.rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
-            with running(side, folder, plain) as target:
+            with running(side, folder, plain) as (target, process):
                 os.sched_setaffinity(0, core)
                 answers.setdefault(side, [target.answer(text) for text in texts[:20]])
                 asyncio.run(closed(target, texts, options.connections, min(3.0, options.seconds)))  # warm
-                turns[side].append(asyncio.run(closed(target, texts, options.connections, options.seconds)))
-            told = turns[side][-1]
-            print(f"round {number + 1}, {side}: {rate(told):.1f} a second, p99 {percentile(told, 0.99)} ms", flush=True)
+                before = worked(process)
+                told = asyncio.run(closed(target, texts, options.connections, options.seconds))
+                cpu[side].append(1000 * (worked(process) - before) / max(1, len(told)))
+            turns[side].append(told)
+            shown = f"{rate(told):.1f} a second, p99 {percentile(told, 0.99)} ms, {cpu[side][-1]:.1f} ms of CPU each"
+            print(f"round {number + 1}, {side}: {shown}", flush=True)
     differences = compared(answers)
     figures = {side: figures_of(turns[side]) for side in sides}
+    for side, spent in cpu.items():
+        figures[side]["cpu_ms_a_request"] = round(statistics.median(spent), 2)
     ratios = {
         goal: round(figures[ours]["a_second"] / figures[peer]["a_second"], 2)
         for goal in GOALS

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray import serve
 
 from regraft.cluster.serve import NAME, app, deploy, serving
@@ -243,3 +244,16 @@ def test_from_no_replica_to_the_first_answer(shop: Shop, on_ray: None) -> None:
         began = time.monotonic()
         assert load.once()[0] == 200
         print(f"first answer after {time.monotonic() - began:.1f} s")
+        until(lambda: "regraft_requests" in exported())
+        assert f'model="{MODEL}"' in exported() and 'version="v1"' in exported()
+
+
+def exported() -> str:
+    """What Ray tells Prometheus of this node."""
+    node = ray.nodes()[0]
+    line = http.client.HTTPConnection(node["NodeManagerAddress"], node["MetricsExportPort"], timeout=30)
+    try:
+        line.request("GET", "/metrics")
+        return line.getresponse().read().decode()
+    finally:
+        line.close()

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
@@ -18,12 +19,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from regraft.contracts import Task
+from regraft.contracts import Answer, Task
 from regraft.endpoint.answerer import Answerer
 from regraft.endpoint.catalog import BARE, Catalog
 from regraft.endpoint.describe import listing, shown
 from regraft.endpoint.forms import form_for
-from regraft.endpoint.intake import Gone, body_of, most_bytes, question_of
+from regraft.endpoint.intake import Gone, Question, Room, body_of, most_bytes, question_of
 from regraft.endpoint.keys import Key, Keys
 from regraft.endpoint.meters import Meters, NoMeters
 from regraft.endpoint.openapi import document
@@ -38,6 +39,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 _SMALL = 1 << 14
 """A body of more bytes is read in a thread: parsing it would hold up everybody else."""
 _OPENERS = 4
+READERS = 8
+"""Bodies that may be on their way, for each request that may be answered at once: who sends slowly takes up little."""
 _MOST_KNOWN = 4096
 _CLOSING = {408, 413}
 """After these the rest of a body may still be on its way: the connection ends."""
@@ -88,6 +91,7 @@ class Endpoint:
         self._spec, self._catalog, self._answerer, self._keys = spec, catalog, answerer, keys
         self._meters = meters or NoMeters()
         self._holds = 0
+        self._room = Room(READERS * spec.limits.queue)
         self._known: dict[tuple[str, str], _Known] = {}
         self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="regraft-open")
         # One thread: however many ask for what is not there, they hold up nobody else.
@@ -146,11 +150,9 @@ class Endpoint:
         """Answer one request, or say why not, and count it."""
         began = time.perf_counter()
         seen = _Seen()
-        if self._holds >= self._spec.limits.queue:
+        if self._holds >= self._spec.limits.queue or self._room.full():
             self._meters.answered("", "", 503, 0.0, 0)
-            raise busy(f"{self._holds} requests are waiting or being answered already: come again", kind="Full")
-        self._holds += 1
-        self._meters.held(self._holds)
+            raise self._full()
         status = 499
         try:
             response = await self._answered(request, seen)
@@ -163,8 +165,6 @@ class Endpoint:
             response = _answer(refusal)
             response.headers.update(seen.headers)
         finally:
-            self._holds -= 1
-            self._meters.held(self._holds)
             self._meters.answered(seen.model, seen.version, status, time.perf_counter() - began, seen.rows)
         return response
 
@@ -180,8 +180,17 @@ class Endpoint:
         assert seen.known is not None
         task, headers = seen.known.task, request.headers
         most = most_bytes(task, limits)
-        body = await body_of(request.receive, headers.get("content-length"), most, limits.body_seconds)
-        kind = headers.get("content-type", "")
+        body = await body_of(request.receive, headers.get("content-length"), most, limits.body_seconds, self._room)
+        with self._held():
+            answers, question = await self._asked(body, headers.get("content-type", ""), task, name, seen)
+        self._catalog.relied_on(name, ref)
+        form = form_for(question.form, answers[0]) if answers else question.form
+        reply = form.reply(answers, question.parameters, single=question.single)
+        return Response(_json(reply), media_type="application/json", headers=seen.headers)
+
+    async def _asked(self, body: bytes, kind: str, task: Task, name: str, seen: _Seen) -> tuple[list[Answer], Question]:
+        """What a body asks, answered."""
+        limits = self._spec.limits
         if len(body) > _SMALL:
             question = await asyncio.to_thread(lambda: question_of(body, kind, task, limits))
         else:
@@ -193,10 +202,23 @@ class Endpoint:
                 answers = await self._answerer.answer(asks, limits.tokens) if asks else []
         except TimeoutError:
             raise busy(f"no answer within {limits.seconds:g} seconds", kind="TookTooLong") from None
-        self._catalog.relied_on(name, ref)
-        form = form_for(question.form, answers[0]) if answers else question.form
-        reply = form.reply(answers, question.parameters, single=question.single)
-        return Response(_json(reply), media_type="application/json", headers=seen.headers)
+        return answers, question
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """One of the requests that are answered at once. Those whose body is still on its way hold no place."""
+        if self._holds >= self._spec.limits.queue:
+            raise self._full()
+        self._holds += 1
+        self._meters.held(self._holds)
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self._meters.held(self._holds)
+
+    def _full(self) -> Refusal:
+        return busy(f"{self._holds} requests are waiting or being answered already: come again", kind="Full")
 
     async def _found(self, name: str, ref: str, key: Key, seen: _Seen) -> None:
         """The version that answers, opened; without leaving the loop where it is known and open."""
@@ -228,12 +250,22 @@ class Endpoint:
         return name, (ref if "@" in written else BARE)
 
     def _key(self, request: Request) -> Key:
+        """Whose request it is. Where nobody is asked for a key, only who names this machine may come in: a page of
+        somebody else's could let its own name point here, and read in a visitor's browser what this one answers."""
+        if not self._keys.asked and not self._spec.open_to_all and not _is_here(request.headers.get("host", "")):
+            told = "without keys only this machine is answered, as localhost or 127.0.0.1: `regraft key` makes keys"
+            raise Refusal(403, "StrangeHost", told)
         return self._keys.check(request.headers.get("authorization"))
 
 
 @contextlib.asynccontextmanager
 async def _nothing(_: Starlette) -> AsyncIterator[None]:
     yield
+
+
+def _is_here(host: str) -> bool:
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    return name in ("localhost", "[::1]") or re.fullmatch(r"127(\.\d{1,3}){3}", name) is not None
 
 
 def _json(value: Any) -> bytes:

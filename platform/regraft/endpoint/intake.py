@@ -10,13 +10,14 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from regraft.contracts import Kind, Task
 from regraft.endpoint.forms import Form, form_of, parameters_of
-from regraft.endpoint.refusals import Refusal, wrong
+from regraft.endpoint.refusals import Refusal, busy, wrong
 from regraft.endpoint.serve_spec import LimitSpec
 from regraft.errors import DataError
 from regraft.pictures import seen_size
@@ -27,6 +28,8 @@ LONGEST_TOKEN = 16
 """Characters of a token, at most, when a text's tokens are to be counted without a tokenizer."""
 ESCAPED = 6
 """Bytes of a character in JSON, at most (\\uXXXX)."""
+MOST_BUFFERED = 512 << 20
+"""Bytes of bodies that are not whole yet, of all requests together."""
 KEYS = ("inputs", "parameters", "options", "stream")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -52,18 +55,50 @@ def most_bytes(task: Task, limits: LimitSpec) -> int:
     return min(limits.body_bytes, limits.tokens * LONGEST_TOKEN * ESCAPED + (1 << 16))
 
 
-async def body_of(receive: Receive, written: str | None, most: int, seconds: float) -> bytes:
+class Room:
+    """How many bodies are on their way, and how much of them is here already."""
+
+    def __init__(self, most: int, most_bytes: int = MOST_BUFFERED) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        self._count = self._bytes = 0
+
+    def full(self) -> bool:
+        """Whether no other body may begin."""
+        return self._count >= self._most or self._bytes >= self._most_bytes
+
+    @contextmanager
+    def one(self) -> Iterator[Callable[[int], None]]:
+        """A body on its way; what is given is told of each piece. Refusal 503 when there is no room for it."""
+        took = 0
+
+        def take(count: int) -> None:
+            nonlocal took
+            took += count
+            self._bytes += count
+            if self._bytes > self._most_bytes:
+                raise busy("too much is on its way at once: come again", kind="Full")
+
+        self._count += 1
+        try:
+            yield take
+        finally:
+            self._count -= 1
+            self._bytes -= took
+
+
+async def body_of(receive: Receive, written: str | None, most: int, seconds: float, room: Room) -> bytes:
     """The whole body. Refusal 413 as soon as it is too large, 408 when it takes too long; Gone when nobody is there."""
     if written is not None and written.isdecimal() and int(written[:20]) > most:
         raise _too_large(most)
     try:
         async with asyncio.timeout(seconds):
-            return await _read(receive, most)
+            with room.one() as take:
+                return await _read(receive, most, take)
     except TimeoutError:
         raise Refusal(408, "TooSlow", f"the body did not arrive within {seconds:g} seconds") from None
 
 
-async def _read(receive: Receive, most: int) -> bytes:
+async def _read(receive: Receive, most: int, take: Callable[[int], None]) -> bytes:
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):  # nearly always: one piece
         whole: bytes = message.get("body", b"")
@@ -76,6 +111,7 @@ async def _read(receive: Receive, most: int) -> bytes:
             raise Gone
         pieces.append(message.get("body", b""))
         count += len(pieces[-1])
+        take(len(pieces[-1]))
         if count > most:
             raise _too_large(most)
         if not message.get("more_body"):

@@ -178,10 +178,10 @@ def test_who_sends_slowly_is_hung_up_on_and_holds_up_nobody(own: Shop, monkeypat
         endpoint.ask(MODEL, ASKED)
         heads = [line_to(endpoint) for _ in range(30)]
         for line in heads[:20]:
-            line.sendall(b"POST /models/text-classification HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+            line.sendall(b"POST /models/text-classification HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
         bodies = [line_to(endpoint) for _ in range(20)]
         for line in bodies:
-            line.sendall(f"POST {MODEL} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+            line.sendall(f"POST {MODEL} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{{".encode())
         began = time.perf_counter()
         assert endpoint.ask(MODEL, ASKED).status == 200
         assert time.perf_counter() - began < 5
@@ -194,11 +194,38 @@ def test_who_sends_slowly_is_hung_up_on_and_holds_up_nobody(own: Shop, monkeypat
         assert endpoint.ask(MODEL, ASKED).status == 200
 
 
+def test_who_sends_slowly_takes_no_place_of_those_who_are_answered(own: Shop) -> None:
+    with own.open(limits={"queue": 2, "body_seconds": 20}) as endpoint:
+        endpoint.ask(MODEL, ASKED)
+        bodies = [line_to(endpoint) for _ in range(12)]
+        for line in bodies:
+            line.sendall(f"POST {MODEL} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{{".encode())
+        time.sleep(0.2)
+        assert endpoint.ask(MODEL, ASKED).status == 200
+        more = [line_to(endpoint) for _ in range(4)]
+        for line in more:
+            line.sendall(f"POST {MODEL} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{{".encode())
+        time.sleep(0.2)
+        reply = endpoint.ask(MODEL, ASKED)
+        assert (reply.status, reply.document["kind"]) == (503, "Full"), "there is an end to that as well"
+        for line in bodies + more:
+            line.close()
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "", "127.0.0.1.evil.example", "localhost.x"])
+def test_a_page_whose_name_points_here_is_not_answered(host: str, endpoint: Endpoint) -> None:
+    for path, method in ((MODEL, "POST"), ("/models", "GET")):
+        reply = endpoint.ask(path, ASKED if method == "POST" else None, method=method, headers={"host": host})
+        assert (reply.status, reply.document["kind"]) == (403, "StrangeHost")
+    for good in ("localhost", "localhost:80", "127.0.0.1:8000", "[::1]:8000"):
+        assert endpoint.ask(MODEL, ASKED, headers={"host": good}).status == 200
+
+
 def test_who_hangs_up_leaves_nothing_behind(own: Shop) -> None:
     with own.open(limits={"queue": 2}) as endpoint:
         for _ in range(10):
             line = line_to(endpoint)
-            line.sendall(f"POST {MODEL} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+            line.sendall(f"POST {MODEL} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{{".encode())
             line.close()
         deadline = time.monotonic() + 10
         while endpoint.ask(MODEL, ASKED).status != 200:

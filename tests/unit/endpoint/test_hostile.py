@@ -141,7 +141,7 @@ def made(draw: random.Random) -> Made:
 
 def broken(draw: random.Random) -> bytes:
     """Bytes that are no good HTTP, or end before they are whole."""
-    head = b"POST /models/text-classification HTTP/1.1\r\nHost: x\r\n"
+    head = b"POST /models/text-classification HTTP/1.1\r\nHost: localhost\r\n"
     return draw.choice(
         [
             draw.randbytes(60) + b"\r\n\r\n",

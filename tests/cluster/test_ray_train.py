@@ -144,7 +144,7 @@ def test_a_plugin_that_fails_is_not_tried_again_and_interrupts_keep_their_handle
 
 def test_a_job_api_address_is_answered_with_the_command_to_use(tmp_path: Path) -> None:
     written = document(tmp_path) | {"compute": {"workers": 1}}
-    with pytest.raises(Unsupported, match="ray job submit --address http://head:8265"):
+    with pytest.raises(Unsupported, match="regraft train SPEC --address http://head:8265"):
         train(RunSpec.resolve(written), address="http://head:8265")
 
 

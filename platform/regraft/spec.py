@@ -289,7 +289,11 @@ class RunSpec(Frozen):
         Paths below the current directory count by their relative form, so that the same checkout unpacked elsewhere
         (as a submitted job is) continues the same run; the data themselves are held by their own fingerprint.
         """
-        document = self.model_dump(mode="json", exclude={"compute", "store", "search"})
+        return self.named({"compute": True, "store": True, "search": True})
+
+    def named(self, without: dict[str, Any]) -> str:
+        """The model's name and a hash of the resolved spec without some fields (as pydantic's `exclude` says them)."""
+        document = self.model_dump(mode="json", exclude=without)
         text = json.dumps(document, sort_keys=True).replace(json.dumps(f"{Path.cwd()}/")[1:-1], "")
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 

@@ -27,7 +27,7 @@ from regraft.store.card import model_card
 from regraft.store.checkpoints import Checkpoints, Saved, ranked
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
-from regraft.store.registry import Registry
+from regraft.store.registry import Registry, Version
 from regraft.store.runs import Runs
 from regraft.training.evaluate import gain
 from regraft.training.harness import LocalHarness
@@ -69,6 +69,7 @@ class Outcome:
 def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
     """Prepare, execute, complete; one driver a run, held by a lease."""
     began = time.monotonic()
+    spec = spec.model_copy(update={"search": None})  # a run is what it is, whatever else its spec may vary
     store = open_store(spec.store)
     store.check()
     runs = Runs(store)
@@ -128,14 +129,20 @@ def find(runs: Runs, run: str) -> dict[str, Any] | None:
         return None
 
 
-def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | None) -> Job:
-    """Find the base, make the snapshot, write down what the run is."""
+def base_and_rows(store: ObjectStore, spec: RunSpec, progress: Progress | None) -> tuple[Base, Snapshot]:
+    """Find the base, make the snapshot."""
     base = locate(spec.base)
     if spec.compute.workers == 0:
         room_for_weights(base, LocalHarness())  # before the data are read; workers look where they are
     snapshot = build_snapshot(store, spec.task, spec.data, processor=lambda: load_processor(base, spec.task.modality))
     if snapshot.skipped and progress is not None:
         progress({"event": "note", "message": told_skipped(snapshot.skipped)})
+    return base, snapshot
+
+
+def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | None) -> Job:
+    """Find the base, make the snapshot, write down what the run is."""
+    base, snapshot = base_and_rows(store, spec, progress)
     runs = Runs(store)
     known = find(runs, run)
     if known is not None:
@@ -225,13 +232,7 @@ def complete(store: ObjectStore, spec: RunSpec, job: Job, began: float, progress
     known = find(runs, job.run) or {}
     base = same_base(spec, job)
     meta = version_meta(spec, job, base, best, state, known, delta)
-    contents: dict[str, Any] = {
-        "delta.safetensors": delta,
-        "spec.yaml": spec.dump().encode(),
-        "card.md": model_card(meta, spec.model_dump(mode="json")).encode(),
-        **{f"processor/{path.name}": path for path in processor_files(base)},
-    }
-    version = Registry(store).publish(spec.name, contents, meta)
+    version = publish(store, spec, base, delta, meta)
     gained = meta["gain"]
     runs.update(
         job.run,
@@ -256,6 +257,17 @@ def complete(store: ObjectStore, spec: RunSpec, job: Job, began: float, progress
         delta_bytes=len(delta),
         base_bytes=base_bytes(base),
     )
+
+
+def publish(store: ObjectStore, spec: RunSpec, base: Base, delta: bytes, meta: dict[str, Any]) -> Version:
+    """Register a delta as the next version of the spec's model."""
+    contents: dict[str, Any] = {
+        "delta.safetensors": delta,
+        "spec.yaml": spec.dump().encode(),
+        "card.md": model_card(meta, spec.model_dump(mode="json")).encode(),
+        **{f"processor/{path.name}": path for path in processor_files(base)},
+    }
+    return Registry(store).publish(spec.name, contents, meta)
 
 
 def best_delta(checkpoints: Checkpoints, score: Score, progress: Progress | None) -> tuple[Saved, bytes]:

@@ -269,7 +269,7 @@ class FrontDesk:
             self.record.shared[name] = before + value if add else value
 
     def _tell(self, event: str, record: TrialRecord) -> None:
-        states = [known.status for known in self._records.values()]
+        states: list[str] = [known.status for known in self._records.values()]
         self._show(
             {
                 "event": event,
@@ -309,5 +309,3 @@ def told(error: BaseException) -> str:
     """An error in one line, for a trial's record."""
     text = " ".join(str(error).split())[:500]
     return text if isinstance(error, AskedWrong | Diverged) else f"{type(error).__name__}: {text}"
-
-

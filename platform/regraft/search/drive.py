@@ -6,103 +6,33 @@ that ended are never run again, those that were under way begin anew.
 
 from __future__ import annotations
 
-import logging
 import secrets
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
 
-from regraft.bases.locate import Base
+from regraft.bases.locate import Base, locate
 from regraft.contracts import Progress
 from regraft.data.snapshot import Snapshot
-from regraft.errors import AskedWrong, LeaseHeld, RunError, StoreError, WrongBase
+from regraft.errors import AskedWrong, LeaseHeld, StoreError, WrongBase
 from regraft.search.books import Books, folder_of, searches
 from regraft.search.check import check_methods
+from regraft.search.closing import SearchOutcome, complete
+from regraft.search.crew import Crewing, Taking, every_slot
 from regraft.search.decide import Decider
-from regraft.search.desk import FrontDesk, told
+from regraft.search.desk import FrontDesk
 from regraft.search.points import alone, check_space
-from regraft.search.register import Registered, register
-from regraft.search.report import write_report
 from regraft.search.retention import Ledger
-from regraft.search.trials import Desk, SearchJob, SearchRecord, Trial, TrialRecord, best_first
+from regraft.search.trials import SearchJob, SearchRecord
 from regraft.spec import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
-from regraft.training.session import base_and_rows, base_bytes
+from regraft.training.session import rows_on
 
-log = logging.getLogger(__name__)
 FREE = {name: True for name in ("trials", "seconds", "concurrency", "keep", "quota_gb", "to_register")}
 """What may be changed of a search that goes on."""
-DEATHS = 5
-"""Workers that may die before they ever ran a trial."""
-
-
-class WorkerDied(Exception):
-    """The process that ran trials is gone, and with it what they were doing."""
-
-
-class Crew(Protocol):
-    """Who runs trials: this process, or workers on a cluster."""
-
-    slots: int
-    """How many batches of trials run at a time."""
-
-    def ready(self, slot: int, desk: Desk) -> None:
-        """Have the base, the rows and the frozen part there; what this raises ends the search. WorkerDied."""
-        ...
-
-    def work(self, slot: int, trials: Sequence[Trial], desk: Desk) -> None:
-        """Run trials to their ends; StoreError, WorkerDied, or what else went wrong with these trials."""
-        ...
-
-    def close(self) -> None:
-        """Let everything go."""
-        ...
-
-
 Deciding = Callable[[RunSpec], Decider]
-Crewing = Callable[[SearchJob], Crew]
-
-
-@dataclass(frozen=True, slots=True)
-class SearchOutcome:
-    """What a finished search leaves."""
-
-    model: str
-    version: str | None
-    """Of the winner; None where nothing was registered."""
-    run: str
-    """The search's name."""
-    metrics: dict[str, float]
-    baselines: dict[str, Any]
-    seconds: float
-    """Wall time of this command."""
-    store: str
-    trials: list[dict[str, Any]]
-    shared: dict[str, Any]
-    score: str
-    winner: str
-    overrides: dict[str, Any]
-    registered: dict[str, str] = field(default_factory=dict)
-    """Trial to `name@version`."""
-    gain: dict[str, Any] | None = None
-    delta_bytes: int = 0
-    base_bytes: int = 0
-    report: str = ""
-    """Where the page is."""
-    already: bool = False
-    """Whether there was nothing left to do."""
-
-    def document(self) -> dict[str, Any]:
-        """As `--json` prints it."""
-        names = ("model", "version", "run", "metrics", "baselines", "seconds", "store", "trials", "shared")
-        return {name: getattr(self, name) for name in names}
 
 
 def search_session(
@@ -116,12 +46,16 @@ def search_session(
     name = choose_search(store, spec, fresh=fresh)
     with Lease(store, name, folder=folder_of(name)) as lease:
         books = Books(store, name)
-        base, snapshot = base_and_rows(store, alone(spec), progress)
-        depths = check_methods(spec, base, snapshot.labels)
-        record = opened(books, name, spec, base, snapshot)
-        job = job_of(spec, name, base, snapshot, depths)
-        desk = set_up(spec, record, books, deciding(spec), progress)
-        ran = carried_out(desk, job, crewing, lease)
+        base = locate(spec.base)
+        depths = check_methods(spec, base)
+        with ExitStack() as stack:
+            known = books.record()
+            crew = Taking(crewing, stack, at_once=known is None or known.state != "finished")
+            snapshot = rows_on(store, alone(spec), base, progress)
+            record = opened(books, known, name, spec, base, snapshot)
+            job = job_of(spec, name, base, snapshot, depths)
+            desk = set_up(spec, record, books, deciding(spec), progress)
+            ran = carried_out(desk, job, crew, lease)
         if lease.lost.is_set():
             raise LeaseHeld("another driver took this search over; it will register the winner", name)
         return complete(spec, job, base, desk, began, ran=ran, progress=progress)
@@ -161,10 +95,11 @@ def _none() -> SearchRecord:
     return SearchRecord("", "", {}, {}, "", "", "")
 
 
-def opened(books: Books, name: str, spec: RunSpec, base: Base, snapshot: Snapshot) -> SearchRecord:
+def opened(
+    books: Books, known: SearchRecord | None, name: str, spec: RunSpec, base: Base, snapshot: Snapshot
+) -> SearchRecord:
     """The search's record, begun or taken up; it goes on only with the base and the rows that it began with."""
     assert spec.search is not None
-    known = books.record()
     if known is not None:
         if known.base_hash != base.hash:
             raise WrongBase(
@@ -206,9 +141,7 @@ def majority(snapshot: Snapshot) -> dict[str, float]:
     return {"accuracy": snapshot.eval.counts.get(label, 0) / len(snapshot.eval)}
 
 
-def job_of(
-    spec: RunSpec, name: str, base: Base, snapshot: Snapshot, depths: tuple[int, ...], threads: int | None = None
-) -> SearchJob:
+def job_of(spec: RunSpec, name: str, base: Base, snapshot: Snapshot, depths: tuple[int, ...]) -> SearchJob:
     """What every worker is told."""
     bare = alone(spec)
     fitted = bare.model_copy(update={"task": bare.task.fitted(snapshot.train.numbers)})
@@ -219,7 +152,6 @@ def job_of(
         fingerprint=snapshot.fingerprint,
         labels=snapshot.labels,
         depths=depths,
-        threads=threads,
     )
 
 
@@ -251,7 +183,7 @@ def set_up(spec: RunSpec, record: SearchRecord, books: Books, decider: Decider, 
     return FrontDesk(spec, record, records, decider, ledger, books, progress)
 
 
-def carried_out(desk: FrontDesk, job: SearchJob, crewing: Crewing, lease: Lease) -> bool:
+def carried_out(desk: FrontDesk, job: SearchJob, taking: Taking, lease: Lease) -> bool:
     """Run trials until there are none; whether any ran. What ends it early is written down first, as far as it goes."""
     first = desk.take()
     while first == []:
@@ -261,11 +193,9 @@ def carried_out(desk: FrontDesk, job: SearchJob, crewing: Crewing, lease: Lease)
     with written_down(desk, lease):
         desk.record.state = "running"
         desk.books.write_record(desk.record)
-        crew = crewing(job)
-        try:
-            every_slot(desk, crew, first, lease)
-        finally:
-            crew.close()
+        crew = taking.crew()
+        crew.assign(job)
+        every_slot(desk, crew, first, lease)
     return True
 
 
@@ -283,163 +213,3 @@ def written_down(desk: FrontDesk, lease: Lease) -> Iterator[None]:
                 desk.books.write_trials(desk.records())
                 desk.books.write_record(desk.record)
         raise
-
-
-def every_slot(desk: FrontDesk, crew: Crew, first: list[Trial], lease: Lease) -> None:
-    """One thread for each slot but the first, which is this one; the first error of any ends all."""
-    errors: list[BaseException] = []
-
-    def labour(slot: int, begin: list[Trial]) -> None:
-        try:
-            slot_works(desk, crew, slot, begin, lease)
-        except BaseException as error:
-            errors.append(error)
-            desk.stop()
-
-    threads = [
-        threading.Thread(target=labour, args=(slot, []), daemon=True, name=f"regraft-slot-{slot}")
-        for slot in range(1, crew.slots)
-    ]
-    for thread in threads:
-        thread.start()
-    labour(0, first)
-    if errors and isinstance(errors[0], KeyboardInterrupt):
-        raise errors[0]
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-def slot_works(desk: FrontDesk, crew: Crew, slot: int, begin: list[Trial], lease: Lease) -> None:
-    """One slot: take, run, again."""
-    batch: list[Trial] | None = begin
-    deaths = 0
-    while batch is not None:
-        if batch and not lease.lost.is_set():
-            try:
-                crew.ready(slot, desk)
-            except WorkerDied as error:
-                deaths += 1
-                desk.lost(batch, told(error), blame=False)
-                if deaths > DEATHS:
-                    raise RunError(f"{deaths} workers died before they could run a trial: {error}") from error
-            else:
-                deaths = 0
-                run_batch(desk, crew, slot, batch)
-        elif lease.lost.is_set():
-            desk.stop()
-        batch = desk.take()
-
-
-def run_batch(desk: FrontDesk, crew: Crew, slot: int, batch: list[Trial]) -> None:
-    """Run some trials; what goes wrong with them stays with them, what goes wrong with the store does not."""
-    try:
-        crew.work(slot, batch, desk)
-    except WorkerDied as error:
-        desk.lost(batch, told(error))
-    except StoreError:
-        raise
-    except Exception as error:
-        log.info("trials %s", [trial.id for trial in batch], exc_info=True)
-        desk.failed(batch, told(error))
-    else:
-        desk.failed(batch, "it was run, and never told how it ended")
-
-
-def complete(
-    spec: RunSpec,
-    job: SearchJob,
-    base: Base,
-    desk: FrontDesk,
-    began: float,
-    *,
-    ran: bool,
-    progress: Progress | None,
-) -> SearchOutcome:
-    """Register what is to be registered, write the report, say what came out."""
-    record, books = desk.record, desk.books
-    ranked = best_first([one for one in desk.records() if one.status in ("finished", "stopped")], record.score)
-    if not ranked:
-        record.state, record.seconds = "failed", desk.seconds
-        books.write_record(record)
-        raise RunError(nothing(desk.records()), where=record.name)
-    found = registered(spec, job, base, desk, ranked, progress)
-    winner = ranked[0]
-    record.winner, record.state = winner.id, "finished"
-    if ran:
-        record.seconds = desk.seconds
-    books.write_trials(desk.records())
-    books.write_record(record)
-    report = reported(desk, progress) if ran or found else f"{books.store.url}/{books.folder}/report.html"
-    mine = found.get(winner.id)
-    return SearchOutcome(
-        model=spec.name,
-        version=winner.registered.rpartition("@")[2] if winner.registered else None,
-        run=record.name,
-        metrics=dict(winner.best or {}),
-        baselines=record.baselines,
-        seconds=time.monotonic() - began,
-        store=spec.store,
-        trials=[
-            {"id": one.id, "overrides": one.overrides, "metrics": one.best or {}, "status": one.status}
-            for one in desk.records()
-        ],
-        shared=record.shared,
-        score=record.score["name"],
-        winner=winner.id,
-        overrides=winner.overrides,
-        registered={one.id: one.registered for one in desk.records() if one.registered},
-        gain=mine.gain if mine else None,
-        delta_bytes=mine.delta_bytes if mine else 0,
-        base_bytes=base_bytes(base),
-        report=report,
-        already=not ran,
-    )
-
-
-def nothing(records: Sequence[TrialRecord]) -> str:
-    """Why there is no winner."""
-    failed = [record for record in records if record.error]
-    if not failed:
-        return "no trial came to a result within the budget: allow more search.seconds; the same command goes on"
-    return f"no trial came to a result; the first of {len(failed)} failed with: {failed[0].error}"
-
-
-def registered(
-    spec: RunSpec,
-    job: SearchJob,
-    base: Base,
-    desk: FrontDesk,
-    ranked: list[TrialRecord],
-    progress: Progress | None,
-) -> dict[str, Registered]:
-    """Register the best trials, the very best last, so that it is the newest version."""
-    assert spec.search is not None
-    wanted = spec.search.to_register
-    count = {"none": 0, "best": 1}[wanted] if isinstance(wanted, str) else wanted
-    found = {}
-    for record in reversed(ranked[:count]):
-        if record.registered:
-            continue
-        version = register(desk.books.store, spec, job, base, desk.record, record, progress)
-        if version is not None:
-            found[record.id] = version
-            desk.ledger.registered(record.id)
-            desk.books.write_trials(desk.records())
-    return found
-
-
-def reported(desk: FrontDesk, progress: Progress | None) -> str:
-    """Write the report beside the records; where it is. A page that cannot be made does not end a search."""
-    books = desk.books
-    with tempfile.TemporaryDirectory(prefix="regraft-report-") as folder:
-        try:
-            for path in write_report(desk.record, desk.records(), Path(folder)):
-                books.write(path.name, path)
-        except Exception as error:
-            log.info("the report failed", exc_info=True)
-            if progress is not None:
-                progress({"event": "note", "message": f"the report could not be written: {told(error)}"})
-            return ""
-    return f"{books.store.url}/{books.folder}/report.html"

@@ -21,15 +21,21 @@ class LocalCrew:
 
     slots = 1
 
-    def __init__(self, job: SearchJob) -> None:
+    def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="regraft-search-")
-        self._job = replace(job, threads=threads(RunSpec.resolve(job.spec)))
+        self._job: SearchJob | None = None
         self._workshop: Workshop | None = None
+
+    def assign(self, job: SearchJob) -> None:
+        """Say what is to be searched."""
+        self._job = replace(job, threads=threads(RunSpec.resolve(job.spec)))
 
     def ready(self, slot: int, desk: Desk) -> None:
         """Load what all trials share, once."""
         if self._workshop is None:
-            workshop = Workshop(self._job, LocalHarness(progress=lambda event: desk.say(**event)), Path(self._folder.name))
+            assert self._job is not None
+            harness = LocalHarness(progress=lambda event: desk.say(**event))
+            workshop = Workshop(self._job, harness, Path(self._folder.name))
             workshop.prepare(desk)
             self._workshop = workshop
 

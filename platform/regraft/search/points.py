@@ -131,7 +131,9 @@ def wrong(bare: RunSpec, space: Mapping[str, Draw], name: str, value: Any) -> tu
     if root != "method" or not inner:
         return problems_of(bare, {name: value})
     if "method" not in space:
-        return problems_of(bare, {name: value}) if takes({"type": bare.method.key()}, inner) else (no_taker(bare, name),)
+        return (
+            problems_of(bare, {name: value}) if takes({"type": bare.method.key()}, inner) else (no_taker(bare, name),)
+        )
     try:
         takers = [written for written in probes(space["method"]) if takes(as_mapping(written), inner)]
     except (UnknownPlugin, KeyError):

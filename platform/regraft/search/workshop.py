@@ -13,8 +13,8 @@ from regraft.search.register import checkpoints_of
 from regraft.search.trials import Desk, End, Report, SearchJob, Trial
 from regraft.spec import RunSpec
 from regraft.store.objects import open_store
-from regraft.training.evaluate import packed
 from regraft.training.evaluate import evaluate as evaluated
+from regraft.training.evaluate import packed
 from regraft.training.harness import Harness
 from regraft.training.job import Job
 from regraft.training.loop import Run, build
@@ -47,8 +47,12 @@ class Workshop:
     def _one(self, trial: Trial, desk: Desk) -> None:
         spec = trial.spec(self.spec)
         job = Job(
-            spec.model_dump(mode="json"), f"{self.job.search}/{trial.id}", self.job.base_hash, self.job.fingerprint,
-            self.job.labels, self.job.threads,
+            spec.model_dump(mode="json"),
+            f"{self.job.search}/{trial.id}",
+            self.job.base_hash,
+            self.job.fingerprint,
+            self.job.labels,
+            self.job.threads,
         )
         adapted = build(spec, job, self.snapshot, self.harness)
         run = _Run(spec, job, self.store, self.snapshot, adapted, self.harness, self.folder)
@@ -60,9 +64,14 @@ class Workshop:
         desk.ended(
             trial.id,
             End(
-                "stopped" if run.stopped else "finished", run.state.seconds, run.best_prefix,
-                depth=spec.method.depth_of(adapted.anatomy), blocks=len(adapted.anatomy.blocks), trainable=moving,
-                total=sum(sizes), correct=run.state.best_correct,
+                "stopped" if run.stopped else "finished",
+                run.state.seconds,
+                run.best_prefix,
+                depth=spec.method.depth_of(adapted.anatomy),
+                blocks=len(adapted.anatomy.blocks),
+                trainable=moving,
+                total=sum(sizes),
+                correct=run.state.best_correct,
             ),
         )
 
@@ -86,7 +95,9 @@ class _Run(Run):
 
             from regraft.bases.delta import live_tensors
 
-            delta = save({key: value.detach().clone().contiguous() for key, value in live_tensors(self.adapted).items()})
+            delta = save(
+                {key: value.detach().clone().contiguous() for key, value in live_tensors(self.adapted).items()}
+            )
             if self.desk.room(self.trial, len(delta)):
                 meta = {"base": self.job.base_hash, "metrics": metrics}
                 saved = self.checkpoints.save(self.state.step, {"delta.safetensors": delta, "state.json": b"{}"}, meta)

@@ -129,20 +129,20 @@ def find(runs: Runs, run: str) -> dict[str, Any] | None:
         return None
 
 
-def base_and_rows(store: ObjectStore, spec: RunSpec, progress: Progress | None) -> tuple[Base, Snapshot]:
-    """Find the base, make the snapshot."""
-    base = locate(spec.base)
+def rows_on(store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | None) -> Snapshot:
+    """The spec's rows as a snapshot in the store."""
     if spec.compute.workers == 0:
         room_for_weights(base, LocalHarness())  # before the data are read; workers look where they are
     snapshot = build_snapshot(store, spec.task, spec.data, processor=lambda: load_processor(base, spec.task.modality))
     if snapshot.skipped and progress is not None:
         progress({"event": "note", "message": told_skipped(snapshot.skipped)})
-    return base, snapshot
+    return snapshot
 
 
 def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | None) -> Job:
     """Find the base, make the snapshot, write down what the run is."""
-    base, snapshot = base_and_rows(store, spec, progress)
+    base = locate(spec.base)
+    snapshot = rows_on(store, spec, base, progress)
     runs = Runs(store)
     known = find(runs, run)
     if known is not None:

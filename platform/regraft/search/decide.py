@@ -99,6 +99,7 @@ class Decider:
         self._seen: dict[str, float | None] = {}
         self._turns: dict[str, int] = {}
         self._heard: dict[str, int] = {}
+        self._stopped: set[str] = set()
         self.exhausted = False
         """No other point is to be had."""
 
@@ -108,9 +109,7 @@ class Decider:
             self._count = max(self._count, record.number + 1)
             self._seen[identity(record.overrides)] = None
             for evaluation, report in enumerate(record.reports, 1):
-                if (value := self._value(report["metrics"])) is not None:
-                    self._rule.goes_on(record.id, evaluation, value)
-                self._heard[record.id] = evaluation
+                self.report(record.id, evaluation, report["metrics"])
             if record.status in ("finished", "stopped", "failed"):
                 self.ended(record)
         self._turn = self._count  # every trial took a turn, so these were all taken
@@ -137,11 +136,17 @@ class Decider:
     def report(self, trial: str, evaluation: int, metrics: Mapping[str, float]) -> bool:
         """Whether a trial goes on after its `evaluation`-th (from 1)."""
         value = self._value(metrics)
+        heard = self._heard.get(trial, 0)
         # A trial that is run again after its worker died tells what it told before.
-        if value is None or evaluation <= self._heard.get(trial, 0):
+        if evaluation == heard:
+            return trial not in self._stopped
+        if value is None or evaluation < heard:
             return True
         self._heard[trial] = evaluation
-        return self._rule.goes_on(trial, evaluation, value)
+        goes_on = self._rule.goes_on(trial, evaluation, value)
+        if not goes_on:
+            self._stopped.add(trial)
+        return goes_on
 
     def ended(self, record: TrialRecord) -> None:
         """A trial is over; what it came to is passed on."""

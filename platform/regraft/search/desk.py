@@ -144,10 +144,10 @@ class FrontDesk:
             self._news.notify_all()
 
     def _await(self, record: TrialRecord) -> None:
-        """Back into the queue, as if it had not begun; after a first attempt by itself."""
+        """Back into the queue; after a first attempt by itself. Its reports stay: it may go on from a checkpoint."""
         if record.attempts:
             self._alone.add(record.id)
-        record.status, record.reports, record.best, record.checkpoint = "waiting", [], None, None
+        record.status, record.checkpoint = "waiting", None
         trial = Trial(record.number, record.overrides)
         self._queue.append((trial, self._head_only(trial)))
 
@@ -206,22 +206,34 @@ class FrontDesk:
             record = self._records[trial]
             if record.status != "running":
                 return False  # given to another worker meanwhile
+            # A trial that began anew tells some evaluations again.
+            record.reports = [known for known in record.reports if known["step"] < report.step]
             record.reports.append(asdict(report))
             record.seconds = report.seconds
-            score = self.spec.task.score
-            value = report.metrics.get(score.name)
-            best = (record.best or {}).get(score.name)
-            if value is not None and score.better(value, best):
-                record.best = dict(report.metrics)
+            record.best = self._best(record)
             goes_on = self.decider.report(trial, len(record.reports), report.metrics) and not self.over
             self._tell("trial", record)
             self.books.write_trials(self.records(), at_once=False)
             return goes_on
 
+    def _best(self, record: TrialRecord) -> dict[str, float] | None:
+        """Metrics of its best evaluation."""
+        score, best = self.spec.task.score, None
+        for report in record.reports:
+            value = report["metrics"].get(score.name)
+            if value is not None and score.better(value, None if best is None else best[score.name]):
+                best = report["metrics"]
+        return None if best is None else dict(best)
+
     def room(self, trial: str, count: int) -> bool:
         """Whether a checkpoint of that many bytes may be written."""
         with self._lock:
             return self.ledger.room(trial, count)
+
+    def forget(self, trial: str) -> None:
+        """The room that was promised to what is no trial is free again."""
+        with self._lock:
+            self.ledger.ended(trial)
 
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
         """A checkpoint is committed."""
@@ -238,6 +250,8 @@ class FrontDesk:
                 setattr(record, name, getattr(end, name))
             if record.status == "failed":
                 record.best = None  # what diverged later is no result
+            elif (better := self.ledger.better(trial, record.best)) is not None:
+                record.best = better  # its report was lost with a driver, its checkpoint was not
             self.ledger.ended(trial, failed=record.status == "failed")
             self._checkpoints()
             self.decider.ended(record)
@@ -247,13 +261,10 @@ class FrontDesk:
             self._news.notify_all()
 
     def say(self, event: str, **fields: Any) -> None:
-        """Pass progress on; what is shared, and the baselines, also go into the search's record."""
+        """Pass progress on; what is shared also goes into the search's record."""
         with self._lock:
             if event == "shared":
                 self._share(fields)
-            elif event == "baselines":
-                self.record.baselines = dict(fields.get("baselines") or {})
-                self.record.baseline_correct = str(fields.get("correct") or "")
             self._show({"event": event, **fields})
 
     def _checkpoints(self) -> None:

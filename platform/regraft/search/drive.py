@@ -16,6 +16,7 @@ from regraft.bases.locate import Base, locate
 from regraft.contracts import Progress
 from regraft.data.snapshot import Snapshot
 from regraft.errors import AskedWrong, LeaseHeld, StoreError, WrongBase
+from regraft.search.baseline import measure_centroid
 from regraft.search.books import Books, folder_of, searches
 from regraft.search.check import check_methods
 from regraft.search.closing import SearchOutcome, complete
@@ -28,6 +29,7 @@ from regraft.search.trials import SearchJob, SearchRecord
 from regraft.spec import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
+from regraft.training.baselines import majority
 from regraft.training.session import rows_on
 
 FREE = {name: True for name in ("trials", "seconds", "concurrency", "keep", "quota_gb", "to_register")}
@@ -134,13 +136,6 @@ def opened(
     return record
 
 
-def majority(snapshot: Snapshot) -> dict[str, float]:
-    """Accuracy of always answering the most frequent training label."""
-    counts = snapshot.train.counts
-    label = max(sorted(counts), key=lambda name: counts[name])
-    return {"accuracy": snapshot.eval.counts.get(label, 0) / len(snapshot.eval)}
-
-
 def job_of(spec: RunSpec, name: str, base: Base, snapshot: Snapshot, depths: tuple[int, ...]) -> SearchJob:
     """What every worker is told."""
     bare = alone(spec)
@@ -161,12 +156,12 @@ def set_up(spec: RunSpec, record: SearchRecord, books: Books, decider: Decider, 
     records = books.trials()
     quota = round(spec.search.quota_gb * 1e9) if spec.search.quota_gb else None
     ledger = Ledger(books.store, books.folder, spec.task.score, spec.search.keep, quota)
-    gone = ledger.collect([one for one in records if one.status in ("finished", "stopped")])
+    gone = ledger.collect(records)
     decider.restore(records)
     if progress is not None:
         if records:
             done = sum(one.status in ("finished", "stopped", "failed") for one in records)
-            left = f"; {gone} checkpoints that it left half done are gone" if gone else ""
+            left = f"; {gone} checkpoints that were left behind are gone" if gone else ""
             note = f"search {record.name} goes on: {done} of its trials are done{left}"
             progress({"event": "note", "message": note})
         progress(
@@ -196,6 +191,7 @@ def carried_out(desk: FrontDesk, job: SearchJob, taking: Taking, lease: Lease) -
         crew = taking.crew()
         crew.assign(job)
         every_slot(desk, crew, first, lease)
+        measure_centroid(desk, crew)
     return True
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from regraft.contracts import Score
+from regraft.errors import Damaged, NotThere
 from regraft.search.trials import TrialRecord
 from regraft.store.checkpoints import remove
-from regraft.store.manifest import MANIFEST
+from regraft.store.manifest import MANIFEST, load
 from regraft.store.objects import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -53,36 +54,66 @@ class Ledger:
         return sum(kept.bytes for kept in self._kept.values()) + sum(map(sum, self._promised.values()))
 
     def collect(self, records: Sequence[TrialRecord]) -> int:
-        """Take up what earlier attempts left, and delete what no record of an ended trial names; how many went.
+        """Take up what earlier attempts left, and delete what nobody asks for; how many went.
 
-        A trial that did not end begins anew, so nothing of it is needed; the records' `checkpoint` that is gone is
-        forgotten.
+        Of a trial that ended what its record names stays; of one that did not, best and last, from which it may go on.
+        What was never committed, or belongs to no trial, goes. A record's `checkpoint` that is not there is forgotten.
         """
-        there: dict[str, int] = defaultdict(int)
+        sizes: dict[str, int] = defaultdict(int)
         whole: set[str] = set()
         for stat in self._store.list(self._prefix):
             folder, slash, name = stat.key.rpartition("/")
-            there[folder + slash] += stat.size
+            sizes[folder + slash] += stat.size
             whole |= {folder + slash} if name == MANIFEST else set()
-        wanted = {record.checkpoint: record for record in records if record.checkpoint}
+        by_trial = {f"{self._prefix}{record.id}/": record for record in records}
+        gone = 0
+        for prefix in sorted(sizes):
+            record = by_trial.get(self._prefix + prefix.removeprefix(self._prefix).partition("/")[0] + "/")
+            if record is None or prefix not in whole or not self._wanted(record, prefix, sizes[prefix]):
+                remove(self._store, prefix)
+                gone += 1
         for record in records:
-            if record.checkpoint and record.checkpoint not in whole:
+            if record.checkpoint not in self._kept:
                 record.checkpoint = None
             if record.registered:
                 self._registered.add(record.id)
-        gone = [prefix for prefix in there if prefix not in whole or prefix not in wanted]
-        for prefix in gone:
-            remove(self._store, prefix)
-        for prefix in sorted(set(there) - set(gone)):
-            record = wanted[prefix]
-            self._add(record.id, prefix, there[prefix], (record.best or {}).get(self._score.name))
+        before = len(self._kept)
         self._tidy()
-        return len(gone)
+        return gone + before - len(self._kept)
+
+    def _wanted(self, record: TrialRecord, prefix: str, size: int) -> bool:
+        """Whether a committed checkpoint is taken up."""
+        if record.status in ("finished", "stopped"):
+            if prefix != record.checkpoint:
+                return False
+            self._add(record.id, prefix, size, (record.best or {}).get(self._score.name))
+            return True
+        metrics = self._metrics(prefix)
+        if record.status == "failed" or metrics is None:
+            return False
+        self._live.add(record.id)
+        self._add(record.id, prefix, size, metrics.get(self._score.name))
+        return True
+
+    def _metrics(self, prefix: str) -> dict[str, float] | None:
+        try:
+            return dict(load(self._store, prefix).meta.get("metrics") or {})
+        except (Damaged, NotThere) as error:
+            log.warning("%s", error)
+            return None
+
+    def better(self, trial: str, than: Mapping[str, float] | None) -> dict[str, float] | None:
+        """The metrics of a trial's best checkpoint where they are better than that; else None."""
+        prefix = self.of(trial)
+        if prefix is None or (score := self._kept[prefix].score) is None:
+            return None
+        if not self._score.better(score, (than or {}).get(self._score.name)):
+            return None
+        return self._metrics(prefix)
 
     def began(self, trial: str) -> None:
-        """The trial is live; what an earlier attempt of it left goes."""
+        """The trial is live."""
         self._live.add(trial)
-        self._delete(kept for kept in list(self._kept.values()) if kept.trial == trial)
 
     def room(self, trial: str, count: int) -> bool:
         """Whether a checkpoint of `count` bytes may be written now; room is made for it where that is allowed."""

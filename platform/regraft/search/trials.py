@@ -104,7 +104,7 @@ class Desk(Protocol):
         """Progress that belongs to no trial: what is kept of the frozen part (`trunk`), a `note`.
 
         `shared` with rows, computed, reused, bytes, where, why, saved_s, together goes into the search's record, the
-        numbers added up over workers; `baselines` with baselines and correct too.
+        numbers added up over workers.
         """
         ...
 

@@ -18,9 +18,9 @@ from regraft.contracts import Progress
 from regraft.errors import AskedWrong
 from regraft.search.closing import SearchOutcome
 from regraft.search.crew import WorkerDied
-from regraft.search.drive import check, search_session
+from regraft.search.drive import search_session
 from regraft.search.here import LocalCrew
-from regraft.search.points import methods
+from regraft.search.points import check_search, methods
 from regraft.search.trials import Desk, SearchJob, Trial
 from regraft.spec import RunSpec
 
@@ -32,7 +32,7 @@ def search(
     spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None, address: str | None = None
 ) -> SearchOutcome:
     """Search a spec's space on Ray, or with `compute.workers: 0` in this process, where no Ray is started."""
-    check(spec)
+    check_search(spec)
     if spec.compute.workers == 0:
         return search_session(spec, tune_decider, LocalCrew, fresh=fresh, progress=progress)
     with connected(address):

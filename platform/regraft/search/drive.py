@@ -23,7 +23,7 @@ from regraft.search.closing import SearchOutcome, complete
 from regraft.search.crew import Crewing, Taking, every_slot
 from regraft.search.decide import Decider
 from regraft.search.desk import FrontDesk
-from regraft.search.points import alone, check_space
+from regraft.search.points import alone, check_search
 from regraft.search.retention import Ledger
 from regraft.search.trials import SearchJob, SearchRecord
 from regraft.spec import RunSpec
@@ -42,7 +42,7 @@ def search_session(
 ) -> SearchOutcome:
     """Search a spec's space; one driver a search, held by a lease."""
     began = time.monotonic()
-    check(spec)
+    check_search(spec)
     store = open_store(spec.store)
     store.check()
     name = choose_search(store, spec, fresh=fresh)
@@ -61,22 +61,6 @@ def search_session(
         if lease.lost.is_set():
             raise LeaseHeld("another driver took this search over; it will register the winner", name)
         return complete(spec, job, base, desk, began, ran=ran, progress=progress)
-
-
-def check(spec: RunSpec) -> None:
-    """AskedWrong with what can be known to be wrong by the spec alone."""
-    if spec.search is None:
-        raise AskedWrong(
-            "the spec has no section `search`: write search: {space: {training.lr: {loguniform: [1.0e-5, 1.0e-3]}}}",
-            where="search",
-        )
-    if spec.compute.workers not in (0, 1):
-        raise AskedWrong(
-            f"compute.workers: {spec.compute.workers} is written; a trial of a search trains in one worker: write 1 "
-            "(search.concurrency says how many at a time) or 0 (all in this process)",
-            where="search",
-        )
-    check_space(spec)
 
 
 def search_name(spec: RunSpec) -> str:

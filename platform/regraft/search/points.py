@@ -102,6 +102,22 @@ def probes(draw: Draw) -> tuple[Any, ...]:
     return draw.values if draw.values is not None else (draw.bounds or ())
 
 
+def check_search(spec: RunSpec) -> None:
+    """AskedWrong with what can be known to be wrong by the spec alone."""
+    if spec.search is None:
+        raise AskedWrong(
+            "the spec has no section `search`: write search: {space: {training.lr: {loguniform: [1.0e-5, 1.0e-3]}}}",
+            where="search",
+        )
+    if spec.compute.workers not in (0, 1):
+        raise AskedWrong(
+            f"compute.workers: {spec.compute.workers} is written; a trial of a search trains in one worker: write 1 "
+            "(search.concurrency says how many at a time) or 0 (all in this process)",
+            where="search",
+        )
+    check_space(spec)
+
+
 def check_space(spec: RunSpec) -> None:
     """SpecError with everything that is wrong with the space, each value tried as an override of the spec."""
     assert spec.search is not None

@@ -69,9 +69,19 @@ def search(
 
     spec = _resolved(spec, overrides)
     check_search(spec)  # before Ray and the libraries of models are read from disk
-    from regraft.cluster.search import search as search_on_ray
+    if spec.compute.workers == 0:
+        # In this process: no Ray is started.
+        from regraft.cluster.search import search_here
 
-    return search_on_ray(spec, fresh=fresh, progress=progress, address=address)
+        return search_here(spec, fresh=fresh, progress=progress)
+    from regraft.cluster.connect import connected, reading
+
+    # Ray starts while the libraries of models are read.
+    with reading("regraft.search.drive") as read, connected(address):
+        read()
+        from regraft.cluster.search import search as search_on_ray
+
+        return search_on_ray(spec, fresh=fresh, progress=progress, address=address)
 
 
 def _resolved(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Mapping[str, object] | None) -> RunSpec:

@@ -31,14 +31,17 @@ DEAD = (ActorDiedError, ActorUnavailableError, RayActorError)
 def search(
     spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None, address: str | None = None
 ) -> SearchOutcome:
-    """Search a spec's space on Ray, or with `compute.workers: 0` in this process, where no Ray is started."""
+    """Search a spec's space on Ray."""
     check_search(spec)
-    if spec.compute.workers == 0:
-        return search_session(spec, tune_decider, LocalCrew, fresh=fresh, progress=progress)
     with connected(address):
         check_store(spec.store)
         share = share_of(spec)
         return search_session(spec, tune_decider, lambda: RayCrew(share), fresh=fresh, progress=progress)
+
+
+def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> SearchOutcome:
+    """Search a spec's space in this process; of Ray its schedulers alone are used, and nothing is started."""
+    return search_session(spec, tune_decider, LocalCrew, fresh=fresh, progress=progress)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +85,24 @@ class Stopped(BaseException):
     """Ends a driver where it stands."""
 
 
+def stopping(after: int) -> Callable[[Trial, int], None]:
+    """Ends the driver after so many epochs of any trials."""
+    left = iter(range(after))
+
+    def during(trial: Trial, epoch: int) -> None:
+        if next(left, None) is None:
+            raise Stopped
+
+    return during
+
+
 def test_a_driver_that_ends_five_times_finds_the_same_winner_and_reruns_nothing(tmp_path: Path) -> None:
     search = {"space": RATES, "trials": 30}
     straight = searched(a_spec(tmp_path / "straight", search), PretendedCrew())
     spec, ran, draw = a_spec(tmp_path / "ended", search), [], random.Random(4)
     for _ in range(5):
-        left = draw.randint(5, 16)
-
-        def during(trial: Trial, epoch: int, calls: Iterator[int] = iter(range(left))) -> None:
-            if next(calls, None) is None:
-                raise Stopped
-
         with pytest.raises(Stopped):
-            searched(spec, PretendedCrew(during=during, ran=ran))
+            searched(spec, PretendedCrew(during=stopping(draw.randint(5, 16)), ran=ran))
     outcome = searched(spec, PretendedCrew(ran=ran))
     assert outcome.winner == straight.winner
     assert outcome.metrics == straight.metrics
@@ -120,7 +125,8 @@ def during(trial, epoch):
         os.kill(os.getpid(), signal.SIGKILL)
 
 crew = PretendedCrew(during=during)
-outcome = searched(a_spec(Path(sys.argv[1]), {"space": {"training.lr": {"loguniform": [1e-5, 1e-1]}}, "trials": 30}), crew)
+space = {"training.lr": {"loguniform": [1e-5, 1e-1]}}
+outcome = searched(a_spec(Path(sys.argv[1]), {"space": space, "trials": 30}), crew)
 print(outcome.winner)
 """
 

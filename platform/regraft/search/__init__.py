@@ -10,9 +10,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-import regraft
-
-_face = regraft.search
+_face = sys.modules["regraft"].__dict__["search"]
 
 
 class _Callable(ModuleType):

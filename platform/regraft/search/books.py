@@ -17,9 +17,9 @@ from regraft.search.trials import SearchRecord, TrialRecord
 from regraft.spec import RunSpec
 from regraft.store import documents
 from regraft.store.objects import Body, ObjectStore, checked
+from regraft.store.searches import RECORD
 
 log = logging.getLogger(__name__)
-RECORD = "search.json"
 TRIALS = "trials.jsonl"
 EVERY_S = 2.0
 """Between two writes of what is only on its way."""
@@ -84,16 +84,6 @@ class Books:
     def write(self, name: str, body: Body) -> None:
         """Any other file of the search, such as its report."""
         self.store.put(checked(f"{self.folder}/{name}"), body)
-
-
-def searches(store: ObjectStore) -> list[str]:
-    """Names of the searches that have a record."""
-    found = []
-    for stat in store.list("searches/"):
-        name, _, document = stat.key.removeprefix("searches/").partition("/")
-        if document == RECORD:
-            found.append(name)
-    return sorted(found)
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from regraft.contracts import Progress
 from regraft.data.snapshot import Snapshot
 from regraft.errors import AskedWrong, LeaseHeld, StoreError, WrongBase
 from regraft.search.baseline import measure_centroid
-from regraft.search.books import Books, folder_of, searches
+from regraft.search.books import Books, folder_of
 from regraft.search.check import check_methods
 from regraft.search.closing import SearchOutcome, complete
 from regraft.search.crew import Crewing, Taking, every_slot
@@ -29,6 +29,7 @@ from regraft.search.trials import SearchJob, SearchRecord
 from regraft.spec import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
+from regraft.store.searches import searches
 from regraft.training.baselines import majority
 from regraft.training.session import rows_on
 

@@ -11,7 +11,6 @@ from typing import Any
 from regraft.bases.locate import Base
 from regraft.contracts import Progress
 from regraft.errors import Damaged
-from regraft.search.books import folder_of
 from regraft.search.points import alone
 from regraft.search.trials import SearchJob, SearchRecord, Trial, TrialRecord
 from regraft.spec import RunSpec
@@ -35,7 +34,7 @@ class Registered:
 
 def checkpoints_of(store: ObjectStore, search: str, trial: str) -> Checkpoints:
     """The checkpoints of one trial, under `searches/<search>/trials/<trial>/checkpoints/`."""
-    return Checkpoints(store, f"{search}/{trial}", f"{folder_of(search)}/trials/{trial}")
+    return Checkpoints.of_trial(store, search, trial)
 
 
 def register(

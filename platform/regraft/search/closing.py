@@ -12,12 +12,14 @@ from typing import Any
 
 from regraft.bases.locate import Base
 from regraft.contracts import Progress
-from regraft.errors import RunError
+from regraft.errors import Damaged, NotThere, RunError
 from regraft.search.desk import FrontDesk, told
-from regraft.search.register import Registered, register
+from regraft.search.register import register
 from regraft.search.report import write_report
 from regraft.search.trials import SearchJob, TrialRecord, best_first
 from regraft.spec import RunSpec
+from regraft.store.objects import ObjectStore
+from regraft.store.registry import Registry
 from regraft.training.session import base_bytes
 
 log = logging.getLogger(__name__)
@@ -75,15 +77,16 @@ def complete(
         record.state, record.seconds = "failed", desk.seconds
         books.write_record(record)
         raise RunError(nothing(desk.records()), where=record.name)
-    found = registered(spec, job, base, desk, ranked, progress)
+    register_best(spec, job, base, desk, ranked, progress)
     winner = ranked[0]
     record.winner, record.state = winner.id, "finished"
     if ran:
         record.seconds = desk.seconds
     books.write_trials(desk.records())
     books.write_record(record)
-    report = reported(desk, progress) if ran or found else f"{books.store.url}/{books.folder}/report.html"
-    mine = found.get(winner.id)
+    there = books.store.exists(f"{books.folder}/report.html")
+    report = f"{books.store.url}/{books.folder}/report.html" if there and not ran else reported(desk, progress)
+    meta = version_of(books.store, winner)
     return SearchOutcome(
         model=spec.name,
         version=winner.registered.rpartition("@")[2] if winner.registered else None,
@@ -101,12 +104,24 @@ def complete(
         winner=winner.id,
         overrides=winner.overrides,
         registered={one.id: one.registered for one in desk.records() if one.registered},
-        gain=mine.gain if mine else None,
-        delta_bytes=mine.delta_bytes if mine else 0,
+        gain=meta.get("gain"),
+        delta_bytes=int(meta.get("delta_bytes", 0)),
         base_bytes=base_bytes(base),
         report=report,
         already=not ran,
     )
+
+
+def version_of(store: ObjectStore, winner: TrialRecord) -> dict[str, Any]:
+    """What the winner's version says of itself; nothing where it has none, or it was deleted since."""
+    if winner.registered is None:
+        return {}
+    name, _, version = winner.registered.rpartition("@")
+    try:
+        return Registry(store).version(name, version).meta
+    except (NotThere, Damaged) as error:
+        log.info("%s", error)
+        return {}
 
 
 def nothing(records: Sequence[TrialRecord]) -> str:
@@ -117,28 +132,24 @@ def nothing(records: Sequence[TrialRecord]) -> str:
     return f"no trial came to a result; the first of {len(failed)} failed with: {failed[0].error}"
 
 
-def registered(
+def register_best(
     spec: RunSpec,
     job: SearchJob,
     base: Base,
     desk: FrontDesk,
     ranked: list[TrialRecord],
     progress: Progress | None,
-) -> dict[str, Registered]:
+) -> None:
     """Register the best trials, the very best last, so that it is the newest version."""
     assert spec.search is not None
     wanted = spec.search.to_register
     count = {"none": 0, "best": 1}[wanted] if isinstance(wanted, str) else wanted
-    found = {}
     for record in reversed(ranked[:count]):
         if record.registered:
             continue
-        version = register(desk.books.store, spec, job, base, desk.record, record, progress)
-        if version is not None:
-            found[record.id] = version
+        if register(desk.books.store, spec, job, base, desk.record, record, progress):
             desk.ledger.registered(record.id)
             desk.books.write_trials(desk.records())
-    return found
 
 
 def reported(desk: FrontDesk, progress: Progress | None) -> str:

@@ -75,7 +75,7 @@ def every_slot(desk: FrontDesk, crew: Crew, first: list[Trial], lease: Lease) ->
             slot_works(desk, crew, slot, begin, lease)
         except BaseException as error:
             errors.append(error)
-            desk.stop()
+            desk.leave()  # what the others run is not to end as if it had been decided
 
     threads = [
         threading.Thread(target=labour, args=(slot, []), daemon=True, name=f"regraft-slot-{slot}")
@@ -109,7 +109,7 @@ def slot_works(desk: FrontDesk, crew: Crew, slot: int, begin: list[Trial], lease
                 deaths = 0
                 run_batch(desk, crew, slot, batch)
         elif lease.lost.is_set():
-            desk.stop()
+            desk.leave()
         batch = desk.take()
 
 

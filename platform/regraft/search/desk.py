@@ -53,8 +53,8 @@ class FrontDesk:
         self._alone: set[str] = set()
         self._began = time.monotonic()
         self._before = record.seconds
-        self.stopping = False
-        """No new trial begins, and those that run end at their next report."""
+        self.left = False
+        """The driver goes: what is handed in from now on counts no more, and no new trial begins."""
         self._bare = alone(spec)
         for known in self.records():
             if known.status not in OVER:
@@ -78,7 +78,7 @@ class FrontDesk:
     @property
     def over(self) -> bool:
         """Whether nothing new may begin."""
-        return self.stopping or (self.left_s is not None and self.left_s <= 0)
+        return self.left or (self.left_s is not None and self.left_s <= 0)
 
     # What hands out work.
 
@@ -97,12 +97,6 @@ class FrontDesk:
             self._news.wait(wait_s)
             return []
 
-    def stop(self) -> None:
-        """Give out nothing more, and end what runs at its next report."""
-        with self._news:
-            self.stopping = True
-            self._news.notify_all()
-
     def lost(self, batch: Sequence[Trial], why: str, *, blame: bool = True) -> None:
         """The worker that had these died: what did not end runs again, each by itself, a few times at most.
 
@@ -111,7 +105,7 @@ class FrontDesk:
         with self._news:
             for trial in batch:
                 record = self._records[trial.id]
-                if record.status in OVER:
+                if record.status in OVER or self.left:
                     continue
                 if not blame:
                     record.attempts -= 1
@@ -120,24 +114,29 @@ class FrontDesk:
                     self.ended(trial.id, End("failed", record.seconds, error=f"{record.attempts} workers died: {why}"))
                     continue
                 self._await(record)
-            self.books.write_trials(self.records())
+            if not self.left:
+                self.books.write_trials(self.records())
             self._news.notify_all()
 
     def failed(self, batch: Sequence[Trial], why: str) -> None:
         """What ran these could not go on: one trial fails by it; of several each is tried again by itself."""
         with self._news:
+            if self.left:
+                return
             open_ = [trial for trial in batch if self._records[trial.id].status not in OVER]
             for trial in open_:
-                if len(open_) == 1 or self.stopping:
+                if len(open_) == 1:
                     self.ended(trial.id, End("failed", self._records[trial.id].seconds, error=why))
                 else:
                     self._await(self._records[trial.id])
             self._news.notify_all()
 
     def leave(self) -> None:
-        """The driver goes: what runs is to be run again by the next."""
+        """The driver goes, for an error or because it was told to: what runs is left to the next one."""
         with self._news:
-            self.stopping = True
+            if self.left:
+                return
+            self.left = True
             for record in self._records.values():
                 if record.status not in OVER:
                     self._await(record)
@@ -204,7 +203,7 @@ class FrontDesk:
         """Write an evaluation down; whether the trial goes on."""
         with self._news:
             record = self._records[trial]
-            if record.status != "running":
+            if record.status != "running" or self.left:
                 return False  # given to another worker meanwhile
             # A trial that began anew tells some evaluations again.
             record.reports = [known for known in record.reports if known["step"] < report.step]
@@ -244,7 +243,7 @@ class FrontDesk:
         """Write down how a trial ended."""
         with self._news:
             record = self._records[trial]
-            if record.status in OVER:
+            if record.status in OVER or self.left:
                 return
             for name in ("status", "seconds", "error", "depth", "blocks", "trainable", "total", "together", "correct"):
                 setattr(record, name, getattr(end, name))

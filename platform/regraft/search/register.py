@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,6 @@ from regraft.training.session import publish, version_meta
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A trial that became a version."""
-
-    version: str
-    metrics: dict[str, float]
-    gain: dict[str, Any] | None
-    delta_bytes: int
-
-
 def checkpoints_of(store: ObjectStore, search: str, trial: str) -> Checkpoints:
     """The checkpoints of one trial, under `searches/<search>/trials/<trial>/checkpoints/`."""
     return Checkpoints.of_trial(store, search, trial)
@@ -45,8 +34,8 @@ def register(
     search: SearchRecord,
     record: TrialRecord,
     progress: Progress | None,
-) -> Registered | None:
-    """Register a trial's best checkpoint; None, with a note, when it has none that is whole."""
+) -> bool:
+    """Register a trial's best checkpoint; False, with a note, when it has none that is whole."""
     checkpoints = checkpoints_of(store, job.search, record.id)
     saved = next((one for one in checkpoints.listed() if one.prefix == record.checkpoint), None)
     delta = None
@@ -60,7 +49,7 @@ def register(
         if progress is not None:
             why = "has no whole checkpoint (the quota may have left no room for it)"
             progress({"event": "note", "message": f"trial {record.id} {why}, so it is not registered"})
-        return None
+        return False
     trial = Trial(record.number, record.overrides)
     own = trial.spec(alone(spec))
     meta = _meta(own, trial, job, base, search, record, saved, delta)
@@ -68,7 +57,7 @@ def register(
     record.registered = f"{spec.name}@{version.version}"
     if progress is not None:
         progress({"event": "register", "model": spec.name, "version": version.version, "trial": record.id})
-    return Registered(version.version, meta["metrics"], meta["gain"], len(delta))
+    return True
 
 
 def _meta(

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,29 @@ def test_a_trial_that_always_ends_its_worker_is_given_up(tmp_path: Path) -> None
     outcome = searched(spec, crew)
     assert [trial["status"] for trial in outcome.trials] == ["finished", "failed", "finished"]
     assert crew.ran.count("t0001") == 3
+
+
+def test_what_other_slots_run_is_not_ended_by_an_error_of_one(tmp_path: Path) -> None:
+    began, left = threading.Event(), threading.Event()
+
+    def during(trial: Trial, epoch: int) -> None:
+        if trial.number == 0 and epoch == 2:
+            began.set()
+            assert left.wait(60)
+        if trial.number == 1:
+            assert began.wait(60)
+            threading.Timer(0.3, left.set).start()
+            raise StoreError("the disk or quota is full")
+
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 4}, method="full")
+    crew = PretendedCrew(during=during)
+    crew.slots = 2
+    with pytest.raises(StoreError):
+        searched(spec, crew)
+    assert {record.status for record in records(spec)} == {"waiting"}
+    crew.during = lambda trial, epoch: None
+    outcome = searched(spec, crew)
+    assert [trial["status"] for trial in outcome.trials] == ["finished"] * 4
 
 
 def test_nothing_begins_when_the_time_is_up(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from regraft.release import VERSION
 if TYPE_CHECKING:
     from regraft.contracts import Progress, Source
     from regraft.evaluation.evaluate import Evaluated
+    from regraft.search.closing import SearchOutcome
     from regraft.serving.bulk import Written
     from regraft.serving.predictor import Predictor
     from regraft.spec import RunSpec
     from regraft.training.session import Outcome
 
-__all__ = ["__version__", "evaluate", "load", "predict", "train"]
+__all__ = ["__version__", "evaluate", "load", "predict", "search", "train"]
 
 __version__ = VERSION
 
@@ -39,14 +40,7 @@ def train(
     run, or says that it is finished; `fresh` starts another. `progress` receives every event as a mapping.
     Raises SpecError with all problems at once, before anything starts.
     """
-    from regraft.spec import RunSpec
-
-    if isinstance(spec, str | Path):
-        spec = RunSpec.load(Path(spec), overrides=overrides)
-    elif isinstance(spec, RunSpec):
-        spec = spec.override(overrides) if overrides else spec
-    else:
-        spec = RunSpec.resolve(spec, overrides=overrides)
+    spec = _resolved(spec, overrides)
     if spec.compute.workers == 0:
         # In this process, so that machines without Ray can train too.
         from regraft.training.session import train_local
@@ -55,6 +49,50 @@ def train(
     from regraft.cluster.train import train as train_on_ray
 
     return train_on_ray(spec, fresh=fresh, progress=progress, address=address)
+
+
+def search(
+    spec: RunSpec | Mapping[str, Any] | str | Path,
+    *,
+    overrides: Mapping[str, object] | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    address: str | None = None,
+) -> SearchOutcome:
+    """Search the space of a spec's section `search`, and register the best trial (`search.register`).
+
+    Arguments are as in `train`. The same spec again continues its search: trials that ended are not run again, and more
+    of `search.trials` or `search.seconds` goes on where it stood.
+    Raises SpecError with all problems at once, before anything starts.
+    """
+    from regraft.search.points import check_search
+
+    spec = _resolved(spec, overrides)
+    check_search(spec)  # before Ray and the libraries of models are read from disk
+    if spec.compute.workers == 0:
+        # In this process: no Ray is started.
+        from regraft.cluster.search import search_here
+
+        return search_here(spec, fresh=fresh, progress=progress)
+    from regraft.cluster.connect import connected, reading
+
+    # Ray starts while the libraries of models are read.
+    with reading("regraft.search.drive") as read, connected(address):
+        read()
+        from regraft.cluster.search import search as search_on_ray
+
+        return search_on_ray(spec, fresh=fresh, progress=progress, address=address)
+
+
+def _resolved(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Mapping[str, object] | None) -> RunSpec:
+    """A spec in any form that it may have."""
+    from regraft.spec import RunSpec
+
+    if isinstance(spec, str | Path):
+        return RunSpec.load(Path(spec), overrides=overrides)
+    if isinstance(spec, RunSpec):
+        return spec.override(overrides) if overrides else spec
+    return RunSpec.resolve(spec, overrides=overrides)
 
 
 def load(reference: str, *, store: str | None = None, plugins: Sequence[str | Path] = ()) -> Predictor:

@@ -8,22 +8,25 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
     BeforeValidator,
     Field,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from regraft.contracts import Loss, Method, Source, Task
 from regraft.errors import AskedWrong, SpecError
 from regraft.plugins import Frozen, Plugin, add_folder, unknown
+from regraft.space import SearchSpec
 
 FORMAT = 1
 
@@ -173,6 +176,16 @@ class RunSpec(Frozen):
     """Folder or s3://bucket/prefix that keeps runs, models, data."""
     plugins: tuple[str, ...] = ()
     """Folders with your own tasks/, methods/, losses/, sources/."""
+    search: SearchSpec | None = None
+    """What `regraft search` varies; `regraft train` passes over it."""
+
+    @model_serializer(mode="wrap")
+    def _only_a_search_that_is_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What a run is called and keeps is older than this field, and must not change by it.
+        document: dict[str, Any] = handler(self)
+        if document.get("search", 0) is None:
+            del document["search"]
+        return document
 
     @model_validator(mode="after")
     def _task_has_meaning_for_options(self) -> Self:
@@ -276,7 +289,11 @@ class RunSpec(Frozen):
         Paths below the current directory count by their relative form, so that the same checkout unpacked elsewhere
         (as a submitted job is) continues the same run; the data themselves are held by their own fingerprint.
         """
-        document = self.model_dump(mode="json", exclude={"compute", "store"})
+        return self.named({"compute": True, "store": True, "search": True})
+
+    def named(self, without: dict[str, Any]) -> str:
+        """The model's name and a hash of the resolved spec without some fields (as pydantic's `exclude` says them)."""
+        document = self.model_dump(mode="json", exclude=without)
         text = json.dumps(document, sort_keys=True).replace(json.dumps(f"{Path.cwd()}/")[1:-1], "")
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
@@ -349,6 +366,7 @@ def known_keys(parent: str, root: type[Frozen], document: Mapping[str, Any]) -> 
     for part in filter(None, parent.split(".")):
         at = at[int(part)] if isinstance(at, list | tuple) else at[part]
         model = None if family else model.model_fields[part].annotation
+        model = next((kind for kind in get_args(model) if hasattr(kind, "model_fields")), model)
     if family:
         model = family.lookup(at["type"] if isinstance(at, Mapping) else str(at))
     return list(model.model_fields)

@@ -16,6 +16,7 @@ TABLE: dict[str, Target] = {
     "train": "regraft.cli.train:train",
     "evaluate": "regraft.cli.evaluate:evaluate",
     "predict": "regraft.cli.predict:predict",
+    "search": "regraft.cli.search:search",
     "models list": "regraft.cli.models:listing",
     "models show": "regraft.cli.models:show",
     "models promote": "regraft.cli.models:promote",
@@ -39,6 +40,7 @@ TABLE: dict[str, Target] = {
 
 WORK: dict[str, Target] = {
     "train": "regraft:train",
+    "search": "regraft:search",
     "evaluate": "regraft.evaluation.evaluate:evaluate",
     "predict": "regraft:predict",
     "export": "regraft.serving.export:export",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
 from regraft.cli.screen import Reply, Screen, size, store_of
 from regraft.store.checkpoints import Checkpoints
@@ -20,6 +21,11 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
     sizes = {stat.key: stat.size for stat in store.list()}
     runs = sorted({key.split("/")[1] for key in sizes if key.startswith("runs/") and key.count("/") > 1})
     gone = [prefix for run in runs for prefix in Checkpoints(store, run).collect(_DAY_S)]
+    gone += [
+        prefix
+        for search, trial in _trials(sizes)
+        for prefix in Checkpoints.of_trial(store, search, trial).collect(_DAY_S)
+    ]
     gone += Registry(store).collect(_DAY_S)
     features, kept = collect_features(store, _DAY_S)
     gone += features
@@ -45,3 +51,9 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
             "features_bytes": kept,
         }
     )
+
+
+def _trials(keys: Iterable[str]) -> list[tuple[str, str]]:
+    """The trials of searches that have checkpoints, whole or not."""
+    parts = (key.split("/") for key in keys if key.startswith("searches/"))
+    return sorted({(part[1], part[3]) for part in parts if len(part) > 5 and part[2] == "trials"})

@@ -15,7 +15,7 @@ FAMILIES = ("tasks", "methods", "losses", "sources")
 
 _EPILOG = """\
 exit codes  0 done, 1 failed, 2 what was asked is wrong
-store       train: --set store=... or --store, then REGRAFT_STORE, then the spec
+store       train, search: --set store=... or --store, then REGRAFT_STORE, then the spec
             others: --store, then REGRAFT_STORE, then ./regraft-store
 """
 
@@ -78,6 +78,7 @@ def build() -> Parser:
     _inspection(commands)
     _upkeep(commands)
     _serve(commands)
+    _search(commands)
     return parser
 
 
@@ -283,3 +284,26 @@ def _serve(commands: Any) -> None:
     key.add_argument("name", metavar="NAME", help="whose it is")
     key.add_argument("--keys", default="regraft-keys.yaml", metavar="FILE", help="where hashes are kept")
     key.add_argument("--model", action="append", default=[], metavar="MODEL", help="only for this one; repeatable")
+
+
+def _search(commands: Any) -> None:
+    search = _command(commands, "search", "find the best point of a spec's search space, and register it", store=True)
+    search.add_argument("spec", metavar="SPEC", help="YAML file with a section `search`")
+    search.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a field: search.trials=30"
+    )
+    search.add_argument("--fresh", action="store_true", help="start another search instead of continuing this spec's")
+    search.add_argument(
+        "--register", type=_none_best_or_count, metavar="none|best|N", help="which trials become versions (best)"
+    )
+    search.add_argument(
+        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+    )
+
+
+def _none_best_or_count(written: str) -> str | int:
+    if written in ("none", "best"):
+        return written
+    if not written.isdecimal() or int(written) < 1:
+        raise argparse.ArgumentTypeError(f"{written!r} is written; allowed are none, best or a number from 1 on")
+    return int(written)

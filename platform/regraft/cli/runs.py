@@ -15,6 +15,7 @@ from regraft.store.checkpoints import Checkpoints, Saved
 from regraft.store.lease import holder
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.runs import LOG, RunInfo, Runs, parsed
+from regraft.store.searches import searches, told
 
 _LINES = 12
 """Metric lines shown of a run; --json has all of them."""
@@ -35,11 +36,18 @@ def listing(args: argparse.Namespace, screen: Screen) -> Reply:
         }
         for info in Runs(store).list()
     ]
+    found = [
+        {"search": name, **{key: record.get(key) for key in ("model", "state", "trials", "winner")}}
+        for name in searches(store)
+        for record in (told(store, name),)
+    ]
     if runs:
         screen.table(("run", "model", "state", "step", "updated"), [tuple(run.values()) for run in runs])
-    else:
+    elif not found:
         screen.say(f"no runs in {store.url}; `regraft train SPEC` makes one, --store names another store")
-    return Reply({"store": store.url, "runs": runs})
+    if found:
+        screen.table(("search", "model", "state", "trials", "winner"), [tuple(one.values()) for one in found])
+    return Reply({"store": store.url, "runs": runs, "searches": found})
 
 
 def show(args: argparse.Namespace, screen: Screen) -> Reply:

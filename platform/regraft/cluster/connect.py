@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,16 @@ def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def reading(module: str) -> Iterator[Callable[[], object]]:
+    """Import a module in another thread; what is yielded waits for it, and raises what it raised.
+
+    For modules that neither import Ray nor are imported by it: two threads in one circle of imports see half of it.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="regraft-import") as pool:
+        yield pool.submit(importlib.import_module, module).result
 
 
 def start(address: str, *, verbose: bool) -> None:

@@ -101,7 +101,11 @@ class Desk(Protocol):
         ...
 
     def say(self, event: str, **fields: Any) -> None:
-        """Progress that belongs to no trial: what is kept of the frozen part (`trunk`), a `note`."""
+        """Progress that belongs to no trial: what is kept of the frozen part (`trunk`), a `note`.
+
+        `shared` with rows, computed, reused, bytes, where, why, saved_s, together goes into the search's record, the
+        numbers added up over workers.
+        """
         ...
 
 
@@ -129,6 +133,10 @@ class TrialRecord:
     """How often it was begun."""
     registered: str | None = None
     """`name@version`, where it was registered."""
+    drawn: dict[str, Any] = field(default_factory=dict)
+    """A value for every field of the space, also for those that do not apply to this trial's method."""
+    correct: str = ""
+    """Which evaluation rows its best checkpoint had right."""
 
     def document(self) -> dict[str, Any]:
         """As JSON-able data."""
@@ -164,6 +172,12 @@ class SearchRecord:
     """What trials shared and what it saved: rows, computed, reused, bytes, where, why, saved_s, together."""
     base: str = ""
     rows: dict[str, int] = field(default_factory=dict)
+    base_hash: str = ""
+    fingerprint: str = ""
+    baselines: dict[str, Any] = field(default_factory=dict)
+    """Metrics of the honest baselines, by name."""
+    baseline_correct: str = ""
+    """Which evaluation rows the nearest centroid had right."""
 
     def document(self) -> dict[str, Any]:
         """As JSON-able data."""

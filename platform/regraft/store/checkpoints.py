@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import uuid4
 
 from regraft.errors import Damaged, NotThere
@@ -65,12 +65,17 @@ class Saved:
 
 
 class Checkpoints:
-    """The checkpoints of one run, under `runs/<run>/checkpoints/`."""
+    """The checkpoints of one run, under `runs/<run>/checkpoints/`, or under those of another `folder`."""
 
-    def __init__(self, store: ObjectStore, run: str) -> None:
+    def __init__(self, store: ObjectStore, run: str, folder: str | None = None) -> None:
         self.store = store
         self.run = run
-        self._prefix = checked(f"runs/{run}/checkpoints") + "/"
+        self._prefix = checked(f"{folder or f'runs/{run}'}/checkpoints") + "/"
+
+    @classmethod
+    def of_trial(cls, store: ObjectStore, search: str, trial: str) -> Self:
+        """Those of a search's trial; `run` is then `<search>/<trial>`."""
+        return cls(store, f"{search}/{trial}", f"searches/{search}/trials/{trial}")
 
     def save(self, step: int, files: Mapping[str, Body], meta: Mapping[str, Any]) -> Saved:
         """Commit `files` as the checkpoint after `step` optimizer steps; until it returns, nothing of it is listed."""
@@ -129,9 +134,7 @@ class Checkpoints:
         protected = {id[:8] for id in policy.protect}
         gone = [saved.prefix for saved in sound if saved.prefix not in kept and saved.id not in protected]
         for prefix in gone:
-            # The manifest goes first: what is left after a crash is garbage and not half a checkpoint.
-            self.store.delete([prefix + MANIFEST])
-            self.store.delete([stat.key for stat in self.store.list(prefix)])
+            remove(self.store, prefix)
         return gone
 
     def collect(self, older_than_s: float) -> list[str]:
@@ -155,6 +158,13 @@ class Checkpoints:
             if slash:
                 folders[folder].append(stat)
         return folders
+
+
+def remove(store: ObjectStore, prefix: str) -> None:
+    """Delete the checkpoint under a prefix that ends with a slash."""
+    # The manifest goes first: what is left after a crash is garbage and not half a checkpoint.
+    store.delete([prefix + MANIFEST])
+    store.delete([stat.key for stat in store.list(prefix)])
 
 
 def _sound(saved: Saved) -> bool:

@@ -30,14 +30,25 @@ _driving: set[str] = set()
 
 
 class Lease:
-    """The lease of one run: `with Lease(store, run) as lease: ...`, looking at `lease.lost` between steps."""
+    """The lease of one run: `with Lease(store, run) as lease: ...`, looking at `lease.lost` between steps.
 
-    def __init__(self, store: ObjectStore, run: str, *, ttl_s: float = 60.0, heartbeat_s: float = 15.0) -> None:
+    `folder` is where it lies, for what is no run (a search).
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        run: str,
+        *,
+        ttl_s: float = 60.0,
+        heartbeat_s: float = 15.0,
+        folder: str | None = None,
+    ) -> None:
         self.run = run
         self.lost = threading.Event()
         """Set when somebody else has the lease, or it could not be renewed for `ttl_s`: stop driving."""
         self._store = store
-        self._key = checked(f"runs/{run}/lease.json")
+        self._key = checked(f"{folder or f'runs/{run}'}/lease.json")
         self._ttl_s = ttl_s
         self._heartbeat_s = heartbeat_s
         self._holder: Document = {}

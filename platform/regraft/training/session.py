@@ -27,7 +27,7 @@ from regraft.store.card import model_card
 from regraft.store.checkpoints import Checkpoints, Saved, ranked
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
-from regraft.store.registry import Registry
+from regraft.store.registry import Registry, Version
 from regraft.store.runs import Runs
 from regraft.training.evaluate import gain
 from regraft.training.harness import LocalHarness
@@ -76,6 +76,7 @@ def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progr
     """
     say = progress if isinstance(progress, Journal) else Journal(progress)
     began = time.monotonic()
+    spec = spec.model_copy(update={"search": None})  # a run is what it is, whatever else its spec may vary
     store = open_store(spec.store)
     store.check()
     runs = Runs(store)
@@ -149,14 +150,20 @@ def find(runs: Runs, run: str) -> dict[str, Any] | None:
         return None
 
 
-def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | None) -> Job:
-    """Find the base, make the snapshot, write down what the run is."""
-    base = locate(spec.base)
+def rows_on(store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | None) -> Snapshot:
+    """The spec's rows as a snapshot in the store."""
     if spec.compute.workers == 0:
         room_for_weights(base, LocalHarness())  # before the data are read; workers look where they are
     snapshot = build_snapshot(store, spec.task, spec.data, processor=lambda: load_processor(base, spec.task.modality))
     if snapshot.skipped and progress is not None:
         progress({"event": "note", "message": told_skipped(snapshot.skipped)})
+    return snapshot
+
+
+def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | None) -> Job:
+    """Find the base, make the snapshot, write down what the run is."""
+    base = locate(spec.base)
+    snapshot = rows_on(store, spec, base, progress)
     runs = Runs(store)
     known = find(runs, run)
     if known is not None:
@@ -246,13 +253,7 @@ def complete(store: ObjectStore, spec: RunSpec, job: Job, began: float, progress
     known = find(runs, job.run) or {}
     base = same_base(spec, job)
     meta = version_meta(spec, job, base, best, state, known, delta)
-    contents: dict[str, Any] = {
-        "delta.safetensors": delta,
-        "spec.yaml": spec.dump().encode(),
-        "card.md": model_card(meta, spec.model_dump(mode="json")).encode(),
-        **{f"processor/{path.name}": path for path in processor_files(base)},
-    }
-    version = Registry(store).publish(spec.name, contents, meta)
+    version = publish(store, spec, base, delta, meta)
     gained = meta["gain"]
     runs.update(
         job.run,
@@ -277,6 +278,17 @@ def complete(store: ObjectStore, spec: RunSpec, job: Job, began: float, progress
         delta_bytes=len(delta),
         base_bytes=base_bytes(base),
     )
+
+
+def publish(store: ObjectStore, spec: RunSpec, base: Base, delta: bytes, meta: dict[str, Any]) -> Version:
+    """Register a delta as the next version of the spec's model."""
+    contents: dict[str, Any] = {
+        "delta.safetensors": delta,
+        "spec.yaml": spec.dump().encode(),
+        "card.md": model_card(meta, spec.model_dump(mode="json")).encode(),
+        **{f"processor/{path.name}": path for path in processor_files(base)},
+    }
+    return Registry(store).publish(spec.name, contents, meta)
 
 
 def best_delta(checkpoints: Checkpoints, score: Score, progress: Progress | None) -> tuple[Saved, bytes]:

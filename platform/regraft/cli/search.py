@@ -1,0 +1,116 @@
+"""`regraft search`: a space to its winner, with a live table and a summary one can act on."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from regraft.cli.dispatch import WORK, function
+from regraft.cli.results import gained, values_of
+from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
+from regraft.cli.searching import following, told
+from regraft.cli.train import overrides_of
+from regraft.spec import RunSpec, absolute
+
+if TYPE_CHECKING:
+    from regraft.search.closing import SearchOutcome
+
+_SHOWN = 8
+"""Trials in the summary; the report and --json have all."""
+
+
+def search(args: argparse.Namespace, screen: Screen) -> Reply:
+    """The `search` command."""
+    overrides = overrides_of(args)
+    if args.register is not None:
+        overrides["search.register"] = args.register
+    spec = RunSpec.load(Path(args.spec), overrides=overrides)
+    with following(screen) as progress:
+        outcome: SearchOutcome = function(WORK["search"])(
+            spec, fresh=args.fresh, progress=progress, address=args.address
+        )
+    summary(outcome, screen)
+    return Reply(outcome.document())
+
+
+def summary(outcome: SearchOutcome, screen: Screen) -> None:
+    """What came out, beside the honest baselines, and what to do next."""
+    screen.say()
+    if outcome.version is None:
+        screen.say(f"the best is trial {outcome.winner}; nothing is registered")
+    else:
+        state = "was found before; --fresh starts another search" if outcome.already else "is registered"
+        screen.say(Text.assemble((f"{outcome.model}@{outcome.version}", "bold green"), f" {state}"))
+    score, gain = outcome.score, gained(outcome.gain)
+    screen.facts(
+        [
+            ("winner", f"{outcome.winner}  {told(outcome.overrides)}"),
+            (score, f"{figure(outcome.metrics.get(score))}{f'  ({gain})' if gain else ''}"),
+            *_baselines(outcome),
+            ("trials", _counted(outcome)),
+            *_shared(outcome.shared),
+            ("time", span(outcome.seconds)),
+            ("search", outcome.run),
+            ("store", outcome.store),
+            *([("report", outcome.report)] if outcome.report else []),
+        ]
+    )
+    _table(outcome, screen)
+    if outcome.version is not None:
+        elsewhere = absolute(store_of(None)) != outcome.store
+        store = f" --store {shlex.quote(outcome.store)}" if elsewhere else ""
+        screen.say("next")
+        screen.say(f"  regraft models show {outcome.model}@{outcome.version}{store}")
+
+
+def _baselines(outcome: SearchOutcome) -> list[tuple[str, object]]:
+    return [
+        (name.replace("_", " "), figure(value))
+        for name, baseline in outcome.baselines.items()
+        if (value := values_of(baseline, outcome.score).get(outcome.score)) is not None
+    ]
+
+
+def _counted(outcome: SearchOutcome) -> str:
+    states = [trial["status"] for trial in outcome.trials]
+    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    return f"{len(states)}: {', '.join(parts)}"
+
+
+def _shared(shared: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """What the frozen part's outputs saved; nothing where nothing was shared."""
+    if not shared.get("rows"):
+        return []
+    text = f"{shared.get('computed', 0):,} rows computed once, {shared.get('reused', 0):,} found"
+    if shared.get("bytes"):
+        text += f", {size(shared['bytes'])} in {shared.get('where', 'the store')}"
+    saved = shared.get("saved_s")
+    if isinstance(saved, int | float) and saved > 0:
+        text += f"; saved {span(saved)} of computing"
+    return [("frozen part", text)]
+
+
+def _table(outcome: SearchOutcome, screen: Screen) -> None:
+    """The best trials, the deciding metric first."""
+    score = outcome.score
+    scored = [trial for trial in outcome.trials if _number(trial["metrics"].get(score)) is not None]
+    winner = next((trial for trial in scored if trial["id"] == outcome.winner), None)
+    falls = winner is not None and any(trial["metrics"][score] > winner["metrics"][score] for trial in scored)
+    scored.sort(key=lambda trial: trial["metrics"][score] * (1 if falls else -1))
+    rows = [
+        (f"  {trial['id']}", figure(trial["metrics"][score]), trial["status"], told(trial["overrides"]))
+        for trial in scored[:_SHOWN]
+    ]
+    more = f" (the best {_SHOWN} of {len(scored)})" if len(scored) > _SHOWN else ""
+    screen.head(f"trials{more}")
+    screen.table(("  trial", score, "status", "what it varies"), rows)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

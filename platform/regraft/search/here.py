@@ -1,0 +1,59 @@
+"""A search in this process: one workshop, no Ray started."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from regraft.errors import AskedWrong
+from regraft.search.decide import Decider, GridPoints, NoRule, RandomPoints
+from regraft.search.trials import Desk, SearchJob, Trial
+from regraft.search.workshop import Workshop
+from regraft.spec import RunSpec
+from regraft.training.harness import LocalHarness
+from regraft.training.session import threads
+
+
+class LocalCrew:
+    """Runs trials in this process."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="regraft-search-")
+        self._job: SearchJob | None = None
+        self._workshop: Workshop | None = None
+
+    def assign(self, job: SearchJob) -> None:
+        """Say what is to be searched."""
+        self._job = replace(job, threads=threads(RunSpec.resolve(job.spec)))
+
+    def ready(self, slot: int, desk: Desk) -> None:
+        """Load what all trials share, once."""
+        if self._workshop is None:
+            assert self._job is not None
+            harness = LocalHarness(progress=lambda event: desk.say(**event))
+            workshop = Workshop(self._job, harness, Path(self._folder.name))
+            workshop.prepare(desk)
+            self._workshop = workshop
+
+    def work(self, slot: int, trials: Sequence[Trial], desk: Desk) -> None:
+        """Run trials to their ends."""
+        assert self._workshop is not None
+        self._workshop.run(trials, desk)
+
+    def close(self) -> None:
+        """Let the model go."""
+        if self._workshop is not None:
+            self._workshop.close()
+        self._folder.cleanup()
+
+
+def plain_decider(spec: RunSpec) -> Decider:
+    """What decides without Ray Tune: at random or by grid, and no trial ends early."""
+    assert spec.search is not None
+    if spec.search.sampler == "optuna" or spec.search.scheduler != "none":
+        raise AskedWrong("Optuna, asha and median are Ray Tune's: write sampler: random and scheduler: none", "search")
+    return Decider(spec, GridPoints(spec) if spec.search.sampler == "grid" else RandomPoints(spec), NoRule())

@@ -1,0 +1,223 @@
+"""From the space of a spec to points of it: what a draw means for a trial, and whether the space makes sense at all."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+from regraft.contracts import Method
+from regraft.errors import AskedWrong, SpecError, UnknownPlugin
+from regraft.space import Draw
+from regraft.spec import RunSpec
+
+FIXED = {
+    "name": "all trials are of one model",
+    "store": "all trials share one store",
+    "plugins": "all trials share the plugin folders",
+    "format": "it is no setting",
+    "search": "a search does not vary itself",
+    "base": "trials share one base: search each base by itself and compare the winners",
+    "task": "trials share the rows as the task reads them: search each by itself and compare the winners",
+    "data": "trials share the rows: search each by itself and compare the winners",
+    "compute.workers": "a trial trains in one worker",
+    "compute.cpus": "all workers of a search are alike",
+    "compute.gpus": "all workers of a search are alike",
+    "compute.accelerator": "all workers of a search are alike",
+    "compute.memory_gb": "all workers of a search are alike",
+}
+"""What cannot vary within one search, and why. (`data.augment` can: it changes no row of the snapshot.)"""
+
+VARIES = frozenset({"data.augment"})
+_MOST_METHODS = 200
+
+
+def overrides_at(spec: RunSpec, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides of a trial for one value of each field.
+
+    A field of the method applies only where the trial's method has it and does not write it itself: with
+    `method: {choice: [feature-extraction, {type: freeze, depth: 4}, freeze]}` and `method.depth: {choice: [2, 6]}` the
+    depth is drawn for the last alone. Parents come first, so that the overrides can be applied in order.
+    """
+    names = sorted(drawn, key=lambda name: name.count("."))
+    return {name: drawn[name] for name in names if applies(spec, drawn, name)}
+
+
+def applies(spec: RunSpec, drawn: Mapping[str, Any], name: str) -> bool:
+    """Whether a drawn field has a meaning for the method that was drawn beside it."""
+    root, _, inner = name.partition(".")
+    if root != "method" or not inner:
+        return True
+    written = as_mapping(drawn["method"]) if "method" in drawn else {"type": spec.method.key()}
+    return takes(written, inner)
+
+
+def takes(written: Mapping[str, Any], inner: str) -> bool:
+    """Whether a method as written leaves that field of its own to the space."""
+    field = inner.split(".")[0]
+    return field in Method.lookup(str(written["type"])).model_fields and field not in written
+
+
+def as_mapping(written: Any) -> Mapping[str, Any]:
+    """`lora` and `{type: lora}` alike."""
+    return written if isinstance(written, Mapping) else {"type": written}
+
+
+def identity(overrides: Mapping[str, Any]) -> str:
+    """By which two points are found to be the same."""
+    return json.dumps(overrides, sort_keys=True, default=str)
+
+
+def drawn_at(space: Mapping[str, Draw], seed: int, turn: int) -> dict[str, Any]:
+    """The `turn`-th random point, a pure function of its arguments; grids are gone through, turn by turn."""
+    grids = {name: draw.grid for name, draw in space.items() if draw.grid is not None}
+    point = combination(grids, turn)
+    for name, draw in space.items():
+        if name not in grids:
+            point[name] = draw.at(random.Random(f"{seed}/{turn}/{name}").random())
+    return {name: point[name] for name in space}
+
+
+def combination(values: Mapping[str, tuple[Any, ...]], turn: int) -> dict[str, Any]:
+    """The `turn`-th combination, counted round and round; the last field changes fastest."""
+    point: dict[str, Any] = {}
+    for name in reversed(list(values)):
+        turn, place = divmod(turn, len(values[name]))
+        point[name] = values[name][place]
+    return {name: point[name] for name in values}
+
+
+def countable(draw: Draw) -> tuple[Any, ...]:
+    """Every value of a draw that can be counted."""
+    if draw.values is not None:
+        return draw.values
+    assert draw.randint is not None
+    return tuple(range(draw.randint[0], draw.randint[1] + 1))
+
+
+def probes(draw: Draw) -> tuple[Any, ...]:
+    """The values by which a draw is checked: all that are written, or both ends."""
+    return draw.values if draw.values is not None else (draw.bounds or ())
+
+
+def check_search(spec: RunSpec) -> None:
+    """AskedWrong with what can be known to be wrong by the spec alone."""
+    if spec.search is None:
+        raise AskedWrong(
+            "the spec has no section `search`: write search: {space: {training.lr: {loguniform: [1.0e-5, 1.0e-3]}}}",
+            where="search",
+        )
+    if spec.compute.workers not in (0, 1):
+        raise AskedWrong(
+            f"compute.workers: {spec.compute.workers} is written; a trial of a search trains in one worker: write 1 "
+            "(search.concurrency says how many at a time) or 0 (all in this process)",
+            where="search",
+        )
+    check_space(spec)
+
+
+def check_space(spec: RunSpec) -> None:
+    """SpecError with everything that is wrong with the space, each value tried as an override of the spec."""
+    assert spec.search is not None
+    bare = alone(spec)
+    problems: list[str] = []
+    for name, draw in spec.search.space.items():
+        if why := refused(name):
+            problems.append(f"search.space.{name}: cannot vary within a search: {why}")
+            continue
+        for value in probes(draw):
+            problems += [f"search.space.{name}: {problem}" for problem in wrong(bare, spec.search.space, name, value)]
+    problems += forced(spec)
+    if problems:
+        raise SpecError(tuple(dict.fromkeys(problems)))
+
+
+def refused(name: str) -> str | None:
+    """Why a field cannot vary; None where it can."""
+    if name in VARIES:
+        return None
+    return next((why for fixed, why in FIXED.items() if name == fixed or name.startswith(f"{fixed}.")), None)
+
+
+def wrong(bare: RunSpec, space: Mapping[str, Draw], name: str, value: Any) -> tuple[str, ...]:
+    """What is wrong with one value of one field, beside each method that it may meet."""
+    root, _, inner = name.partition(".")
+    if root != "method" or not inner:
+        return problems_of(bare, {name: value})
+    if "method" not in space:
+        return (
+            problems_of(bare, {name: value}) if takes({"type": bare.method.key()}, inner) else (no_taker(bare, name),)
+        )
+    try:
+        takers = [written for written in probes(space["method"]) if takes(as_mapping(written), inner)]
+    except (UnknownPlugin, KeyError):
+        return ()  # told where the methods themselves are tried
+    if not takers:
+        known = ", ".join(dict.fromkeys(str(as_mapping(written)["type"]) for written in probes(space["method"])))
+        return (f"no method of the space ({known}) leaves a field {inner!r} to it: remove it, or add such a method",)
+    return tuple(problem for written in takers for problem in problems_of(bare, {"method": written, name: value}))
+
+
+def no_taker(bare: RunSpec, name: str) -> str:
+    """For a field of the method that the spec's one method has not."""
+    fields = ", ".join(sorted(type(bare.method).model_fields)) or "no fields"
+    return f"method {bare.method.key()} has no such field ({fields}): remove it, or let `method` vary too"
+
+
+def problems_of(bare: RunSpec, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+    """What validation says of the spec with these overrides."""
+    try:
+        bare.override(overrides)
+    except SpecError as error:
+        return error.problems
+    except AskedWrong as error:
+        return (str(error),)
+    return ()
+
+
+def forced(spec: RunSpec) -> Iterator[str]:
+    """What contradicts a cache that is forced on: then every trial keeps what its frozen part gave."""
+    assert spec.search is not None
+    space = spec.search.space
+    if not (kept := forced_places(spec)):
+        return
+    augments = probes(space["data.augment"]) if "data.augment" in space else (spec.data.augment,)
+    if any(value != "off" for value in augments):
+        yield (
+            f"compute.trunk: {kept[0]} is written with data.augment, which changes the images below the cut in every "
+            "epoch, so that nothing can be kept: write auto or off, or remove data.augment"
+        )
+
+
+def forced_places(spec: RunSpec) -> list[str]:
+    """Where the spec forces the frozen part's outputs to be kept; empty where it is left open."""
+    assert spec.search is not None
+    space = spec.search.space
+    written = probes(space["compute.trunk"]) if "compute.trunk" in space else (spec.compute.trunk,)
+    return sorted({str(place) for place in written} & {"memory", "disk"})
+
+
+def alone(spec: RunSpec) -> RunSpec:
+    """The spec of a run: as if no search were written."""
+    return spec.model_copy(update={"search": None})
+
+
+def methods(spec: RunSpec) -> list[Method]:
+    """Every method that the space may give a trial, as far as fields can be counted (both ends where they cannot)."""
+    assert spec.search is not None
+    space = {name: draw for name, draw in spec.search.space.items() if name.split(".")[0] == "method"}
+    bare = alone(spec)
+    found: dict[str, Method] = {}
+    for number, values in enumerate(product(*map(_tried, space.values()))):
+        if number >= _MOST_METHODS:
+            break
+        overrides = overrides_at(spec, dict(zip(space, values, strict=True)))
+        if identity(overrides) not in found:
+            found[identity(overrides)] = bare.override(overrides).method
+    return list(found.values())
+
+
+def _tried(draw: Draw) -> tuple[Any, ...]:
+    return countable(draw) if draw.values is not None or draw.randint is not None else probes(draw)

@@ -1,0 +1,159 @@
+"""What a spec may say of a search: which fields vary, over what, who chooses, and how much of everything."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from regraft.plugins import Frozen, unknown
+
+DRAWS = ("choice", "grid", "uniform", "loguniform", "randint")
+
+
+class Draw(Frozen):
+    """The values of one field, written in exactly one way."""
+
+    choice: tuple[Any, ...] | None = Field(None, min_length=1)
+    """One of these."""
+    grid: tuple[Any, ...] | None = Field(None, min_length=1)
+    """Each of these in turn: with samplers that draw, every combination of the grids is gone through."""
+    uniform: tuple[float, float] | None = None
+    """A number between the two."""
+    loguniform: tuple[float, float] | None = None
+    """A number between the two, every order of magnitude as likely as another."""
+    randint: tuple[int, int] | None = None
+    """A whole number from the first to the last, both included."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_mapping(cls, written: object) -> object:
+        if not isinstance(written, dict | Draw):
+            raise ValueError(
+                f"{written!r} is written; allowed is one of {', '.join(DRAWS)}, as in {{choice: [1, 2]}} or "
+                "{loguniform: [1.0e-5, 1.0e-3]}"
+            )
+        if isinstance(written, dict) and (strange := [name for name in written if name not in DRAWS]):
+            raise ValueError(unknown("way to vary", str(strange[0]), sorted(DRAWS)))
+        return written
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        said = [name for name in DRAWS if getattr(self, name) is not None]
+        if len(said) != 1:
+            raise ValueError(f"{' and '.join(said) or 'nothing'} is written; write exactly one of {', '.join(DRAWS)}")
+        if self.bounds is not None:
+            low, high = self.bounds
+            if not low < high:
+                raise ValueError(f"{said[0]}: [{low:g}, {high:g}] is written; the smaller number comes first")
+            if said == ["loguniform"] and low <= 0:
+                raise ValueError(f"loguniform: {low:g} is written; both numbers must be above 0")
+        return self
+
+    @property
+    def values(self) -> tuple[Any, ...] | None:
+        """The values where they can be counted and were written one by one; else None."""
+        return self.choice if self.choice is not None else self.grid
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The two ends of a range; None for written values."""
+        return self.uniform or self.loguniform or self.randint
+
+    def at(self, share: float) -> Any:
+        """The value at a place between 0 and 1 (1 excluded) of all that may be drawn."""
+        if self.values is not None:
+            return self.values[int(share * len(self.values))]
+        if self.randint is not None:
+            first, last = self.randint
+            return first + int(share * (last - first + 1))
+        assert self.bounds is not None
+        low, high = self.bounds
+        if self.loguniform is None:
+            return low + share * (high - low)
+        return min(high, math.exp(math.log(low) + share * (math.log(high) - math.log(low))))
+
+
+class SearchSpec(Frozen):
+    """What `regraft search` varies; `regraft train` passes over it."""
+
+    # `register` is an attribute of every pydantic class, so the field has another name in Python.
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
+
+    space: dict[str, Draw]
+    """Dotted fields of this spec, each with the values it may have; `method` and `method.depth` may both stand here: a
+    field that a trial's method does not have, or writes itself, is left out of that trial."""
+    trials: int | None = Field(None, ge=1)
+    """How many trials; null: each point where all can be counted and there is a grid, else 16, or with `seconds` as
+    many as they allow."""
+    seconds: float | None = Field(None, gt=0)
+    """Wall-clock budget over all attempts: then nothing new begins, and what runs ends at its next evaluation."""
+    sampler: Literal["random", "grid", "optuna"] = "random"
+    """Who chooses the points: at random, each combination in turn, or TPE (Bergstra et al., 2011) by Optuna."""
+    scheduler: Literal["asha", "median", "none"] = "asha"
+    """Who ends trials early: asynchronous successive halving (Li et al., 2020), the median rule (Golovin et al., 2017),
+    nobody."""
+    grace: int = Field(1, ge=1)
+    """Evaluations before a trial may be ended."""
+    reduction: float = Field(3.0, gt=1)
+    """asha: of the trials that reach a rung, one in so many goes on; rungs stand this factor apart."""
+    concurrency: int | None = Field(None, ge=1)
+    """Trials at a time (those that train together count as one); null: what the cluster holds."""
+    keep: int = Field(3, ge=1)
+    """How many of the best trials keep their checkpoint."""
+    quota_gb: float | None = Field(None, gt=0)
+    """The most that all checkpoints of the search may take."""
+    to_register: Literal["none", "best"] | Annotated[int, Field(ge=1)] = Field("best", alias="register")
+    """Which trials become versions of the model: none, the best, or so many of the best."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Fixes which points are chosen; what a trial draws itself is fixed by training.seed."""
+
+    @property
+    def points(self) -> int | None:
+        """How many combinations there are, fields that do not apply counted; None where they cannot be counted."""
+        sizes = [len(draw.values) if draw.values is not None else None for draw in self.space.values()]
+        sizes = [
+            draw.randint[1] - draw.randint[0] + 1 if size is None and draw.randint else size
+            for size, draw in zip(sizes, self.space.values(), strict=True)
+        ]
+        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+    @property
+    def most(self) -> int | None:
+        """How many trials there are to be at most; None: as many as the time allows."""
+        gridded = self.sampler == "grid" or any(draw.grid is not None for draw in self.space.values())
+        if self.trials is not None:
+            return self.trials
+        if gridded and self.points is not None:
+            return self.points
+        return None if self.seconds is not None else 16
+
+    @field_validator("space")
+    @classmethod
+    def _not_empty(cls, space: dict[str, Draw]) -> dict[str, Draw]:
+        if not space:
+            raise ValueError("is empty: name at least one field, as in {training.lr: {loguniform: [1.0e-5, 1.0e-3]}}")
+        return space
+
+    @model_validator(mode="after")
+    def _a_grid_can_be_counted(self) -> Self:
+        if self.sampler == "grid":
+            for name, draw in self.space.items():
+                if draw.values is None and draw.randint is None:
+                    raise ValueError(
+                        f"sampler grid goes through every value, and space.{name} has no end of them: write "
+                        "grid: [...] for it, or sampler: random"
+                    )
+        return self

@@ -1,0 +1,28 @@
+"""Which searches does the store know? What they say of themselves is theirs: `regraft.search.books`."""
+
+from __future__ import annotations
+
+from regraft.errors import Damaged, NotThere
+from regraft.store import documents
+from regraft.store.documents import Document
+from regraft.store.objects import ObjectStore
+
+RECORD = "search.json"
+
+
+def searches(store: ObjectStore) -> list[str]:
+    """Names of the searches that have a record."""
+    found = []
+    for stat in store.list("searches/"):
+        name, _, document = stat.key.removeprefix("searches/").partition("/")
+        if document == RECORD:
+            found.append(name)
+    return sorted(found)
+
+
+def told(store: ObjectStore, name: str) -> Document:
+    """What a search's record says; of one that cannot be read that it is damaged."""
+    try:
+        return documents.read(store, f"searches/{name}/{RECORD}")
+    except (Damaged, NotThere):
+        return {"name": name, "state": "damaged"}

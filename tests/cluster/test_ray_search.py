@@ -1,0 +1,177 @@
+"""Ray Tune decides over plain records, and actors run trials that outlive them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regraft.cluster.decide import tune_decider
+from regraft.cluster.search import search
+from regraft.search.books import Books
+from regraft.search.drive import search_name
+from regraft.search.trials import TrialRecord
+from regraft.spec import RunSpec
+from regraft.store.objects import open_store
+from tiny import document
+
+DOCUMENT: dict[str, Any] = {
+    "name": "tickets",
+    "base": "some/base",
+    "task": "text-classification",
+    "method": "feature-extraction",
+    "data": {"train": "train.csv"},
+}
+SPACE: dict[str, Any] = {
+    "method": {"choice": ["feature-extraction", {"type": "freeze", "depth": 4}, "lora"]},
+    "training.lr": {"loguniform": [1e-5, 1e-1]},
+    "training.batch_size": {"randint": [8, 64]},
+}
+EPOCHS = 9
+
+
+def value(drawn: Any, epoch: int) -> float:
+    """Best at a learning rate of 1e-3."""
+    return 1 - abs(math.log10(drawn["training.lr"]) + 3) / 4 + epoch / 100
+
+
+def run(records: list[TrialRecord] | None = None, **search: Any) -> list[TrialRecord]:
+    """Every trial of a search, one after another; `records` are of an earlier attempt."""
+    decider = tune_decider(RunSpec.resolve({**DOCUMENT, "search": {"space": SPACE, "trials": 30, **search}}))
+    known = [TrialRecord.read(json.loads(json.dumps(record.document()))) for record in records or []]
+    decider.restore(known)
+    while (suggested := decider.suggest()) is not None:
+        trial, drawn = suggested
+        record = TrialRecord(trial.id, trial.number, dict(trial.overrides), drawn=dict(drawn), status="finished")
+        for epoch in range(1, EPOCHS + 1):
+            metrics = {"accuracy": value(drawn, epoch)}
+            record.reports.append({"metrics": metrics})
+            record.best = metrics
+            if not decider.report(trial.id, epoch, metrics):
+                record.status = "stopped"
+                break
+        decider.ended(record)
+        known.append(record)
+    return known
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_bad_trials_end_early_and_the_best_trains_to_its_end(scheduler: str) -> None:
+    found = run(scheduler=scheduler)
+    best = max(found, key=lambda record: value(record.drawn, EPOCHS))
+    stopped = [record for record in found if record.status == "stopped"]
+    assert len(found) == 30
+    assert 10 <= len(stopped) < 30
+    assert best.status == "finished"
+    rest = [record for record in found if record.status == "finished"]
+    assert sum(len(record.reports) for record in stopped) < EPOCHS * len(stopped) / 2
+    mean = [sum(value(record.drawn, 1) for record in side) / len(side) for side in (stopped, rest)]
+    assert mean[0] < mean[1]
+
+
+def test_nobody_is_ended_before_the_grace() -> None:
+    assert all(len(record.reports) >= 3 for record in run(grace=3))
+
+
+def test_without_a_scheduler_everything_trains_to_its_end() -> None:
+    assert {record.status for record in run(scheduler="none")} == {"finished"}
+
+
+def test_a_search_that_goes_on_decides_as_if_it_had_not_stopped() -> None:
+    whole = run()
+    continued = run(whole[:12])
+    assert [record.overrides for record in continued] == [record.overrides for record in whole]
+    assert [record.status for record in continued] == [record.status for record in whole]
+
+
+def test_optuna_is_fixed_by_its_seed_and_learns() -> None:
+    one, same, other = (run(sampler="optuna", scheduler="none", seed=seed) for seed in (3, 3, 4))
+    assert [record.overrides for record in one] == [record.overrides for record in same]
+    assert [record.overrides for record in one] != [record.overrides for record in other]
+    first, last = one[:10], one[20:]
+    mean = [sum(value(record.drawn, 1) for record in part) / len(part) for part in (first, last)]
+    assert mean[1] > mean[0], "later points are better than the random first ones"
+
+
+def test_optuna_goes_on_from_records_without_repeating_itself() -> None:
+    first = run(sampler="optuna", scheduler="none", trials=12)
+    continued = run(first, sampler="optuna", scheduler="none", trials=30)
+    assert len(continued) == 30 == len({json.dumps(record.overrides) for record in continued})
+    assert {json.dumps(record.overrides["method"]) for record in continued[12:]} <= {
+        json.dumps(method) for method in SPACE["method"]["choice"]
+    }
+    assert (
+        sum(value(record.drawn, 1) for record in continued[12:]) / 18
+        > sum(value(record.drawn, 1) for record in first) / 12
+    )
+
+
+KILLER = '''
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from regraft.contracts import Loss
+
+
+class Term(nn.Module):
+    def __init__(self, kill):
+        super().__init__()
+        self.kill, self.calls = kill, 0
+
+    def forward(self, step):
+        self.calls += 1
+        marker = Path(self.kill.folder) / "killed"
+        if self.calls == 5 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(())
+
+
+class Killer(Loss):
+    """Ends a worker once."""
+
+    folder: str = "."
+    """Where the marker is."""
+
+    def build(self, model, anatomy):
+        return Term(self)
+'''
+
+
+def test_a_dead_worker_is_replaced_and_the_search_ends_as_in_one_process(tmp_path: Path, on_ray: None) -> None:
+    (tmp_path / "mine" / "losses").mkdir(parents=True)
+    name = "once_" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]  # a process knows one plugin of a name
+    (tmp_path / "mine" / "losses" / f"{name}.py").write_text(KILLER)
+    events: list[dict[str, Any]] = []
+    spec = RunSpec.resolve(
+        {
+            **document(tmp_path, method="freeze"),
+            "plugins": [str(tmp_path / "mine")],
+            "losses": [{"type": name.replace("_", "-"), "folder": str(tmp_path)}],
+            "compute": {"workers": 1, "cpus": 1, "trunk": "off"},
+            "search": {
+                "space": {"method.depth": {"grid": [1, 2]}, "training.lr": {"grid": [1e-3, 1e-2]}},
+                "sampler": "grid",
+                "scheduler": "none",
+                "concurrency": 1,
+            },
+        }
+    )
+    outcome = search(spec, progress=lambda event: events.append(dict(event)))
+    assert (tmp_path / "killed").exists()
+    assert [trial["status"] for trial in outcome.trials] == ["finished"] * 4
+    begun = [event["id"] for event in events if event["event"] == "trial" and event["status"] == "running"]
+    assert set(begun) == {"t0000", "t0001", "t0002", "t0003"}
+    found = Books(open_store(spec.store), search_name(spec)).trials()
+    assert sorted(record.attempts for record in found) == [1, 1, 1, 2]
+    again = search(spec)
+    assert again.already
+    assert (again.winner, again.version) == (outcome.winner, outcome.version)

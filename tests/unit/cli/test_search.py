@@ -1,0 +1,179 @@
+"""`regraft search` hands the right spec on, shows how it goes, and says what came out; what is wrong starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from regraft.cli import dispatch
+from regraft.cli.searching import told
+from regraft.search.closing import SearchOutcome
+from regraft.spec import RunSpec
+from unit.cli.pretended import DOCUMENT, Regraft
+
+SEARCH = {"space": {"training.lr": {"loguniform": [1e-5, 1e-3]}}, "trials": 2}
+TRIALS = [
+    {"id": "t0000", "overrides": {"training.lr": 1e-4}, "metrics": {"accuracy": 0.5}, "status": "stopped"},
+    {"id": "t0001", "overrides": {"training.lr": 1e-3}, "metrics": {"accuracy": 0.9}, "status": "finished"},
+]
+
+
+def trial(number: int, status: str, best: float | None, **fields: Any) -> dict[str, Any]:
+    """An event of a trial as the desk tells it."""
+    return {
+        "event": "trial",
+        "id": f"t{number:04d}",
+        "status": status,
+        "overrides": TRIALS[number]["overrides"],
+        "epoch": 1.0,
+        "metrics": {} if best is None else {"accuracy": best},
+        "best": None if best is None else {"accuracy": best},
+        "error": None,
+        "seconds": 1.5,
+        "counts": {"finished": 0, "stopped": 0, "failed": 0, "running": 1, "waiting": 0},
+        "trials": 2,
+        "elapsed_s": 3.0,
+        "left_s": None,
+        "leader": None,
+        **fields,
+    }
+
+
+EVENTS: list[dict[str, Any]] = [
+    {"event": "search", "search": "tickets-1", "score": {"name": "accuracy", "mode": "max"}, "trials": 2},
+    {"event": "note", "message": "the frozen part is computed once a row"},
+    trial(0, "running", None),
+    trial(0, "stopped", 0.5),
+    trial(1, "failed", None, error="the loss is nan"),
+    {"event": "step", "step": 1, "steps": 9, "loss": 0.1},
+]
+
+
+@dataclass
+class PretendedSearch:
+    """Stands where a search does."""
+
+    calls: list[tuple[RunSpec, dict[str, Any]]] = field(default_factory=list)
+
+    def __call__(self, spec: RunSpec, *, progress: Callable[[Mapping[str, Any]], None], **options: Any) -> Any:
+        self.calls.append((spec, options))
+        for event in EVENTS:
+            progress(event)
+        return SearchOutcome(
+            model="tickets",
+            version="v3",
+            run="tickets-1",
+            metrics={"accuracy": 0.9},
+            baselines={"majority": {"accuracy": 0.25}},
+            seconds=12.0,
+            store=spec.store,
+            trials=TRIALS,
+            shared={"rows": 100, "computed": 100, "reused": 300, "bytes": 5000, "where": "disk", "saved_s": 80.0},
+            score="accuracy",
+            winner="t0001",
+            overrides={"training.lr": 1e-3},
+            report="/there/report.html",
+        )
+
+
+@pytest.fixture
+def searching(monkeypatch: pytest.MonkeyPatch) -> PretendedSearch:
+    """Takes the place of the search in the dispatch table."""
+    pretended = PretendedSearch()
+    monkeypatch.setitem(dispatch.WORK, "search", pretended)
+    return pretended
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    """A right spec with a search."""
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump({**DOCUMENT, "store": str(tmp_path / "store"), "search": SEARCH}))
+    return path
+
+
+def test_the_spec_and_its_options_are_handed_on(spec: Path, regraft: Regraft, searching: PretendedSearch) -> None:
+    said = regraft("search", spec, "--set", "search.trials=5", "--register", "2", "--fresh", "--store", "other")
+    assert said.code == 0, said.err
+    handed, options = searching.calls[0]
+    assert handed.search is not None
+    assert (handed.search.trials, handed.search.to_register) == (5, 2)
+    assert handed.store.endswith("/other")
+    assert options == {"fresh": True, "address": None}
+
+
+def test_each_end_is_a_line_and_the_summary_says_what_to_do_next(
+    spec: Path, regraft: Regraft, searching: PretendedSearch
+) -> None:
+    out = regraft("search", spec).out
+    for line in (
+        "the frozen part is computed once a row",
+        "trial t0000 stopped  accuracy 0.5000  1.5 s  lr 0.0001",
+        "trial t0001 failed: the loss is nan",
+        "tickets@v3 is registered",
+        "winner       t0001  lr 0.001",
+        "majority     0.2500",
+        "trials       2: 1 stopped, 1 finished",
+        "100 rows computed once, 300 found, 5.0 kB in disk; saved 1 min 20 s of computing",
+        "report       /there/report.html",
+        "regraft models show tickets@v3",
+    ):
+        assert line in out, out
+
+
+def test_json_is_one_object_with_every_trial(spec: Path, regraft: Regraft, searching: PretendedSearch) -> None:
+    said = regraft("search", spec, "--json")
+    found = said.document
+    assert set(found) == {
+        "model",
+        "version",
+        "run",
+        "metrics",
+        "baselines",
+        "seconds",
+        "store",
+        "trials",
+        "shared",
+    }
+    assert found["trials"] == TRIALS
+    assert found["shared"]["reused"] == 300
+
+
+@pytest.mark.parametrize(
+    ("change", "told_"),
+    [
+        (["search.space={}"], "search.space: is empty"),
+        (['search.space={"method": {"choice": ["lora"]}, "method.depth": {"choice": [2]}}'], "no method of the space"),
+        (['search.space={"training.lrr": {"choice": [1]}}'], "Did you mean 'lr'"),
+        (['search.space={"training.lr": {"choice": [-1]}}'], "greater than 0"),
+        (["search.sampler=tpe"], "search.sampler"),
+        (["search.quota_gb=0"], "search.quota_gb"),
+        (["search=null"], "no section `search`"),
+        (["compute.workers=2"], "a trial of a search trains in one worker"),
+    ],
+)
+def test_what_is_asked_wrong_is_one_clear_message_and_starts_nothing(
+    change: list[str], told_: str, spec: Path, regraft: Regraft, tmp_path: Path
+) -> None:
+    said = regraft("search", spec, *(part for pair in change for part in ("--set", pair)))
+    assert said.code == 2
+    assert told_ in said.err
+    assert said.err.count("error:") == 1
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("written", ["0", "all", "-1"])
+def test_register_is_none_best_or_a_number(written: str, spec: Path, regraft: Regraft) -> None:
+    said = regraft("search", spec, f"--register={written}")
+    assert said.code == 2
+    assert "allowed are none, best or a number" in said.err
+
+
+def test_overrides_are_told_by_their_last_names() -> None:
+    frozen = {"type": "freeze", "depth": 4}
+    assert told({"method": frozen, "training.lr": 0.00031234}) == "method freeze(depth 4), lr 0.000312"

@@ -1,0 +1,77 @@
+"""Which trials a search has is fixed by its seed, and what was tried is not tried again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from regraft.search.decide import Decider
+from regraft.search.trials import Trial, TrialRecord
+from regraft.spec import RunSpec
+from unit.search.pretended import decider
+from unit.search.test_space import DOCUMENT
+
+SPACE: dict[str, Any] = {
+    "method": {"choice": ["feature-extraction", {"type": "freeze", "depth": 4}, "lora"]},
+    "training.lr": {"loguniform": [1e-5, 1e-1]},
+    "training.batch_size": {"randint": [8, 64]},
+}
+
+
+def spec_of(**search: Any) -> RunSpec:
+    """A spec with that search."""
+    return RunSpec.resolve({**DOCUMENT, "search": {"space": SPACE, **search}})
+
+
+def all_of(found: Decider) -> list[Trial]:
+    """Every trial to the last."""
+    trials = []
+    while (suggested := found.suggest()) is not None:
+        trials.append(suggested[0])
+    return trials
+
+
+def record_of(trial: Trial) -> TrialRecord:
+    """As it is read after a restart."""
+    return TrialRecord.read(
+        json.loads(json.dumps(TrialRecord(trial.id, trial.number, dict(trial.overrides)).document()))
+    )
+
+
+def test_the_same_seed_gives_the_same_trials_and_another_gives_others() -> None:
+    one, same, other = (all_of(decider(spec_of(trials=20, seed=seed))) for seed in (1, 1, 2))
+    assert one == same
+    assert one != other
+    assert len({json.dumps(trial.overrides) for trial in one}) == 20
+    assert all(1e-5 <= trial.overrides["training.lr"] <= 1e-1 for trial in one)
+
+
+def test_a_search_that_goes_on_has_the_trials_that_it_would_have_had() -> None:
+    spec = spec_of(trials=25)
+    straight = all_of(decider(spec))
+    continued = decider(spec)
+    continued.restore([record_of(trial) for trial in straight[:11]])
+    assert all_of(continued) == straight[11:]
+
+
+def test_a_grid_is_gone_through_once() -> None:
+    space = {"training.lr": {"grid": [1e-4, 1e-3]}, "training.epochs": {"randint": [1, 3]}}
+    found = all_of(decider(spec_of(space=space, sampler="grid")))
+    assert len(found) == 6 == len({json.dumps(trial.overrides) for trial in found})
+
+
+def test_random_points_of_a_small_space_end_when_all_were_there() -> None:
+    space = {"training.epochs": {"choice": [1, 2, 3]}, "training.seed": {"choice": [0, 1]}}
+    found = decider(spec_of(space=space, trials=50))
+    assert len(all_of(found)) == 6
+    assert found.exhausted
+
+
+def test_points_that_differ_only_in_what_does_not_apply_are_one() -> None:
+    space = {"method": {"choice": ["feature-extraction", "freeze"]}, "method.depth": {"choice": [1, 2]}}
+    found = [trial.overrides for trial in all_of(decider(spec_of(space=space, sampler="grid")))]
+    assert found == [
+        {"method": "feature-extraction"},
+        {"method": "freeze", "method.depth": 1},
+        {"method": "freeze", "method.depth": 2},
+    ]

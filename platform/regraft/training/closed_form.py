@@ -21,17 +21,16 @@ def fit_closed_form(run: Run) -> None:
     """The run of a closed-form method: one step, one evaluation, one checkpoint."""
     if run.resumed_at_its_end():
         return
-    run.announce()
+    run.keeper.begins(run)
     try:
         size = max(32, run.spec.training.batch_size)
         solve_head(run.adapted, run.spec.method, run.snapshot.train, run.harness, size=size)
         run.state.step = run.steps
         metrics = run.evaluate()
         run.state.finished = True
-        run.checkpoint(metrics)
-        run.harness.report(metrics)
+        run.keeper.paused(run, metrics)
     finally:
-        run.close()
+        run.keeper.close()
 
 
 def solve_head(adapted: Adapted, method: Method, rows: Rows, harness: Harness, *, size: int) -> None:

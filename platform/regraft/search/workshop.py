@@ -1,0 +1,237 @@
+"""One worker of a search: the base is loaded once, what is frozen is computed once, and many trials run on both."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regraft.bases.adapt import Adapted
+from regraft.bases.load import load_processor
+from regraft.bases.locate import Base
+from regraft.contracts import Method
+from regraft.data.snapshot import Snapshot, open_snapshot
+from regraft.errors import AskedWrong, Damaged, Diverged, StoreError, Unsupported
+from regraft.search.line import connected
+from regraft.search.shelf import Shelf, Site, figures_of, task_key
+from regraft.search.trial_keeper import TrialKeeper
+from regraft.search.trials import Desk, End, SearchJob, Trial
+from regraft.spec import RunSpec
+from regraft.store.objects import ObjectStore, open_store
+from regraft.training.closed_form import fit_closed_form
+from regraft.training.harness import Harness
+from regraft.training.job import Job
+from regraft.training.loop import Run, build, same_base
+from regraft.training.memory import room_for_steps, room_for_weights, told_when_it_runs_out
+from regraft.training.stepping import make_accelerator
+
+log = logging.getLogger(__name__)
+
+FREEZES = "freeze"
+"""The method that a depth belongs to."""
+
+
+class Workshop:
+    """Runs the trials that it is given; none of them loads the base again or computes what another has computed.
+
+    `folder` is scratch. What ends one trial ends that trial alone; an error of the store, or of the desk, ends `run`.
+    """
+
+    store: ObjectStore
+    base: Base
+    snapshot: Snapshot
+
+    def __init__(self, job: SearchJob, harness: Harness, folder: Path) -> None:
+        self.job, self.harness, self.folder = job, harness, folder
+        self.spec = RunSpec.resolve(job.spec)
+        self._shelves: dict[str, Shelf] = {}
+        self._processors: dict[str, Any] = {}
+        self._told: dict[str, float] = {}
+
+    def prepare(self, desk: Desk) -> None:
+        """Find the base, open the rows, and compute what the depths of the space share."""
+        if self.job.threads:
+            torch.set_num_threads(self.job.threads)
+        self.store = open_store(self.spec.store)
+        self.base = same_base(self.spec, self._job(self.spec, ""))
+        room_for_weights(self.base, self.harness)
+        self.snapshot = open_snapshot(self.store, self.job.fingerprint)
+        self._stock([spec for depth in self.job.depths for spec in self._at(depth)], desk)
+
+    def run(self, trials: Sequence[Trial], desk: Desk) -> None:
+        """Run trials to their ends, each of which the desk is told."""
+        with connected(desk) as line:
+            self._run(trials, line)
+
+    def _run(self, trials: Sequence[Trial], desk: Desk) -> None:
+        specs: dict[str, RunSpec] = {}
+        for trial in trials:
+            with alone(trial, desk):
+                specs[trial.id] = self._spec(trial)
+        self._stock(list(specs.values()), desk)
+        for trial in trials:
+            if trial.id in specs:
+                with alone(trial, desk):
+                    desk.ended(trial.id, self._one(trial, specs[trial.id], desk))
+                self._clear()
+        self._share(desk)
+
+    def close(self) -> None:
+        """Let everything go."""
+        self._shelves.clear()
+        self._processors.clear()
+        self._clear()
+
+    def shared(self) -> dict[str, Any]:
+        """What trials shared so far: rows, computed, reused, bytes, where, why, saved_s."""
+        return figures_of(self._shelves.values())
+
+    def _spec(self, trial: Trial) -> RunSpec:
+        """The trial's own spec; SpecError, or Unsupported where it asks for what the search has fixed."""
+        spec = trial.spec(self.spec)
+        changed = [name for name in ("base", "store") if getattr(spec, name) != getattr(self.spec, name)]
+        if spec.data.model_copy(update={"augment": self.spec.data.augment}) != self.spec.data:
+            changed.append("data")
+        if spec.task != self.spec.task and (spec.task.packs or spec.task.keeps() != self.spec.task.keeps()):
+            changed.append("task")
+        if changed:
+            raise Unsupported("trials of one search share it: search over another field", where=changed[0])
+        return spec.model_copy(update={"task": spec.task.fitted(self.snapshot.train.numbers)})
+
+    def _at(self, depth: int | str) -> list[RunSpec]:
+        """The spec at one of the space's depths; none where the search's own fields do not go with it."""
+        names = {name for name in Method.names()}
+        method: Any = depth if depth in names else {"type": FREEZES, "depth": depth}
+        try:
+            return [self.spec.override({"method": method})]
+        except AskedWrong as error:
+            log.info("depth %s is not computed ahead: %s", depth, error)
+            return []
+
+    def _job(self, spec: RunSpec, run: str) -> Job:
+        job = self.job
+        return Job(spec.model_dump(mode="json"), run, job.base_hash, job.fingerprint, tuple(job.labels), job.threads)
+
+    def _adapted(self, spec: RunSpec, job: Job) -> Adapted:
+        """The trial's model as it is before its first step."""
+        key = task_key(spec)
+        if key not in self._processors:
+            self._processors[key] = load_processor(self.base, spec.task.modality)
+        return build(spec, job, self.snapshot, self.harness, self.base, self._processors[key])
+
+    def _site(self, spec: RunSpec, adapted: Adapted) -> Site:
+        adapted.model.to(self.harness.device)
+        accelerator = make_accelerator(spec.compute, self.harness)
+        return Site(spec, self.snapshot, adapted, self.harness, accelerator, self.store)
+
+    def _shelf(self, spec: RunSpec, desk: Desk) -> Shelf:
+        key = task_key(spec)
+        if key not in self._shelves:
+            budget = round(spec.compute.trunk_gb * 1e9)
+            self._shelves[key] = Shelf(self.snapshot, self.folder, budget, desk.say)
+        shelf = self._shelves[key]
+        shelf.say = desk.say
+        return shelf
+
+    def _stock(self, specs: Sequence[RunSpec], desk: Desk) -> None:
+        """Have on the shelves what models of these specs keep; what cannot be kept is told, and computed by each."""
+        by_task: dict[str, dict[str, RunSpec]] = {}
+        for spec in specs:
+            if spec.compute.trunk != "off":
+                same = by_task.setdefault(task_key(spec), {})
+                same.setdefault(_structure(spec), spec)
+        for variants in by_task.values():
+            shelf, sites = None, []
+            for spec in variants.values():
+                try:
+                    sites.append(self._site(spec, self._adapted(spec, self._job(spec, ""))))
+                except AskedWrong as error:
+                    log.info("a model is not cut ahead: %s", error)  # its own trial will say so
+                shelf = self._shelf(spec, desk)
+            if shelf is not None and sites:
+                passes = max(site.spec.training.epochs for site in sites) + 1
+                shelf.stock(sites, passes)
+
+    def _one(self, trial: Trial, spec: RunSpec, desk: Desk) -> End:
+        job = self._job(spec, f"{self.job.search}/{trial.id}")
+        with told_when_it_runs_out(spec):
+            adapted = self._adapted(spec, job)
+            room_for_steps(spec, adapted, self.harness)
+            keeper = TrialKeeper(trial.id, self.store, job, desk, spec.task.score)
+            run = Run(
+                spec, job, self.store, self.snapshot, adapted, Harness(device=self.harness.device), self.folder, keeper
+            )
+            site = Site(spec, self.snapshot, adapted, self.harness, run.accelerator, self.store)
+            shelf = self._shelves.get(task_key(spec))
+            adapted.trunk = shelf.trunk(site) if shelf is not None else None
+            if spec.method.closed_form:
+                fit_closed_form(run)
+            else:
+                run.train()
+            if shelf is not None and adapted.trunk is not None:
+                evaluated = sum("eval_loss" in line or _evaluates(line) for line in run.state.log)
+                seen = len(self.snapshot.train) * run.state.step / run.per_epoch + len(self.snapshot.eval) * evaluated
+                shelf.seen(site, seen)
+        return ended(run, keeper)
+
+    def _share(self, desk: Desk) -> None:
+        """Tell what has been shared since it was told last."""
+        found = self.shared()
+        new = dict(found)
+        for name in ("computed", "reused", "bytes", "saved_s"):
+            new[name] = found[name] - self._told.get(name, 0)
+            self._told[name] = found[name]
+        desk.say("shared", **new)
+
+    def _clear(self) -> None:
+        gc.collect()
+        if self.harness.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def ended(run: Run, keeper: TrialKeeper) -> End:
+    """How a trial that did not fail ended."""
+    anatomy, parameters = run.adapted.anatomy, list(run.adapted.model.parameters())
+    best = keeper.best
+    return End(
+        "stopped" if keeper.stopped else "finished",
+        run.state.seconds,
+        best.prefix if best else None,
+        depth=run.adapted.method.depth_of(anatomy),
+        blocks=len(anatomy.blocks),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        total=sum(p.numel() for p in parameters),
+        correct=best.correct if best else "",
+    )
+
+
+def _evaluates(line: dict[str, Any]) -> bool:
+    return any(name.startswith("eval_") for name in line)
+
+
+def _structure(spec: RunSpec) -> str:
+    """What decides how a model is built and cut, as text: models that agree in it are cut alike."""
+    return repr((spec.method, spec.training.dropout, bool(spec.losses), spec.data.augment, spec.compute))
+
+
+@contextmanager
+def alone(trial: Trial, desk: Desk) -> Iterator[None]:
+    """What a trial raises inside ends that trial, in one line; what the store raises goes on."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, StoreError) and not isinstance(error, Damaged):
+            raise
+        log.info("trial %s", trial.id, exc_info=True)
+        desk.ended(trial.id, End("failed", 0.0, error=in_a_line(error)))
+
+
+def in_a_line(error: BaseException) -> str:
+    """An error for a trial's record."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, AskedWrong | Diverged) else f"{type(error).__name__}: {text}"

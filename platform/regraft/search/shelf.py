@@ -6,19 +6,24 @@ over the rows, up to the deepest of them, gives what all of them keep.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from regraft.bases.adapt import Adapted
+from regraft.data.mapped import cache_folder, one_at_a_time
 from regraft.data.snapshot import Snapshot
-from regraft.errors import Unsupported
+from regraft.errors import StoreError, Unsupported
 from regraft.spec import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.training.frozen import KEPT_AGREES, asked, both_sides, checked_cut, may_keep, opened, rooms
@@ -96,10 +101,12 @@ class Shelf:
     _features: dict[str, Features] = field(default_factory=dict)
     _bytes: dict[str, float] = field(default_factory=dict)
     _memo: Memo = field(default_factory=Memo)
+    _seen: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def stock(self, sites: Sequence[Site], passes: float) -> None:
+    def stock(self, sites: Sequence[Site], passes: float, heads: Sequence[tuple[Site, Cut]] = ()) -> None:
         """Find, check and plan the cuts of these freshly made models that are not known yet, and compute what is to be
-        kept of them in one pass. `passes` is how often each row is seen behind each of them, at least."""
+        kept of them in one pass. `passes` is how often each row is seen behind each of them, at least; `heads` are
+        models whose head alone trains, with what it sees."""
         fresh: dict[Key, Site] = {}
         for site in sites:
             if keepable(site) and (key := site.key()) not in self.entries:
@@ -109,9 +116,18 @@ class Shelf:
             found = self._cut(key, site)
             if found is not None:
                 cuts.append((key, site, *found))
-        if cuts:
+        for key, (site, cut) in {head_key(site.spec): (site, cut) for site, cut in heads}.items():
+            if key not in self.entries:
+                cuts.append((key, site, cut, True))
+        if not cuts:
+            return
+        try:
             self._plan(cuts, passes)
             self._fill([(key, site) for key, site, *_ in cuts if self.entries[key].kept])
+        except Exception as error:
+            log.info("the frozen part cannot be kept", exc_info=True)
+            told = f"keeping it failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+            self._give_up(cuts, told)
 
     def trunk(self, site: Site) -> Trunk | None:
         """What stands in for the frozen part of a trial's model; None where it is to be computed, Unsupported where it
@@ -126,9 +142,26 @@ class Shelf:
             return None
         return Trunk(site.adapted, entry.cut, self._both(site), self._features, entry.hollow, self._memo)
 
-    def entry(self, site: Site) -> Entry | None:
-        """What is known of the cut of a model."""
-        return self.entries.get(site.key())
+    def holds_heads(self, spec: RunSpec) -> bool:
+        """Whether what such a spec's head sees is kept."""
+        entry = self.entries.get(head_key(spec))
+        return entry is not None and entry.kept
+
+    def seen_by_heads(self, site: Site) -> tuple[Tensor, Tensor] | None:
+        """What the head of the site's model sees of each row, (rows, width), by side; None where it is not kept."""
+        entry = self.entries.get(head_key(site.spec))
+        if entry is None or entry.cut is None or not entry.kept:
+            return None
+        (part,) = entry.cut.kept
+        if part.key not in self._seen:
+            trunk = Trunk(site.adapted, entry.cut, self._both(site), self._features)
+            device = site.harness.device
+            train, held = (
+                torch.stack([trunk.value(side, part, index) for index in range(len(side.rows))]).to(device)
+                for side in trunk.sides
+            )
+            self._seen[part.key] = train, held
+        return self._seen[part.key]
 
     def _both(self, site: Site) -> tuple[Kept, Kept]:
         if self._sides is None:
@@ -183,44 +216,65 @@ class Shelf:
         cuts = [cut for key, _ in chosen if (cut := self.entries[key].cut) is not None]
         site = able([site for _, site in chosen], cuts)
         sides, everything = self._both(site), union(cuts)
-        trunk = Trunk(site.adapted, everything, sides, self._features, False, self._memo)
+        features = {part.key: self._features[part.key] for part in everything.kept if part.key in self._features}
+        trunk = Trunk(site.adapted, everything, sides, features, False, self._memo)
         autocast = site.accelerator.autocast
-        if (apart := astray(trunk, autocast)) > KEPT_AGREES[site.accelerator.mixed_precision]:
-            self._distrust(chosen, apart)
-            return
         total = sum(len(side.rows) for side in sides)
         began = time.perf_counter()
-        computed = fill(
-            trunk,
-            self.folder,
-            autocast=autocast,
-            told=lambda done, of: self.say("trunk", rows=done, total=of),
-        )
-        for part in everything.kept:
+        with filling(features.values()):
             # Those of other cuts stay as they are: their rows' places count from what was there when they were read.
-            if part.key in self._features:
-                self._features[part.key].refresh()
-        for side in sides:
-            if side.missing(everything.kept, self._features).any():
-                raise NotCut("features that were written are not in the store")
+            for found in features.values():
+                found.refresh()
+            if (apart := astray(trunk, autocast)) > KEPT_AGREES[site.accelerator.mixed_precision]:
+                places = ", ".join(found.prefix for found in features.values())
+                raise NotCut(
+                    f"what the store holds in {places} is not what this model computes (it differs by {apart:.1%}): "
+                    "delete it there"
+                )
+            computed = fill(trunk, self.folder, autocast=autocast, told=lambda done, of: self._told(done, of))
+        for found in features.values():
+            found.refresh()
+        if any(side.missing(everything.kept, features).any() for side in sides):
+            raise NotCut("features that were written are not in the store")
         self.shared.rows, self.shared.computed = total, self.shared.computed + computed
         self.shared.reused += total - computed
         self.shared.bytes = round(self._taken(total))
         self.shared.saved_s -= time.perf_counter() - began
 
-    def _distrust(self, chosen: Iterable[tuple[Key, Site]], apart: float) -> None:
-        """Nothing of it is used: a trunk-id names what is known to decide the values, and something else did."""
-        places = ", ".join(features.prefix for features in self._features.values())
-        why = f"what the store holds in {places} is not what this model computes (it differs by {apart:.1%}): delete it"
-        for key, _ in chosen:
-            self.entries[key].plan = Plan("recompute", why, 0, 0.0, 0.0)
-        self.say("note", message=f"the frozen part is computed anew in every epoch: {why} there")
+    def _told(self, done: int, of: int) -> None:
+        self.say("trunk", rows=done, total=of)
 
-    def seen(self, site: Site, rows: float) -> None:
-        """A trial has read so many rows instead of computing them."""
-        entry = self.entries.get(site.key())
+    def _give_up(self, cuts: Iterable[tuple[Key, Site, Cut, bool]], why: str) -> None:
+        """Nothing of these cuts is used, but for what others keep too."""
+        for key, site, cut, hollow in cuts:
+            self.entries[key] = Entry(named(site.adapted), cut, hollow, Plan("recompute", why, 0, 0.0, 0.0))
+        used = {part.key for entry in self.entries.values() if entry.kept and entry.cut for part in entry.cut.kept}
+        self._bytes = {part: size for part, size in self._bytes.items() if part in used}
+        self._features = {part: found for part, found in self._features.items() if part in used}
+        self.say("note", message=f"the frozen part is computed anew in every epoch: {why}")
+
+    def read(self, key: Key, rows: float) -> None:
+        """Trials have read so many rows instead of computing them."""
+        entry = self.entries.get(key)
         if entry is not None and entry.kept:
             self.shared.saved_s += rows * entry.plan.compute_s
+
+
+@contextmanager
+def filling(features: Iterable[Features]) -> Iterator[None]:
+    """One worker of this machine at a time fills the same features: the others wait, and find them there."""
+    names = "".join(sorted(found.prefix for found in features))
+    with ExitStack() as stack:
+        if names:
+            name = hashlib.sha256(names.encode()).hexdigest()[:16]
+            with suppress(StoreError):  # without the lock each worker computes for itself
+                stack.enter_context(one_at_a_time(cache_folder("features") / "filling" / name))
+        yield
+
+
+def head_key(spec: RunSpec) -> Key:
+    """Of what heads see that train alone."""
+    return frozenset({"head"}), False, spec.compute.trunk
 
 
 def keepable(site: Site) -> bool:

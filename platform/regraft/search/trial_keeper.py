@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from regraft.contracts import Score
 from regraft.search.trials import Desk, Report
 from regraft.store.checkpoints import Checkpoints, ranked
 from regraft.store.objects import ObjectStore
-from regraft.training.job import Job
+from regraft.training.job import Job, State
 from regraft.training.loop import Run
 from regraft.training.saver import Saver
 from regraft.training.stepping import scaler_state
@@ -43,23 +44,24 @@ class TrialKeeper:
         self._saver = Saver(self.checkpoints, None)
         self._pending: tuple[int, float | None, str] | None = None
         self._prefix = ""
-        self._last = time.monotonic()
+        self.last = time.monotonic()
 
     def begins(self, run: Run) -> None:
         """A trial that goes on after its worker died knows its best checkpoint."""
         if run.state.step:
-            self._look(run)
+            self.look(run.state)
 
     def was_over(self, run: Run) -> None:
         """It had ended, and only that was not told."""
-        self._look(run)
+        self.look(run.state)
         self.stopped = any(
             saved.step == run.state.step and saved.meta.get("stopped") for saved in self.checkpoints.sound()
         )
 
-    def _look(self, run: Run) -> None:
+    def look(self, state: State) -> None:
+        """Find the best checkpoint of an earlier attempt."""
         for saved in ranked(self.checkpoints.sound(), self.score.name, self.score.mode)[:1]:
-            self.best = Best(saved.prefix, float(saved.meta["metrics"][self.score.name]), run.state.best_correct)
+            self.best = Best(saved.prefix, float(saved.meta["metrics"][self.score.name]), state.best_correct)
 
     def paused(self, run: Run, metrics: Mapping[str, float] | None) -> bool:
         """Report, then checkpoint what is best, or may go on and has not left one for a while."""
@@ -71,7 +73,7 @@ class TrialKeeper:
             )
             self.stopped = not goes_on and not state.finished
             state.finished = state.finished or self.stopped
-        if best or (not state.finished and time.monotonic() - self._last >= EVERY_S):
+        if best or (not state.finished and time.monotonic() - self.last >= EVERY_S):
             state.scaler = scaler_state(run.accelerator)
             tensors = run.tensors()
             self.keep(
@@ -98,7 +100,7 @@ class TrialKeeper:
         meta = {"base": self.job.base_hash, "metrics": dict(metrics or {}), "stopped": self.stopped}
         self._pending = count, (metrics or {}).get(self.score.name), correct
         self._saver.save(step, files, state, meta, then=lambda saved: setattr(self, "_prefix", saved.prefix))
-        self._last = time.monotonic()
+        self.last = time.monotonic()
 
     def settle(self) -> None:
         """Wait for the checkpoint under way, and tell of it."""
@@ -115,6 +117,11 @@ class TrialKeeper:
         try:
             self.settle()
         finally:
+            self._saver.close()
+
+    def drop(self) -> None:
+        """End without telling anybody: the worker is at an end."""
+        with suppress(Exception):
             self._saver.close()
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,11 @@ from regraft.bases.load import load_processor
 from regraft.bases.locate import Base
 from regraft.contracts import Method
 from regraft.data.snapshot import Snapshot, open_snapshot
-from regraft.errors import AskedWrong, Damaged, Diverged, StoreError, Unsupported
+from regraft.errors import AskedWrong, Unsupported
+from regraft.search.failures import alone
+from regraft.search.heads_of_trials import Heads
 from regraft.search.line import connected
+from regraft.search.probe import trains_bare
 from regraft.search.shelf import Shelf, Site, figures_of, task_key
 from regraft.search.trial_keeper import TrialKeeper
 from regraft.search.trials import Desk, End, SearchJob, Trial
@@ -29,6 +31,7 @@ from regraft.training.job import Job
 from regraft.training.loop import Run, build, same_base
 from regraft.training.memory import room_for_steps, room_for_weights, told_when_it_runs_out
 from regraft.training.stepping import make_accelerator
+from regraft.trunk.cut import Cut
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +52,21 @@ class Workshop:
     def __init__(self, job: SearchJob, harness: Harness, folder: Path) -> None:
         self.job, self.harness, self.folder = job, harness, folder
         self.spec = RunSpec.resolve(job.spec)
-        self._shelves: dict[str, Shelf] = {}
+        self.shelves: dict[str, Shelf] = {}
         self._processors: dict[str, Any] = {}
         self._told: dict[str, float] = {}
+        self._heads = Heads(self)
 
     def prepare(self, desk: Desk) -> None:
         """Find the base, open the rows, and compute what the depths of the space share."""
         if self.job.threads:
             torch.set_num_threads(self.job.threads)
         self.store = open_store(self.spec.store)
-        self.base = same_base(self.spec, self._job(self.spec, ""))
+        self.base = same_base(self.spec, self.job_of(self.spec, ""))
         room_for_weights(self.base, self.harness)
         self.snapshot = open_snapshot(self.store, self.job.fingerprint)
-        self._stock([spec for depth in self.job.depths for spec in self._at(depth)], desk)
+        with connected(desk) as line:
+            self._stock([spec for depth in self.job.depths for spec in self._at(depth)], line)
 
     def run(self, trials: Sequence[Trial], desk: Desk) -> None:
         """Run trials to their ends, each of which the desk is told."""
@@ -74,22 +79,25 @@ class Workshop:
             with alone(trial, desk):
                 specs[trial.id] = self._spec(trial)
         self._stock(list(specs.values()), desk)
+        done = self._heads.run([(trial, specs[trial.id]) for trial in trials if trial.id in specs], desk)
         for trial in trials:
-            if trial.id in specs:
-                with alone(trial, desk):
+            if trial.id in specs and trial.id not in done:
+                with alone(trial, desk) as failed:
                     desk.ended(trial.id, self._one(trial, specs[trial.id], desk))
-                self._clear()
+                if failed:
+                    self._clear()  # an error holds what it met
         self._share(desk)
 
     def close(self) -> None:
         """Let everything go."""
-        self._shelves.clear()
+        self.shelves.clear()
         self._processors.clear()
+        self._heads.close()
         self._clear()
 
     def shared(self) -> dict[str, Any]:
         """What trials shared so far: rows, computed, reused, bytes, where, why, saved_s."""
-        return figures_of(self._shelves.values())
+        return figures_of(self.shelves.values())
 
     def _spec(self, trial: Trial) -> RunSpec:
         """The trial's own spec; SpecError, or Unsupported where it asks for what the search has fixed."""
@@ -113,28 +121,32 @@ class Workshop:
             log.info("depth %s is not computed ahead: %s", depth, error)
             return []
 
-    def _job(self, spec: RunSpec, run: str) -> Job:
+    def job_of(self, spec: RunSpec, run: str) -> Job:
+        """What a run of the spec would be told."""
         job = self.job
         return Job(spec.model_dump(mode="json"), run, job.base_hash, job.fingerprint, tuple(job.labels), job.threads)
 
-    def _adapted(self, spec: RunSpec, job: Job) -> Adapted:
+    def adapted(self, spec: RunSpec, job: Job) -> Adapted:
         """The trial's model as it is before its first step."""
         key = task_key(spec)
         if key not in self._processors:
             self._processors[key] = load_processor(self.base, spec.task.modality)
         return build(spec, job, self.snapshot, self.harness, self.base, self._processors[key])
 
-    def _site(self, spec: RunSpec, adapted: Adapted) -> Site:
+    def site(self, spec: RunSpec) -> Site:
+        """The spec's model before its first step, where it would be trained."""
+        adapted = self.adapted(spec, self.job_of(spec, ""))
         adapted.model.to(self.harness.device)
         accelerator = make_accelerator(spec.compute, self.harness)
         return Site(spec, self.snapshot, adapted, self.harness, accelerator, self.store)
 
-    def _shelf(self, spec: RunSpec, desk: Desk) -> Shelf:
+    def shelf(self, spec: RunSpec, desk: Desk) -> Shelf:
+        """What is kept of rows that are read as the spec reads them."""
         key = task_key(spec)
-        if key not in self._shelves:
+        if key not in self.shelves:
             budget = round(spec.compute.trunk_gb * 1e9)
-            self._shelves[key] = Shelf(self.snapshot, self.folder, budget, desk.say)
-        shelf = self._shelves[key]
+            self.shelves[key] = Shelf(self.snapshot, self.folder, budget, desk.say)
+        shelf = self.shelves[key]
         shelf.say = desk.say
         return shelf
 
@@ -146,37 +158,46 @@ class Workshop:
                 same = by_task.setdefault(task_key(spec), {})
                 same.setdefault(_structure(spec), spec)
         for variants in by_task.values():
-            shelf, sites = None, []
+            sites: list[Site] = []
+            heads: list[tuple[Site, Cut]] = []
             for spec in variants.values():
                 try:
-                    sites.append(self._site(spec, self._adapted(spec, self._job(spec, ""))))
+                    site = self.site(spec)
                 except AskedWrong as error:
                     log.info("a model is not cut ahead: %s", error)  # its own trial will say so
-                shelf = self._shelf(spec, desk)
-            if shelf is not None and sites:
-                passes = max(site.spec.training.epochs for site in sites) + 1
-                shelf.stock(sites, passes)
+                    continue
+                cut = self._heads.cut(site, desk)
+                if cut is None:
+                    sites.append(site)
+                else:
+                    heads.append((site, cut))
+            if sites or heads:
+                passes = max(site.spec.training.epochs for site in [*sites, *(site for site, _ in heads)]) + 1
+                self.shelf(next(iter(variants.values())), desk).stock(sites, passes, heads)
 
     def _one(self, trial: Trial, spec: RunSpec, desk: Desk) -> End:
-        job = self._job(spec, f"{self.job.search}/{trial.id}")
+        job = self.job_of(spec, f"{self.job.search}/{trial.id}")
         with told_when_it_runs_out(spec):
-            adapted = self._adapted(spec, job)
+            adapted = self.adapted(spec, job)
             room_for_steps(spec, adapted, self.harness)
             keeper = TrialKeeper(trial.id, self.store, job, desk, spec.task.score)
             run = Run(
                 spec, job, self.store, self.snapshot, adapted, Harness(device=self.harness.device), self.folder, keeper
             )
             site = Site(spec, self.snapshot, adapted, self.harness, run.accelerator, self.store)
-            shelf = self._shelves.get(task_key(spec))
-            adapted.trunk = shelf.trunk(site) if shelf is not None else None
-            if spec.method.closed_form:
-                fit_closed_form(run)
-            else:
-                run.train()
-            if shelf is not None and adapted.trunk is not None:
-                evaluated = sum("eval_loss" in line or _evaluates(line) for line in run.state.log)
+            shelf = self.shelves.get(task_key(spec))
+            key, adapted.trunk = site.key(), shelf.trunk(site) if shelf is not None else None
+            try:
+                if spec.method.closed_form:
+                    fit_closed_form(run)
+                else:
+                    run.train()
+            finally:
+                adapted.trunk = None  # it knows the model: a circle, which would keep both in memory
+            if shelf is not None:
+                evaluated = sum(map(_evaluates, run.state.log))
                 seen = len(self.snapshot.train) * run.state.step / run.per_epoch + len(self.snapshot.eval) * evaluated
-                shelf.seen(site, seen)
+                shelf.read(key, seen)
         return ended(run, keeper)
 
     def _share(self, desk: Desk) -> None:
@@ -216,22 +237,5 @@ def _evaluates(line: dict[str, Any]) -> bool:
 
 def _structure(spec: RunSpec) -> str:
     """What decides how a model is built and cut, as text: models that agree in it are cut alike."""
-    return repr((spec.method, spec.training.dropout, bool(spec.losses), spec.data.augment, spec.compute))
-
-
-@contextmanager
-def alone(trial: Trial, desk: Desk) -> Iterator[None]:
-    """What a trial raises inside ends that trial, in one line; what the store raises goes on."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, StoreError) and not isinstance(error, Damaged):
-            raise
-        log.info("trial %s", trial.id, exc_info=True)
-        desk.ended(trial.id, End("failed", 0.0, error=in_a_line(error)))
-
-
-def in_a_line(error: BaseException) -> str:
-    """An error for a trial's record."""
-    text = " ".join(str(error).split())[:500]
-    return text if isinstance(error, AskedWrong | Diverged) else f"{type(error).__name__}: {text}"
+    heads = spec.method.serves == "head" and trains_bare(spec)
+    return repr((spec.method, spec.training.dropout, bool(spec.losses), spec.data.augment, spec.compute, heads))

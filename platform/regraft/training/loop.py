@@ -16,7 +16,7 @@ import torch
 from regraft.bases.adapt import Adapted, adapt
 from regraft.bases.delta import canonical, live_tensors
 from regraft.bases.locate import Base, locate
-from regraft.contracts import Batch
+from regraft.contracts import Batch, Context
 from regraft.data.sampler import batches, batches_per_epoch, position, share, total_steps
 from regraft.data.snapshot import Snapshot, open_snapshot
 from regraft.errors import Diverged, WrongBase
@@ -80,15 +80,19 @@ def build(spec: RunSpec, job: Job, snapshot: Snapshot, harness: Harness, base: B
         dropout=training.dropout,
         processor=processor,
     )
-    weights = class_weights(training.class_weights, job.labels, snapshot.train, spec.task)
-    weights = None if weights is None else weights.to(harness.device)
-    adapted.context = replace(
-        adapted.context,
-        class_weights=weights,
-        label_smoothing=training.label_smoothing,
+    adapted.context = options(adapted.context, spec, job.labels, snapshot, harness)
+    return adapted
+
+
+def options(context: Context, spec: RunSpec, labels: tuple[str, ...], snapshot: Snapshot, harness: Harness) -> Context:
+    """The context with what the spec says of the loss and of the rows."""
+    weights = class_weights(spec.training.class_weights, labels, snapshot.train, spec.task)
+    return replace(
+        context,
+        class_weights=None if weights is None else weights.to(harness.device),
+        label_smoothing=spec.training.label_smoothing,
         augment=spec.data.augment,
     )
-    return adapted
 
 
 class Run:

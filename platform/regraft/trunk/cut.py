@@ -141,13 +141,16 @@ class Cut:
 
 def union(cuts: Iterable[Cut]) -> Cut:
     """What all of the cuts keep, each value once: to be computed in one pass, not to stand in for a model."""
-    parts: dict[str, Part] = {}
-    sizes = Sizes()
-    for cut in cuts:
-        sizes = cut.sizes
-        parts |= {part.key: part for part in cut.kept}
+    cuts = list(cuts)
+    parts = {part.key: part for cut in cuts for part in cut.kept}
+    sizes = max((cut.sizes for cut in cuts), key=lambda sizes: len(sizes.fixed) + len(sizes.same), default=Sizes())
+    return keeping(parts.values(), sizes)
+
+
+def keeping(parts: Iterable[Part], sizes: Sizes) -> Cut:
+    """A cut that is only asked what it keeps."""
     _, leaf = tree_flatten(None)
-    return Cut(tuple(Stub(part.module, (part,), leaf) for part in parts.values()), sizes)
+    return Cut(tuple(Stub(part.module, (part,), leaf) for part in parts), sizes)
 
 
 def find_cut(adapted: Adapted, first: Batch, second: Batch) -> Cut:

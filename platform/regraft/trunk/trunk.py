@@ -114,7 +114,7 @@ class Trunk:
         return side.held[part.key][index]
 
     def _example(self, number: int, rows: Rows, index: int, train: bool) -> Example:
-        known = self.memo.examples.get((number, index, train))
+        known = self.memo.examples.get((number, index, train)) if self.hollow else None
         if known is not None:
             return dict(known)
         example = self.adapted.task.encode(rows.row(index), self.adapted.context, train=train)

@@ -87,6 +87,8 @@ class Block:
     x: Tensor
     """(rows, width), dropout applied."""
     labels: Tensor
+    loses: int
+    """Blocks of the same number have the same loss."""
 
 
 class Stack:
@@ -113,6 +115,7 @@ class Stack:
         }
         self.norms = torch.zeros(len(self.heads))
         """(heads,) of the last step's gradients."""
+        self._settle()
 
     def step(self) -> None:
         """One optimizer step of every head, each by its own number."""
@@ -145,20 +148,39 @@ class Stack:
         self.values = {name: tensor[stay] for name, tensor in self.values.items()}
         self.moments = {name: tensor[stay] for name, tensor in self.moments.items()}
         self.norms = self.norms[stay]
+        self._settle()
+
+    def _settle(self) -> None:
+        """What stays the same from step to step, as long as no head leaves: heads of one block go in step."""
+        rows, device = len(self._rows.features), self._rows.features.device
+        settings = [head.training for head in self.heads]
+        clips = [float("inf") if training.clip is None else training.clip for training in settings]
+        self._clip = torch.tensor(clips, device=device)
+        self._decay = torch.tensor([training.weight_decay for training in settings], device=device)
+        self._peak = torch.tensor([training.lr * training.head_factor for training in settings], device=device)
+        self._paces = [
+            (training.schedule, training.warmup, head.steps(rows), head.step)
+            for training, head in zip(settings, self.heads, strict=True)
+        ]
+        self._ranges: list[tuple[int, int, int, int]] = []
+        keys = [(head.sees(), head.loses()) for head in self.heads]
+        sees: dict[Any, int] = {}
+        loses: dict[Any, int] = {}
+        start = 0
+        for end in range(1, len(keys) + 1):
+            if end == len(keys) or keys[end] != keys[start]:
+                seen, lost = (
+                    known.setdefault(key, len(known)) for known, key in zip((sees, loses), keys[start], strict=True)
+                )
+                self._ranges.append((start, end, seen, lost))
+                start = end
 
     def _blocks(self) -> list[Block]:
-        found: list[Block] = []
-        seen: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
-        start, keys = 0, [(head.sees(), head.loses()) for head in self.heads]
-        for end in range(1, len(keys) + 1):
-            if end < len(keys) and keys[end] == keys[start]:
-                continue
-            sees = keys[start][0]
+        seen: dict[int, tuple[Tensor, Tensor]] = {}
+        for start, _, sees, _ in self._ranges:
             if sees not in seen:
                 seen[sees] = self._seen(self.heads[start])
-            found.append(Block(start, end, *seen[sees]))
-            start = end
-        return found
+        return [Block(start, end, *seen[sees], lost) for start, end, sees, lost in self._ranges]
 
     def _seen(self, head: Head) -> tuple[Tensor, Tensor]:
         """What a head sees in its next step: (rows, width) after its dropout, and the labels."""
@@ -203,9 +225,9 @@ class Stack:
         the task's own loss for all blocks that have it in common."""
         slopes: list[Tensor | None] = [None] * len(blocks)
         divide = torch.empty(len(self.heads), device=self._rows.features.device)
-        alike: dict[tuple[Any, ...], list[int]] = {}
+        alike: dict[int, list[int]] = {}
         for number, block in enumerate(blocks):
-            alike.setdefault(self.heads[block.start].loses(), []).append(number)
+            alike.setdefault(block.loses, []).append(number)
         for members in alike.values():
             context = self.heads[blocks[members[0]].start].context
             flat = torch.cat([logits[number].flatten(0, 1) for number in members]).requires_grad_(True)
@@ -225,20 +247,12 @@ class Stack:
 
     def _apply(self, gradients: Mapping[str, Tensor], weight: Tensor) -> None:
         """Divide, clip and step, as `training.stepping` and torch's optimizers do for one."""
-        rows = len(self._rows.features)
         scale = 1.0 / weight
         squares = [gradient.flatten(1).square().sum(1) for gradient in gradients.values()]
         self.norms = torch.stack(squares).sum(0).sqrt() * scale
-        clips = [float("inf") if head.training.clip is None else head.training.clip for head in self.heads]
-        clip = torch.tensor(clips, device=scale.device)
-        scale = scale * torch.where(clip.isinf(), 1.0, (clip / (self.norms + 1e-6)).clamp(max=1.0))
-        rates = [
-            head.training.lr * head.training.head_factor * schedule(head.step, head.steps(rows), head.training)
-            for head in self.heads
-        ]
-        rate = torch.tensor(rates, device=scale.device)
-        decay = torch.tensor([head.training.weight_decay for head in self.heads], device=scale.device)
-        step = torch.tensor([head.step + 1.0 for head in self.heads], dtype=torch.float64, device=scale.device)
+        scale = scale * (self._clip / (self.norms + 1e-6)).clamp(max=1.0)
+        rate, step = self._peak * self._shares(), self._counts()
+        decay = self._decay
         for name, gradient in gradients.items():
             at = (slice(None), *[None] * (gradient.ndim - 1))
             # Vectors (biases) are exempt from weight decay.
@@ -248,6 +262,19 @@ class Stack:
                 self._adamw(name, gradient, rate[at], wanted, step[at])
             else:
                 self._sgd(name, gradient, rate[at], wanted)
+
+    def _shares(self) -> Tensor:
+        """(heads,) of the peak learning rates."""
+        known: dict[Any, float] = {}
+        for pace, head in zip(self._paces, self.heads, strict=True):
+            if (pace, head.step) not in known:
+                known[pace, head.step] = schedule(head.step, pace[2], head.training)
+        shares = [known[pace, head.step] for pace, head in zip(self._paces, self.heads, strict=True)]
+        return torch.tensor(shares, device=self._peak.device)
+
+    def _counts(self) -> Tensor:
+        """(heads,) the number of this step, counted from 1."""
+        return torch.tensor([head.step + 1.0 for head in self.heads], dtype=torch.float64, device=self._peak.device)
 
     def _adamw(self, name: str, gradient: Tensor, rate: Tensor, decay: Tensor | None, step: Tensor) -> None:
         values = self.values[name]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from regraft.bases.adapt import Adapted
-from regraft.contracts import under
-from regraft.errors import StoreError
+from regraft.contracts import Method, under
+from regraft.errors import StoreError, Unsupported
 from regraft.search.failures import alone, in_a_line
 from regraft.search.heads import Head, HeadRows
 from regraft.search.probe import Bare, NotBare, bare, dropout_before, trains_bare, truths
@@ -19,7 +21,9 @@ from regraft.search.together import Cohort, HeadTrial, ended
 from regraft.search.trial_keeper import TrialKeeper
 from regraft.search.trials import Desk, Trial
 from regraft.spec import RunSpec
+from regraft.training.baselines import CENTROID, majority
 from regraft.training.closed_form import solved
+from regraft.training.evaluate import packed
 from regraft.training.loop import options
 from regraft.trunk.cut import Cut
 
@@ -38,6 +42,8 @@ class Heads:
         self._workshop = workshop
         self._bare: dict[str, Bare] = {}
         self._good: set[tuple[str, ...]] = set()
+        self._sites: dict[str, Site] = {}
+        self._measured = False
         self._models: dict[tuple[str, ...], tuple[Site, float]] = {}
         self._first: dict[tuple[str, ...], tuple[Tensor, Tensor | None]] = {}
         self._labels: dict[str, tuple[Tensor, Tensor]] = {}
@@ -55,7 +61,30 @@ class Heads:
             return None
         self._bare[key] = found
         self._good.add(kind_of(site.spec))
+        self._sites.setdefault(key, site)
         return found.cut
+
+    def baselines(self, spec: RunSpec, desk: Desk) -> None:
+        """Measure the honest baselines once, where what a head sees is there: class means cost next to nothing then."""
+        workshop, site = self._workshop, self._sites.get(task_key(spec))
+        asked = spec.training.baselines and "baselines" in spec.task.supports
+        if not asked or self._measured or site is None or not workshop.shelf(spec, desk).holds_heads(site.spec):
+            return
+        self._measured = True
+        task, context = site.spec.task, replace(site.adapted.context, class_weights=None, label_smoothing=0.0)
+        train, held = self._rows(site, desk)
+        found: dict[str, Any] = {"majority": majority(workshop.snapshot)}
+        correct = ""
+        try:
+            method = Method.lookup(CENTROID)()
+            head = solved(method, train.features, train.labels, len(context.labels), site.adapted.linear_head())
+            output = self._bare[task_key(spec)].output
+            with torch.inference_mode():
+                records = task.records(output(head(held.features)), {"labels": held.labels}, context)
+            found["nearest_centroid"], correct = task.metrics(records, context), packed(records)
+        except Unsupported as error:
+            desk.say("note", message=f"no nearest-centroid baseline: {error}")
+        desk.say("baselines", baselines=found, correct=correct)
 
     def run(self, trials: Given, desk: Desk) -> set[str]:
         """Carry out those of the trials that only train a head, together; the ids of those that are over."""
@@ -177,6 +206,7 @@ class Heads:
     def close(self) -> None:
         """Let the models go."""
         self._models.clear()
+        self._sites.clear()
         self._first.clear()
         self._labels.clear()
 

@@ -174,6 +174,7 @@ class Workshop:
             if sites or heads:
                 passes = max(site.spec.training.epochs for site in [*sites, *(site for site, _ in heads)]) + 1
                 self.shelf(next(iter(variants.values())), desk).stock(sites, passes, heads)
+        self._heads.baselines(self.spec, desk)
 
     def _one(self, trial: Trial, spec: RunSpec, desk: Desk) -> End:
         job = self.job_of(spec, f"{self.job.search}/{trial.id}")

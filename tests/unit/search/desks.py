@@ -100,3 +100,9 @@ def searched(written: Mapping[str, Any], folder: Path, *points: Mapping[str, Any
     made.run(trials_of(*points), desk)
     made.close()
     return desk
+
+
+def computed_by_one(written: Mapping[str, Any], depths: Iterable[int | str], folder: str) -> None:
+    """One of several workers, in a process of its own: how many rows it computed, into a file of its folder."""
+    desk = searched(written, Path(folder), depths=depths)
+    (Path(folder) / "computed").write_text(str(desk.shared()["computed"]))

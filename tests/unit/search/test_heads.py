@@ -11,9 +11,12 @@ from safetensors.torch import load
 
 from pictures import coloured, tiny_resnet
 from regraft.search.heads import Stack
+from regraft.spec import RunSpec
 from regraft.store.objects import open_store
+from regraft.store.runs import Runs
 from regraft.tasks.text_classification import TextClassification
 from regraft.text_rows import MeanPooledClassifier
+from regraft.training.session import train_local
 from tiny import document
 from unit.search.desks import Desk, searched
 
@@ -187,3 +190,15 @@ def test_a_second_search_of_heads_computes_nothing(tmp_path: Path) -> None:
     assert searched(written, tmp_path / "w", {}, search="one").shared()["computed"] == 90
     second = searched(written, tmp_path / "w", {"training.lr": 0.5}, search="two").shared()
     assert (second["computed"], second["reused"]) == (0, 90)
+
+
+def test_the_honest_baselines_come_from_the_same_features(tmp_path: Path) -> None:
+    written = spec_in(tmp_path, epochs=1, baselines=True)
+    desk = searched(written, tmp_path / "w", {}, {"training.lr": 0.5})
+    (told,) = [said for said in desk.said if said["event"] == "baselines"]
+    spec = RunSpec.resolve({**written, "store": str(tmp_path / "alone")})
+    train_local(spec)
+    known = Runs(open_store(spec.store)).find(spec.run) or {}
+    assert told["correct"] == known["baseline_correct"]
+    assert told["baselines"]["majority"] == known["baselines"]["majority"]
+    assert told["baselines"]["nearest_centroid"] == pytest.approx(known["baselines"]["nearest_centroid"], abs=1e-5)

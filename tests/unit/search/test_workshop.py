@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ import torch
 from safetensors.torch import load
 
 from regraft.errors import StoreError
-from regraft.search.trials import Report
+from regraft.search import shelf
+from regraft.search.trials import Report, Trial
+from regraft.search.workshop import Workshop
 from regraft.spec import RunSpec
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
@@ -19,8 +24,10 @@ from regraft.store.registry import Registry
 from regraft.store.runs import Runs
 from regraft.training.session import train_local
 from regraft.training.stepping import Stepper
+from regraft.trunk import plan
 from tiny import document, tickets
-from unit.search.desks import Desk, searched, trials_of, workshop
+from unit.search.desks import Desk, computed_by_one, job_of, searched, trials_of, workshop
+from workers import in_child
 
 MIXED: list[dict[str, Any]] = [
     {"method": {"type": "freeze", "depth": 1}},
@@ -202,3 +209,54 @@ def test_a_trial_whose_worker_died_goes_on_to_the_same_bits(tmp_path: Path) -> N
     assert ends[0].correct == ends[1].correct
     one, two = (delta_of(written, end.checkpoint) for end in ends)
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_a_trial_that_is_over_leaves_no_model_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the garbage collector: a search of large models would hold several of them until it comes round."""
+    written = spec_in(tmp_path, epochs=1)
+    alive: list[weakref.ref[Any]] = []
+    made = Workshop.adapted
+
+    def watched(self: Workshop, *args: Any) -> Any:
+        adapted = made(self, *args)
+        alive.append(weakref.ref(adapted.model))
+        return adapted
+
+    points = [{"method": "full", "compute.trunk": "off"}, *FROZEN]
+    desk = Desk()
+    worker = workshop(written, tmp_path / "w", desk, depths=(1, 2))
+    worker.run(trials_of(*points), desk)
+    monkeypatch.setattr(Workshop, "adapted", watched)
+    gc.collect()
+    gc.disable()
+    try:
+        again = [Trial(10 + number, {**point, "training.lr": 0.01}) for number, point in enumerate(points)]
+        worker.run(again, desk)
+        assert len(desk.ends) == 6 and len(alive) >= 3
+        assert [ref() for ref in alive if ref() is not None] == []
+    finally:
+        gc.enable()
+
+
+def test_two_workers_of_a_machine_compute_the_rows_once(tmp_path: Path) -> None:
+    written = spec_in(tmp_path, epochs=1)
+    job_of(written)
+    out = [tmp_path / f"w{number}" for number in range(2)]
+    threads = [threading.Thread(target=in_child, args=(computed_by_one, written, (1, 2), str(path))) for path in out]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted((path / "computed").read_text() for path in out) == ["0", "90"]
+
+
+def test_what_goes_wrong_with_the_trunk_ends_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise OSError("no space left on device")
+
+    written = spec_in(tmp_path, "auto", epochs=1)
+    monkeypatch.setattr(plan, "DISK_S_PER_BYTE", 0.0)
+    monkeypatch.setattr(shelf, "fill", broken)
+    desk = searched(written, tmp_path / "w", FROZEN[0], {"method": "feature-extraction"}, depths=(1,))
+    assert "computed anew in every epoch: keeping it failed (OSError: no space left" in desk.notes()
+    assert [end.status for end in desk.ends.values()] == ["finished"] * 2

@@ -17,7 +17,7 @@ from torch import Tensor
 from regraft.bases.adapt import Adapted
 from regraft.bases.delta import canonical, live_tensors
 from regraft.contracts import Record
-from regraft.errors import Damaged, Diverged
+from regraft.errors import Damaged, Diverged, StoreError
 from regraft.search.heads import Head, HeadRows, Output, Stack
 from regraft.search.trial_keeper import EVERY_S, Best, TrialKeeper
 from regraft.search.trials import Desk, End, Report, Trial
@@ -97,13 +97,14 @@ class HeadTrial:
         self.keeper.stopped = bool(saved.meta.get("stopped"))
         names = self.names
         delta = load_file(files / "delta.safetensors")
-        self.head.weight = delta[names["weight"]]
-        self.head.bias = delta[names["bias"]] if self.head.bias is not None else None
+        device = self.head.weight.device
+        self.head.weight = delta[names["weight"]].to(device)
+        self.head.bias = delta[names["bias"]].to(device) if self.head.bias is not None else None
         self.head.step = self.state.step
         if (path := files / "optimizer.safetensors").exists():
             moments = load_file(path)
             self.head.moments = {
-                f"{name}|{key.rpartition('|')[2]}": value
+                f"{name}|{key.rpartition('|')[2]}": value.to(device)
                 for name, full in names.items()
                 for key, value in moments.items()
                 if key.rpartition("|")[0] == full
@@ -158,7 +159,9 @@ class Cohort:
                     over.append((at, None))
                 elif time.monotonic() - one.keeper.last >= EVERY_S:
                     self.save_last(one, at)
-            except (Diverged, Damaged, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            except Exception as error:
+                if isinstance(error, StoreError) and not isinstance(error, Damaged):
+                    raise
                 log.info("trial %s", one.trial.id, exc_info=True)
                 over.append((at, End("failed", one.state.seconds, error=self._told(error), together=self.count)))
         self._share_time()

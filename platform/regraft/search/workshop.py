@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ from regraft.trunk.cut import Cut
 
 log = logging.getLogger(__name__)
 
-FREEZES = "freeze"
-"""The method that a depth belongs to."""
+FREEZES, HEADS = "freeze", "feature-extraction"
+"""The method that a depth belongs to, and the one whose depth is all blocks."""
 
 
 class Workshop:
@@ -55,6 +55,7 @@ class Workshop:
         self.shelves: dict[str, Shelf] = {}
         self._processors: dict[str, Any] = {}
         self._told: dict[str, float] = {}
+        self._stocked: set[tuple[str, str]] = set()
         self._heads = Heads(self)
 
     def prepare(self, desk: Desk) -> None:
@@ -111,15 +112,22 @@ class Workshop:
             raise Unsupported("trials of one search share it: search over another field", where=changed[0])
         return spec.model_copy(update={"task": spec.task.fitted(self.snapshot.train.numbers)})
 
-    def _at(self, depth: int | str) -> list[RunSpec]:
-        """The spec at one of the space's depths; none where the search's own fields do not go with it."""
-        names = {name for name in Method.names()}
-        method: Any = depth if depth in names else {"type": FREEZES, "depth": depth}
+    def _at(self, depth: int | str) -> Iterator[RunSpec]:
+        """The spec at one of the space's depths, which a method's name may stand for; none where the search's own
+        fields do not go with it. The depth of all blocks is also that of heads that train alone."""
+        methods: list[Any] = [depth] if depth in Method.names() else [{"type": FREEZES, "depth": depth}]
+        for method in [*methods, HEADS] if depth in ("all", self._blocks()) else methods:
+            try:
+                yield self.spec.override({"method": method})
+            except AskedWrong as error:
+                log.info("%s is not computed ahead: %s", method, error)
+
+    def _blocks(self) -> int | None:
+        """How many blocks the base has, where it can be adapted by the spec's own method."""
         try:
-            return [self.spec.override({"method": method})]
-        except AskedWrong as error:
-            log.info("depth %s is not computed ahead: %s", depth, error)
-            return []
+            return len(self.adapted(self.spec, self.job_of(self.spec, "")).anatomy.blocks)
+        except AskedWrong:
+            return None
 
     def job_of(self, spec: RunSpec, run: str) -> Job:
         """What a run of the spec would be told."""
@@ -154,9 +162,10 @@ class Workshop:
         """Have on the shelves what models of these specs keep; what cannot be kept is told, and computed by each."""
         by_task: dict[str, dict[str, RunSpec]] = {}
         for spec in specs:
-            if spec.compute.trunk != "off":
-                same = by_task.setdefault(task_key(spec), {})
-                same.setdefault(_structure(spec), spec)
+            kind = task_key(spec), _structure(spec)
+            if spec.compute.trunk != "off" and kind not in self._stocked:
+                self._stocked.add(kind)
+                by_task.setdefault(kind[0], {})[kind[1]] = spec
         for variants in by_task.values():
             sites: list[Site] = []
             heads: list[tuple[Site, Cut]] = []

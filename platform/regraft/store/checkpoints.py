@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from uuid import uuid4
 
 from regraft.errors import Damaged, NotThere
@@ -65,17 +65,12 @@ class Saved:
 
 
 class Checkpoints:
-    """The checkpoints of one run, under `runs/<run>/checkpoints/`, or under those of another `folder`."""
+    """The checkpoints of one run, under `runs/<run>/checkpoints/`; a search's trials have a `folder` of their own."""
 
     def __init__(self, store: ObjectStore, run: str, folder: str | None = None) -> None:
         self.store = store
         self.run = run
         self._prefix = checked(f"{folder or f'runs/{run}'}/checkpoints") + "/"
-
-    @classmethod
-    def of_trial(cls, store: ObjectStore, search: str, trial: str) -> Self:
-        """Those of a search's trial; `run` is then `<search>/<trial>`."""
-        return cls(store, f"{search}/{trial}", f"searches/{search}/trials/{trial}")
 
     def save(self, step: int, files: Mapping[str, Body], meta: Mapping[str, Any]) -> Saved:
         """Commit `files` as the checkpoint after `step` optimizer steps; until it returns, nothing of it is listed."""

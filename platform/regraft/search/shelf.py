@@ -36,6 +36,9 @@ from regraft.trunk.trunk import Kept, Memo, Trunk, astray, fill
 
 log = logging.getLogger(__name__)
 
+WORD_S = 0.5
+"""Seconds between two words of progress."""
+
 Say = Callable[..., None]
 Key = tuple[frozenset[str], bool, str]
 """By what one task's models are told apart: the modules that train or drop out, whether loss terms look at them, and
@@ -102,6 +105,7 @@ class Shelf:
     _bytes: dict[str, float] = field(default_factory=dict)
     _memo: Memo = field(default_factory=Memo)
     _seen: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _said: float = 0.0
 
     def stock(self, sites: Sequence[Site], passes: float, heads: Sequence[tuple[Site, Cut]] = ()) -> None:
         """Find, check and plan the cuts of these freshly made models that are not known yet, and compute what is to be
@@ -242,7 +246,10 @@ class Shelf:
         self.shared.saved_s -= time.perf_counter() - began
 
     def _told(self, done: int, of: int) -> None:
-        self.say("trunk", rows=done, total=of)
+        """Now and then: the desk may be on another machine, and answers each word."""
+        if done == of or time.monotonic() - self._said >= WORD_S:
+            self._said = time.monotonic()
+            self.say("trunk", rows=done, total=of)
 
     def _give_up(self, cuts: Iterable[tuple[Key, Site, Cut, bool]], why: str) -> None:
         """Nothing of these cuts is used, but for what others keep too."""

@@ -36,7 +36,8 @@ from regraft.bases.delta import delta_tensors
 from regraft.data.snapshot import open_snapshot
 from regraft.store.checkpoints import Checkpoints
 from regraft.training.harness import LocalHarness
-from regraft.training.loop import Run, build, fit
+from regraft.training.keeper import RunKeeper
+from regraft.training.loop import Run, build, fit, same_base
 from regraft.training.optimizer import optimizer_tensors
 from regraft.training.stepping import Stepper
 
@@ -80,7 +81,8 @@ def arguments() -> argparse.Namespace:
 def stepped(case: Prepared, folder: Path) -> Run:
     """A run after one step: the optimizer's moments are there."""
     snapshot = open_snapshot(case.store, case.job.fingerprint)
-    adapted = build(case.spec, case.job, snapshot, LocalHarness())
+    base = same_base(case.spec, case.job)
+    adapted = build(case.spec, case.job, snapshot, LocalHarness(), base)
     run = Run(case.spec, case.job, case.store, snapshot, adapted, LocalHarness(device=torch.device("cpu")), folder)
     stepper = Stepper(run.wrapped, run.optimizer, run.accelerator, run.harness, seed=0, clip=case.spec.training.clip)
     adapted.train_mode()
@@ -88,6 +90,12 @@ def stepped(case: Prepared, folder: Path) -> Run:
     stepper.step(number, micros, 0.0)
     run.state.step = 1
     return run
+
+
+def kept(run: Run) -> RunKeeper:
+    """What keeps the run's checkpoints."""
+    assert isinstance(run.keeper, RunKeeper)
+    return run.keeper
 
 
 def measure_stall(folder: Path, pairs: int) -> dict[str, Any]:
@@ -102,9 +110,9 @@ def measure_stall(folder: Path, pairs: int) -> dict[str, Any]:
         run.state.step += 1
         ours.append(checkpointed(run))
         theirs.append(copied(tensors, buffers))
-    run.saver.close()
+    kept(run).saver.close()
     figures = compared(ours, theirs)
-    size = sum(run.saver.sizes.values())
+    size = sum(kept(run).saver.sizes.values())
     told(f"a checkpoint of {size / 1e6:.0f} MB", figures, ours="stall", theirs="copy")
     reached = figures["wall"]["ratio"] <= STALL_GOAL
     rest = {"first_stall_ms": round(1000 * first.wall, 1), "bytes": size, **figures}
@@ -114,9 +122,9 @@ def measure_stall(folder: Path, pairs: int) -> dict[str, Any]:
 def checkpointed(run: Run) -> Spent:
     """What the step thread loses to one checkpoint; returns when it is committed, which is not counted."""
     clock = Clock(time.thread_time)
-    run.checkpoint(None)
+    kept(run).checkpoint(run, None)
     spent = clock.read()
-    run.saver.wait()
+    kept(run).saver.wait()
     return spent
 
 
@@ -144,8 +152,8 @@ def measure_bytes(folder: Path, full: int) -> dict[str, Any]:
     for name, (method, goal) in BYTES.items():
         run = stepped(prepared(folder / name, method), folder)
         checkpointed(run)
-        run.saver.close()
-        size = sum(run.saver.sizes.values())
+        kept(run).saver.close()
+        size = sum(kept(run).saver.sizes.values())
         found[name] = {"bytes": size, "of_full": round(size / full, 6), "goal": goal, "reached": size <= goal * full}
         print(f"{name}: a checkpoint of {size / 1e3:.1f} kB, 1/{full / size:.0f} of full")
     return found

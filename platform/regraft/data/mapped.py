@@ -28,7 +28,7 @@ def mapped(store: ObjectStore, prefix: str, cache: Path) -> tuple[Manifest, dict
         if path := _in_place(store, prefix, entry):
             paths[entry.name] = path
     if not paths:
-        with _alone(cache):
+        with one_at_a_time(cache):
             fetch_verified(store, prefix, cache)
         paths = {entry.name: cache / entry.name for entry in manifest.files}
     return manifest, paths
@@ -68,7 +68,7 @@ def _known_sha256(path: Path, inode: int, modified_ns: int) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def one_at_a_time(folder: Path) -> Iterator[None]:
     """One process of this machine at a time; the kernel frees the lock of one that dies."""
     with writing_here(folder):
         folder.mkdir(parents=True, exist_ok=True)

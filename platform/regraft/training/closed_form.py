@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regraft.bases.adapt import Adapted
 from regraft.contracts import Method
@@ -21,17 +22,16 @@ def fit_closed_form(run: Run) -> None:
     """The run of a closed-form method: one step, one evaluation, one checkpoint."""
     if run.resumed_at_its_end():
         return
-    run.announce()
+    run.keeper.begins(run)
     try:
         size = max(32, run.spec.training.batch_size)
         solve_head(run.adapted, run.spec.method, run.snapshot.train, run.harness, size=size)
         run.state.step = run.steps
         metrics = run.evaluate()
         run.state.finished = True
-        run.checkpoint(metrics)
-        run.harness.report(metrics)
+        run.keeper.paused(run, metrics)
     finally:
-        run.close()
+        run.keeper.close()
 
 
 def solve_head(adapted: Adapted, method: Method, rows: Rows, harness: Harness, *, size: int) -> None:
@@ -49,3 +49,11 @@ def solve_head(adapted: Adapted, method: Method, rows: Rows, harness: Harness, *
     head = adapted.linear_head()
     with torch.no_grad():
         method.solve(head, {name: value.clone() for name, value in sums.items()})
+
+
+def solved(method: Method, features: Tensor, labels: Tensor, classes: int, head: nn.Linear) -> nn.Linear:
+    """A head like `head`, written from what it sees of all rows, (rows, width), at once."""
+    found = deepcopy(head)
+    with torch.no_grad():
+        method.solve(found, method.statistics(features, labels, classes))
+    return found

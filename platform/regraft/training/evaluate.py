@@ -81,7 +81,7 @@ def evaluate(
     everything = [item for rank in harness.gather(mine) for item in rank]
     records = [record for _, record in sorted(everything, key=lambda item: item[0])]
     # One rank decides: ranks on other processors could differ in a last bit, and then in when the run ends.
-    whole = harness.from_first(all(map(_finite, records)))
+    whole = harness.from_first(all(map(finite, records)))
     if not whole:
         raise Diverged(
             "the model answers evaluation rows with what is not a number: lower training.lr, or raise the warm-up"
@@ -101,7 +101,7 @@ def examined(adapted: Adapted, batch: Batch) -> Any:
     return adapted.task.examine(forward, adapted.model, batch, adapted.context)
 
 
-def _finite(record: Record) -> bool:
+def finite(record: Record) -> bool:
     """Whether every real number of a record, also those in its arrays, is one; what is unknown is None."""
     return all(
         np.isfinite(value).all()

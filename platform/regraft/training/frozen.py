@@ -9,29 +9,54 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import PIL
 import torch
 import transformers
+from accelerate import Accelerator
 from torch import Tensor
 
 from regraft.bases.adapt import Adapted
 from regraft.contracts import Batch, Example, Task
 from regraft.data.rows import Rows
+from regraft.data.snapshot import Snapshot
 from regraft.errors import Unsupported
+from regraft.spec import RunSpec
+from regraft.store.objects import ObjectStore
+from regraft.store.runs import Runs
 from regraft.training.evaluate import to_device
+from regraft.training.harness import Harness
 from regraft.training.memory import available
 from regraft.trunk.agreement import difference, loss_difference
-from regraft.trunk.cut import Cut, NotCut, NothingFrozen, capture, find_cut
+from regraft.trunk.cut import Cut, NotCut, NothingFrozen, Part, capture, find_cut
 from regraft.trunk.features import Features, trunk_id
 from regraft.trunk.plan import Limits, Plan, Where, plan
 from regraft.trunk.shapes import sizes_of, tells
-from regraft.trunk.trunk import Trunk, alone, astray, fill, hollowed, kept_rows
+from regraft.trunk.trunk import Kept, Trunk, alone, astray, fill, hollowed, kept_rows
 
 if TYPE_CHECKING:
     from regraft.training.loop import Run
+
+
+class Site(Protocol):
+    """What is asked of a run, or of a search in its place: a model, its rows, and where both are."""
+
+    @property
+    def spec(self) -> RunSpec: ...
+    @property
+    def snapshot(self) -> Snapshot: ...
+    @property
+    def adapted(self) -> Adapted: ...
+    @property
+    def harness(self) -> Harness: ...
+    @property
+    def accelerator(self) -> Accelerator: ...
+    @property
+    def store(self) -> ObjectStore: ...
+
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -45,31 +70,29 @@ SAMPLES = 24
 """Rows that are looked at for what is of the same size in all."""
 
 
-def keep_trunk(run: Run) -> None:
+def keep_trunk(run: Run, runs: Runs) -> None:
     """Give the run's model a trunk where that is right, possible and worth it; else leave it whole, and say why."""
     if not worth_asking(run):
         return
     try:
-        run.adapted.trunk = made_trunk(run)
+        run.adapted.trunk = made_trunk(run, runs)
     except NotCut as reason:
-        if asked(run):
+        if asked(run.spec):
             raise Unsupported(f"{run.spec.compute.trunk} is written, but {reason}", where="compute.trunk") from reason
         if not isinstance(reason, NothingFrozen):
             run.harness.say("note", message=f"the frozen part is computed anew in every epoch: {reason}")
 
 
-def made_trunk(run: Run) -> Trunk | None:
+def made_trunk(run: Run, runs: Runs) -> Trunk | None:
     """The trunk, filled; None where keeping it is not worth it. NotCut, on every rank, when it cannot be."""
     cut, hollow = together(run, lambda: checked_cut(run))
-    chosen = planned(run, cut, hollow)
+    chosen = planned(run, runs, cut, hollow)
     if chosen.where == "recompute":
         run.harness.say("note", message=f"the frozen part is computed anew in every epoch: {chosen.why}")
         return None
     run.harness.say("note", message=f"the frozen part is computed once a row, {chosen.why}")
-    images = [name for name, kind in run.spec.task.keeps().items() if kind in ("image", "mask")]
-    sides = tuple(kept_rows(rows, images) for rows in (run.snapshot.train, run.snapshot.eval))
-    features = together(run, lambda: opened(run, cut) if chosen.where == "disk" else {})
-    trunk = Trunk(run.adapted, cut, sides, features, hollow)
+    features = together(run, lambda: opened(run, cut.kept) if chosen.where == "disk" else {})
+    trunk = Trunk(run.adapted, cut, both_sides(run), features, hollow)
     if features:
         fill_shared(run, trunk)
     else:
@@ -78,9 +101,15 @@ def made_trunk(run: Run) -> Trunk | None:
     return trunk
 
 
-def asked(run: Run) -> bool:
+def asked(spec: RunSpec) -> bool:
     """Whether the user wrote where the frozen part's outputs are to be kept."""
-    return run.spec.compute.trunk in ("memory", "disk")
+    return spec.compute.trunk in ("memory", "disk")
+
+
+def both_sides(site: Site) -> tuple[Kept, Kept]:
+    """The rows of both sides, before anything of them is kept."""
+    images = [name for name, kind in site.spec.task.keeps().items() if kind in ("image", "mask")]
+    return kept_rows(site.snapshot.train, images), kept_rows(site.snapshot.eval, images)
 
 
 def together(run: Run, work: Callable[[], T]) -> T:
@@ -110,20 +139,26 @@ def together(run: Run, work: Callable[[], T]) -> T:
 
 def worth_asking(run: Run) -> bool:
     """Whether rows are seen more than once by the same function of their frozen part."""
-    spec = run.spec
-    if spec.compute.trunk == "off" or spec.method.closed_form:
+    return not run.spec.method.closed_form and may_keep(run) and run.steps > run.per_epoch
+
+
+def may_keep(site: Site) -> bool:
+    """Whether the spec leaves the frozen part one function of the row; Unsupported where it was asked for all the
+    same."""
+    spec = site.spec
+    if spec.compute.trunk == "off":
         return False
-    sharded = spec.compute.strategy == "fsdp" and run.harness.world > 1
+    sharded = spec.compute.strategy == "fsdp" and site.harness.world > 1
     if spec.data.augment != "off" or spec.compute.compile or sharded:
         what = "data.augment" if spec.data.augment != "off" else "compute.compile" if spec.compute.compile else "fsdp"
-        if asked(run):
+        if asked(spec):
             told = f"{spec.compute.trunk} is written with {what}, which changes what the frozen part is or how it runs"
             raise Unsupported(f"{told}: remove one of the two", where="compute.trunk")
         return False
-    return run.steps > run.per_epoch
+    return True
 
 
-def checked_cut(run: Run) -> tuple[Cut, bool]:
+def checked_cut(run: Site) -> tuple[Cut, bool]:
     """The cut, and whether images may be left out of what the model is given; NotCut when it is not the whole model.
 
     Images are left to those who may read them besides the model: a loss term, and a task that evaluates otherwise than
@@ -203,39 +238,39 @@ def _same(one: Any, two: Any) -> bool:
     return bool(type(one) is type(two) and one == two)
 
 
-def planned(run: Run, cut: Cut, hollow: bool) -> Plan:
+def planned(run: Run, runs: Runs, cut: Cut, hollow: bool) -> Plan:
     """The run's plan: measured once, by the first rank, and kept with the run while it says what the spec allows."""
     first = run.harness.first
     known: Any = None
     if first:
-        known = (run.runs.find(run.job.run) or {}).get("trunk")
-        if known is not None and (known.get("where") not in (*_rooms(run), "recompute") or asked(run)):
+        known = (runs.find(run.job.run) or {}).get("trunk")
+        if known is not None and (known.get("where") not in (*rooms(run, run.folder), "recompute") or asked(run.spec)):
             known = None
     fresh = first and known is None
     measured = together(run, lambda: _measured(run, cut, hollow).document() if fresh else known)
     if fresh:
-        run.runs.update(run.job.run, trunk=measured)
+        runs.update(run.job.run, trunk=measured)
     return Plan(**run.harness.from_first(measured))
 
 
 def _measured(run: Run, cut: Cut, hollow: bool) -> Plan:
     budget = round(run.spec.compute.trunk_gb * 1e9)
-    limits = Limits(budget, _rooms(run), run.steps / run.per_epoch, asked(run))
+    limits = Limits(budget, rooms(run, run.folder), run.steps / run.per_epoch, asked(run.spec))
     total = len(run.snapshot.train) + len(run.snapshot.eval)
     autocast = run.accelerator.autocast
     return plan(run.adapted, cut, run.snapshot.train, total, hollow=hollow, limits=limits, autocast=autocast)
 
 
-def _rooms(run: Run) -> dict[Where, int]:
+def rooms(site: Site, folder: Path) -> dict[Where, int]:
     """Where values may be kept, and half of what is free there: checkpoints and everything else need room too."""
-    rooms: dict[Where, int] = {"disk": shutil.disk_usage(run.folder).free // 2}
-    if run.harness.world == 1:
-        rooms["memory"] = available() // 2
-    written = run.spec.compute.trunk
-    return rooms if written == "auto" else {where: room for where, room in rooms.items() if where == written}
+    found: dict[Where, int] = {"disk": shutil.disk_usage(folder).free // 2}
+    if site.harness.world == 1:
+        found["memory"] = available() // 2
+    written = site.spec.compute.trunk
+    return found if written == "auto" else {where: room for where, room in found.items() if where == written}
 
 
-def opened(run: Run, cut: Cut) -> dict[str, Features]:
+def opened(run: Site, parts: Iterable[Part]) -> dict[str, Features]:
     """The store's features of each kept value."""
     adapted = run.adapted
     made_by = {
@@ -249,8 +284,7 @@ def opened(run: Run, cut: Cut) -> dict[str, Features]:
         "versions": [torch.__version__.split("+")[0], transformers.__version__, PIL.__version__],
     }
     prefix = adapted.anatomy.prefix
-    store = run.checkpoints.store
-    found = {part.key: Features(store, trunk_id(part, prefix, **made_by)) for part in cut.kept}
+    found = {part.key: Features(run.store, trunk_id(part, prefix, **made_by)) for part in parts}
     for features in found.values():
         for shard, why in features.refused.items():
             told = f"kept values that cannot be used are passed over, and computed again: {why}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from regraft.contracts import Score
 from regraft.errors import Damaged
 from regraft.spec import RunSpec
 
@@ -44,6 +46,16 @@ class State:
     """Loss scaling of fp16."""
     log: list[dict[str, Any]] = field(default_factory=list)
     """The lines of metrics.jsonl so far."""
+
+    def judge(self, metrics: Mapping[str, float], score: Score, *, patience: int | None, last: bool) -> bool:
+        """Take in an evaluation, `last` when no step follows; whether it is the best so far. Moves `best`, `stale` and
+        `finished`: after `patience` evaluations without improvement the run is over."""
+        if best := score.better(metrics[score.name], self.best):
+            self.best, self.stale = metrics[score.name], 0
+        else:
+            self.stale += 1
+        self.finished = last or (patience is not None and self.stale >= patience)
+        return best
 
     def document(self) -> dict[str, Any]:
         """As JSON-able data."""

@@ -8,34 +8,31 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from regraft.bases.adapt import Adapted, adapt
 from regraft.bases.delta import canonical, live_tensors
-from regraft.bases.locate import locate
-from regraft.contracts import Batch
+from regraft.bases.locate import Base, locate
+from regraft.contracts import Batch, Context
 from regraft.data.sampler import batches, batches_per_epoch, position, share, total_steps
 from regraft.data.snapshot import Snapshot, open_snapshot
 from regraft.errors import Diverged, WrongBase
 from regraft.spec import RunSpec
-from regraft.store.checkpoints import Checkpoints, Retention
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.runs import Runs
 from regraft.training.baselines import measure_baselines
 from regraft.training.closed_form import fit_closed_form
 from regraft.training.evaluate import encoded, evaluate, packed
-from regraft.training.frozen import keep_trunk
 from regraft.training.harness import Harness
 from regraft.training.job import Job, State
+from regraft.training.keeper import Keeper, RunKeeper
 from regraft.training.memory import room_for_steps, room_for_weights, told_when_it_runs_out
 from regraft.training.optimizer import build_optimizer, optimizer_tensors, parameter_groups, schedule, set_learning_rate
 from regraft.training.resume import restore
-from regraft.training.saver import Saver
-from regraft.training.stepping import StepModule, Stepper, distribute, make_accelerator, scaler_state
-from regraft.training.tensorfile import take_part
-from regraft.training.tracking import Tracker
+from regraft.training.stepping import StepModule, Stepper, distribute, make_accelerator
 from regraft.training.weights import class_weights
 
 LOG_LINES = 500
@@ -53,7 +50,10 @@ def fit(job: Job, harness: Harness) -> State:
     store = open_store(spec.store)
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder, told_when_it_runs_out(spec):
         snapshot = open_snapshot(store, job.fingerprint)
-        adapted = build(spec, job, snapshot, harness)
+        base = same_base(spec, job)
+        room_for_weights(base, harness)
+        adapted = build(spec, job, snapshot, harness, base)
+        room_for_steps(spec, adapted, harness)
         measure_baselines(spec, job, adapted, snapshot, harness, Runs(store))
         run = Run(spec, job, store, snapshot, adapted, harness, Path(folder))
         if spec.method.closed_form:
@@ -63,24 +63,39 @@ def fit(job: Job, harness: Harness) -> State:
         return run.state
 
 
-def build(spec: RunSpec, job: Job, snapshot: Snapshot, harness: Harness) -> Adapted:
-    """The adapted model before its first step, on the very base that the job names, with room left to train it."""
+def same_base(spec: RunSpec, job: Job) -> Base:
+    """The very base that the job names; WrongBase when another is there by that name."""
     base = locate(spec.base)
     if base.hash != job.base_hash:
         raise WrongBase(f"{spec.base} has hash {base.hash[:12]} here; the run began with {job.base_hash[:12]}", "base")
-    room_for_weights(base, harness)
+    return base
+
+
+def build(spec: RunSpec, job: Job, snapshot: Snapshot, harness: Harness, base: Base, processor: Any = None) -> Adapted:
+    """The adapted model before its first step; `processor` is the base's, where it is loaded already."""
     training = spec.training
-    adapted = adapt(spec.task, spec.method, base, labels=job.labels, seed=training.seed, dropout=training.dropout)
-    weights = class_weights(training.class_weights, job.labels, snapshot.train, spec.task)
-    weights = None if weights is None else weights.to(harness.device)
-    adapted.context = replace(
-        adapted.context,
-        class_weights=weights,
-        label_smoothing=training.label_smoothing,
+    adapted = adapt(
+        spec.task,
+        spec.method,
+        base,
+        labels=job.labels,
+        seed=training.seed,
+        dropout=training.dropout,
+        processor=processor,
+    )
+    adapted.context = options(adapted.context, spec, job.labels, snapshot, harness)
+    return adapted
+
+
+def options(context: Context, spec: RunSpec, labels: tuple[str, ...], snapshot: Snapshot, harness: Harness) -> Context:
+    """The context with what the spec says of the loss and of the rows."""
+    weights = class_weights(spec.training.class_weights, labels, snapshot.train, spec.task)
+    return replace(
+        context,
+        class_weights=None if weights is None else weights.to(harness.device),
+        label_smoothing=spec.training.label_smoothing,
         augment=spec.data.augment,
     )
-    room_for_steps(spec, adapted, harness)
-    return adapted
 
 
 class Run:
@@ -95,17 +110,14 @@ class Run:
         adapted: Adapted,
         harness: Harness,
         folder: Path,
+        keeper: Keeper | None = None,
     ) -> None:
+        """`keeper` is told how the run goes and keeps what it leaves; by default that of a run by itself."""
         self.spec, self.job, self.snapshot, self.adapted, self.harness = spec, job, snapshot, adapted, harness
-        self.folder = folder
+        self.folder, self.store = folder, store
         self.state = State()
-        self.runs = Runs(store)
-        self.checkpoints = Checkpoints(store, job.run)
-        self.tracker = Tracker(store, job.run, folder / "tensorboard", write=harness.first)
-        score = spec.task.score
-        # Two last ones: should the newest be damaged, a resume has one to fall back on.
-        retention = Retention(best=spec.training.keep, last=2, metric=score.name, mode=score.mode)
-        self.saver = Saver(self.checkpoints, retention, pinned=harness.device.type == "cuda")
+        self.keeper = keeper or RunKeeper(spec, job, store, harness, folder)
+        self.checkpoints = self.keeper.checkpoints
         self.accelerator = make_accelerator(spec.compute, harness)
         # Loss terms are built on the base's values, before a checkpoint is read into the model.
         # They draw from a seed of their own: whether baselines were measured before in this process must not matter.
@@ -141,8 +153,7 @@ class Run:
         training = self.spec.training
         if self.resumed_at_its_end():
             return
-        self.announce()
-        keep_trunk(self)
+        self.keeper.begins(self)
         stepper = Stepper(
             self.wrapped, self.optimizer, self.accelerator, self.harness, seed=training.seed, clip=training.clip
         )
@@ -158,28 +169,18 @@ class Run:
                 self.state.seconds = before + time.monotonic() - began
                 self.note_step(loss, norm, rate, (number + 1 - first) / (time.monotonic() - began))
                 leaving = stepper.told_to_leave
-                if leaving or self.due():
-                    self.pause(loss, norm)
-                if leaving or self.state.finished:
+                if (leaving or self.due()) and (not self.pause(loss, norm, began - before) or leaving):
                     break
         finally:
-            self.close()
+            self.keeper.close()
 
     def resumed_at_its_end(self) -> bool:
         """Continue from the newest checkpoint; True when it is the run's last, and nothing is left to train."""
         restore(self)
         if self.state.finished:
-            # Killed between the last commit and its publication: what is missing is the log.
-            self.tracker.publish(self.state.log)
-            self.close()
+            self.keeper.was_over(self)
+            self.keeper.close()
         return self.state.finished
-
-    def close(self) -> None:
-        """Drain the saver, end the tracker's file."""
-        try:
-            self.saver.close()
-        finally:
-            self.tracker.close()
 
     def work(self, first: int) -> Iterator[tuple[int, np.ndarray, list[tuple[Batch, bool]]]]:
         """Each step's number, its rows over all ranks, and this rank's micro-batches, with whether rows are real."""
@@ -211,14 +212,14 @@ class Run:
         step, every = self.state.step, self.spec.training.eval_steps or self.per_epoch
         return step % every == 0 or step == self.steps
 
-    def pause(self, loss: torch.Tensor, norm: torch.Tensor) -> None:
-        """Between two steps: evaluate if due, then checkpoint."""
+    def pause(self, loss: torch.Tensor, norm: torch.Tensor, began: float) -> bool:
+        """Between two steps: evaluate if due, then checkpoint; whether the run goes on. `began` is the monotonic time
+        at which it would have begun, had it run without interruption."""
         # Checked before anything is stored, so that a checkpoint never holds what is not a number.
         self.check(loss, norm)
         metrics = self.evaluate() if self.evaluates() else None
-        self.checkpoint(metrics)
-        if metrics is not None:
-            self.harness.report(metrics)
+        self.state.seconds = time.monotonic() - began
+        return self.keeper.paused(self, metrics) and not self.state.finished
 
     def evaluate(self) -> dict[str, float]:
         """Metrics on the evaluation rows; moves best, staleness and the end of the run."""
@@ -227,42 +228,23 @@ class Run:
             self.adapted, self.snapshot.eval, self.harness, size=size, autocast=self.accelerator.autocast()
         )
         self.adapted.train_mode()
-        state, score, patience = self.state, self.spec.task.score, self.spec.training.early_stopping
-        best = score.better(metrics[score.name], state.best)
-        if best:
-            state.best, state.best_correct, state.stale = metrics[score.name], packed(records), 0
-        else:
-            state.stale += 1
-        stopped = patience is not None and state.stale >= patience
-        state.finished = state.step >= self.steps or stopped
+        state, patience, last = self.state, self.spec.training.early_stopping, self.state.step >= self.steps
+        if best := state.judge(metrics, self.spec.task.score, patience=patience, last=last):
+            state.best_correct = packed(records)
         epoch = state.step / self.per_epoch
         state.log.append({"step": state.step, "epoch": epoch, **{f"eval_{k}": v for k, v in metrics.items()}})
         self.harness.say("eval", step=state.step, epoch=epoch, metrics=metrics, best=best)
-        if stopped and state.step < self.steps:
+        if state.finished and not last:
             self.harness.say("note", message=f"stopped early: {patience} evaluations without improvement")
         return metrics
 
-    def checkpoint(self, metrics: dict[str, float] | None) -> None:
-        """Snapshot on every rank (sharded tensors are gathered), write on the first."""
-        tensors = {
+    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The live tensors of a checkpoint, by the file that holds them."""
+        terms = {f"terms.{name}": value for name, value in self.module.terms.state_dict().items()}
+        return {
             "delta.safetensors": live_tensors(self.adapted),
-            "optimizer.safetensors": {
-                **optimizer_tensors(self.optimizer, self.names),
-                **{f"terms.{name}": value for name, value in self.module.terms.state_dict().items()},
-            },
+            "optimizer.safetensors": {**optimizer_tensors(self.optimizer, self.names), **terms},
         }
-        if not self.harness.first:
-            for live in tensors.values():
-                take_part(live)
-            return
-        self.state.scaler = scaler_state(self.accelerator)
-        meta = {"run": self.job.run, "step": self.state.step, "base": self.job.base_hash, "metrics": metrics or {}}
-        document = self.state.document()
-        lines = list(self.state.log)
-        stall = self.saver.save(
-            self.state.step, tensors, document, meta, then=lambda saved: self.tracker.publish(lines)
-        )
-        self.harness.say("checkpoint", step=self.state.step, bytes=sum(self.saver.sizes.values()), stall_s=stall)
 
     def note_step(self, loss: torch.Tensor, norm: torch.Tensor, rate: float, steps_a_second: float) -> None:
         """A line for metrics.jsonl and the screen, now and then: reading a loss waits for the device."""
@@ -293,28 +275,3 @@ class Run:
                 where=f"step {self.state.step}",
             )
         return value
-
-    def note_bits(self) -> None:
-        """Record what the result's last bits depend on, and say so when a run goes on with something else."""
-        now = {"threads": torch.get_num_threads(), "workers": self.harness.world, "device": self.harness.device.type}
-        before = (self.runs.find(self.job.run) or {}).get("bits", now)
-        if before != now:
-            message = f"the run began with {before} and goes on with {now}: the result may differ in its last bits"
-            self.harness.say("note", message=message)
-        self.runs.update(self.job.run, bits=now)
-
-    def announce(self) -> None:
-        """The run in numbers, once."""
-        parameters = list(self.adapted.model.parameters())
-        if self.harness.first:
-            self.note_bits()
-        self.harness.say(
-            "start",
-            run=self.job.run,
-            model=self.spec.name,
-            rows=len(self.snapshot.train),
-            steps=self.steps,
-            trainable=sum(p.numel() for p in parameters if p.requires_grad),
-            total=sum(p.numel() for p in parameters),
-            workers=self.harness.world,
-        )

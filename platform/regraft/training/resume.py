@@ -55,6 +55,8 @@ def read(run: Run, folder: Path) -> None:
     """A checkpoint's files into model, optimizer, loss terms and state."""
     run.state = State.read((folder / "state.json").read_bytes())
     apply_delta(run.adapted, load_file(folder / "delta.safetensors"))
+    if run.state.finished and not (folder / "optimizer.safetensors").exists():
+        return  # a trial's last one: nothing steps from it
     tensors = load_file(folder / "optimizer.safetensors")
     terms = {key.removeprefix("terms."): value for key, value in tensors.items() if is_term(key)}
     if terms or len(run.module.terms):

@@ -15,13 +15,13 @@ from regraft.training.tensorfile import TensorFile
 
 
 class Saver:
-    """Writes a run's checkpoints, one at a time.
+    """Writes a run's checkpoints, one at a time; what of them stays is somebody else's to say where no retention is.
 
     At most one upload is under way: a second `save` waits for it, so that memory stays at one copy of the state and
     the store never falls behind by more than one checkpoint. An error of an upload is raised by the next call.
     """
 
-    def __init__(self, checkpoints: Checkpoints, retention: Retention, *, pinned: bool = False) -> None:
+    def __init__(self, checkpoints: Checkpoints, retention: Retention | None, *, pinned: bool = False) -> None:
         self._checkpoints = checkpoints
         self._retention = retention
         self._pinned = pinned
@@ -66,7 +66,8 @@ class Saver:
     ) -> Saved:
         bodies: dict[str, Any] = {name: self._files[name].bytes() for name in names}
         saved = self._checkpoints.save(step, {**bodies, "state.json": document}, meta)
-        self._checkpoints.retain(self._retention)
+        if self._retention is not None:
+            self._checkpoints.retain(self._retention)
         if then is not None:
             then(saved)
         return saved

@@ -49,28 +49,33 @@ def take_part(tensors: Mapping[str, Tensor]) -> None:
             whole(tensors[name])
 
 
+def head_of(tensors: Mapping[str, Tensor]) -> tuple[bytes, int]:
+    """What the file begins with, and how many bytes of values follow."""
+    header: dict[str, object] = {}
+    offset = 0
+    # Widest types first: every tensor then starts at a multiple of its element size without any padding, which the
+    # format forbids between tensors.
+    for name in in_order(tensors):
+        tensor = tensors[name]
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text, offset
+
+
 class TensorFile:
     """One safetensors file as a buffer that is filled again for each checkpoint."""
 
     def __init__(self, tensors: Mapping[str, Tensor], *, pinned: bool = False) -> None:
-        # Widest types first: every tensor then starts at a multiple of its element size without any padding, which
-        # the format forbids between tensors.
         self.names = in_order(tensors)
-        header: dict[str, object] = {}
-        offset = 0
-        for name in self.names:
-            tensor = tensors[name]
-            size = tensor.numel() * tensor.element_size()
-            header[name] = {
-                "dtype": NAMES[tensor.dtype],
-                "shape": list(tensor.shape),
-                "data_offsets": [offset, offset + size],
-            }
-            offset += size
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-(len(text) + 8) % ALIGNMENT)
-        head = len(text).to_bytes(8, "little") + text
-        self.buffer = torch.empty(len(head) + offset, dtype=torch.uint8, pin_memory=pinned)
+        head, size = head_of(tensors)
+        self.buffer = torch.empty(len(head) + size, dtype=torch.uint8, pin_memory=pinned)
         self.buffer[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
         self._places = self._cut(tensors, len(head))
 

@@ -25,6 +25,9 @@ from regraft.trunk.tape import Call, Tape, live_modules, record, tensors_in
 Boundary = Mapping[str, Tensor]
 """What the suffix needs of a batch, by `Part.key`."""
 
+GIVEN = -1
+"""As a part's place: not what the module returns, but the first value that it is called with."""
+
 
 class NotCut(Exception):
     """Why this model cannot be cut, in words; it is then computed whole."""
@@ -40,7 +43,7 @@ class Part:
 
     module: str
     place: int
-    """Which of the values that the module returns."""
+    """Which of the values that the module returns, or GIVEN."""
     role: Literal["constant", "hollow", "kept", "shared"]
     """constant: the same in every batch, no tensor. hollow: never read, only its shape. kept: needed, one slice a row.
     shared: needed, and the same for all rows."""
@@ -152,6 +155,20 @@ class Cut:
         return {part.key: _joined(part, [row[part.key] for row in rows], sizes) for part in self.kept}
 
 
+def union(cuts: Iterable[Cut]) -> Cut:
+    """What all of the cuts keep, each value once: to be computed in one pass, not to stand in for a model."""
+    cuts = list(cuts)
+    parts = {part.key: part for cut in cuts for part in cut.kept}
+    sizes = max((cut.sizes for cut in cuts), key=lambda sizes: len(sizes.fixed) + len(sizes.same), default=Sizes())
+    return keeping(parts.values(), sizes)
+
+
+def keeping(parts: Iterable[Part], sizes: Sizes) -> Cut:
+    """A cut that is only asked what it keeps."""
+    _, leaf = tree_flatten(None)
+    return Cut(tuple(Stub(part.module, (part,), leaf) for part in parts), sizes)
+
+
 def find_cut(adapted: Adapted, first: Batch, second: Batch) -> Cut:
     """Where `adapted` can be cut; the two batches differ in how many rows they have, and in their lengths where rows
     have any, by another factor: else a table of positions looks like something that every row has.
@@ -172,9 +189,11 @@ def find_cut(adapted: Adapted, first: Batch, second: Batch) -> Cut:
     return Cut(least, sizes)
 
 
-def capture(adapted: Adapted, batch: Batch, parts: Iterable[Part]) -> dict[str, Tensor]:
+def capture(
+    adapted: Adapted, batch: Batch, parts: Iterable[Part], seen: Callable[[str], None] | None = None
+) -> dict[str, Tensor]:
     """The kept values of a batch, those of several cuts in one pass that ends with the last; in the model's own mode,
-    which is to be eval."""
+    which is to be eval. `seen` hears the key of each as soon as it is there."""
     wanted: dict[str, dict[str, Part]] = {}
     for part in parts:
         wanted.setdefault(part.module, {})[part.key] = part
@@ -182,7 +201,15 @@ def capture(adapted: Adapted, batch: Batch, parts: Iterable[Part]) -> dict[str, 
     with ExitStack() as stack:
         for name, inside in wanted.items():
             module = adapted.model.get_submodule(name)
-            stack.callback(module.register_forward_hook(_catching(inside, found, wanted)).remove)
+            before = {key: part for key, part in inside.items() if part.place == GIVEN}
+            after = {key: part for key, part in inside.items() if part.place != GIVEN}
+            if before:
+                hook = _catching(before, found, wanted, seen)
+                stack.callback(
+                    module.register_forward_pre_hook(lambda m, args, hook=hook: hook(m, args, args[:1])).remove
+                )
+            if after:
+                stack.callback(module.register_forward_hook(_catching(after, found, wanted, seen)).remove)
         try:
             with torch.no_grad():
                 adapted.forward(batch)
@@ -195,14 +222,21 @@ class _Enough(Exception):
     """Everything that was wanted has been seen."""
 
 
-def _catching(inside: Mapping[str, Part], found: dict[str, Tensor], wanted: Mapping[str, Mapping[str, Part]]) -> Any:
+def _catching(
+    inside: Mapping[str, Part],
+    found: dict[str, Tensor],
+    wanted: Mapping[str, Mapping[str, Part]],
+    seen: Callable[[str], None] | None,
+) -> Any:
     total = sum(len(parts) for parts in wanted.values())
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         leaves, _ = tree_flatten(output)
         for key, part in inside.items():
-            value = leaves[part.place]
+            value = leaves[max(0, part.place)]
             found[key] = value[:, :1] if part.first_only else value
+            if seen is not None:
+                seen(key)
         if len(found) == total:
             raise _Enough
 

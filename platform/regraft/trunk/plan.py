@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from torch import Tensor
+
 from regraft.bases.adapt import Adapted
 from regraft.data.rows import Rows
-from regraft.trunk.cut import Cut
+from regraft.trunk.cut import Cut, union
 from regraft.trunk.trunk import BATCH, computed, hollowed
 
 Where = Literal["memory", "disk", "recompute"]
@@ -53,6 +55,18 @@ class Plan:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was measured of one cut."""
+
+    compute_s: float
+    """Seconds to compute one row up to the cut."""
+    join_s: float
+    """Seconds to lay one row's kept values into a batch, from memory."""
+    row_bytes: Mapping[str, float]
+    """Of each kept value of one row, by its part's key."""
+
+
 def plan(
     adapted: Adapted,
     cut: Cut,
@@ -64,24 +78,56 @@ def plan(
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Plan:
     """Time one batch both ways and choose. `total` is how many rows would be kept; `hollow` rows are encoded once."""
+    (found,) = measured(adapted, [(cut, hollow)], rows, autocast=autocast)
+    return choose(found.compute_s, found.join_s, sum(found.row_bytes.values()), total, limits)
+
+
+def measured(
+    adapted: Adapted,
+    cuts: Sequence[tuple[Cut, bool]],
+    rows: Rows,
+    *,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> list[Figures]:
+    """Time one batch through all cuts in one pass; each with whether its rows are encoded once."""
     indices = list(range(min(BATCH, len(rows))))
+    everything = union(cut for cut, _ in cuts)
+    at: dict[str, float] = {}
     adapted.eval_mode()
     with autocast():
-        computed(adapted, cut, rows, indices[:2])  # the first pass pays for what every process pays once
+        computed(adapted, everything, rows, indices[:2])  # the first pass pays for what every process pays once
         began = time.perf_counter()
-        values, sizes = computed(adapted, cut, rows, indices)
-        compute_s = (time.perf_counter() - began) / len(indices)
+        values, sizes = computed(adapted, everything, rows, indices, lambda key: at.update({key: time.perf_counter()}))
+    found = []
+    for cut, hollow in cuts:
+        each = {part.key: sum(_bytes(row[part.key]) for row in values) / len(values) for part in cut.kept}
+        compute_s = (max(at[part.key] for part in cut.kept) - began) / len(indices)
+        found.append(Figures(compute_s, _joined(adapted, cut, rows, values, sizes, hollow) / len(indices), each))
+    return found
+
+
+def _joined(
+    adapted: Adapted,
+    cut: Cut,
+    rows: Rows,
+    values: Sequence[Mapping[str, Tensor]],
+    sizes: Mapping[str, int],
+    hollow: bool,
+) -> float:
+    """Seconds to make a batch of kept rows."""
     task, context = adapted.task, adapted.context
-    encoded = [task.encode(rows.row(index), context, train=False) for index in indices] if hollow else []
+    encoded = [task.encode(rows.row(index), context, train=False) for index in range(len(values))] if hollow else []
     examples = [hollowed(example) for example in encoded]
     began = time.perf_counter()
     if not hollow:
-        examples = [task.encode(rows.row(index), context, train=False) for index in indices]
+        examples = [task.encode(rows.row(index), context, train=False) for index in range(len(values))]
     task.collate(examples, context)
     cut.join(values, sizes)
-    join_s = (time.perf_counter() - began) / len(indices)
-    size = sum(tensor.numel() * tensor.element_size() for row in values for tensor in row.values()) / len(values)
-    return choose(compute_s, join_s, size, total, limits)
+    return time.perf_counter() - began
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def choose(compute_s: float, join_s: float, row_bytes: float, total: int, limits: Limits) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,21 @@ class Kept:
 
 
 @dataclass
+class Memo:
+    """Encoded rows: of every model of one task, since it alone decides how a row is read."""
+
+    examples: dict[tuple[int, int, bool], Example] = field(default_factory=dict)
+    """By side, row, and whether to train."""
+    bytes: int = 0
+
+    def keep(self, key: tuple[int, int, bool], example: Example) -> None:
+        """Remember a row, while there is room."""
+        if self.bytes < MEMO_BYTES:
+            self.examples[key] = dict(example)
+            self.bytes += sum(_bytes(value) for value in example.values())
+
+
+@dataclass
 class Trunk:
     """One cut's values for every row of the sides that it was given, in the store's features or in this process."""
 
@@ -69,10 +84,7 @@ class Trunk:
     """By part; empty where values are held in memory."""
     hollow: bool = True
     """Whether the model may be given images without pixels, because nothing behind the cut reads them."""
-
-    def __post_init__(self) -> None:
-        self._memo: dict[tuple[int, int, bool], Example] = {}
-        self._memo_bytes = 0
+    memo: Memo = field(default_factory=Memo)
 
     def holds(self, rows: Rows) -> bool:
         """Whether these are rows that it has the values of."""
@@ -102,15 +114,13 @@ class Trunk:
         return side.held[part.key][index]
 
     def _example(self, number: int, rows: Rows, index: int, train: bool) -> Example:
-        known = self._memo.get((number, index, train))
+        known = self.memo.examples.get((number, index, train)) if self.hollow else None
         if known is not None:
             return dict(known)
         example = self.adapted.task.encode(rows.row(index), self.adapted.context, train=train)
         if self.hollow:
             example = hollowed(example)
-            if self._memo_bytes < MEMO_BYTES:
-                self._memo[number, index, train] = dict(example)
-                self._memo_bytes += sum(_bytes(value) for value in example.values())
+            self.memo.keep((number, index, train), example)
         return example
 
 
@@ -125,14 +135,15 @@ def fill(
 ) -> int:
     """Compute and keep what is missing of this rank's share of the rows; how many rows that were.
 
-    Batches are cut from all rows in the order of their lengths, so that a row's values do not depend on which others
-    were there already.
+    Batches are cut from all rows in the order of their lengths, so that values depend on the data alone: where all rows
+    of such a batch are missing, as they are in a run that goes on after another rank alone had kept its share. Of the
+    others only the missing rows are computed, among themselves.
     """
     parts = trunk.cut.kept
     trunk.adapted.eval_mode()
-    work = [
-        (side, indices) for side in trunk.sides for indices in _canonical(side, side.missing(parts, trunk.features))
-    ][rank::world]
+    work = [(side, indices) for side in trunk.sides for indices in _lacking(side, side.missing(parts, trunk.features))][
+        rank::world
+    ]
     total = sum(len(indices) for _, indices in work)
     done = 0
     with ExitStack() as stack:
@@ -143,6 +154,8 @@ def fill(
             for index, row in zip(indices, values, strict=True):
                 for part in parts:
                     if part.key in writers:
+                        if side.places[part.key][index, 0] >= 0:
+                            continue
                         writers[part.key].add(bytes(side.hashes[index]), row[part.key])
                     else:
                         side.held[part.key][index] = row[part.key].clone()
@@ -187,9 +200,10 @@ def _apart(one: Tensor, two: Tensor) -> float:
 
 
 def computed(
-    adapted: Adapted, cut: Cut, rows: Rows, indices: Sequence[int]
+    adapted: Adapted, cut: Cut, rows: Rows, indices: Sequence[int], seen: Callable[[str], None] | None = None
 ) -> tuple[list[dict[str, Tensor]], dict[str, int]]:
-    """The kept values of some rows, each without padding, computed as one batch, and that batch's sizes."""
+    """The kept values of some rows, each without padding, computed as one batch, and that batch's sizes; `seen` as in
+    `capture`."""
     task, context = adapted.task, adapted.context
     examples = [task.encode(rows.row(index), context, train=False) for index in indices]
     if len({tuple(_shapes(example)) for example in examples}) > 1:
@@ -197,7 +211,7 @@ def computed(
     batch = task.collate([dict(example) for example in examples], context)
     device = device_of(adapted.model)
     moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-    boundary = capture(adapted, moved, cut.kept)
+    boundary = capture(adapted, moved, cut.kept, seen)
     alike = len({tuple(_lengths(example)) for example in examples}) == 1
     own = [sizes_of(batch) | {"rows": 1}] * len(examples) if alike else [alone(adapted, item) for item in examples]
     return cut.split({key: value.cpu() for key, value in boundary.items()}, own), sizes_of(batch)
@@ -253,3 +267,15 @@ def _canonical(side: Kept, missing: NDArray[np.bool_]) -> Iterator[list[int]]:
         batch = order[start : start + BATCH]
         if missing[batch].any():
             yield batch.tolist()
+
+
+def _lacking(side: Kept, missing: NDArray[np.bool_]) -> Iterator[list[int]]:
+    """Batches that hold each missing row once, and no other."""
+    rest: list[int] = []
+    for batch in _canonical(side, missing):
+        if missing[batch].all():
+            yield batch
+        else:
+            rest += [index for index in batch if missing[index]]
+    for start in range(0, len(rest), BATCH):
+        yield rest[start : start + BATCH]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from seen import Look
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported
@@ -13,7 +17,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 for variable in ("REGRAFT_STORE", "RAY_ADDRESS"):
     os.environ.pop(variable, None)
 
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+
 _left_out: set[str] = set()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Look]:
+    """A headless Chromium; skips where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(CHROMIUM)} is installed")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield Look(opened)
+        opened.close()
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -14,10 +14,13 @@ RegraftError                     exit code 1
 │   ├── Lost                     a compare-and-swap or put-if-absent that somebody else won
 │   ├── Damaged                  stored bytes that do not match their manifest
 │   └── LeaseHeld                another driver holds the run
-└── RunError                     training began and could not go on
-    ├── Diverged                 the loss is not a number
-    ├── Stopped                  somebody asked it to stop; the same command continues it
-    └── ClusterError             Ray could not start, or lost its workers
+├── RunError                     training began and could not go on
+│   ├── Diverged                 the loss is not a number
+│   ├── Stopped                  somebody asked it to stop; the same command continues it
+│   └── ClusterError             Ray could not start, or lost its workers
+└── NotNow                       a server that could not answer this time
+    ├── Full                     more is asked than it can answer: come back after `retry_after` seconds
+    └── Overdue                  nobody waits for the answer any more
 
 Every error crosses process boundaries: arguments go to `super().__init__(*args)` unchanged and the text is
 made in `__str__`, so that pickling rebuilds the same error.
@@ -128,3 +131,21 @@ class Stopped(RunError):
 
 class ClusterError(RunError):
     """Ray could not start, or lost its workers."""
+
+
+class NotNow(RegraftError):
+    """A server could not answer this time; the same request may well be answered later."""
+
+
+class Full(NotNow):
+    """More is asked than can be answered; `retry_after` says in how many seconds there should be room again."""
+
+    def __init__(self, message: str, where: str = "", retry_after: float = 1.0) -> None:
+        Exception.__init__(self, message, where, retry_after)
+        self.message = message
+        self.where = where
+        self.retry_after = retry_after
+
+
+class Overdue(NotNow):
+    """The time that was given for the answer is over: it was not computed."""

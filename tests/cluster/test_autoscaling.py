@@ -18,7 +18,7 @@ def test_nodes_come_for_a_job_and_go_after_it_and_what_can_never_come_is_refused
     with Grown(most=2) as cluster:
         too_much = {**written, "compute": {"workers": 3, "cpus": 1}}
         events = Driver(cluster, tmp_path / "refused", too_much).ended(code=2)
-        assert "its autoscaler can never bring so much" in events[-1]["message"]
+        assert "3 workers with 1 CPU each are asked for; the cluster has 0 at most" in events[-1]["message"]
         assert cluster.living() == 1 and not list(open_store(written["store"]).list("runs/"))
 
         driver = Driver(cluster, tmp_path / "grown", {**written, "compute": {"workers": 2, "cpus": 1}}, hold=[])

@@ -165,8 +165,7 @@ def test_a_job_that_no_node_can_hold_is_refused_at_once(machines: Machines, inpu
     written["compute"]["cpus"] = 2
     events = Driver(machines, tmp_path, written).ended(code=2)
     assert (
-        "1 workers with 2 CPU each are asked for; the cluster has as much, but its nodes hold only 0"
-        in (events[-1]["message"])
+        "1 workers with 2 CPU each are asked for; the cluster's nodes hold 0 of them at most" in (events[-1]["message"])
     )
     assert not list(open_store(written["store"]).list("runs/"))
 

@@ -36,11 +36,6 @@ def test_where_no_node_is_a_worker_gets_what_is_written_or_one_cpu() -> None:
     assert room.need_of(written, {}, 2, 2) == {"CPU": 3.0, "GPU": 1.0, "memory": 2.0 * 2**30}
 
 
-def test_what_is_missing_is_told_in_all_or_on_each_node() -> None:
-    assert "the cluster has 8" in room.never({"CPU": 3.0}, 3, TWO_OF_FOUR)
-    assert "its nodes hold only 0 of them" in room.never({"CPU": 5.0}, 1, TWO_OF_FOUR)
-
-
 @pytest.mark.parametrize("kind", ["single", "gang", "constraint"])
 def test_an_autoscaler_may_name_the_impossible_in_three_ways(kind: str) -> None:
     said = autoscaler_pb2.AutoscalingState()

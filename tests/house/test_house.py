@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 import regraft
 from regraft import errors
 from regraft.contracts import Loss, Method, Source, Task
+from regraft.endpoint.serve_spec import ServeSpec
 from regraft.errors import RegraftError
 from regraft.plugins import Plugin
 from regraft.spec import RunSpec
@@ -83,8 +85,9 @@ def test_nothing_unsafe_is_written() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "specs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_spec_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    spec = RunSpec.load(path)
-    assert RunSpec.resolve(yaml.safe_load(spec.dump())) == spec
+    kind = ServeSpec if path.stem == "serve" else RunSpec
+    spec = kind.load(path)
+    assert kind.resolve(yaml.safe_load(spec.dump())) == spec
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.family)
@@ -121,3 +124,17 @@ def test_ci_runs_the_command_that_the_readme_gives() -> None:
     commands = [line for line in readme.splitlines() if line.startswith("python3 -m venv")]
     assert len(commands) == 2
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_whatever_starts_a_ray_says_whether_it_asks_for_a_token() -> None:
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    starts = re.compile(r"\bray start\b|\bray up\b|\"ray\"\)?, \"start\"|kind: Ray(Cluster|Job|Service)|\bray\.init\(")
+    says = re.compile(r"RAY_AUTH_MODE|authOptions|on_ray\b")
+    told = [name for name in files if (ROOT / name).is_file() and not name.endswith((".csv", ".json", ".lock"))]
+    texts = {name: (ROOT / name).read_text(encoding="utf-8", errors="replace") for name in told}
+    # A chart says it once, in the template that all of its clusters are made from.
+    chart = "".join(text for name, text in texts.items() if name.startswith("helm/"))
+    texts = {name: chart if name.startswith("helm/") else text for name, text in texts.items()}
+    silent = [name for name, text in texts.items() if starts.search(text) and not says.search(text)]
+    assert silent == [], "RAY_AUTH_MODE=token (KubeRay: authOptions) belongs beside every start of a Ray"
+    assert "RAY_AUTH_MODE=token" in texts[".ci/run"]

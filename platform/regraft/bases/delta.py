@@ -60,11 +60,16 @@ def delta_tensors(adapted: Adapted) -> dict[str, Tensor]:
 def apply_delta(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
     """Copy a delta's values in; Damaged, before anything is written, when it does not fit name by name."""
     live = live_tensors(adapted)
-    if problem := _misfit(live, tensors):
-        raise Damaged(f"this delta does not fit: {problem}", where="delta.safetensors")
+    refuse_misfit(live, tensors)
     with torch.no_grad():
         for name, target in live.items():
             target.copy_(_like(tensors[name], target))
+
+
+def refuse_misfit(live: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Damaged when a delta does not fit tensors like these name by name; their values do not matter (`meta`)."""
+    if problem := _misfit(live, tensors):
+        raise Damaged(f"this delta does not fit: {problem}", where="delta.safetensors")
 
 
 def check_base(base: Base, expected: str, *, where: str = "") -> None:

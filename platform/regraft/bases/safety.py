@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from regraft.bases.header import problem, unique
 from regraft.errors import BaseError
 
-LARGEST_HEADER = 100 * 2**20
-"""Bytes of a safetensors header beyond which the file is refused, as the format's own reader does."""
+LARGEST_JSON = 64 * 2**20
+"""Bytes of a configuration beyond which it is refused unread."""
 INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+_TRICKS = re.compile(r"\.\s*__\w+|\[\s*['\"]__\w+|\battr\s*\(|\{%-?\s*(?:include|import|from|extends)\b")
 _CONVERT = "convert it once with model.save_pretrained(folder), which writes safetensors, and name that folder"
 
 
@@ -23,6 +26,13 @@ def check(folder: Path, reference: str) -> None:
             f"{folder} holds no config.json; allowed are folders as transformers' save_pretrained writes them",
             where=reference,
         )
+    harmless(folder, reference)
+    _weights(folder, reference)
+
+
+def harmless(folder: Path, reference: str) -> None:
+    """BaseError when something in a folder of a base, or of a version's tokenizer, is code, asks for some, or is a
+    way out of the folder."""
     for path in _everything(folder):
         inside = path.relative_to(folder)
         if path.is_symlink() and not _stays(path, folder):
@@ -31,7 +41,8 @@ def check(folder: Path, reference: str) -> None:
             raise BaseError(f"{inside} is code, and no base's code is ever run: remove it", where=reference)
     for path in sorted(folder.rglob("*config*.json")):
         _no_code(path, path.relative_to(folder), reference)
-    _weights(folder, reference)
+    for path in sorted(folder.rglob("*.jinja")):
+        _no_tricks(_read(path, reference), str(path.relative_to(folder)), reference)
 
 
 def weights(folder: Path) -> list[Path]:
@@ -54,9 +65,11 @@ def _stays(link: Path, folder: Path) -> bool:
 
 
 def _no_code(path: Path, inside: Path, reference: str) -> None:
+    text = _read(path, reference)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(text, object_pairs_hook=unique)
         key = next(_code_keys(document), None)
+        templates = list(_templates(document))
     except (OSError, ValueError, RecursionError) as error:
         raise BaseError(f"{inside} cannot be read as JSON: {error}", where=reference) from None
     if str(inside) == "config.json" and not isinstance(document, dict):
@@ -67,6 +80,37 @@ def _no_code(path: Path, inside: Path, reference: str) -> None:
             "transformers itself has",
             where=reference,
         )
+
+    for template in templates:
+        _no_tricks(template, str(inside), reference)
+
+
+def _read(path: Path, reference: str) -> str:
+    size = path.stat().st_size
+    if size > LARGEST_JSON:
+        raise BaseError(f"{path.name} has {size:,} bytes; allowed are {LARGEST_JSON:,}", where=reference)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BaseError(f"{path.name} cannot be read as text: {error}", where=reference) from None
+
+
+def _no_tricks(template: str, inside: str, reference: str) -> None:
+    """Refuse a chat template that reaches for Python's insides or for other files; none that only writes text does."""
+    if found := _TRICKS.search(template):
+        raise BaseError(f"the template in {inside} holds {found[0]!r}, which no template needs", where=reference)
+
+
+def _templates(document: object) -> Iterator[str]:
+    if isinstance(document, dict):
+        for key, value in document.items():
+            if key in ("chat_template", "template") and isinstance(value, str):
+                yield value
+            else:
+                yield from _templates(value)
+    elif isinstance(document, list):
+        for value in document:
+            yield from _templates(value)
 
 
 def _code_keys(document: object, at: str = "") -> Iterator[str]:
@@ -92,8 +136,8 @@ def _weights(folder: Path, reference: str) -> None:
         names = ", ".join(path.name for path in files)
         raise BaseError(f"holds {names} but neither model.safetensors nor {INDEX}: {_CONVERT}", where=reference)
     for path in files:
-        if problem := _cut(path):
-            raise BaseError(f"{path.name} {problem}: fetch it again", where=reference)
+        if wrong := problem(path):
+            raise BaseError(f"{path.name} {wrong}: fetch it again", where=reference)
 
 
 def _index(folder: Path, reference: str) -> None:
@@ -106,22 +150,3 @@ def _index(folder: Path, reference: str) -> None:
             raise BaseError(f"{INDEX} names {shard!r}; allowed are safetensors files beside it", where=reference)
         if not (folder / shard).is_file():
             raise BaseError(f"{INDEX} names {shard}, which is missing: fetch it again", where=reference)
-
-
-def _cut(path: Path) -> str:
-    """What is wrong with a safetensors file's length and header; empty when nothing is."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            # A header length beyond the file is a cut file or no safetensors at all; both end here.
-            return f"is cut: its header should be {length} bytes long and the file is {size}"
-        if length > LARGEST_HEADER:
-            return f"has a header of {length} bytes; allowed are {LARGEST_HEADER}"
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            whole = 8 + length + max(ends, default=0)
-        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-            return "has a header that is not readable"
-    return "" if whole == size else f"is cut or padded: its header describes {whole} bytes and the file has {size}"

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from regraft.cli import events
 from regraft.cli.dispatch import TABLE, function
 from regraft.cli.parser import build
 from regraft.errors import RegraftError
@@ -19,7 +20,7 @@ from regraft.errors import RegraftError
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["main"]
+__all__ = ["failed", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +46,8 @@ def _run(args: argparse.Namespace, *, as_json: bool, verbose: bool) -> int:
             reply = command(args, Screen(as_json=as_json, verbose=verbose))
             if as_json:
                 emit(reply.document, out)
+            if events.wanted():
+                events.tell("reply", reply.document)
             sys.stdout.flush()
             return int(reply.code)
         except KeyboardInterrupt:
@@ -58,6 +61,11 @@ def _run(args: argparse.Namespace, *, as_json: bool, verbose: bool) -> int:
             return _failed(error, out if as_json else None, verbose=verbose)
 
 
+def failed(error: Exception) -> int:
+    """Say what went wrong before a command began; the exit code."""
+    return _failed(error, None, verbose=False)
+
+
 def _failed(error: Exception, out: TextIO | None, *, verbose: bool) -> int:
     """Say what went wrong: to a person on stderr, or, when `out` is given, as its one JSON object."""
     known = isinstance(error, RegraftError)
@@ -65,7 +73,9 @@ def _failed(error: Exception, out: TextIO | None, *, verbose: bool) -> int:
     message = error.message if isinstance(error, RegraftError) else str(error) or "(no message)"
     if verbose:
         traceback.print_exception(error, file=sys.stderr)
-    if out is not None:
+    if events.wanted():
+        events.tell("error", {"kind": kind, "message": message, "where": where})
+    elif out is not None:
         from regraft.cli.screen import emit
 
         emit({"error": {"kind": kind, "message": message, "where": where}}, out)
@@ -73,6 +83,6 @@ def _failed(error: Exception, out: TextIO | None, *, verbose: bool) -> int:
         red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else ("", "")
         text = str(error) if known else f"{kind}: {message}".splitlines()[0]
         sys.stderr.write(f"{red}error:{plain} {text}\n")
-    if not known and not verbose:
+    if not known and not verbose and not events.wanted():
         sys.stderr.write("run again with -v for the traceback\n")
     return error.exit_code if isinstance(error, RegraftError) else 1

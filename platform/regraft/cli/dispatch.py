@@ -23,8 +23,12 @@ TABLE: dict[str, Target] = {
     "models diff": "regraft.cli.models:diff",
     "models delete": "regraft.cli.models:delete",
     "models export": "regraft.cli.export:export",
+    "serve": "regraft.cli.serve:serve",
+    "key": "regraft.cli.serve:key",
     "runs list": "regraft.cli.runs:listing",
     "runs show": "regraft.cli.runs:show",
+    "runs stop": "regraft.cli.runs:stop",
+    "runs logs": "regraft.cli.runs:logs",
     "show": "regraft.cli.show:show",
     "schema": "regraft.cli.schema:schema",
     "doctor": "regraft.cli.doctor:doctor",
@@ -38,6 +42,14 @@ WORK: dict[str, Target] = {
     "evaluate": "regraft.evaluation.evaluate:evaluate",
     "predict": "regraft:predict",
     "export": "regraft.serving.export:export",
+    "serve": "regraft.cluster.serve:serving",
+    "serve here": "regraft.endpoint.server:serving",
+    "cluster": "regraft.cluster.submit:Cluster",
+    "parcel": "regraft.cluster.parcel:Parcel",
+    "pack train": "regraft.cluster.parcel:train",
+    "pack predict": "regraft.cluster.parcel:predict",
+    "pack doctor": "regraft.cluster.parcel:doctor",
+    "inside": "regraft.cli.cluster_checks:inside",
 }
 """The heavy work that a command hands on when all it was told has been checked."""
 

@@ -1,21 +1,22 @@
 """`regraft doctor`: whether this machine can train, keep and serve models, and what to do where it cannot.
 
-Nothing here uses the network unless the store or the address that is asked about lies on it.
+Nothing here uses the network unless the store or the address that is asked about lies on it. With an address the
+cluster is looked at from inside too: through its Job API as a job.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
 from uuid import uuid4
 
 import psutil
@@ -24,8 +25,12 @@ from packaging.requirements import Requirement
 from rich.text import Text
 
 from regraft.cli import probes
+from regraft.cli.dispatch import WORK, function
+from regraft.cli.finding import Check, Finding
+from regraft.cli.remote import elsewhere, there
 from regraft.cli.screen import Reply, Screen, size, store_of
 from regraft.errors import Lost, RegraftError, StoreError
+from regraft.spec import ComputeSpec, RunSpec
 from regraft.store.objects import PROBE, ObjectStore, open_store
 
 _GB = 10**9
@@ -43,26 +48,44 @@ _STANDS_ON = (
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; `todo` says what to do and is empty when nothing is wrong."""
-
-    name: str
-    status: Literal["ok", "warn", "fail"]
-    found: str
-    todo: str = ""
-
-
-Check = Callable[[], Iterable[Finding]]
-
-
 def doctor(args: argparse.Namespace, screen: Screen) -> Reply:
     """Run every check, one after the other, each shown as it ends; exit code 1 when one failed."""
-    findings: list[Finding] = []
-    for name, check in checks(store_of(args.store), args.address or os.environ.get("RAY_ADDRESS")):
+    store = store_of(args.store)
+    compute = RunSpec.load(Path(args.spec)).compute if args.spec else None
+    if args.inside:
+        found = list(_shown([("cluster", partial(_inside, args, store, screen))], screen))
+        return Reply({"findings": [asdict(finding) for finding in found]})  # summed by the client
+    address = args.address or os.environ.get("RAY_ADDRESS")
+    findings = list(_shown(checks(store, address), screen))
+    if address and not any(finding.name == "cluster" and finding.status == "fail" for finding in findings):
+        args.compute = compute.model_dump_json() if compute else None
+        if elsewhere(address):
+            screen.say(f"from inside {address}, as a job:")
+            pack = partial(function(WORK["pack doctor"]), store=store, compute=args.compute)
+            reply = there(address, screen, pack, again=False)
+            findings += [Finding(**item) for item in reply.document.get("findings", ())]
+        else:
+            args.address = address
+            findings += _shown([("cluster", partial(_inside, args, store, screen))], screen)
+    return _summed(findings, screen)
+
+
+def _inside(args: argparse.Namespace, store: str, screen: Screen) -> Iterable[Finding]:
+    """The checks that are made from inside the cluster, by a process that its Ray lets in."""
+    compute = ComputeSpec.model_validate_json(args.compute) if args.compute else None
+    client = json.loads(args.client) if args.client else None
+    found: Iterable[Finding] = function(WORK["inside"])(store, args.address, compute, client, screen.note)
+    return found
+
+
+def _shown(listed: Iterable[tuple[str, Check]], screen: Screen) -> Iterator[Finding]:
+    for name, check in listed:
         for finding in _answer(name, check):
-            findings.append(finding)
             _show(finding, screen)
+            yield finding
+
+
+def _summed(findings: list[Finding], screen: Screen) -> Reply:
     failed = sum(finding.status == "fail" for finding in findings)
     warned = sum(finding.status == "warn" for finding in findings)
     screen.say()

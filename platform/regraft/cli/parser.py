@@ -77,6 +77,7 @@ def build() -> Parser:
     _runs(commands)
     _inspection(commands)
     _upkeep(commands)
+    _serve(commands)
     return parser
 
 
@@ -105,7 +106,7 @@ def _train(commands: Any) -> None:
     )
     train.add_argument("--fresh", action="store_true", help="start another run instead of continuing this spec's")
     train.add_argument(
-        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+        "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
 
 
@@ -176,7 +177,7 @@ def _predict(commands: Any) -> None:
     predict.add_argument("--base", metavar="REFERENCE", help="where the base is now, if not where the version says")
     predict.add_argument("--fresh", action="store_true", help="replace the output, and forget an unfinished one")
     predict.add_argument(
-        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+        "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
     _plugins(predict)
 
@@ -225,6 +226,14 @@ def _runs(commands: Any) -> None:
     _command(runs, "list", "every run with its state", store=True)
     show = _command(runs, "show", "one run: state, checkpoints, metrics", store=True)
     show.add_argument("run", metavar="RUN")
+    stop = _command(
+        runs, "stop", "end a run at its next step, with a checkpoint; the same command continues it", store=True
+    )
+    stop.add_argument("run", metavar="RUN")
+    stop.add_argument("--wait", type=_count, default=60, metavar="S", help="seconds to wait for its end (60)")
+    logs = _command(runs, "logs", "what a run said, from whichever machine it ran on", store=True)
+    logs.add_argument("run", metavar="RUN")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
 
 
 def _inspection(commands: Any) -> None:
@@ -238,6 +247,39 @@ def _inspection(commands: Any) -> None:
 
 def _upkeep(commands: Any) -> None:
     doctor = _command(commands, "doctor", "whether this machine can train, and what to do if not", store=True)
-    doctor.add_argument("--address", metavar="URL", help="also ask this cluster's Job API")
+    doctor.add_argument("spec", metavar="SPEC", nargs="?", help="also whether the cluster can hold what it asks for")
+    doctor.add_argument(
+        "--address", metavar="URL", help="also look at a cluster from inside: http://head:8265, or host:6379"
+    )
+    for name in ("compute", "client"):
+        doctor.add_argument(f"--{name}", help=argparse.SUPPRESS)  # what the client tells the job
+    doctor.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     _command(commands, "gc", "remove what dead runs left half-written", store=True)
     _command(commands, "version", "versions of regraft and of what it stands on")
+
+
+def _serve(commands: Any) -> None:
+    serve = _command(commands, "serve", "answer over HTTP, with a page to try models by hand", store=True)
+    serve.add_argument(
+        "models",
+        nargs="*",
+        metavar="NAME[@REF]|SERVE.yaml",
+        help="models, or one file that describes the endpoint; none: every model, also those to come",
+    )
+    serve.add_argument("--host", metavar="HOST", help="where to listen (127.0.0.1); elsewhere only with keys")
+    serve.add_argument("--port", type=_count, metavar="N", help="8000; 0 with --replicas 0: any")
+    serve.add_argument("--keys", metavar="FILE", help="who may ask (regraft key); else REGRAFT_KEYS, else anybody here")
+    serve.add_argument("--replicas", type=_count, metavar="N", help="on Ray Serve (1); 0: this process, without Ray")
+    serve.add_argument("--min-replicas", type=_count, metavar="N", help="fewest, 0 allowed: none while nobody asks")
+    serve.add_argument("--max-replicas", type=_count, metavar="N", help="most, as the load asks for")
+    serve.add_argument(
+        "--precision", type=_among("auto", "fp32", "bf16"), metavar="DTYPE", help="fp32, bf16, or auto: by agreement"
+    )
+    serve.add_argument(
+        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+    )
+    _plugins(serve)
+    key = _command(commands, "key", "make a key for an endpoint: shown once, kept as a hash")
+    key.add_argument("name", metavar="NAME", help="whose it is")
+    key.add_argument("--keys", default="regraft-keys.yaml", metavar="FILE", help="where hashes are kept")
+    key.add_argument("--model", action="append", default=[], metavar="MODEL", help="only for this one; repeatable")

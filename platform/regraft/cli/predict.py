@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -11,6 +12,7 @@ from rich.text import Text
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.evaluate import columns_of
 from regraft.cli.progress import following
+from regraft.cli.remote import elsewhere, there
 from regraft.cli.screen import Reply, Screen, span, store_of
 from regraft.errors import AskedWrong
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 def predict(args: argparse.Namespace, screen: Screen) -> Reply:
     """The `predict` command."""
+    if elsewhere(args.address):
+        return there(
+            args.address, screen, partial(function(WORK["pack predict"]), args=args, store=store_of(args.store))
+        )
     with following(screen) as progress:
         written: Written = function(WORK["predict"])(
             args.model,

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import psutil
 
 import regraft
+from regraft.cluster.token import header, refusal
 
 _CGROUP = Path("/sys/fs/cgroup")
 _RING_S = 90.0
@@ -82,12 +83,11 @@ def answers(address: str, *, timeout_s: float = 5.0) -> str:
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     if parts.scheme in ("http", "https"):
         try:
-            with urllib.request.urlopen(f"{address.rstrip('/')}/api/version", timeout=timeout_s):
+            request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=header())
+            with urllib.request.urlopen(request, timeout=timeout_s):
                 return ""
         except urllib.error.HTTPError as error:
-            if error.code in (401, 403):
-                return "it asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-            return f"it answers {error.code}, not as a Ray dashboard does"
+            return refusal(error.code)
         except (OSError, ValueError) as error:
             return f"it does not answer ({error})"
     try:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from regraft.cli import events
 from regraft.cli.screen import Screen, figure, size, span
 
 _SPARSE_S = 10.0
@@ -20,6 +21,9 @@ _SPARSE_S = 10.0
 @contextlib.contextmanager
 def following(screen: Screen) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A sink for progress events that suits where they are shown."""
+    if events.wanted():
+        yield events.progress
+        return
     if not screen.terminal:
         yield Lines(screen)
         return

@@ -1,27 +1,38 @@
-"""`regraft runs`: what was trained in a store, and how far it came."""
+"""`regraft runs`: what was trained in a store, by whichever machine, how far it came, and how to stop it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
+from regraft.cli.progress import line_of, step_text
 from regraft.cli.screen import Reply, Screen, figure, size, store_of
-from regraft.errors import Damaged, NotThere
+from regraft.errors import AskedWrong, Damaged, NotThere
 from regraft.store.checkpoints import Checkpoints, Saved
-from regraft.store.objects import open_store
-from regraft.store.runs import Runs
+from regraft.store.lease import holder
+from regraft.store.objects import ObjectStore, open_store
+from regraft.store.runs import LOG, RunInfo, Runs, parsed
 
 _LINES = 12
 """Metric lines shown of a run; --json has all of them."""
+_LOOK_S = 1.0
+"""Seconds between two looks at a run that is waited for."""
 
 
 def listing(args: argparse.Namespace, screen: Screen) -> Reply:
     """`runs list`: every run, the last updated first."""
     store = open_store(store_of(args.store))
     runs = [
-        {"run": info.name, "model": info.model, "state": info.state, "step": info.step, "updated": _time(info.updated)}
+        {
+            "run": info.name,
+            "model": info.model,
+            "state": state_of(store, info),
+            "step": info.step,
+            "updated": _time(info.updated),
+        }
         for info in Runs(store).list()
     ]
     if runs:
@@ -35,7 +46,12 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
     """`runs show`: a run's record, its checkpoints, and the last lines of its metrics."""
     store = open_store(store_of(args.store))
     runs = Runs(store)
-    record = {key: value for key, value in runs.info(args.run).fields.items() if key not in ("format", "change")}
+    info = runs.info(args.run)
+    record = {key: value for key, value in info.fields.items() if key not in ("format", "change")}
+    if record.get("state") == "running":
+        driver = holder(store, args.run)
+        record |= {"state": state_of(store, info)}
+        record |= {"driver": f"process {driver['pid']} on {driver['host']}"} if driver else {}
     checkpoints = [_checkpoint(saved) for saved in Checkpoints(store, args.run).listed()]
     metrics = _metrics(runs, args.run)
     screen.head(args.run)
@@ -49,6 +65,86 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
         for line in metrics[-_LINES:]:
             screen.say(f"  {_told(line)}")
     return Reply({"store": store.url, "run": args.run, **record, "checkpoints": checkpoints, "log": metrics})
+
+
+def stop(args: argparse.Namespace, screen: Screen) -> Reply:
+    """`runs stop`: ask whoever drives the run to end it at the next step boundary, with a checkpoint."""
+    store = open_store(store_of(args.store))
+    runs = Runs(store)
+    info = runs.info(args.run)
+    driver = holder(store, info.name)
+    if driver is None:
+        raise AskedWrong(
+            f"nobody drives it now (its state is {state_of(store, info)}), so there is nothing to stop", where=info.name
+        )
+    runs.ask_stop(info.name)
+    screen.note(f"asked process {driver['pid']} on {driver['host']} to stop at the next step")
+    end = time.monotonic() + args.wait
+    while time.monotonic() < end and holder(store, info.name) is not None:
+        time.sleep(_LOOK_S)
+    found = runs.info(info.name)
+    if holder(store, info.name) is None:
+        screen.say(f"{info.name}: {found.state} at step {found.step}; the same `regraft train` continues it")
+    else:
+        screen.say(f"{info.name} has not stopped yet; `regraft runs show {info.name}` tells when it has")
+    return Reply({"store": store.url, "run": info.name, "state": state_of(store, found), "step": found.step})
+
+
+def logs(args: argparse.Namespace, screen: Screen) -> Reply:
+    """`runs logs`: what the run said, and with -f what it goes on to say until nobody drives it."""
+    store = open_store(store_of(args.store))
+    runs = Runs(store)
+    info = runs.info(args.run)
+    told: list[dict[str, Any]] = []
+    while True:
+        driven = args.follow and holder(store, info.name) is not None
+        fresh = since(_events(runs, info.name), told)
+        for event in fresh:
+            if (text := told_of(event, verbose=screen.verbose)) is not None:
+                screen.say(text)
+        told += fresh
+        if not driven:
+            break
+        time.sleep(_LOOK_S)
+    if not told:
+        screen.say(f"{info.name} has said nothing yet")
+    return Reply({"store": store.url, "run": info.name, "log": told})
+
+
+def since(events: list[dict[str, Any]], told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events after the last one told; a log loses its oldest lines, so places in it do not count."""
+    if not told or told[-1] not in events:
+        return [event for event in events if event not in told]
+    return events[len(events) - events[::-1].index(told[-1]) :]
+
+
+def told_of(event: dict[str, Any], *, verbose: bool = False) -> str | None:
+    """A line of the log for people, with its time (UTC)."""
+    match event["event"]:
+        case "step":
+            text: str | None = f"step {event.get('step')}/{event.get('steps')}  {step_text(event)}"
+        case "end":
+            text = f"ended: {event.get('kind')}: {event.get('message')}"
+        case "register":
+            text = f"{event.get('model')}@{event.get('version')} is registered"
+        case _:
+            text = line_of(event, verbose=verbose)
+    when = event.get("time")
+    stamp = datetime.fromtimestamp(when, UTC).strftime("%m-%d %H:%M:%S") if isinstance(when, int | float) else ""
+    return None if text is None else f"{stamp}  {text}"
+
+
+def _events(runs: Runs, run: str) -> list[dict[str, Any]]:
+    try:
+        lines = runs.read(run, LOG).decode("utf-8", "replace").splitlines()
+    except NotThere:
+        return []
+    return [event for line in lines if (event := parsed(line)) is not None]
+
+
+def state_of(store: ObjectStore, info: RunInfo) -> str:
+    """The run's state; `interrupted` for one that says it is running and that nobody drives."""
+    return "interrupted" if info.state == "running" and holder(store, info.name) is None else info.state
 
 
 def _checkpoint(saved: Saved) -> dict[str, Any]:

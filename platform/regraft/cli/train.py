@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.progress import following
+from regraft.cli.remote import elsewhere, there
 from regraft.cli.results import gained, values_of
 from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
 from regraft.errors import AskedWrong
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 def train(args: argparse.Namespace, screen: Screen) -> Reply:
     """The `train` command."""
     spec = RunSpec.load(Path(args.spec), overrides=overrides_of(args))
+    if elsewhere(args.address):
+        pack = partial(function(WORK["pack train"]), spec=spec, fresh=args.fresh)
+        return there(args.address, screen, pack, again=not args.fresh)
     with following(screen) as progress:
         outcome: Outcome = function(WORK["train"])(spec, fresh=args.fresh, progress=progress, address=args.address)
     summary(spec, outcome, screen)

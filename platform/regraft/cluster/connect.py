@@ -28,7 +28,8 @@ GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 
 """HTTP/2's connection preface and an empty SETTINGS frame."""
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
 PASSED_ON = re.compile(
-    r"AWS_ENDPOINT_URL(_S3)?|AWS_(DEFAULT_)?REGION|AWS_REQUEST_CHECKSUM_\w+|HF_(ENDPOINT|HUB_OFFLINE)|REGRAFT_\w+"
+    r"AWS_ENDPOINT_URL(_S3)?|AWS_(DEFAULT_)?REGION|AWS_REQUEST_CHECKSUM_\w+|HF_(ENDPOINT|HUB_OFFLINE)"
+    r"|REGRAFT_(STORE|CACHE|HUB_MIRROR)"
 )
 """Variables of the driver that its workers need to reach the same store and hub. Secrets are not among them: a cluster
 shows a job's variables to whoever may look at it, so keys belong into the nodes' own environment."""
@@ -40,9 +41,8 @@ def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address.startswith(("http://", "https://")):
         raise Unsupported(
-            f"{address} is a cluster's Job API, which runs files, not this process: use `ray job submit --address "
-            f"{address} --working-dir . -- python jobs/train.py SPEC` (or jobs/predict.py), or give the cluster's own "
-            "address, host:6379",
+            f"{address} is a cluster's Job API, which runs commands, not this process: use `regraft train SPEC "
+            f"--address {address}` (or predict), or give the cluster's own address, host:6379",
             where="address",
         )
     if ray.is_initialized():
@@ -69,8 +69,9 @@ def start(address: str, *, verbose: bool) -> None:
         # for a Ray of our own; setting RAY_AUTH_MODE here would come too late, since Ray reads it when it is imported,
         # and leave the driver without the token that its own cluster asks for.
         options["include_dashboard"] = False
-    elif not in_site_packages():
-        # From a source tree the package travels with the run; installed, every node has its own.
+    elif not in_site_packages() and not came_with_the_job():
+        # From a source tree the package travels with the run; installed, every node has its own. What came with a job
+        # is handed on to its workers by Ray, which refuses to be told twice.
         options["runtime_env"]["py_modules"] = [str(package_folder())]
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -144,6 +145,11 @@ def package_folder() -> Path:
 def in_site_packages() -> bool:
     """Whether the package is installed, not run from a source tree."""
     return "site-packages" in package_folder().parts
+
+
+def came_with_the_job() -> bool:
+    """Whether the package was sent as a module of this job."""
+    return "py_modules_files" in package_folder().parts
 
 
 def check_store(url: str, where: str = "store") -> None:

@@ -13,9 +13,9 @@ from ray.core.generated import autoscaler_pb2
 from ray.train import ScalingConfig
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from regraft.cluster import capacity
 from regraft.cluster.connect import living
 from regraft.contracts import Progress
-from regraft.errors import AskedWrong
 from regraft.spec import ComputeSpec
 
 log = logging.getLogger(__name__)
@@ -52,13 +52,12 @@ def bounds(compute: ComputeSpec) -> tuple[int, int]:
 
 
 def scaling_config(compute: ComputeSpec, progress: Progress | None = None) -> ScalingConfig:
-    """Workers and what each holds; AskedWrong for what the cluster has not, and no autoscaler can bring."""
+    """Workers and what each holds; AskedWrong for what the cluster can never hold, with its autoscaler's nodes."""
     low, high = bounds(compute)
     there = nodes()
     need = need_of(compute, there, low, high)
     if room(there.values(), need) < low and not can_come(need, low, progress):
-        brings = ", and its autoscaler can never bring so much" if autoscales() else ""
-        raise AskedWrong(never(need, low, there) + brings, where="compute")
+        capacity.check_capacity(capacity.groups(), low, need)
     return ScalingConfig(
         num_workers=compute.workers if low == high else (low, high),
         use_gpu=bool(need.get("GPU")),
@@ -71,27 +70,18 @@ def scaling_config(compute: ComputeSpec, progress: Progress | None = None) -> Sc
 
 def need_of(compute: ComputeSpec, there: Mapping[str, Mapping[str, float]], low: int, high: int) -> Need:
     """What a worker holds: what is written, else a GPU where there are enough, and an even share of the CPUs."""
-    all_gpus = sum(holds.get("GPU", 0) for holds in there.values())
-    gpus = compute.gpus if compute.gpus != "auto" else (1.0 if all_gpus >= low else 0.0)
+    gpus = compute.gpus if compute.gpus != "auto" else float(room(there.values(), {"GPU": 1.0}) >= low)
     need: Need = {"GPU": gpus} if gpus else {}
     if compute.memory_gb:
         need["memory"] = compute.memory_gb * 2**30
+    if compute.accelerator:
+        need[f"accelerator_type:{compute.accelerator}"] = 0.001
     if compute.cpus:
         return {"CPU": float(compute.cpus), **need}
     share = int(sum(holds.get("CPU", 0) for holds in there.values()) // high)
     # An even share of all nodes may be more than any one of them has.
     fitting = (cpus for cpus in range(share, 1, -1) if room(there.values(), {"CPU": cpus, **need}) >= high)
     return {"CPU": float(next(fitting, 1)), **need}
-
-
-def never(need: Need, low: int, there: Mapping[str, Mapping[str, float]]) -> str:
-    """Why so many workers find no room."""
-    for name, amount in need.items():
-        has = sum(holds.get(name, 0) for holds in there.values())
-        if amount * low > has:
-            return f"{low} workers with {amount:g} {name} each are asked for; the cluster has {has:g}"
-    fit = room(there.values(), need)
-    return f"{told(need, low)} are asked for; the cluster has as much, but its nodes hold only {fit} of them"
 
 
 def can_come(need: Need, low: int, progress: Progress | None = None) -> bool:

@@ -27,6 +27,7 @@ from regraft.contracts import Progress
 from regraft.errors import ClusterError, RegraftError
 from regraft.spec import RunSpec
 from regraft.training.job import Job
+from regraft.training.journal import Journal
 from regraft.training.loop import fit
 from regraft.training.notice import Notice, on_sigterm
 from regraft.training.session import Outcome, stopped, train_session
@@ -60,11 +61,13 @@ def train(
         check_folders(spec)
         scaling = scaling_config(spec.compute, progress)
 
+        say = Journal(progress)
+
         def execute(job: Job) -> None:
             check_pictures(spec, job)
-            attempts(spec, job, scaling, progress)
+            attempts(spec, job, scaling, say)
 
-        return train_session(spec, execute, fresh=fresh, progress=progress)
+        return train_session(spec, execute, fresh=fresh, progress=say)
 
 
 def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress | None) -> None:

@@ -16,7 +16,7 @@ from regraft.data.rows import Rows
 from regraft.errors import Damaged, Lost, NotThere
 from regraft.spec import DataSpec
 from regraft.store.files import writing_here
-from regraft.store.manifest import commit, load
+from regraft.store.manifest import MANIFEST, commit, load
 from regraft.store.objects import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,9 @@ def _keep(store: ObjectStore, gathered: Gathered, task: Task) -> None:
         return
     except NotThere:
         pass
+    except Damaged as error:
+        log.warning("%s: written again from the data just read", error)
+        store.delete([f"{prefix}/{MANIFEST}"])
     meta = {
         "format": FORMAT,
         "task": task.key(),

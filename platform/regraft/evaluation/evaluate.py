@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from regraft.evaluation.intervals import CONFIDENCE, Intervals, bootstrap, paire
 from regraft.evaluation.labelled import Labelled, read_labelled
 from regraft.evaluation.measure import run
 from regraft.evaluation.page import page
+from regraft.evaluation.sheet import put
 from regraft.evaluation.wishes import Wishes
 from regraft.evaluation.worst import Worst, worst
 from regraft.findings import Findings
@@ -216,16 +216,9 @@ def _written(document: dict[str, Any], found: Findings, shown: Worst, output: Pa
     shown_as = page(plain, found, shown)
     with writing_here(output):
         output.mkdir(parents=True, exist_ok=True)
-        _put(output / JSON, json.dumps(plain, ensure_ascii=False, indent=1, allow_nan=False, default=str) + "\n")
-        _put(output / HTML, shown_as)
+        put(output / JSON, json.dumps(plain, ensure_ascii=False, indent=1, allow_nan=False, default=str) + "\n")
+        put(output / HTML, shown_as)
     return Evaluated(plain, output / JSON, output / HTML)
-
-
-def _put(path: Path, text: str) -> None:
-    """All of it or nothing: a reader never meets half a page."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _finite(value: Any) -> Any:

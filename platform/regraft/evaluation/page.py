@@ -7,19 +7,12 @@ Content-Security-Policy refuses to run or fetch anything, should one slip throug
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from regraft.evaluation import charts, figures
+from regraft.evaluation import charts, figures, sheet
 from regraft.evaluation.figures import figure, span
 from regraft.evaluation.worst import Worst
 from regraft.findings import Findings
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
@@ -29,11 +22,12 @@ def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
     skipped = document["data"]["skipped"]
     shapes = {part.shape for item in shown.exhibits for part in item.parts}
     return (
-        _environment()
+        sheet.environment()
         .get_template("report.html.j2")
         .render(
             e=document,
-            css=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),  # our own file, not the user's
+            css=sheet.style(),
+            release=document["regraft"],
             place=document["data"]["path"].rstrip("/").rsplit("/", 1)[-1] or document["data"]["path"],
             main=document["intervals"].get(score),
             standing=_standing(document),
@@ -59,26 +53,6 @@ def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
             skipped_rows=skipped.get("rows", ()),
         )
     )
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "figure": figure,
-        "probability": figures.probability,
-        "span": span,
-        "count": lambda number: f"{number:,}",
-        "words": lambda name: str(name).replace("_", " "),
-        "moment": lambda text: f"{datetime.fromisoformat(text):%-d %B %Y, %H:%M} UTC",
-    }
-    environment.globals |= {"width": charts.WIDTH, "height": charts.HEIGHT}
-    return environment
 
 
 def _names(document: Mapping[str, Any]) -> list[str]:

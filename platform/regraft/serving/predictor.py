@@ -17,8 +17,10 @@ from torch import Tensor
 
 from regraft.bases.adapt import Adapted, adapt
 from regraft.bases.delta import apply_delta
+from regraft.bases.header import problem
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base, locate
+from regraft.bases.safety import harmless
 from regraft.contracts import Answer, Batch, Example, Method, Row, Task
 from regraft.errors import AskedWrong, BaseError, Damaged, DataError, UnknownPlugin, Unsupported, WrongBase
 from regraft.plugins import Plugin, add_folder
@@ -191,6 +193,7 @@ def own_processor(task: Task, base: Base, fetched: Fetched) -> Any:
     The base's configuration lies beside the files while they are read, as it did in training: transformers picks the
     class of a tokenizer by it where the tokenizer's own file names none.
     """
+    harmless(fetched.processor, str(fetched.version))
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
         shutil.copytree(fetched.processor, folder, dirs_exist_ok=True)
         shutil.copyfile(base.path / "config.json", Path(folder) / "config.json")
@@ -260,6 +263,8 @@ def on_device(value: Any, device: torch.device) -> Any:
 
 
 def _tensors(fetched: Fetched) -> dict[str, Tensor]:
+    if wrong := problem(fetched.delta):
+        raise Damaged(f"delta.safetensors {wrong}", where=str(fetched.version))
     try:
         return load_file(fetched.delta)
     except (SafetensorError, OSError) as error:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from regraft.errors import Damaged, LeaseHeld, Lost, StoreError
+from regraft.errors import Damaged, LeaseHeld, Lost, NotThere, StoreError
 from regraft.store import documents
 from regraft.store.documents import Document
 from regraft.store.objects import ObjectStore, checked
@@ -121,6 +121,15 @@ class Lease:
             f"or end that process; if it is dead, try again in {left:.0f} s",
             self._store.url,
         )
+
+
+def holder(store: ObjectStore, run: str) -> Document | None:
+    """Who drives `run` now (`host`, `pid`, `since`, `until`); None when nobody does, or it cannot be known."""
+    try:
+        lease = documents.read(store, checked(f"runs/{run}/lease.json"))
+    except (NotThere, Damaged):
+        return None
+    return None if _free(lease) else lease
 
 
 def _free(lease: Document) -> bool:

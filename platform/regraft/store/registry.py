@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +46,18 @@ class Version:
     def number(self) -> int:
         return number_of(self.version)
 
-    @cached_property
+    @property
     def manifest(self) -> Manifest:
         """Read at first use. Damaged when it cannot be trusted or belongs to another version."""
+        # No cached_property: in Python 3.11 one lock is held for all versions of a process while any of them is read.
+        known: Manifest | None = self.__dict__.get("_manifest")
+        if known is not None:
+            return known
         found = manifests.load(self.store, self.prefix)
         told = found.meta.get("name"), found.meta.get("version"), found.kind
         if told != (self.name, self.version, "version"):
             raise Damaged(f"it belongs to {told[2]} {told[0]}@{told[1]}", f"{self.store.url}/{self.prefix}{MANIFEST}")
+        self.__dict__["_manifest"] = found
         return found
 
     @property

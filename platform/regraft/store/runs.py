@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from dataclasses import dataclass, field
@@ -13,6 +14,10 @@ from regraft.store.documents import Document
 from regraft.store.objects import Body, ObjectStore, checked
 
 RECORD = "run.json"
+STOP = "stop.json"
+"""There while somebody wants the run to stop."""
+LOG = "log.jsonl"
+"""What the run said, one event a line."""
 
 _log = logging.getLogger(__name__)
 _Infos = list["RunInfo"]
@@ -67,6 +72,18 @@ class Runs:
 
         return documents.change(self.store, _key(run, RECORD), edit, on_damaged=_start_again)
 
+    def ask_stop(self, run: str) -> None:
+        """Ask whoever drives `run` to stop at the next step boundary, with a checkpoint."""
+        self.store.put(_key(run, STOP), documents.encode({"asked": time.time()}))
+
+    def stop_asked(self, run: str) -> bool:
+        """Whether `run` is asked to stop; what the document holds does not matter, so a cut one counts too."""
+        return self.store.exists(_key(run, STOP))
+
+    def forget_stop(self, run: str) -> None:
+        """Take the wish back: a run that is begun again goes on."""
+        self.store.delete([_key(run, STOP)])
+
     def list(self) -> _Infos:
         """Every run that has a `run.json`, the last updated first."""
         found = []
@@ -81,6 +98,15 @@ class Runs:
             except NotThere:
                 continue
         return sorted(found, key=lambda info: -info.updated)
+
+
+def parsed(line: str) -> dict[str, Any] | None:
+    """A line of a log as an event; None for one that is none."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
 def _key(run: str, document: str) -> str:

@@ -34,6 +34,7 @@ from regraft.training.optimizer import build_optimizer, optimizer_tensors, param
 from regraft.training.resume import restore
 from regraft.training.saver import Saver
 from regraft.training.stepping import StepModule, Stepper, distribute, make_accelerator, scaler_state
+from regraft.training.stopping import Stopping
 from regraft.training.tensorfile import take_part
 from regraft.training.tracking import Tracker
 from regraft.training.weights import class_weights
@@ -102,6 +103,7 @@ class Run:
         self.runs = Runs(store)
         self.checkpoints = Checkpoints(store, job.run)
         self.tracker = Tracker(store, job.run, folder / "tensorboard", write=harness.first)
+        self.stopping = Stopping(self.runs, job.run, harness, every=self.stride)
         score = spec.task.score
         # Two last ones: should the newest be damaged, a resume has one to fall back on.
         retention = Retention(best=spec.training.keep, last=2, metric=score.name, mode=score.mode)
@@ -131,6 +133,11 @@ class Run:
         training = self.spec.training
         return total_steps(len(self.snapshot.train), training.batch_size, training.epochs, training.steps)
 
+    @property
+    def stride(self) -> int:
+        """Steps between two lines of the log, where the loss is read anyway."""
+        return max(1, -(-self.steps // LOG_LINES))
+
     def train(self) -> None:
         """From the newest checkpoint to the last step."""
         training = self.spec.training
@@ -143,6 +150,7 @@ class Run:
         )
         began, first, before = time.monotonic(), self.state.step, self.state.seconds
         self.adapted.train_mode()
+        self.stopping.start()
         try:
             for number, rows, micros in self.work(first):
                 progress = number / max(1, self.steps - 1)
@@ -152,10 +160,10 @@ class Run:
                 self.state.step = number + 1
                 self.state.seconds = before + time.monotonic() - began
                 self.note_step(loss, norm, rate, (number + 1 - first) / (time.monotonic() - began))
-                leaving = stepper.told_to_leave
-                if leaving or self.due():
+                stop = stepper.told_to_leave or self.stopping.asked(self.state.step)
+                if stop or self.due():
                     self.pause(loss, norm)
-                if leaving or self.state.finished:
+                if stop or self.state.finished:
                     break
         finally:
             self.close()
@@ -171,6 +179,7 @@ class Run:
 
     def close(self) -> None:
         """Drain the saver, end the tracker's file."""
+        self.stopping.close()
         try:
             self.saver.close()
         finally:
@@ -261,7 +270,7 @@ class Run:
 
     def note_step(self, loss: torch.Tensor, norm: torch.Tensor, rate: float, steps_a_second: float) -> None:
         """A line for metrics.jsonl and the screen, now and then: reading a loss waits for the device."""
-        step, every = self.state.step, max(1, -(-self.steps // LOG_LINES))
+        step, every = self.state.step, self.stride
         if step % every and step != self.steps:
             return
         value = self.check(loss, norm)

@@ -32,6 +32,7 @@ from regraft.store.runs import Runs
 from regraft.training.evaluate import gain
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job, State
+from regraft.training.journal import Journal
 from regraft.training.loop import fit
 from regraft.training.memory import room_for_weights
 from regraft.training.notice import on_sigterm
@@ -68,7 +69,11 @@ class Outcome:
 
 
 def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
-    """Prepare, execute, complete; one driver a run, held by a lease."""
+    """Prepare, execute, complete; one driver a run, held by a lease.
+
+    What is told to a `progress` that is a Journal is kept with the run, what `execute` tells it too.
+    """
+    say = progress if isinstance(progress, Journal) else Journal(progress)
     began = time.monotonic()
     store = open_store(spec.store)
     store.check()
@@ -78,12 +83,14 @@ def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progr
         known = find(runs, run)
         if known is not None and known.get("state") == "registered":
             return finished(store, spec, run, known)
-        job = prepare(store, spec, run, progress)
-        with told_as_failed(runs, run, lease):
+        runs.forget_stop(run)
+        job = prepare(store, spec, run, say)
+        with say.of(runs, run), told_as_failed(runs, run, lease):
             execute(job)
             if lease.lost.is_set():
                 raise LeaseHeld("another driver took this run over while it trained; it will register the model", run)
-            return complete(store, spec, job, began, progress)
+            refuse_unfinished(runs, run)
+            return complete(store, spec, job, began, say)
 
 
 @contextmanager
@@ -101,17 +108,28 @@ def told_as_failed(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
         raise
 
 
+def refuse_unfinished(runs: Runs, run: str) -> None:
+    """Stopped when the workers ended before the last step because somebody asked for it."""
+    if not runs.stop_asked(run):
+        return
+    state = last_state(Checkpoints(runs.store, run))
+    if not state.finished:
+        runs.update(run, step=state.step)
+        raise Stopped(f"stopped at step {state.step}, as `regraft runs stop` asked: the same command continues it", run)
+
+
 def train_local(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
     """Train in this process, without Ray."""
+    say = Journal(progress)
 
     def execute(job: Job) -> None:
-        harness = LocalHarness(progress=progress)
+        harness = LocalHarness(progress=say)
         with on_sigterm(harness.notice):
             state = fit(job, harness)
         if harness.notice and not state.finished:
             raise stopped(job, harness.notice.reason)
 
-    return train_session(spec, execute, fresh=fresh, progress=progress)
+    return train_session(spec, execute, fresh=fresh, progress=say)
 
 
 def stopped(job: Job, reason: str) -> Stopped:

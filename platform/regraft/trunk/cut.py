@@ -131,6 +131,22 @@ class Cut:
                 row[part.key] = values[_inside(part, sizes)].contiguous()
         return rows
 
+    def take(self, boundary: Boundary, places: Sequence[int], rows: int, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        """The boundary of some rows (again and again, in any order) of a batch of `rows` as one of these sizes.
+
+        No size may be larger than the batch's own: what is beyond is padding, and is cut off.
+        """
+        found: dict[str, Tensor] = {}
+        for part in self.kept:
+            values = boundary[part.key]
+            if list(places) != list(range(rows)):
+                chosen = torch.tensor(places, device=values.device)
+                values = _by_row(part, values, rows).index_select(0, chosen)
+                values = values.flatten(0, 1) if part.dims[0].times > 1 else values
+            inner = [slice(dim.of(sizes)) for dim in part.dims[1:]]
+            found[part.key] = _laid_out(values[(slice(None), *inner)].contiguous(), part.order)
+        return found
+
     def join(self, rows: Sequence[Mapping[str, Tensor]], sizes: Mapping[str, int]) -> dict[str, Tensor]:
         """The boundary of a batch of these sizes from that of its rows; padding is zero."""
         return {part.key: _joined(part, [row[part.key] for row in rows], sizes) for part in self.kept}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import threading
 import time
 from pathlib import Path
 
 from regraft.store.checkpoints import Checkpoints
+from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore
 from regraft.store.runs import Runs
 from unit.cli.pretended import Regraft
@@ -24,16 +27,16 @@ def test_runs_are_listed_with_their_state(regraft: Regraft, store: ObjectStore) 
     assert "no runs in" in regraft("runs", "list", "--store", store.url).out
     record(store)
     rows = [line.split() for line in regraft("runs", "list", "--store", store.url).out.splitlines()]
-    assert rows[1][:4] == ["tickets-1", "tickets", "running", "20"]
+    assert rows[1][:4] == ["tickets-1", "tickets", "interrupted", "20"], "nobody drives it"
     found = regraft("runs", "list", "--store", store.url, "--json").document["runs"]
-    assert [(run["run"], run["state"], run["step"]) for run in found] == [("tickets-1", "running", 20)]
+    assert [(run["run"], run["state"], run["step"]) for run in found] == [("tickets-1", "interrupted", 20)]
 
 
 def test_a_run_is_shown_with_checkpoints_and_metrics(regraft: Regraft, store: ObjectStore) -> None:
     record(store)
     said = regraft("runs", "show", "tickets-1", "--store", store.url)
     assert said.code == 0
-    for told in ("running", "majority: accuracy 0.5000", "1.5 kB", "accuracy 0.7500", "step 2  loss 0.00123"):
+    for told in ("interrupted", "majority: accuracy 0.5000", "1.5 kB", "accuracy 0.7500", "step 2  loss 0.00123"):
         assert told in said.out
     document = regraft("runs", "show", "tickets-1", "--store", store.url, "--json").document
     assert document["checkpoints"][0]["step"] == 20
@@ -77,3 +80,64 @@ def test_gc_of_a_clean_store_removes_nothing(regraft: Regraft, store: ObjectStor
     before = [stat.key for stat in store.list()]
     assert "0 unfinished" in regraft("gc", "--store", store.url).out
     assert [stat.key for stat in store.list()] == before
+
+
+def test_a_run_that_nobody_drives_is_told_as_interrupted_and_cannot_be_stopped(
+    regraft: Regraft, store: ObjectStore
+) -> None:
+    record(store)
+    found = regraft("runs", "list", "--store", store.url, "--json").document["runs"]
+    assert found[0]["state"] == "interrupted"
+    said = regraft("runs", "stop", "tickets-1", "--store", store.url)
+    assert said.code == 2 and "nobody drives it" in said.err
+    assert not Runs(store).stop_asked("tickets-1")
+
+
+def test_stop_waits_until_the_driver_has_let_go(regraft: Regraft, store: ObjectStore) -> None:
+    record(store)
+    lease = Lease(store, "tickets-1").acquire()
+    assert regraft("runs", "list", "--store", store.url, "--json").document["runs"][0]["state"] == "running"
+
+    def drive() -> None:
+        while not Runs(store).stop_asked("tickets-1"):
+            time.sleep(0.01)
+        Runs(store).update("tickets-1", state="stopped", step=21)
+        lease.release()
+
+    driver = threading.Thread(target=drive)
+    driver.start()
+    said = regraft("runs", "stop", "tickets-1", "--store", store.url)
+    driver.join()
+    assert said.code == 0
+    assert "stopped at step 21" in said.out
+
+
+def test_logs_are_told_with_their_time_and_followed_to_the_end(regraft: Regraft, store: ObjectStore) -> None:
+    record(store)
+    lines = [
+        {"time": 1e9, "event": "note", "message": "began"},
+        {"time": 1e9 + 1, "event": "step", "step": 3, "steps": 9, "loss": 0.5},
+        {"event": "something new"},
+    ]
+    text = "\n".join(json.dumps(line) for line in lines)
+    Runs(store).write("tickets-1", "log.jsonl", f'{text}\n{{"cut'.encode())
+    said = regraft("runs", "logs", "tickets-1", "--store", store.url)
+    assert said.out.splitlines() == ["09-09 01:46:40  began", "09-09 01:46:41  step 3/9  loss 0.5000"]
+    assert regraft("runs", "logs", "tickets-1", "--store", store.url, "--json").document["log"] == lines
+    lease = Lease(store, "tickets-1").acquire()
+
+    def go_on() -> None:
+        time.sleep(0.3)
+        lines.append({"time": 1e9 + 2, "event": "end", "kind": "Diverged", "message": "no number"})
+        Runs(store).write("tickets-1", "log.jsonl", "\n".join(json.dumps(line) for line in lines).encode())
+        lease.release()
+
+    driver = threading.Thread(target=go_on)
+    driver.start()
+    said = regraft("runs", "logs", "tickets-1", "-f", "--store", store.url)
+    driver.join()
+    assert [line[16:] for line in said.out.splitlines()] == [
+        "began",
+        "step 3/9  loss 0.5000",
+        "ended: Diverged: no number",
+    ]

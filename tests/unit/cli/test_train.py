@@ -31,11 +31,11 @@ EVENTS: list[Mapping[str, Any]] = [
 def test_overrides_and_options_reach_training(
     regraft: Regraft, spec: Path, training: PretendedTraining, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    regraft("train", spec, "--set", "training.lr=1e-4", "--set", "method.depth=2", "--fresh", "--address", "http://h:1")
+    regraft("train", spec, "--set", "training.lr=1e-4", "--set", "method.depth=2", "--fresh", "--address", "h:1")
     found, options = training.calls[-1]
     assert found.training.lr == 1e-4
     assert found.method.model_dump()["depth"] == 2
-    assert options == {"fresh": True, "address": "http://h:1"}
+    assert options == {"fresh": True, "address": "h:1"}
     monkeypatch.setenv("REGRAFT_STORE", "from-environment")
     regraft("train", spec)
     assert training.calls[-1][0].store == str(tmp_path / "from-environment")

@@ -1,9 +1,7 @@
-"""Small versions to evaluate, and a browser to look at what comes out."""
+"""Small versions to evaluate."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,6 @@ from regraft.evaluation.evaluate import Evaluated, evaluate
 from regraft.evaluation.wishes import Wishes
 from regraft.store.objects import open_store
 from tiny import document, tickets
-from unit.evaluation.seen import Look
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(autouse=True)
@@ -44,16 +39,3 @@ def evaluated(trained: Path, tmp_path: Path) -> Any:
         return evaluate(open_store(str(trained / "store")), reference, str(data), tmp_path / "out", wishes=asked)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Look]:
-    """A headless Chromium; skips where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(CHROMIUM)} is installed")
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield Look(opened)
-        opened.close()

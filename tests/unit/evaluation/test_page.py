@@ -10,10 +10,29 @@ import pytest
 
 from regraft.evaluation.figures import figure
 from regraft.findings import Findings, Matrix
+from seen import Look
 from unit.evaluation import stand_ins
-from unit.evaluation.seen import Look
 
 HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(2)>'</style></svg><b>"
+WORDS = (
+    "h1",
+    "h2",
+    "p.words",
+    "td:not(.zero)",
+    ".chip.truth",
+    ".chip.said",
+    ".note",
+    ".lede",
+    "nav a",
+    ".facts dt",
+    ".exhibit > header",
+    "figcaption",
+    ".entity.right",
+    ".entity.missed",
+    "td.zero",
+    ".scale span",
+)
+"""What a page is read by."""
 SCREENS = pytest.mark.parametrize(("width", "scheme"), [(1180, "light"), (1180, "dark"), (390, "light"), (390, "dark")])
 
 
@@ -63,7 +82,7 @@ def uneven() -> Findings:
 def test_texts_stand_out_from_what_is_behind_them(browser: Look, tmp_path: Path, width: int, scheme: str) -> None:
     """The contrast of 4.5 that WCAG 2.2 asks of words; counts of nothing may be fainter."""
     with browser(written(tmp_path, stand_ins.html(uneven())), width=width, scheme=scheme) as seen:
-        found = seen.page.evaluate(CONTRAST)
+        found = seen.contrasts(WORDS)
     assert found.pop("td.zero") >= 3
     assert len(found) > 10 and min(found.values()) >= 4.5, found
 
@@ -132,28 +151,3 @@ def test_a_matrix_of_many_classes_lists_what_is_confused_most() -> None:
 )
 def test_figures_are_short(value: Any, told: str) -> None:
     assert figure(value) == told
-
-
-CONTRAST = """() => {
-  const light = value => { const c = value / 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4 };
-  const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
-  const rgb = (colour, below) => {
-    canvas.fillStyle = below; canvas.fillRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const luminance = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
-  const behind = element => {
-    const chain = [];
-    for (let at = element; at; at = at.parentElement) chain.push(getComputedStyle(at).backgroundColor);
-    return chain.reverse().reduce((below, colour) => `rgb(${rgb(colour, below).join()})`, 'white');
-  };
-  const names = ['h1', 'h2', 'p.words', 'td:not(.zero)', '.chip.truth', '.chip.said', '.note', '.lede', 'nav a',
-    '.facts dt', '.exhibit > header', 'figcaption', '.entity.right', '.entity.missed', 'td.zero', '.scale span'];
-  const found = {};
-  for (const name of names) for (const element of document.querySelectorAll(name)) {
-    const below = behind(element), own = rgb(getComputedStyle(element).color, below);
-    const [one, two] = [luminance(own), luminance(rgb(below, 'white'))].sort((a, b) => b - a);
-    found[name] = Math.min(found[name] ?? 99, (one + 0.05) / (two + 0.05));
-  }
-  return found;
-}"""

@@ -149,26 +149,37 @@ def rows_of(kind: str, pictures: list[str]) -> tuple[str, list[str]]:
     return ("text", TEXTS) if TASKS[kind] == "text-classification" else ("image", pictures)
 
 
-def perturbed(adapted: Adapted) -> dict[str, torch.Tensor]:
+def perturbed(adapted: Adapted, seed: int = 3, size: float = 0.1) -> dict[str, torch.Tensor]:
     """The delta after something like training: every tensor of it has moved."""
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seed)
     tensors = delta_tensors(adapted)
     with torch.no_grad():
         for tensor in tensors.values():
             if tensor.is_floating_point():
-                tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
+                tensor += size * torch.randn(tensor.shape, generator=generator)
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def publish(store: Path, base: Path, task: Any, method: Any, name: str = "tiny") -> tuple[Version, Adapted]:
+def publish(
+    store: Path,
+    base: Path,
+    task: Any,
+    method: Any,
+    name: str = "tiny",
+    *,
+    seed: int = 3,
+    size: float = 0.1,
+    labels: Any = None,
+) -> tuple[Version, Adapted]:
     """A version in the store, and the model that it was made of."""
     parsed, how = Task.parse(task), Method.parse(method)
     assert isinstance(parsed, Task) and isinstance(how, Method)
     found = locate(str(base))
     fixed = parsed.classes()
-    labels = LABELS.get(parsed.key(), ("a", "b")) if fixed is None else fixed
+    if labels is None:
+        labels = LABELS.get(parsed.key(), ("a", "b")) if fixed is None else fixed
     adapted = adapt(parsed, how, found, labels=labels, seed=5)
-    delta = save(perturbed(adapted))
+    delta = save(perturbed(adapted, seed, size))
     meta: dict[str, Any] = {
         "name": name,
         "task": parsed.model_dump(mode="json"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,11 @@ class Seen:
     def visible(self, selector: str) -> int:
         """How many such elements take up room."""
         return sum(item.is_visible() for item in self.page.query_selector_all(selector))
+
+    def contrasts(self, selectors: Sequence[str]) -> dict[str, float]:
+        """Of each selector that is on the page, the least contrast of its words with what is behind them (WCAG 2.2)."""
+        found: dict[str, float] = self.page.evaluate(_CONTRAST, list(selectors))
+        return found
 
 
 class Look:
@@ -48,3 +53,27 @@ class Look:
             yield seen
         finally:
             context.close()
+
+
+_CONTRAST = """names => {
+  const light = value => { const c = value / 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4 };
+  const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+  const rgb = (colour, below) => {
+    canvas.fillStyle = below; canvas.fillRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = ([r, g, b]) => 0.2126 * light(r) + 0.7152 * light(g) + 0.0722 * light(b);
+  const behind = element => {
+    const chain = [];
+    for (let at = element; at; at = at.parentElement) chain.push(getComputedStyle(at).backgroundColor);
+    return chain.reverse().reduce((below, colour) => `rgb(${rgb(colour, below).join()})`, 'white');
+  };
+  const found = {};
+  for (const name of names) for (const element of document.querySelectorAll(name)) {
+    const shown = getComputedStyle(element), below = behind(element);
+    const own = rgb(element instanceof SVGElement ? shown.fill : shown.color, below);
+    const [one, two] = [luminance(own), luminance(rgb(below, 'white'))].sort((a, b) => b - a);
+    found[name] = Math.min(found[name] ?? 99, (one + 0.05) / (two + 0.05));
+  }
+  return found;
+}"""

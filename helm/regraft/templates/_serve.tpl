@@ -1,0 +1,59 @@
+{{/* The text that Ray Serve reads: one application, told by its arguments what to answer for. */}}
+{{- define "regraft.serveConfig" -}}
+{{- $service := .Values.service -}}
+{{- $scaling := $service.scaling -}}
+{{- $limits := $service.limits -}}
+proxy_location: EveryNode
+http_options:
+  host: 0.0.0.0
+  port: {{ int $service.port }}
+  {{- /* Beyond what the endpoint itself allows, so that its own refusals come first. */}}
+  request_timeout_s: {{ add 20 (mul 2 (int $limits.seconds)) }}
+  keep_alive_timeout_s: 30
+logging_config:
+  enable_access_log: false
+applications:
+  - name: regraft
+    route_prefix: /
+    import_path: regraft.cluster.serve:app
+    args:
+      models:
+        {{- range $service.models }}
+        - {{ . | quote }}
+        {{- end }}
+      {{- if $service.aliases }}
+      aliases:
+        {{- range $alias, $shares := $service.aliases }}
+        {{ $alias | quote }}:
+          {{- range $version, $share := $shares }}
+          {{ $version }}: {{ $share | toJson }}
+          {{- end }}
+        {{- end }}
+      {{- end }}
+      store: {{ .Values.store | quote }}
+      host: 0.0.0.0
+      port: {{ int $service.port }}
+      {{- if include "regraft.keysSecret" . }}
+      keys: /etc/regraft/keys/keys.yaml
+      {{- end }}
+      open_to_all: {{ $service.openToAll }}
+      proxy: {{ $service.proxy }}
+      precision: {{ $service.precision }}
+      scaling:
+        min_replicas: {{ int $scaling.minReplicas }}
+        max_replicas: {{ int $scaling.maxReplicas }}
+        target: {{ int $scaling.target }}
+        up_seconds: {{ int $scaling.upSeconds }}
+        down_seconds: {{ int $scaling.downSeconds }}
+        drain_seconds: {{ int $scaling.drainSeconds }}
+      replica:
+        cpus: {{ int $service.replica.cpus }}
+        gpus: {{ int $service.replica.gpus }}
+        budget_mb: {{ int $service.replica.budgetMb }}
+      limits:
+        body_bytes: {{ int64 $limits.bodyBytes }}
+        items: {{ int $limits.items }}
+        tokens: {{ int64 $limits.tokens }}
+        queue: {{ int $limits.queue }}
+        seconds: {{ int $limits.seconds }}
+{{- end }}

@@ -1,0 +1,125 @@
+"""`regraft serve`: models over HTTP until Ctrl-C; `regraft key`: a key for whoever may ask them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from regraft.cli.dispatch import WORK, function
+from regraft.cli.screen import Reply, Screen, span, store_of
+from regraft.endpoint.keys import Key, append, hashed, new_key
+from regraft.endpoint.serve_spec import EVERY, ServeSpec
+from regraft.errors import AskedWrong
+from regraft.store import names
+from regraft.store.objects import open_store
+from regraft.store.registry import Registry
+
+_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+
+
+def serve(args: argparse.Namespace, screen: Screen) -> Reply:
+    """The `serve` command; it ends when it is told to."""
+    spec = spec_of(args)
+    _known(spec)
+    local = args.replicas == 0
+    if spec.proxy == "haproxy" and not local:
+        os.environ[_HAPROXY] = "1"  # Serve reads it when it is imported
+    began = time.monotonic()
+    screen.note(f"opening {_models(spec)} of {spec.store}" + ("" if local else " on Ray Serve"))
+    with ended_by_signals(), function(WORK["serve here" if local else "serve"])(spec, args.address) as url:
+        _told(spec, url, screen, time.monotonic() - began)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        screen.note("ending: what was begun is answered")
+    return Reply({"url": url, "models": list(spec.models), "store": spec.store, "seconds": time.monotonic() - began})
+
+
+def spec_of(args: argparse.Namespace) -> ServeSpec:
+    """The spec of a command line: a YAML file, or models and options; options replace what the file says."""
+    files = [written for written in args.models if written.endswith((".yaml", ".yml"))]
+    if files and len(args.models) > 1:
+        raise AskedWrong(f"{files[0]} is a spec, which names its models itself: leave out the others", where="MODEL")
+    overrides = {key: value for key, value in _options(args).items() if value is not None}
+    if files:
+        return ServeSpec.load(Path(files[0]), overrides=overrides)
+    document: dict[str, Any] = {"models": args.models or [EVERY], "store": store_of(args.store)}
+    return ServeSpec.resolve(document, overrides=overrides)
+
+
+def _options(args: argparse.Namespace) -> Mapping[str, Any]:
+    fewest, most = args.min_replicas, args.max_replicas
+    if args.replicas:
+        fewest = most = args.replicas
+    if fewest is not None and most is None:
+        most = max(1, fewest)
+    return {
+        "store": args.store,
+        "host": args.host,
+        "port": args.port,
+        "keys": args.keys,
+        "precision": args.precision,
+        "plugins": args.plugins or None,
+        "scaling.min_replicas": fewest,
+        "scaling.max_replicas": most,
+    }
+
+
+def key(args: argparse.Namespace, screen: Screen) -> Reply:
+    """The `key` command."""
+    made = new_key()
+    for model in args.model:
+        names.model_name(model)
+    append(Path(args.keys), Key(name=args.name, sha256=hashed(made), models=tuple(args.model) or None))
+    screen.note(f"{args.keys} holds its hash; the key itself is shown this once:")
+    screen.say(made)
+    return Reply({"key": made, "name": args.name, "file": args.keys})
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end it as Ctrl-C does: an endpoint in a container is told to end that way."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _known(spec: ServeSpec) -> None:
+    """Refuse a model or version that the registry does not have, before anything heavy starts."""
+    registry = Registry(open_store(spec.store))
+    for written in spec.models:
+        if written != EVERY:
+            registry.version(*registry.parse(written))
+
+
+def _models(spec: ServeSpec) -> str:
+    return "every model" if EVERY in spec.models else ", ".join(spec.models)
+
+
+def _told(spec: ServeSpec, url: str, screen: Screen, seconds: float) -> None:
+    name = next((written for written in spec.models if written != EVERY), "NAME")
+    screen.note("")
+    screen.note(Text.assemble((url, "bold green"), f"  serves {_models(spec)}; open it in a browser to try them"))
+    pairs: list[tuple[str, object]] = [
+        ("ask", f"curl {url}/models/{name.partition('@')[0]} -H 'Content-Type: application/json' -d @request.json"),
+        ("in Python", f"InferenceClient(model='{url}/models/{name.partition('@')[0]}')"),
+        ("documented", f"{url}/docs"),
+        ("ready after", span(seconds)),
+        ("end it", "Ctrl-C"),
+    ]
+    for label, value in pairs:
+        screen.note(f"  {label:12} {value}")

@@ -1,0 +1,230 @@
+"""An endpoint on Ray Serve: each replica is the whole endpoint in one process, with no step between HTTP and engine.
+
+`regraft.cluster.serve:app` is what a Serve config file or a RayService names as `import_path`, with a serve spec as
+`args`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections import Counter as PerModel
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ray
+import torch
+from ray import serve
+from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions, ProxyLocation
+from ray.serve.schema import ApplicationStatus, LoggingConfig
+from ray.util.metrics import Counter, Gauge, Histogram
+from starlette.applications import Starlette
+
+from regraft.cluster.connect import check_store, connected
+from regraft.cluster.predict import silently
+from regraft.cluster.raylet_lines import WithoutRaylet
+from regraft.endpoint.keys import Keys
+from regraft.endpoint.serve_spec import ServeSpec
+from regraft.endpoint.server import Opened, refuse_open_doors, url_of
+from regraft.errors import AskedWrong, ClusterError
+from regraft.serving.batching import Batch
+
+NAME = "regraft"
+"""The application's name in Serve."""
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+TRIES = 2
+"""How often a replica that cannot open its models is begun before the update is given up."""
+HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+
+_log = logging.getLogger(__name__)
+
+
+class RayMeters:
+    """Counts that Ray exports beside its own, on each node's metrics port."""
+
+    def __init__(self) -> None:
+        tags = ("model", "version")
+        self._requests = Counter("regraft_requests", "Requests by model, version and status", (*tags, "status"))
+        self._seconds = Histogram("regraft_request_seconds", "Seconds from head to answer", list(SECONDS), tags)
+        self._rows = Counter("regraft_rows", "Rows answered", tags)
+        self._batch = Histogram("regraft_batch_rows", "Rows of the batches that held this model", list(SIZES), tags)
+        self._together = Counter("regraft_computed_rows", "Rows computed", tags)
+        self._waited = Histogram("regraft_queue_seconds", "Seconds that rows waited", list(SECONDS), tags)
+        self._held = Gauge("regraft_requests_held", "Requests waiting or being answered in a replica")
+
+    def answered(self, model: str, version: str, status: int, seconds: float, rows: int) -> None:
+        """A request ended."""
+        # A name that is not there is of whoever asks: it must not become a series for ever.
+        tags = {"model": model if version else "", "version": version}
+        self._requests.inc(1, {**tags, "status": str(status)})
+        if version:
+            self._seconds.observe(seconds, tags)
+            if status == 200 and rows:
+                self._rows.inc(rows, tags)
+
+    def held(self, count: int) -> None:
+        """How many requests are there now."""
+        self._held.set(count)
+
+    def computed(self, batch: Batch) -> None:
+        """Rows were computed together."""
+        for (model, version), count in PerModel((row.served.model, row.served.version) for row in batch.rows).items():
+            tags = {"model": model, "version": version}
+            self._batch.observe(len(batch.rows), tags)
+            self._together.inc(count, tags)
+        for row, waited in zip(batch.rows, batch.waited_s, strict=True):
+            self._waited.observe(waited, {"model": row.served.model, "version": row.served.version})
+
+
+@serve.ingress()
+class Replica:
+    """One process of the endpoint, ready once its models are open."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        spec = ServeSpec.resolve(document)
+        torch.set_num_threads(max(1, int(spec.replica.cpus)))
+        self._opened = Opened(spec, meters=RayMeters())
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return self._opened.application()
+
+    def __del__(self) -> None:
+        if opened := getattr(self, "_opened", None):
+            opened.close()
+
+
+def app(args: Mapping[str, Any]) -> serve.Application:
+    """The application of a serve spec, given as a mapping; a Serve config file calls this.
+
+    Where it listens is the config file's `http_options` to say, which nothing here can see: so it asks for keys, unless
+    `open_to_all` is written.
+    """
+    spec = ServeSpec.resolve(args, where="args")
+    if not spec.open_to_all and not Keys.found(spec.keys).asked:
+        raise AskedWrong(
+            "there are no keys: write keys (a file that every node has), set REGRAFT_KEYS on the nodes, or write "
+            "open_to_all: true where something before it asks who may come in",
+            where="args",
+        )
+    return application(spec)
+
+
+def application(spec: ServeSpec) -> serve.Application:
+    """The deployment of a spec."""
+    scaling, replica, limits = spec.scaling, spec.replica, spec.limits
+    gpus = (1.0 if ray.cluster_resources().get("GPU") else 0.0) if replica.gpus == "auto" else replica.gpus
+    options: dict[str, Any] = {"num_cpus": replica.cpus, "num_gpus": gpus}
+    if replica.memory_gb:
+        options["memory"] = int(replica.memory_gb * 1e9)
+    deployment = serve.deployment(
+        Replica,
+        name="endpoint",
+        ray_actor_options=options,
+        # The endpoint itself refuses what is too much, with its own words; Serve's own refusals are the second line.
+        max_ongoing_requests=limits.queue + 8,
+        max_queued_requests=max(16, limits.queue // 4),
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1.0),
+        graceful_shutdown_timeout_s=scaling.drain_seconds,
+        graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=5.0,
+        max_constructor_retry_count=TRIES,
+        max_surge_percent=100,
+        **_replicas(spec),
+    )
+    # What a replica does not read is not told it: a replica that is told something else is replaced.
+    return deployment.bind(spec.model_dump(mode="json", exclude={"scaling", "host", "port", "proxy"}))
+
+
+def _replicas(spec: ServeSpec) -> dict[str, Any]:
+    scaling = spec.scaling
+    if scaling.min_replicas == scaling.max_replicas:
+        return {"num_replicas": scaling.max_replicas}
+    config = AutoscalingConfig(
+        min_replicas=scaling.min_replicas,
+        initial_replicas=max(1, scaling.min_replicas),
+        max_replicas=scaling.max_replicas,
+        target_ongoing_requests=scaling.target,
+        upscale_delay_s=scaling.up_seconds,
+        downscale_delay_s=scaling.down_seconds,
+        look_back_period_s=max(2.0, scaling.up_seconds),
+    )
+    return {"autoscaling_config": config}
+
+
+@contextlib.contextmanager
+def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
+    """Bring the endpoint up on Ray and give its URL; it ends with the block.
+
+    On a Ray that was there before, an application of this name is updated in place, and taken away in the end.
+    """
+    refuse_open_doors(spec)
+    if spec.port == 0:
+        raise AskedWrong("0 is written; Ray Serve listens on a port that is named: 8000 is its usual", where="port")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_quiet())
+        with silently():
+            stack.enter_context(connected(address))
+        check_store(spec.store)
+        _refuse_missing_haproxy(spec)
+        stack.callback(_ended)
+        serve.start(proxy_location=ProxyLocation.EveryNode, http_options=_listening(spec))
+        deploy(spec)
+        yield url_of(spec, spec.port)
+
+
+def deploy(spec: ServeSpec) -> None:
+    """Bring the application up, or to this spec; ClusterError says why not."""
+    logs = LoggingConfig(enable_access_log=False, log_level="WARNING")
+    try:
+        serve.run(application(spec), name=NAME, route_prefix="/", logging_config=logs)
+    except Exception as error:
+        raise ClusterError(_why(error), where="Ray Serve") from error
+
+
+def _listening(spec: ServeSpec) -> HTTPOptions:
+    limits = spec.limits
+    return HTTPOptions(
+        host=spec.host,
+        port=spec.port,
+        request_timeout_s=limits.body_seconds + 2 * limits.seconds + 10,
+        keep_alive_timeout_s=30,
+    )
+
+
+def _refuse_missing_haproxy(spec: ServeSpec) -> None:
+    if spec.proxy == "haproxy" and os.environ.get(HAPROXY) != "1":
+        raise AskedWrong(f"haproxy needs {HAPROXY}=1 in the environment of the cluster and of this command", "proxy")
+
+
+def _why(error: Exception) -> str:
+    """What Serve says of the deployment, without its traceback."""
+    with contextlib.suppress(Exception):
+        told = serve.status().applications[NAME]
+        messages = [item.message for item in told.deployments.values() if item.message] + [told.message]
+        for message in messages:
+            lines = [line for line in message.splitlines() if line.startswith("regraft.errors.")]
+            if lines:
+                return str(lines[-1].partition(": ")[2])
+        if told.status == ApplicationStatus.DEPLOY_FAILED and messages:
+            return str(messages[0].strip().splitlines()[-1])
+    return f"the endpoint did not come up: {str(error).strip().splitlines()[-1]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Serve's own log off the screen, unless regraft logs at DEBUG."""
+    if logging.getLogger("regraft").isEnabledFor(logging.DEBUG):
+        yield
+        return
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(WithoutRaylet(sys.stdout)):
+        yield
+
+
+def _ended() -> None:
+    with contextlib.suppress(Exception):
+        serve.delete(NAME)
+        serve.shutdown()

@@ -1,0 +1,98 @@
+"""Who answers the rows of a request: the seam between HTTP and the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+from regraft.contracts import Answer
+from regraft.endpoint.meters import Meters, NoMeters
+from regraft.endpoint.refusals import Refusal
+from regraft.endpoint.serve_spec import ServeSpec
+from regraft.serving.batching import Batcher, Limits
+from regraft.serving.engine import Ask, Encoded, Engine, Served
+from regraft.store.objects import ObjectStore
+
+_ENCODERS = 2
+
+
+class Answerer(Protocol):
+    """What the endpoint needs of an engine."""
+
+    def open(self, model: str, version: str) -> Served:
+        """The version, loaded; any thread. NotThere, Damaged, BaseError, UnknownPlugin, Unsupported."""
+        ...
+
+    async def answer(self, asks: Sequence[Ask], tokens: int) -> list[Answer]:
+        """One answer each; DataError names the row that does not fit, Refusal 413 when there are too many tokens."""
+        ...
+
+    def stats(self) -> Mapping[str, Any]:
+        """What is loaded and how much waits."""
+        ...
+
+    def close(self) -> None:
+        """Answer what waits, then end."""
+        ...
+
+
+class EngineAnswerer:
+    """An engine and its batcher in this process."""
+
+    def __init__(self, store: ObjectStore, spec: ServeSpec, meters: Meters | None = None) -> None:
+        self._engine = Engine(
+            store,
+            device=spec.device,
+            budget_bytes=spec.replica.budget_mb << 20,
+            precision=spec.precision,
+            plugins=spec.plugins,
+            bases=spec.bases,
+        )
+        limits, told = spec.limits, (meters or NoMeters()).computed
+        self._batcher = Batcher(self._engine, Limits(items=limits.queue + limits.items), told=told)
+        self._within_s = limits.seconds
+        # Tokenizers let go of the interpreter's lock, image decoders too: two threads are enough to keep one model fed.
+        self._encoders = ThreadPoolExecutor(min(_ENCODERS, os.cpu_count() or 1), thread_name_prefix="regraft-encode")
+
+    def open(self, model: str, version: str) -> Served:
+        return self._engine.open(model, version)
+
+    async def answer(self, asks: Sequence[Ask], tokens: int) -> list[Answer]:
+        loop = asyncio.get_running_loop()
+        futures = await loop.run_in_executor(self._encoders, self._submitted, asks, tokens)
+        try:
+            return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in futures)))
+        except BaseException:
+            for future in futures:  # nobody waits for the others: what has not begun need not begin
+                future.cancel()
+            raise
+
+    def stats(self) -> Mapping[str, Any]:
+        return {**vars(self._engine.stats()), **vars(self._batcher.stats())}
+
+    def close(self) -> None:
+        self._encoders.shutdown(wait=True)
+        self._batcher.close()
+
+    def _submitted(self, asks: Sequence[Ask], tokens: int) -> list[Future[Any]]:
+        encoded = [self._engine.encode(ask) for ask in asks]
+        _refuse_costly(encoded, tokens)
+        futures: list[Future[Any]] = []
+        try:
+            for item in encoded:
+                futures.append(self._batcher.submit(item, within_s=self._within_s))
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        return futures
+
+
+def _refuse_costly(encoded: Sequence[Encoded], tokens: int) -> None:
+    """Texts count by their tokens; images were measured before they were decoded."""
+    total = sum(item.cost for item in encoded if item.unit == "token")
+    if total > tokens:
+        raise Refusal(413, "TooLarge", f"{total} tokens are asked at once; at most {tokens} are allowed: send fewer")

@@ -1,0 +1,277 @@
+"""The endpoint as an ASGI application: models, who may ask them, a page, and what all of it is documented as."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Self
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from regraft.contracts import Task
+from regraft.endpoint.answerer import Answerer
+from regraft.endpoint.catalog import BARE, Catalog
+from regraft.endpoint.describe import listing, shown
+from regraft.endpoint.forms import form_for
+from regraft.endpoint.intake import Gone, body_of, most_bytes, question_of
+from regraft.endpoint.keys import Key, Keys
+from regraft.endpoint.meters import Meters, NoMeters
+from regraft.endpoint.openapi import document
+from regraft.endpoint.pages import DOCS, PAGE, Page
+from regraft.endpoint.refusals import Refusal, busy, refusal_of
+from regraft.endpoint.serve_spec import ServeSpec
+from regraft.errors import AskedWrong, NotThere, RegraftError
+from regraft.serving.engine import Ask, Served
+from regraft.store.names import parse
+
+Handler = Callable[[Request], Awaitable[Response]]
+_SMALL = 1 << 14
+"""A body of more bytes is read in a thread: parsing it would hold up everybody else."""
+_OPENERS = 4
+_MOST_KNOWN = 4096
+_CLOSING = {408, 413}
+"""After these the rest of a body may still be on its way: the connection ends."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is remembered of a version, and holds no weights: the engine must be able to let go of them."""
+
+    task: Task
+    headers: Mapping[str, str]
+    """Which version answers, by its number and by what it is made of."""
+
+    @classmethod
+    def of(cls, served: Served) -> Self:
+        headers = {
+            "x-model": served.model,
+            "x-model-version": served.version,
+            "x-model-delta": served.delta_sha256,
+            "x-model-hash": served.hash,
+        }
+        return cls(served.task, headers)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is known of a request so far; its answer or refusal tells of it."""
+
+    model: str = ""
+    version: str = ""
+    known: _Known | None = None
+    rows: int = 0
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Of the version that answers, once it is known."""
+        return self.known.headers if self.known else {}
+
+
+class Endpoint:
+    """Handlers and what they share; `application` is what a server runs."""
+
+    def __init__(
+        self, spec: ServeSpec, catalog: Catalog, answerer: Answerer, keys: Keys, meters: Meters | None = None
+    ) -> None:
+        self._spec, self._catalog, self._answerer, self._keys = spec, catalog, answerer, keys
+        self._meters = meters or NoMeters()
+        self._holds = 0
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="regraft-open")
+        # One thread: however many ask for what is not there, they hold up nobody else.
+        self._finder = ThreadPoolExecutor(1, thread_name_prefix="regraft-find")
+        self.ready = False
+
+    def application(self, lifespan: Callable[[Starlette], Any] | None = None) -> Starlette:
+        """The ASGI application."""
+        gets: dict[str, Handler] = {
+            "/": self._page,
+            "/docs": self._docs,
+            "/openapi.json": self._openapi,
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/models": self._models,
+        }
+        routes = [Route(path, handler, methods=["GET"]) for path, handler in gets.items()]
+        routes.append(Route("/models/{reference}", self._model, methods=["GET", "POST"]))
+        handlers = {HTTPException: _http_error, Refusal: _refused, RegraftError: _refused, Exception: _unforeseen}
+        return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan or _nothing)
+
+    async def _model(self, request: Request) -> Response:
+        if request.method == "POST":
+            return await self._ask(request)
+        key = self._key(request)
+        name, _ = self._named(request, key)
+        return await asyncio.to_thread(lambda: JSONResponse(shown(self._catalog, self._answerer, name)))
+
+    async def _models(self, request: Request) -> Response:
+        key = self._key(request)
+        return await asyncio.to_thread(lambda: JSONResponse(listing(self._catalog, key)))
+
+    async def _openapi(self, request: Request) -> Response:
+        """Whoever brings no key sees every task's form, and no model."""
+        try:
+            key: Key | None = self._key(request)
+        except Refusal:
+            key = None
+        return await asyncio.to_thread(lambda: JSONResponse(document(self._catalog, self._answerer, key, self._spec)))
+
+    async def _page(self, request: Request) -> Response:
+        return _html(PAGE)
+
+    async def _docs(self, request: Request) -> Response:
+        return _html(DOCS)
+
+    async def _healthz(self, request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def _readyz(self, request: Request) -> Response:
+        if not self.ready:
+            raise busy("models are being opened", kind="NotReady")
+        return JSONResponse({"status": "ready", "models": len(self._catalog.models())})
+
+    async def _ask(self, request: Request) -> Response:
+        """Answer one request, or say why not, and count it."""
+        began = time.perf_counter()
+        seen = _Seen()
+        if self._holds >= self._spec.limits.queue:
+            self._meters.answered("", "", 503, 0.0, 0)
+            raise busy(f"{self._holds} requests are waiting or being answered already: come again", kind="Full")
+        self._holds += 1
+        self._meters.held(self._holds)
+        status = 499
+        try:
+            response = await self._answered(request, seen)
+            status = response.status_code
+        except Gone:
+            response = Response(status_code=499)  # nobody reads it
+        except Exception as error:
+            refusal = _logged(error, seen)
+            status = refusal.status
+            response = _answer(refusal)
+            response.headers.update(seen.headers)
+        finally:
+            self._holds -= 1
+            self._meters.held(self._holds)
+            self._meters.answered(seen.model, seen.version, status, time.perf_counter() - began, seen.rows)
+        return response
+
+    async def _answered(self, request: Request, seen: _Seen) -> Response:
+        limits = self._spec.limits
+        key = self._key(request)
+        name, ref = self._named(request, key)
+        try:
+            async with asyncio.timeout(limits.seconds):
+                await self._found(name, ref, key, seen)
+        except TimeoutError:
+            raise busy(f"{name} could not be opened within {limits.seconds:g} seconds", kind="TookTooLong") from None
+        assert seen.known is not None
+        task, headers = seen.known.task, request.headers
+        most = most_bytes(task, limits)
+        body = await body_of(request.receive, headers.get("content-length"), most, limits.body_seconds)
+        kind = headers.get("content-type", "")
+        if len(body) > _SMALL:
+            question = await asyncio.to_thread(lambda: question_of(body, kind, task, limits))
+        else:
+            question = question_of(body, kind, task, limits)
+        seen.rows = len(question.rows)
+        asks = [Ask(name, seen.version, row) for row in question.rows]
+        try:
+            async with asyncio.timeout(limits.seconds):
+                answers = await self._answerer.answer(asks, limits.tokens) if asks else []
+        except TimeoutError:
+            raise busy(f"no answer within {limits.seconds:g} seconds", kind="TookTooLong") from None
+        self._catalog.relied_on(name, ref)
+        form = form_for(question.form, answers[0]) if answers else question.form
+        reply = form.reply(answers, question.parameters, single=question.single)
+        return Response(_json(reply), media_type="application/json", headers=seen.headers)
+
+    async def _found(self, name: str, ref: str, key: Key, seen: _Seen) -> None:
+        """The version that answers, opened; without leaving the loop where it is known and open."""
+        seen.model = name
+        version = self._catalog.at_hand(name, ref)
+        if version is None:
+            others = [model for model in self._catalog.models() if key.may(model)]
+            since, loop = time.monotonic(), asyncio.get_running_loop()
+            version = await loop.run_in_executor(self._finder, self._catalog.find, name, ref, others, since)
+        seen.version = version
+        known = self._known.get((name, version))
+        if known is None:
+            loop = asyncio.get_running_loop()
+            known = _Known.of(await loop.run_in_executor(self._openers, self._answerer.open, name, version))
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[name, version] = known
+        seen.known = known
+
+    def _named(self, request: Request, key: Key) -> tuple[str, str]:
+        """The model and reference of the path, when the key is for it."""
+        written = request.path_params["reference"]
+        try:
+            name, ref = parse(written)
+        except AskedWrong as error:
+            raise Refusal(404, NotThere.__name__, error.message) from None
+        if not key.may(name):
+            raise Refusal(403, "NotYours", f"this key is not for {name}")
+        return name, (ref if "@" in written else BARE)
+
+    def _key(self, request: Request) -> Key:
+        return self._keys.check(request.headers.get("authorization"))
+
+
+@contextlib.asynccontextmanager
+async def _nothing(_: Starlette) -> AsyncIterator[None]:
+    yield
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _html(page: Page) -> Response:
+    return Response(page.text, media_type="text/html", headers=page.headers)
+
+
+def _answer(refusal: Refusal) -> Response:
+    headers = refusal.headers()
+    if refusal.status in _CLOSING:
+        headers["connection"] = "close"
+    return JSONResponse(refusal.document(), refusal.status, headers)
+
+
+def _logged(error: Exception, seen: _Seen) -> Refusal:
+    refusal = refusal_of(error, seen.model)
+    if refusal.status == 500:
+        _log.error("%s@%s could not answer", seen.model, seen.version, exc_info=error)
+    return refusal
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    return _answer(_logged(error, _Seen()))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router refuses: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    told = {
+        404: f"there is nothing at {request.url.path[:200]}; there are /, /models, /models/NAME, /docs",
+        405: f"{request.method} is not answered here: POST asks a model, GET tells of it",
+    }
+    refusal = Refusal(error.status_code, "NotThere", told.get(error.status_code, str(error.detail)))
+    return JSONResponse(refusal.document(), error.status_code, dict(error.headers or {}))
+
+
+async def _unforeseen(_: Request, error: Exception) -> Response:
+    return _answer(_logged(error, _Seen()))

@@ -1,0 +1,207 @@
+"""The endpoint as OpenAPI 3.1: every path, every task's real schemas, and of each model its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from regraft.contracts import Kind, Task
+from regraft.endpoint.answerer import Answerer
+from regraft.endpoint.catalog import BARE, Catalog
+from regraft.endpoint.describe import example_of, safely
+from regraft.endpoint.forms import NUMBER, TEXT, Form, Schema, form_of
+from regraft.endpoint.keys import Key
+from regraft.endpoint.serve_spec import ServeSpec
+from regraft.errors import RegraftError
+from regraft.release import VERSION
+from regraft.serving.rows import inputs
+
+MOST_MODELS = 200
+"""More than so many models are not opened to be described; their tasks' forms are there."""
+REFUSALS = {
+    "401": "no key, or one that is not known",
+    "403": "a key that is not for this model",
+    "404": "no such model, version or alias",
+    "408": "the body took too long to arrive",
+    "409": "the version's stored bytes are not those that were registered",
+    "413": "more bytes, inputs, tokens or pixels than are allowed",
+    "422": "an input that does not fit the model",
+    "424": "the model's base or plugin cannot be reached",
+    "503": "too many requests at once; Retry-After says when to come again",
+}
+HEADERS = {
+    "X-Model": "the model that answered",
+    "X-Model-Version": "its version, such as v3",
+    "X-Model-Delta": "SHA-256 of the delta that answered",
+    "X-Model-Hash": "id of the version's manifest",
+}
+ERROR: Schema = {
+    "type": "object",
+    "properties": {"error": TEXT, "kind": TEXT, "status": {"type": "integer"}},
+    "required": ["error", "kind", "status"],
+}
+KINDS: dict[Kind, Schema] = {
+    "text": TEXT,
+    "number": NUMBER,
+    "image": {"type": "string", "contentEncoding": "base64", "description": "a picture's file in base64"},
+    "words": {"anyOf": [TEXT, {"type": "array", "items": TEXT}]},
+    "texts": {"type": "array", "items": TEXT},
+    "messages": {
+        "anyOf": [
+            TEXT,
+            {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "properties": {"role": TEXT, "content": TEXT},
+                    "required": ["role", "content"],
+                    "additionalProperties": False,
+                },
+            },
+        ]
+    },
+}
+
+
+def document(catalog: Catalog, answerer: Answerer, key: Key | None, spec: ServeSpec) -> dict[str, Any]:
+    """The whole document; without a key no model is named."""
+    tasks = {name: Task.lookup(name) for name in Task.names()}
+    schemas: dict[str, Schema] = {"Error": ERROR}
+    for name, task in tasks.items():
+        schemas |= _schemas(name, task.model_validate({}), spec)
+    paths = _paths(sorted(tasks))
+    for model in [name for name in catalog.models() if key and key.may(name)][:MOST_MODELS]:
+        paths |= _of_model(catalog, answerer, model, schemas, spec)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "regraft",
+            "version": VERSION,
+            "description": "Adapted models, each asked in the Hugging Face Inference API form of its task: "
+            "huggingface_hub.InferenceClient(model='.../models/NAME') works unchanged.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}, {}],
+    }
+
+
+def _schemas(name: str, task: Task, spec: ServeSpec) -> dict[str, Schema]:
+    form, stem = form_of(task), "".join(part.title() for part in name.split("-"))
+    return {f"{stem}Request": _request(task, form, spec), f"{stem}Reply": _reply(form)}
+
+
+def _request(task: Task, form: Form, spec: ServeSpec) -> Schema:
+    one = input_schema(task)
+    return {
+        "type": "object",
+        "properties": {
+            "inputs": {"anyOf": [one, {"type": "array", "items": one, "maxItems": spec.limits.items}]},
+            "parameters": {
+                "type": "object",
+                "properties": dict(form.parameters),
+                "description": "whatever is null, false or empty counts as not written; else unknown ones are refused",
+            },
+            "options": {"type": "object", "description": "read by nobody"},
+            "stream": {"enum": [False, None]},
+        },
+        "required": ["inputs"],
+        "additionalProperties": False,
+        "examples": [{"inputs": example_of(task)}],
+    }
+
+
+def input_schema(task: Task) -> Schema:
+    """JSON Schema of one input."""
+    wanted = inputs(task)
+    properties = {name: KINDS.get(kind, {}) for name, kind in wanted.items()}
+    columns: Schema = {
+        "type": "object",
+        "properties": properties,
+        "required": list(wanted),
+        "additionalProperties": False,
+    }
+    return {"anyOf": [next(iter(properties.values())), columns]} if len(wanted) == 1 else columns
+
+
+def _reply(form: Form) -> Schema:
+    return {"anyOf": [form.schema_single(), {"type": "array", "items": form.schema}]}
+
+
+def _of_model(
+    catalog: Catalog, answerer: Answerer, model: str, schemas: dict[str, Schema], spec: ServeSpec
+) -> dict[str, Any]:
+    try:
+        served = safely(answerer, model, catalog.find(model, BARE))
+    except RegraftError:
+        return {}
+    if served is None:
+        return {}
+    form, stem = form_of(served.task), f"model-{model}"
+    schemas |= {f"{stem}-request": _request(served.task, form, spec), f"{stem}-reply": _reply(form)}
+    told = f"{model}: {served.task.key()}" + (f", labels {', '.join(served.labels)}" if served.labels else "")
+    kinds = list(inputs(served.task).values())
+    post = _post(told[:1000], f"{stem}-request", f"{stem}-reply", picture=kinds == ["image"])
+    return {f"/models/{model}": {"post": post}}
+
+
+def _post(summary: str, request: str, reply: str, *, picture: bool, parameters: Any = None) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": _ref(request)}}
+    if picture:
+        content["image/*"] = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "summary": summary,
+        **({"parameters": parameters} if parameters else {}),
+        "requestBody": {"required": True, "content": content},
+        "responses": {
+            "200": {
+                "description": "one answer, or one for each input of a list",
+                "headers": {name: {"description": told, "schema": TEXT} for name, told in HEADERS.items()},
+                "content": {"application/json": {"schema": _ref(reply)}},
+            },
+            **_refusals(),
+        },
+    }
+
+
+def _paths(tasks: list[str]) -> dict[str, Any]:
+    stems = ["".join(part.title() for part in name.split("-")) for name in tasks]
+    reference = {
+        "name": "reference",
+        "in": "path",
+        "required": True,
+        "schema": TEXT,
+        "description": "NAME, NAME@ALIAS or NAME@v3",
+    }
+    ask = _post("Ask a model", "Request", "Reply", picture=True, parameters=[reference])
+    ask["requestBody"]["content"]["application/json"]["schema"] = {"anyOf": [_ref(f"{stem}Request") for stem in stems]}
+    ask["responses"]["200"]["content"]["application/json"]["schema"] = {
+        "anyOf": [_ref(f"{stem}Reply") for stem in stems]
+    }
+    return {
+        "/models": {"get": _get("Every model that the key is for")},
+        "/models/{reference}": {
+            "get": _get("One model: task, labels, versions, aliases, lineage, an example")
+            | {"parameters": [reference]},
+            "post": ask,
+        },
+        "/healthz": {"get": _get("Whether the process is alive")},
+        "/readyz": {"get": _get("Whether models may be asked")},
+    }
+
+
+def _get(summary: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    return {"summary": summary, "responses": {"200": {"description": "told", "content": content}, **_refusals()}}
+
+
+def _refusals() -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref("Error")}}
+    return {status: {"description": told, "content": content} for status, told in REFUSALS.items()}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}

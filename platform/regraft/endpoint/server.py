@@ -1,0 +1,157 @@
+"""An endpoint in this process, without Ray: everything of it opened, then uvicorn until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from regraft.endpoint.answerer import Answerer, EngineAnswerer
+from regraft.endpoint.app import Endpoint
+from regraft.endpoint.catalog import Catalog
+from regraft.endpoint.keys import Keys
+from regraft.endpoint.meters import Meters
+from regraft.endpoint.serve_spec import ServeSpec
+from regraft.errors import AskedWrong
+from regraft.store.objects import open_store
+
+HEADER_SECONDS = 10.0
+"""How long the head of a request may take to arrive, so that nobody holds connections by writing slowly."""
+BACKLOG = 512
+
+
+class Opened:
+    """An endpoint whose models are open: the application and what must be closed after it."""
+
+    def __init__(self, spec: ServeSpec, *, answerer: Answerer | None = None, meters: Meters | None = None) -> None:
+        self.spec = spec
+        store = open_store(spec.store)
+        self.answerer = answerer or EngineAnswerer(store, spec, meters)
+        self.catalog = Catalog(store, spec, self.answerer.open)
+        try:
+            self.catalog.start()
+            self.endpoint = Endpoint(spec, self.catalog, self.answerer, Keys.found(spec.keys), meters)
+        except BaseException:
+            self.close()
+            raise
+        self.endpoint.ready = True
+
+    def application(self) -> Starlette:
+        """The ASGI application."""
+        return self.endpoint.application()
+
+    def close(self) -> None:
+        """Answer what waits, then let go of everything."""
+        self.catalog.close()
+        self.answerer.close()
+
+
+def refuse_open_doors(spec: ServeSpec) -> None:
+    """AskedWrong when others than this machine would be listened to and nobody be asked for a key."""
+    if spec.open_to_all or not spec.beyond() or Keys.found(spec.keys).asked:
+        return
+    raise AskedWrong(
+        f"{spec.host} is reached from other machines and there are no keys, so that anybody could ask: make one with "
+        "`regraft key NAME --keys FILE` and pass --keys FILE, or listen on 127.0.0.1",
+        where="host",
+    )
+
+
+class Patient(HttpToolsProtocol):
+    """uvicorn's protocol, which waits for ever for the rest of a request's head; this one does not."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEADER_SECONDS, self._hang_up)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._late.cancel()
+        self._late = self.loop.call_later(HEADER_SECONDS, self._hang_up)
+
+    def on_headers_complete(self) -> None:
+        self._late.cancel()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._late.cancel()
+        super().connection_lost(exc)
+
+    def _hang_up(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+def server_of(app: Starlette, spec: ServeSpec) -> uvicorn.Server:
+    """A server that has not begun."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=spec.host,
+            port=spec.port,
+            http=Patient,
+            ws="none",
+            lifespan="off",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(spec.scaling.drain_seconds),
+            h11_max_incomplete_event_size=1 << 16,
+        )
+    )
+
+
+@contextlib.contextmanager
+def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
+    """Open a spec's models in this process and serve them; the URL. `address` is of no Ray here."""
+    if address:
+        raise AskedWrong(f"{address} is written, and --replicas 0, which is without Ray: leave out one", "address")
+    refuse_open_doors(spec)
+    with running(Opened(spec)) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def running(opened: Opened) -> Iterator[str]:
+    """Serve from another thread; the URL. What has begun is answered before it ends."""
+    server = server_of(opened.application(), opened.spec)
+    failed: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            asyncio.run(server.serve())
+        except BaseException as error:  # uvicorn leaves by SystemExit when a port is taken
+            failed.append(error)
+
+    thread = threading.Thread(target=serve, name="regraft-http", daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.02)
+            if not thread.is_alive():
+                raise AskedWrong(f"{opened.spec.host}:{opened.spec.port} cannot be listened on: is it taken?", "port")
+        yield url_of(opened.spec, port_of(server))
+    finally:
+        server.should_exit = True
+        thread.join()
+        opened.close()
+
+
+def port_of(server: uvicorn.Server) -> int:
+    """The port that is listened on."""
+    return int(server.servers[0].sockets[0].getsockname()[1])
+
+
+def url_of(spec: ServeSpec, port: int) -> str:
+    """Where people find it."""
+    host = "127.0.0.1" if spec.host in ("0.0.0.0", "::") else spec.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

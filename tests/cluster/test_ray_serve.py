@@ -1,0 +1,245 @@
+"""Does Ray Serve answer as the model does, and go on answering whatever is changed?"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import serve
+
+from regraft.cluster.serve import NAME, app, deploy, serving
+from regraft.endpoint.serve_spec import ServeSpec
+from regraft.errors import AskedWrong, ClusterError
+from unit.endpoint.shop import Shop
+
+MODEL = "text-classification"
+ASKED = json.dumps({"inputs": "w5 w6 w7"}).encode()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    made = Shop(tmp_path_factory.mktemp("shop"))
+    made.add()
+    return made
+
+
+def free_port() -> int:
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        return int(line.getsockname()[1])
+
+
+def spec_of(shop: Shop, port: int, **more: Any) -> ServeSpec:
+    document: dict[str, Any] = {
+        "store": shop.store,
+        "models": [MODEL, "*"],
+        "port": port,
+        "device": "cpu",
+        "replica": {"cpus": 0.5, "gpus": 0},
+        "refresh_seconds": 0.5,
+        **more,
+    }
+    return ServeSpec.resolve(document)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request of the load."""
+
+    at: float
+    status: int
+    seconds: float
+    version: str
+    why: str = ""
+
+
+@dataclass
+class Load:
+    """Clients that ask without a pause, each request on a connection of its own."""
+
+    port: int
+    path: str = f"/models/{MODEL}@production"
+    seen: list[Seen] = field(default_factory=list)
+
+    def once(self, path: str = "", body: bytes = ASKED) -> tuple[int, dict[str, str], Any]:
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            line.request("POST", path or self.path, body, {"content-type": "application/json"})
+            reply = line.getresponse()
+            headers = {key.lower(): value for key, value in reply.getheaders()}
+            return reply.status, headers, json.loads(reply.read())
+        finally:
+            line.close()
+
+    @contextmanager
+    def running(self, clients: int = 2) -> Iterator[None]:
+        done = threading.Event()
+
+        def ask() -> None:
+            while not done.is_set():
+                began = time.monotonic()
+                try:
+                    status, headers, body = self.once()
+                    why = "" if status == 200 else str(body)
+                    found = Seen(began, status, time.monotonic() - began, headers.get("x-model-version", ""), why)
+                except OSError as error:
+                    found = Seen(began, 0, time.monotonic() - began, "", repr(error))
+                self.seen.append(found)
+                time.sleep(0.01)
+
+        threads = [threading.Thread(target=ask) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+
+    def failed(self) -> list[Seen]:
+        return [one for one in self.seen if one.status != 200]
+
+    def p99(self, since: float, until: float) -> float:
+        times = sorted(one.seconds for one in self.seen if since <= one.at < until)
+        return times[int(0.99 * (len(times) - 1))] if times else 0.0
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.1)
+
+
+def test_ray_serve_answers_as_the_model_does(shop: Shop, on_ray: None) -> None:
+    port = free_port()
+    wanted = shop.predict(MODEL, ["w5 w6 w7"])[0]["scores"]
+    load = Load(port, f"/models/{MODEL}")
+    with serving(spec_of(shop, port)) as url:
+        assert url == f"http://127.0.0.1:{port}"
+        status, headers, body = load.once()
+        assert status == 200
+        assert headers["x-model-version"] == "v1" and len(headers["x-model-delta"]) == 64
+        assert [item["label"] for item in body[0]] == [item["label"] for item in wanted]
+        for one, other in zip(body[0], wanted, strict=True):
+            assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert load.once("/models/nobody")[0] == 404
+        assert load.once(body=b"{")[0] == 422
+        shop.add(name="later", seed=4)
+        assert load.once("/models/later")[0] == 200
+    with pytest.raises(OSError):
+        load.once()
+
+
+def test_a_config_file_s_application_asks_for_keys(shop: Shop) -> None:
+    with pytest.raises(AskedWrong, match="there are no keys"):
+        app({"store": shop.store})
+
+
+@pytest.mark.slow
+def test_nothing_fails_while_everything_is_changed(shop: Shop, on_ray: None) -> None:
+    shop.add(seed=2)
+    shop.registry.promote(MODEL, "v1", "production")
+    port = free_port()
+    load = Load(port)
+    marks: list[tuple[str, float]] = []
+
+    def mark(what: str) -> None:
+        marks.append((what, time.monotonic()))
+
+    def version() -> str:
+        return load.seen[-1].version if load.seen else ""
+
+    with serving(spec_of(shop, port)), load.running():
+        until(lambda: version() == "v1")
+        mark("steady")
+        time.sleep(5)
+        mark("promote")
+        shop.registry.promote(MODEL, "v2", "production")
+        until(lambda: version() == "v2")
+        mark("rollback")
+        shop.registry.rollback(MODEL, "production")
+        until(lambda: version() == "v1")
+        mark("add and remove")
+        shop.add(name="other", seed=3)
+        assert load.once("/models/other")[0] == 200
+        shop.registry.delete("other", "v1")
+        until(lambda: load.once("/models/other")[0] == 404)
+        mark("a failing version")
+        shop.add(seed=5)
+        newest = shop.registry.versions(MODEL)[-1].version
+        delta = Path(shop.store) / f"models/{MODEL}/{newest}/delta.safetensors"
+        delta.write_bytes(delta.read_bytes()[:-8] + b"spoiled!")
+        shop.registry.promote(MODEL, newest, "production")
+        time.sleep(3)
+        assert version() == "v1"
+        shop.registry.rollback(MODEL, "production")
+        mark("redeploy")
+        deploy(spec_of(shop, port, limits={"queue": 100}))
+        mark("scale to two")
+        deploy(spec_of(shop, port, limits={"queue": 100}, scaling={"min_replicas": 2, "max_replicas": 2}))
+        until(lambda: replicas() == 2)
+        mark("scale to one")
+        deploy(spec_of(shop, port, limits={"queue": 100}))
+        until(lambda: replicas() == 1)
+        mark("a failing update")
+        with pytest.raises(ClusterError):
+            deploy(spec_of(shop, port, models=[f"{MODEL}@{newest}"]))
+        time.sleep(2)
+        mark("end")
+    ends = [at for _, at in marks[1:]]
+    for (what, at), end in zip(marks, ends, strict=False):
+        print(f"{what:20} {end - at:6.1f} s, p99 {load.p99(at, end) * 1000:6.0f} ms")
+    assert load.failed() == []
+    assert len(load.seen) > 100
+
+
+def replicas() -> int:
+    states = serve.status().applications[NAME].deployments["endpoint"].replica_states
+    return int(states.get("RUNNING", 0)) if set(states) == {"RUNNING"} else -1
+
+
+@pytest.mark.slow
+def test_a_replica_that_is_killed_takes_only_what_it_held(shop: Shop, on_ray: None) -> None:
+    import psutil
+
+    port = free_port()
+    load = Load(port, f"/models/{MODEL}@v1")
+    scaling = {"min_replicas": 2, "max_replicas": 2}
+    with serving(spec_of(shop, port, scaling=scaling)), load.running():
+        until(lambda: len(load.seen) > 20)
+        mine = psutil.Process().children(recursive=True)
+        found = [one.pid for one in mine if "ServeReplica" in " ".join(one.cmdline())]
+        assert len(found) == 2
+        os.kill(found[0], signal.SIGKILL)
+        killed = time.monotonic()
+        until(lambda: replicas() == 2)
+        time.sleep(2)
+    failed = load.failed()
+    print(f"{len(failed)} of {len(load.seen)} failed: {failed[:5]}")
+    assert len(failed) <= 2, "two clients have two requests on their way"
+    assert all(one.at < killed + 1 for one in failed)
+
+
+@pytest.mark.slow
+def test_from_no_replica_to_the_first_answer(shop: Shop, on_ray: None) -> None:
+    port = free_port()
+    load = Load(port, f"/models/{MODEL}@v1")
+    scaling = {"min_replicas": 0, "max_replicas": 1, "down_seconds": 1, "up_seconds": 0}
+    with serving(spec_of(shop, port, scaling=scaling)):
+        until(lambda: serve.status().applications[NAME].deployments["endpoint"].replica_states == {}, 120)
+        began = time.monotonic()
+        assert load.once()[0] == 200
+        print(f"first answer after {time.monotonic() - began:.1f} s")

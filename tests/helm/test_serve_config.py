@@ -1,0 +1,126 @@
+"""The text in the RayService is what Ray Serve and the endpoint itself take, without a key that they would drop."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from helm.charts import CHART, SETS, groups, needs_helm, ray_object, render, rendered, written
+from helm.valid_values import valid
+
+pytestmark = needs_helm
+SERVICES = [path for path in SETS if written(path).get("mode") == "service"]
+every_service = pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem.removesuffix("-values"))
+
+
+def config_of(values: dict[str, Any]) -> dict[str, Any]:
+    """What the operator hands to Serve."""
+    text = ray_object(rendered(values))["spec"]["serveConfigV2"]
+    config: dict[str, Any] = yaml.safe_load(text)
+    return config
+
+
+def unknown(given: Any, taken: Any, where: str = "") -> list[str]:
+    """Keys that were given and did not arrive: Serve drops what it does not know without a word."""
+    if isinstance(given, list):
+        return [key for i, inner in enumerate(given) for key in unknown(inner, taken[i], f"{where}[{i}]")]
+    if not isinstance(given, dict):
+        return []
+    missing = [f"{where}.{key}" for key in given if key not in taken]
+    return missing + [
+        key for name in given if name in taken for key in unknown(given[name], taken[name], f"{where}.{name}")
+    ]
+
+
+def check(config: dict[str, Any]) -> None:
+    """By Serve's own schema and, for the arguments, by the endpoint's."""
+    taken = ServeDeploySchema.model_validate(config).model_dump()
+    assert unknown(config, taken) == []
+    (application,) = config["applications"]
+    assert application["import_path"] == "regraft.cluster.serve:app"
+    if importlib.util.find_spec("regraft.endpoint.serve_spec"):
+        from regraft.endpoint.serve_spec import ServeSpec
+
+        spec = ServeSpec.resolve(application["args"])
+        assert {**spec.model_dump(mode="json", exclude_unset=True), "plugins": []} == {
+            **application["args"],
+            "plugins": [],
+        }
+        assert spec.beyond() and (spec.keys or spec.open_to_all)
+        assert config["http_options"]["port"] == spec.port
+        slowest = spec.limits.body_seconds + spec.limits.seconds
+        assert config["http_options"]["request_timeout_s"] > slowest
+
+
+@every_service
+def test_serve_and_the_endpoint_take_every_key(path: Path) -> None:
+    check(config_of(written(path)))
+
+
+@pytest.mark.parametrize("seed", range(2, 60, 6))
+def test_so_they_do_for_random_values(seed: int) -> None:
+    check(config_of(valid(seed)))
+
+
+def test_a_key_that_serve_would_drop_is_found() -> None:
+    config = config_of(written(SERVICES[0]))
+    config["http_options"]["keep_alive"] = 3
+    assert unknown(config, ServeDeploySchema.model_validate(config).model_dump()) == [".http_options.keep_alive"]
+
+
+def test_models_shares_and_numbers_arrive_as_they_were_written() -> None:
+    values = written(CHART / "ci" / "service-redis-canary-values.yaml")
+    values["service"]["limits"] = {"bodyBytes": 10_000_000_000}
+    values["service"]["aliases"]["support-tickets@production"] = {"v3": 0.9999, "v4": 0.0001}
+    arguments = config_of(values)["applications"][0]["args"]
+    assert arguments["models"] == ["support-tickets@production", "defects"]
+    assert arguments["aliases"] == {"support-tickets@production": {"v3": 0.9999, "v4": 0.0001}}
+    assert arguments["limits"]["body_bytes"] == 10_000_000_000
+    assert arguments["keys"] == "/etc/regraft/keys/keys.yaml"
+
+
+def test_keys_are_mounted_where_the_endpoint_looks_on_every_node() -> None:
+    ray = ray_object(rendered(written(CHART / "ci" / "service-values.yaml")))
+    spec = ray["spec"]["rayClusterConfig"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert {"name": "keys", "mountPath": "/etc/regraft/keys", "readOnly": True} in pod["containers"][0][
+            "volumeMounts"
+        ]
+        (volume,) = [item for item in pod["volumes"] if item["name"] == "keys"]
+        assert volume["secret"] == {"secretName": "endpoint-keys", "defaultMode": 0o440}
+
+
+def test_haproxy_is_asked_for_in_the_spec_and_on_every_node() -> None:
+    values = written(CHART / "ci" / "service-values.yaml")
+    values["service"]["proxy"] = "haproxy"
+    ray = ray_object(rendered(values))
+    assert config_of(values)["applications"][0]["args"]["proxy"] == "haproxy"
+    for group in groups(ray):
+        variables = {item["name"]: item.get("value") for item in group["template"]["spec"]["containers"][0]["env"]}
+        assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+
+
+@pytest.mark.parametrize(("least", "excluded"), [(0, False), (1, True)])
+def test_the_head_takes_requests_only_where_no_replica_need_be_there(least: int, excluded: bool) -> None:
+    values = written(CHART / "ci" / "service-to-zero-values.yaml")
+    values["service"]["scaling"] = {"minReplicas": least}
+    assert ray_object(rendered(values))["spec"]["excludeHeadPodFromServeSvc"] is excluded
+
+
+def test_a_change_of_models_alone_leaves_the_cluster_as_it_is() -> None:
+    before = written(CHART / "ci" / "service-values.yaml")
+    after = {**before, "service": {**before["service"], "models": ["defects"]}}
+    first, second = (ray_object(rendered(values))["spec"] for values in (before, after))
+    assert first["serveConfigV2"] != second["serveConfigV2"]
+    assert first["rayClusterConfig"] == second["rayClusterConfig"], "or it would be exchanged for a new one"
+
+
+def test_templates_are_what_they_were_when_rendered_again() -> None:
+    values = written(CHART / "ci" / "service-redis-canary-values.yaml")
+    assert render(values) == render(values), "or each upgrade would restart everything"

@@ -1,0 +1,43 @@
+"""One registry for the tests of a file's process, and a hub client that may speak to this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from unit.endpoint.shop import Endpoint, Shop
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("REGRAFT_KEYS", raising=False)
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # else it refuses this machine's addresses
+        yield
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Holds `text-classification`; tests that need others add them under names of their own."""
+    made = Shop(tmp_path_factory.mktemp("shop"))
+    made.add()
+    return made
+
+
+@pytest.fixture(scope="session")
+def endpoint(shop: Shop) -> Iterator[Endpoint]:
+    """An endpoint over every model of the registry."""
+    with shop.open() as running:
+        yield running
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Shop:
+    """A registry of a test's own."""
+    made = Shop(tmp_path)
+    made.add()
+    return made

@@ -1,0 +1,157 @@
+"""A registry with tiny models of every task, and endpoints over it in this process."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from safetensors.torch import save
+
+from regraft.bases.adapt import adapt
+from regraft.bases.delta import delta_tensors
+from regraft.bases.locate import Base, processor_files
+from regraft.contracts import Method
+from regraft.endpoint.serve_spec import ServeSpec
+from regraft.endpoint.server import Opened, running
+from regraft.serving.predictor import Predictor
+from regraft.store.card import model_card
+from regraft.store.objects import open_store
+from regraft.store.registry import Registry, Version
+from unit.bases.families import shake
+from unit.every.rows import base_of, labels_of, task_of
+
+FAMILY = {
+    "text-classification": "bert",
+    "text-multi-label": "bert",
+    "text-pair-classification": "bert",
+    "text-pair-regression": "bert",
+    "text-regression": "bert",
+    "token-classification": "bert",
+    "text-generation": "llama",
+    "translation": "t5",
+    "summarization": "t5",
+    "image-classification": "vit",
+    "image-multi-label": "vit",
+    "image-regression": "vit",
+    "object-detection": "yolos",
+    "semantic-segmentation": "segformer",
+}
+
+
+@dataclass
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Shop:
+    """A store under `folder`, filled as tests ask for it."""
+
+    folder: Path
+    bases: dict[str, Base] = field(default_factory=dict)
+
+    @property
+    def store(self) -> str:
+        return str(self.folder / "store")
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(open_store(self.store))
+
+    def base(self, family: str) -> Base:
+        """The family's tiny base."""
+        if family not in self.bases:
+            self.bases[family] = base_of(family, self.folder / "bases" / family)
+        return self.bases[family]
+
+    def add(self, task: str = "text-classification", name: str = "", method: Any = "full", seed: int = 1) -> Version:
+        """A version of a model of this task, named as the task unless said otherwise; another seed, other answers."""
+        written: dict[str, Any] = {"type": task, "threshold": 0.0} if task == "object-detection" else {}
+        parsed = type(task_of(task)).model_validate({"threshold": 0.0}) if written else task_of(task)
+        how = Method.parse(method)
+        assert isinstance(how, Method)
+        base = self.base(FAMILY[task])
+        adapted = adapt(parsed, how, base, labels=labels_of(parsed), seed=seed)
+        shake(adapted.model)
+        meta: dict[str, Any] = {
+            "task": parsed.model_dump(mode="json"),
+            "method": how.model_dump(mode="json"),
+            "labels": list(labels_of(parsed)),
+            "dropout": None,
+            "base": {"reference": base.reference, "hash": base.hash, "processor_hash": base.processor_hash},
+            "metrics": {parsed.score.name: 0.5},
+            "baselines": {},
+            "score": {"name": parsed.score.name, "mode": parsed.score.mode},
+            "seed": seed,
+            "lineage": {"run": "r", "checkpoint": "c", "data": {"fingerprint": "f", "rows": {}}, "parent": None},
+            "versions": {"regraft": "0.1.0"},
+        }
+        files: dict[str, Any] = {
+            "delta.safetensors": save(delta_tensors(adapted)),
+            "spec.yaml": b"data: {}\n",
+            **{f"processor/{path.name}": path for path in processor_files(base)},
+        }
+        name = name or task
+        files["card.md"] = model_card({**meta, "name": name}, {}).encode()
+        return self.registry.publish(name, files, meta)
+
+    def predict(self, reference: str, rows: list[Any]) -> list[Any]:
+        """What the model answers without any of the endpoint's code."""
+        return Predictor.open(self.store, reference, device="cpu").predict(rows)
+
+    @contextmanager
+    def open(self, **spec: Any) -> Iterator[Endpoint]:
+        """An endpoint over the store."""
+        document = {"store": self.store, "port": 0, "device": "cpu", "refresh_seconds": 0.2, **spec}
+        opened = Opened(ServeSpec.resolve(document))
+        with running(opened) as url:
+            yield Endpoint(url, opened)
+
+
+@dataclass
+class Endpoint:
+    """One that is running."""
+
+    url: str
+    opened: Opened
+
+    def ask(
+        self,
+        path: str,
+        body: Any = None,
+        *,
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30,
+    ) -> Reply:
+        """A request by itself; what is no bytes is sent as JSON."""
+        data: Any = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        parts = urlsplit(self.url)
+        line = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 80), timeout=timeout)
+        try:
+            if (headers or {}).get("transfer-encoding"):
+                data = iter([data])  # http.client sends pieces then, each with its length
+            line.request(
+                method, path, data, {"content-type": "application/json", **(headers or {})}, encode_chunked=True
+            )
+            answer = line.getresponse()
+            return Reply(answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read())
+        finally:
+            line.close()
+
+    def get(self, path: str, **options: Any) -> Reply:
+        return self.ask(path, method="GET", **options)

@@ -239,7 +239,7 @@ class Driver:
     def ended(self, code: int = 0) -> list[dict[str, Any]]:
         """Wait for its end; all that it has said."""
         try:
-            until(lambda: self.process.poll() is not None, "the driver ends", 600)
+            until(lambda: self.process.poll() is not None, "the driver ends", 1200)
         finally:
             end(self.process)
         assert self.process.returncode == code, self.out.read_text()[-3000:] + self.out.with_name("err").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from machines import Driver, Machines, can_hide, until
+from machines import BIN, Driver, Machines, can_hide, until
 from regraft.store.objects import open_store
 from tiny import document
 from unit.training.test_equal import losses
@@ -164,10 +165,33 @@ def test_a_job_that_no_node_can_hold_is_refused_at_once(machines: Machines, inpu
     written["compute"]["cpus"] = 2
     events = Driver(machines, tmp_path, written).ended(code=2)
     assert (
-        "1 workers with 2 CPU each are asked for; the cluster has as much, but its nodes hold only 0"
-        in (events[-1]["message"])
+        "1 workers with 2 CPU each are asked for; the cluster's nodes hold 0 of them at most" in (events[-1]["message"])
     )
     assert not list(open_store(written["store"]).list("runs/"))
+
+
+def test_a_prediction_over_two_nodes_leaves_nothing_of_itself_on_them(
+    machines: Machines, inputs: Path, four: dict[str, Any], tmp_path: Path
+) -> None:
+    machines.bring_to(2)
+    command = [
+        str(BIN / "regraft"),
+        "predict",
+        "tiny",
+        str(inputs / "eval.csv"),
+        "--output",
+        str(tmp_path / "out.jsonl"),
+    ]
+    done = subprocess.run(
+        [*command, "--store", four["store"], "--workers", "2", "--address", machines.address],
+        env=machines.environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 30
+    nothing_is_kept_busy(machines)
 
 
 @pytest.mark.skipif(not can_hide(), reason="this machine gives no process its own view of files (unshare -m)")

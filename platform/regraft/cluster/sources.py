@@ -23,15 +23,24 @@ CURE = {
 }
 
 
-def check_sources(spec: RunSpec, job: Job) -> None:
-    """AskedWrong when a node does not see the base, the plugins or the pictures that the workers will read.
+def check_folders(spec: RunSpec) -> None:
+    """AskedWrong when a node does not see the base or the plugins that the workers will read.
 
-    Rows themselves are in the snapshot, which lies in the store: tables need not be seen by anybody but the driver.
+    Rows are in the snapshot, which lies in the store: tables need not be seen by anybody but the driver.
     """
+    refuse_blind(list(folders(spec)))
+
+
+def check_pictures(spec: RunSpec, job: Job) -> None:
+    """The same of the pictures that the snapshot's rows name."""
+    refuse_blind([("data", path) for path in pictures(spec, job)])
+
+
+def refuse_blind(asked: list[tuple[str, str]]) -> None:
+    """AskedWrong when a node does not see one of the paths, each with what of the spec named it."""
     nodes = len(living())
-    if nodes < 2:
+    if nodes < 2 or not asked:
         return
-    asked = [*folders(spec), *(("data", path) for path in pictures(spec, job))]
     missing = who_misses([path for _, path in asked])
     for where, path in asked:
         if blind := missing[path]:

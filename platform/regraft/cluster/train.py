@@ -21,7 +21,7 @@ from regraft.cluster.connect import check_store, connected, here, on
 from regraft.cluster.ray_harness import Mailbox, RayHarness
 from regraft.cluster.raylet_lines import without_raylet_lines
 from regraft.cluster.room import scaling_config
-from regraft.cluster.sources import check_sources
+from regraft.cluster.sources import check_folders, check_pictures
 from regraft.cluster.watch import Leaving, watching
 from regraft.contracts import Progress
 from regraft.errors import ClusterError, RegraftError
@@ -61,11 +61,12 @@ def train(
     # The cluster is asked before anything is written: a wrong address leaves no run behind.
     with connected(address), without_raylet_lines():
         check_store(spec.store)
+        check_folders(spec)
         scaling = scaling_config(spec.compute, progress)
         say = Journal(progress)
 
         def execute(job: Job) -> None:
-            check_sources(spec, job)
+            check_pictures(spec, job)
             attempts(spec, job, scaling, say)
 
         return train_session(spec, execute, fresh=fresh, progress=say)

@@ -40,6 +40,7 @@ from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate, processor_files
 from regraft.contracts import Method, Task
 from regraft.serving.engine import Ask, Engine
+from regraft.serving.resident import placed
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 
@@ -252,10 +253,15 @@ def bare(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> d
     plain = Method.parse("feature-extraction")
     assert isinstance(plain, Method)
     adapted = adapt(served.task, plain, served.own.frame.adapted.base, labels=LABELS, seed=0)
-    if served.own.frame.weights.dtype == torch.bfloat16:
-        adapted.model.to(torch.bfloat16)
-    work = batches(names, options)
-    figures = in_turns(answered(engine, work), lambda: [one_model(adapted, said) for _, said in work], options.pairs)
+    weights, work = served.own.frame.weights, batches(names, options)
+    placed(adapted.model, weights.device, weights.dtype)
+
+    def theirs() -> None:
+        with weights.arithmetic():
+            for _, said in work:
+                one_model(adapted, said)
+
+    figures = in_turns(answered(engine, work), theirs, options.pairs)
     return {**rate(figures), "distinct_models": len(names)}
 
 
@@ -263,8 +269,7 @@ def one_model(adapted: Adapted, said: Sequence[str]) -> list[Any]:
     """All rows by one model."""
     task, context = adapted.task, adapted.context
     batch = task.collate([task.encode({"text": text, "row": 0}, context, train=False) for text in said], context)
-    with torch.inference_mode():
-        return task.answers(adapted.forward(batch), batch, context)
+    return task.answers(adapted.forward(batch), batch, context)
 
 
 def many(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:

@@ -228,8 +228,12 @@ class Batcher:
                 entry.future.set_exception(answer)
             else:
                 entry.future.set_result(answer)
-        if self._told is not None:
-            self._told(Batch(rows, waited, seconds, sum(isinstance(answer, RegraftError) for answer in answers)))
+        failed = sum(isinstance(answer, RegraftError) for answer in answers)
+        try:
+            if self._told is not None:
+                self._told(Batch(rows, waited, seconds, failed))
+        except Exception:
+            log.exception("whoever is told of batches failed")  # the next rows are answered all the same
 
     def _count(self, rows: Sequence[Encoded], waited: Sequence[float], seconds: float) -> None:
         unit, speed = rows[0].unit, sum(row.cost for row in rows) / max(seconds, 1e-6)

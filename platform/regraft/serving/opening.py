@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -91,8 +91,8 @@ class Opener:
         self.weights: WeakValueDictionary[str, Weights] = WeakValueDictionary()
         self._frames: WeakValueDictionary[str, Frame] = WeakValueDictionary()
         self._tails: WeakKeyDictionary[Frame, Tail | NotCut] = WeakKeyDictionary()
-        self._tried: WeakKeyDictionary[Frame, str] = WeakKeyDictionary()
-        """What a first model of a frame showed: empty, or in what it differed."""
+        self._tried: WeakSet[Frame] = WeakSet()
+        """Frames of which a first model came out in a shared pass as in its own."""
         self._apart: dict[str, str] = {}
         """Why versions of a plan are computed by passes of their own: found out once."""
 
@@ -101,15 +101,18 @@ class Opener:
         fetched = fetch(self._store, f"{model}@{version}")
         task = member(Task, fetched.meta["task"], fetched)  # type: ignore[type-abstract]
         method = member(Method, fetched.meta["method"], fetched)
-        base = right_base(fetched, self._bases.get(str(fetched.meta["base"]["hash"])))
         tensors, sha256 = _verified(fetched)
+        # Held from here on: a frame that is there needs nothing of the base's files, which take long to hash.
+        known = self._frames.get(_key(task, method, fetched))
+        elsewhere = self._bases.get(str(fetched.meta["base"]["hash"]))
+        base = right_base(fetched, elsewhere) if known is None else known.weights.base
         with self._building:
             plan = _Plan(task, method, base, fetched)
             weights = self._weights(plan, tensors)
             frame = self._frame(plan, weights)
             refuse_misfit(frame.like, tensors)
             delta = weights.spared({name: converted(t.to(self._device), weights.dtype) for name, t in tensors.items()})
-            own = self._tried_out(self._own(plan, frame, delta), str(fetched.version))
+            own = self._tried_out(self._own(plan, frame, delta), plan)
         more = sum(up.nbytes for _, up in own.factors.values()) if own.factors else 0
         return Served(
             model=model,
@@ -153,11 +156,13 @@ class Opener:
                 raise NotCut(f"an answer of task {plan.task.key()} takes more than one pass")
             if serves == "head":
                 return replace(own, tail=self._tail(frame), suffix=delta)
-            ground = self._frame(replace(plan, method=FeatureExtraction()), frame.weights)
+            ground = replace(plan, method=FeatureExtraction())
             if serves == "low_rank":
                 factors: Factors = factors_of(frame.adapted, delta)
-                return replace(own, tail=self._tail(ground), suffix=head_of(frame.adapted, delta), factors=factors)
-            self._tail(ground)
+                tail = self._tail(self._frame(ground, frame.weights))
+                return replace(own, tail=tail, suffix=head_of(frame.adapted, delta), factors=factors)
+            if frame not in self._tails:
+                self._tail(self._frame(ground, frame.weights))
             return replace(own, tail=self._tail(frame), suffix=delta)
         except (NotCut, NotStacked, Unsupported) as reason:
             self._apart[plan.key] = _note(str(plan.fetched.version), reason)
@@ -184,20 +189,21 @@ class Opener:
             raise known
         return known
 
-    def _tried_out(self, own: Own, name: str) -> Own:
+    def _tried_out(self, own: Own, plan: _Plan) -> Own:
         """The same, left to its own passes if the first model of its frame came out otherwise in a shared one."""
-        if own.tail is None:
+        if own.tail is None or own.frame in self._tried:
             return own
-        if own.frame not in self._tried:
-            try:
-                with self._guard:
-                    self._tried[own.frame] = agrees(own)
-            except Exception as error:
-                log.info("%s failed in a shared pass", name, exc_info=True)
-                self._tried[own.frame] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if told := self._tried[own.frame]:
-            _note(name, NotCut(f"in a shared pass {told}"))
-            return Own(own.frame, own.delta, own.context)
+        name = str(plan.fetched.version)
+        try:
+            with self._guard:
+                told = agrees(own)
+        except Exception as error:
+            log.info("%s failed in a shared pass", name, exc_info=True)
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if told:
+            self._apart[plan.key] = _note(name, NotCut(f"in a shared pass {told}"))
+            return replace(own, tail=None)
+        self._tried.add(own.frame)
         return own
 
 
@@ -212,16 +218,8 @@ class _Plan:
 
     @property
     def key(self) -> str:
-        """Equal for versions that differ in their deltas and the names of their labels only."""
-        files = [entry for entry in self.fetched.version.manifest.files if entry.name.startswith(f"{PROCESSOR}/")]
-        parts = [
-            self.task.model_dump(mode="json"),
-            self.method.model_dump(mode="json"),
-            self.base.hash,
-            len(self.fetched.meta["labels"]),
-            sorted((entry.name, entry.sha256) for entry in files),
-        ]
-        return json.dumps(parts, sort_keys=True)
+        """By which its frame is known."""
+        return _key(self.task, self.method, self.fetched)
 
     def adapted(self) -> Any:
         """The task's model on the base, fresh."""
@@ -247,6 +245,19 @@ class _Plan:
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: number for number, label in enumerate(labels)}
         return replace(context, labels=labels, config=config)
+
+
+def _key(task: Task, method: Method, fetched: Fetched) -> str:
+    """Equal for versions that differ in their deltas and the names of their labels only."""
+    files = [entry for entry in fetched.version.manifest.files if entry.name.startswith(f"{PROCESSOR}/")]
+    parts = [
+        task.model_dump(mode="json"),
+        method.model_dump(mode="json"),
+        str(fetched.meta["base"]["hash"]),
+        len(fetched.meta["labels"]),
+        sorted((entry.name, entry.sha256) for entry in files),
+    ]
+    return json.dumps(parts, sort_keys=True)
 
 
 def _verified(fetched: Fetched) -> tuple[dict[str, Tensor], str]:

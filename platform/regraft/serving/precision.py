@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regraft.bases.adapt import Adapted
 from regraft.bases.delta import apply_delta
-from regraft.contracts import Batch
+from regraft.contracts import Answer, Batch
 from regraft.serving.embedding import has_bf16
 from regraft.serving.predictor import on_device
 from regraft.serving.probes import close, collated, examples_of
@@ -51,5 +51,13 @@ def _answers(adapted: Adapted, device: torch.device, dtype: torch.dtype) -> list
         }
         with arithmetic(device, dtype):
             output = task.infer(adapted.forward, adapted.model, inputs, context)
-            found += task.answers(output, inputs, context)
+            found += map(_by_label, task.answers(output, inputs, context))
     return found
+
+
+def _by_label(answer: Answer) -> Answer:
+    """The answer with its labels' scores in an order that does not depend on them."""
+    scores = answer.get("scores")
+    if not isinstance(scores, list) or len({item["label"] for item in scores}) < len(scores):
+        return answer
+    return {**answer, "scores": {item["label"]: item["score"] for item in scores}}

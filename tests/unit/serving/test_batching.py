@@ -189,6 +189,17 @@ def test_a_row_that_fails_gives_its_own_caller_the_error_and_batches_are_told_of
     assert all(wait >= 0 for batch in told for wait in batch.waited_s) and all(batch.seconds > 0 for batch in told)
 
 
+def test_a_listener_that_fails_stops_nothing(engine: Gated, caplog: pytest.LogCaptureFixture) -> None:
+    def told(batch: Batch) -> None:
+        raise ValueError("a listener's own")
+
+    engine.go.set()
+    batcher = Batcher(engine, told=told)
+    assert all("label" in batcher.submit(row(engine)).result(30) for _ in range(2))
+    assert batcher.close(30)
+    assert "whoever is told" in caplog.text
+
+
 ROWS = st.lists(st.tuples(st.integers(1, 300), st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=60)
 
 

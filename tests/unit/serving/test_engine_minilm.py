@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from regraft.bases.locate import locate
+from regraft.serving.embedding import has_bf16
 from regraft.serving.engine import Ask, Engine
+from regraft.serving.precision import BOUND
 from regraft.serving.predictor import Predictor
 from regraft.serving.probes import close
 from unit.serving.tiny import publish
@@ -60,3 +63,19 @@ def test_500_random_mixes_answer_as_each_row_alone(store: Path) -> None:
             assert close(alone[pair], answer, 1e-5), (pair, wanted)
     stats = engine.stats()
     assert stats.bases[0].hash == locate(BASE).hash and stats.passes < stats.rows
+
+
+def test_auto_takes_bf16_where_the_processor_has_it(store: Path) -> None:
+    if not has_bf16(torch.device("cpu")):
+        pytest.skip("this processor has no bf16 of its own")
+    base: Any = BASE
+    publish(store, base, "text-classification", "feature-extraction", "head", size=0.3)
+    exact, quick = Engine(str(store), device="cpu"), Engine(str(store), device="cpu", precision="auto")
+    draw = random.Random(0)
+    asks = [Ask("head", "v1", {"text": " ".join(draw.choices(WORDS, k=1 + number))}) for number in range(40)]
+    pairs = list(zip(*(engine.answer([engine.encode(ask) for ask in asks]) for engine in (exact, quick)), strict=True))
+    assert quick.stats().bases[0].precision == "bfloat16"
+    assert quick.stats().bases[0].bytes == exact.stats().bases[0].bytes // 2
+    for one, other in pairs:
+        by_label = [{item["label"]: item["score"] for item in answer["scores"]} for answer in (one, other)]
+        assert close(*by_label, BOUND)

@@ -130,7 +130,7 @@ def served(command: Sequence[str], url: str, log: Path, environment: Mapping[str
         wait_until(lambda: up(url), running, log)
         yield process
     finally:
-        family = [*process.children(recursive=True), process]
+        family = [*process.children(recursive=True), process] if process.is_running() else []
         running.terminate()
         with suppress(subprocess.TimeoutExpired):
             running.wait(60)

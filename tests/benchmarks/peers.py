@@ -11,6 +11,11 @@ from typing import Any
 
 import torch
 
+try:
+    import litserve
+except ImportError:  # left out of the comparison then
+    litserve = None
+
 MOST, WAIT_S = 32, 0.01
 """Rows of a batch, and how long the first of them waits for others."""
 
@@ -59,24 +64,28 @@ def on_ray(folder: str, port: int) -> None:
         time.sleep(1)
 
 
+class Api(litserve.LitAPI if litserve else object):  # type: ignore[misc]
+    """At the top of the module, since LitServe's workers are spawned and must find it there."""
+
+    folder = ""
+
+    def setup(self, device: str) -> None:
+        self._classifier = Classifier(self.folder)
+
+    def decode_request(self, request: Any) -> str:
+        return str(request["inputs"])
+
+    def predict(self, texts: Any) -> Any:
+        return self._classifier(texts)
+
+    def encode_response(self, output: Any) -> Any:
+        return output
+
+
 def on_litserve(folder: str, port: int) -> None:
     """(b) LitServe with the same batching."""
-    import litserve
-
-    class Api(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            self._classifier = Classifier(folder)
-
-        def decode_request(self, request: Any) -> str:
-            return str(request["inputs"])
-
-        def predict(self, texts: Any) -> Any:
-            return self._classifier(texts)
-
-        def encode_response(self, output: Any) -> Any:
-            return output
-
     api = Api(max_batch_size=MOST, batch_timeout=WAIT_S, api_path="/")
+    api.folder = folder
     litserve.LitServer(api, accelerator="cpu", workers_per_device=1).run(
         host="127.0.0.1", port=port, num_api_servers=1, generate_client_file=False, log_level="error"
     )

@@ -20,7 +20,8 @@ from regraft.search.shelf import Site
 from regraft.spec import RunSpec
 from regraft.training.evaluate import to_device
 from regraft.training.frozen import probes, read_alike
-from regraft.trunk.cut import GIVEN, Cut, NotCut, Part, keeping
+from regraft.trunk.cut import Cut, NotCut, keeping
+from regraft.trunk.parts import GIVEN, Part
 from regraft.trunk.shapes import ROWS, Dim, Sizes
 
 SAME = 1e-5

@@ -17,7 +17,8 @@ from regraft.contracts import Batch, Context, Example, Task
 from regraft.serving.predictor import on_device
 from regraft.serving.resident import Delta, Frame, Weights
 from regraft.serving.stacked import Factors, low_rank, own_heads
-from regraft.trunk.cut import Cut, Part, capture
+from regraft.trunk.cut import Cut, capture
+from regraft.trunk.parts import Part
 from regraft.trunk.shapes import sizes_of
 
 

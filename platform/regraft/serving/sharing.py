@@ -16,7 +16,8 @@ from regraft.serving.passes import Asked, Own, Tail, batch_of, carried, shared, 
 from regraft.serving.probes import probes
 from regraft.serving.resident import Frame
 from regraft.serving.stacked import NotStacked, linear_heads
-from regraft.trunk.cut import Cut, NotCut, Part, capture, find_cut
+from regraft.trunk.cut import Cut, NotCut, capture, find_cut
+from regraft.trunk.parts import Part
 from regraft.trunk.tape import tensors_in
 
 log = logging.getLogger(__name__)

@@ -31,8 +31,9 @@ from regraft.training.evaluate import to_device
 from regraft.training.harness import Harness
 from regraft.training.memory import available
 from regraft.trunk.agreement import difference, loss_difference
-from regraft.trunk.cut import Cut, NotCut, NothingFrozen, Part, capture, find_cut
+from regraft.trunk.cut import Cut, NotCut, NothingFrozen, capture, find_cut
 from regraft.trunk.features import Features, trunk_id
+from regraft.trunk.parts import Part
 from regraft.trunk.plan import Limits, Plan, Where, plan
 from regraft.trunk.shapes import sizes_of, tells
 from regraft.trunk.trunk import Kept, Trunk, alone, astray, fill, hollowed, kept_rows

@@ -19,14 +19,12 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from regraft.bases.adapt import Adapted
 from regraft.contracts import Batch, device_of
-from regraft.trunk.shapes import ROWS, Dim, Sizes, dims_of, sizes_of
+from regraft.trunk.parts import GIVEN, Part, by_row, inside, is_kept, joined, laid_out, order_of, widened
+from regraft.trunk.shapes import ROWS, Sizes, dims_of, sizes_of
 from regraft.trunk.tape import Call, Tape, live_modules, record, tensors_in
 
 Boundary = Mapping[str, Tensor]
 """What the suffix needs of a batch, by `Part.key`."""
-
-GIVEN = -1
-"""As a part's place: not what the module returns, but the first value that it is called with."""
 
 
 class NotCut(Exception):
@@ -35,47 +33,6 @@ class NotCut(Exception):
 
 class NothingFrozen(NotCut):
     """There is no frozen part: nothing to be told of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One value that a finished module returns, and what stands in for it."""
-
-    module: str
-    place: int
-    """Which of the values that the module returns, or GIVEN."""
-    role: Literal["constant", "hollow", "kept", "shared"]
-    """constant: the same in every batch, no tensor. hollow: never read, only its shape. kept: needed, one slice a row.
-    shared: needed, and the same for all rows."""
-    value: Any = None
-    dims: tuple[Dim, ...] = ()
-    dtype: torch.dtype = torch.float32
-    first_only: bool = False
-    """Only the first entry of axis 1 is read (the class token)."""
-    order: tuple[int, ...] = ()
-    """Its axes as they lie in memory, the slowest first: dropout draws in that order, and sums are taken in it."""
-
-    @property
-    def key(self) -> str:
-        """By which its values are known: module, place, and whether it is the first entry alone."""
-        return f"{self.module}:{self.place}{':first' if self.first_only else ''}"
-
-    @property
-    def width(self) -> int:
-        """Numbers a row, where an axis that follows the batch's sizes counts 64."""
-        count = 1
-        for axis, dim in enumerate(self.dims):
-            count *= dim.times if axis == 0 else 1 if axis == 1 and self.first_only else dim.of(_Usual())
-        return count
-
-    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Its shape in a batch of these sizes."""
-        return tuple(dim.of(sizes) for dim in self.dims)
-
-
-class _Usual(dict[str, int]):
-    def __missing__(self, _: str) -> int:
-        return 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +66,7 @@ class Cut:
 
         def value(part: Part) -> Tensor:
             if part.role == "kept":
-                return _widened(part, boundary[part.key], sizes)
+                return widened(part, boundary[part.key], sizes)
             return torch.zeros((), dtype=part.dtype, device=device).expand(part.shape(sizes))
 
         with _stubbed(model, self.stubs, value):
@@ -129,9 +86,9 @@ class Cut:
             wanted = (wanted[0], 1, *wanted[2:]) if part.first_only else wanted
             if (found := tuple(boundary[part.key].shape)) != wanted:
                 raise NotCut(f"{part.module} returns {found} where {wanted} follows from the sizes of the rows")
-            folded = _by_row(part, boundary[part.key], len(own))
+            folded = by_row(part, boundary[part.key], len(own))
             for row, values, sizes in zip(rows, folded, own, strict=True):
-                row[part.key] = values[_inside(part, sizes)].contiguous()
+                row[part.key] = values[inside(part, sizes)].contiguous()
         return rows
 
     def take(self, boundary: Boundary, places: Sequence[int], rows: int, sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -144,15 +101,15 @@ class Cut:
             values = boundary[part.key]
             if list(places) != list(range(rows)):
                 chosen = torch.tensor(places, device=values.device)
-                values = _by_row(part, values, rows).index_select(0, chosen)
+                values = by_row(part, values, rows).index_select(0, chosen)
                 values = values.flatten(0, 1) if part.dims[0].times > 1 else values
             inner = [slice(dim.of(sizes)) for dim in part.dims[1:]]
-            found[part.key] = _laid_out(values[(slice(None), *inner)].contiguous(), part.order)
+            found[part.key] = laid_out(values[(slice(None), *inner)].contiguous(), part.order)
         return found
 
     def join(self, rows: Sequence[Mapping[str, Tensor]], sizes: Mapping[str, int]) -> dict[str, Tensor]:
         """The boundary of a batch of these sizes from that of its rows; padding is zero."""
-        return {part.key: _joined(part, [row[part.key] for row in rows], sizes) for part in self.kept}
+        return {part.key: joined(part, [row[part.key] for row in rows], sizes) for part in self.kept}
 
 
 def union(cuts: Iterable[Cut]) -> Cut:
@@ -185,7 +142,7 @@ def find_cut(adapted: Adapted, first: Batch, second: Batch) -> Cut:
         raise NothingFrozen("nothing is frozen before what trains")
     # Modules without parameters may run (tables of positions: free) or stand still (pooling: what is kept shrinks).
     choices = [_needed(adapted, first, tapes[0], found) for found in (computed, stubs)]
-    least = min(choices, key=lambda found: sum(part.width for stub in found for part in stub.parts if _kept(part)))
+    least = min(choices, key=lambda found: sum(part.width for stub in found for part in stub.parts if is_kept(part)))
     return Cut(least, sizes)
 
 
@@ -272,7 +229,7 @@ def _parts(one: Call, two: Call, before: Mapping[str, int], after: Mapping[str, 
         by_row = bool(dims) and dims[0].size == ROWS
         # NaN cannot be put into whole numbers, so whether a mask is read cannot be tried.
         role: Literal["kept", "hollow"] = "kept" if by_row and not a.is_floating_point() else "hollow"
-        yield Part(one.name, place, role, None, dims, a.dtype, order=_order(a))
+        yield Part(one.name, place, role, None, dims, a.dtype, order=order_of(a))
 
 
 def _needed(adapted: Adapted, batch: Batch, tape: Tape, stubs: tuple[Stub, ...]) -> tuple[Stub, ...]:
@@ -355,55 +312,3 @@ def _one_row(given: Any, by_row: Sequence[bool]) -> Any:
     if len(leaves) != len(by_row):
         return given
     return tree_unflatten([leaf[:1] if cut else leaf for leaf, cut in zip(leaves, by_row, strict=True)], tree)
-
-
-def _kept(part: Part) -> bool:
-    return part.role == "kept"
-
-
-def _by_row(part: Part, values: Tensor, rows: int) -> Tensor:
-    """(rows, ...): a module may fold parts of a row into the first axis, as windows of an image are."""
-    return values.reshape(rows, part.dims[0].times, *values.shape[1:]) if part.dims[0].times > 1 else values
-
-
-def _inside(part: Part, sizes: Mapping[str, int]) -> tuple[slice, ...]:
-    """Which of a row's values are its own."""
-    folded = (slice(None),) if part.dims[0].times > 1 else ()
-    if part.first_only:
-        return (*folded, slice(None))
-    return (*folded, *(slice(dim.of(sizes)) for dim in part.dims[1:]))
-
-
-def _joined(part: Part, rows: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
-    inner = [dim.of(sizes) for dim in part.dims[1:]]
-    if part.first_only:
-        inner[0] = 1
-    folded = [part.dims[0].times] if part.dims[0].times > 1 else []
-    if all(list(row.shape) == [*folded, *inner] for row in rows):
-        return _laid_out(torch.stack(tuple(rows)).reshape(-1, *inner), part.order)
-    whole = rows[0].new_zeros((len(rows), *folded, *inner))
-    for place, row in zip(whole, rows, strict=True):
-        place[tuple(slice(length) for length in row.shape)] = row
-    return _laid_out(whole.reshape(-1, *inner), part.order)
-
-
-def _order(tensor: Tensor) -> tuple[int, ...]:
-    strides = tuple(tensor.stride())
-    return tuple(sorted(range(tensor.ndim), key=lambda axis: (-strides[axis], axis)))
-
-
-def _laid_out(values: Tensor, order: tuple[int, ...]) -> Tensor:
-    """The same values, lying in memory as the model's own do."""
-    if order == tuple(range(values.ndim)):
-        return values
-    back = [order.index(axis) for axis in range(values.ndim)]
-    return values.permute(order).contiguous().permute(back)
-
-
-def _widened(part: Part, values: Tensor, sizes: Mapping[str, int]) -> Tensor:
-    """The first entry alone in its place, before entries that nobody reads."""
-    if not part.first_only:
-        return values
-    wide = values.new_zeros(part.shape(sizes))
-    wide[:, :1] = values
-    return wide

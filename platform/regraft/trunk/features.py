@@ -32,7 +32,7 @@ from regraft.data.rows import Rows
 from regraft.errors import Damaged, NotThere, StoreError
 from regraft.store.manifest import MANIFEST, commit
 from regraft.store.objects import ObjectStore, Stat
-from regraft.trunk.cut import Part
+from regraft.trunk.parts import Part
 
 FORMAT = 1
 FILE = "features.arrow"

@@ -17,8 +17,9 @@ from torch import Tensor
 from regraft.bases.adapt import Adapted
 from regraft.contracts import Batch, Example, device_of
 from regraft.data.rows import Rows
-from regraft.trunk.cut import Cut, NotCut, Part, capture
+from regraft.trunk.cut import Cut, NotCut, capture
 from regraft.trunk.features import Features, row_hashes
+from regraft.trunk.parts import Part
 from regraft.trunk.shapes import sizes_of
 
 BATCH = 32

@@ -38,6 +38,10 @@ __all__ = ["Ask", "Encoded", "Engine", "Served", "Stats"]
 
 log = logging.getLogger(__name__)
 
+PADDING = 1.2
+"""By how much the longest text of a pass may exceed the shortest, once the pass is"""
+WORTH = 256
+"""tokens large, for each CPU thread: more of them are no quicker, each."""
 MOST_ROWS = 256
 """Rows of one pass, those that are computed once for many models counted each."""
 
@@ -264,7 +268,9 @@ class Engine:
             for place in order:
                 item = items[place]
                 unlike = several | {item.work}
-                if part and (len(part) == MOST_ROWS or len(unlike) * item.cost > self.budget(item.unit)):
+                shortest = items[part[0]].cost if part else item.cost
+                padded = item.cost > PADDING * shortest and len(several) * shortest >= self._worth()
+                if part and (padded or len(part) == MOST_ROWS or len(unlike) * item.cost > self.budget(item.unit)):
                     yield part
                     part, unlike = [], {item.work}
                 part.append(place)
@@ -276,6 +282,9 @@ class Engine:
         if unit == "pixel":
             return MOST_NUMBERS // 3
         return TOKENS_ON_GPU if self._device.type == "cuda" else TOKENS_PER_THREAD * torch.get_num_threads()
+
+    def _worth(self) -> int:
+        return TOKENS_ON_GPU if self._device.type == "cuda" else WORTH * torch.get_num_threads()
 
     def _answered(self, items: Sequence[Encoded]) -> list[Answer | RegraftError]:
         rows = [Asked(item.own, item.example, item.key) for item in items]

@@ -33,16 +33,16 @@ def save(store: ObjectStore, trial: str, step: int, size: int, score: float) -> 
     )
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_200_trials_never_take_more_than_the_quota_and_the_best_stays(tmp_path: Path, seed: int) -> None:
     store = open_store(str(tmp_path))
     trials = tmp_path / "searches" / "s" / "trials"
     ledger = Ledger(store, "searches/s", SCORE, 3, QUOTA)
     draw = random.Random(seed)
     live: dict[str, int] = {}
-    best, registered, waiting, written = (-1.0, ""), [], list(range(200)), 0
+    best, registered, waiting, written, most = (-1.0, ""), [], list(range(200)), 0, 0
     while waiting or live:
-        while waiting and len(live) < 12:
+        while waiting and len(live) < 40:
             trial = f"t{waiting.pop(0):04d}"
             live[trial] = 0
             ledger.began(trial)
@@ -54,8 +54,9 @@ def test_200_trials_never_take_more_than_the_quota_and_the_best_stays(tmp_path: 
             assert stored(trials) <= QUOTA
             ledger.saved(trial, prefix, size, score)
             written += 1
+            most = max(most, ledger.used)
             best = max(best, (score, prefix))
-        if live[trial] == 3:
+        if live[trial] == 2:
             ledger.ended(trial)
             del live[trial]
             if len(registered) < 4 and (prefix := ledger.of(trial)):
@@ -63,8 +64,8 @@ def test_200_trials_never_take_more_than_the_quota_and_the_best_stays(tmp_path: 
                 registered.append(prefix)
         assert store.exists(f"{best[1]}manifest.json"), "the best one is there"
         assert all(store.exists(f"{prefix}manifest.json") for prefix in registered)
-    assert written >= 500
-    assert ledger.used <= QUOTA
+    assert written >= 200
+    assert QUOTA - 4 * MB < most <= QUOTA, "the quota was met, and kept"
 
 
 def test_the_best_k_and_nothing_else_stays_without_a_quota(tmp_path: Path) -> None:

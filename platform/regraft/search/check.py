@@ -20,8 +20,9 @@ SOME_LABELS = ("one", "another")
 """Stand for labels that only the rows tell: how many there are hardly changes what a checkpoint takes."""
 
 
-def check_methods(spec: RunSpec, base: Base) -> tuple[int, ...]:
-    """The depths that the space may freeze, in blocks; SpecError with everything that does not fit the base.
+def check_methods(spec: RunSpec, base: Base) -> tuple[int | str, ...]:
+    """The depths that the space may freeze, in blocks, and the names of methods that train a head alone; SpecError with
+    everything that does not fit the base.
 
     A base that cannot be sketched is left to the workers, which load it.
     """
@@ -41,7 +42,7 @@ def check_methods(spec: RunSpec, base: Base) -> tuple[int, ...]:
         problems = list(_sizes(spec, every, base, labels))
     if problems:
         raise SpecError(tuple(dict.fromkeys(problems)))
-    return tuple(sorted(depths))
+    return tuple(sorted(depths, key=str))
 
 
 def _known(method: Method) -> bool:
@@ -49,12 +50,13 @@ def _known(method: Method) -> bool:
     return method.serves == "head" or type(method).depth_of is Method.depth_of
 
 
-def _depths(every: list[Method], anatomy: Anatomy) -> tuple[set[int], list[str]]:
-    depths: set[int] = set()
+def _depths(every: list[Method], anatomy: Anatomy) -> tuple[set[int | str], list[str]]:
+    depths: set[int | str] = set()
     problems = []
     for method in every:
         try:
-            depths.add(method.depth_of(anatomy))
+            depth = method.depth_of(anatomy)
+            depths.add(method.key() if method.serves == "head" else depth)
         except Unsupported as error:
             problems.append(f"search.space: {error}")
     return depths - {0}, problems

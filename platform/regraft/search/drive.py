@@ -121,7 +121,7 @@ def opened(
     return record
 
 
-def job_of(spec: RunSpec, name: str, base: Base, snapshot: Snapshot, depths: tuple[int, ...]) -> SearchJob:
+def job_of(spec: RunSpec, name: str, base: Base, snapshot: Snapshot, depths: tuple[int | str, ...]) -> SearchJob:
     """What every worker is told."""
     bare = alone(spec)
     fitted = bare.model_copy(update={"task": bare.task.fitted(snapshot.train.numbers)})

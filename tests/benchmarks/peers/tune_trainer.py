@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=64)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     space = {
         "model": options.model,

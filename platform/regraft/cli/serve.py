@@ -35,9 +35,8 @@ def serve(args: argparse.Namespace, screen: Screen) -> Reply:
         os.environ[_HAPROXY] = "1"  # Serve reads it when it is imported
     began = time.monotonic()
     screen.note(f"opening {_models(spec)} of {spec.store}" + ("" if local else " on Ray Serve"))
-    # Once more when it is up: Ray takes SIGTERM for itself when it starts, and ends by it without tidying up.
     work = function(WORK["serve here" if local else "serve"])
-    with ended_by_signals(), work(spec, args.address) as url, ended_by_signals():
+    with ended_by_signals(), work(spec, args.address) as url:
         _told(spec, url, screen, time.monotonic() - began)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()

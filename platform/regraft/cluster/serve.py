@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections import Counter as PerModel
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -165,8 +167,12 @@ def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
         raise AskedWrong("0 is written; Ray Serve listens on a port that is named: 8000 is its usual", where="port")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
+        before = signal.getsignal(signal.SIGTERM)
         with silently():
             stack.enter_context(connected(address))
+        if before is not None and threading.current_thread() is threading.main_thread():
+            # Ray takes SIGTERM for itself when it starts, and would end this process by it without tidying up.
+            signal.signal(signal.SIGTERM, before)
         check_store(spec.store)
         _refuse_missing_haproxy(spec)
         stack.callback(_ended)

@@ -40,7 +40,6 @@ def settings(folder: Path, **more: str) -> dict[str, str]:
         **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
-        "RAY_health_check_failure_threshold": "40",  # a busy machine is not a dead one
         "RAY_raylet_start_wait_time_s": "120",
         "RAY_USAGE_STATS_ENABLED": "0",
         "HF_HUB_OFFLINE": "1",
@@ -112,7 +111,8 @@ class Machines:
                     self.kill(node)
             if len(self.nodes) < count:
                 self.nodes += self.tell("add", cpus=cpus, count=count - len(self.nodes))
-            return set(self.nodes) <= set(self.tell("living"))
+            living = set(self.tell("living"))
+            return set(self.nodes) <= living and len(living) == count + 1 + len(self._blind)
 
         until(there, f"{count} nodes are there")
         return self.nodes

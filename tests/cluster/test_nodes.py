@@ -22,6 +22,7 @@ from workers import in_child, train_counted
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 STEPS = 16  # 60 rows, batches of 8, 2 epochs
 draw = random.Random(2026)
+RAYS_OWN = {"_AutoscalingCoordinatorActor", "_StatsActor", "ActorLocationTracker"}
 KILLS = {str(step): draw.randrange(4) for step in sorted(draw.sample(range(1, STEPS), 3))}
 """The steps right after which a node dies, and the rank whose node it is."""
 
@@ -52,11 +53,12 @@ def spec_in(inputs: Path, store: Path, workers: Any, **more: Any) -> dict[str, A
 
 
 def nothing_is_kept_busy(machines: Machines) -> None:
-    """No placement group is left, and no actor but the one that Ray itself keeps on the head."""
+    """No placement group is left, and no actor but those that Ray itself keeps on the head."""
 
     def free() -> bool:
-        actors = [actor for actor in machines.tell("actors").values() if "AutoscalingCoordinator" not in actor]
-        return not actors and not machines.tell("groups")
+        actors = [actor.split() for actor in machines.tell("actors").values()]
+        kept = [name for name, node in actors if name not in RAYS_OWN or node in machines.nodes]
+        return not kept and not machines.tell("groups")
 
     until(free, "all that the command held is given back", 60)
 

@@ -297,7 +297,7 @@ def _search(commands: Any) -> None:
         "--register", type=_none_best_or_count, metavar="none|best|N", help="which trials become versions (best)"
     )
     search.add_argument(
-        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+        "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
 
 

@@ -14,6 +14,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 from regraft.cluster.bench import Bench, plain, serve
 from regraft.cluster.connect import check_store, connected
 from regraft.cluster.decide import tune_decider
+from regraft.cluster.sources import check_folders
 from regraft.contracts import Progress
 from regraft.errors import AskedWrong
 from regraft.search.closing import SearchOutcome
@@ -35,6 +36,7 @@ def search(
     check_search(spec)
     with connected(address):
         check_store(spec.store)
+        check_folders(spec)
         share = share_of(spec)
         return search_session(spec, tune_decider, lambda: RayCrew(share), fresh=fresh, progress=progress)
 

@@ -260,9 +260,10 @@ def test_a_search_is_submitted_by_either_way(cluster: tuple[str, dict[str, str]]
     search = {"space": {"training.lr": {"grid": [1e-3, 1e-2]}}, "sampler": "grid"}
     written = user_folder(tmp_path, method="feature-extraction", search=search)
     done = regraft(cluster, tmp_path, "search", "spec.yaml", "--address", cluster[0])
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "submitted job regraft-search-tiny-" in done.stderr and "@regraft" not in done.stdout + done.stderr
-    assert "2 of 2 trials done" in done.stderr and "tiny@v1" in done.stdout
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "submitted job regraft-search-tiny-" in said and "@regraft" not in said
+    assert "2 of 2 trials done" in said and "tiny@v1" in said
     elsewhere = written | {"base": str(tmp_path / "base")}
     elsewhere["data"] = {"train": str(tmp_path / "train.csv"), "eval": str(tmp_path / "eval.csv")}
     (tmp_path / "elsewhere.yaml").write_text(yaml.safe_dump(elsewhere))

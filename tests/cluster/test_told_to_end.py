@@ -10,10 +10,11 @@ import pytest
 from ray.train import ScalingConfig
 
 from regraft.cluster import train
-from regraft.cluster.watch import Leaving
+from regraft.cluster.watch import Leaving, Watch
 from regraft.errors import Stopped
 from regraft.spec import RunSpec
 from regraft.training.job import Job
+from regraft.training.notice import Notice
 from tiny import document
 
 
@@ -47,3 +48,13 @@ def test_an_interrupt_without_a_word_stays_one(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(train, "attempt", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train.attempts(spec, job, ScalingConfig(resources_per_worker={"CPU": 1}), None)
+
+
+def test_a_driver_whose_workers_have_not_begun_is_interrupted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    notice, killed = Notice(), []
+    watch = Watch(None, ScalingConfig(resources_per_worker={"CPU": 1}), notice, None)
+    monkeypatch.setattr("os.kill", lambda pid, number: killed.append(number))
+    notice.give("asked")
+    watch._look()
+    watch._look()
+    assert killed == [signal.SIGINT], "a second one would break off what the first sets off"

@@ -188,8 +188,8 @@ def written_down(desk: FrontDesk, lease: Lease) -> Iterator[None]:
     except BaseException as ended:
         desk.leave()
         if not lease.lost.is_set():
-            state = "interrupted" if isinstance(ended, KeyboardInterrupt) else "failed"
-            desk.record.state, desk.record.seconds = state, desk.seconds
+            desk.record.state = "interrupted" if isinstance(ended, KeyboardInterrupt) else "failed"
+            desk.record.seconds = desk.seconds
             # A full disk or a lost server: what ended the search must not be hidden by what it ends too.
             with suppress(StoreError):
                 desk.books.write_trials(desk.records())

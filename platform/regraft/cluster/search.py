@@ -27,6 +27,8 @@ from regraft.search.trials import Desk, SearchJob, Trial
 from regraft.spec import RunSpec
 
 log = logging.getLogger(__name__)
+CLEAR_S = 5.0
+"""How long workers may take to clear away what they wrote on their nodes."""
 DEAD = (ActorDiedError, ActorUnavailableError, RayActorError)
 
 
@@ -140,6 +142,9 @@ class RayCrew:
 
     def close(self) -> None:
         """End the workers."""
+        cleared = [actor.clear.remote() for actor in self._actors.values()]
+        if cleared:
+            ray.wait(cleared, num_returns=len(cleared), timeout=CLEAR_S)
         for actor in self._actors.values():
             ray.kill(actor)
         self._actors.clear()

@@ -14,8 +14,8 @@ from regraft.errors import AskedWrong
 FAMILIES = ("tasks", "methods", "losses", "sources")
 
 _EPILOG = """\
-exit codes  0 done, 1 failed, 2 what was asked is wrong
-store       train, search: --set store=... or --store, then REGRAFT_STORE, then the spec
+exit codes  0 done, 1 failed, 2 what was asked is wrong, 130 interrupted
+store       train, search, doctor SPEC: --store (or --set store=...), then REGRAFT_STORE, then the spec
             others: --store, then REGRAFT_STORE, then ./regraft-store
 """
 

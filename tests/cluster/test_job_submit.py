@@ -255,6 +255,23 @@ def test_a_prediction_is_submitted_too(cluster: tuple[str, dict[str, str]], tmp_
     assert len(Path(out).read_text().splitlines()) == 60
 
 
+@pytest.mark.slow
+def test_a_search_is_submitted_by_either_way(cluster: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    search = {"space": {"training.lr": {"grid": [1e-3, 1e-2]}}, "sampler": "grid"}
+    written = user_folder(tmp_path, method="feature-extraction", search=search)
+    done = regraft(cluster, tmp_path, "search", "spec.yaml", "--address", cluster[0])
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "submitted job regraft-search-tiny-" in said and "@regraft" not in said
+    assert "of 2 trials done" in said and "2: 2 finished" in said and "tiny@v1" in said
+    elsewhere = written | {"base": str(tmp_path / "base")}
+    elsewhere["data"] = {"train": str(tmp_path / "train.csv"), "eval": str(tmp_path / "eval.csv")}
+    (tmp_path / "elsewhere.yaml").write_text(yaml.safe_dump(elsewhere))
+    done = submit(cluster, "jobs/search.py", str(tmp_path / "elsewhere.yaml"))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "2: 2 finished" in done.stdout and "tiny@v2" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "told"),
     [

@@ -11,7 +11,8 @@ import yaml
 
 from regraft.cluster import parcel as parcels
 from regraft.cluster.parcel import Parcel
-from regraft.errors import AskedWrong
+from regraft.errors import AskedWrong, RegraftError
+from regraft.search.drive import search_name
 from regraft.spec import RunSpec
 from tiny import document
 
@@ -46,6 +47,30 @@ def test_a_spec_travels_with_its_small_files_and_means_the_same_run_there(
     assert parcel.shared == []
     monkeypatch.chdir(parcel.folder)
     assert RunSpec.load(Path("tiny.yaml")).run == name
+
+
+def test_a_search_travels_as_the_same_search(parcel: Parcel, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = {
+        "method": {"grid": ["feature-extraction", {"type": "lora", "rank": 2}]},
+        "training.lr": {"loguniform": [1e-4, 1e-2]},
+    }
+    written = document(Path.cwd()) | {"base": "./base", "data": {"train": "train.csv", "eval": "eval.csv"}}
+    spec = RunSpec.resolve(written | {"store": "s3://bucket/x", "search": {"space": space, "trials": 4}})
+    name = search_name(spec)
+    parcels.search(parcel, spec, fresh=False)
+    assert parcel.words == ["search", "tiny.yaml", "--store", "s3://bucket/x"]
+    assert parcel.about["command"] == "search" and parcel.about["run"] == name
+    monkeypatch.chdir(parcel.folder)
+    there = RunSpec.load(Path("tiny.yaml"))
+    assert there.search == spec.search
+    assert search_name(there) == name, "what was begun here goes on there"
+
+
+def test_a_spec_without_a_space_is_refused_before_anything_is_sent(parcel: Parcel) -> None:
+    spec = RunSpec.resolve(document(Path.cwd()) | {"store": "s3://bucket/x"})
+    with pytest.raises(RegraftError, match="search"):
+        parcels.search(parcel, spec, fresh=False)
+    assert names(parcel) == set()
 
 
 def test_what_is_elsewhere_or_large_must_be_seen_by_every_node(parcel: Parcel, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ WORK: dict[str, Target] = {
     "cluster": "regraft.cluster.submit:Cluster",
     "parcel": "regraft.cluster.parcel:Parcel",
     "pack train": "regraft.cluster.parcel:train",
+    "pack search": "regraft.cluster.parcel:search",
     "pack predict": "regraft.cluster.parcel:predict",
     "pack doctor": "regraft.cluster.parcel:doctor",
     "inside": "regraft.cli.cluster_checks:inside",

@@ -50,8 +50,9 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 def doctor(args: argparse.Namespace, screen: Screen) -> Reply:
     """Run every check, one after the other, each shown as it ends; exit code 1 when one failed."""
-    store = store_of(args.store)
-    compute = RunSpec.load(Path(args.spec)).compute if args.spec else None
+    spec = RunSpec.load(Path(args.spec)) if args.spec else None
+    store = spec.store if spec and not args.store else store_of(args.store)
+    compute = spec.compute if spec else None
     if args.inside:
         found = list(_shown([("cluster", partial(_inside, args, store, screen))], screen))
         return Reply({"findings": [asdict(finding) for finding in found]})  # summed by the client

@@ -14,8 +14,8 @@ from regraft.errors import AskedWrong
 FAMILIES = ("tasks", "methods", "losses", "sources")
 
 _EPILOG = """\
-exit codes  0 done, 1 failed, 2 what was asked is wrong
-store       train, search: --set store=... or --store, then REGRAFT_STORE, then the spec
+exit codes  0 done, 1 failed, 2 what was asked is wrong, 130 interrupted
+store       train, search, doctor SPEC: --store (or --set store=...), then REGRAFT_STORE, then the spec
             others: --store, then REGRAFT_STORE, then ./regraft-store
 """
 
@@ -297,7 +297,7 @@ def _search(commands: Any) -> None:
         "--register", type=_none_best_or_count, metavar="none|best|N", help="which trials become versions (best)"
     )
     search.add_argument(
-        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+        "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
 
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from regraft.cluster.parcel import Parcel
     from regraft.cluster.submit import Cluster, Ended
 
+Showing = Callable[[Screen], AbstractContextManager[Callable[[Mapping[str, Any]], None]]]
+"""Makes a sink for progress events that suits a screen."""
 _PATIENT_S = 15.0
 _LAST = 20
 """Lines of the log that are told when a job ends without a word of ours."""
@@ -39,10 +41,18 @@ def elsewhere(address: str | None) -> bool:
     return (address or "").startswith(("http://", "https://"))
 
 
-def there(address: str, screen: Screen, pack: Callable[[Parcel], None], *, again: bool = True) -> Reply:
+def there(
+    address: str,
+    screen: Screen,
+    pack: Callable[[Parcel], None],
+    *,
+    again: bool = True,
+    shown: Showing | None = None,
+) -> Reply:
     """Run the command that `pack` packs as a job of the cluster, and answer as the command would here.
 
-    `again` follows the job that is doing this very thing already, where there is one.
+    `again` follows the job that is doing this very thing already, where there is one; `shown` is how the command shows
+    its progress, where that is not the usual line.
     """
     cluster: Cluster = function(WORK["cluster"])(address)
     with parcelled() as parcel:
@@ -50,7 +60,7 @@ def there(address: str, screen: Screen, pack: Callable[[Parcel], None], *, again
         found = cluster.running(parcel.about) if again else None
         job = found or cluster.submit(parcel)
         screen.note(f"{'follows' if found else 'submitted'} job {job} on {cluster.address}")
-        watch = Watch(cluster, job, screen, parcel.about)
+        watch = Watch(cluster, job, screen, parcel.about, shown)
         reply = watch.reply()
         if watch.left:
             parcel.leave()
@@ -71,7 +81,10 @@ def parcelled() -> Iterator[Parcel]:
 class Watch:
     """One job being followed: its progress on the screen, its end as a reply or an error."""
 
-    def __init__(self, cluster: Cluster, job: str, screen: Screen, about: Mapping[str, str]) -> None:
+    def __init__(
+        self, cluster: Cluster, job: str, screen: Screen, about: Mapping[str, str], shown: Showing | None = None
+    ) -> None:
+        self._shown = shown or following
         self._cluster, self._job, self._screen, self._about = cluster, job, screen, about
         self._feed = cluster.follow(job)
         self._said: dict[str, dict[str, Any]] = {}
@@ -85,7 +98,7 @@ class Watch:
         """Follow to the end; on Ctrl-C ask whether to stop the job or to leave it."""
         while True:
             try:
-                with following(self._screen) as progress:
+                with self._shown(self._screen) as progress:
                     self._follow(progress)
                 return self._ended(self._cluster.ended(self._job))
             except KeyboardInterrupt:

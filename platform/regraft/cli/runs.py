@@ -15,7 +15,7 @@ from regraft.store.checkpoints import Checkpoints, Saved
 from regraft.store.lease import holder
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.runs import LOG, RunInfo, Runs, parsed
-from regraft.store.searches import searches, told
+from regraft.store.searches import folder_of, searches, told
 
 _LINES = 12
 """Metric lines shown of a run; --json has all of them."""
@@ -36,11 +36,7 @@ def listing(args: argparse.Namespace, screen: Screen) -> Reply:
         }
         for info in Runs(store).list()
     ]
-    found = [
-        {"search": name, **{key: record.get(key) for key in ("model", "state", "trials", "winner")}}
-        for name in searches(store)
-        for record in (told(store, name),)
-    ]
+    found = [_search(store, name) for name in searches(store)]
     if runs:
         screen.table(("run", "model", "state", "step", "updated"), [tuple(run.values()) for run in runs])
     elif not found:
@@ -54,6 +50,7 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
     """`runs show`: a run's record, its checkpoints, and the last lines of its metrics."""
     store = open_store(store_of(args.store))
     runs = Runs(store)
+    _no_search(store, args.run)
     info = runs.info(args.run)
     record = {key: value for key, value in info.fields.items() if key not in ("format", "change")}
     if record.get("state") == "running":
@@ -79,6 +76,7 @@ def stop(args: argparse.Namespace, screen: Screen) -> Reply:
     """`runs stop`: ask whoever drives the run to end it at the next step boundary, with a checkpoint."""
     store = open_store(store_of(args.store))
     runs = Runs(store)
+    _no_search(store, args.run)
     info = runs.info(args.run)
     driver = holder(store, info.name)
     if driver is None:
@@ -92,16 +90,39 @@ def stop(args: argparse.Namespace, screen: Screen) -> Reply:
         time.sleep(_LOOK_S)
     found = runs.info(info.name)
     if holder(store, info.name) is None:
-        screen.say(f"{info.name}: {found.state} at step {found.step}; the same `regraft train` continues it")
+        goes_on = "" if found.state == "registered" else "; the same `regraft train` continues it"
+        screen.say(f"{info.name}: {found.state} at step {found.step}{goes_on}")
     else:
         screen.say(f"{info.name} has not stopped yet; `regraft runs show {info.name}` tells when it has")
     return Reply({"store": store.url, "run": info.name, "state": state_of(store, found), "step": found.step})
+
+
+def _search(store: ObjectStore, name: str) -> dict[str, Any]:
+    record = told(store, name)
+    found = {"search": name, **{key: record.get(key) for key in ("model", "state", "trials", "winner")}}
+    if found["state"] == "running" and holder(store, name, folder=folder_of(name)) is None:
+        found["state"] = "interrupted"
+    return found
+
+
+def _no_search(store: ObjectStore, name: str) -> None:
+    """Say where a search is to be looked at and how it is ended: it has no steps, and nobody looks for a wish."""
+    if name not in searches(store):
+        return
+    driver = holder(store, name, folder=folder_of(name))
+    by = f"process {driver['pid']} on {driver['host']} drives it" if driver else "nobody drives it now"
+    raise AskedWrong(
+        f"that is a search ({by}), not a run: its trials and report are in {store.url}/{folder_of(name)}. Ctrl-C or "
+        "SIGTERM ends it where it runs, `ray job stop` where it was submitted; the same `regraft search` goes on",
+        where=name,
+    )
 
 
 def logs(args: argparse.Namespace, screen: Screen) -> Reply:
     """`runs logs`: what the run said, and with -f what it goes on to say until nobody drives it."""
     store = open_store(store_of(args.store))
     runs = Runs(store)
+    _no_search(store, args.run)
     info = runs.info(args.run)
     told: list[dict[str, Any]] = []
     while True:

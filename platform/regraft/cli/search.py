@@ -6,15 +6,18 @@ import argparse
 import math
 import shlex
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
+from regraft.cli.remote import elsewhere, there
 from regraft.cli.results import gained, values_of
 from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
 from regraft.cli.searching import following, told
+from regraft.cli.signals import ended_by_signals
 from regraft.cli.train import overrides_of
 from regraft.spec import RunSpec, absolute
 
@@ -31,7 +34,10 @@ def search(args: argparse.Namespace, screen: Screen) -> Reply:
     if args.register is not None:
         overrides["search.register"] = args.register
     spec = RunSpec.load(Path(args.spec), overrides=overrides)
-    with following(screen) as progress:
+    if elsewhere(args.address):
+        pack = partial(function(WORK["pack search"]), spec=spec, fresh=args.fresh)
+        return there(args.address, screen, pack, again=not args.fresh, shown=following)
+    with ended_by_signals(), following(screen) as progress:
         outcome: SearchOutcome = function(WORK["search"])(
             spec, fresh=args.fresh, progress=progress, address=args.address
         )

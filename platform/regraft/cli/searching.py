@@ -12,6 +12,7 @@ from rich.live import Live as RichLive
 from rich.table import Table
 from rich.text import Text
 
+from regraft.cli import events
 from regraft.cli.progress import line_of
 from regraft.cli.screen import Screen, figure, harmless, span
 
@@ -27,6 +28,9 @@ _QUIET = ("step", "eval", "start", "checkpoint", "resume", "shared")
 @contextlib.contextmanager
 def following(screen: Screen) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A sink for a search's events that suits where they are shown."""
+    if events.wanted():
+        yield events.progress
+        return
     if not screen.terminal:
         yield Lines(screen)
         return

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
+from regraft.cli.remote import elsewhere
 from regraft.cli.screen import Reply, Screen, span, store_of
+from regraft.cli.signals import ended_by_signals
 from regraft.endpoint.keys import Key, append, hashed, new_key
 from regraft.endpoint.serve_spec import EVERY, ServeSpec
 from regraft.errors import AskedWrong
@@ -28,6 +29,13 @@ _HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
 def serve(args: argparse.Namespace, screen: Screen) -> Reply:
     """The `serve` command; it ends when it is told to."""
+    if elsewhere(args.address):
+        raise AskedWrong(
+            f"{args.address} is a cluster's Job API, and an endpoint is no job that one waits for: submit it by `ray "
+            f"job submit --no-wait --address {args.address} --working-dir . -- python jobs/serve.py ...`, have a "
+            "RayService serve it (helm/regraft, mode=service), or give the cluster's own address, host:6379",
+            where="--address",
+        )
     spec = spec_of(args)
     _known(spec)
     local = args.replicas == 0
@@ -83,20 +91,6 @@ def key(args: argparse.Namespace, screen: Screen) -> Reply:
     screen.note(f"{args.keys} holds its hash; the key itself is shown this once:")
     screen.say(made)
     return Reply({"key": made, "name": args.name, "file": args.keys})
-
-
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM end it as Ctrl-C does: an endpoint in a container is told to end that way."""
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _known(spec: ServeSpec) -> None:

@@ -28,7 +28,8 @@ from regraft.release import VERSION
 def run(argv: Sequence[str]) -> int:
     """Check, then run the command; its exit code."""
     os.environ[SWITCH] = "1"
-    # Ray ends a job by SIGTERM and kills it three seconds later: as an interrupt it lets go of the run's lease.
+    # Ray ends a job by SIGTERM. Workers that train have their own answer to it; before and after, it is an interrupt,
+    # which lets go of the run's lease.
     signal.signal(signal.SIGTERM, _interrupt)
     with ExitStack() as stack:
         try:

@@ -7,6 +7,7 @@ is one, and sends the answers back. No process stands between the two, and when 
 from __future__ import annotations
 
 import queue
+import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ class Bench:
     def __init__(self) -> None:
         self._desk = FarDesk()
         self._workshop: Workshop | None = None
-        self._threads: int | None = None
+        self._folder = Path(tempfile.mkdtemp(prefix="regraft-search-"))
 
     @ray.method(concurrency_group="work")  # type: ignore[untyped-decorator]
     def ready(self, job: dict[str, Any]) -> None:
@@ -93,9 +94,8 @@ class Bench:
             made = SearchJob(**{**job, "labels": tuple(job["labels"]), "depths": tuple(job["depths"])})
             if made.threads:
                 torch.set_num_threads(made.threads)
-            folder = Path(tempfile.mkdtemp(prefix="regraft-search-"))
             harness = LocalHarness(progress=lambda event: self._desk.say(**event))
-            workshop = Workshop(made, harness, folder)
+            workshop = Workshop(made, harness, self._folder)
             workshop.prepare(self._desk)
             self._workshop = workshop
         finally:
@@ -126,6 +126,11 @@ class Bench:
     def answer(self, answers: list[tuple[int, Any]]) -> None:
         """What the driver's desk said to calls."""
         self._desk.answer(answers)
+
+    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
+    def clear(self) -> None:
+        """Leave nothing on the node: the process is ended next, and does not get to it any more."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def serve(actor: Any, running: Any, desk: Desk) -> None:

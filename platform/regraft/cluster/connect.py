@@ -44,7 +44,7 @@ def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[
     if address.startswith(("http://", "https://")):
         raise Unsupported(
             f"{address} is a cluster's Job API, which runs commands, not this process: use `regraft train SPEC "
-            f"--address {address}` (or predict), or give the cluster's own address, host:6379",
+            f"--address {address}` (or search, predict), or give the cluster's own address, host:6379",
             where="address",
         )
     if ray.is_initialized():

@@ -24,6 +24,8 @@ from regraft.cluster.shared import MARKER, proof
 from regraft.data.braces import alternatives
 from regraft.errors import AskedWrong
 from regraft.release import VERSION
+from regraft.search.drive import search_name
+from regraft.search.points import check_search
 from regraft.spec import RunSpec, absolute
 
 LETTER = "regraft-job.json"
@@ -131,6 +133,17 @@ class Parcel:
 
 def train(parcel: Parcel, spec: RunSpec, *, fresh: bool) -> None:
     """Pack a training run."""
+    _pack(parcel, "train", spec, spec.run, fresh=fresh)
+
+
+def search(parcel: Parcel, spec: RunSpec, *, fresh: bool) -> None:
+    """Pack a search; what is wrong with its space is told before anything is sent."""
+    check_search(spec)
+    _pack(parcel, "search", spec, search_name(spec), fresh=fresh)
+
+
+def _pack(parcel: Parcel, command: str, spec: RunSpec, run: str, *, fresh: bool) -> None:
+    """Pack a spec, and the command that it is for; `run` is the name by which the job is found again."""
     document: dict[str, Any] = spec.model_dump(mode="json")
     around = spec.task.modality == "image"
     data = document["data"]
@@ -145,8 +158,8 @@ def train(parcel: Parcel, spec: RunSpec, *, fresh: bool) -> None:
     text = json.dumps(document, indent=1)  # JSON is YAML
     (parcel.folder / name).write_text(text, encoding="utf-8")
     # The store is told again: REGRAFT_STORE of the nodes would stand before the file's.
-    parcel.words = ["train", name, "--store", store, *(["--fresh"] if fresh else [])]
-    parcel.about = {"command": "train", "name": spec.name, "run": spec.run, "store": store}
+    parcel.words = [command, name, "--store", store, *(["--fresh"] if fresh else [])]
+    parcel.about = {"command": command, "name": spec.name, "run": run, "store": store}
 
 
 def predict(parcel: Parcel, args: Any, store: str) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
+from regraft.cluster import room
 from regraft.cluster.bench import Bench, plain, serve
 from regraft.cluster.connect import check_store, connected
 from regraft.cluster.decide import tune_decider
+from regraft.cluster.sources import check_folders
 from regraft.contracts import Progress
 from regraft.errors import AskedWrong
 from regraft.search.closing import SearchOutcome
@@ -25,6 +27,8 @@ from regraft.search.trials import Desk, SearchJob, Trial
 from regraft.spec import RunSpec
 
 log = logging.getLogger(__name__)
+CLEAR_S = 5.0
+"""How long workers may take to clear away what they wrote on their nodes."""
 DEAD = (ActorDiedError, ActorUnavailableError, RayActorError)
 
 
@@ -35,7 +39,8 @@ def search(
     check_search(spec)
     with connected(address):
         check_store(spec.store)
-        share = share_of(spec)
+        check_folders(spec)
+        share = share_of(spec, progress)
         return search_session(spec, tune_decider, lambda: RayCrew(share), fresh=fresh, progress=progress)
 
 
@@ -55,36 +60,52 @@ class Share:
     accelerator: str | None
 
 
-def share_of(spec: RunSpec) -> Share:
-    """What the cluster holds, shared out; AskedWrong when that is not enough for one worker.
+def share_of(spec: RunSpec, progress: Progress | None = None) -> Share:
+    """What the cluster holds, shared out; AskedWrong when that is not enough for one worker, and none can come.
 
-    Trials that all train a head alone run together in one worker, which then has a whole node's CPUs.
+    Trials that all train a head alone run together in one worker, which then has a whole node's CPUs. How many more
+    an autoscaler could bring nobody tells: beyond the nodes there are, `search.concurrency` says how many to ask for.
     """
     assert spec.search is not None
     compute, wanted = spec.compute, spec.search.concurrency
-    there = ray.cluster_resources()
-    cpus_there, gpus_there = there.get("CPU", 1.0), there.get("GPU", 0.0)
+    holdings = list(room.nodes().values())
     heads = all(method.serves == "head" and not method.closed_form for method in methods(spec))
-    node = max(float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    gpus = compute.gpus if compute.gpus != "auto" else (1.0 if gpus_there >= 1 else 0.0)
+    need = need_of(spec, holdings, heads=heads)
+    # Ray marks each node of an accelerator type with one such resource, of which a worker takes next to nothing.
+    whole = need | ({f"accelerator_type:{compute.accelerator}": 0.001} if compute.accelerator else {})
+    fit, low = room.room(holdings, whole), wanted or 1
+    if fit < low and room.can_come(whole, low, progress):
+        fit = low
+    if fit < 1:
+        told = ", ".join(f"{amount:g} {name}" for name, amount in whole.items())
+        there = ", ".join(f"{total(holdings, name):g} {name}" for name in whole)
+        brings = ", and its autoscaler can never bring such a node" if room.autoscales() else ""
+        raise AskedWrong(f"a worker with {told} is asked for; the cluster has {there}{brings}", where="compute")
+    slots = min(fit, wanted or (1 if heads else fit), spec.search.most or fit)
+    return Share(slots, need["CPU"], need.get("GPU", 0.0), need.get("memory"), compute.accelerator)
+
+
+def need_of(spec: RunSpec, holdings: Sequence[Mapping[str, float]], *, heads: bool) -> room.Need:
+    """What a worker holds: what is written, else a GPU where there is one, and its share of the CPUs of a node."""
+    assert spec.search is not None
+    compute, wanted = spec.compute, spec.search.concurrency
+    all_cpus, all_gpus = total(holdings, "CPU"), total(holdings, "GPU")
+    gpus = compute.gpus if compute.gpus != "auto" else (1.0 if all_gpus >= 1 else 0.0)
+    # A worker lies whole on one node, of which it can have no more than there is.
+    node = max((holds.get("CPU", 0.0) for holds in holdings if holds.get("GPU", 0.0) >= gpus), default=0.0)
     if compute.cpus is not None:
-        cpus = compute.cpus
+        cpus = float(compute.cpus)
     elif wanted is not None or heads:
-        cpus = max(1.0, min(node, cpus_there // (wanted or 1)))
+        cpus = max(1.0, min(node, all_cpus // (wanted or 1)))
     else:
-        cpus = max(1.0, cpus_there // gpus_there) if gpus and gpus_there >= 1 else 1.0
+        cpus = max(1.0, min(node, all_cpus // all_gpus)) if gpus and all_gpus >= 1 else 1.0
     memory = compute.memory_gb * 2**30 if compute.memory_gb else None
-    need = {"CPU": cpus, **({"GPU": gpus} if gpus else {}), **({"memory": memory} if memory else {})}
-    room = min(int(there.get(name, 0) // amount) for name, amount in need.items())
-    if room < 1:
-        told = ", ".join(f"{amount:g} {name}" for name, amount in need.items())
-        raise AskedWrong(
-            f"a worker with {told} is asked for; the cluster has "
-            + ", ".join(f"{there.get(name, 0):g} {name}" for name in need),
-            where="compute",
-        )
-    slots = min(room, wanted or (1 if heads else room), spec.search.most or room)
-    return Share(slots, cpus, float(gpus), memory, compute.accelerator)
+    return {"CPU": cpus, **({"GPU": float(gpus)} if gpus else {}), **({"memory": memory} if memory else {})}
+
+
+def total(holdings: Sequence[Mapping[str, float]], name: str) -> float:
+    """How much of a resource all nodes hold together."""
+    return sum(holds.get(name, 0.0) for holds in holdings)
 
 
 class RayCrew:
@@ -121,6 +142,9 @@ class RayCrew:
 
     def close(self) -> None:
         """End the workers."""
+        cleared = [actor.clear.remote() for actor in self._actors.values()]
+        if cleared:
+            ray.wait(cleared, num_returns=len(cleared), timeout=CLEAR_S)
         for actor in self._actors.values():
             ray.kill(actor)
         self._actors.clear()

@@ -35,6 +35,8 @@ from regraft.release import VERSION
 REACH_S = 10.0
 WAIT_S = 60.0
 """How long a job whose log has ended may take to say how it ended."""
+LEAVE_S = 60
+"""How long a job that is stopped may take to end by itself, before Ray kills it; Ray's own default is three."""
 _TRIES = 6
 _TERMINAL = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED}
 
@@ -72,6 +74,8 @@ class Cluster:
         environment: dict[str, Any] = {
             "working_dir": str(parcel.folder),
             "excludes": ["__pycache__/", "*.pyc"],
+            # Ray reads it where it watches over the job: after SIGTERM a run has a step and a checkpoint to do.
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(LEAVE_S)},
         }
         if not in_site_packages():
             environment["py_modules"] = [str(package_folder())]
@@ -99,7 +103,7 @@ class Cluster:
         return None
 
     def stop(self, job: str) -> None:
-        """End a job: Ray interrupts it, and kills it some seconds later."""
+        """End a job: Ray sends it SIGTERM, and kills it when it has not ended a minute later."""
         with self._asking():
             self._client.stop_job(job)
 

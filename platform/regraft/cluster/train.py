@@ -89,6 +89,10 @@ def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress
                 left = attempt(job, scaling, number, notice, progress)
             except RegraftError:
                 raise
+            except KeyboardInterrupt:
+                if notice:  # while nobody had begun, or a second time: there is no step to wait for
+                    raise stopped(job, notice.reason) from None
+                raise
             except Exception as error:
                 cause, counts = judged(error, job)
                 failures += counts
@@ -101,8 +105,8 @@ def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress
                 continue
             if left is None:
                 return
-            if not left.elsewhere:
-                raise stopped(job, left.reason)
+            if notice or not left.elsewhere:  # notice may have come when they were leaving already
+                raise stopped(job, notice.reason or left.reason)
             note(progress, f"{left.reason}; going on from a checkpoint of this step")
 
 

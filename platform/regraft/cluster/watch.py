@@ -49,6 +49,7 @@ class Watch:
         self._began = self._looked = time.monotonic()
         self._unused_since: float | None = None
         self._told = ""
+        self._interrupted = False
 
     def run(self, done: threading.Event) -> None:
         """Until done, and once more after."""
@@ -78,7 +79,10 @@ class Watch:
 
     def _look(self) -> None:
         if self._notice and not self._homes:
-            os.kill(os.getpid(), signal.SIGINT)  # nobody has begun, so nobody can leave: as Ctrl-C
+            # Nobody has begun, so nobody can leave: as Ctrl-C, and once, since what it sets off must not be broken off.
+            if not self._interrupted:
+                self._interrupted = True
+                os.kill(os.getpid(), signal.SIGINT)
             return
         if self.leaving is None and (leaving := self._reason()):
             self.leaving = leaving

@@ -17,17 +17,12 @@ from regraft.search.trials import SearchRecord, TrialRecord
 from regraft.spec import RunSpec
 from regraft.store import documents
 from regraft.store.objects import Body, ObjectStore, checked
-from regraft.store.searches import RECORD
+from regraft.store.searches import RECORD, folder_of
 
 log = logging.getLogger(__name__)
 TRIALS = "trials.jsonl"
 EVERY_S = 2.0
 """Between two writes of what is only on its way."""
-
-
-def folder_of(search: str) -> str:
-    """Where a search's documents and checkpoints are."""
-    return checked(f"searches/{search}")
 
 
 class Books:

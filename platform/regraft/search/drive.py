@@ -17,7 +17,7 @@ from regraft.contracts import Progress
 from regraft.data.snapshot import Snapshot
 from regraft.errors import AskedWrong, LeaseHeld, StoreError, WrongBase
 from regraft.search.baseline import measure_centroid
-from regraft.search.books import Books, folder_of
+from regraft.search.books import Books
 from regraft.search.check import check_methods
 from regraft.search.closing import SearchOutcome, complete
 from regraft.search.crew import Crewing, Taking, every_slot
@@ -29,7 +29,7 @@ from regraft.search.trials import SearchJob, SearchRecord
 from regraft.spec import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
-from regraft.store.searches import searches
+from regraft.store.searches import folder_of, searches
 from regraft.training.baselines import majority
 from regraft.training.session import rows_on
 
@@ -185,10 +185,11 @@ def written_down(desk: FrontDesk, lease: Lease) -> Iterator[None]:
     """Leave the search so that the same command goes on, however this ends."""
     try:
         yield
-    except BaseException:
+    except BaseException as ended:
         desk.leave()
         if not lease.lost.is_set():
-            desk.record.state, desk.record.seconds = "failed", desk.seconds
+            desk.record.state = "interrupted" if isinstance(ended, KeyboardInterrupt) else "failed"
+            desk.record.seconds = desk.seconds
             # A full disk or a lost server: what ended the search must not be hidden by what it ends too.
             with suppress(StoreError):
                 desk.books.write_trials(desk.records())

@@ -161,7 +161,7 @@ class SearchRecord:
     sampler: str
     scheduler: str
     store: str
-    state: Literal["running", "finished", "failed"] = "running"
+    state: Literal["running", "finished", "failed", "interrupted"] = "running"
     trials: int | None = None
     """How many were asked for."""
     created: str = ""

@@ -134,10 +134,10 @@ class Lease:
         )
 
 
-def holder(store: ObjectStore, run: str) -> Document | None:
+def holder(store: ObjectStore, run: str, *, folder: str | None = None) -> Document | None:
     """Who drives `run` now (`host`, `pid`, `since`, `until`); None when nobody does, or it cannot be known."""
     try:
-        lease = documents.read(store, checked(f"runs/{run}/lease.json"))
+        lease = documents.read(store, checked(f"{folder or f'runs/{run}'}/lease.json"))
     except (NotThere, Damaged):
         return None
     return None if _free(lease) else lease

@@ -5,9 +5,14 @@ from __future__ import annotations
 from regraft.errors import Damaged, NotThere
 from regraft.store import documents
 from regraft.store.documents import Document
-from regraft.store.objects import ObjectStore
+from regraft.store.objects import ObjectStore, checked
 
 RECORD = "search.json"
+
+
+def folder_of(search: str) -> str:
+    """Where a search's documents and checkpoints are."""
+    return checked(f"searches/{search}")
 
 
 def searches(store: ObjectStore) -> list[str]:

@@ -7,12 +7,13 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
 
 from regraft.cli import doctor, probes
 from regraft.cli.doctor import Check, Finding
 from regraft.errors import StoreError
 from regraft.store.folder import FolderStore
-from unit.cli.pretended import Regraft
+from unit.cli.pretended import DOCUMENT, Regraft
 
 
 @pytest.fixture
@@ -41,6 +42,20 @@ def test_one_failure_makes_the_code_1(regraft: Regraft, only: list[tuple[str, Ch
     assert "2 failed, 1 to look at, 1 fine" in said.out
     document = regraft("doctor", "--json").document
     assert [finding["status"] for finding in document["findings"]] == ["ok", "warn", "fail", "fail"]
+
+
+@pytest.mark.parametrize("written", ["", "other"])
+def test_the_store_that_is_looked_at_is_the_specs_unless_another_is_named(
+    written: str, tmp_path: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(doctor, "checks", lambda store, address: asked.append(store) or [])
+    monkeypatch.delenv("REGRAFT_STORE", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump({**DOCUMENT, "store": str(tmp_path / "specs")}))
+    words = ["--store", str(tmp_path / written)] if written else []
+    assert regraft("doctor", tmp_path / "spec.yaml", *words).code == 0
+    assert asked == [str(tmp_path / (written or "specs"))]
 
 
 @pytest.mark.parametrize("check", [doctor.processor, doctor.memory, doctor.shared_memory, doctor.gpu, doctor.token])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -75,6 +76,18 @@ def test_progress_lines_and_the_reply_come_out_as_they_would_here(capsys: pytest
     reply = watch(StandIn(lines, DONE)).reply()
     assert (dict(reply.document), reply.code) == ({"version": "v1"}, 0)
     assert capsys.readouterr().out == "left out 3 rows\ntiny@v1 is registered\n"
+
+
+def test_a_command_with_a_progress_of_its_own_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[Any] = []
+
+    @contextmanager
+    def shown(screen: Screen) -> Iterator[Any]:
+        yield seen.append
+
+    lines = [line("progress", event="trial", id="t0001"), line("reply", version="v1")]
+    Watch(StandIn(lines, DONE), "job-1", Screen(), {}, shown).reply()  # type: ignore[arg-type]
+    assert seen == [{"event": "trial", "id": "t0001"}]
 
 
 @pytest.mark.parametrize(

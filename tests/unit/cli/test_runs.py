@@ -8,6 +8,9 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
+from regraft.store import documents
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore
@@ -110,6 +113,38 @@ def test_stop_waits_until_the_driver_has_let_go(regraft: Regraft, store: ObjectS
     driver.join()
     assert said.code == 0
     assert "stopped at step 21" in said.out
+
+
+def test_a_run_that_ended_before_it_could_stop_is_not_said_to_continue(regraft: Regraft, store: ObjectStore) -> None:
+    record(store)
+    lease = Lease(store, "tickets-1").acquire()
+
+    def drive() -> None:
+        while not Runs(store).stop_asked("tickets-1"):
+            time.sleep(0.01)
+        Runs(store).update("tickets-1", state="registered", step=40)
+        lease.release()
+
+    driver = threading.Thread(target=drive)
+    driver.start()
+    said = regraft("runs", "stop", "tickets-1", "--store", store.url)
+    driver.join()
+    assert "registered at step 40" in said.out and "continues it" not in said.out
+
+
+@pytest.mark.parametrize("command", ["stop", "show", "logs"])
+def test_a_search_is_no_run_and_it_is_said_how_it_ends(command: str, regraft: Regraft, store: ObjectStore) -> None:
+    record_of_search = {"name": "tickets-s", "model": "tickets", "state": "running", "trials": 4}
+    store.put("searches/tickets-s/search.json", documents.encode(record_of_search))
+    lease = Lease(store, "tickets-s", folder="searches/tickets-s").acquire()
+    listed = regraft("runs", "list", "--store", store.url, "--json").document["searches"]
+    assert listed[0]["state"] == "running"
+    said = regraft("runs", command, "tickets-s", "--store", store.url)
+    lease.release()
+    assert said.code == 2
+    assert f"process {os.getpid()}" in said.err and "SIGTERM" in said.err and "ray job stop" in said.err
+    listed = regraft("runs", "list", "--store", store.url, "--json").document["searches"]
+    assert listed[0]["state"] == "interrupted", "nobody drives it"
 
 
 def test_logs_are_told_with_their_time_and_followed_to_the_end(regraft: Regraft, store: ObjectStore) -> None:

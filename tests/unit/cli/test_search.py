@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from regraft.cli import dispatch
+from regraft.cli import dispatch, events
 from regraft.cli.searching import told
 from regraft.search.closing import SearchOutcome
 from regraft.spec import RunSpec
@@ -105,6 +108,28 @@ def test_the_spec_and_its_options_are_handed_on(spec: Path, regraft: Regraft, se
     assert (handed.search.trials, handed.search.to_register) == (5, 2)
     assert handed.store.endswith("/other")
     assert options == {"fresh": True, "address": None}
+
+
+def test_sigterm_ends_a_search_as_ctrl_c_does(spec: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told_to_end(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(dispatch.WORK, "search", told_to_end)
+    said = regraft("search", spec)
+    assert said.code == 130 and "the same command continues" in said.err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_a_submitted_job_a_search_tells_its_client_all_that_happens(
+    spec: Path, regraft: Regraft, searching: PretendedSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(events.SWITCH, "1")
+    lines = [told for line in regraft("search", spec).out.splitlines() if (told := events.read(line))]
+    assert [body["event"] for kind, body in lines if kind == "progress"] == [event["event"] for event in EVENTS]
+    kind, reply = lines[-1]
+    assert kind == "reply" and reply["version"] == "v3"
 
 
 def test_each_end_is_a_line_and_the_summary_says_what_to_do_next(

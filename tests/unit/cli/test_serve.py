@@ -82,6 +82,7 @@ def test_all_that_is_wrong_with_a_spec_is_told_at_once(tmp_path: Path, regraft: 
         (["a.yaml", "tiny"], "names its models itself"),
         (["tiny", "--precision", "fp8"], "allowed are auto, fp32, bf16"),
         (["tiny", "--replicas", "0", "--address", "x:1"], "without Ray"),
+        (["tiny", "--address", "http://head:8265"], "jobs/serve.py"),
         (["nowhere.yaml"], "there is no such file"),
     ],
 )

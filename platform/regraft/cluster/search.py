@@ -108,11 +108,18 @@ class RayCrew:
         what it has computed."""
         if slot in self._ready:
             return
-        assert self._job is not None
         if slot not in self._actors:
             self._actors[slot] = self._hired()
         with self._first:
-            self._served(slot, self._actors[slot].ready.remote(plain(self._job)), desk)
+            alone = not self._ready
+            if alone:
+                self._prepare(slot, desk)
+        if not alone:
+            self._prepare(slot, desk)
+
+    def _prepare(self, slot: int, desk: Desk) -> None:
+        assert self._job is not None
+        self._served(slot, self._actors[slot].ready.remote(plain(self._job)), desk)
         self._ready.add(slot)
 
     def work(self, slot: int, trials: Sequence[Trial], desk: Desk) -> None:

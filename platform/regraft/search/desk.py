@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from regraft.contracts import Progress
-from regraft.errors import AskedWrong, Diverged
+from regraft.errors import AskedWrong, Diverged, RunError
 from regraft.search.books import Books
 from regraft.search.decide import Decider
 from regraft.search.points import alone
@@ -55,6 +55,8 @@ class FrontDesk:
         self._before = record.seconds
         self.left = False
         """The driver goes: what is handed in from now on counts no more, and no new trial begins."""
+        self.evicted = threading.Event()
+        """Set when another driver has the search: then this one has left it, and touches nothing of it any more."""
         self._bare = alone(spec)
         for known in self.records():
             if known.status not in OVER:
@@ -203,8 +205,11 @@ class FrontDesk:
         """Write an evaluation down; whether the trial goes on."""
         with self._news:
             record = self._records[trial]
+            if self.evicted.is_set():
+                self.leave()
             if record.status != "running" or self.left:
-                return False  # given to another worker meanwhile
+                # No verdict: a trial that is told to stop would leave a checkpoint that says it was over.
+                raise RunError("the search was left, or the trial given to another worker", where=trial)
             # A trial that began anew tells some evaluations again.
             record.reports = [known for known in record.reports if known["step"] < report.step]
             record.reports.append(asdict(report))
@@ -227,7 +232,7 @@ class FrontDesk:
     def room(self, trial: str, count: int) -> bool:
         """Whether a checkpoint of that many bytes may be written."""
         with self._lock:
-            return self.ledger.room(trial, count)
+            return not self.evicted.is_set() and self.ledger.room(trial, count)
 
     def forget(self, trial: str) -> None:
         """The room that was promised to what is no trial is free again."""
@@ -237,13 +242,14 @@ class FrontDesk:
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
         """A checkpoint is committed."""
         with self._lock:
-            self.ledger.saved(trial, prefix, count, score)
+            if not self.evicted.is_set():
+                self.ledger.saved(trial, prefix, count, score)
 
     def ended(self, trial: str, end: End) -> None:
         """Write down how a trial ended."""
         with self._news:
             record = self._records[trial]
-            if record.status in OVER or self.left:
+            if record.status in OVER or self.left or self.evicted.is_set():
                 return
             for name in ("status", "seconds", "error", "depth", "blocks", "trainable", "total", "together", "correct"):
                 setattr(record, name, getattr(end, name))
@@ -260,10 +266,13 @@ class FrontDesk:
             self._news.notify_all()
 
     def say(self, event: str, **fields: Any) -> None:
-        """Pass progress on; what is shared also goes into the search's record."""
+        """Pass progress on; what is shared, and baselines, also go into the search's record."""
         with self._lock:
             if event == "shared":
                 self._share(fields)
+            if event == "baselines":
+                self.record.baselines |= fields["baselines"]
+                self.record.baseline_correct = fields["correct"] or self.record.baseline_correct
             self._show({"event": event, **fields})
 
     def _checkpoints(self) -> None:

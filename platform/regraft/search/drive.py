@@ -170,6 +170,7 @@ def carried_out(desk: FrontDesk, job: SearchJob, taking: Taking, lease: Lease) -
         first = desk.take()
     if first is None:
         return False
+    desk.evicted = lease.lost
     with written_down(desk, lease):
         desk.record.state = "running"
         desk.books.write_record(desk.record)

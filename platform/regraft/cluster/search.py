@@ -13,11 +13,12 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 
 from regraft.cluster.bench import Bench, plain, serve
 from regraft.cluster.connect import check_store, connected
-from regraft.cluster.decide import tune_decider
 from regraft.contracts import Progress
 from regraft.errors import AskedWrong
+from regraft.later import Later
 from regraft.search.closing import SearchOutcome
 from regraft.search.crew import WorkerDied
+from regraft.search.decide import Decider
 from regraft.search.drive import search_session
 from regraft.search.here import LocalCrew
 from regraft.search.points import check_search, methods
@@ -25,6 +26,8 @@ from regraft.search.trials import Desk, SearchJob, Trial
 from regraft.spec import RunSpec
 
 log = logging.getLogger(__name__)
+decide = Later("regraft.cluster.decide")
+"""Tune takes a second to read, which passes while workers start."""
 DEAD = (ActorDiedError, ActorUnavailableError, RayActorError)
 
 
@@ -36,12 +39,17 @@ def search(
     with connected(address):
         check_store(spec.store)
         share = share_of(spec)
-        return search_session(spec, tune_decider, lambda: RayCrew(share), fresh=fresh, progress=progress)
+        return search_session(spec, _decider, lambda: RayCrew(share), fresh=fresh, progress=progress)
 
 
 def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> SearchOutcome:
     """Search a spec's space in this process; of Ray its schedulers alone are used, and nothing is started."""
-    return search_session(spec, tune_decider, LocalCrew, fresh=fresh, progress=progress)
+    return search_session(spec, _decider, LocalCrew, fresh=fresh, progress=progress)
+
+
+def _decider(spec: RunSpec) -> Decider:
+    made: Decider = decide.tune_decider(spec)
+    return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ TOGETHER = 64
 """Trials of a head alone that are handed out together, at most."""
 TOGETHER_LEARNING = 8
 """The same where the sampler learns from results, which it cannot while they train."""
+MEASURED = re.compile(r"[\d.e+-]+ (?:ms|bytes|[kMG]B)\b")
+"""What differs in two workers' words for the same."""
 OVER = ("finished", "stopped", "failed")
 
 
@@ -51,6 +54,7 @@ class FrontDesk:
         self._news = threading.Condition(self._lock)
         self._queue: list[tuple[Trial, bool]] = []
         self._alone: set[str] = set()
+        self._notes: set[str] = set()
         self._began = time.monotonic()
         self._before = record.seconds
         self.left = False
@@ -266,8 +270,14 @@ class FrontDesk:
             self._news.notify_all()
 
     def say(self, event: str, **fields: Any) -> None:
-        """Pass progress on; what is shared, and baselines, also go into the search's record."""
+        """Pass progress on, a note once however many workers say it; what is shared, and baselines, also go into the
+        search's record."""
         with self._lock:
+            if event == "note":
+                words = MEASURED.sub("", str(fields.get("message")))
+                if words in self._notes:
+                    return
+                self._notes.add(words)
             if event == "shared":
                 self._share(fields)
             if event == "baselines":
@@ -286,6 +296,10 @@ class FrontDesk:
             before = self.record.shared.get(name, 0)
             add = number and name not in ("rows", "together") and isinstance(before, int | float)
             self.record.shared[name] = before + value if add else value
+        shared = self.record.shared
+        if {"rows", "computed", "reused"} <= shared.keys():
+            # What one worker of this search computed, the next finds: that is nothing found from earlier runs.
+            shared["reused"] = min(shared["reused"], max(0, shared["rows"] - shared["computed"]))
 
     def _tell(self, event: str, record: TrialRecord) -> None:
         states: list[str] = [known.status for known in self._records.values()]

@@ -255,7 +255,8 @@ class FrontDesk:
             record = self._records[trial]
             if record.status in OVER or self.left or self.evicted.is_set():
                 return
-            for name in ("status", "seconds", "error", "depth", "blocks", "trainable", "total", "together", "correct"):
+            record.seconds = max(record.seconds, end.seconds)  # one that failed says nothing of its time
+            for name in ("status", "error", "depth", "blocks", "trainable", "total", "together", "correct"):
                 setattr(record, name, getattr(end, name))
             if record.status == "failed":
                 record.best = None  # what diverged later is no result

@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.metrics import f1_score, precision_recall_fscore_support
 from torch import Tensor
 from torch.nn import functional as F
 
 from regraft.contracts import Answer, Batch, Context, Record, Row, Score
 from regraft.findings import Findings, Table
+from regraft.later import Later
 from regraft.outputs import OneVector, real
 from regraft.probabilities import auc, average_precision, both, calibration, precision_recall
 from regraft.scoring import output_of
+
+sklearn_metrics = Later("sklearn.metrics")
 
 _CURVES = 12
 """Labels whose precision-recall curve is shown, at most."""
@@ -87,9 +89,11 @@ class MultiLabel(OneVector):
         found = (true | said).any(0)
         precisions = [average_precision(*pair) for pair in zip(true.T, probabilities.T, strict=True)]
         known = [precision for precision in precisions if precision is not None]
-        f1 = precision_recall_fscore_support(*_several(true, said), average=None, zero_division=0)[2][:-1]
+        f1 = sklearn_metrics.precision_recall_fscore_support(*_several(true, said), average=None, zero_division=0)[2][
+            :-1
+        ]
         return {
-            "f1_micro": float(f1_score(*_several(true, said), average="micro", zero_division=0)),
+            "f1_micro": float(sklearn_metrics.f1_score(*_several(true, said), average="micro", zero_division=0)),
             "f1_macro": float(f1[found].mean()) if found.any() else 0.0,
             "map": float(np.mean(known)) if known else 0.0,
             "exact_match": float((true == said).all(1).mean()),
@@ -140,7 +144,10 @@ def _by_label(
 ) -> Table:
     said = probabilities >= threshold
     scores = [
-        score[:-1] for score in precision_recall_fscore_support(*_several(true, said), average=None, zero_division=0)
+        score[:-1]
+        for score in sklearn_metrics.precision_recall_fscore_support(
+            *_several(true, said), average=None, zero_division=0
+        )
     ]
     rows: list[tuple[str | int | float | None, ...]] = []
     for at, (label, precision, recall, f1, support) in enumerate(zip(labels, *scores, strict=True)):

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from regraft.findings import Curve, Table
+from regraft.later import Later
+
+sklearn_calibration = Later("sklearn.calibration")
+sklearn_metrics = Later("sklearn.metrics")
 
 Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
@@ -27,7 +29,7 @@ def calibration(said: Floats, right: Flags, what: str) -> tuple[Curve, float]:
 
     `what` names the probabilities in the title.
     """
-    frequencies, means = calibration_curve(right, said, n_bins=BINS, strategy="uniform")
+    frequencies, means = sklearn_calibration.calibration_curve(right, said, n_bins=BINS, strategy="uniform")
     # scikit-learn does not tell how many rows stand behind each of its points; these are its own bins.
     edges = np.linspace(0, 1, BINS + 1)
     counts = np.bincount(np.searchsorted(edges[1:-1], said), minlength=BINS)
@@ -54,24 +56,24 @@ def both(truth: Flags) -> bool:
 
 def auc(truth: Flags, scores: Floats) -> float | None:
     """Area under the ROC curve; None where all rows are of one kind."""
-    return float(roc_auc_score(truth, scores)) if both(truth) else None
+    return float(sklearn_metrics.roc_auc_score(truth, scores)) if both(truth) else None
 
 
 def average_precision(truth: Flags, scores: Floats) -> float | None:
     """Area under the precision-recall curve by scikit-learn's steps; None where no row is positive."""
-    return float(average_precision_score(truth, scores)) if truth.any() else None
+    return float(sklearn_metrics.average_precision_score(truth, scores)) if truth.any() else None
 
 
 def roc(label: str, truth: Flags, scores: Floats) -> Curve:
     """The ROC curve of a label, of whose rows there are both kinds."""
-    false, true, _ = roc_curve(truth, scores)
+    false, true, _ = sklearn_metrics.roc_curve(truth, scores)
     title = f"ROC curve of {label} (AUC {auc(truth, scores):.4f})"
     return Curve(title, "1 - specificity", "sensitivity", _thinned(false, true), ideal=((0, 0), (0, 1), (1, 1)))
 
 
 def precision_recall(label: str, truth: Flags, scores: Floats) -> Curve:
     """The precision-recall curve of a label that some row has."""
-    precision, recall, _ = precision_recall_curve(truth, scores, drop_intermediate=True)
+    precision, recall, _ = sklearn_metrics.precision_recall_curve(truth, scores, drop_intermediate=True)
     title = f"Precision and recall of {label} (average precision {average_precision(truth, scores):.4f})"
     share = float(truth.mean())
     note = f"A model that knows nothing has the precision {share:.4f}, the label's share of the rows, at every recall."
@@ -84,7 +86,7 @@ def operating_points(labels: Sequence[str], truths: Sequence[Flags], scores: Seq
     """For each label as the positive one: the most sensitive threshold at each of SPECIFICITIES."""
     rows: list[tuple[str | int | float | None, ...]] = []
     for label, truth, score in zip(labels, truths, scores, strict=True):
-        false, true, thresholds = roc_curve(truth, score, drop_intermediate=False)
+        false, true, thresholds = sklearn_metrics.roc_curve(truth, score, drop_intermediate=False)
         for wanted in SPECIFICITIES:
             # A rounding of 1 - false may fall short of what the counts themselves reach.
             best = int(np.flatnonzero(1 - false >= wanted - 1e-9)[-1])

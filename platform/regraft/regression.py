@@ -10,14 +10,16 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, model_validator
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regraft.contracts import Answer, Batch, Context, Kind, Loader, Numbers, Record, Row, Score
 from regraft.errors import Unsupported
 from regraft.findings import Curve, Findings, Table
+from regraft.later import Later
 from regraft.outputs import OneVector, real
+
+sklearn_metrics = Later("sklearn.metrics")
 
 _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _POINTS = 2000
@@ -220,9 +222,9 @@ def _fit(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str,
     return {
         "spearman": float(spearmanr(true, predicted).statistic) if related else 0.0,
         "pearson": float(pearsonr(true, predicted).statistic) if related else 0.0,
-        "r2": float(r2_score(true, predicted)) if varied else 0.0,
-        "mae": float(mean_absolute_error(true, predicted)),
-        "rmse": float(root_mean_squared_error(true, predicted)),
+        "r2": float(sklearn_metrics.r2_score(true, predicted)) if varied else 0.0,
+        "mae": float(sklearn_metrics.mean_absolute_error(true, predicted)),
+        "rmse": float(sklearn_metrics.root_mean_squared_error(true, predicted)),
     }
 
 

@@ -8,22 +8,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    f1_score,
-    log_loss,
-    precision_recall_fscore_support,
-    recall_score,
-)
 from torch import Tensor, ones_like
 from torch.nn import functional as F
 
 from regraft.contracts import Answer, Batch, Context, Record, Row, Score
 from regraft.errors import DataError
 from regraft.findings import Findings, Matrix, Table
+from regraft.later import Later
 from regraft.outputs import OneVector, whole
 from regraft.probabilities import auc, both, calibration, operating_points, precision_recall, roc
+
+sklearn_metrics = Later("sklearn.metrics")
 
 Numbers = NDArray[np.int64]
 """Outputs' numbers (rows,)."""
@@ -82,10 +77,10 @@ class SingleLabel(OneVector):
         weight = sum(record["weight"] for record in records)
         present = sorted(set(truth))
         return {
-            "accuracy": float(accuracy_score(truth, predicted)),
-            "f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
+            "accuracy": float(sklearn_metrics.accuracy_score(truth, predicted)),
+            "f1": float(sklearn_metrics.f1_score(truth, predicted, average="macro", zero_division=0)),
             "balanced_accuracy": float(
-                recall_score(truth, predicted, labels=present, average="macro", zero_division=0)
+                sklearn_metrics.recall_score(truth, predicted, labels=present, average="macro", zero_division=0)
             ),
             "loss": sum(record["loss"] for record in records) / weight if weight else 0.0,
         }
@@ -137,7 +132,9 @@ def _row_losses(logits: Tensor, labels: Tensor, context: Context) -> tuple[Tenso
 
 def _by_label(truth: Numbers, said: NDArray[np.float32], labels: Sequence[str]) -> Table:
     outputs = range(len(labels))
-    scores = precision_recall_fscore_support(truth, said.argmax(1), labels=list(outputs), average=None, zero_division=0)
+    scores = sklearn_metrics.precision_recall_fscore_support(
+        truth, said.argmax(1), labels=list(outputs), average=None, zero_division=0
+    )
     rows = [
         (label, int(rows), float(precision), float(recall), float(f1), auc(truth == at, said[:, at]))
         for at, label, precision, recall, f1, rows in zip(outputs, labels, *scores, strict=True)
@@ -150,7 +147,9 @@ def _calibration_table(error: float, truth: Numbers, said: NDArray[np.float32]) 
     hot = np.eye(said.shape[1])[truth]
     brier = float(((said - hot) ** 2).sum(1).mean())
     exact = said.astype(np.float64)  # fp32 rows do not sum to 1 as closely as scikit-learn wants
-    likelihood = float(log_loss(truth, exact / exact.sum(1, keepdims=True), labels=list(range(said.shape[1]))))
+    likelihood = float(
+        sklearn_metrics.log_loss(truth, exact / exact.sum(1, keepdims=True), labels=list(range(said.shape[1])))
+    )
     top, right = float(said.max(1).mean()), float((said.argmax(1) == truth).mean())
     columns = ("expected calibration error", "mean probability", "accuracy", "Brier score", "log loss")
     note = "A mean probability above the accuracy says that the model believes itself too much."
@@ -158,7 +157,7 @@ def _calibration_table(error: float, truth: Numbers, said: NDArray[np.float32]) 
 
 
 def _confusion(truth: Numbers, guess: Numbers, labels: Sequence[str]) -> Matrix:
-    counts = confusion_matrix(truth, guess, labels=list(range(len(labels))))
+    counts = sklearn_metrics.confusion_matrix(truth, guess, labels=list(range(len(labels))))
     rows = tuple(tuple(map(int, row)) for row in counts)
     return Matrix("Confusion of labels", tuple(labels), tuple(labels), rows)
 

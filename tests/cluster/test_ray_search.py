@@ -17,6 +17,7 @@ from regraft.search.drive import search_name
 from regraft.search.trials import TrialRecord
 from regraft.spec import RunSpec
 from regraft.store.objects import open_store
+from regraft.store.registry import Registry
 from tiny import document
 
 DOCUMENT: dict[str, Any] = {
@@ -175,3 +176,34 @@ def test_a_dead_worker_is_replaced_and_the_search_ends_as_in_one_process(tmp_pat
     again = search(spec)
     assert again.already
     assert (again.winner, again.version) == (outcome.winner, outcome.version)
+
+
+def test_two_workers_share_what_is_frozen_and_heads_train_together(tmp_path: Path, on_ray: None) -> None:
+    written = document(tmp_path, baselines=True)
+    spec = RunSpec.resolve(
+        {
+            **written,
+            "compute": {"workers": 1, "cpus": 1, "trunk": "disk"},
+            "search": {
+                "space": {
+                    "method": {"grid": ["feature-extraction", {"type": "freeze", "depth": 1}]},
+                    "training.lr": {"grid": [1e-3, 1e-2, 0.1]},
+                },
+                "sampler": "grid",
+                "concurrency": 2,
+            },
+        }
+    )
+    events: list[dict[str, Any]] = []
+    outcome = search(spec, progress=lambda event: events.append(dict(event)))
+    notes = [str(event["message"]).partition(",")[0] for event in events if event["event"] == "note"]
+    assert sorted(notes) == [
+        f"{what}: the frozen part is computed once a row" for what in ("all but the head", "depth 1")
+    ]
+    store = open_store(spec.store)
+    found = Books(store, search_name(spec)).trials()
+    assert {record.status for record in found} <= {"finished", "stopped"}
+    assert [record.together for record in found] == [3, 3, 3, 1, 1, 1]
+    assert (outcome.shared["rows"], outcome.shared["computed"], outcome.shared["reused"]) == (90, 90, 0)
+    assert set(outcome.baselines) == {"majority", "nearest_centroid"}
+    assert Registry(store).version("tiny").meta["metrics"] == outcome.metrics

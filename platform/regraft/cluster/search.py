@@ -14,12 +14,13 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 from regraft.cluster import room
 from regraft.cluster.bench import Bench, plain, serve
 from regraft.cluster.connect import check_store, connected
-from regraft.cluster.decide import tune_decider
 from regraft.cluster.sources import check_folders
 from regraft.contracts import Progress
 from regraft.errors import AskedWrong
+from regraft.later import Later
 from regraft.search.closing import SearchOutcome
 from regraft.search.crew import WorkerDied
+from regraft.search.decide import Decider
 from regraft.search.drive import search_session
 from regraft.search.here import LocalCrew
 from regraft.search.points import check_search, methods
@@ -29,6 +30,8 @@ from regraft.spec import RunSpec
 log = logging.getLogger(__name__)
 CLEAR_S = 5.0
 """How long workers may take to clear away what they wrote on their nodes."""
+decide = Later("regraft.cluster.decide")
+"""Tune takes a second to read, which passes while workers start."""
 DEAD = (ActorDiedError, ActorUnavailableError, RayActorError)
 
 
@@ -41,12 +44,17 @@ def search(
         check_store(spec.store)
         check_folders(spec)
         share = share_of(spec, progress)
-        return search_session(spec, tune_decider, lambda: RayCrew(share), fresh=fresh, progress=progress)
+        return search_session(spec, _decider, lambda: RayCrew(share), fresh=fresh, progress=progress)
 
 
 def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> SearchOutcome:
     """Search a spec's space in this process; of Ray its schedulers alone are used, and nothing is started."""
-    return search_session(spec, tune_decider, LocalCrew, fresh=fresh, progress=progress)
+    return search_session(spec, _decider, LocalCrew, fresh=fresh, progress=progress)
+
+
+def _decider(spec: RunSpec) -> Decider:
+    made: Decider = decide.tune_decider(spec)
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +137,18 @@ class RayCrew:
         what it has computed."""
         if slot in self._ready:
             return
-        assert self._job is not None
         if slot not in self._actors:
             self._actors[slot] = self._hired()
         with self._first:
-            self._served(slot, self._actors[slot].ready.remote(plain(self._job)), desk)
+            alone = not self._ready
+            if alone:
+                self._prepare(slot, desk)
+        if not alone:
+            self._prepare(slot, desk)
+
+    def _prepare(self, slot: int, desk: Desk) -> None:
+        assert self._job is not None
+        self._served(slot, self._actors[slot].ready.remote(plain(self._job)), desk)
         self._ready.add(slot)
 
     def work(self, slot: int, trials: Sequence[Trial], desk: Desk) -> None:

@@ -6,6 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 from regraft.bases.locate import Base
 from regraft.contracts import Progress
 from regraft.errors import Damaged, NotThere, RunError
+from regraft.later import Later
 from regraft.search.desk import FrontDesk, told
 from regraft.search.register import register
-from regraft.search.report import write_report
 from regraft.search.trials import SearchJob, TrialRecord, best_first
 from regraft.spec import RunSpec
 from regraft.store.objects import ObjectStore
@@ -23,6 +24,8 @@ from regraft.store.registry import Registry
 from regraft.training.session import base_bytes
 
 log = logging.getLogger(__name__)
+page = Later("regraft.search.report")
+"""With matplotlib: read while trials run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,12 @@ def complete(
     )
 
 
+def read_ahead() -> None:
+    """Have the page's libraries read from disk while trials run; that they are missing is told when it is made."""
+    with suppress(Exception):
+        _ = page.write_report
+
+
 def version_of(store: ObjectStore, winner: TrialRecord) -> dict[str, Any]:
     """What the winner's version says of itself; nothing where it has none, or it was deleted since."""
     if winner.registered is None:
@@ -157,7 +166,7 @@ def reported(desk: FrontDesk, progress: Progress | None) -> str:
     books = desk.books
     with tempfile.TemporaryDirectory(prefix="regraft-report-") as folder:
         try:
-            for path in write_report(desk.record, desk.records(), Path(folder)):
+            for path in page.write_report(desk.record, desk.records(), Path(folder)):
                 books.write(path.name, path)
         except Exception as error:
             log.info("the report failed", exc_info=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from regraft.contracts import Progress
-from regraft.errors import AskedWrong, Diverged
+from regraft.errors import AskedWrong, Diverged, RunError
 from regraft.search.books import Books
 from regraft.search.decide import Decider
 from regraft.search.points import alone
@@ -23,6 +24,8 @@ TOGETHER = 64
 """Trials of a head alone that are handed out together, at most."""
 TOGETHER_LEARNING = 8
 """The same where the sampler learns from results, which it cannot while they train."""
+MEASURED = re.compile(r"[\d.e+-]+ (?:ms|bytes|[kMG]B)\b")
+"""What differs in two workers' words for the same."""
 OVER = ("finished", "stopped", "failed")
 
 
@@ -51,10 +54,13 @@ class FrontDesk:
         self._news = threading.Condition(self._lock)
         self._queue: list[tuple[Trial, bool]] = []
         self._alone: set[str] = set()
+        self._notes: set[str] = set()
         self._began = time.monotonic()
         self._before = record.seconds
         self.left = False
         """The driver goes: what is handed in from now on counts no more, and no new trial begins."""
+        self.evicted = threading.Event()
+        """Set when another driver has the search: then this one has left it, and touches nothing of it any more."""
         self._bare = alone(spec)
         for known in self.records():
             if known.status not in OVER:
@@ -203,8 +209,11 @@ class FrontDesk:
         """Write an evaluation down; whether the trial goes on."""
         with self._news:
             record = self._records[trial]
+            if self.evicted.is_set():
+                self.leave()
             if record.status != "running" or self.left:
-                return False  # given to another worker meanwhile
+                # No verdict: a trial that is told to stop would leave a checkpoint that says it was over.
+                raise RunError("the search was left, or the trial given to another worker", where=trial)
             # A trial that began anew tells some evaluations again.
             record.reports = [known for known in record.reports if known["step"] < report.step]
             record.reports.append(asdict(report))
@@ -227,7 +236,7 @@ class FrontDesk:
     def room(self, trial: str, count: int) -> bool:
         """Whether a checkpoint of that many bytes may be written."""
         with self._lock:
-            return self.ledger.room(trial, count)
+            return not self.evicted.is_set() and self.ledger.room(trial, count)
 
     def forget(self, trial: str) -> None:
         """The room that was promised to what is no trial is free again."""
@@ -237,15 +246,17 @@ class FrontDesk:
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
         """A checkpoint is committed."""
         with self._lock:
-            self.ledger.saved(trial, prefix, count, score)
+            if not self.evicted.is_set():
+                self.ledger.saved(trial, prefix, count, score)
 
     def ended(self, trial: str, end: End) -> None:
         """Write down how a trial ended."""
         with self._news:
             record = self._records[trial]
-            if record.status in OVER or self.left:
+            if record.status in OVER or self.left or self.evicted.is_set():
                 return
-            for name in ("status", "seconds", "error", "depth", "blocks", "trainable", "total", "together", "correct"):
+            record.seconds = max(record.seconds, end.seconds)  # one that failed says nothing of its time
+            for name in ("status", "error", "depth", "blocks", "trainable", "total", "together", "correct"):
                 setattr(record, name, getattr(end, name))
             if record.status == "failed":
                 record.best = None  # what diverged later is no result
@@ -260,10 +271,19 @@ class FrontDesk:
             self._news.notify_all()
 
     def say(self, event: str, **fields: Any) -> None:
-        """Pass progress on; what is shared also goes into the search's record."""
+        """Pass progress on, a note once however many workers say it; what is shared, and baselines, also go into the
+        search's record."""
         with self._lock:
+            if event == "note":
+                words = MEASURED.sub("", str(fields.get("message")))
+                if words in self._notes:
+                    return
+                self._notes.add(words)
             if event == "shared":
                 self._share(fields)
+            if event == "baselines":
+                self.record.baselines |= fields["baselines"]
+                self.record.baseline_correct = fields["correct"] or self.record.baseline_correct
             self._show({"event": event, **fields})
 
     def _checkpoints(self) -> None:
@@ -277,6 +297,10 @@ class FrontDesk:
             before = self.record.shared.get(name, 0)
             add = number and name not in ("rows", "together") and isinstance(before, int | float)
             self.record.shared[name] = before + value if add else value
+        shared = self.record.shared
+        if {"rows", "computed", "reused"} <= shared.keys():
+            # What one worker of this search computed, the next finds: that is nothing found from earlier runs.
+            shared["reused"] = min(shared["reused"], max(0, shared["rows"] - shared["computed"]))
 
     def _tell(self, event: str, record: TrialRecord) -> None:
         states: list[str] = [known.status for known in self._records.values()]

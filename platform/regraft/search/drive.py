@@ -7,6 +7,7 @@ that ended are never run again, those that were under way begin anew.
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +20,7 @@ from regraft.errors import AskedWrong, LeaseHeld, StoreError, WrongBase
 from regraft.search.baseline import measure_centroid
 from regraft.search.books import Books
 from regraft.search.check import check_methods
-from regraft.search.closing import SearchOutcome, complete
+from regraft.search.closing import SearchOutcome, complete, read_ahead
 from regraft.search.crew import Crewing, Taking, every_slot
 from regraft.search.decide import Decider
 from regraft.search.desk import FrontDesk
@@ -170,11 +171,13 @@ def carried_out(desk: FrontDesk, job: SearchJob, taking: Taking, lease: Lease) -
         first = desk.take()
     if first is None:
         return False
+    desk.evicted = lease.lost
     with written_down(desk, lease):
         desk.record.state = "running"
         desk.books.write_record(desk.record)
         crew = taking.crew()
         crew.assign(job)
+        threading.Thread(target=read_ahead, daemon=True, name="regraft-report").start()
         every_slot(desk, crew, first, lease)
         measure_centroid(desk, crew)
     return True

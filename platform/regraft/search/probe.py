@@ -79,7 +79,9 @@ def bare(site: Site) -> Bare:
             output, seen = _answered(adapted, batch)
         except Unsupported as error:
             raise NotBare(str(error)) from error
-        made = Bare(_cut(adapted, linear, seen), type(output))
+        with site.accelerator.autocast():
+            _, kept = _answered(adapted, batch)  # in the precision in which it will be computed
+        made = Bare(_cut(adapted, linear, kept), type(output))
         _agree(adapted, made, output, F.linear(seen, linear.weight, linear.bias), batch)
     return made
 

@@ -35,7 +35,8 @@ def register(
     record: TrialRecord,
     progress: Progress | None,
 ) -> bool:
-    """Register a trial's best checkpoint; False, with a note, when it has none that is whole."""
+    """Register a trial's best checkpoint, with the metrics of that very checkpoint; False, with a note, when it has
+    none that is whole."""
     checkpoints = checkpoints_of(store, job.search, record.id)
     saved = next((one for one in checkpoints.listed() if one.prefix == record.checkpoint), None)
     delta = None
@@ -45,11 +46,15 @@ def register(
                 delta = (checkpoints.open(saved, Path(folder)) / "delta.safetensors").read_bytes()
             except Damaged as error:
                 log.warning("%s", error)
-    if saved is None or delta is None:
+    name = search.score["name"]
+    if saved is None or delta is None or saved.meta["metrics"].get(name) is None:
         if progress is not None:
             why = "has no whole checkpoint (the quota may have left no room for it)"
             progress({"event": "note", "message": f"trial {record.id} {why}, so it is not registered"})
         return False
+    if progress is not None and saved.meta["metrics"][name] != (record.best or {}).get(name):
+        why = f"there was no room for its best checkpoint; registered is the one with {name}"
+        progress({"event": "note", "message": f"trial {record.id}: {why} {saved.meta['metrics'][name]:.4g}"})
     trial = Trial(record.number, record.overrides)
     own = trial.spec(alone(spec))
     meta = _meta(own, trial, job, base, search, record, saved, delta)
@@ -75,7 +80,6 @@ def _meta(
     state = State(seconds=record.seconds, best_correct=record.correct)
     known = {"rows": search.rows, "baselines": search.baselines, "baseline_correct": search.baseline_correct}
     meta = version_meta(own, run, base, saved, state, known, delta)
-    meta["metrics"] = dict(record.best or meta["metrics"])
     meta["lineage"]["search"] = {
         "name": job.search,
         "trial": trial.id,

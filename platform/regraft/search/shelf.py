@@ -152,7 +152,8 @@ class Shelf:
         return entry is not None and entry.kept
 
     def seen_by_heads(self, site: Site) -> tuple[Tensor, Tensor] | None:
-        """What the head of the site's model sees of each row, (rows, width), by side; None where it is not kept."""
+        """What the head of the site's model sees of each row, (rows, width) in fp32 whatever it was computed in, by
+        side; None where it is not kept."""
         entry = self.entries.get(head_key(site.spec))
         if entry is None or entry.cut is None or not entry.kept:
             return None
@@ -161,7 +162,7 @@ class Shelf:
             trunk = Trunk(site.adapted, entry.cut, self._both(site), self._features)
             device = site.harness.device
             train, held = (
-                torch.stack([trunk.value(side, part, index) for index in range(len(side.rows))]).to(device)
+                torch.stack([trunk.value(side, part, index) for index in range(len(side.rows))]).float().to(device)
                 for side in trunk.sides
             )
             self._seen[part.key] = train, held

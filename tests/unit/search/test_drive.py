@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import random
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from regraft import load
 from regraft.errors import AskedWrong, LeaseHeld, RunError, StoreError
 from regraft.search.books import Books
 from regraft.search.crew import WorkerDied
 from regraft.search.drive import search_name
 from regraft.search.here import LocalCrew
-from regraft.search.trials import Trial, TrialRecord
+from regraft.search.trials import Report, Trial, TrialRecord
 from regraft.spec import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import open_store
@@ -210,6 +213,98 @@ def test_what_other_slots_run_is_not_ended_by_an_error_of_one(tmp_path: Path) ->
     crew.during = lambda trial, epoch: None
     outcome = searched(spec, crew)
     assert [trial["status"] for trial in outcome.trials] == ["finished"] * 4
+
+
+class Late:
+    """A desk that passes a trial's first report on when the search has been left."""
+
+    def __init__(self, desk: Any, began: threading.Event) -> None:
+        self._desk, self._began = desk, began
+
+    def report(self, trial: str, report: Report) -> bool:
+        self._began.set()
+        for _ in range(600):
+            if self._desk.left:
+                break
+            time.sleep(0.1)
+        return bool(self._desk.report(trial, report))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._desk, name)
+
+
+class OneFails(LocalCrew):
+    """Two slots: the second's disk is full as soon as the first trains."""
+
+    slots = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = threading.Event()
+
+    def ready(self, slot: int, desk: Any) -> None:
+        if slot == 0:
+            super().ready(slot, desk)
+
+    def work(self, slot: int, trials: Sequence[Trial], desk: Any) -> None:
+        if slot == 1:
+            assert self.began.wait(120)
+            raise StoreError("the disk or quota is full")
+        super().work(slot, trials, Late(desk, self.began))
+
+
+@pytest.mark.parametrize("method", ["feature-extraction", "full"])
+def test_what_trains_while_the_driver_goes_is_not_taken_for_over(method: str, tmp_path: Path) -> None:
+    search = {"space": {**RATES, "training.epochs": {"choice": [3]}}, "trials": 66, "register": "none"}
+    if method == "full":
+        search["trials"] = 2
+    compute = {"workers": 0, "cpus": 1, "trunk": "memory" if method == "feature-extraction" else "off"}
+    spec = a_spec(tmp_path, {**search, "scheduler": "none"}, method=method, compute=compute)
+    with pytest.raises(StoreError):
+        searched(spec, OneFails())
+    assert {record.status for record in records(spec)} == {"waiting"}
+    searched(spec, LocalCrew())
+    assert {record.status for record in records(spec)} == {"finished"}
+    assert {len(record.reports) for record in records(spec)} == {3}
+
+
+@pytest.mark.parametrize("method", ["feature-extraction", {"type": "freeze", "depth": 1}])
+def test_the_registered_winner_is_what_the_search_measured(method: Any, tmp_path: Path) -> None:
+    """Loaded from the registry and asked anew, on the evaluation rows."""
+    rates = {"training.lr": {"grid": [1e-4, 3e-3, 0.1]}, "training.seed": {"grid": [0, 5]}}
+    search = {"space": rates, "sampler": "grid", "scheduler": "none"}
+    training = {"epochs": 4, "eval_steps": 3, "class_weights": "balanced"}
+    compute = {"workers": 0, "cpus": 1, "trunk": "memory"}
+    spec = a_spec(tmp_path, search, method=method, training=training, compute=compute)
+    outcome = searched(spec, LocalCrew())
+    with (tmp_path / "eval.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    predictor = load(f"tiny@{outcome.version}", store=spec.store)
+    answers = [answer["label"] for answer in predictor.predict([{"text": row["text"]} for row in rows])]
+    right = [answer == row["label"] for answer, row in zip(answers, rows, strict=True)]
+    assert sum(right) / len(rows) == pytest.approx(outcome.metrics["accuracy"], abs=1e-9)
+    assert outcome.metrics["accuracy"] == max(
+        report["metrics"]["accuracy"] for record in records(spec) for report in record.reports
+    )
+    assert set(outcome.baselines) == {"majority", "nearest_centroid"}
+
+
+def test_a_version_has_the_metrics_of_its_own_checkpoint(tmp_path: Path) -> None:
+    """The best evaluation found no room."""
+
+    class Full(PretendedCrew):
+        def work(self, slot: int, trials: Sequence[Trial], desk: Any) -> None:
+            room = desk.ledger.room
+            desk.ledger.room = lambda trial, count: desk.records()[0].reports == [] and room(trial, count)
+            super().work(slot, trials, desk)
+
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 1})
+    notes: list[str] = []
+    outcome = searched(spec, Full(), progress=lambda event: notes.append(str(event.get("message", ""))))
+    version = Registry(open_store(spec.store)).version("tiny")
+    assert version.meta["metrics"]["accuracy"] == records(spec)[0].reports[0]["metrics"]["accuracy"]
+    assert version.meta["metrics"]["accuracy"] < outcome.metrics["accuracy"]
+    assert any("no room for its best checkpoint" in note for note in notes)
 
 
 def test_nothing_begins_when_the_time_is_up(tmp_path: Path) -> None:

@@ -92,6 +92,19 @@ def test_heads_on_images_too(tmp_path: Path) -> None:
         assert desk.curve(trial) == pytest.approx(other.curve(trial), abs=1e-5)
 
 
+@pytest.mark.parametrize("trunk", ["disk", "memory"])
+def test_heads_on_features_of_less_precision(trunk: str, tmp_path: Path) -> None:
+    """A device computes in bf16 unless told otherwise, and a ResNet's features are then bf16."""
+    data = {side: str(coloured(tmp_path / side, each=each, seed=each)) for side, each in (("train", 20), ("eval", 6))}
+    written = {**spec_in(tmp_path, trunk), "task": "image-classification", "data": data}
+    written["base"], written["compute"]["precision"] = str(tiny_resnet(tmp_path / "resnet")), "bf16"
+    desk = searched(written, tmp_path / "w", {}, {"training.lr": 0.02})
+    assert {(end.status, end.together) for end in desk.ends.values()} == {("finished", 2)}, desk.ends
+    other = whole(written, tmp_path / "w", {}, {"training.lr": 0.02})
+    for trial in desk.ends:
+        assert desk.curve(trial) == pytest.approx(other.curve(trial), rel=0.05)
+
+
 def test_one_head_that_diverges_or_is_stopped_leaves_the_others_as_they_are(tmp_path: Path) -> None:
     written = spec_in(tmp_path, epochs=4)
     points: list[dict[str, Any]] = [

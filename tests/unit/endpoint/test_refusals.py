@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from regraft.endpoint.refusals import refusal_of
-from regraft.errors import DataError, Denied
+from regraft.errors import BaseError, DataError, Denied, RunError
 from unit.endpoint.shop import Endpoint, Reply, Shop
 from unit.every.rows import picture
 
@@ -94,6 +94,10 @@ def test_a_base_that_is_gone_or_another_is_424(own: Shop) -> None:
     shutil.move(folder, own.folder / "elsewhere")
     with own.open() as endpoint:
         refused(endpoint.ask(MODEL, {"inputs": "w5"}), 424, "its base cannot be used")
+        for path, method in ((MODEL, "POST"), (MODEL, "GET"), ("/models", "GET")):
+            asked = {"inputs": "w5"} if method == "POST" else None
+            told = endpoint.ask(path, asked, method=method).body.decode()
+            assert str(own.folder) not in told, "where a server keeps its files is nobody's business"
         shutil.copytree(own.folder / "elsewhere", folder)
         (folder / "config.json").write_text((folder / "config.json").read_text().replace("1e-12", "1e-11"))
         refused(endpoint.ask(MODEL, {"inputs": "w5"}), 424, "")
@@ -176,4 +180,6 @@ def test_an_error_nobody_foresaw_tells_nothing_but_its_class() -> None:
     assert "secret" not in told.message
     assert refusal_of(Denied("no permission", "s3://private")).status == 503
     assert "s3://" not in refusal_of(Denied("no permission", "s3://private")).message
+    assert "secret" not in refusal_of(RunError("it could not be answered: KeyError: secret")).message
+    assert refusal_of(BaseError("/srv/bases/bert: is gone; s3://b/c/d too")).message == "bert: is gone; d too"
     assert refusal_of(DataError("is empty", "row 3")).message == "row 3: is empty"

@@ -113,7 +113,7 @@ class ServeSpec(Frozen):
     """What one replica holds."""
     proxy: Literal["auto", "python", "haproxy"] = "auto"
     """What stands before the replicas on Ray; auto is python. haproxy refuses faster under overload, and its figures
-    and the replicas listen on every interface."""
+    and the replicas listen on every interface, so it is for an endpoint with keys."""
     refresh_seconds: float = Field(2.0, gt=0)
     """How often the registry is looked at for versions and aliases that moved."""
     bases: dict[str, str] = Field(default_factory=dict)

@@ -61,9 +61,9 @@ def refuse_open_doors(spec: ServeSpec, *, everywhere: bool = False) -> None:
         return
     if everywhere and not spec.beyond():
         raise AskedWrong(
-            "with haproxy the replicas listen on every interface and there are no keys, so that anybody could ask: make "
-            "one with `regraft key NAME --keys FILE` and pass --keys FILE, write open_to_all: true where nobody else "
-            "reaches this machine, or leave haproxy out",
+            "with haproxy the replicas listen on every interface and there are no keys, so that anybody could ask: "
+            "make one with `regraft key NAME --keys FILE` and pass --keys FILE, write open_to_all: true where nobody "
+            "else reaches this machine, or leave haproxy out",
             where="proxy",
         )
     raise AskedWrong(

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,35 @@ def test_what_is_too_large_is_413(own: Shop) -> None:
         assert endpoint.ask(MODEL, {"inputs": "w5"}).status == 200
 
 
+def test_pictures_of_one_request_are_counted_together(own: Shop) -> None:
+    own.add("image-classification")
+    with own.open(limits={"all_megapixels": 0.003}) as endpoint:
+        path = "/models/image-classification"
+        assert endpoint.ask(path, {"inputs": [PICTURE] * 2}).status == 200
+        refused(endpoint.ask(path, {"inputs": [PICTURE] * 3}), 413, "input 2: image: at most 0.003 megapixels of all")
+
+
+def test_words_that_are_empty_are_counted(own: Shop) -> None:
+    own.add("token-classification")
+    with own.open(limits={"tokens": 100}) as endpoint:
+        refused(endpoint.ask("/models/token-classification", {"inputs": [[""] * 2000]}), 413, "characters are asked")
+
+
+def icon() -> bytes:
+    """An ICO whose picture is much larger than its header says."""
+    file = io.BytesIO()
+    Image.new("RGB", (3000, 3000)).save(file, "PNG")
+    data = file.getvalue()
+    return b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(data), 22) + data
+
+
+def program() -> bytes:
+    """An EPS, which Pillow hands to Ghostscript."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "EPS")
+    return file.getvalue()
+
+
 def bomb() -> bytes:
     """A PNG of 65535 x 65535 that holds no pixels."""
     file = io.BytesIO()
@@ -147,6 +177,8 @@ def bomb() -> bytes:
         (bomb(), 413, "pixels"),
         (picture(0)[:200], 422, "not readable"),
         (b"no picture", 422, "no image of a known format"),
+        (icon(), 422, "allowed are PNG, JPEG"),
+        (program(), 422, "allowed are PNG, JPEG"),
         (b"", 422, "is empty"),
         ("/etc/hostname", 422, "no base64"),
         ("file:///etc/hostname", 422, "no base64"),

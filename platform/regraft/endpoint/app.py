@@ -191,11 +191,13 @@ class Endpoint:
         limits = self._spec.limits
         key = self._key(request)
         name, ref = self._named(request, key)
-        try:
-            async with asyncio.timeout(limits.seconds):
-                await self._found(name, ref, key, seen)
-        except TimeoutError:
-            raise busy(f"{name} could not be opened within {limits.seconds:g} seconds", kind="TookTooLong") from None
+        if not self._at_hand(name, ref, seen):
+            try:
+                async with asyncio.timeout(limits.seconds):
+                    await self._found(name, ref, key, seen)
+            except TimeoutError:
+                told = f"{name} could not be opened within {limits.seconds:g} seconds"
+                raise busy(told, kind="TookTooLong") from None
         assert seen.known is not None
         task, headers = seen.known.task, request.headers
         most = most_bytes(task, limits)
@@ -239,23 +241,26 @@ class Endpoint:
     def _full(self) -> Refusal:
         return busy(f"{self._holds} requests are waiting or being answered already: come again", kind="Full")
 
+    def _at_hand(self, name: str, ref: str, seen: _Seen) -> bool:
+        """Whether the version that answers is known and loaded, as it nearly always is."""
+        seen.model, seen.version = name, self._catalog.at_hand(name, ref) or ""
+        if seen.version and self._answerer.holds(name, seen.version):
+            seen.known = self._known.get((name, seen.version, self._catalog.stamp(name, seen.version)))
+        return seen.known is not None
+
     async def _found(self, name: str, ref: str, key: Key, seen: _Seen) -> None:
-        """The version that answers, opened; without leaving the loop where it is known and open."""
-        seen.model = name
-        version = self._catalog.at_hand(name, ref)
-        if version is None:
+        """The version that answers, looked for and opened."""
+        version = seen.version
+        if not version:
             others = [model for model in self._catalog.models() if key.may(model)]
             since, loop = time.monotonic(), asyncio.get_running_loop()
             with self._room.one():
                 version = await loop.run_in_executor(self._finder, self._catalog.find, name, ref, others, since)
         seen.version = version
         wanted = name, version, self._catalog.stamp(name, version)
-        known = self._known.get(wanted)
-        if known is None or not self._answerer.holds(name, version):
-            with self._room.one():
-                # One that gives up must not take the others' answer away.
-                known = await asyncio.shield(self._opened(wanted))
-        seen.known = known
+        with self._room.one():
+            # One that gives up must not take the others' answer away.
+            seen.known = await asyncio.shield(self._opened(wanted))
 
     def _opened(self, wanted: _Version) -> asyncio.Future[_Known]:
         """The version, being opened: in one thread, however many wait for it, so that others are opened meanwhile."""

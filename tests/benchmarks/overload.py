@@ -74,6 +74,7 @@ def stormed(folder: Path, texts: Sequence[str], manner: str, options: argparse.N
     proxy = "haproxy" if options.haproxy else "python"
     spec.write_text(
         f"models: [{NAME}]\nstore: {folder}/store\nport: {port}\nproxy: {proxy}\nlimits: {{queue: {QUEUE}}}\n"
+        f"open_to_all: {str(options.haproxy).lower()}  # haproxy is refused without keys\n"
     )
     command = [sys.executable, "-m", "regraft", "serve", str(spec)]
     command += ["--replicas", "0"] if options.without_ray else []

@@ -19,7 +19,7 @@ import pytest
 import ray
 from ray import serve
 
-from regraft.cluster.serve import NAME, app, deploy, serving
+from regraft.cluster.serve import NAME, Replica, app, deploy, serving
 from regraft.endpoint.serve_spec import ServeSpec
 from regraft.errors import AskedWrong, ClusterError
 from unit.endpoint.shop import Shop
@@ -150,6 +150,19 @@ def test_a_config_file_s_application_asks_for_keys(shop: Shop) -> None:
 
 
 @pytest.mark.slow
+def test_a_node_without_keys_does_not_answer_for_an_endpoint_that_has_some(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REGRAFT_KEYS", raising=False)
+    with pytest.raises(AskedWrong, match="this node has no keys"):
+        Replica(spec_of(shop, 8000).model_dump(mode="json"), asked=True)
+
+
+def test_haproxy_is_refused_without_keys(shop: Shop) -> None:
+    with pytest.raises(AskedWrong, match="every interface"), serving(spec_of(shop, free_port(), proxy="haproxy")):
+        pass
+
+
 def test_nothing_fails_while_everything_is_changed(shop: Shop, on_ray: None) -> None:
     shop.add(seed=2)
     shop.registry.promote(MODEL, "v1", "production")

@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["failed", "main"]
 
 
+_LEFT = {
+    "train": "; the same command continues the run from its last checkpoint",
+    "search": "; the same command continues the search: its finished trials are kept",
+    "predict": "; the same command continues the output where it stopped",
+    "serve": "; the endpoint is down, and the same command brings it up again",
+}
+"""What an interrupted command leaves, and what to do next."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -51,7 +60,7 @@ def _run(args: argparse.Namespace, *, as_json: bool, verbose: bool) -> int:
             sys.stdout.flush()
             return int(reply.code)
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted; the same command continues a run from its last checkpoint\n")
+            sys.stderr.write(f"interrupted{_LEFT.get(args.command, '')}\n")
             return 130
         except BrokenPipeError:
             # `regraft models list | head`: the reader has what it wanted. Python would complain once more at exit.

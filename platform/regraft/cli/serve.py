@@ -21,6 +21,7 @@ from regraft.endpoint.keys import Key, append, hashed, new_key
 from regraft.endpoint.serve_spec import EVERY, ServeSpec
 from regraft.errors import AskedWrong
 from regraft.store import names
+from regraft.store.names import LATEST
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 
@@ -54,7 +55,7 @@ def serve(args: argparse.Namespace, screen: Screen) -> Reply:
 
 def spec_of(args: argparse.Namespace) -> ServeSpec:
     """The spec of a command line: a YAML file, or models and options; options replace what the file says."""
-    files = [written for written in args.models if written.endswith((".yaml", ".yml"))]
+    files = _files(args)
     if files and len(args.models) > 1:
         raise AskedWrong(f"{files[0]} is a spec, which names its models itself: leave out the others", where="MODEL")
     overrides = {key: value for key, value in _options(args).items() if value is not None}
@@ -64,11 +65,15 @@ def spec_of(args: argparse.Namespace) -> ServeSpec:
     return ServeSpec.resolve(document, overrides=overrides)
 
 
+def _files(args: argparse.Namespace) -> list[str]:
+    return [written for written in args.models if written.endswith((".yaml", ".yml"))]
+
+
 def _options(args: argparse.Namespace) -> Mapping[str, Any]:
     fewest, most = args.min_replicas, args.max_replicas
     if args.replicas:
         fewest = most = args.replicas
-    if fewest is not None and most is None:
+    if fewest is not None and most is None and not _files(args):
         most = max(1, fewest)
     return {
         "store": args.store,
@@ -98,7 +103,9 @@ def _known(spec: ServeSpec) -> None:
     registry = Registry(open_store(spec.store))
     for written in spec.models:
         if written != EVERY:
-            registry.version(*registry.parse(written))
+            name, ref = registry.parse(written)
+            # An alias of the spec's own need not be the registry's; of its shares what is not there gets no requests.
+            registry.version(name, LATEST if (name, ref) in spec.shares else ref)
 
 
 def _models(spec: ServeSpec) -> str:

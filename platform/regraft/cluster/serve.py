@@ -85,8 +85,15 @@ class RayMeters:
 class Replica:
     """One process of the endpoint, ready once its models are open."""
 
-    def __init__(self, document: Mapping[str, Any]) -> None:
+    def __init__(self, document: Mapping[str, Any], *, asked: bool = False) -> None:
         spec = ServeSpec.resolve(document)
+        if asked and not Keys.found(spec.keys).asked:
+            # REGRAFT_KEYS is set where the command runs and not here: without this, anybody could ask.
+            raise AskedWrong(
+                "this node has no keys, and the command that brought the endpoint up has: pass --keys with a file that "
+                "every node has, or set REGRAFT_KEYS on every node",
+                where="keys",
+            )
         torch.set_num_threads(max(1, int(spec.replica.cpus)))
         self._opened = Opened(spec, meters=RayMeters())
 
@@ -137,7 +144,8 @@ def application(spec: ServeSpec) -> serve.Application:
         **_replicas(spec),
     )
     # What a replica does not read is not told it: a replica that is told something else is replaced.
-    return deployment.bind(spec.model_dump(mode="json", exclude={"scaling", "host", "port", "proxy"}))
+    document = spec.model_dump(mode="json", exclude={"scaling", "host", "port", "proxy"})
+    return deployment.bind(document, asked=not spec.open_to_all and Keys.found(spec.keys).asked)
 
 
 def _replicas(spec: ServeSpec) -> dict[str, Any]:
@@ -162,7 +170,7 @@ def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
 
     On a Ray that was there before, an application of this name is updated in place, and taken away in the end.
     """
-    refuse_open_doors(spec)
+    refuse_open_doors(spec, everywhere=spec.proxy == "haproxy")
     if spec.port == 0:
         raise AskedWrong("0 is written; Ray Serve listens on a port that is named: 8000 is its usual", where="port")
     with contextlib.ExitStack() as stack:

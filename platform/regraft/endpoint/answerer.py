@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -24,6 +25,10 @@ class Answerer(Protocol):
 
     def open(self, model: str, version: str) -> Served:
         """The version, loaded; any thread. NotThere, Damaged, BaseError, UnknownPlugin, Unsupported."""
+        ...
+
+    def holds(self, model: str, version: str) -> bool:
+        """Whether the version is loaded now, so that `answer` need not read it from the store."""
         ...
 
     async def answer(self, asks: Sequence[Ask], tokens: int) -> list[Answer]:
@@ -60,13 +65,21 @@ class EngineAnswerer:
     def open(self, model: str, version: str) -> Served:
         return self._engine.open(model, version)
 
+    def holds(self, model: str, version: str) -> bool:
+        return self._engine.holds(model, version)
+
     async def answer(self, asks: Sequence[Ask], tokens: int) -> list[Answer]:
         loop = asyncio.get_running_loop()
-        futures = await loop.run_in_executor(self._encoders, self._submitted, asks, tokens)
+        futures: list[Future[Any]] = []
+        given_up = threading.Event()
         try:
+            await loop.run_in_executor(self._encoders, self._submit, asks, tokens, futures, given_up)
+            if len(futures) == 1:
+                return [await asyncio.wrap_future(futures[0])]
             return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in futures)))
         except BaseException:
-            for future in futures:  # nobody waits for the others: what has not begun need not begin
+            given_up.set()
+            for future in tuple(futures):  # nobody waits for the others: what has not begun need not begin
                 future.cancel()
             raise
 
@@ -77,18 +90,19 @@ class EngineAnswerer:
         self._encoders.shutdown(wait=True)
         self._batcher.close()
 
-    def _submitted(self, asks: Sequence[Ask], tokens: int) -> list[Future[Any]]:
-        encoded = [self._engine.encode(ask) for ask in asks]
+    def _submit(self, asks: Sequence[Ask], tokens: int, futures: list[Future[Any]], given_up: threading.Event) -> None:
+        """Encode rows and hand them on; a thread cannot be ended, so it looks whether anybody still waits."""
+        encoded = []
+        for ask in asks:
+            if given_up.is_set():
+                return
+            encoded.append(self._engine.encode(ask))
         _refuse_costly(encoded, tokens)
-        futures: list[Future[Any]] = []
-        try:
-            for item in encoded:
-                futures.append(self._batcher.submit(item, within_s=self._within_s))
-        except BaseException:
+        for item in encoded:
+            futures.append(self._batcher.submit(item, within_s=self._within_s))
+        if given_up.is_set():
             for future in futures:
                 future.cancel()
-            raise
-        return futures
 
 
 def _refuse_costly(encoded: Sequence[Encoded], tokens: int) -> None:

@@ -39,6 +39,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 _SMALL = 1 << 14
 """A body of more bytes is read in a thread: parsing it would hold up everybody else."""
 _OPENERS = 4
+_TELLERS = 2
+_MOST_TOLD = 64
+"""Who asks about models, not of them: so many at once."""
 READERS = 8
 """Bodies that may be on their way, for each request that may be answered at once: who sends slowly takes up little."""
 _MOST_KNOWN = 4096
@@ -46,6 +49,10 @@ _CLOSING = {408, 413}
 """After these the rest of a body may still be on its way: the connection ends."""
 
 _log = logging.getLogger(__name__)
+
+
+_Version = tuple[str, str, str]
+"""A model, a version, and what tells it from another one of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +99,12 @@ class Endpoint:
         self._meters = meters or NoMeters()
         self._holds = 0
         self._room = Room(READERS * spec.limits.queue)
-        self._known: dict[tuple[str, str], _Known] = {}
+        self._known: dict[_Version, _Known] = {}
+        self._opening: dict[_Version, asyncio.Future[_Known]] = {}
         self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="regraft-open")
+        # Threads of their own: telling of many models takes long, and reading large bodies must not wait for it.
+        self._tellers = ThreadPoolExecutor(_TELLERS, thread_name_prefix="regraft-tell")
+        self._telling = Room(_MOST_TOLD)
         # One thread: however many ask for what is not there, they hold up nobody else.
         self._finder = ThreadPoolExecutor(1, thread_name_prefix="regraft-find")
         self.ready = False
@@ -117,12 +128,12 @@ class Endpoint:
         if request.method == "POST":
             return await self._ask(request)
         key = self._key(request)
-        name, _ = self._named(request, key)
-        return await asyncio.to_thread(lambda: JSONResponse(shown(self._catalog, self._answerer, name)))
+        name, ref = self._named(request, key)
+        return await self._told(lambda: shown(self._catalog, self._answerer, name, ref, key))
 
     async def _models(self, request: Request) -> Response:
         key = self._key(request)
-        return await asyncio.to_thread(lambda: JSONResponse(listing(self._catalog, key)))
+        return await self._told(lambda: listing(self._catalog, key))
 
     async def _openapi(self, request: Request) -> Response:
         """Whoever brings no key sees every task's form, and no model."""
@@ -130,7 +141,15 @@ class Endpoint:
             key: Key | None = self._key(request)
         except Refusal:
             key = None
-        return await asyncio.to_thread(lambda: JSONResponse(document(self._catalog, self._answerer, key, self._spec)))
+        return await self._told(lambda: document(self._catalog, self._answerer, key, self._spec))
+
+    async def _told(self, tell: Callable[[], Any]) -> Response:
+        """A document made in a thread, for few at once."""
+        if self._telling.full():
+            raise busy("too many ask about models at once: come again", kind="Full")
+        with self._telling.one():
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._tellers, lambda: JSONResponse(tell()))
 
     async def _page(self, request: Request) -> Response:
         return _html(PAGE)
@@ -172,11 +191,13 @@ class Endpoint:
         limits = self._spec.limits
         key = self._key(request)
         name, ref = self._named(request, key)
-        try:
-            async with asyncio.timeout(limits.seconds):
-                await self._found(name, ref, key, seen)
-        except TimeoutError:
-            raise busy(f"{name} could not be opened within {limits.seconds:g} seconds", kind="TookTooLong") from None
+        if not self._at_hand(name, ref, seen):
+            try:
+                async with asyncio.timeout(limits.seconds):
+                    await self._found(name, ref, key, seen)
+            except TimeoutError:
+                told = f"{name} could not be opened within {limits.seconds:g} seconds"
+                raise busy(told, kind="TookTooLong") from None
         assert seen.known is not None
         task, headers = seen.known.task, request.headers
         most = most_bytes(task, limits)
@@ -220,23 +241,46 @@ class Endpoint:
     def _full(self) -> Refusal:
         return busy(f"{self._holds} requests are waiting or being answered already: come again", kind="Full")
 
+    def _at_hand(self, name: str, ref: str, seen: _Seen) -> bool:
+        """Whether the version that answers is known and loaded, as it nearly always is."""
+        seen.model, seen.version = name, self._catalog.at_hand(name, ref) or ""
+        if seen.version and self._answerer.holds(name, seen.version):
+            seen.known = self._known.get((name, seen.version, self._catalog.stamp(name, seen.version)))
+        return seen.known is not None
+
     async def _found(self, name: str, ref: str, key: Key, seen: _Seen) -> None:
-        """The version that answers, opened; without leaving the loop where it is known and open."""
-        seen.model = name
-        version = self._catalog.at_hand(name, ref)
-        if version is None:
+        """The version that answers, looked for and opened."""
+        version = seen.version
+        if not version:
             others = [model for model in self._catalog.models() if key.may(model)]
             since, loop = time.monotonic(), asyncio.get_running_loop()
-            version = await loop.run_in_executor(self._finder, self._catalog.find, name, ref, others, since)
+            with self._room.one():
+                version = await loop.run_in_executor(self._finder, self._catalog.find, name, ref, others, since)
         seen.version = version
-        known = self._known.get((name, version))
-        if known is None:
+        wanted = name, version, self._catalog.stamp(name, version)
+        with self._room.one():
+            # One that gives up must not take the others' answer away.
+            seen.known = await asyncio.shield(self._opened(wanted))
+
+    def _opened(self, wanted: _Version) -> asyncio.Future[_Known]:
+        """The version, being opened: in one thread, however many wait for it, so that others are opened meanwhile."""
+        opening = self._opening.get(wanted)
+        if opening is None:
+            opening = self._opening[wanted] = asyncio.ensure_future(self._open(wanted))
+            opening.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps all have given up
+        return opening
+
+    async def _open(self, wanted: _Version) -> _Known:
+        name, version, _ = wanted
+        try:
             loop = asyncio.get_running_loop()
             known = _Known.of(await loop.run_in_executor(self._openers, self._answerer.open, name, version))
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            self._known[name, version] = known
-        seen.known = known
+            self._known[wanted] = known
+            return known
+        finally:
+            del self._opening[wanted]
 
     def _named(self, request: Request, key: Key) -> tuple[str, str]:
         """The model and reference of the path, when the key is for it."""

@@ -102,6 +102,11 @@ class Catalog:
         """The versions and aliases of a model that is served."""
         return self._shelf.get(model) if self._wants(model) else None
 
+    def stamp(self, model: str, version: str) -> str:
+        """What is another once the version is another one under the same name; empty for one that is not there."""
+        shelf = self._shelf.get(model)
+        return shelf.stamps.get(version, "") if shelf else ""
+
     def routes(self, model: str) -> Routes:
         """What each reference of a model means now."""
         with self._lock:
@@ -197,7 +202,11 @@ class Catalog:
         old = self._routes.get(name)
         if old is None or (not old.warm and old.wanted != wanted):
             self._routes[name] = Route(answering=wanted, wanted=wanted)
-            return False
+            if len(wanted) == 1 or name in self._moving:
+                return False
+            # Shares are opened before anybody asks: one that does not open would fail its share of the requests.
+            self._moving.add(name)
+            return True
         if old.wanted != wanted:
             self._routes[name] = old = replace(old, wanted=wanted, trouble="", tried=0.0)
         late = time.monotonic() - old.tried > _AGAIN_S

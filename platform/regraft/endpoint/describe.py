@@ -14,7 +14,8 @@ from regraft.contracts import Kind, Task
 from regraft.endpoint.answerer import Answerer
 from regraft.endpoint.catalog import BARE, Catalog, Route
 from regraft.endpoint.forms import form_of
-from regraft.endpoint.keys import Key
+from regraft.endpoint.keys import EVERYTHING, Key
+from regraft.endpoint.refusals import unplaced
 from regraft.errors import RegraftError
 from regraft.serving.engine import Served
 from regraft.serving.rows import inputs
@@ -35,9 +36,10 @@ def listing(catalog: Catalog, key: Key) -> dict[str, Any]:
     return {"models": [_brief(catalog, name) for name in catalog.models() if key.may(name)]}
 
 
-def shown(catalog: Catalog, answerer: Answerer, name: str) -> dict[str, Any]:
-    """One model as it answers now. NotThere, or what is wrong with its version."""
-    version = catalog.find(name, BARE)
+def shown(catalog: Catalog, answerer: Answerer, name: str, ref: str = BARE, key: Key = EVERYTHING) -> dict[str, Any]:
+    """One model as it answers now by this reference. NotThere, which names only models that the key is for, or what is
+    wrong with its version."""
+    version = catalog.find(name, ref, [model for model in catalog.models() if key.may(model)])
     served = answerer.open(name, version)
     return {**_brief(catalog, name), **of_version(served)}
 
@@ -57,7 +59,7 @@ def of_version(served: Served) -> dict[str, Any]:
         "parameters": dict(form.parameters),
         "metrics": dict(meta.get("metrics") or {}),
         "method": (meta.get("method") or {}).get("type"),
-        "lineage": {name: meta[name] for name in LINEAGE if name in meta},
+        "lineage": _unplaced({name: meta[name] for name in LINEAGE if name in meta}),
     }
 
 
@@ -92,8 +94,16 @@ def _route(route: Route) -> dict[str, Any]:
     if route.wanted != route.answering:
         found["moves_to"] = dict(route.wanted)
     if route.trouble:
-        found["trouble"] = route.trouble
+        found["trouble"] = unplaced(route.trouble)
     return found
+
+
+def _unplaced(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _unplaced(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_unplaced(item) for item in value]
+    return unplaced(value) if isinstance(value, str) else value
 
 
 def _example(kind: Kind, *, second: bool) -> Any:

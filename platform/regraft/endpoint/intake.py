@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import io
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image, UnidentifiedImageError
+
 from regraft.contracts import Kind, Task
 from regraft.endpoint.forms import Form, form_of, parameters_of
 from regraft.endpoint.refusals import Refusal, busy, wrong
 from regraft.endpoint.serve_spec import LimitSpec
 from regraft.errors import DataError
-from regraft.pictures import seen_size
+from regraft.pictures import UNREADABLE, seen_size
 from regraft.plugins import unknown
 from regraft.serving.rows import inputs
 
@@ -30,6 +33,8 @@ ESCAPED = 6
 """Bytes of a character in JSON, at most (\\uXXXX)."""
 MOST_BUFFERED = 512 << 20
 """Bytes of bodies that are not whole yet, of all requests together."""
+LARGEST = 1 << 63
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 KEYS = ("inputs", "parameters", "options", "stream")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -101,21 +106,21 @@ async def body_of(receive: Receive, written: str | None, most: int, seconds: flo
 async def _read(receive: Receive, most: int, take: Callable[[int], None]) -> bytes:
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):  # nearly always: one piece
-        whole: bytes = message.get("body", b"")
-        if len(whole) > most:
+        only: bytes = message.get("body", b"")
+        if len(only) > most:
             raise _too_large(most)
-        return whole
-    pieces, count = [], 0
+        return only
+    whole = bytearray()  # no list of pieces: those may be of one byte each
     while True:
         if message["type"] == "http.disconnect":
             raise Gone
-        pieces.append(message.get("body", b""))
-        count += len(pieces[-1])
-        take(len(pieces[-1]))
-        if count > most:
+        piece = message.get("body", b"")
+        whole += piece
+        take(len(piece))
+        if len(whole) > most:
             raise _too_large(most)
         if not message.get("more_body"):
-            return b"".join(pieces)
+            return bytes(whole)
         message = await receive()
 
 
@@ -128,7 +133,8 @@ def question_of(body: bytes, content_type: str, task: Task, limits: LimitSpec) -
     form, wanted = form_of(task), inputs(task)
     if _is_picture(body, content_type, wanted):
         name = next(iter(wanted))
-        return Question([{name: _picture(body, limits)}], True, form, {})
+        data, _ = _picture(body, limits)
+        return Question([{name: data}], True, form, {})
     document = _parsed(body)
     _refuse_deep(document, limits.depth)
     if not isinstance(document, dict):
@@ -146,7 +152,8 @@ def question_of(body: bytes, content_type: str, task: Task, limits: LimitSpec) -
     items = [given] if single else given
     if len(items) > limits.items:
         raise Refusal(413, "TooLarge", f"{len(items)} inputs are asked at once; at most {limits.items} are allowed")
-    rows = [_row(item, wanted, limits, "" if single else f"input {number}: ") for number, item in enumerate(items)]
+    pixels = _Pixels(limits)
+    rows = [_row(item, wanted, pixels, "" if single else f"input {number}: ") for number, item in enumerate(items)]
     _refuse_long(rows, limits)
     return Question(rows, single, form, parameters)
 
@@ -195,7 +202,25 @@ def _is_batch(given: Any, wanted: Mapping[str, Kind]) -> bool:
     return True
 
 
-def _row(item: Any, wanted: Mapping[str, Kind], limits: LimitSpec, where: str) -> dict[str, Any]:
+class _Pixels:
+    """How many pixels the images of a request have, as they are looked at."""
+
+    def __init__(self, limits: LimitSpec) -> None:
+        self._limits, self._seen = limits, 0
+
+    def picture(self, data: bytes, where: str) -> bytes:
+        """The bytes, when they are a picture that may be decoded beside those before it."""
+        data, count = _picture(data, self._limits, where)
+        self._seen += count
+        if self._seen > self._limits.all_megapixels * 1e6:
+            most = (
+                f"at most {self._limits.all_megapixels:g} megapixels of all pictures together are allowed: send fewer"
+            )
+            raise Refusal(413, "TooLarge", f"{where}: {most}")
+        return data
+
+
+def _row(item: Any, wanted: Mapping[str, Kind], pixels: _Pixels, where: str) -> dict[str, Any]:
     """One input as a row: the value of the only column, or an object of all columns."""
     if isinstance(item, dict):
         given = _renamed(item, wanted)
@@ -210,7 +235,7 @@ def _row(item: Any, wanted: Mapping[str, Kind], limits: LimitSpec, where: str) -
     missing = [name for name in wanted if given.get(name) is None]
     if missing:
         raise wrong(f"{where}{missing[0]!r} is missing; an input has {', '.join(wanted)}")
-    return {name: _value(kind, given[name], limits, f"{where}{name}") for name, kind in wanted.items()}
+    return {name: _value(kind, given[name], pixels, f"{where}{name}") for name, kind in wanted.items()}
 
 
 def _renamed(item: dict[str, Any], wanted: Mapping[str, Kind]) -> dict[str, Any]:
@@ -220,9 +245,9 @@ def _renamed(item: dict[str, Any], wanted: Mapping[str, Kind]) -> dict[str, Any]
     return item
 
 
-def _value(kind: Kind, value: Any, limits: LimitSpec, where: str) -> Any:
+def _value(kind: Kind, value: Any, pixels: _Pixels, where: str) -> Any:
     if kind == "image":
-        return _picture(_unpacked(value, where), limits, where)
+        return pixels.picture(_unpacked(value, where), where)
     if kind == "text":
         return _text(value, where)
     if kind == "words":
@@ -232,6 +257,8 @@ def _value(kind: Kind, value: Any, limits: LimitSpec, where: str) -> Any:
     if kind == "number":
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong(f"{where} is a {_called(value)}; allowed is a number")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise wrong(f"{where} has {len(str(abs(value)))} digits, which are more than a number here can have")
         return value
     if isinstance(value, list):
         return [_text(each, where) if isinstance(each, str) else each for each in value]
@@ -272,11 +299,12 @@ def _unpacked(value: Any, where: str) -> bytes:
         raise wrong(f"{where} is no base64: send a picture's file in it, not its name or address") from None
 
 
-def _picture(data: bytes, limits: LimitSpec, where: str = "the body") -> bytes:
-    """The bytes, when they are a picture that may be decoded."""
+def _picture(data: bytes, limits: LimitSpec, where: str = "the body") -> tuple[bytes, int]:
+    """The bytes, when they are a picture that may be decoded, and how many pixels it has."""
     if not data:
         raise wrong(f"{where} is empty; it is a picture's file")
     try:
+        _refuse_strange(data, where)
         width, height = seen_size(data)
     except DataError as error:
         if "at most" in error.message:
@@ -285,11 +313,25 @@ def _picture(data: bytes, limits: LimitSpec, where: str = "the body") -> bytes:
     if width * height > limits.megapixels * 1e6:
         told = f"{width} x {height} pixels; at most {limits.megapixels:g} megapixels are allowed"
         raise Refusal(413, "TooLarge", f"{where}: the picture has {told}")
-    return data
+    return data, width * height
+
+
+def _refuse_strange(data: bytes, where: str) -> None:
+    """Nothing but formats of pictures alone: Pillow also reads some that hold programs (EPS), which it would have
+    another program run, and some whose picture has another size than their header says (ICO, ICNS)."""
+    try:
+        Image.open(io.BytesIO(data), formats=FORMATS).close()
+    except UnidentifiedImageError:
+        raise wrong(f"{where} is no image of a known format; allowed are {', '.join(FORMATS)}") from None
+    except (*UNREADABLE, Image.DecompressionBombError):
+        return  # `seen_size` says what is wrong with it
 
 
 def _refuse_long(rows: list[dict[str, Any]], limits: LimitSpec) -> None:
-    """Before a tokenizer is asked: what has more characters than its tokens could have need not be cut into them."""
+    """Before a tokenizer is asked: what has more characters than its tokens could have need not be cut into them.
+
+    A word or message counts as one at least: of empty ones there could be any number.
+    """
     most = limits.tokens * LONGEST_TOKEN
     count = sum(_characters(value) for row in rows for value in row.values())
     if count > most:
@@ -300,8 +342,8 @@ def _characters(value: Any) -> int:
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
-        return sum(map(_characters, value.values()))
-    return sum(map(_characters, value)) if isinstance(value, list) else 0
+        return len(value) + sum(map(_characters, value.values()))
+    return len(value) + sum(map(_characters, value)) if isinstance(value, list) else 0
 
 
 def _called(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ STATUS: tuple[tuple[type[RegraftError], int], ...] = (
 )
 """The first that fits counts."""
 RETRY_S = 1.0
+_PLACE = re.compile(r"(?:\b[a-z][a-z0-9+.-]*:/|(?<![\w./<-]))/(?:[^\s/'\",;()]+/)+(?=[^\s/])")
 
 
 class Refusal(Exception):
@@ -69,7 +71,8 @@ def refusal_of(error: BaseException, where: str = "") -> Refusal:
             status = 503
         elif status == 503:
             wait = RETRY_S
-        return Refusal(status, error.kind, _told(error), retry_after=wait)
+        if status != 500:
+            return Refusal(status, error.kind, _told(error), retry_after=wait)
     return Refusal(
         500, type(error).__name__, f"{where or 'this request'} could not be answered; the server's log says more"
     )
@@ -78,7 +81,12 @@ def refusal_of(error: BaseException, where: str = "") -> Refusal:
 def _told(error: RegraftError) -> str:
     """The message with the row it speaks of, and nothing of where the store or its files lie."""
     row = error.where if error.where.startswith("row ") else ""
-    return f"{row}: {error.message}" if row else error.message
+    return unplaced(f"{row}: {error.message}" if row else error.message)
+
+
+def unplaced(text: str) -> str:
+    """The text with only the last part of each path and address: what is wrong with it, not where a server keeps it."""
+    return _PLACE.sub("", text)
 
 
 def wrong(message: str, *, status: int = 422, kind: str = "DataError") -> Refusal:

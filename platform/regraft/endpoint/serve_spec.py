@@ -31,6 +31,8 @@ class LimitSpec(Frozen):
     """Tokens of all texts of one request, after each was cut to what its model reads."""
     megapixels: float = Field(25.0, gt=0, le=100)
     """Pixels of one image, in millions, told by its header before anything is decoded."""
+    all_megapixels: float = Field(100.0, gt=0)
+    """Pixels of all images of one request, in millions: a few kilobytes may hold very many."""
     depth: int = Field(16, ge=2, le=100)
     """How deep JSON may be nested."""
     queue: int = Field(128, ge=1)
@@ -113,7 +115,7 @@ class ServeSpec(Frozen):
     """What one replica holds."""
     proxy: Literal["auto", "python", "haproxy"] = "auto"
     """What stands before the replicas on Ray; auto is python. haproxy refuses faster under overload, and its figures
-    and the replicas listen on every interface."""
+    and the replicas listen on every interface, so it is for an endpoint with keys."""
     refresh_seconds: float = Field(2.0, gt=0)
     """How often the registry is looked at for versions and aliases that moved."""
     bases: dict[str, str] = Field(default_factory=dict)

@@ -52,10 +52,20 @@ class Opened:
         self.answerer.close()
 
 
-def refuse_open_doors(spec: ServeSpec) -> None:
-    """AskedWrong when others than this machine would be listened to and nobody be asked for a key."""
-    if spec.open_to_all or not spec.beyond() or Keys.found(spec.keys).asked:
+def refuse_open_doors(spec: ServeSpec, *, everywhere: bool = False) -> None:
+    """AskedWrong when others than this machine would be listened to and nobody be asked for a key.
+
+    `everywhere`: whatever `host` is, something of it listens on every interface.
+    """
+    if spec.open_to_all or not (everywhere or spec.beyond()) or Keys.found(spec.keys).asked:
         return
+    if everywhere and not spec.beyond():
+        raise AskedWrong(
+            "with haproxy the replicas listen on every interface and there are no keys, so that anybody could ask: "
+            "make one with `regraft key NAME --keys FILE` and pass --keys FILE, write open_to_all: true where nobody "
+            "else reaches this machine, or leave haproxy out",
+            where="proxy",
+        )
     raise AskedWrong(
         f"{spec.host} is reached from other machines and there are no keys, so that anybody could ask: make one with "
         "`regraft key NAME --keys FILE` and pass --keys FILE, or listen on 127.0.0.1",

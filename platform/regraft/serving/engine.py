@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, RLock
@@ -21,7 +23,17 @@ import torch
 from torch import Tensor
 
 from regraft.contracts import Answer, Example
-from regraft.errors import AskedWrong, NotThere, RegraftError, RunError, StoreError
+from regraft.errors import (
+    AskedWrong,
+    BaseError,
+    Damaged,
+    NotThere,
+    RegraftError,
+    RunError,
+    StoreError,
+    UnknownPlugin,
+    Unsupported,
+)
 from regraft.plugins import add_folder
 from regraft.serving.embedding import TOKENS_ON_GPU, TOKENS_PER_THREAD
 from regraft.serving.opening import Opener, Served
@@ -42,6 +54,10 @@ PADDING = 1.2
 """By how much the longest text of a pass may exceed the shortest, once the pass is"""
 WORTH = 256
 """tokens large, for each CPU thread: more of them are no quicker, each."""
+AGAIN_S = 5.0
+"""A version that could not be opened is tried again after this: reading it anew for each row would cost all others."""
+LASTING = (Damaged, BaseError, UnknownPlugin, Unsupported)
+"""What is as wrong a moment later."""
 MOST_ROWS = 256
 """Rows of one pass, those that are computed once for many models counted each."""
 
@@ -141,6 +157,8 @@ class Engine:
         """Never held while anything is read or computed."""
         self._served: OrderedDict[tuple[str, str], Served] = OrderedDict()
         self._opening: dict[tuple[str, str], Future[Served]] = {}
+        self._broken: dict[tuple[str, str], tuple[float, RegraftError]] = {}
+        """What was wrong with versions a moment ago, and until when that is taken for granted."""
         self._loads = self._evictions = self._rows = self._passes = 0
 
     def open(self, model: str, version: str) -> Served:
@@ -162,6 +180,10 @@ class Engine:
                 return here
             self._forget(here)
         return self._loaded(model, version)
+
+    def holds(self, model: str, version: str) -> bool:
+        """Whether the version is loaded now."""
+        return (model, version) in self._served
 
     def encode(self, ask: Ask) -> Encoded:
         """The row as its model reads it; DataError for one that does not fit, and what `open` raises."""
@@ -229,6 +251,9 @@ class Engine:
             raise AskedWrong(f"{version!r} is written; allowed is a version such as v3, for what an alias means moves")
         key = model, version
         with self._lock:
+            until, error = self._broken.get(key, (0.0, None))
+            if error is not None and time.monotonic() < until:
+                raise copy(error)
             waiting = self._opening.get(key)
             mine = waiting is None
             if waiting is None:
@@ -240,6 +265,8 @@ class Engine:
         except BaseException as error:
             with self._lock:
                 del self._opening[key]
+                if isinstance(error, LASTING):
+                    self._remember(key, copy(error))
             waiting.set_exception(error)
             raise
         with self._lock:
@@ -249,6 +276,11 @@ class Engine:
             self._make_room()
         waiting.set_result(served)
         return served
+
+    def _remember(self, key: tuple[str, str], error: RegraftError) -> None:
+        now = time.monotonic()
+        self._broken = {key: kept for key, kept in self._broken.items() if kept[0] > now}
+        self._broken[key] = now + AGAIN_S, error
 
     def _make_room(self) -> None:
         """Let the least recently used go; rows that are on their way keep what they need until they are answered."""

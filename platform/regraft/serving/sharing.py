@@ -88,7 +88,8 @@ def agrees(own: Own) -> str:
     They are computed beside shorter rows of another model on the same tail.
     """
     assert own.tail is not None
-    short, long = probes(own.tail.frame.adapted)
+    with own.tail.frame.reading:  # that frame may be answering others already
+        short, long = probes(own.tail.frame.adapted)
     other = _ordinary(own.tail)
     rows = [Asked(own, example, number) for number, example in enumerate(long)]
     mixed = [*rows, *(Asked(other, example, -1 - number) for number, example in enumerate(short))]

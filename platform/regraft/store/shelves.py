@@ -20,6 +20,8 @@ class Shelf:
 
     versions: tuple[str, ...]
     aliases: Mapping[str, str]
+    stamps: Mapping[str, str]
+    """What of each version is another once its manifest was written anew: a store may be deleted and made again."""
 
 
 class Shelves:
@@ -33,6 +35,7 @@ class Shelves:
         """Every model that has a version, by name."""
         versions: dict[str, list[str]] = defaultdict(list)
         aliases: dict[str, dict[str, str]] = defaultdict(dict)
+        stamps: dict[str, dict[str, str]] = defaultdict(dict)
         seen = set()
         for stat in self._store.list("models/"):
             parts = stat.key.split("/")
@@ -40,13 +43,16 @@ class Shelves:
                 continue
             if parts[3] == MANIFEST and is_version(parts[2]):
                 versions[parts[1]].append(parts[2])
+                stamps[parts[1]][parts[2]] = f"{stat.tag} {stat.modified} {stat.size}"
             elif parts[2] == "aliases" and parts[3].endswith(".json"):
                 seen.add(stat.key)
                 if version := self._meant(stat):
                     aliases[parts[1]][parts[3].removesuffix(".json")] = version
         self._read = {key: kept for key, kept in self._read.items() if key in seen}
         return {
-            name: Shelf(tuple(sorted(found, key=number_of)), MappingProxyType(aliases[name]))
+            name: Shelf(
+                tuple(sorted(found, key=number_of)), MappingProxyType(aliases[name]), MappingProxyType(stamps[name])
+            )
             for name, found in versions.items()
         }
 

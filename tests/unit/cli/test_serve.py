@@ -51,6 +51,8 @@ def test_options_and_files_become_one_spec(tmp_path: Path) -> None:
     made = spec("SERVE.yaml", "--port", "7001", "--max-replicas", "4")
     assert (made.models, made.port, made.limits.items, made.scaling.max_replicas) == (("a",), 7001, 2, 4)
     assert made.store == str(tmp_path / "regraft-store")
+    (tmp_path / "SERVE.yaml").write_text("models: [a]\nscaling: {max_replicas: 8}\n")
+    assert spec("SERVE.yaml", "--min-replicas", "2").scaling.max_replicas == 8
 
 
 def test_all_that_is_wrong_with_a_spec_is_told_at_once(tmp_path: Path, regraft: Regraft) -> None:
@@ -111,6 +113,33 @@ def test_ray_is_asked_for_unless_there_are_no_replicas(
     assert [(spec.models, spec.scaling.max_replicas, address) for spec, address in asked] == [
         (("tiny",), 2, "head:6379")
     ]
+
+
+def test_an_endpoint_that_is_interrupted_while_it_comes_up_speaks_of_no_checkpoint(
+    there: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def pretended(spec: ServeSpec, address: str | None) -> Iterator[str]:
+        raise KeyboardInterrupt
+        yield ""
+
+    monkeypatch.setitem(dispatch.WORK, "serve", pretended)
+    said = regraft("serve", "tiny")
+    assert said.code == 130
+    assert "interrupted; the endpoint is down" in said.err
+    assert "checkpoint" not in said.err
+
+
+def test_an_alias_may_be_the_spec_s_own(there: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def pretended(spec: ServeSpec, address: str | None) -> Iterator[str]:
+        raise KeyboardInterrupt
+        yield ""
+
+    monkeypatch.setitem(dispatch.WORK, "serve", pretended)
+    (there / "SERVE.yaml").write_text("models: [tiny@live]\naliases: {live: {v1: 1.0}}\n")
+    assert regraft("serve", "SERVE.yaml").code == 130
+    assert regraft("serve", "tiny@live").code == 2
 
 
 def test_it_answers_and_ends_cleanly(there: Path) -> None:

@@ -31,6 +31,12 @@ def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
+def append_key(path: Path, model: str) -> str:
+    made = new_key()
+    append(path, Key(sha256=hashed(made), models=(model,)))
+    return made
+
+
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, str, str]:
     """A file with a key for everything and one for another model alone."""
@@ -52,6 +58,10 @@ def test_a_key_opens_what_it_is_for_and_no_key_opens_nothing(own: Shop, keys: tu
         assert endpoint.ask("/models/other", ASKED, headers=bearer(other)).status == 200
         for path_ in (MODEL, "/models/not-there"):  # whether it exists is not for this key to know
             assert endpoint.ask(path_, ASKED, headers=bearer(other)).status == 403
+        gone = append_key(path, "gone")
+        time.sleep(2.1)  # a file that changed is read again within two seconds
+        told = endpoint.get("/models/gone", headers=bearer(gone))
+        assert told.status == 404 and "text-classification" not in told.document["error"], "nor who else is there"
         lists = [endpoint.get("/models", headers=bearer(key)).document["models"] for key in (everything, other)]
         names = [[model["name"] for model in models] for models in lists]
         assert names == [["other", "text-classification"], ["other"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections import Counter
@@ -252,3 +253,90 @@ def test_a_store_that_fails_for_a_while_changes_nothing(own: Shop, monkeypatch: 
     assert fails.wait(5)
     assert made.find(MODEL, BARE) == "v1"
     made.close()
+
+
+def test_a_store_that_was_made_again_is_answered_from_what_it_holds_now(own: Shop) -> None:
+    with own.open() as endpoint:
+        before = endpoint.ask(f"/models/{MODEL}", ASKED)
+        shutil.rmtree(own.store)
+        own.add(seed=2)
+        wanted = own.predict(f"{MODEL}@v1", [ASKED["inputs"]])[0]["scores"][0]["score"]
+
+        def now() -> Reply:
+            return endpoint.ask(f"/models/{MODEL}", ASKED)
+
+        until(lambda: now().headers.get("x-model-hash", "") not in ("", before.headers["x-model-hash"]))
+        assert now().headers["x-model-version"] == before.headers["x-model-version"] == "v1"
+        assert now().document[0][0]["score"] == pytest.approx(wanted, abs=1e-5)
+        assert before.document[0][0]["score"] != pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_share_that_does_not_open_fails_no_request_of_an_alias_that_nobody_named(own: Shop) -> None:
+    own.add(seed=2)
+    shares = {f"{MODEL}@live": {"v1": 0.5, "v2": 0.5}}
+    made = catalog(own, Counted(frozenset({"v2"})), models=["*"], aliases=shares)
+    made.start()
+    until(lambda: made.routes(MODEL)[MODEL, "live"].trouble != "")
+    assert {made.at_hand(MODEL, "live") for _ in range(50)} == {"v1"}
+    made.close()
+
+
+def test_a_version_that_is_long_in_opening_holds_up_no_other(own: Shop) -> None:
+    own.add(name="slow", seed=2)
+    with own.open() as endpoint:
+        answerer, gate = endpoint.opened.answerer, threading.Event()
+        really = answerer.open
+
+        def opened(model: str, version: str) -> Any:
+            if model == "slow":
+                gate.wait(20)
+            return really(model, version)
+
+        answerer.open = opened  # type: ignore[method-assign]
+        replies: list[Reply] = []
+        ask = lambda: replies.append(endpoint.ask("/models/slow", ASKED))  # noqa: E731
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        assert endpoint.ask(f"/models/{MODEL}", ASKED, timeout=10).status == 200
+        gate.set()
+        for thread in threads:
+            thread.join()
+    assert [reply.status for reply in replies] == [200] * 8
+
+
+def test_a_version_that_was_let_go_is_loaded_again_before_its_rows_are_read(own: Shop) -> None:
+    own.add(name="other", seed=2)
+    with own.open() as endpoint:
+        engine = endpoint.opened.answerer._engine  # type: ignore[attr-defined]
+        engine._budget = 1
+        for name in (MODEL, "other", MODEL, "other"):
+            assert endpoint.ask(f"/models/{name}", ASKED).status == 200
+        where: list[str] = []
+        load = engine._opener.open
+        engine._opener.open = lambda *of: where.append(threading.current_thread().name) or load(*of)
+        assert endpoint.ask(f"/models/{MODEL}", ASKED).status == 200
+        assert [name.rpartition("_")[0] for name in where] == ["regraft-open"], "not among those that read rows"
+
+
+def test_a_broken_version_is_not_read_anew_for_each_request(own: Shop) -> None:
+    own.add(name="spoilt", seed=2)
+    (delta,) = Path(own.store).glob("models/spoilt/v1/delta.safetensors")
+    delta.write_bytes(delta.read_bytes()[:-4] + b"oops")
+    with own.open() as endpoint:
+        opener = endpoint.opened.answerer._engine._opener  # type: ignore[attr-defined]
+        loads: list[str] = []
+        load = opener.open
+        opener.open = lambda *of: loads.append(of[0]) or load(*of)
+        told = [endpoint.ask("/models/spoilt", ASKED) for _ in range(10)]
+    assert {(reply.status, reply.body) for reply in told} == {(409, told[0].body)}
+    assert len(loads) <= 2
+
+
+def test_a_model_is_shown_by_the_reference_that_is_written(own: Shop) -> None:
+    own.add(seed=2)
+    with own.open() as endpoint:
+        shown = {ref: endpoint.get(f"/models/{MODEL}{ref}").document["version"] for ref in ("", "@v1", "@v2")}
+        assert shown == {"": "v2", "@v1": "v1", "@v2": "v2"}
+        assert endpoint.get(f"/models/{MODEL}@v3").status == 404

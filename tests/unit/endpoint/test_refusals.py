@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from regraft.endpoint.refusals import refusal_of
-from regraft.errors import DataError, Denied
+from regraft.errors import BaseError, DataError, Denied, RunError
 from unit.endpoint.shop import Endpoint, Reply, Shop
 from unit.every.rows import picture
 
@@ -94,6 +95,10 @@ def test_a_base_that_is_gone_or_another_is_424(own: Shop) -> None:
     shutil.move(folder, own.folder / "elsewhere")
     with own.open() as endpoint:
         refused(endpoint.ask(MODEL, {"inputs": "w5"}), 424, "its base cannot be used")
+        for path, method in ((MODEL, "POST"), (MODEL, "GET"), ("/models", "GET")):
+            asked = {"inputs": "w5"} if method == "POST" else None
+            told = endpoint.ask(path, asked, method=method).body.decode()
+            assert str(own.folder) not in told, "where a server keeps its files is nobody's business"
         shutil.copytree(own.folder / "elsewhere", folder)
         (folder / "config.json").write_text((folder / "config.json").read_text().replace("1e-12", "1e-11"))
         refused(endpoint.ask(MODEL, {"inputs": "w5"}), 424, "")
@@ -125,6 +130,35 @@ def test_what_is_too_large_is_413(own: Shop) -> None:
         assert endpoint.ask(MODEL, {"inputs": "w5"}).status == 200
 
 
+def test_pictures_of_one_request_are_counted_together(own: Shop) -> None:
+    own.add("image-classification")
+    with own.open(limits={"all_megapixels": 0.003}) as endpoint:
+        path = "/models/image-classification"
+        assert endpoint.ask(path, {"inputs": [PICTURE] * 2}).status == 200
+        refused(endpoint.ask(path, {"inputs": [PICTURE] * 3}), 413, "input 2: image: at most 0.003 megapixels of all")
+
+
+def test_words_that_are_empty_are_counted(own: Shop) -> None:
+    own.add("token-classification")
+    with own.open(limits={"tokens": 100}) as endpoint:
+        refused(endpoint.ask("/models/token-classification", {"inputs": [[""] * 2000]}), 413, "characters are asked")
+
+
+def icon() -> bytes:
+    """An ICO whose picture is much larger than its header says."""
+    file = io.BytesIO()
+    Image.new("RGB", (3000, 3000)).save(file, "PNG")
+    data = file.getvalue()
+    return b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(data), 22) + data
+
+
+def program() -> bytes:
+    """An EPS, which Pillow hands to Ghostscript."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "EPS")
+    return file.getvalue()
+
+
 def bomb() -> bytes:
     """A PNG of 65535 x 65535 that holds no pixels."""
     file = io.BytesIO()
@@ -143,6 +177,8 @@ def bomb() -> bytes:
         (bomb(), 413, "pixels"),
         (picture(0)[:200], 422, "not readable"),
         (b"no picture", 422, "no image of a known format"),
+        (icon(), 422, "allowed are PNG, JPEG"),
+        (program(), 422, "allowed are PNG, JPEG"),
         (b"", 422, "is empty"),
         ("/etc/hostname", 422, "no base64"),
         ("file:///etc/hostname", 422, "no base64"),
@@ -176,4 +212,6 @@ def test_an_error_nobody_foresaw_tells_nothing_but_its_class() -> None:
     assert "secret" not in told.message
     assert refusal_of(Denied("no permission", "s3://private")).status == 503
     assert "s3://" not in refusal_of(Denied("no permission", "s3://private")).message
+    assert "secret" not in refusal_of(RunError("it could not be answered: KeyError: secret")).message
+    assert refusal_of(BaseError("/srv/bases/bert: is gone; s3://b/c/d too")).message == "bert: is gone; d too"
     assert refusal_of(DataError("is empty", "row 3")).message == "row 3: is empty"

@@ -23,16 +23,22 @@ _left_out: set[str] = set()
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Look]:
-    """A headless Chromium; skips where there is none."""
+def chromium() -> Iterator[Any]:
+    """A headless Chromium, the only one of a process: Playwright starts no second; skips where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip(f"none of {', '.join(CHROMIUM)} is installed")
     with playwright.sync_playwright() as running:
         opened = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield Look(opened)
+        yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: Any) -> Look:
+    """Opens pages in it."""
+    return Look(chromium)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
@@ -34,6 +35,10 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 
+DRAWN = {name: f"{name}-{token_hex(16)}" for name in ("token", "node", "user")}
+"""Secrets of this run alone: this very file is sent to the cluster by a test, and what it holds is no leak."""
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, moto_endpoint: str) -> Iterator[tuple[str, dict[str, str]]]:
     """A head started by `ray start` with a token, in its own process group: (dashboard address, environment)."""
@@ -43,7 +48,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, moto_endpoint: str) -> Ite
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHONPATH"))},
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "a-token-for-this-test-only-0123456789",
+        "RAY_AUTH_TOKEN": DRAWN["token"],
         "HF_HUB_OFFLINE": "1",
         "REGRAFT_CACHE": str(folder / "cache"),
         **keys(moto_endpoint),
@@ -75,7 +80,7 @@ def keys(moto: str) -> dict[str, str]:
         **nowhere,
         "AWS_ENDPOINT_URL": moto,
         "AWS_ACCESS_KEY_ID": "test-key",
-        "AWS_SECRET_ACCESS_KEY": "s3cr3t-of-the-nodes",
+        "AWS_SECRET_ACCESS_KEY": DRAWN["node"],
         "AWS_DEFAULT_REGION": "us-east-1",
     }
 
@@ -192,7 +197,7 @@ def user_folder(folder: Path, **changes: Any) -> dict[str, Any]:
     written |= {"base": "./base", "data": {"train": "train.csv", "eval": "eval.csv"}, "store": str(folder / "store")}
     written |= {"compute": {"workers": 1, "cpus": 1}, **changes}
     (folder / "spec.yaml").write_text(yaml.safe_dump(written))
-    (folder / ".env").write_text("SECRET=of-the-user")
+    (folder / ".env").write_text(f"SECRET={DRAWN['user']}")
     return written
 
 
@@ -200,7 +205,7 @@ def test_a_command_with_the_clusters_address_trains_and_predicts_there(
     cluster: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     user_folder(tmp_path)
-    mine = {name: f"canary-of-{name}" for name in ("AWS_SECRET_ACCESS_KEY", "REGRAFT_KEYS", "HF_TOKEN")}
+    mine = {name: f"canary-{token_hex(8)}" for name in ("AWS_SECRET_ACCESS_KEY", "REGRAFT_KEYS", "HF_TOKEN")}
     done = regraft(cluster, tmp_path, "train", "spec.yaml", "--address", cluster[0], "--json", **mine)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["version"] == "v1"
@@ -212,7 +217,7 @@ def test_a_command_with_the_clusters_address_trains_and_predicts_there(
         [str(BIN / "ray"), "job", "list", "--address", cluster[0]], env=cluster[1], capture_output=True, text=True
     ).stdout
     assert "regraft.cli.submitted train tiny.yaml" in sent
-    secrets = [*mine.values(), "SECRET=of-the-user", *(cluster[1][name] for name in NODES if name in cluster[1])]
+    secrets = [*mine.values(), DRAWN["user"], *(cluster[1][name] for name in NODES if name in cluster[1])]
     assert leaks(secrets, [tmp_path / "store", Path(f"/tmp/rg{os.getpid()}")], sent + done.stdout + done.stderr) == []
 
 

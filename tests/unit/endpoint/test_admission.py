@@ -157,7 +157,9 @@ def test_what_is_too_much_is_refused_at_once_and_the_rest_answered(own: Shop) ->
     refused = [(seconds, retry) for status, seconds, retry in times if status == 503]
     assert len(answered) >= 4 and len(refused) >= 4 and len(answered) + len(refused) == 16
     assert all(int(retry) >= 1 for _, retry in refused)
-    assert sorted(seconds for seconds, _ in refused)[0] < 0.3
+    # Not a figure of speed: who is refused waits for nobody, while each answer takes half a second.
+    quickest = min(seconds for status, seconds, _ in times if status == 200)
+    assert min(seconds for seconds, _ in refused) < quickest
 
 
 def test_an_answer_that_takes_too_long_is_given_up(own: Shop) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from regraft.endpoint.keys import Key, append, hashed
 from unit.endpoint.shop import Endpoint, Shop
 from unit.every.rows import TEXTS, picture
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 TASKS = ("token-classification", "object-detection", "semantic-segmentation", "text-pair-regression", "summarization")
 
 
@@ -33,19 +31,6 @@ class Seen:
 
     def text(self, selector: str) -> str:
         return str(self.page.inner_text(selector))
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium; skips where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(CHROMIUM)} is installed")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @contextmanager

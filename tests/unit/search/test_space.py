@@ -143,7 +143,7 @@ def test_what_does_not_fit_the_base_is_refused(
 def test_the_depths_of_a_space_are_known_ahead(tmp_path: Path) -> None:
     space = {"method": {"choice": ["feature-extraction", "freeze", "lora"]}, "method.depth": {"choice": [1, "all"]}}
     spec = a_spec(tmp_path, {"space": space})
-    assert check_methods(spec, locate(spec.base)) == (1, 2)
+    assert check_methods(spec, locate(spec.base)) == (1, 2, "feature-extraction")
 
 
 def test_a_field_that_a_method_lacks_or_writes_itself_is_left_out() -> None:

@@ -59,8 +59,10 @@ def predicted(tickets: Path) -> list[dict[str, float]]:
 @contextmanager
 def served(folder: Path) -> Iterator[int]:
     """`regraft serve tickets --replicas 0`, as typed; its port."""
-    command = [sys.executable, "-m", "regraft", "serve", "tickets", "--replicas", "0", "--port", "0"]
-    with subprocess.Popen([*command, "--store", "store"], cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "regraft", "serve", "tickets", "--replicas", "0", "--port", "0", "--json"]
+    with subprocess.Popen(
+        [*command, "--store", "store"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stderr is not None
             lines = iter(process.stderr.readline, "")

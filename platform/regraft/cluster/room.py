@@ -46,6 +46,18 @@ def room(holdings: Iterable[Mapping[str, float]], need: Need) -> int:
     return sum(min(int(holds.get(name, 0) // amount) for name, amount in asked.items()) for holds in holdings)
 
 
+def until_free(scaling: ScalingConfig, within_s: float = 15.0) -> None:
+    """Wait until workers that have left have given back what they held: Ray counts what is free when others begin, and
+    an elastic group would begin with fewer than there is room for."""
+    need = dict(scaling.resources_per_worker or {})
+    most = max(scaling.num_workers) if isinstance(scaling.num_workers, tuple) else scaling.num_workers
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if room(free().values(), need) >= min(most, room(nodes().values(), need)):
+            return
+        time.sleep(0.25)
+
+
 def bounds(compute: ComputeSpec) -> tuple[int, int]:
     """The fewest and the most workers."""
     return compute.workers if isinstance(compute.workers, tuple) else (compute.workers, compute.workers)

@@ -81,19 +81,23 @@ class RayMeters:
             self._waited.observe(waited, {"model": row.served.model, "version": row.served.version})
 
 
+def refuse_without_keys(spec: ServeSpec, *, asked: bool) -> None:
+    """AskedWrong where REGRAFT_KEYS is set for the command (`asked`) and not for this node: anybody could ask here."""
+    if asked and not Keys.found(spec.keys).asked:
+        raise AskedWrong(
+            "this node has no keys, and the command that brought the endpoint up has: pass --keys with a file that "
+            "every node has, or set REGRAFT_KEYS on every node",
+            where="keys",
+        )
+
+
 @serve.ingress()
 class Replica:
     """One process of the endpoint, ready once its models are open."""
 
     def __init__(self, document: Mapping[str, Any], *, asked: bool = False) -> None:
         spec = ServeSpec.resolve(document)
-        if asked and not Keys.found(spec.keys).asked:
-            # REGRAFT_KEYS is set where the command runs and not here: without this, anybody could ask.
-            raise AskedWrong(
-                "this node has no keys, and the command that brought the endpoint up has: pass --keys with a file that "
-                "every node has, or set REGRAFT_KEYS on every node",
-                where="keys",
-            )
+        refuse_without_keys(spec, asked=asked)
         torch.set_num_threads(max(1, int(spec.replica.cpus)))
         self._opened = Opened(spec, meters=RayMeters())
 

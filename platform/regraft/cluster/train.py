@@ -20,7 +20,7 @@ from ray.train.torch import TorchTrainer
 from regraft.cluster.connect import check_store, connected, here, on
 from regraft.cluster.ray_harness import Mailbox, RayHarness
 from regraft.cluster.raylet_lines import without_raylet_lines
-from regraft.cluster.room import scaling_config
+from regraft.cluster.room import scaling_config, until_free
 from regraft.cluster.sources import check_folders, check_pictures
 from regraft.cluster.watch import Leaving, watching
 from regraft.contracts import Progress
@@ -108,6 +108,7 @@ def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress
             if notice or not left.elsewhere:  # notice may have come when they were leaving already
                 raise stopped(job, notice.reason or left.reason)
             note(progress, f"{left.reason}; going on from a checkpoint of this step")
+            until_free(scaling)
 
 
 def judged(error: Exception, job: Job) -> tuple[BaseException, bool]:

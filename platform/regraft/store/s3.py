@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _PATIENT = 8
 """Where a tenth of all requests fails, one in a hundred million fails so often in a row."""
-_QUICK = 2
+_QUICK = 3
 _TRIES = 6
 _PIECE = 1 << 20
 _PAGE = 1000
@@ -161,7 +161,9 @@ class S3Store(ObjectStore):
         return self._tag(key) is not None
 
     def check(self) -> None:
-        S3Store(self._bucket, self._prefix, _QUICK)._round_trip(PROBE + uuid4().hex)
+        # A wrong address is to be told soon; a server that answers, and is busy, is worth the patience of any request.
+        next(S3Store(self._bucket, self._prefix, _QUICK).list(), None)
+        self._round_trip(PROBE + uuid4().hex)
 
     def local(self, key: str) -> Path | None:
         return None
@@ -279,7 +281,6 @@ class S3Store(ObjectStore):
 
     def _round_trip(self, key: str) -> None:
         first, second, third = (uuid4().hex.encode() for _ in range(3))
-        next(self.list(), None)
         self.put_if_absent(key, first)
         try:
             tag = self.read(key)[1]

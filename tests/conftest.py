@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,15 @@ for variable in ("REGRAFT_STORE", "RAY_ADDRESS"):
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 _left_out: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def as_quiet_as_before() -> Iterator[None]:
+    """A command that was run with -v in this process leaves no later one talkative."""
+    logger = logging.getLogger("regraft")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

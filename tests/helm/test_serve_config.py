@@ -47,7 +47,7 @@ def check(config: dict[str, Any]) -> None:
         from regraft.endpoint.serve_spec import ServeSpec
 
         spec = ServeSpec.resolve(application["args"])
-        assert {**spec.model_dump(mode="json", exclude_unset=True), "plugins": []} == {
+        assert {**spec.model_dump(mode="json", exclude_unset=True, exclude_none=True), "plugins": []} == {
             **application["args"],
             "plugins": [],
         }

@@ -25,7 +25,8 @@ POLL_S = 0.5
 WAIT_S = 10.0
 """How long workers may take to begin before it is told what they wait for."""
 GROW_S = 30.0
-"""How long an elastic group trains, and room for more lies unused, before it is begun again with more workers."""
+"""How long an elastic group trains, and room for more lies unused, before it is begun again with more workers: longer
+than the 20 seconds after which Ray Train counts nodes anew, or it would begin with as many as before."""
 
 
 @dataclass(frozen=True)

@@ -231,16 +231,7 @@ class RunSpec(Frozen):
     @classmethod
     def load(cls, path: Path, *, overrides: Mapping[str, object] | None = None) -> Self:
         """Read a YAML file; relative paths count from the current directory. SpecError holds all problems at once."""
-        try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise AskedWrong("there is no such file", where=str(path)) from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise AskedWrong(f"is not readable as YAML: {error}", where=str(path)) from None
-        if not isinstance(document, dict):
-            raise AskedWrong("a spec is a mapping of keys (name, base, task, ...)", where=str(path))
-        if store := os.environ.get("REGRAFT_STORE"):
-            document["store"] = store
+        document = read_document(path, "a spec is a mapping of keys (name, base, task, ...)")
         return cls.resolve(document, overrides=overrides, where=str(path))
 
     @classmethod
@@ -296,6 +287,22 @@ class RunSpec(Frozen):
         document = self.model_dump(mode="json", exclude=without)
         text = json.dumps(document, sort_keys=True).replace(json.dumps(f"{Path.cwd()}/")[1:-1], "")
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def read_document(path: Path, wanted: str) -> dict[str, Any]:
+    """A file of YAML as a mapping, its store that of REGRAFT_STORE where that is set; AskedWrong says what is not right
+    with it, `wanted` what it is to hold."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AskedWrong("there is no such file", where=str(path)) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise AskedWrong(f"is not readable as YAML: {error}", where=str(path)) from None
+    if not isinstance(document, dict):
+        raise AskedWrong(wanted, where=str(path))
+    if store := os.environ.get("REGRAFT_STORE"):
+        document["store"] = store
+    return document
 
 
 def absolute(path: str) -> str:

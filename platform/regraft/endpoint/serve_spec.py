@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,7 +12,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 
 from regraft.errors import AskedWrong, SpecError
 from regraft.plugins import Frozen
-from regraft.spec import absolute, merged, problem
+from regraft.spec import absolute, merged, problem, read_document
 from regraft.store.names import is_version, parse
 
 EVERY = "*"
@@ -154,16 +153,7 @@ class ServeSpec(Frozen):
     @classmethod
     def load(cls, path: Path, *, overrides: Mapping[str, object] | None = None) -> Self:
         """Read a YAML file; relative paths count from the current directory. SpecError holds all problems at once."""
-        try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise AskedWrong("there is no such file", where=str(path)) from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise AskedWrong(f"is not readable as YAML: {error}", where=str(path)) from None
-        if not isinstance(document, dict):
-            raise AskedWrong("a serve spec is a mapping of keys (models, store, limits, ...)", where=str(path))
-        if store := os.environ.get("REGRAFT_STORE"):
-            document["store"] = store
+        document = read_document(path, "a serve spec is a mapping of keys (models, store, limits, ...)")
         return cls.resolve(document, overrides=overrides, where=str(path))
 
     @classmethod

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,16 +22,21 @@ for variable in ("REGRAFT_STORE", "RAY_ADDRESS"):
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
+# A shell's background job ignores Ctrl-C, and what is tested here hands it on.
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _left_out: set[str] = set()
 
 
 @pytest.fixture(autouse=True)
 def as_quiet_as_before() -> Iterator[None]:
-    """A command that was run with -v in this process leaves no later one talkative."""
-    logger = logging.getLogger("regraft")
-    level = logger.level
+    """A command that ran in this process leaves no later one more talkative, or more silent, than it was."""
+    loggers = [logging.getLogger(), logging.getLogger("regraft")]
+    levels = [logger.level for logger in loggers]
     yield
-    logger.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

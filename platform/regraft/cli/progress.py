@@ -17,18 +17,29 @@ from regraft.cli.screen import Screen, figure, size, span
 _SPARSE_S = 10.0
 """Seconds between the step lines of a log: a run of hours stays readable, one of a minute still shows life."""
 
+Sink = Callable[[Mapping[str, Any]], None]
+
+
+def following(screen: Screen) -> contextlib.AbstractContextManager[Sink]:
+    """A sink for progress events that suits where they are shown."""
+    return shown(screen, Lines, Live)
+
 
 @contextlib.contextmanager
-def following(screen: Screen) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A sink for progress events that suits where they are shown."""
+def shown(
+    screen: Screen,
+    lines: Callable[[Screen], Sink],
+    live: Callable[[Screen], contextlib.AbstractContextManager[Sink]],
+) -> Iterator[Sink]:
+    """Marked lines in a submitted job, plain ones away from a terminal, a display that moves on one."""
     if events.wanted():
         yield events.progress
         return
     if not screen.terminal:
-        yield Lines(screen)
+        yield lines(screen)
         return
-    with Live(screen) as live:
-        yield live
+    with live(screen) as sink:
+        yield sink
 
 
 class Lines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -12,8 +12,7 @@ from rich.live import Live as RichLive
 from rich.table import Table
 from rich.text import Text
 
-from regraft.cli import events
-from regraft.cli.progress import line_of
+from regraft.cli.progress import Sink, line_of, shown
 from regraft.cli.screen import Screen, figure, harmless, span
 
 _ROWS = 12
@@ -25,17 +24,9 @@ _QUIET = ("step", "eval", "start", "checkpoint", "resume", "shared")
 """What single trials say while they train; the table says it better."""
 
 
-@contextlib.contextmanager
-def following(screen: Screen) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def following(screen: Screen) -> contextlib.AbstractContextManager[Sink]:
     """A sink for a search's events that suits where they are shown."""
-    if events.wanted():
-        yield events.progress
-        return
-    if not screen.terminal:
-        yield Lines(screen)
-        return
-    with Live(screen) as live:
-        yield live
+    return shown(screen, Lines, Live)
 
 
 class State:

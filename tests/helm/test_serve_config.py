@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from helm.charts import CHART, SETS, groups, needs_helm, ray_object, render, rendered, written
 from helm.valid_values import valid
+from regraft.endpoint.serve_spec import ServeSpec
+from regraft.spec import absolute
 
 pytestmark = needs_helm
 SERVICES = [path for path in SETS if written(path).get("mode") == "service"]
@@ -43,18 +44,14 @@ def check(config: dict[str, Any]) -> None:
     assert unknown(config, taken) == []
     (application,) = config["applications"]
     assert application["import_path"] == "regraft.cluster.serve:app"
-    if importlib.util.find_spec("regraft.endpoint.serve_spec"):
-        from regraft.endpoint.serve_spec import ServeSpec
-
-        spec = ServeSpec.resolve(application["args"])
-        assert {**spec.model_dump(mode="json", exclude_unset=True, exclude_none=True), "plugins": []} == {
-            **application["args"],
-            "plugins": [],
-        }
-        assert spec.beyond() and (spec.keys or spec.open_to_all)
-        assert config["http_options"]["port"] == spec.port
-        slowest = spec.limits.body_seconds + spec.limits.seconds
-        assert config["http_options"]["request_timeout_s"] > slowest
+    spec = ServeSpec.resolve(application["args"])
+    # A folder is written its shortest way in a resolved spec; every other value stays as it was.
+    given = {**application["args"], "store": absolute(application["args"]["store"]), "plugins": []}
+    assert {**spec.model_dump(mode="json", exclude_unset=True, exclude_none=True), "plugins": []} == given
+    assert spec.beyond() and (spec.keys or spec.open_to_all)
+    assert config["http_options"]["port"] == spec.port
+    slowest = spec.limits.body_seconds + spec.limits.seconds
+    assert config["http_options"]["request_timeout_s"] > slowest
 
 
 @every_service

@@ -40,7 +40,10 @@ LONGEST, SHORTEST, MIDDLE, SPREAD = 250, 3, 20, 0.9
 """Words of a text, drawn from a log-normal distribution."""
 ARRIVAL_BATCH = 32
 """Rows of a batch of the plain map, and of sentence-transformers: its default."""
+COMPARED = 1000
+"""Texts whose vectors are compared before anything is timed."""
 Vectors = NDArray[np.float32]
+Side = Callable[[list[str]], Vectors]
 
 
 def main() -> int:
@@ -63,6 +66,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--texts", type=int, default=1000, help="how many (default: 1000; the whole: 20000)")
     parser.add_argument("--pairs", type=int, default=5, help="how often each side is timed (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="in this process, and of each Ray worker (default: 1)")
+    parser.add_argument("--without-plain", action="store_true", help="leave out the plain map's function")
     parser.add_argument("--ray", action="store_true", help="beside a plain Ray Data map")
     parser.add_argument("--workers", type=int, default=2, help="actors on Ray (default: 2)")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the JSON files")
@@ -105,29 +109,30 @@ def described(texts: list[str]) -> dict[str, Any]:
 
 
 def in_turns(texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Both of ours beside sentence-transformers, in this process; its outputs first."""
+    """Both of ours beside the peers, in this process; the outputs of the first texts first, which also warms up."""
     from sentence_transformers import SentenceTransformer
 
     base = locate(BASE)
     theirs = SentenceTransformer(str(base.path), device="cpu")
-    sides: dict[str, Callable[[], Vectors]] = {
-        "sentence-transformers": lambda: theirs.encode(texts, batch_size=ARRIVAL_BATCH, show_progress_bar=False),
-        "fp32": over(Encoder(base, device=torch.device("cpu"), dtype="fp32"), texts),
-        "bf16": over(Encoder(base, device=torch.device("cpu"), dtype="bf16"), texts),
-        "plain": arriving(InOrderOfArrival(str(base.path), options.threads), texts),
+    sides: dict[str, Side] = {
+        "sentence-transformers": lambda texts: theirs.encode(texts, batch_size=ARRIVAL_BATCH, show_progress_bar=False),
+        "fp32": over(Encoder(base, device=torch.device("cpu"), dtype="fp32")),
+        "bf16": over(Encoder(base, device=torch.device("cpu"), dtype="bf16")),
     }
-    outputs = {name: side() for name, side in sides.items()}
+    if not options.without_plain:
+        sides["plain"] = arriving(InOrderOfArrival(str(base.path), options.threads))
+    outputs = {name: side(texts[:COMPARED]) for name, side in sides.items()}
     wanted = outputs["sentence-transformers"]
-    apart = max(float(np.abs(outputs[name] - wanted).max()) for name in ("fp32", "plain"))
+    apart = max(float(np.abs(outputs[name] - wanted).max()) for name in sides if name != "bf16")
     cosine = float((outputs["bf16"] * wanted).sum(1).min())
     assert apart <= 1e-5 and cosine >= 0.999, (apart, cosine)
     spent: dict[str, list[Spent]] = {name: [] for name in sides}
     for number in range(options.pairs):
         for name in list(sides)[:: 1 if number % 2 else -1]:
             clock = Clock()
-            sides[name]()
+            sides[name](texts)
             spent[name].append(clock.read())
-        print(f"pair {number + 1} of {options.pairs}", flush=True)
+            print(f"pair {number + 1} of {options.pairs}, {name}: {spent[name][-1].wall:.1f} s", flush=True)
     figures: dict[str, Any] = {"largest_difference_fp32": apart, "smallest_cosine_bf16": cosine, "reached": {}}
     for name, side, peer, goal in (
         ("fp32", "fp32", "sentence-transformers", AT_LEAST["fp32"]),
@@ -135,6 +140,8 @@ def in_turns(texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
         ("beside_the_plain_map_fp32", "fp32", "plain", None),
         ("beside_the_plain_map_bf16", "bf16", "plain", AT_LEAST["ray"]),
     ):
+        if peer not in sides:
+            continue
         figures[name] = compared(spent[side], spent[peer])
         told(f"{name}, {len(texts)} texts", figures[name], ours="regraft", theirs=peer)
         faster = {kind: round(1 / figures[name][kind]["ratio"], 2) for kind in ("cpu", "wall")}
@@ -145,20 +152,20 @@ def in_turns(texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
     return {"threads": options.threads, "goals": AT_LEAST, **figures}
 
 
-def over(encoder: Encoder, texts: list[str]) -> Callable[[], Vectors]:
+def over(encoder: Encoder) -> Side:
     """Block by block, as a worker gets them."""
 
-    def run() -> Vectors:
+    def run(texts: list[str]) -> Vectors:
         parts = [texts[start : start + BLOCK_ROWS] for start in range(0, len(texts), BLOCK_ROWS)]
         return np.stack([vector for part in parts for vector in encoder.vectors([{"text": text} for text in part])])  # type: ignore[arg-type]
 
     return run
 
 
-def arriving(function: InOrderOfArrival, texts: list[str]) -> Callable[[], Vectors]:
+def arriving(function: InOrderOfArrival) -> Side:
     """Batch by batch, as a plain map gets them."""
 
-    def run() -> Vectors:
+    def run(texts: list[str]) -> Vectors:
         parts = [texts[start : start + ARRIVAL_BATCH] for start in range(0, len(texts), ARRIVAL_BATCH)]
         return np.concatenate([function({"text": part, "row": part})["features"] for part in parts])
 

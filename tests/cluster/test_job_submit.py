@@ -360,7 +360,7 @@ def test_doctor_looks_at_the_cluster_from_inside(cluster: tuple[str, dict[str, s
 
 
 @pytest.mark.slow
-def test_submitted_jobs_train_and_predict_with_everything_on_s3(
+def test_submitted_jobs_train_search_and_predict_with_everything_on_s3(
     cluster: tuple[str, dict[str, str]], moto_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not REAL:
@@ -373,6 +373,13 @@ def test_submitted_jobs_train_and_predict_with_everything_on_s3(
     words = ("tiny", f"{root}/inputs/train.csv", "--output", f"{root}/out.jsonl", "--store", there["store"])
     done = submit(cluster, "jobs/predict.py", *words, "--workers", "1")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    search = {"space": {"training.lr": {"grid": [1e-3, 1e-2]}}, "sampler": "grid"}
+    searched = there | {"method": "feature-extraction", "search": search}
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(searched))
+    done = submit(cluster, "jobs/search.py", str(tmp_path / "search.yaml"))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "2: 2 finished" in done.stdout and "tiny@v2" in done.stdout
     everything = open_store(root)
     assert len(everything.get("out.jsonl").splitlines()) == 60
+    assert {version.version for version in Registry(open_store(there["store"])).versions("tiny")} == {"v1", "v2"}
     everything.delete([stat.key for stat in everything.list()])

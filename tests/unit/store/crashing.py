@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from botocore.client import BaseClient
+
 from regraft.store.objects import Body, ObjectStore, Stat
 
 CHANGES = ("open", "write", "fsync", "link", "replace", "unlink", "mkdir", "rmdir")
 """The calls of the system by which a folder store changes anything."""
+READS = ("Get", "Head", "List")
+"""How the requests to S3 begin that change nothing."""
 
 
 class Countdown:
@@ -97,6 +101,23 @@ def counted_system(countdown: Countdown) -> Iterator[None]:
     finally:
         for name, call in real.items():
             setattr(os, name, call)
+
+
+@contextlib.contextmanager
+def counted_requests(countdown: Countdown) -> Iterator[None]:
+    """Every changing request to S3, of whatever client of this process, is a change that `countdown` counts."""
+    real = BaseClient._make_api_call  # type: ignore[attr-defined]
+
+    def call(client: Any, operation: str, arguments: Any) -> Any:
+        if operation.startswith(READS):
+            return real(client, operation, arguments)
+        return countdown.around(lambda: real(client, operation, arguments))
+
+    BaseClient._make_api_call = call  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        BaseClient._make_api_call = real  # type: ignore[attr-defined]
 
 
 def changes_of(work: Callable[[Countdown], object]) -> int:

@@ -1,0 +1,86 @@
+"""What is killed under an endpoint comes back by itself and answers as before, on a folder and on a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from cluster.test_ray_serve import MODEL, Load, free_port, replicas, spec_of, until
+from regraft.cluster.serve import deploy, serving
+from regraft.store.objects import open_store
+from unit.endpoint.shop import Shop
+from unit.store.conftest import REAL
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class ShopOnS3(Shop):
+    """Its models lie below a url."""
+
+    url: str = ""
+
+    @property
+    def store(self) -> str:
+        return self.url
+
+
+@pytest.fixture(params=["folder", *(["real"] if REAL else [])])
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+    """One model in two versions, of which the first is in production."""
+    url = f"{REAL.rstrip('/')}/shop-{uuid4().hex}" if request.param == "real" else str(tmp_path / "store")
+    made = ShopOnS3(tmp_path, url=url)
+    made.add()
+    made.add(seed=2)
+    made.registry.promote(MODEL, "v1", "production")
+    yield made
+    everything = open_store(url)
+    everything.delete([stat.key for stat in everything.list()])
+
+
+def kill(title: str) -> None:
+    """SIGKILL what runs under that title, below this process's Ray."""
+    below = psutil.Process().children(recursive=True)
+    found = [one.pid for one in below if title in " ".join(one.cmdline())]
+    assert found, f"nothing runs as {title}"
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_replica_controller_and_proxy_are_killed_and_the_endpoint_goes_on(shop: Shop, on_ray: None) -> None:
+    port = free_port()
+    load = Load(port)
+
+    def version() -> str:
+        return load.seen[-1].version if load.seen else ""
+
+    with serving(spec_of(shop, port)), load.running():
+        until(lambda: version() == "v1")
+        before = len(load.seen)
+        kill("ServeController")
+        shop.registry.promote(MODEL, "v2", "production")
+        until(lambda: version() == "v2")
+        until(lambda: len(load.seen) > before + 100)
+        assert load.failed() == [], "nobody needs the controller to answer, nor to learn of a promoted version"
+        deploy(spec_of(shop, port, limits={"queue": 100}))
+        assert load.failed() == [], "the controller that came back deploys without a failed request"
+        for title in ("ServeReplica", "ProxyActor"):
+            kill(title)
+            killed = time.monotonic()
+            until(lambda at=killed: replicas() == 1 and any(one.at > at and one.status == 200 for one in load.seen))  # type: ignore[misc]
+            time.sleep(2)
+            assert version() == "v2", "it answers by the alias as it is now"
+        shop.registry.rollback(MODEL, "production")
+        until(lambda: version() == "v1")
+        ended = time.monotonic()
+        time.sleep(2)
+    assert not [one for one in load.failed() if one.at > ended]
+    assert {one.version for one in load.seen if one.status == 200} == {"v1", "v2"}

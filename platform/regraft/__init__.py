@@ -6,6 +6,7 @@ Importing this package imports neither torch nor Ray: the functions bring them i
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,13 +66,16 @@ def search(
     of `search.trials` or `search.seconds` goes on where it stood.
     Raises SpecError with all problems at once, before anything starts.
     """
-    from regraft.search.points import check_search
+    from regraft.search.points import check_search, decides_plainly, one_suffices
 
     spec = _resolved(spec, overrides)
     check_search(spec)  # before Ray and the libraries of models are read from disk
-    if spec.compute.workers == 0:
-        # In this process: no Ray is started.
-        from regraft.cluster.search import search_here
+    if spec.compute.workers == 0 or (not _on_ray(address) and one_suffices(spec)):
+        # In this process: no Ray is started, and none is read from disk where Tune decides nothing.
+        if decides_plainly(spec):
+            from regraft.search.here import search_here
+        else:
+            from regraft.cluster.search import search_here
 
         return search_here(spec, fresh=fresh, progress=progress)
     from regraft.cluster.connect import connected, reading
@@ -82,6 +86,12 @@ def search(
         from regraft.cluster.search import search as search_on_ray
 
         return search_on_ray(spec, fresh=fresh, progress=progress, address=address)
+
+
+def _on_ray(address: str | None) -> bool:
+    """Whether a Ray is named, or this process is connected to one."""
+    ray = sys.modules.get("ray")
+    return bool(address or os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()))
 
 
 def _resolved(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Mapping[str, object] | None) -> RunSpec:

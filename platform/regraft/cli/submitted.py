@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from regraft.cli import failed, main
+from regraft.cli import console, failed
 from regraft.cli.events import SWITCH
 from regraft.cluster.connect import connected
 from regraft.cluster.parcel import LETTER
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
                 check_shared(letter["shared"])
         except Exception as error:
             return failed(error)
-        return main(argv)
+        return console(argv)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -23,7 +23,7 @@ from regraft.search.crew import WorkerDied
 from regraft.search.decide import Decider
 from regraft.search.drive import search_session
 from regraft.search.here import LocalCrew
-from regraft.search.points import check_search, methods
+from regraft.search.points import check_search, heads_alone
 from regraft.search.trials import Desk, SearchJob, Trial
 from regraft.spec import RunSpec
 
@@ -77,7 +77,7 @@ def share_of(spec: RunSpec, progress: Progress | None = None) -> Share:
     assert spec.search is not None
     compute, wanted = spec.compute, spec.search.concurrency
     holdings = list(room.nodes().values())
-    heads = all(method.serves == "head" and not method.closed_form for method in methods(spec))
+    heads = heads_alone(spec)
     need = need_of(spec, holdings, heads=heads)
     # Ray marks each node of an accelerator type with one such resource, of which a worker takes next to nothing.
     whole = need | ({f"accelerator_type:{compute.accelerator}": 0.001} if compute.accelerator else {})

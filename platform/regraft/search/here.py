@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from regraft.contracts import Progress
 from regraft.errors import AskedWrong
+from regraft.search.closing import SearchOutcome
 from regraft.search.decide import Decider, GridPoints, NoRule, RandomPoints
+from regraft.search.drive import search_session
+from regraft.search.points import decides_plainly
 from regraft.search.trials import Desk, SearchJob, Trial
 from regraft.search.workshop import Workshop
 from regraft.spec import RunSpec
@@ -51,9 +55,14 @@ class LocalCrew:
         self._folder.cleanup()
 
 
+def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> SearchOutcome:
+    """Search a spec's space in this process, where nothing of Ray is asked for, not even Tune's decisions."""
+    return search_session(spec, plain_decider, LocalCrew, fresh=fresh, progress=progress)
+
+
 def plain_decider(spec: RunSpec) -> Decider:
     """What decides without Ray Tune: at random or by grid, and no trial ends early."""
     assert spec.search is not None
-    if spec.search.sampler == "optuna" or spec.search.scheduler != "none":
+    if not decides_plainly(spec):
         raise AskedWrong("Optuna, asha and median are Ray Tune's: write sampler: random and scheduler: none", "search")
     return Decider(spec, GridPoints(spec) if spec.search.sampler == "grid" else RandomPoints(spec), NoRule())

@@ -219,5 +219,22 @@ def methods(spec: RunSpec) -> list[Method]:
     return list(found.values())
 
 
+def heads_alone(spec: RunSpec) -> bool:
+    """Whether every trial trains nothing but a head: one worker then trains all of them together."""
+    return all(method.serves == "head" and not method.closed_form for method in methods(spec))
+
+
+def decides_plainly(spec: RunSpec) -> bool:
+    """Whether sampler and scheduler are none of Ray Tune's."""
+    return spec.search is not None and spec.search.sampler != "optuna" and spec.search.scheduler == "none"
+
+
+def one_suffices(spec: RunSpec) -> bool:
+    """Whether one process is all that a search can use: a Ray started for it on this machine would hold one worker."""
+    compute, search = spec.compute, spec.search
+    asked = (search and search.concurrency) or compute.accelerator or compute.memory_gb or compute.gpus != "auto"
+    return compute.workers == 0 or (compute.workers == 1 and not asked and heads_alone(spec))
+
+
 def _tried(draw: Draw) -> tuple[Any, ...]:
     return countable(draw) if draw.values is not None or draw.randint is not None else probes(draw)

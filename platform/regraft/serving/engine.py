@@ -41,6 +41,7 @@ from regraft.serving.passes import Asked, Computed, Own, shared, whole
 from regraft.serving.precision import Precision
 from regraft.serving.predictor import chosen_device
 from regraft.serving.rows import MOST_NUMBERS, checked
+from regraft.serving.splitting import split
 from regraft.store.names import is_version
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
@@ -50,10 +51,8 @@ __all__ = ["Ask", "Encoded", "Engine", "Served", "Stats"]
 
 log = logging.getLogger(__name__)
 
-PADDING = 1.2
-"""By how much the longest text of a pass may exceed the shortest, once the pass is"""
-WORTH = 256
-"""tokens large, for each CPU thread: more of them are no quicker, each."""
+PRICE, PRICE_ON_GPU = 32, 1 << 12
+"""Tokens that are computed in the time that a pass takes whatever it holds, on a CPU for each thread."""
 AGAIN_S = 5.0
 """A version that could not be opened is tried again after this: reading it anew for each row would cost all others."""
 LASTING = (Damaged, BaseError, UnknownPlugin, Unsupported)
@@ -290,24 +289,16 @@ class Engine:
 
     def _parts(self, items: Sequence[Encoded]) -> Iterator[list[int]]:
         """Places of each pass: rows of one group, like lengths together, within what a pass may hold."""
-        groups: dict[Any, list[int]] = defaultdict(list)
+        groups: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
         for place, item in enumerate(items):
-            groups[item.group].append(place)
-        for places in groups.values():
-            order = sorted(places, key=lambda place: (items[place].cost, hash(items[place].key)))
-            part: list[int] = []
-            several: set[Any] = set()
-            for place in order:
-                item = items[place]
-                unlike = several | {item.work}
-                shortest = items[part[0]].cost if part else item.cost
-                padded = item.cost > PADDING * shortest and len(several) * shortest >= self._worth()
-                if part and (padded or len(part) == MOST_ROWS or len(unlike) * item.cost > self.budget(item.unit)):
-                    yield part
-                    part, unlike = [], {item.work}
-                part.append(place)
-                several = unlike
-            yield part
+            groups[item.group][item.work].append(place)
+        for works in groups.values():
+            once = sorted(works.values(), key=lambda places: items[places[0]].cost)
+            once = [places[at : at + MOST_ROWS] for places in once for at in range(0, len(places), MOST_ROWS)]
+            costs, rows = [items[places[0]].cost for places in once], [len(places) for places in once]
+            unit = items[once[0][0]].unit
+            for part in split(costs, rows, price=self._price(), budget=self.budget(unit), most=MOST_ROWS):
+                yield [place for places in once[part] for place in places]
 
     def budget(self, unit: Literal["token", "pixel"]) -> int:
         """Tokens or pixels, padding included, of a pass that keeps the processor busy and its memory small."""
@@ -315,8 +306,8 @@ class Engine:
             return MOST_NUMBERS // 3
         return TOKENS_ON_GPU if self._device.type == "cuda" else TOKENS_PER_THREAD * torch.get_num_threads()
 
-    def _worth(self) -> int:
-        return TOKENS_ON_GPU if self._device.type == "cuda" else WORTH * torch.get_num_threads()
+    def _price(self) -> int:
+        return PRICE_ON_GPU if self._device.type == "cuda" else PRICE * torch.get_num_threads()
 
     def _answered(self, items: Sequence[Encoded]) -> list[Answer | RegraftError]:
         rows = [Asked(item.own, item.example, item.key) for item in items]

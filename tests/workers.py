@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from memory import peak
 from regraft.cli import main
 from regraft.errors import Stopped
 from regraft.spec import RunSpec
@@ -161,4 +162,4 @@ def free_port() -> int:
 def train_and_weigh(written: Mapping[str, Any], out: str) -> None:
     """Train in this process and write down the most memory that it ever held, in bytes."""
     train_local(RunSpec.resolve(written))
-    Path(out).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    Path(out).write_text(str(peak()))

@@ -26,7 +26,7 @@ from regraft.training.session import train_local
 
 WITHIN = 0.005
 """By how much the winner may be worse than the best default."""
-METHODS = ["feature-extraction", {"type": "freeze", "depth": "50%"}, "lora"]
+METHODS = ["feature-extraction", "freeze", "lora"]
 FILES = {"train": "train.tsv", "eval": "dev.tsv", "test": "test.tsv"}
 
 
@@ -96,10 +96,9 @@ def main() -> int:
         outcome = regraft.search(spec.model_dump(mode="json") | {"search": search}, progress=show)
         found["winner"] = {"accuracy": accuracy(store, "searched", tested), "chosen_at": outcome.metrics["accuracy"]}
         for method in METHODS:
-            name = method if isinstance(method, str) else str(method["type"])
-            train_local(RunSpec.resolve(document(name, data, store) | {"method": method}))
-            found[name] = {"accuracy": accuracy(store, name, tested)}
-            print(name, found[name], flush=True)
+            train_local(RunSpec.resolve(document(method, data, store) | {"method": method}))
+            found[method] = {"accuracy": accuracy(store, method, tested)}
+            print(method, found[method], flush=True)
     best = max(figures["accuracy"] for name, figures in found.items() if name != "winner")
     reached = found["winner"]["accuracy"] >= best - WITHIN
     trials = [{key: trial[key] for key in ("id", "overrides", "status")} for trial in outcome.document()["trials"]]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -103,7 +102,9 @@ def weighed(job: SearchJob, folder: str, count: int, out: Any) -> None:
     """The largest resident memory of a process that trains so many heads, in bytes."""
     torch.set_num_threads(1)
     worked(job, Path(folder), [{"training.lr": 1e-3 * (1 + number)} for number in range(count)])
-    out.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    # Not getrusage's: what the parent had when it started this process counts in that.
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    out.put(int(line.split()[1]) * 1024)
 
 
 def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -321,15 +321,16 @@ print(snapshot.fingerprint, len(snapshot.train), snapshot.train.row(7)["text"])
 """
 
 GROWTH = """
-import resource, sys
+import sys
 from pathlib import Path
+from memory import peak
 from unit.data.fake_tasks import Sorting
 from regraft.data.gather import gather
 from regraft.spec import DataSpec
 peaks = []
 for train in sys.argv[1:]:
     gathered = gather(Sorting(), DataSpec(train=train), Path(train).parent)
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+    peaks.append(peak() >> 20)
 print(sum(gathered.rows.values()), peaks[1] - peaks[0])
 """
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
+import pytest
+
 from regraft.search.decide import Decider
+from regraft.search.points import drawn_at
 from regraft.search.trials import Trial, TrialRecord
+from regraft.space import Draw
 from regraft.spec import RunSpec
 from unit.search.pretended import decider
 from unit.search.test_space import DOCUMENT
@@ -75,3 +80,18 @@ def test_points_that_differ_only_in_what_does_not_apply_are_one() -> None:
         {"method": "freeze", "method.depth": 1},
         {"method": "freeze", "method.depth": 2},
     ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_value_of_a_choice_is_drawn_as_often_as_another(seed: int) -> None:
+    space = {
+        "method": Draw(choice=("a", "b", "c")),
+        "training.seed": Draw(choice=(1, 2)),
+        "training.lr": Draw(loguniform=(1e-4, 1e-1)),
+    }
+    points = [drawn_at(space, seed, turn) for turn in range(12)]
+    assert Counter(point["method"] for point in points[:3]) == Counter("abc")
+    assert Counter(point["method"] for point in points) == {"a": 4, "b": 4, "c": 4}
+    assert Counter(point["training.seed"] for point in points) == {1: 6, 2: 6}
+    assert len({tuple(point["method"] for point in points[at : at + 3]) for at in range(0, 12, 3)}) > 1
+    assert points == [drawn_at(space, seed, turn) for turn in range(12)]

@@ -80,7 +80,8 @@ def main() -> int:
     for name, figures in found.items():
         print(f"{name}: {figures['value']:.3f} (goal {GOALS[name]}): {'reached' if reached[name] else 'MISSED'}")
     sizes = {name: value for name, value in vars(options).items() if name not in ("results", "store", "resident")}
-    record.write("engine", {"goals": GOALS, "sizes": sizes, **found, "reached": reached}, options.results)
+    name = "engine" if options.precision == "fp32" else f"engine-{options.precision}"
+    record.write(name, {"goals": GOALS, "sizes": sizes, **found, "reached": reached}, options.results)
     return 0 if all(reached.values()) else 1
 
 

@@ -72,6 +72,14 @@ class Draw(Frozen):
         """The two ends of a range; None for written values."""
         return self.uniform or self.loguniform or self.randint
 
+    def has(self, value: Any) -> bool:
+        """Whether the value may be drawn."""
+        if self.values is not None:
+            return value in self.values
+        assert self.bounds is not None
+        number = isinstance(value, int if self.randint is not None else int | float) and not isinstance(value, bool)
+        return number and self.bounds[0] <= value <= self.bounds[1]
+
     def at(self, share: float) -> Any:
         """The value at a place between 0 and 1 (1 excluded) of all that may be drawn."""
         if self.values is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from regraft.contracts import Score
-from regraft.search.points import combination, countable, drawn_at, identity, overrides_at
+from regraft.search.points import combination, countable, drawn_at, identity, overrides_at, own_points
 from regraft.search.trials import Trial, TrialRecord
 from regraft.spec import RunSpec
 
@@ -45,15 +45,16 @@ class Rule(Protocol):
 
 
 class RandomPoints:
-    """Points at random; grids are gone through."""
+    """The spec's own values first, then points at random; grids are gone through."""
 
     def __init__(self, spec: RunSpec) -> None:
         assert spec.search is not None
         self._space, self._seed = spec.search.space, spec.search.seed
+        self._own = own_points(spec)
 
     def point(self, turn: int) -> Mapping[str, Any] | None:
-        """The `turn`-th of an endless sequence that the seed fixes."""
-        return drawn_at(self._space, self._seed, turn)
+        """The `turn`-th of an endless sequence that spec and seed fix."""
+        return self._own[turn] if turn < len(self._own) else drawn_at(self._space, self._seed, turn - len(self._own))
 
     def learn(self, turn: int, drawn: Mapping[str, Any], score: float | None) -> None:
         """Nothing is learned."""

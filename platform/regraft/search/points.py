@@ -88,6 +88,33 @@ def drawn_at(space: Mapping[str, Draw], seed: int, turn: int) -> dict[str, Any]:
     return {name: point[name] for name in space}
 
 
+def own_points(spec: RunSpec) -> list[dict[str, Any]]:
+    """The spec's own values where the space has them, for each method of the space: what would be trained without a
+    search, so that none ends behind it. None where grids are gone through, which leave nothing to choose."""
+    assert spec.search is not None
+    space, written = spec.search.space, spec.model_dump(mode="json")
+    if any(draw.grid is not None for draw in space.values()):
+        return []
+    found = []
+    methods = space["method"].choice if "method" in space else None
+    for turn, method in enumerate(methods or (None,)):
+        point = drawn_at(space, spec.search.seed, turn) | ({} if method is None else {"method": method})
+        for name, draw in space.items():
+            own = _own(written, method, name)
+            if name != "method" and own is not None and draw.has(own):
+                point[name] = own
+        found.append(point)
+    return found
+
+
+def _own(written: Mapping[str, Any], method: Any, name: str) -> Any:
+    """What a spec says of a field, or the method that a point has in place of its own; None where it says nothing."""
+    value: Any = written if method is None else {**written, "method": as_mapping(method)}
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 def combination(values: Mapping[str, tuple[Any, ...]], turn: int) -> dict[str, Any]:
     """The `turn`-th combination, counted round and round; the last field changes fastest."""
     point: dict[str, Any] = {}

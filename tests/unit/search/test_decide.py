@@ -95,3 +95,19 @@ def test_every_value_of_a_choice_is_drawn_as_often_as_another(seed: int) -> None
     assert Counter(point["training.seed"] for point in points) == {1: 6, 2: 6}
     assert len({tuple(point["method"] for point in points[at : at + 3]) for at in range(0, 12, 3)}) > 1
     assert points == [drawn_at(space, seed, turn) for turn in range(12)]
+
+
+def test_a_search_at_random_begins_with_the_spec_s_own_values() -> None:
+    """So that it ends no worse than no search would."""
+    space = {**SPACE, "method.depth": {"choice": [1, 2]}, "training.batch_size": {"randint": [64, 128]}}
+    space["method"] = {"choice": ["lora", "freeze", {"type": "freeze", "depth": 4}]}
+    spec = RunSpec.resolve({**DOCUMENT, "training": {"lr": 2e-3}, "search": {"space": space, "trials": 6}})
+    trials = [trial.overrides for trial in all_of(decider(spec))]
+    assert [(trial["method"], trial["training.lr"]) for trial in trials[:3]] == [
+        ("lora", 2e-3),
+        ("freeze", 2e-3),
+        ({"type": "freeze", "depth": 4}, 2e-3),
+    ]
+    assert trials[1]["method.depth"] in (1, 2), "what the spec does not say is drawn"
+    assert all(64 <= trial["training.batch_size"] <= 128 for trial in trials), "what the space has not is drawn"
+    assert 2e-3 not in [trial["training.lr"] for trial in trials[3:]]

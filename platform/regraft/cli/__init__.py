@@ -6,11 +6,11 @@ stdout holds exactly one JSON object, the result or the error. A traceback only 
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from gc import freeze, get_threshold, set_threshold
 from typing import TYPE_CHECKING, TextIO
 
 from regraft.cli import events
@@ -41,9 +41,9 @@ def console(argv: Sequence[str] | None = None) -> int:
     Libraries make a million objects that live to the end. To look for garbage among them while they are read, and
     again when the process ends, takes a sixth of a short command's time.
     """
-    gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
+    set_threshold(_COLLECT_AFTER, *get_threshold()[1:])
     code = main(argv)
-    gc.freeze()
+    freeze()
     return code
 
 

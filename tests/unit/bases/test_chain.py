@@ -126,9 +126,12 @@ def test_it_finds_what_the_rules_say(name: str, make: Any) -> None:
     for depth in range(len(told.blocks) + 1):
         names = [parameter for parameter, _ in model.named_parameters()]
         more = {name for name in names if under(name, told.trunk(depth)) != under(name, found.trunk(depth))}
-        assert all(under(name, told.stem) for name in more), "a rule freezes shared tables from the first block on"
+        told_apart = (*told.stem, *told.idle)
+        assert all(under(name, told_apart) for name in more), "a rule freezes shared tables from the first block on"
     idle = {name for name in names if under(name, told.idle)}
-    assert {name for name in names if under(name, found.idle)} == idle
+    unread = {name for name in names if under(name, found.idle)}
+    # That Marian's sines are constants is known to the rule alone where transformers lets gradients reach them.
+    assert unread == idle or (name == "marian" and unread < idle)
 
 
 @pytest.mark.parametrize(

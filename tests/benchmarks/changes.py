@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
 import sys
 import tempfile
@@ -26,11 +25,10 @@ from typing import Any
 
 import ray
 import record
-import torch
 from load import Reply, Target, free_port, percentile, session, up
 from ray import serve
 from ray.serve.config import AutoscalingConfig
-from serve import NAME, mixed, published
+from serve import NAME, mixed, model_folder
 
 from regraft.cluster import serve as endpoint
 from regraft.cluster.connect import start
@@ -47,12 +45,8 @@ SCALING = {"min_replicas": 0, "max_replicas": 1, "down_seconds": 1, "up_seconds"
 def main() -> int:
     """Measure; 1 when a goal is missed."""
     options = arguments()
-    os.environ.update(HF_HUB_OFFLINE="1", RAY_AUTH_MODE="token")
-    torch.set_num_threads(1)
     found: dict[str, Any] = {"reached": {}}
-    with tempfile.TemporaryDirectory(prefix="regraft-benchmark-") as folder:
-        os.environ["REGRAFT_CACHE"] = f"{folder}/cache"
-        published(Path(folder))
+    with model_folder() as (folder, _):
         again(folder)
         start("local", verbose=False)
         if options.only in ("", "changes"):
@@ -82,7 +76,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def again(folder: str) -> None:
+def again(folder: Path) -> None:
     """The same model as a second version, since a run registers once: its lineage says another run."""
     registry = Registry(open_store(f"{folder}/store"))
     first = registry.version(NAME)
@@ -92,7 +86,7 @@ def again(folder: str) -> None:
         registry.publish(NAME, files, {**first.meta, "lineage": {**first.meta["lineage"], "run": "another"}})
 
 
-def spec_of(folder: str, port: int, **more: Any) -> ServeSpec:
+def spec_of(folder: Path, port: int, **more: Any) -> ServeSpec:
     document = {
         "store": f"{folder}/store",
         "models": [NAME, "*"],
@@ -148,7 +142,7 @@ class Load:
         }
 
 
-def changed(folder: str, options: argparse.Namespace) -> dict[str, Any]:
+def changed(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Each change under the load."""
     port, registry = free_port(), Registry(open_store(f"{folder}/store"))
     registry.promote(NAME, "v1", "production")
@@ -224,7 +218,7 @@ class Bare:
         return [{"label": "positive", "score": 1.0}]
 
 
-def from_zero(folder: str, options: argparse.Namespace) -> dict[str, Any]:
+def from_zero(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds from the first request to its answer where no replica runs, in turns with a bare deployment."""
     port, spent = free_port(), {"regraft": list[float](), "bare": list[float]()}
     with endpoint.serving(spec_of(folder, port, scaling=SCALING)):

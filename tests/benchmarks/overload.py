@@ -14,7 +14,6 @@ import asyncio
 import os
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +21,8 @@ from typing import Any
 
 import psutil
 import record
-import torch
 from load import Reply, Target, closed, cores, free_port, memory, percentile, rate, served, session
-from serve import NAME, mixed, published
+from serve import NAME, mixed, model_folder
 
 TIMES = 10
 GROWTH_MB, REFUSED_P95_MS, AGAIN_S = 50, 50, 5.0
@@ -35,15 +33,11 @@ QUEUE = 64
 def main() -> int:
     """Measure; 1 when a goal is missed."""
     options = arguments()
-    os.environ.update(HF_HUB_OFFLINE="1", RAY_AUTH_MODE="token")
-    torch.set_num_threads(1)
     found: dict[str, Any] = {"reached": {}}
-    with tempfile.TemporaryDirectory(prefix="regraft-benchmark-") as folder:
-        os.environ["REGRAFT_CACHE"] = f"{folder}/cache"
-        published(Path(folder))
+    with model_folder() as (folder, _):
         texts = mixed(1000)
         for manner in GOODPUT:
-            found[manner] = stormed(Path(folder), texts, manner, options)
+            found[manner] = stormed(folder, texts, manner, options)
             goals = {
                 "goodput": found[manner]["goodput"] >= GOODPUT[manner],
                 "memory": found[manner]["memory_growth_mb"] < GROWTH_MB,

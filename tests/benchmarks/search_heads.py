@@ -129,12 +129,8 @@ def apart(options: argparse.Namespace, data: dict[str, str], trials: list[dict[s
     with tempfile.TemporaryDirectory() as folder:
         written = document(options, data, folder) | {"compute": {"workers": 0, "cpus": 1, "trunk": "off"}}
         written.pop("search")
-        some = (
-            slice(None, None, max(1, (len(trials) - 1) // max(1, options.compared - 1)))
-            if options.compared
-            else slice(None)
-        )
-        for trial in trials[some]:
+        places = np.linspace(0, len(trials) - 1, options.compared or len(trials)).astype(int)
+        for trial in (trials[place] for place in places):
             spec = RunSpec.resolve(written, overrides=trial["overrides"])
             train_local(spec)
             text = Runs(open_store(spec.store)).read(spec.run, "metrics.jsonl").decode()

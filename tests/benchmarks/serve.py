@@ -63,14 +63,10 @@ OURS: dict[str, list[str]] = {
 def main() -> int:
     """Measure all sides; 1 when a goal is missed."""
     options = arguments()
-    os.environ.update(HF_HUB_OFFLINE="1", RAY_AUTH_MODE="token")
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="regraft-benchmark-") as folder:
-        os.environ["REGRAFT_CACHE"] = f"{folder}/cache"
-        plain = published(Path(folder))
+    with model_folder() as (folder, plain):
         texts = mixed(options.texts)
-        found = measured(Path(folder), plain, texts, options)
-        found["engine_without_http"] = engine(Path(folder), texts)
+        found = measured(folder, plain, texts, options)
+        found["engine_without_http"] = engine(folder, texts)
     print({side: found["sides"][side]["a_second"] for side in found["sides"]}, found["ratios"])
     by_haproxy = any("HAProxy" in side for side in options.ours)
     record.write("serve-haproxy" if by_haproxy else "serve", found, options.results)
@@ -92,6 +88,17 @@ def arguments() -> argparse.Namespace:
         print("litserve is not installed and is left out: pip install litserve")
         options.peers.remove("litserve")
     return options
+
+
+@contextmanager
+def model_folder() -> Iterator[tuple[Path, str]]:
+    """A folder with the model in a store (`published`), and the model as a plain folder; one thread, no hub."""
+    os.environ.update(HF_HUB_OFFLINE="1", RAY_AUTH_MODE="token")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="regraft-benchmark-") as name:
+        os.environ["REGRAFT_CACHE"] = f"{name}/cache"
+        folder = Path(name)
+        yield folder, published(folder)
 
 
 def published(folder: Path) -> str:

@@ -6,18 +6,17 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import psutil
 import pytest
 
 from cluster.test_ray_serve import MODEL, Load, free_port, replicas, spec_of, until
 from regraft.cluster.serve import deploy, serving
-from regraft.store.objects import open_store
 from unit.endpoint.shop import Shop
-from unit.store.conftest import REAL
+from unit.store.conftest import REAL, root_on
 
 pytestmark = pytest.mark.slow
 
@@ -36,14 +35,14 @@ class ShopOnS3(Shop):
 @pytest.fixture(params=["folder", *(["real"] if REAL else [])])
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     """One model in two versions, of which the first is in production."""
-    url = f"{REAL.rstrip('/')}/shop-{uuid4().hex}" if request.param == "real" else str(tmp_path / "store")
-    made = ShopOnS3(tmp_path, url=url)
-    made.add()
-    made.add(seed=2)
-    made.registry.promote(MODEL, "v1", "production")
-    yield made
-    everything = open_store(url)
-    everything.delete([stat.key for stat in everything.list()])
+    with ExitStack() as stack:
+        real = request.param == "real"
+        url = stack.enter_context(root_on("real", request, "shop")) if real else str(tmp_path / "store")
+        made = ShopOnS3(tmp_path, url=url)
+        made.add()
+        made.add(seed=2)
+        made.registry.promote(MODEL, "v1", "production")
+        yield made
 
 
 def kill(title: str) -> None:

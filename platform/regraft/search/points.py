@@ -268,7 +268,7 @@ def one_suffices(spec: RunSpec) -> bool:
     """Whether one process is all that a search can use: a Ray started for it on this machine would hold one worker."""
     compute, search = spec.compute, spec.search
     asked = (search and search.concurrency) or compute.accelerator or compute.memory_gb or compute.gpus != "auto"
-    return compute.workers == 0 or (compute.workers == 1 and not asked and heads_alone(spec))
+    return compute.workers == 1 and not asked and heads_alone(spec)
 
 
 def _tried(draw: Draw) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from regraft.store.manifest import fetch_verified
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
 from unit.search.pretended import PretendedCrew, a_spec, searched
-from unit.store.conftest import REAL, local_server
+from unit.store.conftest import REAL, root_on
 from unit.store.conftest import moto_endpoint as moto_endpoint
 from unit.store.crashing import Countdown, changes_of, counted_requests, counted_system, killed_at
 
@@ -31,19 +31,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(params=["folder", "moto", *(["real"] if REAL else [])])
-def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Where the stores of a test lie."""
     if request.param == "folder":
         yield str(tmp_path / "stores")
         return
-    bucket = REAL.rstrip("/")
-    if request.param == "moto":
-        local_server(monkeypatch, request.getfixturevalue("moto_endpoint"))
-        bucket = "s3://tests"
-    root = f"{bucket}/killed-{uuid4().hex}"
-    yield root
-    everything = open_store(root)
-    everything.delete([stat.key for stat in everything.list()])
+    with root_on(request.param, request, "killed") as root:
+        yield root
 
 
 def end(spec: RunSpec) -> tuple[object, ...]:

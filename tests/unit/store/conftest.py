@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -54,6 +55,20 @@ def moto_url(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def real_url() -> str:
     """A prefix of its own on the server named by REGRAFT_TEST_S3 (keys and endpoint by AWS_*)."""
     return f"{REAL.rstrip('/')}/{uuid4().hex}"
+
+
+@contextmanager
+def root_on(server: str, request: pytest.FixtureRequest, name: str) -> Iterator[str]:
+    """A url of its own on moto's server or on the `real` one; everything below it is deleted in the end."""
+    with pytest.MonkeyPatch.context() as environment:
+        bucket = REAL.rstrip("/")
+        if server == "moto":
+            local_server(environment, request.getfixturevalue("moto_endpoint"))
+            bucket = f"s3://{BUCKET}"
+        root = f"{bucket}/{name}-{uuid4().hex}"
+        yield root
+        everything = open_store(root)
+        everything.delete([stat.key for stat in everything.list()])
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import boto3
 import pytest
@@ -26,7 +25,7 @@ from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
 from tiny import document, tiny_bert
-from unit.store.conftest import REAL, local_server
+from unit.store.conftest import REAL, root_on
 from unit.store.conftest import moto_endpoint as moto_endpoint
 from unit.training.test_resume import KILLS as TEN_KILLS
 from unit.training.test_resume import effective
@@ -55,15 +54,8 @@ class Run:
 @pytest.fixture(scope="module", params=["moto", *(["real"] if REAL else [])])
 def s3_root(request: pytest.FixtureRequest) -> Iterator[str]:
     """A url of its own on moto's server, and on the one that REGRAFT_TEST_S3 names (keys and endpoint by AWS_*)."""
-    with pytest.MonkeyPatch.context() as environment:
-        bucket = REAL.rstrip("/")
-        if request.param == "moto":
-            local_server(environment, request.getfixturevalue("moto_endpoint"))
-            bucket = "s3://tests"
-        root = f"{bucket}/run-{uuid4().hex}"
+    with root_on(request.param, request, "run") as root:
         yield root
-        everything = open_store(root)
-        everything.delete([stat.key for stat in everything.list()])
 
 
 @pytest.fixture(scope="module")

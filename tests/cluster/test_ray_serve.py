@@ -9,17 +9,19 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray import serve
 
-from regraft.cluster.serve import NAME, app, deploy, refuse_without_keys, serving
+from regraft.cluster.serve import NAME, app, application, deploy, refuse_without_keys, serving
 from regraft.endpoint.serve_spec import ServeSpec
 from regraft.errors import AskedWrong, ClusterError
 from unit.endpoint.shop import Shop
@@ -201,12 +203,18 @@ def test_nothing_fails_while_everything_is_changed(shop: Shop, on_ray: None) -> 
         shop.registry.rollback(MODEL, "production")
         mark("redeploy")
         deploy(spec_of(shop, port, limits={"queue": 100}))
+        until(lambda: replicas() == 1)
+        alone = pids()
         mark("scale to two")
         deploy(spec_of(shop, port, limits={"queue": 100}, scaling={"min_replicas": 2, "max_replicas": 2}))
         until(lambda: replicas() == 2)
+        both = pids()
+        assert len(both) == 2 and both > alone, "no replica is replaced where only their number changes"
         mark("scale to one")
         deploy(spec_of(shop, port, limits={"queue": 100}))
         until(lambda: replicas() == 1)
+        until(lambda: len(pids()) == 1)
+        assert pids() < both
         mark("a failing update")
         with pytest.raises(ClusterError):
             deploy(spec_of(shop, port, models=[f"{MODEL}@{newest}"]))
@@ -224,17 +232,45 @@ def replicas() -> int:
     return int(states.get("RUNNING", 0)) if set(states) == {"RUNNING"} else -1
 
 
+def pids() -> set[int]:
+    """Of the replicas."""
+    mine = psutil.Process().children(recursive=True)
+    return {one.pid for one in mine if "ServeReplica" in " ".join(one.cmdline())}
+
+
+def test_replicas_are_replaced_when_they_would_do_something_else(shop: Shop, tmp_path: Path) -> None:
+    plugin = tmp_path / "plugins" / "tasks" / "own.py"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text("A = 1\n")
+    told = {"plugins": [str(tmp_path / "plugins")]}
+
+    def version(**more: Any) -> str:
+        return str(application(spec_of(shop, 8000, **told, **more))._bound_deployment.version)
+
+    first = version()
+    more = {"min_replicas": 0, "max_replicas": 3}
+    assert version() == version(scaling=more) == version(proxy="haproxy") == first
+    assert version(limits={"queue": 7}) != first
+    plugin.write_text("A = 2\n")
+    assert version() != first
+
+
+def test_a_first_request_waits_for_no_report_and_serve_warns_of_nothing(shop: Shop) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        made = application(spec_of(shop, 8000, scaling={"min_replicas": 0, "up_seconds": 0}))
+    found = made._bound_deployment._deployment_config.autoscaling_config
+    assert found.metrics_interval_s <= 1 and found.look_back_period_s > found.metrics_interval_s
+
+
 @pytest.mark.slow
 def test_a_replica_that_is_killed_takes_only_what_it_held(shop: Shop, on_ray: None) -> None:
-    import psutil
-
     port = free_port()
     load = Load(port, f"/models/{MODEL}@v1")
     scaling = {"min_replicas": 2, "max_replicas": 2}
     with serving(spec_of(shop, port, scaling=scaling)), load.running():
         until(lambda: len(load.seen) > 20)
-        mine = psutil.Process().children(recursive=True)
-        found = [one.pid for one in mine if "ServeReplica" in " ".join(one.cmdline())]
+        found = sorted(pids())
         assert len(found) == 2
         os.kill(found[0], signal.SIGKILL)
         killed = time.monotonic()

@@ -7,13 +7,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import signal
 import sys
 import threading
 from collections import Counter as PerModel
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -31,6 +34,7 @@ from regraft.endpoint.keys import Keys
 from regraft.endpoint.serve_spec import ServeSpec
 from regraft.endpoint.server import Opened, refuse_open_doors, url_of
 from regraft.errors import AskedWrong, ClusterError
+from regraft.release import VERSION
 from regraft.serving.batching import Batch
 
 NAME = "regraft"
@@ -39,6 +43,9 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TRIES = 2
 """How often a replica that cannot open its models is begun before the update is given up."""
+METRICS_S = 1.0
+"""How often proxies and replicas tell how much there is to do: Serve's own 10 s let the first request to an endpoint
+without replicas wait for so long before one is begun."""
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
 _log = logging.getLogger(__name__)
@@ -149,7 +156,18 @@ def application(spec: ServeSpec) -> serve.Application:
     )
     # What a replica does not read is not told it: a replica that is told something else is replaced.
     document = spec.model_dump(mode="json", exclude={"scaling", "host", "port", "proxy"})
-    return deployment.bind(document, asked=not spec.open_to_all and Keys.found(spec.keys).asked)
+    asked = not spec.open_to_all and Keys.found(spec.keys).asked
+    # Serve takes every deployment for new code, and would replace all replicas where only their number changes.
+    made = deployment.options(version=_code_of(document, asked, spec.plugins), _internal=True)
+    return made.bind(document, asked=asked)
+
+
+def _code_of(document: Mapping[str, Any], asked: bool, plugins: Sequence[str]) -> str:
+    """The same for what replicas would do alike: what they are told, this version, and the plugins' code."""
+    digest = hashlib.sha256(json.dumps([VERSION, document, asked], sort_keys=True).encode())
+    for path in sorted(path for folder in plugins for path in Path(folder).rglob("*.py")):
+        digest.update(f"{path}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _replicas(spec: ServeSpec) -> dict[str, Any]:
@@ -163,6 +181,7 @@ def _replicas(spec: ServeSpec) -> dict[str, Any]:
         target_ongoing_requests=scaling.target,
         upscale_delay_s=scaling.up_seconds,
         downscale_delay_s=scaling.down_seconds,
+        metrics_interval_s=METRICS_S,
         look_back_period_s=max(2.0, scaling.up_seconds),
     )
     return {"autoscaling_config": config}

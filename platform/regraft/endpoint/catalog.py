@@ -80,13 +80,17 @@ class Catalog:
     def start(self) -> None:
         """Look once, open the models that the spec names, then keep looking from another thread.
 
-        A named model that cannot be opened is told of and tried again when it is asked; NotThere for one that does not
-        exist, and the error of the first when none could be opened.
+        Their aliases are opened too: a replica that begins beside others is asked by them at once. A named model that
+        cannot be opened is told of and tried again when it is asked; NotThere for one that does not exist, and the
+        error of the first when none could be opened.
         """
         self.look()
-        errors = [error for name in self._named if (error := self._warmed(name))]
+        errors = [error for name in self._named if (error := self._warmed(name, BARE))]
         if errors and len(errors) == len(self._named) and not self._every:
             raise errors[0]
+        for name in self._named:
+            for alias in self._aliases(name, self._shelf[name]):
+                self._warmed(name, alias)
         self._thread.start()
 
     def close(self) -> None:
@@ -245,20 +249,20 @@ class Catalog:
         whole = sum(share for _, share in good)
         return tuple((version, share / whole) for version, share in good), errors
 
-    def _warmed(self, model: str) -> Exception | None:
+    def _warmed(self, model: str, ref: str) -> Exception | None:
         """Open what a named model answers by; what is wrong with it when nothing of it opens."""
         try:
-            self.find(model, BARE, self._there)
+            self.find(model, ref, self._there)
         except NotThere as error:
             if model not in self._shelf:
                 raise
             return error
-        route = self._routes[model, BARE]
+        route = self._routes[model, ref]
         opened, errors = self._opened(model, route.wanted)
         trouble = _told(errors)
         with self._lock:
             answering = opened or route.answering
-            self._routes[model, BARE] = replace(
+            self._routes[model, ref] = replace(
                 route, answering=answering, warm=bool(opened), trouble=trouble, tried=time.monotonic()
             )
         if trouble:

@@ -192,6 +192,29 @@ def test_a_name_that_nobody_asked_for_costs_nothing_when_it_moves(own: Shop) -> 
     made.close()
 
 
+def test_aliases_of_named_models_are_open_before_anybody_asks(own: Shop) -> None:
+    own.add(seed=2)
+    own.registry.promote(MODEL, "v1", "production")
+    own.registry.promote(MODEL, "v2", "next")
+    own.add(name="other")
+    own.registry.promote("other", "v1", "production")
+    opened = Counted()
+    made = catalog(own, opened, models=[MODEL, "*"])
+    made.start()
+    assert set(opened.calls) == {f"{MODEL}@v2", f"{MODEL}@v1"}
+    made.close()
+
+
+def test_an_alias_that_does_not_open_keeps_no_named_model_from_answering(own: Shop) -> None:
+    own.add(seed=2)
+    own.registry.promote(MODEL, "v1", "old")
+    made = catalog(own, Counted(frozenset({"v1"})), models=[MODEL])
+    made.start()
+    assert made.at_hand(MODEL, BARE) == "v2"
+    assert "v1" in made.routes(MODEL)[MODEL, "old"].trouble
+    made.close()
+
+
 def test_a_share_whose_version_does_not_open_goes_to_the_others(own: Shop) -> None:
     own.add(seed=2)
     made = catalog(own, Counted(frozenset({"v2"})), models=[f"{MODEL}@live"], aliases={"live": {"v1": 0.9, "v2": 0.1}})

@@ -1,4 +1,4 @@
-"""Which waiting rows are computed next, together? The oldest, with those of its group that are about as long.
+"""Which waiting rows are computed next, together? The oldest, with those that it costs least to compute beside it.
 
 The queue is bounded: what cannot be answered soon is refused at once, with the seconds after which there should be
 room. Nothing is computed for callers who are gone.
@@ -19,10 +19,13 @@ from typing import Any, Literal
 from regraft.contracts import Answer
 from regraft.errors import Full, Overdue, RegraftError, RunError
 from regraft.serving.engine import Encoded, Engine
+from regraft.serving.splitting import together
 
 log = logging.getLogger(__name__)
 
 LEAST_RETRY_S, MOST_RETRY_S = 0.1, 60.0
+AHEAD = 2
+"""Batches among whose rows companions are looked for: among all that wait it would take long to look."""
 SHARE = 0.2
 """Of the last batch in the estimate of how fast rows are computed."""
 
@@ -37,9 +40,6 @@ class Limits:
     """Tokens and pixels that may wait."""
     rows: int = 32
     """Rows of a batch."""
-    padding: float = 1.25
-    """By how much the longest text of a batch may exceed the shortest; `spare` tokens more are allowed."""
-    spare: int = 4
     wait_s: float = 0.0
     """For how long a row may wait for others while nothing is computed: 0 answers a lone row at once."""
 
@@ -200,7 +200,9 @@ class Batcher:
 
     def _taken(self) -> list[_Waiting]:
         """The oldest with its likes, out of the queue and no longer to be cancelled."""
-        chosen = companions([entry.encoded for entry in self._queue], self._limits, self._engine.budget)
+        engine, waiting = self._engine, [entry.encoded for entry in self._queue]
+        budget = engine.budget(waiting[0].unit)
+        chosen = companions(waiting, price=engine.price(), budget=budget, most=self._limits.rows)
         places = set(chosen)
         batch = [self._queue[place] for place in chosen]
         self._queue = [entry for place, entry in enumerate(self._queue) if place not in places]
@@ -245,32 +247,14 @@ class Batcher:
             self._computing += seconds
 
 
-def companions(
-    waiting: Sequence[Encoded], limits: Limits, budget: Callable[[Literal["token", "pixel"]], int]
-) -> list[int]:
+def companions(waiting: Sequence[Encoded], *, price: int, budget: int, most: int) -> list[int]:
     """Places of the batch that is computed next, the first one's own among them.
 
-    Its likes are those of its group, the nearest in length first, as long as little of the batch is padding and the
-    whole stays within the budget. Rows that are computed once for several models count once.
+    The first rows of its group are cut into passes that cost least in all (`splitting`); the batch is the pass that
+    holds the oldest of them. It has `most` rows at most, and `budget` tokens or pixels, padding included.
     """
-    oldest = waiting[0]
-    order = sorted(
-        (place for place, row in enumerate(waiting) if row.group == oldest.group),
-        key=lambda place: (abs(waiting[place].cost - oldest.cost), place),
-    )
-    chosen: list[int] = []
-    works: set[Any] = set()
-    shortest = longest = oldest.cost
-    for place in order:
-        row = waiting[place]
-        low, high = min(shortest, row.cost), max(longest, row.cost)
-        if high > limits.padding * low + limits.spare:
-            continue
-        if chosen and len(works | {row.work}) * high > budget(row.unit):
-            continue
-        chosen.append(place)
-        works.add(row.work)
-        shortest, longest = low, high
-        if len(chosen) == limits.rows:
-            break
-    return chosen
+    likes = [place for place, row in enumerate(waiting) if row.group == waiting[0].group][: AHEAD * most]
+    rows = [waiting[place] for place in likes]
+    works, costs = [row.work for row in rows], [row.cost for row in rows]
+    passes = together(works, costs, price=price, budget=budget, most=most)
+    return [likes[number] for number in next(part for part in passes if 0 in part)]

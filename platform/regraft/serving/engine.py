@@ -41,7 +41,7 @@ from regraft.serving.passes import Asked, Computed, Own, shared, whole
 from regraft.serving.precision import Precision
 from regraft.serving.predictor import chosen_device
 from regraft.serving.rows import MOST_NUMBERS, checked
-from regraft.serving.splitting import split
+from regraft.serving.splitting import together
 from regraft.store.names import is_version
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
@@ -289,16 +289,19 @@ class Engine:
 
     def _parts(self, items: Sequence[Encoded]) -> Iterator[list[int]]:
         """Places of each pass: rows of one group, like lengths together, within what a pass may hold."""
-        groups: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
+        groups: dict[Any, list[int]] = defaultdict(list)
         for place, item in enumerate(items):
-            groups[item.group][item.work].append(place)
-        for works in groups.values():
-            once = sorted(works.values(), key=lambda places: items[places[0]].cost)
-            once = [places[at : at + MOST_ROWS] for places in once for at in range(0, len(places), MOST_ROWS)]
-            costs, rows = [items[places[0]].cost for places in once], [len(places) for places in once]
-            unit = items[once[0][0]].unit
-            for part in split(costs, rows, price=self._price(), budget=self.budget(unit), most=MOST_ROWS):
-                yield [place for places in once[part] for place in places]
+            groups[item.group].append(place)
+        for places in groups.values():
+            rows = [items[place] for place in places]
+            for part in together(
+                [row.work for row in rows],
+                [row.cost for row in rows],
+                price=self.price(),
+                budget=self.budget(rows[0].unit),
+                most=MOST_ROWS,
+            ):
+                yield [places[number] for number in part]
 
     def budget(self, unit: Literal["token", "pixel"]) -> int:
         """Tokens or pixels, padding included, of a pass that keeps the processor busy and its memory small."""
@@ -306,7 +309,8 @@ class Engine:
             return MOST_NUMBERS // 3
         return TOKENS_ON_GPU if self._device.type == "cuda" else TOKENS_PER_THREAD * torch.get_num_threads()
 
-    def _price(self) -> int:
+    def price(self) -> int:
+        """Tokens that are computed in the time that a pass takes whatever it holds."""
         return PRICE_ON_GPU if self._device.type == "cuda" else PRICE * torch.get_num_threads()
 
     def _answered(self, items: Sequence[Encoded]) -> list[Answer | RegraftError]:

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+
+def together(works: Sequence[Hashable], costs: Sequence[int], *, price: int, budget: int, most: int) -> list[list[int]]:
+    """Places of each pass over rows that can share one, so that all passes cost least.
+
+    Rows of one work are computed once and have one cost: tokens, or pixels. The rest is as for `split`.
+    """
+    once: dict[Hashable, list[int]] = defaultdict(list)
+    for place, work in enumerate(works):
+        once[work].append(place)
+    parts = [places[at : at + most] for places in once.values() for at in range(0, len(places), most)]
+    parts.sort(key=lambda places: costs[places[0]])
+    cuts = split(
+        [costs[places[0]] for places in parts], [len(places) for places in parts], price=price, budget=budget, most=most
+    )
+    return [[place for places in parts[cut] for place in places] for cut in cuts]
 
 
 def split(costs: Sequence[int], rows: Sequence[int], *, price: int, budget: int, most: int) -> list[slice]:

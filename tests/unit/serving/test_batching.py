@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,9 @@ class Gated(Engine):
         super().__init__(*args, **kwargs)
         self.begun, self.go = threading.Event(), threading.Event()
         self.batches: list[list[Encoded]] = []
+
+    def price(self) -> int:
+        return 16  # with however many threads
 
     def answer(self, items: Sequence[Encoded]) -> list[Any]:
         self.begun.set()
@@ -155,14 +159,14 @@ def test_closing_answers_what_waits_and_takes_nothing_more(engine: Gated) -> Non
 def test_rows_of_like_length_go_together_and_the_oldest_goes_first(engine: Gated) -> None:
     batcher = Batcher(engine)
     first = held(engine, batcher)
-    words = (18, 2, 17, 3, 2, 18, 3)
+    words = (18, 2, 17, 3, 2, 18, 3, 16, 1)
     waiting = [batcher.submit(row(engine, count)) for count in words]
     waiting.append(batcher.submit(row(engine, 18, "all")))  # of another group: its pass is its own
     engine.go.set()
     assert all(future.result(30) for future in (first, *waiting))
     assert batcher.close(30)
     lengths = [sorted(item.cost for item in batch) for batch in engine.batches[1:]]
-    assert lengths == [[19, 20, 20], [4, 4, 5, 5], [20]]
+    assert lengths == [[18, 19, 20, 20], [3, 4, 4, 5, 5], [20]]
 
 
 def test_a_lone_row_waits_for_others_only_as_long_as_it_may(engine: Gated) -> None:
@@ -211,18 +215,19 @@ def test_a_batch_holds_the_oldest_and_its_likes_within_the_budget(
     waiting: list[Any] = [
         SimpleNamespace(cost=cost, group=group, work=(cost, key), unit="token") for cost, group, key in given_rows
     ]
-    limits = Limits(rows=most)
-    chosen = companions(waiting, limits, lambda _: budget)
+    taken = partial(companions, price=32, budget=budget, most=most)
+    chosen = taken(waiting)
     rows = [waiting[place] for place in chosen]
-    assert chosen[0] == 0 and len(set(chosen)) == len(chosen) <= most
+    assert 0 in chosen and len(set(chosen)) == len(chosen) <= most
     assert {one.group for one in rows} == {waiting[0].group}
     costs = [one.cost for one in rows]
-    assert max(costs) <= limits.padding * min(costs) + limits.spare
-    assert len(rows) == 1 or max(costs) * len({one.work for one in rows}) <= budget
+    works = {one.work: one.cost for one in rows}
+    assert len(works) == 1 or max(costs) * len(works) <= budget
+    assert 32 + max(costs) * len(works) <= sum(32 + cost for cost in works.values()), "apart costs no less"
     # Whatever waits, all of it is computed in as many turns at most.
     turns = 0
     while waiting:
-        places = set(companions(waiting, limits, lambda _: budget))
+        places = set(taken(waiting))
         waiting = [one for place, one in enumerate(waiting) if place not in places]
         turns += 1
     assert turns <= len(given_rows)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,12 @@ def free_port() -> int:
         return int(line.getsockname()[1])
 
 
+@cache
 def cores() -> tuple[set[int], set[int]]:
-    """One for the server, one for the load; the same one where there is no other."""
+    """One for the server, one for the load; the same one where there is no other.
+
+    Found once: whoever keeps to the load's core has no other any more, and would put the next server there too.
+    """
     there = sorted(os.sched_getaffinity(0))
     return {there[0]}, {there[-1]}
 
@@ -130,11 +135,11 @@ def served(command: Sequence[str], url: str, log: Path, environment: Mapping[str
         wait_until(lambda: up(url), running, log)
         yield process
     finally:
-        family = [*process.children(recursive=True), process] if process.is_running() else []
+        those = family(process) if process.is_running() else []
         running.terminate()
         with suppress(subprocess.TimeoutExpired):
             running.wait(60)
-        for one in family:
+        for one in those:
             try:
                 one.kill()
             except psutil.NoSuchProcess:
@@ -163,10 +168,10 @@ def up(url: str) -> bool:
         return False
 
 
-def memory(process: psutil.Process) -> float:
-    """Megabytes of a server and all that it started."""
+def memory(processes: Sequence[psutil.Process]) -> float:
+    """Megabytes of a server's processes (`family`)."""
     total = 0
-    for one in [process, *process.children(recursive=True)]:
+    for one in processes:
         try:
             total += one.memory_info().rss
         except psutil.NoSuchProcess:
@@ -174,10 +179,15 @@ def memory(process: psutil.Process) -> float:
     return total / 1e6
 
 
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """A server and all that it started. Looking for them takes long enough to hold up a load that runs beside it."""
+    return [process, *process.children(recursive=True)]
+
+
 def worked(process: psutil.Process) -> float:
     """CPU seconds of a server and all that it started; what has ended meanwhile is not in it."""
     total = 0.0
-    for one in [process, *process.children(recursive=True)]:
+    for one in family(process):
         try:
             times = one.cpu_times()
         except psutil.NoSuchProcess:

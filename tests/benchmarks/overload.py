@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 import record
-from load import Reply, Target, closed, cores, free_port, memory, percentile, rate, served, session
+from load import Reply, Target, closed, cores, family, free_port, memory, percentile, rate, served, session
 from serve import NAME, mixed, model_folder
 
 TIMES = 10
@@ -77,7 +77,7 @@ def stormed(folder: Path, texts: Sequence[str], manner: str, options: argparse.N
         os.sched_setaffinity(0, cores()[1])
         asyncio.run(closed(target, texts, options.connections, 3))  # warm
         calm = asyncio.run(closed(target, texts, options.connections, options.seconds / 2))
-        before = memory(process)
+        before = memory(family(process))
         storm, peak = asyncio.run(storm_of(target, texts, manner, options, process))
         ended = time.monotonic()
         after = asyncio.run(closed(target, texts, options.connections, AGAIN_S + 5))
@@ -91,10 +91,12 @@ async def storm_of(
     until = time.monotonic() + options.seconds
     count = TIMES * options.connections
     replies: list[Reply] = []
-    peak = memory(process)
+    those = family(process)
+    peak = memory(those)
 
     async def client(number: int, line: Any) -> None:
         place, draw = number, random.Random(number)
+        await asyncio.sleep(draw.random())  # all at once they would wait for each other, in this process
         while time.monotonic() < until:
             reply = await target.ask(line, texts[place % len(texts)])
             replies.append(reply)
@@ -106,10 +108,10 @@ async def storm_of(
     async with session(count) as line:
         clients = asyncio.gather(*(client(number, line) for number in range(count)))
         while not clients.done():
-            peak = max(peak, memory(process))
+            peak = max(peak, memory(those))
             await asyncio.wait([clients], timeout=1.0)
         await clients
-    return replies, peak
+    return replies, max(peak, memory(family(process)))
 
 
 def figures(calm: list[Reply], storm: list[Reply], after: list[Reply], ended: float) -> dict[str, Any]:

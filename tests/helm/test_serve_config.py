@@ -101,6 +101,7 @@ def test_haproxy_is_asked_for_in_the_spec_and_on_every_node() -> None:
     for group in groups(ray):
         variables = {item["name"]: item.get("value") for item in group["template"]["spec"]["containers"][0]["env"]}
         assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+        assert variables["RAY_SERVE_HAPROXY_BINARY_PATH"] == "/opt/regraft/bin/regraft-haproxy"
 
 
 @pytest.mark.parametrize(("least", "excluded"), [(0, False), (1, True)])

@@ -27,6 +27,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 from ray.util.metrics import Counter, Gauge, Histogram
 from starlette.applications import Starlette
 
+from regraft.cluster import haproxy
 from regraft.cluster.connect import check_store, connected
 from regraft.cluster.predict import silently
 from regraft.cluster.raylet_lines import WithoutRaylet
@@ -196,6 +197,8 @@ def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
     refuse_open_doors(spec, everywhere=spec.proxy == "haproxy")
     if spec.port == 0:
         raise AskedWrong("0 is written; Ray Serve listens on a port that is named: 8000 is its usual", where="port")
+    if spec.proxy == "haproxy":
+        _ask_for_haproxy()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         before = signal.getsignal(signal.SIGTERM)
@@ -205,7 +208,6 @@ def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
             # Ray takes SIGTERM for itself when it starts, and would end this process by it without tidying up.
             signal.signal(signal.SIGTERM, before)
         check_store(spec.store)
-        _refuse_missing_haproxy(spec)
         stack.callback(_ended)
         serve.start(proxy_location=ProxyLocation.EveryNode, http_options=_listening(spec))
         deploy(spec)
@@ -231,9 +233,12 @@ def _listening(spec: ServeSpec) -> HTTPOptions:
     )
 
 
-def _refuse_missing_haproxy(spec: ServeSpec) -> None:
-    if spec.proxy == "haproxy" and os.environ.get(HAPROXY) != "1":
+def _ask_for_haproxy() -> None:
+    """For a Ray that is started here: a cluster that runs has its own variables."""
+    if os.environ.get(HAPROXY) != "1":
         raise AskedWrong(f"haproxy needs {HAPROXY}=1 in the environment of the cluster and of this command", "proxy")
+    if haproxy.VARIABLE not in os.environ and (command := haproxy.installed()):
+        os.environ[haproxy.VARIABLE] = command
 
 
 def _why(error: Exception) -> str:

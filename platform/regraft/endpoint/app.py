@@ -171,7 +171,7 @@ class Endpoint:
         seen = _Seen()
         if self._holds >= self._spec.limits.queue or self._room.full():
             self._meters.answered("", "", 503, 0.0, 0)
-            raise self._full()
+            return self._with_room(_answer(self._full()))
         status = 499
         try:
             response = await self._answered(request, seen)
@@ -185,6 +185,11 @@ class Endpoint:
             response.headers.update(seen.headers)
         finally:
             self._meters.answered(seen.model, seen.version, status, time.perf_counter() - began, seen.rows)
+        return self._with_room(response)
+
+    def _with_room(self, response: Response) -> Response:
+        """Tell how many requests more would be held: what stands before replicas then refuses in their place."""
+        response.headers["x-room"] = str(max(0, self._spec.limits.queue - self._holds))
         return response
 
     async def _answered(self, request: Request, seen: _Seen) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,8 @@ AGAIN_S = 5.0
 """A version that could not be opened is tried again after this: reading it anew for each row would cost all others."""
 LASTING = (Damaged, BaseError, UnknownPlugin, Unsupported)
 """What is as wrong a moment later."""
+KERNELS = 48
+"""That oneDNN keeps. Making one anew costs too little to be seen in the time of a pass."""
 MOST_ROWS = 256
 """Rows of one pass, those that are computed once for many models counted each."""
 
@@ -145,6 +148,8 @@ class Engine:
         `precision` auto is bf16 for each base where the processor has it and the answers of the first model stay what
         they are, else fp32; a log line says which, and why.
         """
+        # Before anything is computed: oneDNN keeps a kernel for every size of batch, and meets hundreds (100 MB).
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
         for folder in plugins:
             add_folder(Path(folder).expanduser())
         self._store = open_store(store) if isinstance(store, str) else store

@@ -26,6 +26,7 @@ from regraft.contracts import Context, Method, Serving, Task
 from regraft.errors import Damaged, RegraftError, Unsupported
 from regraft.methods.feature_extraction import FeatureExtraction
 from regraft.serving.cache import DELTA, PROCESSOR, Fetched, fetch
+from regraft.serving.first_token import compute_first_alone
 from regraft.serving.passes import Own, Tail
 from regraft.serving.precision import Precision, chosen
 from regraft.serving.predictor import member, own_processor, right_base
@@ -92,7 +93,7 @@ class Opener:
         self._frames: WeakValueDictionary[str, Frame] = WeakValueDictionary()
         self._tails: WeakKeyDictionary[Frame, Tail | NotCut] = WeakKeyDictionary()
         self._tried: WeakSet[Frame] = WeakSet()
-        """Frames of which a first model came out in a shared pass as in its own."""
+        """Frames of which a first model came out in a shared pass as in its own, or that share none."""
         self._apart: dict[str, str] = {}
         """Why versions of a plan are computed by passes of their own: found out once."""
 
@@ -148,6 +149,7 @@ class Opener:
         own = Own(frame, delta, plan.context(frame))
         serves, depth = plan.method.serves, plan.method.depth_of(frame.adapted.anatomy)
         if serves == "whole" and not depth:
+            self._alone(frame)
             return own  # nothing of it is the base's alone
         if plan.key in self._apart:
             return own
@@ -167,6 +169,13 @@ class Opener:
         except (NotCut, NotStacked, Unsupported) as reason:
             self._apart[plan.key] = _note(str(plan.fetched.version), reason)
             return own
+
+    def _alone(self, frame: Frame) -> None:
+        """A frame that shares nothing is spared, once, what its head does not read."""
+        if frame not in self._tried:
+            self._tried.add(frame)
+            with self._guard:
+                compute_first_alone(frame)
 
     def _tail(self, frame: Frame) -> Tail:
         """The frame's tail, found once; NotCut, once and for all, when it has none."""

@@ -1,0 +1,246 @@
+"""HAProxy with Ray Serve's own configuration and our rules: what has no room is refused before it reaches a replica."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+
+from regraft.cluster.haproxy import HEAD_S, HELD_MS, TOLD, TRUSTED_MS, haproxy, with_room
+from unit.endpoint.shop import Shop
+from workers import free_port
+
+MODEL = "text-classification"
+APPLICATION = "http-regraft"
+
+
+class Replica(ThreadingHTTPServer):
+    """Answers everything, counts what it was asked, and says what it is told to of its room."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.room: str | None = None
+        self.asked = 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Replica
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self.server.asked += 1
+        self.rfile.read(int(self.headers["content-length"]))
+        self._answer()
+
+    def _answer(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        if self.server.room is not None:
+            self.send_header("x-room", self.server.room)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def configuration(folder: Path, port: int, replicas: list[int]) -> Path:
+    """What Ray Serve writes for one application at /."""
+    written = folder / "haproxy.cfg"
+    config = HAProxyConfig(
+        http_options=HTTPOptions(host="127.0.0.1", port=port, keep_alive_timeout_s=30),
+        socket_path=str(folder / "admin.sock"),
+        metrics_port=free_port(),
+        metrics_socket_path=str(folder / "metrics.sock"),
+        server_state_base=str(folder),
+        server_state_file=str(folder / "state"),
+        has_received_routes=True,
+        has_received_servers=True,
+    )
+    servers = [ServerConfig(f"replica-{number}", "127.0.0.1", one) for number, one in enumerate(replicas)]
+    backend = BackendConfig(name=APPLICATION, path_prefix="/", app_name="regraft", servers=servers)
+    HAProxyApi(config, {APPLICATION: backend}, config_file_path=str(written))._generate_config_file_internal()
+    return written
+
+
+class Front:
+    """HAProxy before replicas."""
+
+    def __init__(self, port: int, replicas: list[Replica]) -> None:
+        self.port, self.replicas = port, replicas
+
+    def ask(self, method: str = "POST", path: str = "/models/a") -> tuple[int, dict[str, str], Any]:
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            line.request(method, path, b"{}" if method == "POST" else None)
+            reply = line.getresponse()
+            return reply.status, {name.lower(): value for name, value in reply.getheaders()}, json.loads(reply.read())
+        finally:
+            line.close()
+
+    def tell(self, room: str | None) -> None:
+        """What the replicas say from now on; one answer more tells it."""
+        for replica in self.replicas:
+            replica.room = room
+        assert self.ask()[0] == 200
+
+    @property
+    def asked(self) -> int:
+        return sum(replica.asked for replica in self.replicas)
+
+
+@pytest.fixture(params=[1, 2], ids=["one replica", "two replicas"])
+def front(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Front]:
+    replicas = [Replica() for _ in range(request.param)]
+    port = free_port()
+    written = configuration(tmp_path, port, [one.server_port for one in replicas])
+    command = [sys.executable, "-m", "regraft.cluster.haproxy", "-db", "-f", str(written)]
+    with (tmp_path / "log").open("wb") as log:
+        running = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 30
+        while (tmp_path / "log").read_text().count("/replica-") < len(replicas):  # as many told to be up
+            assert running.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        yield Front(port, replicas)
+    finally:
+        running.kill()
+        running.wait()
+        for one in replicas:
+            one.shutdown()
+            one.server_close()
+
+
+def test_what_replicas_have_room_for_passes_and_their_word_of_it_stays_inside(front: Front) -> None:
+    front.tell("5")
+    for _ in range(10):  # each answer tells of room anew
+        status, headers, _ = front.ask()
+        assert status == 200 and "x-room" not in headers
+    assert front.asked == 11
+
+
+def test_what_has_no_room_reaches_no_replica(front: Front) -> None:
+    front.tell("0")
+    asked, began = front.asked, time.monotonic()
+    status, headers, body = front.ask()
+    took = time.monotonic() - began
+    assert (status, headers["retry-after"], body) == (503, "1", TOLD)
+    assert headers["content-type"] == "application/json"
+    assert took >= HELD_MS / 1000, "who comes again at once is slowed down"
+    assert front.asked == asked
+    assert front.ask("GET", "/models")[0] == 200
+
+
+def test_room_is_counted_down_until_an_answer_tells_anew(front: Front) -> None:
+    front.tell("2")
+    for replica in front.replicas:
+        replica.room = None
+    room = 2 * len(front.replicas)
+    assert [front.ask()[0] for _ in range(room + 2)] == [200] * room + [503] * 2
+
+
+def test_replicas_that_tell_nothing_for_a_while_are_asked_again(front: Front) -> None:
+    front.tell("0")
+    assert front.ask()[0] == 503
+    time.sleep(TRUSTED_MS / 1000 + 0.2)
+    for replica in front.replicas:
+        replica.room = "9"
+    assert [front.ask()[0] for _ in range(3)] == [200] * 3
+
+
+@pytest.mark.slow
+def test_who_never_ends_a_head_is_hung_up_on(front: Front) -> None:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=HEAD_S + 10) as line:
+        line.sendall(b"POST /models/a HTTP/1.1\r\nHost: localhost\r\n")
+        began = time.monotonic()
+        assert b" 408 " in line.recv(1000)
+        assert time.monotonic() - began < HEAD_S + 5
+    assert front.asked == 0
+
+
+def test_another_configuration_stays_as_it_is(tmp_path: Path) -> None:
+    none = configuration(tmp_path, 8000, []).read_text().replace(f"use_backend {APPLICATION}", "use_backend elsewhere")
+    assert with_room(none) == none
+    assert with_room("") == ""
+
+
+def test_the_command_does_not_become_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", sys.executable)
+    assert Path(haproxy()).name == "haproxy"
+
+
+@pytest.mark.slow
+def test_an_endpoint_behind_haproxy_refuses_there(tmp_path: Path) -> None:
+    shop, port = Shop(tmp_path), free_port()
+    shop.add()
+    spec = tmp_path / "SERVE.yaml"
+    spec.write_text(
+        f"models: [{MODEL}]\nstore: {shop.store}\nport: {port}\nproxy: haproxy\nopen_to_all: true\ndevice: cpu\n"
+        "limits: {queue: 2}\nreplica: {gpus: 0}\n"
+    )
+    mine = {"RAY_AUTH_MODE": "token", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    mine |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | mine
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, "-m", "regraft", "serve", str(spec)]
+        running = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    front = Front(port, [])
+    try:
+        wait_for(front, running, tmp_path / "log")
+        with ThreadPoolExecutor(40) as clients:
+            replies = list(clients.map(lambda _: asked_as_a_model(front), range(400)))
+        assert {status for status, _, _ in replies} == {200, 503}
+        refused = [(headers, body) for status, headers, body in replies if status == 503]
+        assert all(headers["retry-after"] for headers, _ in refused)
+        assert sum(body == TOLD for _, body in refused) > len(refused) / 2, "most were refused by HAProxy"
+        time.sleep(TRUSTED_MS / 1000)
+        status, headers, _ = asked_as_a_model(front)
+        assert status == 200 and "x-room" not in headers
+    finally:
+        os.killpg(running.pid, signal.SIGTERM)
+        running.wait(90)
+
+
+def asked_as_a_model(front: Front) -> tuple[int, dict[str, str], Any]:
+    line = http.client.HTTPConnection("127.0.0.1", front.port, timeout=60)
+    try:
+        line.request("POST", f"/models/{MODEL}", b'{"inputs": "w5 w6 w7"}', {"content-type": "application/json"})
+        reply = line.getresponse()
+        headers, body = {name.lower(): value for name, value in reply.getheaders()}, reply.read()
+        return reply.status, headers, json.loads(body) if "json" in headers["content-type"] else body
+    finally:
+        line.close()
+
+
+def wait_for(front: Front, running: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        assert running.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
+        try:
+            if asked_as_a_model(front)[0] == 200:
+                return
+        except (OSError, http.client.HTTPException):
+            pass
+        time.sleep(0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,15 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.serve._private.common import RequestProtocol
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
-from ray.serve.config import HTTPOptions
+from ray.serve.config import HTTPOptions, gRPCOptions
 
-from regraft.cluster.haproxy import HEAD_S, HELD_MS, TOLD, TRUSTED_MS, haproxy, with_room
+from regraft.cluster.haproxy import ARRIVES_S, HELD_MS, TOLD, TRUSTED_MS, haproxy, with_room
 from unit.endpoint.shop import Shop
 from workers import free_port
 
 MODEL = "text-classification"
-APPLICATION = "http-regraft"
+APPLICATION, OTHER = "http-regraft", "http-other"
+ROOM = "x-regraft-room"
 
 
 class Replica(ThreadingHTTPServer):
@@ -39,6 +42,9 @@ class Replica(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.room: str | None = None
         self.asked = 0
+        self.holds = threading.Event()
+        """Clear while what is asked is not answered."""
+        self.holds.set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -52,13 +58,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.asked += 1
         self.rfile.read(int(self.headers["content-length"]))
+        self.server.holds.wait(20)
         self._answer()
 
     def _answer(self) -> None:
         self.send_response(200)
         self.send_header("content-length", "2")
         if self.server.room is not None:
-            self.send_header("x-room", self.server.room)
+            self.send_header(ROOM, self.server.room)
         self.end_headers()
         self.wfile.write(b"{}")
 
@@ -66,10 +73,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def configuration(folder: Path, port: int, replicas: list[int]) -> Path:
-    """What Ray Serve writes for one application at /."""
+def configuration(folder: Path, port: int, replicas: list[int], *, grpc: bool = False) -> Path:
+    """What Ray Serve writes for an application at / and another at /other, of the same replicas."""
     written = folder / "haproxy.cfg"
+    functions = ["ray.serve.generated.serve_pb2_grpc.add_UserDefinedServiceServicer_to_server"]
     config = HAProxyConfig(
+        grpc_options=gRPCOptions(port=free_port(), grpc_servicer_functions=functions if grpc else []),
         http_options=HTTPOptions(host="127.0.0.1", port=port, keep_alive_timeout_s=30),
         socket_path=str(folder / "admin.sock"),
         metrics_port=free_port(),
@@ -80,9 +89,23 @@ def configuration(folder: Path, port: int, replicas: list[int]) -> Path:
         has_received_servers=True,
     )
     servers = [ServerConfig(f"replica-{number}", "127.0.0.1", one) for number, one in enumerate(replicas)]
-    backend = BackendConfig(name=APPLICATION, path_prefix="/", app_name="regraft", servers=servers)
-    HAProxyApi(config, {APPLICATION: backend}, config_file_path=str(written))._generate_config_file_internal()
+    backends = {
+        APPLICATION: BackendConfig(name=APPLICATION, path_prefix="/", app_name="regraft", servers=servers),
+        OTHER: BackendConfig(name=OTHER, path_prefix="/other", app_name="other", servers=servers),
+    }
+    if grpc:
+        kind = RequestProtocol.GRPC
+        backends["grpc-regraft"] = BackendConfig(
+            "grpc-regraft", "/", app_name="regraft", servers=servers, protocol=kind
+        )
+    HAProxyApi(config, backends, config_file_path=str(written))._generate_config_file_internal()
     return written
+
+
+def checked(written: Path) -> subprocess.CompletedProcess[str]:
+    """What the command says of a configuration."""
+    command = [sys.executable, "-m", "regraft.cluster.haproxy", "-c", "-f", str(written)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 class Front:
@@ -91,10 +114,12 @@ class Front:
     def __init__(self, port: int, replicas: list[Replica]) -> None:
         self.port, self.replicas = port, replicas
 
-    def ask(self, method: str = "POST", path: str = "/models/a") -> tuple[int, dict[str, str], Any]:
+    def ask(
+        self, method: str = "POST", path: str = "/models/a", body: bytes = b"{}"
+    ) -> tuple[int, dict[str, str], Any]:
         line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            line.request(method, path, b"{}" if method == "POST" else None)
+            line.request(method, path, body if method == "POST" else None)
             reply = line.getresponse()
             return reply.status, {name.lower(): value for name, value in reply.getheaders()}, json.loads(reply.read())
         finally:
@@ -121,9 +146,12 @@ def front(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Front]:
         running = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 30
-        while (tmp_path / "log").read_text().count("/replica-") < len(replicas):  # as many told to be up
+        while (tmp_path / "log").read_text().count("/replica-") < 2 * len(replicas):  # as many told to be up
             assert running.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.05)
+        assert str(written).encode() in Path(f"/proc/{running.pid}/cmdline").read_bytes().split(b"\0"), (
+            "Ray looks for it"
+        )
         yield Front(port, replicas)
     finally:
         running.kill()
@@ -137,7 +165,7 @@ def test_what_replicas_have_room_for_passes_and_their_word_of_it_stays_inside(fr
     front.tell("5")
     for _ in range(10):  # each answer tells of room anew
         status, headers, _ = front.ask()
-        assert status == 200 and "x-room" not in headers
+        assert status == 200 and ROOM not in headers
     assert front.asked == 11
 
 
@@ -151,14 +179,39 @@ def test_what_has_no_room_reaches_no_replica(front: Front) -> None:
     assert took >= HELD_MS / 1000, "who comes again at once is slowed down"
     assert front.asked == asked
     assert front.ask("GET", "/models")[0] == 200
+    assert front.ask(path="/other/models/a")[0] == 200, "another application has room of its own"
+
+
+def test_a_sender_of_a_large_body_is_told_too(front: Front) -> None:
+    front.tell("0")
+    status, headers, body = front.ask(body=b"x" * (5 << 20))
+    assert (status, headers["retry-after"], body) == (503, "1", TOLD)
+
+
+def test_what_asks_no_model_or_is_told_of_no_room_takes_none(front: Front) -> None:
+    front.tell("1")
+    for replica in front.replicas:
+        replica.room = None
+    for path in ("/x", "/healthz", "/models/a"):
+        assert [front.ask(path=path)[0] for _ in range(5)] == [200] * 5
 
 
 def test_room_is_counted_down_until_an_answer_tells_anew(front: Front) -> None:
     front.tell("2")
-    for replica in front.replicas:
-        replica.room = None
     room = 2 * len(front.replicas)
-    assert [front.ask()[0] for _ in range(room + 2)] == [200] * room + [503] * 2
+    for replica in front.replicas:
+        replica.holds.clear()
+    with ThreadPoolExecutor(room) as clients:
+        held = [clients.submit(front.ask) for _ in range(room)]
+        deadline = time.monotonic() + 10
+        while front.asked < 1 + room:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert front.ask()[0] == 503
+        for replica in front.replicas:
+            replica.holds.set()
+        assert [one.result()[0] for one in held] == [200] * room
+    assert front.ask()[0] == 200
 
 
 def test_replicas_that_tell_nothing_for_a_while_are_asked_again(front: Front) -> None:
@@ -171,19 +224,41 @@ def test_replicas_that_tell_nothing_for_a_while_are_asked_again(front: Front) ->
 
 
 @pytest.mark.slow
-def test_who_never_ends_a_head_is_hung_up_on(front: Front) -> None:
-    with socket.create_connection(("127.0.0.1", front.port), timeout=HEAD_S + 10) as line:
-        line.sendall(b"POST /models/a HTTP/1.1\r\nHost: localhost\r\n")
+@pytest.mark.parametrize("sent", [b"", b"Content-Length: 100\r\n\r\nhalf"], ids=["head", "body"])
+def test_who_sends_slowly_takes_no_room_and_is_hung_up_on(front: Front, sent: bytes) -> None:
+    front.tell("2")
+    lines = [socket.create_connection(("127.0.0.1", front.port), timeout=ARRIVES_S + 10) for _ in range(20)]
+    try:
+        for line in lines:
+            line.sendall(b"POST /models/a HTTP/1.1\r\nHost: localhost\r\n" + sent)
         began = time.monotonic()
-        assert b" 408 " in line.recv(1000)
-        assert time.monotonic() - began < HEAD_S + 5
-    assert front.asked == 0
+        assert front.ask()[0] == 200
+        assert b" 408 " in lines[-1].recv(1000)
+        assert time.monotonic() - began < ARRIVES_S + 5
+    finally:
+        for line in lines:
+            line.close()
+    assert front.asked == 2
 
 
-def test_another_configuration_stays_as_it_is(tmp_path: Path) -> None:
-    none = configuration(tmp_path, 8000, []).read_text().replace(f"use_backend {APPLICATION}", "use_backend elsewhere")
-    assert with_room(none) == none
-    assert with_room("") == ""
+def test_the_rules_are_added_once_and_only_where_they_have_a_place(tmp_path: Path) -> None:
+    plain = configuration(tmp_path, 8000, [8001]).read_text()
+    ours = with_room(plain)
+    assert ours != plain and with_room(ours) == ours
+    assert ours.count("tarpit deny_status") == 2, "each application has its own"
+    elsewhere = plain.replace("frontend http_frontend", "frontend another")
+    assert with_room(elsewhere) == elsewhere
+
+
+@pytest.mark.parametrize("grpc", [False, True], ids=["http", "http and grpc"])
+def test_haproxy_takes_the_rules(tmp_path: Path, grpc: bool) -> None:
+    written = configuration(tmp_path, free_port(), [free_port()], grpc=grpc)
+    assert ("proto h2" in written.read_text()) == grpc
+    said = checked(written)
+    assert said.returncode == 0, said.stderr
+    assert "tarpit" in written.read_text()
+    shutil.copy(written, tmp_path / "again")
+    assert checked(tmp_path / "again").returncode == 0
 
 
 def test_the_command_does_not_become_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +292,7 @@ def test_an_endpoint_behind_haproxy_refuses_there(tmp_path: Path) -> None:
         assert sum(body == TOLD for _, body in refused) > len(refused) / 2, "most were refused by HAProxy"
         time.sleep(TRUSTED_MS / 1000)
         status, headers, _ = asked_as_a_model(front)
-        assert status == 200 and "x-room" not in headers
+        assert status == 200 and ROOM not in headers
     finally:
         os.killpg(running.pid, signal.SIGTERM)
         running.wait(90)

@@ -218,7 +218,12 @@ def test_nothing_fails_while_everything_is_changed(shop: Shop, on_ray: None) -> 
         mark("a failing update")
         with pytest.raises(ClusterError):
             deploy(spec_of(shop, port, models=[f"{MODEL}@{newest}"]))
+        with pytest.raises(ClusterError):
+            deploy(spec_of(shop, port, models=[f"{MODEL}@soon"]))
         time.sleep(2)
+        mark("what failed, again")
+        shop.registry.promote(MODEL, "v1", "soon")
+        deploy(spec_of(shop, port, models=[f"{MODEL}@soon"]))
         mark("end")
     ends = [at for _, at in marks[1:]]
     for (what, at), end in zip(marks, ends, strict=False):
@@ -255,7 +260,7 @@ def test_replicas_are_replaced_when_they_would_do_something_else(shop: Shop, tmp
     assert version() != first
 
 
-def test_a_first_request_waits_for_no_report_and_serve_warns_of_nothing(shop: Shop) -> None:
+def test_a_first_request_waits_for_no_report(shop: Shop) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         made = application(spec_of(shop, 8000, scaling={"min_replicas": 0, "up_seconds": 0}))

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -46,7 +47,7 @@ TRIES = 2
 """How often a replica that cannot open its models is begun before the update is given up."""
 METRICS_S = 1.0
 """How often proxies and replicas tell how much there is to do: Serve's own 10 s let the first request to an endpoint
-without replicas wait for so long before one is begun."""
+without replicas wait for so long before one is begun. Serve says that variables will replace it."""
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
 _log = logging.getLogger(__name__)
@@ -133,8 +134,8 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     return application(spec)
 
 
-def application(spec: ServeSpec) -> serve.Application:
-    """The deployment of a spec."""
+def application(spec: ServeSpec, *, anew: bool = False) -> serve.Application:
+    """The deployment of a spec; `anew` replaces replicas that are as they should be, too."""
     scaling, replica, limits = spec.scaling, spec.replica, spec.limits
     gpus = (1.0 if ray.cluster_resources().get("GPU") else 0.0) if replica.gpus == "auto" else replica.gpus
     options: dict[str, Any] = {"num_cpus": replica.cpus, "num_gpus": gpus}
@@ -159,15 +160,17 @@ def application(spec: ServeSpec) -> serve.Application:
     document = spec.model_dump(mode="json", exclude={"scaling", "host", "port", "proxy"})
     asked = not spec.open_to_all and Keys.found(spec.keys).asked
     # Serve takes every deployment for new code, and would replace all replicas where only their number changes.
-    made = deployment.options(version=_code_of(document, asked, spec.plugins), _internal=True)
-    return made.bind(document, asked=asked)
+    version = secrets.token_hex(16) if anew else _code_of(document, asked, spec.plugins)
+    return deployment.options(version=version, _internal=True).bind(document, asked=asked)
 
 
 def _code_of(document: Mapping[str, Any], asked: bool, plugins: Sequence[str]) -> str:
-    """The same for what replicas would do alike: what they are told, this version, and the plugins' code."""
-    digest = hashlib.sha256(json.dumps([VERSION, document, asked], sort_keys=True).encode())
-    for path in sorted(path for folder in plugins for path in Path(folder).rglob("*.py")):
-        digest.update(f"{path}\n".encode() + path.read_bytes())
+    """The same for what replicas would do alike: what they are told, and this code, torch's and the plugins'."""
+    digest = hashlib.sha256(json.dumps([VERSION, torch.__version__, document, asked], sort_keys=True).encode())
+    for folder in (Path(__file__).parents[1], *map(Path, plugins)):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.parent.name != "__pycache__":
+                digest.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -217,8 +220,11 @@ def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
 def deploy(spec: ServeSpec) -> None:
     """Bring the application up, or to this spec; ClusterError says why not."""
     logs = LoggingConfig(enable_access_log=False, log_level="WARNING")
+    # Serve tries no version twice: what failed while the store was away would never come up.
+    known = serve.status().applications.get(NAME)
+    anew = known is not None and known.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
     try:
-        serve.run(application(spec), name=NAME, route_prefix="/", logging_config=logs)
+        serve.run(application(spec, anew=anew), name=NAME, route_prefix="/", logging_config=logs)
     except Exception as error:
         raise ClusterError(_why(error), where="Ray Serve") from error
 
@@ -237,8 +243,12 @@ def _ask_for_haproxy() -> None:
     """For a Ray that is started here: a cluster that runs has its own variables."""
     if os.environ.get(HAPROXY) != "1":
         raise AskedWrong(f"haproxy needs {HAPROXY}=1 in the environment of the cluster and of this command", "proxy")
-    if haproxy.VARIABLE not in os.environ and (command := haproxy.installed()):
+    if haproxy.VARIABLE in os.environ:
+        return
+    if command := haproxy.installed():
         os.environ[haproxy.VARIABLE] = command
+    else:
+        _log.warning("%s is not installed beside Python: replicas refuse what is too much themselves", haproxy.COMMAND)
 
 
 def _why(error: Exception) -> str:

@@ -45,6 +45,7 @@ _MOST_TOLD = 64
 READERS = 8
 """Bodies that may be on their way, for each request that may be answered at once: who sends slowly takes up little."""
 _MOST_KNOWN = 4096
+_STRANGERS = {401, 403}
 _CLOSING = {408, 413}
 """After these the rest of a body may still be on its way: the connection ends."""
 
@@ -188,8 +189,12 @@ class Endpoint:
         return self._with_room(response)
 
     def _with_room(self, response: Response) -> Response:
-        """Tell how many requests more would be held: what stands before replicas then refuses in their place."""
-        response.headers["x-room"] = str(max(0, self._spec.limits.queue - self._holds))
+        """Tell how many requests more would be held: what stands before replicas then refuses in their place.
+
+        Not whom no key lets in: they could keep up the word that there is no room.
+        """
+        if response.status_code not in _STRANGERS:
+            response.headers["x-regraft-room"] = str(max(0, self._spec.limits.queue - self._holds))
         return response
 
     async def _answered(self, request: Request, seen: _Seen) -> Response:

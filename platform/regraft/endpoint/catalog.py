@@ -6,6 +6,7 @@ is opened first, and until it is open the old one answers: a promotion of someth
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -85,12 +86,14 @@ class Catalog:
         error of the first when none could be opened.
         """
         self.look()
+        for name in self._named:
+            self._known(name)
+        for name in self._named:  # before the models themselves, which are then the last to be let go of
+            for alias in self._aliases(name, self._shelf[name]):
+                self._warmed(name, alias)
         errors = [error for name in self._named if (error := self._warmed(name, BARE))]
         if errors and len(errors) == len(self._named) and not self._every:
             raise errors[0]
-        for name in self._named:
-            for alias in self._aliases(name, self._shelf[name]):
-                self._warmed(name, alias)
         self._thread.start()
 
     def close(self) -> None:
@@ -249,13 +252,18 @@ class Catalog:
         whole = sum(share for _, share in good)
         return tuple((version, share / whole) for version, share in good), errors
 
+    def _known(self, model: str) -> None:
+        """NotThere, which names those that are, for a model that does not exist."""
+        with contextlib.suppress(NotThere):  # of a reference that does not
+            self.find(model, BARE, self._there)
+        if model not in self._shelf:
+            raise names.unknown("model", model, self._there, self._url)
+
     def _warmed(self, model: str, ref: str) -> Exception | None:
         """Open what a named model answers by; what is wrong with it when nothing of it opens."""
         try:
             self.find(model, ref, self._there)
         except NotThere as error:
-            if model not in self._shelf:
-                raise
             return error
         route = self._routes[model, ref]
         opened, errors = self._opened(model, route.wanted)

@@ -18,13 +18,12 @@ from regraft.contracts import Batch, Task
 from regraft.serving.passes import batch_of
 from regraft.serving.probes import probes
 from regraft.serving.resident import Frame
+from regraft.serving.sharing import AGREES
 from regraft.trunk.tape import tensors_in
 
 log = logging.getLogger(__name__)
 
 Change = Callable[[Tensor], Tensor]
-_AGREES = {torch.float32: 1e-5, torch.bfloat16: 0.1}
-"""Relative to the largest value: other sizes are added up in another order."""
 
 
 def compute_first_alone(frame: Frame) -> bool:
@@ -54,7 +53,7 @@ def _settled(frame: Frame, layer: nn.Module, batch: Batch, plain: Sequence[Tenso
     """The layer changed for good, unless the outputs are then others."""
     hook, kept = _changing(layer, _first), False
     try:
-        kept = _within(_outputs(frame, batch), plain, _AGREES[frame.weights.dtype])
+        kept = _within(_outputs(frame, batch), plain, AGREES[frame.weights.dtype])
     finally:
         if not kept:
             hook.remove()

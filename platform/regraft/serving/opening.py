@@ -174,8 +174,7 @@ class Opener:
         """A frame that shares nothing is spared, once, what its head does not read."""
         if frame not in self._tried:
             self._tried.add(frame)
-            with self._guard:
-                compute_first_alone(frame)
+            compute_first_alone(frame)  # unguarded: it was made a moment ago and answers nobody yet
 
     def _tail(self, frame: Frame) -> Tail:
         """The frame's tail, found once; NotCut, once and for all, when it has none."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,7 +74,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def configuration(folder: Path, port: int, replicas: list[int], *, grpc: bool = False) -> Path:
+def configuration(
+    folder: Path, port: int, replicas: list[int], *, metrics: int | None = None, grpc: bool = False
+) -> Path:
     """What Ray Serve writes for an application at / and another at /other, of the same replicas."""
     written = folder / "haproxy.cfg"
     functions = ["ray.serve.generated.serve_pb2_grpc.add_UserDefinedServiceServicer_to_server"]
@@ -81,7 +84,7 @@ def configuration(folder: Path, port: int, replicas: list[int], *, grpc: bool = 
         grpc_options=gRPCOptions(port=free_port(), grpc_servicer_functions=functions if grpc else []),
         http_options=HTTPOptions(host="127.0.0.1", port=port, keep_alive_timeout_s=30),
         socket_path=str(folder / "admin.sock"),
-        metrics_port=free_port(),
+        metrics_port=metrics or free_port(),
         metrics_socket_path=str(folder / "metrics.sock"),
         server_state_base=str(folder),
         server_state_file=str(folder / "state"),
@@ -111,8 +114,8 @@ def checked(written: Path) -> subprocess.CompletedProcess[str]:
 class Front:
     """HAProxy before replicas."""
 
-    def __init__(self, port: int, replicas: list[Replica]) -> None:
-        self.port, self.replicas = port, replicas
+    def __init__(self, port: int, replicas: list[Replica], metrics: int = 0) -> None:
+        self.port, self.replicas, self.metrics = port, replicas, metrics
 
     def ask(
         self, method: str = "POST", path: str = "/models/a", body: bytes = b"{}"
@@ -131,6 +134,13 @@ class Front:
             replica.room = room
         assert self.ask()[0] == 200
 
+    def refused(self) -> int:
+        """As HAProxy's own figures tell it."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        mark = f'haproxy_backend_requests_denied_total{{proxy="{APPLICATION}"}} '
+        return next(int(line.removeprefix(mark)) for line in lines if line.startswith(mark))
+
     @property
     def asked(self) -> int:
         return sum(replica.asked for replica in self.replicas)
@@ -139,8 +149,8 @@ class Front:
 @pytest.fixture(params=[1, 2], ids=["one replica", "two replicas"])
 def front(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Front]:
     replicas = [Replica() for _ in range(request.param)]
-    port = free_port()
-    written = configuration(tmp_path, port, [one.server_port for one in replicas])
+    port, metrics = free_port(), free_port()
+    written = configuration(tmp_path, port, [one.server_port for one in replicas], metrics=metrics)
     command = [sys.executable, "-m", "regraft.cluster.haproxy", "-db", "-f", str(written)]
     with (tmp_path / "log").open("wb") as log:
         running = subprocess.Popen(command, stdout=log, stderr=log)
@@ -152,7 +162,7 @@ def front(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Front]:
         assert str(written).encode() in Path(f"/proc/{running.pid}/cmdline").read_bytes().split(b"\0"), (
             "Ray looks for it"
         )
-        yield Front(port, replicas)
+        yield Front(port, replicas, metrics)
     finally:
         running.kill()
         running.wait()
@@ -177,7 +187,7 @@ def test_what_has_no_room_reaches_no_replica(front: Front) -> None:
     assert (status, headers["retry-after"], body) == (503, "1", TOLD)
     assert headers["content-type"] == "application/json"
     assert took >= HELD_MS / 1000, "who comes again at once is slowed down"
-    assert front.asked == asked
+    assert front.asked == asked and front.refused() == 1
     assert front.ask("GET", "/models")[0] == 200
     assert front.ask(path="/other/models/a")[0] == 200, "another application has room of its own"
 

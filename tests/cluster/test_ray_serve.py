@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -258,6 +260,16 @@ def test_replicas_are_replaced_when_they_would_do_something_else(shop: Shop, tmp
     assert version(limits={"queue": 7}) != first
     plugin.write_text("A = 2\n")
     assert version() != first
+
+
+def test_a_replica_that_is_ready_looks_for_garbage_among_little() -> None:
+    told = "gc.get_freeze_count(), len(gc.get_objects())"
+    code = f"import gc; from regraft.cluster.serve import settle; settle(); print({told})"
+    environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=True).stdout
+    frozen, left = map(int, said.split()[-2:])
+    assert frozen > 100_000 > 10 * left
 
 
 def test_a_first_request_waits_for_no_report(shop: Shop) -> None:

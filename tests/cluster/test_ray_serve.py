@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -241,8 +242,12 @@ def replicas() -> int:
 
 def pids() -> set[int]:
     """Of the replicas."""
-    mine = psutil.Process().children(recursive=True)
-    return {one.pid for one in mine if "ServeReplica" in " ".join(one.cmdline())}
+    found = set()
+    for one in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that ends meanwhile
+            if "ServeReplica" in " ".join(one.cmdline()):
+                found.add(one.pid)
+    return found
 
 
 def test_replicas_are_replaced_when_they_would_do_something_else(shop: Shop, tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ class Catalog:
         if shelf is None:
             raise names.unknown("model", model, self.models() if known is None else known, self._url)
         refs = [*self._aliases(model, shelf), *shelf.versions]
-        raise names.unknown(f"{model}: version or alias", ref, refs, self._url)
+        wanted = self._named.get(model, LATEST) if ref == BARE else ref
+        raise names.unknown(f"{model}: version or alias", wanted, refs, self._url)
 
     def relied_on(self, model: str, ref: str) -> None:
         """An answer was given under this name: from now on it moves only to what is open."""

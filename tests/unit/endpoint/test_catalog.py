@@ -228,7 +228,7 @@ def test_a_share_whose_version_does_not_open_goes_to_the_others(own: Shop) -> No
 def test_what_cannot_be_opened_at_all_is_told_at_once(own: Shop) -> None:
     with pytest.raises(Damaged):
         catalog(own, Counted(frozenset({"v1"})), models=[MODEL]).start()
-    with pytest.raises(NotThere, match="there are v1"):
+    with pytest.raises(NotThere, match="'live' does not exist; there are v1"):
         catalog(own, Counted(), models=[f"{MODEL}@live"]).start()
     with pytest.raises(NotThere, match="did you mean"):
         catalog(own, Counted(), models=["text-clasification"]).start()

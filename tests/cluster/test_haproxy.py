@@ -24,7 +24,7 @@ from ray.serve._private.common import RequestProtocol
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions, gRPCOptions
 
-from regraft.cluster.haproxy import ARRIVES_S, HELD_MS, TOLD, TRUSTED_MS, haproxy, with_room
+from regraft.cluster.haproxy import ARRIVES_S, FULL, HELD_MS, TRUSTED_MS, haproxy, with_room
 from unit.endpoint.shop import Shop
 from workers import free_port
 
@@ -184,7 +184,7 @@ def test_what_has_no_room_reaches_no_replica(front: Front) -> None:
     asked, began = front.asked, time.monotonic()
     status, headers, body = front.ask()
     took = time.monotonic() - began
-    assert (status, headers["retry-after"], body) == (503, "1", TOLD)
+    assert (status, headers["retry-after"], body) == (503, "1", FULL.document())
     assert headers["content-type"] == "application/json"
     assert took >= HELD_MS / 1000, "who comes again at once is slowed down"
     assert front.asked == asked and front.refused() == 1
@@ -195,7 +195,7 @@ def test_what_has_no_room_reaches_no_replica(front: Front) -> None:
 def test_a_sender_of_a_large_body_is_told_too(front: Front) -> None:
     front.tell("0")
     status, headers, body = front.ask(body=b"x" * (5 << 20))
-    assert (status, headers["retry-after"], body) == (503, "1", TOLD)
+    assert (status, headers["retry-after"], body) == (503, "1", FULL.document())
 
 
 def test_what_asks_no_model_or_is_told_of_no_room_takes_none(front: Front) -> None:
@@ -299,7 +299,7 @@ def test_an_endpoint_behind_haproxy_refuses_there(tmp_path: Path) -> None:
         assert {status for status, _, _ in replies} == {200, 503}
         refused = [(headers, body) for status, headers, body in replies if status == 503]
         assert all(headers["retry-after"] for headers, _ in refused)
-        assert sum(body == TOLD for _, body in refused) > len(refused) / 2, "most were refused by HAProxy"
+        assert sum(body == FULL.document() for _, body in refused) > len(refused) / 2, "most were refused by HAProxy"
         time.sleep(TRUSTED_MS / 1000)
         status, headers, _ = asked_as_a_model(front)
         assert status == 200 and ROOM not in headers

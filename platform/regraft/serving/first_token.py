@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from regraft.contracts import Batch, Task
 from regraft.serving.passes import batch_of
@@ -68,7 +69,7 @@ def _behind_attention(frame: Frame) -> nn.Module | None:
         return None
 
 
-def _changing(layer: nn.Module, change: Change) -> Any:
+def _changing(layer: nn.Module, change: Change) -> RemovableHandle:
     """A hook that changes the states before the layer; ValueError in it where the layer is another one than BERT's."""
 
     def changed(_: nn.Module, given: tuple[Any, ...]) -> tuple[Tensor, ...]:

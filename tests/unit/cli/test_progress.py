@@ -65,6 +65,7 @@ def test_a_run_that_starts_again_after_lost_workers_goes_on(screen: Screen) -> N
     with Live(screen) as progress:
         for event in (*EVENTS, *EVENTS):
             progress(event)
+    assert plain(shown(screen)).count("step 2  epoch 1  accuracy 0.8000") == 2
 
 
 def test_step_lines_of_a_log_are_seconds_apart(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from seen import Look
+from support.browser import Look
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported

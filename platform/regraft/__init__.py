@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from regraft.release import VERSION
+from regraft.version import VERSION
 
 if TYPE_CHECKING:
     from regraft.contracts import Progress, Source
     from regraft.evaluation.evaluate import Evaluated
-    from regraft.search.closing import SearchOutcome
-    from regraft.serving.bulk import Written
+    from regraft.serving.batch.session import Written
     from regraft.serving.predictor import Predictor
-    from regraft.spec import RunSpec
-    from regraft.training.session import Outcome
+    from regraft.spec.run import RunSpec
+    from regraft.training.registration import Outcome
+    from regraft.tuning.driver.finish import SearchOutcome
 
 __all__ = ["__version__", "evaluate", "load", "predict", "search", "train"]
 
@@ -66,14 +66,15 @@ def search(
     of `search.trials` or `search.seconds` goes on where it stood.
     Raises SpecError with all problems at once, before anything starts.
     """
-    from regraft.search.points import check_search, decides_plainly, one_suffices
+    from regraft.tuning.space import decides_plainly, one_suffices
+    from regraft.tuning.validate import check_search
 
     spec = _resolved(spec, overrides)
     check_search(spec)  # before Ray and the libraries of models are read from disk
     if spec.compute.workers == 0 or (not _on_ray(address) and one_suffices(spec)):
         # In this process: no Ray is started, and none is read from disk where Tune decides nothing.
         if decides_plainly(spec):
-            from regraft.search.here import search_here
+            from regraft.tuning.driver.local_worker import search_here
         else:
             from regraft.cluster.search import search_here
 
@@ -81,7 +82,7 @@ def search(
     from regraft.cluster.connect import connected, reading
 
     # Ray starts while the libraries of models are read.
-    with reading("regraft.search.drive") as read, connected(address):
+    with reading("regraft.tuning.session") as read, connected(address):
         read()
         from regraft.cluster.search import search as search_on_ray
 
@@ -96,7 +97,7 @@ def _on_ray(address: str | None) -> bool:
 
 def _resolved(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Mapping[str, object] | None) -> RunSpec:
     """A spec in any form that it may have."""
-    from regraft.spec import RunSpec
+    from regraft.spec.run import RunSpec
 
     if isinstance(spec, str | Path):
         return RunSpec.load(Path(spec), overrides=overrides)
@@ -110,7 +111,7 @@ def load(reference: str, *, store: str | None = None, plugins: Sequence[str | Pa
 
     `reference` is a name with an optional @version or @alias. `store` is the folder or s3:// URL that holds it; when
     None, REGRAFT_STORE, else ./regraft-store. `plugins` are the folders of your own tasks and methods that it needs.
-    Raises NotThere with the nearest match.
+    Raises NotFound with the nearest match.
     """
     from regraft.serving.predictor import Predictor
 
@@ -144,7 +145,7 @@ def evaluate(
     allow; `worst` rows are shown.
     """
     from regraft.evaluation.evaluate import evaluate as run
-    from regraft.evaluation.wishes import Wishes
+    from regraft.evaluation.options import Wishes
     from regraft.store.objects import open_store
 
     wishes = Wishes(dict(columns or {}), format, bad_rows, resamples, seconds, worst, against)
@@ -189,8 +190,8 @@ def predict(
     goes on after a crash; `fresh` begins anew and replaces `output`.
     """
     from regraft.contracts import Source
-    from regraft.serving.bulk import Request, predict_here
-    from regraft.serving.intake import source_named
+    from regraft.serving.batch.input_blocks import source_named
+    from regraft.serving.batch.session import Request, predict_here
 
     request = Request(
         model=str(model),

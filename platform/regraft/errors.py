@@ -1,17 +1,17 @@
 """What can go wrong, as one tree; every message says what was written, what is allowed, what to do.
 
 RegraftError                     exit code 1
-├── AskedWrong                   exit code 2: the request itself is wrong, nothing was started
+├── RequestError                 exit code 2: the request itself is wrong, nothing was started
 │   ├── SpecError                one or more problems of a spec, all at once
 │   ├── UnknownPlugin            a task, method, loss or source that does not exist
 │   ├── DataError                rows that cannot be read or do not fit the task
 │   ├── BaseError                a base that is not there, not safetensors, or holds code
 │   │   └── WrongBase            a delta that belongs to another base
-│   ├── NotThere                 a model, version, alias or run that does not exist
+│   ├── NotFound                 a model, version, alias or run that does not exist
 │   └── Unsupported              a combination that no implementation covers
 ├── StoreError                   the store cannot be reached, read or written
-│   ├── Denied                   wrong or missing credentials, or no permission
-│   ├── Lost                     a compare-and-swap or put-if-absent that somebody else won
+│   ├── PermissionDenied         wrong or missing credentials, or no permission
+│   ├── Conflict                 a compare-and-swap or put-if-absent that somebody else won
 │   ├── Damaged                  stored bytes that do not match their manifest
 │   └── LeaseHeld                another driver holds the run
 ├── RunError                     training began and could not go on
@@ -19,8 +19,8 @@ RegraftError                     exit code 1
 │   ├── Stopped                  somebody asked it to stop; the same command continues it
 │   └── ClusterError             Ray could not start, or lost its workers
 └── NotNow                       a server that could not answer this time
-    ├── Full                     more is asked than it can answer: come back after `retry_after` seconds
-    └── Overdue                  nobody waits for the answer any more
+    ├── Overloaded               more is asked than it can answer: come back after `retry_after` seconds
+    └── DeadlineExceeded         nobody waits for the answer any more
 
 Every error crosses process boundaries: arguments go to `super().__init__(*args)` unchanged and the text is
 made in `__str__`, so that pickling rebuilds the same error.
@@ -50,13 +50,13 @@ class RegraftError(Exception):
         return f"{self.where}: {self.message}" if self.where else self.message
 
 
-class AskedWrong(RegraftError):
+class RequestError(RegraftError):
     """The request is wrong; nothing was started."""
 
     exit_code = 2
 
 
-class SpecError(AskedWrong):
+class SpecError(RequestError):
     """All problems of a spec at once: `SpecError(("training.lr: ...", "method: ..."), where)`."""
 
     def __init__(self, problems: tuple[str, ...], where: str = "") -> None:
@@ -73,15 +73,15 @@ class SpecError(AskedWrong):
         return f"{head}{len(self.problems)} problems:{lines}"
 
 
-class UnknownPlugin(AskedWrong):
+class UnknownPlugin(RequestError):
     """A task, method, loss or source that does not exist."""
 
 
-class DataError(AskedWrong):
+class DataError(RequestError):
     """Rows that cannot be read or do not fit the task; `where` is file:row."""
 
 
-class BaseError(AskedWrong):
+class BaseError(RequestError):
     """A base that is not there, is not safetensors, or would run code."""
 
 
@@ -89,11 +89,11 @@ class WrongBase(BaseError):
     """A delta that was made on another base than the one given."""
 
 
-class NotThere(AskedWrong):
+class NotFound(RequestError):
     """A model, version, alias or run that does not exist."""
 
 
-class Unsupported(AskedWrong):
+class Unsupported(RequestError):
     """A combination that no implementation covers."""
 
 
@@ -101,11 +101,11 @@ class StoreError(RegraftError):
     """The store cannot be reached, read or written."""
 
 
-class Denied(StoreError):
+class PermissionDenied(StoreError):
     """Wrong or missing credentials, or no permission."""
 
 
-class Lost(StoreError):
+class Conflict(StoreError):
     """Somebody else wrote first: a put-if-absent or compare-and-swap that did not apply."""
 
 
@@ -137,7 +137,7 @@ class NotNow(RegraftError):
     """A server could not answer this time; the same request may well be answered later."""
 
 
-class Full(NotNow):
+class Overloaded(NotNow):
     """More is asked than can be answered; `retry_after` says in how many seconds there should be room again."""
 
     def __init__(self, message: str, where: str = "", retry_after: float = 1.0) -> None:
@@ -147,5 +147,5 @@ class Full(NotNow):
         self.retry_after = retry_after
 
 
-class Overdue(NotNow):
+class DeadlineExceeded(NotNow):
     """The time that was given for the answer is over: it was not computed."""

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
-from regraft.errors import AskedWrong, UnknownPlugin
+from regraft.errors import RequestError, UnknownPlugin
 
 PACKAGES = {
     "tasks": "regraft.tasks",
@@ -100,7 +100,7 @@ def add_folder(folder: Path) -> None:
     folder = folder.resolve()
     if not any((folder / family).is_dir() for family in PACKAGES):
         wanted = ", ".join(f"{family}/" for family in PACKAGES)
-        raise AskedWrong(f"{folder} is no plugin folder: it holds none of {wanted}", where="plugins")
+        raise RequestError(f"{folder} is no plugin folder: it holds none of {wanted}", where="plugins")
     if folder not in _folders:
         _folders.append(folder)
 
@@ -114,7 +114,7 @@ def _members(family: str) -> dict[str, Path | None]:
         for name, path in _keys(folder / family).items():
             if members.get(name, path) != path:
                 other = members[name] or f"the platform's own {name}"
-                raise AskedWrong(f"{path} and {other} have the same name: rename the file", where="plugins")
+                raise RequestError(f"{path} and {other} have the same name: rename the file", where="plugins")
             members[name] = path
     return members
 
@@ -134,14 +134,14 @@ def _load(path: Path | None, family: str, key: str) -> ModuleType:
         return sys.modules[name]
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
-        raise AskedWrong(f"{path} cannot be loaded as Python", where="plugins")
+        raise RequestError(f"{path} cannot be loaded as Python", where="plugins")
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     try:
         found.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise AskedWrong(f"loading {path} failed: {type(error).__name__}: {error}", where="plugins") from error
+        raise RequestError(f"loading {path} failed: {type(error).__name__}: {error}", where="plugins") from error
     return module
 
 

@@ -35,8 +35,8 @@ from serve import NAME, mixed, model_folder
 
 from regraft.cluster import serve as endpoint
 from regraft.cluster.connect import start
-from regraft.endpoint.serve_spec import ServeSpec
 from regraft.errors import ClusterError
+from regraft.spec.serve import ServeSpec
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 

@@ -35,11 +35,11 @@ from torch import Tensor
 from regraft.bases.delta import delta_tensors
 from regraft.data.snapshot import open_snapshot
 from regraft.store.checkpoints import Checkpoints
+from regraft.training.callbacks import RunKeeper
 from regraft.training.harness import LocalHarness
-from regraft.training.keeper import RunKeeper
 from regraft.training.loop import Run, build, fit, same_base
 from regraft.training.optimizer import optimizer_tensors
-from regraft.training.stepping import Stepper
+from regraft.training.step import Stepper
 
 STALL_GOAL = 1.5
 RUN_GOAL = 1.035

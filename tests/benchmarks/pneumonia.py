@@ -17,8 +17,9 @@ import record
 import trained
 
 from regraft.evaluation.evaluate import evaluate
-from regraft.evaluation.wishes import Wishes
-from regraft.spec import RunSpec, parse_set
+from regraft.evaluation.options import Wishes
+from regraft.spec.document import parse_set
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.training.session import train_local
 

@@ -30,7 +30,7 @@ import yaml
 from trained import SHARED
 
 from regraft.bases.locate import locate
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
 from regraft.training.session import train_local

@@ -21,7 +21,7 @@ from trained import SHARED, show
 
 import regraft
 from regraft.serving.predictor import Predictor
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.training.session import train_local
 
 WITHIN = 0.005
@@ -93,7 +93,7 @@ def main() -> int:
         }
         spec = RunSpec.resolve(document("searched", data, store))
         search = {"trials": options.trials, "space": space, "sampler": "random", "seed": 0}
-        outcome = regraft.search(spec.model_dump(mode="json") | {"search": search}, progress=show)
+        outcome = regraft.tuning(spec.model_dump(mode="json") | {"search": search}, progress=show)
         found["winner"] = {"accuracy": accuracy(store, "searched", tested), "chosen_at": outcome.metrics["accuracy"]}
         for method in METHODS:
             train_local(RunSpec.resolve(document(method, data, store) | {"method": method}))

@@ -23,8 +23,8 @@ import torch
 from clock import Clock, Spent
 from searched import Desk, job_of, spec_of, sst2, worked
 
-from regraft.search.heads import Stack
-from regraft.search.trials import SearchJob
+from regraft.tuning.protocol import SearchJob
+from regraft.tuning.worker.stacked_heads import Stack
 
 COST_GOAL = 0.25
 """CPU seconds of one more trial over its own second."""

@@ -11,11 +11,11 @@ from trained import SHARED
 
 from regraft.bases.locate import locate
 from regraft.data.snapshot import build_snapshot
-from regraft.search.trials import End, Report, SearchJob, Trial
-from regraft.search.workshop import Workshop
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.training.harness import LocalHarness
+from regraft.tuning.protocol import End, Report, SearchJob, Trial
+from regraft.tuning.worker.worker import Workshop
 
 
 class Desk:

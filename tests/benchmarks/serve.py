@@ -37,8 +37,8 @@ from regraft.bases.adapt import adapt
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate, processor_files
 from regraft.contracts import Method, Task
-from regraft.serving.batching import Batcher
-from regraft.serving.engine import Ask, Engine
+from regraft.serving.engine.batcher import Batcher
+from regraft.serving.engine.engine import Ask, Engine
 from regraft.serving.export import export
 from regraft.store.card import model_card
 from regraft.store.objects import open_store

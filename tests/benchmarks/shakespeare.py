@@ -26,12 +26,14 @@ from regraft.bases.adapt import adapt
 from regraft.bases.locate import locate, processor_files
 from regraft.data.snapshot import open_snapshot
 from regraft.methods.full import Full
-from regraft.spec import RunSpec, parse_set
+from regraft.spec.document import parse_set
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
 from regraft.training.evaluate import evaluate
 from regraft.training.harness import LocalHarness
-from regraft.training.session import Outcome, train_local
+from regraft.training.registration import Outcome
+from regraft.training.session import train_local
 
 
 @dataclass(frozen=True)

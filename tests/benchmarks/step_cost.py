@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from regraft.data.snapshot import open_snapshot
 from regraft.training.harness import LocalHarness
 from regraft.training.loop import build, fit, same_base
-from regraft.training.stepping import seed_micro
+from regraft.training.step import seed_micro
 
 GOALS = {"cpu": 1.03, "wall": 1.05}
 TOLERANCE = 1e-6

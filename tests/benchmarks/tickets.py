@@ -8,10 +8,10 @@ from typing import Any
 
 from record import ROOT
 
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore, open_store
 from regraft.training.job import Job
-from regraft.training.session import prepare
+from regraft.training.prepare import prepare
 
 NEVER = 1_000_000
 """Steps between evaluations: only the last step of a run evaluates."""

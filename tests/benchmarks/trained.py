@@ -16,8 +16,10 @@ from typing import Any
 import record
 import yaml
 
-from regraft.spec import RunSpec, parse_set
-from regraft.training.session import Outcome, train_local
+from regraft.spec.document import parse_set
+from regraft.spec.run import RunSpec
+from regraft.training.registration import Outcome
+from regraft.training.session import train_local
 
 SHARED = Path(os.environ.get("REGRAFT_SHARED", record.ROOT.parent / "shared"))
 

@@ -23,7 +23,7 @@ import torch
 from clock import Clock, Spent, compared
 from trained import SHARED
 
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
 from regraft.training.session import train_local

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from machines import Driver, Grown, until
 from regraft.store.objects import open_store
-from tiny import document
+from support.ray_nodes import Driver, Grown, until
+from support.tiny import document
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -7,13 +7,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import psutil
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support.paths import ROOT
+
 HOLDS = """
 import sys
 from regraft.cluster.connect import connected

@@ -6,14 +6,14 @@ import copy
 import re
 import socket
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-ROOT = Path(__file__).parents[2]
+from support.paths import ROOT
+
 FILE = ROOT / "cluster.yaml"
 TEXT = FILE.read_text()
 PROVIDERS = ("aws", "gcp", "azure", "local")

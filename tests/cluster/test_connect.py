@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from regraft.cluster import connect
-from workers import free_port
+from support.processes import free_port
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])

@@ -25,8 +25,8 @@ from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig,
 from ray.serve.config import HTTPOptions, gRPCOptions
 
 from regraft.cluster.haproxy import ARRIVES_S, FULL, HELD_MS, TRUSTED_MS, haproxy, with_room
+from support.processes import free_port
 from unit.endpoint.shop import Shop
-from workers import free_port
 
 MODEL = "text-classification"
 APPLICATION, OTHER = "http-regraft", "http-other"

@@ -19,19 +19,19 @@ import psutil
 import pytest
 import yaml
 
-from regraft.cluster.submit import Cluster
+from regraft.cluster.job_api import Cluster
 from regraft.errors import ClusterError
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.training.session import train_local
-from tiny import document
+from support.paths import ROOT
+from support.processes import free_port
+from support.tiny import document
 from unit.store.conftest import REAL, local_server
 from unit.store.conftest import moto_endpoint as moto_endpoint
 from unit.training.test_s3_run import on_s3
-from workers import free_port
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 
@@ -216,7 +216,7 @@ def test_a_command_with_the_clusters_address_trains_and_predicts_there(
     sent = subprocess.run(
         [str(BIN / "ray"), "job", "list", "--address", cluster[0]], env=cluster[1], capture_output=True, text=True
     ).stdout
-    assert "regraft.cli.submitted train tiny.yaml" in sent
+    assert "regraft.cli.jobs.entry train tiny.yaml" in sent
     secrets = [*mine.values(), DRAWN["user"], *(cluster[1][name] for name in NODES if name in cluster[1])]
     assert leaks(secrets, [tmp_path / "store", Path(f"/tmp/rg{os.getpid()}")], sent + done.stdout + done.stderr) == []
 

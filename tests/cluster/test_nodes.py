@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from machines import BIN, Driver, Machines, can_hide, until
 from regraft.store.objects import open_store
-from tiny import document
+from support.processes import in_child, train_counted
+from support.ray_nodes import BIN, Driver, Machines, can_hide, until
+from support.tiny import document
 from unit.training.test_equal import losses
 from unit.training.test_resume import delta, effective, last_state, last_tensors
-from workers import in_child, train_counted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 STEPS = 16  # 60 rows, batches of 8, 2 epochs

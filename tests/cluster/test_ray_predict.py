@@ -16,9 +16,9 @@ import pytest
 import regraft
 from regraft import plugins
 from regraft.cluster.predict import predict
-from regraft.errors import AskedWrong, DataError, RunError
-from regraft.serving.bulk import Request, predict_here
-from tiny import WORDS, tiny_bert
+from regraft.errors import DataError, RequestError, RunError
+from regraft.serving.batch.session import Request, predict_here
+from support.tiny import WORDS, tiny_bert
 from unit.serving.tiny import publish
 
 DEADLY = '''
@@ -145,7 +145,7 @@ def test_vectors_of_a_base_are_those_of_one_process(on_ray: None, tmp_path: Path
 def test_what_is_asked_wrong_leaves_nothing(on_ray: None, deadly: tuple[Path, str], tmp_path: Path) -> None:
     store, mine = deadly
     texts = rows_in(tmp_path, 5)
-    with pytest.raises(AskedWrong, match=r"64 is written; the cluster has"):
+    with pytest.raises(RequestError, match=r"64 is written; the cluster has"):
         predict(request(store, texts, "out.jsonl", plugins=(mine,)), workers=64)
     texts.write_text(texts.read_text() + '{"text": "", "id": "empty"}\n')
     with pytest.raises(DataError, match=r"in\.jsonl:6"):

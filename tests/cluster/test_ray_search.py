@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from regraft.cluster.decide import tune_decider
 from regraft.cluster.search import search
-from regraft.search.books import Books
-from regraft.search.drive import search_name
-from regraft.search.trials import TrialRecord
-from regraft.spec import RunSpec
+from regraft.cluster.tune_schedulers import tune_decider
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
-from tiny import document
+from regraft.tuning.driver.search_store import Books
+from regraft.tuning.records import TrialRecord
+from regraft.tuning.session import search_name
+from support.tiny import document
 
 DOCUMENT: dict[str, Any] = {
     "name": "tickets",

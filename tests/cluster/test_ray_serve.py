@@ -25,8 +25,8 @@ import ray
 from ray import serve
 
 from regraft.cluster.serve import NAME, app, application, deploy, refuse_without_keys, serving
-from regraft.endpoint.serve_spec import ServeSpec
-from regraft.errors import AskedWrong, ClusterError
+from regraft.errors import ClusterError, RequestError
+from regraft.spec.serve import ServeSpec
 from unit.endpoint.shop import Shop
 
 MODEL = "text-classification"
@@ -150,7 +150,7 @@ def test_ray_serve_answers_as_the_model_does(shop: Shop, on_ray: None) -> None:
 
 
 def test_a_config_file_s_application_asks_for_keys(shop: Shop) -> None:
-    with pytest.raises(AskedWrong, match="there are no keys"):
+    with pytest.raises(RequestError, match="there are no keys"):
         app({"store": shop.store})
 
 
@@ -158,12 +158,12 @@ def test_a_node_without_keys_does_not_answer_for_an_endpoint_that_has_some(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("REGRAFT_KEYS", raising=False)
-    with pytest.raises(AskedWrong, match="this node has no keys"):
+    with pytest.raises(RequestError, match="this node has no keys"):
         refuse_without_keys(spec_of(shop, 8000), asked=True)
 
 
 def test_haproxy_is_refused_without_keys(shop: Shop) -> None:
-    with pytest.raises(AskedWrong, match="every interface"), serving(spec_of(shop, free_port(), proxy="haproxy")):
+    with pytest.raises(RequestError, match="every interface"), serving(spec_of(shop, free_port(), proxy="haproxy")):
         pass
 
 

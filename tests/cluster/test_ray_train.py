@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from regraft.cluster.train import train
-from regraft.errors import AskedWrong, ClusterError, DataError, Diverged, RegraftError, Unsupported
-from regraft.spec import RunSpec
+from regraft.errors import ClusterError, DataError, Diverged, RegraftError, RequestError, Unsupported
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
-from tiny import document
+from support.tiny import document
 
 KILLER = '''
 import os
@@ -150,7 +150,7 @@ def test_a_job_api_address_is_answered_with_the_command_to_use(tmp_path: Path) -
 
 def test_more_workers_than_the_cluster_has_is_refused_before_anything_starts(on_ray: None, tmp_path: Path) -> None:
     written = document(tmp_path) | {"compute": {"workers": 64, "cpus": 4}}
-    with pytest.raises(AskedWrong, match="64 workers with 4 CPU each"):
+    with pytest.raises(RequestError, match="64 workers with 4 CPU each"):
         train(RunSpec.resolve(written))
 
 
@@ -197,7 +197,7 @@ def test_workers_on_one_machine_are_refused_once_when_together_they_need_more_me
         "compute": {"workers": 2, "cpus": 1},
     }
     events: list[dict[str, Any]] = []
-    with pytest.raises(AskedWrong, match=r"for 2 workers on one machine: .* write fewer compute\.workers"):
+    with pytest.raises(RequestError, match=r"for 2 workers on one machine: .* write fewer compute\.workers"):
         train(RunSpec.resolve(written), progress=lambda event: events.append(dict(event)))
     assert not any("workers were lost" in event.get("message", "") for event in events)
     assert train(RunSpec.resolve(written | {"compute": {"workers": 1, "cpus": 1}})).version == "v1"

@@ -24,10 +24,10 @@ import psutil
 import pytest
 import yaml
 
-from workers import free_port
+from support.paths import ROOT
+from support.processes import free_port
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 
 SSH = """\

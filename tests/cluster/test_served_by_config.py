@@ -19,10 +19,11 @@ import psutil
 import pytest
 
 from helm.charts import CHART, needs_helm, ray_object, rendered, written
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.training.session import train_local
-from tiny import document
-from workers import free_port
+from support.paths import ROOT
+from support.processes import free_port
+from support.tiny import document
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,7 +32,6 @@ pytestmark = [
         importlib.util.find_spec("regraft.cluster.serve") is None, reason="there is no endpoint here yet"
     ),
 ]
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 KEYS = "/etc/regraft/keys/keys.yaml"
 KEY = "rg_a-key-of-this-test-alone"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from support.paths import ROOT
+
 CHART = ROOT / "helm" / "regraft"
 SETS = sorted((CHART / "ci").glob("*-values.yaml"))
 RAY_KINDS = {"RayCluster": "spec", "RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}

@@ -11,8 +11,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from helm.charts import CHART, SETS, groups, needs_helm, ray_object, render, rendered, written
 from helm.valid_values import valid
-from regraft.endpoint.serve_spec import ServeSpec
-from regraft.spec import absolute
+from regraft.spec.document import absolute
+from regraft.spec.serve import ServeSpec
 
 pytestmark = needs_helm
 SERVICES = [path for path in SETS if written(path).get("mode") == "service"]

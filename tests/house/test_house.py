@@ -16,12 +16,12 @@ import yaml
 import regraft
 from regraft import errors
 from regraft.contracts import Loss, Method, Source, Task
-from regraft.endpoint.serve_spec import ServeSpec
 from regraft.errors import RegraftError
 from regraft.plugins import Plugin
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
+from regraft.spec.serve import ServeSpec
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 CODE = sorted((ROOT / "platform").rglob("*.py"))
 FAMILIES: tuple[type[Plugin], ...] = (Task, Method, Loss, Source)
 DRAWERS = {"utils", "helpers", "common", "misc", "manager", "core", "base"}

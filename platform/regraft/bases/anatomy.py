@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from regraft.bases.chain import NoChain, find_chain
+from regraft.bases.block_discovery import NoChain, find_chain
 from regraft.bases.families import RULES, UNREAD, Rule
 from regraft.contracts import Anatomy, under
 

@@ -15,7 +15,7 @@ from regraft.contracts import Anatomy, under
 from regraft.errors import Damaged, Unsupported, WrongBase
 
 if TYPE_CHECKING:
-    from regraft.bases.adapt import Adapted
+    from regraft.bases.adapted import Adapted
     from regraft.bases.locate import Base
 
 _WRAPPERS = re.compile(

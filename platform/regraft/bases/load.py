@@ -16,7 +16,7 @@ import transformers
 from torch import nn
 
 from regraft.bases.families import RULES
-from regraft.bases.known_labels import keep_known, known
+from regraft.bases.label_transfer import keep_known, known
 from regraft.bases.locate import Base, processor_files
 from regraft.contracts import under
 from regraft.errors import BaseError, Unsupported

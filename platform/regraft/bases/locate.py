@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from regraft.bases import safety
 from regraft.errors import BaseError
-from regraft.store.files import writing_here
+from regraft.store.atomic_files import writing_here
 from regraft.store.objects import open_store
 
 ALLOWED = "a hub id (org/name or org/name@revision), a folder, s3://bucket/prefix, or package:<module>/<folder>"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from regraft.bases.header import problem, unique
+from regraft.bases.safetensors_header import problem, unique
 from regraft.errors import BaseError
 
 LARGEST_JSON = 64 * 2**20

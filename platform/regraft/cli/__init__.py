@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from gc import freeze, get_threshold, set_threshold
 from typing import TYPE_CHECKING, TextIO
 
-from regraft.cli import events
 from regraft.cli.dispatch import TABLE, function
+from regraft.cli.jobs import events
 from regraft.cli.parser import build
 from regraft.errors import RegraftError
 

@@ -32,7 +32,7 @@ TABLE: dict[str, Target] = {
     "runs logs": "regraft.cli.runs:logs",
     "show": "regraft.cli.show:show",
     "schema": "regraft.cli.schema:schema",
-    "doctor": "regraft.cli.doctor:doctor",
+    "doctor": "regraft.cli.doctor.command:doctor",
     "gc": "regraft.cli.gc:collect",
     "version": "regraft.cli.version:show",
 }
@@ -46,13 +46,13 @@ WORK: dict[str, Target] = {
     "export": "regraft.serving.export:export",
     "serve": "regraft.cluster.serve:serving",
     "serve here": "regraft.endpoint.server:serving",
-    "cluster": "regraft.cluster.submit:Cluster",
-    "parcel": "regraft.cluster.parcel:Parcel",
-    "pack train": "regraft.cluster.parcel:train",
-    "pack search": "regraft.cluster.parcel:search",
-    "pack predict": "regraft.cluster.parcel:predict",
-    "pack doctor": "regraft.cluster.parcel:doctor",
-    "inside": "regraft.cli.cluster_checks:inside",
+    "cluster": "regraft.cluster.job_api:Cluster",
+    "parcel": "regraft.cluster.job_package:Parcel",
+    "pack train": "regraft.cluster.job_package:train",
+    "pack search": "regraft.cluster.job_package:search",
+    "pack predict": "regraft.cluster.job_package:predict",
+    "pack doctor": "regraft.cluster.job_package:doctor",
+    "inside": "regraft.cli.doctor.cluster_checks:inside",
 }
 """The heavy work that a command hands on when all it was told has been checked."""
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
+from regraft.cli.metric_table import values_of
 from regraft.cli.models import chosen, registry_of
-from regraft.cli.results import values_of
 from regraft.cli.screen import Reply, Screen, figure, span
-from regraft.errors import AskedWrong
-from regraft.evaluation.wishes import Wishes
+from regraft.errors import RequestError
+from regraft.evaluation.options import Wishes
 
 if TYPE_CHECKING:
     from regraft.evaluation.evaluate import Evaluated
@@ -66,7 +66,9 @@ def columns_of(written: list[str]) -> dict[str, str]:
     for pair in (part for item in written for part in item.split(",")):
         name, equals, told = pair.partition("=")
         if not (name.strip() and equals and told.strip()):
-            raise AskedWrong(f"{pair!r} is written; allowed is COLUMN=NAME-IN-THE-FILE, as in text=review", "--columns")
+            raise RequestError(
+                f"{pair!r} is written; allowed is COLUMN=NAME-IN-THE-FILE, as in text=review", "--columns"
+            )
         found[name.strip()] = told.strip()
     return found
 

@@ -9,7 +9,7 @@ from regraft.cli.screen import Reply, Screen, size, store_of
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
-from regraft.trunk.features import collect as collect_features
+from regraft.trunk.feature_store import collect as collect_features
 
 _DAY_S = 24 * 3600.0
 """Longer than any upload takes: what is younger may still be on its way to being committed."""

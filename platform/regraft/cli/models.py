@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from regraft.cli import results
+from regraft.cli import metric_table
 from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
-from regraft.errors import AskedWrong, Damaged, NotThere
+from regraft.errors import Damaged, NotFound, RequestError
 from regraft.store.manifest import read_verified
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry, Version
@@ -33,7 +33,7 @@ def _exact(registry: Registry, reference: str) -> tuple[str, str]:
     name, at, _ = reference.partition("@")
     if not at:
         have = ", ".join(f"{name}@{version.version}" for version in registry.versions(name))
-        raise AskedWrong(f"write the version too{f': {have}' if have else ', as in {name}@v1'}", where=reference)
+        raise RequestError(f"write the version too{f': {have}' if have else ', as in {name}@v1'}", where=reference)
     return registry.parse(reference)
 
 
@@ -55,7 +55,7 @@ def _entry(registry: Registry, name: str) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": name, "versions": [v.version for v in versions], "aliases": registry.aliases(name)}
     try:
         meta = versions[-1].meta if versions else {}
-    except (Damaged, NotThere) as error:  # one damaged version must not hide the other models
+    except (Damaged, NotFound) as error:  # one damaged version must not hide the other models
         return {**entry, "damaged": str(error)}
     score = meta.get("score", {}).get("name")
     return {
@@ -97,9 +97,9 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
     screen.facts(_facts(meta))
     if meta.get("metrics"):
         screen.head("results")
-        screen.table(*results.table(meta))
+        screen.table(*metric_table.table(meta))
         if meta.get("gain"):
-            screen.say(f"  {results.gained(meta['gain'])}")
+            screen.say(f"  {metric_table.gained(meta['gain'])}")
     screen.head("lineage")
     screen.facts(_lineage(meta))
     screen.head("files")
@@ -224,7 +224,7 @@ def delete(args: argparse.Namespace, screen: Screen) -> Reply:
     name, ref = _exact(registry, args.model)
     if ref == "latest" or ref in registry.aliases(name):
         version = registry.version(name, ref)
-        raise AskedWrong(f"{ref} is an alias; name the version to delete: {version}", where=args.model)
+        raise RequestError(f"{ref} is an alias; name the version to delete: {version}", where=args.model)
     version = registry.version(name, ref)
     if not args.yes and not _agreed(f"delete {version} from {registry.store.url}? [y/N] "):
         screen.say("nothing was deleted")
@@ -236,7 +236,7 @@ def delete(args: argparse.Namespace, screen: Screen) -> Reply:
 
 def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise AskedWrong("there is no terminal to ask on; write --yes to delete without a question", where="delete")
+        raise RequestError("there is no terminal to ask on; write --yes to delete without a question", where="delete")
     sys.stderr.write(question)
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

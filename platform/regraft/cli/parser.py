@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from regraft import __version__
-from regraft.errors import AskedWrong
+from regraft.errors import RequestError
 
 FAMILIES = ("tasks", "methods", "losses", "sources")
 
@@ -21,7 +21,7 @@ store       train, search, doctor SPEC: --store (or --set store=...), then REGRA
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose refusals are AskedWrong: they reach the user the way every other error does."""
+    """An argparse parser whose refusals are RequestError: they reach the user the way every other error does."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["allow_abbrev"] = False
@@ -45,15 +45,15 @@ class Parser(argparse.ArgumentParser):
         return namespace, rest
 
     def error(self, message: str) -> NoReturn:
-        """Raise AskedWrong with the nearest match for a command or an option that does not exist."""
+        """Raise RequestError with the nearest match for a command or an option that does not exist."""
         if choice := re.search(r"invalid choice: '([^']*)'", message):
             names = list(self.commands.choices) if self.commands else list(FAMILIES)
-            raise AskedWrong(
+            raise RequestError(
                 f"unknown {choice[1]!r}.{_nearest(choice[1], names)} Known: {', '.join(names)}", where=self.prog
             )
         if option := re.search(r"unknown arguments: (--?[a-z-]+)", message):
             message += f".{_nearest(option[1], list(self._option_string_actions))}"
-        raise AskedWrong(f"{message} (see {self.prog} --help)", where=self.prog)
+        raise RequestError(f"{message} (see {self.prog} --help)", where=self.prog)
 
 
 def _nearest(written: str, known: Sequence[str]) -> str:

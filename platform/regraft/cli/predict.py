@@ -11,13 +11,13 @@ from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.evaluate import columns_of
-from regraft.cli.progress import following
-from regraft.cli.remote import elsewhere, there
+from regraft.cli.jobs.remote import elsewhere, there
 from regraft.cli.screen import Reply, Screen, span, store_of
-from regraft.errors import AskedWrong
+from regraft.cli.train_progress import following
+from regraft.errors import RequestError
 
 if TYPE_CHECKING:
-    from regraft.serving.bulk import Written
+    from regraft.serving.batch.session import Written
 
 
 def predict(args: argparse.Namespace, screen: Screen) -> Reply:
@@ -53,7 +53,7 @@ def parsed(written: str | None) -> Any:
     try:
         return None if written is None else yaml.safe_load(written)
     except yaml.YAMLError as error:
-        raise AskedWrong(f"{written!r} is not a YAML value: {error}", where="--format") from None
+        raise RequestError(f"{written!r} is not a YAML value: {error}", where="--format") from None
 
 
 def _summary(written: Written, screen: Screen, *, vectors: bool) -> None:

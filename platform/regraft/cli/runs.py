@@ -8,9 +8,9 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from regraft.cli.progress import line_of, step_text
 from regraft.cli.screen import Reply, Screen, figure, size, store_of
-from regraft.errors import AskedWrong, Damaged, NotThere
+from regraft.cli.train_progress import line_of, step_text
+from regraft.errors import Damaged, NotFound, RequestError
 from regraft.store.checkpoints import Checkpoints, Saved
 from regraft.store.lease import holder
 from regraft.store.objects import ObjectStore, open_store
@@ -80,7 +80,7 @@ def stop(args: argparse.Namespace, screen: Screen) -> Reply:
     info = runs.info(args.run)
     driver = holder(store, info.name)
     if driver is None:
-        raise AskedWrong(
+        raise RequestError(
             f"nobody drives it now (its state is {state_of(store, info)}), so there is nothing to stop", where=info.name
         )
     runs.ask_stop(info.name)
@@ -111,7 +111,7 @@ def _no_search(store: ObjectStore, name: str) -> None:
         return
     driver = holder(store, name, folder=folder_of(name))
     by = f"process {driver['pid']} on {driver['host']} drives it" if driver else "nobody drives it now"
-    raise AskedWrong(
+    raise RequestError(
         f"that is a search ({by}), not a run: its trials and report are in {store.url}/{folder_of(name)}. Ctrl-C or "
         "SIGTERM ends it where it runs, `ray job stop` where it was submitted; the same `regraft search` goes on",
         where=name,
@@ -166,7 +166,7 @@ def told_of(event: dict[str, Any], *, verbose: bool = False) -> str | None:
 def _events(runs: Runs, run: str) -> list[dict[str, Any]]:
     try:
         lines = runs.read(run, LOG).decode("utf-8", "replace").splitlines()
-    except NotThere:
+    except NotFound:
         return []
     return [event for line in lines if (event := parsed(line)) is not None]
 
@@ -180,7 +180,7 @@ def _checkpoint(saved: Saved) -> dict[str, Any]:
     entry: dict[str, Any] = {"step": saved.step, "id": saved.id, "metrics": {}}
     try:
         return {**entry, "bytes": saved.manifest.size, "metrics": saved.meta.get("metrics") or {}}
-    except (Damaged, NotThere) as error:  # named, and the others still shown
+    except (Damaged, NotFound) as error:  # named, and the others still shown
         return {**entry, "damaged": str(error)}
 
 
@@ -191,7 +191,7 @@ def _size(checkpoint: dict[str, Any]) -> str:
 def _metrics(runs: Runs, run: str) -> list[dict[str, Any]]:
     try:
         text = runs.read(run, "metrics.jsonl").decode("utf-8", "replace")
-    except NotThere:
+    except NotFound:
         return []
     found = []
     for line in text.splitlines():

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from regraft.cli.screen import Reply, Screen
 from regraft.contracts import Loss, Method, Source, Task
 from regraft.plugins import Plugin, add_folder
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 
 FAMILIES: dict[str, type[Plugin]] = {"tasks": Task, "methods": Method, "losses": Loss, "sources": Source}
 

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
-from regraft.cli.remote import elsewhere, there
-from regraft.cli.results import gained, values_of
+from regraft.cli.jobs.remote import elsewhere, there
+from regraft.cli.metric_table import gained, values_of
 from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
-from regraft.cli.searching import following, told
+from regraft.cli.search_progress import following, told
 from regraft.cli.signals import ended_by_signals
 from regraft.cli.train import overrides_of
-from regraft.spec import RunSpec, absolute
+from regraft.spec.document import absolute
+from regraft.spec.run import RunSpec
 
 if TYPE_CHECKING:
-    from regraft.search.closing import SearchOutcome
+    from regraft.tuning.driver.finish import SearchOutcome
 
 _SHOWN = 8
 """Trials in the summary; the report and --json have all."""

@@ -14,12 +14,12 @@ from typing import Any
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
-from regraft.cli.remote import elsewhere
+from regraft.cli.jobs.remote import elsewhere
 from regraft.cli.screen import Reply, Screen, span, store_of
 from regraft.cli.signals import ended_by_signals
-from regraft.endpoint.keys import Key, append, hashed, new_key
-from regraft.endpoint.serve_spec import EVERY, ServeSpec
-from regraft.errors import AskedWrong
+from regraft.endpoint.api_keys import Key, append, hashed, new_key
+from regraft.errors import RequestError
+from regraft.spec.serve import EVERY, ServeSpec
 from regraft.store import names
 from regraft.store.names import LATEST
 from regraft.store.objects import open_store
@@ -31,7 +31,7 @@ _HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 def serve(args: argparse.Namespace, screen: Screen) -> Reply:
     """The `serve` command; it ends when it is told to."""
     if elsewhere(args.address):
-        raise AskedWrong(
+        raise RequestError(
             f"{args.address} is a cluster's Job API, and an endpoint is no job that one waits for: submit it by `ray "
             f"job submit --no-wait --address {args.address} --working-dir . -- python jobs/serve.py ...`, have a "
             "RayService serve it (helm/regraft, mode=service), or give the cluster's own address, host:6379",
@@ -57,7 +57,7 @@ def spec_of(args: argparse.Namespace) -> ServeSpec:
     """The spec of a command line: a YAML file, or models and options; options replace what the file says."""
     files = _files(args)
     if files and len(args.models) > 1:
-        raise AskedWrong(f"{files[0]} is a spec, which names its models itself: leave out the others", where="MODEL")
+        raise RequestError(f"{files[0]} is a spec, which names its models itself: leave out the others", where="MODEL")
     overrides = {key: value for key, value in _options(args).items() if value is not None}
     if files:
         return ServeSpec.load(Path(files[0]), overrides=overrides)

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
-from regraft.cli.progress import following
-from regraft.cli.remote import elsewhere, there
-from regraft.cli.results import gained, values_of
+from regraft.cli.jobs.remote import elsewhere, there
+from regraft.cli.metric_table import gained, values_of
 from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
-from regraft.errors import AskedWrong
-from regraft.spec import RunSpec, absolute, parse_set
+from regraft.cli.train_progress import following
+from regraft.errors import RequestError
+from regraft.spec.document import absolute, parse_set
+from regraft.spec.run import RunSpec
 
 if TYPE_CHECKING:
-    from regraft.training.session import Outcome
+    from regraft.training.registration import Outcome
 
 
 def train(args: argparse.Namespace, screen: Screen) -> Reply:
@@ -39,7 +40,7 @@ def overrides_of(args: argparse.Namespace) -> dict[str, object]:
     overrides = parse_set(args.set)
     if args.store:
         if overrides.get("store", args.store) != args.store:
-            raise AskedWrong("it is named by --store and, differently, by --set store=...: keep one", where="store")
+            raise RequestError("it is named by --store and, differently, by --set store=...: keep one", where="store")
         overrides["store"] = args.store
     return overrides
 

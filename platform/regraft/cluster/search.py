@@ -11,26 +11,27 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
-from regraft.cluster import room
-from regraft.cluster.bench import Bench, plain, serve
+from regraft.cluster import capacity
 from regraft.cluster.connect import check_store, connected
-from regraft.cluster.sources import check_folders
+from regraft.cluster.trial_actor import Bench, plain, serve
+from regraft.cluster.visibility import check_folders
 from regraft.contracts import Progress
-from regraft.errors import AskedWrong
-from regraft.later import Later
-from regraft.search.closing import SearchOutcome
-from regraft.search.crew import WorkerDied
-from regraft.search.decide import Decider
-from regraft.search.drive import search_session
-from regraft.search.here import LocalCrew
-from regraft.search.points import check_search, heads_alone
-from regraft.search.trials import Desk, SearchJob, Trial
-from regraft.spec import RunSpec
+from regraft.errors import RequestError
+from regraft.lazy import Later
+from regraft.spec.run import RunSpec
+from regraft.tuning.driver.finish import SearchOutcome
+from regraft.tuning.driver.local_worker import LocalCrew
+from regraft.tuning.driver.workers import WorkerDied
+from regraft.tuning.protocol import Desk, SearchJob, Trial
+from regraft.tuning.session import search_session
+from regraft.tuning.space import heads_alone
+from regraft.tuning.study import Decider
+from regraft.tuning.validate import check_search
 
 log = logging.getLogger(__name__)
 CLEAR_S = 5.0
 """How long workers may take to clear away what they wrote on their nodes."""
-decide = Later("regraft.cluster.decide")
+decide = Later("regraft.cluster.tune_schedulers")
 """Tune takes a second to read, which passes while workers start."""
 DEAD = (ActorDiedError, ActorUnavailableError, RayActorError)
 
@@ -69,31 +70,31 @@ class Share:
 
 
 def share_of(spec: RunSpec, progress: Progress | None = None) -> Share:
-    """What the cluster holds, shared out; AskedWrong when that is not enough for one worker, and none can come.
+    """What the cluster holds, shared out; RequestError when that is not enough for one worker, and none can come.
 
     Trials that all train a head alone run together in one worker, which then has a whole node's CPUs. How many more
     an autoscaler could bring nobody tells: beyond the nodes there are, `search.concurrency` says how many to ask for.
     """
     assert spec.search is not None
     compute, wanted = spec.compute, spec.search.concurrency
-    holdings = list(room.nodes().values())
+    holdings = list(capacity.nodes().values())
     heads = heads_alone(spec)
     need = need_of(spec, holdings, heads=heads)
     # Ray marks each node of an accelerator type with one such resource, of which a worker takes next to nothing.
     whole = need | ({f"accelerator_type:{compute.accelerator}": 0.001} if compute.accelerator else {})
-    fit, low = room.room(holdings, whole), wanted or 1
-    if fit < low and room.can_come(whole, low, progress):
+    fit, low = capacity.room(holdings, whole), wanted or 1
+    if fit < low and capacity.can_come(whole, low, progress):
         fit = low
     if fit < 1:
         told = ", ".join(f"{amount:g} {name}" for name, amount in whole.items())
         there = ", ".join(f"{total(holdings, name):g} {name}" for name in whole)
-        brings = ", and its autoscaler can never bring such a node" if room.autoscales() else ""
-        raise AskedWrong(f"a worker with {told} is asked for; the cluster has {there}{brings}", where="compute")
+        brings = ", and its autoscaler can never bring such a node" if capacity.autoscales() else ""
+        raise RequestError(f"a worker with {told} is asked for; the cluster has {there}{brings}", where="compute")
     slots = min(fit, wanted or (1 if heads else fit), spec.search.most or fit)
     return Share(slots, need["CPU"], need.get("GPU", 0.0), need.get("memory"), compute.accelerator)
 
 
-def need_of(spec: RunSpec, holdings: Sequence[Mapping[str, float]], *, heads: bool) -> room.Need:
+def need_of(spec: RunSpec, holdings: Sequence[Mapping[str, float]], *, heads: bool) -> capacity.Need:
     """What a worker holds: what is written, else a GPU where there is one, and its share of the CPUs of a node."""
     assert spec.search is not None
     compute, wanted = spec.compute, spec.search.concurrency

@@ -31,14 +31,13 @@ from starlette.applications import Starlette
 
 from regraft.cluster import haproxy
 from regraft.cluster.connect import check_store, connected
-from regraft.cluster.predict import silently
-from regraft.cluster.raylet_lines import WithoutRaylet
-from regraft.endpoint.keys import Keys
-from regraft.endpoint.serve_spec import ServeSpec
+from regraft.cluster.quiet import WithoutRaylet, silently
+from regraft.endpoint.api_keys import Keys
 from regraft.endpoint.server import Opened, refuse_open_doors, url_of
-from regraft.errors import AskedWrong, ClusterError
-from regraft.release import VERSION
-from regraft.serving.batching import Batch
+from regraft.errors import ClusterError, RequestError
+from regraft.serving.engine.batcher import Batch
+from regraft.spec.serve import ServeSpec
+from regraft.version import VERSION
 
 NAME = "regraft"
 """The application's name in Serve."""
@@ -92,9 +91,12 @@ class RayMeters:
 
 
 def refuse_without_keys(spec: ServeSpec, *, asked: bool) -> None:
-    """AskedWrong where REGRAFT_KEYS is set for the command (`asked`) and not for this node: anybody could ask here."""
+    """Raise RequestError where REGRAFT_KEYS is set for the command (`asked`) but not for this node.
+
+    Without it anybody could send requests to this node.
+    """
     if asked and not Keys.found(spec.keys).asked:
-        raise AskedWrong(
+        raise RequestError(
             "this node has no keys, and the command that brought the endpoint up has: pass --keys with a file that "
             "every node has, or set REGRAFT_KEYS on every node",
             where="keys",
@@ -134,7 +136,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     """
     spec = ServeSpec.resolve(args, where="args")
     if not spec.open_to_all and not Keys.found(spec.keys).asked:
-        raise AskedWrong(
+        raise RequestError(
             "there are no keys: write keys (a file that every node has), set REGRAFT_KEYS on the nodes, or write "
             "open_to_all: true where something before it asks who may come in",
             where="args",
@@ -207,7 +209,7 @@ def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
     """
     refuse_open_doors(spec, everywhere=spec.proxy == "haproxy")
     if spec.port == 0:
-        raise AskedWrong("0 is written; Ray Serve listens on a port that is named: 8000 is its usual", where="port")
+        raise RequestError("0 is written; Ray Serve listens on a port that is named: 8000 is its usual", where="port")
     if spec.proxy == "haproxy":
         _ask_for_haproxy()
     with contextlib.ExitStack() as stack:
@@ -250,7 +252,7 @@ def _listening(spec: ServeSpec) -> HTTPOptions:
 def _ask_for_haproxy() -> None:
     """For a Ray that is started here: a cluster that runs has its own variables."""
     if os.environ.get(HAPROXY) != "1":
-        raise AskedWrong(f"haproxy needs {HAPROXY}=1 in the environment of the cluster and of this command", "proxy")
+        raise RequestError(f"haproxy needs {HAPROXY}=1 in the environment of the cluster and of this command", "proxy")
     if haproxy.VARIABLE in os.environ:
         return
     if command := haproxy.installed():

@@ -17,23 +17,23 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from regraft.cluster.attempt_monitor import Leaving, watching
+from regraft.cluster.capacity import scaling_config, until_free
 from regraft.cluster.connect import check_store, connected, here, on
+from regraft.cluster.quiet import without_raylet_lines
 from regraft.cluster.ray_harness import Mailbox, RayHarness
-from regraft.cluster.raylet_lines import without_raylet_lines
-from regraft.cluster.room import scaling_config, until_free
-from regraft.cluster.sources import check_folders, check_pictures
-from regraft.cluster.watch import Leaving, watching
+from regraft.cluster.visibility import check_folders, check_pictures
 from regraft.contracts import Progress
 from regraft.errors import ClusterError, RegraftError
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
+from regraft.training.event_log import Journal
 from regraft.training.job import Job
-from regraft.training.journal import Journal
 from regraft.training.loop import fit
-from regraft.training.notice import Notice, on_sigterm
-from regraft.training.session import Outcome, stopped, train_session
-from regraft.training.stopping import when_asked
+from regraft.training.registration import Outcome
+from regraft.training.session import stopped, train_session
+from regraft.training.stop_signals import Notice, on_sigterm, when_asked
 
 log = logging.getLogger(__name__)
 MOST_PAUSE_S = 30.0

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from regraft.contracts import Kind, Row
-from regraft.errors import AskedWrong, DataError, RegraftError
-from regraft.pictures import seen_size
+from regraft.errors import DataError, RegraftError, RequestError
+from regraft.media.images import seen_size
 from regraft.store.objects import ObjectStore, open_store
 
 ARROW = pa.struct([("path", pa.string()), ("bytes", pa.binary())])
@@ -71,7 +71,7 @@ def looked_at(row: Row, columns: Mapping[str, Kind]) -> dict[str, Any]:
 
 @lru_cache(maxsize=4 * _AHEAD)
 def beginning(url: str) -> tuple[bytes, int]:
-    """The first bytes of an image in S3, as many as its header needs, and how many it has; NotThere, or StoreError.
+    """The first bytes of an image in S3, as many as its header needs, and how many it has; NotFound, or StoreError.
 
     The last few are remembered: a row is looked at several times when it is checked.
     """
@@ -107,7 +107,7 @@ def _try(url: str) -> None:
 def _placed(url: str) -> tuple[ObjectStore, str]:
     bucket, _, key = url.removeprefix(S3).partition("/")
     if not bucket or not key:
-        raise AskedWrong("names no object: write s3://bucket/key")
+        raise RequestError("names no object: write s3://bucket/key")
     return _bucket(bucket), key
 
 

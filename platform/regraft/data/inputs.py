@@ -12,8 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from regraft.contracts import Raw, Source
-from regraft.data.braces import alternatives
-from regraft.data.places import Found, Place, place_of
+from regraft.data.locations import Found, Place, place_of
 from regraft.errors import DataError
 
 _HOW = (
@@ -167,3 +166,20 @@ def _found(written: str, place: Place, form: Source | None) -> Iterator[Found]:
         return
     for name in names:
         yield from place.find(name)
+
+
+_BRACES = re.compile(r"\{([^{},/]+(?:,[^{},/]+)+)\}")
+
+
+def alternatives(written: str) -> dict[str, str]:
+    """What stands between the braces, each with the whole name that it makes; empty where there are no braces.
+
+    ValueError where several pairs of braces stand in one name.
+    """
+    found = list(_BRACES.finditer(written))
+    if not found:
+        return {}
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} pairs of braces are written; one is allowed, as in train.{{en,de}}.txt")
+    start, end = found[0].span()
+    return {name: written[:start] + name + written[end:] for name in found[0][1].split(",")}

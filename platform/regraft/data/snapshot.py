@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from regraft.contracts import Task
-from regraft.data.gather import FORMAT, Gathered, gather
-from regraft.data.mapped import cache_folder, mapped, sha256
+from regraft.data.ingest import FORMAT, Gathered, gather
+from regraft.data.local_cache import cache_folder, mapped, sha256
 from regraft.data.rows import Rows
-from regraft.errors import Damaged, Lost, NotThere
-from regraft.spec import DataSpec
-from regraft.store.files import writing_here
+from regraft.errors import Conflict, Damaged, NotFound
+from regraft.spec.sections import DataSpec
+from regraft.store.atomic_files import writing_here
 from regraft.store.manifest import MANIFEST, commit, load
 from regraft.store.objects import ObjectStore
 
@@ -63,7 +63,7 @@ def build_snapshot(
 
 
 def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = None) -> Snapshot:
-    """The snapshot of that fingerprint, memory-mapped and verified; NotThere, or Damaged by name.
+    """The snapshot of that fingerprint, memory-mapped and verified; NotFound, or Damaged by name.
 
     A folder store's own files are mapped. From S3 they are downloaded once per machine into the folder `cache`
     (`~/.cache/regraft/data`, below REGRAFT_CACHE if set); of several processes one downloads and the others wait.
@@ -80,7 +80,7 @@ def _keep(store: ObjectStore, gathered: Gathered, task: Task) -> None:
     try:
         load(store, prefix)
         return
-    except NotThere:
+    except NotFound:
         pass
     except Damaged as error:
         log.warning("%s: written again from the data just read", error)
@@ -94,7 +94,7 @@ def _keep(store: ObjectStore, gathered: Gathered, task: Task) -> None:
     }
     try:
         commit(store, prefix, gathered.files, kind="snapshot", meta=meta)
-    except Lost:
+    except Conflict:
         log.info("%s was written by another driver at the same time", prefix)
 
 

@@ -20,19 +20,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from regraft.contracts import Answer, Task
-from regraft.endpoint.answerer import Answerer
-from regraft.endpoint.catalog import BARE, Catalog
-from regraft.endpoint.describe import listing, shown
-from regraft.endpoint.forms import form_for
-from regraft.endpoint.intake import Gone, Question, Room, body_of, most_bytes, question_of
-from regraft.endpoint.keys import Key, Keys
-from regraft.endpoint.meters import Meters, NoMeters
+from regraft.endpoint.api_keys import Key, Keys
+from regraft.endpoint.backend import Answerer
+from regraft.endpoint.http_errors import Refusal, busy, refusal_of
+from regraft.endpoint.inference_api import form_for
+from regraft.endpoint.metrics import Meters, NoMeters
+from regraft.endpoint.model_info import listing, shown
 from regraft.endpoint.openapi import document
 from regraft.endpoint.pages import DOCS, PAGE, Page
-from regraft.endpoint.refusals import Refusal, busy, refusal_of
-from regraft.endpoint.serve_spec import ServeSpec
-from regraft.errors import AskedWrong, NotThere, RegraftError
-from regraft.serving.engine import Ask, Served
+from regraft.endpoint.request_body import Gone, Question, Room, body_of, most_bytes, question_of
+from regraft.endpoint.routes import BARE, Catalog
+from regraft.errors import NotFound, RegraftError, RequestError
+from regraft.serving.engine.engine import Ask, Served
+from regraft.spec.serve import ServeSpec
 from regraft.store.names import parse
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -147,7 +147,7 @@ class Endpoint:
     async def _told(self, tell: Callable[[], Any]) -> Response:
         """A document made in a thread, for few at once."""
         if self._telling.full():
-            raise busy("too many ask about models at once: come again", kind="Full")
+            raise busy("too many ask about models at once: come again", kind="Overloaded")
         with self._telling.one():
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._tellers, lambda: JSONResponse(tell()))
@@ -249,7 +249,7 @@ class Endpoint:
             self._meters.held(self._holds)
 
     def _full(self) -> Refusal:
-        return busy(f"{self._holds} requests are waiting or being answered already: come again", kind="Full")
+        return busy(f"{self._holds} requests are waiting or being answered already: come again", kind="Overloaded")
 
     def _at_hand(self, name: str, ref: str, seen: _Seen) -> bool:
         """Whether the version that answers is known and loaded, as it nearly always is."""
@@ -297,8 +297,8 @@ class Endpoint:
         written = request.path_params["reference"]
         try:
             name, ref = parse(written)
-        except AskedWrong as error:
-            raise Refusal(404, NotThere.__name__, error.message) from None
+        except RequestError as error:
+            raise Refusal(404, NotFound.__name__, error.message) from None
         if not key.may(name):
             raise Refusal(403, "NotYours", f"this key is not for {name}")
         return name, (ref if "@" in written else BARE)
@@ -355,7 +355,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         404: f"there is nothing at {request.url.path[:200]}; there are /, /models, /models/NAME, /docs",
         405: f"{request.method} is not answered here: POST asks a model, GET tells of it",
     }
-    refusal = Refusal(error.status_code, "NotThere", told.get(error.status_code, str(error.detail)))
+    refusal = Refusal(error.status_code, "NotFound", told.get(error.status_code, str(error.detail)))
     return JSONResponse(refusal.document(), error.status_code, dict(error.headers or {}))
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from regraft.contracts import Kind, Task
-from regraft.endpoint.answerer import Answerer
-from regraft.endpoint.catalog import BARE, Catalog
-from regraft.endpoint.describe import example_of, safely
-from regraft.endpoint.forms import NUMBER, TEXT, Form, Schema, form_of
-from regraft.endpoint.keys import Key
-from regraft.endpoint.serve_spec import ServeSpec
+from regraft.endpoint.api_keys import Key
+from regraft.endpoint.backend import Answerer
+from regraft.endpoint.inference_api import NUMBER, TEXT, Form, Schema, form_of
+from regraft.endpoint.model_info import example_of, safely
+from regraft.endpoint.routes import BARE, Catalog
 from regraft.errors import RegraftError
-from regraft.release import VERSION
-from regraft.serving.rows import inputs
+from regraft.serving.row_checks import inputs
+from regraft.spec.serve import ServeSpec
+from regraft.version import VERSION
 
 MOST_MODELS = 200
 """More than so many models are not opened to be described; their tasks' forms are there."""

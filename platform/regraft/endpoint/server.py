@@ -12,13 +12,13 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from regraft.endpoint.answerer import Answerer, EngineAnswerer
+from regraft.endpoint.api_keys import Keys
 from regraft.endpoint.app import Endpoint
-from regraft.endpoint.catalog import Catalog
-from regraft.endpoint.keys import Keys
-from regraft.endpoint.meters import Meters
-from regraft.endpoint.serve_spec import ServeSpec
-from regraft.errors import AskedWrong
+from regraft.endpoint.backend import Answerer, EngineAnswerer
+from regraft.endpoint.metrics import Meters
+from regraft.endpoint.routes import Catalog
+from regraft.errors import RequestError
+from regraft.spec.serve import ServeSpec
 from regraft.store.objects import open_store
 
 HEADER_SECONDS = 10.0
@@ -53,20 +53,20 @@ class Opened:
 
 
 def refuse_open_doors(spec: ServeSpec, *, everywhere: bool = False) -> None:
-    """AskedWrong when others than this machine would be listened to and nobody be asked for a key.
+    """RequestError when others than this machine would be listened to and nobody be asked for a key.
 
     `everywhere`: whatever `host` is, something of it listens on every interface.
     """
     if spec.open_to_all or not (everywhere or spec.beyond()) or Keys.found(spec.keys).asked:
         return
     if everywhere and not spec.beyond():
-        raise AskedWrong(
+        raise RequestError(
             "with haproxy the replicas listen on every interface and there are no keys, so that anybody could ask: "
             "make one with `regraft key NAME --keys FILE` and pass --keys FILE, write open_to_all: true where nobody "
             "else reaches this machine, or leave haproxy out",
             where="proxy",
         )
-    raise AskedWrong(
+    raise RequestError(
         f"{spec.host} is reached from other machines and there are no keys, so that anybody could ask: make one with "
         "`regraft key NAME --keys FILE` and pass --keys FILE, or listen on 127.0.0.1",
         where="host",
@@ -124,7 +124,7 @@ def server_of(app: Starlette, spec: ServeSpec) -> uvicorn.Server:
 def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
     """Open a spec's models in this process and serve them; the URL. `address` is of no Ray here."""
     if address:
-        raise AskedWrong(f"{address} is written, and --replicas 0, which is without Ray: leave out one", "address")
+        raise RequestError(f"{address} is written, and --replicas 0, which is without Ray: leave out one", "address")
     refuse_open_doors(spec)
     with running(Opened(spec)) as url:
         yield url
@@ -148,7 +148,7 @@ def running(opened: Opened) -> Iterator[str]:
         while not server.started:
             thread.join(0.02)
             if not thread.is_alive():
-                raise AskedWrong(f"{opened.spec.host}:{opened.spec.port} cannot be listened on: is it taken?", "port")
+                raise RequestError(f"{opened.spec.host}:{opened.spec.port} cannot be listened on: is it taken?", "port")
         yield url_of(opened.spec, port_of(server))
     finally:
         server.should_exit = True

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from regraft.contracts import Progress, Record
-from regraft.errors import AskedWrong, DataError, Unsupported
+from regraft.contracts.findings import Findings
+from regraft.errors import DataError, RequestError, Unsupported
 from regraft.evaluation.intervals import CONFIDENCE, Intervals, bootstrap, paired
-from regraft.evaluation.labelled import Labelled, read_labelled
+from regraft.evaluation.labelled_rows import Labelled, read_labelled
 from regraft.evaluation.measure import run
+from regraft.evaluation.options import Wishes
 from regraft.evaluation.page import page
-from regraft.evaluation.sheet import put
-from regraft.evaluation.wishes import Wishes
-from regraft.evaluation.worst import Worst, worst
-from regraft.findings import Findings
-from regraft.release import VERSION
+from regraft.evaluation.worst_rows import Worst, worst
+from regraft.report.html import put
 from regraft.serving.predictor import Predictor
-from regraft.store.files import writing_here
+from regraft.store.atomic_files import writing_here
 from regraft.store.objects import ObjectStore
+from regraft.version import VERSION
 
 FORMAT = 1
 JSON, HTML = "evaluation.json", "evaluation.html"
@@ -78,7 +78,7 @@ def evaluate(
 ) -> Evaluated:
     """Run the version that `reference` means on the labelled rows at `data`; write JSON and HTML into `output`.
 
-    Raises NotThere, BaseError and the like for a version that cannot be opened; DataError for rows that do not fit.
+    Raises NotFound, BaseError and the like for a version that cannot be opened; DataError for rows that do not fit.
     """
     began, started = time.monotonic(), datetime.now(UTC)
     _refuse_file(output)
@@ -234,7 +234,7 @@ def _finite(value: Any) -> Any:
 
 def _refuse_file(output: Path) -> None:
     if output.exists() and not output.is_dir():
-        raise AskedWrong("is a file; write a folder, which is made if it is not there", where=str(output))
+        raise RequestError("is a file; write a folder, which is made if it is not there", where=str(output))
 
 
 def _refuse_other_rows(mine: Predictor, other: Predictor) -> None:

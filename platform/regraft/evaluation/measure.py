@@ -12,7 +12,7 @@ from regraft.contracts import Example, Progress, Record, Row
 from regraft.data.rows import Rows
 from regraft.errors import DataError
 from regraft.serving.predictor import Predictor, on_device
-from regraft.serving.rows import batches
+from regraft.serving.row_checks import batches
 
 
 @dataclass(frozen=True)

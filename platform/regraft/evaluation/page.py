@@ -7,12 +7,15 @@ Content-Security-Policy refuses to run or fetch anything, should one slip throug
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from regraft.evaluation import charts, figures, sheet
-from regraft.evaluation.figures import figure, span
-from regraft.evaluation.worst import Worst
-from regraft.findings import Findings
+from regraft.contracts.findings import Findings
+from regraft.evaluation.worst_rows import Worst
+from regraft.report import charts, html, numbers
+from regraft.report.numbers import figure, span
+
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
@@ -22,11 +25,11 @@ def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
     skipped = document["data"]["skipped"]
     shapes = {part.shape for item in shown.exhibits for part in item.parts}
     return (
-        sheet.environment()
+        html.environment(_TEMPLATES)
         .get_template("report.html.j2")
         .render(
             e=document,
-            css=sheet.style(),
+            css=html.style(),
             release=document["regraft"],
             place=document["data"]["path"].rstrip("/").rsplit("/", 1)[-1] or document["data"]["path"],
             main=document["intervals"].get(score),
@@ -37,8 +40,8 @@ def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
             rivals=_rivals(document),
             rival_note=_rival_note(document),
             findings=findings,
-            tables=[figures.framed(table) for table in findings.tables],
-            grids=[figures.grid(matrix) for matrix in findings.matrices],
+            tables=[numbers.framed(table) for table in findings.tables],
+            grids=[numbers.grid(matrix) for matrix in findings.matrices],
             curves=[charts.drawn(curve) for curve in findings.curves],
             exhibits=shown.exhibits,
             tagged="entities" in shapes,
@@ -129,7 +132,7 @@ def _rivals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
             "cells": [
                 figure(document["metrics"][name]),
                 figure(rival["metrics"][name]),
-                figures.signed(rival["difference"][name]),
+                numbers.signed(rival["difference"][name]),
                 _apart(rival["intervals"].get(name)),
             ],
         }
@@ -139,7 +142,7 @@ def _rivals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _apart(bounds: Mapping[str, float] | None) -> str:
-    return f"{figures.signed(bounds['low'])} to {figures.signed(bounds['high'])}" if bounds else ""
+    return f"{numbers.signed(bounds['low'])} to {numbers.signed(bounds['high'])}" if bounds else ""
 
 
 def _rival_note(document: Mapping[str, Any]) -> str:
@@ -200,8 +203,8 @@ def _facts(document: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         ("delta", f"sha256 {document['delta_sha256']}" if document["delta_sha256"] else "", True),
         ("base", document["base"]["reference"], True),
         ("base hash", document["base"]["hash"], True),
-        ("task", figures.member(document["task"]), False),
-        ("method", figures.member(document["method"]), False),
+        ("task", numbers.member(document["task"]), False),
+        ("method", numbers.member(document["method"]), False),
         ("labels", shown, False),
         ("data", data["path"], True),
         ("data fingerprint", data["fingerprint"], True),

@@ -15,14 +15,14 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from regraft.bases.adapt import Adapted
+from regraft.bases.adapted import Adapted
 from regraft.bases.load import quiet
 from regraft.contracts import Example
-from regraft.errors import AskedWrong, Unsupported
+from regraft.errors import RequestError, Unsupported
 from regraft.plugins import add_folder
-from regraft.serving.cache import Fetched, fetch
 from regraft.serving.predictor import assembled
-from regraft.serving.rows import inputs
+from regraft.serving.row_checks import inputs
+from regraft.serving.version_files import Fetched, fetch
 from regraft.store.card import model_card
 from regraft.store.objects import ObjectStore, open_store
 
@@ -67,7 +67,7 @@ def export(
         kind, note = _write(adapted, fetched, partial)
         _settle(partial, into)
     except OSError as error:
-        raise AskedWrong(f"cannot be written ({error.strerror or error})", where=str(into)) from error
+        raise RequestError(f"cannot be written ({error.strerror or error})", where=str(into)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Exported(into, kind, note)
@@ -215,7 +215,7 @@ def _sentence_usage(adapted: Adapted, problem: str | None) -> str:
 def _refuse_full(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         told = "is there and not empty; allowed is a folder that is new or empty: name another one"
-        raise AskedWrong(told, where=str(folder))
+        raise RequestError(told, where=str(folder))
 
 
 def _settle(partial: Path, into: Path) -> None:

@@ -15,17 +15,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta
-from regraft.bases.header import problem
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base, locate
+from regraft.bases.safetensors_header import problem
 from regraft.bases.safety import harmless
 from regraft.contracts import Answer, Batch, Example, Method, Row, Task
-from regraft.errors import AskedWrong, BaseError, Damaged, DataError, UnknownPlugin, Unsupported, WrongBase
+from regraft.errors import BaseError, Damaged, DataError, RequestError, UnknownPlugin, Unsupported, WrongBase
 from regraft.plugins import Plugin, add_folder
-from regraft.serving.cache import Fetched, fetch
-from regraft.serving.rows import batches, checked
+from regraft.serving.row_checks import batches, checked
+from regraft.serving.version_files import Fetched, fetch
 from regraft.store.objects import ObjectStore, open_store
 
 P = TypeVar("P", bound=Plugin)
@@ -57,7 +58,7 @@ class Predictor:
         `base`, and is taken only when it is the very one that the version was made on. `plugins` are the folders of
         the user's own task or method that it needs; `device` is auto (cuda where there is one), cpu, cuda or cuda:1.
 
-        Raises NotThere, Damaged, BaseError, WrongBase, UnknownPlugin, each saying what to do.
+        Raises NotFound, Damaged, BaseError, WrongBase, UnknownPlugin, each saying what to do.
         """
         chosen = chosen_device(device)
         for folder in plugins:
@@ -239,7 +240,7 @@ def member(root: type[P], written: Mapping[str, Any], fetched: Fetched) -> P:
 
 
 def chosen_device(written: str) -> torch.device:
-    """The device for auto, cpu, cuda or cuda:1; AskedWrong when there is no such device here."""
+    """The device for auto, cpu, cuda or cuda:1; RequestError when there is no such device here."""
     if written == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -247,7 +248,7 @@ def chosen_device(written: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         told = f"{written!r} is written; allowed are auto, cpu, and cuda or cuda:1 where there is one"
-        raise AskedWrong(told, where="device") from error
+        raise RequestError(told, where="device") from error
     return device
 
 

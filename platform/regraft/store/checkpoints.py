@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from uuid import uuid4
 
-from regraft.errors import Damaged, NotThere
+from regraft.errors import Damaged, NotFound
 from regraft.store import manifest as manifests
 from regraft.store.manifest import MANIFEST, Manifest
 from regraft.store.objects import Body, ObjectStore, Stat, checked
@@ -105,7 +105,7 @@ class Checkpoints:
         for saved in reversed(self.listed()):
             try:
                 return saved, self.open(saved, into)
-            except NotThere:
+            except NotFound:
                 continue  # deleted by another process since it was listed
             except Damaged as error:
                 if self.store.exists(saved.prefix + MANIFEST):
@@ -170,7 +170,7 @@ def remove(store: ObjectStore, prefix: str) -> None:
 def _sound(saved: Saved) -> bool:
     try:
         return bool(saved.manifest)
-    except (Damaged, NotThere):
+    except (Damaged, NotFound):
         return False
 
 

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from regraft.errors import Damaged, Lost, NotThere
-from regraft.store import sealed
+from regraft.errors import Conflict, Damaged, NotFound
+from regraft.store import checksummed
 from regraft.store.objects import ObjectStore
 
 FORMAT = 1
@@ -21,16 +21,16 @@ Document = dict[str, Any]
 
 def encode(document: Document) -> bytes:
     """The stored form: with the format, and a unique id so that no two writes are the same bytes."""
-    return sealed.dump(document | {"format": FORMAT, "change": uuid4().hex})
+    return checksummed.dump(document | {"format": FORMAT, "change": uuid4().hex})
 
 
 def decode(data: bytes, where: str) -> Document:
     """The document stored as `data`; Damaged when it is not as it was written."""
-    return sealed.load(data, where, FORMAT)
+    return checksummed.load(data, where, FORMAT)
 
 
 def read(store: ObjectStore, key: str) -> Document:
-    """The document at `key`; NotThere or Damaged."""
+    """The document at `key`; NotFound or Damaged."""
     return decode(store.get(key), f"{store.url}/{key}")
 
 
@@ -56,11 +56,11 @@ def change(
         data = encode(edit(old))
         try:
             write(data)
-        except Lost:
+        except Conflict:
             time.sleep(random.uniform(0, 0.002 * 2 ** min(turn, 6)))
             continue
         return decode(data, key)
-    raise Lost(f"{key} is changed by others so often that no turn came in {_TURNS} tries", store.url)
+    raise Conflict(f"{key} is changed by others so often that no turn came in {_TURNS} tries", store.url)
 
 
 def _look(
@@ -69,7 +69,7 @@ def _look(
     """The document as it is, and the write that succeeds only while it is so."""
     try:
         data, tag = store.read(key)
-    except NotThere:
+    except NotFound:
         return None, partial(store.put_if_absent, key)
     write = partial(store.put_if_match, key, tag=tag)
     try:

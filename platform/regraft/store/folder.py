@@ -12,8 +12,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from regraft.errors import AskedWrong, Lost, NotThere, StoreError
-from regraft.store.files import TEMPORARY, fresh_file, reading, sync_folder, unlink, write_all, writing, writing_here
+from regraft.errors import Conflict, NotFound, RequestError, StoreError
+from regraft.store.atomic_files import (
+    TEMPORARY,
+    fresh_file,
+    reading,
+    sync_folder,
+    unlink,
+    write_all,
+    writing,
+    writing_here,
+)
 from regraft.store.objects import PROBE, RESERVED, Body, ObjectStore, Stat, absolute, checked, chunks, speakable
 
 _LOCK = RESERVED + "lock"
@@ -65,7 +74,7 @@ class FolderStore(ObjectStore):
             except FileExistsError as error:
                 # Over NFS a repeated request can be refused by its own first success.
                 if not os.path.samefile(temporary, path):
-                    raise Lost(f"{key} exists already", self.url) from error
+                    raise Conflict(f"{key} exists already", self.url) from error
             except OSError as error:
                 if error.errno not in _NO_HARD_LINKS:
                     raise
@@ -75,11 +84,11 @@ class FolderStore(ObjectStore):
     def put_if_match(self, key: str, data: bytes, tag: str) -> None:
         path = self._path(key)
         if not path.is_file():
-            raise Lost(f"{key} is gone", self.url)
+            raise Conflict(f"{key} is gone", self.url)
         with writing(self.url), self._written(path, data) as temporary:
             with self._locked():
                 if not path.is_file() or _tag(path.read_bytes()) != tag:
-                    raise Lost(f"{key} was changed by somebody else", self.url)
+                    raise Conflict(f"{key} was changed by somebody else", self.url)
                 os.replace(temporary, path)
             sync_folder(path.parent)
 
@@ -107,7 +116,7 @@ class FolderStore(ObjectStore):
 
     def local(self, key: str) -> Path | None:
         if not self.exists(key):
-            raise NotThere(f"{key} is not in the store", self.url)
+            raise NotFound(f"{key} is not in the store", self.url)
         return self._path(key)
 
     def check(self) -> None:
@@ -142,7 +151,7 @@ class FolderStore(ObjectStore):
     def _path(self, key: str) -> Path:
         path = self.root.joinpath(checked(key))
         if os.path.realpath(path) != str(path):
-            raise AskedWrong(f"key {key!r} leads through a symbolic link, which a store does not follow", self.url)
+            raise RequestError(f"key {key!r} leads through a symbolic link, which a store does not follow", self.url)
         return path
 
     def _walk(self, folder: str, start: str) -> Iterator[Stat]:
@@ -150,7 +159,7 @@ class FolderStore(ObjectStore):
         try:
             with reading(folder, self.url), os.scandir(self.root / folder) as found:
                 entries = sorted((e for e in found if e.name.startswith(start) and _listed(e)), key=_order)
-        except NotThere:
+        except NotFound:
             return
         for entry in entries:
             key = folder + entry.name
@@ -174,7 +183,7 @@ class FolderStore(ObjectStore):
         """For file systems without hard links (FAT, some network mounts): safe among writers that lock."""
         with self._locked():
             if path.exists():
-                raise Lost(f"{key} exists already", self.url)
+                raise Conflict(f"{key} exists already", self.url)
             os.replace(temporary, path)
 
     @contextmanager

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from regraft.errors import Damaged, LeaseHeld, Lost, NotThere, StoreError
+from regraft.errors import Conflict, Damaged, LeaseHeld, NotFound, StoreError
 from regraft.store import documents
 from regraft.store.documents import Document
 from regraft.store.objects import ObjectStore, checked
@@ -79,7 +79,7 @@ class Lease:
         self._thread = None
         _driving.discard(self._holder["id"])
         # Marked and not deleted: a delete cannot be conditional on every server, and would take a successor's lease.
-        with suppress(Lost):
+        with suppress(Conflict):
             documents.change(self._store, self._key, self._released)
 
     def __enter__(self) -> Self:
@@ -102,7 +102,7 @@ class Lease:
 
     def _renewed(self, old: Document | None) -> Document:
         if old is None or old.get("id") != self._holder["id"]:
-            raise Lost(f"the lease of {self.run} was taken over", self._store.url)
+            raise Conflict(f"the lease of {self.run} was taken over", self._store.url)
         return self._holder | {"until": time.time() + self._ttl_s}
 
     def _released(self, old: Document | None) -> Document:
@@ -114,7 +114,7 @@ class Lease:
             try:
                 documents.change(self._store, self._key, self._renewed)
                 good = time.monotonic()
-            except (Lost, Damaged) as error:
+            except (Conflict, Damaged) as error:
                 _log.warning("%s", error)
                 self.lost.set()
                 return
@@ -138,7 +138,7 @@ def holder(store: ObjectStore, run: str, *, folder: str | None = None) -> Docume
     """Who drives `run` now (`host`, `pid`, `since`, `until`); None when nobody does, or it cannot be known."""
     try:
         lease = documents.read(store, checked(f"{folder or f'runs/{run}'}/lease.json"))
-    except (NotThere, Damaged):
+    except (NotFound, Damaged):
         return None
     return None if _free(lease) else lease
 

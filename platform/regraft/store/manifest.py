@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from uuid import uuid4
 
-from regraft.errors import AskedWrong, Damaged, NotThere, RegraftError
-from regraft.store import sealed
-from regraft.store.files import writing_here
+from regraft.errors import Damaged, NotFound, RegraftError, RequestError
+from regraft.store import checksummed
+from regraft.store.atomic_files import writing_here
 from regraft.store.objects import RESERVED, Body, ObjectStore, checked, chunks, size_of
 
 FORMAT = 1
@@ -58,20 +58,20 @@ class Manifest:
         return sum(entry.size for entry in self.files)
 
     def entry(self, name: str) -> FileEntry:
-        """The entry of the file `name`; NotThere when the manifest does not list it."""
+        """The entry of the file `name`; NotFound when the manifest does not list it."""
         for entry in self.files:
             if entry.name == name:
                 return entry
-        raise NotThere(f"no file {name!r}; there are {', '.join(e.name for e in self.files) or 'none'}")
+        raise NotFound(f"no file {name!r}; there are {', '.join(e.name for e in self.files) or 'none'}")
 
     def to_json(self) -> bytes:
         """The stored form, which ends with a hash of itself."""
-        return sealed.dump(_jsonable(asdict(self)))
+        return checksummed.dump(_jsonable(asdict(self)))
 
     @staticmethod
     def from_json(data: bytes, where: str = "") -> Manifest:
         """The manifest stored as `data`; Damaged, with `where` in the message, when any of it is not as written."""
-        body = sealed.load(data, where, FORMAT)
+        body = checksummed.load(data, where, FORMAT)
         problem = _problem(body)
         if problem:
             raise Damaged(f"the manifest is not valid: {problem}", where)
@@ -90,11 +90,11 @@ def commit(
 ) -> Manifest:
     """Put every file of `files` below `prefix`, then the manifest: until that last write nothing of it counts.
 
-    `prefix` must be fresh (one that nobody else writes to). Lost when it has a manifest already.
+    `prefix` must be fresh (one that nobody else writes to). Conflict when it has a manifest already.
     """
     prefix = _slashed(prefix)
     if MANIFEST in files:
-        raise AskedWrong(f"a file may not be called {MANIFEST}")
+        raise RequestError(f"a file may not be called {MANIFEST}")
     made = Manifest(kind, id or uuid4().hex, (), _jsonable(dict(meta)))
     made.to_json()  # what cannot be written is refused before gigabytes are
     entries = []
@@ -108,7 +108,7 @@ def commit(
 
 
 def load(store: ObjectStore, prefix: str) -> Manifest:
-    """The manifest at `prefix`: NotThere when nothing was committed there, Damaged when it cannot be trusted."""
+    """The manifest at `prefix`: NotFound when nothing was committed there, Damaged when it cannot be trusted."""
     key = _slashed(prefix) + MANIFEST
     return Manifest.from_json(store.get(key), _where(store, key))
 
@@ -135,7 +135,7 @@ def read_verified(store: ObjectStore, prefix: str, name: str, manifest: Manifest
     key = _slashed(prefix) + name
     try:
         data = store.get(key)
-    except NotThere as error:
+    except NotFound as error:
         raise _missing(store, key, entry) from error
     _verify(store, key, entry, len(data), hashlib.sha256(data).hexdigest())
     return data
@@ -149,7 +149,7 @@ def _fetch(store: ObjectStore, key: str, entry: FileEntry, path: Path) -> None:
         store.fetch(key, unproven)
         _verify(store, key, entry, unproven.stat().st_size, _hash(unproven))
         os.replace(unproven, path)
-    except NotThere as error:
+    except NotFound as error:
         raise _missing(store, key, entry) from error
     finally:
         unproven.unlink(missing_ok=True)
@@ -195,7 +195,7 @@ def _valid_entry(entry: object) -> bool:
         return False
     try:
         named = isinstance(entry["name"], str) and checked(entry["name"]) != MANIFEST
-    except AskedWrong:  # a name that leads outside
+    except RequestError:  # a name that leads outside
         return False
     return named and type(entry["size"]) is int and entry["size"] >= 0 and _matches(_HEX64, entry["sha256"])
 
@@ -205,7 +205,7 @@ def _matches(pattern: re.Pattern[str], value: object) -> bool:
 
 
 def _jsonable(value: Any) -> Any:
-    """`value` as JSON gives it back; AskedWrong for what JSON does not have, except NaN and infinity (None)."""
+    """`value` as JSON gives it back; RequestError for what JSON does not have, except NaN and infinity (None)."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
@@ -214,12 +214,12 @@ def _jsonable(value: Any) -> Any:
         return {_text(key): _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
-    raise AskedWrong(f"a manifest holds JSON; {value!r} is a {type(value).__name__}")
+    raise RequestError(f"a manifest holds JSON; {value!r} is a {type(value).__name__}")
 
 
 def _text(key: object) -> str:
     if not isinstance(key, str):
-        raise AskedWrong(f"a manifest holds JSON, whose keys are text; {key!r} is a {type(key).__name__}")
+        raise RequestError(f"a manifest holds JSON, whose keys are text; {key!r} is a {type(key).__name__}")
     return key
 
 

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from regraft.errors import AskedWrong, NotThere
+from regraft.errors import NotFound, RequestError
 
 LATEST = "latest"
 
@@ -16,18 +16,20 @@ _NUMBERED = re.compile(r"v[1-9][0-9]*")
 
 
 def model_name(name: str) -> str:
-    """`name` itself when a model may be called so; AskedWrong otherwise."""
+    """`name` itself when a model may be called so; RequestError otherwise."""
     if not _NAME.fullmatch(name) or ".." in name:
-        raise AskedWrong(f"model name {name[:80]!r}: write 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit")
+        raise RequestError(
+            f"model name {name[:80]!r}: write 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit"
+        )
     return name
 
 
 def alias_name(alias: str) -> str:
-    """`alias` itself when an alias may be called so; AskedWrong otherwise."""
+    """`alias` itself when an alias may be called so; RequestError otherwise."""
     if not _NAME.fullmatch(alias) or ".." in alias:
-        raise AskedWrong(f"alias {alias[:80]!r}: write 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit")
+        raise RequestError(f"alias {alias[:80]!r}: write 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit")
     if _VERSION.fullmatch(alias) or alias == LATEST:
-        raise AskedWrong(f"alias {alias!r} would read as a version: choose a word such as production")
+        raise RequestError(f"alias {alias!r} would read as a version: choose a word such as production")
     return alias
 
 
@@ -52,12 +54,12 @@ def parse(reference: str) -> tuple[str, str]:
     return name, alias_name(ref)
 
 
-def unknown(what: str, wanted: str, known: Iterable[str], where: str) -> NotThere:
+def unknown(what: str, wanted: str, known: Iterable[str], where: str) -> NotFound:
     """The error for a name that does not exist, with those that do and the nearest of them."""
     known = list(known)
     if not known:
-        return NotThere(f"{what} {wanted!r} does not exist; there is none yet", where)
+        return NotFound(f"{what} {wanted!r} does not exist; there is none yet", where)
     near = difflib.get_close_matches(wanted, known, n=1)
     meant = f"; did you mean {near[0]!r}?" if near else ""
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-    return NotThere(f"{what} {wanted!r} does not exist; there are {shown}{meant}", where)
+    return NotFound(f"{what} {wanted!r} does not exist; there are {shown}{meant}", where)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from regraft.errors import AskedWrong, StoreError
+from regraft.errors import RequestError, StoreError
 
 Body = bytes | bytearray | memoryview | Path
 """What can be put: bytes in memory, or a local file that is streamed."""
@@ -50,7 +50,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def get(self, key: str) -> bytes:
-        """The bytes of `key`; NotThere when it does not exist."""
+        """The bytes of `key`; NotFound when it does not exist."""
 
     def start(self, key: str, size: int) -> tuple[bytes, int]:
         """The first `size` bytes of `key` (all of them where it has fewer), and how many it has."""
@@ -59,7 +59,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def fetch(self, key: str, path: Path) -> None:
-        """Stream `key` into the local file `path`, which appears whole or not at all; NotThere as in `get`."""
+        """Stream `key` into the local file `path`, which appears whole or not at all; NotFound as in `get`."""
 
     @abstractmethod
     def read(self, key: str) -> tuple[bytes, str]:
@@ -71,7 +71,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def put_if_absent(self, key: str, data: bytes) -> None:
-        """Write `key` unless it exists, in which case Lost. Of many writers at once, one wins.
+        """Write `key` unless it exists, in which case Conflict. Of many writers at once, one wins.
 
         `data` must differ between writers (hold a unique id): over a network whose answer was lost, a store tells
         its own success from somebody else's by the bytes.
@@ -79,7 +79,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def put_if_match(self, key: str, data: bytes, tag: str) -> None:
-        """Replace `key` if it still is what `read` returned with `tag`; Lost when it changed or is gone.
+        """Replace `key` if it still is what `read` returned with `tag`; Conflict when it changed or is gone.
 
         `data` must be unique, as in `put_if_absent`.
         """
@@ -98,7 +98,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """A round trip that leaves nothing behind: StoreError or Denied, quickly, when runs could not be kept here."""
+        """Write, read and delete a probe object; raises StoreError or PermissionDenied where runs could not be kept."""
 
     @abstractmethod
     def local(self, key: str) -> Path | None:
@@ -123,37 +123,39 @@ def _implementation(url: str) -> str:
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
     if found is None:
         if not url or "\0" in url or url.startswith(("s3:", "file:")):
-            raise AskedWrong(f"store {url!r}: write a folder, or s3://bucket/prefix with two slashes")
+            raise RequestError(f"store {url!r}: write a folder, or s3://bucket/prefix with two slashes")
         return _IMPLEMENTATIONS["file"]
     scheme = found[1].lower()
     if scheme in _IMPLEMENTATIONS:
         return _IMPLEMENTATIONS[scheme]
     meant = "; did you mean s3://?" if scheme.startswith("s3") else ""
-    raise AskedWrong(f"store {url!r}: unknown scheme {scheme}://; allowed: a folder, file://, s3://{meant}")
+    raise RequestError(f"store {url!r}: unknown scheme {scheme}://; allowed: a folder, file://, s3://{meant}")
 
 
 def _arguments(url: str) -> tuple[str, ...]:
     parts = urlsplit(url)
     if parts.scheme == "s3" and url[2:5] == "://":
         if parts.query or parts.fragment or "@" in parts.netloc or ":" in parts.netloc:
-            raise AskedWrong(
+            raise RequestError(
                 "an s3 store is s3://bucket/prefix and nothing else; "
                 "give the server by AWS_ENDPOINT_URL and keys by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
         return parts.netloc, parts.path
     if url.lower().startswith("file://"):
         if parts.netloc not in ("", "localhost"):
-            raise AskedWrong(f"store {url!r}: file:// names a folder of this machine; write file:///{parts.netloc}...")
+            raise RequestError(
+                f"store {url!r}: file:// names a folder of this machine; write file:///{parts.netloc}..."
+            )
         return (unquote(parts.path),)
     return (url,)
 
 
 def checked(key: str) -> str:
-    """`key` itself when it is a safe relative path; AskedWrong otherwise."""
+    """`key` itself when it is a safe relative path; RequestError otherwise."""
     parts = key.split("/")
     wrong = next((part for part in parts if not speakable(part)), None)
     if wrong is not None or len(key.encode("utf-8", "replace")) > _MOST_KEY_BYTES:
-        raise AskedWrong(
+        raise RequestError(
             f"key {key[:200]!r} is not allowed: parts between single slashes, none empty, '.' or '..', "
             f"no backslash or control character, none beginning with {RESERVED!r}, at most {_MOST_KEY_BYTES} bytes"
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regraft.errors import AskedWrong, Damaged, Lost, NotThere
+from regraft.errors import Conflict, Damaged, NotFound, RequestError
 from regraft.store import documents, names
 from regraft.store import manifest as manifests
 from regraft.store.documents import Document
@@ -89,7 +89,7 @@ class Registry:
         model_name(name)
         taken = sorted({CLAIM, DELETED, MANIFEST} & set(files))
         if taken:
-            raise AskedWrong(f"a file of a version may not be called {taken[0]}")
+            raise RequestError(f"a file of a version may not be called {taken[0]}")
         for version in self.versions(name):
             if _same_work(version, meta):
                 return version
@@ -108,7 +108,7 @@ class Registry:
         return [Version(name, version, self.store) for version in sorted(found, key=number_of)]
 
     def version(self, name: str, ref: str = LATEST) -> Version:
-        """The version that `ref` (`v3`, an alias, or `latest`) means; NotThere names those that exist."""
+        """The version that `ref` (`v3`, an alias, or `latest`) means; NotFound names those that exist."""
         known = self.versions(name)
         if not known:
             raise names.unknown("model", name, self.models(), self.store.url)
@@ -119,7 +119,7 @@ class Registry:
             if version.version == wanted:
                 return version
         if wanted and wanted != ref:
-            raise NotThere(f"{name}@{ref} means {wanted}, which is deleted: promote another version", self.store.url)
+            raise NotFound(f"{name}@{ref} means {wanted}, which is deleted: promote another version", self.store.url)
         refs = [*self.aliases(name), *(version.version for version in known)]
         raise names.unknown(f"{name}: version or alias", ref, refs, self.store.url)
 
@@ -140,7 +140,7 @@ class Registry:
         if not self.store.exists(chosen.prefix + MANIFEST):
             # Deleted between the look and the move: an alias must not be left meaning nothing.
             documents.change(self.store, key, lambda now: _taken_back(now, chosen.version))
-            raise NotThere(f"{chosen} was deleted meanwhile", self.store.url)
+            raise NotFound(f"{chosen} was deleted meanwhile", self.store.url)
         return chosen
 
     def rollback(self, name: str, alias: str) -> Version:
@@ -156,7 +156,7 @@ class Registry:
                 before = history.pop()["version"]
                 if before in known and before != old["version"]:
                     return old | {"version": before, "history": history}
-            raise NotThere(f"{name}@{alias} means {old['version']} and nothing before that to go back to", where)
+            raise NotFound(f"{name}@{alias} means {old['version']} and nothing before that to go back to", where)
 
         return known[documents.change(self.store, _alias_key(name, alias), edit)["version"]]
 
@@ -167,14 +167,14 @@ class Registry:
             alias = stat.key.rpartition("/")[2].removesuffix(".json")
             try:
                 version = documents.read(self.store, stat.key).get("version")
-            except NotThere:
+            except NotFound:
                 continue
             if isinstance(version, str):
                 found[alias] = version
         return found
 
     def unalias(self, name: str, alias: str) -> None:
-        """Take `alias` away; what it meant is remembered should it be given again. NotThere when there is none."""
+        """Take `alias` away; what it meant is remembered should it be given again. NotFound when there is none."""
 
         def edit(old: Document | None) -> Document:
             if old is None or old["version"] is None:
@@ -184,7 +184,7 @@ class Registry:
         documents.change(self.store, _alias_key(name, alias), edit)
 
     def delete(self, name: str, version: str) -> None:
-        """Delete `version`, whose number is not given again; AskedWrong while an alias means it."""
+        """Delete `version`, whose number is not given again; RequestError while an alias means it."""
         prefix = f"models/{model_name(name)}/{version}/"
         if not (is_version(version) and self.store.exists(prefix + DELETED)):
             prefix = self.version(name, version).prefix
@@ -195,7 +195,7 @@ class Registry:
             kept = self.store.get(prefix + MANIFEST)
             self.store.delete([prefix + MANIFEST])
             self._restore_if_meant(chosen, kept)
-        except NotThere:
+        except NotFound:
             _log.info("%s was half deleted before; deleting the rest", chosen)
         self._empty(prefix)
 
@@ -225,7 +225,7 @@ class Registry:
     def _meant(self, name: str, alias: str) -> str | None:
         try:
             version = documents.read(self.store, _alias_key(name, alias))["version"]
-        except NotThere:
+        except NotFound:
             return None
         return str(version) if version else None
 
@@ -242,7 +242,7 @@ class Registry:
             version = Version(name, f"v{number}", self.store)
             try:
                 self.store.put_if_absent(version.prefix + CLAIM, documents.encode({"at": time.time()}))
-            except Lost:
+            except Conflict:
                 number += 1
                 continue
             return version
@@ -251,13 +251,13 @@ class Registry:
         meant = sorted(alias for alias, means in self.aliases(version.name).items() if means == version.version)
         if meant:
             told = f"{version} is what {', '.join(meant)} means: move or remove the alias first"
-            raise AskedWrong(told, self.store.url)
+            raise RequestError(told, self.store.url)
 
     def _restore_if_meant(self, version: Version, manifest: bytes) -> None:
         """An alias may have been moved here after the first look: then the version, whose files are there, stays."""
         try:
             self._refuse_while_meant(version)
-        except AskedWrong:
+        except RequestError:
             self.store.put(version.prefix + MANIFEST, manifest)
             raise
 
@@ -274,7 +274,7 @@ def _same_work(version: Version, meta: Mapping[str, Any]) -> bool:
         return _work(version.meta) == wanted
     except Damaged as error:
         _log.warning("%s is damaged and cannot be compared with the new version: %s", version, error)
-    except NotThere:
+    except NotFound:
         _log.info("%s was deleted meanwhile", version)
     return False
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from regraft.errors import Damaged, NotThere
+from regraft.errors import Damaged, NotFound
 from regraft.store import documents, names
 from regraft.store.documents import Document
 from regraft.store.objects import Body, ObjectStore, checked
@@ -47,18 +47,18 @@ class Runs:
         self.store.put(_key(run, document), data)
 
     def read(self, run: str, document: str) -> bytes:
-        """The bytes of a document of `run`; NotThere."""
+        """The bytes of a document of `run`; NotFound."""
         return self.store.get(_key(run, document))
 
     def find(self, run: str) -> Document | None:
         """The fields of `run.json`, None where there is no such run; Damaged when it cannot be read."""
         try:
             return documents.read(self.store, _key(run, RECORD))
-        except NotThere:
+        except NotFound:
             return None
 
     def info(self, run: str) -> RunInfo:
-        """How far `run` is; NotThere with the nearest name, or Damaged."""
+        """How far `run` is; NotFound with the nearest name, or Damaged."""
         record = self.find(run)
         if record is None:
             raise names.unknown("run", run, [info.name for info in self.list()], self.store.url)
@@ -95,7 +95,7 @@ class Runs:
                 found.append(_info(run, documents.read(self.store, stat.key)))
             except Damaged:
                 found.append(RunInfo(run, state="damaged", updated=stat.modified))
-            except NotThere:
+            except NotFound:
                 continue
         return sorted(found, key=lambda info: -info.updated)
 

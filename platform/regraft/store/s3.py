@@ -21,9 +21,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from regraft.errors import AskedWrong, Lost, NotThere, StoreError
+from regraft.errors import Conflict, NotFound, RequestError, StoreError
 from regraft.store import multipart
-from regraft.store.files import fresh_file, writing_here
+from regraft.store.atomic_files import fresh_file, writing_here
 from regraft.store.objects import PROBE, Body, ObjectStore, Stat, checked, listable, size_of
 from regraft.store.s3_errors import code_of, retries_of, status_of, told
 
@@ -65,7 +65,7 @@ class S3Store(ObjectStore):
 
     def __init__(self, bucket: str, prefix: str = "", attempts: int = _PATIENT) -> None:
         if not bucket:
-            raise AskedWrong("s3:// lacks its bucket: write s3://bucket/prefix")
+            raise RequestError("s3:// lacks its bucket: write s3://bucket/prefix")
         self._bucket = bucket
         self._prefix = checked(prefix.strip("/")) + "/" if prefix.strip("/") else ""
         self._attempts = attempts
@@ -117,7 +117,7 @@ class S3Store(ObjectStore):
                 self._conditional(partial(client.put_object, Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*"))
             except _Refused as refused:
                 if not (refused.args[0] and self._holds(key, data)):
-                    raise Lost(f"{key} exists already", self.url) from None
+                    raise Conflict(f"{key} exists already", self.url) from None
 
     def put_if_match(self, key: str, data: bytes, tag: str) -> None:
         name = self._name(key)
@@ -133,7 +133,7 @@ class S3Store(ObjectStore):
                     self._conditional(partial(put, IfMatch=f'"{tag}"'))
             except _Refused as refused:
                 if not (refused.args[0] and self._holds(key, data)):
-                    raise Lost(f"{key} was changed by somebody else or is gone", self.url) from None
+                    raise Conflict(f"{key} was changed by somebody else or is gone", self.url) from None
 
     def list(self, prefix: str = "") -> Iterator[Stat]:
         with self._asking(f"listing {prefix or 'the store'}") as client:
@@ -257,7 +257,7 @@ class S3Store(ObjectStore):
 
         Safe because what is written conditionally holds a unique id: nobody else writes the same bytes.
         """
-        with suppress(NotThere):
+        with suppress(NotFound):
             return self.get(key) == data
         return False
 
@@ -284,10 +284,10 @@ class S3Store(ObjectStore):
         self.put_if_absent(key, first)
         try:
             tag = self.read(key)[1]
-            with suppress(Lost):
+            with suppress(Conflict):
                 self.put_if_match(key, second, tag)
             for write in (partial(self.put_if_absent, key, third), partial(self.put_if_match, key, third, tag)):
-                with suppress(Lost):
+                with suppress(Conflict):
                     write()
             if self.get(key) != second:
                 raise StoreError(_CARELESS, self.url)
@@ -319,7 +319,7 @@ def _connect(attempts: int) -> S3Client:
     try:
         return cast("S3Client", session.create_client("s3", config=config))
     except ValueError as error:
-        raise AskedWrong("AWS_ENDPOINT_URL is not a url: write http://host:port or https://host") from error
+        raise RequestError("AWS_ENDPOINT_URL is not a url: write http://host:port or https://host") from error
 
 
 class _Clients:

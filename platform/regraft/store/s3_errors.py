@@ -16,7 +16,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from regraft.errors import Denied, NotThere, RegraftError, StoreError
+from regraft.errors import NotFound, PermissionDenied, RegraftError, StoreError
 
 _WRONG_KEYS = {
     "SignatureDoesNotMatch": "the secret key does not belong to the access key: check AWS_SECRET_ACCESS_KEY",
@@ -52,7 +52,7 @@ def told(error: Exception, *, doing: str, url: str, endpoint: str) -> RegraftErr
     if isinstance(error, ClientError):
         return _refused(error, doing, url, _host(endpoint))
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError | ProfileNotFound):
-        return Denied("no complete S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", url)
+        return PermissionDenied("no complete S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", url)
     if isinstance(error, ConnectionError | HTTPClientError):
         return StoreError(f"{doing}: {_host(endpoint)} does not answer: is it running, is AWS_ENDPOINT_URL right?", url)
     if isinstance(error, ResponseParserError):
@@ -65,9 +65,9 @@ def told(error: Exception, *, doing: str, url: str, endpoint: str) -> RegraftErr
 def _refused(error: ClientError, doing: str, url: str, host: str) -> RegraftError:
     code = code_of(error)
     if code in _WRONG_KEYS:
-        return Denied(f"{doing}: {_WRONG_KEYS[code]}", url)
+        return PermissionDenied(f"{doing}: {_WRONG_KEYS[code]}", url)
     if (code, error.operation_name) in _NOT_THERE:
-        return NotThere(f"{doing}: it is not in the store", url)
+        return NotFound(f"{doing}: it is not in the store", url)
     if code == "NoSuchBucket":
         return StoreError(f"the bucket does not exist at {host}: create it or correct the store's name", url)
     if code == "404":  # S3 gives its errors a name: this is some other web server
@@ -77,7 +77,7 @@ def _refused(error: ClientError, doing: str, url: str, host: str) -> RegraftErro
     if code == "NotImplemented" or status_of(error) == 501:
         return StoreError(f"{doing}: {host} has no conditional writes (If-Match), without which no store is safe", url)
     if code in _FORBIDDEN or status_of(error) in (401, 403):
-        return Denied(f"{doing}: these credentials have no permission for it ({code})", url)
+        return PermissionDenied(f"{doing}: these credentials have no permission for it ({code})", url)
     if code in _BUSY or status_of(error) >= 500:
         return StoreError(f"{doing}: {host} kept failing or was too busy ({code}): try again later", url)
     return StoreError(f"{doing}: {host} answered {code}: {error.response.get('Error', {}).get('Message', '')}", url)

@@ -1,8 +1,8 @@
-"""Which searches does the store know? What they say of themselves is theirs: `regraft.search.books`."""
+"""Which searches does the store know? What they say of themselves is theirs: `regraft.tuning.driver.search_store`."""
 
 from __future__ import annotations
 
-from regraft.errors import Damaged, NotThere
+from regraft.errors import Damaged, NotFound
 from regraft.store import documents
 from regraft.store.documents import Document
 from regraft.store.objects import ObjectStore, checked
@@ -29,5 +29,5 @@ def told(store: ObjectStore, name: str) -> Document:
     """What a search's record says; of one that cannot be read that it is damaged."""
     try:
         return documents.read(store, f"searches/{name}/{RECORD}")
-    except (Damaged, NotThere):
+    except (Damaged, NotFound):
         return {"name": name, "state": "damaged"}

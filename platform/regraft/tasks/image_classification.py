@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from regraft.contracts import Kind
-from regraft.image_rows import ImageRow
-from regraft.scoring import SingleLabel
+from regraft.tasks.inputs.image import ImageRow
+from regraft.tasks.outputs.single_label import SingleLabel
 
 
 class ImageClassification(SingleLabel, ImageRow):

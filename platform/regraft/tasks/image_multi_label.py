@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from regraft.contracts import Kind
-from regraft.image_rows import ImageRow
-from regraft.multi_label import MultiLabel
+from regraft.tasks.inputs.image import ImageRow
+from regraft.tasks.outputs.multi_label import MultiLabel
 
 
 class ImageMultiLabel(MultiLabel, ImageRow):

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from regraft.contracts import Kind
-from regraft.image_rows import ImageRow
-from regraft.regression import Regression
+from regraft.tasks.inputs.image import ImageRow
+from regraft.tasks.outputs.regression import Regression
 
 
 class ImageRegression(Regression, ImageRow):

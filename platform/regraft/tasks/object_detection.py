@@ -17,14 +17,23 @@ from transformers.image_transforms import center_to_corners_format
 from transformers.loss.loss_for_object_detection import HungarianMatcher
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
-from regraft.augment import Augmentation, mirrors
-from regraft.boxes import Guess, box_loss, focal_loss, guesses, matched, softmax_loss, varifocal_loss, weights_of
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
-from regraft.detections import confusions, findings_of, precision_of
+from regraft.contracts.findings import Findings
 from regraft.errors import DataError, Unsupported
-from regraft.findings import Findings
-from regraft.pictures import opened, seen_size
-from regraft.scoring import output_of
+from regraft.media.augmentation import Augmentation, mirrors
+from regraft.media.images import opened, seen_size
+from regraft.tasks.metrics.detection import confusions, findings_of, precision_of
+from regraft.tasks.outputs.detr import (
+    Guess,
+    box_loss,
+    focal_loss,
+    guesses,
+    matched,
+    softmax_loss,
+    varifocal_loss,
+    weights_of,
+)
+from regraft.tasks.outputs.single_label import output_of
 
 WITH_NO_OBJECT = ("detr", "table-transformer", "yolos")
 """Families whose last class means that there is no object: a query has one class, by softmax."""

@@ -15,11 +15,11 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regraft.augment import Augmentation, mirrors
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
+from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.errors import DataError
-from regraft.findings import Findings, Matrix, Table
-from regraft.pictures import class_numbers, opened, seen_size, shown
+from regraft.media.augmentation import Augmentation, mirrors
+from regraft.media.images import class_numbers, opened, seen_size, shown
 
 IGNORED = -1
 """What counts nowhere, in batches."""

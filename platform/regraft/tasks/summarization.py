@@ -14,7 +14,7 @@ from sacrebleu.tokenizers.tokenizer_intl import TokenizerV14International
 from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
 from regraft.contracts import Kind, Record, Score
-from regraft.seq2seq import Seq2Seq, matches, score_of
+from regraft.tasks.outputs.seq2seq import Seq2Seq, matches, score_of
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from regraft.contracts import Kind
-from regraft.scoring import SingleLabel
-from regraft.text_rows import TextRow
+from regraft.tasks.inputs.text import TextRow
+from regraft.tasks.outputs.single_label import SingleLabel
 
 
 class TextClassification(SingleLabel, TextRow):

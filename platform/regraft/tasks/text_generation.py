@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from regraft.contracts import Answer, Batch, Context, Example, Forward, Kind, Loader, Record, Row, Score, Task
-from regraft.conversations import ASSISTANT, Span, asked, closing, template_of, written_out
+from regraft.contracts.findings import Curve, Findings, Table
 from regraft.errors import DataError, Unsupported
-from regraft.findings import Curve, Findings, Table
-from regraft.generation import end_ids, generate, left_padded
-from regraft.packing import Document, blocks, firsts_of, positions_in, refuse_leaks
-from regraft.tokens import IGNORED, padded, positions, refuse_length
+from regraft.tasks.inputs.chat_template import ASSISTANT, Span, asked, closing, template_of, written_out
+from regraft.tasks.inputs.packing import Document, blocks, firsts_of, positions_in, refuse_leaks
+from regraft.tasks.inputs.tokens import IGNORED, padded, positions, refuse_length
+from regraft.tasks.outputs.generation import end_ids, generate, left_padded
 
 USUAL_BLOCK = 512
 """Target of tokens that do not count: torch's cross entropy passes them over."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from regraft.contracts import Kind
-from regraft.multi_label import MultiLabel
-from regraft.text_rows import TextRow
+from regraft.tasks.inputs.text import TextRow
+from regraft.tasks.outputs.multi_label import MultiLabel
 
 
 class TextMultiLabel(MultiLabel, TextRow):

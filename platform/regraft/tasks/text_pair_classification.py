@@ -8,8 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from regraft.contracts import Kind
-from regraft.scoring import SingleLabel
-from regraft.text_rows import TextRow
+from regraft.tasks.inputs.text import TextRow
+from regraft.tasks.outputs.single_label import SingleLabel
 
 
 class TextPairClassification(SingleLabel, TextRow):

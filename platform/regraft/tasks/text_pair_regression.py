@@ -8,8 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from regraft.contracts import Kind
-from regraft.regression import Regression
-from regraft.text_rows import TextRow
+from regraft.tasks.inputs.text import TextRow
+from regraft.tasks.outputs.regression import Regression
 
 
 class TextPairRegression(Regression, TextRow):

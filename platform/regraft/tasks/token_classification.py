@@ -13,11 +13,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
-from regraft.entities import OUTSIDE, counts, entities, findings, scores
+from regraft.contracts.findings import Findings
 from regraft.errors import Unsupported
-from regraft.findings import Findings
-from regraft.scoring import output_of
-from regraft.tokens import IGNORED, length_read, padded, refuse_length, token_losses
+from regraft.tasks.inputs.tokens import IGNORED, length_read, padded, refuse_length, token_losses
+from regraft.tasks.metrics.entities import OUTSIDE, counts, entities, findings, scores
+from regraft.tasks.outputs.single_label import output_of
 
 """Target of tokens that are not the first of a word: torch's cross entropy passes them over."""
 UNREAD = -1

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from sacrebleu.metrics import BLEU, CHRF
 
 from regraft.contracts import Kind, Record, Score
-from regraft.seq2seq import Seq2Seq, matches, score_of
+from regraft.tasks.outputs.seq2seq import Seq2Seq, matches, score_of
 
 
 class Translation(Seq2Seq):

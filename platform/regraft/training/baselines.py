@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.contracts import Method
 from regraft.data.snapshot import Snapshot
 from regraft.errors import Unsupported
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.runs import Runs
 from regraft.training.closed_form import solve_head
 from regraft.training.evaluate import evaluate, packed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from regraft.bases.adapt import Adapted
+from regraft.bases.adapted import Adapted
 from regraft.contracts import Method
 from regraft.data.rows import Rows
 from regraft.training.evaluate import encoded, ordered, to_device

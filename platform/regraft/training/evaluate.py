@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regraft.bases.adapt import Adapted
+from regraft.bases.adapted import Adapted
 from regraft.contracts import Batch, Record
 from regraft.data.rows import Rows
 from regraft.data.sampler import draw
 from regraft.errors import Diverged
 from regraft.training.harness import Harness
-from regraft.trunk.trunk import Trunk
+from regraft.trunk.cache import Trunk
 
 
 def to_device(value: Any, device: torch.device) -> Any:

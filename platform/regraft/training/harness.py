@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from regraft.contracts import Progress
-from regraft.training.notice import Notice
+from regraft.training.stop_signals import Notice
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

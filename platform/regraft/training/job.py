@@ -9,7 +9,7 @@ from typing import Any
 
 from regraft.contracts import Score
 from regraft.errors import Damaged
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 
 
 @dataclass(frozen=True, slots=True)

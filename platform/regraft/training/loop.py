@@ -13,27 +13,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.delta import canonical, live_tensors
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Batch, Context
 from regraft.data.sampler import batches, batches_per_epoch, position, share, total_steps
 from regraft.data.snapshot import Snapshot, open_snapshot
 from regraft.errors import Diverged, WrongBase
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.runs import Runs
 from regraft.training.baselines import measure_baselines
+from regraft.training.callbacks import Keeper, RunKeeper
+from regraft.training.class_weights import class_weights
 from regraft.training.closed_form import fit_closed_form
+from regraft.training.distribute import distribute, make_accelerator
 from regraft.training.evaluate import encoded, evaluate, packed
 from regraft.training.harness import Harness
 from regraft.training.job import Job, State
-from regraft.training.keeper import Keeper, RunKeeper
-from regraft.training.memory import room_for_steps, room_for_weights, told_when_it_runs_out
+from regraft.training.memory_check import room_for_steps, room_for_weights, told_when_it_runs_out
 from regraft.training.optimizer import build_optimizer, optimizer_tensors, parameter_groups, schedule, set_learning_rate
 from regraft.training.resume import restore
-from regraft.training.stepping import StepModule, Stepper, distribute, make_accelerator
-from regraft.training.weights import class_weights
+from regraft.training.step import StepModule, Stepper
 
 LOG_LINES = 500
 """How many step lines a whole run leaves in metrics.jsonl, at most."""

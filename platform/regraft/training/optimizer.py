@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from regraft.contracts import Anatomy, under
 from regraft.errors import Damaged
-from regraft.spec import TrainingSpec
+from regraft.spec.sections import TrainingSpec
 
 
 def parameter_groups(

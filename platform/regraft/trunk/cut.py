@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from regraft.bases.adapt import Adapted
+from regraft.bases.adapted import Adapted
 from regraft.contracts import Batch, device_of
-from regraft.trunk.parts import GIVEN, Part, by_row, inside, is_kept, joined, laid_out, order_of, widened
+from regraft.trunk.boundary import GIVEN, Part, by_row, inside, is_kept, joined, laid_out, order_of, widened
 from regraft.trunk.shapes import ROWS, Sizes, dims_of, sizes_of
-from regraft.trunk.tape import Call, Tape, live_modules, record, tensors_in
+from regraft.trunk.trace import Call, Tape, live_modules, record, tensors_in
 
 Boundary = Mapping[str, Tensor]
 """What the suffix needs of a batch, by `Part.key`."""

@@ -15,7 +15,8 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.load import quiet
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Method, Record, Row, Score, Task

@@ -17,7 +17,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.load import quiet
 from regraft.bases.locate import locate, processor_files
 from regraft.contracts import Method

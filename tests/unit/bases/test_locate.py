@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from regraft.bases import header, safety
+from regraft.bases import safetensors_header, safety
 from regraft.bases.locate import locate, processor_files
 from regraft.errors import BaseError
 from unit.bases.families import save
@@ -160,7 +160,7 @@ def link_folder_out(folder: Path) -> None:
 
 
 def huge_header(folder: Path) -> None:
-    length = header.LARGEST + 1
+    length = safetensors_header.LARGEST + 1
     with (folder / "model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", length))
         file.truncate(8 + length)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry, Version
 

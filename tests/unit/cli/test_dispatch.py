@@ -14,8 +14,8 @@ import pytest
 import regraft as package
 from regraft.cli import dispatch
 from regraft.cli.parser import build
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 HEAVY = ("torch", "transformers", "ray", "pydantic", "numpy", "rich", "boto3")
 
 

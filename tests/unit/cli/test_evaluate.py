@@ -10,7 +10,7 @@ import pytest
 
 from regraft.cli import dispatch
 from regraft.cli.evaluate import worst_class
-from regraft.evaluation.wishes import Wishes
+from regraft.evaluation.options import Wishes
 from regraft.store.objects import ObjectStore
 from unit.cli.pretended import Regraft, publish
 

@@ -12,6 +12,7 @@ import yaml
 
 from regraft.errors import Diverged
 from regraft.store.objects import ObjectStore
+from support.paths import ROOT
 from unit.cli.pretended import DOCUMENT, PretendedTraining, Regraft, publish
 
 WRONG = {
@@ -156,7 +157,7 @@ def test_warnings_of_ours_are_shown_and_those_of_libraries_are_not(
 
 def test_a_reader_that_leaves_early_gets_no_traceback(store: ObjectStore) -> None:
     publish(store)
-    platform = Path(__file__).parents[3] / "platform"
+    platform = ROOT / "platform"
     command = f"{sys.executable} -m regraft models show tickets --store {store.url} | true"
     done = subprocess.run(
         ["sh", "-c", command],

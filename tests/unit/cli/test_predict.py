@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tiny import WORDS, tiny_bert
+from support.tiny import WORDS, tiny_bert
 from unit.cli.pretended import Regraft
 from unit.serving.tiny import publish
 

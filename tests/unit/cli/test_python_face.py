@@ -11,7 +11,7 @@ import regraft
 import regraft.cluster.train
 from regraft.errors import SpecError
 from regraft.serving.predictor import Predictor
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from unit.cli.pretended import DOCUMENT, PretendedTraining
 
 

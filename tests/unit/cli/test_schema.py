@@ -12,10 +12,12 @@ import yaml
 
 from regraft.cli.schema import FAMILIES, run_schema
 from regraft.errors import RegraftError
-from regraft.spec import RunSpec, merged
+from regraft.spec.document import merged
+from regraft.spec.run import RunSpec
+from support.paths import ROOT
 from unit.cli.pretended import DOCUMENT, Regraft
 
-SPECS = sorted(path for path in (Path(__file__).parents[3] / "jobs/specs").glob("*.yaml") if path.stem != "serve")
+SPECS = sorted(path for path in (ROOT / "jobs/specs").glob("*.yaml") if path.stem != "serve")
 
 GOOD: dict[str, dict[str, Any]] = {
     "as it is": {},

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from regraft.cli import dispatch, events
-from regraft.cli.searching import told
-from regraft.search.closing import SearchOutcome
-from regraft.spec import RunSpec
+from regraft.cli import dispatch
+from regraft.cli.jobs import events
+from regraft.cli.search_progress import told
+from regraft.spec.run import RunSpec
+from regraft.tuning.driver.finish import SearchOutcome
 from unit.cli.pretended import DOCUMENT, Regraft
 
 SEARCH = {"space": {"training.lr": {"loguniform": [1e-5, 1e-3]}}, "trials": 2}

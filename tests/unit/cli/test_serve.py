@@ -19,10 +19,10 @@ import yaml
 from regraft.cli import dispatch
 from regraft.cli.parser import build
 from regraft.cli.serve import spec_of
-from regraft.endpoint.keys import hashed, read
-from regraft.endpoint.serve_spec import ServeSpec
+from regraft.endpoint.api_keys import hashed, read
 from regraft.errors import SpecError
-from tiny import tiny_bert
+from regraft.spec.serve import ServeSpec
+from support.tiny import tiny_bert
 from unit.cli.pretended import Regraft
 from unit.serving.tiny import publish
 

@@ -16,10 +16,10 @@ import pytest
 
 from regraft.contracts import Task
 from regraft.data.arrays import png
-from regraft.data.gather import gather
+from regraft.data.ingest import gather
 from regraft.data.snapshot import build_snapshot
 from regraft.errors import DataError
-from regraft.spec import DataSpec
+from regraft.spec.sections import DataSpec
 from regraft.store.objects import open_store
 from regraft.tasks.object_detection import ObjectDetection
 from regraft.tasks.semantic_segmentation import SemanticSegmentation

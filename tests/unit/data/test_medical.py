@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from regraft.contracts import Source
-from regraft.data.gather import gather
+from regraft.data.ingest import gather
 from regraft.data.sources.dicom import Dicom
 from regraft.data.sources.nifti import Nifti
 from regraft.errors import DataError
-from regraft.spec import DataSpec
+from regraft.spec.sections import DataSpec
 from regraft.tasks.image_classification import ImageClassification
 from unit.data.scans import scan, volume
 

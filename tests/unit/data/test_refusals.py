@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from regraft.contracts import Source, Task
-from regraft.data import places
-from regraft.data.gather import gather
+from regraft.data import locations
+from regraft.data.ingest import gather
 from regraft.data.inputs import data_files
 from regraft.errors import DataError, RegraftError, Unsupported
-from regraft.spec import DataSpec
+from regraft.spec.sections import DataSpec
 from regraft.store.objects import ObjectStore, open_store
 from regraft.tasks.text_multi_label import TextMultiLabel
 from unit.data.fake_tasks import Finding, Rating, Seeing, Sorting, Tagging
@@ -220,7 +220,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
         assert url == "s3://bucket"
         return store
 
-    monkeypatch.setattr(places, "open_store", opened)
+    monkeypatch.setattr(locations, "open_store", opened)
     return store
 
 

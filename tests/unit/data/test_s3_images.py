@@ -14,13 +14,13 @@ from PIL import Image
 
 from regraft.contracts import Source
 from regraft.data import images
-from regraft.data.gather import gather
 from regraft.data.images import ahead, beginning
+from regraft.data.ingest import gather
 from regraft.data.inputs import data_files
 from regraft.data.snapshot import Snapshot, build_snapshot
-from regraft.errors import DataError, NotThere, StoreError
-from regraft.pictures import opened, seen_size
-from regraft.spec import DataSpec
+from regraft.errors import DataError, NotFound, StoreError
+from regraft.media.images import opened, seen_size
+from regraft.spec.sections import DataSpec
 from regraft.store.objects import ObjectStore, open_store
 from regraft.tasks.image_classification import ImageClassification
 from regraft.tasks.object_detection import ObjectDetection
@@ -165,7 +165,7 @@ def test_only_the_beginning_of_an_image_is_fetched_when_it_is_checked(moto_url: 
     assert store.start("a.jpg", 10) == (large[:10], len(large))
     store.put("empty", b"")
     assert store.start("empty", 10) == (b"", 0)
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         store.start("none", 10)
 
 
@@ -173,7 +173,7 @@ def test_an_image_that_went_away_is_told_by_its_url(moto_url: str, tmp_path: Pat
     store = put(moto_url, classes(4))
     snapshot = built(Seeing(), tmp_path, moto_url)
     store.delete(["a/00.png"])
-    with pytest.raises(NotThere, match=r"a/00\.png"):
+    with pytest.raises(NotFound, match=r"a/00\.png"):
         snapshot.train.row(0)
 
 

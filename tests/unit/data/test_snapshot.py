@@ -22,10 +22,11 @@ from PIL import Image
 from regraft.data import rows as rows_module
 from regraft.data.rows import Rows, RowWriter, in_order
 from regraft.data.snapshot import Snapshot, build_snapshot, open_snapshot
-from regraft.errors import Damaged, NotThere
-from regraft.spec import DataSpec
+from regraft.errors import Damaged, NotFound
+from regraft.spec.sections import DataSpec
 from regraft.store.folder import FolderStore
 from regraft.store.objects import Body, ObjectStore, open_store
+from support.paths import ROOT
 from unit.data.fake_tasks import Finding, Rating, Seeing, Sorting, Tagging
 
 QUICK = settings(max_examples=40, deadline=None)
@@ -297,7 +298,7 @@ def test_other_bytes_than_the_manifests_are_never_put_back(store: ObjectStore, t
 
 
 def test_what_was_never_built_is_not_there(store: ObjectStore) -> None:
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         open_snapshot(store, "0" * 64)
 
 
@@ -313,7 +314,7 @@ BUILDER = """
 import sys
 from unit.data.fake_tasks import Sorting
 from regraft.data.snapshot import build_snapshot
-from regraft.spec import DataSpec
+from regraft.spec.run import DataSpec
 from regraft.store.objects import open_store
 sys.stdin.readline()
 snapshot = build_snapshot(open_store(sys.argv[1]), Sorting(), DataSpec(train=sys.argv[2]))
@@ -323,10 +324,10 @@ print(snapshot.fingerprint, len(snapshot.train), snapshot.train.row(7)["text"])
 GROWTH = """
 import sys
 from pathlib import Path
-from memory import peak
+from support.peak_memory import peak
 from unit.data.fake_tasks import Sorting
-from regraft.data.gather import gather
-from regraft.spec import DataSpec
+from regraft.data.ingest import gather
+from regraft.spec.run import DataSpec
 peaks = []
 for train in sys.argv[1:]:
     gathered = gather(Sorting(), DataSpec(train=train), Path(train).parent)
@@ -337,7 +338,7 @@ print(sum(gathered.rows.values()), peaks[1] - peaks[0])
 
 def process(code: str, *arguments: str) -> subprocess.Popen[str]:
     path = os.pathsep.join(["platform", "tests", os.environ.get("PYTHONPATH", "")])
-    root = Path(__file__).parents[3]
+    root = ROOT
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         cwd=root,

@@ -19,15 +19,16 @@ from PIL import Image
 
 from regraft.contracts import Raw
 from regraft.data.arrays import png
-from regraft.data.gather import gather
+from regraft.data.ingest import gather
 from regraft.data.inputs import data_files
 from regraft.data.sources.npz import Npz
 from regraft.errors import DataError
-from regraft.pictures import seen_size
-from regraft.spec import DataSpec
+from regraft.media.images import seen_size
+from regraft.spec.sections import DataSpec
+from support.paths import ROOT, SHARED
 from unit.data.fake_tasks import Seeing
 
-SHARED = Path(os.environ.get("REGRAFT_SHARED") or Path(__file__).parents[4] / "shared") / "data"
+DATA = SHARED / "data"
 
 
 def saved(path: Path, **content: Any) -> Path:
@@ -180,7 +181,7 @@ def test_an_array_shorter_than_it_says_is_refused(tmp_path: Path) -> None:
 LARGE = """
 import sys
 from pathlib import Path
-from memory import peak
+from support.peak_memory import peak
 from regraft.data.sources.npz import Npz
 before = peak()
 rows = sum(1 for _ in Npz().read(Path(sys.argv[1])))
@@ -190,7 +191,7 @@ print(rows, (peak() - before) >> 20)
 
 def test_memory_holds_a_row_and_not_the_archive(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.npz", images=np.zeros((3000, 128, 128), np.uint8), labels=np.arange(3000))
-    folders = (str(Path(__file__).parents[3] / part) for part in ("platform", "tests"))
+    folders = (str(ROOT / part) for part in ("platform", "tests"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     run = subprocess.run(
         [sys.executable, "-c", LARGE, str(path)], capture_output=True, text=True, env=environment, check=True
@@ -200,7 +201,7 @@ def test_memory_holds_a_row_and_not_the_archive(tmp_path: Path) -> None:
     assert grown_mib < 8
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no {SHARED}: set REGRAFT_SHARED to the folder that holds data/")
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}: set REGRAFT_SHARED to the folder that holds data/")
 @pytest.mark.parametrize(
     ("name", "counts", "size"),
     [
@@ -209,9 +210,9 @@ def test_memory_holds_a_row_and_not_the_archive(tmp_path: Path) -> None:
     ],
 )
 def test_published_archives_are_read(tmp_path: Path, name: str, counts: set[str], size: tuple[int, int]) -> None:
-    data = DataSpec(train=str(SHARED / name), eval=0.2)
+    data = DataSpec(train=str(DATA / name), eval=0.2)
     gathered = gather(Seeing(), data, tmp_path)
     assert set(gathered.labels) == counts
     assert sum(gathered.rows.values()) == {"p": 624, "d": 2007}[name[0]]
-    [file] = data_files(str(SHARED / name), None, tmp_path)
+    [file] = data_files(str(DATA / name), None, tmp_path)
     assert seen_size(next(file.rows()).values["image"]) == size

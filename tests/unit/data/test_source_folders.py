@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,14 @@ from regraft.data.sources.masks import Masks
 from regraft.data.sources.parallel import Parallel
 from regraft.data.sources.text import Text
 from regraft.errors import DataError
-from regraft.spec import DataSpec
+from regraft.spec.sections import DataSpec
 from regraft.store.objects import open_store
 from regraft.tasks.semantic_segmentation import SemanticSegmentation
+from support.paths import SHARED
 
-SHARED = Path(os.environ.get("REGRAFT_SHARED") or Path(__file__).parents[4] / "shared") / "data"
+DATA = SHARED / "data"
 needs_data = pytest.mark.skipif(
-    not SHARED.is_dir(), reason=f"no {SHARED}: set REGRAFT_SHARED to the folder that holds data/"
+    not DATA.is_dir(), reason=f"no {DATA}: set REGRAFT_SHARED to the folder that holds data/"
 )
 
 
@@ -207,25 +207,25 @@ def counted(written: str, folder: Path, form: Source | None = None) -> tuple[str
 
 @needs_data
 def test_published_folders_and_texts_are_read(tmp_path: Path) -> None:
-    assert counted(f"{SHARED}/pennfudan", tmp_path) == ("masks", 170, 0)
-    assert counted(f"{SHARED}/magnetic_tile", tmp_path) == ("masks", 392, 240)
-    assert counted(f"{SHARED}/magnetic_tile", tmp_path, Masks(missing="zero")) == ("masks", 632, 0)
-    assert counted(f"{SHARED}/multi30k/val.{{en,de,fr}}.gz", tmp_path) == ("parallel", 1014, 0)
-    assert counted(f"{SHARED}/tinyshakespeare/input.txt", tmp_path, Text(per="paragraph")) == ("text", 7222, 0)
-    assert counted(f"{SHARED}/hymenoptera/train", tmp_path) == ("images", 244, 0)
+    assert counted(f"{DATA}/pennfudan", tmp_path) == ("masks", 170, 0)
+    assert counted(f"{DATA}/magnetic_tile", tmp_path) == ("masks", 392, 240)
+    assert counted(f"{DATA}/magnetic_tile", tmp_path, Masks(missing="zero")) == ("masks", 632, 0)
+    assert counted(f"{DATA}/multi30k/val.{{en,de,fr}}.gz", tmp_path) == ("parallel", 1014, 0)
+    assert counted(f"{DATA}/tinyshakespeare/input.txt", tmp_path, Text(per="paragraph")) == ("text", 7222, 0)
+    assert counted(f"{DATA}/hymenoptera/train", tmp_path) == ("images", 244, 0)
 
 
 @needs_data
 def test_sst2_without_a_header_is_read_by_what_the_format_says(tmp_path: Path) -> None:
     form = Source.parse({"type": "csv", "header": ["text", "label"], "quote": None})
     assert isinstance(form, Source)
-    assert counted(f"{SHARED}/sst2/train.tsv", tmp_path, form) == ("csv", 6920, 0)
+    assert counted(f"{DATA}/sst2/train.tsv", tmp_path, form) == ("csv", 6920, 0)
 
 
 @needs_data
 def test_penn_fudan_is_a_snapshot_of_images_and_masks(tmp_path: Path) -> None:
     task = SemanticSegmentation(labels=("background", "person"), values="nonzero")
-    data = DataSpec(train=f"{SHARED}/pennfudan", eval=0.3)
+    data = DataSpec(train=f"{DATA}/pennfudan", eval=0.3)
     snapshot = build_snapshot(open_store(str(tmp_path / "store")), task, data)
     assert len(snapshot.train) + len(snapshot.eval) == 170
     row = snapshot.train.row(0)

@@ -20,7 +20,7 @@ from regraft.data.sources.arrow import Arrow
 from regraft.data.sources.parquet import Parquet
 from regraft.data.sources.saved_dataset import SavedDataset
 from regraft.errors import DataError
-from regraft.spec import DataSpec
+from regraft.spec.sections import DataSpec
 from regraft.store.objects import open_store
 from unit.data.fake_tasks import Finding, Rating, Seeing, Tagging
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from regraft.contracts import Raw
-from regraft.data.gather import gather
+from regraft.data.ingest import gather
 from regraft.data.sources.voc import Voc
 from regraft.errors import DataError
-from regraft.spec import DataSpec
+from regraft.spec.sections import DataSpec
 from regraft.tasks.object_detection import ObjectDetection
+from support.paths import SHARED
 
-BCCD = Path(os.environ.get("REGRAFT_SHARED") or Path(__file__).parents[4] / "shared") / "data" / "bccd"
+BCCD = SHARED / "data" / "bccd"
 
 
 def thing(name: str, *corners: float, extra: str = "") -> str:

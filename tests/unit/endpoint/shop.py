@@ -17,9 +17,9 @@ from regraft.bases.adapt import adapt
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import Base, processor_files
 from regraft.contracts import Method
-from regraft.endpoint.serve_spec import ServeSpec
 from regraft.endpoint.server import Opened, running
 from regraft.serving.predictor import Predictor
+from regraft.spec.serve import ServeSpec
 from regraft.store.card import model_card
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry, Version

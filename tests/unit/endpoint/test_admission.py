@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from regraft.endpoint import server
-from regraft.endpoint.keys import Key, Keys, append, hashed, new_key, read
-from regraft.endpoint.refusals import Refusal
-from regraft.endpoint.serve_spec import ServeSpec
+from regraft.endpoint.api_keys import Key, Keys, append, hashed, new_key, read
+from regraft.endpoint.http_errors import Refusal
 from regraft.endpoint.server import refuse_open_doors
-from regraft.errors import AskedWrong
+from regraft.errors import RequestError
+from regraft.spec.serve import ServeSpec
 from unit.endpoint.shop import Endpoint, Shop
 
 MODEL = "/models/text-classification"
@@ -75,7 +75,7 @@ def test_a_key_opens_what_it_is_for_and_no_key_opens_nothing(own: Shop, keys: tu
 def test_a_key_that_is_taken_away_opens_nothing_within_seconds(
     own: Shop, keys: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regraft.endpoint.keys._LOOK_S", 0.0)
+    monkeypatch.setattr("regraft.endpoint.api_keys._LOOK_S", 0.0)
     path, everything, _ = keys
     with own.open(keys=str(path)) as endpoint:
         assert endpoint.ask(MODEL, ASKED, headers=bearer(everything)).status == 200
@@ -90,7 +90,7 @@ def test_keys_are_kept_as_hashes_that_others_may_not_read(keys: tuple[Path, str,
     assert everything not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [key.name for key in read(path.read_text(), str(path))] == ["all", "other"]
-    with pytest.raises(AskedWrong, match="there is a key of all already"):
+    with pytest.raises(RequestError, match="there is a key of all already"):
         append(path, Key(name="all", sha256=hashed("x")))
 
 
@@ -99,7 +99,7 @@ def test_keys_are_kept_as_hashes_that_others_may_not_read(keys: tuple[Path, str,
 )
 def test_a_file_that_holds_no_keys_is_refused_and_not_shown(text: str, tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text(text)
-    with pytest.raises(AskedWrong, match=r"keys\.yaml"):
+    with pytest.raises(RequestError, match=r"keys\.yaml"):
         Keys.found(str(tmp_path / "keys.yaml"))
 
 
@@ -112,7 +112,7 @@ def test_keys_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org"])
 def test_other_machines_are_not_listened_to_without_keys(host: str, tmp_path: Path) -> None:
-    with pytest.raises(AskedWrong, match="anybody could ask"):
+    with pytest.raises(RequestError, match="anybody could ask"):
         refuse_open_doors(ServeSpec(host=host))
     append(tmp_path / "keys", Key(sha256=hashed("x")))
     refuse_open_doors(ServeSpec(host=host, keys=str(tmp_path / "keys")))
@@ -219,7 +219,7 @@ def test_who_sends_slowly_takes_no_place_of_those_who_are_answered(own: Shop) ->
             line.sendall(f"POST {MODEL} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{{".encode())
         time.sleep(0.2)
         reply = endpoint.ask(MODEL, ASKED)
-        assert (reply.status, reply.document["kind"]) == (503, "Full"), "there is an end to that as well"
+        assert (reply.status, reply.document["kind"]) == (503, "Overloaded"), "there is an end to that as well"
         for line in bodies + more:
             line.close()
 
@@ -276,12 +276,12 @@ def test_the_page_asks_for_nothing_outside(endpoint: Endpoint) -> None:
 
 def test_a_port_that_is_taken_is_told(own: Shop, endpoint: Endpoint) -> None:
     port = urlsplit(endpoint.url).port
-    with pytest.raises(AskedWrong, match=f"{port} cannot be listened on"), own.open(port=port):
+    with pytest.raises(RequestError, match=f"{port} cannot be listened on"), own.open(port=port):
         pass
 
 
 def test_the_first_model_that_cannot_open_is_told(own: Shop) -> None:
-    with pytest.raises(AskedWrong, match="does not exist"), own.open(models=["nobody"]):
+    with pytest.raises(RequestError, match="does not exist"), own.open(models=["nobody"]):
         pass
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from regraft.endpoint.keys import Key, append, hashed
+from regraft.endpoint.api_keys import Key, append, hashed
 from unit.endpoint.shop import Endpoint, Shop
 from unit.every.rows import TEXTS, picture
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from regraft.evaluation.evaluate import Evaluated, evaluate
-from regraft.evaluation.wishes import Wishes
+from regraft.evaluation.options import Wishes
 from regraft.store.objects import open_store
-from tiny import document, tickets
+from support.tiny import document, tickets
 
 
 @pytest.fixture(autouse=True)

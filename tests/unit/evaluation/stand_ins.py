@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from regraft.evaluation.album import Album, overlaid
-from regraft.evaluation.exhibits import (
+from regraft.contracts.findings import Curve, Findings, Matrix, Table
+from regraft.evaluation.page import page
+from regraft.evaluation.row_views import (
     Box,
     Boxes,
     Entities,
@@ -22,9 +23,8 @@ from regraft.evaluation.exhibits import (
     Verdict,
     Words,
 )
-from regraft.evaluation.page import page
-from regraft.evaluation.worst import Worst
-from regraft.findings import Curve, Findings, Matrix, Table
+from regraft.evaluation.thumbnails import Album, overlaid
+from regraft.evaluation.worst_rows import Worst
 
 
 def findings(labels: Sequence[str] = ("ant", "bee", "wasp")) -> Findings:

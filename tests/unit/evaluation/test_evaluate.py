@@ -13,9 +13,9 @@ import regraft
 from regraft.cli import main
 from regraft.contracts import Context, Example, Row
 from regraft.data.rows import Rows
-from regraft.errors import AskedWrong, DataError, NotThere
+from regraft.errors import DataError, NotFound, RequestError
 from regraft.evaluation.evaluate import evaluate
-from regraft.evaluation.wishes import Wishes
+from regraft.evaluation.options import Wishes
 from regraft.store.objects import open_store
 from regraft.tasks.text_classification import TextClassification
 from unit.store.conftest import local_server
@@ -83,7 +83,7 @@ def test_columns_of_another_name_are_named(evaluated: Any, trained: Path, tmp_pa
         evaluated(path)
     renamed = evaluated(path, columns={"text": "review", "label": "stars"}).document
     assert renamed["metrics"] == evaluated().document["metrics"]
-    with pytest.raises(AskedWrong, match="'body' is no column of task text-classification"):
+    with pytest.raises(RequestError, match="'body' is no column of task text-classification"):
         evaluated(path, columns={"body": "review"})
 
 
@@ -116,12 +116,12 @@ def test_a_version_does_not_differ_from_itself(evaluated: Any) -> None:
 
 
 def test_what_is_not_there_is_told(evaluated: Any, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotThere, match="tiny"):
+    with pytest.raises(NotFound, match="tiny"):
         evaluated(reference="tinny")
     with pytest.raises(DataError, match="no such file"):
         evaluated(tmp_path / "nowhere.csv")
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(AskedWrong, match="is a file; write a folder"):
+    with pytest.raises(RequestError, match="is a file; write a folder"):
         evaluated()
 
 

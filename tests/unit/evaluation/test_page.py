@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from regraft.evaluation.figures import figure
-from regraft.findings import Findings, Matrix
-from seen import Look
+from regraft.contracts.findings import Findings, Matrix
+from regraft.report.numbers import figure
+from support.browser import Look
 from unit.evaluation import stand_ins
 
 HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(2)>'</style></svg><b>"

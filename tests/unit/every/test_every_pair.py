@@ -14,7 +14,8 @@ import transformers
 from safetensors.torch import load, save
 from torch import Tensor
 
-from regraft.bases.adapt import Adapted, adapt, inputs_of
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted, inputs_of
 from regraft.bases.delta import apply_delta, delta_tensors
 from regraft.bases.load import quiet
 from regraft.bases.locate import Base, processor_files

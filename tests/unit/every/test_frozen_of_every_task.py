@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from regraft.contracts import Task
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
 from regraft.training.session import train_local

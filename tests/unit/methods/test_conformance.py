@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from regraft.bases.adapt import Adapted
+from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta, canonical, delta_tensors
 from regraft.bases.load import quiet
 from regraft.bases.locate import Base

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from language import FAMILIES, tiny_language
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta, canonical, delta_tensors
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Batch, Method
 from regraft.tasks.text_generation import TextGeneration
+from support.language_models import FAMILIES, tiny_language
 
 TASK = TextGeneration(block_size=32, max_new_tokens=4)
 METHODS: dict[str, Any] = {

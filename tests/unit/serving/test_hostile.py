@@ -20,8 +20,8 @@ from safetensors.torch import save
 from regraft.bases.locate import locate
 from regraft.errors import RegraftError
 from regraft.serving.predictor import Predictor
-from regraft.store import sealed
-from tiny import tiny_bert
+from regraft.store import checksummed
+from support.tiny import tiny_bert
 from unit.serving.tiny import publish
 
 _watched: list[tuple[str, str]] | None = None
@@ -311,7 +311,7 @@ class Published:
         """Change the manifest and seal it again."""
         body = {key: value for key, value in json.loads(self.manifest.read_text()).items() if key != "sha256"}
         edit(body)
-        self.manifest.write_bytes(sealed.dump(body))
+        self.manifest.write_bytes(checksummed.dump(body))
 
     def name(self, name: str) -> None:
         """Call the delta something else in the manifest."""

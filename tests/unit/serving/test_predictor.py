@@ -13,18 +13,18 @@ import torch
 
 from regraft import plugins
 from regraft.errors import (
-    AskedWrong,
     BaseError,
     Damaged,
     DataError,
-    NotThere,
+    NotFound,
     RegraftError,
+    RequestError,
     UnknownPlugin,
     Unsupported,
     WrongBase,
 )
 from regraft.serving.predictor import Predictor
-from regraft.store import sealed
+from regraft.store import checksummed
 from unit.serving.tiny import CASES, TASKS, TEXTS, alone, publish, rows_of, yolos
 
 
@@ -150,7 +150,7 @@ def forged(store: Path, prefix: str, change: Any) -> None:
     body = json.loads(path.read_text())
     del body["sha256"]
     change(body)
-    path.write_bytes(sealed.dump(body))
+    path.write_bytes(checksummed.dump(body))
 
 
 @pytest.mark.parametrize("name", ["../../escaped.txt", "/tmp/escaped.txt", "processor/../../x", "a\\..\\b"])
@@ -233,9 +233,9 @@ def test_a_field_of_another_regraft_is_named(store: Path, bases: dict[str, Path]
 
 def test_what_does_not_exist_is_named(store: Path, bases: dict[str, Path]) -> None:
     publish(store, bases["cls"], "text-classification", "lora")
-    with pytest.raises(NotThere, match="did you mean 'tiny'"):
+    with pytest.raises(NotFound, match="did you mean 'tiny'"):
         Predictor.open(str(store), "tiyn")
-    with pytest.raises(AskedWrong, match="allowed are auto, cpu"):
+    with pytest.raises(RequestError, match="allowed are auto, cpu"):
         Predictor.open(str(store), "tiny", device="abacus")
 
 

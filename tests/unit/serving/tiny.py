@@ -23,7 +23,8 @@ from transformers import (
     YolosModel,
 )
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate, processor_files
 from regraft.contracts import Method, Task

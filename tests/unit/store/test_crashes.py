@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from regraft.errors import NotThere
+from regraft.errors import NotFound
 from regraft.store.checkpoints import Checkpoints, Retention
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
@@ -67,12 +67,12 @@ MARKS = [*(f"step {n}" for n in range(9)), *(f"version {n}" for n in range(9))]
 
 def delete_again(store: ObjectStore) -> None:
     """A deletion whose version is gone already has nothing more to do."""
-    with contextlib.suppress(NotThere):
+    with contextlib.suppress(NotFound):
         Registry(store).delete("m", "v3")
 
 
 def unalias_again(store: ObjectStore) -> None:
-    with contextlib.suppress(NotThere):
+    with contextlib.suppress(NotFound):
         Registry(store).unalias("m", "production")
 
 

@@ -20,10 +20,10 @@ from regraft.store import multipart, s3
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
-from tiny import document
+from support.processes import in_child, train_counted
+from support.tiny import document
 from unit.store.conftest import REAL, local_server
 from unit.store.flaky_proxy import FlakyProxy
-from workers import in_child, train_counted
 
 pytestmark = pytest.mark.timeout(1200)
 COUNT = 200

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from regraft.errors import AskedWrong, Damaged, Lost, NotThere
-from regraft.store import sealed
+from regraft.errors import Conflict, Damaged, NotFound, RequestError
+from regraft.store import checksummed
 from regraft.store.manifest import Manifest, commit, fetch_verified, load, read_verified
 from regraft.store.objects import ObjectStore
 
@@ -37,9 +37,9 @@ def test_only_the_named_files_are_fetched(store: ObjectStore, made: Manifest, tm
 
 
 def test_a_prefix_is_committed_once(store: ObjectStore, made: Manifest) -> None:
-    with pytest.raises(Lost):
+    with pytest.raises(Conflict):
         commit(store, "x/y", FILES, kind="snapshot", meta={})
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         load(store, "x")
 
 
@@ -149,7 +149,7 @@ def test_a_manifest_of_another_shape_is_refused(
     folder: ObjectStore, tmp_path: Path, change: dict[str, Any], told: str
 ) -> None:
     body = {"format": 1, "kind": "version", "id": "0" * 32, "files": [ENTRY], "meta": {}}
-    folder.put("x/manifest.json", sealed.dump(body | change))
+    folder.put("x/manifest.json", checksummed.dump(body | change))
     with pytest.raises(Damaged, match=told):
         fetch_verified(folder, "x", tmp_path / "into")
     assert not (tmp_path / "into").exists()
@@ -165,13 +165,13 @@ def test_numbers_that_json_lacks_become_none(folder: ObjectStore) -> None:
 
 @pytest.mark.parametrize("meta", [{"path": Path("/x")}, {1: "one"}, {"a": {"b": [object()]}}])
 def test_what_json_cannot_hold_is_refused_before_anything_is_put(folder: ObjectStore, meta: dict[str, Any]) -> None:
-    with pytest.raises(AskedWrong, match="JSON"):
+    with pytest.raises(RequestError, match="JSON"):
         commit(folder, "x", FILES, kind="checkpoint", meta=meta)
     assert list(folder.list()) == []
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "../a", "/a", ""])
 def test_a_file_may_not_have_such_a_name(folder: ObjectStore, name: str) -> None:
-    with pytest.raises(AskedWrong):
+    with pytest.raises(RequestError):
         commit(folder, "x", {name: b""}, kind="checkpoint", meta={})
     assert list(folder.list()) == []

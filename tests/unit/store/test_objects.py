@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from regraft.errors import AskedWrong, Lost, NotThere, StoreError
+from regraft.errors import Conflict, NotFound, RequestError, StoreError
 from regraft.store import multipart, s3
 from regraft.store.folder import FolderStore
 from regraft.store.objects import Body, ObjectStore, open_store
@@ -60,7 +60,7 @@ def test_a_memoryview_of_numbers_is_stored_as_its_bytes(store: ObjectStore) -> N
 
 def test_a_missing_key_is_not_there(store: ObjectStore, tmp_path: Path) -> None:
     for ask in (store.get, store.read, lambda key: store.fetch(key, tmp_path / "out")):
-        with pytest.raises(NotThere, match="missing/key"):
+        with pytest.raises(NotFound, match="missing/key"):
             ask("missing/key")
     assert not store.exists("missing/key") and not (tmp_path / "out").exists()
     assert list(tmp_path.glob("**/.regraft-tmp*")) == []
@@ -69,7 +69,7 @@ def test_a_missing_key_is_not_there(store: ObjectStore, tmp_path: Path) -> None:
 def test_a_folder_of_keys_is_no_key(store: ObjectStore) -> None:
     store.put("a/b/c", b"1")
     assert not store.exists("a/b")
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         store.get("a/b")
 
 
@@ -117,9 +117,9 @@ def test_deleting_what_is_not_there_is_fine(store: ObjectStore) -> None:
 
 def test_put_if_absent_refuses_the_second(store: ObjectStore) -> None:
     store.put_if_absent("a/one", b"first")
-    with pytest.raises(Lost, match="a/one"):
+    with pytest.raises(Conflict, match="a/one"):
         store.put_if_absent("a/one", b"second")
-    with pytest.raises(Lost):
+    with pytest.raises(Conflict):
         store.put_if_absent("a/one", b"first")
     assert store.get("a/one") == b"first"
     store.delete(["a/one"])
@@ -132,7 +132,7 @@ def test_put_if_match_refuses_a_stale_tag(store: ObjectStore) -> None:
     data, tag = store.read("a")
     assert data == b"1"
     store.put_if_match("a", b"2", tag)
-    with pytest.raises(Lost):
+    with pytest.raises(Conflict):
         store.put_if_match("a", b"3", tag)
     assert store.get("a") == b"2"
     store.put_if_match("a", b"4", store.read("a")[1])
@@ -143,7 +143,7 @@ def test_put_if_match_refuses_what_is_gone(store: ObjectStore) -> None:
     store.put("a", b"1")
     _, tag = store.read("a")
     store.delete(["a"])
-    with pytest.raises(Lost):
+    with pytest.raises(Conflict):
         store.put_if_match("a", b"2", tag)
     assert not store.exists("a")
 
@@ -156,7 +156,7 @@ def race(count: int, write: Callable[[int], None]) -> list[int]:
         barrier.wait()
         try:
             write(number)
-        except Lost:
+        except Conflict:
             return None
         return number
 
@@ -217,7 +217,7 @@ def test_an_unsafe_key_is_refused(store: ObjectStore, key: str, tmp_path: Path) 
         lambda: store.fetch(key, tmp_path / "out"),
     ]
     for call in calls:
-        with pytest.raises(AskedWrong, match="not allowed"):
+        with pytest.raises(RequestError, match="not allowed"):
             call()
 
 
@@ -275,6 +275,6 @@ def test_a_bucket_may_be_written_with_slashes() -> None:
     ],
 )
 def test_a_url_that_means_nothing_is_refused(url: str, told: str) -> None:
-    with pytest.raises(AskedWrong, match=told.replace("?", r"\?")) as caught:
+    with pytest.raises(RequestError, match=told.replace("?", r"\?")) as caught:
         open_store(url)
     assert "secret" not in str(caught.value).replace("AWS_SECRET_ACCESS_KEY", "")

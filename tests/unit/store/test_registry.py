@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from regraft.errors import AskedWrong, Damaged, NotThere, StoreError
+from regraft.errors import Damaged, NotFound, RequestError, StoreError
 from regraft.store.manifest import MANIFEST
 from regraft.store.objects import Body, ObjectStore
 from regraft.store.registry import Registry, Version
@@ -88,7 +88,7 @@ def test_an_alias_moves_and_goes_back(registry: Registry) -> None:
     assert registry.version("m", "production").version == "v2"
     assert registry.rollback("m", "production").version == "v3"
     assert registry.rollback("m", "production").version == "v1"
-    with pytest.raises(NotThere, match="nothing before"):
+    with pytest.raises(NotFound, match="nothing before"):
         registry.rollback("m", "production")
     assert registry.aliases("m") == {"production": "v1", "staging": "v2"}
 
@@ -108,7 +108,7 @@ def test_an_alias_can_be_taken_away(registry: Registry) -> None:
     assert registry.aliases("m") == {}
     for call in (lambda: registry.version("m", "production"), lambda: registry.unalias("m", "production"),
                  lambda: registry.rollback("m", "production")):  # fmt: skip
-        with pytest.raises(NotThere, match="'production' does not exist"):
+        with pytest.raises(NotFound, match="'production' does not exist"):
             call()
     registry.delete("m", "v1")
     assert registry.models() == []
@@ -124,19 +124,19 @@ def test_moves_at_once_lose_none(registry: Registry) -> None:
 
 
 def test_what_does_not_exist_is_told_with_the_nearest(registry: Registry) -> None:
-    with pytest.raises(NotThere, match="there is none yet"):
+    with pytest.raises(NotFound, match="there is none yet"):
         registry.version("m")
     publish(registry, "support-tickets")
     registry.promote("support-tickets", "v1", "production")
-    with pytest.raises(NotThere, match="did you mean 'support-tickets'"):
+    with pytest.raises(NotFound, match="did you mean 'support-tickets'"):
         registry.version("suport-tickets")
-    with pytest.raises(NotThere, match="there are production, v1; did you mean 'production'"):
+    with pytest.raises(NotFound, match="there are production, v1; did you mean 'production'"):
         registry.version("support-tickets", "prodction")
-    with pytest.raises(NotThere, match="'v9' does not exist; there are production, v1"):
+    with pytest.raises(NotFound, match="'v9' does not exist; there are production, v1"):
         registry.version("support-tickets", "v9")
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         registry.promote("support-tickets", "v9", "x")
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         registry.delete("support-tickets", "v9")
 
 
@@ -147,14 +147,14 @@ def test_references_are_parsed() -> None:
     assert Registry.parse("a@latest") == ("a", "latest")
     wrongs = ["", "@", "a@", "A", "a/b", "../a", "a..b", "a b", "-a", "a@b@c", "a@v0", "a@v01", "a@../x", "a" * 65, "ä"]
     for wrong in wrongs:
-        with pytest.raises(AskedWrong, match=r"write 1 to 64|read as a version"):
+        with pytest.raises(RequestError, match=r"write 1 to 64|read as a version"):
             Registry.parse(wrong)
 
 
 @pytest.mark.parametrize("alias", ["latest", "v1", "v007", "Up", "", "a/b", "..", "a" * 65])
 def test_an_alias_may_not_be_called_so(local: Registry, alias: str) -> None:
     publish(local)
-    with pytest.raises(AskedWrong):
+    with pytest.raises(RequestError):
         local.promote("m", "v1", alias)
 
 
@@ -162,7 +162,7 @@ def test_a_version_that_is_meant_is_not_deleted(registry: Registry) -> None:
     publish(registry)
     publish(registry, content=b"2")
     registry.promote("m", "v1", "production")
-    with pytest.raises(AskedWrong, match="m@v1 is what production means: move or remove the alias"):
+    with pytest.raises(RequestError, match="m@v1 is what production means: move or remove the alias"):
         registry.delete("m", "v1")
     registry.delete("m", "v2")
     assert refs(registry) == ["v1"]
@@ -180,7 +180,7 @@ def test_a_version_promoted_while_it_is_deleted_stays_whole(folder: ObjectStore,
     registry = Interrupted(folder)
     made = publish(registry)
     registry.between = lambda: registry.promote("m", "v1", "production")  # type: ignore[assignment]
-    with pytest.raises(AskedWrong, match="production means"):
+    with pytest.raises(RequestError, match="production means"):
         registry.delete("m", "v1")
     assert registry.aliases("m") == {"production": "v1"}
     assert (registry.fetch(registry.version("m", "production"), tmp_path) / "delta").exists()
@@ -198,7 +198,7 @@ def test_an_alias_is_not_left_meaning_a_version_deleted_meanwhile(
     monkeypatch.setattr(local, "version", lambda name, ref: found)
     local.store.delete([found.prefix + MANIFEST])
     for alias in ("production", "new"):
-        with pytest.raises(NotThere, match="deleted meanwhile"):
+        with pytest.raises(NotFound, match="deleted meanwhile"):
             local.promote("m", "v2", alias)
     assert local.aliases("m") == {"production": "v1", "old": "v1"}
 
@@ -245,7 +245,7 @@ def test_a_damaged_alias_is_named_and_mended_by_promoting(local: Registry) -> No
 
 def test_files_of_a_version_may_not_take_our_names(local: Registry) -> None:
     for name in ("claim.json", "manifest.json", "deleted.json"):
-        with pytest.raises(AskedWrong, match=name):
+        with pytest.raises(RequestError, match=name):
             local.publish("m", {name: b""}, {})
 
 

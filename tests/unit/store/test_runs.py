@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from regraft.errors import AskedWrong, Damaged, NotThere
+from regraft.errors import Damaged, NotFound, RequestError
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import ObjectStore
 from regraft.store.runs import RunInfo, Runs
@@ -20,10 +20,10 @@ def runs(store: ObjectStore) -> Runs:
 def test_documents_are_written_and_read(runs: Runs) -> None:
     runs.write("r~1", "spec.yaml", b"name: x")
     assert runs.read("r~1", "spec.yaml") == b"name: x"
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         runs.read("r~1", "metrics.jsonl")
     for run, document in (("..", "spec.yaml"), ("r", "../x"), ("", "x")):
-        with pytest.raises(AskedWrong):
+        with pytest.raises(RequestError):
             runs.write(run, document, b"")
 
 
@@ -47,7 +47,7 @@ def test_runs_are_listed_the_newest_first(runs: Runs) -> None:
 
 def test_a_run_that_does_not_exist_is_told_with_the_nearest(runs: Runs) -> None:
     runs.update("support-tickets-1a2b", state="done")
-    with pytest.raises(NotThere, match="did you mean 'support-tickets-1a2b'"):
+    with pytest.raises(NotFound, match="did you mean 'support-tickets-1a2b'"):
         runs.info("support-tickets-1a2c")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from regraft.errors import AskedWrong, Denied, Lost, NotThere, RegraftError, StoreError
+from regraft.errors import Conflict, NotFound, PermissionDenied, RegraftError, RequestError, StoreError
 from regraft.store import multipart, s3
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import ObjectStore, open_store
@@ -51,14 +51,14 @@ def test_a_lost_answer_to_our_own_creation_is_no_loss(flaky: FlakyS3, store: Obj
 def test_a_retried_creation_that_somebody_else_won_is_lost(flaky: FlakyS3, store: ObjectStore) -> None:
     store.put("a", b"theirs")
     flaky.fault = Times("reset", "PUT")
-    with pytest.raises(Lost):
+    with pytest.raises(Conflict):
         store.put_if_absent("a", b"ours")
     assert store.get("a") == b"theirs"
 
 
 def test_equal_bytes_that_were_there_before_are_lost(flaky: FlakyS3, store: ObjectStore) -> None:
     store.put("a", b"same")
-    with pytest.raises(Lost):
+    with pytest.raises(Conflict):
         store.put_if_absent("a", b"same")
 
 
@@ -68,7 +68,7 @@ def test_a_lost_answer_to_our_own_replacement_is_no_loss(flaky: FlakyS3, store: 
     flaky.fault = Times("lost", "PUT")
     store.put_if_match("a", b"ours 2", tag)
     assert store.get("a") == b"ours 2"
-    with pytest.raises(Lost):
+    with pytest.raises(Conflict):
         store.put_if_match("a", b"ours 3", tag)
 
 
@@ -79,7 +79,7 @@ def test_a_conflict_is_tried_again_and_then_lost(
     flaky.fault = Times("409:ConditionalRequestConflict", "PUT", 2)
     store.put_if_absent("a", b"1")
     flaky.fault = Times("409:ConditionalRequestConflict", "PUT", 100)
-    with pytest.raises(Lost):
+    with pytest.raises(Conflict):
         store.put_if_absent("b", b"1")
 
 
@@ -92,7 +92,7 @@ def test_writers_that_meet_in_ceph_are_told_500_and_try_again(flaky: FlakyS3, st
     flaky.fault = Times("500:UnknownError", "PUT", 1000)
     with pytest.raises(StoreError, match="kept failing") as caught:
         store.put_if_absent("b", b"1")
-    assert not isinstance(caught.value, Lost)
+    assert not isinstance(caught.value, Conflict)
 
 
 @pytest.mark.parametrize("quotes", ["bare", "quoted", "either"])
@@ -102,7 +102,7 @@ def test_servers_that_differ_on_quotes_all_compare(flaky: FlakyS3, store: Object
     tag = store.read("a")[1]
     assert '"' not in tag
     store.put_if_match("a", b"2", tag)
-    with pytest.raises(Lost):
+    with pytest.raises(Conflict):
         store.put_if_match("a", b"3", tag)
     assert store.get("a") == b"2"
     store.check()
@@ -215,7 +215,7 @@ def test_wrong_keys_are_denied_at_once_without_showing_them(flaky: FlakyS3, stor
     ]  # fmt: skip
     began = time.monotonic()
     for call in calls:
-        with pytest.raises(Denied) as caught:
+        with pytest.raises(PermissionDenied) as caught:
             call()
         assert "s3cr3t" not in str(caught.value) and "test-key" not in str(caught.value)
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
@@ -262,13 +262,13 @@ def test_no_keys_at_all_are_denied(flaky: FlakyS3, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(Denied, match="set AWS_ACCESS_KEY_ID"):
+    with pytest.raises(PermissionDenied, match="set AWS_ACCESS_KEY_ID"):
         open_store("s3://b/p").check()
 
 
 def test_an_endpoint_that_is_no_url_is_told(flaky: FlakyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "not a url")
-    with pytest.raises(AskedWrong, match="AWS_ENDPOINT_URL is not a url"):
+    with pytest.raises(RequestError, match="AWS_ENDPOINT_URL is not a url"):
         open_store("s3://b/p").check()
 
 
@@ -333,7 +333,7 @@ def test_under_random_faults_nothing_is_lost_or_wrong(
 
 
 def test_not_there_is_not_taken_for_an_empty_store(flaky: FlakyS3, store: ObjectStore) -> None:
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFound):
         store.get("a")
     flaky.fault = Times("503", "", 1000)
     with pytest.raises(StoreError):

@@ -12,8 +12,6 @@ from PIL import Image
 from transformers import AutoModelForObjectDetection
 
 import regraft
-from detectors import MODELS, deformable_detr, saved
-from rectangles import CLASSES, rectangles
 from regraft.bases.adapt import adapt
 from regraft.bases.load import BaseLoader
 from regraft.bases.locate import locate
@@ -21,9 +19,11 @@ from regraft.contracts import Batch
 from regraft.errors import Unsupported
 from regraft.methods.full import Full
 from regraft.serving.export import export
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.tasks.object_detection import ObjectDetection
 from regraft.training.session import train_local
+from support.detectors import MODELS, deformable_detr, saved
+from support.rectangles import CLASSES, rectangles
 
 FAMILIES = (*MODELS, "yolos")
 

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from pictures import tiny_mobilenet
 from regraft.bases.adapt import adapt
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import Base, locate
@@ -20,6 +19,7 @@ from regraft.contracts import Context, Method, Row
 from regraft.errors import DataError, Unsupported
 from regraft.methods.feature_extraction import FeatureExtraction
 from regraft.tasks.image_classification import ImageClassification
+from support.image_bases import tiny_mobilenet
 
 LABELS = ("ants", "bees", "wasps")
 TASK = ImageClassification()

@@ -14,7 +14,8 @@ import sentencepiece
 import torch
 import transformers as hf
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base, locate, processor_files
 from regraft.contracts import Method, Row, Task

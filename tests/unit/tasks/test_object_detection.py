@@ -19,13 +19,13 @@ from torch import Tensor
 from transformers import DetrConfig
 from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
 
-import rectangles
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import locate
-from regraft.boxes import Guess, box_loss, matched
 from regraft.contracts import Context, Example, Row
 from regraft.errors import DataError, Unsupported
 from regraft.tasks.object_detection import ObjectDetection, relative
+from regraft.tasks.outputs.detr import Guess, box_loss, matched
+from support import rectangles
 
 TASK = ObjectDetection()
 QUERIES = 9

@@ -20,14 +20,15 @@ from PIL import Image
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta, delta_tensors
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Context, Method, Row
 from regraft.tasks import semantic_segmentation
 from regraft.tasks.semantic_segmentation import IGNORED, SemanticSegmentation
-from segments import LABELS, SIDE, segments, tiny_beit, tiny_deeplab, tiny_segformer
+from support.segmenters import LABELS, SIDE, segments, tiny_beit, tiny_deeplab, tiny_segformer
 
 TASK = SemanticSegmentation(labels=LABELS)
 TINY: dict[str, Callable[..., Path]] = {"segformer": tiny_segformer, "deeplab": tiny_deeplab, "beit": tiny_beit}

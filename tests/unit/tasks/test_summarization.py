@@ -9,11 +9,12 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.locate import locate
 from regraft.contracts import Method, Record, Task
 from regraft.tasks.summarization import Summarization
-from translators import translator
+from support.translators import translator
 
 LONG = "#Person1#: the lamp is off. #Person2#: please turn it on. " * 12
 ROWS: list[dict[str, Any]] = [

@@ -17,9 +17,9 @@ from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import locate
 from regraft.contracts import Context, Example, Row
 from regraft.errors import DataError, Unsupported
+from regraft.tasks.inputs.text import MeanPooledClassifier, masked_mean
 from regraft.tasks.text_classification import TextClassification
-from regraft.text_rows import MeanPooledClassifier, masked_mean
-from tiny import tiny_bert
+from support.tiny import tiny_bert
 
 LABELS = ("entry", "light", "money")
 ROWS: list[Row] = [

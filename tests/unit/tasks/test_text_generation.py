@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from language import FAMILIES, POSITIONS, byte_tokenizer, model_of, tiny_language
 from regraft.bases.adapt import adapt
 from regraft.bases.locate import locate
 from regraft.contracts import Batch, Context, Row
 from regraft.errors import DataError, Unsupported
 from regraft.methods.full import Full
 from regraft.tasks.text_generation import TextGeneration
+from support.language_models import FAMILIES, POSITIONS, byte_tokenizer, model_of, tiny_language
 
 CHATML = (
     "{% for message in messages %}<|turn|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"

@@ -15,10 +15,10 @@ from regraft.bases.load import BaseLoader
 from regraft.bases.locate import locate
 from regraft.contracts import Context, Row
 from regraft.errors import DataError
-from regraft.serving.rows import checked
+from regraft.serving.row_checks import checked
 from regraft.tasks.text_pair_classification import TextPairClassification
 from regraft.tasks.text_pair_regression import TextPairRegression
-from tiny import SPECIAL, WORDS, tokenizer_of
+from support.tiny import SPECIAL, WORDS, tokenizer_of
 
 LABELS = ("other", "same")
 TASK = TextPairClassification()

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import locate
 from regraft.contracts import Batch, Context, Example, Row
-from regraft.entities import counts, scores
 from regraft.errors import DataError, Unsupported
+from regraft.tasks.metrics.entities import counts, scores
 from regraft.tasks.token_classification import TokenClassification, first_tokens, laid_out
-from tiny import tiny_bert
+from support.tiny import tiny_bert
 
 LABELS = ("O", "B-lamp", "B-place", "I-lamp")
 ROWS: list[Row] = [

@@ -13,13 +13,14 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 from transformers import LEDConfig, LEDForConditionalGeneration
 
-from regraft.bases.adapt import Adapted, adapt
+from regraft.bases.adapt import adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.load import BaseLoader
 from regraft.bases.locate import locate
 from regraft.contracts import Context, Example, Method, Record, Row, Task
 from regraft.errors import Unsupported
 from regraft.tasks.translation import Translation
-from translators import tokenizer_for, translator
+from support.translators import tokenizer_for, translator
 
 ROWS: list[Row] = [
     {"row": 0, "source": "a red lamp is on the table", "target": ["eine rote Lampe steht auf dem Tisch"]},

@@ -16,21 +16,21 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from regraft.bases.locate import locate
-from regraft.errors import AskedWrong
+from regraft.errors import RequestError
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.manifest import fetch_verified
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
 from regraft.training.harness import LocalHarness
-from regraft.training.memory import container_rooms, room_for_weights, weight_bytes
-from tiny import document
+from regraft.training.memory_check import container_rooms, room_for_weights, weight_bytes
+from support.processes import free_port, in_child, limited_command
+from support.tiny import document
 from unit.cli.conftest import nothing_left_behind as nothing_left_behind
 from unit.cli.conftest import regraft as regraft
 from unit.cli.pretended import Regraft, Said
 from unit.store.conftest import flaky as flaky
 from unit.store.flaky_s3 import FlakyS3, Request
-from workers import free_port, in_child, limited_command
 
 Document = dict[str, Any]
 Train = Callable[..., Said]
@@ -276,7 +276,7 @@ class Memory(NamedTuple):
 
 def memory_of(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(available))
-    monkeypatch.setattr("regraft.training.memory.container_rooms", list)
+    monkeypatch.setattr("regraft.training.memory_check.container_rooms", list)
 
 
 def moved_by_all(written: Document) -> int:
@@ -322,7 +322,7 @@ def test_workers_on_one_machine_need_the_memory_of_them_all(whole: Document, mon
     base = locate(whole["base"])
     memory_of(monkeypatch, 3 * weight_bytes(base) - 1)
     room_for_weights(base, Crowded(2))
-    with pytest.raises(AskedWrong, match=r"for 3 workers on one machine: .* write fewer compute\.workers"):
+    with pytest.raises(RequestError, match=r"for 3 workers on one machine: .* write fewer compute\.workers"):
         room_for_weights(base, Crowded(3))
 
 

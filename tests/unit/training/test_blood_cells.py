@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import regraft
-from blood_cells import BCCD, document
+from regraft.contracts.findings import Findings
 from regraft.data.sources.voc import Voc
-from regraft.findings import Findings
 from regraft.serving.predictor import Predictor
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.training.session import train_local
+from support.blood_cells import BCCD, document
 
 
 @pytest.mark.slow

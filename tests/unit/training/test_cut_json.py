@@ -12,12 +12,12 @@ import pytest
 
 from regraft.cli import main
 from regraft.errors import RegraftError
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.training.session import train_local
-from tiny import document
-from workers import in_child, train_counted
+from support.processes import in_child, train_counted
+from support.tiny import document
 
 REBUILT = ("run.json", "lease.json", "stop.json", "metrics.jsonl", "log.jsonl", "state.json", "manifest.json")
 """Documents of a run without which it goes on; of a snapshot the manifest is made anew from the rows."""

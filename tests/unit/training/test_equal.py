@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
-from tiny import document
-from workers import in_child, on_ranks, train_counted
+from support.processes import in_child, on_ranks, train_counted
+from support.tiny import document
 
 STEPS = 20
 

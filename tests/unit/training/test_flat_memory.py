@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pictures import tiny_resnet
-from workers import in_child, train_and_weigh
+from support.image_bases import tiny_resnet
+from support.processes import in_child, train_and_weigh
 
 LARGE, SMALL = 2000, 20
 """Images of one megabyte each."""

@@ -16,16 +16,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from pictures import coloured, tiny_resnet
 from regraft.errors import Diverged
 from regraft.serving.export import Exported, export
 from regraft.serving.predictor import Predictor
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
-from regraft.training.session import Outcome, train_local
-from tiny import TOPICS, WORDS, tiny_bert
-from workers import on_ranks
+from regraft.training.registration import Outcome
+from regraft.training.session import train_local
+from support.image_bases import coloured, tiny_resnet
+from support.processes import on_ranks
+from support.tiny import TOPICS, WORDS, tiny_bert
 
 
 def texts(path: Path, rows: int, *, seed: int) -> Path:

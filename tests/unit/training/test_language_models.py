@@ -12,17 +12,18 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import regraft
-from language import tiny_language
 from regraft.cli.train import commands
-from regraft.conversations import PLAIN
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import DataError, Unsupported
 from regraft.serving.export import export
 from regraft.serving.predictor import Predictor
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
-from regraft.training.session import Outcome, train_local
+from regraft.tasks.inputs.chat_template import PLAIN
+from regraft.training.registration import Outcome
+from regraft.training.session import train_local
+from support.language_models import tiny_language
 
 CHATML = (
     "{% for message in messages %}<|turn|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"

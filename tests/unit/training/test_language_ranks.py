@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from language import PROMPTS, byte_tokenizer, model_of, tiny_language, write_on_ranks
 from regraft.contracts import Context
-from regraft.generation import generate, left_padded
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
-from workers import _context, free_port, on_ranks
+from regraft.tasks.outputs.generation import generate, left_padded
+from support.language_models import PROMPTS, byte_tokenizer, model_of, tiny_language, write_on_ranks
+from support.processes import _context, free_port, on_ranks
 
 
 def test_ranks_of_a_sharded_model_write_texts_of_different_lengths(tmp_path: Path) -> None:

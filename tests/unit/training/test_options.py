@@ -15,15 +15,17 @@ import regraft
 from regraft.bases.adapt import adapt
 from regraft.bases.locate import locate
 from regraft.contracts import Method
-from regraft.errors import AskedWrong, Diverged, SpecError
-from regraft.spec import RunSpec, TrainingSpec
+from regraft.errors import Diverged, RequestError, SpecError
+from regraft.spec.run import RunSpec
+from regraft.spec.sections import TrainingSpec
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
 from regraft.training.optimizer import build_optimizer, parameter_groups, schedule, set_learning_rate
-from regraft.training.session import Outcome, train_local
-from tiny import document
-from workers import on_ranks
+from regraft.training.registration import Outcome
+from regraft.training.session import train_local
+from support.processes import on_ranks
+from support.tiny import document
 
 
 def run(folder: Path, *, compute: dict[str, Any] | None = None, **changes: Any) -> tuple[Outcome, RunSpec, list[Any]]:
@@ -78,7 +80,7 @@ def test_a_compiled_model_gives_the_same_losses_and_the_same_names(tmp_path: Pat
 
 
 def test_fp16_on_a_cpu_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AskedWrong, match="a CPU trains in fp32 or bf16"):
+    with pytest.raises(RequestError, match="a CPU trains in fp32 or bf16"):
         run(tmp_path, compute={"precision": "fp16"})
 
 
@@ -197,5 +199,5 @@ def test_rows_that_changed_since_a_run_began_are_refused(tmp_path: Path) -> None
     spec = RunSpec.resolve(written)
     runs = Runs(open_store(spec.store))
     runs.update(spec.run, state="running", data="of-other-rows")
-    with pytest.raises(AskedWrong, match="--fresh starts another"):
+    with pytest.raises(RequestError, match="--fresh starts another"):
         train_local(spec)

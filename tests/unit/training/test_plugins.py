@@ -11,11 +11,11 @@ import pytest
 
 import regraft
 from regraft.errors import RegraftError
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
-from tiny import document
-from workers import in_child, train_counted, train_plain
+from support.processes import in_child, train_counted, train_plain
+from support.tiny import document
 
 FILES = {
     "tasks/shouting.py": '''
@@ -128,7 +128,7 @@ def test_two_plugins_of_one_name_are_refused_by_both_paths(tmp_path: Path) -> No
     (folder / "methods").mkdir(parents=True)
     (folder / "methods" / "lora.py").write_text(FILES["methods/biases.py"])
     written = document(tmp_path, method="lora") | {"plugins": [str(folder)]}
-    code = "import json,sys; from regraft.spec import RunSpec; RunSpec.resolve(json.loads(sys.argv[1]))"
+    code = "import json,sys; from regraft.spec.run import RunSpec; RunSpec.resolve(json.loads(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, json.dumps(written)], capture_output=True, text=True)
     assert "methods/lora.py" in done.stderr and "the platform's own lora" in done.stderr
 

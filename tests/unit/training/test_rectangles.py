@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import regraft
-from rectangles import RECIPE, rectangles, rows, tiny_yolos
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.training.session import train_local
-from workers import in_child, train_counted
+from support.processes import in_child, train_counted
+from support.rectangles import RECIPE, rectangles, rows, tiny_yolos
 
 
 def document(folder: Path, *, images: int, **training: Any) -> dict[str, Any]:

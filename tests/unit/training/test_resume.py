@@ -13,13 +13,13 @@ import pytest
 
 from regraft.data.sampler import batches
 from regraft.data.snapshot import open_snapshot
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints, ranked
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
-from tiny import document
-from workers import in_child, train_counted
+from support.processes import in_child, train_counted
+from support.tiny import document
 
 STEPS = 16  # 60 rows, batches of 8, 2 epochs
 KILLS = sorted(random.Random(2026).sample(range(STEPS), 10))

@@ -18,18 +18,18 @@ from transformers import AutoTokenizer
 import regraft
 from regraft.cli import gc, main
 from regraft.serving.predictor import Predictor
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.manifest import fetch_verified
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
-from tiny import document, tiny_bert
+from support.processes import in_child, train_counted
+from support.tiny import document, tiny_bert
 from unit.store.conftest import REAL, root_on
 from unit.store.conftest import moto_endpoint as moto_endpoint
 from unit.training.test_resume import KILLS as TEN_KILLS
 from unit.training.test_resume import effective
-from workers import in_child, train_counted
 
 KILLS = (4, 9)
 """Steps, counted from 0, right after which to die: one step after a checkpoint was begun, so that it is uploaded."""

@@ -16,9 +16,9 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 import regraft
 from regraft.errors import DataError, SpecError
 from regraft.serving.export import export
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.training.session import train_local
-from segments import LABELS, segments, tiny_segformer
+from support.segmenters import LABELS, segments, tiny_segformer
 
 
 def document(folder: Path, *, images: int = 32, **training: Any) -> dict[str, Any]:

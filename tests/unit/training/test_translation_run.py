@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,15 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import regraft
 from regraft.serving.export import export
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
 from regraft.training.session import train_local
-from translators import translator
-from workers import on_ranks
+from support.paths import SHARED
+from support.processes import on_ranks
+from support.translators import translator
 
-SHARED = Path(os.environ.get("REGRAFT_SHARED") or Path(__file__).parents[4] / "shared") / "data"
+DATA = SHARED / "data"
 NUMBERS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "five": "fünf", "six": "sechs"}
 
 
@@ -131,8 +131,8 @@ def test_two_ranks_write_what_one_writes(tmp_path: Path, strategy: str) -> None:
 @pytest.mark.slow
 def test_two_hundred_captions_are_learned_by_heart(tmp_path: Path) -> None:
     """Over-fitting from random weights: what is wrong with targets, shift, masks or writing keeps it from 90."""
-    if not (SHARED / "multi30k").is_dir():
-        pytest.skip(f"no Multi30k in {SHARED}: set REGRAFT_SHARED to the folder that holds data/multi30k")
+    if not (DATA / "multi30k").is_dir():
+        pytest.skip(f"no Multi30k in {DATA}: set REGRAFT_SHARED to the folder that holds data/multi30k")
     english, german = (captions(language, 200) for language in ("en", "de"))
     base = translator(tmp_path / "base", "t5", english + german, width=128, words=2000)
     pairs = ({"source": one, "target": two} for one, two in zip(english, german, strict=True))
@@ -148,5 +148,5 @@ def test_two_hundred_captions_are_learned_by_heart(tmp_path: Path) -> None:
 
 
 def captions(language: str, count: int) -> list[str]:
-    with gzip.open(SHARED / "multi30k" / f"train.{language}.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(DATA / "multi30k" / f"train.{language}.gz", "rt", encoding="utf-8") as file:
         return [line.strip() for line, _ in zip(file, range(count), strict=False)]

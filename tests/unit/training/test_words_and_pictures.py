@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import regraft
-from pictures import COLOURS, coloured, tiny_resnet
-from regraft.spec import RunSpec
+from regraft.spec.run import RunSpec
 from regraft.training.session import train_local
-from tiny import WORDS, tiny_bert
+from support.image_bases import COLOURS, coloured, tiny_resnet
+from support.tiny import WORDS, tiny_bert
 
 THINGS = {"lamp": "B-thing", "bulb": "B-thing", "cloud": "B-place", "app": "B-place"}
 

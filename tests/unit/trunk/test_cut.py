@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from regraft.bases.adapt import Adapted
+from regraft.bases.adapted import Adapted
 from regraft.bases.locate import Base
 from regraft.contracts import Batch, Method
-from regraft.trunk.agreement import difference
 from regraft.trunk.cut import Cut, NotCut, capture, find_cut
 from regraft.trunk.shapes import sizes_of, tells
+from regraft.trunk.verify import difference
 from unit.bases.families import FAMILIES, adapted, batch_for, located, shake
 
 METHODS: dict[str, Any] = {

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from regraft.contracts import Raw, Source
 from regraft.data.arrays import png
 from regraft.data.folders import SCANS, scans_in
-from regraft.data.greys import WINDOWS, Table, stretched, windowed
+from regraft.data.grey_levels import WINDOWS, Table, stretched, windowed
 from regraft.errors import DataError, Unsupported
 
 _SAID = {

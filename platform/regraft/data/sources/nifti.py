@@ -12,7 +12,7 @@ from pydantic import Field
 
 from regraft.contracts import Raw, Source
 from regraft.data.arrays import png
-from regraft.data.greys import WINDOWS, Table, stretched, windowed
+from regraft.data.grey_levels import WINDOWS, Table, stretched, windowed
 from regraft.errors import DataError, Unsupported
 
 _SUFFIXES = (".nii", ".nii.gz")

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from regraft.contracts import Raw, Source
-from regraft.data.braces import alternatives
+from regraft.data.inputs import alternatives
 from regraft.data.json_shape import open_text
 from regraft.errors import DataError
 

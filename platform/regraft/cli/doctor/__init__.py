@@ -1,0 +1,1 @@
+"""`regraft doctor`: checks of this machine, a store and a cluster."""

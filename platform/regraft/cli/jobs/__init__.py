@@ -1,0 +1,1 @@
+"""Commands that run as a job of a cluster."""

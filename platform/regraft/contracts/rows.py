@@ -1,0 +1,37 @@
+"""Types of rows, batches, records and answers, and the kinds of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Row = Mapping[str, Any]
+"""One row of the snapshot: the columns that the task keeps by name, and `row`, its index; where data are augmented,
+also `draw`, a 64-bit number made of (seed, epoch, row) from which every random choice about the row is drawn."""
+Example = dict[str, Any]
+"""One encoded row, not padded yet."""
+Batch = dict[str, Any]
+"""Collated examples: tensors, or lists of dicts of tensors and strings; the key `labels` is never passed to the model,
+so that it may also hold what answers are made of, and `kept` holds what the frozen part gave for these rows."""
+Record = dict[str, Any]
+"""What evaluation keeps of one row: small, made of Python numbers, strings and numpy arrays."""
+Answer = dict[str, Any]
+"""What a user gets for one row; JSON-able."""
+Numbers = Callable[[str], NDArray[np.float64]]
+"""A column of numbers of the training rows, (rows,), by its name."""
+Kind = Literal[
+    "text", "texts", "image", "mask", "label", "number", "boxes", "labels", "words", "tags", "messages", "tokens"
+]
+"""What a column holds. text: str. texts: a list of str; a file may hold one str instead.
+image: a path, an s3:// URL or the bytes of an image file. mask: the same, of an image whose pixels are class numbers.
+label: str. number: float. boxes: a list of [x, y, width, height] in pixels. labels: a list of str (one per box, where
+there are boxes). words: a list of str; whoever predicts may write one str instead. tags: a list of IOB2 tags, one per
+word. messages: a list of {role, content}. tokens: a list of int, which no file holds: a task makes it by `pack`."""
+TARGETS: frozenset[Kind] = frozenset({"label", "labels", "boxes", "tags", "mask"})
+"""Kinds that hold what a model is to find out, unless a task says otherwise."""
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""A sink for live progress: step, steps, loss, rate, and whatever else a run wants to show."""

@@ -1,0 +1,56 @@
+"""A mask over its image: the true classes and the predicted ones, in the same colours."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from regraft.contracts import Answer
+from regraft.errors import DataError
+from regraft.evaluation.thumbnails import Album, Picture, colour, overlaid
+from regraft.media.images import class_numbers
+
+_MOST_CLASSES = 12
+
+Legend = tuple[tuple[str, str], ...]
+
+
+def masked(
+    image: Image.Image, mask: Any, answer: Answer, album: Album, labels: tuple[str, ...]
+) -> tuple[Picture | None, Picture | None, Legend]:
+    """The image under its true mask (height, width), under the answer's, and the colours of the classes in either.
+
+    Class 0 is mostly what the image is otherwise made of, and is left as it is.
+    """
+    both = (mask, predicted(answer, labels))
+    there = {int(number) for part in both if part is not None for number in np.unique(part)}
+    numbers = [number for number in sorted(there) if 0 < number < len(labels)][:_MOST_CLASSES]
+    pictures = [None if part is None else album.add(overlaid(image, part, numbers)) for part in both]
+    legend = tuple((labels[number], "#{:02x}{:02x}{:02x}".format(*colour(number))) for number in numbers)
+    return pictures[0], pictures[1], legend
+
+
+def predicted(answer: Answer, labels: tuple[str, ...]) -> NDArray[np.int64] | None:
+    """The class numbers (height, width) that an answer tells: `map`, one PNG of them, or `segments`, one a class."""
+    if "map" in answer:
+        return _pixels(answer["map"])
+    found: NDArray[np.int64] | None = None
+    for segment in answer.get("segments", ()):
+        pixels = _pixels(segment.get("mask"))
+        if pixels is None or segment.get("label") not in labels:
+            continue
+        found = np.zeros(pixels.shape, np.int64) if found is None else found
+        found[pixels > 0] = labels.index(segment["label"])
+    return found
+
+
+def _pixels(coded: Any) -> NDArray[np.int64] | None:
+    """The numbers in a PNG that is written in base64."""
+    try:
+        return class_numbers(base64.b64decode(coded, validate=True)).astype(np.int64)
+    except (DataError, TypeError, ValueError):
+        return None

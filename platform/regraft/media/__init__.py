@@ -1,0 +1,1 @@
+"""Media: how files of images and other media are read and checked."""

@@ -1,0 +1,1 @@
+"""HTML pages, numbers and charts that evaluation and tuning share."""

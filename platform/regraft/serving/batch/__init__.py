@@ -1,0 +1,1 @@
+"""Batch prediction: a whole input answered into one file."""

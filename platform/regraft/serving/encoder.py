@@ -1,0 +1,301 @@
+"""Which vector stands for a text or an image? Any base's own, made in batches of like lengths that fit the cache."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regraft.bases.load import BaseLoader, load_processor
+from regraft.bases.locate import Base
+from regraft.contracts import Context, Kind, Row
+from regraft.errors import BaseError, DataError, Unsupported
+from regraft.media.images import opened
+from regraft.tasks.inputs.tokens import padded, positions
+
+Pooling = Literal["mean", "cls", "pooler", "last", "image"]
+Dtype = Literal["auto", "fp32", "bf16"]
+Vector = NDArray[np.float32]
+
+TOKENS_PER_THREAD = 1024
+"""Tokens in a batch for each CPU thread: the activations of one layer then stay in a core's second-level cache."""
+TOKENS_ON_GPU = 1 << 16
+IMAGES = 32
+MOST_HELD = 1 << 25
+"""Numbers of images that wait for others of their shape: 128 MiB."""
+SAMPLE = 64
+LEAST_COSINE = 0.999
+"""How far bf16 may turn any vector of the sample before fp32 is taken instead."""
+LONGEST = 512
+"""Tokens read where neither tokenizer nor configuration says."""
+NATIVE = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Flags of processors that multiply bf16 by an instruction of their own; elsewhere it is emulated, and slower."""
+
+_MODULES = {"Transformer", "Pooling", "Normalize"}
+_POOLINGS: dict[str, Pooling] = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a base's vectors are made, as its files say."""
+
+    modality: Literal["text", "image"]
+    pooling: Pooling | None
+    """None: the pooler where the base's files hold one, else the first token."""
+    normalize: bool = False
+    max_length: int | None = None
+    prompt: str = ""
+    lower: bool = False
+
+    @property
+    def columns(self) -> dict[str, Kind]:
+        """The one column that a row needs."""
+        return {"text": "text"} if self.modality == "text" else {"image": "image"}
+
+    def document(self) -> dict[str, Any]:
+        """As the identity of an unfinished output holds it."""
+        return asdict(self)
+
+
+def recipe_of(base: Base) -> Recipe:
+    """Read from the base's files; sentence encoders by the layout of sentence-transformers (`modules.json`).
+
+    Unsupported names a module, pooling or family whose vectors would come out other than that library's.
+    """
+    tokens = any(any(base.path.glob(name)) for name in ("tokenizer.json", "vocab.txt", "vocab.json", "*.model"))
+    images = any((base.path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+    if tokens and images:
+        raise Unsupported("this base reads texts and images; features come from bases of one kind", base.reference)
+    if not tokens:
+        return Recipe("image", "image")
+    modules = {str(module.get("type", "")).rpartition(".")[2] for module in _json(base, "modules.json") or []}
+    if strange := sorted(modules - _MODULES):
+        raise Unsupported(
+            f"its modules.json names {', '.join(strange)}; features are made by {', '.join(sorted(_MODULES))}",
+            base.reference,
+        )
+    sentence = _json(base, "sentence_bert_config.json") or {}
+    prompts = _json(base, "config_sentence_transformers.json") or {}
+    return Recipe(
+        "text",
+        _pooling(base),
+        normalize="Normalize" in modules,
+        max_length=sentence.get("max_seq_length"),
+        prompt=str((prompts.get("prompts") or {}).get(prompts.get("default_prompt_name") or "", "")),
+        lower=bool(sentence.get("do_lower_case")),
+    )
+
+
+def _pooling(base: Base) -> Pooling | None:
+    told = _json(base, "1_Pooling/config.json")
+    if told is None:
+        return None
+    modes = [name.removeprefix("pooling_mode_") for name, on in told.items() if name.startswith("pooling_mode_") and on]
+    modes = modes or [told[name] for name in ("pooling_mode",) if isinstance(told.get(name), str)]
+    if len(modes) != 1 or modes[0] not in _POOLINGS or told.get("include_prompt") is False:
+        written = " and ".join(map(str, modes)) or "nothing"
+        told_more = " without the prompt" if told.get("include_prompt") is False else ""
+        raise Unsupported(f"it pools by {written}{told_more}; allowed are mean and cls", f"{base.reference}/1_Pooling")
+    return _POOLINGS[modes[0]]
+
+
+def _json(base: Base, name: str) -> Any:
+    path = base.path / name
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BaseError(f"{name} cannot be read as JSON: {error}", where=base.reference) from None
+
+
+class Encoder:
+    """A base in eval mode that turns rows into vectors; a vector does not depend on the other rows."""
+
+    def __init__(self, base: Base, *, device: torch.device, dtype: Literal["fp32", "bf16"] = "fp32") -> None:
+        self.base, self.device = base, device
+        self.recipe = recipe_of(base)
+        self._model, self.pooling = _built(base, self.recipe)
+        self._model.to(device=device, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32).eval()
+        self._processor = load_processor(base, self.recipe.modality)
+        self._context = Context(self._processor, (), getattr(self._model, "config", None))
+
+    def __repr__(self) -> str:
+        normal = ", normalised" if self.recipe.normalize else ""
+        return f"Encoder({self.base.reference}, {self.pooling}{normal}, {self.device})"
+
+    def vectors(self, rows: Sequence[Row]) -> list[Vector | DataError]:
+        """A vector (width,) in float32 for each row, in order; the DataError of an image that cannot be decoded."""
+        found: list[Vector | DataError] = [DataError("was passed over")] * len(rows)
+        make = self._texts if self.recipe.modality == "text" else self._images
+        for places, output in make(rows, found):
+            for place, vector in zip(places, output.float().cpu().numpy(), strict=True):
+                found[place] = vector
+        return found
+
+    def _texts(self, rows: Sequence[Row], _: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
+        texts = [self.recipe.prompt + row["text"] for row in rows]
+        texts = [text.lower() for text in texts] if self.recipe.lower else texts
+        # All at once: row by row, the tokenizer's own start-up costs more than its work.
+        encoded = self._processor(texts, truncation=True, max_length=self._longest) if texts else {}
+        lengths = [len(ids) for ids in encoded["input_ids"]] if texts else []
+        for places in _budgeted(lengths, self._budget):
+            examples = [{name: column[place] for name, column in encoded.items()} for place in places]
+            batch = {name: part.to(self.device) for name, part in padded(examples, self._context).items()}
+            mask = batch["attention_mask"]
+            if lengths[places[0]] == lengths[places[-1]]:
+                del batch["attention_mask"]  # nothing is padded: attention takes its quicker way
+            with torch.inference_mode():
+                yield places, self._normal(_pooled(self._model(**batch), mask, self.pooling))
+
+    def _images(self, rows: Sequence[Row], found: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
+        waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+        held = 0
+        for place, row in enumerate(rows):
+            try:
+                pixels = self._processor(opened(row["image"]), return_tensors="pt")["pixel_values"][0]
+            except DataError as error:
+                found[place] = error
+                continue
+            alike = waiting.setdefault(tuple(pixels.shape), [])
+            alike.append((place, pixels))
+            held += pixels.numel()
+            if len(alike) == IMAGES:
+                held -= IMAGES * pixels.numel()
+                yield self._seen(waiting.pop(tuple(pixels.shape)))
+            elif held > MOST_HELD:
+                yield from map(self._seen, waiting.values())
+                waiting, held = {}, 0
+        yield from map(self._seen, waiting.values())
+
+    def _seen(self, alike: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
+        pixels = torch.stack([pixels for _, pixels in alike])
+        model = self._model
+        with torch.inference_mode():
+            output = model(pixel_values=pixels.to(self.device, next(model.parameters()).dtype))
+            return [place for place, _ in alike], self._normal(_of_image(output))
+
+    def _normal(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors.float(), dim=-1) if self.recipe.normalize else vectors.float()
+
+    @cached_property
+    def _longest(self) -> int:
+        limits = [self.recipe.max_length, self._processor.model_max_length, positions(self._context.config)]
+        shortest = int(min(limit for limit in limits if limit is not None))
+        return shortest if shortest < 1 << 20 else LONGEST
+
+    @property
+    def _budget(self) -> int:
+        return TOKENS_ON_GPU if self.device.type == "cuda" else TOKENS_PER_THREAD * torch.get_num_threads()
+
+
+def _built(base: Base, recipe: Recipe) -> tuple[nn.Module, Pooling]:
+    loader = BaseLoader(base)
+    without: dict[str, Any] = {"add_pooling_layer": False} if recipe.pooling in ("mean", "cls") else {}
+    model: Any = loader("AutoModel", **without)
+    if recipe.modality == "image":
+        return model, "image"
+    config = loader.config
+    if getattr(config, "is_encoder_decoder", False):
+        encoder: nn.Module = model.get_encoder()
+        return encoder, recipe.pooling or "mean"
+    if recipe.pooling is not None:
+        return model, recipe.pooling
+    if getattr(model, "pooler", None) is not None and not any("pooler" in name for name in loader.missing):
+        return model, "pooler"
+    decoder = getattr(config, "is_decoder", False) or not _reads_both_ways(model)
+    return model, "last" if decoder else "cls"
+
+
+def _reads_both_ways(model: Any) -> bool:
+    """Whether the first token's state depends on what follows it: in a decoder it does not, and says nothing."""
+    vocabulary = int(getattr(model.config, "vocab_size", 2))
+    few = min(vocabulary - 1, 3)
+    ids = torch.tensor([[1, few, 1, few], [1, few, few, 1]])
+    model.eval()
+    with torch.inference_mode():
+        states = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    return not torch.equal(states[0, 0], states[1, 0])
+
+
+def _pooled(output: Any, mask: Tensor, pooling: Pooling) -> Tensor:
+    if pooling == "pooler":
+        pooled: Tensor = output.pooler_output
+        return pooled
+    states: Tensor = output.last_hidden_state
+    if pooling == "cls":
+        return states[:, 0]
+    if pooling == "last":
+        return states[torch.arange(len(states)), mask.sum(1) - 1]
+    kept = mask.unsqueeze(-1).float()
+    return (states.float() * kept).sum(1) / kept.sum(1).clamp(min=1e-9)
+
+
+def _of_image(output: Any) -> Tensor:
+    """The pooled output; a base without one gives its first token, or the mean over the map (rows, width, y, x)."""
+    pooled = getattr(output, "pooler_output", None)
+    if isinstance(pooled, Tensor):
+        return pooled.flatten(1)
+    states: Tensor = output.last_hidden_state
+    return states.mean((2, 3)) if states.ndim == 4 else states[:, 0]
+
+
+def _budgeted(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Places of each batch, longest first: so many rows that padded to the longest they stay within the budget."""
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    start = 0
+    while start < len(order):
+        many = max(1, budget // max(1, lengths[order[start]]))
+        yield order[start : start + many]
+        start += many
+
+
+def chosen_dtype(base: Base, rows: Sequence[Row], *, device: torch.device) -> Mapping[str, Any]:
+    """`dtype` to compute in, and `why`: what auto means here.
+
+    It is bf16 where the processor has it, it is quicker on a sample of the rows, and turns no vector of the sample
+    by more than LEAST_COSINE; else fp32.
+    """
+    if not has_bf16(device):
+        return {"dtype": "fp32", "why": "this processor has no bf16 of its own"}
+    sample = list(rows[:: max(1, len(rows) // SAMPLE)])[:SAMPLE]
+    exact, exact_s = _timed(Encoder(base, device=device), sample)
+    quick, quick_s = _timed(Encoder(base, device=device, dtype="bf16"), sample)
+    cosine = min((_cosine(one, other) for one, other in zip(exact, quick, strict=True)), default=1.0)
+    if not cosine >= LEAST_COSINE:
+        return {"dtype": "fp32", "why": f"bf16 turns a vector to a cosine of {cosine:.4f}"}
+    if quick_s >= exact_s:
+        return {"dtype": "fp32", "why": "bf16 is no quicker for this base here"}
+    return {"dtype": "bf16", "why": f"{exact_s / quick_s:.1f} times as fast; smallest cosine {cosine:.5f}"}
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes bf16 itself."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    return any(NATIVE & set(line.split()) for line in lines if line.startswith(("flags", "Features")))
+
+
+def _timed(encoder: Encoder, rows: Sequence[Row]) -> tuple[list[Vector], float]:
+    encoder.vectors(rows[:4])  # the first batch pays for what is set up once
+    start = time.perf_counter()
+    found = encoder.vectors(rows)
+    return [vector for vector in found if not isinstance(vector, DataError)], time.perf_counter() - start
+
+
+def _cosine(one: Vector, other: Vector) -> float:
+    return float(one @ other / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-30))

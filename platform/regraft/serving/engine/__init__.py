@@ -1,0 +1,1 @@
+"""The engine: many models on shared bases, answered together."""

@@ -1,0 +1,82 @@
+"""What a task might be asked: rows made from the kinds of its columns alone, to try a model on before it answers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from regraft.bases.adapted import Adapted
+from regraft.contracts import Batch, Example, Kind, Row, Task
+from regraft.serving.row_checks import checked, inputs
+from regraft.trunk.cut import NotCut
+from regraft.trunk.shapes import sizes_of, tells
+
+SAID = "the old man and a small dog went to see two red boats on the long river before it was dark and cold"
+WORDS = SAID.split()
+SHORT, LONG = (3, 2, 5, 1), (11, 9, 7, 17, 23, 41)
+"""Words of a text, in two batches that have to differ in length."""
+SIDE = 96, 80
+"""Pixels of an image, both sides."""
+
+
+def rows_of(task: Task, words: int, count: int) -> list[Row]:
+    """So many rows of the task, their texts of about so many words."""
+    made = [{name: _value(kind, words, number) for name, kind in inputs(task).items()} for number in range(count)]
+    return checked(task, made)
+
+
+def examples_of(adapted: Adapted, words: int, count: int) -> list[Example]:
+    """The same, encoded."""
+    rows = rows_of(adapted.task, words, count)
+    return [adapted.task.encode(row, adapted.context, train=False) for row in rows]
+
+
+def probes(adapted: Adapted) -> tuple[list[Example], list[Example]]:
+    """Two examples, and three longer ones, that as batches tell all lengths apart; NotCut when none do."""
+    task, context = adapted.task, adapted.context
+    for few in SHORT:
+        for many in LONG:
+            short, long = examples_of(adapted, few, 2), examples_of(adapted, many, 3)
+            alone = [sizes_of(task.collate([dict(example)], context)) for example in (*short, *long)]
+            if tells(sizes_of(collated(adapted, short)), sizes_of(collated(adapted, long)), alone):
+                return short, long
+    raise NotCut("no two batches were found that tell the lengths of its rows apart")
+
+
+def collated(adapted: Adapted, examples: Sequence[Example]) -> Batch:
+    """Examples as a batch; they stay as they are."""
+    return adapted.task.collate([dict(example) for example in examples], adapted.context)
+
+
+def close(one: Any, other: Any, bound: float) -> bool:
+    """Whether two answers say the same: numbers within `bound`, relative where they are large, all else alike."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(close(one[name], other[name], bound) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(close(a, b, bound) for a, b in zip(one, other, strict=True))
+    numbers = isinstance(one, int | float) and isinstance(other, int | float)
+    return abs(one - other) <= bound * max(1.0, abs(one)) if numbers else bool(one == other)
+
+
+def _value(kind: Kind, words: int, number: int) -> Any:
+    # All rows of a batch are as long; their words differ.
+    said = [WORDS[(3 * number + place) % len(WORDS)] for place in range(words)]
+    if kind == "messages":
+        return [{"role": "user", "content": " ".join(said)}]
+    if kind == "image":
+        return _picture(number)
+    values: dict[str, Any] = {"text": " ".join(said), "texts": [" ".join(said)], "words": said, "number": 1.0}
+    if kind not in values:
+        raise NotCut(f"a column of kind {kind} cannot be made up")
+    return values[kind]
+
+
+def _picture(number: int) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (*SIDE, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,156 @@
+"""One pass for the rows of many models: each row gets its own low-rank factors and its own head.
+
+y = Wx + B(Ax), with A and B of the row's model: the base's product is computed for all rows at once, the factors' by
+batched matrix products (as in Punica, Chen et al., 2024). A smaller rank is padded with zeros; a layer that a model
+does not adapt has zeros, and so has a row of no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from regraft.bases.adapted import Adapted
+from regraft.bases.delta import canonical
+from regraft.contracts import under
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""By the layer's canonical name: A (rank, inputs), and B (outputs, rank) times the scaling."""
+
+
+class NotStacked(Exception):
+    """Why the rows of several models cannot be computed in one pass, in words."""
+
+
+def factors_of(adapted: Adapted, delta: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The factors in a delta of this model; NotStacked where anything but plain linear layers is adapted."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    told = set(delta)
+    for name, layer in adapted.model.named_modules():
+        if isinstance(layer, LoraLayer):
+            key = canonical(name, adapted.anatomy.prefix)
+            scaling = _scaling(name, layer)
+            names = f"{key}.lora_A.weight", f"{key}.lora_B.weight"
+            if not told.issuperset(names):
+                raise NotStacked(f"the factors of {name} are not in its delta")
+            told.difference_update(names)
+            down, up = (delta[part] for part in names)
+            found[key] = down, up * scaling
+    if strange := sorted(name for name in told if not under(name, _heads(adapted))):
+        raise NotStacked(f"its delta also holds {strange[0]}, which is neither a low-rank factor nor of the head")
+    if not found:
+        raise NotStacked("there are no low-rank factors in its delta")
+    return found
+
+
+def head_of(adapted: Adapted, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of a delta is the task's own head."""
+    return {name: tensor for name, tensor in delta.items() if under(name, _heads(adapted))}
+
+
+def linear_heads(adapted: Adapted, names: Sequence[str]) -> dict[str, str]:
+    """The layers that hold these tensors, names of modules by canonical ones; NotStacked unless all are plain."""
+    owners = {canonical(name, adapted.anatomy.prefix): name for name, _ in adapted.model.named_modules()}
+    found: dict[str, str] = {}
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        layer = adapted.model.get_submodule(owners[owner]) if owner in owners else None
+        if type(layer) is not nn.Linear or leaf not in ("weight", "bias"):
+            raise NotStacked(f"{name} belongs to no plain linear layer")
+        found[owner] = owners[owner]
+    return found
+
+
+@contextmanager
+def low_rank(adapted: Adapted, rows: Sequence[Factors | None]) -> Iterator[None]:
+    """Inside, the model's forward pass on a batch of these rows adds each row's own factors."""
+    prefix = f"{adapted.anatomy.prefix}." if adapted.anatomy.prefix else ""
+    names = dict.fromkeys(name for factors in rows if factors for name in factors)
+    hooks = []
+    try:
+        for name in names:
+            layer = adapted.model.get_submodule(prefix + name)
+            pairs = [factors.get(name) if factors else None for factors in rows]
+            hooks.append(layer.register_forward_hook(_adding(*stacked_factors(pairs))))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def own_heads(adapted: Adapted, layers: Mapping[str, str], rows: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
+    """Inside, the linear layers of the head (`linear_heads`) compute each row with its own weights."""
+    changed = []
+    try:
+        for key, name in layers.items():
+            layer = adapted.model.get_submodule(name)
+            weight = torch.stack([head[f"{key}.weight"] for head in rows])
+            bias = torch.stack([head[f"{key}.bias"] for head in rows]) if f"{key}.bias" in rows[0] else None
+            layer.forward = _row_by_row(weight, bias)
+            changed.append(layer)
+        yield
+    finally:
+        for layer in changed:
+            del layer.forward
+
+
+def stacked_factors(pairs: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor]:
+    """A (rows, rank, inputs) and B (rows, outputs, rank) of one layer, zeros where a row has none or a smaller rank."""
+    there = [pair for pair in pairs if pair is not None]
+    first = there[0]
+    if len(there) == len(pairs) and all(pair[0].shape == first[0].shape for pair in there):
+        return torch.stack([pair[0] for pair in there]), torch.stack([pair[1] for pair in there])
+    rank = max(len(down) for down, _ in there)
+    downs = first[0].new_zeros(len(pairs), rank, first[0].shape[1])
+    ups = first[1].new_zeros(len(pairs), len(first[1]), rank)
+    for row, pair in enumerate(pairs):
+        if pair is not None:
+            downs[row, : len(pair[0])], ups[row, :, : len(pair[0])] = pair
+    return downs, ups
+
+
+def _adding(downs: Tensor, ups: Tensor) -> Callable[..., Tensor]:
+    def hook(layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
+        # Swin's windows of a row lie one after the other in the first axis.
+        rows = _by_row(given[0], len(downs))
+        found = torch.baddbmm(_by_row(output, len(downs)), torch.bmm(rows, downs.mT), ups.mT)
+        return found.reshape(output.shape)
+
+    return hook
+
+
+def _row_by_row(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def forward(input: Tensor) -> Tensor:
+        rows = _by_row(input, len(weight))
+        found = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
+        return found.reshape(*input.shape[:-1], weight.shape[1])
+
+    return forward
+
+
+def _by_row(values: Tensor, rows: int) -> Tensor:
+    if not values.ndim or len(values) % rows:
+        raise NotStacked(f"a layer sees {tuple(values.shape)}, in which {rows} rows cannot be told apart")
+    return values.reshape(rows, -1, values.shape[-1])
+
+
+def _scaling(name: str, layer: Any) -> float:
+    inner = layer.get_base_layer()
+    if type(inner) not in (nn.Linear, Conv1D):
+        raise NotStacked(f"{name} is a {type(inner).__name__}, not a plain linear layer")
+    if list(layer.lora_A) != ["default"] or layer.use_dora.get("default") or layer.merged_adapters:
+        raise NotStacked(f"the factors of {name} do more than add a low-rank product")
+    if (getattr(layer, "lora_bias", None) or {}).get("default"):
+        raise NotStacked(f"the factors of {name} have a bias")
+    return float(layer.scaling["default"])
+
+
+def _heads(adapted: Adapted) -> tuple[str, ...]:
+    return tuple(canonical(name, adapted.anatomy.prefix) for name in adapted.anatomy.head)

@@ -1,0 +1,1 @@
+"""What may be written: a run, its search, an endpoint."""

@@ -1,0 +1,165 @@
+"""One YAML file is the whole run: what may be written, checked at the edge, once and completely."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+from regraft.errors import SpecError
+from regraft.plugins import Frozen, add_folder, unknown
+from regraft.spec.document import absolute, merged, problem, read_document
+from regraft.spec.search import SearchSpec
+from regraft.spec.sections import AnyLoss, AnyMethod, AnyTask, ComputeSpec, DataSpec, Slug, TrainingSpec
+
+FORMAT = 1
+
+
+class RunSpec(Frozen):
+    """The whole run."""
+
+    format: Literal[1] = 1
+    """Version of this format."""
+    name: Slug
+    """The model's name in the registry: lower case, digits, dots, dashes."""
+    base: Annotated[str, StringConstraints(min_length=1)]
+    """Hub id[@revision], folder, s3://..., or package:<module>/<folder>."""
+    task: AnyTask
+    """What the data mean; see `regraft show tasks`."""
+    method: AnyMethod
+    """Which weights move; see `regraft show methods`."""
+    losses: tuple[AnyLoss, ...] = ()
+    """Extra loss terms; see `regraft show losses`."""
+    data: DataSpec
+    """Rows."""
+    training: TrainingSpec = TrainingSpec()
+    """How the weights are moved."""
+    compute: ComputeSpec = ComputeSpec()
+    """Where it runs."""
+    store: Annotated[str, StringConstraints(min_length=1)] = "./regraft-store"
+    """Folder or s3://bucket/prefix that keeps runs, models, data."""
+    plugins: tuple[str, ...] = ()
+    """Folders with your own tasks/, methods/, losses/, sources/."""
+    search: SearchSpec | None = None
+    """What `regraft search` varies; `regraft train` passes over it."""
+
+    @model_serializer(mode="wrap")
+    def _only_a_search_that_is_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What a run is called and keeps is older than this field, and must not change by it.
+        document: dict[str, Any] = handler(self)
+        if document.get("search", 0) is None:
+            del document["search"]
+        return document
+
+    @model_validator(mode="after")
+    def _task_has_meaning_for_options(self) -> Self:
+        training, task = self.training, self.task
+        asked = {
+            "class_weights": training.class_weights != "none",
+            "label_smoothing": training.label_smoothing > 0,
+            "augment": self.data.augment != "off",
+        }
+        for option, wanted in asked.items():
+            if wanted and option not in task.supports:
+                where = "data" if option == "augment" else "training"
+                raise ValueError(f"{where}.{option} has no meaning for task {task.key()}: remove one of the two")
+        if self.method.closed_form and "prototypes" not in task.supports:
+            raise ValueError(f"method {self.method.key()} needs one label a row, which task {task.key()} has not")
+        if self.method.closed_form and self.losses:
+            raise ValueError(
+                f"losses need gradient steps, which method {self.method.key()} has not: remove one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_written_once(self) -> Self:
+        fixed = self.task.classes()
+        if fixed is None:
+            return self
+        if self.data.labels is not None and self.data.labels != fixed:
+            raise ValueError(f"data.labels and task {self.task.key()} both say the labels: write them in task alone")
+        if self.training.class_weights == "balanced" and "label" not in self.task.reads().values():
+            raise ValueError(
+                f"training.class_weights: balanced counts rows of each label, and a row of {self.task.key()} has many: "
+                f"write a weight for each of {', '.join(fixed)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_belong_to_the_task(self) -> Self:
+        for name in self.data.columns:
+            if name not in self.task.reads():
+                raise ValueError(f"data.columns: {unknown('column', name, sorted(self.task.reads()))}")
+        return self
+
+    @classmethod
+    def load(cls, path: Path, *, overrides: Mapping[str, object] | None = None) -> Self:
+        """Read a YAML file; relative paths count from the current directory. SpecError holds all problems at once."""
+        document = read_document(path, "a spec is a mapping of keys (name, base, task, ...)")
+        return cls.resolve(document, overrides=overrides, where=str(path))
+
+    @classmethod
+    def resolve(
+        cls, document: Mapping[str, Any], *, overrides: Mapping[str, object] | None = None, where: str = ""
+    ) -> Self:
+        """A spec from a parsed document: overrides applied, plugin folders found, paths made absolute."""
+        document = merged(document, overrides or {}, where)
+        folders = document.get("plugins") or ()
+        if isinstance(folders, str):
+            document["plugins"] = folders = [folders]
+        for folder in folders if isinstance(folders, list | tuple) else ():
+            add_folder(Path(str(folder)).expanduser())
+        try:
+            spec = cls.model_validate(document)
+        except ValidationError as error:
+            raise SpecError(
+                tuple(dict.fromkeys(problem(item, cls, document) for item in error.errors())), where
+            ) from None
+        return spec.absolute()
+
+    def override(self, changes: Mapping[str, object]) -> Self:
+        """A new spec with dotted fields replaced, validated as if written by hand."""
+        return type(self).resolve(self.model_dump(mode="json"), overrides=changes)
+
+    def absolute(self) -> Self:
+        """The same spec with every local path absolute: workers run in other directories."""
+        data = self.data.model_copy(
+            update={
+                "train": absolute(self.data.train),
+                "eval": absolute(self.data.eval) if isinstance(self.data.eval, str) else self.data.eval,
+            }
+        )
+        base = absolute(self.base) if re.match(r"^(\.{0,2}/|~)", self.base) or Path(self.base).is_dir() else self.base
+        plugins = tuple(absolute(folder) for folder in self.plugins)
+        return self.model_copy(update={"data": data, "base": base, "store": absolute(self.store), "plugins": plugins})
+
+    def dump(self) -> str:
+        """The resolved spec as YAML, as stored with the run."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @property
+    def run(self) -> str:
+        """The run's name: the model's and a hash of the resolved spec without compute and store.
+
+        Paths below the current directory count by their relative form, so that the same checkout unpacked elsewhere
+        (as a submitted job is) continues the same run; the data themselves are held by their own fingerprint.
+        """
+        return self.named({"compute": True, "store": True, "search": True})
+
+    def named(self, without: dict[str, Any]) -> str:
+        """The model's name and a hash of the resolved spec without some fields (as pydantic's `exclude` says them)."""
+        document = self.model_dump(mode="json", exclude=without)
+        text = json.dumps(document, sort_keys=True).replace(json.dumps(f"{Path.cwd()}/")[1:-1], "")
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"

@@ -1,0 +1,136 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    StringConstraints,
+    field_validator,
+)
+
+from regraft.contracts import Loss, Method, Source, Task
+from regraft.plugins import Frozen
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+AnyTask = SerializeAsAny[Annotated[Task, BeforeValidator(Task.parse)]]
+AnyMethod = SerializeAsAny[Annotated[Method, BeforeValidator(Method.parse)]]
+AnyLoss = SerializeAsAny[Annotated[Loss, BeforeValidator(Loss.parse)]]
+AnySource = SerializeAsAny[Annotated[Source, BeforeValidator(Source.parse)]]
+
+
+class DataSpec(Frozen):
+    """Where the rows are and which columns the task reads."""
+
+    train: str
+    """The training rows: a file, a folder or a glob; on this machine, in S3 (s3://bucket/key) or on the hub
+    (hf://datasets/org/name[@revision]/path). `x.npz#train` reads a part of it, `train.{en,de}.gz` both files side by
+    side. What it may hold: `regraft show sources`."""
+    eval: str | Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The same for the rows that choose the best checkpoint, or a share of `train` (by a stable hash of the row)."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """The task's column names, each with the name it has in the files (a dot leads into a column: `objects.bbox`);
+    what is not named keeps the task's name."""
+    format: AnySource | None = None
+    """The source that reads the files; picked by suffix when not written."""
+    labels: tuple[str, ...] | None = None
+    """The labels in the order of the head's outputs; null takes those of the training rows. A row with another label
+    is a bad row."""
+    bad_rows: Literal["fail", "skip"] = "fail"
+    """What happens to rows that cannot be used: fail names them and trains nothing; skip leaves them out, and counts
+    them in the run's record."""
+    group: str | None = None
+    """Column of the files (a patient, a document) whose rows stay on one side of the split; refused when given sides
+    share one."""
+    augment: Literal["off", "light", "strong"] = "off"
+    """Random changes of training images, their boxes and masks, another in each epoch."""
+
+
+class TrainingSpec(Frozen):
+    """How the weights are moved. Nothing here depends on how many workers there are."""
+
+    epochs: int = Field(3, ge=1)
+    """Passes over the training rows."""
+    steps: int | None = Field(None, ge=1)
+    """Train exactly so many optimizer steps, more or fewer than `epochs` would make."""
+    batch_size: int = Field(32, ge=1)
+    """Rows per optimizer step over all workers and micro-batches."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches per step and worker: less memory for the same step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW (Loshchilov and Hutter, 2019), or SGD with momentum 0.9."""
+    lr: float = Field(3e-4, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay; biases and norms are exempt."""
+    schedule: Literal["cosine", "linear", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the steps over which the learning rate rises from 0."""
+    clip: float | None = Field(1.0, gt=0)
+    """Largest norm of the whole gradient; null for none."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor on the learning rate for each block further from the head (1: all alike)."""
+    head_factor: float = Field(1.0, gt=0)
+    """Factor on the learning rate of the task's head."""
+    class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(ge=0)]] = "none"
+    """Weight of each label in the loss: none, balanced (inverse to its frequency), or one per label."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target spread over all labels (Szegedy et al., 2016)."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Replaces every dropout probability of the model; null keeps the base's own."""
+    bucketing: bool = True
+    """Put rows of like length into one batch, where the task has lengths."""
+    early_stopping: int | None = Field(None, ge=1)
+    """End after so many evaluations without improvement."""
+    eval_steps: int | None = Field(None, ge=1)
+    """Evaluate every so many steps instead of once an epoch."""
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """A checkpoint every so many steps besides the one after each evaluation."""
+    keep: int = Field(1, ge=1)
+    """How many of the best checkpoints stay in the store; the last one always does."""
+    baselines: bool = True
+    """Measure the honest baselines (majority class, nearest centroid on the frozen base) where the task has them."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Fixes the order of rows, dropout and the head's first values."""
+
+
+class ComputeSpec(Frozen):
+    """Where it runs. Not part of the run's identity: the same run may continue elsewhere."""
+
+    workers: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = 1
+    """Ray Train workers; [1, 8] lets Ray choose between; 0 trains in this process, without Ray."""
+
+    @field_validator("workers")
+    @classmethod
+    def _few_to_many(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(workers, tuple) and workers[0] > workers[1]:
+            raise ValueError(f"{list(workers)} is written; the smaller number comes first: {sorted(workers)}")
+        return workers
+
+    cpus: Annotated[float, Field(gt=0)] | None = None
+    """CPUs, and threads, per worker; null shares this machine's among the workers."""
+    gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """GPUs per worker; auto is 1 where the cluster has any."""
+    accelerator: str | None = None
+    """Ray's accelerator type, such as H100."""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """Memory to reserve per worker."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward pass; auto is bf16 on a GPU that has it, fp32 elsewhere."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """ddp copies the model to each worker; fsdp (FSDP2) shards it."""
+    compile: bool = False
+    """torch.compile the model."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a quarter more time."""
+    trunk: Literal["auto", "off", "memory", "disk"] = "auto"
+    """Where the outputs of the frozen part are kept, so that each row is computed once and not in every epoch: in the
+    store (disk), where later runs find them, or in memory. auto measures what is worth it."""
+    trunk_gb: float = Field(8.0, ge=0)
+    """The most that they may take."""
+    max_failures: int = Field(3, ge=-1)
+    """How often lost workers are replaced, from the last checkpoint; -1 for ever."""

@@ -1,0 +1,1 @@
+"""Inputs of tasks: how a row is encoded."""

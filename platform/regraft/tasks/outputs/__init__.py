@@ -1,0 +1,1 @@
+"""Outputs of tasks: what the logits of a row mean."""

@@ -1,0 +1,107 @@
+"""What a run said, kept beside it in the store: `runs/<run>/log.jsonl`, for whoever looks from another machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from regraft.contracts import Progress
+from regraft.errors import NotFound, RegraftError, StoreError
+from regraft.store.redact import redacted
+from regraft.store.runs import LOG, Runs, parsed
+
+_log = logging.getLogger(__name__)
+STEP_S = 10.0
+"""Seconds between two step lines; metrics.jsonl has the others."""
+FLUSH_S = 5.0
+MOST_LINES = 2000
+"""The oldest step lines go first, then the oldest of all."""
+LONGEST = 2000
+"""Characters of a message."""
+_LEFT_OUT = frozenset({"checkpoint", "trunk"})
+
+
+class Journal:
+    """Passes events on, and while it belongs to a run keeps what should be readable later.
+
+    A store that fails never stops the run.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress
+        self._lines: list[str] = []
+        self._lock = threading.Lock()
+        self._dirty = False
+        self._stepped = -math.inf
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Take an event; returns at once, since it is called between two steps."""
+        self._take(event)
+        if self._progress is not None:
+            self._progress(event)
+
+    @contextmanager
+    def of(self, runs: Runs, run: str) -> Iterator[None]:
+        """Belong to a run while it is driven; how it ended is its last line."""
+        done = threading.Event()
+        with self._lock:
+            self._lines = before(runs, run) + self._lines
+        thread = threading.Thread(target=self._write, args=(runs, run, done), name="regraft-journal", daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException as error:
+            kind, told = type(error).__name__, error.message if isinstance(error, RegraftError) else str(error)
+            self._take({"event": "end", "kind": kind, "message": told})
+            raise
+        finally:
+            done.set()
+            thread.join()
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        now = time.time()
+        if event["event"] in _LEFT_OUT or (event["event"] == "step" and now - self._stepped < STEP_S):
+            return
+        self._stepped = now if event["event"] == "step" else self._stepped
+        text = redacted(json.dumps({"time": round(now, 3), **_shortened(event)}, default=str))
+        with self._lock:
+            self._lines.append(text)
+            self._dirty = True
+            if len(self._lines) > MOST_LINES:
+                step = next((at for at, line in enumerate(self._lines) if '"event": "step"' in line), 0)
+                del self._lines[step]
+
+    def _write(self, runs: Runs, run: str, done: threading.Event) -> None:
+        while not done.wait(FLUSH_S):
+            self._flush(runs, run)
+        self._flush(runs, run)
+
+    def _flush(self, runs: Runs, run: str) -> None:
+        with self._lock:
+            text, dirty, self._dirty = "\n".join(self._lines) + "\n", self._dirty, False
+        if not dirty:
+            return
+        try:
+            runs.write(run, LOG, text.encode())
+        except StoreError as error:
+            _log.info("the log of run %s could not be written: %s", run, error)
+            self._dirty = True
+
+
+def before(runs: Runs, run: str) -> list[str]:
+    """The lines of earlier attempts; one that was cut is left out."""
+    try:
+        text = runs.read(run, LOG).decode("utf-8", "replace")
+    except (NotFound, StoreError):
+        return []
+    return [line for line in text.splitlines() if parsed(line) is not None][-MOST_LINES:]
+
+
+def _shortened(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value[:LONGEST] if isinstance(value, str) else value for key, value in event.items()}

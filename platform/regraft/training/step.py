@@ -1,0 +1,169 @@
+"""One optimizer step: micro-batches to gradients to moved weights, the same however rows fell on ranks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from regraft.bases.adapted import Adapted, inputs_of
+from regraft.contracts import Batch, Step
+from regraft.errors import Unsupported
+from regraft.training.evaluate import to_device
+from regraft.training.harness import Harness
+
+SMALLEST = 1e-12
+"""Below this a weight counts as this: no rows, or rows that weigh nothing."""
+
+
+class StepModule(nn.Module):
+    """The forward pass of a step as one module, so that wrappers see every parameter that moves.
+
+    Loss terms with parameters of their own live here beside the model; DDP and FSDP wrap the whole.
+    """
+
+    def __init__(self, adapted: Adapted, terms: Sequence[tuple[float, nn.Module]]) -> None:
+        super().__init__()
+        self.model = adapted.model
+        self.terms = nn.ModuleList(term for _, term in terms)
+        self._weights = [weight for weight, _ in terms]
+        self._adapted = [adapted]  # in a list, so that its model is not registered a second time
+        self._forward: list[Any] = [adapted.model]  # in a list for the same reason
+        self._seen: list[Tensor] = []
+        if terms:
+            self._watch(adapted)
+
+    def _watch(self, adapted: Adapted) -> None:
+        """Keep what the head sees, for terms that pull on features; a head of other shape has none."""
+        try:
+            head = adapted.linear_head()
+        except Unsupported:
+            return
+        head.register_forward_pre_hook(lambda _, inputs: self._seen.append(inputs[0]))
+
+    def compile_model(self) -> None:
+        """Compile the steps' forward pass; parameters keep their names and identity, evaluation stays eager."""
+        self._forward[0] = torch.compile(self.model)
+
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
+        """(sum of the loss over rows, weight), with the terms on the scale of the same weight."""
+        adapted = self._adapted[0]
+        self._seen.clear()
+        with adapted.from_trunk(batch):
+            output = self._forward[0](**inputs_of(batch))
+        features = self._seen[0] if len(self._seen) == 1 else None
+        total, weight = adapted.task.loss(output, batch, adapted.context)
+        for share, term in zip(self._weights, self.terms, strict=True):
+            value = term(Step(batch=batch, output=output, features=features, progress=progress))
+            total = total + share * value * weight.detach()
+        return total, weight
+
+
+def seed_micro(seed: int, step: int, micro: int, rank: int) -> None:
+    """Dropout is a function of (seed, step, micro-batch, rank): nothing to save, nothing to replay."""
+    digest = hashlib.sha256(f"{seed}/{step}/{micro}/{rank}".encode()).digest()
+    drawn = int.from_bytes(digest[:7], "big")
+    # Not torch.manual_seed: for each device that is not in use yet it writes down the stack, a millisecond a step.
+    torch.default_generator.manual_seed(drawn)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(drawn)
+
+
+class Stepper:
+    """Runs steps; everything it needs is fixed for the run."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        harness: Harness,
+        *,
+        seed: int,
+        clip: float | None,
+    ) -> None:
+        self.module, self.optimizer, self.accelerator, self.harness = module, optimizer, accelerator, harness
+        self.seed, self.clip = seed, clip
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._notices = self._before = torch.zeros(())
+
+    @property
+    def told_to_leave(self) -> bool:
+        """Whether any rank had notice; the same answer on every rank, so that all of them end at the same step.
+
+        On a device the notices of the step before are read, which have arrived: the newest would have to be waited for.
+        """
+        notices = self._notices if self.harness.device.type == "cpu" else self._before
+        return notices.item() > 0
+
+    def step(self, number: int, batches: Sequence[tuple[Batch, bool]], progress: float) -> tuple[Tensor, Tensor]:
+        """One optimizer step over this rank's micro-batches, each with whether its rows are real.
+
+        Returns the loss (mean over the weight of all ranks) and the gradient's norm, as tensors: reading them waits
+        for the device, which the caller does when it wants to know.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        totals = torch.zeros(3, dtype=torch.float64, device=self.harness.device)
+        # The word to leave travels with the sums that every step needs anyway.
+        totals[2] = float(bool(self.harness.notice))
+        for micro, (rows, real) in enumerate(batches):
+            batch = to_device(rows, self.harness.device)
+            seed_micro(self.seed, number, micro, self.harness.rank)
+            with self._synchronised(last=micro == len(batches) - 1), self.accelerator.autocast():
+                total, weight = self.module(batch, progress)
+                # A rank without rows takes part with one row at weight 0, so that no collective waits for it.
+                total, weight = (total, weight) if real else (total * 0.0, weight * 0.0)
+                self.accelerator.backward(total)
+            totals[:2] += torch.stack([total.detach().double(), weight.detach().double()])
+        self.harness.sum(totals)
+        self._before, self._notices = self._notices, totals[2]
+        # A batch whose rows all weigh nothing has no gradient; it must not become 0 / 0.
+        weight = totals[1].clamp(min=SMALLEST)
+        return totals[0] / weight, self._apply(weight)
+
+    def _synchronised(self, *, last: bool) -> Any:
+        """Gradients travel between ranks once a step, with the last micro-batch."""
+        inner = getattr(self.module, "model", None)
+        if isinstance(inner, FSDPModule):
+            inner.set_requires_gradient_sync(last)
+        if isinstance(self.module, DistributedDataParallel) and not last:
+            return self.module.no_sync()
+        return nullcontext()
+
+    def _apply(self, weight: Tensor) -> Tensor:
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        # Ranks' gradients arrive averaged: times the world over the summed weight makes the mean over all rows.
+        scale = (self.harness.world / weight).float()
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm) * scale
+        if self.clip is not None:
+            scale = scale * torch.clamp(self.clip / (norm + 1e-6), max=1.0)
+        multiply(gradients, scale)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+        return norm
+
+
+def multiply(gradients: Sequence[Tensor], scale: Tensor) -> None:
+    """All gradients times one number, in place."""
+    local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
+    torch._foreach_mul_(local, scale)
+
+
+def scaler_state(accelerator: Accelerator) -> dict[str, float]:
+    """fp16's loss scale, as JSON; empty for other precisions."""
+    state: Mapping[str, float] = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
+    return dict(state)

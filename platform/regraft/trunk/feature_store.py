@@ -1,0 +1,218 @@
+"""What the trunk gave for each row, kept in the store by the row's own hash: a second run reads what the first did.
+
+`<store>/features/<trunk-id>/<shard>/` holds one Arrow file per writing: the row's hash, the shape and the values. A
+trunk-id says of which base, at which place, after which preprocessing, in which precision; so nothing is ever read
+that another model or another preprocessing made. Files are memory-mapped: what is read lies in the page cache, shared
+by all processes of a machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regraft.bases.delta import canonical
+from regraft.data.local_cache import cache_folder, mapped, sha256
+from regraft.data.rows import Rows
+from regraft.errors import Damaged, NotFound, StoreError
+from regraft.store.manifest import MANIFEST, commit
+from regraft.store.objects import ObjectStore, Stat
+from regraft.trunk.boundary import Part
+
+FORMAT = 1
+FILE = "features.arrow"
+PIECE = 512
+"""Rows per Arrow record batch."""
+HASH = 16
+"""Bytes of a row's hash: two of 10^9 rows are alike with a chance of 10^-21."""
+
+_SCHEMA = pa.schema([("row", pa.binary(HASH)), ("shape", pa.list_(pa.int32())), ("values", pa.large_binary())])
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+
+
+def trunk_id(part: Part, prefix: str, **made_by: Any) -> str:
+    """By what the features of one place are known; `made_by` is everything else that decides their values."""
+    place = [canonical(part.module, prefix), part.place, part.first_only, str(part.dtype)]
+    what = [FORMAT, place, [asdict(dim) for dim in part.dims], made_by]
+    return hashlib.sha256(_canonical(what).encode()).hexdigest()[:32]
+
+
+def row_hashes(rows: Rows, images: Iterable[str] = ()) -> NDArray[np.bytes_]:
+    """(rows,) hashes of HASH bytes over all columns; an image counts by its content."""
+    names = tuple(images)
+    return np.array([_row_hash(rows.row(index), names) for index in range(len(rows))], dtype=f"S{HASH}")
+
+
+def _row_hash(row: dict[str, Any], images: Sequence[str]) -> bytes:
+    row.pop("row")
+    for name in images:
+        row[name] = _content(row[name])
+    digest = hashlib.sha256(_canonical(row).encode("utf-8", "surrogatepass")).digest()[:HASH]
+    # A trailing zero byte would be lost in a fixed-width array of bytes.
+    return digest[:-1] + bytes([digest[-1] | 1])
+
+
+def _content(image: str | bytes) -> str:
+    """The hash of an image's file: its name and size say nothing about an image that was changed in its place."""
+    return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else sha256(Path(image))
+
+
+def collect(store: ObjectStore, older_than_s: float) -> tuple[list[str], int]:
+    """Delete shards that were never committed and not touched for that long; their prefixes, and how many bytes the
+    committed ones of all models take."""
+    folders: dict[str, list[Stat]] = {}
+    for stat in store.list("features/"):
+        folders.setdefault(stat.key.rpartition("/")[0] + "/", []).append(stat)
+    gone, kept, before = [], 0, time.time() - older_than_s
+    for prefix, stats in folders.items():
+        if any(stat.key == prefix + MANIFEST for stat in stats):
+            kept += sum(stat.size for stat in stats)
+        elif max(stat.modified for stat in stats) < before:
+            store.delete([stat.key for stat in stats])
+            gone.append(prefix)
+    return gone, kept
+
+
+class Features:
+    """The rows of one trunk-id that the store holds, by hash."""
+
+    def __init__(self, store: ObjectStore, identity: str, cache: Path | None = None) -> None:
+        self._store, self.prefix, self._cache = store, f"features/{identity}", cache or cache_folder("features")
+        self._chunks: list[_Chunk] = []
+        self.refused: dict[str, str] = {}
+        """Shards that cannot be used, by name, with the reason: their rows are computed again."""
+        self._known = np.zeros(0, dtype=f"S{HASH}")
+        self._place = np.zeros((0, 2), dtype=np.int64)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look for shards again: another rank, or another run, may have written some."""
+        hashes: list[NDArray[Any]] = []
+        places: list[NDArray[np.int64]] = []
+        self._chunks = []
+        shards = sorted(stat.key for stat in self._store.list(f"{self.prefix}/") if stat.key.endswith(f"/{MANIFEST}"))
+        for key in shards:
+            shard = key.removesuffix(f"/{MANIFEST}")
+            try:
+                _, paths = mapped(self._store, shard, self._cache / shard.removeprefix("features/"))
+                table = pa.ipc.open_file(pa.memory_map(str(paths[FILE]))).read_all()
+            except (Damaged, NotFound, pa.ArrowInvalid) as error:
+                self.refused[shard] = str(error)
+                continue
+            for batch in table.to_batches():
+                hashes.append(_hashes(batch.column("row")))
+                number = np.full(batch.num_rows, len(self._chunks), dtype=np.int64)
+                places.append(np.stack([number, np.arange(batch.num_rows)], axis=1))
+                self._chunks.append(_Chunk(batch.column("values"), batch.column("shape")))
+        if hashes:
+            self._known, first = np.unique(np.concatenate(hashes), return_index=True)
+            self._place = np.concatenate(places)[first]
+
+    def find(self, hashes: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        """(rows, 2) places of the rows of these hashes; -1 where there is none."""
+        if not len(self._known):
+            return np.full((len(hashes), 2), -1)
+        at = np.minimum(np.searchsorted(self._known, hashes), len(self._known) - 1)
+        return np.where((self._known[at] == hashes)[:, None], self._place[at], -1)
+
+    def read(self, place: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """One row's values at a place that `find` gave, as a tensor on the mapped memory, never to be written."""
+        return self._chunks[int(place[0])].tensor(int(place[1]), dtype)
+
+    def writer(self, scratch: Path) -> ShardWriter:
+        """Writes one more shard; its rows count from its commit on."""
+        return ShardWriter(self._store, f"{self.prefix}/{uuid4().hex}", scratch)
+
+
+class _Chunk:
+    """One record batch: its values as one tensor on the mapped memory, cut by NumPy's numbers, since Arrow's scalars
+    would cost a step more than its arithmetic does."""
+
+    def __init__(self, values: Any, shapes: Any) -> None:
+        self._ends = np.frombuffer(values.buffers()[1], np.int64)[values.offset : values.offset + len(values) + 1]
+        self._shape_ends = shapes.offsets.to_numpy()
+        self._shapes = shapes.values.to_numpy().tolist()
+        data = values.buffers()[2]
+        bare = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
+        with warnings.catch_warnings():
+            # The mapped memory is read-only, which torch has no word for; nothing here writes.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            self._bytes = torch.from_numpy(bare)
+
+    def tensor(self, index: int, dtype: torch.dtype) -> Tensor:
+        """The values of one row."""
+        shape = self._shapes[self._shape_ends[index] : self._shape_ends[index + 1]]
+        found = self._bytes[self._ends[index] : self._ends[index + 1]]
+        return found.view(dtype).reshape(shape) if len(found) else torch.zeros(shape, dtype=dtype)
+
+
+def _hashes(column: Any) -> NDArray[Any]:
+    """(rows,) of a column of fixed-width bytes, without a Python object a row."""
+    data = np.frombuffer(column.buffers()[1], dtype=f"S{HASH}")
+    return data[column.offset : column.offset + len(column)].copy()
+
+
+class ShardWriter:
+    """One shard as it grows, on this machine's disk; committed on leaving, nothing on an error."""
+
+    def __init__(self, store: ObjectStore, prefix: str, scratch: Path) -> None:
+        self._store, self._prefix, self._path = store, prefix, scratch / f"{uuid4().hex}.arrow"
+        self._writer = pa.ipc.new_file(str(self._path), _SCHEMA)
+        self._waiting: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+        self.rows = self.bytes = 0
+
+    def add(self, row: bytes, values: Tensor) -> None:
+        """Append one row's values, any dtype."""
+        flat = values.detach().cpu().contiguous()
+        data = flat.reshape(-1).view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+        for name, value in (("row", row), ("shape", list(flat.shape)), ("values", data)):
+            self._waiting[name].append(value)
+        self.rows += 1
+        self.bytes += len(data)
+        if len(self._waiting["row"]) == PIECE:
+            self._flush()
+
+    def _flush(self) -> None:
+        arrays = [pa.array(self._waiting[field.name], field.type) for field in _SCHEMA]
+        self._writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+        for values in self._waiting.values():
+            values.clear()
+
+    def _commit(self, meta: Mapping[str, Any]) -> None:
+        try:
+            commit(self._store, self._prefix, {FILE: self._path}, kind="features", meta=meta)
+        except StoreError:
+            # A full disk: what was written of it would fill it for everything that follows.
+            with suppress(StoreError):
+                self._store.delete([f"{self._prefix}/{FILE}"])
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if kind is None and self.rows:
+                self._flush()
+                self._writer.close()
+                meta: Mapping[str, Any] = {"format": FORMAT, "rows": self.rows, "bytes": self.bytes}
+                self._commit(meta)
+            else:
+                self._writer.close()
+        finally:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,252 @@
+"""The end of a search: the best registered, the report written, what came out."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from regraft.bases.locate import Base
+from regraft.contracts import Progress
+from regraft.errors import Damaged, NotFound, RunError
+from regraft.lazy import Later
+from regraft.spec.run import RunSpec
+from regraft.store.checkpoints import Checkpoints
+from regraft.store.objects import ObjectStore
+from regraft.store.registry import Registry
+from regraft.training.job import Job, State
+from regraft.training.prepare import base_bytes
+from regraft.training.registration import publish, version_meta
+from regraft.tuning.driver.coordinator import FrontDesk, told
+from regraft.tuning.protocol import SearchJob, Trial
+from regraft.tuning.records import SearchRecord, TrialRecord, best_first
+from regraft.tuning.space import alone
+
+log = logging.getLogger(__name__)
+page = Later("regraft.tuning.pages.page")
+"""With matplotlib: read while trials run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOutcome:
+    """What a finished search leaves."""
+
+    model: str
+    version: str | None
+    """Of the winner; None where nothing was registered."""
+    run: str
+    """The search's name."""
+    metrics: dict[str, float]
+    baselines: dict[str, Any]
+    seconds: float
+    """Wall time of this command."""
+    store: str
+    trials: list[dict[str, Any]]
+    shared: dict[str, Any]
+    score: str
+    winner: str
+    overrides: dict[str, Any]
+    registered: dict[str, str] = field(default_factory=dict)
+    """Trial to `name@version`."""
+    gain: dict[str, Any] | None = None
+    delta_bytes: int = 0
+    base_bytes: int = 0
+    report: str = ""
+    """Where the page is."""
+    already: bool = False
+    """Whether there was nothing left to do."""
+
+    def document(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        names = ("model", "version", "run", "metrics", "baselines", "seconds", "store", "trials", "shared")
+        return {name: getattr(self, name) for name in names}
+
+
+def complete(
+    spec: RunSpec,
+    job: SearchJob,
+    base: Base,
+    desk: FrontDesk,
+    began: float,
+    *,
+    ran: bool,
+    progress: Progress | None,
+) -> SearchOutcome:
+    """Register what is to be registered, write the report, say what came out."""
+    record, books = desk.record, desk.books
+    ranked = best_first([one for one in desk.records() if one.status in ("finished", "stopped")], record.score)
+    if not ranked:
+        record.state, record.seconds = "failed", desk.seconds
+        books.write_record(record)
+        raise RunError(nothing(desk.records()), where=record.name)
+    register_best(spec, job, base, desk, ranked, progress)
+    winner = ranked[0]
+    record.winner, record.state = winner.id, "finished"
+    if ran:
+        record.seconds = desk.seconds
+    books.write_trials(desk.records())
+    books.write_record(record)
+    there = books.store.exists(f"{books.folder}/report.html")
+    report = f"{books.store.url}/{books.folder}/report.html" if there and not ran else reported(desk, progress)
+    meta = version_of(books.store, winner)
+    return SearchOutcome(
+        model=spec.name,
+        version=winner.registered.rpartition("@")[2] if winner.registered else None,
+        run=record.name,
+        metrics=dict(winner.best or {}),
+        baselines=record.baselines,
+        seconds=time.monotonic() - began,
+        store=spec.store,
+        trials=[
+            {"id": one.id, "overrides": one.overrides, "metrics": one.best or {}, "status": one.status}
+            for one in desk.records()
+        ],
+        shared=record.shared,
+        score=record.score["name"],
+        winner=winner.id,
+        overrides=winner.overrides,
+        registered={one.id: one.registered for one in desk.records() if one.registered},
+        gain=meta.get("gain"),
+        delta_bytes=int(meta.get("delta_bytes", 0)),
+        base_bytes=base_bytes(base),
+        report=report,
+        already=not ran,
+    )
+
+
+def read_ahead() -> None:
+    """Have the page's libraries read from disk while trials run; that they are missing is told when it is made."""
+    with suppress(Exception):
+        _ = page.write_report
+
+
+def version_of(store: ObjectStore, winner: TrialRecord) -> dict[str, Any]:
+    """What the winner's version says of itself; nothing where it has none, or it was deleted since."""
+    if winner.registered is None:
+        return {}
+    name, _, version = winner.registered.rpartition("@")
+    try:
+        return Registry(store).version(name, version).meta
+    except (NotFound, Damaged) as error:
+        log.info("%s", error)
+        return {}
+
+
+def nothing(records: Sequence[TrialRecord]) -> str:
+    """Why there is no winner."""
+    failed = [record for record in records if record.error]
+    if not failed:
+        return "no trial came to a result within the budget: allow more search.seconds; the same command goes on"
+    return f"no trial came to a result; the first of {len(failed)} failed with: {failed[0].error}"
+
+
+def register_best(
+    spec: RunSpec,
+    job: SearchJob,
+    base: Base,
+    desk: FrontDesk,
+    ranked: list[TrialRecord],
+    progress: Progress | None,
+) -> None:
+    """Register the best trials, the very best last, so that it is the newest version."""
+    assert spec.search is not None
+    wanted = spec.search.to_register
+    count = {"none": 0, "best": 1}[wanted] if isinstance(wanted, str) else wanted
+    for record in reversed(ranked[:count]):
+        if record.registered:
+            continue
+        if register(desk.books.store, spec, job, base, desk.record, record, progress):
+            desk.ledger.registered(record.id)
+            desk.books.write_trials(desk.records())
+
+
+def reported(desk: FrontDesk, progress: Progress | None) -> str:
+    """Write the report beside the records; where it is. A page that cannot be made does not end a search."""
+    books = desk.books
+    with tempfile.TemporaryDirectory(prefix="regraft-report-") as folder:
+        try:
+            for path in page.write_report(desk.record, desk.records(), Path(folder)):
+                books.write(path.name, path)
+        except Exception as error:
+            log.info("the report failed", exc_info=True)
+            if progress is not None:
+                progress({"event": "note", "message": f"the report could not be written: {told(error)}"})
+            return ""
+    return f"{books.store.url}/{books.folder}/report.html"
+
+
+log = logging.getLogger(__name__)
+
+
+def checkpoints_of(store: ObjectStore, search: str, trial: str) -> Checkpoints:
+    """The checkpoints of one trial, under `searches/<search>/trials/<trial>/checkpoints/`."""
+    return Checkpoints.of_trial(store, search, trial)
+
+
+def register(
+    store: ObjectStore,
+    spec: RunSpec,
+    job: SearchJob,
+    base: Base,
+    search: SearchRecord,
+    record: TrialRecord,
+    progress: Progress | None,
+) -> bool:
+    """Register a trial's best checkpoint, with the metrics of that very checkpoint; False, with a note, when it has
+    none that is whole."""
+    checkpoints = checkpoints_of(store, job.search, record.id)
+    saved = next((one for one in checkpoints.listed() if one.prefix == record.checkpoint), None)
+    delta = None
+    if saved is not None:
+        with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
+            try:
+                delta = (checkpoints.open(saved, Path(folder)) / "delta.safetensors").read_bytes()
+            except Damaged as error:
+                log.warning("%s", error)
+    name = search.score["name"]
+    if saved is None or delta is None or saved.meta["metrics"].get(name) is None:
+        if progress is not None:
+            why = "has no whole checkpoint (the quota may have left no room for it)"
+            progress({"event": "note", "message": f"trial {record.id} {why}, so it is not registered"})
+        return False
+    if progress is not None and saved.meta["metrics"][name] != (record.best or {}).get(name):
+        why = f"there was no room for its best checkpoint; registered is the one with {name}"
+        progress({"event": "note", "message": f"trial {record.id}: {why} {saved.meta['metrics'][name]:.4g}"})
+    trial = Trial(record.number, record.overrides)
+    own = trial.spec(alone(spec))
+    meta = _meta(own, trial, job, base, search, record, saved, delta)
+    version = publish(store, own, base, delta, meta)
+    record.registered = f"{spec.name}@{version.version}"
+    if progress is not None:
+        progress({"event": "register", "model": spec.name, "version": version.version, "trial": record.id})
+    return True
+
+
+def _meta(
+    own: RunSpec,
+    trial: Trial,
+    job: SearchJob,
+    base: Base,
+    search: SearchRecord,
+    record: TrialRecord,
+    saved: Any,
+    delta: bytes,
+) -> dict[str, Any]:
+    fitted = trial.spec(RunSpec.resolve(job.spec)).model_dump(mode="json")
+    run = Job(fitted, f"{job.search}/{trial.id}", job.base_hash, job.fingerprint, job.labels, job.threads)
+    state = State(seconds=record.seconds, best_correct=record.correct)
+    known = {"rows": search.rows, "baselines": search.baselines, "baseline_correct": search.baseline_correct}
+    meta = version_meta(own, run, base, saved, state, known, delta)
+    meta["lineage"]["search"] = {
+        "name": job.search,
+        "trial": trial.id,
+        "overrides": dict(trial.overrides),
+        "sampler": search.sampler,
+        "scheduler": search.scheduler,
+    }
+    return meta

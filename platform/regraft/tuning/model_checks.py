@@ -1,0 +1,109 @@
+"""What can be known to be wrong with a search once its base and rows are there, before any worker starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from regraft.bases.locate import Base
+from regraft.bases.meta_model import Moved, moved, sketch
+from regraft.contracts import Anatomy, Method
+from regraft.errors import BaseError, RegraftError, SpecError, Unsupported
+from regraft.spec.run import RunSpec
+from regraft.tuning.driver.checkpoint_budget import OVERHEAD
+from regraft.tuning.space import methods, probes
+from regraft.tuning.validate import forced_places
+
+log = logging.getLogger(__name__)
+
+
+SOME_LABELS = ("one", "another")
+"""Stand for labels that only the rows tell: how many there are hardly changes what a checkpoint takes."""
+
+
+def check_methods(spec: RunSpec, base: Base) -> tuple[int | str, ...]:
+    """The depths that the space may freeze, in blocks, and the names of methods that train a head alone; SpecError with
+    everything that does not fit the base.
+
+    A base that cannot be sketched is left to the workers, which load it.
+    """
+    assert spec.search is not None
+    every = methods(spec)
+    labels = spec.task.classes() or spec.data.labels or SOME_LABELS
+    quota, forced = spec.search.quota_gb, forced_places(spec)
+    if not quota and not forced and all(_known(method) for method in every):
+        return ()
+    try:
+        _, anatomy = sketch(spec.task, base, labels)
+    except (RegraftError, NotImplementedError, RuntimeError) as error:
+        log.info("the base cannot be sketched: %s", error)
+        return ()
+    depths, problems = _depths(every, anatomy)
+    if not problems and (quota or forced):
+        problems = list(_sizes(spec, every, base, labels))
+    if problems:
+        raise SpecError(tuple(dict.fromkeys(problems)))
+    return tuple(sorted(depths, key=str))
+
+
+def _known(method: Method) -> bool:
+    """Whether the method freezes everything or nothing, whatever the base."""
+    return method.serves == "head" or type(method).depth_of is Method.depth_of
+
+
+def _depths(every: list[Method], anatomy: Anatomy) -> tuple[set[int | str], list[str]]:
+    depths: set[int | str] = set()
+    problems = []
+    for method in every:
+        try:
+            depth = method.depth_of(anatomy)
+            depths.add(method.key() if method.serves == "head" else depth)
+        except Unsupported as error:
+            problems.append(f"search.space: {error}")
+    return depths - {0}, problems
+
+
+def _sizes(spec: RunSpec, every: list[Method], base: Base, labels: tuple[str, ...]) -> Iterator[str]:
+    assert spec.search is not None
+    places, quota = forced_places(spec), spec.search.quota_gb
+    for method in every:
+        try:
+            found = moved(spec.task, method, base, labels)
+        except (RegraftError, NotImplementedError, RuntimeError) as error:
+            if isinstance(error, Unsupported | BaseError):
+                yield f"search.space: {error}"
+            continue
+        if places and found.depth == 0:
+            yield (
+                f"compute.trunk: {places[0]} is written, and method {_told(method)} freezes nothing whose output could "
+                "be kept: write auto, or leave that method out"
+            )
+        if places and found.whole and (dropout := _dropout(spec)):
+            yield (
+                f"compute.trunk: {places[0]} is written with training.dropout {dropout:g}, which lies below the cut of "
+                f"method {_told(method)}: what is kept has none; write auto, or remove training.dropout"
+            )
+        if quota and found.bytes + OVERHEAD > quota * 1e9:
+            yield _too_small(method, found, quota)
+
+
+def _too_small(method: Method, found: Moved, quota: float) -> str:
+    size = (found.bytes + OVERHEAD) / 1e9
+    return (
+        f"search.quota_gb: {quota:g} is written; one checkpoint of method {_told(method)} takes {size:.3g} GB "
+        f"({found.trainable:,} parameters move): allow at least that, twice that so that a better one can replace it"
+    )
+
+
+def _dropout(spec: RunSpec) -> float:
+    """The largest dropout that is written."""
+    assert spec.search is not None
+    space = spec.search.space
+    values = probes(space["training.dropout"]) if "training.dropout" in space else (spec.training.dropout,)
+    return max((float(value) for value in values if value), default=0.0)
+
+
+def _told(method: Method) -> str:
+    document = method.model_dump(mode="json")
+    fields = ", ".join(f"{name}: {document[name]}" for name in sorted(method.model_fields_set))
+    return f"{method.key()} ({fields})" if fields else method.key()

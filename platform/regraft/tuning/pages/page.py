@@ -1,0 +1,262 @@
+"""A search as one HTML page that needs nothing else, and its pictures as files beside it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from regraft.report import html
+from regraft.report.numbers import figure, span
+from regraft.report.svg import Picture
+from regraft.store.atomic_files import writing_here
+from regraft.tuning.pages.by_depth import Column, Knee, columns, epochs_of, knee, ranked, value
+from regraft.tuning.pages.curve_plots import PANELS, Panel, clock_of, curve_picture, number_picture, track
+from regraft.tuning.pages.depth_plot import depth_picture
+from regraft.tuning.pages.words import brief, fields_of, figures_of, setting, shared_facts, shared_words, short_name
+from regraft.tuning.records import SearchRecord, TrialRecord
+from regraft.version import VERSION
+
+HTML = "report.html"
+_TEMPLATES = Path(__file__).parent / "templates"
+_PICTURES = ("depth", "learning-rate", "searched-numbers", "learning-curves")
+_RATE, _DEPTH = "training.lr", "method.depth"
+_OPEN = 40
+"""Trials that the table shows without being asked."""
+_APART = 20.0
+"""From this ratio of the largest to the smallest a searched number gets a logarithmic axis."""
+_MOST_FIELDS = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial in the table."""
+
+    trial: TrialRecord
+    cells: tuple[str, ...]
+    score: float | None
+    epochs: str
+    share: str
+    chosen: bool
+
+
+def write_report(record: SearchRecord, trials: Sequence[TrialRecord], folder: Path) -> list[Path]:
+    """Write `report.html` and a PNG of each picture into the folder, and say which files these are, the page first.
+
+    A page of a search that goes on may be written again and again: each file is replaced as a whole, and pictures that
+    there are no longer grounds for go. OSError's relatives of the store floor when the folder cannot be written.
+    """
+    pictures = _pictures(record, trials)
+    text = _page(record, trials, pictures)
+    with writing_here(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [folder / f"{name}.png" for name in pictures]
+        for path, drawn in zip(written, pictures.values(), strict=True):
+            html.put(path, drawn.png)
+        html.put(folder / HTML, text)
+        for name in _PICTURES:
+            if name not in pictures:
+                (folder / f"{name}.png").unlink(missing_ok=True)
+    return [folder / HTML, *written]
+
+
+def _pictures(record: SearchRecord, trials: Sequence[TrialRecord]) -> dict[str, Picture]:
+    """By name, those that there is something to see in."""
+    best_first = ranked(trials, record.score)
+    found = [column for column in columns(trials, record.score) if column.trials]
+    drawn: list[Picture] = []
+    if len(found) > 1 and (where := knee(found, record.score, record.rows.get("eval", 0))):
+        drawn.append(depth_picture(record, found, where))
+    if panels := _rate_panels(best_first, found):
+        drawn.append(number_picture("learning-rate", record, panels, best_first, _logarithmic(record, panels)))
+    if panels := _number_panels(best_first):
+        drawn.append(number_picture("searched-numbers", record, panels, best_first, _logarithmic(record, panels)))
+    if any(track(trial, record.score["name"], clock_of(trials)) for trial in trials):
+        drawn.append(curve_picture(record, trials, _winner(record, trials)))
+    return {picture.name: picture for picture in drawn}
+
+
+def _winner(record: SearchRecord, trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    best_first = ranked(trials, record.score)
+    named = next((trial for trial in best_first if trial.id == record.winner), None)
+    return named or next(iter(best_first), None)
+
+
+def _rate_panels(best_first: Sequence[TrialRecord], found: Sequence[Column]) -> list[Panel]:
+    """Learning rates of each column, the least frozen first; of very many columns those with the best trials."""
+    groups = [(column.brief, column.trials) for column in found] if len(found) > 1 else [("all trials", best_first)]
+    kept = [(name, tuple(trial for trial in group if figures_of(trial).get(_RATE, 0) > 0)) for name, group in groups]
+    there = [Panel(name, group, _RATE) for name, group in kept if group]
+    if len({figures_of(trial)[_RATE] for panel in there for trial in panel.trials}) < 2:
+        return []
+    place = {trial.id: number for number, trial in enumerate(best_first)}
+    chosen = sorted(there, key=lambda panel: place[panel.trials[0].id])[:PANELS]
+    return [panel for panel in there if panel in chosen]
+
+
+def _number_panels(best_first: Sequence[TrialRecord]) -> list[Panel]:
+    """Each other searched number, where it took more than one value."""
+    found = []
+    for field in fields_of(best_first):
+        group = tuple(trial for trial in best_first if field in figures_of(trial))
+        if field not in (_RATE, _DEPTH) and len({figures_of(trial)[field] for trial in group}) > 1:
+            found.append(Panel(short_name(field), group, field))
+    return found[:PANELS]
+
+
+def _logarithmic(record: SearchRecord, panels: Sequence[Panel]) -> dict[str, bool]:
+    """Of each field, whether its axis counts in powers: as the space draws it, or because its values do."""
+    found = {}
+    for panel in panels:
+        values = [
+            figures_of(trial)[panel.field] for other in panels if other.field == panel.field for trial in other.trials
+        ]
+        drawn = record.space.get(panel.field)
+        written = panel.field == _RATE or (isinstance(drawn, Mapping) and "loguniform" in drawn)
+        found[panel.field] = min(values) > 0 and (written or max(values) / min(values) >= _APART)
+    return found
+
+
+def _page(record: SearchRecord, trials: Sequence[TrialRecord], pictures: Mapping[str, Picture]) -> str:
+    best_first = ranked(trials, record.score)
+    found = columns(trials, record.score)
+    where = knee(found, record.score, record.rows.get("eval", 0))
+    rows, fields = _rows(record, trials, best_first)
+    winner = _winner(record, trials)
+    store = f" --store {shlex.quote(record.store)}" if not record.store.rstrip("/").endswith("regraft-store") else ""
+    environment = html.environment(_TEMPLATES)
+    environment.filters["percent"] = percent
+    return environment.get_template("search.html.j2").render(
+        s=record,
+        css=html.style(_TEMPLATES / "search.css"),
+        release=VERSION,
+        counts=_counts(trials),
+        winner=winner,
+        winner_score=value(winner.best, record.score["name"]) if winner else None,
+        winner_settings=_settings(winner) if winner else (),
+        columns=found,
+        knee=where,
+        knee_words=_knee_words(where, record.score) if where else "",
+        pictures=pictures,
+        panels_note=_panels_note(found),
+        off=_statuses(trials),
+        fields=fields,
+        rows=rows[:_OPEN],
+        more=rows[_OPEN:],
+        next_one=next((trial for trial in best_first if trial.checkpoint and not trial.registered), None),
+        registered=[trial for trial in best_first if trial.registered],
+        store=store,
+        shared=shared_words(record, trials),
+        shared_facts=shared_facts(record),
+        facts=_facts(record, trials),
+    )
+
+
+def _statuses(trials: Sequence[TrialRecord]) -> set[str]:
+    return {trial.status for trial in trials}
+
+
+def _counts(trials: Sequence[TrialRecord]) -> str:
+    """`18 finished, 4 stopped early, 2 failed`."""
+    named = {"finished": "finished", "stopped": "stopped early", "failed": "failed", "running": "running"}
+    named["waiting"] = "waiting"
+    counts = {status: sum(trial.status == status for trial in trials) for status in named}
+    return ", ".join(f"{number:,} {named[status]}" for status, number in counts.items() if number)
+
+
+def _settings(trial: TrialRecord) -> list[tuple[str, str]]:
+    return [(short_name(field), setting(written)) for field, written in trial.overrides.items()]
+
+
+def _rows(
+    record: SearchRecord, trials: Sequence[TrialRecord], best_first: Sequence[TrialRecord]
+) -> tuple[list[Row], list[str]]:
+    """The table, the best first and those without a result last, and the names of its searched columns."""
+    fields = fields_of(trials)
+    apart = 0 < len(fields) <= _MOST_FIELDS
+    ids = {trial.id for trial in best_first}
+    rest = sorted((trial for trial in trials if trial.id not in ids), key=lambda trial: trial.number)
+    winner = _winner(record, trials)
+    rows = []
+    for trial in [*best_first, *rest]:
+        each = [setting(trial.overrides[field]) if field in trial.overrides else "" for field in fields]
+        joined = " · ".join(f"{name} {written}" for name, written in _settings(trial))
+        rows.append(
+            Row(
+                trial,
+                tuple(each) if apart else (brief(joined, 400),),
+                value(trial.best, record.score["name"]),
+                f"{epochs_of(trial):.3g}" if epochs_of(trial) else "–",
+                percent(trial.trainable / trial.total) if trial.total else "–",
+                winner is not None and trial.id == winner.id,
+            )
+        )
+    return rows, [short_name(field) for field in fields] if apart else ["settings"]
+
+
+def percent(share: float) -> str:
+    """`18 %`, `0.4 %`, `<0.1 %`."""
+    number = 100 * share
+    if 0 < number < 0.1:
+        return "<0.1 %"
+    return f"{number:.0f} %" if number >= 10 else f"{number:.1f} %"
+
+
+def _knee_words(where: Knee, score: Mapping[str, str]) -> str:
+    """What the knee means for whoever chooses."""
+    name, best, column = score["name"].replace("_", " "), where.best, where.column
+    if best is column:
+        return (
+            f"The best trial is also the knee: nothing that costs less comes within noise of its {name} of "
+            f"{figure(best.best)}, noise being {where.source}."
+        )
+    told = (
+        f"The knee is at {column.name}: its best {name}, {figure(column.best)}, lies within noise of the best of all, "
+        f"{figure(best.best)} ({best.name}), noise being {where.source}."
+    )
+    cost = []
+    if column.seconds is not None and best.seconds is not None:
+        cost.append(f"a trial takes {_joined(column.seconds)} instead of {_joined(best.seconds)}")
+    if column.share is not None and best.share is not None:
+        cost.append(f"{percent(column.share)} of the parameters move instead of {percent(best.share)}")
+    return f"{told} There {' and '.join(cost)}." if cost else told
+
+
+def _joined(seconds: float) -> str:
+    """A time that no line break parts."""
+    return span(seconds).replace(" ", "\u00a0")
+
+
+def _panels_note(found: Sequence[Column]) -> str:
+    there = sum(bool(column.trials) for column in found)
+    return f" Of {there} depths and methods, the {PANELS} with the best trials are shown." if there > PANELS else ""
+
+
+def _facts(record: SearchRecord, trials: Sequence[TrialRecord]) -> list[tuple[str, str, bool]]:
+    """Name, value, and whether it is something to copy."""
+    rows = ", ".join(f"{number:,} {name}" for name, number in record.rows.items())
+    asked = f"{record.trials:,} asked for, " if record.trials else ""
+    facts = [
+        ("search", record.name, True),
+        ("model", record.model, True),
+        ("base", record.base, True),
+        ("rows", rows, False),
+        (
+            "decided by",
+            f"{record.score['name']}, {'larger' if record.score['mode'] == 'max' else 'smaller'} is better",
+            False,
+        ),
+        *[
+            (f"space: {field}", brief(json.dumps(drawn, default=str, ensure_ascii=False), 600), True)
+            for field, drawn in record.space.items()
+        ],
+        ("sampler", record.sampler, False),
+        ("scheduler", record.scheduler, False),
+        ("trials", f"{asked}{len(trials):,} begun" if trials else f"{asked}none begun", False),
+        ("wall time", span(record.seconds), False),
+        ("computing time of trials", span(sum(trial.seconds for trial in trials)), False),
+        ("store", record.store, True),
+    ]
+    return [(name, str(told), code) for name, told, code in facts if told]

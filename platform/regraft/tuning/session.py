@@ -1,0 +1,202 @@
+"""A search from spec to registered winner: check, prepare, hand out trials, write down, register, report.
+
+Nothing here knows where trials run: a `Crew` does. What a search writes down is enough to go on after a kill: trials
+that ended are never run again, those that were under way begin anew.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+
+from regraft.bases.locate import Base, locate
+from regraft.contracts import Progress
+from regraft.data.snapshot import Snapshot
+from regraft.errors import LeaseHeld, RequestError, StoreError, WrongBase
+from regraft.spec.run import RunSpec
+from regraft.store.lease import Lease
+from regraft.store.objects import ObjectStore, open_store
+from regraft.store.searches import folder_of, searches
+from regraft.training.baselines import majority
+from regraft.training.prepare import rows_on
+from regraft.tuning.driver.centroid_baseline import measure_centroid
+from regraft.tuning.driver.checkpoint_budget import Ledger
+from regraft.tuning.driver.coordinator import FrontDesk
+from regraft.tuning.driver.finish import SearchOutcome, complete, read_ahead
+from regraft.tuning.driver.search_store import Books
+from regraft.tuning.driver.workers import Crewing, Taking, every_slot
+from regraft.tuning.model_checks import check_methods
+from regraft.tuning.protocol import SearchJob
+from regraft.tuning.records import SearchRecord
+from regraft.tuning.space import alone
+from regraft.tuning.study import Decider
+from regraft.tuning.validate import check_search
+
+FREE = {name: True for name in ("trials", "seconds", "concurrency", "keep", "quota_gb", "to_register")}
+"""What may be changed of a search that goes on."""
+Deciding = Callable[[RunSpec], Decider]
+
+
+def search_session(
+    spec: RunSpec, deciding: Deciding, crewing: Crewing, *, fresh: bool = False, progress: Progress | None = None
+) -> SearchOutcome:
+    """Search a spec's space; one driver a search, held by a lease."""
+    began = time.monotonic()
+    check_search(spec)
+    store = open_store(spec.store)
+    store.check()
+    name = choose_search(store, spec, fresh=fresh)
+    with Lease(store, name, folder=folder_of(name)) as lease:
+        books = Books(store, name)
+        base = locate(spec.base)
+        depths = check_methods(spec, base)
+        with ExitStack() as stack:
+            known = books.record()
+            crew = Taking(crewing, stack, at_once=known is None or known.state != "finished")
+            snapshot = rows_on(store, alone(spec), base, progress)
+            record = opened(books, known, name, spec, base, snapshot)
+            job = job_of(spec, name, base, snapshot, depths)
+            desk = set_up(spec, record, books, deciding(spec), progress)
+            ran = carried_out(desk, job, crew, lease)
+        if lease.lost.is_set():
+            raise LeaseHeld("another driver took this search over; it will register the winner", name)
+        return complete(spec, job, base, desk, began, ran=ran, progress=progress)
+
+
+def search_name(spec: RunSpec) -> str:
+    """The search's name: the model's and a hash of the spec and its space, without how much of it is to be tried."""
+    return spec.named({"compute": True, "store": True, "search": FREE})
+
+
+def choose_search(store: ObjectStore, spec: RunSpec, *, fresh: bool) -> str:
+    """The newest search of this very spec, or another name for a fresh one."""
+    name = search_name(spec)
+    same = [found for found in searches(store) if found == name or found.startswith(f"{name}.")]
+    if not fresh:
+        return max(same, default=name, key=lambda found: (Books(store, found).record() or _none()).created)
+    return f"{name}.{secrets.token_hex(3)}" if same else name
+
+
+def _none() -> SearchRecord:
+    return SearchRecord("", "", {}, {}, "", "", "")
+
+
+def opened(
+    books: Books, known: SearchRecord | None, name: str, spec: RunSpec, base: Base, snapshot: Snapshot
+) -> SearchRecord:
+    """The search's record, begun or taken up; it goes on only with the base and the rows that it began with."""
+    assert spec.search is not None
+    if known is not None:
+        if known.base_hash != base.hash:
+            raise WrongBase(
+                f"search {name} began with base {known.base_hash[:12]}, which now is {base.hash[:12]}; --fresh starts "
+                "another",
+                where="base",
+            )
+        if known.fingerprint != snapshot.fingerprint:
+            raise RequestError(
+                f"the rows have changed since search {name} began; --fresh starts another search with the new ones",
+                where="data",
+            )
+    score = spec.task.score
+    record = known or SearchRecord(
+        name=name,
+        model=spec.name,
+        score={"name": score.name, "mode": score.mode},
+        space=spec.model_dump(mode="json")["search"]["space"],
+        sampler=spec.search.sampler,
+        scheduler=spec.search.scheduler,
+        store=spec.store,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        base=spec.base,
+        rows={"train": len(snapshot.train), "eval": len(snapshot.eval)},
+        base_hash=base.hash,
+        fingerprint=snapshot.fingerprint,
+    )
+    record.trials = spec.search.most
+    if not record.baselines and spec.training.baselines and "baselines" in spec.task.supports:
+        record.baselines = {"majority": majority(snapshot)}
+    books.write_spec(spec)
+    return record
+
+
+def job_of(spec: RunSpec, name: str, base: Base, snapshot: Snapshot, depths: tuple[int | str, ...]) -> SearchJob:
+    """What every worker is told."""
+    bare = alone(spec)
+    fitted = bare.model_copy(update={"task": bare.task.fitted(snapshot.train.numbers)})
+    return SearchJob(
+        spec=fitted.model_dump(mode="json"),
+        search=name,
+        base_hash=base.hash,
+        fingerprint=snapshot.fingerprint,
+        labels=snapshot.labels,
+        depths=depths,
+    )
+
+
+def set_up(spec: RunSpec, record: SearchRecord, books: Books, decider: Decider, progress: Progress | None) -> FrontDesk:
+    """Take up what earlier attempts wrote down, and collect what they left half done."""
+    assert spec.search is not None
+    records = books.trials()
+    quota = round(spec.search.quota_gb * 1e9) if spec.search.quota_gb else None
+    ledger = Ledger(books.store, books.folder, spec.task.score, spec.search.keep, quota)
+    gone = ledger.collect(records)
+    decider.restore(records)
+    if progress is not None:
+        if records:
+            done = sum(one.status in ("finished", "stopped", "failed") for one in records)
+            left = f"; {gone} checkpoints that were left behind are gone" if gone else ""
+            note = f"search {record.name} goes on: {done} of its trials are done{left}"
+            progress({"event": "note", "message": note})
+        progress(
+            {
+                "event": "search",
+                "search": record.name,
+                "model": record.model,
+                "score": record.score,
+                "trials": record.trials,
+                "rows": record.rows,
+                "seconds": spec.search.seconds,
+            }
+        )
+    return FrontDesk(spec, record, records, decider, ledger, books, progress)
+
+
+def carried_out(desk: FrontDesk, job: SearchJob, taking: Taking, lease: Lease) -> bool:
+    """Run trials until there are none; whether any ran. What ends it early is written down first, as far as it goes."""
+    first = desk.take()
+    while first == []:
+        first = desk.take()
+    if first is None:
+        return False
+    desk.evicted = lease.lost
+    with written_down(desk, lease):
+        desk.record.state = "running"
+        desk.books.write_record(desk.record)
+        crew = taking.crew()
+        crew.assign(job)
+        threading.Thread(target=read_ahead, daemon=True, name="regraft-report").start()
+        every_slot(desk, crew, first, lease)
+        measure_centroid(desk, crew)
+    return True
+
+
+@contextmanager
+def written_down(desk: FrontDesk, lease: Lease) -> Iterator[None]:
+    """Leave the search so that the same command goes on, however this ends."""
+    try:
+        yield
+    except BaseException as ended:
+        desk.leave()
+        if not lease.lost.is_set():
+            desk.record.state = "interrupted" if isinstance(ended, KeyboardInterrupt) else "failed"
+            desk.record.seconds = desk.seconds
+            # A full disk or a lost server: what ended the search must not be hidden by what it ends too.
+            with suppress(StoreError):
+                desk.books.write_trials(desk.records())
+                desk.books.write_record(desk.record)
+        raise

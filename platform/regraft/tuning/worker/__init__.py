@@ -1,0 +1,1 @@
+"""A worker of a search: it runs trials on one loaded base."""

@@ -1,0 +1,243 @@
+"""Trials that only train a head, carried out together: each reports, is stopped, fails and is kept by itself."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from regraft.bases.adapted import Adapted
+from regraft.bases.delta import canonical, live_tensors
+from regraft.contracts import Record
+from regraft.errors import Damaged, Diverged, StoreError
+from regraft.spec.run import RunSpec
+from regraft.training.evaluate import finite, packed
+from regraft.training.job import State
+from regraft.tuning.protocol import Desk, End, Report, Trial
+from regraft.tuning.worker.callbacks import EVERY_S, Best, TrialKeeper
+from regraft.tuning.worker.stacked_heads import Head, HeadRows, Output, Stack
+
+log = logging.getLogger(__name__)
+
+Told = Callable[[BaseException], str]
+
+
+@dataclass(frozen=True)
+class Snap:
+    """A head at one of its evaluations, whole."""
+
+    step: int
+    files: dict[str, dict[str, Tensor]]
+    document: dict[str, Any]
+    metrics: dict[str, float]
+
+
+@dataclass
+class HeadTrial:
+    """One trial of a stack."""
+
+    trial: Trial
+    spec: RunSpec
+    adapted: Adapted
+    """Its model before the first step; heads of one seed share it, and none of them moves it."""
+    head: Head
+    keeper: TrialKeeper
+    state: State = field(default_factory=State)
+    best: Snap | None = None
+    """Its best evaluation, until it is written."""
+
+    @cached_property
+    def rest(self) -> dict[str, Tensor]:
+        """The whole delta as it is before the first step."""
+        return live_tensors(self.adapted)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """`weight` and `bias` as the delta calls them."""
+        linear, prefix = self.adapted.linear_head(), self.adapted.anatomy.prefix
+        found = {id(tensor): name for name, tensor in linear.named_parameters()}
+        return {
+            found[id(tensor)]: canonical(name, prefix)
+            for name, tensor in self.adapted.model.named_parameters()
+            if id(tensor) in found
+        }
+
+    def snap(self, values: dict[str, Tensor], moments: dict[str, Tensor], metrics: dict[str, float]) -> Snap:
+        """What a checkpoint of these values holds."""
+        names = self.names
+        split = {key: key.partition("|") for key in moments}
+        files = {
+            "delta.safetensors": {**self.rest, **{names[name]: values[name] for name in values}},
+            "optimizer.safetensors": {f"{names[split[key][0]]}|{split[key][2]}": moments[key] for key in moments},
+        }
+        return Snap(self.state.step, files, self.state.document(), metrics)
+
+    def write(self, snap: Snap, *, live: bool) -> None:
+        """Hand a snapshot to the keeper; of one that is over the state is that of its end."""
+        document = snap.document if live else self.state.document()
+        correct = self.state.best_correct
+        self.keeper.keep(snap.step, snap.files, document, snap.metrics, live=live, correct=correct)
+
+    def restore(self, folder: Path) -> None:
+        """Continue from the newest whole checkpoint, if there is one."""
+        found = self.keeper.checkpoints.latest(folder, lambda error: log.warning("%s", error))
+        if found is None:
+            return
+        saved, files = found
+        self.state = State.read((files / "state.json").read_bytes())
+        self.keeper.look(self.state)
+        self.keeper.stopped = bool(saved.meta.get("stopped"))
+        names = self.names
+        delta = load_file(files / "delta.safetensors")
+        device = self.head.weight.device
+        self.head.weight = delta[names["weight"]].to(device)
+        self.head.bias = delta[names["bias"]].to(device) if self.head.bias is not None else None
+        self.head.step = self.state.step
+        if (path := files / "optimizer.safetensors").exists():
+            moments = load_file(path)
+            self.head.moments = {
+                f"{name}|{key.rpartition('|')[2]}": value.to(device)
+                for name, full in names.items()
+                for key, value in moments.items()
+                if key.rpartition("|")[0] == full
+            }
+
+
+class Cohort:
+    """A group of heads from their first step to their ends."""
+
+    def __init__(
+        self, trials: Sequence[HeadTrial], train: HeadRows, held: HeadRows, output: Output, desk: Desk, told: Told
+    ) -> None:
+        self.count = len(trials)
+        self._train, self._held, self._output, self._desk, self._told = train, held, output, desk, told
+        self._of = {id(one.head): one for one in trials}
+        self._task = trials[0].spec.task
+        self._stack = Stack([one.head for one in trials], train, self._task, output)
+        self._mark = time.monotonic()
+
+    @property
+    def open(self) -> list[HeadTrial]:
+        """The trials that are not over."""
+        return [self._of[id(head)] for head in self._stack.heads]
+
+    def run(self) -> None:
+        """Step until every head is over."""
+        rows = len(self._train.features)
+        while self._stack.heads:
+            self._stack.step()
+            due = [at for at, head in enumerate(self._stack.heads) if _evaluates(head, rows)]
+            if due:
+                self.pause(due)
+
+    def disband(self) -> None:
+        """Leave every head that is not over where the next may go on from."""
+        for at, one in enumerate(self.open):
+            one.state.step = one.head.step
+            self.save_last(one, at)
+            one.keeper.close()
+
+    def pause(self, due: Sequence[int]) -> None:
+        """Evaluate some heads, report, and let go of those that are over."""
+        self._share_time()
+        logits = self._stack.logits(self._held.features, due)
+        over: list[tuple[int, End | None]] = []
+        for place, at in enumerate(due):
+            one = self._of[id(self._stack.heads[at])]
+            try:
+                if self._judged(one, at, logits[place]):
+                    if one.best is not None:
+                        one.write(one.best, live=False)
+                    over.append((at, None))
+                elif time.monotonic() - one.keeper.last >= EVERY_S:
+                    self.save_last(one, at)
+            except Exception as error:
+                if isinstance(error, StoreError) and not isinstance(error, Damaged):
+                    raise
+                log.info("trial %s", one.trial.id, exc_info=True)
+                over.append((at, End("failed", one.state.seconds, error=self._told(error), together=self.count)))
+        self._share_time()
+        for at, end in over:
+            one = self._of[id(self._stack.heads[at])]
+            one.keeper.close()
+            self._desk.ended(one.trial.id, end or ended(one, self.count))
+        self._stack.leave(at for at, _ in over)
+
+    def save_last(self, one: HeadTrial, at: int) -> None:
+        """A checkpoint to go on from; the best one first, where that is another and not written yet."""
+        if one.best is not None:
+            one.write(one.best, live=True)
+            if one.best.step == one.state.step:
+                one.best = None
+                return
+            one.best = None
+        one.write(one.snap(*self._stack.taken(at), {}), live=True)
+
+    def _judged(self, one: HeadTrial, at: int, logits: Tensor) -> bool:
+        """One head's evaluation, from logits to verdict; whether the trial is over."""
+        norm = float(self._stack.norms[at])
+        if norm != norm or norm == float("inf"):
+            raise Diverged(
+                f"the gradient's norm is {norm}: lower training.lr, or raise the warm-up", where=f"step {one.head.step}"
+            )
+        records = self._records(one, logits)
+        metrics = self._task.metrics(records, one.head.context)
+        state, rows = one.state, len(self._train.features)
+        state.step = one.head.step
+        last = state.step >= one.head.steps(rows)
+        patience = one.spec.training.early_stopping
+        if state.judge(metrics, self._task.score, patience=patience, last=last):
+            state.best_correct = packed(records)
+            one.best = one.snap(*self._stack.taken(at), dict(metrics))
+        epoch = state.step / one.head.per_epoch(rows)
+        goes_on = self._desk.report(one.trial.id, Report(state.step, epoch, metrics, state.seconds))
+        one.keeper.stopped = not goes_on and not state.finished
+        state.finished = state.finished or one.keeper.stopped
+        return state.finished
+
+    def _records(self, one: HeadTrial, logits: Tensor) -> list[Record]:
+        with torch.inference_mode():
+            batch = {"labels": self._held.labels}
+            records = self._task.records(self._output(logits), batch, one.head.context)
+        if not all(map(finite, records)):
+            raise Diverged(
+                "the model answers evaluation rows with what is not a number: lower training.lr, or raise the warm-up"
+            )
+        return records
+
+    def _share_time(self) -> None:
+        """The time since the last call, in equal parts on those that are open."""
+        now = time.monotonic()
+        for one in self.open:
+            one.state.seconds += (now - self._mark) / len(self._stack.heads)
+        self._mark = now
+
+
+def ended(one: HeadTrial, together: int) -> End:
+    """How a trial that did not fail ended."""
+    anatomy, parameters = one.adapted.anatomy, list(one.adapted.model.parameters())
+    best: Best | None = one.keeper.best
+    return End(
+        "stopped" if one.keeper.stopped else "finished",
+        one.state.seconds,
+        best.prefix if best else None,
+        depth=one.adapted.method.depth_of(anatomy),
+        blocks=len(anatomy.blocks),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        total=sum(p.numel() for p in parameters),
+        together=together,
+        correct=best.correct if best else "",
+    )
+
+
+def _evaluates(head: Head, rows: int) -> bool:
+    every = head.training.eval_steps or head.per_epoch(rows)
+    return head.step % every == 0 or head.step == head.steps(rows)

@@ -1,0 +1,1 @@
+"""What several tests need: tiny bases and data, processes, a browser."""

@@ -1,0 +1,166 @@
+"""Processes for tests that kill, or that need several ranks: forked from one server that has torch loaded."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from regraft.cli import main
+from regraft.errors import Stopped
+from regraft.spec.run import RunSpec
+from regraft.training import session
+from regraft.training.harness import LocalHarness
+from regraft.training.job import Job
+from regraft.training.loop import fit
+from regraft.training.session import train_local, train_session
+from support.paths import PLATFORM, ROOT
+from support.peak_memory import peak
+
+# The server imports what it preloads from PYTHONPATH alone; without it every child would import torch again.
+_roots = [str(ROOT / "tests"), str(PLATFORM)]
+os.environ["PYTHONPATH"] = os.pathsep.join([*_roots, *filter(None, [os.environ.get("PYTHONPATH")])])
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["workers", "tiny"])
+
+LEFT = 7
+"""The exit code of a child that was asked to end and did."""
+
+
+class CountingHarness(LocalHarness):
+    """Writes down which rows each step used, and can die right after a step."""
+
+    def __init__(self, journal: Path, *, kill_after: int | None = None) -> None:
+        super().__init__(device=torch.device("cpu"))
+        self._journal, self._kill_after = journal, kill_after
+        self._attempt = os.getpid()
+
+    def consumed(self, step: int, rows: np.ndarray) -> None:
+        if self.first:
+            with self._journal.open("a") as file:
+                file.write(f"{self._attempt} {step} {' '.join(map(str, rows.tolist()))}\n")
+        if step == self._kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_child(function: Callable[..., None], *arguments: Any, timeout: float = 120) -> int:
+    """Run a function in a fresh process, in this one's environment; its exit code (-9 when it was killed)."""
+    process = _context.Process(target=_in_environment, args=(dict(os.environ), function, *arguments))
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError(f"{function.__name__} did not end in {timeout} s")
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _in_environment(environment: Mapping[str, str], function: Callable[..., None], *arguments: Any) -> None:
+    """A forked server hands on the environment it was started in, which has none of what a test has set since."""
+    os.environ.clear()
+    os.environ.update(environment)
+    function(*arguments)
+
+
+def train_counted(document: Mapping[str, Any], journal: str, kill_after: int | None = None) -> None:
+    """Train a spec in this process, from where it stands."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    spec = RunSpec.resolve(document)
+
+    def execute(job: Job) -> None:
+        fit(job, CountingHarness(Path(journal), kill_after=kill_after))
+
+    train_session(spec, execute)
+
+
+class Told(CountingHarness):
+    """Is asked to end after a step: the process by SIGTERM, or one rank of several by its notice."""
+
+    step = 5
+
+    def consumed(self, step: int, rows: np.ndarray) -> None:
+        super().consumed(step, rows)
+        if step == self.step and self.world == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step == self.step and self.rank == self.world - 1:
+            self.notice.give("told")
+
+
+def train_told(written: Mapping[str, Any], journal: str) -> None:
+    """Train a spec in this process, which is asked to end; it ends with the code LEFT when it was stopped."""
+    session.LocalHarness = lambda progress=None: Told(Path(journal))  # type: ignore[misc, assignment]
+    try:
+        session.train_local(RunSpec.resolve(written))
+    except Stopped:
+        sys.exit(LEFT)
+
+
+def limited_command(argv: list[str], said: str, largest: int) -> None:
+    """Run the command line where no file may become larger; its stderr goes into the file `said`."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    with open(said, "w") as file, redirect_stderr(file):
+        code = main(argv)
+    sys.exit(code)
+
+
+def train_plain(document: Mapping[str, Any]) -> None:
+    """Train a spec in this process."""
+    train_local(RunSpec.resolve(document))
+
+
+def on_ranks(
+    world: int, document: Mapping[str, Any], journal: str, harness: type[CountingHarness] = CountingHarness
+) -> None:
+    """Train a spec on several gloo ranks, each a process, without Ray."""
+    spec = RunSpec.resolve(document)
+    port = free_port()
+
+    def execute(job: Job) -> None:
+        ranks = [
+            _context.Process(target=rank_main, args=(rank, world, port, job, journal, harness)) for rank in range(world)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(120)
+        assert [process.exitcode for process in ranks] == [0] * world
+
+    train_session(spec, execute)
+
+
+def rank_main(rank: int, world: int, port: int, job: Job, journal: str, harness: type[CountingHarness]) -> None:
+    """One rank of `on_ranks`."""
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world)
+    )
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    try:
+        fit(job, harness(Path(journal)))
+    finally:
+        dist.destroy_process_group()
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def train_and_weigh(written: Mapping[str, Any], out: str) -> None:
+    """Train in this process and write down the most memory that it ever held, in bytes."""
+    train_local(RunSpec.resolve(written))
+    Path(out).write_text(str(peak()))

@@ -1,0 +1,196 @@
+"""Does the client of the Hugging Face Inference API read every task's answers, and are they the model's own?"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import InferenceClient
+from PIL import Image
+
+from regraft.contracts import Task
+from regraft.endpoint.inference_api import OWN, form_for, form_of
+from regraft.endpoint.model_info import example_of
+from regraft.endpoint.openapi import input_schema
+from unit.endpoint.shop import FAMILY, Endpoint, Shop
+from unit.every.rows import TEXTS, picture, task_of
+
+PICTURES = [picture(number) for number in range(3)]
+
+
+@pytest.fixture(scope="module")
+def every(shop: Shop, endpoint: Endpoint) -> Endpoint:
+    for task in FAMILY:
+        if task not in shop.registry.models():
+            shop.add(task)
+    endpoint.opened.catalog.look()
+    return endpoint
+
+
+def client(every: Endpoint, model: str) -> InferenceClient:
+    return InferenceClient(model=f"{every.url}/models/{model}", token="none")
+
+
+def same(found: Any, wanted: Any) -> None:
+    """Equal but for the last digits of numbers."""
+    if isinstance(wanted, dict):
+        assert found.keys() >= {key for key, value in wanted.items() if value is not None}
+        for key, value in wanted.items():
+            if value is not None:
+                same(found[key], value)
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            same(one, other)
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, abs=1e-5)
+    else:
+        assert found == wanted
+
+
+def test_there_is_a_model_of_every_task() -> None:
+    assert set(FAMILY) == set(Task.names())
+
+
+@pytest.mark.parametrize("task", ["text-classification", "text-multi-label", "text-regression"])
+def test_a_text_s_scores(task: str, every: Endpoint, shop: Shop) -> None:
+    found = client(every, task).text_classification(TEXTS[0])
+    same([{"label": item.label, "score": item.score} for item in found], shop.predict(task, [TEXTS[0]])[0]["scores"])
+
+
+@pytest.mark.parametrize("task", ["image-classification", "image-multi-label", "image-regression"])
+def test_a_picture_s_scores(task: str, every: Endpoint, shop: Shop) -> None:
+    wanted = shop.predict(task, [PICTURES[0]])[0]["scores"]
+    found = client(every, task).image_classification(PICTURES[0])
+    same([{"label": item.label, "score": item.score} for item in found], wanted)
+    assert len(client(every, task).image_classification(PICTURES[0], top_k=1)) == 1, "in JSON and base64"
+
+
+def test_entities(every: Endpoint, shop: Shop) -> None:
+    for text in TEXTS:
+        found = client(every, "token-classification").token_classification(text)
+        same([dict(item) for item in found], shop.predict("token-classification", [text])[0]["entities"])
+
+
+def test_objects(every: Endpoint, shop: Shop) -> None:
+    wanted = shop.predict("object-detection", [PICTURES[1]])[0]["objects"]
+    found = client(every, "object-detection").object_detection(PICTURES[1])
+    assert found
+    same([{"label": item.label, "score": item.score, "box": dict(item.box)} for item in found], wanted)
+    few = client(every, "object-detection").object_detection(PICTURES[1], threshold=wanted[1]["score"] + 1e-6)
+    assert len(few) < len(wanted)
+
+
+def test_segments(every: Endpoint, shop: Shop) -> None:
+    wanted = shop.predict("semantic-segmentation", [PICTURES[2]])[0]["segments"]
+    found = client(every, "semantic-segmentation").image_segmentation(PICTURES[2])
+    assert [item.label for item in found] == [item["label"] for item in wanted]
+    for item, other in zip(found, wanted, strict=True):
+        mask = Image.open(io.BytesIO(base64.b64decode(other["mask"])))
+        assert isinstance(item.mask, Image.Image)
+        assert (np.asarray(item.mask) == np.asarray(mask)).all()
+
+
+def test_what_is_written(every: Endpoint, shop: Shop) -> None:
+    wanted = {task: shop.predict(task, [TEXTS[0]])[0] for task in ("summarization", "translation", "text-generation")}
+    assert (
+        client(every, "summarization").summarization(TEXTS[0]).summary_text == wanted["summarization"]["summary_text"]
+    )
+    assert (
+        client(every, "translation").translation(TEXTS[0]).translation_text == wanted["translation"]["translation_text"]
+    )
+    written = client(every, "text-generation").text_generation(TEXTS[0])
+    assert written == wanted["text-generation"]["generated_text"]
+
+
+@pytest.mark.parametrize("task", ["text-pair-classification", "text-pair-regression"])
+def test_two_texts_come_as_an_object(task: str, every: Endpoint, shop: Shop) -> None:
+    wanted = shop.predict(task, [{"text": TEXTS[0], "pair": TEXTS[1]}])[0]["scores"]
+    for second in ("pair", "text_pair"):
+        reply = every.ask(f"/models/{task}", {"inputs": {"text": TEXTS[0], second: TEXTS[1]}})
+        assert reply.status == 200
+        same(reply.document, [wanted])
+
+
+@pytest.mark.parametrize("task", sorted(FAMILY))
+def test_a_list_of_inputs_gets_as_many_answers_each_as_if_it_came_alone(task: str, every: Endpoint) -> None:
+    kinds = {name: kind for name, kind in task_of(task).reads().items() if name not in task_of(task).targets()}
+    values: dict[str, list[Any]] = {
+        "image": [base64.b64encode(item).decode() for item in PICTURES],
+        "text": list(TEXTS),
+        "words": list(TEXTS),
+    }
+    columns = {name: values[kind] for name, kind in kinds.items()}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    items = [next(iter(row.values())) if len(row) == 1 else row for row in rows]
+    together = every.ask(f"/models/{task}", {"inputs": items})
+    assert together.status == 200, together.body
+    assert len(together.document) == 3
+    for item, row, answer in zip(items, rows, together.document, strict=True):
+        for written in (item, row):
+            alone = every.ask(f"/models/{task}", {"inputs": written})
+            same(alone.document, [answer] if form_of(task_of(task)).wrapped else answer)
+        same(every.ask(f"/models/{task}", {"inputs": [item]}).document, [answer])
+
+
+def test_a_conversation_is_one_input_and_a_text_is_what_its_user_says() -> None:
+    from regraft.endpoint.request_body import question_of
+    from regraft.spec.serve import LimitSpec
+
+    chat = Task.parse({"type": "text-generation", "form": "chat"})
+    assert isinstance(chat, Task)
+    said = [{"role": "user", "content": "w5 w6"}]
+    for inputs, count in ((said, 1), ("w5 w6", 1), ([said, "w5 w6"], 2)):
+        import json
+
+        question = question_of(json.dumps({"inputs": inputs}).encode(), "", chat, LimitSpec())
+        assert (len(question.rows), question.single) == (count, count == 1)
+        assert all(row["messages"] == said for row in question.rows)
+
+
+@pytest.mark.parametrize("task", sorted(FAMILY))
+def test_every_example_is_answered_and_told_with_its_schema(task: str, every: Endpoint) -> None:
+    import jsonschema
+
+    shown = every.get(f"/models/{task}").document
+    assert shown["task"] == task
+    assert every.ask(f"/models/{task}", shown["example"]).status == 200
+    api = every.get("/openapi.json").document
+    post = api["paths"][f"/models/{task}"]["post"]
+    schemas = {"$defs": api["components"]["schemas"]}
+
+    def valid(value: Any, content: Any) -> None:
+        name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        jsonschema.validate(value, {**schemas, **schemas["$defs"][name]})
+
+    valid(shown["example"], post["requestBody"]["content"])
+    valid(every.ask(f"/models/{task}", shown["example"]).document, post["responses"]["200"]["content"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(7, input_schema(task_of(task)))
+    jsonschema.validate(example_of(task_of(task)), input_schema(task_of(task)))
+
+
+def test_a_task_that_answers_in_its_own_way_is_answered_with_its_own_answers() -> None:
+    form = form_of(task_of("text-classification"))
+    assert form_for(form, {"verdict": "odd"}) is OWN
+    assert form_for(form, {"verdict": "odd"}).reply([{"verdict": "odd"}], {}, single=True) == {"verdict": "odd"}
+
+
+@pytest.mark.parametrize(
+    "task, parameters, told",
+    [
+        ("text-classification", {"top_q": 1}, "Did you mean 'top_k'?"),
+        ("text-classification", {"top_k": 0.5}, "a whole number from 1 on"),
+        ("text-classification", {"function_to_apply": "sigmoid"}, "'softmax'"),
+        ("summarization", {"temperature": 2}, "This task has none"),
+        ("object-detection", {"threshold": 2}, "a number from 0 to 1"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(task: str, parameters: Any, told: str, every: Endpoint) -> None:
+    inputs = base64.b64encode(PICTURES[0]).decode() if task == "object-detection" else TEXTS[0]
+    reply = every.ask(f"/models/{task}", {"inputs": inputs, "parameters": parameters})
+    assert reply.status == 422
+    assert told in reply.document["error"]

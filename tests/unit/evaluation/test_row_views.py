@@ -1,0 +1,180 @@
+"""How a row is shown follows from the kinds of its columns alone: a task nobody has heard of is shown as well."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from regraft.contracts import Answer, Batch, Context, Example, Kind, Record, Row, Score, Task
+from regraft.evaluation.mask_overlay import predicted
+from regraft.evaluation.row_views import Box, Boxes, Entities, Masks, Photo, Talk, Verdict, Words, parts_of
+from regraft.evaluation.thumbnails import BYTES, Album
+
+LABELS = ("ground", "red", "blue")
+
+
+class Unheard(Task):
+    """A task of whatever columns a test needs."""
+
+    auto: ClassVar[str] = "AutoModel"
+    modality: ClassVar[Literal["text", "image"]] = "text"
+    score: ClassVar[Score] = Score("rightness", "max")
+    columns: ClassVar[Mapping[str, Kind]] = {}
+
+    kinds: Mapping[str, Any] = Field(default_factory=dict)
+    more: tuple[str, ...] = ()
+
+    def reads(self) -> Mapping[str, Kind]:
+        return self.kinds
+
+    def targets(self) -> frozenset[str]:
+        return super().targets() | set(self.more)
+
+    def encode(self, row: Row, context: Context, *, train: bool) -> Example:
+        raise NotImplementedError
+
+    def collate(self, examples: Sequence[Example], context: Context) -> Batch:
+        raise NotImplementedError
+
+    def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
+        raise NotImplementedError
+
+    def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
+        raise NotImplementedError
+
+    def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
+        raise NotImplementedError
+
+
+def shown(kinds: dict[str, Kind], row: Row, answer: Answer, *more: str, mask: Any = None) -> tuple[Any, ...]:
+    processor = SimpleNamespace(decode=lambda ids: " ".join(f"t{number}" for number in ids))
+    adapted: Any = SimpleNamespace(task=Unheard(kinds=kinds, more=more), context=Context(processor, LABELS))
+    return parts_of(row, answer, mask, Album(), adapted)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.full((60, 80, 3), 120, np.uint8)).save(path)
+    return str(path)
+
+
+def png(pixels: np.ndarray[Any, Any]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_a_text_with_its_label_and_the_likeliest_ones() -> None:
+    scores = [{"label": name, "score": score} for name, score in (("red", 0.7), ("blue", 0.2), ("ground", 0.1))]
+    text, verdict = shown(
+        {"text": "text", "label": "label"},
+        {"text": "a lamp", "label": "blue"},
+        {"label": "red", "score": 0.7, "scores": scores},
+    )
+    assert text == Words("text", "a lamp")
+    assert verdict == Verdict("label", ("blue",), ("red",), (("red", 0.7), ("blue", 0.2), ("ground", 0.1)))
+
+
+def test_several_labels_are_a_set() -> None:
+    _, verdict = shown({"t": "text", "labels": "labels"}, {"t": "a", "labels": ["red", "blue"]}, {"labels": ["red"]})
+    assert verdict == Verdict("labels", ("red", "blue"), ("red",), (), several=True)
+
+
+def test_numbers_stand_beside_what_was_said_by_name() -> None:
+    kinds: dict[str, Kind] = {"text": "text", "joy": "number", "fear": "number"}
+    row = {"text": "a", "joy": 1.5, "fear": -2.0}
+    _, verdict = shown(kinds, row, {"values": {"joy": 0.25, "fear": 1.0}}, "joy", "fear")
+    assert (verdict.truth, verdict.said) == (("joy 1.5", "fear -2"), ("joy 0.25", "fear 1"))
+
+
+def test_a_written_text_stands_beside_all_its_references() -> None:
+    kinds: dict[str, Kind] = {"source": "text", "target": "texts"}
+    _, verdict = shown(kinds, {"source": "a", "target": ["b", "c"]}, {"translation_text": "d"}, "target")
+    assert (verdict.truth, verdict.said) == (("b", "c"), ("d",)) and verdict.prose
+
+
+def test_entities_are_marked_and_those_on_both_sides_are_right() -> None:
+    row = {"tokens": ["Ada", "Lovelace", "in", "Rome"], "tags": ["B-name", "I-name", "O", "B-place"]}
+    said = [{"entity_group": "name", "start": 0, "end": 12}, {"entity_group": "name", "start": 16, "end": 20}]
+    (part,) = shown({"tokens": "words", "tags": "tags"}, row, {"entities": said})
+    assert isinstance(part, Entities)
+    assert part.truth == (("Ada Lovelace", "name", True), (" in ", "", True), ("Rome", "place", False))
+    assert part.said == (("Ada Lovelace", "name", True), (" in ", "", True), ("Rome", "name", False))
+
+
+def test_boxes_of_both_sides_are_in_pixels_of_the_original(picture: str) -> None:
+    box = {"xmin": 10, "ymin": 20, "xmax": 30, "ymax": 50}
+    (part,) = shown(
+        {"image": "image", "boxes": "boxes", "labels": "labels"},
+        {"image": picture, "boxes": [[1.0, 2.0, 3.0, 4.0]], "labels": ["red"]},
+        {"objects": [{"label": "blue", "score": 0.5, "box": box}]},
+    )
+    assert isinstance(part, Boxes) and part.picture is not None
+    assert (part.picture.width, part.picture.height) == (80, 60)
+    assert part.truth == (Box("red", 1, 2, 3, 4),) and part.said == (Box("blue", 10, 20, 20, 30, 0.5),)
+
+
+def test_many_boxes_are_counted_by_label() -> None:
+    boxes = tuple(Box("red" if number % 3 else "blue", 0, 0, 1, 1, 0.5) for number in range(9))
+    part = Boxes("image", None, boxes, boxes[:2])
+    assert part.listed(part.truth) == ("red × 6", "blue × 3")
+    assert part.listed(part.said) == ("blue 0.500", "red 0.500")
+
+
+def test_a_mask_is_drawn_beside_the_one_that_was_said(picture: str) -> None:
+    true, said = np.zeros((60, 80), np.int64), np.zeros((60, 80), np.int64)
+    true[:20], said[40:] = 1, 2
+    kinds: dict[str, Kind] = {"image": "image", "mask": "mask"}
+    (part,) = shown(kinds, {"image": picture, "mask": "m.png"}, {"map": png(said)}, mask=true)
+    assert isinstance(part, Masks) and part.truth and part.said and part.truth.uri != part.said.uri
+    assert [name for name, _ in part.legend] == ["red", "blue"]
+
+
+def test_masks_by_class_are_put_together() -> None:
+    blue = np.zeros((4, 5), np.uint8)
+    blue[1:3] = 255
+    found = predicted({"segments": [{"label": "blue", "mask": png(blue)}]}, LABELS)
+    assert found is not None and found.tolist() == np.where(blue, 2, 0).tolist()
+
+
+def test_a_picture_that_is_gone_is_no_failure(tmp_path: Path) -> None:
+    kinds: dict[str, Kind] = {"image": "image", "label": "label"}
+    photo, verdict = shown(kinds, {"image": str(tmp_path / "gone.png"), "label": "red"}, {"label": "blue"})
+    assert photo == Photo("image", None) and verdict.said == ("blue",)
+
+
+def test_a_conversation_and_packed_tokens_are_read() -> None:
+    messages = [{"role": "user", "content": "why"}, {"role": "assistant", "content": "so"}]
+    assert shown({"messages": "messages"}, {"messages": messages}, {}) == (
+        Talk("messages", (("user", "why"), ("assistant", "so"))),
+    )
+    packed: dict[str, Kind] = {"ids": "tokens", "counts": "tokens"}
+    assert shown(packed, {"ids": [5, 6], "counts": [1, 1]}, {}) == (Words("ids", "t5 t6"),)
+
+
+def test_a_long_text_is_cut_and_says_so() -> None:
+    (words,) = shown({"text": "text"}, {"text": "a" * 5000}, {})
+    assert len(words.text) + words.more == 5000 and words.more > 3000
+
+
+def test_pictures_stop_where_the_page_would_grow_too_large() -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (500, 700, 3), np.uint8))
+    album = Album(budget=300_000)
+    made = [album.add(noise) for _ in range(20)]
+    kept = [picture for picture in made if picture]
+    assert 0 < len(kept) < 20 and album.left_out == 20 - len(kept)
+    assert sum(len(picture.uri) for picture in kept) < 300_000 * 1.4 < BYTES

@@ -1,0 +1,108 @@
+"""A desk for tests: it writes everything down, can stop trials, and can refuse room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from regraft.bases.locate import locate
+from regraft.data.snapshot import build_snapshot
+from regraft.spec.run import RunSpec
+from regraft.store.objects import open_store
+from regraft.training.harness import LocalHarness
+from regraft.tuning.protocol import End, Report, SearchJob, Trial
+from regraft.tuning.worker.worker import Workshop
+
+
+class Desk:
+    """What workers hand in, by trial."""
+
+    def __init__(
+        self, *, stop: Mapping[str, int] | None = None, rooms: Callable[[str, int], bool] | None = None
+    ) -> None:
+        """`stop` says after how many reports which trial is to end; `rooms` answers for room."""
+        self.reports: dict[str, list[Report]] = {}
+        self.ends: dict[str, End] = {}
+        self.kept: list[tuple[str, str, int, float | None]] = []
+        self.asked: list[tuple[str, int]] = []
+        self.said: list[dict[str, Any]] = []
+        self._stop, self._rooms = dict(stop or {}), rooms
+
+    def report(self, trial: str, report: Report) -> bool:
+        assert trial not in self.ends
+        self.reports.setdefault(trial, []).append(report)
+        return len(self.reports[trial]) != self._stop.get(trial, -1)
+
+    def room(self, trial: str, count: int) -> bool:
+        self.asked.append((trial, count))
+        return self._rooms is None or self._rooms(trial, count)
+
+    def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
+        self.kept.append((trial, prefix, count, score))
+
+    def ended(self, trial: str, end: End) -> None:
+        assert trial not in self.ends
+        self.ends[trial] = end
+
+    def say(self, event: str, **fields: Any) -> None:
+        self.said.append({"event": event, **fields})
+
+    def curve(self, trial: str, name: str = "loss") -> list[float]:
+        return [report.metrics[name] for report in self.reports[trial]]
+
+    def notes(self) -> str:
+        return "\n".join(said["message"] for said in self.said if said["event"] == "note")
+
+    def shared(self) -> dict[str, Any]:
+        """The figures, added up as the driver does."""
+        found: dict[str, Any] = {}
+        for said in self.said:
+            if said["event"] == "shared":
+                for name, value in said.items():
+                    add = name in ("computed", "reused", "bytes", "saved_s")
+                    found[name] = found.get(name, 0) + value if add else value
+        return found
+
+
+def job_of(written: Mapping[str, Any], *, search: str = "s", depths: Iterable[int | str] = ()) -> SearchJob:
+    """What a driver would tell a worker."""
+    spec = RunSpec.resolve(written)
+    snapshot = build_snapshot(open_store(spec.store), spec.task, spec.data)
+    spec = spec.model_copy(update={"task": spec.task.fitted(snapshot.train.numbers)})
+    return SearchJob(
+        spec=spec.model_dump(mode="json"),
+        search=search,
+        base_hash=locate(spec.base).hash,
+        fingerprint=snapshot.fingerprint,
+        labels=snapshot.labels,
+        depths=tuple(depths),
+        threads=1,
+    )
+
+
+def trials_of(*points: Mapping[str, Any]) -> list[Trial]:
+    return [Trial(number, dict(point)) for number, point in enumerate(points)]
+
+
+def workshop(written: Mapping[str, Any], folder: Path, desk: Desk, **more: Any) -> Workshop:
+    """A worker that is ready."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Workshop(job_of(written, **more), LocalHarness(), folder)
+    made.prepare(desk)
+    return made
+
+
+def searched(written: Mapping[str, Any], folder: Path, *points: Mapping[str, Any], **more: Any) -> Desk:
+    """Run a trial for each point in one worker."""
+    desk = more.pop("desk", None) or Desk()
+    made = workshop(written, folder, desk, **more)
+    made.run(trials_of(*points), desk)
+    made.close()
+    return desk
+
+
+def computed_by_one(written: Mapping[str, Any], depths: Iterable[int | str], folder: str) -> None:
+    """One of several workers, in a process of its own: how many rows it computed, into a file of its folder."""
+    desk = searched(written, Path(folder), depths=depths)
+    (Path(folder) / "computed").write_text(str(desk.shared()["computed"]))

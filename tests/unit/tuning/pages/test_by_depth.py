@@ -1,0 +1,100 @@
+"""Depths side by side, and where the knee is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from regraft.tuning.pages.by_depth import Knee, columns, knee
+from regraft.tuning.records import TrialRecord
+from unit.tuning.made_up import trial
+
+ACCURACY = {"name": "accuracy", "mode": "max"}
+
+
+def at(number: int, depth: int, score: float | None, seconds: float, **changes: Any) -> TrialRecord:
+    """A trial of four epochs at a depth of six."""
+    best = None if score is None else {"accuracy": score}
+    return replace(trial(number, {"type": "freeze", "depth": 4}), depth=depth, best=best, seconds=seconds, **changes)
+
+
+def found(trials: list[TrialRecord], rows: int = 872, **score: str) -> Knee:
+    where = knee(columns(trials, ACCURACY | score), ACCURACY | score, rows)
+    assert where is not None
+    return where
+
+
+def test_full_is_depth_none_and_feature_extraction_all_and_lora_stands_apart() -> None:
+    trials = [
+        trial(1, "lora"),
+        trial(2, "feature-extraction"),
+        trial(3, "full"),
+        trial(4, {"type": "freeze", "depth": 4}),
+    ]
+    told = [(column.depth, column.name) for column in columns(trials, ACCURACY)]
+    assert told == [(0, "full"), (4, "4 of 6 blocks frozen"), (6, "feature-extraction"), (None, "lora")]
+
+
+def test_a_failed_trial_stands_where_it_was_written() -> None:
+    failed = [
+        replace(trial(number, "full"), depth=None, best=None, status="failed", overrides=overrides)
+        for number, overrides in enumerate(
+            [{"method.depth": 2}, {"method.depth": "50%"}, {"method": {"type": "freeze", "depth": "all"}}, {"x": 1}]
+        )
+    ]
+    assert [(column.depth, column.others) for column in columns([*failed, at(9, 4, 0.8, 5)], ACCURACY)] == [
+        (2, 1),
+        (3, 1),
+        (4, 0),
+        (6, 1),
+    ]
+
+
+def test_the_knee_is_the_cheapest_within_one_standard_error() -> None:
+    error = math.sqrt(0.9 * 0.1 / 872)
+    trials = [at(1, 0, 0.9, 90), at(2, 4, 0.9 - 0.9 * error, 30), at(3, 5, 0.9 - 1.1 * error, 10)]
+    where = found(trials)
+    assert (where.best.depth, where.column.depth) == (0, 4)
+    assert where.noise == pytest.approx(error, rel=0.02)
+
+
+def test_more_rows_leave_less_to_noise() -> None:
+    trials = [at(1, 0, 0.9, 90), at(2, 4, 0.893, 30)]
+    assert found(trials, 872).column.depth == 4
+    assert found(trials, 20_000).column.depth == 0
+
+
+def test_a_perfect_score_has_noise_too() -> None:
+    assert found([at(1, 0, 1.0, 90), at(2, 4, 0.999, 30)], 100).column.depth == 4
+
+
+def test_of_columns_that_cost_the_same_the_one_that_moves_less_is_the_knee() -> None:
+    trials = [at(1, 0, 0.9, 30.0, trainable=100, total=100), at(2, 4, 0.9, 30.4, trainable=20, total=100)]
+    assert found(trials).column.depth == 4
+
+
+def test_a_stopped_trial_does_not_look_cheap() -> None:
+    stopped = replace(trial(2, "full", epochs=1), seconds=10.0, status="stopped")
+    cheap, dear = columns([at(1, 4, 0.9, 20.0), stopped], ACCURACY)[::-1]
+    assert (cheap.seconds, dear.seconds) == (20.0, 40.0)
+
+
+def test_where_smaller_is_better_noise_lies_above_the_best() -> None:
+    trials = [at(1, 0, 2.0, 90), at(2, 4, 2.019, 30), at(3, 5, 2.021, 10)]
+    where = found(trials, mode="min")
+    assert (where.best.depth, where.column.depth) == (0, 4)
+    assert "1 % of the best" in where.source
+
+
+@pytest.mark.parametrize("score", [None, math.nan, math.inf])
+def test_what_is_no_number_is_no_result(score: float | None) -> None:
+    trials = [at(1, 0, score, 90), at(2, 4, 0.7, 30)]
+    assert found(trials).best.depth == 4
+    assert knee(columns(trials[:1], ACCURACY), ACCURACY, 872) is None
+
+
+def test_of_equal_columns_the_best_is_that_of_the_earlier_trial() -> None:
+    assert found([at(7, 0, 0.9, 90), at(3, 4, 0.9, 90)]).best.depth == 4

@@ -1,0 +1,95 @@
+"""A crew that trains nothing: a trial's metrics are a function of its learning rate, its checkpoints are so many bytes.
+
+Everything around it is real: the desk, the records, the store, the decisions.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from regraft.contracts import Progress
+from regraft.spec.run import RunSpec
+from regraft.store.objects import open_store
+from regraft.tuning.driver.finish import SearchOutcome, checkpoints_of
+from regraft.tuning.driver.workers import Crew
+from regraft.tuning.protocol import Desk, End, Report, SearchJob, Trial
+from regraft.tuning.session import search_session
+from regraft.tuning.study import Decider, GridPoints, NoRule, RandomPoints
+from support.tiny import document
+
+EPOCHS = 3
+
+
+def decider(spec: RunSpec) -> Decider:
+    """Points at random or by grid, no trial ends early."""
+    assert spec.search is not None
+    return Decider(spec, GridPoints(spec) if spec.search.sampler == "grid" else RandomPoints(spec), NoRule())
+
+
+def a_spec(folder: Path, search: Mapping[str, Any], **fields: Any) -> RunSpec:
+    """A spec on a tiny base and tiny rows, with a search."""
+    return RunSpec.resolve({**document(folder, method="feature-extraction"), "search": search, **fields})
+
+
+def accuracy(overrides: Mapping[str, Any], epoch: int) -> float:
+    """Best at a learning rate of 1e-3, and growing."""
+    rate = float(overrides.get("training.lr", 1e-3))
+    return max(0.0, 1 - abs(math.log10(rate) + 3) / 4) * (0.7 + 0.1 * epoch)
+
+
+class PretendedCrew:
+    """One slot; `during` is called before each epoch, and may raise."""
+
+    slots = 1
+
+    def __init__(
+        self, *, bytes: int = 2000, during: Callable[[Trial, int], None] | None = None, ran: list[str] | None = None
+    ) -> None:
+        self.bytes, self.during = bytes, during or (lambda trial, epoch: None)
+        self.ran = ran if ran is not None else []
+        self.refused = 0
+
+    def assign(self, job: SearchJob) -> None:
+        """Take the job."""
+        self.job = job
+        self.store = open_store(RunSpec.resolve(job.spec).store)
+
+    def ready(self, slot: int, desk: Desk) -> None:
+        """Nothing to load."""
+
+    def work(self, slot: int, trials: Sequence[Trial], desk: Desk) -> None:
+        """Go through the epochs of each trial."""
+        for trial in trials:
+            if trial.number >= 0:
+                self._one(trial, desk)
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+    def _one(self, trial: Trial, desk: Desk) -> None:
+        self.ran.append(trial.id)
+        checkpoints = checkpoints_of(self.store, self.job.search, trial.id)
+        best, goes_on = None, True
+        for epoch in range(1, EPOCHS + 1):
+            self.during(trial, epoch)
+            metrics = {"accuracy": accuracy(trial.overrides, epoch), "loss": 1.0}
+            if desk.room(trial.id, self.bytes):
+                delta = random.Random(trial.number).randbytes(self.bytes)
+                saved = checkpoints.save(epoch, {"delta.safetensors": delta, "state.json": b"{}"}, {"metrics": metrics})
+                desk.saved(trial.id, saved.prefix, self.bytes, metrics["accuracy"])
+                best = saved.prefix
+            else:
+                self.refused += 1
+            goes_on = desk.report(trial.id, Report(epoch, float(epoch), metrics, 0.1 * epoch))
+            if not goes_on:
+                break
+        desk.ended(trial.id, End("finished" if goes_on else "stopped", 0.1 * EPOCHS, best, blocks=2, together=1))
+
+
+def searched(spec: RunSpec, crew: Crew, progress: Progress | None = None, **options: Any) -> SearchOutcome:
+    """A whole search with that crew."""
+    return search_session(spec, decider, lambda: crew, progress=progress, **options)

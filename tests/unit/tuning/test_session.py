@@ -1,0 +1,413 @@
+"""A search ends with its best trial registered, whatever ended it in between."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from regraft import load
+from regraft.errors import LeaseHeld, RequestError, RunError, StoreError
+from regraft.spec.run import RunSpec
+from regraft.store.lease import Lease
+from regraft.store.objects import open_store
+from regraft.store.registry import Registry
+from regraft.tuning.driver.local_worker import LocalCrew
+from regraft.tuning.driver.search_store import Books
+from regraft.tuning.driver.workers import WorkerDied
+from regraft.tuning.protocol import Report, Trial
+from regraft.tuning.records import TrialRecord
+from regraft.tuning.session import search_name
+from unit.tuning.pretended import EPOCHS, PretendedCrew, a_spec, searched
+
+RATES = {"training.lr": {"loguniform": [1e-5, 1e-1]}}
+
+
+def records(spec: RunSpec) -> list[TrialRecord]:
+    """What the search wrote down."""
+    return Books(open_store(spec.store), search_name(spec)).trials()
+
+
+def best_of(spec: RunSpec) -> str:
+    """The trial with the best result, computed here."""
+    return max(records(spec), key=lambda record: (record.best or {}).get("accuracy", -1)).id
+
+
+def test_the_winner_is_a_version_that_says_how_to_make_it_again(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 6})
+    outcome = searched(spec, PretendedCrew())
+    assert (outcome.model, outcome.version, outcome.winner) == ("tiny", "v1", best_of(spec))
+    assert len(outcome.trials) == 6
+    assert {trial["status"] for trial in outcome.trials} == {"finished"}
+    version = Registry(open_store(spec.store)).version("tiny")
+    assert version.meta["metrics"] == outcome.metrics
+    assert version.meta["lineage"]["search"]["trial"] == outcome.winner
+    own = RunSpec.resolve(yaml.safe_load((tmp_path / "store" / version.prefix / "spec.yaml").read_text()))
+    assert own.search is None
+    assert own.training.lr == outcome.overrides["training.lr"]
+    assert own == spec.model_copy(update={"search": None}).override(outcome.overrides)
+    assert (tmp_path / "store" / "searches" / outcome.run / "report.html").is_file()
+    assert set(outcome.document()) == {
+        "model",
+        "version",
+        "run",
+        "metrics",
+        "baselines",
+        "seconds",
+        "store",
+        "trials",
+        "shared",
+    }
+
+
+def test_a_finished_search_runs_nothing_again_and_more_trials_go_on(tmp_path: Path) -> None:
+    crew = PretendedCrew()
+    first = searched(a_spec(tmp_path, {"space": RATES, "trials": 4}), crew)
+    again = searched(a_spec(tmp_path, {"space": RATES, "trials": 4}), crew)
+    assert again.already and not first.already
+    assert (again.version, again.winner, again.trials) == (first.version, first.winner, first.trials)
+    assert crew.ran == ["t0000", "t0001", "t0002", "t0003"]
+    more = searched(a_spec(tmp_path, {"space": RATES, "trials": 6}), crew)
+    assert crew.ran[4:] == ["t0004", "t0005"]
+    assert more.run == first.run
+    fresh = searched(a_spec(tmp_path, {"space": RATES, "trials": 4}), PretendedCrew(), fresh=True)
+    assert fresh.run != first.run
+    assert [trial["overrides"] for trial in fresh.trials] == [trial["overrides"] for trial in first.trials]
+
+
+class Stopped(BaseException):
+    """Ends a driver where it stands."""
+
+
+def stopping(after: int) -> Callable[[Trial, int], None]:
+    """Ends the driver after so many epochs of any trials."""
+    left = iter(range(after))
+
+    def during(trial: Trial, epoch: int) -> None:
+        if next(left, None) is None:
+            raise Stopped
+
+    return during
+
+
+def test_a_driver_that_ends_five_times_finds_the_same_winner_and_reruns_nothing(tmp_path: Path) -> None:
+    search = {"space": RATES, "trials": 30}
+    straight = searched(a_spec(tmp_path / "straight", search), PretendedCrew())
+    spec, ran, draw = a_spec(tmp_path / "ended", search), [], random.Random(4)
+    for _ in range(5):
+        with pytest.raises(Stopped):
+            searched(spec, PretendedCrew(during=stopping(draw.randint(5, 16)), ran=ran))
+    outcome = searched(spec, PretendedCrew(ran=ran))
+    assert outcome.winner == straight.winner
+    assert outcome.metrics == straight.metrics
+    assert len(outcome.trials) == 30
+    assert [trial["metrics"] for trial in outcome.trials] == [trial["metrics"] for trial in straight.trials]
+    assert len(ran) <= 30 + 5, "only what was under way begins again"
+    assert all(len(record.reports) == EPOCHS for record in records(spec))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from unit.tuning.pretended import PretendedCrew, a_spec, searched
+
+left = [int(sys.argv[2])]
+
+def during(trial, epoch):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+crew = PretendedCrew(during=during)
+space = {"training.lr": {"loguniform": [1e-5, 1e-1]}}
+outcome = searched(a_spec(Path(sys.argv[1]), {"space": space, "trials": 30}), crew)
+print(outcome.winner)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_with_what_it_wrote_down(tmp_path: Path) -> None:
+    straight = searched(a_spec(tmp_path / "straight", {"space": RATES, "trials": 30}), PretendedCrew())
+    spec = a_spec(tmp_path / "killed", {"space": RATES, "trials": 30})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done: dict[str, list[Any]] = {}
+    draw = random.Random(2)
+    for count in (*(draw.randint(4, 17) for _ in range(5)), 10_000):
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(count)]
+        ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert ended.returncode == (0 if count == 10_000 else -signal.SIGKILL), ended.stderr
+        now = {record.id: record.reports for record in records(spec) if record.status == "finished"}
+        assert all(now[trial] == reports for trial, reports in done.items()), "what was finished is as it was"
+        done = now
+    assert len(done) == 30
+    assert ended.stdout.strip() == straight.winner
+
+
+def test_what_one_trial_raises_ends_that_trial_alone(tmp_path: Path) -> None:
+    def during(trial: Trial, epoch: int) -> None:
+        if trial.number == 2 and epoch == 2:
+            raise ValueError("this one cannot")
+
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 5})
+    outcome = searched(spec, PretendedCrew(during=during))
+    states = [trial["status"] for trial in outcome.trials]
+    assert states == ["finished", "finished", "failed", "finished", "finished"]
+    assert "this one cannot" in str(records(spec)[2].error)
+
+
+def test_a_worker_that_dies_loses_only_what_was_under_way(tmp_path: Path) -> None:
+    died: list[str] = []
+
+    def during(trial: Trial, epoch: int) -> None:
+        if trial.number == 3 and epoch == 2 and not died:
+            died.append(trial.id)
+            raise WorkerDied("gone")
+
+    crew = PretendedCrew(during=during)
+    outcome = searched(a_spec(tmp_path, {"space": RATES, "trials": 5}), crew)
+    assert {trial["status"] for trial in outcome.trials} == {"finished"}
+    assert crew.ran.count("t0003") == 2
+    assert len(crew.ran) == 6
+
+
+def test_a_trial_that_always_ends_its_worker_is_given_up(tmp_path: Path) -> None:
+    def during(trial: Trial, epoch: int) -> None:
+        if trial.number == 1:
+            raise WorkerDied("gone")
+
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 3}, compute={"workers": 0, "max_failures": 2})
+    crew = PretendedCrew(during=during)
+    outcome = searched(spec, crew)
+    assert [trial["status"] for trial in outcome.trials] == ["finished", "failed", "finished"]
+    assert crew.ran.count("t0001") == 3
+
+
+def test_what_other_slots_run_is_not_ended_by_an_error_of_one(tmp_path: Path) -> None:
+    began, left = threading.Event(), threading.Event()
+
+    def during(trial: Trial, epoch: int) -> None:
+        if trial.number == 0 and epoch == 2:
+            began.set()
+            assert left.wait(60)
+        if trial.number == 1:
+            assert began.wait(60)
+            threading.Timer(0.3, left.set).start()
+            raise StoreError("the disk or quota is full")
+
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 4}, method="full")
+    crew = PretendedCrew(during=during)
+    crew.slots = 2
+    with pytest.raises(StoreError):
+        searched(spec, crew)
+    assert {record.status for record in records(spec)} == {"waiting"}
+    crew.during = lambda trial, epoch: None
+    outcome = searched(spec, crew)
+    assert [trial["status"] for trial in outcome.trials] == ["finished"] * 4
+
+
+class Late:
+    """A desk that passes a trial's first report on when the search has been left."""
+
+    def __init__(self, desk: Any, began: threading.Event) -> None:
+        self._desk, self._began = desk, began
+
+    def report(self, trial: str, report: Report) -> bool:
+        self._began.set()
+        for _ in range(600):
+            if self._desk.left:
+                break
+            time.sleep(0.1)
+        return bool(self._desk.report(trial, report))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._desk, name)
+
+
+class OneFails(LocalCrew):
+    """Two slots: the second's disk is full as soon as the first trains."""
+
+    slots = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = threading.Event()
+
+    def ready(self, slot: int, desk: Any) -> None:
+        if slot == 0:
+            super().ready(slot, desk)
+
+    def work(self, slot: int, trials: Sequence[Trial], desk: Any) -> None:
+        if slot == 1:
+            assert self.began.wait(120)
+            raise StoreError("the disk or quota is full")
+        super().work(slot, trials, Late(desk, self.began))
+
+
+@pytest.mark.parametrize("method", ["feature-extraction", "full"])
+def test_what_trains_while_the_driver_goes_is_not_taken_for_over(method: str, tmp_path: Path) -> None:
+    search = {"space": {**RATES, "training.epochs": {"choice": [3]}}, "trials": 66, "register": "none"}
+    if method == "full":
+        search["trials"] = 2
+    compute = {"workers": 0, "cpus": 1, "trunk": "memory" if method == "feature-extraction" else "off"}
+    spec = a_spec(tmp_path, {**search, "scheduler": "none"}, method=method, compute=compute)
+    with pytest.raises(StoreError):
+        searched(spec, OneFails())
+    assert {record.status for record in records(spec)} == {"waiting"}
+    searched(spec, LocalCrew())
+    assert {record.status for record in records(spec)} == {"finished"}
+    assert {len(record.reports) for record in records(spec)} == {3}
+
+
+@pytest.mark.parametrize("method", ["feature-extraction", {"type": "freeze", "depth": 1}])
+def test_the_registered_winner_is_what_the_search_measured(method: Any, tmp_path: Path) -> None:
+    """Loaded from the registry and asked anew, on the evaluation rows."""
+    rates = {"training.lr": {"grid": [1e-4, 3e-3, 0.1]}, "training.seed": {"grid": [0, 5]}}
+    search = {"space": rates, "sampler": "grid", "scheduler": "none"}
+    training = {"epochs": 4, "eval_steps": 3, "class_weights": "balanced"}
+    compute = {"workers": 0, "cpus": 1, "trunk": "memory"}
+    spec = a_spec(tmp_path, search, method=method, training=training, compute=compute)
+    outcome = searched(spec, LocalCrew())
+    with (tmp_path / "eval.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    predictor = load(f"tiny@{outcome.version}", store=spec.store)
+    answers = [answer["label"] for answer in predictor.predict([{"text": row["text"]} for row in rows])]
+    right = [answer == row["label"] for answer, row in zip(answers, rows, strict=True)]
+    assert sum(right) / len(rows) == pytest.approx(outcome.metrics["accuracy"], abs=1e-9)
+    assert outcome.metrics["accuracy"] == max(
+        report["metrics"]["accuracy"] for record in records(spec) for report in record.reports
+    )
+    assert set(outcome.baselines) == {"majority", "nearest_centroid"}
+
+
+def test_a_version_has_the_metrics_of_its_own_checkpoint(tmp_path: Path) -> None:
+    """The best evaluation found no room."""
+
+    class Full(PretendedCrew):
+        def work(self, slot: int, trials: Sequence[Trial], desk: Any) -> None:
+            room = desk.ledger.room
+            desk.ledger.room = lambda trial, count: desk.records()[0].reports == [] and room(trial, count)
+            super().work(slot, trials, desk)
+
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 1})
+    notes: list[str] = []
+    outcome = searched(spec, Full(), progress=lambda event: notes.append(str(event.get("message", ""))))
+    version = Registry(open_store(spec.store)).version("tiny")
+    assert version.meta["metrics"]["accuracy"] == records(spec)[0].reports[0]["metrics"]["accuracy"]
+    assert version.meta["metrics"]["accuracy"] < outcome.metrics["accuracy"]
+    assert any("no room for its best checkpoint" in note for note in notes)
+
+
+def test_nothing_begins_when_the_time_is_up(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path, {"space": RATES, "seconds": 1e-9})
+    with pytest.raises(RunError, match=r"allow more search\.seconds"):
+        searched(spec, PretendedCrew())
+    outcome = searched(a_spec(tmp_path, {"space": RATES, "trials": 2}), PretendedCrew())
+    assert len(outcome.trials) == 2
+
+
+def test_all_trials_failing_is_an_error_with_the_first_reason(tmp_path: Path) -> None:
+    def during(trial: Trial, epoch: int) -> None:
+        raise ValueError("no luck")
+
+    with pytest.raises(RunError, match=r"the first of 2 failed with: ValueError: no luck"):
+        searched(a_spec(tmp_path, {"space": RATES, "trials": 2}), PretendedCrew(during=during))
+
+
+@pytest.mark.parametrize(("register", "versions"), [("none", 0), ("best", 1), (3, 3)])
+def test_as_many_become_versions_as_asked_and_the_best_is_the_newest(
+    register: object, versions: int, tmp_path: Path
+) -> None:
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 5, "register": register})
+    outcome = searched(spec, PretendedCrew())
+    registry = Registry(open_store(spec.store))
+    found = registry.versions("tiny") if versions else []
+    assert len(found) == versions
+    if versions:
+        assert registry.version("tiny").meta["lineage"]["search"]["trial"] == outcome.winner
+    else:
+        assert outcome.version is None
+
+
+def test_a_second_driver_is_refused(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 2})
+    name = search_name(spec)
+    with Lease(open_store(spec.store), name, folder=f"searches/{name}"), pytest.raises(LeaseHeld):
+        searched(spec, PretendedCrew())
+
+
+def test_other_rows_are_another_search(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 2})
+    searched(spec, PretendedCrew())
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("a lamp,light\n")
+    with pytest.raises(RequestError, match="the rows have changed since search"):
+        searched(spec, PretendedCrew())
+
+
+def test_a_line_that_cannot_be_read_is_a_trial_that_runs_again(tmp_path: Path) -> None:
+    spec, crew = a_spec(tmp_path, {"space": RATES, "trials": 3}), PretendedCrew()
+    first = searched(spec, crew)
+    path = tmp_path / "store" / "searches" / search_name(spec) / "trials.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1], lines[2][:40]]))
+    again = searched(spec, crew)
+    assert crew.ran == ["t0000", "t0001", "t0002", "t0002"]
+    assert again.trials == first.trials
+
+
+def mount(*arguments: str) -> None:
+    """As root, where that is allowed."""
+    subprocess.run(["mount", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk in memory; skipped where mounting is not permitted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        mount("-t", "tmpfs", "-o", "size=1200k", "tmpfs", str(folder))
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a small disk cannot be mounted here: {getattr(error, 'stderr', b'').decode() or error}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_a_search_that_goes_on_when_there_is_room(tmp_path: Path, disk: Path) -> None:
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 12, "keep": 12}, store=str(disk / "store"))
+    ran: list[str] = []
+    with pytest.raises(StoreError, match="the disk or quota is full"):
+        searched(spec, PretendedCrew(bytes=150_000, ran=ran))
+    finished = {record.id for record in records(spec) if record.status == "finished"}
+    assert 1 <= len(finished) < 12
+    assert not any(record.status == "failed" for record in records(spec))
+    mount("-o", "remount,size=20m", str(disk))
+    outcome = searched(spec, PretendedCrew(bytes=150_000, ran=ran))
+    assert {trial["status"] for trial in outcome.trials} == {"finished"}
+    assert len(outcome.trials) == 12
+    assert all(ran.count(trial) == 1 for trial in finished)
+    assert outcome.version == "v1"
+
+
+def test_a_trial_that_diverges_ends_alone_in_real_training(tmp_path: Path) -> None:
+    space = {"training.lr": {"grid": [1e30, 1e-2]}, "method": {"grid": ["feature-extraction", "full"]}}
+    spec = a_spec(tmp_path, {"space": space, "sampler": "grid", "scheduler": "none"})
+    outcome = searched(spec, LocalCrew())
+    found = {(one.overrides["method"], one.overrides["training.lr"]): one for one in records(spec)}
+    assert found["full", 1e-2].status == found["feature-extraction", 1e-2].status == "finished"
+    assert found["full", 1e30].status == "failed"
+    assert "lower training.lr" in str(found["full", 1e30].error)
+    assert outcome.overrides["training.lr"] == 0.01

@@ -43,7 +43,7 @@ def adapt(
         _set_dropout(model, dropout)
     config = getattr(model, "config", loader.config)
     context = Context(processor or load_processor(base, task.modality), tuple(labels), config)
-    task.settle(model, context)
+    task.configure(model, context)
     anatomy = _with_missing(_own_head(dissect(model), model, loader.drawn), model, loader.missing)
     method.adapt(model, anatomy)
     for name, parameter in model.named_parameters():

@@ -80,9 +80,9 @@ def commands(spec: RunSpec, outcome: Outcome) -> tuple[str, str]:
     reference = f"{outcome.model}@{outcome.version}"
     elsewhere = absolute(store_of(None)) != outcome.store
     store = f" --store {shlex.quote(outcome.store)}" if elsewhere else ""
-    targets = spec.task.targets()
+    targets = spec.task.target_columns()
     values: dict[str, object] = {"messages": [{"role": "user", "content": "..."}]}
-    row = {name: values.get(kind, "...") for name, kind in spec.task.reads().items() if name not in targets}
+    row = {name: values.get(kind, "...") for name, kind in spec.task.input_columns().items() if name not in targets}
     options = f", store={outcome.store!r}" if elsewhere else ""
     options += f", plugins={list(spec.plugins)!r}" if spec.plugins else ""
     code = f"import regraft; print(regraft.load({reference!r}{options}).predict([{row!r}]))"

@@ -61,7 +61,7 @@ def folders(spec: RunSpec) -> Iterator[tuple[str, str]]:
 
 def pictures(spec: RunSpec, job: Job) -> list[str]:
     """A picture of each folder that the snapshot's rows name: those of some rows, evenly taken from all."""
-    columns = [name for name, kind in spec.task.keeps().items() if kind in ("image", "mask")]
+    columns = [name for name, kind in spec.task.stored_columns().items() if kind in ("image", "mask")]
     if not columns:
         return []
     snapshot = open_snapshot(open_store(spec.store), job.fingerprint)

@@ -93,17 +93,17 @@ class Task(Plugin, ABC):
     packs: ClassVar[bool] = False
     """Whether the rows kept are others than the rows read: `pack` makes them."""
 
-    def reads(self) -> Mapping[str, Kind]:
+    def input_columns(self) -> Mapping[str, Kind]:
         """Every column the task reads with these fields, with its kind; `targets` are absent when predicting."""
         return self.columns
 
-    def keeps(self) -> Mapping[str, Kind]:
+    def stored_columns(self) -> Mapping[str, Kind]:
         """The columns of the snapshot: what is read, unless the task packs rows into others."""
-        return self.reads()
+        return self.input_columns()
 
-    def targets(self) -> frozenset[str]:
+    def target_columns(self) -> frozenset[str]:
         """The columns that hold what the model is to find out: never asked for when predicting."""
-        return frozenset(name for name, kind in self.reads().items() if kind in TARGETS)
+        return frozenset(name for name, kind in self.input_columns().items() if kind in TARGETS)
 
     def classes(self) -> tuple[str, ...] | None:
         """The labels where the task's fields fix them; None: they are gathered from the training rows."""
@@ -113,7 +113,7 @@ class Task(Plugin, ABC):
         """Checked rows of one side as the rows that are kept (documents as blocks of tokens), in order; `packs`."""
         raise NotImplementedError
 
-    def fitted(self, numbers: Numbers) -> Self:
+    def fit_to_rows(self, numbers: Numbers) -> Self:
         """The task with what it takes from the training rows (the scale of its targets) in its fields.
 
         Asked once when a run begins; the fields of what comes back are kept with every version.
@@ -132,7 +132,7 @@ class Task(Plugin, ABC):
         """Turn what `build` put into the base's own architecture, in place, into plain layers with the same outputs:
         asked before an export."""
 
-    def settle(self, model: nn.Module, context: Context) -> None:
+    def configure(self, model: nn.Module, context: Context) -> None:
         """What the built model and the processor must know of each other and of the fields (languages, settings of
         generation); called once, before the method adapts the model, in training and in serving alike."""
 
@@ -156,14 +156,14 @@ class Task(Plugin, ABC):
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
         """(sum over rows, weight): the loop divides by the weight summed over ranks and micro-batches."""
 
-    def examine(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
+    def eval_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
         """The output that `records` reads: the forward pass, unless the metrics need more of the model (generation).
 
         `forward(batch)` is the model's forward pass without `labels`; `model` is the unwrapped model.
         """
         return forward(batch)
 
-    def infer(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
+    def predict_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
         """The output that `answers` reads: the forward pass, unless an answer takes several (generation)."""
         return forward(batch)
 

@@ -54,7 +54,7 @@ def gather(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
     files = {side: scratch / f"{side}.arrow" for side in ("train", "eval")}
     problems = Problems()
     with ExitStack() as stack:
-        writers = [stack.enter_context(RowWriter(path, task.reads())) for path in files.values()]
+        writers = [stack.enter_context(RowWriter(path, task.input_columns())) for path in files.values()]
         places = stack.enter_context((scratch / "eval.places").open("w", encoding="utf-8"))
         train, held = Side("train", writers[0]), Side("eval", writers[1], places)
         reading = _Reading(task, data, scratch, problems)
@@ -71,7 +71,7 @@ def gather(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
         _leave_out_unseen(task, files["eval"], train, held, problems)
         _refuse_empty(data, train, held)
     _refuse_labels(task, data, train, held)
-    if "labels" in task.reads().values():
+    if "labels" in task.input_columns().values():
         _warn_of_joined(train, data)
     if task.packs:
         for side in (train, held):
@@ -91,7 +91,7 @@ def gather_alone(task: Task, data: DataSpec, scratch: Path, processor: Callable[
     They are checked as in training; `data.labels` are the labels that the model knows. DataError as in `gather`.
     """
     path, problems = scratch / "eval.arrow", Problems()
-    with RowWriter(path, task.reads()) as writer:
+    with RowWriter(path, task.input_columns()) as writer:
         side = Side("eval", writer)
         _Reading(task, data, scratch, problems).read(data.train, side)
     if data.bad_rows == "fail" or not side.rows:
@@ -115,7 +115,7 @@ class _Reading:
     def __init__(self, task: Task, data: DataSpec, scratch: Path, problems: Problems) -> None:
         self.problems = problems
         self._task, self._data, self._scratch = task, data, scratch
-        self._columns = task.reads()
+        self._columns = task.input_columns()
         self._images = _images(self._columns)
         self._allowed = None if data.labels is None else frozenset(data.labels)
 
@@ -197,7 +197,7 @@ def _unit(identity: bytes) -> float:
 
 
 def _fingerprint(task: Task, *sides: Side) -> str:
-    columns = list(task.keeps().items())
+    columns = list(task.stored_columns().items())
     what = [FORMAT, task.key(), columns, *(side.hash.hexdigest() for side in sides)]
     return hashlib.sha256(_canonical(what).encode()).hexdigest()
 
@@ -206,7 +206,7 @@ def _labels(task: Task, data: DataSpec, train: Side) -> tuple[str, ...]:
     fixed = task.classes() if data.labels is None else data.labels
     if fixed is not None:
         return fixed
-    return tags_in_order(train.labels) if "tags" in task.reads().values() else in_order(train.labels)
+    return tags_in_order(train.labels) if "tags" in task.input_columns().values() else in_order(train.labels)
 
 
 def _pack(task: Task, side: Side, path: Path, processor: Any) -> None:
@@ -214,7 +214,7 @@ def _pack(task: Task, side: Side, path: Path, processor: Any) -> None:
     read = path.with_suffix(".read.arrow")
     path.rename(read)
     rows = Rows(read, None)
-    with RowWriter(path, task.keeps()) as writer:
+    with RowWriter(path, task.stored_columns()) as writer:
         side.restart(writer)
         for row in task.pack((rows.row(index) for index in range(len(rows))), processor):
             length = task.length({**row, "row": side.rows})
@@ -226,7 +226,7 @@ def _pack(task: Task, side: Side, path: Path, processor: Any) -> None:
 
 def _leave_out_unseen(task: Task, path: Path, train: Side, held: Side, problems: Problems) -> None:
     """Write the evaluation rows again without those whose label no training row has."""
-    columns = task.reads()
+    columns = task.input_columns()
     unseen = held.labels.keys() - train.labels.keys()
     if not unseen or task.classes() is not None:
         return
@@ -275,7 +275,7 @@ def _refuse_empty(data: DataSpec, train: Side, held: Side) -> None:
 
 
 def _refuse_labels(task: Task, data: DataSpec, train: Side, held: Side) -> None:
-    kinds = set(task.reads().values())
+    kinds = set(task.input_columns().values())
     if not kinds & {"label", "labels", "tags"} or task.classes() is not None:
         return
     if "label" in kinds and len(train.labels) < 2:

@@ -88,7 +88,7 @@ def _keep(store: ObjectStore, gathered: Gathered, task: Task) -> None:
     meta = {
         "format": FORMAT,
         "task": task.key(),
-        "columns": dict(task.keeps()),
+        "columns": dict(task.stored_columns()),
         "labels": list(gathered.labels),
         "rows": gathered.rows,
     }

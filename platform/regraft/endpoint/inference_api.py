@@ -110,7 +110,7 @@ OWN = Form("own", _as_it_is, {"type": "object"}, {})
 
 def form_of(task: Task) -> Form:
     """The form of a task, by what its targets are: a task that joins needs no line here."""
-    kinds = {task.reads()[name] for name in task.targets()}
+    kinds = {task.input_columns()[name] for name in task.target_columns()}
     if "boxes" in kinds:
         return OBJECTS
     if "mask" in kinds:

@@ -243,7 +243,7 @@ def _refuse_other_rows(mine: Predictor, other: Predictor) -> None:
     where = "--against"
     if one.packs or two.packs:
         raise Unsupported("rows that a task packs depend on the tokenizer: evaluate each model by itself", where)
-    if dict(one.reads()) != dict(two.reads()) or one.score != two.score:
+    if dict(one.input_columns()) != dict(two.input_columns()) or one.score != two.score:
         told = f"{other.name} answers task {two.key()} and {mine.name} task {one.key()}: allowed is a model of the same"
         raise Unsupported(told, where)
     unknown = [label for label in mine.labels if label not in other.labels]

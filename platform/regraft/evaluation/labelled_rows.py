@@ -62,7 +62,7 @@ def read_labelled(
         gathered = gather_alone(task, spec, scratch, lambda: predictor.adapted.context.processor)
     except DataError as error:
         raise DataError(_in_command_words(error.message), error.where) from error
-    label = next((name for name, kind in task.keeps().items() if kind == "label"), None)
+    label = next((name for name, kind in task.stored_columns().items() if kind == "label"), None)
     rows = Rows(gathered.files["eval.arrow"], label)
     return Labelled(rows, path, gathered.fingerprint, gathered.skipped, spec.columns)
 
@@ -71,7 +71,7 @@ def _data_spec(
     predictor: Predictor, path: str, columns: Mapping[str, str], form: Mapping[str, Any] | str | None, bad_rows: str
 ) -> DataSpec:
     trained = predictor.fetched.spec.get("data") or {}
-    known = predictor.adapted.task.reads()
+    known = predictor.adapted.task.input_columns()
     written: dict[str, Any] = {
         "train": absolute(path),
         "columns": {
@@ -106,9 +106,9 @@ def _format(written: Mapping[str, Any] | str | None, trained: Any) -> Any:
 
 
 def _refuse_unknown_columns(task: Task, columns: Iterable[str]) -> None:
-    strange = [name for name in columns if name not in task.reads()]
+    strange = [name for name in columns if name not in task.input_columns()]
     if strange:
-        allowed = ", ".join(task.reads())
+        allowed = ", ".join(task.input_columns())
         told = f"{strange[0]!r} is no column of task {task.key()}, which reads {allowed}: write COLUMN=NAME-IN-THE-FILE"
         raise RequestError(told, where="--columns")
 

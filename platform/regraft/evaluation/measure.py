@@ -60,7 +60,7 @@ def run(predictor: Predictor, rows: Rows, progress: Progress | None = None, *, s
     for positions, examples in batches(task, _Kept(rows), encode):
         batch = on_device(task.collate(examples, context), predictor.device)
         with torch.inference_mode():
-            output = task.examine(adapted.forward, adapted.model, batch, context)
+            output = task.eval_forward(adapted.forward, adapted.model, batch, context)
             found.update(zip(positions, task.records(output, batch, context), strict=True))
         if progress:
             progress({"event": "rows", "rows": len(found) + len(failed), "of": len(rows), "what": predictor.name})

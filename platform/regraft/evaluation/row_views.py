@@ -143,7 +143,7 @@ def file_of(row: Row, kinds: Mapping[str, Kind]) -> str:
 
 
 def _parts(row: Row, answer: Answer, mask: Any, album: Album, adapted: Adapted) -> Iterator[Part]:
-    kinds, targets = adapted.task.keeps(), adapted.task.targets()
+    kinds, targets = adapted.task.stored_columns(), adapted.task.target_columns()
     true = {kind: row[name] for name, kind in kinds.items() if name in targets}
     decoded = False
     for name, kind in kinds.items():

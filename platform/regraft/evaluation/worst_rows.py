@@ -45,7 +45,7 @@ def worst(predictor: Predictor, rows: Rows, records: Mapping[int, Record], most:
             wrong=not records[index].get("correct", False),
             parts=parts_of(row, answer, _mask(row, predictor), album, predictor.adapted),
             answer=_small(answer),
-            file=file_of(rows.stored(index), predictor.adapted.task.keeps()),
+            file=file_of(rows.stored(index), predictor.adapted.task.stored_columns()),
         )
         for index, row, answer in zip(chosen, shown, _answers(predictor, shown), strict=True)
     )
@@ -58,7 +58,7 @@ def _answers(predictor: Predictor, rows: Sequence[Row]) -> list[Answer]:
     A task that packs its rows has answers to those of the files, not to those that it made of them.
     """
     task = predictor.adapted.task
-    if not rows or task.packs or not task.targets():
+    if not rows or task.packs or not task.target_columns():
         return [{} for _ in rows]
     wanted = inputs(task)
     return predictor.predict([{name: row[name] for name in wanted} for row in rows])
@@ -67,7 +67,7 @@ def _answers(predictor: Predictor, rows: Sequence[Row]) -> list[Answer]:
 def _mask(row: Row, predictor: Predictor) -> Any:
     """The row's mask as numbers of labels (height, width), which the task makes of the file's; None without one."""
     task = predictor.adapted.task
-    if "mask" not in task.keeps().values():
+    if "mask" not in task.stored_columns().values():
         return None
     labels = task.encode(row, predictor.adapted.context, train=False).get("labels")
     found = labels.get("mask") if isinstance(labels, Mapping) else None

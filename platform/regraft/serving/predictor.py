@@ -123,7 +123,7 @@ class Predictor:
         return torch.stack(found) if found else torch.zeros(0, len(self.labels))
 
     def _infer(self, batch: Batch) -> Any:
-        return self.adapted.task.infer(self.adapted.forward, self.adapted.model, batch, self.adapted.context)
+        return self.adapted.task.predict_forward(self.adapted.forward, self.adapted.model, batch, self.adapted.context)
 
     def _over(
         self,

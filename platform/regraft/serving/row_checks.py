@@ -23,8 +23,8 @@ WINDOW = 256
 
 def inputs(task: Task) -> dict[str, Kind]:
     """The columns that a prediction needs, with their kinds."""
-    targets = task.targets()
-    return {name: kind for name, kind in task.reads().items() if name not in targets}
+    targets = task.target_columns()
+    return {name: kind for name, kind in task.input_columns().items() if name not in targets}
 
 
 def checked(task: Task, rows: Sequence[str | Mapping[str, Any]]) -> list[Row]:
@@ -46,7 +46,7 @@ def _checked(task: Task, wanted: Mapping[str, Kind], number: int, given: Any) ->
     if absent:
         raise DataError(f"column {absent[0]!r} is missing; a row has {', '.join(wanted)}", where=where)
     for name in given:
-        if name not in task.reads() and name != "row":
+        if name not in task.input_columns() and name != "row":
             raise DataError(unknown("column", str(name), sorted(wanted)), where=where)
     row = {name: _value(kind, name, given[name], where) for name, kind in wanted.items()} | {"row": number}
     if problem := task.check(row):

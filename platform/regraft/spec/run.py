@@ -90,7 +90,7 @@ class RunSpec(Frozen):
             return self
         if self.data.labels is not None and self.data.labels != fixed:
             raise ValueError(f"data.labels and task {self.task.key()} both say the labels: write them in task alone")
-        if self.training.class_weights == "balanced" and "label" not in self.task.reads().values():
+        if self.training.class_weights == "balanced" and "label" not in self.task.input_columns().values():
             raise ValueError(
                 f"training.class_weights: balanced counts rows of each label, and a row of {self.task.key()} has many: "
                 f"write a weight for each of {', '.join(fixed)}"
@@ -100,8 +100,8 @@ class RunSpec(Frozen):
     @model_validator(mode="after")
     def _columns_belong_to_the_task(self) -> Self:
         for name in self.data.columns:
-            if name not in self.task.reads():
-                raise ValueError(f"data.columns: {unknown('column', name, sorted(self.task.reads()))}")
+            if name not in self.task.input_columns():
+                raise ValueError(f"data.columns: {unknown('column', name, sorted(self.task.input_columns()))}")
         return self
 
     @classmethod

@@ -89,7 +89,7 @@ class ObjectDetection(Task):
             return load(self.auto, labels=labels, num_denoising=0, anchor_image_size=None)
         return load(self.auto, labels=labels)
 
-    def settle(self, model: nn.Module, context: Context) -> None:
+    def configure(self, model: nn.Module, context: Context) -> None:
         """Unsupported where RT-DETR's feature maps, each twice the next one's size, would not fit one another."""
         if context.config.model_type not in VARIFOCAL:
             return

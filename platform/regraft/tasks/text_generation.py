@@ -68,7 +68,7 @@ class TextGeneration(Task):
         """Whether training and evaluation rows become blocks."""
         return self.packing
 
-    def reads(self) -> Mapping[str, Kind]:
+    def input_columns(self) -> Mapping[str, Kind]:
         """The columns of the form."""
         forms: dict[str, Mapping[str, Kind]] = {
             "text": {"text": "text"},
@@ -77,13 +77,13 @@ class TextGeneration(Task):
         }
         return forms[self.form]
 
-    def keeps(self) -> Mapping[str, Kind]:
+    def stored_columns(self) -> Mapping[str, Kind]:
         """Of a block: token ids, 1 for each that counts, and how long each document in it is."""
-        return {"ids": "tokens", "counts": "tokens", "documents": "tokens"} if self.packing else self.reads()
+        return {"ids": "tokens", "counts": "tokens", "documents": "tokens"} if self.packing else self.input_columns()
 
-    def targets(self) -> frozenset[str]:
+    def target_columns(self) -> frozenset[str]:
         """The completion; a text and a conversation go on where they end."""
-        return frozenset({"completion"} & set(self.reads()))
+        return frozenset({"completion"} & set(self.input_columns()))
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
         """The base with its output layer; Unsupported when it reads both ways, or does not read so many tokens."""
@@ -98,7 +98,7 @@ class TextGeneration(Task):
         refuse_leaks(model, packed=self.packing)
         return model
 
-    def settle(self, model: nn.Module, context: Context) -> None:
+    def configure(self, model: nn.Module, context: Context) -> None:
         """The tokenizer gets the template of the task, and answers end where its turns do; so they are exported.
 
         Unsupported when a block has more tokens than the base reads: not every tokenizer knows how many those are.
@@ -116,7 +116,7 @@ class TextGeneration(Task):
         """A row without a visible character, or a conversation in which nobody is asked anything."""
         if "messages" in row:
             return _conversation_problem(row["messages"])
-        empty = next((name for name in self.reads() if name in row and not row[name].strip()), None)
+        empty = next((name for name in self.input_columns() if name in row and not row[name].strip()), None)
         return f"{empty} is empty: write one, or leave the row out" if empty else None
 
     def length(self, row: Row) -> int:
@@ -125,7 +125,7 @@ class TextGeneration(Task):
             return len(row["ids"])
         if "messages" in row:
             return sum(len(message["content"]) for message in row["messages"])
-        return sum(len(row[name]) for name in self.reads() if name in row)
+        return sum(len(row[name]) for name in self.input_columns() if name in row)
 
     def pack(self, rows: Iterable[Row], processor: Any) -> Iterator[dict[str, Any]]:
         """Blocks of at most block_size tokens; rows of which no token counts are left out, and their number logged."""
@@ -220,7 +220,7 @@ class TextGeneration(Task):
             curves=(Curve("Rows up to a perplexity", "perplexity", "share of rows", points, note=note),),
         )
 
-    def infer(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
+    def predict_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
         """`written`: for each row its prompt and what the model writes after it, both as token ids."""
         prompts = batch["labels"]["prompts"]
         if not prompts:

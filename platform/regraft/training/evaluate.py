@@ -98,7 +98,7 @@ def examined(adapted: Adapted, batch: Batch) -> Any:
     def forward(given: Batch) -> Any:
         return adapted.forward({**given, "kept": kept} if kept is not None and given is batch else given)
 
-    return adapted.task.examine(forward, adapted.model, batch, adapted.context)
+    return adapted.task.eval_forward(forward, adapted.model, batch, adapted.context)
 
 
 def finite(record: Record) -> bool:

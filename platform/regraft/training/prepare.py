@@ -75,7 +75,7 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         skipped=dict(snapshot.skipped),
         created=created,
     )
-    fitted = spec.model_copy(update={"task": spec.task.fitted(snapshot.train.numbers)})
+    fitted = spec.model_copy(update={"task": spec.task.fit_to_rows(snapshot.train.numbers)})
     return Job(
         spec=fitted.model_dump(mode="json"),
         run=run,

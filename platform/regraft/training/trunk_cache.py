@@ -109,7 +109,7 @@ def asked(spec: RunSpec) -> bool:
 
 def both_sides(site: Site) -> tuple[Kept, Kept]:
     """The rows of both sides, before anything of them is kept."""
-    images = [name for name, kind in site.spec.task.keeps().items() if kind in ("image", "mask")]
+    images = [name for name, kind in site.spec.task.stored_columns().items() if kind in ("image", "mask")]
     return kept_rows(site.snapshot.train, images), kept_rows(site.snapshot.eval, images)
 
 
@@ -170,7 +170,7 @@ def checked_cut(run: Site) -> tuple[Cut, bool]:
     read_alike(adapted, run.snapshot.train)
     first, second = (to_device(batch, device) for batch in long)
     emptied = to_device(adapted.task.collate([hollowed(example) for example in examples], adapted.context), device)
-    bare = type(adapted.task).examine is Task.examine and not run.spec.losses
+    bare = type(adapted.task).eval_forward is Task.eval_forward and not run.spec.losses
     with run.accelerator.autocast():
         cut = find_cut(adapted, first, second)
         adapted.eval_mode()

@@ -127,7 +127,7 @@ def opened(
 def job_of(spec: RunSpec, name: str, base: Base, snapshot: Snapshot, depths: tuple[int | str, ...]) -> SearchJob:
     """What every worker is told."""
     bare = alone(spec)
-    fitted = bare.model_copy(update={"task": bare.task.fitted(snapshot.train.numbers)})
+    fitted = bare.model_copy(update={"task": bare.task.fit_to_rows(snapshot.train.numbers)})
     return SearchJob(
         spec=fitted.model_dump(mode="json"),
         search=name,

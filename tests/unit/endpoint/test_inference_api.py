@@ -117,7 +117,9 @@ def test_two_texts_come_as_an_object(task: str, every: Endpoint, shop: Shop) -> 
 
 @pytest.mark.parametrize("task", sorted(FAMILY))
 def test_a_list_of_inputs_gets_as_many_answers_each_as_if_it_came_alone(task: str, every: Endpoint) -> None:
-    kinds = {name: kind for name, kind in task_of(task).reads().items() if name not in task_of(task).targets()}
+    kinds = {
+        name: kind for name, kind in task_of(task).input_columns().items() if name not in task_of(task).target_columns()
+    }
     values: dict[str, list[Any]] = {
         "image": [base64.b64encode(item).decode() for item in PICTURES],
         "text": list(TEXTS),

@@ -34,11 +34,11 @@ class Unheard(Task):
     kinds: Mapping[str, Any] = Field(default_factory=dict)
     more: tuple[str, ...] = ()
 
-    def reads(self) -> Mapping[str, Kind]:
+    def input_columns(self) -> Mapping[str, Kind]:
         return self.kinds
 
-    def targets(self) -> frozenset[str]:
-        return super().targets() | set(self.more)
+    def target_columns(self) -> frozenset[str]:
+        return super().target_columns() | set(self.more)
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         raise NotImplementedError

@@ -91,7 +91,7 @@ def task_of(key: str) -> Task:
 
 def labels_of(task: Task) -> tuple[str, ...]:
     """The labels that a snapshot of these rows would have."""
-    kinds = set(task.reads().values())
+    kinds = set(task.input_columns().values())
     if "tags" in kinds:
         return ("O", "B-thing", "I-thing")
     return LABELS if task.classes() is not None or kinds & {"label", "labels"} else ()
@@ -100,7 +100,7 @@ def labels_of(task: Task) -> tuple[str, ...]:
 def rows_of(task: Task) -> list[Row]:
     """Three rows with every column that the task reads."""
     return [
-        {"row": number, **{name: _value(kind, name, number) for name, kind in task.reads().items()}}
+        {"row": number, **{name: _value(kind, name, number) for name, kind in task.input_columns().items()}}
         for number in range(3)
     ]
 

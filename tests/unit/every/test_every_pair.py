@@ -120,7 +120,7 @@ def collated(adapted: Adapted, *, targets: bool) -> Batch:
     if task.packs and targets:
         rows = [{"row": 0, **row} for row in task.pack(rows, adapted.context.processor)]
     elif not targets:
-        rows = [{name: value for name, value in row.items() if name not in task.targets()} for row in rows]
+        rows = [{name: value for name, value in row.items() if name not in task.target_columns()} for row in rows]
     return task.collate([task.encode(row, adapted.context, train=False) for row in rows], adapted.context)
 
 
@@ -162,7 +162,7 @@ def test_a_version_answers_alone_as_in_a_batch_and_exports_to_the_same_outputs(
     shake(case.adapted.model)
     publish(tmp_path / "store", case)
     model = Predictor.open(str(tmp_path / "store"), "tiny", device="cpu")
-    wanted = model.adapted.task.targets()
+    wanted = model.adapted.task.target_columns()
     rows = [{n: v for n, v in row.items() if n not in wanted and n != "row"} for row in rows_of(case.task)]
     together = model.predict(rows)
     json.dumps(together)

@@ -47,13 +47,13 @@ def test_columns_have_kinds_that_the_data_floor_knows(member: type[Task]) -> Non
 
 
 def test_the_columns_are_those_read_without_options(member: type[Task]) -> None:
-    assert dict(member().reads()) == dict(member.columns)
+    assert dict(member().input_columns()) == dict(member.columns)
 
 
 def test_there_is_something_to_find_out_and_something_to_see(member: type[Task]) -> None:
     task = member()
-    assert task.targets() < set(task.reads())
-    assert task.targets() or task.packs or set(task.reads().values()) & {"text", "messages"}
+    assert task.target_columns() < set(task.input_columns())
+    assert task.target_columns() or task.packs or set(task.input_columns().values()) & {"text", "messages"}
 
 
 def test_a_column_that_is_absent_when_predicting_is_named_so(member: type[Task]) -> None:

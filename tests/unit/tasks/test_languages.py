@@ -147,7 +147,7 @@ def test_what_is_written_begins_as_targets_do_and_goes_on_by_the_likeliest_token
     adapted.model.generation_config.forced_eos_token_id = context.config.eos_token_id  # type: ignore[union-attr]
     together = task.collate([task.encode(row, context, train=False) for row in rows()], context)
     with torch.inference_mode():
-        texts = task.infer(adapted.forward, adapted.model, together, context)
+        texts = task.predict_forward(adapted.forward, adapted.model, together, context)
     for row, text in zip(rows(), texts, strict=True):
         batch = task.collate([task.encode({"row": 0, "source": row["source"]}, context, train=False)], context)
         while batch["decoder_input_ids"].shape[1] < 10:  # the start token and 9 more; the 10th is forced to be the end

@@ -46,8 +46,8 @@ def test_a_dialogue_becomes_metrics_and_an_answer(folder: Path) -> None:
     batch = task.collate([task.encode(row, context, train=False) for row in ROWS], context)
     assert batch["input_ids"].shape == (2, 64)
     with torch.inference_mode():
-        output = task.examine(adapted.forward, adapted.model, batch, context)
-        answers = task.answers(task.infer(adapted.forward, adapted.model, batch, context), batch, context)
+        output = task.eval_forward(adapted.forward, adapted.model, batch, context)
+        answers = task.answers(task.predict_forward(adapted.forward, adapted.model, batch, context), batch, context)
     metrics = task.metrics(task.records(output, batch, context), context)
     assert set(metrics) == {"rouge1", "rouge2", "rougeL", "chrf", "loss", "cut", "written"}
     assert metrics["cut"] == 0.5 and task.score.name in metrics

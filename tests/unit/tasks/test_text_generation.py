@@ -150,7 +150,7 @@ def test_a_long_document_fills_consecutive_blocks(context: Context) -> None:
 
 def test_without_packing_rows_are_padded_and_cut(context: Context) -> None:
     task = TextGeneration(packing=False, block_size=8)
-    assert not task.packs and task.keeps() == task.reads() == {"text": "text"}
+    assert not task.packs and task.stored_columns() == task.input_columns() == {"text": "text"}
     batch = batch_of(task, rows(TEXTS[:3]), context)
     assert batch["attention_mask"].sum(1).tolist() == [5, 8, 2]
     model = model_of("gpt2").eval()
@@ -206,7 +206,7 @@ def test_a_perplexity_beyond_floats_stays_a_number(context: Context) -> None:
 def written(task: TextGeneration, model: Any, some: Sequence[Row], context: Context) -> list[str]:
     batch = batch_of(task, some, context, train=False)
     with torch.inference_mode():
-        output = task.infer(lambda _: None, model, batch, context)
+        output = task.predict_forward(lambda _: None, model, batch, context)
     return [answer["generated_text"] for answer in task.answers(output, batch, context)]
 
 
@@ -240,10 +240,10 @@ def test_the_likeliest_token_is_written_with_the_cache_as_without(writer: tuple[
 def test_an_answer_ends_where_the_model_says_so(context: Context) -> None:
     model = model_of("llama").eval()
     batch = batch_of(TASK, rows(["ab", "What?"]), context, train=False)
-    free = [new for _, new in TASK.infer(lambda _: None, model, batch, context).written]
+    free = [new for _, new in TASK.predict_forward(lambda _: None, model, batch, context).written]
     stop = free[0][4]
     model.generation_config.eos_token_id = [258, stop]
-    ended = [new for _, new in TASK.infer(lambda _: None, model, batch, context).written]
+    ended = [new for _, new in TASK.predict_forward(lambda _: None, model, batch, context).written]
     assert stop in free[0][:5] and 0 < len(ended[0]) < len(free[0])
     for there, here in zip(free, ended, strict=True):
         assert here == there[: there.index(stop) if stop in there else None]
@@ -253,10 +253,10 @@ def test_an_answer_ends_where_a_turn_of_the_template_does(context: Context) -> N
     """Of a template that is not the base's own, whose end of turn the base's settings do not know."""
     model = model_of("llama").eval()
     task = TextGeneration(form="chat", template=CHATML.replace("<|end|>", "<|turn|>"))
-    task.settle(model, Context(byte_tokenizer(), (), model.config))
+    task.configure(model, Context(byte_tokenizer(), (), model.config))
     assert model.generation_config.eos_token_id == [0, 2]
     other = model_of("llama").eval()
-    TextGeneration(form="chat").settle(other, context)
+    TextGeneration(form="chat").configure(other, context)
     assert other.generation_config.eos_token_id == 0
 
 
@@ -292,7 +292,7 @@ def test_a_question_that_a_template_ends_keeps_its_end(context: Context) -> None
 
 def test_a_prompt_without_its_completion_can_be_asked(context: Context) -> None:
     task = TextGeneration(form="completion", max_new_tokens=5)
-    assert task.targets() == {"completion"}
+    assert task.target_columns() == {"completion"}
     example = task.encode({"prompt": "2+2 = "}, context, train=False)
     assert context.processor.decode(example["labels"]["prompt"]) == "2+2 = "
 
@@ -309,7 +309,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_and_of_a_text_the_end_is_read(c
 def test_a_block_has_no_answer(context: Context) -> None:
     batch = batch_of(TASK, list(TASK.pack(rows(TEXTS), context.processor)), context, train=False)
     with pytest.raises(Unsupported, match="a block of several documents has no answer"):
-        TASK.infer(lambda _: None, model_of("llama"), batch, context)
+        TASK.predict_forward(lambda _: None, model_of("llama"), batch, context)
 
 
 @pytest.mark.parametrize(

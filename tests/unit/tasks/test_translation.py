@@ -56,7 +56,7 @@ def encoded(adapted: Adapted, rows: Sequence[Row] = ROWS) -> list[Example]:
 def examined(adapted: Adapted, rows: Sequence[Row] = ROWS) -> list[Record]:
     batch = adapted.task.collate(encoded(adapted, rows), adapted.context)
     with torch.inference_mode():
-        output = adapted.task.examine(adapted.forward, adapted.model, batch, adapted.context)
+        output = adapted.task.eval_forward(adapted.forward, adapted.model, batch, adapted.context)
     return adapted.task.records(output, batch, adapted.context)
 
 
@@ -64,7 +64,7 @@ def answered(adapted: Adapted, rows: Sequence[Row]) -> list[str]:
     asked = [{name: value for name, value in row.items() if name != "target"} for row in rows]
     batch = adapted.task.collate(encoded(adapted, asked), adapted.context)
     with torch.inference_mode():
-        output = adapted.task.infer(adapted.forward, adapted.model, batch, adapted.context)
+        output = adapted.task.predict_forward(adapted.forward, adapted.model, batch, adapted.context)
     answers = adapted.task.answers(output, batch, adapted.context)
     assert all(set(answer) == {"translation_text"} for answer in answers)
     return [answer["translation_text"] for answer in answers]
@@ -283,7 +283,7 @@ def test_a_text_to_predict_needs_no_target(folders: dict[str, Path]) -> None:
     batch = adapted.task.collate(encoded(adapted, [{"row": 0, "source": "the old cloud"}]), adapted.context)
     assert batch["decoder_input_ids"].tolist() == [[1, 3]]
     assert adapted.forward(batch).logits.shape[:2] == (1, 2)
-    assert adapted.task.targets() == {"target"}
+    assert adapted.task.target_columns() == {"target"}
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ ROWS = [
 
 
 def asked(predictor: Predictor) -> list[dict[str, str]]:
-    wanted = {"text", "pair"} & set(predictor.adapted.task.reads())
+    wanted = {"text", "pair"} & set(predictor.adapted.task.input_columns())
     return [{name: row[name] for name in sorted(wanted)} for row in ROWS]
 
 

@@ -69,7 +69,7 @@ def job_of(written: Mapping[str, Any], *, search: str = "s", depths: Iterable[in
     """What a driver would tell a worker."""
     spec = RunSpec.resolve(written)
     snapshot = build_snapshot(open_store(spec.store), spec.task, spec.data)
-    spec = spec.model_copy(update={"task": spec.task.fitted(snapshot.train.numbers)})
+    spec = spec.model_copy(update={"task": spec.task.fit_to_rows(snapshot.train.numbers)})
     return SearchJob(
         spec=spec.model_dump(mode="json"),
         search=search,

@@ -31,7 +31,7 @@ def compute_first_alone(frame: Frame) -> bool:
     """Let the frame's last block compute the first token alone where its outputs show that no other is read; whether it
     does from now on. The frame must be nobody's carrier: another task may read what it leaves out."""
     layer = _behind_attention(frame)
-    if layer is None or type(frame.adapted.task).infer is not Task.infer:
+    if layer is None or type(frame.adapted.task).predict_forward is not Task.predict_forward:
         return False
     try:
         with frame.reading:

@@ -82,7 +82,7 @@ def whole(rows: Sequence[Asked]) -> Computed:
     own = rows[0].own
     own.frame.wear(own.delta)
     batch = batch_of(own.frame, [row.example for row in rows])
-    output = own.task.infer(own.frame.adapted.forward, own.frame.adapted.model, batch, own.context)
+    output = own.task.predict_forward(own.frame.adapted.forward, own.frame.adapted.model, batch, own.context)
     return Computed(list(range(len(rows))), own, output, batch)
 
 

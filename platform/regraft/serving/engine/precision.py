@@ -50,7 +50,7 @@ def _answers(adapted: Adapted, device: torch.device, dtype: torch.dtype) -> list
             for name, value in batch.items()
         }
         with arithmetic(device, dtype):
-            output = task.infer(adapted.forward, adapted.model, inputs, context)
+            output = task.predict_forward(adapted.forward, adapted.model, inputs, context)
             found += map(_by_label, task.answers(output, inputs, context))
     return found
 

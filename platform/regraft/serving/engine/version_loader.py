@@ -154,7 +154,7 @@ class Opener:
         if plan.key in self._apart:
             return own
         try:
-            if type(plan.task).infer is not Task.infer:
+            if type(plan.task).predict_forward is not Task.predict_forward:
                 raise NotCut(f"an answer of task {plan.task.key()} takes more than one pass")
             if serves == "head":
                 return replace(own, tail=self._tail(frame), suffix=delta)

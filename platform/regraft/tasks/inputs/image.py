@@ -42,7 +42,7 @@ class ImageRow(OneVector):
             change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
             image = (change if self.moved else change.in_place()).image(image)
         pixels = context.processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return self.told({"pixel_values": pixels}, row, context)
+        return self.with_target({"pixel_values": pixels}, row, context)
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
         """`pixel_values` (images, channels, height, width); `labels` (images, ...) when every example has them.
@@ -56,4 +56,4 @@ class ImageRow(OneVector):
                 "crop_size, or a size of height and width, in the base's preprocessor_config.json",
                 where="base",
             )
-        return self.together({"pixel_values": torch.stack(pixels)}, examples)
+        return self.with_targets({"pixel_values": torch.stack(pixels)}, examples)

@@ -71,12 +71,12 @@ class TextRow(OneVector):
         config: type = type(context.config)
         if not _knows_types(config, getattr(context.config, "type_vocab_size", None)):
             example.pop("token_type_ids", None)
-        return self.told(example, row, context)
+        return self.with_target(example, row, context)
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
         """Tensors (rows, tokens), padded on the right to the longest; `labels` (rows, ...) when every example has
         them."""
-        return self.together(padded(examples, context), examples)
+        return self.with_targets(padded(examples, context), examples)
 
 
 class MeanPooledClassifier(nn.Module):

@@ -47,14 +47,14 @@ class MultiLabel(OneVector):
             return f"labels holds {twice!r} twice: write it once"
         return super().check(row)
 
-    def truth(self, row: Row, context: Context) -> Any:
+    def target(self, row: Row, context: Context) -> Any:
         """1 for each output whose label the row has, else 0."""
         if row.get("labels") is None:
             return None
         present = {output_of(label, row, context) for label in row["labels"]}
         return [float(output in present) for output in range(len(context.labels))]
 
-    def truths(self, found: Sequence[Any]) -> Tensor:
+    def targets(self, found: Sequence[Any]) -> Tensor:
         """0 and 1 as fp32 (rows, labels)."""
         return real(found)
 

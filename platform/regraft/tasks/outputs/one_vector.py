@@ -23,23 +23,23 @@ class OneVector(Task):
         return tuple(labels)
 
     @abstractmethod
-    def truth(self, row: Row, context: Context) -> Any:
+    def target(self, row: Row, context: Context) -> Any:
         """What the logits should say of a row, as a number or a list of numbers; None where the row does not tell."""
 
     @abstractmethod
-    def truths(self, found: Sequence[Any]) -> Tensor:
+    def targets(self, found: Sequence[Any]) -> Tensor:
         """The truths of several rows as one tensor (rows, ...)."""
 
-    def told(self, example: Example, row: Row, context: Context) -> Example:
+    def with_target(self, example: Example, row: Row, context: Context) -> Example:
         """The encoded row with its truth under `labels`, if it has one."""
-        truth = self.truth(row, context)
+        truth = self.target(row, context)
         return example if truth is None else {**example, "labels": truth}
 
-    def together(self, batch: Batch, examples: Sequence[Example]) -> Batch:
+    def with_targets(self, batch: Batch, examples: Sequence[Example]) -> Batch:
         """The collated inputs with `labels` (rows, ...) when every example has them."""
         if not all("labels" in example for example in examples):
             return batch
-        return {**batch, "labels": self.truths([example["labels"] for example in examples])}
+        return {**batch, "labels": self.targets([example["labels"] for example in examples])}
 
 
 def whole(found: Sequence[Any]) -> Tensor:

@@ -62,16 +62,16 @@ class Regression(OneVector):
                 raise ValueError(f"{field}: {len(given)} numbers for {len(self.wanted)} targets; one each is allowed")
         return self
 
-    def reads(self) -> Mapping[str, Kind]:
+    def input_columns(self) -> Mapping[str, Kind]:
         """What the row is made of, and the targets."""
         row: dict[str, Kind] = {name: kind for name, kind in self.columns.items() if kind != "number"}
         return {**row, **{name: "number" for name in self.wanted}}
 
-    def targets(self) -> frozenset[str]:
+    def target_columns(self) -> frozenset[str]:
         """The columns that the field `targets` names."""
         return frozenset(self.wanted)
 
-    def fitted(self, numbers: Numbers) -> Self:
+    def fit_to_rows(self, numbers: Numbers) -> Self:
         """The task with mean and deviation of the training rows; a target that is the same everywhere has 1."""
         columns = [numbers(name) for name in self.wanted]
         mean = self.mean or tuple(float(column.mean()) for column in columns)
@@ -95,12 +95,12 @@ class Regression(OneVector):
         if isinstance(head, ScaledLinear):
             setattr(parent, name, head.plain())
 
-    def truth(self, row: Row, context: Context) -> Any:
+    def target(self, row: Row, context: Context) -> Any:
         """The targets' numbers."""
         numbers = [row.get(name) for name in self.wanted]
         return None if None in numbers else numbers
 
-    def truths(self, found: Sequence[Any]) -> Tensor:
+    def targets(self, found: Sequence[Any]) -> Tensor:
         """Numbers (rows, targets)."""
         return real(found)
 

@@ -90,7 +90,7 @@ class Seq2Seq(Task):
     def compared(self, text: str, references: Sequence[str]) -> dict[str, Any]:
         """What a record keeps of one text beside its references; `error` is larger for worse."""
 
-    def targets(self) -> frozenset[str]:
+    def target_columns(self) -> frozenset[str]:
         """The column with right answers."""
         return frozenset({self.writes_column})
 
@@ -103,7 +103,7 @@ class Seq2Seq(Task):
         _check_shift(model)
         return model
 
-    def settle(self, model: nn.Module, context: Context) -> None:
+    def configure(self, model: nn.Module, context: Context) -> None:
         """Tell the tokenizer its languages, and write the fields into the model's generation configuration, so that an
         exported model writes as this one does."""
         _speak(context.processor, self.source_language, self.target_language)
@@ -175,7 +175,7 @@ class Seq2Seq(Task):
         losses, counted = token_losses(output.logits, batch, context)
         return losses.sum(), counted.sum().float()
 
-    def examine(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Examined:
+    def eval_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Examined:
         """The logits given the reference, and the texts that the model writes by itself for the first rows."""
         logits = forward(batch).logits
         wanted = [
@@ -186,7 +186,7 @@ class Seq2Seq(Task):
         texts = self._write(model, batch, wanted, context)
         return Examined(logits, dict(zip(wanted, texts, strict=True)))
 
-    def infer(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> list[str]:
+    def predict_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> list[str]:
         """The text that the model writes for each row."""
         return self._write(model, batch, range(len(batch["labels"])), context)
 

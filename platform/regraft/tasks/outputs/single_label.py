@@ -32,12 +32,12 @@ class SingleLabel(OneVector):
     problem: ClassVar[str] = "single_label_classification"
     score: ClassVar[Score] = Score("accuracy", "max")
 
-    def truth(self, row: Row, context: Context) -> Any:
+    def target(self, row: Row, context: Context) -> Any:
         """The output that stands for the row's label."""
         label = row.get("label")
         return None if label is None else output_of(label, row, context)
 
-    def truths(self, found: Sequence[Any]) -> Tensor:
+    def targets(self, found: Sequence[Any]) -> Tensor:
         """Class numbers (rows,)."""
         return whole(found)
 

@@ -52,7 +52,7 @@ def trains_bare(spec: RunSpec) -> str:
         return "loss terms look at the whole model"
     if spec.training.accumulation > 1:
         return "training.accumulation makes several batches of one"
-    if type(spec.task).examine is not Task.examine or not isinstance(spec.task, OneVector):
+    if type(spec.task).eval_forward is not Task.eval_forward or not isinstance(spec.task, OneVector):
         return f"task {spec.task.key()} does more than answer a row by one vector"
     return ""
 
@@ -110,7 +110,7 @@ def dropout_before(site: Site) -> float:
 def truths(task: Task, adapted: Adapted, rows: Rows) -> Tensor:
     """What the head should answer, (rows, ...); no image is opened for it."""
     assert isinstance(task, OneVector)
-    return task.truths([task.truth(rows.stored(index), adapted.context) for index in range(len(rows))])
+    return task.targets([task.target(rows.stored(index), adapted.context) for index in range(len(rows))])
 
 
 def _answered(adapted: Adapted, batch: Batch) -> tuple[Any, Tensor]:

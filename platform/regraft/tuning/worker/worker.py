@@ -105,11 +105,13 @@ class Workshop:
         changed = [name for name in ("base", "store") if getattr(spec, name) != getattr(self.spec, name)]
         if spec.data.model_copy(update={"augment": self.spec.data.augment}) != self.spec.data:
             changed.append("data")
-        if spec.task != self.spec.task and (spec.task.packs or spec.task.keeps() != self.spec.task.keeps()):
+        if spec.task != self.spec.task and (
+            spec.task.packs or spec.task.stored_columns() != self.spec.task.stored_columns()
+        ):
             changed.append("task")
         if changed:
             raise Unsupported("trials of one search share it: search over another field", where=changed[0])
-        return spec.model_copy(update={"task": spec.task.fitted(self.snapshot.train.numbers)})
+        return spec.model_copy(update={"task": spec.task.fit_to_rows(self.snapshot.train.numbers)})
 
     def _at(self, depth: int | str) -> Iterator[RunSpec]:
         """The spec at one of the space's depths, which a method's name may stand for; none where the search's own

@@ -81,7 +81,7 @@ def test_answers_of_a_mixed_batch_are_those_of_each_row_alone(
         names.append(f"m{number}")
     assert len(names) >= len(ways) - 2
     asked = rows_of(task)
-    rows = [{name: row[name] for name in row if name not in task.targets() and name != "row"} for row in asked]
+    rows = [{name: row[name] for name in row if name not in task.target_columns() and name != "row"} for row in asked]
     engine = Engine(str(store), device="cpu")
     wanted = [(name, row) for name in names for row in rows]
     random.Random(0).shuffle(wanted)

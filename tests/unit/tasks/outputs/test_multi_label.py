@@ -49,13 +49,13 @@ def test_the_loss_is_torchs_mean_however_rows_are_split(weights: list[float] | N
     ("labels", "truth"), [(["warm", "cold"], [1, 0, 1]), ([], [0, 0, 0]), (["plant"], [0, 1, 0]), (None, None)]
 )
 def test_a_row_has_any_number_of_labels_or_does_not_tell(labels: Any, truth: Any) -> None:
-    assert TASK.truth({"labels": labels}, CONTEXT) == truth
+    assert TASK.target({"labels": labels}, CONTEXT) == truth
 
 
 def test_a_row_without_a_truth_makes_a_batch_without_labels() -> None:
-    examples = [TASK.told({"input_ids": [1]}, {"labels": labels}, CONTEXT) for labels in (["warm"], None)]
-    assert "labels" not in TASK.together({}, examples)
-    assert TASK.together({}, examples[:1])["labels"].tolist() == [[0, 0, 1]]
+    examples = [TASK.with_target({"input_ids": [1]}, {"labels": labels}, CONTEXT) for labels in (["warm"], None)]
+    assert "labels" not in TASK.with_targets({}, examples)
+    assert TASK.with_targets({}, examples[:1])["labels"].tolist() == [[0, 0, 1]]
 
 
 def test_a_label_twice_is_a_bad_row_and_none_is_not() -> None:
@@ -67,7 +67,7 @@ def test_a_label_twice_is_a_bad_row_and_none_is_not() -> None:
 
 def test_a_label_the_model_does_not_know_is_named() -> None:
     with pytest.raises(DataError, match="row 7: label 'dark' is written; the model knows: cold, plant, warm"):
-        TASK.truth({"row": 7, "labels": ["warm", "dark"]}, CONTEXT)
+        TASK.target({"row": 7, "labels": ["warm", "dark"]}, CONTEXT)
 
 
 def test_balanced_counts_what_is_present_as_often_as_what_is_not() -> None:

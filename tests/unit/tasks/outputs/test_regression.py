@@ -40,14 +40,14 @@ def recorded(predicted: Any, true: Any, task: TextRegression = TASK) -> list[Rec
 
 
 def test_the_columns_are_those_that_the_field_names() -> None:
-    assert TASK.reads() == {"text": "text", "share": "number", "price": "number"}
-    assert TASK.targets() == {"share", "price"} and inputs(TASK) == {"text": "text"}
+    assert TASK.input_columns() == {"text": "text", "share": "number", "price": "number"}
+    assert TASK.target_columns() == {"share", "price"} and inputs(TASK) == {"text": "text"}
     assert checked(TASK, ["lamp", {"text": "lamp", "price": 3.0}]) == [
         {"text": "lamp", "row": 0},
         {"text": "lamp", "row": 1},
     ]
-    assert TextRegression().reads() == {"text": "text", "target": "number"}
-    assert ImageRegression(targets=("angle",)).reads() == {"image": "image", "angle": "number"}
+    assert TextRegression().input_columns() == {"text": "text", "target": "number"}
+    assert ImageRegression(targets=("angle",)).input_columns() == {"image": "image", "angle": "number"}
 
 
 def test_a_spec_writes_targets_and_renames_them(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_spec_writes_targets_and_renames_them(tmp_path: Path) -> None:
     spec = RunSpec.resolve(written)
     assert spec.model_dump(mode="json")["task"]["targets"] == ["rating"]
     assert RunSpec.resolve(spec.model_dump(mode="json")) == spec
-    assert spec.override({"task.targets": ["rating", "price"]}).task.targets() == {"rating", "price"}
+    assert spec.override({"task.targets": ["rating", "price"]}).task.target_columns() == {"rating", "price"}
 
 
 @pytest.mark.parametrize(
@@ -76,16 +76,16 @@ def test_targets_that_cannot_be_are_refused(fields: dict[str, Any], told: str) -
 
 def test_the_scale_is_taken_from_the_training_rows_unless_it_is_written() -> None:
     columns = {"share": np.array([0.0, 1.0]), "price": np.array([5.0, 5.0])}
-    fitted = TextRegression(targets=("share", "price")).fitted(columns.__getitem__)
+    fitted = TextRegression(targets=("share", "price")).fit_to_rows(columns.__getitem__)
     assert fitted.mean == (0.5, 5.0) and fitted.deviation == (0.5, 1.0)
-    assert TASK.fitted(columns.__getitem__) == TASK
+    assert TASK.fit_to_rows(columns.__getitem__) == TASK
     assert TextRegression.parse(fitted.model_dump(mode="json")) == fitted
 
 
 def test_a_target_that_is_the_same_everywhere_has_the_deviation_1_whatever_rounding_says() -> None:
     column = np.full(1000, 0.1)
     assert column.std() > 0
-    assert TextRegression().fitted(lambda _: column).deviation == (1.0,)
+    assert TextRegression().fit_to_rows(lambda _: column).deviation == (1.0,)
 
 
 @pytest.mark.parametrize("level", ["light", "strong"])

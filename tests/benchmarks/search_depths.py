@@ -20,7 +20,7 @@ from typing import Any
 import record
 import torch
 from clock import Clock, Spent, compared
-from searched import Desk, job_of, spec_of, sst2, worked
+from searched import RecordingCoordinator, job_of, spec_of, sst2, worked
 
 BLOCKS = 6
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
@@ -49,15 +49,15 @@ def points(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"method.depth": depth, "training.lr": rate} for depth in options.depths for rate in RATES[: options.rates]]
 
 
-def turn(trunk: str, data: dict[str, str], options: argparse.Namespace) -> tuple[Spent, Desk]:
+def turn(trunk: str, data: dict[str, str], options: argparse.Namespace) -> tuple[Spent, RecordingCoordinator]:
     """What the whole search took in a worker, from finding the base to the last trial's end."""
     with tempfile.TemporaryDirectory() as folder:
         method = {"type": "freeze", "depth": options.depths[0]}
         spec = spec_of(data, Path(folder) / "store", trunk, method, epochs=options.epochs)
         job = job_of(spec, options.depths)
         clock = Clock()
-        desk = worked(job, Path(folder) / "scratch", points(options))
-        return clock.read(), desk
+        coordinator = worked(job, Path(folder) / "scratch", points(options))
+        return clock.read(), coordinator
 
 
 def units(options: argparse.Namespace) -> tuple[float, float]:
@@ -68,7 +68,7 @@ def units(options: argparse.Namespace) -> tuple[float, float]:
     return whole, once + sum(options.rates * (BLOCKS - k) * (3 * rows + held) for k in options.depths)
 
 
-def slowest(kept: list[Desk], whole: list[Desk]) -> tuple[str, float]:
+def slowest(kept: list[RecordingCoordinator], whole: list[RecordingCoordinator]) -> tuple[str, float]:
     """The trial that gains least, and its gain over itself without the trunk. The shared pass counts to none."""
     gains = {
         trial: median(two.ends[trial].seconds / one.ends[trial].seconds for one, two in zip(kept, whole, strict=True))
@@ -82,21 +82,23 @@ def main() -> int:
     options = arguments()
     torch.set_num_threads(1)
     spent: dict[str, list[Spent]] = {"off": [], "auto": []}
-    desks: dict[str, list[Desk]] = {"off": [], "auto": []}
+    coordinators: dict[str, list[RecordingCoordinator]] = {"off": [], "auto": []}
     with tempfile.TemporaryDirectory() as folder:
         data = sst2(Path(folder), options.rows, options.held)
         for _ in range(options.pairs):
             for trunk in spent:
-                took, desk = turn(trunk, data, options)
+                took, coordinator = turn(trunk, data, options)
                 spent[trunk].append(took)
-                desks[trunk].append(desk)
-    apart = max(abs(a - b) for a, b in zip(desks["off"][0].losses(), desks["auto"][0].losses(), strict=True))
+                coordinators[trunk].append(coordinator)
+    apart = max(
+        abs(a - b) for a, b in zip(coordinators["off"][0].losses(), coordinators["auto"][0].losses(), strict=True)
+    )
     assert apart < TOLERANCE, f"the two searches end {apart} apart"
     found = compared(spent["auto"], spent["off"])
     gain = 1 / found["cpu"]["ratio"]
     whole, kept = units(options)
     share = gain / (whole / kept)
-    trial, least = slowest(desks["auto"], desks["off"])
+    trial, least = slowest(coordinators["auto"], coordinators["off"])
     print(f"{gain:.2f} times as fast, {share:.2f} of the limit {whole / kept:.2f} (goal {GOAL}); {apart:.1e} apart")
     print(f"the trial that gains least, {trial}: {least:.2f} (goal {NEVER_BELOW})")
     sizes = {name: getattr(options, name) for name in ("depths", "rates", "epochs", "rows", "held")}
@@ -108,7 +110,7 @@ def main() -> int:
         "share_of_limit": round(share, 3),
         "apart": apart,
         "least": {"trial": trial, "gain": round(least, 3)},
-        "shared": desks["auto"][0].shared,
+        "shared": coordinators["auto"][0].shared,
         "reached": share >= GOAL and least >= NEVER_BELOW,
     }
     record.write("search_depths", figures, options.results)

@@ -21,7 +21,7 @@ from typing import Any
 import record
 import torch
 from clock import Clock, Spent
-from searched import Desk, job_of, spec_of, sst2, worked
+from searched import RecordingCoordinator, job_of, spec_of, sst2, worked
 
 from regraft.tuning.protocol import SearchJob
 from regraft.tuning.worker.stacked_heads import Stack
@@ -48,11 +48,11 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def timed(job: SearchJob, folder: Path, points: Sequence[dict[str, Any]]) -> tuple[Spent, Desk]:
+def timed(job: SearchJob, folder: Path, points: Sequence[dict[str, Any]]) -> tuple[Spent, RecordingCoordinator]:
     """A search in one worker."""
     clock = Clock()
-    desk = worked(job, folder, points)
-    return clock.read(), desk
+    coordinator = worked(job, folder, points)
+    return clock.read(), coordinator
 
 
 def cost(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def cost(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     timed(job_of(spec, [5], "warm"), folder / "scratch", points[:1])
     few, one = timed(job_of(spec, [5], "few"), folder / "scratch", points[: options.few])
     many, other = timed(job_of(spec, [5], "many"), folder / "scratch", points)
-    trained = [sum(end.seconds for end in desk.ends.values()) for desk in (one, other)]
+    trained = [sum(end.seconds for end in coordinator.ends.values()) for coordinator in (one, other)]
     more = options.many - options.few
     each, own = (many.cpu - few.cpu) / more, (trained[1] - trained[0]) / more
     print(f"one more trial: {each:.3f} CPU seconds, {own:.3f} of them its own; over it {each - own:.3f}")
@@ -85,14 +85,16 @@ def heads(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     Stack.step = clocked  # type: ignore[method-assign]
     try:
-        desk = worked(job_of(spec, search="heads"), folder / "scratch", points)
+        coordinator = worked(job_of(spec, search="heads"), folder / "scratch", points)
     finally:
         Stack.step = step  # type: ignore[method-assign]
-    assert {end.together for end in desk.ends.values()} == {options.heads}
+    assert {end.together for end in coordinator.ends.values()} == {options.heads}
     check = (0, options.heads - 1)
     for number in check:
         lone = worked(job_of(spec, search=f"lone-{number}"), folder / "scratch", [points[number]]).losses()
-        apart = max(abs(a.metrics["loss"] - b) for a, b in zip(desk.reports[f"t{number:04d}"], lone, strict=True))
+        apart = max(
+            abs(a.metrics["loss"] - b) for a, b in zip(coordinator.reports[f"t{number:04d}"], lone, strict=True)
+        )
         assert apart <= TOLERANCE, f"head {number} ends {apart} apart"
     print(f"{options.heads} heads, an epoch of {options.features} features: {spent[0]:.3f} CPU seconds")
     return {"heads": options.heads, "step_s": spent[0], "goal": HEADS_GOAL, "reached": spent[0] <= HEADS_GOAL}

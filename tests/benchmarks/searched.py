@@ -15,10 +15,10 @@ from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.training.harness import LocalHarness
 from regraft.tuning.protocol import End, Report, SearchJob, Trial
-from regraft.tuning.worker.worker import Workshop
+from regraft.tuning.worker.worker import TrialWorker
 
 
-class Desk:
+class RecordingCoordinator:
     """Takes everything, and stops nothing."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Desk:
         self.reports.setdefault(trial, []).append(report)
         return True
 
-    def room(self, trial: str, count: int) -> bool:
+    def reserve(self, trial: str, count: int) -> bool:
         """There is room."""
         return True
 
@@ -43,7 +43,7 @@ class Desk:
         assert end.status == "finished", end.error
         self.ends[trial] = end
 
-    def say(self, event: str, **fields: Any) -> None:
+    def emit(self, event: str, **fields: Any) -> None:
         """Print notes."""
         if event == "note":
             print(f"  {fields['message']}")
@@ -93,11 +93,11 @@ def job_of(spec: RunSpec, depths: Sequence[int | str] = (), search: str = "bench
     return SearchJob(document, search, base.hash, snapshot.fingerprint, snapshot.labels, tuple(depths), 1)
 
 
-def worked(job: SearchJob, folder: Path, points: Sequence[Mapping[str, Any]]) -> Desk:
+def worked(job: SearchJob, folder: Path, points: Sequence[Mapping[str, Any]]) -> RecordingCoordinator:
     """Run a trial for each point."""
     folder.mkdir(parents=True, exist_ok=True)
-    desk, workshop = Desk(), Workshop(job, LocalHarness(), folder)
-    workshop.prepare(desk)
-    workshop.run([Trial(number, dict(point)) for number, point in enumerate(points)], desk)
-    workshop.close()
-    return desk
+    coordinator, worker = RecordingCoordinator(), TrialWorker(job, LocalHarness(), folder)
+    worker.prepare(coordinator)
+    worker.run([Trial(number, dict(point)) for number, point in enumerate(points)], coordinator)
+    worker.close()
+    return coordinator

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from regraft.cluster.search import search
-from regraft.cluster.tune_schedulers import tune_decider
+from regraft.cluster.tune_schedulers import tune_study
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
-from regraft.tuning.driver.search_store import Books
+from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.records import TrialRecord
 from regraft.tuning.session import search_name
 from support.tiny import document
@@ -42,20 +42,20 @@ def value(drawn: Any, epoch: int) -> float:
 
 def run(records: list[TrialRecord] | None = None, **search: Any) -> list[TrialRecord]:
     """Every trial of a search, one after another; `records` are of an earlier attempt."""
-    decider = tune_decider(RunSpec.resolve({**DOCUMENT, "search": {"space": SPACE, "trials": 30, **search}}))
+    study = tune_study(RunSpec.resolve({**DOCUMENT, "search": {"space": SPACE, "trials": 30, **search}}))
     known = [TrialRecord.read(json.loads(json.dumps(record.document()))) for record in records or []]
-    decider.restore(known)
-    while (suggested := decider.suggest()) is not None:
+    study.restore(known)
+    while (suggested := study.suggest()) is not None:
         trial, drawn = suggested
         record = TrialRecord(trial.id, trial.number, dict(trial.overrides), drawn=dict(drawn), status="finished")
         for epoch in range(1, EPOCHS + 1):
             metrics = {"accuracy": value(drawn, epoch)}
             record.reports.append({"metrics": metrics})
             record.best = metrics
-            if not decider.report(trial.id, epoch, metrics):
+            if not study.report(trial.id, epoch, metrics):
                 record.status = "stopped"
                 break
-        decider.ended(record)
+        study.ended(record)
         known.append(record)
     return known
 
@@ -171,7 +171,7 @@ def test_a_dead_worker_is_replaced_and_the_search_ends_as_in_one_process(tmp_pat
     assert [trial["status"] for trial in outcome.trials] == ["finished"] * 4
     begun = [event["id"] for event in events if event["event"] == "trial" and event["status"] == "running"]
     assert set(begun) == {"t0000", "t0001", "t0002", "t0003"}
-    found = Books(open_store(spec.store), search_name(spec)).trials()
+    found = SearchStore(open_store(spec.store), search_name(spec)).trials()
     assert sorted(record.attempts for record in found) == [1, 1, 1, 2]
     again = search(spec)
     assert again.already
@@ -201,7 +201,7 @@ def test_two_workers_share_what_is_frozen_and_heads_train_together(tmp_path: Pat
         f"{what}: the frozen part is computed once a row" for what in ("all but the head", "depth 1")
     ]
     store = open_store(spec.store)
-    found = Books(store, search_name(spec)).trials()
+    found = SearchStore(store, search_name(spec)).trials()
     assert {record.status for record in found} <= {"finished", "stopped"}
     assert [record.together for record in found] == [3, 3, 3, 1, 1, 1]
     assert (outcome.shared["rows"], outcome.shared["computed"], outcome.shared["reused"]) == (90, 90, 0)

@@ -13,19 +13,19 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 
 from regraft.cluster import capacity
 from regraft.cluster.connect import check_store, connected
-from regraft.cluster.trial_actor import Bench, plain, serve
+from regraft.cluster.trial_actor import TrialActor, plain, serve
 from regraft.cluster.visibility import check_folders
 from regraft.contracts import Progress
 from regraft.errors import RequestError
 from regraft.lazy import Later
 from regraft.spec.run import RunSpec
 from regraft.tuning.driver.finish import SearchOutcome
-from regraft.tuning.driver.local_worker import LocalCrew
+from regraft.tuning.driver.local_worker import LocalPool
 from regraft.tuning.driver.workers import WorkerDied
-from regraft.tuning.protocol import Desk, SearchJob, Trial
+from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.session import search_session
 from regraft.tuning.space import heads_alone
-from regraft.tuning.study import Decider
+from regraft.tuning.study import Study
 from regraft.tuning.validate import check_search
 
 log = logging.getLogger(__name__)
@@ -45,16 +45,16 @@ def search(
         check_store(spec.store)
         check_folders(spec)
         share = share_of(spec, progress)
-        return search_session(spec, _decider, lambda: RayCrew(share), fresh=fresh, progress=progress)
+        return search_session(spec, _study, lambda: RayPool(share), fresh=fresh, progress=progress)
 
 
 def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> SearchOutcome:
     """Search a spec's space in this process; of Ray its schedulers alone are used, and nothing is started."""
-    return search_session(spec, _decider, LocalCrew, fresh=fresh, progress=progress)
+    return search_session(spec, _study, LocalPool, fresh=fresh, progress=progress)
 
 
-def _decider(spec: RunSpec) -> Decider:
-    made: Decider = decide.tune_decider(spec)
+def _study(spec: RunSpec) -> Study:
+    made: Study = decide.tune_study(spec)
     return made
 
 
@@ -117,7 +117,7 @@ def total(holdings: Sequence[Mapping[str, float]], name: str) -> float:
     return sum(holds.get(name, 0.0) for holds in holdings)
 
 
-class RayCrew:
+class RayPool:
     """Actors spread over the nodes; one that dies is replaced."""
 
     def __init__(self, share: Share) -> None:
@@ -133,7 +133,7 @@ class RayCrew:
         """Say what is to be searched."""
         self._job = replace(job, threads=max(1, int(self._share.cpus)))
 
-    def ready(self, slot: int, desk: Desk) -> None:
+    def ready(self, slot: int, coordinator: Coordinator) -> None:
         """Have the slot's worker load what all trials share; the first one alone, so that the others find in the store
         what it has computed."""
         if slot in self._ready:
@@ -143,18 +143,18 @@ class RayCrew:
         with self._first:
             alone = not self._ready
             if alone:
-                self._prepare(slot, desk)
+                self._prepare(slot, coordinator)
         if not alone:
-            self._prepare(slot, desk)
+            self._prepare(slot, coordinator)
 
-    def _prepare(self, slot: int, desk: Desk) -> None:
+    def _prepare(self, slot: int, coordinator: Coordinator) -> None:
         assert self._job is not None
-        self._served(slot, self._actors[slot].ready.remote(plain(self._job)), desk)
+        self._served(slot, self._actors[slot].ready.remote(plain(self._job)), coordinator)
         self._ready.add(slot)
 
-    def work(self, slot: int, trials: Sequence[Trial], desk: Desk) -> None:
+    def work(self, slot: int, trials: Sequence[Trial], coordinator: Coordinator) -> None:
         """Run trials to their ends in the slot's worker."""
-        self._served(slot, self._actors[slot].work.remote(list(trials)), desk)
+        self._served(slot, self._actors[slot].work.remote(list(trials)), coordinator)
 
     def close(self) -> None:
         """End the workers."""
@@ -165,9 +165,9 @@ class RayCrew:
             ray.kill(actor)
         self._actors.clear()
 
-    def _served(self, slot: int, running: Any, desk: Desk) -> None:
+    def _served(self, slot: int, running: Any, coordinator: Coordinator) -> None:
         try:
-            serve(self._actors[slot], running, desk)
+            serve(self._actors[slot], running, coordinator)
         except DEAD as error:
             self._ready.discard(slot)
             ray.kill(self._actors.pop(slot))
@@ -183,4 +183,4 @@ class RayCrew:
             options["memory"] = share.memory
         if share.accelerator:
             options["accelerator_type"] = share.accelerator
-        return Bench.options(**options).remote()  # type: ignore[attr-defined]
+        return TrialActor.options(**options).remote()  # type: ignore[attr-defined]

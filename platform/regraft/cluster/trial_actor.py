@@ -20,8 +20,8 @@ import ray
 import torch
 
 from regraft.training.harness import LocalHarness
-from regraft.tuning.protocol import Desk, End, Report, SearchJob, Trial
-from regraft.tuning.worker.worker import Workshop
+from regraft.tuning.protocol import Coordinator, End, Report, SearchJob, Trial
+from regraft.tuning.worker.worker import TrialWorker
 
 DONE = "done"
 """The last word of a call that runs trials."""
@@ -32,7 +32,7 @@ Call = tuple[int, str, tuple[Any, ...], dict[str, Any]]
 """Its number (0: no answer is awaited), the desk's method, arguments."""
 
 
-class FarDesk:
+class CoordinatorClient:
     """The desk as a worker sees it; calls travel to the driver's."""
 
     def __init__(self) -> None:
@@ -58,33 +58,33 @@ class FarDesk:
             waiting.set_result(value)
 
     def report(self, trial: str, report: Report) -> bool:
-        """As `trials.Desk`."""
+        """As `trials.Coordinator`."""
         return bool(self._ask("report", trial, report))
 
-    def room(self, trial: str, count: int) -> bool:
-        """As `trials.Desk`."""
-        return bool(self._ask("room", trial, count))
+    def reserve(self, trial: str, count: int) -> bool:
+        """As `trials.Coordinator`."""
+        return bool(self._ask("reserve", trial, count))
 
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
-        """As `trials.Desk`."""
+        """As `trials.Coordinator`."""
         self._ask("saved", trial, prefix, count, score)
 
     def ended(self, trial: str, end: End) -> None:
-        """As `trials.Desk`."""
+        """As `trials.Coordinator`."""
         self._ask("ended", trial, end)
 
-    def say(self, event: str, **fields: Any) -> None:
-        """As `trials.Desk`; nobody waits for it."""
-        self.calls.put((0, "say", (event,), fields))
+    def emit(self, event: str, **fields: Any) -> None:
+        """As `trials.Coordinator`; nobody waits for it."""
+        self.calls.put((0, "emit", (event,), fields))
 
 
-@ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "desk": 2})
-class Bench:
+@ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "coordinator": 2})
+class TrialActor:
     """One worker process of a search. Trials run in one thread, always the same; calls go in and out by others."""
 
     def __init__(self) -> None:
-        self._desk = FarDesk()
-        self._workshop: Workshop | None = None
+        self._coordinator = CoordinatorClient()
+        self._worker: TrialWorker | None = None
         self._folder = Path(tempfile.mkdtemp(prefix="regraft-search-"))
 
     @ray.method(concurrency_group="work")  # type: ignore[untyped-decorator]
@@ -94,26 +94,26 @@ class Bench:
             made = SearchJob(**{**job, "labels": tuple(job["labels"]), "depths": tuple(job["depths"])})
             if made.threads:
                 torch.set_num_threads(made.threads)
-            harness = LocalHarness(progress=lambda event: self._desk.say(**event))
-            workshop = Workshop(made, harness, self._folder)
-            workshop.prepare(self._desk)
-            self._workshop = workshop
+            harness = LocalHarness(progress=lambda event: self._coordinator.emit(**event))
+            worker = TrialWorker(made, harness, self._folder)
+            worker.prepare(self._coordinator)
+            self._worker = worker
         finally:
-            self._desk.calls.put((0, DONE, (), {}))
+            self._coordinator.calls.put((0, DONE, (), {}))
 
     @ray.method(concurrency_group="work")  # type: ignore[untyped-decorator]
     def work(self, trials: list[Trial]) -> None:
         """Run trials to their ends."""
         try:
-            assert self._workshop is not None
-            self._workshop.run(trials, self._desk)
+            assert self._worker is not None
+            self._worker.run(trials, self._coordinator)
         finally:
-            self._desk.calls.put((0, DONE, (), {}))
+            self._coordinator.calls.put((0, DONE, (), {}))
 
-    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="coordinator")  # type: ignore[untyped-decorator]
     def take(self) -> list[Call]:
         """Every call that waits; when none does, the next one, or none after a while."""
-        calls = self._desk.calls
+        calls = self._coordinator.calls
         try:
             found = [calls.get(timeout=PATIENCE_S)]
         except queue.Empty:
@@ -122,18 +122,18 @@ class Bench:
             found.append(calls.get())
         return found
 
-    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="coordinator")  # type: ignore[untyped-decorator]
     def answer(self, answers: list[tuple[int, Any]]) -> None:
         """What the driver's desk said to calls."""
-        self._desk.answer(answers)
+        self._coordinator.answer(answers)
 
-    @ray.method(concurrency_group="desk")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="coordinator")  # type: ignore[untyped-decorator]
     def clear(self) -> None:
         """Leave nothing on the node: the process is ended next, and does not get to it any more."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def serve(actor: Any, running: Any, desk: Desk) -> None:
+def serve(actor: Any, running: Any, coordinator: Coordinator) -> None:
     """Answer an actor's calls until what it runs has ended; raises what that raised."""
     ended = False
     while not ended:
@@ -142,7 +142,7 @@ def serve(actor: Any, running: Any, desk: Desk) -> None:
             if method == DONE:
                 ended = True
                 continue
-            value = getattr(desk, method)(*args, **fields)
+            value = getattr(coordinator, method)(*args, **fields)
             if number:
                 answers.append((number, value))
         if answers:

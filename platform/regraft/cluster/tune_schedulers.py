@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
 from regraft.spec.run import RunSpec
-from regraft.tuning.study import Decider, GridPoints, NoRule, RandomPoints, Rule, Sampler
+from regraft.tuning.study import GridPoints, NoStopping, RandomPoints, Sampler, StoppingRule, Study
 
 MOST_EVALUATIONS = 100_000
 """asha makes rungs up to here; a trial ends by itself."""
@@ -20,7 +20,7 @@ METRIC = "score"
 COUNT = "evaluation"
 
 
-def tune_decider(spec: RunSpec) -> Decider:
+def tune_study(spec: RunSpec) -> Study:
     """Sampler and scheduler as the spec names them."""
     assert spec.search is not None
     sampler: Sampler
@@ -29,8 +29,8 @@ def tune_decider(spec: RunSpec) -> Decider:
         sampler = importlib.import_module(TPE).OptunaPoints(spec)
     else:
         sampler = GridPoints(spec) if spec.search.sampler == "grid" else RandomPoints(spec)
-    rule: Rule = NoRule() if spec.search.scheduler == "none" else TuneRule(spec)
-    return Decider(spec, sampler, rule)
+    rule: StoppingRule = NoStopping() if spec.search.scheduler == "none" else TuneRule(spec)
+    return Study(spec, sampler, rule)
 
 
 class TuneRule:

@@ -77,15 +77,15 @@ class End:
     """Which evaluation rows its best checkpoint had right, as `training.evaluate.packed` makes it."""
 
 
-class Desk(Protocol):
+class Coordinator(Protocol):
     """Where a worker hands in what its trials give, and hears what to do; calls wait for the answer."""
 
     def report(self, trial: str, report: Report) -> bool:
         """After an evaluation: whether the trial goes on."""
         ...
 
-    def room(self, trial: str, count: int) -> bool:
-        """Before a checkpoint of `count` bytes is written: whether there is room for it within the search's quota,
+    def reserve(self, trial: str, count: int) -> bool:
+        """Before a checkpoint of `count` bytes is written: whether there is reserve for it within the search's quota,
         after what may go was deleted; False: the trial goes on without writing it."""
         ...
 
@@ -97,7 +97,7 @@ class Desk(Protocol):
         """The trial is over."""
         ...
 
-    def say(self, event: str, **fields: Any) -> None:
+    def emit(self, event: str, **fields: Any) -> None:
         """Progress that belongs to no trial: what is kept of the frozen part (`trunk`), a `note`.
 
         `shared` with rows, computed, reused, bytes, where, why, saved_s, together goes into the search's record, the

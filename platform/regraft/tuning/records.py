@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
+from regraft.errors import Diverged, RequestError
+
 Status = Literal["waiting", "running", "finished", "stopped", "failed"]
 """waiting: to be run, or run again after its worker died. stopped: ended by the scheduler before its last step."""
 
@@ -90,3 +92,9 @@ def best_first(records: Sequence[TrialRecord], score: Mapping[str, str]) -> list
     name, sign = score["name"], -1.0 if score["mode"] == "max" else 1.0
     scored = [record for record in records if record.best and record.best.get(name) is not None]
     return sorted(scored, key=lambda record: (sign * record.best[name] if record.best else 0.0, record.number))
+
+
+def error_line(error: BaseException) -> str:
+    """Return an error as one line of at most about 500 characters, for a trial's record."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, RequestError | Diverged) else f"{type(error).__name__}: {text}"

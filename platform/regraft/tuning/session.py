@@ -1,7 +1,7 @@
 """A search from spec to registered winner: check, prepare, hand out trials, write down, register, report.
 
-Nothing here knows where trials run: a `Crew` does. What a search writes down is enough to go on after a kill: trials
-that ended are never run again, those that were under way begin anew.
+A `WorkerPool` decides where trials run. The stored records are enough to continue after a kill: finished trials never
+run again, interrupted ones start again.
 """
 
 from __future__ import annotations
@@ -24,25 +24,30 @@ from regraft.store.searches import folder_of, searches
 from regraft.training.baselines import majority
 from regraft.training.prepare import rows_on
 from regraft.tuning.driver.centroid_baseline import measure_centroid
-from regraft.tuning.driver.checkpoint_budget import Ledger
-from regraft.tuning.driver.coordinator import FrontDesk
+from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
+from regraft.tuning.driver.coordinator import SearchCoordinator
 from regraft.tuning.driver.finish import SearchOutcome, complete, read_ahead
-from regraft.tuning.driver.search_store import Books
-from regraft.tuning.driver.workers import Crewing, Taking, every_slot
+from regraft.tuning.driver.search_store import SearchStore
+from regraft.tuning.driver.workers import LazyPool, PoolFactory, run_slots
 from regraft.tuning.model_checks import check_methods
 from regraft.tuning.protocol import SearchJob
 from regraft.tuning.records import SearchRecord
-from regraft.tuning.space import alone
-from regraft.tuning.study import Decider
+from regraft.tuning.space import without_search
+from regraft.tuning.study import Study
 from regraft.tuning.validate import check_search
 
 FREE = {name: True for name in ("trials", "seconds", "concurrency", "keep", "quota_gb", "to_register")}
 """What may be changed of a search that goes on."""
-Deciding = Callable[[RunSpec], Decider]
+StudyFactory = Callable[[RunSpec], Study]
 
 
 def search_session(
-    spec: RunSpec, deciding: Deciding, crewing: Crewing, *, fresh: bool = False, progress: Progress | None = None
+    spec: RunSpec,
+    make_study: StudyFactory,
+    pool_factory: PoolFactory,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
 ) -> SearchOutcome:
     """Search a spec's space; one driver a search, held by a lease."""
     began = time.monotonic()
@@ -51,20 +56,20 @@ def search_session(
     store.check()
     name = choose_search(store, spec, fresh=fresh)
     with Lease(store, name, folder=folder_of(name)) as lease:
-        books = Books(store, name)
+        search_store = SearchStore(store, name)
         base = locate(spec.base)
         depths = check_methods(spec, base)
         with ExitStack() as stack:
-            known = books.record()
-            crew = Taking(crewing, stack, at_once=known is None or known.state != "finished")
-            snapshot = rows_on(store, alone(spec), base, progress)
-            record = opened(books, known, name, spec, base, snapshot)
+            known = search_store.record()
+            pool = LazyPool(pool_factory, stack, at_once=known is None or known.state != "finished")
+            snapshot = rows_on(store, without_search(spec), base, progress)
+            record = opened(search_store, known, name, spec, base, snapshot)
             job = job_of(spec, name, base, snapshot, depths)
-            desk = set_up(spec, record, books, deciding(spec), progress)
-            ran = carried_out(desk, job, crew, lease)
+            coordinator = set_up(spec, record, search_store, make_study(spec), progress)
+            ran = carried_out(coordinator, job, pool, lease)
         if lease.lost.is_set():
             raise LeaseHeld("another driver took this search over; it will register the winner", name)
-        return complete(spec, job, base, desk, began, ran=ran, progress=progress)
+        return complete(spec, job, base, coordinator, began, ran=ran, progress=progress)
 
 
 def search_name(spec: RunSpec) -> str:
@@ -77,7 +82,7 @@ def choose_search(store: ObjectStore, spec: RunSpec, *, fresh: bool) -> str:
     name = search_name(spec)
     same = [found for found in searches(store) if found == name or found.startswith(f"{name}.")]
     if not fresh:
-        return max(same, default=name, key=lambda found: (Books(store, found).record() or _none()).created)
+        return max(same, default=name, key=lambda found: (SearchStore(store, found).record() or _none()).created)
     return f"{name}.{secrets.token_hex(3)}" if same else name
 
 
@@ -86,7 +91,7 @@ def _none() -> SearchRecord:
 
 
 def opened(
-    books: Books, known: SearchRecord | None, name: str, spec: RunSpec, base: Base, snapshot: Snapshot
+    search_store: SearchStore, known: SearchRecord | None, name: str, spec: RunSpec, base: Base, snapshot: Snapshot
 ) -> SearchRecord:
     """The search's record, begun or taken up; it goes on only with the base and the rows that it began with."""
     assert spec.search is not None
@@ -120,13 +125,13 @@ def opened(
     record.trials = spec.search.most
     if not record.baselines and spec.training.baselines and "baselines" in spec.task.supports:
         record.baselines = {"majority": majority(snapshot)}
-    books.write_spec(spec)
+    search_store.write_spec(spec)
     return record
 
 
 def job_of(spec: RunSpec, name: str, base: Base, snapshot: Snapshot, depths: tuple[int | str, ...]) -> SearchJob:
     """What every worker is told."""
-    bare = alone(spec)
+    bare = without_search(spec)
     fitted = bare.model_copy(update={"task": bare.task.fit_to_rows(snapshot.train.numbers)})
     return SearchJob(
         spec=fitted.model_dump(mode="json"),
@@ -138,14 +143,16 @@ def job_of(spec: RunSpec, name: str, base: Base, snapshot: Snapshot, depths: tup
     )
 
 
-def set_up(spec: RunSpec, record: SearchRecord, books: Books, decider: Decider, progress: Progress | None) -> FrontDesk:
+def set_up(
+    spec: RunSpec, record: SearchRecord, search_store: SearchStore, study: Study, progress: Progress | None
+) -> SearchCoordinator:
     """Take up what earlier attempts wrote down, and collect what they left half done."""
     assert spec.search is not None
-    records = books.trials()
+    records = search_store.trials()
     quota = round(spec.search.quota_gb * 1e9) if spec.search.quota_gb else None
-    ledger = Ledger(books.store, books.folder, spec.task.score, spec.search.keep, quota)
-    gone = ledger.collect(records)
-    decider.restore(records)
+    budget = CheckpointBudget(search_store.store, search_store.folder, spec.task.score, spec.search.keep, quota)
+    gone = budget.collect(records)
+    study.restore(records)
     if progress is not None:
         if records:
             done = sum(one.status in ("finished", "stopped", "failed") for one in records)
@@ -163,40 +170,40 @@ def set_up(spec: RunSpec, record: SearchRecord, books: Books, decider: Decider, 
                 "seconds": spec.search.seconds,
             }
         )
-    return FrontDesk(spec, record, records, decider, ledger, books, progress)
+    return SearchCoordinator(spec, record, records, study, budget, search_store, progress)
 
 
-def carried_out(desk: FrontDesk, job: SearchJob, taking: Taking, lease: Lease) -> bool:
+def carried_out(coordinator: SearchCoordinator, job: SearchJob, lazy_pool: LazyPool, lease: Lease) -> bool:
     """Run trials until there are none; whether any ran. What ends it early is written down first, as far as it goes."""
-    first = desk.take()
+    first = coordinator.take()
     while first == []:
-        first = desk.take()
+        first = coordinator.take()
     if first is None:
         return False
-    desk.evicted = lease.lost
-    with written_down(desk, lease):
-        desk.record.state = "running"
-        desk.books.write_record(desk.record)
-        crew = taking.crew()
-        crew.assign(job)
+    coordinator.evicted = lease.lost
+    with written_down(coordinator, lease):
+        coordinator.record.state = "running"
+        coordinator.search_store.write_record(coordinator.record)
+        pool = lazy_pool.pool()
+        pool.assign(job)
         threading.Thread(target=read_ahead, daemon=True, name="regraft-report").start()
-        every_slot(desk, crew, first, lease)
-        measure_centroid(desk, crew)
+        run_slots(coordinator, pool, first, lease)
+        measure_centroid(coordinator, pool)
     return True
 
 
 @contextmanager
-def written_down(desk: FrontDesk, lease: Lease) -> Iterator[None]:
+def written_down(coordinator: SearchCoordinator, lease: Lease) -> Iterator[None]:
     """Leave the search so that the same command goes on, however this ends."""
     try:
         yield
     except BaseException as ended:
-        desk.leave()
+        coordinator.leave()
         if not lease.lost.is_set():
-            desk.record.state = "interrupted" if isinstance(ended, KeyboardInterrupt) else "failed"
-            desk.record.seconds = desk.seconds
+            coordinator.record.state = "interrupted" if isinstance(ended, KeyboardInterrupt) else "failed"
+            coordinator.record.seconds = coordinator.seconds
             # A full disk or a lost server: what ended the search must not be hidden by what it ends too.
             with suppress(StoreError):
-                desk.books.write_trials(desk.records())
-                desk.books.write_record(desk.record)
+                coordinator.search_store.write_trials(coordinator.records())
+                coordinator.search_store.write_record(coordinator.record)
         raise

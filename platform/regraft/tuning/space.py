@@ -136,7 +136,7 @@ def probes(draw: Draw) -> tuple[Any, ...]:
     return draw.values if draw.values is not None else (draw.bounds or ())
 
 
-def alone(spec: RunSpec) -> RunSpec:
+def without_search(spec: RunSpec) -> RunSpec:
     """The spec of a run: as if no search were written."""
     return spec.model_copy(update={"search": None})
 
@@ -145,7 +145,7 @@ def methods(spec: RunSpec) -> list[Method]:
     """Every method that the space may give a trial, as far as fields can be counted (both ends where they cannot)."""
     assert spec.search is not None
     space = {name: draw for name, draw in spec.search.space.items() if name.split(".")[0] == "method"}
-    bare = alone(spec)
+    bare = without_search(spec)
     found: dict[str, Method] = {}
     for number, values in enumerate(product(*map(_tried, space.values()))):
         if number >= _MOST_METHODS:
@@ -166,7 +166,7 @@ def decides_plainly(spec: RunSpec) -> bool:
     return spec.search is not None and spec.search.sampler != "optuna" and spec.search.scheduler == "none"
 
 
-def one_suffices(spec: RunSpec) -> bool:
+def one_process_suffices(spec: RunSpec) -> bool:
     """Whether one process is all that a search can use: a Ray started for it on this machine would hold one worker."""
     compute, search = spec.compute, spec.search
     asked = (search and search.concurrency) or compute.accelerator or compute.memory_gb or compute.gpus != "auto"

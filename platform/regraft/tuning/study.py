@@ -1,8 +1,8 @@
-"""Which trial is next, and does one go on? The seam behind which samplers and schedulers stand.
+"""The seam behind which samplers and schedulers stand: the next trial, and whether a running one goes on.
 
-A `Sampler` chooses points, a `Rule` ends trials early, and the `Decider` puts the two together over plain records, so
-that a search continues from what it wrote down. Sampling at random and by grid is here, a pure function of the seed and
-a count; Optuna and Ray Tune's schedulers are in the cluster floor, the only one that imports Ray.
+A `Sampler` chooses points, a `StoppingRule` ends trials early, and a `Study` combines the two over plain records, so
+that a search continues from its stored documents. Random and grid sampling are here, pure functions of the seed and a
+count; Optuna and Ray Tune's schedulers are in the cluster floor, the only one that imports Ray.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Sampler(Protocol):
         ...
 
 
-class Rule(Protocol):
+class StoppingRule(Protocol):
     """Ends trials that are not worth their time."""
 
     def goes_on(self, trial: str, evaluation: int, score: float) -> bool:
@@ -77,7 +77,7 @@ class GridPoints:
         """Nothing is learned."""
 
 
-class NoRule:
+class NoStopping:
     """Every trial trains to its end."""
 
     def goes_on(self, trial: str, evaluation: int, score: float) -> bool:
@@ -88,10 +88,10 @@ class NoRule:
         """Nothing to do."""
 
 
-class Decider:
+class Study:
     """Sampler and rule over a search's records."""
 
-    def __init__(self, spec: RunSpec, sampler: Sampler, rule: Rule) -> None:
+    def __init__(self, spec: RunSpec, sampler: Sampler, rule: StoppingRule) -> None:
         assert spec.search is not None
         self._spec, self._sampler, self._rule = spec, sampler, rule
         self._score: Score = spec.task.score

@@ -8,7 +8,7 @@ from typing import Any
 from regraft.errors import RequestError, SpecError, UnknownPlugin
 from regraft.spec.run import RunSpec
 from regraft.spec.search import Draw
-from regraft.tuning.space import FIXED, VARIES, alone, as_mapping, probes, takes
+from regraft.tuning.space import FIXED, VARIES, as_mapping, probes, takes, without_search
 
 
 def check_search(spec: RunSpec) -> None:
@@ -30,7 +30,7 @@ def check_search(spec: RunSpec) -> None:
 def check_space(spec: RunSpec) -> None:
     """SpecError with everything that is wrong with the space, each value tried as an override of the spec."""
     assert spec.search is not None
-    bare = alone(spec)
+    bare = without_search(spec)
     problems: list[str] = []
     for name, draw in spec.search.space.items():
         if why := refused(name):

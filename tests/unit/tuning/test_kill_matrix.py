@@ -22,7 +22,7 @@ from regraft.tuning.session import search_name
 from unit.store.conftest import REAL, root_on
 from unit.store.conftest import moto_endpoint as moto_endpoint
 from unit.store.crashing import Countdown, changes_of, counted_requests, counted_system, killed_at
-from unit.tuning.pretended import PretendedCrew, a_spec, searched
+from unit.tuning.fake_pool import FakePool, a_spec, searched
 
 KILLS = 12
 SEARCH = {"space": {"training.lr": {"loguniform": [1e-5, 1e-1]}}, "trials": 4, "keep": 1}
@@ -65,7 +65,7 @@ def test_a_search_killed_at_any_change_ends_as_one_that_was_not(root: str, tmp_p
     def work(spec: RunSpec) -> Callable[[Countdown], None]:
         def do(countdown: Countdown) -> None:
             with counted(countdown):
-                searched(spec, PretendedCrew())
+                searched(spec, FakePool())
 
         return do
 
@@ -80,10 +80,10 @@ def test_a_search_killed_at_any_change_ends_as_one_that_was_not(root: str, tmp_p
         store = open_store(spec.store)
         every_listed_checkpoint_is_whole(store, tmp_path / "scratch")
         assert len(Registry(store).versions("tiny") if Registry(store).models() else []) <= 1
-        crew = PretendedCrew()
+        pool = FakePool()
         finished = done(store, spec)
-        searched(spec, crew)
-        assert not finished & set(crew.ran), "what was finished does not run again"
+        searched(spec, pool)
+        assert not finished & set(pool.ran), "what was finished does not run again"
         assert end(spec) == wanted, f"killed at change {at} of {count}"
 
 

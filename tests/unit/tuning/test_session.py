@@ -23,20 +23,20 @@ from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
-from regraft.tuning.driver.local_worker import LocalCrew
-from regraft.tuning.driver.search_store import Books
+from regraft.tuning.driver.local_worker import LocalPool
+from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.driver.workers import WorkerDied
 from regraft.tuning.protocol import Report, Trial
 from regraft.tuning.records import TrialRecord
 from regraft.tuning.session import search_name
-from unit.tuning.pretended import EPOCHS, PretendedCrew, a_spec, searched
+from unit.tuning.fake_pool import EPOCHS, FakePool, a_spec, searched
 
 RATES = {"training.lr": {"loguniform": [1e-5, 1e-1]}}
 
 
 def records(spec: RunSpec) -> list[TrialRecord]:
     """What the search wrote down."""
-    return Books(open_store(spec.store), search_name(spec)).trials()
+    return SearchStore(open_store(spec.store), search_name(spec)).trials()
 
 
 def best_of(spec: RunSpec) -> str:
@@ -46,7 +46,7 @@ def best_of(spec: RunSpec) -> str:
 
 def test_the_winner_is_a_version_that_says_how_to_make_it_again(tmp_path: Path) -> None:
     spec = a_spec(tmp_path, {"space": RATES, "trials": 6})
-    outcome = searched(spec, PretendedCrew())
+    outcome = searched(spec, FakePool())
     assert (outcome.model, outcome.version, outcome.winner) == ("tiny", "v1", best_of(spec))
     assert len(outcome.trials) == 6
     assert {trial["status"] for trial in outcome.trials} == {"finished"}
@@ -72,16 +72,16 @@ def test_the_winner_is_a_version_that_says_how_to_make_it_again(tmp_path: Path) 
 
 
 def test_a_finished_search_runs_nothing_again_and_more_trials_go_on(tmp_path: Path) -> None:
-    crew = PretendedCrew()
-    first = searched(a_spec(tmp_path, {"space": RATES, "trials": 4}), crew)
-    again = searched(a_spec(tmp_path, {"space": RATES, "trials": 4}), crew)
+    pool = FakePool()
+    first = searched(a_spec(tmp_path, {"space": RATES, "trials": 4}), pool)
+    again = searched(a_spec(tmp_path, {"space": RATES, "trials": 4}), pool)
     assert again.already and not first.already
     assert (again.version, again.winner, again.trials) == (first.version, first.winner, first.trials)
-    assert crew.ran == ["t0000", "t0001", "t0002", "t0003"]
-    more = searched(a_spec(tmp_path, {"space": RATES, "trials": 6}), crew)
-    assert crew.ran[4:] == ["t0004", "t0005"]
+    assert pool.ran == ["t0000", "t0001", "t0002", "t0003"]
+    more = searched(a_spec(tmp_path, {"space": RATES, "trials": 6}), pool)
+    assert pool.ran[4:] == ["t0004", "t0005"]
     assert more.run == first.run
-    fresh = searched(a_spec(tmp_path, {"space": RATES, "trials": 4}), PretendedCrew(), fresh=True)
+    fresh = searched(a_spec(tmp_path, {"space": RATES, "trials": 4}), FakePool(), fresh=True)
     assert fresh.run != first.run
     assert [trial["overrides"] for trial in fresh.trials] == [trial["overrides"] for trial in first.trials]
 
@@ -103,12 +103,12 @@ def stopping(after: int) -> Callable[[Trial, int], None]:
 
 def test_a_driver_that_ends_five_times_finds_the_same_winner_and_reruns_nothing(tmp_path: Path) -> None:
     search = {"space": RATES, "trials": 30}
-    straight = searched(a_spec(tmp_path / "straight", search), PretendedCrew())
+    straight = searched(a_spec(tmp_path / "straight", search), FakePool())
     spec, ran, draw = a_spec(tmp_path / "ended", search), [], random.Random(4)
     for _ in range(5):
         with pytest.raises(Stopped):
-            searched(spec, PretendedCrew(during=stopping(draw.randint(5, 16)), ran=ran))
-    outcome = searched(spec, PretendedCrew(ran=ran))
+            searched(spec, FakePool(during=stopping(draw.randint(5, 16)), ran=ran))
+    outcome = searched(spec, FakePool(ran=ran))
     assert outcome.winner == straight.winner
     assert outcome.metrics == straight.metrics
     assert len(outcome.trials) == 30
@@ -120,7 +120,7 @@ def test_a_driver_that_ends_five_times_finds_the_same_winner_and_reruns_nothing(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from unit.tuning.pretended import PretendedCrew, a_spec, searched
+from unit.tuning.fake_pool import PretendedCrew, a_spec, searched
 
 left = [int(sys.argv[2])]
 
@@ -138,7 +138,7 @@ print(outcome.winner)
 
 @pytest.mark.slow
 def test_a_killed_driver_goes_on_with_what_it_wrote_down(tmp_path: Path) -> None:
-    straight = searched(a_spec(tmp_path / "straight", {"space": RATES, "trials": 30}), PretendedCrew())
+    straight = searched(a_spec(tmp_path / "straight", {"space": RATES, "trials": 30}), FakePool())
     spec = a_spec(tmp_path / "killed", {"space": RATES, "trials": 30})
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done: dict[str, list[Any]] = {}
@@ -160,7 +160,7 @@ def test_what_one_trial_raises_ends_that_trial_alone(tmp_path: Path) -> None:
             raise ValueError("this one cannot")
 
     spec = a_spec(tmp_path, {"space": RATES, "trials": 5})
-    outcome = searched(spec, PretendedCrew(during=during))
+    outcome = searched(spec, FakePool(during=during))
     states = [trial["status"] for trial in outcome.trials]
     assert states == ["finished", "finished", "failed", "finished", "finished"]
     assert "this one cannot" in str(records(spec)[2].error)
@@ -174,11 +174,11 @@ def test_a_worker_that_dies_loses_only_what_was_under_way(tmp_path: Path) -> Non
             died.append(trial.id)
             raise WorkerDied("gone")
 
-    crew = PretendedCrew(during=during)
-    outcome = searched(a_spec(tmp_path, {"space": RATES, "trials": 5}), crew)
+    pool = FakePool(during=during)
+    outcome = searched(a_spec(tmp_path, {"space": RATES, "trials": 5}), pool)
     assert {trial["status"] for trial in outcome.trials} == {"finished"}
-    assert crew.ran.count("t0003") == 2
-    assert len(crew.ran) == 6
+    assert pool.ran.count("t0003") == 2
+    assert len(pool.ran) == 6
 
 
 def test_a_trial_that_always_ends_its_worker_is_given_up(tmp_path: Path) -> None:
@@ -187,10 +187,10 @@ def test_a_trial_that_always_ends_its_worker_is_given_up(tmp_path: Path) -> None
             raise WorkerDied("gone")
 
     spec = a_spec(tmp_path, {"space": RATES, "trials": 3}, compute={"workers": 0, "max_failures": 2})
-    crew = PretendedCrew(during=during)
-    outcome = searched(spec, crew)
+    pool = FakePool(during=during)
+    outcome = searched(spec, pool)
     assert [trial["status"] for trial in outcome.trials] == ["finished", "failed", "finished"]
-    assert crew.ran.count("t0001") == 3
+    assert pool.ran.count("t0001") == 3
 
 
 def test_what_other_slots_run_is_not_ended_by_an_error_of_one(tmp_path: Path) -> None:
@@ -206,35 +206,35 @@ def test_what_other_slots_run_is_not_ended_by_an_error_of_one(tmp_path: Path) ->
             raise StoreError("the disk or quota is full")
 
     spec = a_spec(tmp_path, {"space": RATES, "trials": 4}, method="full")
-    crew = PretendedCrew(during=during)
-    crew.slots = 2
+    pool = FakePool(during=during)
+    pool.slots = 2
     with pytest.raises(StoreError):
-        searched(spec, crew)
+        searched(spec, pool)
     assert {record.status for record in records(spec)} == {"waiting"}
-    crew.during = lambda trial, epoch: None
-    outcome = searched(spec, crew)
+    pool.during = lambda trial, epoch: None
+    outcome = searched(spec, pool)
     assert [trial["status"] for trial in outcome.trials] == ["finished"] * 4
 
 
 class Late:
     """A desk that passes a trial's first report on when the search has been left."""
 
-    def __init__(self, desk: Any, began: threading.Event) -> None:
-        self._desk, self._began = desk, began
+    def __init__(self, coordinator: Any, began: threading.Event) -> None:
+        self._coordinator, self._began = coordinator, began
 
     def report(self, trial: str, report: Report) -> bool:
         self._began.set()
         for _ in range(600):
-            if self._desk.left:
+            if self._coordinator.left:
                 break
             time.sleep(0.1)
-        return bool(self._desk.report(trial, report))
+        return bool(self._coordinator.report(trial, report))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._desk, name)
+        return getattr(self._coordinator, name)
 
 
-class OneFails(LocalCrew):
+class OneFails(LocalPool):
     """Two slots: the second's disk is full as soon as the first trains."""
 
     slots = 2
@@ -243,15 +243,15 @@ class OneFails(LocalCrew):
         super().__init__()
         self.began = threading.Event()
 
-    def ready(self, slot: int, desk: Any) -> None:
+    def ready(self, slot: int, coordinator: Any) -> None:
         if slot == 0:
-            super().ready(slot, desk)
+            super().ready(slot, coordinator)
 
-    def work(self, slot: int, trials: Sequence[Trial], desk: Any) -> None:
+    def work(self, slot: int, trials: Sequence[Trial], coordinator: Any) -> None:
         if slot == 1:
             assert self.began.wait(120)
             raise StoreError("the disk or quota is full")
-        super().work(slot, trials, Late(desk, self.began))
+        super().work(slot, trials, Late(coordinator, self.began))
 
 
 @pytest.mark.parametrize("method", ["feature-extraction", "full"])
@@ -264,7 +264,7 @@ def test_what_trains_while_the_driver_goes_is_not_taken_for_over(method: str, tm
     with pytest.raises(StoreError):
         searched(spec, OneFails())
     assert {record.status for record in records(spec)} == {"waiting"}
-    searched(spec, LocalCrew())
+    searched(spec, LocalPool())
     assert {record.status for record in records(spec)} == {"finished"}
     assert {len(record.reports) for record in records(spec)} == {3}
 
@@ -277,7 +277,7 @@ def test_the_registered_winner_is_what_the_search_measured(method: Any, tmp_path
     training = {"epochs": 4, "eval_steps": 3, "class_weights": "balanced"}
     compute = {"workers": 0, "cpus": 1, "trunk": "memory"}
     spec = a_spec(tmp_path, search, method=method, training=training, compute=compute)
-    outcome = searched(spec, LocalCrew())
+    outcome = searched(spec, LocalPool())
     with (tmp_path / "eval.csv").open() as file:
         rows = list(csv.DictReader(file))
     predictor = load(f"tiny@{outcome.version}", store=spec.store)
@@ -293,11 +293,13 @@ def test_the_registered_winner_is_what_the_search_measured(method: Any, tmp_path
 def test_a_version_has_the_metrics_of_its_own_checkpoint(tmp_path: Path) -> None:
     """The best evaluation found no room."""
 
-    class Full(PretendedCrew):
-        def work(self, slot: int, trials: Sequence[Trial], desk: Any) -> None:
-            room = desk.ledger.room
-            desk.ledger.room = lambda trial, count: desk.records()[0].reports == [] and room(trial, count)
-            super().work(slot, trials, desk)
+    class Full(FakePool):
+        def work(self, slot: int, trials: Sequence[Trial], coordinator: Any) -> None:
+            reserve = coordinator.budget.reserve
+            coordinator.budget.reserve = lambda trial, count: (
+                coordinator.records()[0].reports == [] and reserve(trial, count)
+            )
+            super().work(slot, trials, coordinator)
 
     spec = a_spec(tmp_path, {"space": RATES, "trials": 1})
     notes: list[str] = []
@@ -311,8 +313,8 @@ def test_a_version_has_the_metrics_of_its_own_checkpoint(tmp_path: Path) -> None
 def test_nothing_begins_when_the_time_is_up(tmp_path: Path) -> None:
     spec = a_spec(tmp_path, {"space": RATES, "seconds": 1e-9})
     with pytest.raises(RunError, match=r"allow more search\.seconds"):
-        searched(spec, PretendedCrew())
-    outcome = searched(a_spec(tmp_path, {"space": RATES, "trials": 2}), PretendedCrew())
+        searched(spec, FakePool())
+    outcome = searched(a_spec(tmp_path, {"space": RATES, "trials": 2}), FakePool())
     assert len(outcome.trials) == 2
 
 
@@ -321,7 +323,7 @@ def test_all_trials_failing_is_an_error_with_the_first_reason(tmp_path: Path) ->
         raise ValueError("no luck")
 
     with pytest.raises(RunError, match=r"the first of 2 failed with: ValueError: no luck"):
-        searched(a_spec(tmp_path, {"space": RATES, "trials": 2}), PretendedCrew(during=during))
+        searched(a_spec(tmp_path, {"space": RATES, "trials": 2}), FakePool(during=during))
 
 
 @pytest.mark.parametrize(("register", "versions"), [("none", 0), ("best", 1), (3, 3)])
@@ -329,7 +331,7 @@ def test_as_many_become_versions_as_asked_and_the_best_is_the_newest(
     register: object, versions: int, tmp_path: Path
 ) -> None:
     spec = a_spec(tmp_path, {"space": RATES, "trials": 5, "register": register})
-    outcome = searched(spec, PretendedCrew())
+    outcome = searched(spec, FakePool())
     registry = Registry(open_store(spec.store))
     found = registry.versions("tiny") if versions else []
     assert len(found) == versions
@@ -343,26 +345,26 @@ def test_a_second_driver_is_refused(tmp_path: Path) -> None:
     spec = a_spec(tmp_path, {"space": RATES, "trials": 2})
     name = search_name(spec)
     with Lease(open_store(spec.store), name, folder=f"searches/{name}"), pytest.raises(LeaseHeld):
-        searched(spec, PretendedCrew())
+        searched(spec, FakePool())
 
 
 def test_other_rows_are_another_search(tmp_path: Path) -> None:
     spec = a_spec(tmp_path, {"space": RATES, "trials": 2})
-    searched(spec, PretendedCrew())
+    searched(spec, FakePool())
     with (tmp_path / "train.csv").open("a") as file:
         file.write("a lamp,light\n")
     with pytest.raises(RequestError, match="the rows have changed since search"):
-        searched(spec, PretendedCrew())
+        searched(spec, FakePool())
 
 
 def test_a_line_that_cannot_be_read_is_a_trial_that_runs_again(tmp_path: Path) -> None:
-    spec, crew = a_spec(tmp_path, {"space": RATES, "trials": 3}), PretendedCrew()
-    first = searched(spec, crew)
+    spec, pool = a_spec(tmp_path, {"space": RATES, "trials": 3}), FakePool()
+    first = searched(spec, pool)
     path = tmp_path / "store" / "searches" / search_name(spec) / "trials.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1], lines[2][:40]]))
-    again = searched(spec, crew)
-    assert crew.ran == ["t0000", "t0001", "t0002", "t0002"]
+    again = searched(spec, pool)
+    assert pool.ran == ["t0000", "t0001", "t0002", "t0002"]
     assert again.trials == first.trials
 
 
@@ -390,12 +392,12 @@ def test_a_full_disk_stops_a_search_that_goes_on_when_there_is_room(tmp_path: Pa
     spec = a_spec(tmp_path, {"space": RATES, "trials": 12, "keep": 12}, store=str(disk / "store"))
     ran: list[str] = []
     with pytest.raises(StoreError, match="the disk or quota is full"):
-        searched(spec, PretendedCrew(bytes=150_000, ran=ran))
+        searched(spec, FakePool(bytes=150_000, ran=ran))
     finished = {record.id for record in records(spec) if record.status == "finished"}
     assert 1 <= len(finished) < 12
     assert not any(record.status == "failed" for record in records(spec))
     mount("-o", "remount,size=20m", str(disk))
-    outcome = searched(spec, PretendedCrew(bytes=150_000, ran=ran))
+    outcome = searched(spec, FakePool(bytes=150_000, ran=ran))
     assert {trial["status"] for trial in outcome.trials} == {"finished"}
     assert len(outcome.trials) == 12
     assert all(ran.count(trial) == 1 for trial in finished)
@@ -405,7 +407,7 @@ def test_a_full_disk_stops_a_search_that_goes_on_when_there_is_room(tmp_path: Pa
 def test_a_trial_that_diverges_ends_alone_in_real_training(tmp_path: Path) -> None:
     space = {"training.lr": {"grid": [1e30, 1e-2]}, "method": {"grid": ["feature-extraction", "full"]}}
     spec = a_spec(tmp_path, {"space": space, "sampler": "grid", "scheduler": "none"})
-    outcome = searched(spec, LocalCrew())
+    outcome = searched(spec, LocalPool())
     found = {(one.overrides["method"], one.overrides["training.lr"]): one for one in records(spec)}
     assert found["full", 1e-2].status == found["feature-extraction", 1e-2].status == "finished"
     assert found["full", 1e30].status == "failed"

@@ -15,7 +15,7 @@ from regraft.tuning.model_checks import check_methods
 from regraft.tuning.space import methods, overrides_at
 from regraft.tuning.validate import check_search
 from support.tiny import document
-from unit.tuning.pretended import a_spec
+from unit.tuning.fake_pool import a_spec
 
 DOCUMENT: dict[str, Any] = {
     "name": "tickets",

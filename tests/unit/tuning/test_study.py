@@ -13,8 +13,8 @@ from regraft.spec.search import Draw
 from regraft.tuning.protocol import Trial
 from regraft.tuning.records import TrialRecord
 from regraft.tuning.space import drawn_at
-from regraft.tuning.study import Decider
-from unit.tuning.pretended import decider
+from regraft.tuning.study import Study
+from unit.tuning.fake_pool import study
 from unit.tuning.test_space import DOCUMENT
 
 SPACE: dict[str, Any] = {
@@ -29,7 +29,7 @@ def spec_of(**search: Any) -> RunSpec:
     return RunSpec.resolve({**DOCUMENT, "search": {"space": SPACE, **search}})
 
 
-def all_of(found: Decider) -> list[Trial]:
+def all_of(found: Study) -> list[Trial]:
     """Every trial to the last."""
     trials = []
     while (suggested := found.suggest()) is not None:
@@ -45,7 +45,7 @@ def record_of(trial: Trial) -> TrialRecord:
 
 
 def test_the_same_seed_gives_the_same_trials_and_another_gives_others() -> None:
-    one, same, other = (all_of(decider(spec_of(trials=20, seed=seed))) for seed in (1, 1, 2))
+    one, same, other = (all_of(study(spec_of(trials=20, seed=seed))) for seed in (1, 1, 2))
     assert one == same
     assert one != other
     assert len({json.dumps(trial.overrides) for trial in one}) == 20
@@ -54,28 +54,28 @@ def test_the_same_seed_gives_the_same_trials_and_another_gives_others() -> None:
 
 def test_a_search_that_goes_on_has_the_trials_that_it_would_have_had() -> None:
     spec = spec_of(trials=25)
-    straight = all_of(decider(spec))
-    continued = decider(spec)
+    straight = all_of(study(spec))
+    continued = study(spec)
     continued.restore([record_of(trial) for trial in straight[:11]])
     assert all_of(continued) == straight[11:]
 
 
 def test_a_grid_is_gone_through_once() -> None:
     space = {"training.lr": {"grid": [1e-4, 1e-3]}, "training.epochs": {"randint": [1, 3]}}
-    found = all_of(decider(spec_of(space=space, sampler="grid")))
+    found = all_of(study(spec_of(space=space, sampler="grid")))
     assert len(found) == 6 == len({json.dumps(trial.overrides) for trial in found})
 
 
 def test_random_points_of_a_small_space_end_when_all_were_there() -> None:
     space = {"training.epochs": {"choice": [1, 2, 3]}, "training.seed": {"choice": [0, 1]}}
-    found = decider(spec_of(space=space, trials=50))
+    found = study(spec_of(space=space, trials=50))
     assert len(all_of(found)) == 6
     assert found.exhausted
 
 
 def test_points_that_differ_only_in_what_does_not_apply_are_one() -> None:
     space = {"method": {"choice": ["feature-extraction", "freeze"]}, "method.depth": {"choice": [1, 2]}}
-    found = [trial.overrides for trial in all_of(decider(spec_of(space=space, sampler="grid")))]
+    found = [trial.overrides for trial in all_of(study(spec_of(space=space, sampler="grid")))]
     assert found == [
         {"method": "feature-extraction"},
         {"method": "freeze", "method.depth": 1},
@@ -103,7 +103,7 @@ def test_a_search_at_random_begins_with_the_spec_s_own_values() -> None:
     space = {**SPACE, "method.depth": {"choice": [1, 2]}, "training.batch_size": {"randint": [64, 128]}}
     space["method"] = {"choice": ["lora", "freeze", {"type": "freeze", "depth": 4}]}
     spec = RunSpec.resolve({**DOCUMENT, "training": {"lr": 2e-3}, "search": {"space": space, "trials": 6}})
-    trials = [trial.overrides for trial in all_of(decider(spec))]
+    trials = [trial.overrides for trial in all_of(study(spec))]
     assert [(trial["method"], trial["training.lr"]) for trial in trials[:3]] == [
         ("lora", 2e-3),
         ("freeze", 2e-3),

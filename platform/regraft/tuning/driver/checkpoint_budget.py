@@ -31,7 +31,7 @@ class Kept:
     """A count: later is larger."""
 
 
-class Ledger:
+class CheckpointBudget:
     """The checkpoints of all trials and what they take. Not thread-safe: its owner holds a lock.
 
     Kept are the `keep` best over all trials (one a trial), the last of each live trial, and those of registered trials.
@@ -115,8 +115,8 @@ class Ledger:
         """The trial is live."""
         self._live.add(trial)
 
-    def room(self, trial: str, count: int) -> bool:
-        """Whether a checkpoint of `count` bytes may be written now; room is made for it where that is allowed."""
+    def reserve(self, trial: str, count: int) -> bool:
+        """Whether a checkpoint of `count` bytes may be written now; reserve is made for it where that is allowed."""
         count += OVERHEAD
         if self._quota is not None:
             expendable = self._expendable()

@@ -11,14 +11,14 @@ from dataclasses import asdict
 from typing import Any
 
 from regraft.contracts import Progress
-from regraft.errors import Diverged, RequestError, RunError
+from regraft.errors import RequestError, RunError
 from regraft.spec.run import RunSpec
-from regraft.tuning.driver.checkpoint_budget import Ledger
-from regraft.tuning.driver.search_store import Books
+from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
+from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.protocol import End, Report, Trial
 from regraft.tuning.records import SearchRecord, TrialRecord, best_first
-from regraft.tuning.space import alone
-from regraft.tuning.study import Decider
+from regraft.tuning.space import without_search
+from regraft.tuning.study import Study
 
 log = logging.getLogger(__name__)
 TOGETHER = 64
@@ -30,8 +30,8 @@ MEASURED = re.compile(r"[\d.e+-]+ (?:ms|bytes|[kMG]B)\b")
 OVER = ("finished", "stopped", "failed")
 
 
-class FrontDesk:
-    """The driver's side of `trials.Desk`; every method may be called from any thread.
+class SearchCoordinator:
+    """The driver's side of `trials.Coordinator`; every method may be called from any thread.
 
     `take` gives out trials and waits while there may be more later; a trial whose worker died is given out again.
     """
@@ -41,14 +41,14 @@ class FrontDesk:
         spec: RunSpec,
         record: SearchRecord,
         records: Sequence[TrialRecord],
-        decider: Decider,
-        ledger: Ledger,
-        books: Books,
+        study: Study,
+        budget: CheckpointBudget,
+        search_store: SearchStore,
         progress: Progress | None = None,
     ) -> None:
         assert spec.search is not None
         self.spec, self.search, self.record = spec, spec.search, record
-        self.decider, self.ledger, self.books = decider, ledger, books
+        self.study, self.budget, self.search_store = study, budget, search_store
         self._progress = progress
         self._records = {record.id: record for record in records}
         self._lock = threading.RLock()
@@ -62,7 +62,7 @@ class FrontDesk:
         """The driver goes: what is handed in from now on counts no more, and no new trial begins."""
         self.evicted = threading.Event()
         """Set when another driver has the search: then this one has left it, and touches nothing of it any more."""
-        self._bare = alone(spec)
+        self._bare = without_search(spec)
         for known in self.records():
             if known.status not in OVER:
                 known.attempts = 0  # the driver died, which says nothing against the trial
@@ -97,7 +97,7 @@ class FrontDesk:
             if batch := self._batch():
                 for trial in batch:
                     self._begin(trial)
-                self.books.write_trials(self.records(), at_once=False)
+                self.search_store.write_trials(self.records(), at_once=False)
                 return batch
             if not any(record.status == "running" for record in self._records.values()):
                 return None
@@ -122,7 +122,7 @@ class FrontDesk:
                     continue
                 self._await(record)
             if not self.left:
-                self.books.write_trials(self.records())
+                self.search_store.write_trials(self.records())
             self._news.notify_all()
 
     def failed(self, batch: Sequence[Trial], why: str) -> None:
@@ -181,7 +181,7 @@ class FrontDesk:
     def _next(self) -> tuple[Trial, bool] | None:
         if self._queue:
             return self._queue.pop(0)
-        suggested = self.decider.suggest()
+        suggested = self.study.suggest()
         if suggested is None:
             return None
         trial, drawn = suggested
@@ -201,10 +201,10 @@ class FrontDesk:
     def _begin(self, trial: Trial) -> None:
         record = self._records[trial.id]
         record.status, record.attempts = "running", record.attempts + 1
-        self.ledger.began(trial.id)
+        self.budget.began(trial.id)
         self._tell("trial", record)
 
-    # `trials.Desk`.
+    # `trials.Coordinator`.
 
     def report(self, trial: str, report: Report) -> bool:
         """Write an evaluation down; whether the trial goes on."""
@@ -220,9 +220,9 @@ class FrontDesk:
             record.reports.append(asdict(report))
             record.seconds = report.seconds
             record.best = self._best(record)
-            goes_on = self.decider.report(trial, len(record.reports), report.metrics) and not self.over
+            goes_on = self.study.report(trial, len(record.reports), report.metrics) and not self.over
             self._tell("trial", record)
-            self.books.write_trials(self.records(), at_once=False)
+            self.search_store.write_trials(self.records(), at_once=False)
             return goes_on
 
     def _best(self, record: TrialRecord) -> dict[str, float] | None:
@@ -234,21 +234,21 @@ class FrontDesk:
                 best = report["metrics"]
         return None if best is None else dict(best)
 
-    def room(self, trial: str, count: int) -> bool:
+    def reserve(self, trial: str, count: int) -> bool:
         """Whether a checkpoint of that many bytes may be written."""
         with self._lock:
-            return not self.evicted.is_set() and self.ledger.room(trial, count)
+            return not self.evicted.is_set() and self.budget.reserve(trial, count)
 
-    def forget(self, trial: str) -> None:
+    def release(self, trial: str) -> None:
         """The room that was promised to what is no trial is free again."""
         with self._lock:
-            self.ledger.ended(trial)
+            self.budget.ended(trial)
 
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
         """A checkpoint is committed."""
         with self._lock:
             if not self.evicted.is_set():
-                self.ledger.saved(trial, prefix, count, score)
+                self.budget.saved(trial, prefix, count, score)
 
     def ended(self, trial: str, end: End) -> None:
         """Write down how a trial ended."""
@@ -261,17 +261,17 @@ class FrontDesk:
                 setattr(record, name, getattr(end, name))
             if record.status == "failed":
                 record.best = None  # what diverged later is no result
-            elif (better := self.ledger.better(trial, record.best)) is not None:
+            elif (better := self.budget.better(trial, record.best)) is not None:
                 record.best = better  # its report was lost with a driver, its checkpoint was not
-            self.ledger.ended(trial, failed=record.status == "failed")
+            self.budget.ended(trial, failed=record.status == "failed")
             self._checkpoints()
-            self.decider.ended(record)
+            self.study.ended(record)
             self.record.seconds = self.seconds
             self._tell("trial", record)
-            self.books.write_trials(self.records())
+            self.search_store.write_trials(self.records())
             self._news.notify_all()
 
-    def say(self, event: str, **fields: Any) -> None:
+    def emit(self, event: str, **fields: Any) -> None:
         """Pass progress on, a note once however many workers say it; what is shared, and baselines, also go into the
         search's record."""
         with self._lock:
@@ -290,7 +290,7 @@ class FrontDesk:
     def _checkpoints(self) -> None:
         """What each ended trial still has."""
         for record in self._records.values():
-            record.checkpoint = self.ledger.of(record.id) if record.status in OVER else None
+            record.checkpoint = self.budget.of(record.id) if record.status in OVER else None
 
     def _share(self, fields: Mapping[str, Any]) -> None:
         for name, value in fields.items():
@@ -338,9 +338,3 @@ class FrontDesk:
             self._progress(event)
         except Exception as error:
             log.warning("progress could not be shown: %s", error)
-
-
-def told(error: BaseException) -> str:
-    """An error in one line, for a trial's record."""
-    text = " ".join(str(error).split())[:500]
-    return text if isinstance(error, RequestError | Diverged) else f"{type(error).__name__}: {text}"

@@ -22,10 +22,10 @@ from regraft.store.registry import Registry
 from regraft.training.job import Job, State
 from regraft.training.prepare import base_bytes
 from regraft.training.registration import publish, version_meta
-from regraft.tuning.driver.coordinator import FrontDesk, told
+from regraft.tuning.driver.coordinator import SearchCoordinator
 from regraft.tuning.protocol import SearchJob, Trial
-from regraft.tuning.records import SearchRecord, TrialRecord, best_first
-from regraft.tuning.space import alone
+from regraft.tuning.records import SearchRecord, TrialRecord, best_first, error_line
+from regraft.tuning.space import without_search
 
 log = logging.getLogger(__name__)
 page = Later("regraft.tuning.pages.page")
@@ -71,29 +71,33 @@ def complete(
     spec: RunSpec,
     job: SearchJob,
     base: Base,
-    desk: FrontDesk,
+    coordinator: SearchCoordinator,
     began: float,
     *,
     ran: bool,
     progress: Progress | None,
 ) -> SearchOutcome:
     """Register what is to be registered, write the report, say what came out."""
-    record, books = desk.record, desk.books
-    ranked = best_first([one for one in desk.records() if one.status in ("finished", "stopped")], record.score)
+    record, search_store = coordinator.record, coordinator.search_store
+    ranked = best_first([one for one in coordinator.records() if one.status in ("finished", "stopped")], record.score)
     if not ranked:
-        record.state, record.seconds = "failed", desk.seconds
-        books.write_record(record)
-        raise RunError(nothing(desk.records()), where=record.name)
-    register_best(spec, job, base, desk, ranked, progress)
+        record.state, record.seconds = "failed", coordinator.seconds
+        search_store.write_record(record)
+        raise RunError(nothing(coordinator.records()), where=record.name)
+    register_best(spec, job, base, coordinator, ranked, progress)
     winner = ranked[0]
     record.winner, record.state = winner.id, "finished"
     if ran:
-        record.seconds = desk.seconds
-    books.write_trials(desk.records())
-    books.write_record(record)
-    there = books.store.exists(f"{books.folder}/report.html")
-    report = f"{books.store.url}/{books.folder}/report.html" if there and not ran else reported(desk, progress)
-    meta = version_of(books.store, winner)
+        record.seconds = coordinator.seconds
+    search_store.write_trials(coordinator.records())
+    search_store.write_record(record)
+    there = search_store.store.exists(f"{search_store.folder}/report.html")
+    report = (
+        f"{search_store.store.url}/{search_store.folder}/report.html"
+        if there and not ran
+        else reported(coordinator, progress)
+    )
+    meta = version_of(search_store.store, winner)
     return SearchOutcome(
         model=spec.name,
         version=winner.registered.rpartition("@")[2] if winner.registered else None,
@@ -104,13 +108,13 @@ def complete(
         store=spec.store,
         trials=[
             {"id": one.id, "overrides": one.overrides, "metrics": one.best or {}, "status": one.status}
-            for one in desk.records()
+            for one in coordinator.records()
         ],
         shared=record.shared,
         score=record.score["name"],
         winner=winner.id,
         overrides=winner.overrides,
-        registered={one.id: one.registered for one in desk.records() if one.registered},
+        registered={one.id: one.registered for one in coordinator.records() if one.registered},
         gain=meta.get("gain"),
         delta_bytes=int(meta.get("delta_bytes", 0)),
         base_bytes=base_bytes(base),
@@ -149,7 +153,7 @@ def register_best(
     spec: RunSpec,
     job: SearchJob,
     base: Base,
-    desk: FrontDesk,
+    coordinator: SearchCoordinator,
     ranked: list[TrialRecord],
     progress: Progress | None,
 ) -> None:
@@ -160,24 +164,24 @@ def register_best(
     for record in reversed(ranked[:count]):
         if record.registered:
             continue
-        if register(desk.books.store, spec, job, base, desk.record, record, progress):
-            desk.ledger.registered(record.id)
-            desk.books.write_trials(desk.records())
+        if register(coordinator.search_store.store, spec, job, base, coordinator.record, record, progress):
+            coordinator.budget.registered(record.id)
+            coordinator.search_store.write_trials(coordinator.records())
 
 
-def reported(desk: FrontDesk, progress: Progress | None) -> str:
+def reported(coordinator: SearchCoordinator, progress: Progress | None) -> str:
     """Write the report beside the records; where it is. A page that cannot be made does not end a search."""
-    books = desk.books
+    search_store = coordinator.search_store
     with tempfile.TemporaryDirectory(prefix="regraft-report-") as folder:
         try:
-            for path in page.write_report(desk.record, desk.records(), Path(folder)):
-                books.write(path.name, path)
+            for path in page.write_report(coordinator.record, coordinator.records(), Path(folder)):
+                search_store.write(path.name, path)
         except Exception as error:
             log.info("the report failed", exc_info=True)
             if progress is not None:
-                progress({"event": "note", "message": f"the report could not be written: {told(error)}"})
+                progress({"event": "note", "message": f"the report could not be written: {error_line(error)}"})
             return ""
-    return f"{books.store.url}/{books.folder}/report.html"
+    return f"{search_store.store.url}/{search_store.folder}/report.html"
 
 
 log = logging.getLogger(__name__)
@@ -218,7 +222,7 @@ def register(
         why = f"there was no room for its best checkpoint; registered is the one with {name}"
         progress({"event": "note", "message": f"trial {record.id}: {why} {saved.meta['metrics'][name]:.4g}"})
     trial = Trial(record.number, record.overrides)
-    own = trial.spec(alone(spec))
+    own = trial.spec(without_search(spec))
     meta = _meta(own, trial, job, base, search, record, saved, delta)
     version = publish(store, own, base, delta, meta)
     record.registered = f"{spec.name}@{version.version}"

@@ -13,14 +13,14 @@ from regraft.spec.run import RunSpec
 from regraft.training.harness import LocalHarness
 from regraft.training.prepare import threads
 from regraft.tuning.driver.finish import SearchOutcome
-from regraft.tuning.protocol import Desk, SearchJob, Trial
+from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.session import search_session
 from regraft.tuning.space import decides_plainly
-from regraft.tuning.study import Decider, GridPoints, NoRule, RandomPoints
-from regraft.tuning.worker.worker import Workshop
+from regraft.tuning.study import GridPoints, NoStopping, RandomPoints, Study
+from regraft.tuning.worker.worker import TrialWorker
 
 
-class LocalCrew:
+class LocalPool:
     """Runs trials in this process."""
 
     slots = 1
@@ -28,43 +28,43 @@ class LocalCrew:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="regraft-search-")
         self._job: SearchJob | None = None
-        self._workshop: Workshop | None = None
+        self._worker: TrialWorker | None = None
 
     def assign(self, job: SearchJob) -> None:
         """Say what is to be searched."""
         self._job = replace(job, threads=threads(RunSpec.resolve(job.spec)))
 
-    def ready(self, slot: int, desk: Desk) -> None:
+    def ready(self, slot: int, coordinator: Coordinator) -> None:
         """Load what all trials share, once."""
-        if self._workshop is None:
+        if self._worker is None:
             assert self._job is not None
-            harness = LocalHarness(progress=lambda event: desk.say(**event))
-            workshop = Workshop(self._job, harness, Path(self._folder.name))
-            workshop.prepare(desk)
-            self._workshop = workshop
+            harness = LocalHarness(progress=lambda event: coordinator.emit(**event))
+            worker = TrialWorker(self._job, harness, Path(self._folder.name))
+            worker.prepare(coordinator)
+            self._worker = worker
 
-    def work(self, slot: int, trials: Sequence[Trial], desk: Desk) -> None:
+    def work(self, slot: int, trials: Sequence[Trial], coordinator: Coordinator) -> None:
         """Run trials to their ends."""
-        assert self._workshop is not None
-        self._workshop.run(trials, desk)
+        assert self._worker is not None
+        self._worker.run(trials, coordinator)
 
     def close(self) -> None:
         """Let the model go."""
-        if self._workshop is not None:
-            self._workshop.close()
+        if self._worker is not None:
+            self._worker.close()
         self._folder.cleanup()
 
 
 def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> SearchOutcome:
     """Search a spec's space in this process, where nothing of Ray is asked for, not even Tune's decisions."""
-    return search_session(spec, plain_decider, LocalCrew, fresh=fresh, progress=progress)
+    return search_session(spec, plain_study, LocalPool, fresh=fresh, progress=progress)
 
 
-def plain_decider(spec: RunSpec) -> Decider:
+def plain_study(spec: RunSpec) -> Study:
     """What decides without Ray Tune: at random or by grid, and no trial ends early."""
     assert spec.search is not None
     if not decides_plainly(spec):
         raise RequestError(
             "Optuna, asha and median are Ray Tune's: write sampler: random and scheduler: none", "search"
         )
-    return Decider(spec, GridPoints(spec) if spec.search.sampler == "grid" else RandomPoints(spec), NoRule())
+    return Study(spec, GridPoints(spec) if spec.search.sampler == "grid" else RandomPoints(spec), NoStopping())

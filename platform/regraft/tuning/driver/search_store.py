@@ -25,7 +25,7 @@ EVERY_S = 2.0
 """Between two writes of what is only on its way."""
 
 
-class Books:
+class SearchStore:
     """The documents of one search, under `searches/<search>/`."""
 
     def __init__(self, store: ObjectStore, search: str) -> None:

@@ -43,7 +43,7 @@ class Row:
 
 
 def write_report(record: SearchRecord, trials: Sequence[TrialRecord], folder: Path) -> list[Path]:
-    """Write `report.html` and a PNG of each picture into the folder, and say which files these are, the page first.
+    """Write `report.html` and a PNG of each picture into the folder, and emit which files these are, the page first.
 
     A page of a search that goes on may be written again and again: each file is replaced as a whole, and pictures that
     there are no longer grounds for go. OSError's relatives of the store floor when the folder cannot be written.

@@ -18,7 +18,7 @@ from regraft.training.job import Job, State
 from regraft.training.loop import Run
 from regraft.training.safetensors_buffer import head_of
 from regraft.training.step import scaler_state
-from regraft.tuning.protocol import Desk, Report
+from regraft.tuning.protocol import Coordinator, Report
 
 EVERY_S = 15.0
 """A live trial that does not improve leaves a checkpoint so often: a worker that dies loses at most that."""
@@ -33,11 +33,11 @@ class Best:
     correct: str = ""
 
 
-class TrialKeeper:
+class TrialCallbacks:
     """Keeps one trial: an evaluation is reported first, so that a checkpoint is written for what goes on or is best."""
 
-    def __init__(self, trial: str, store: ObjectStore, job: Job, desk: Desk, score: Score) -> None:
-        self.trial, self.job, self.desk, self.score = trial, job, desk, score
+    def __init__(self, trial: str, store: ObjectStore, job: Job, coordinator: Coordinator, score: Score) -> None:
+        self.trial, self.job, self.coordinator, self.score = trial, job, coordinator, score
         self.checkpoints = trial_checkpoints(store, job.run)
         self.best: Best | None = None
         self.stopped = False
@@ -68,7 +68,7 @@ class TrialKeeper:
         state, goes_on, best = run.state, True, False
         if metrics is not None:
             best = state.stale == 0
-            goes_on = self.desk.report(
+            goes_on = self.coordinator.report(
                 self.trial, Report(state.step, state.step / run.per_epoch, metrics, state.seconds)
             )
             self.stopped = not goes_on and not state.finished
@@ -95,7 +95,7 @@ class TrialKeeper:
         self.settle()
         files = {name: live_ for name, live_ in tensors.items() if live or name == "delta.safetensors"}
         count = sum(len(head) + size for head, size in map(head_of, files.values()))
-        if not self.desk.room(self.trial, count):
+        if not self.coordinator.reserve(self.trial, count):
             return
         meta = {"base": self.job.base_hash, "metrics": dict(metrics or {}), "stopped": self.stopped}
         self._pending = count, (metrics or {}).get(self.score.name), correct
@@ -108,7 +108,7 @@ class TrialKeeper:
         if self._pending is None:
             return
         (count, score, correct), self._pending = self._pending, None
-        self.desk.saved(self.trial, self._prefix, count, score)
+        self.coordinator.saved(self.trial, self._prefix, count, score)
         if score is not None and (self.best is None or self.score.better(score, self.best.score)):
             self.best = Best(self._prefix, score, correct)
 

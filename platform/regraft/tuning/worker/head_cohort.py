@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,17 @@ from torch import Tensor
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import canonical, live_tensors
 from regraft.contracts import Record
-from regraft.errors import Damaged, Diverged, StoreError
+from regraft.errors import Diverged
 from regraft.spec.run import RunSpec
 from regraft.training.evaluate import finite, packed
 from regraft.training.job import State
-from regraft.tuning.protocol import Desk, End, Report, Trial
-from regraft.tuning.worker.callbacks import EVERY_S, Best, TrialKeeper
+from regraft.tuning.protocol import Coordinator, End, Report, Trial
+from regraft.tuning.records import error_line
+from regraft.tuning.worker.callbacks import EVERY_S, Best, TrialCallbacks
 from regraft.tuning.worker.stacked_heads import Head, HeadRows, Output, Stack
+from regraft.tuning.worker.trial_errors import ends_worker
 
 log = logging.getLogger(__name__)
-
-Told = Callable[[BaseException], str]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class HeadTrial:
     adapted: Adapted
     """Its model before the first step; heads of one seed share it, and none of them moves it."""
     head: Head
-    keeper: TrialKeeper
+    callbacks: TrialCallbacks
     state: State = field(default_factory=State)
     best: Snap | None = None
     """Its best evaluation, until it is written."""
@@ -84,17 +84,17 @@ class HeadTrial:
         """Hand a snapshot to the keeper; of one that is over the state is that of its end."""
         document = snap.document if live else self.state.document()
         correct = self.state.best_correct
-        self.keeper.keep(snap.step, snap.files, document, snap.metrics, live=live, correct=correct)
+        self.callbacks.keep(snap.step, snap.files, document, snap.metrics, live=live, correct=correct)
 
     def restore(self, folder: Path) -> None:
         """Continue from the newest whole checkpoint, if there is one."""
-        found = self.keeper.checkpoints.latest(folder, lambda error: log.warning("%s", error))
+        found = self.callbacks.checkpoints.latest(folder, lambda error: log.warning("%s", error))
         if found is None:
             return
         saved, files = found
         self.state = State.read((files / "state.json").read_bytes())
-        self.keeper.look(self.state)
-        self.keeper.stopped = bool(saved.meta.get("stopped"))
+        self.callbacks.look(self.state)
+        self.callbacks.stopped = bool(saved.meta.get("stopped"))
         names = self.names
         delta = load_file(files / "delta.safetensors")
         device = self.head.weight.device
@@ -111,14 +111,19 @@ class HeadTrial:
             }
 
 
-class Cohort:
+class HeadCohort:
     """A group of heads from their first step to their ends."""
 
     def __init__(
-        self, trials: Sequence[HeadTrial], train: HeadRows, held: HeadRows, output: Output, desk: Desk, told: Told
+        self,
+        trials: Sequence[HeadTrial],
+        train: HeadRows,
+        held: HeadRows,
+        output: Output,
+        coordinator: Coordinator,
     ) -> None:
         self.count = len(trials)
-        self._train, self._held, self._output, self._desk, self._told = train, held, output, desk, told
+        self._train, self._held, self._output, self._coordinator = train, held, output, coordinator
         self._of = {id(one.head): one for one in trials}
         self._task = trials[0].spec.task
         self._stack = Stack([one.head for one in trials], train, self._task, output)
@@ -143,7 +148,7 @@ class Cohort:
         for at, one in enumerate(self.open):
             one.state.step = one.head.step
             self.save_last(one, at)
-            one.keeper.close()
+            one.callbacks.close()
 
     def pause(self, due: Sequence[int]) -> None:
         """Evaluate some heads, report, and let go of those that are over."""
@@ -157,18 +162,18 @@ class Cohort:
                     if one.best is not None:
                         one.write(one.best, live=False)
                     over.append((at, None))
-                elif time.monotonic() - one.keeper.last >= EVERY_S:
+                elif time.monotonic() - one.callbacks.last >= EVERY_S:
                     self.save_last(one, at)
             except Exception as error:
-                if isinstance(error, StoreError) and not isinstance(error, Damaged):
+                if ends_worker(error):
                     raise
                 log.info("trial %s", one.trial.id, exc_info=True)
-                over.append((at, End("failed", one.state.seconds, error=self._told(error), together=self.count)))
+                over.append((at, End("failed", one.state.seconds, error=error_line(error), together=self.count)))
         self._share_time()
         for at, end in over:
             one = self._of[id(self._stack.heads[at])]
-            one.keeper.close()
-            self._desk.ended(one.trial.id, end or ended(one, self.count))
+            one.callbacks.close()
+            self._coordinator.ended(one.trial.id, end or ended(one, self.count))
         self._stack.leave(at for at, _ in over)
 
     def save_last(self, one: HeadTrial, at: int) -> None:
@@ -198,9 +203,9 @@ class Cohort:
             state.best_correct = packed(records)
             one.best = one.snap(*self._stack.taken(at), dict(metrics))
         epoch = state.step / one.head.per_epoch(rows)
-        goes_on = self._desk.report(one.trial.id, Report(state.step, epoch, metrics, state.seconds))
-        one.keeper.stopped = not goes_on and not state.finished
-        state.finished = state.finished or one.keeper.stopped
+        goes_on = self._coordinator.report(one.trial.id, Report(state.step, epoch, metrics, state.seconds))
+        one.callbacks.stopped = not goes_on and not state.finished
+        state.finished = state.finished or one.callbacks.stopped
         return state.finished
 
     def _records(self, one: HeadTrial, logits: Tensor) -> list[Record]:
@@ -224,9 +229,9 @@ class Cohort:
 def ended(one: HeadTrial, together: int) -> End:
     """How a trial that did not fail ended."""
     anatomy, parameters = one.adapted.anatomy, list(one.adapted.model.parameters())
-    best: Best | None = one.keeper.best
+    best: Best | None = one.callbacks.best
     return End(
-        "stopped" if one.keeper.stopped else "finished",
+        "stopped" if one.callbacks.stopped else "finished",
         one.state.seconds,
         best.prefix if best else None,
         depth=one.adapted.method.depth_of(anatomy),

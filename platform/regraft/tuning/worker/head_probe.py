@@ -22,7 +22,7 @@ from regraft.training.trunk_cache import probes, read_alike
 from regraft.trunk.boundary import GIVEN, Part
 from regraft.trunk.cut import Cut, NotCut, keeping
 from regraft.trunk.shapes import ROWS, Dim, Sizes
-from regraft.tuning.worker.shared_cuts import Site
+from regraft.tuning.worker.shared_cuts import TrialSite
 
 SAME = 1e-5
 """How far the head's own arithmetic may be from the model's, relative to its largest value."""
@@ -46,7 +46,7 @@ class Bare:
         return self.kind(logits=logits)
 
 
-def trains_bare(spec: RunSpec) -> str:
+def head_only_obstacle(spec: RunSpec) -> str:
     """Why a spec, whatever the model, does not train a head on features alone; empty when it may."""
     if spec.losses:
         return "loss terms look at the whole model"
@@ -57,11 +57,11 @@ def trains_bare(spec: RunSpec) -> str:
     return ""
 
 
-def bare(site: Site) -> Bare:
+def bare(site: TrialSite) -> Bare:
     """What the head of a freshly made model is, checked on a batch; NotBare says why it is not one linear layer on
     frozen features."""
     adapted = site.adapted
-    if why := trains_bare(site.spec):
+    if why := head_only_obstacle(site.spec):
         raise NotBare(why)
     try:
         linear = adapted.linear_head()
@@ -86,7 +86,7 @@ def bare(site: Site) -> Bare:
     return made
 
 
-def dropout_before(site: Site) -> float:
+def dropout_before(site: TrialSite) -> float:
     """The probability with which the features of a model are dropped before its head; NotBare when something else
     happens to them in training."""
     adapted = site.adapted

@@ -19,16 +19,17 @@ from regraft.training.closed_form import solved
 from regraft.training.evaluate import packed
 from regraft.training.loop import options
 from regraft.trunk.cut import Cut
-from regraft.tuning.protocol import Desk, Trial
-from regraft.tuning.worker.callbacks import TrialKeeper
-from regraft.tuning.worker.head_cohort import Cohort, HeadTrial, ended
-from regraft.tuning.worker.head_probe import Bare, NotBare, bare, dropout_before, trains_bare, truths
-from regraft.tuning.worker.shared_cuts import Site, head_key, keepable, task_key
+from regraft.tuning.protocol import Coordinator, Trial
+from regraft.tuning.records import error_line
+from regraft.tuning.worker.callbacks import TrialCallbacks
+from regraft.tuning.worker.head_cohort import HeadCohort, HeadTrial, ended
+from regraft.tuning.worker.head_probe import Bare, NotBare, bare, dropout_before, head_only_obstacle, truths
+from regraft.tuning.worker.shared_cuts import TrialSite, head_key, keepable, task_key
 from regraft.tuning.worker.stacked_heads import Head, HeadRows
-from regraft.tuning.worker.trial_errors import alone, in_a_line
+from regraft.tuning.worker.trial_errors import isolated
 
 if TYPE_CHECKING:
-    from regraft.tuning.worker.worker import Workshop
+    from regraft.tuning.worker.worker import TrialWorker
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +39,17 @@ Given = Sequence[tuple[Trial, RunSpec]]
 class Heads:
     """The heads of a workshop's trials."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
+    def __init__(self, worker: TrialWorker) -> None:
+        self._worker = worker
         self._bare: dict[str, Bare] = {}
         self._good: set[tuple[str, ...]] = set()
-        self._sites: dict[str, Site] = {}
+        self._sites: dict[str, TrialSite] = {}
         self._measured = False
-        self._models: dict[tuple[str, ...], tuple[Site, float]] = {}
+        self._models: dict[tuple[str, ...], tuple[TrialSite, float]] = {}
         self._first: dict[tuple[str, ...], tuple[Tensor, Tensor | None]] = {}
         self._labels: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def cut(self, site: Site, desk: Desk) -> Cut | None:
+    def cut(self, site: TrialSite, coordinator: Coordinator) -> Cut | None:
         """What the head of a model sees, where it alone trains and that is all it needs; a note says why not."""
         if not keepable(site) or not head_alone(site.adapted):
             return None
@@ -57,23 +58,23 @@ class Heads:
             found = self._bare.get(key) or bare(site)
             dropout_before(site)
         except NotBare as error:
-            desk.say("note", message=f"trials that only train a head run one after another: {error}")
+            coordinator.emit("note", message=f"trials that only train a head run one after another: {error}")
             return None
         self._bare[key] = found
         self._good.add(kind_of(site.spec))
         self._sites.setdefault(key, site)
         return found.cut
 
-    def baselines(self, spec: RunSpec, desk: Desk) -> None:
+    def baselines(self, spec: RunSpec, coordinator: Coordinator) -> None:
         """Measure the honest baselines once, where what a head sees is there: class means cost next to nothing then."""
-        workshop, site = self._workshop, self._sites.get(task_key(spec))
+        worker, site = self._worker, self._sites.get(task_key(spec))
         asked = spec.training.baselines and "baselines" in spec.task.supports
-        if not asked or self._measured or site is None or not workshop.shelf(spec, desk).holds_heads(site.spec):
+        if not asked or self._measured or site is None or not worker.cuts_for(spec, coordinator).holds_heads(site.spec):
             return
         self._measured = True
         task, context = site.spec.task, replace(site.adapted.context, class_weights=None, label_smoothing=0.0)
-        train, held = self._rows(site, desk)
-        found: dict[str, Any] = {"majority": majority(workshop.snapshot)}
+        train, held = self._rows(site, coordinator)
+        found: dict[str, Any] = {"majority": majority(worker.snapshot)}
         correct = ""
         try:
             method = Method.lookup(CENTROID)()
@@ -83,36 +84,41 @@ class Heads:
                 records = task.records(output(head(held.features)), {"labels": held.labels}, context)
             found["nearest_centroid"], correct = task.metrics(records, context), packed(records)
         except Unsupported as error:
-            desk.say("note", message=f"no nearest-centroid baseline: {error}")
-        desk.say("baselines", baselines=found, correct=correct)
+            coordinator.emit("note", message=f"no nearest-centroid baseline: {error}")
+        coordinator.emit("baselines", baselines=found, correct=correct)
 
-    def run(self, trials: Given, desk: Desk) -> set[str]:
+    def run(self, trials: Given, coordinator: Coordinator) -> set[str]:
         """Carry out those of the trials that only train a head, together; the ids of those that are over."""
         groups: dict[tuple[str, ...], list[tuple[Trial, RunSpec]]] = {}
         for trial, spec in trials:
             key = task_key(spec)
-            shelf = self._workshop.shelves.get(key)
-            if shelf is None or trains_bare(spec) or kind_of(spec) not in self._good or not shelf.holds_heads(spec):
+            cuts = self._worker.cuts_by_task.get(key)
+            if (
+                cuts is None
+                or head_only_obstacle(spec)
+                or kind_of(spec) not in self._good
+                or not cuts.holds_heads(spec)
+            ):
                 continue
             how = "solved" if spec.method.closed_form else spec.training.optimizer
             groups.setdefault((key, spec.compute.trunk, how), []).append((trial, spec))
         done: set[str] = set()
         for group in groups.values():
-            done |= self._together(group, desk)
+            done |= self._together(group, coordinator)
         return done
 
-    def _together(self, group: Given, desk: Desk) -> set[str]:
+    def _together(self, group: Given, coordinator: Coordinator) -> set[str]:
         """Carry out one group; what goes wrong with all of them at once leaves those that are not over to be run one
         after another, from where they stand."""
-        workshop = self._workshop
+        worker = self._worker
         ready: list[HeadTrial] = []
         done: set[str] = set()
         for trial, spec in group:
-            with alone(trial, desk) as failed:
-                one = self._ready(trial, spec, desk)
+            with isolated(trial, coordinator) as failed:
+                one = self._ready(trial, spec, coordinator)
                 if one.state.finished:
-                    one.keeper.close()
-                    desk.ended(trial.id, ended(one, 1))
+                    one.callbacks.close()
+                    coordinator.ended(trial.id, ended(one, 1))
                     done.add(trial.id)
                 else:
                     ready.append(one)
@@ -121,21 +127,21 @@ class Heads:
         if not ready:
             return done
         site, _ = self._model(ready[0].spec)
-        train, held = self._rows(site, desk)
+        train, held = self._rows(site, coordinator)
         output = self._bare[task_key(site.spec)].output
-        cohort = Cohort(ready, train, held, output, desk, in_a_line)
+        cohort = HeadCohort(ready, train, held, output, coordinator)
         try:
-            self._carry_out(cohort, ready, desk)
+            self._carry_out(cohort, ready, coordinator)
         except BaseException:
             for one in ready:
-                one.keeper.drop()
+                one.callbacks.drop()
             raise
         rows = sum(one.state.step * one.spec.training.batch_size for one in ready)
-        workshop.shelf(site.spec, desk).read(head_key(site.spec), rows)
+        worker.cuts_for(site.spec, coordinator).read(head_key(site.spec), rows)
         left = {one.trial.id for one in cohort.open}
         return done | {one.trial.id for one in ready if one.trial.id not in left}
 
-    def _carry_out(self, cohort: Cohort, ready: Sequence[HeadTrial], desk: Desk) -> None:
+    def _carry_out(self, cohort: HeadCohort, ready: Sequence[HeadTrial], coordinator: Coordinator) -> None:
         if not ready[0].spec.method.closed_form:
             try:
                 cohort.run()
@@ -143,37 +149,37 @@ class Heads:
                 raise
             except Exception as error:
                 log.info("heads could not be trained together", exc_info=True)
-                told = in_a_line(error)
-                desk.say("note", message=f"{len(cohort.open)} trials go on one after another: {told}")
+                reason = error_line(error)
+                coordinator.emit("note", message=f"{len(cohort.open)} trials go on one after another: {reason}")
                 cohort.disband()
         else:
             cohort.pause(range(len(ready)))
 
-    def _ready(self, trial: Trial, spec: RunSpec, desk: Desk) -> HeadTrial:
+    def _ready(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> HeadTrial:
         """A trial before its next step."""
-        workshop = self._workshop
+        worker = self._worker
         site, dropout = self._model(spec)
         linear = site.adapted.linear_head()
         bucketing = spec.training.bucketing and "bucketing" in spec.task.supports
-        context = options(site.adapted.context, spec, tuple(workshop.job.labels), workshop.snapshot, workshop.harness)
+        context = options(site.adapted.context, spec, tuple(worker.job.labels), worker.snapshot, worker.harness)
         head = Head(spec.training, context, dropout, bucketing, *self._drawn(spec))
-        job = workshop.job_of(spec, f"{workshop.job.search}/{trial.id}")
-        keeper = TrialKeeper(trial.id, workshop.store, job, desk, spec.task.score)
-        one = HeadTrial(trial, spec, site.adapted, head, keeper)
-        one.restore(workshop.folder / trial.id)
+        job = worker.job_of(spec, f"{worker.job.search}/{trial.id}")
+        callbacks = TrialCallbacks(trial.id, worker.store, job, coordinator, spec.task.score)
+        one = HeadTrial(trial, spec, site.adapted, head, callbacks)
+        one.restore(worker.folder / trial.id)
         if spec.method.closed_form and not one.state.finished:
-            train, _ = self._rows(site, desk)
+            train, _ = self._rows(site, coordinator)
             found = solved(spec.method, train.features, train.labels, len(site.adapted.context.labels), linear)
             head.weight = found.weight.detach()
             head.bias = None if found.bias is None else found.bias.detach()
             head.step = head.steps(len(train.features))
         return one
 
-    def _model(self, spec: RunSpec) -> tuple[Site, float]:
+    def _model(self, spec: RunSpec) -> tuple[TrialSite, float]:
         """The model that heads of this kind share, and the dropout before its head."""
         kind = kind_of(spec)
         if kind not in self._models:
-            site = self._workshop.site(spec)
+            site = self._worker.site(spec)
             self._models[kind] = site, dropout_before(site)
         return self._models[kind]
 
@@ -181,18 +187,18 @@ class Heads:
         """The head's first values by the trial's seed: all of the model that is its own."""
         key = (*kind_of(spec), str(spec.training.seed))
         if key not in self._first:
-            linear = self._workshop.adapted(spec, self._workshop.job_of(spec, "")).linear_head()
+            linear = self._worker.adapted(spec, self._worker.job_of(spec, "")).linear_head()
             held = None if linear.bias is None else linear.bias.detach().clone()
             self._first[key] = linear.weight.detach().clone(), held
-        device = self._workshop.harness.device
+        device = self._worker.harness.device
         weight, bias = self._first[key]
         return weight.to(device), None if bias is None else bias.to(device)
 
-    def _rows(self, site: Site, desk: Desk) -> tuple[HeadRows, HeadRows]:
-        workshop, key = self._workshop, task_key(site.spec)
-        seen = workshop.shelf(site.spec, desk).seen_by_heads(site)
+    def _rows(self, site: TrialSite, coordinator: Coordinator) -> tuple[HeadRows, HeadRows]:
+        worker, key = self._worker, task_key(site.spec)
+        seen = worker.cuts_for(site.spec, coordinator).seen_by_heads(site)
         assert seen is not None
-        sides = workshop.snapshot.train, workshop.snapshot.eval
+        sides = worker.snapshot.train, worker.snapshot.eval
         if key not in self._labels:
             task, device = site.spec.task, site.harness.device
             first, second = (truths(task, site.adapted, rows).to(device) for rows in sides)

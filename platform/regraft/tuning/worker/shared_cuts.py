@@ -39,15 +39,15 @@ log = logging.getLogger(__name__)
 WORD_S = 0.5
 """Seconds between two words of progress."""
 
-Say = Callable[..., None]
+Emit = Callable[..., None]
 Key = tuple[frozenset[str], bool, str]
 """By what one task's models are told apart: the modules that train or drop out, whether loss terms look at them, and
 where their values are to be kept."""
 
 
 @dataclass(frozen=True)
-class Site:
-    """One model of a search in the place of a run; `training.frozen.Site`."""
+class TrialSite:
+    """One model of a search in the place of a run; `training.frozen.TrialSite`."""
 
     spec: RunSpec
     snapshot: Snapshot
@@ -89,7 +89,7 @@ class Shared:
 
 
 @dataclass
-class Shelf:
+class SharedCuts:
     """The kept values of one task's rows, for every cut that trials asked for."""
 
     snapshot: Snapshot
@@ -97,7 +97,7 @@ class Shelf:
     """Scratch of this worker."""
     budget: int
     """The most bytes that all cuts may take."""
-    say: Say
+    emit: Emit
     shared: Shared = field(default_factory=Shared)
     entries: dict[Key, Entry] = field(default_factory=dict)
     _sides: tuple[Kept, Kept] | None = None
@@ -107,15 +107,15 @@ class Shelf:
     _seen: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _said: float = 0.0
 
-    def stock(self, sites: Sequence[Site], passes: float, heads: Sequence[tuple[Site, Cut]] = ()) -> None:
+    def stock(self, sites: Sequence[TrialSite], passes: float, heads: Sequence[tuple[TrialSite, Cut]] = ()) -> None:
         """Find, check and plan the cuts of these freshly made models that are not known yet, and compute what is to be
         kept of them in one pass. `passes` is how often each row is seen behind each of them, at least; `heads` are
         models whose head alone trains, with what it sees."""
-        fresh: dict[Key, Site] = {}
+        fresh: dict[Key, TrialSite] = {}
         for site in sites:
             if keepable(site) and (key := site.key()) not in self.entries:
                 fresh.setdefault(key, site)
-        cuts: list[tuple[Key, Site, Cut, bool]] = []
+        cuts: list[tuple[Key, TrialSite, Cut, bool]] = []
         for key, site in fresh.items():
             found = self._cut(key, site)
             if found is not None:
@@ -133,7 +133,7 @@ class Shelf:
             told = f"keeping it failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
             self._give_up(cuts, told)
 
-    def trunk(self, site: Site) -> Trunk | None:
+    def trunk(self, site: TrialSite) -> Trunk | None:
         """What stands in for the frozen part of a trial's model; None where it is to be computed, Unsupported where it
         was asked for and cannot be kept."""
         if not may_keep(site):
@@ -151,7 +151,7 @@ class Shelf:
         entry = self.entries.get(head_key(spec))
         return entry is not None and entry.kept
 
-    def seen_by_heads(self, site: Site) -> tuple[Tensor, Tensor] | None:
+    def seen_by_heads(self, site: TrialSite) -> tuple[Tensor, Tensor] | None:
         """What the head of the site's model sees of each row, (rows, width) in fp32 whatever it was computed in, by
         side; None where it is not kept."""
         entry = self.entries.get(head_key(site.spec))
@@ -168,12 +168,12 @@ class Shelf:
             self._seen[part.key] = train, held
         return self._seen[part.key]
 
-    def _both(self, site: Site) -> tuple[Kept, Kept]:
+    def _both(self, site: TrialSite) -> tuple[Kept, Kept]:
         if self._sides is None:
             self._sides = both_sides(site)
         return self._sides
 
-    def _cut(self, key: Key, site: Site) -> tuple[Cut, bool] | None:
+    def _cut(self, key: Key, site: TrialSite) -> tuple[Cut, bool] | None:
         """The checked cut of a model; None, with a note where somebody would miss it, when it has none."""
         try:
             return checked_cut(site)
@@ -185,10 +185,10 @@ class Shelf:
         name = named(site.adapted)
         self.entries[key] = Entry(name, None, False, Plan("recompute", str(reason), 0, 0.0, 0.0))
         if not isinstance(reason, NothingFrozen):
-            self.say("note", message=f"{name}: the frozen part is computed anew in every epoch: {reason}")
+            self.emit("note", message=f"{name}: the frozen part is computed anew in every epoch: {reason}")
         return None
 
-    def _plan(self, cuts: Sequence[tuple[Key, Site, Cut, bool]], passes: float) -> None:
+    def _plan(self, cuts: Sequence[tuple[Key, TrialSite, Cut, bool]], passes: float) -> None:
         """Choose for each cut, the one that saves most a byte first, within what all of them may take."""
         site = able([site for _, site, *_ in cuts], [cut for *_, cut, _ in cuts])
         autocast = site.accelerator.autocast
@@ -209,12 +209,12 @@ class Shelf:
                 if chosen.where == "disk":
                     self._features |= opened(each, fresh)
             how = "anew in every epoch" if chosen.where == "recompute" else "once a row"
-            self.say("note", message=f"{entry.name}: the frozen part is computed {how}, {chosen.why}")
+            self.emit("note", message=f"{entry.name}: the frozen part is computed {how}, {chosen.why}")
 
     def _taken(self, total: int) -> float:
         return total * sum(self._bytes.values())
 
-    def _fill(self, chosen: Sequence[tuple[Key, Site]]) -> None:
+    def _fill(self, chosen: Sequence[tuple[Key, TrialSite]]) -> None:
         """One pass over the rows for everything that is chosen and not there."""
         if not chosen:
             return
@@ -250,16 +250,16 @@ class Shelf:
         """Now and then: the desk may be on another machine, and answers each word."""
         if done == of or time.monotonic() - self._said >= WORD_S:
             self._said = time.monotonic()
-            self.say("trunk", rows=done, total=of)
+            self.emit("trunk", rows=done, total=of)
 
-    def _give_up(self, cuts: Iterable[tuple[Key, Site, Cut, bool]], why: str) -> None:
+    def _give_up(self, cuts: Iterable[tuple[Key, TrialSite, Cut, bool]], why: str) -> None:
         """Nothing of these cuts is used, but for what others keep too."""
         for key, site, cut, hollow in cuts:
             self.entries[key] = Entry(named(site.adapted), cut, hollow, Plan("recompute", why, 0, 0.0, 0.0))
         used = {part.key for entry in self.entries.values() if entry.kept and entry.cut for part in entry.cut.kept}
         self._bytes = {part: size for part, size in self._bytes.items() if part in used}
         self._features = {part: found for part, found in self._features.items() if part in used}
-        self.say("note", message=f"the frozen part is computed anew in every epoch: {why}")
+        self.emit("note", message=f"the frozen part is computed anew in every epoch: {why}")
 
     def read(self, key: Key, rows: float) -> None:
         """Trials have read so many rows instead of computing them."""
@@ -285,7 +285,7 @@ def head_key(spec: RunSpec) -> Key:
     return frozenset({"head"}), False, spec.compute.trunk
 
 
-def keepable(site: Site) -> bool:
+def keepable(site: TrialSite) -> bool:
     """`may_keep`, where a contradiction is for the trial to tell."""
     try:
         return may_keep(site)
@@ -298,7 +298,7 @@ def _gain(figures: Figures) -> float:
     return (figures.compute_s - figures.join_s) / max(1.0, sum(figures.row_bytes.values()))
 
 
-def able(sites: Sequence[Site], cuts: Sequence[Cut]) -> Site:
+def able(sites: Sequence[TrialSite], cuts: Sequence[Cut]) -> TrialSite:
     """A site whose model has every module of the cuts: LoRA puts modules between others, under other names."""
     wanted = {part.module for cut in cuts for part in cut.kept}
     for site in sites:
@@ -321,17 +321,17 @@ def task_key(spec: RunSpec) -> str:
     return json.dumps([spec.task.model_dump(mode="json"), spec.compute.precision], sort_keys=True)
 
 
-def figures_of(shelves: Iterable[Shelf]) -> dict[str, Any]:
-    """What all shelves share, for the search's record."""
-    shelves = list(shelves)
-    entries = [entry for shelf in shelves for entry in shelf.entries.values() if entry.cut is not None]
+def sharing_totals(every: Iterable[SharedCuts]) -> dict[str, Any]:
+    """Return what trials shared over all tasks, as it stands in the search's record."""
+    every = list(every)
+    entries = [entry for cuts in every for entry in cuts.entries.values() if entry.cut is not None]
     places = dict.fromkeys(entry.plan.where for entry in entries)
     return {
-        "rows": max((shelf.shared.rows for shelf in shelves), default=0),
-        "computed": sum(shelf.shared.computed for shelf in shelves),
-        "reused": sum(shelf.shared.reused for shelf in shelves),
-        "bytes": sum(shelf.shared.bytes for shelf in shelves),
+        "rows": max((cuts.shared.rows for cuts in every), default=0),
+        "computed": sum(cuts.shared.computed for cuts in every),
+        "reused": sum(cuts.shared.reused for cuts in every),
+        "bytes": sum(cuts.shared.bytes for cuts in every),
         "where": ", ".join(places),
         "why": "; ".join(f"{entry.name}: {entry.plan.where}, {entry.plan.why}" for entry in entries),
-        "saved_s": sum(shelf.shared.saved_s for shelf in shelves),
+        "saved_s": sum(cuts.shared.saved_s for cuts in every),
     }

@@ -25,12 +25,13 @@ from regraft.training.job import Job
 from regraft.training.loop import Run, build, same_base
 from regraft.training.memory_check import room_for_steps, room_for_weights, told_when_it_runs_out
 from regraft.trunk.cut import Cut
-from regraft.tuning.protocol import Desk, End, SearchJob, Trial
-from regraft.tuning.worker.callbacks import TrialKeeper
-from regraft.tuning.worker.head_probe import trains_bare
+from regraft.tuning.protocol import Coordinator, End, SearchJob, Trial
+from regraft.tuning.worker.callbacks import TrialCallbacks
+from regraft.tuning.worker.connection import connected
+from regraft.tuning.worker.head_probe import head_only_obstacle
 from regraft.tuning.worker.head_trials import Heads
-from regraft.tuning.worker.shared_cuts import Shelf, Site, figures_of, task_key
-from regraft.tuning.worker.trial_errors import alone, connected
+from regraft.tuning.worker.shared_cuts import SharedCuts, TrialSite, sharing_totals, task_key
+from regraft.tuning.worker.trial_errors import isolated
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,11 @@ FREEZES, HEADS = "freeze", "feature-extraction"
 """The method that a depth belongs to, and the one whose depth is all blocks."""
 
 
-class Workshop:
+class TrialWorker:
     """Runs the trials that it is given; none of them loads the base again or computes what another has computed.
 
-    `folder` is scratch. What ends one trial ends that trial alone; an error of the store, or of the desk, ends `run`.
+    `folder` is scratch. What ends one trial ends that trial alone; errors of the store or the coordinator end
+    `run`.
     """
 
     store: ObjectStore
@@ -51,13 +53,13 @@ class Workshop:
     def __init__(self, job: SearchJob, harness: Harness, folder: Path) -> None:
         self.job, self.harness, self.folder = job, harness, folder
         self.spec = RunSpec.resolve(job.spec)
-        self.shelves: dict[str, Shelf] = {}
+        self.cuts_by_task: dict[str, SharedCuts] = {}
         self._processors: dict[str, Any] = {}
         self._told: dict[str, float] = {}
         self._stocked: set[tuple[str, str]] = set()
         self._heads = Heads(self)
 
-    def prepare(self, desk: Desk) -> None:
+    def prepare(self, coordinator: Coordinator) -> None:
         """Find the base, open the rows, and compute what the depths of the space share."""
         if self.job.threads:
             torch.set_num_threads(self.job.threads)
@@ -65,39 +67,39 @@ class Workshop:
         self.base = same_base(self.spec, self.job_of(self.spec, ""))
         room_for_weights(self.base, self.harness)
         self.snapshot = open_snapshot(self.store, self.job.fingerprint)
-        with connected(desk) as line:
-            self._stock([spec for depth in self.job.depths for spec in self._at(depth)], line)
+        with connected(coordinator) as connection:
+            self._stock([spec for depth in self.job.depths for spec in self._at(depth)], connection)
 
-    def run(self, trials: Sequence[Trial], desk: Desk) -> None:
+    def run(self, trials: Sequence[Trial], coordinator: Coordinator) -> None:
         """Run trials to their ends, each of which the desk is told."""
-        with connected(desk) as line:
-            self._run(trials, line)
+        with connected(coordinator) as connection:
+            self._run(trials, connection)
 
-    def _run(self, trials: Sequence[Trial], desk: Desk) -> None:
+    def _run(self, trials: Sequence[Trial], coordinator: Coordinator) -> None:
         specs: dict[str, RunSpec] = {}
         for trial in trials:
-            with alone(trial, desk):
+            with isolated(trial, coordinator):
                 specs[trial.id] = self._spec(trial)
-        self._stock(list(specs.values()), desk)
-        done = self._heads.run([(trial, specs[trial.id]) for trial in trials if trial.id in specs], desk)
+        self._stock(list(specs.values()), coordinator)
+        done = self._heads.run([(trial, specs[trial.id]) for trial in trials if trial.id in specs], coordinator)
         for trial in trials:
             if trial.id in specs and trial.id not in done:
-                with alone(trial, desk) as failed:
-                    desk.ended(trial.id, self._one(trial, specs[trial.id], desk))
+                with isolated(trial, coordinator) as failed:
+                    coordinator.ended(trial.id, self._one(trial, specs[trial.id], coordinator))
                 if failed:
                     self._clear()  # an error holds what it met
-        self._share(desk)
+        self._share(coordinator)
 
     def close(self) -> None:
         """Let everything go."""
-        self.shelves.clear()
+        self.cuts_by_task.clear()
         self._processors.clear()
         self._heads.close()
         self._clear()
 
     def shared(self) -> dict[str, Any]:
         """What trials shared so far: rows, computed, reused, bytes, where, why, saved_s."""
-        return figures_of(self.shelves.values())
+        return sharing_totals(self.cuts_by_task.values())
 
     def _spec(self, trial: Trial) -> RunSpec:
         """The trial's own spec; SpecError, or Unsupported where it asks for what the search has fixed."""
@@ -142,24 +144,24 @@ class Workshop:
             self._processors[key] = load_processor(self.base, spec.task.modality)
         return build(spec, job, self.snapshot, self.harness, self.base, self._processors[key])
 
-    def site(self, spec: RunSpec) -> Site:
+    def site(self, spec: RunSpec) -> TrialSite:
         """The spec's model before its first step, where it would be trained."""
         adapted = self.adapted(spec, self.job_of(spec, ""))
         adapted.model.to(self.harness.device)
         accelerator = make_accelerator(spec.compute, self.harness)
-        return Site(spec, self.snapshot, adapted, self.harness, accelerator, self.store)
+        return TrialSite(spec, self.snapshot, adapted, self.harness, accelerator, self.store)
 
-    def shelf(self, spec: RunSpec, desk: Desk) -> Shelf:
+    def cuts_for(self, spec: RunSpec, coordinator: Coordinator) -> SharedCuts:
         """What is kept of rows that are read as the spec reads them."""
         key = task_key(spec)
-        if key not in self.shelves:
+        if key not in self.cuts_by_task:
             budget = round(spec.compute.trunk_gb * 1e9)
-            self.shelves[key] = Shelf(self.snapshot, self.folder, budget, desk.say)
-        shelf = self.shelves[key]
-        shelf.say = desk.say
-        return shelf
+            self.cuts_by_task[key] = SharedCuts(self.snapshot, self.folder, budget, coordinator.emit)
+        cuts = self.cuts_by_task[key]
+        cuts.emit = coordinator.emit
+        return cuts
 
-    def _stock(self, specs: Sequence[RunSpec], desk: Desk) -> None:
+    def _stock(self, specs: Sequence[RunSpec], coordinator: Coordinator) -> None:
         """Have on the shelves what models of these specs keep; what cannot be kept is told, and computed by each."""
         by_task: dict[str, dict[str, RunSpec]] = {}
         for spec in specs:
@@ -168,36 +170,43 @@ class Workshop:
                 self._stocked.add(kind)
                 by_task.setdefault(kind[0], {})[kind[1]] = spec
         for variants in by_task.values():
-            sites: list[Site] = []
-            heads: list[tuple[Site, Cut]] = []
+            sites: list[TrialSite] = []
+            heads: list[tuple[TrialSite, Cut]] = []
             for spec in variants.values():
                 try:
                     site = self.site(spec)
                 except RequestError as error:
                     log.info("a model is not cut ahead: %s", error)  # its own trial will say so
                     continue
-                cut = self._heads.cut(site, desk)
+                cut = self._heads.cut(site, coordinator)
                 if cut is None:
                     sites.append(site)
                 else:
                     heads.append((site, cut))
             if sites or heads:
                 passes = max(site.spec.training.epochs for site in [*sites, *(site for site, _ in heads)]) + 1
-                self.shelf(next(iter(variants.values())), desk).stock(sites, passes, heads)
-        self._heads.baselines(self.spec, desk)
+                self.cuts_for(next(iter(variants.values())), coordinator).stock(sites, passes, heads)
+        self._heads.baselines(self.spec, coordinator)
 
-    def _one(self, trial: Trial, spec: RunSpec, desk: Desk) -> End:
+    def _one(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> End:
         job = self.job_of(spec, f"{self.job.search}/{trial.id}")
         with told_when_it_runs_out(spec):
             adapted = self.adapted(spec, job)
             room_for_steps(spec, adapted, self.harness)
-            keeper = TrialKeeper(trial.id, self.store, job, desk, spec.task.score)
+            callbacks = TrialCallbacks(trial.id, self.store, job, coordinator, spec.task.score)
             run = Run(
-                spec, job, self.store, self.snapshot, adapted, Harness(device=self.harness.device), self.folder, keeper
+                spec,
+                job,
+                self.store,
+                self.snapshot,
+                adapted,
+                Harness(device=self.harness.device),
+                self.folder,
+                callbacks,
             )
-            site = Site(spec, self.snapshot, adapted, self.harness, run.accelerator, self.store)
-            shelf = self.shelves.get(task_key(spec))
-            key, adapted.trunk = site.key(), shelf.trunk(site) if shelf is not None else None
+            site = TrialSite(spec, self.snapshot, adapted, self.harness, run.accelerator, self.store)
+            cuts = self.cuts_by_task.get(task_key(spec))
+            key, adapted.trunk = site.key(), cuts.trunk(site) if cuts is not None else None
             try:
                 if spec.method.closed_form:
                     fit_closed_form(run)
@@ -205,20 +214,20 @@ class Workshop:
                     run.train()
             finally:
                 adapted.trunk = None  # it knows the model: a circle, which would keep both in memory
-            if shelf is not None:
+            if cuts is not None:
                 evaluated = sum(map(_evaluates, run.state.log))
                 seen = len(self.snapshot.train) * run.state.step / run.per_epoch + len(self.snapshot.eval) * evaluated
-                shelf.read(key, seen)
-        return ended(run, keeper)
+                cuts.read(key, seen)
+        return ended(run, callbacks)
 
-    def _share(self, desk: Desk) -> None:
+    def _share(self, coordinator: Coordinator) -> None:
         """Tell what has been shared since it was told last."""
         found = self.shared()
         new = dict(found)
         for name in ("computed", "reused", "bytes", "saved_s"):
             new[name] = found[name] - self._told.get(name, 0)
             self._told[name] = found[name]
-        desk.say("shared", **new)
+        coordinator.emit("shared", **new)
 
     def _clear(self) -> None:
         gc.collect()
@@ -226,12 +235,12 @@ class Workshop:
             torch.cuda.empty_cache()
 
 
-def ended(run: Run, keeper: TrialKeeper) -> End:
+def ended(run: Run, callbacks: TrialCallbacks) -> End:
     """How a trial that did not fail ended."""
     anatomy, parameters = run.adapted.anatomy, list(run.adapted.model.parameters())
-    best = keeper.best
+    best = callbacks.best
     return End(
-        "stopped" if keeper.stopped else "finished",
+        "stopped" if callbacks.stopped else "finished",
         run.state.seconds,
         best.prefix if best else None,
         depth=run.adapted.method.depth_of(anatomy),
@@ -248,5 +257,5 @@ def _evaluates(line: dict[str, Any]) -> bool:
 
 def _structure(spec: RunSpec) -> str:
     """What decides how a model is built and cut, as text: models that agree in it are cut alike."""
-    heads = spec.method.serves == "head" and trains_bare(spec)
+    heads = spec.method.serves == "head" and head_only_obstacle(spec)
     return repr((spec.method, spec.training.dropout, bool(spec.losses), spec.data.augment, spec.compute, heads))

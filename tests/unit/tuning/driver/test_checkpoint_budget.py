@@ -9,7 +9,7 @@ import pytest
 
 from regraft.contracts import Score
 from regraft.store.objects import ObjectStore, open_store
-from regraft.tuning.driver.checkpoint_budget import Ledger
+from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
 from regraft.tuning.driver.finish import checkpoints_of
 from regraft.tuning.records import TrialRecord
 
@@ -37,7 +37,7 @@ def save(store: ObjectStore, trial: str, step: int, size: int, score: float) -> 
 def test_200_trials_never_take_more_than_the_quota_and_the_best_stays(tmp_path: Path, seed: int) -> None:
     store = open_store(str(tmp_path))
     trials = tmp_path / "searches" / "s" / "trials"
-    ledger = Ledger(store, "searches/s", SCORE, 3, QUOTA)
+    budget = CheckpointBudget(store, "searches/s", SCORE, 3, QUOTA)
     draw = random.Random(seed)
     live: dict[str, int] = {}
     best, registered, waiting, written, most = (-1.0, ""), [], list(range(200)), 0, 0
@@ -45,22 +45,22 @@ def test_200_trials_never_take_more_than_the_quota_and_the_best_stays(tmp_path: 
         while waiting and len(live) < 40:
             trial = f"t{waiting.pop(0):04d}"
             live[trial] = 0
-            ledger.began(trial)
+            budget.began(trial)
         trial = draw.choice(sorted(live))
         live[trial] += 1
         size, score = draw.randint(MB, 4 * MB), draw.random()
-        if ledger.room(trial, size):
+        if budget.reserve(trial, size):
             prefix = save(store, trial, live[trial], size, score)
             assert stored(trials) <= QUOTA
-            ledger.saved(trial, prefix, size, score)
+            budget.saved(trial, prefix, size, score)
             written += 1
-            most = max(most, ledger.used)
+            most = max(most, budget.used)
             best = max(best, (score, prefix))
         if live[trial] == 2:
-            ledger.ended(trial)
+            budget.ended(trial)
             del live[trial]
-            if len(registered) < 4 and (prefix := ledger.of(trial)):
-                ledger.registered(trial)
+            if len(registered) < 4 and (prefix := budget.of(trial)):
+                budget.registered(trial)
                 registered.append(prefix)
         assert store.exists(f"{best[1]}manifest.json"), "the best one is there"
         assert all(store.exists(f"{prefix}manifest.json") for prefix in registered)
@@ -70,16 +70,16 @@ def test_200_trials_never_take_more_than_the_quota_and_the_best_stays(tmp_path: 
 
 def test_the_best_k_and_nothing_else_stays_without_a_quota(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    ledger = Ledger(store, "searches/s", SCORE, 2, None)
+    budget = CheckpointBudget(store, "searches/s", SCORE, 2, None)
     prefixes = {}
     for number, score in enumerate((0.5, 0.9, 0.1, 0.7)):
         trial = f"t{number:04d}"
-        ledger.began(trial)
+        budget.began(trial)
         for step in (1, 2):
             prefixes[trial] = save(store, trial, step, 1000, score + step / 100)
-            ledger.saved(trial, prefixes[trial], 1000, score + step / 100)
-        ledger.ended(trial)
-    assert [trial for trial in prefixes if ledger.of(trial)] == ["t0001", "t0003"]
+            budget.saved(trial, prefixes[trial], 1000, score + step / 100)
+        budget.ended(trial)
+    assert [trial for trial in prefixes if budget.of(trial)] == ["t0001", "t0003"]
     assert {stat.key.rpartition("/")[0] + "/" for stat in store.list("searches/")} == {
         prefixes["t0001"],
         prefixes["t0003"],
@@ -88,12 +88,12 @@ def test_the_best_k_and_nothing_else_stays_without_a_quota(tmp_path: Path) -> No
 
 def test_no_room_is_made_by_what_would_not_suffice(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    ledger = Ledger(store, "searches/s", SCORE, 3, 10_000)
-    ledger.began("t0000")
-    assert ledger.room("t0000", 3000)
+    budget = CheckpointBudget(store, "searches/s", SCORE, 3, 10_000)
+    budget.began("t0000")
+    assert budget.reserve("t0000", 3000)
     prefix = save(store, "t0000", 1, 3000, 0.5)
-    ledger.saved("t0000", prefix, 3000, 0.5)
-    assert not ledger.room("t0000", 20_000)
+    budget.saved("t0000", prefix, 3000, 0.5)
+    assert not budget.reserve("t0000", 20_000)
     assert store.exists(f"{prefix}manifest.json")
 
 
@@ -111,9 +111,9 @@ def test_what_a_crash_left_is_collected_and_what_goes_on_stays(tmp_path: Path) -
         TrialRecord("t0002", 2, {}, status="failed"),
         TrialRecord("t0003", 3, {}, status="finished", best={"accuracy": 0.95}, checkpoint="searches/s/trials/gone/"),
     ]
-    ledger = Ledger(store, "searches/s", SCORE, 3, None)
-    assert ledger.collect(records) == 4
+    budget = CheckpointBudget(store, "searches/s", SCORE, 3, None)
+    assert budget.collect(records) == 4
     assert {stat.key.rpartition("/")[0] + "/" for stat in store.list("searches/")} == {kept, live}
     assert {lost, nobody, failed}.isdisjoint({kept, live})
     assert records[3].checkpoint is None
-    assert ledger.of("t0001") == live
+    assert budget.of("t0001") == live

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from regraft.spec.run import RunSpec
-from regraft.tuning.space import one_suffices
+from regraft.tuning.space import one_process_suffices
 from support.tiny import document
 
 HEADS: dict[str, Any] = {
@@ -53,5 +53,5 @@ def test_heads_alone_are_searched_without_ray(tmp_path: Path) -> None:
 )
 def test_what_several_workers_may_share_is_not_searched_in_one_process(changes: dict[str, Any], tmp_path: Path) -> None:
     written = document(tmp_path, method="feature-extraction") | {"search": HEADS, "compute": {"workers": 1}}
-    assert one_suffices(RunSpec.resolve(written))
-    assert not one_suffices(RunSpec.resolve(written | changes))
+    assert one_process_suffices(RunSpec.resolve(written))
+    assert not one_process_suffices(RunSpec.resolve(written | changes))

@@ -10,7 +10,7 @@ import pytest
 
 from regraft.tuning.pages.by_depth import Knee, columns, knee
 from regraft.tuning.records import TrialRecord
-from unit.tuning.made_up import trial
+from unit.tuning.sample_records import trial
 
 ACCURACY = {"name": "accuracy", "mode": "max"}
 

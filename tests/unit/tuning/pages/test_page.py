@@ -17,7 +17,7 @@ from regraft.tuning.pages.page import write_report
 from regraft.tuning.records import SearchRecord, TrialRecord, best_first
 from support.browser import Look
 from support.paths import ROOT
-from unit.tuning.made_up import search, trial, trials
+from unit.tuning.sample_records import search, trial, trials
 
 HOSTILE = "</script><script>alert(1)</script>\"><img src=x onerror=alert(2)>'</style></svg><b>$x_1$"
 SCREENS = pytest.mark.parametrize(("width", "scheme"), [(1180, "light"), (1180, "dark"), (390, "light"), (390, "dark")])
@@ -222,7 +222,7 @@ def test_only_drawing_imports_matplotlib() -> None:
     users = {
         path.stem for path in root.rglob("*.py") if re.search(r"^(import|from) matplotlib", path.read_text(), re.M)
     }
-    assert users == {"canvas", "drawing", "trends"}
+    assert users == {"svg", "depth_plot", "curve_plots"}
 
 
 OVERLAPS = """() => {

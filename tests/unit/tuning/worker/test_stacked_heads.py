@@ -18,7 +18,7 @@ from regraft.training.session import train_local
 from regraft.tuning.worker.stacked_heads import Stack
 from support.image_bases import coloured, tiny_resnet
 from support.tiny import document
-from unit.tuning.desks import Desk, searched
+from unit.tuning.coordinators import RecordingCoordinator, searched
 
 MANY: list[dict[str, Any]] = [
     {},
@@ -39,7 +39,7 @@ def spec_in(folder: Path, trunk: str = "disk", **training: Any) -> dict[str, Any
     return {**written, "compute": {**written["compute"], "trunk": trunk}}
 
 
-def whole(written: dict[str, Any], folder: Path, *points: dict[str, Any], **more: Any) -> Desk:
+def whole(written: dict[str, Any], folder: Path, *points: dict[str, Any], **more: Any) -> RecordingCoordinator:
     """The same trials, each by itself through the whole model."""
     off = {**written, "compute": {**written["compute"], "trunk": "off"}}
     return searched(off, folder, *points, search="whole", **more)
@@ -52,7 +52,7 @@ def logits_of(written: dict[str, Any], prefix: str | None, features: torch.Tenso
     return features @ delta["classifier.weight"].T + delta["classifier.bias"]
 
 
-def alike(written: dict[str, Any], one: Desk, two: Desk, width: int = 32) -> None:
+def alike(written: dict[str, Any], one: RecordingCoordinator, two: RecordingCoordinator, width: int = 32) -> None:
     features = torch.randn(50, width, generator=torch.Generator().manual_seed(0))
     assert one.ends.keys() == two.ends.keys()
     for trial, end in one.ends.items():
@@ -70,11 +70,11 @@ def alike(written: dict[str, Any], one: Desk, two: Desk, width: int = 32) -> Non
 @pytest.mark.parametrize("every", [1, None])
 def test_each_head_of_a_stack_is_the_head_alone(every: int | None, tmp_path: Path) -> None:
     written = spec_in(tmp_path, eval_steps=every)
-    desk = searched(written, tmp_path / "w", *MANY)
-    assert [end.error for end in desk.ends.values()] == [None] * len(MANY)
-    assert {end.together for end in desk.ends.values()} == {8, 2}
-    assert desk.shared()["computed"] == 90
-    alike(written, desk, whole(written, tmp_path / "w", *MANY))
+    coordinator = searched(written, tmp_path / "w", *MANY)
+    assert [end.error for end in coordinator.ends.values()] == [None] * len(MANY)
+    assert {end.together for end in coordinator.ends.values()} == {8, 2}
+    assert coordinator.shared()["computed"] == 90
+    alike(written, coordinator, whole(written, tmp_path / "w", *MANY))
 
 
 def test_heads_on_images_too(tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_heads_on_images_too(tmp_path: Path) -> None:
         "data": data,
     }
     points: list[dict[str, Any]] = [{}, {"training.lr": 0.02}, {"training.seed": 4}]
-    desk, other = searched(written, tmp_path / "w", *points), whole(written, tmp_path / "w", *points)
-    assert {end.together for end in desk.ends.values()} == {3}
-    for trial in desk.ends:
-        assert desk.curve(trial) == pytest.approx(other.curve(trial), abs=1e-5)
+    coordinator, other = searched(written, tmp_path / "w", *points), whole(written, tmp_path / "w", *points)
+    assert {end.together for end in coordinator.ends.values()} == {3}
+    for trial in coordinator.ends:
+        assert coordinator.curve(trial) == pytest.approx(other.curve(trial), abs=1e-5)
 
 
 @pytest.mark.parametrize("trunk", ["disk", "memory"])
@@ -98,11 +98,11 @@ def test_heads_on_features_of_less_precision(trunk: str, tmp_path: Path) -> None
     data = {side: str(coloured(tmp_path / side, each=each, seed=each)) for side, each in (("train", 20), ("eval", 6))}
     written = {**spec_in(tmp_path, trunk), "task": "image-classification", "data": data}
     written["base"], written["compute"]["precision"] = str(tiny_resnet(tmp_path / "resnet")), "bf16"
-    desk = searched(written, tmp_path / "w", {}, {"training.lr": 0.02})
-    assert {(end.status, end.together) for end in desk.ends.values()} == {("finished", 2)}, desk.ends
+    coordinator = searched(written, tmp_path / "w", {}, {"training.lr": 0.02})
+    assert {(end.status, end.together) for end in coordinator.ends.values()} == {("finished", 2)}, coordinator.ends
     other = whole(written, tmp_path / "w", {}, {"training.lr": 0.02})
-    for trial in desk.ends:
-        assert desk.curve(trial) == pytest.approx(other.curve(trial), rel=0.05)
+    for trial in coordinator.ends:
+        assert coordinator.curve(trial) == pytest.approx(other.curve(trial), rel=0.05)
 
 
 def test_one_head_that_diverges_or_is_stopped_leaves_the_others_as_they_are(tmp_path: Path) -> None:
@@ -114,14 +114,16 @@ def test_one_head_that_diverges_or_is_stopped_leaves_the_others_as_they_are(tmp_
         {"training.lr": 0.3, "training.early_stopping": 1},
         {"training.lr": 1e-9, "training.early_stopping": 1},
     ]
-    desk = searched(written, tmp_path / "w", *points, desk=Desk(stop={"t0002": 2}))
-    states = [desk.ends[f"t{number:04d}"].status for number in range(5)]
+    coordinator = searched(written, tmp_path / "w", *points, coordinator=RecordingCoordinator(stop={"t0002": 2}))
+    states = [coordinator.ends[f"t{number:04d}"].status for number in range(5)]
     assert states == ["finished", "failed", "stopped", "finished", "finished"]
-    assert "not a number" in (desk.ends["t0001"].error or "") or "norm is" in (desk.ends["t0001"].error or "")
-    assert [len(desk.reports[f"t{number:04d}"]) for number in (0, 2)] == [4, 2]
-    assert len(desk.reports["t0004"]) == 2
+    assert "not a number" in (coordinator.ends["t0001"].error or "") or "norm is" in (
+        coordinator.ends["t0001"].error or ""
+    )
+    assert [len(coordinator.reports[f"t{number:04d}"]) for number in (0, 2)] == [4, 2]
+    assert len(coordinator.reports["t0004"]) == 2
     lone = searched(written, tmp_path / "w", {}, search="lone")
-    assert desk.curve("t0000") == pytest.approx(lone.curve("t0000"), abs=1e-6)
+    assert coordinator.curve("t0000") == pytest.approx(lone.curve("t0000"), abs=1e-6)
 
 
 def test_what_breaks_for_all_at_once_lets_each_go_on_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,12 +138,12 @@ def test_what_breaks_for_all_at_once_lets_each_go_on_alone(tmp_path: Path, monke
         step(self)
 
     monkeypatch.setattr(Stack, "step", breaking)
-    desk = searched(written, tmp_path / "w", *MANY[:3])
-    assert "3 trials go on one after another: MemoryError" in desk.notes()
-    for trial in desk.ends:
-        assert desk.ends[trial].status == "finished"
-        assert [report.step for report in desk.reports[trial]] == [8, 16, 24]
-        assert desk.curve(trial) == pytest.approx(straight.curve(trial), abs=1e-5)
+    coordinator = searched(written, tmp_path / "w", *MANY[:3])
+    assert "3 trials go on one after another: MemoryError" in coordinator.notes()
+    for trial in coordinator.ends:
+        assert coordinator.ends[trial].status == "finished"
+        assert [report.step for report in coordinator.reports[trial]] == [8, 16, 24]
+        assert coordinator.curve(trial) == pytest.approx(straight.curve(trial), abs=1e-5)
 
 
 def test_a_head_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +152,7 @@ def test_a_head_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.
     points: list[dict[str, Any]] = [{}, {"training.lr": 0.03, "training.dropout": 0.2}]
     straight = searched(written, tmp_path / "w", *points, search="straight")
 
-    class Dying(Desk):
+    class Dying(RecordingCoordinator):
         def report(self, trial: str, report: Any) -> bool:
             super().report(trial, report)
             if len(self.reports[trial]) == 3:
@@ -158,21 +160,21 @@ def test_a_head_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.
             return True
 
     with pytest.raises(ConnectionError):
-        searched(written, tmp_path / "w", *points, desk=Dying())
-    desk = searched(written, tmp_path / "w", *points)
-    for trial in desk.ends:
-        assert [report.step for report in desk.reports[trial]] == [24, 32]
-        assert desk.curve(trial) == pytest.approx(straight.curve(trial)[2:], abs=1e-6)
-        assert desk.ends[trial].correct == straight.ends[trial].correct
+        searched(written, tmp_path / "w", *points, coordinator=Dying())
+    coordinator = searched(written, tmp_path / "w", *points)
+    for trial in coordinator.ends:
+        assert [report.step for report in coordinator.reports[trial]] == [24, 32]
+        assert coordinator.curve(trial) == pytest.approx(straight.curve(trial)[2:], abs=1e-6)
+        assert coordinator.ends[trial].correct == straight.ends[trial].correct
 
 
 def test_heads_that_need_more_run_one_after_another_and_it_is_told(tmp_path: Path) -> None:
     written = spec_in(tmp_path, epochs=1, accumulation=2)
-    desk = searched(written, tmp_path / "w", {}, {"training.lr": 0.2})
-    assert "one after another: training.accumulation makes several batches of one" in desk.notes()
-    assert [(end.status, end.together) for end in desk.ends.values()] == [("finished", 1)] * 2
+    coordinator = searched(written, tmp_path / "w", {}, {"training.lr": 0.2})
+    assert "one after another: training.accumulation makes several batches of one" in coordinator.notes()
+    assert [(end.status, end.together) for end in coordinator.ends.values()] == [("finished", 1)] * 2
     other = whole(written, tmp_path / "w", {}, {"training.lr": 0.2})
-    assert desk.curve("t0001") == pytest.approx(other.curve("t0001"), abs=1e-5)
+    assert coordinator.curve("t0001") == pytest.approx(other.curve("t0001"), abs=1e-5)
 
 
 def test_a_head_that_is_more_than_it_seems_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,9 +195,9 @@ def test_a_head_that_is_more_than_it_seems_is_found_out(tmp_path: Path, monkeypa
     ):
         with monkeypatch.context() as context:
             context.setattr(*patched)
-            desk = searched(spec_in(tmp_path, epochs=1), tmp_path / "w", {}, search=why[:9].replace(" ", "-"))
-        assert why in desk.notes()
-        assert desk.ends["t0000"].status == "finished"
+            coordinator = searched(spec_in(tmp_path, epochs=1), tmp_path / "w", {}, search=why[:9].replace(" ", "-"))
+        assert why in coordinator.notes()
+        assert coordinator.ends["t0000"].status == "finished"
 
 
 def test_a_second_search_of_heads_computes_nothing(tmp_path: Path) -> None:
@@ -207,8 +209,8 @@ def test_a_second_search_of_heads_computes_nothing(tmp_path: Path) -> None:
 
 def test_the_honest_baselines_come_from_the_same_features(tmp_path: Path) -> None:
     written = spec_in(tmp_path, epochs=1, baselines=True)
-    desk = searched(written, tmp_path / "w", {}, {"training.lr": 0.5})
-    (told,) = [said for said in desk.said if said["event"] == "baselines"]
+    coordinator = searched(written, tmp_path / "w", {}, {"training.lr": 0.5})
+    (told,) = [said for said in coordinator.said if said["event"] == "baselines"]
     spec = RunSpec.resolve({**written, "store": str(tmp_path / "alone")})
     train_local(spec)
     known = Runs(open_store(spec.store)).find(spec.run) or {}

@@ -24,10 +24,10 @@ from regraft.training.step import Stepper
 from regraft.trunk import cost_model
 from regraft.tuning.protocol import Report, Trial
 from regraft.tuning.worker import shared_cuts
-from regraft.tuning.worker.worker import Workshop
+from regraft.tuning.worker.worker import TrialWorker
 from support.processes import in_child
 from support.tiny import document, tickets
-from unit.tuning.desks import Desk, computed_by_one, job_of, searched, trials_of, workshop
+from unit.tuning.coordinators import RecordingCoordinator, computed_by_one, job_of, prepared_worker, searched, trials_of
 
 MIXED: list[dict[str, Any]] = [
     {"method": {"type": "freeze", "depth": 1}},
@@ -71,14 +71,14 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], within: flo
 
 def test_each_trial_is_the_run_it_stands_for(tmp_path: Path) -> None:
     written = spec_in(tmp_path)
-    desk = searched(written, tmp_path / "w", *MIXED, depths=(1, 2, "feature-extraction"))
+    coordinator = searched(written, tmp_path / "w", *MIXED, depths=(1, 2, "feature-extraction"))
     for number, point in enumerate(MIXED):
         trial = f"t{number:04d}"
-        assert desk.ends[trial].status == "finished", desk.ends[trial].error
+        assert coordinator.ends[trial].status == "finished", coordinator.ends[trial].error
         losses, delta = run_alone(written, point, tmp_path / trial)
-        assert desk.curve(trial) == pytest.approx(losses, abs=1e-5), point
+        assert coordinator.curve(trial) == pytest.approx(losses, abs=1e-5), point
         adamw = point.get("training.optimizer") == "adamw"
-        same(delta_of(written, desk.ends[trial].checkpoint), delta, 2e-3 if adamw else 1e-5)
+        same(delta_of(written, coordinator.ends[trial].checkpoint), delta, 2e-3 if adamw else 1e-5)
 
 
 FROZEN: list[dict[str, Any]] = [{"method": {"type": "freeze", "depth": depth}} for depth in (1, 2)]
@@ -104,10 +104,10 @@ def test_of_added_rows_only_those_are_computed(tmp_path: Path) -> None:
     lines = (tmp_path / "train.csv").read_text().splitlines()
     more = tickets(tmp_path / "more.csv", 100, seed=9).read_text().splitlines()[1:]
     (tmp_path / "train.csv").write_text("\n".join([*lines, *more]) + "\n")
-    desk = searched(written, tmp_path / "w", *FROZEN, depths=(1, 2), search="more")
-    assert (desk.shared()["computed"], desk.shared()["rows"]) == (100, 190)
+    coordinator = searched(written, tmp_path / "w", *FROZEN, depths=(1, 2), search="more")
+    assert (coordinator.shared()["computed"], coordinator.shared()["rows"]) == (100, 190)
     losses, _ = run_alone(written, FROZEN[1], tmp_path / "alone")
-    assert desk.curve("t0001") == pytest.approx(losses, abs=1e-5)
+    assert coordinator.curve("t0001") == pytest.approx(losses, abs=1e-5)
 
 
 def test_what_ends_a_trial_ends_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +129,8 @@ def test_what_ends_a_trial_ends_it_alone(tmp_path: Path, monkeypatch: pytest.Mon
         return step(self, *args)
 
     monkeypatch.setattr(Stepper, "step", starved)
-    desk = searched(written, tmp_path / "w", *points)
-    errors = [desk.ends[f"t{number:04d}"].error or "" for number in range(len(points))]
+    coordinator = searched(written, tmp_path / "w", *points)
+    errors = [coordinator.ends[f"t{number:04d}"].error or "" for number in range(len(points))]
     assert all("\n" not in error for error in errors)
     assert ("the loss is" in errors[0] and "not a number" in errors[0]) or "nan" in errors[0]
     assert errors[1].startswith("training.lr: -1 is written")
@@ -138,14 +138,14 @@ def test_what_ends_a_trial_ends_it_alone(tmp_path: Path, monkeypatch: pytest.Mon
     assert "memory ran out" in errors[3] and "training.batch_size" in errors[3]
     assert errors[4].startswith("base: trials of one search share it")
     assert "weather" in errors[5]
-    assert desk.ends["t0006"].status == "finished"
-    assert [end.status for end in desk.ends.values()].count("failed") == 6
+    assert coordinator.ends["t0006"].status == "finished"
+    assert [end.status for end in coordinator.ends.values()].count("failed") == 6
 
 
 def test_an_error_of_the_store_or_the_desk_is_no_trials_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = spec_in(tmp_path, "off", epochs=1)
-    desk = Desk()
-    made = workshop(written, tmp_path / "w", desk)
+    coordinator = RecordingCoordinator()
+    made = prepared_worker(written, tmp_path / "w", coordinator)
 
     def full(*args: Any, **kwargs: Any) -> Any:
         raise StoreError("no space left on device")
@@ -153,36 +153,40 @@ def test_an_error_of_the_store_or_the_desk_is_no_trials_fault(tmp_path: Path, mo
     with monkeypatch.context() as patched:
         patched.setattr(Checkpoints, "save", full)
         with pytest.raises(StoreError, match="no space"):
-            made.run(trials_of({}), desk)
+            made.run(trials_of({}), coordinator)
     with monkeypatch.context() as patched:
-        patched.setattr(desk, "report", lambda *_: {}["the desk is gone"])
+        patched.setattr(coordinator, "report", lambda *_: {}["the desk is gone"])
         with pytest.raises(KeyError):
-            made.run(trials_of({}), desk)
-    assert not desk.ends
-    made.run(trials_of({}), desk)
-    assert desk.ends["t0000"].status == "finished"
+            made.run(trials_of({}), coordinator)
+    assert not coordinator.ends
+    made.run(trials_of({}), coordinator)
+    assert coordinator.ends["t0000"].status == "finished"
 
 
 def test_a_trial_is_stopped_and_keeps_its_best(tmp_path: Path) -> None:
     written = spec_in(tmp_path, "off", epochs=4)
-    desk = searched(written, tmp_path / "w", {"method": "full"}, {}, desk=Desk(stop={"t0000": 2}))
-    assert [desk.ends[trial].status for trial in ("t0000", "t0001")] == ["stopped", "finished"]
-    assert [report.step for report in desk.reports["t0000"]] == [8, 16]
-    assert len(desk.reports["t0001"]) == 4
-    best = max(desk.reports["t0000"], key=lambda report: report.metrics["accuracy"])
-    saved = desk.ends["t0000"].checkpoint
+    coordinator = searched(
+        written, tmp_path / "w", {"method": "full"}, {}, coordinator=RecordingCoordinator(stop={"t0000": 2})
+    )
+    assert [coordinator.ends[trial].status for trial in ("t0000", "t0001")] == ["stopped", "finished"]
+    assert [report.step for report in coordinator.reports["t0000"]] == [8, 16]
+    assert len(coordinator.reports["t0001"]) == 4
+    best = max(coordinator.reports["t0000"], key=lambda report: report.metrics["accuracy"])
+    saved = coordinator.ends["t0000"].checkpoint
     assert saved is not None and f"/{best.step:08d}-" in saved
 
 
 def test_nothing_is_written_without_room(tmp_path: Path) -> None:
     written = spec_in(tmp_path, "off", epochs=2)
-    desk = searched(written, tmp_path / "w", {}, {}, desk=Desk(rooms=lambda trial, count: trial == "t0001"))
-    assert {trial for trial, _ in desk.asked} == {"t0000", "t0001"}
-    assert {trial for trial, *_ in desk.kept} == {"t0001"}
-    assert desk.ends["t0000"].checkpoint is None and desk.ends["t0000"].status == "finished"
+    coordinator = searched(
+        written, tmp_path / "w", {}, {}, coordinator=RecordingCoordinator(reserve=lambda trial, count: trial == "t0001")
+    )
+    assert {trial for trial, _ in coordinator.asked} == {"t0000", "t0001"}
+    assert {trial for trial, *_ in coordinator.kept} == {"t0001"}
+    assert coordinator.ends["t0000"].checkpoint is None and coordinator.ends["t0000"].status == "finished"
     store = open_store(written["store"])
     assert not list(store.list("searches/s/trials/t0000/"))
-    for _, prefix, count, score in desk.kept:
+    for _, prefix, count, score in coordinator.kept:
         stored = sum(stat.size for stat in store.list(prefix) if stat.key.endswith(".safetensors"))
         assert score is not None and stored == count
 
@@ -191,7 +195,7 @@ def test_a_trial_whose_worker_died_goes_on_to_the_same_bits(tmp_path: Path) -> N
     written = spec_in(tmp_path, "off", epochs=4, optimizer="adamw", lr=3e-3, dropout=0.1)
     straight = searched(written, tmp_path / "w", {}, search="straight")
 
-    class Dying(Desk):
+    class Dying(RecordingCoordinator):
         def report(self, trial: str, report: Report) -> bool:
             super().report(trial, report)
             if len(self.reports[trial]) == 3:
@@ -200,12 +204,12 @@ def test_a_trial_whose_worker_died_goes_on_to_the_same_bits(tmp_path: Path) -> N
 
     dying = Dying()
     with pytest.raises(ConnectionError):
-        searched(written, tmp_path / "w", {}, desk=dying)
+        searched(written, tmp_path / "w", {}, coordinator=dying)
     assert dying.kept
-    desk = searched(written, tmp_path / "w", {})
-    assert len(desk.reports["t0000"]) < 4
-    assert desk.curve("t0000") == straight.curve("t0000")[-len(desk.reports["t0000"]) :]
-    ends = straight.ends["t0000"], desk.ends["t0000"]
+    coordinator = searched(written, tmp_path / "w", {})
+    assert len(coordinator.reports["t0000"]) < 4
+    assert coordinator.curve("t0000") == straight.curve("t0000")[-len(coordinator.reports["t0000"]) :]
+    ends = straight.ends["t0000"], coordinator.ends["t0000"]
     assert ends[0].correct == ends[1].correct
     one, two = (delta_of(written, end.checkpoint) for end in ends)
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
@@ -215,24 +219,24 @@ def test_a_trial_that_is_over_leaves_no_model_behind(tmp_path: Path, monkeypatch
     """Without the garbage collector: a search of large models would hold several of them until it comes round."""
     written = spec_in(tmp_path, epochs=1)
     alive: list[weakref.ref[Any]] = []
-    made = Workshop.adapted
+    made = TrialWorker.adapted
 
-    def watched(self: Workshop, *args: Any) -> Any:
+    def watched(self: TrialWorker, *args: Any) -> Any:
         adapted = made(self, *args)
         alive.append(weakref.ref(adapted.model))
         return adapted
 
     points = [{"method": "full", "compute.trunk": "off"}, *FROZEN]
-    desk = Desk()
-    worker = workshop(written, tmp_path / "w", desk, depths=(1, 2))
-    worker.run(trials_of(*points), desk)
-    monkeypatch.setattr(Workshop, "adapted", watched)
+    coordinator = RecordingCoordinator()
+    worker = prepared_worker(written, tmp_path / "w", coordinator, depths=(1, 2))
+    worker.run(trials_of(*points), coordinator)
+    monkeypatch.setattr(TrialWorker, "adapted", watched)
     gc.collect()
     gc.disable()
     try:
         again = [Trial(10 + number, {**point, "training.lr": 0.01}) for number, point in enumerate(points)]
-        worker.run(again, desk)
-        assert len(desk.ends) == 6 and len(alive) >= 2
+        worker.run(again, coordinator)
+        assert len(coordinator.ends) == 6 and len(alive) >= 2
         assert [ref() for ref in alive if ref() is not None] == []
     finally:
         gc.enable()
@@ -257,6 +261,6 @@ def test_what_goes_wrong_with_the_trunk_ends_no_search(tmp_path: Path, monkeypat
     written = spec_in(tmp_path, "auto", epochs=1)
     monkeypatch.setattr(cost_model, "DISK_S_PER_BYTE", 0.0)
     monkeypatch.setattr(shared_cuts, "fill", broken)
-    desk = searched(written, tmp_path / "w", FROZEN[0], {"method": "feature-extraction"}, depths=(1,))
-    assert "computed anew in every epoch: keeping it failed (OSError: no space left" in desk.notes()
-    assert [end.status for end in desk.ends.values()] == ["finished"] * 2
+    coordinator = searched(written, tmp_path / "w", FROZEN[0], {"method": "feature-extraction"}, depths=(1,))
+    assert "computed anew in every epoch: keeping it failed (OSError: no space left" in coordinator.notes()
+    assert [end.status for end in coordinator.ends.values()] == ["finished"] * 2

@@ -12,31 +12,31 @@ from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.training.harness import LocalHarness
 from regraft.tuning.protocol import End, Report, SearchJob, Trial
-from regraft.tuning.worker.worker import Workshop
+from regraft.tuning.worker.worker import TrialWorker
 
 
-class Desk:
+class RecordingCoordinator:
     """What workers hand in, by trial."""
 
     def __init__(
-        self, *, stop: Mapping[str, int] | None = None, rooms: Callable[[str, int], bool] | None = None
+        self, *, stop: Mapping[str, int] | None = None, reserve: Callable[[str, int], bool] | None = None
     ) -> None:
-        """`stop` says after how many reports which trial is to end; `rooms` answers for room."""
+        """`stop` says after how many reports which trial is to end; `reserve` answers requests for space."""
         self.reports: dict[str, list[Report]] = {}
         self.ends: dict[str, End] = {}
         self.kept: list[tuple[str, str, int, float | None]] = []
         self.asked: list[tuple[str, int]] = []
         self.said: list[dict[str, Any]] = []
-        self._stop, self._rooms = dict(stop or {}), rooms
+        self._stop, self._reserve = dict(stop or {}), reserve
 
     def report(self, trial: str, report: Report) -> bool:
         assert trial not in self.ends
         self.reports.setdefault(trial, []).append(report)
         return len(self.reports[trial]) != self._stop.get(trial, -1)
 
-    def room(self, trial: str, count: int) -> bool:
+    def reserve(self, trial: str, count: int) -> bool:
         self.asked.append((trial, count))
-        return self._rooms is None or self._rooms(trial, count)
+        return self._reserve is None or self._reserve(trial, count)
 
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
         self.kept.append((trial, prefix, count, score))
@@ -45,7 +45,7 @@ class Desk:
         assert trial not in self.ends
         self.ends[trial] = end
 
-    def say(self, event: str, **fields: Any) -> None:
+    def emit(self, event: str, **fields: Any) -> None:
         self.said.append({"event": event, **fields})
 
     def curve(self, trial: str, name: str = "loss") -> list[float]:
@@ -85,24 +85,26 @@ def trials_of(*points: Mapping[str, Any]) -> list[Trial]:
     return [Trial(number, dict(point)) for number, point in enumerate(points)]
 
 
-def workshop(written: Mapping[str, Any], folder: Path, desk: Desk, **more: Any) -> Workshop:
+def prepared_worker(
+    written: Mapping[str, Any], folder: Path, coordinator: RecordingCoordinator, **more: Any
+) -> TrialWorker:
     """A worker that is ready."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = Workshop(job_of(written, **more), LocalHarness(), folder)
-    made.prepare(desk)
+    made = TrialWorker(job_of(written, **more), LocalHarness(), folder)
+    made.prepare(coordinator)
     return made
 
 
-def searched(written: Mapping[str, Any], folder: Path, *points: Mapping[str, Any], **more: Any) -> Desk:
+def searched(written: Mapping[str, Any], folder: Path, *points: Mapping[str, Any], **more: Any) -> RecordingCoordinator:
     """Run a trial for each point in one worker."""
-    desk = more.pop("desk", None) or Desk()
-    made = workshop(written, folder, desk, **more)
-    made.run(trials_of(*points), desk)
+    coordinator = more.pop("coordinator", None) or RecordingCoordinator()
+    made = prepared_worker(written, folder, coordinator, **more)
+    made.run(trials_of(*points), coordinator)
     made.close()
-    return desk
+    return coordinator
 
 
 def computed_by_one(written: Mapping[str, Any], depths: Iterable[int | str], folder: str) -> None:
     """One of several workers, in a process of its own: how many rows it computed, into a file of its folder."""
-    desk = searched(written, Path(folder), depths=depths)
-    (Path(folder) / "computed").write_text(str(desk.shared()["computed"]))
+    coordinator = searched(written, Path(folder), depths=depths)
+    (Path(folder) / "computed").write_text(str(coordinator.shared()["computed"]))

@@ -15,19 +15,19 @@ from regraft.contracts import Progress
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.tuning.driver.finish import SearchOutcome, checkpoints_of
-from regraft.tuning.driver.workers import Crew
-from regraft.tuning.protocol import Desk, End, Report, SearchJob, Trial
+from regraft.tuning.driver.workers import WorkerPool
+from regraft.tuning.protocol import Coordinator, End, Report, SearchJob, Trial
 from regraft.tuning.session import search_session
-from regraft.tuning.study import Decider, GridPoints, NoRule, RandomPoints
+from regraft.tuning.study import GridPoints, NoStopping, RandomPoints, Study
 from support.tiny import document
 
 EPOCHS = 3
 
 
-def decider(spec: RunSpec) -> Decider:
+def study(spec: RunSpec) -> Study:
     """Points at random or by grid, no trial ends early."""
     assert spec.search is not None
-    return Decider(spec, GridPoints(spec) if spec.search.sampler == "grid" else RandomPoints(spec), NoRule())
+    return Study(spec, GridPoints(spec) if spec.search.sampler == "grid" else RandomPoints(spec), NoStopping())
 
 
 def a_spec(folder: Path, search: Mapping[str, Any], **fields: Any) -> RunSpec:
@@ -41,7 +41,7 @@ def accuracy(overrides: Mapping[str, Any], epoch: int) -> float:
     return max(0.0, 1 - abs(math.log10(rate) + 3) / 4) * (0.7 + 0.1 * epoch)
 
 
-class PretendedCrew:
+class FakePool:
     """One slot; `during` is called before each epoch, and may raise."""
 
     slots = 1
@@ -58,38 +58,38 @@ class PretendedCrew:
         self.job = job
         self.store = open_store(RunSpec.resolve(job.spec).store)
 
-    def ready(self, slot: int, desk: Desk) -> None:
+    def ready(self, slot: int, coordinator: Coordinator) -> None:
         """Nothing to load."""
 
-    def work(self, slot: int, trials: Sequence[Trial], desk: Desk) -> None:
+    def work(self, slot: int, trials: Sequence[Trial], coordinator: Coordinator) -> None:
         """Go through the epochs of each trial."""
         for trial in trials:
             if trial.number >= 0:
-                self._one(trial, desk)
+                self._one(trial, coordinator)
 
     def close(self) -> None:
         """Nothing to let go."""
 
-    def _one(self, trial: Trial, desk: Desk) -> None:
+    def _one(self, trial: Trial, coordinator: Coordinator) -> None:
         self.ran.append(trial.id)
         checkpoints = checkpoints_of(self.store, self.job.search, trial.id)
         best, goes_on = None, True
         for epoch in range(1, EPOCHS + 1):
             self.during(trial, epoch)
             metrics = {"accuracy": accuracy(trial.overrides, epoch), "loss": 1.0}
-            if desk.room(trial.id, self.bytes):
+            if coordinator.reserve(trial.id, self.bytes):
                 delta = random.Random(trial.number).randbytes(self.bytes)
                 saved = checkpoints.save(epoch, {"delta.safetensors": delta, "state.json": b"{}"}, {"metrics": metrics})
-                desk.saved(trial.id, saved.prefix, self.bytes, metrics["accuracy"])
+                coordinator.saved(trial.id, saved.prefix, self.bytes, metrics["accuracy"])
                 best = saved.prefix
             else:
                 self.refused += 1
-            goes_on = desk.report(trial.id, Report(epoch, float(epoch), metrics, 0.1 * epoch))
+            goes_on = coordinator.report(trial.id, Report(epoch, float(epoch), metrics, 0.1 * epoch))
             if not goes_on:
                 break
-        desk.ended(trial.id, End("finished" if goes_on else "stopped", 0.1 * EPOCHS, best, blocks=2, together=1))
+        coordinator.ended(trial.id, End("finished" if goes_on else "stopped", 0.1 * EPOCHS, best, blocks=2, together=1))
 
 
-def searched(spec: RunSpec, crew: Crew, progress: Progress | None = None, **options: Any) -> SearchOutcome:
+def searched(spec: RunSpec, pool: WorkerPool, progress: Progress | None = None, **options: Any) -> SearchOutcome:
     """A whole search with that crew."""
-    return search_session(spec, decider, lambda: crew, progress=progress, **options)
+    return search_session(spec, study, lambda: pool, progress=progress, **options)

@@ -1,0 +1,65 @@
+"""The worker's connection to the coordinator: its errors end the worker, never a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from regraft.tuning.protocol import Coordinator, End, Report
+
+T = TypeVar("T")
+
+
+class CoordinatorLost(BaseException):
+    """The coordinator raised `error`.
+
+    Derives from BaseException so that `except Exception` does not blame the trial.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Connection:
+    """A `Coordinator` that wraps every error of another one in CoordinatorLost."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+
+    def report(self, trial: str, report: Report) -> bool:
+        """Forward an evaluation and return whether the trial goes on."""
+        return _forward(self._coordinator.report, trial, report)
+
+    def reserve(self, trial: str, count: int) -> bool:
+        """Forward a request for checkpoint space and return the answer."""
+        return _forward(self._coordinator.reserve, trial, count)
+
+    def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
+        """Forward the commit of a checkpoint."""
+        _forward(self._coordinator.saved, trial, prefix, count, score)
+
+    def ended(self, trial: str, end: End) -> None:
+        """Forward the end of a trial."""
+        _forward(self._coordinator.ended, trial, end)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Forward a progress event."""
+        _forward(self._coordinator.emit, event, **fields)
+
+
+def _forward(call: Callable[..., T], *args: Any, **fields: Any) -> T:
+    try:
+        return call(*args, **fields)
+    except Exception as error:
+        raise CoordinatorLost(error) from error
+
+
+@contextmanager
+def connected(coordinator: Coordinator) -> Iterator[Connection]:
+    """Open a connection to a coordinator; leaving the block re-raises the coordinator's original error."""
+    try:
+        yield Connection(coordinator)
+    except CoordinatorLost as lost:
+        raise lost.error from None

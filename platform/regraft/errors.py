@@ -28,7 +28,9 @@ made in `__str__`, so that pickling rebuilds the same error.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Never
 
 
 class RegraftError(Exception):
@@ -149,3 +151,33 @@ class Overloaded(NotNow):
 
 class DeadlineExceeded(NotNow):
     """The time that was given for the answer is over: it was not computed."""
+
+
+def new_name(old: str) -> str | None:
+    """The dotted name that replaced `old`, a name of the previous edition; None where `old` is no such name.
+
+    `old` is a module (`regraft.augment`), a name in a module (`regraft.spec.RunSpec`), or a method of a contract that
+    plugins override, by the class that defines it (`regraft.contracts.task.Task.settle`).
+    """
+    return _new_names().get(old)
+
+
+@cache
+def _new_names() -> dict[str, str]:
+    """The table `old_names.tsv`: an old and a new name per line."""
+    lines = Path(__file__).with_name("old_names.tsv").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("\t") for line in lines if not line.startswith("#"))
+    return {old: new for old, new in pairs}
+
+
+if not TYPE_CHECKING:  # for type checkers, a module with `__getattr__` has every attribute
+
+    def __getattr__(name: str) -> Never:
+        """Raise ImportError with the new name of a renamed error class, and AttributeError for any other name.
+
+        An AttributeError would be lost: `from regraft.errors import name` replaces it by an ImportError of its own.
+        """
+        old = f"{__name__}.{name}"
+        if new := new_name(old):
+            raise ImportError(f"{old} is now {new}", name=old)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

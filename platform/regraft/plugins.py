@@ -7,12 +7,15 @@ family needs no list to be edited. A plugin *is* its configuration: frozen, type
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +23,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
-from regraft.errors import RequestError, UnknownPlugin
+from regraft.errors import RequestError, UnknownPlugin, new_name
 
 PACKAGES = {
     "tasks": "regraft.tasks",
@@ -59,7 +62,11 @@ class Plugin(Frozen):
         members = _members(cls.family)
         if name not in members:
             raise UnknownPlugin(unknown(SINGULAR[cls.family], name, sorted(members)))
-        return _only_member(_load(members[name], cls.family, name), cls)
+        file = members[name]
+        member = _only_member(_load(file, cls.family, name), cls)
+        if file is not None:
+            _refuse_old_hooks(member, file)
+        return member
 
     @classmethod
     def parse(cls, written: object) -> object:
@@ -141,8 +148,59 @@ def _load(path: Path | None, family: str, key: str) -> ModuleType:
         found.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise RequestError(f"loading {path} failed: {type(error).__name__}: {error}", where="plugins") from error
+        raise RequestError(f"loading {path} failed: {_explained(error)}", where="plugins") from error
     return module
+
+
+def _explained(error: Exception) -> str:
+    """The error in a line; where an import of a renamed module or class caused it, the old and new names instead."""
+    if isinstance(error, ImportError):
+        frames = traceback.extract_tb(error.__traceback__)
+        files = {Path(frame.filename) for frame in frames} - {Path(__file__)}
+        used = {error.name or "", *(name for file in files if file.is_file() for name in _imported(file))}
+        if renamed := [f"{old} is now {new}" for old in sorted(used) if (new := new_name(old))]:
+            return f"{'; '.join(renamed)}: change the import"
+    return f"{type(error).__name__}: {error}"
+
+
+def _imported(file: Path) -> Iterator[str]:
+    """Every dotted name that a Python file imports: modules, and names of modules."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _refuse_old_hooks(member: type[Plugin], file: Path) -> None:
+    """Raise RequestError if a user's class defines a hook by the name that it had in the previous edition.
+
+    The platform would never call such a method. A name may mean another hook today (`targets`): a method with as many
+    parameters as that hook overrides it, and is fine.
+    """
+    platform = [base for base in member.__mro__ if base.__module__.startswith("regraft.")]
+    for owner in member.__mro__:
+        if owner in platform:
+            continue
+        for name, method in vars(owner).items():
+            new = next((new for base in platform if (new := new_name(_hook(base, name)))), None)
+            if new is None or not inspect.isfunction(method):
+                continue
+            current = next((vars(base)[name] for base in platform if name in vars(base)), None)
+            if current is None or len(_parameters(current)) != len(_parameters(method)):
+                raise RequestError(
+                    f"{file}: {owner.__name__}.{name} overrides a hook that is now {new}: rename the method",
+                    where="plugins",
+                )
+
+
+def _hook(owner: type, name: str) -> str:
+    return f"{owner.__module__}.{owner.__qualname__}.{name}"
+
+
+def _parameters(method: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(method).parameters
 
 
 def _only_member(module: ModuleType, root: type[P]) -> type[P]:

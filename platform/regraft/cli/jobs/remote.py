@@ -192,6 +192,7 @@ def asked(screen: Screen) -> str:
 def rebuilt(told: Mapping[str, Any]) -> RegraftError:
     """The error that ended the job, as if it had been raised here."""
     kind, message, where = str(told.get("kind")), str(told.get("message")), str(told.get("where") or "")
+    kind = (errors.new_name(f"regraft.errors.{kind}") or kind).rpartition(".")[2]  # a job of the previous edition
     cls = getattr(errors, kind, None)
     if not (isinstance(cls, type) and issubclass(cls, RegraftError)):
         return ClusterError(f"{kind}: {message}", where)

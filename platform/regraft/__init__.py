@@ -16,7 +16,7 @@ from regraft.version import VERSION
 if TYPE_CHECKING:
     from regraft.contracts import Progress, Source
     from regraft.evaluation.evaluate import Evaluated
-    from regraft.serving.batch.session import Written
+    from regraft.serving.batch.session import BatchResult
     from regraft.serving.predictor import Predictor
     from regraft.spec.run import RunSpec
     from regraft.training.registration import Outcome
@@ -180,7 +180,7 @@ def predict(
     address: str | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
-) -> Written:
+) -> BatchResult:
     """Answer every row of `input` with a registered model, into `output` (.jsonl or .parquet), in order.
 
     `features` writes vectors in place of answers, for which `model` may also be a base as a spec writes it, computed
@@ -191,9 +191,9 @@ def predict(
     """
     from regraft.contracts import Source
     from regraft.serving.batch.input_blocks import source_named
-    from regraft.serving.batch.session import Request, predict_here
+    from regraft.serving.batch.session import BatchRequest, predict_here
 
-    request = Request(
+    request = BatchRequest(
         model=str(model),
         input=str(input),
         output=str(output),

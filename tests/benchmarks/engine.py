@@ -40,8 +40,8 @@ from regraft.bases.adapted import Adapted
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate, processor_files
 from regraft.contracts import Method, Task
-from regraft.serving.engine.base_weights import placed
-from regraft.serving.engine.engine import Ask, Engine
+from regraft.serving.engine.base_weights import move_model
+from regraft.serving.engine.engine import Engine, RowRequest
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 
@@ -149,7 +149,7 @@ def texts(count: int, words: int) -> list[str]:
 
 def asked(engine: Engine, names: Sequence[str], said: Sequence[str]) -> list[Any]:
     """The engine's answers, from text to label."""
-    return engine.answer([engine.encode(Ask(n, "v1", {"text": t})) for n, t in zip(names, said, strict=True)])
+    return engine.answer([engine.encode(RowRequest(n, "v1", {"text": t})) for n, t in zip(names, said, strict=True)])
 
 
 def in_turns(ours: Turn, theirs: Turn, pairs: int) -> dict[str, Any]:
@@ -192,12 +192,12 @@ class Switching:
     """One PEFT model with all adapters; what its users do: group rows by model, switch, compute."""
 
     def __init__(self, engine: Engine, names: Sequence[str]) -> None:
-        own = engine.open(names[0], "v1").own
-        self.task, self.context = own.task, own.context
+        loaded = engine.open(names[0], "v1").loaded
+        self.task, self.context = loaded.task, loaded.context
         plain = Method.parse("full")
         assert isinstance(plain, Method)
-        adapted = adapt(self.task, plain, own.frame.adapted.base, labels=LABELS, seed=0)
-        targets = [f"{adapted.anatomy.prefix}.{name}" for name in own.factors or ()]
+        adapted = adapt(self.task, plain, loaded.frame.adapted.base, labels=LABELS, seed=0)
+        targets = [f"{adapted.anatomy.prefix}.{name}" for name in loaded.factors or ()]
         settings = {"r": LORA["rank"], "lora_alpha": LORA["alpha"], "modules_to_save": ["classifier"]}
         self.model: Any = None
         for name in names:
@@ -206,7 +206,7 @@ class Switching:
                 self.model = get_peft_model(adapted.model, config, adapter_name=name)
             else:
                 self.model.add_adapter(name, config)
-            self._fill(name, dict(engine.open(name, "v1").own.delta), adapted.anatomy.prefix)
+            self._fill(name, dict(engine.open(name, "v1").loaded.delta), adapted.anatomy.prefix)
         self.model.eval()
 
     def _fill(self, name: str, delta: dict[str, torch.Tensor], prefix: str) -> None:
@@ -254,12 +254,12 @@ def bare(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> d
     served = engine.open(names[0], "v1")
     plain = Method.parse("feature-extraction")
     assert isinstance(plain, Method)
-    adapted = adapt(served.task, plain, served.own.frame.adapted.base, labels=LABELS, seed=0)
-    weights, work = served.own.frame.weights, batches(names, options)
-    placed(adapted.model, weights.device, weights.dtype)
+    adapted = adapt(served.task, plain, served.loaded.frame.adapted.base, labels=LABELS, seed=0)
+    weights, work = served.loaded.frame.weights, batches(names, options)
+    move_model(adapted.model, weights.device, weights.dtype)
 
     def theirs() -> None:
-        with weights.arithmetic():
+        with weights.inference_context():
             for _, said in work:
                 one_model(adapted, said)
 
@@ -283,7 +283,7 @@ def many(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> d
 def same_text(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """One text for many heads against one text for one; the engine's part alone, from encoded rows to answers."""
     [said] = texts(1, options.words)
-    rows = [engine.encode(Ask(name, "v1", {"text": said})) for name in names]
+    rows = [engine.encode(RowRequest(name, "v1", {"text": said})) for name in names]
     alone = [engine.answer([row])[0] for row in rows]
     apart = farthest(engine.answer(rows), alone)
     assert options.precision != "fp32" or apart <= TOLERANCE, f"the answers are {apart} apart"

@@ -38,7 +38,7 @@ from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate, processor_files
 from regraft.contracts import Method, Task
 from regraft.serving.engine.batcher import Batcher
-from regraft.serving.engine.engine import Ask, Engine
+from regraft.serving.engine.engine import Engine, RowRequest
 from regraft.serving.export import export
 from regraft.store.card import model_card
 from regraft.store.objects import open_store
@@ -243,7 +243,7 @@ def engine(folder: Path, texts: list[str]) -> dict[str, float]:
         made = Engine(str(folder / "store"), device="cpu", precision=precision)  # type: ignore[arg-type]
         batcher = Batcher(made)
         version = Registry(open_store(str(folder / "store"))).version(NAME).version
-        rows = [made.encode(Ask(NAME, version, {"text": text})) for text in texts[:256]]
+        rows = [made.encode(RowRequest(NAME, version, {"text": text})) for text in texts[:256]]
         for future in [batcher.submit(row) for row in rows[:64]]:
             future.result()
         began = time.perf_counter()
@@ -252,7 +252,7 @@ def engine(folder: Path, texts: list[str]) -> dict[str, float]:
         computing = time.perf_counter() - began
         began = time.perf_counter()
         for text in texts[:256]:
-            made.encode(Ask(NAME, version, {"text": text}))
+            made.encode(RowRequest(NAME, version, {"text": text}))
         encoding = time.perf_counter() - began
         batcher.close()
         found[f"{precision}_rows_a_second"] = round(256 / (computing + encoding), 1)

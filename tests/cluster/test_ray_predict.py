@@ -17,7 +17,7 @@ import regraft
 from regraft import plugins
 from regraft.cluster.predict import predict
 from regraft.errors import DataError, RequestError, RunError
-from regraft.serving.batch.session import Request, predict_here
+from regraft.serving.batch.session import BatchRequest, predict_here
 from support.tiny import WORDS, tiny_bert
 from unit.serving.tiny import publish
 
@@ -77,8 +77,8 @@ def lines(path: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-def request(store: Path, texts: Path, out: str, **more: Any) -> Request:
-    return Request("tiny", str(texts), str(texts.parent / out), str(store), block_rows=8, device="cpu", **more)
+def request(store: Path, texts: Path, out: str, **more: Any) -> BatchRequest:
+    return BatchRequest("tiny", str(texts), str(texts.parent / out), str(store), block_rows=8, device="cpu", **more)
 
 
 def test_two_actors_give_what_one_process_gives(on_ray: None, deadly: tuple[Path, str], tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_vectors_of_a_base_are_those_of_one_process(on_ray: None, tmp_path: Path
     tiny_bert(tmp_path / "base")
     texts = rows_in(tmp_path, 30)
     asked = [
-        Request(str(tmp_path / "base"), str(texts), str(tmp_path / out), features=True, block_rows=8, dtype="fp32")
+        BatchRequest(str(tmp_path / "base"), str(texts), str(tmp_path / out), features=True, block_rows=8, dtype="fp32")
         for out in ("here.parquet", "there.parquet")
     ]
     here, there = predict_here(asked[0]), predict(asked[1], workers=1)

@@ -17,7 +17,7 @@ from regraft.cli.train_progress import following
 from regraft.errors import RequestError
 
 if TYPE_CHECKING:
-    from regraft.serving.batch.session import Written
+    from regraft.serving.batch.session import BatchResult
 
 
 def predict(args: argparse.Namespace, screen: Screen) -> Reply:
@@ -27,7 +27,7 @@ def predict(args: argparse.Namespace, screen: Screen) -> Reply:
             args.address, screen, partial(function(WORK["pack predict"]), args=args, store=store_of(args.store))
         )
     with following(screen) as progress:
-        written: Written = function(WORK["predict"])(
+        written: BatchResult = function(WORK["predict"])(
             args.model,
             args.input,
             args.output,
@@ -56,7 +56,7 @@ def parsed(written: str | None) -> Any:
         raise RequestError(f"{written!r} is not a YAML value: {error}", where="--format") from None
 
 
-def _summary(written: Written, screen: Screen, *, vectors: bool) -> None:
+def _summary(written: BatchResult, screen: Screen, *, vectors: bool) -> None:
     what = "vectors" if vectors else "answers"
     screen.say()
     screen.say(Text.assemble((written.out, "bold green"), f" holds the {what} to {written.rows:,} rows"))

@@ -17,7 +17,7 @@ from regraft.cli.dispatch import WORK, function
 from regraft.cli.jobs.remote import elsewhere
 from regraft.cli.screen import Reply, Screen, span, store_of
 from regraft.cli.signals import ended_by_signals
-from regraft.endpoint.api_keys import Key, append, hashed, new_key
+from regraft.endpoint.api_keys import ApiKey, append, hashed, new_key
 from regraft.errors import RequestError
 from regraft.spec.serve import EVERY, ServeSpec
 from regraft.store import names
@@ -92,7 +92,7 @@ def key(args: argparse.Namespace, screen: Screen) -> Reply:
     made = new_key()
     for model in args.model:
         names.model_name(model)
-    append(Path(args.keys), Key(name=args.name, sha256=hashed(made), models=tuple(args.model) or None))
+    append(Path(args.keys), ApiKey(name=args.name, sha256=hashed(made), models=tuple(args.model) or None))
     screen.note(f"{args.keys} holds its hash; the key itself is shown this once:")
     screen.say(made)
     return Reply({"key": made, "name": args.name, "file": args.keys})

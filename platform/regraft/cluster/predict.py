@@ -18,7 +18,7 @@ from regraft.cluster.quiet import quiet, silently
 from regraft.cluster.train import causes_of
 from regraft.contracts import Progress
 from regraft.errors import ClusterError, RegraftError, RequestError, RunError
-from regraft.serving.batch.session import Job, Request, Worker, Written, choose_here, predict_session
+from regraft.serving.batch.session import BatchJob, BatchRequest, BatchResult, BatchWorker, choose_here, predict_session
 from regraft.spec.document import absolute
 from regraft.store.objects import open_store
 
@@ -44,13 +44,13 @@ class Pool:
 
 
 def predict(
-    request: Request,
+    request: BatchRequest,
     *,
     workers: int | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
     address: str | None = None,
-) -> Written:
+) -> BatchResult:
     """Answer a request on Ray; `workers` None takes a GPU each where there are any, else a few cores each."""
     # The cluster is asked before anything is written: a wrong address leaves nothing behind.
     with ExitStack() as stack:
@@ -62,10 +62,10 @@ def predict(
         if Path(folder).is_dir():  # one that is not there is refused below, and not made
             check_store(folder, "output")
 
-        def execute(job: Job, numbers: list[int], done: Callable[[int], None]) -> None:
+        def execute(job: BatchJob, numbers: list[int], done: Callable[[int], None]) -> None:
             answer(job, numbers, done, pool)
 
-        def choose(job: Job) -> Mapping[str, Any]:
+        def choose(job: BatchJob) -> Mapping[str, Any]:
             return asked(job, pool)
 
         return predict_session(request, execute, choose, fresh=fresh, progress=progress)
@@ -87,9 +87,9 @@ def pool_of(workers: int | None) -> Pool:
 class Answerer:
     """An actor of the pool."""
 
-    def __init__(self, job: Job, threads: int) -> None:
+    def __init__(self, job: BatchJob, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._worker = Worker(job)
+        self._worker = BatchWorker(job)
         self._store = open_store(job.work)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Answerer:
         return self._worker(number)
 
 
-def answer(job: Job, numbers: list[int], done: Callable[[int], None], pool: Pool) -> None:
+def answer(job: BatchJob, numbers: list[int], done: Callable[[int], None], pool: Pool) -> None:
     """Have every block answered; a block that was under way when its worker died is answered by another."""
     if not numbers:
         return
@@ -134,7 +134,7 @@ def answer(job: Job, numbers: list[int], done: Callable[[int], None], pool: Pool
         done(int(row["block"]))
 
 
-def asked(job: Job, pool: Pool) -> Mapping[str, Any]:
+def asked(job: BatchJob, pool: Pool) -> Mapping[str, Any]:
     """The arithmetic to use, measured where the workers will run."""
 
     def choose() -> Mapping[str, Any]:

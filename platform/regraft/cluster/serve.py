@@ -32,10 +32,10 @@ from starlette.applications import Starlette
 from regraft.cluster import haproxy
 from regraft.cluster.connect import check_store, connected
 from regraft.cluster.quiet import WithoutRaylet, silently
-from regraft.endpoint.api_keys import Keys
-from regraft.endpoint.server import Opened, refuse_open_doors, url_of
+from regraft.endpoint.api_keys import ApiKeys
+from regraft.endpoint.server import OpenEndpoint, refuse_open_doors, url_of
 from regraft.errors import ClusterError, RequestError
-from regraft.serving.engine.batcher import Batch
+from regraft.serving.engine.batcher import ComputedBatch
 from regraft.spec.serve import ServeSpec
 from regraft.version import VERSION
 
@@ -53,7 +53,7 @@ HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 _log = logging.getLogger(__name__)
 
 
-class RayMeters:
+class RayMetrics:
     """Counts that Ray exports beside its own, on each node's metrics port."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class RayMeters:
         """How many requests are there now."""
         self._held.set(count)
 
-    def computed(self, batch: Batch) -> None:
+    def computed(self, batch: ComputedBatch) -> None:
         """Rows were computed together."""
         for (model, version), count in PerModel((row.served.model, row.served.version) for row in batch.rows).items():
             tags = {"model": model, "version": version}
@@ -95,7 +95,7 @@ def refuse_without_keys(spec: ServeSpec, *, asked: bool) -> None:
 
     Without it anybody could send requests to this node.
     """
-    if asked and not Keys.found(spec.keys).asked:
+    if asked and not ApiKeys.found(spec.keys).asked:
         raise RequestError(
             "this node has no keys, and the command that brought the endpoint up has: pass --keys with a file that "
             "every node has, or set REGRAFT_KEYS on every node",
@@ -117,7 +117,7 @@ class Replica:
         spec = ServeSpec.resolve(document)
         refuse_without_keys(spec, asked=asked)
         torch.set_num_threads(max(1, int(spec.replica.cpus)))
-        self._opened = Opened(spec, meters=RayMeters())
+        self._opened = OpenEndpoint(spec, metrics=RayMetrics())
         settle()
 
     def __serve_build_asgi_app__(self) -> Starlette:
@@ -135,7 +135,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     `open_to_all` is written.
     """
     spec = ServeSpec.resolve(args, where="args")
-    if not spec.open_to_all and not Keys.found(spec.keys).asked:
+    if not spec.open_to_all and not ApiKeys.found(spec.keys).asked:
         raise RequestError(
             "there are no keys: write keys (a file that every node has), set REGRAFT_KEYS on the nodes, or write "
             "open_to_all: true where something before it asks who may come in",
@@ -168,7 +168,7 @@ def application(spec: ServeSpec, *, anew: bool = False) -> serve.Application:
     )
     # What a replica does not read is not told it: a replica that is told something else is replaced.
     document = spec.model_dump(mode="json", exclude={"scaling", "host", "port", "proxy"})
-    asked = not spec.open_to_all and Keys.found(spec.keys).asked
+    asked = not spec.open_to_all and ApiKeys.found(spec.keys).asked
     # Serve takes every deployment for new code, and would replace all replicas where only their number changes.
     version = secrets.token_hex(16) if anew else _code_of(document, asked, spec.plugins)
     return deployment.options(version=version, _internal=True).bind(document, asked=asked)

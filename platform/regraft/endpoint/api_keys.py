@@ -20,7 +20,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import StringConstraints, ValidationError
 
-from regraft.endpoint.http_errors import Refusal
+from regraft.endpoint.http_errors import HttpError
 from regraft.errors import RequestError
 from regraft.plugins import Frozen
 
@@ -29,7 +29,7 @@ VARIABLE = "REGRAFT_KEYS"
 _LOOK_S = 2.0
 
 
-class Key(Frozen):
+class ApiKey(Frozen):
     """One key as it is kept."""
 
     name: str = ""
@@ -44,7 +44,7 @@ class Key(Frozen):
         return self.models is None or model in self.models
 
 
-EVERYTHING = Key(name="nobody is asked", sha256="0" * 64)
+EVERYTHING = ApiKey(name="nobody is asked", sha256="0" * 64)
 
 
 def new_key() -> str:
@@ -57,7 +57,7 @@ def hashed(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def append(path: Path, key: Key) -> None:
+def append(path: Path, key: ApiKey) -> None:
     """Add a key to a file, which others of this machine may not read."""
     known = read(path.read_text(encoding="utf-8"), str(path)) if path.exists() else ()
     if key.name and any(other.name == key.name for other in known):
@@ -72,7 +72,7 @@ def append(path: Path, key: Key) -> None:
         file.write(line)
 
 
-def read(text: str, where: str) -> tuple[Key, ...]:
+def read(text: str, where: str) -> tuple[ApiKey, ...]:
     """Keys of YAML text; RequestError says which entry is wrong, and shows none."""
     try:
         entries = yaml.safe_load(text) or []
@@ -83,9 +83,9 @@ def read(text: str, where: str) -> tuple[Key, ...]:
     return tuple(_key(number, entry, where) for number, entry in enumerate(entries, start=1))
 
 
-def _key(number: int, entry: Any, where: str) -> Key:
+def _key(number: int, entry: Any, where: str) -> ApiKey:
     try:
-        return Key.model_validate(entry)
+        return ApiKey.model_validate(entry)
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, item["loc"])) or "entry" for item in error.errors())
         raise RequestError(
@@ -97,15 +97,15 @@ def _key(number: int, entry: Any, where: str) -> Key:
 
 @dataclass
 class _State:
-    keys: tuple[Key, ...]
+    keys: tuple[ApiKey, ...]
     stamp: tuple[int, int] | None
     looked: float
 
 
-class Keys:
+class ApiKeys:
     """The keys of an endpoint; a file that changes counts within seconds, so that a key can be taken back."""
 
-    def __init__(self, keys: tuple[Key, ...] | None, path: Path | None = None) -> None:
+    def __init__(self, keys: tuple[ApiKey, ...] | None, path: Path | None = None) -> None:
         self.asked = keys is not None
         self._path = path
         self._lock = threading.Lock()
@@ -125,23 +125,23 @@ class Keys:
             return cls(_some(read(os.environ[VARIABLE], VARIABLE), VARIABLE))
         return cls(None)
 
-    def check(self, authorization: str | None) -> Key:
+    def check(self, authorization: str | None) -> ApiKey:
         """The key that a request brought. Refusal 401 when it brought none that is known."""
         if not self.asked:
             return EVERYTHING
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
-            raise Refusal(401, "NoKey", "this endpoint asks for a key: send the header Authorization: Bearer KEY")
+            raise HttpError(401, "NoKey", "this endpoint asks for a key: send the header Authorization: Bearer KEY")
         digest = hashed(given.strip())
         found = None
         for key in self._now():  # all of them, so that the time tells nothing
             if hmac.compare_digest(key.sha256, digest):
                 found = key
         if found is None:
-            raise Refusal(401, "WrongKey", "this key is not known here")
+            raise HttpError(401, "WrongKey", "this key is not known here")
         return found
 
-    def _now(self) -> tuple[Key, ...]:
+    def _now(self) -> tuple[ApiKey, ...]:
         state = self._state
         if self._path is None or time.monotonic() - state.looked < _LOOK_S:
             return state.keys
@@ -157,7 +157,7 @@ class Keys:
         return keys
 
 
-def _some(keys: tuple[Key, ...], where: str) -> tuple[Key, ...]:
+def _some(keys: tuple[ApiKey, ...], where: str) -> tuple[ApiKey, ...]:
     if not keys:
         raise RequestError("holds no key: `regraft key` makes one", where=where)
     return keys

@@ -20,18 +20,25 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from regraft.contracts import Answer, Task
-from regraft.endpoint.api_keys import Key, Keys
-from regraft.endpoint.backend import Answerer
-from regraft.endpoint.http_errors import Refusal, busy, refusal_of
+from regraft.endpoint.api_keys import ApiKey, ApiKeys
+from regraft.endpoint.backend import Backend
+from regraft.endpoint.http_errors import HttpError, busy, http_error_of
 from regraft.endpoint.inference_api import form_for
-from regraft.endpoint.metrics import Meters, NoMeters
+from regraft.endpoint.metrics import Metrics, NoMetrics
 from regraft.endpoint.model_info import listing, shown
 from regraft.endpoint.openapi import document
 from regraft.endpoint.pages import DOCS, PAGE, Page
-from regraft.endpoint.request_body import Gone, Question, Room, body_of, most_bytes, question_of
-from regraft.endpoint.routes import BARE, Catalog
+from regraft.endpoint.request_body import (
+    BodyBudget,
+    ClientDisconnected,
+    ParsedRequest,
+    body_of,
+    most_bytes,
+    parse_request,
+)
+from regraft.endpoint.routes import BARE, ModelRoutes
 from regraft.errors import NotFound, RegraftError, RequestError
-from regraft.serving.engine.engine import Ask, Served
+from regraft.serving.engine.engine import RowRequest, ServedVersion
 from regraft.spec.serve import ServeSpec
 from regraft.store.names import parse
 
@@ -57,7 +64,7 @@ _Version = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _OpenVersion:
     """What is remembered of a version, and holds no weights: the engine must be able to let go of them."""
 
     task: Task
@@ -65,7 +72,7 @@ class _Known:
     """Which version answers, by its number and by what it is made of."""
 
     @classmethod
-    def of(cls, served: Served) -> Self:
+    def of(cls, served: ServedVersion) -> Self:
         headers = {
             "x-model": served.model,
             "x-model-version": served.version,
@@ -76,12 +83,12 @@ class _Known:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _RequestState:
     """What is known of a request so far; its answer or refusal tells of it."""
 
     model: str = ""
     version: str = ""
-    known: _Known | None = None
+    known: _OpenVersion | None = None
     rows: int = 0
 
     @property
@@ -94,18 +101,18 @@ class Endpoint:
     """Handlers and what they share; `application` is what a server runs."""
 
     def __init__(
-        self, spec: ServeSpec, catalog: Catalog, answerer: Answerer, keys: Keys, meters: Meters | None = None
+        self, spec: ServeSpec, routes: ModelRoutes, backend: Backend, keys: ApiKeys, metrics: Metrics | None = None
     ) -> None:
-        self._spec, self._catalog, self._answerer, self._keys = spec, catalog, answerer, keys
-        self._meters = meters or NoMeters()
+        self._spec, self._routes, self._backend, self._keys = spec, routes, backend, keys
+        self._metrics = metrics or NoMetrics()
         self._holds = 0
-        self._room = Room(READERS * spec.limits.queue)
-        self._known: dict[_Version, _Known] = {}
-        self._opening: dict[_Version, asyncio.Future[_Known]] = {}
+        self._room = BodyBudget(READERS * spec.limits.queue)
+        self._known: dict[_Version, _OpenVersion] = {}
+        self._opening: dict[_Version, asyncio.Future[_OpenVersion]] = {}
         self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="regraft-open")
         # Threads of their own: telling of many models takes long, and reading large bodies must not wait for it.
-        self._tellers = ThreadPoolExecutor(_TELLERS, thread_name_prefix="regraft-tell")
-        self._telling = Room(_MOST_TOLD)
+        self._describers = ThreadPoolExecutor(_TELLERS, thread_name_prefix="regraft-tell")
+        self._describing = BodyBudget(_MOST_TOLD)
         # One thread: however many ask for what is not there, they hold up nobody else.
         self._finder = ThreadPoolExecutor(1, thread_name_prefix="regraft-find")
         self.ready = False
@@ -122,7 +129,7 @@ class Endpoint:
         }
         routes = [Route(path, handler, methods=["GET"]) for path, handler in gets.items()]
         routes.append(Route("/models/{reference}", self._model, methods=["GET", "POST"]))
-        handlers = {HTTPException: _http_error, Refusal: _refused, RegraftError: _refused, Exception: _unforeseen}
+        handlers = {HTTPException: _http_error, HttpError: _refused, RegraftError: _refused, Exception: _unforeseen}
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan or _nothing)
 
     async def _model(self, request: Request) -> Response:
@@ -130,27 +137,27 @@ class Endpoint:
             return await self._ask(request)
         key = self._key(request)
         name, ref = self._named(request, key)
-        return await self._told(lambda: shown(self._catalog, self._answerer, name, ref, key))
+        return await self._told(lambda: shown(self._routes, self._backend, name, ref, key))
 
     async def _models(self, request: Request) -> Response:
         key = self._key(request)
-        return await self._told(lambda: listing(self._catalog, key))
+        return await self._told(lambda: listing(self._routes, key))
 
     async def _openapi(self, request: Request) -> Response:
         """Whoever brings no key sees every task's form, and no model."""
         try:
-            key: Key | None = self._key(request)
-        except Refusal:
+            key: ApiKey | None = self._key(request)
+        except HttpError:
             key = None
-        return await self._told(lambda: document(self._catalog, self._answerer, key, self._spec))
+        return await self._told(lambda: document(self._routes, self._backend, key, self._spec))
 
     async def _told(self, tell: Callable[[], Any]) -> Response:
         """A document made in a thread, for few at once."""
-        if self._telling.full():
+        if self._describing.full():
             raise busy("too many ask about models at once: come again", kind="Overloaded")
-        with self._telling.one():
+        with self._describing.one():
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._tellers, lambda: JSONResponse(tell()))
+            return await loop.run_in_executor(self._describers, lambda: JSONResponse(tell()))
 
     async def _page(self, request: Request) -> Response:
         return _html(PAGE)
@@ -164,28 +171,28 @@ class Endpoint:
     async def _readyz(self, request: Request) -> Response:
         if not self.ready:
             raise busy("models are being opened", kind="NotReady")
-        return JSONResponse({"status": "ready", "models": len(self._catalog.models())})
+        return JSONResponse({"status": "ready", "models": len(self._routes.models())})
 
     async def _ask(self, request: Request) -> Response:
         """Answer one request, or say why not, and count it."""
         began = time.perf_counter()
-        seen = _Seen()
+        seen = _RequestState()
         if self._holds >= self._spec.limits.queue or self._room.full():
-            self._meters.answered("", "", 503, 0.0, 0)
+            self._metrics.answered("", "", 503, 0.0, 0)
             return self._with_room(_answer(self._full()))
         status = 499
         try:
             response = await self._answered(request, seen)
             status = response.status_code
-        except Gone:
+        except ClientDisconnected:
             response = Response(status_code=499)  # nobody reads it
         except Exception as error:
-            refusal = _logged(error, seen)
-            status = refusal.status
-            response = _answer(refusal)
+            http_error = _logged(error, seen)
+            status = http_error.status
+            response = _answer(http_error)
             response.headers.update(seen.headers)
         finally:
-            self._meters.answered(seen.model, seen.version, status, time.perf_counter() - began, seen.rows)
+            self._metrics.answered(seen.model, seen.version, status, time.perf_counter() - began, seen.rows)
         return self._with_room(response)
 
     def _with_room(self, response: Response) -> Response:
@@ -197,7 +204,7 @@ class Endpoint:
             response.headers["x-regraft-room"] = str(max(0, self._spec.limits.queue - self._holds))
         return response
 
-    async def _answered(self, request: Request, seen: _Seen) -> Response:
+    async def _answered(self, request: Request, seen: _RequestState) -> Response:
         limits = self._spec.limits
         key = self._key(request)
         name, ref = self._named(request, key)
@@ -214,23 +221,25 @@ class Endpoint:
         body = await body_of(request.receive, headers.get("content-length"), most, limits.body_seconds, self._room)
         with self._held():
             answers, question = await self._asked(body, headers.get("content-type", ""), task, name, seen)
-        self._catalog.relied_on(name, ref)
+        self._routes.relied_on(name, ref)
         form = form_for(question.form, answers[0]) if answers else question.form
         reply = form.reply(answers, question.parameters, single=question.single)
         return Response(_json(reply), media_type="application/json", headers=seen.headers)
 
-    async def _asked(self, body: bytes, kind: str, task: Task, name: str, seen: _Seen) -> tuple[list[Answer], Question]:
+    async def _asked(
+        self, body: bytes, kind: str, task: Task, name: str, seen: _RequestState
+    ) -> tuple[list[Answer], ParsedRequest]:
         """What a body asks, answered."""
         limits = self._spec.limits
         if len(body) > _SMALL:
-            question = await asyncio.to_thread(lambda: question_of(body, kind, task, limits))
+            question = await asyncio.to_thread(lambda: parse_request(body, kind, task, limits))
         else:
-            question = question_of(body, kind, task, limits)
+            question = parse_request(body, kind, task, limits)
         seen.rows = len(question.rows)
-        asks = [Ask(name, seen.version, row) for row in question.rows]
+        asks = [RowRequest(name, seen.version, row) for row in question.rows]
         try:
             async with asyncio.timeout(limits.seconds):
-                answers = await self._answerer.answer(asks, limits.tokens) if asks else []
+                answers = await self._backend.answer(asks, limits.tokens) if asks else []
         except TimeoutError:
             raise busy(f"no answer within {limits.seconds:g} seconds", kind="TookTooLong") from None
         return answers, question
@@ -241,38 +250,38 @@ class Endpoint:
         if self._holds >= self._spec.limits.queue:
             raise self._full()
         self._holds += 1
-        self._meters.held(self._holds)
+        self._metrics.held(self._holds)
         try:
             yield
         finally:
             self._holds -= 1
-            self._meters.held(self._holds)
+            self._metrics.held(self._holds)
 
-    def _full(self) -> Refusal:
+    def _full(self) -> HttpError:
         return busy(f"{self._holds} requests are waiting or being answered already: come again", kind="Overloaded")
 
-    def _at_hand(self, name: str, ref: str, seen: _Seen) -> bool:
+    def _at_hand(self, name: str, ref: str, seen: _RequestState) -> bool:
         """Whether the version that answers is known and loaded, as it nearly always is."""
-        seen.model, seen.version = name, self._catalog.at_hand(name, ref) or ""
-        if seen.version and self._answerer.holds(name, seen.version):
-            seen.known = self._known.get((name, seen.version, self._catalog.stamp(name, seen.version)))
+        seen.model, seen.version = name, self._routes.at_hand(name, ref) or ""
+        if seen.version and self._backend.holds(name, seen.version):
+            seen.known = self._known.get((name, seen.version, self._routes.stamp(name, seen.version)))
         return seen.known is not None
 
-    async def _found(self, name: str, ref: str, key: Key, seen: _Seen) -> None:
+    async def _found(self, name: str, ref: str, key: ApiKey, seen: _RequestState) -> None:
         """The version that answers, looked for and opened."""
         version = seen.version
         if not version:
-            others = [model for model in self._catalog.models() if key.may(model)]
+            others = [model for model in self._routes.models() if key.may(model)]
             since, loop = time.monotonic(), asyncio.get_running_loop()
             with self._room.one():
-                version = await loop.run_in_executor(self._finder, self._catalog.find, name, ref, others, since)
+                version = await loop.run_in_executor(self._finder, self._routes.find, name, ref, others, since)
         seen.version = version
-        wanted = name, version, self._catalog.stamp(name, version)
+        wanted = name, version, self._routes.stamp(name, version)
         with self._room.one():
             # One that gives up must not take the others' answer away.
             seen.known = await asyncio.shield(self._opened(wanted))
 
-    def _opened(self, wanted: _Version) -> asyncio.Future[_Known]:
+    def _opened(self, wanted: _Version) -> asyncio.Future[_OpenVersion]:
         """The version, being opened: in one thread, however many wait for it, so that others are opened meanwhile."""
         opening = self._opening.get(wanted)
         if opening is None:
@@ -280,11 +289,11 @@ class Endpoint:
             opening.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps all have given up
         return opening
 
-    async def _open(self, wanted: _Version) -> _Known:
+    async def _open(self, wanted: _Version) -> _OpenVersion:
         name, version, _ = wanted
         try:
             loop = asyncio.get_running_loop()
-            known = _Known.of(await loop.run_in_executor(self._openers, self._answerer.open, name, version))
+            known = _OpenVersion.of(await loop.run_in_executor(self._openers, self._backend.open, name, version))
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[wanted] = known
@@ -292,23 +301,23 @@ class Endpoint:
         finally:
             del self._opening[wanted]
 
-    def _named(self, request: Request, key: Key) -> tuple[str, str]:
+    def _named(self, request: Request, key: ApiKey) -> tuple[str, str]:
         """The model and reference of the path, when the key is for it."""
         written = request.path_params["reference"]
         try:
             name, ref = parse(written)
         except RequestError as error:
-            raise Refusal(404, NotFound.__name__, error.message) from None
+            raise HttpError(404, NotFound.__name__, error.message) from None
         if not key.may(name):
-            raise Refusal(403, "NotYours", f"this key is not for {name}")
+            raise HttpError(403, "NotYours", f"this key is not for {name}")
         return name, (ref if "@" in written else BARE)
 
-    def _key(self, request: Request) -> Key:
+    def _key(self, request: Request) -> ApiKey:
         """Whose request it is. Where nobody is asked for a key, only who names this machine may come in: a page of
         somebody else's could let its own name point here, and read in a visitor's browser what this one answers."""
         if not self._keys.asked and not self._spec.open_to_all and not _is_here(request.headers.get("host", "")):
             told = "without keys only this machine is answered, as localhost or 127.0.0.1: `regraft key` makes keys"
-            raise Refusal(403, "StrangeHost", told)
+            raise HttpError(403, "StrangeHost", told)
         return self._keys.check(request.headers.get("authorization"))
 
 
@@ -330,22 +339,22 @@ def _html(page: Page) -> Response:
     return Response(page.text, media_type="text/html", headers=page.headers)
 
 
-def _answer(refusal: Refusal) -> Response:
-    headers = refusal.headers()
-    if refusal.status in _CLOSING:
+def _answer(http_error: HttpError) -> Response:
+    headers = http_error.headers()
+    if http_error.status in _CLOSING:
         headers["connection"] = "close"
-    return JSONResponse(refusal.document(), refusal.status, headers)
+    return JSONResponse(http_error.document(), http_error.status, headers)
 
 
-def _logged(error: Exception, seen: _Seen) -> Refusal:
-    refusal = refusal_of(error, seen.model)
-    if refusal.status == 500:
+def _logged(error: Exception, seen: _RequestState) -> HttpError:
+    http_error = http_error_of(error, seen.model)
+    if http_error.status == 500:
         _log.error("%s@%s could not answer", seen.model, seen.version, exc_info=error)
-    return refusal
+    return http_error
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    return _answer(_logged(error, _Seen()))
+    return _answer(_logged(error, _RequestState()))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -355,9 +364,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
         404: f"there is nothing at {request.url.path[:200]}; there are /, /models, /models/NAME, /docs",
         405: f"{request.method} is not answered here: POST asks a model, GET tells of it",
     }
-    refusal = Refusal(error.status_code, "NotFound", told.get(error.status_code, str(error.detail)))
-    return JSONResponse(refusal.document(), error.status_code, dict(error.headers or {}))
+    http_error = HttpError(error.status_code, "NotFound", told.get(error.status_code, str(error.detail)))
+    return JSONResponse(http_error.document(), error.status_code, dict(error.headers or {}))
 
 
 async def _unforeseen(_: Request, error: Exception) -> Response:
-    return _answer(_logged(error, _Seen()))
+    return _answer(_logged(error, _RequestState()))

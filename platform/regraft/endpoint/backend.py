@@ -10,20 +10,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from regraft.contracts import Answer
-from regraft.endpoint.http_errors import Refusal
-from regraft.endpoint.metrics import Meters, NoMeters
-from regraft.serving.engine.batcher import Batcher, Limits
-from regraft.serving.engine.engine import Ask, Encoded, Engine, Served
+from regraft.endpoint.http_errors import HttpError
+from regraft.endpoint.metrics import Metrics, NoMetrics
+from regraft.serving.engine.batcher import Batcher, BatchLimits
+from regraft.serving.engine.engine import EncodedRow, Engine, RowRequest, ServedVersion
 from regraft.spec.serve import ServeSpec
 from regraft.store.objects import ObjectStore
 
 _ENCODERS = 2
 
 
-class Answerer(Protocol):
+class Backend(Protocol):
     """What the endpoint needs of an engine."""
 
-    def open(self, model: str, version: str) -> Served:
+    def open(self, model: str, version: str) -> ServedVersion:
         """The version, loaded; any thread. NotFound, Damaged, BaseError, UnknownPlugin, Unsupported."""
         ...
 
@@ -31,7 +31,7 @@ class Answerer(Protocol):
         """Whether the version is loaded now, so that `answer` need not read it from the store."""
         ...
 
-    async def answer(self, asks: Sequence[Ask], tokens: int) -> list[Answer]:
+    async def answer(self, asks: Sequence[RowRequest], tokens: int) -> list[Answer]:
         """One answer each; DataError names the row that does not fit, Refusal 413 when there are too many tokens."""
         ...
 
@@ -44,10 +44,10 @@ class Answerer(Protocol):
         ...
 
 
-class EngineAnswerer:
+class EngineBackend:
     """An engine and its batcher in this process."""
 
-    def __init__(self, store: ObjectStore, spec: ServeSpec, meters: Meters | None = None) -> None:
+    def __init__(self, store: ObjectStore, spec: ServeSpec, metrics: Metrics | None = None) -> None:
         self._engine = Engine(
             store,
             device=spec.device,
@@ -56,19 +56,19 @@ class EngineAnswerer:
             plugins=spec.plugins,
             bases=spec.bases,
         )
-        limits, told = spec.limits, (meters or NoMeters()).computed
-        self._batcher = Batcher(self._engine, Limits(items=limits.queue + limits.items), told=told)
+        limits, told = spec.limits, (metrics or NoMetrics()).computed
+        self._batcher = Batcher(self._engine, BatchLimits(items=limits.queue + limits.items), told=told)
         self._within_s = limits.seconds
         # Tokenizers let go of the interpreter's lock, image decoders too: two threads are enough to keep one model fed.
         self._encoders = ThreadPoolExecutor(min(_ENCODERS, os.cpu_count() or 1), thread_name_prefix="regraft-encode")
 
-    def open(self, model: str, version: str) -> Served:
+    def open(self, model: str, version: str) -> ServedVersion:
         return self._engine.open(model, version)
 
     def holds(self, model: str, version: str) -> bool:
         return self._engine.holds(model, version)
 
-    async def answer(self, asks: Sequence[Ask], tokens: int) -> list[Answer]:
+    async def answer(self, asks: Sequence[RowRequest], tokens: int) -> list[Answer]:
         loop = asyncio.get_running_loop()
         futures: list[Future[Any]] = []
         given_up = threading.Event()
@@ -90,7 +90,9 @@ class EngineAnswerer:
         self._encoders.shutdown(wait=True)
         self._batcher.close()
 
-    def _submit(self, asks: Sequence[Ask], tokens: int, futures: list[Future[Any]], given_up: threading.Event) -> None:
+    def _submit(
+        self, asks: Sequence[RowRequest], tokens: int, futures: list[Future[Any]], given_up: threading.Event
+    ) -> None:
         """Encode rows and hand them on; a thread cannot be ended, so it looks whether anybody still waits."""
         encoded = []
         for ask in asks:
@@ -105,8 +107,8 @@ class EngineAnswerer:
                 future.cancel()
 
 
-def _refuse_costly(encoded: Sequence[Encoded], tokens: int) -> None:
+def _refuse_costly(encoded: Sequence[EncodedRow], tokens: int) -> None:
     """Texts count by their tokens; images were measured before they were decoded."""
     total = sum(item.cost for item in encoded if item.unit == "token")
     if total > tokens:
-        raise Refusal(413, "TooLarge", f"{total} tokens are asked at once; at most {tokens} are allowed: send fewer")
+        raise HttpError(413, "TooLarge", f"{total} tokens are asked at once; at most {tokens} are allowed: send fewer")

@@ -36,7 +36,7 @@ RETRY_S = 1.0
 _PLACE = re.compile(r"(?:\b[a-z][a-z0-9+.-]*:/|(?<![\w./<-]))/(?:[^\s/'\",;()]+/)+(?=[^\s/])")
 
 
-class Refusal(Exception):
+class HttpError(Exception):
     """No answer, and why: HTTP status, kind, message; `retry_after` in seconds where coming again may help."""
 
     def __init__(self, status: int, kind: str, message: str, *, retry_after: float | None = None) -> None:
@@ -60,9 +60,9 @@ class Refusal(Exception):
         return headers
 
 
-def refusal_of(error: BaseException, where: str = "") -> Refusal:
+def http_error_of(error: BaseException, where: str = "") -> HttpError:
     """An error as what is told of it; of one that nobody foresaw nothing but its class."""
-    if isinstance(error, Refusal):
+    if isinstance(error, HttpError):
         return error
     if isinstance(error, RegraftError):
         status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
@@ -72,8 +72,8 @@ def refusal_of(error: BaseException, where: str = "") -> Refusal:
         elif status == 503:
             wait = RETRY_S
         if status != 500:
-            return Refusal(status, error.kind, _told(error), retry_after=wait)
-    return Refusal(
+            return HttpError(status, error.kind, _told(error), retry_after=wait)
+    return HttpError(
         500, type(error).__name__, f"{where or 'this request'} could not be answered; the server's log says more"
     )
 
@@ -89,11 +89,13 @@ def unplaced(text: str) -> str:
     return _PLACE.sub("", text)
 
 
-def wrong(message: str, *, status: int = 422, kind: str = "DataError") -> Refusal:
+def wrong(message: str, *, status: int = 422, kind: str = "DataError") -> HttpError:
     """A request that does not fit."""
-    return Refusal(status, kind, message)
+    return HttpError(status, kind, message)
 
 
-def busy(message: str, seconds: float = RETRY_S, kind: str = "Busy", extra: Mapping[str, Any] | None = None) -> Refusal:
+def busy(
+    message: str, seconds: float = RETRY_S, kind: str = "Busy", extra: Mapping[str, Any] | None = None
+) -> HttpError:
     """503: come again after `seconds`."""
-    return Refusal(503, kind, message, retry_after=seconds)
+    return HttpError(503, kind, message, retry_after=seconds)

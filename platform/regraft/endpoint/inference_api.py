@@ -22,7 +22,7 @@ TEXTS = ("generated_text", "summary_text", "translation_text")
 
 
 @dataclass(frozen=True)
-class Form:
+class ApiForm:
     """How one kind of answer is told."""
 
     name: str
@@ -102,13 +102,13 @@ _SEGMENT = _object(label=TEXT, score=NUMBER, mask={"type": "string", "descriptio
 _OBJECT = _object(label=TEXT, score=NUMBER, box=BOX)
 _SEMANTIC = {"threshold": SHARE, "subtask": {"enum": ["semantic"]}}
 
-ENTITIES = Form("token-classification", _entities, _many(ENTITY), _AGGREGATION, ("entities",))
-OBJECTS = Form("object-detection", _objects, _many(_OBJECT), {"threshold": SHARE}, ("objects",))
-SEGMENTS = Form("image-segmentation", _segments, _many(_SEGMENT), _SEMANTIC, ("segments",))
-OWN = Form("own", _as_it_is, {"type": "object"}, {})
+ENTITIES = ApiForm("token-classification", _entities, _many(ENTITY), _AGGREGATION, ("entities",))
+OBJECTS = ApiForm("object-detection", _objects, _many(_OBJECT), {"threshold": SHARE}, ("objects",))
+SEGMENTS = ApiForm("image-segmentation", _segments, _many(_SEGMENT), _SEMANTIC, ("segments",))
+OWN = ApiForm("own", _as_it_is, {"type": "object"}, {})
 
 
-def form_of(task: Task) -> Form:
+def form_of(task: Task) -> ApiForm:
     """The form of a task, by what its targets are: a task that joins needs no line here."""
     kinds = {task.input_columns()[name] for name in task.target_columns()}
     if "boxes" in kinds:
@@ -121,23 +121,23 @@ def form_of(task: Task) -> Form:
         return _writing(task)
     applied = "none" if "number" in kinds else "sigmoid" if "labels" in kinds else "softmax"
     name = "image-classification" if task.modality == "image" else "text-classification"
-    return Form(name, _scores, LABELS, _applied(applied), ("scores",), wrapped=task.modality == "text")
+    return ApiForm(name, _scores, LABELS, _applied(applied), ("scores",), wrapped=task.modality == "text")
 
 
-def _writing(task: Task) -> Form:
+def _writing(task: Task) -> ApiForm:
     answer_key = str(getattr(task, "answer_key", "generated_text" if task.key() == "text-generation" else ""))
     if answer_key not in TEXTS:
         return OWN
     name = {"summary_text": "summarization", "translation_text": "translation"}.get(answer_key, "text-generation")
-    return Form(name, _text, _object(**{answer_key: TEXT}), {}, TEXTS, wrapped=True)
+    return ApiForm(name, _text, _object(**{answer_key: TEXT}), {}, TEXTS, wrapped=True)
 
 
-def form_for(form: Form, answer: Answer) -> Form:
+def form_for(form: ApiForm, answer: Answer) -> ApiForm:
     """The form that fits an answer: the task's, unless a task of the user's answers otherwise."""
     return form if any(name in answer for name in form.holds) else OWN
 
 
-def parameters_of(form: Form, task: Task, written: Any) -> dict[str, Any]:
+def parameters_of(form: ApiForm, task: Task, written: Any) -> dict[str, Any]:
     """What a client set, checked; whatever is null, false or empty is not set."""
     if written is None:
         return {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from regraft.serving.engine.batcher import Batch
+from regraft.serving.engine.batcher import ComputedBatch
 
 
-class Meters(Protocol):
+class Metrics(Protocol):
     """Told of every request."""
 
     def answered(self, model: str, version: str, status: int, seconds: float, rows: int) -> None:
@@ -18,12 +18,12 @@ class Meters(Protocol):
         """How many requests are waiting or being answered now."""
         ...
 
-    def computed(self, batch: Batch) -> None:
+    def computed(self, batch: ComputedBatch) -> None:
         """Rows were computed together; told in the computing thread."""
         ...
 
 
-class NoMeters:
+class NoMetrics:
     """Nobody looks."""
 
     def answered(self, model: str, version: str, status: int, seconds: float, rows: int) -> None:
@@ -32,5 +32,5 @@ class NoMeters:
     def held(self, count: int) -> None:
         """Nothing."""
 
-    def computed(self, batch: Batch) -> None:
+    def computed(self, batch: ComputedBatch) -> None:
         """Nothing."""

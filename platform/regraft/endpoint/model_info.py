@@ -11,13 +11,13 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from regraft.contracts import Kind, Task
-from regraft.endpoint.api_keys import EVERYTHING, Key
-from regraft.endpoint.backend import Answerer
+from regraft.endpoint.api_keys import EVERYTHING, ApiKey
+from regraft.endpoint.backend import Backend
 from regraft.endpoint.http_errors import unplaced
 from regraft.endpoint.inference_api import form_of
-from regraft.endpoint.routes import BARE, Catalog, Route
+from regraft.endpoint.routes import BARE, ModelRoute, ModelRoutes
 from regraft.errors import RegraftError
-from regraft.serving.engine.engine import Served
+from regraft.serving.engine.engine import ServedVersion
 from regraft.serving.row_checks import inputs
 
 LINEAGE = ("lineage", "base", "created", "versions")
@@ -31,20 +31,22 @@ EXAMPLES: Mapping[Kind, Any] = {
 SECOND = "the light loses its connection at night"
 
 
-def listing(catalog: Catalog, key: Key) -> dict[str, Any]:
+def listing(routes: ModelRoutes, key: ApiKey) -> dict[str, Any]:
     """Every model that the key is for, without opening any."""
-    return {"models": [_brief(catalog, name) for name in catalog.models() if key.may(name)]}
+    return {"models": [_brief(routes, name) for name in routes.models() if key.may(name)]}
 
 
-def shown(catalog: Catalog, answerer: Answerer, name: str, ref: str = BARE, key: Key = EVERYTHING) -> dict[str, Any]:
+def shown(
+    routes: ModelRoutes, backend: Backend, name: str, ref: str = BARE, key: ApiKey = EVERYTHING
+) -> dict[str, Any]:
     """One model as it answers now by this reference. NotFound, which names only models that the key is for, or what is
     wrong with its version."""
-    version = catalog.find(name, ref, [model for model in catalog.models() if key.may(model)])
-    served = answerer.open(name, version)
-    return {**_brief(catalog, name), **of_version(served)}
+    version = routes.find(name, ref, [model for model in routes.models() if key.may(model)])
+    served = backend.open(name, version)
+    return {**_brief(routes, name), **of_version(served)}
 
 
-def of_version(served: Served) -> dict[str, Any]:
+def of_version(served: ServedVersion) -> dict[str, Any]:
     """What an open version says of itself."""
     meta, form = served.meta, form_of(served.task)
     return {
@@ -70,26 +72,26 @@ def example_of(task: Task) -> Any:
     return next(iter(values.values())) if len(values) == 1 else values
 
 
-def safely(answerer: Answerer, name: str, version: str) -> Served | None:
+def safely(backend: Backend, name: str, version: str) -> ServedVersion | None:
     """The version, or None where it cannot be opened."""
     try:
-        return answerer.open(name, version)
+        return backend.open(name, version)
     except RegraftError:
         return None
 
 
-def _brief(catalog: Catalog, name: str) -> dict[str, Any]:
-    shelf = catalog.shelf(name)
-    routes = {ref or "default": _route(route) for (_, ref), route in sorted(catalog.routes(name).items())}
+def _brief(routes: ModelRoutes, name: str) -> dict[str, Any]:
+    view = routes.registry_view(name)
+    answers = {ref or "default": _route(route) for (_, ref), route in sorted(routes.routes_of(name).items())}
     return {
         "name": name,
-        "versions": list(shelf.versions) if shelf else [],
-        "aliases": dict(shelf.aliases) if shelf else {},
-        "answers": routes,
+        "versions": list(view.versions) if view else [],
+        "aliases": dict(view.aliases) if view else {},
+        "answers": answers,
     }
 
 
-def _route(route: Route) -> dict[str, Any]:
+def _route(route: ModelRoute) -> dict[str, Any]:
     found: dict[str, Any] = {"versions": dict(route.answering)}
     if route.wanted != route.answering:
         found["moves_to"] = dict(route.wanted)

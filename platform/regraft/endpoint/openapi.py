@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from regraft.contracts import Kind, Task
-from regraft.endpoint.api_keys import Key
-from regraft.endpoint.backend import Answerer
-from regraft.endpoint.inference_api import NUMBER, TEXT, Form, Schema, form_of
+from regraft.endpoint.api_keys import ApiKey
+from regraft.endpoint.backend import Backend
+from regraft.endpoint.inference_api import NUMBER, TEXT, ApiForm, Schema, form_of
 from regraft.endpoint.model_info import example_of, safely
-from regraft.endpoint.routes import BARE, Catalog
+from regraft.endpoint.routes import BARE, ModelRoutes
 from regraft.errors import RegraftError
 from regraft.serving.row_checks import inputs
 from regraft.spec.serve import ServeSpec
@@ -17,7 +17,7 @@ from regraft.version import VERSION
 
 MOST_MODELS = 200
 """More than so many models are not opened to be described; their tasks' forms are there."""
-REFUSALS = {
+ERRORS = {
     "401": "no key, or one that is not known",
     "403": "a key that is not for this model",
     "404": "no such model, version or alias",
@@ -63,15 +63,15 @@ KINDS: dict[Kind, Schema] = {
 }
 
 
-def document(catalog: Catalog, answerer: Answerer, key: Key | None, spec: ServeSpec) -> dict[str, Any]:
+def document(routes: ModelRoutes, backend: Backend, key: ApiKey | None, spec: ServeSpec) -> dict[str, Any]:
     """The whole document; without a key no model is named."""
     tasks = {name: Task.lookup(name) for name in Task.names()}
     schemas: dict[str, Schema] = {"Error": ERROR}
     for name, task in tasks.items():
         schemas |= _schemas(name, task.model_validate({}), spec)
     paths = _paths(sorted(tasks))
-    for model in [name for name in catalog.models() if key and key.may(name)][:MOST_MODELS]:
-        paths |= _of_model(catalog, answerer, model, schemas, spec)
+    for model in [name for name in routes.models() if key and key.may(name)][:MOST_MODELS]:
+        paths |= _of_model(routes, backend, model, schemas, spec)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -94,7 +94,7 @@ def _schemas(name: str, task: Task, spec: ServeSpec) -> dict[str, Schema]:
     return {f"{stem}Request": _request(task, form, spec), f"{stem}Reply": _reply(form)}
 
 
-def _request(task: Task, form: Form, spec: ServeSpec) -> Schema:
+def _request(task: Task, form: ApiForm, spec: ServeSpec) -> Schema:
     one = input_schema(task)
     return {
         "type": "object",
@@ -127,15 +127,15 @@ def input_schema(task: Task) -> Schema:
     return {"anyOf": [next(iter(properties.values())), columns]} if len(wanted) == 1 else columns
 
 
-def _reply(form: Form) -> Schema:
+def _reply(form: ApiForm) -> Schema:
     return {"anyOf": [form.schema_single(), {"type": "array", "items": form.schema}]}
 
 
 def _of_model(
-    catalog: Catalog, answerer: Answerer, model: str, schemas: dict[str, Schema], spec: ServeSpec
+    routes: ModelRoutes, backend: Backend, model: str, schemas: dict[str, Schema], spec: ServeSpec
 ) -> dict[str, Any]:
     try:
-        served = safely(answerer, model, catalog.find(model, BARE))
+        served = safely(backend, model, routes.find(model, BARE))
     except RegraftError:
         return {}
     if served is None:
@@ -162,7 +162,7 @@ def _post(summary: str, request: str, reply: str, *, picture: bool, parameters: 
                 "headers": {name: {"description": told, "schema": TEXT} for name, told in HEADERS.items()},
                 "content": {"application/json": {"schema": _ref(reply)}},
             },
-            **_refusals(),
+            **_error_responses(),
         },
     }
 
@@ -195,12 +195,12 @@ def _paths(tasks: list[str]) -> dict[str, Any]:
 
 def _get(summary: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"type": "object"}}}
-    return {"summary": summary, "responses": {"200": {"description": "told", "content": content}, **_refusals()}}
+    return {"summary": summary, "responses": {"200": {"description": "told", "content": content}, **_error_responses()}}
 
 
-def _refusals() -> dict[str, Any]:
+def _error_responses() -> dict[str, Any]:
     content = {"application/json": {"schema": _ref("Error")}}
-    return {status: {"description": told, "content": content} for status, told in REFUSALS.items()}
+    return {status: {"description": told, "content": content} for status, told in ERRORS.items()}
 
 
 def _ref(name: str) -> Schema:

@@ -19,8 +19,8 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from regraft.contracts import Kind, Task
-from regraft.endpoint.http_errors import Refusal, busy, wrong
-from regraft.endpoint.inference_api import Form, form_of, parameters_of
+from regraft.endpoint.http_errors import HttpError, busy, wrong
+from regraft.endpoint.inference_api import ApiForm, form_of, parameters_of
 from regraft.errors import DataError
 from regraft.media.images import UNREADABLE, seen_size
 from regraft.plugins import unknown
@@ -40,16 +40,16 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ParsedRequest:
     """A request understood: rows for the task, and the form of the reply."""
 
     rows: list[dict[str, Any]]
     single: bool
-    form: Form
+    form: ApiForm
     parameters: Mapping[str, Any]
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """Who asked has hung up."""
 
 
@@ -60,7 +60,7 @@ def most_bytes(task: Task, limits: LimitSpec) -> int:
     return min(limits.body_bytes, limits.tokens * LONGEST_TOKEN * ESCAPED + (1 << 16))
 
 
-class Room:
+class BodyBudget:
     """How many bodies are on their way, and how much of them is here already."""
 
     def __init__(self, most: int, most_bytes: int = MOST_BUFFERED) -> None:
@@ -91,7 +91,7 @@ class Room:
             self._bytes -= took
 
 
-async def body_of(receive: Receive, written: str | None, most: int, seconds: float, room: Room) -> bytes:
+async def body_of(receive: Receive, written: str | None, most: int, seconds: float, room: BodyBudget) -> bytes:
     """The whole body. Refusal 413 as soon as it is too large, 408 when it takes too long; Gone when nobody is there."""
     if written is not None and written.isdecimal() and int(written[:20]) > most:
         raise _too_large(most)
@@ -100,7 +100,7 @@ async def body_of(receive: Receive, written: str | None, most: int, seconds: flo
             with room.one() as take:
                 return await _read(receive, most, take)
     except TimeoutError:
-        raise Refusal(408, "TooSlow", f"the body did not arrive within {seconds:g} seconds") from None
+        raise HttpError(408, "TooSlow", f"the body did not arrive within {seconds:g} seconds") from None
 
 
 async def _read(receive: Receive, most: int, take: Callable[[int], None]) -> bytes:
@@ -113,7 +113,7 @@ async def _read(receive: Receive, most: int, take: Callable[[int], None]) -> byt
     whole = bytearray()  # no list of pieces: those may be of one byte each
     while True:
         if message["type"] == "http.disconnect":
-            raise Gone
+            raise ClientDisconnected
         piece = message.get("body", b"")
         whole += piece
         take(len(piece))
@@ -124,17 +124,17 @@ async def _read(receive: Receive, most: int, take: Callable[[int], None]) -> byt
         message = await receive()
 
 
-def _too_large(most: int) -> Refusal:
-    return Refusal(413, "TooLarge", f"the body is larger than {most:,} bytes, which are allowed for this model")
+def _too_large(most: int) -> HttpError:
+    return HttpError(413, "TooLarge", f"the body is larger than {most:,} bytes, which are allowed for this model")
 
 
-def question_of(body: bytes, content_type: str, task: Task, limits: LimitSpec) -> Question:
+def parse_request(body: bytes, content_type: str, task: Task, limits: LimitSpec) -> ParsedRequest:
     """The rows that a body asks about; Refusal 422 or 413 says what is wrong with it."""
     form, wanted = form_of(task), inputs(task)
     if _is_picture(body, content_type, wanted):
         name = next(iter(wanted))
         data, _ = _picture(body, limits)
-        return Question([{name: data}], True, form, {})
+        return ParsedRequest([{name: data}], True, form, {})
     document = _parsed(body)
     _refuse_deep(document, limits.depth)
     if not isinstance(document, dict):
@@ -151,11 +151,11 @@ def question_of(body: bytes, content_type: str, task: Task, limits: LimitSpec) -
     single = not _is_batch(given, wanted)
     items = [given] if single else given
     if len(items) > limits.items:
-        raise Refusal(413, "TooLarge", f"{len(items)} inputs are asked at once; at most {limits.items} are allowed")
+        raise HttpError(413, "TooLarge", f"{len(items)} inputs are asked at once; at most {limits.items} are allowed")
     pixels = _Pixels(limits)
     rows = [_row(item, wanted, pixels, "" if single else f"input {number}: ") for number, item in enumerate(items)]
     _refuse_long(rows, limits)
-    return Question(rows, single, form, parameters)
+    return ParsedRequest(rows, single, form, parameters)
 
 
 def _is_picture(body: bytes, content_type: str, wanted: Mapping[str, Kind]) -> bool:
@@ -216,7 +216,7 @@ class _Pixels:
             most = (
                 f"at most {self._limits.all_megapixels:g} megapixels of all pictures together are allowed: send fewer"
             )
-            raise Refusal(413, "TooLarge", f"{where}: {most}")
+            raise HttpError(413, "TooLarge", f"{where}: {most}")
         return data
 
 
@@ -308,11 +308,11 @@ def _picture(data: bytes, limits: LimitSpec, where: str = "the body") -> tuple[b
         width, height = seen_size(data)
     except DataError as error:
         if "at most" in error.message:
-            raise Refusal(413, "TooLarge", f"{where}: {error.message}") from None
+            raise HttpError(413, "TooLarge", f"{where}: {error.message}") from None
         raise wrong(f"{where}: {error.message}") from None
     if width * height > limits.megapixels * 1e6:
         told = f"{width} x {height} pixels; at most {limits.megapixels:g} megapixels are allowed"
-        raise Refusal(413, "TooLarge", f"{where}: the picture has {told}")
+        raise HttpError(413, "TooLarge", f"{where}: the picture has {told}")
     return data, width * height
 
 
@@ -335,7 +335,7 @@ def _refuse_long(rows: list[dict[str, Any]], limits: LimitSpec) -> None:
     most = limits.tokens * LONGEST_TOKEN
     count = sum(_characters(value) for row in rows for value in row.values())
     if count > most:
-        raise Refusal(413, "TooLarge", f"{count:,} characters are asked at once; at most {most:,} are allowed")
+        raise HttpError(413, "TooLarge", f"{count:,} characters are asked at once; at most {most:,} are allowed")
 
 
 def _characters(value: Any) -> int:

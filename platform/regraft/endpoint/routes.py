@@ -29,18 +29,18 @@ _AGAIN_S = 30.0
 """A version that could not be opened is tried again after this."""
 
 Open = Callable[[str, str], object]
-Shares = tuple[tuple[str, float], ...]
+TrafficSplit = tuple[tuple[str, float], ...]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Route:
+class ModelRoute:
     """What a name means."""
 
-    answering: Shares
+    answering: TrafficSplit
     """Versions that answer, with their shares of the requests."""
-    wanted: Shares
+    wanted: TrafficSplit
     """What the registry, or the spec, says it should be."""
     warm: bool = False
     """Whether somebody relies on it: then it moves only to what is open."""
@@ -50,15 +50,15 @@ class Route:
 
 
 Name = tuple[str, str]
-Routes = Mapping[Name, Route]
+RouteTable = Mapping[Name, ModelRoute]
 
 
-class Catalog:
+class ModelRoutes:
     """The models of an endpoint. Every method may be called from any thread."""
 
     def __init__(self, store: ObjectStore, spec: ServeSpec, opened: Open) -> None:
         self._url = store.url
-        self._shelves = Shelves(store)
+        self._registry = Shelves(store)
         self._open = opened
         self._shares = spec.shares
         self._every = EVERY in spec.models
@@ -67,9 +67,9 @@ class Catalog:
         self._refresh_s = spec.refresh_seconds
         self._lock = threading.RLock()
         self._looking = threading.Lock()
-        self._shelf: Mapping[str, Shelf] = {}
+        self._views: Mapping[str, Shelf] = {}
         self._there: list[str] = []
-        self._routes: dict[Name, Route] = {}
+        self._routes: dict[Name, ModelRoute] = {}
         self._moving: set[Name] = set()
         self._looked = float("-inf")
         self._draw = random.Random()
@@ -88,7 +88,7 @@ class Catalog:
         for name in self._named:
             self._known(name)
         for name in self._named:  # before the models themselves, which are then the last to be let go of
-            for alias in self._aliases(name, self._shelf[name]):
+            for alias in self._aliases(name, self._views[name]):
                 self._warmed(name, alias)
         errors = [error for name in self._named if (error := self._warmed(name, BARE))]
         if errors and len(errors) == len(self._named) and not self._every:
@@ -102,18 +102,18 @@ class Catalog:
 
     def models(self) -> list[str]:
         """Names of the models that are served, sorted."""
-        return sorted(name for name in self._shelf if self._wants(name))
+        return sorted(name for name in self._views if self._wants(name))
 
-    def shelf(self, model: str) -> Shelf | None:
+    def registry_view(self, model: str) -> Shelf | None:
         """The versions and aliases of a model that is served."""
-        return self._shelf.get(model) if self._wants(model) else None
+        return self._views.get(model) if self._wants(model) else None
 
     def stamp(self, model: str, version: str) -> str:
         """What is another once the version is another one under the same name; empty for one that is not there."""
-        shelf = self._shelf.get(model)
-        return shelf.stamps.get(version, "") if shelf else ""
+        registry_view = self._views.get(model)
+        return registry_view.stamps.get(version, "") if registry_view else ""
 
-    def routes(self, model: str) -> Routes:
+    def routes_of(self, model: str) -> RouteTable:
         """What each reference of a model means now."""
         with self._lock:
             return {name: route for name, route in self._routes.items() if name[0] == model}
@@ -121,8 +121,8 @@ class Catalog:
     def at_hand(self, model: str, ref: str) -> str | None:
         """The version that answers, or None: then `find` may know more."""
         if is_version(ref):
-            shelf = self.shelf(model)
-            return ref if shelf and ref in shelf.versions else None
+            registry_view = self.registry_view(model)
+            return ref if registry_view and ref in registry_view.versions else None
         route = self._routes.get((model, ref))
         return self._drawn(route.answering) if route and route.answering else None
 
@@ -137,10 +137,10 @@ class Catalog:
         self._look_after(time.monotonic() if since is None else since)
         if found := self.at_hand(model, ref):
             return found
-        shelf = self.shelf(model)
-        if shelf is None:
+        registry_view = self.registry_view(model)
+        if registry_view is None:
             raise names.unknown("model", model, self.models() if known is None else known, self._url)
-        refs = [*self._aliases(model, shelf), *shelf.versions]
+        refs = [*self._aliases(model, registry_view), *registry_view.versions]
         wanted = self._named.get(model, LATEST) if ref == BARE else ref
         raise names.unknown(f"{model}: version or alias", wanted, refs, self._url)
 
@@ -163,16 +163,16 @@ class Catalog:
                 return
             self._end.wait(max(0.0, self._looked + pause_s - time.monotonic()))
             began = time.monotonic()
-            there = self._shelves.look()
-            shelf = {name: found for name, found in there.items() if self._wants(name)}
+            there = self._registry.look()
+            registry_view = {name: found for name, found in there.items() if self._wants(name)}
             wanted = {
                 (model, ref): shares
-                for model, found in shelf.items()
+                for model, found in registry_view.items()
                 for ref in (BARE, LATEST, *self._aliases(model, found))
                 if (shares := self._meant(model, ref, found))
             }
             with self._lock:
-                self._shelf, self._there, self._looked = shelf, sorted(there), began
+                self._views, self._there, self._looked = registry_view, sorted(there), began
                 for name in self._routes.keys() - wanted.keys():
                     del self._routes[name]
                 moves = [name for name, shares in wanted.items() if self._turned(name, shares)]
@@ -191,24 +191,24 @@ class Catalog:
     def _wants(self, model: str) -> bool:
         return self._every or model in self._named
 
-    def _aliases(self, model: str, shelf: Shelf) -> list[str]:
-        return [*dict.fromkeys([*shelf.aliases, *(alias for name, alias in self._shares if name == model)])]
+    def _aliases(self, model: str, registry_view: Shelf) -> list[str]:
+        return [*dict.fromkeys([*registry_view.aliases, *(alias for name, alias in self._shares if name == model)])]
 
-    def _meant(self, model: str, ref: str, shelf: Shelf) -> Shares:
+    def _meant(self, model: str, ref: str, registry_view: Shelf) -> TrafficSplit:
         """What a reference should be answered by: the spec's shares, an alias's version, or the newest."""
         ref = self._named.get(model, LATEST) if ref == BARE else ref
         if shares := self._shares.get((model, ref)):
             return tuple(shares.items())
         if ref == LATEST:
-            return ((shelf.versions[-1], 1.0),)
-        version = ref if is_version(ref) else shelf.aliases.get(ref)
+            return ((registry_view.versions[-1], 1.0),)
+        version = ref if is_version(ref) else registry_view.aliases.get(ref)
         return ((version, 1.0),) if version else ()
 
-    def _turned(self, name: Name, wanted: Shares) -> bool:
+    def _turned(self, name: Name, wanted: TrafficSplit) -> bool:
         """Take note of what a route should be; whether something must be opened for it."""
         old = self._routes.get(name)
         if old is None or (not old.warm and old.wanted != wanted):
-            self._routes[name] = Route(answering=wanted, wanted=wanted)
+            self._routes[name] = ModelRoute(answering=wanted, wanted=wanted)
             if len(wanted) == 1 or name in self._moving:
                 return False
             # Shares are opened before anybody asks: one that does not open would fail its share of the requests.
@@ -240,7 +240,7 @@ class Catalog:
         if trouble:
             _log.warning("%s does not move: %s", "@".join(filter(None, name)), trouble)
 
-    def _opened(self, model: str, wanted: Shares) -> tuple[Shares, dict[str, Exception]]:
+    def _opened(self, model: str, wanted: TrafficSplit) -> tuple[TrafficSplit, dict[str, Exception]]:
         """Those shares whose version opens, made whole again, and by version what is wrong with the others."""
         good, errors = [], {}
         for version, share in wanted:
@@ -257,7 +257,7 @@ class Catalog:
         try:
             self.find(model, BARE, self._there)
         except NotFound:
-            if model not in self._shelf:  # else it is a reference that does not exist
+            if model not in self._views:  # else it is a reference that does not exist
                 raise
 
     def _warmed(self, model: str, ref: str) -> Exception | None:
@@ -278,7 +278,7 @@ class Catalog:
             _log.warning("%s", trouble)
         return None if opened else next(iter(errors.values()))
 
-    def _drawn(self, shares: Shares) -> str:
+    def _drawn(self, shares: TrafficSplit) -> str:
         if len(shares) == 1:
             return shares[0][0]
         return self._draw.choices([version for version, _ in shares], [share for _, share in shares])[0]

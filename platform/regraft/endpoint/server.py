@@ -12,11 +12,11 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from regraft.endpoint.api_keys import Keys
+from regraft.endpoint.api_keys import ApiKeys
 from regraft.endpoint.app import Endpoint
-from regraft.endpoint.backend import Answerer, EngineAnswerer
-from regraft.endpoint.metrics import Meters
-from regraft.endpoint.routes import Catalog
+from regraft.endpoint.backend import Backend, EngineBackend
+from regraft.endpoint.metrics import Metrics
+from regraft.endpoint.routes import ModelRoutes
 from regraft.errors import RequestError
 from regraft.spec.serve import ServeSpec
 from regraft.store.objects import open_store
@@ -26,17 +26,17 @@ HEADER_SECONDS = 10.0
 BACKLOG = 512
 
 
-class Opened:
+class OpenEndpoint:
     """An endpoint whose models are open: the application and what must be closed after it."""
 
-    def __init__(self, spec: ServeSpec, *, answerer: Answerer | None = None, meters: Meters | None = None) -> None:
+    def __init__(self, spec: ServeSpec, *, backend: Backend | None = None, metrics: Metrics | None = None) -> None:
         self.spec = spec
         store = open_store(spec.store)
-        self.answerer = answerer or EngineAnswerer(store, spec, meters)
-        self.catalog = Catalog(store, spec, self.answerer.open)
+        self.backend = backend or EngineBackend(store, spec, metrics)
+        self.routes = ModelRoutes(store, spec, self.backend.open)
         try:
-            self.catalog.start()
-            self.endpoint = Endpoint(spec, self.catalog, self.answerer, Keys.found(spec.keys), meters)
+            self.routes.start()
+            self.endpoint = Endpoint(spec, self.routes, self.backend, ApiKeys.found(spec.keys), metrics)
         except BaseException:
             self.close()
             raise
@@ -48,8 +48,8 @@ class Opened:
 
     def close(self) -> None:
         """Answer what waits, then let go of everything."""
-        self.catalog.close()
-        self.answerer.close()
+        self.routes.close()
+        self.backend.close()
 
 
 def refuse_open_doors(spec: ServeSpec, *, everywhere: bool = False) -> None:
@@ -57,7 +57,7 @@ def refuse_open_doors(spec: ServeSpec, *, everywhere: bool = False) -> None:
 
     `everywhere`: whatever `host` is, something of it listens on every interface.
     """
-    if spec.open_to_all or not (everywhere or spec.beyond()) or Keys.found(spec.keys).asked:
+    if spec.open_to_all or not (everywhere or spec.beyond()) or ApiKeys.found(spec.keys).asked:
         return
     if everywhere and not spec.beyond():
         raise RequestError(
@@ -73,7 +73,7 @@ def refuse_open_doors(spec: ServeSpec, *, everywhere: bool = False) -> None:
     )
 
 
-class Patient(HttpToolsProtocol):
+class HeadTimeoutProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which waits for ever for the rest of a request's head; this one does not."""
 
     def connection_made(self, transport: Any) -> None:
@@ -105,7 +105,7 @@ def server_of(app: Starlette, spec: ServeSpec) -> uvicorn.Server:
             app,
             host=spec.host,
             port=spec.port,
-            http=Patient,
+            http=HeadTimeoutProtocol,
             ws="none",
             lifespan="off",
             log_level="error",
@@ -126,12 +126,12 @@ def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
     if address:
         raise RequestError(f"{address} is written, and --replicas 0, which is without Ray: leave out one", "address")
     refuse_open_doors(spec)
-    with running(Opened(spec)) as url:
+    with running(OpenEndpoint(spec)) as url:
         yield url
 
 
 @contextlib.contextmanager
-def running(opened: Opened) -> Iterator[str]:
+def running(opened: OpenEndpoint) -> Iterator[str]:
     """Serve from another thread; the URL. What has begun is answered before it ends."""
     server = server_of(opened.application(), opened.spec)
     failed: list[BaseException] = []

@@ -17,7 +17,7 @@ from regraft.bases.adapt import adapt
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import Base, processor_files
 from regraft.contracts import Method
-from regraft.endpoint.server import Opened, running
+from regraft.endpoint.server import OpenEndpoint, running
 from regraft.serving.predictor import Predictor
 from regraft.spec.serve import ServeSpec
 from regraft.store.card import model_card
@@ -117,7 +117,7 @@ class Shop:
     def open(self, **spec: Any) -> Iterator[Endpoint]:
         """An endpoint over the store."""
         document = {"store": self.store, "port": 0, "device": "cpu", "refresh_seconds": 0.2, **spec}
-        opened = Opened(ServeSpec.resolve(document))
+        opened = OpenEndpoint(ServeSpec.resolve(document))
         with running(opened) as url:
             yield Endpoint(url, opened)
 
@@ -127,7 +127,7 @@ class Endpoint:
     """One that is running."""
 
     url: str
-    opened: Opened
+    opened: OpenEndpoint
 
     def ask(
         self,

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from regraft.endpoint import server
-from regraft.endpoint.api_keys import Key, Keys, append, hashed, new_key, read
-from regraft.endpoint.http_errors import Refusal
+from regraft.endpoint.api_keys import ApiKey, ApiKeys, append, hashed, new_key, read
+from regraft.endpoint.http_errors import HttpError
 from regraft.endpoint.server import refuse_open_doors
 from regraft.errors import RequestError
 from regraft.spec.serve import ServeSpec
@@ -33,7 +33,7 @@ def bearer(key: str) -> dict[str, str]:
 
 def append_key(path: Path, model: str) -> str:
     made = new_key()
-    append(path, Key(sha256=hashed(made), models=(model,)))
+    append(path, ApiKey(sha256=hashed(made), models=(model,)))
     return made
 
 
@@ -41,8 +41,8 @@ def append_key(path: Path, model: str) -> str:
 def keys(tmp_path: Path) -> tuple[Path, str, str]:
     """A file with a key for everything and one for another model alone."""
     path, everything, other = tmp_path / "keys.yaml", new_key(), new_key()
-    append(path, Key(name="all", sha256=hashed(everything)))
-    append(path, Key(name="other", sha256=hashed(other), models=("other",)))
+    append(path, ApiKey(name="all", sha256=hashed(everything)))
+    append(path, ApiKey(name="other", sha256=hashed(other), models=("other",)))
     return path, everything, other
 
 
@@ -91,7 +91,7 @@ def test_keys_are_kept_as_hashes_that_others_may_not_read(keys: tuple[Path, str,
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [key.name for key in read(path.read_text(), str(path))] == ["all", "other"]
     with pytest.raises(RequestError, match="there is a key of all already"):
-        append(path, Key(name="all", sha256=hashed("x")))
+        append(path, ApiKey(name="all", sha256=hashed("x")))
 
 
 @pytest.mark.parametrize(
@@ -100,21 +100,21 @@ def test_keys_are_kept_as_hashes_that_others_may_not_read(keys: tuple[Path, str,
 def test_a_file_that_holds_no_keys_is_refused_and_not_shown(text: str, tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text(text)
     with pytest.raises(RequestError, match=r"keys\.yaml"):
-        Keys.found(str(tmp_path / "keys.yaml"))
+        ApiKeys.found(str(tmp_path / "keys.yaml"))
 
 
 def test_keys_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGRAFT_KEYS", f"[{{sha256: {hashed('given')}}}]")
-    assert Keys.found(None).check("Bearer given").may("any")
-    with pytest.raises(Refusal):
-        Keys.found(None).check(None)
+    assert ApiKeys.found(None).check("Bearer given").may("any")
+    with pytest.raises(HttpError):
+        ApiKeys.found(None).check(None)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org"])
 def test_other_machines_are_not_listened_to_without_keys(host: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="anybody could ask"):
         refuse_open_doors(ServeSpec(host=host))
-    append(tmp_path / "keys", Key(sha256=hashed("x")))
+    append(tmp_path / "keys", ApiKey(sha256=hashed("x")))
     refuse_open_doors(ServeSpec(host=host, keys=str(tmp_path / "keys")))
     refuse_open_doors(ServeSpec(host=host, open_to_all=True))
 
@@ -134,7 +134,7 @@ def test_nothing_but_this_machine_is_listened_to_unless_asked(endpoint: Endpoint
 
 def test_what_is_too_much_is_refused_at_once_and_the_rest_answered(own: Shop) -> None:
     with own.open(limits={"queue": 4}) as endpoint:
-        slowed = endpoint.opened.answerer
+        slowed = endpoint.opened.backend
         answer = slowed.answer
 
         async def slow(*args: Any) -> Any:
@@ -171,7 +171,7 @@ def test_an_answer_that_takes_too_long_is_given_up(own: Shop) -> None:
 
             await asyncio.sleep(60)
 
-        endpoint.opened.answerer.answer = never  # type: ignore[method-assign]
+        endpoint.opened.backend.answer = never  # type: ignore[method-assign]
         began = time.perf_counter()
         reply = endpoint.ask(MODEL, ASKED)
         assert (reply.status, reply.document["kind"]) == (503, "TookTooLong")
@@ -249,7 +249,7 @@ def test_what_was_begun_is_answered_when_it_ends(own: Shop) -> None:
     statuses: list[int] = []
     with own.open() as endpoint:
         endpoint.ask(MODEL, ASKED)
-        answer = endpoint.opened.answerer.answer
+        answer = endpoint.opened.backend.answer
         begun = threading.Event()
 
         async def slow(*args: Any) -> Any:
@@ -259,7 +259,7 @@ def test_what_was_begun_is_answered_when_it_ends(own: Shop) -> None:
             await asyncio.sleep(0.5)
             return await answer(*args)
 
-        endpoint.opened.answerer.answer = slow  # type: ignore[method-assign]
+        endpoint.opened.backend.answer = slow  # type: ignore[method-assign]
         thread = threading.Thread(target=lambda: statuses.append(endpoint.ask(MODEL, ASKED).status))
         thread.start()
         assert begun.wait(5)

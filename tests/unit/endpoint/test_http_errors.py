@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from regraft.endpoint.http_errors import refusal_of
+from regraft.endpoint.http_errors import http_error_of
 from regraft.errors import BaseError, DataError, PermissionDenied, RunError
 from unit.endpoint.shop import Endpoint, Reply, Shop
 from unit.every.rows import picture
@@ -207,11 +207,11 @@ def test_a_picture_in_a_data_url_is_read(shop: Shop, endpoint: Endpoint) -> None
 
 
 def test_an_error_nobody_foresaw_tells_nothing_but_its_class() -> None:
-    told = refusal_of(ZeroDivisionError("secret in the text"), "tickets")
+    told = http_error_of(ZeroDivisionError("secret in the text"), "tickets")
     assert (told.status, told.kind) == (500, "ZeroDivisionError")
     assert "secret" not in told.message
-    assert refusal_of(PermissionDenied("no permission", "s3://private")).status == 503
-    assert "s3://" not in refusal_of(PermissionDenied("no permission", "s3://private")).message
-    assert "secret" not in refusal_of(RunError("it could not be answered: KeyError: secret")).message
-    assert refusal_of(BaseError("/srv/bases/bert: is gone; s3://b/c/d too")).message == "bert: is gone; d too"
-    assert refusal_of(DataError("is empty", "row 3")).message == "row 3: is empty"
+    assert http_error_of(PermissionDenied("no permission", "s3://private")).status == 503
+    assert "s3://" not in http_error_of(PermissionDenied("no permission", "s3://private")).message
+    assert "secret" not in http_error_of(RunError("it could not be answered: KeyError: secret")).message
+    assert http_error_of(BaseError("/srv/bases/bert: is gone; s3://b/c/d too")).message == "bert: is gone; d too"
+    assert http_error_of(DataError("is empty", "row 3")).message == "row 3: is empty"

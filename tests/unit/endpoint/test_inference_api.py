@@ -26,7 +26,7 @@ def every(shop: Shop, endpoint: Endpoint) -> Endpoint:
     for task in FAMILY:
         if task not in shop.registry.models():
             shop.add(task)
-    endpoint.opened.catalog.look()
+    endpoint.opened.routes.look()
     return endpoint
 
 
@@ -139,7 +139,7 @@ def test_a_list_of_inputs_gets_as_many_answers_each_as_if_it_came_alone(task: st
 
 
 def test_a_conversation_is_one_input_and_a_text_is_what_its_user_says() -> None:
-    from regraft.endpoint.request_body import question_of
+    from regraft.endpoint.request_body import parse_request
     from regraft.spec.serve import LimitSpec
 
     chat = Task.parse({"type": "text-generation", "form": "chat"})
@@ -148,7 +148,7 @@ def test_a_conversation_is_one_input_and_a_text_is_what_its_user_says() -> None:
     for inputs, count in ((said, 1), ("w5 w6", 1), ([said, "w5 w6"], 2)):
         import json
 
-        question = question_of(json.dumps({"inputs": inputs}).encode(), "", chat, LimitSpec())
+        question = parse_request(json.dumps({"inputs": inputs}).encode(), "", chat, LimitSpec())
         assert (len(question.rows), question.single) == (count, count == 1)
         assert all(row["messages"] == said for row in question.rows)
 

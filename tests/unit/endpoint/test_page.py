@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from regraft.endpoint.api_keys import Key, append, hashed
+from regraft.endpoint.api_keys import ApiKey, append, hashed
 from unit.endpoint.shop import Endpoint, Shop
 from unit.every.rows import TEXTS, picture
 
@@ -59,7 +59,7 @@ def opened(chromium: Any, url: str, width: int = 1180, scheme: str = "light") ->
 def full(shop: Shop, endpoint: Endpoint) -> Endpoint:
     for task in TASKS:
         shop.add(task)
-    endpoint.opened.catalog.look()
+    endpoint.opened.routes.look()
     return endpoint
 
 
@@ -178,7 +178,7 @@ def test_labels_and_texts_are_never_markup(chromium: Any, full: Endpoint) -> Non
 
 
 def test_a_key_is_asked_for_where_one_is_needed(chromium: Any, own: Shop, tmp_path: Path) -> None:
-    append(tmp_path / "keys", Key(sha256=hashed("opensesame")))
+    append(tmp_path / "keys", ApiKey(sha256=hashed("opensesame")))
     with own.open(keys=str(tmp_path / "keys")) as endpoint, opened(chromium, endpoint.url) as seen:
         seen.page.wait_for_selector("#key-field:not([hidden])")
         seen.page.fill("#key", "opensesame")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from regraft.endpoint.routes import BARE, Catalog
+from regraft.endpoint.routes import BARE, ModelRoutes
 from regraft.errors import Damaged, NotFound
 from regraft.spec.serve import ServeSpec
 from regraft.store.objects import open_store
@@ -134,9 +134,9 @@ def test_a_version_that_does_not_open_takes_nothing_away_and_is_told_of(own: Sho
 def test_shares_of_an_alias_are_kept(own: Shop) -> None:
     own.add(seed=2)
     with own.open(models=[MODEL], aliases={"production": {"v1": 0.75, "v2": 0.25}}) as endpoint:
-        endpoint.opened.catalog._draw.seed(1)
+        endpoint.opened.routes._draw.seed(1)
         count = 400
-        seen = Counter(endpoint.opened.catalog.at_hand(MODEL, "production") for _ in range(count))
+        seen = Counter(endpoint.opened.routes.at_hand(MODEL, "production") for _ in range(count))
         assert 0.15 < seen["v2"] / count < 0.35
         versions = {endpoint.ask(f"/models/{MODEL}@production", ASKED).headers["x-model-version"] for _ in range(30)}
         assert versions == {"v1", "v2"}
@@ -161,14 +161,14 @@ class Counted:
         return object()
 
 
-def catalog(own: Shop, opened: Counted, **spec: Any) -> Catalog:
+def routes(own: Shop, opened: Counted, **spec: Any) -> ModelRoutes:
     document = {"store": own.store, "refresh_seconds": 60, **spec}
-    return Catalog(open_store(own.store), ServeSpec.resolve(document), opened)
+    return ModelRoutes(open_store(own.store), ServeSpec.resolve(document), opened)
 
 
 def test_a_name_moves_only_when_the_new_version_is_open(own: Shop) -> None:
     opened = Counted()
-    made = catalog(own, opened, models=[MODEL])
+    made = routes(own, opened, models=[MODEL])
     made.start()
     assert opened.calls == [f"{MODEL}@v1"]
     own.add(seed=2)
@@ -183,7 +183,7 @@ def test_a_name_moves_only_when_the_new_version_is_open(own: Shop) -> None:
 
 def test_a_name_that_nobody_asked_for_costs_nothing_when_it_moves(own: Shop) -> None:
     opened = Counted()
-    made = catalog(own, opened)
+    made = routes(own, opened)
     made.start()
     own.add(seed=2)
     made.look()
@@ -199,7 +199,7 @@ def test_aliases_of_named_models_are_open_before_anybody_asks(own: Shop) -> None
     own.add(name="other")
     own.registry.promote("other", "v1", "production")
     opened = Counted()
-    made = catalog(own, opened, models=[MODEL, "*"])
+    made = routes(own, opened, models=[MODEL, "*"])
     made.start()
     assert set(opened.calls) == {f"{MODEL}@v2", f"{MODEL}@v1"}
     made.close()
@@ -208,18 +208,18 @@ def test_aliases_of_named_models_are_open_before_anybody_asks(own: Shop) -> None
 def test_an_alias_that_does_not_open_keeps_no_named_model_from_answering(own: Shop) -> None:
     own.add(seed=2)
     own.registry.promote(MODEL, "v1", "old")
-    made = catalog(own, Counted(frozenset({"v1"})), models=[MODEL])
+    made = routes(own, Counted(frozenset({"v1"})), models=[MODEL])
     made.start()
     assert made.at_hand(MODEL, BARE) == "v2"
-    assert "v1" in made.routes(MODEL)[MODEL, "old"].trouble
+    assert "v1" in made.routes_of(MODEL)[MODEL, "old"].trouble
     made.close()
 
 
 def test_a_share_whose_version_does_not_open_goes_to_the_others(own: Shop) -> None:
     own.add(seed=2)
-    made = catalog(own, Counted(frozenset({"v2"})), models=[f"{MODEL}@live"], aliases={"live": {"v1": 0.9, "v2": 0.1}})
+    made = routes(own, Counted(frozenset({"v2"})), models=[f"{MODEL}@live"], aliases={"live": {"v1": 0.9, "v2": 0.1}})
     made.start()
-    (route,) = (route for (_, ref), route in made.routes(MODEL).items() if ref == BARE)
+    (route,) = (route for (_, ref), route in made.routes_of(MODEL).items() if ref == BARE)
     assert route.answering == (("v1", 1.0),)
     assert "v2" in route.trouble
     made.close()
@@ -227,16 +227,16 @@ def test_a_share_whose_version_does_not_open_goes_to_the_others(own: Shop) -> No
 
 def test_what_cannot_be_opened_at_all_is_told_at_once(own: Shop) -> None:
     with pytest.raises(Damaged):
-        catalog(own, Counted(frozenset({"v1"})), models=[MODEL]).start()
+        routes(own, Counted(frozenset({"v1"})), models=[MODEL]).start()
     with pytest.raises(NotFound, match="'live' does not exist; there are v1"):
-        catalog(own, Counted(), models=[f"{MODEL}@live"]).start()
+        routes(own, Counted(), models=[f"{MODEL}@live"]).start()
     with pytest.raises(NotFound, match="did you mean"):
-        catalog(own, Counted(), models=["text-clasification"]).start()
+        routes(own, Counted(), models=["text-clasification"]).start()
 
 
 def test_only_named_models_are_served(own: Shop) -> None:
     own.add(name="other")
-    made = catalog(own, Counted(), models=["other"])
+    made = routes(own, Counted(), models=["other"])
     made.start()
     assert made.models() == ["other"]
     with pytest.raises(NotFound, match="there are other"):
@@ -245,16 +245,16 @@ def test_only_named_models_are_served(own: Shop) -> None:
 
 
 def test_many_who_ask_for_what_is_not_there_cost_few_looks(own: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = catalog(own, Counted())
+    made = routes(own, Counted())
     made.start()
     looks: list[float] = []
-    look = made._shelves.look
+    look = made._registry.look
 
     def counted() -> Any:
         looks.append(time.monotonic())
         return look()
 
-    monkeypatch.setattr(made._shelves, "look", counted)
+    monkeypatch.setattr(made._registry, "look", counted)
     since = time.monotonic()
     for _ in range(200):
         with pytest.raises(NotFound):
@@ -264,7 +264,7 @@ def test_many_who_ask_for_what_is_not_there_cost_few_looks(own: Shop, monkeypatc
 
 
 def test_a_store_that_fails_for_a_while_changes_nothing(own: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = catalog(own, Counted(), refresh_seconds=0.05)
+    made = routes(own, Counted(), refresh_seconds=0.05)
     made.start()
     fails = threading.Event()
 
@@ -272,7 +272,7 @@ def test_a_store_that_fails_for_a_while_changes_nothing(own: Shop, monkeypatch: 
         fails.set()
         raise OSError("the network is gone")
 
-    monkeypatch.setattr(made._shelves, "look", broken)
+    monkeypatch.setattr(made._registry, "look", broken)
     assert fails.wait(5)
     assert made.find(MODEL, BARE) == "v1"
     made.close()
@@ -297,9 +297,9 @@ def test_a_store_that_was_made_again_is_answered_from_what_it_holds_now(own: Sho
 def test_a_share_that_does_not_open_fails_no_request_of_an_alias_that_nobody_named(own: Shop) -> None:
     own.add(seed=2)
     shares = {f"{MODEL}@live": {"v1": 0.5, "v2": 0.5}}
-    made = catalog(own, Counted(frozenset({"v2"})), models=["*"], aliases=shares)
+    made = routes(own, Counted(frozenset({"v2"})), models=["*"], aliases=shares)
     made.start()
-    until(lambda: made.routes(MODEL)[MODEL, "live"].trouble != "")
+    until(lambda: made.routes_of(MODEL)[MODEL, "live"].trouble != "")
     assert {made.at_hand(MODEL, "live") for _ in range(50)} == {"v1"}
     made.close()
 
@@ -307,15 +307,15 @@ def test_a_share_that_does_not_open_fails_no_request_of_an_alias_that_nobody_nam
 def test_a_version_that_is_long_in_opening_holds_up_no_other(own: Shop) -> None:
     own.add(name="slow", seed=2)
     with own.open() as endpoint:
-        answerer, gate = endpoint.opened.answerer, threading.Event()
-        really = answerer.open
+        backend, gate = endpoint.opened.backend, threading.Event()
+        really = backend.open
 
         def opened(model: str, version: str) -> Any:
             if model == "slow":
                 gate.wait(20)
             return really(model, version)
 
-        answerer.open = opened  # type: ignore[method-assign]
+        backend.open = opened  # type: ignore[method-assign]
         replies: list[Reply] = []
         ask = lambda: replies.append(endpoint.ask("/models/slow", ASKED))  # noqa: E731
         threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -332,7 +332,7 @@ def test_a_version_that_is_long_in_opening_holds_up_no_other(own: Shop) -> None:
 def test_a_version_that_was_let_go_is_loaded_again_before_its_rows_are_read(own: Shop) -> None:
     own.add(name="other", seed=2)
     with own.open() as endpoint:
-        engine = endpoint.opened.answerer._engine  # type: ignore[attr-defined]
+        engine = endpoint.opened.backend._engine  # type: ignore[attr-defined]
         engine._budget = 1
         for name in (MODEL, "other", MODEL, "other"):
             assert endpoint.ask(f"/models/{name}", ASKED).status == 200
@@ -348,7 +348,7 @@ def test_a_broken_version_is_not_read_anew_for_each_request(own: Shop) -> None:
     (delta,) = Path(own.store).glob("models/spoilt/v1/delta.safetensors")
     delta.write_bytes(delta.read_bytes()[:-4] + b"oops")
     with own.open() as endpoint:
-        opener = endpoint.opened.answerer._engine._opener  # type: ignore[attr-defined]
+        opener = endpoint.opened.backend._engine._opener  # type: ignore[attr-defined]
         loads: list[str] = []
         load = opener.open
         opener.open = lambda *of: loads.append(of[0]) or load(*of)

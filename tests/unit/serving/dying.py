@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import regraft.serving.batch.session as bulk
-from regraft.serving.batch.session import Request, predict_here
+from regraft.serving.batch.session import BatchRequest, predict_here
 from regraft.store.folder import FolderStore
 from regraft.store.objects import Body, ObjectStore, open_store
 
@@ -58,7 +58,7 @@ def dying(at: int, *, kill: bool) -> Iterator[None]:
         vars(bulk)["open_store"] = open_store
 
 
-def die_at(request: Request, at: int) -> None:
+def die_at(request: BatchRequest, at: int) -> None:
     """Predict in a process that is killed instead of its `at`-th write into the work folder."""
     with dying(at, kill=True):
         predict_here(request)

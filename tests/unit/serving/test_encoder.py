@@ -17,7 +17,7 @@ from regraft.bases.locate import locate
 from regraft.errors import DataError, Unsupported
 from regraft.serving import encoder
 from regraft.serving.batch import session
-from regraft.serving.batch.session import Request, predict_here
+from regraft.serving.batch.session import BatchRequest, predict_here
 from regraft.serving.encoder import Encoder, chosen_dtype, recipe_of
 from regraft.serving.predictor import Predictor
 from support.image_bases import tiny_mobilenet, tiny_resnet
@@ -209,7 +209,7 @@ def test_bf16_agrees_with_fp32(tmp_path: Path) -> None:
 def asked(model: str, folder: Path, store: Path, **more: Any) -> Any:
     out = str(folder / f"{len(list(folder.glob('*.parquet')))}.parquet")
     options: dict[str, Any] = {"features": True, "block_rows": 8, "device": "cpu", **more}
-    return pq.read_table(predict_here(Request(model, str(folder / "in.jsonl"), out, str(store), **options)).out)
+    return pq.read_table(predict_here(BatchRequest(model, str(folder / "in.jsonl"), out, str(store), **options)).out)
 
 
 def test_a_file_of_vectors_has_a_row_for_every_row(tmp_path: Path, store: Path) -> None:

@@ -36,7 +36,7 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=F
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How the input is read."""
 
     input: str
@@ -68,7 +68,7 @@ def source_named(written: object) -> Source:
 
 
 @dataclass(frozen=True)
-class Taken:
+class InputRow:
     """One row of the input: the wanted columns, or what is wrong with it."""
 
     raw: Raw
@@ -77,7 +77,7 @@ class Taken:
     problem: str | None = None
 
 
-def taken(reading: Reading, scratch: Path) -> Iterator[Taken]:
+def taken(reading: ReadOptions, scratch: Path) -> Iterator[InputRow]:
     """Every row of the input, in order; what cannot be answered has a `problem`. DataError ends the input."""
     for name in reading.columns:
         if name not in reading.wanted:
@@ -91,13 +91,13 @@ def taken(reading: Reading, scratch: Path) -> Iterator[Taken]:
         raise DataError(told, error.where) from None
 
 
-def _of_file(file: DataFile, reading: Reading) -> Iterator[Taken]:
+def _of_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
     forms: dict[tuple[Kind, ...], Columns] = {}
     names: dict[str, str] = {}
     kinds: dict[str, Kind] = dict(reading.wanted)
     for raw in file.rows():
         if raw.problem:
-            yield Taken(raw, {}, kinds, raw.problem)
+            yield InputRow(raw, {}, kinds, raw.problem)
             continue
         names = names if forms else _names(reading, raw)
         kinds = _as_written(reading.wanted, names, raw)
@@ -108,12 +108,12 @@ def _of_file(file: DataFile, reading: Reading) -> Iterator[Taken]:
         try:
             row = forms[form].row(raw)
             _canonical(row_identity(row, kinds)).encode()
-            yield Taken(raw, row, kinds, reading.check({**looked_at(row, kinds), "row": 0}))
+            yield InputRow(raw, row, kinds, reading.check({**looked_at(row, kinds), "row": 0}))
         except Wrong as error:
-            yield Taken(raw, {}, kinds, str(error))
+            yield InputRow(raw, {}, kinds, str(error))
 
 
-def _names(reading: Reading, raw: Raw) -> dict[str, str]:
+def _names(reading: ReadOptions, raw: Raw) -> dict[str, str]:
     """The file's names of columns: as asked, else the wanted ones, else those of the training."""
     names = {name: told for name, told in reading.trained.items() if name not in raw.values and told in raw.values}
     return {**names, **reading.columns}
@@ -145,7 +145,7 @@ def _halved(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(_halved(item) for item in value)
 
 
-class Intake:
+class InputBlocks:
     """The blocks of one input in the work folder; sealed by `input.json`, without which none of them counts."""
 
     def __init__(self, store: ObjectStore, rows: list[int], hashes: list[str]) -> None:
@@ -164,7 +164,7 @@ class Intake:
         return self.starts[-1]
 
     @classmethod
-    def sealed(cls, store: ObjectStore) -> Intake | None:
+    def sealed(cls, store: ObjectStore) -> InputBlocks | None:
         """The blocks that a run before this one put there, or None."""
         if not store.exists(SEAL):
             return None
@@ -172,10 +172,10 @@ class Intake:
         return cls(store, document["rows"], document["hashes"])
 
     @classmethod
-    def read(cls, store: ObjectStore, reading: Reading) -> Intake:
+    def read(cls, store: ObjectStore, reading: ReadOptions) -> InputBlocks:
         """Put the input into the work folder; DataError names rows that cannot be answered, unless they are skipped."""
         made = cls(store, [], [])
-        problems: list[Taken] = []
+        problems: list[InputRow] = []
         count = 0
         with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
             for block in _blocks(reading, Path(folder) / "inputs"):
@@ -192,7 +192,7 @@ class Intake:
         store.put(SEAL, json.dumps({"rows": made.rows, "hashes": made.hashes}).encode())
         return made
 
-    def verify(self, reading: Reading) -> None:
+    def verify(self, reading: ReadOptions) -> None:
         """RequestError unless the input still holds the rows that the blocks were made of."""
         blocks = 0
         start = 0
@@ -220,7 +220,7 @@ class Intake:
             self.store.fetch(_key(number), Path(folder) / "block.arrow")
             return _read(Path(folder) / "block.arrow", first)
 
-    def _put(self, block: list[Taken], path: Path) -> None:
+    def _put(self, block: list[InputRow], path: Path) -> None:
         kinds = block[0].kinds
         with RowWriter(path, {**kinds, **_EXTRA}) as writer:
             for item in block:
@@ -242,9 +242,9 @@ def _read(path: Path, first: int) -> list[dict[str, Any]]:
     return [{**rows.row(index), "row": first + index} for index in range(len(rows))]
 
 
-def _blocks(reading: Reading, scratch: Path) -> Iterator[list[Taken]]:
+def _blocks(reading: ReadOptions, scratch: Path) -> Iterator[list[InputRow]]:
     """Rows in blocks of at most block_rows and about BLOCK_BYTES, all of one kind of columns."""
-    block: list[Taken] = []
+    block: list[InputRow] = []
     size = 0
     for item in taken(reading, scratch):
         if block and (len(block) == reading.block_rows or size > BLOCK_BYTES or item.kinds != block[0].kinds):
@@ -256,7 +256,7 @@ def _blocks(reading: Reading, scratch: Path) -> Iterator[list[Taken]]:
         yield block
 
 
-def block_hash(block: list[Taken]) -> str:
+def block_hash(block: list[InputRow]) -> str:
     """SHA-256 over what the rows hold, wherever their files lie."""
     found = hashlib.sha256()
     for item in block:
@@ -292,7 +292,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _report(problems: list[Taken], count: int) -> None:
+def _report(problems: list[InputRow], count: int) -> None:
     if count == 1:
         raise DataError(f"{problems[0].problem}: repair the row, or pass --bad-rows skip", problems[0].raw.where)
     if count:

@@ -31,7 +31,7 @@ _NAME = re.compile(r"parts/(\d{6,})-(\d+)-([0-9a-f]{64})\.(jsonl|parquet)")
 
 
 @dataclass(frozen=True)
-class Part:
+class BlockOutput:
     """The answers of one block."""
 
     content: bytes
@@ -39,11 +39,13 @@ class Part:
     """Rows that have an error in place of an answer."""
 
 
-def part_of(rows: Sequence[Mapping[str, Any]], results: Mapping[int, Any], form: Form, *, vectors: bool) -> Part:
+def block_output(
+    rows: Sequence[Mapping[str, Any]], results: Mapping[int, Any], form: Form, *, vectors: bool
+) -> BlockOutput:
     """The answers of one block as a file of their own; `results` are answers or DataErrors by the row's place."""
     lines = [_line(row, results.get(place), vectors=vectors) for place, row in enumerate(rows)]
     failed = sum(line.get("error") is not None for line in lines)
-    return Part(_jsonl(lines) if form == "jsonl" else _parquet(lines, vectors=vectors), failed)
+    return BlockOutput(_jsonl(lines) if form == "jsonl" else _parquet(lines, vectors=vectors), failed)
 
 
 def _jsonl(lines: Sequence[Mapping[str, Any]]) -> bytes:
@@ -108,13 +110,13 @@ def _vector_table(lines: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.table(columns)
 
 
-class Parts:
+class OutputParts:
     """The parts of one output in the work folder; a part's name holds its hash."""
 
     def __init__(self, store: ObjectStore, form: Form) -> None:
         self.store, self.form = store, form
 
-    def put(self, number: int, part: Part) -> None:
+    def put(self, number: int, part: BlockOutput) -> None:
         """Keep the part of a block; it is there whole or not at all."""
         known = hashlib.sha256(part.content).hexdigest()
         self.store.put(f"parts/{number:06d}-{part.failed}-{known}.{self.form}", part.content)
@@ -145,7 +147,7 @@ class Parts:
             yield self.content(key)
 
 
-def assemble(parts: Parts, out: str, meta: Mapping[str, str], settle: Callable[[int], None]) -> None:
+def assemble(parts: OutputParts, out: str, meta: Mapping[str, str], settle: Callable[[int], None]) -> None:
     """Write the output of all parts; it appears whole or not at all, right after `settle` was told its size."""
     if out.startswith("s3://"):
         folder, _, name = out.rpartition("/")
@@ -166,7 +168,7 @@ def assemble(parts: Parts, out: str, meta: Mapping[str, str], settle: Callable[[
         sync_folder(path.parent)
 
 
-def _write(parts: Parts, file: Any, meta: Mapping[str, str]) -> None:
+def _write(parts: OutputParts, file: Any, meta: Mapping[str, str]) -> None:
     if parts.form == "jsonl":
         for content in parts.contents():
             file.write(content)
@@ -183,7 +185,7 @@ def _write(parts: Parts, file: Any, meta: Mapping[str, str]) -> None:
             writer.write_table(pa.concat_tables(waiting))
 
 
-def _common_schema(parts: Parts) -> pa.Schema:
+def _common_schema(parts: OutputParts) -> pa.Schema:
     """What fits every part: a block may lack a column, hold an empty list where others hold boxes, or whole numbers."""
     fields: dict[str, pa.Field] = {}
     for content in parts.contents():

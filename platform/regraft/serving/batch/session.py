@@ -18,9 +18,9 @@ from typing import Any, Literal
 from regraft.contracts import Progress
 from regraft.errors import DataError, LeaseHeld, RequestError, RunError
 from regraft.plugins import add_folder
-from regraft.serving.batch.input_blocks import BLOCK_ROWS, PROBLEM, WHERE, Intake, Reading
-from regraft.serving.batch.output_parts import Form, Parts, assemble, part_of
-from regraft.serving.batch.target import Subject, found_subject
+from regraft.serving.batch.input_blocks import BLOCK_ROWS, PROBLEM, WHERE, InputBlocks, ReadOptions
+from regraft.serving.batch.output_parts import Form, OutputParts, assemble, block_output
+from regraft.serving.batch.target import Target, resolve_target
 from regraft.serving.encoder import Dtype, Encoder, chosen_dtype
 from regraft.serving.predictor import Predictor, chosen_device
 from regraft.spec.document import absolute
@@ -35,7 +35,7 @@ SUFFIXES: dict[str, Form] = {".jsonl": "jsonl", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
-class Request:
+class BatchRequest:
     """What is asked: which model answers which rows, and where the answers go."""
 
     model: str
@@ -60,10 +60,10 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """What a worker needs: plain data."""
 
-    subject: Subject
+    target: Target
     work: str
     """URL of the work folder."""
     form: Form
@@ -74,7 +74,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Written:
+class BatchResult:
     """What came of it."""
 
     rows: int
@@ -90,22 +90,22 @@ class Written:
         return found if self.failed else {name: value for name, value in found.items() if name != "failed"}
 
 
-Execute = Callable[[Job, list[int], Callable[[int], None]], None]
+ExecuteBlocks = Callable[[BatchJob, list[int], Callable[[int], None]], None]
 """Answers the blocks of these numbers in any order, and says of each that it is done."""
-Choose = Callable[[Job], Mapping[str, Any]]
+ChooseDtype = Callable[[BatchJob], Mapping[str, Any]]
 """`dtype` and `why`, decided where the job will run."""
 
 
-class Worker:
+class BatchWorker:
     """Answers blocks: a model, opened once."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BatchJob) -> None:
         for folder in job.plugins:
             add_folder(Path(folder))
         self.job = job
         store = open_store(job.work)
         self._intake = sealed(store)
-        self._parts = Parts(store, job.form)
+        self._parts = OutputParts(store, job.form)
         self._answer = _answering(job)
 
     def rows(self, number: int) -> tuple[int, int]:
@@ -122,19 +122,19 @@ class Worker:
                 told = f"{answer.message}: repair the row, or pass --bad-rows skip"
                 raise DataError(told, rows[place][WHERE]) from answer
         results = dict(zip(good, answers, strict=True))
-        self._parts.put(number, part_of(rows, results, self.job.form, vectors=self.job.subject.vectors))
+        self._parts.put(number, block_output(rows, results, self.job.form, vectors=self.job.target.vectors))
         return number
 
 
-def _answering(job: Job) -> Callable[[list[dict[str, Any]]], list[Any]]:
-    subject, device = job.subject, chosen_device(job.device)
-    if subject.base is not None:
+def _answering(job: BatchJob) -> Callable[[list[dict[str, Any]]], list[Any]]:
+    target, device = job.target, chosen_device(job.device)
+    if target.base is not None:
         assert job.dtype != "auto"
-        return Encoder(subject.located(), device=device, dtype=job.dtype).vectors
-    predictor = Predictor.open(subject.store, subject.reference, device=job.device, base=subject.elsewhere)
-    if predictor.hash != subject.id:
-        raise RunError(f"{subject.reference} is another version now than when the output was begun", subject.store)
-    if not subject.vectors:
+        return Encoder(target.located(), device=device, dtype=job.dtype).vectors
+    predictor = Predictor.open(target.store, target.reference, device=job.device, base=target.elsewhere)
+    if predictor.hash != target.id:
+        raise RunError(f"{target.reference} is another version now than when the output was begun", target.store)
+    if not target.vectors:
         return predictor.attempt
     return lambda rows: [
         vector if isinstance(vector, DataError) else vector.numpy() for vector in predictor.features(rows)
@@ -146,35 +146,40 @@ def _own(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if not name.startswith(":")}
 
 
-def sealed(store: ObjectStore) -> Intake:
+def sealed(store: ObjectStore) -> InputBlocks:
     """The blocks of a work folder."""
-    intake = Intake.sealed(store)
-    if intake is None:
+    blocks = InputBlocks.sealed(store)
+    if blocks is None:
         raise RunError("the work folder is gone: another command took it away; run this one again", store.url)
-    return intake
+    return blocks
 
 
-def choose_here(job: Job) -> Mapping[str, Any]:
+def choose_here(job: BatchJob) -> Mapping[str, Any]:
     """The arithmetic for a base's features, measured on the first block in this process."""
     rows = [_own(row) for row in sealed(open_store(job.work)).block(0) if not row[PROBLEM]]
-    return chosen_dtype(job.subject.located(), rows, device=chosen_device(job.device))
+    return chosen_dtype(job.target.located(), rows, device=chosen_device(job.device))
 
 
-def execute_here(job: Job, numbers: list[int], done: Callable[[int], None]) -> None:
+def execute_here(job: BatchJob, numbers: list[int], done: Callable[[int], None]) -> None:
     """Answer the blocks in this process, one after the other."""
-    worker = Worker(job)
+    worker = BatchWorker(job)
     for number in numbers:
         done(worker(number))
 
 
-def predict_here(request: Request, *, fresh: bool = False, progress: Progress | None = None) -> Written:
+def predict_here(request: BatchRequest, *, fresh: bool = False, progress: Progress | None = None) -> BatchResult:
     """Answer everything in this process, without Ray."""
     return predict_session(request, execute_here, choose_here, fresh=fresh, progress=progress)
 
 
 def predict_session(
-    request: Request, execute: Execute, choose: Choose, *, fresh: bool = False, progress: Progress | None = None
-) -> Written:
+    request: BatchRequest,
+    execute: ExecuteBlocks,
+    choose: ChooseDtype,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> BatchResult:
     """Take the input in, have the blocks answered, write the output; one driver an output, held by a lease.
 
     Raises RequestError when the output is there already (unless `fresh`), when its folder is not, and when what an
@@ -185,23 +190,23 @@ def predict_session(
     form = form_of(request)
     for folder in request.plugins:
         add_folder(Path(folder).expanduser())
-    subject = found_subject(request.model, request.store, features=request.features, base=request.base)
-    if subject.base is None and request.dtype == "bf16":
+    target = resolve_target(request.model, request.store, features=request.features, base=request.base)
+    if target.base is None and request.dtype == "bf16":
         raise RequestError("bf16 is written; models answer in fp32, and only a base's features in bf16", where="dtype")
     store = open_store(work_folder(request.output))
     refuse_existing(request.output, store, fresh=fresh)
     with cleared(store, request.output) as lease:
         if fresh:
             empty(store)
-        intake, job = begin(request, subject, store, form, choose, progress)
-        rest = _Rest(intake, Parts(store, form), progress)
+        blocks, job = begin(request, target, store, form, choose, progress)
+        rest = _Remaining(blocks, OutputParts(store, form), progress)
         execute(job, rest.numbers, rest.done)
         if lease.lost.is_set():
             raise LeaseHeld("another command took this output over", where=request.output)
-        return finish(job, request, intake, began)
+        return finish(job, request, blocks, began)
 
 
-def form_of(request: Request) -> Form:
+def form_of(request: BatchRequest) -> Form:
     """The output's format, by its suffix."""
     suffix = Path(request.output).suffix.lower()
     form = SUFFIXES.get(suffix)
@@ -266,51 +271,51 @@ def _remove_folder(store: ObjectStore) -> None:
 
 
 def begin(
-    request: Request,
-    subject: Subject,
+    request: BatchRequest,
+    target: Target,
     store: ObjectStore,
     form: Form,
-    choose: Choose,
+    choose: ChooseDtype,
     progress: Progress | None,
-) -> tuple[Intake, Job]:
+) -> tuple[InputBlocks, BatchJob]:
     """The blocks and the job: those of the unfinished output when they are of this very request, else new ones."""
-    wanted = identity(request, subject, form)
-    wants = subject.wants()
-    reading = Reading(
+    wanted = identity(request, target, form)
+    row_schema = target.row_schema()
+    reading = ReadOptions(
         input=request.input,
-        wanted=wants.columns,
-        check=wants.check,
+        wanted=row_schema.columns,
+        check=row_schema.check,
         columns=request.columns,
-        trained=wants.trained,
+        trained=row_schema.trained,
         form=request.format,
         bad_rows=request.bad_rows,
         block_rows=request.block_rows,
     )
-    job = Job(subject, store.url, form, request.bad_rows, request.dtype, request.device, _absolute(request.plugins))
+    job = BatchJob(target, store.url, form, request.bad_rows, request.dtype, request.device, _absolute(request.plugins))
     known = json.loads(store.get(JOB)) if store.exists(JOB) else None
     if known is not None:
         refuse_other(known["identity"], wanted, request.output)
-        intake = sealed(store)
-        intake.verify(reading)
-        answered = len(Parts(store, form).there())
-        _tell(progress, f"goes on: {answered} of {len(intake.rows)} blocks of the unfinished output are answered")
-        return intake, replace(job, dtype=known["dtype"])
+        blocks = sealed(store)
+        blocks.verify(reading)
+        answered = len(OutputParts(store, form).there())
+        _tell(progress, f"goes on: {answered} of {len(blocks.rows)} blocks of the unfinished output are answered")
+        return blocks, replace(job, dtype=known["dtype"])
     empty(store)
-    intake = Intake.read(store, reading)
-    if subject.base is not None and job.dtype == "auto":
-        few = intake.total < WORTH_MEASURING
+    blocks = InputBlocks.read(store, reading)
+    if target.base is not None and job.dtype == "auto":
+        few = blocks.total < WORTH_MEASURING
         plain: Mapping[str, Any] = {"dtype": "fp32", "why": f"fewer than {WORTH_MEASURING} rows"}
         chosen = plain if few else choose(job)
         _tell(progress, f"computing in {chosen['dtype']}: {chosen['why']}")
         job = replace(job, dtype=chosen["dtype"])
     store.put(JOB, json.dumps({"identity": wanted, "dtype": job.dtype}).encode())
-    return intake, job
+    return blocks, job
 
 
-def identity(request: Request, subject: Subject, form: Form) -> dict[str, Any]:
+def identity(request: BatchRequest, target: Target, form: Form) -> dict[str, Any]:
     """What must be the same for an unfinished output to be gone on with."""
     return {
-        "model": subject.document(),
+        "model": target.document(),
         "columns": dict(sorted(request.columns.items())),
         "format": None if request.format is None else request.format.model_dump(mode="json"),
         "bad rows": request.bad_rows,
@@ -333,14 +338,14 @@ def refuse_other(known: Mapping[str, Any], wanted: Mapping[str, Any], output: st
         )
 
 
-class _Rest:
+class _Remaining:
     """What is left to do, and how it goes."""
 
-    def __init__(self, intake: Intake, parts: Parts, progress: Progress | None) -> None:
+    def __init__(self, blocks: InputBlocks, parts: OutputParts, progress: Progress | None) -> None:
         answered = parts.there()
-        self.numbers = [number for number in range(len(intake.rows)) if number not in answered]
-        self._rows, self._total, self._progress = intake.rows, intake.total, progress
-        self._before = self._done = sum(intake.rows[number] for number in answered if number < len(intake.rows))
+        self.numbers = [number for number in range(len(blocks.rows)) if number not in answered]
+        self._rows, self._total, self._progress = blocks.rows, blocks.total, progress
+        self._before = self._done = sum(blocks.rows[number] for number in answered if number < len(blocks.rows))
         self._began = time.monotonic()
 
     def done(self, number: int) -> None:
@@ -361,11 +366,11 @@ class _Rest:
         )
 
 
-def finish(job: Job, request: Request, intake: Intake, began: float) -> Written:
+def finish(job: BatchJob, request: BatchRequest, blocks: InputBlocks, began: float) -> BatchResult:
     """Make the output of the parts and take the work folder away."""
     store = open_store(job.work)
-    parts = Parts(store, job.form)
-    missing = set(range(len(intake.rows))) - set(parts.there())
+    parts = OutputParts(store, job.form)
+    missing = set(range(len(blocks.rows))) - set(parts.there())
     if missing:
         raise RunError(f"{len(missing)} blocks have no answers: run the command again", where=request.output)
     failed = parts.failed()
@@ -373,9 +378,9 @@ def finish(job: Job, request: Request, intake: Intake, began: float) -> Written:
     def settle(size: int) -> None:
         store.put(DONE, json.dumps({"size": size}).encode())
 
-    assemble(parts, request.output, {"model": job.subject.reference, "hash": job.subject.id}, settle)
+    assemble(parts, request.output, {"model": job.target.reference, "hash": job.target.id}, settle)
     empty(store)
-    return Written(intake.total, request.output, round(time.monotonic() - began, 3), failed)
+    return BatchResult(blocks.total, request.output, round(time.monotonic() - began, 3), failed)
 
 
 def _absolute(folders: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from regraft.store.objects import open_store
 
 
 @dataclass(frozen=True)
-class Wants:
+class RowSchema:
     """Columns with their kinds, and what is wrong with a row."""
 
     columns: dict[str, Kind]
@@ -31,7 +31,7 @@ class Wants:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Target:
     """A version of a model, or a base: plain data, the same on every machine."""
 
     reference: str
@@ -50,14 +50,14 @@ class Subject:
     elsewhere: str | None = None
     """Where the version's base is, if not where the version says."""
 
-    def wants(self) -> Wants:
+    def row_schema(self) -> RowSchema:
         """What an answer needs of a row."""
         if self.base is not None:
-            return Wants(recipe_of(self.located()).columns, lambda _: None, {})
+            return RowSchema(recipe_of(self.located()).columns, lambda _: None, {})
         task = Task.parse(dict(self.task or {}))
         assert isinstance(task, Task)
         wanted = inputs(task)
-        return Wants(wanted, task.check, {name: told for name, told in self.trained.items() if name in wanted})
+        return RowSchema(wanted, task.check, {name: told for name, told in self.trained.items() if name in wanted})
 
     def located(self) -> Base:
         """The base on this machine; WrongBase when it is another than the one that the output was begun with."""
@@ -72,7 +72,7 @@ class Subject:
         return {name: value for name, value in asdict(self).items() if name in ("reference", "id", "vectors")}
 
 
-def found_subject(written: str, store: str, *, features: bool, base: str | None = None) -> Subject:
+def resolve_target(written: str, store: str, *, features: bool, base: str | None = None) -> Target:
     """What `written` means: a registered model of that name first, and for features else a base.
 
     `base` is where a version's base is, if not where the version says. Raises NotFound, with the nearest name, and
@@ -99,7 +99,7 @@ def found_subject(written: str, store: str, *, features: bool, base: str | None 
         if missing is None:
             raise
         raise NotFound(f"{written!r} is neither a model ({missing.message}) nor a base ({error.message})") from None
-    return Subject(written, _base_id(asked), store, True, base=_everywhere(written, asked))
+    return Target(written, _base_id(asked), store, True, base=_everywhere(written, asked))
 
 
 def _everywhere(written: str, base: Base) -> str:
@@ -109,11 +109,11 @@ def _everywhere(written: str, base: Base) -> str:
     return written if re.match(r"package:|\w+://", written) else str(base.path)
 
 
-def _of_version(written: str, store: str, base: str | None, *, features: bool) -> Subject:
+def _of_version(written: str, store: str, base: str | None, *, features: bool) -> Target:
     fetched = fetch(open_store(store), written)
     right_base(fetched, base)
     member(Task, fetched.meta["task"], fetched)  # type: ignore[type-abstract]
-    return Subject(
+    return Target(
         reference=str(fetched.version),
         id=fetched.version.id,
         store=store,

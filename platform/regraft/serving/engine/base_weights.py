@@ -1,7 +1,7 @@
-"""How do many models hold one copy of their base?
+"""Resident base weights that many models share, and frames: task models whose tensors are those very weights.
 
-`Weights` are the base's tensors by its own names. A `Frame` is a task model without weights of its own: all that is the
-base's are those very tensors, and what a delta holds is put in its places for the moment of a pass.
+`BaseWeights` holds a base's tensors by their canonical names. A `Frame` is a task model without weights of its own:
+every tensor of the base is shared, and a delta's tensors are put in their places for one forward pass.
 """
 
 from __future__ import annotations
@@ -21,102 +21,106 @@ from regraft.bases.delta import canonical, live_tensors
 from regraft.bases.locate import Base
 
 Delta = Mapping[str, Tensor]
-"""What a version moved, by canonical name."""
-_Place = tuple[dict[str, Any], str]
-"""Where a tensor stands: a module's own table of parameters or buffers, and its name there."""
+"""The tensors that a version moved, by canonical name."""
+_Slot = tuple[dict[str, Any], str]
+"""A place for a tensor: a module's table of parameters or buffers, and the name in that table."""
 
 
-class Weights:
+class BaseWeights:
     """The one resident copy of a base, on one device in one precision."""
 
     def __init__(self, base: Base, device: torch.device, dtype: torch.dtype) -> None:
         self.base, self.device, self.dtype = base, device, dtype
-        self.carriers: WeakSet[Frame] = WeakSet()
-        """Frames that hold the base as it is, and so can compute it for others."""
-        self._held: dict[str, Tensor] = {}
+        self.prefix_frames: WeakSet[Frame] = WeakSet()
+        """Frames that hold the unchanged base, and so can compute the shared prefix for other models."""
+        self._tensors: dict[str, Tensor] = {}
 
-    def arithmetic(self) -> AbstractContextManager[None]:
-        """Every pass of its models runs inside."""
-        return arithmetic(self.device, self.dtype)
+    def inference_context(self) -> AbstractContextManager[None]:
+        """Return the context for forward passes of this base's models: no gradients, the base's precision."""
+        return inference_context(self.device, self.dtype)
 
     @property
-    def size(self) -> int:
-        """Bytes."""
-        return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in self._held.values()}.values())
+    def nbytes(self) -> int:
+        """Size in bytes; tied tensors count once."""
+        return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in self._tensors.values()}.values())
 
     def share(self, adapted: Adapted, moved: Collection[tuple[int, str]]) -> None:
-        """Let a model hold these tensors in place of its equal ones, and keep those that were not here yet.
+        """Replace a model's tensors by the resident ones that equal them, and keep those that were not yet resident.
 
-        What stands in the places `moved` each delta brings along: the model's own values of it are nobody's.
+        The slots in `moved` are skipped: each delta brings their tensors along, so the model's own values are unused.
         """
         prefix = adapted.anatomy.prefix
-        for name, (table, leaf) in places(adapted.model):
+        for name, (table, leaf) in tensor_slots(adapted.model):
             if (id(table), leaf) in moved:
                 continue
             tensor, key = table[leaf], canonical(name, prefix)
-            held = self._held.get(key)
-            if held is not None and equal(held, tensor):
-                table[leaf] = held
-            elif held is None and (not prefix or name.startswith(f"{prefix}.")):
-                self._held[key] = tensor.requires_grad_(False)
+            resident = self._tensors.get(key)
+            if resident is not None and same_tensor(resident, tensor):
+                table[leaf] = resident
+            elif resident is None and (not prefix or name.startswith(f"{prefix}.")):
+                self._tensors[key] = tensor.requires_grad_(False)
 
-    def spared(self, delta: Delta) -> dict[str, Tensor]:
-        """The delta with the base's own tensors wherever training left a value as it was."""
+    def deduplicated(self, delta: Delta) -> dict[str, Tensor]:
+        """Return the delta with the resident tensor in place of every value that training left unchanged."""
         return {
-            name: held if (held := self._held.get(name)) is not None and equal(held, tensor) else tensor
+            name: resident
+            if (resident := self._tensors.get(name)) is not None and same_tensor(resident, tensor)
+            else tensor
             for name, tensor in delta.items()
         }
 
-    def own(self, delta: Delta) -> int:
-        """Bytes of a delta that are not the base's."""
-        return sum(tensor.nbytes for name, tensor in delta.items() if self._held.get(name) is not tensor)
+    def unshared_bytes(self, delta: Delta) -> int:
+        """Return the bytes of a delta beside those that it shares with the base."""
+        return sum(tensor.nbytes for name, tensor in delta.items() if self._tensors.get(name) is not tensor)
 
 
 class Frame:
-    """A task model on the resident base, which wears one delta at a time. Passes are one thread's at a time."""
+    """A task model on the resident base that holds one delta at a time; one thread at a time computes with it."""
 
-    def __init__(self, adapted: Adapted, weights: Weights) -> None:
+    def __init__(self, adapted: Adapted, weights: BaseWeights) -> None:
         self.adapted, self.weights = adapted, weights
-        self.reading = Lock()
-        """Held while its tokenizer works: those of transformers are one thread's at a time, and many models read with
-        this one."""
+        self.tokenizer_lock = Lock()
+        """Held while the tokenizer runs: it is not thread-safe, and many models share this one."""
         live = live_tensors(adapted)
-        self.like = {name: tensor.to("meta") for name, tensor in live.items()}
-        """The delta's shapes."""
-        self._slots = _slots(adapted.model, live)
-        placed(adapted.model, weights.device, weights.dtype)
-        weights.share(adapted, {(id(table), leaf) for stand in self._slots.values() for table, leaf in stand})
+        self.delta_shapes = {name: tensor.to("meta") for name, tensor in live.items()}
+        """The delta's tensors on the meta device: shapes and types."""
+        self._slots = _delta_slots(adapted.model, live)
+        move_model(adapted.model, weights.device, weights.dtype)
+        weights.share(adapted, {(id(table), leaf) for slots in self._slots.values() for table, leaf in slots})
         adapted.eval_mode()
 
-    def wear(self, delta: Delta) -> None:
-        """Put a delta's tensors in their places, tied ones in all of them; nothing is copied."""
-        for name, stand in self._slots.items():
-            for table, leaf in stand:
+    def load_delta(self, delta: Delta) -> None:
+        """Put a delta's tensors in their slots, tied ones in all of them; nothing is copied."""
+        for name, slots in self._slots.items():
+            for table, leaf in slots:
                 table[leaf] = delta[name]
 
 
 @contextmanager
-def arithmetic(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Inside, models of that precision are computed, without gradients; where they mix it with fp32, as for a mean over
-    tokens, the matrix products behind it are in their precision again."""
-    quick = dtype == torch.bfloat16
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=quick, cache_enabled=False):
+def inference_context(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Run the block without gradients and in this precision.
+
+    Autocast is on for bf16: where a model mixes it with fp32, such as a mean over tokens, the matrix products behind it
+    run in bf16 again.
+    """
+    bf16 = dtype == torch.bfloat16
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
         yield
 
 
-def placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Move a model; its parameters and running statistics take the precision, tables that were computed keep theirs."""
+def move_model(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a model to a device; parameters and running statistics are cast, computed tables keep their precision."""
     model.to(device)
     if dtype == torch.float32:
         return
-    tied: dict[int, tuple[Any, Any]] = {}  # the old one too: once it is gone, another may have its id
-    for _, (table, leaf) in places(model):
+    tied: dict[int, tuple[Any, Any]] = {}  # with the old tensor: once it is freed, another may get its id
+    for _, (table, leaf) in tensor_slots(model):
         before = table[leaf]
-        table[leaf] = tied.setdefault(id(before), (before, converted(before, dtype)))[1]
+        table[leaf] = tied.setdefault(id(before), (before, cast_tensor(before, dtype)))[1]
 
 
-def converted(tensor: Tensor, dtype: torch.dtype) -> Any:
-    """A tensor in the precision, if it holds fractions at all; a parameter stays one."""
+def cast_tensor(tensor: Tensor, dtype: torch.dtype) -> Any:
+    """Return a floating-point tensor in this precision, and any other as it is; a parameter stays a parameter."""
     if not tensor.is_floating_point() or tensor.dtype == dtype:
         return tensor
     if isinstance(tensor, nn.Parameter):
@@ -124,8 +128,8 @@ def converted(tensor: Tensor, dtype: torch.dtype) -> Any:
     return tensor.to(dtype)
 
 
-def places(model: nn.Module) -> Iterator[tuple[str, _Place]]:
-    """Every parameter and persistent buffer under each of its names."""
+def tensor_slots(model: nn.Module) -> Iterator[tuple[str, _Slot]]:
+    """Yield the slot of every parameter and persistent buffer, under each of its names."""
     for name, module in model.named_modules():
         dot = f"{name}." if name else ""
         for leaf, tensor in module._parameters.items():
@@ -136,17 +140,17 @@ def places(model: nn.Module) -> Iterator[tuple[str, _Place]]:
                 yield dot + leaf, (module._buffers, leaf)
 
 
-def _slots(model: nn.Module, live: Mapping[str, Tensor]) -> dict[str, list[_Place]]:
-    of = {id(tensor): name for name, tensor in live.items()}
-    found: dict[str, list[_Place]] = defaultdict(list)
-    for _, (table, leaf) in places(model):
-        if (name := of.get(id(table[leaf]))) is not None:
+def _delta_slots(model: nn.Module, live: Mapping[str, Tensor]) -> dict[str, list[_Slot]]:
+    names = {id(tensor): name for name, tensor in live.items()}
+    found: dict[str, list[_Slot]] = defaultdict(list)
+    for _, (table, leaf) in tensor_slots(model):
+        if (name := names.get(id(table[leaf]))) is not None:
             found[name].append((table, leaf))
     return dict(found)
 
 
-def equal(one: Tensor, two: Tensor) -> bool:
-    """Whether two tensors are of one shape and type and hold the same values."""
+def same_tensor(one: Tensor, two: Tensor) -> bool:
+    """Return whether two tensors have the same shape, type and values."""
     if one is two:
         return True
     return one.shape == two.shape and one.dtype == two.dtype and bool(torch.equal(one, two))

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from regraft.contracts import Answer
 from regraft.errors import DeadlineExceeded, Overloaded, RegraftError, RunError
 from regraft.serving.engine.batch_cost import together
-from regraft.serving.engine.engine import Encoded, Engine
+from regraft.serving.engine.engine import EncodedRow, Engine
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class Limits:
+class BatchLimits:
     """How much may wait, and how much is computed at once."""
 
     items: int = 256
@@ -45,10 +45,10 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ComputedBatch:
     """What is told of a batch that was computed."""
 
-    rows: tuple[Encoded, ...]
+    rows: tuple[EncodedRow, ...]
     waited_s: tuple[float, ...]
     """How long each had waited when the batch began."""
     seconds: float
@@ -56,7 +56,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Queue:
+class QueueStats:
     """How a batcher stands and what it did."""
 
     waiting: int
@@ -80,7 +80,7 @@ class Queue:
 class _Waiting:
     __slots__ = ("encoded", "future", "since", "until")
 
-    def __init__(self, encoded: Encoded, until: float | None) -> None:
+    def __init__(self, encoded: EncodedRow, until: float | None) -> None:
         self.encoded, self.until = encoded, until
         self.future: Future[Answer] = Future()
         self.since = time.monotonic()
@@ -90,10 +90,10 @@ class Batcher:
     """A bounded queue before an engine, and the one thread that computes."""
 
     def __init__(
-        self, engine: Engine, limits: Limits | None = None, *, told: Callable[[Batch], None] | None = None
+        self, engine: Engine, limits: BatchLimits | None = None, *, told: Callable[[ComputedBatch], None] | None = None
     ) -> None:
         """`told` hears of every batch, in the computing thread: it must be quick."""
-        self._engine, self._limits, self._told = engine, limits or Limits(), told
+        self._engine, self._limits, self._told = engine, limits or BatchLimits(), told
         self._queue: list[_Waiting] = []
         """The oldest first."""
         self._changed = Condition()
@@ -107,7 +107,7 @@ class Batcher:
         self._thread = Thread(target=self._run, name="regraft-batcher", daemon=True)
         self._thread.start()
 
-    def submit(self, encoded: Encoded, *, within_s: float | None = None) -> Future[Answer]:
+    def submit(self, encoded: EncodedRow, *, within_s: float | None = None) -> Future[Answer]:
         """The row's answer, or its error, when it is computed; DeadlineExceeded after `within_s` seconds without.
 
         Cancelling the future gives the row's place back. Raises Overloaded when too much waits already.
@@ -128,10 +128,10 @@ class Batcher:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def stats(self) -> Queue:
+    def stats(self) -> QueueStats:
         """How it stands now."""
         with self._changed:
-            return Queue(
+            return QueueStats(
                 waiting=len(self._queue),
                 cost={unit: cost for unit, cost in self._cost.items() if cost},
                 oldest_s=time.monotonic() - self._queue[0].since if self._queue else 0.0,
@@ -144,7 +144,7 @@ class Batcher:
                 computing_s=self._computing,
             )
 
-    def _refuse_when_full(self, encoded: Encoded) -> None:
+    def _refuse_when_full(self, encoded: EncodedRow) -> None:
         room = self._limits.cost[encoded.unit] - self._cost[encoded.unit]
         if self._closing:
             self._refused += 1
@@ -235,11 +235,11 @@ class Batcher:
         failed = sum(isinstance(answer, RegraftError) for answer in answers)
         try:
             if self._told is not None:
-                self._told(Batch(rows, waited, seconds, failed))
+                self._told(ComputedBatch(rows, waited, seconds, failed))
         except Exception:
             log.exception("whoever is told of batches failed")  # the next rows are answered all the same
 
-    def _count(self, rows: Sequence[Encoded], waited: Sequence[float], seconds: float) -> None:
+    def _count(self, rows: Sequence[EncodedRow], waited: Sequence[float], seconds: float) -> None:
         unit, speed = rows[0].unit, sum(row.cost for row in rows) / max(seconds, 1e-6)
         with self._changed:
             before = self._speed.get(unit, speed)
@@ -249,7 +249,7 @@ class Batcher:
             self._computing += seconds
 
 
-def companions(waiting: Sequence[Encoded], *, price: int, budget: int, most: int) -> list[int]:
+def companions(waiting: Sequence[EncodedRow], *, price: int, budget: int, most: int) -> list[int]:
     """Places of the batch that is computed next, the first one's own among them.
 
     The first rows of its group are cut into passes that cost least in all (`splitting`); the batch is the pass that

@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 Change = Callable[[Tensor], Tensor]
 
 
-def compute_first_alone(frame: Frame) -> bool:
+def compute_cls_only(frame: Frame) -> bool:
     """Let the frame's last block compute the first token alone where its outputs show that no other is read; whether it
     does from now on. The frame must be nobody's carrier: another task may read what it leaves out."""
     layer = _behind_attention(frame)
     if layer is None or type(frame.adapted.task).predict_forward is not Task.predict_forward:
         return False
     try:
-        with frame.reading:
+        with frame.tokenizer_lock:
             short, long = probes(frame.adapted)
         batch = batch_of(frame, [*short, *long])
         plain = _outputs(frame, batch)
@@ -91,7 +91,7 @@ def _first(states: Tensor) -> Tensor:
 
 
 def _outputs(frame: Frame, batch: Batch) -> list[Tensor]:
-    with frame.weights.arithmetic():
+    with frame.weights.inference_context():
         return list(tensors_in(frame.adapted.forward(dict(batch))))
 
 

@@ -38,9 +38,9 @@ from regraft.errors import (
 from regraft.plugins import add_folder
 from regraft.serving.encoder import TOKENS_ON_GPU, TOKENS_PER_THREAD
 from regraft.serving.engine.batch_cost import together
-from regraft.serving.engine.forward import Asked, Computed, Own, shared, whole
+from regraft.serving.engine.forward import LoadedModel, PassOutput, RoutedExample, shared, whole
 from regraft.serving.engine.precision import Precision
-from regraft.serving.engine.version_loader import Opener, Served
+from regraft.serving.engine.version_loader import ServedVersion, VersionLoader
 from regraft.serving.predictor import chosen_device
 from regraft.serving.row_checks import MOST_NUMBERS, checked
 from regraft.store.names import is_version
@@ -48,7 +48,7 @@ from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
 from regraft.trunk.shapes import sizes_of
 
-__all__ = ["Ask", "Encoded", "Engine", "Served", "Stats"]
+__all__ = ["EncodedRow", "Engine", "EngineStats", "RowRequest", "ServedVersion"]
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ MOST_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RowRequest:
     """One row for one model."""
 
     model: str
@@ -76,11 +76,11 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
+class EncodedRow:
     """A row that fits its model, as the model reads it."""
 
-    served: Served
-    own: Own
+    served: ServedVersion
+    loaded: LoadedModel
     """How it is computed."""
     example: Example
     key: Any
@@ -94,17 +94,17 @@ class Encoded:
     @property
     def group(self) -> Any:
         """Equal for rows that one pass can compute together."""
-        tail = self.own.tail
-        return id(self.own) if tail is None else id(tail.carrier), self.shapes
+        suffix = self.loaded.suffix
+        return id(self.loaded) if suffix is None else id(suffix.prefix_frame), self.shapes
 
     @property
     def work(self) -> Any:
         """Equal for rows of a group that are computed once up to where their models part."""
-        return id(self.own.factors) if self.own.factors else 0, self.key
+        return id(self.loaded.factors) if self.loaded.factors else 0, self.key
 
 
 @dataclass(frozen=True)
-class BaseInUse:
+class LoadedBase:
     """A base in memory."""
 
     reference: str
@@ -115,10 +115,10 @@ class BaseInUse:
 
 
 @dataclass(frozen=True)
-class Stats:
+class EngineStats:
     """What an engine holds, and what it did."""
 
-    bases: tuple[BaseInUse, ...]
+    bases: tuple[LoadedBase, ...]
     models: Mapping[str, int]
     """Bytes of each model's delta, by `name@version`, the least recently used first."""
     bytes: int
@@ -155,17 +155,17 @@ class Engine:
         self._store = open_store(store) if isinstance(store, str) else store
         self._device = chosen_device(device)
         self._computing = RLock()
-        self._opener = Opener(self._store, self._device, precision, dict(bases or {}), self._computing)
+        self._opener = VersionLoader(self._store, self._device, precision, dict(bases or {}), self._computing)
         self._budget = budget_bytes
         self._lock = Lock()
         """Never held while anything is read or computed."""
-        self._served: OrderedDict[tuple[str, str], Served] = OrderedDict()
-        self._opening: dict[tuple[str, str], Future[Served]] = {}
+        self._served: OrderedDict[tuple[str, str], ServedVersion] = OrderedDict()
+        self._opening: dict[tuple[str, str], Future[ServedVersion]] = {}
         self._broken: dict[tuple[str, str], tuple[float, RegraftError]] = {}
         """What was wrong with versions a moment ago, and until when that is taken for granted."""
         self._loads = self._evictions = self._rows = self._passes = 0
 
-    def open(self, model: str, version: str) -> Served:
+    def open(self, model: str, version: str) -> ServedVersion:
         """The version, loaded unless it is here and still the store's; callers of the same one wait for one load.
 
         Raises NotFound, BaseError, WrongBase, Damaged, UnknownPlugin, Unsupported. Where the store cannot be reached,
@@ -189,22 +189,22 @@ class Engine:
         """Whether the version is loaded now."""
         return (model, version) in self._served
 
-    def encode(self, ask: Ask) -> Encoded:
+    def encode(self, ask: RowRequest) -> EncodedRow:
         """The row as its model reads it; DataError for one that does not fit, and what `open` raises."""
         served = self._found(ask.model, ask.version) or self._loaded(ask.model, ask.version)
-        own = served.own
+        loaded = served.loaded
         row = checked(served.task, [ask.row])[0]
-        with own.frame.reading if served.task.modality == "text" else nullcontext():
-            example = own.task.encode(row, own.context, train=False)
+        with loaded.frame.tokenizer_lock if served.task.modality == "text" else nullcontext():
+            example = loaded.task.encode(row, loaded.context, train=False)
         inputs = [value for name, value in example.items() if name != "labels"]
         shapes = tuple(tuple(value.shape) for value in inputs if isinstance(value, Tensor) and value.ndim > 1)
         pixels = sum(shape[-1] * shape[-2] for shape in shapes)
         tokens = [len(value) for value in inputs if isinstance(value, list | tuple) or _is_row(value)]
-        own = served.apart if _strange(own, example) else own
+        loaded = served.apart if _strange(loaded, example) else loaded
         unit: Literal["token", "pixel"] = "pixel" if pixels else "token"
-        return Encoded(served, own, example, _key(example), pixels or max([1, *tokens]), unit, shapes)
+        return EncodedRow(served, loaded, example, _key(example), pixels or max([1, *tokens]), unit, shapes)
 
-    def answer(self, items: Sequence[Encoded]) -> list[Answer | RegraftError]:
+    def answer(self, items: Sequence[EncodedRow]) -> list[Answer | RegraftError]:
         """One answer an item, in order, whatever models they are for; an item that fails has its error instead."""
         found: list[Any] = [None] * len(items)
         for part in self._parts(items):
@@ -214,21 +214,21 @@ class Engine:
         self._rows += len(items)
         return found
 
-    def stats(self) -> Stats:
+    def stats(self) -> EngineStats:
         """What is in memory now, and what was done so far."""
         with self._lock:
             served = list(self._served.values())
         bases = tuple(
-            BaseInUse(
+            LoadedBase(
                 weights.base.reference,
                 weights.base.hash,
-                weights.size,
+                weights.nbytes,
                 str(weights.dtype).removeprefix("torch."),
-                sum(one.own.frame.weights is weights for one in served),
+                sum(one.loaded.frame.weights is weights for one in served),
             )
             for weights in list(self._opener.weights.values())
         )
-        return Stats(
+        return EngineStats(
             bases=bases,
             models={str(one): one.bytes for one in served},
             bytes=sum(one.bytes for one in served),
@@ -238,19 +238,19 @@ class Engine:
             passes=self._passes,
         )
 
-    def _found(self, model: str, version: str) -> Served | None:
+    def _found(self, model: str, version: str) -> ServedVersion | None:
         with self._lock:
             found = self._served.get((model, version))
             if found is not None:
                 self._served.move_to_end((model, version))
             return found
 
-    def _forget(self, served: Served) -> None:
+    def _forget(self, served: ServedVersion) -> None:
         with self._lock:
             if self._served.get((served.model, served.version)) is served:
                 del self._served[served.model, served.version]
 
-    def _loaded(self, model: str, version: str) -> Served:
+    def _loaded(self, model: str, version: str) -> ServedVersion:
         if not is_version(version):
             raise RequestError(
                 f"{version!r} is written; allowed is a version such as v3, for what an alias means moves"
@@ -294,7 +294,7 @@ class Engine:
             self._served.popitem(last=False)
             self._evictions += 1
 
-    def _parts(self, items: Sequence[Encoded]) -> Iterator[list[int]]:
+    def _parts(self, items: Sequence[EncodedRow]) -> Iterator[list[int]]:
         """Places of each pass: rows of one group, like lengths together, within what a pass may hold."""
         groups: dict[Any, list[int]] = defaultdict(list)
         for place, item in enumerate(items):
@@ -320,32 +320,32 @@ class Engine:
         """Tokens that are computed in the time that a pass takes whatever it holds."""
         return PRICE_ON_GPU if self._device.type == "cuda" else PRICE * torch.get_num_threads()
 
-    def _answered(self, items: Sequence[Encoded]) -> list[Answer | RegraftError]:
-        rows = [Asked(item.own, item.example, item.key) for item in items]
+    def _answered(self, items: Sequence[EncodedRow]) -> list[Answer | RegraftError]:
+        rows = [RoutedExample(item.loaded, item.example, item.key) for item in items]
         try:
-            if rows[0].own.tail is None or _of_one(rows):
+            if rows[0].loaded.suffix is None or _of_one(rows):
                 return self._read(rows, [self._pass(rows)])
-            with self._computing, rows[0].own.frame.weights.arithmetic():
+            with self._computing, rows[0].loaded.frame.weights.inference_context():
                 self._passes += 1
                 return self._read(rows, list(shared(rows)))
         except Exception:
             log.warning("a batch failed; its rows are computed one by one", exc_info=True)
         return [self._alone(item, row) for item, row in zip(items, rows, strict=True)]
 
-    def _pass(self, rows: Sequence[Asked]) -> Computed:
-        with self._computing, rows[0].own.frame.weights.arithmetic():
+    def _pass(self, rows: Sequence[RoutedExample]) -> PassOutput:
+        with self._computing, rows[0].loaded.frame.weights.inference_context():
             self._passes += 1
             return whole(rows)
 
-    def _read(self, rows: Sequence[Asked], computed: Sequence[Computed]) -> list[Answer | RegraftError]:
+    def _read(self, rows: Sequence[RoutedExample], computed: Sequence[PassOutput]) -> list[Answer | RegraftError]:
         found: list[Any] = [None] * len(rows)
         for part in computed:
-            answers = part.own.task.answers(part.output, part.batch, part.own.context)
+            answers = part.loaded.task.answers(part.output, part.batch, part.loaded.context)
             for place, answer in zip(part.places, answers, strict=True):
                 found[place] = answer
         return found
 
-    def _alone(self, item: Encoded, row: Asked) -> Answer | RegraftError:
+    def _alone(self, item: EncodedRow, row: RoutedExample) -> Answer | RegraftError:
         try:
             return self._read([row], [self._pass([row])])[0]
         except RegraftError as error:
@@ -355,21 +355,21 @@ class Engine:
             return RunError(told, where=str(item.served))
 
 
-def _of_one(rows: Sequence[Asked]) -> bool:
+def _of_one(rows: Sequence[RoutedExample]) -> bool:
     """Whether nothing is shared: the rows are of one model, and all differ."""
-    return all(row.own is rows[0].own for row in rows) and len({row.key for row in rows}) == len(rows)
+    return all(row.loaded is rows[0].loaded for row in rows) and len({row.key for row in rows}) == len(rows)
 
 
 def _is_row(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 1
 
 
-def _strange(own: Own, example: Example) -> bool:
+def _strange(loaded: LoadedModel, example: Example) -> bool:
     """Whether a row has other sizes than those by which its model was cut: an image that keeps its proportions."""
-    if own.tail is None or not own.tail.cut.sizes.fixed:
+    if loaded.suffix is None or not loaded.suffix.cut.sizes.fixed:
         return False
-    adapted = own.tail.frame.adapted
-    return bool(own.tail.cut.sizes.broken_by(sizes_of(adapted.task.collate([dict(example)], adapted.context))))
+    adapted = loaded.suffix.frame.adapted
+    return bool(loaded.suffix.cut.sizes.broken_by(sizes_of(adapted.task.collate([dict(example)], adapted.context))))
 
 
 def _key(example: Example) -> Any:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from regraft.contracts import Batch, Context, Example, Task
-from regraft.serving.engine.base_weights import Delta, Frame, Weights
-from regraft.serving.engine.multi_lora import Factors, low_rank, own_heads
+from regraft.serving.engine.base_weights import BaseWeights, Delta, Frame
+from regraft.serving.engine.multi_lora import Factors, low_rank, per_row_heads
 from regraft.serving.predictor import on_device
 from regraft.trunk.boundary import Part
 from regraft.trunk.cut import Cut, capture
@@ -23,13 +23,13 @@ from regraft.trunk.shapes import sizes_of
 
 
 @dataclass(frozen=True, eq=False)
-class Tail:
+class Suffix:
     """Where models leave what their base computes for all of them, and what is left then."""
 
     frame: Frame
     """Computes what is left."""
     cut: Cut
-    carrier: Frame
+    prefix_frame: Frame
     """Computes what is before; its base is the frame's own, and its task may be another one."""
     parts: Mapping[str, Part]
     """What of the carrier's is each kept value, by the key of the frame's own."""
@@ -38,15 +38,15 @@ class Tail:
 
 
 @dataclass(frozen=True, eq=False)
-class Own:
+class LoadedModel:
     """What a model has for itself: how its rows are computed."""
 
     frame: Frame
     delta: Delta
     context: Context
-    tail: Tail | None = None
+    suffix: Suffix | None = None
     """None: its rows are computed by a pass of their own."""
-    suffix: Delta = field(default_factory=dict)
+    suffix_delta: Delta = field(default_factory=dict)
     """What the tail's frame wears for it."""
     factors: Factors | None = None
     """Low-rank factors beside the carrier's layers."""
@@ -58,96 +58,100 @@ class Own:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class RoutedExample:
     """An encoded row and whose answer it wants."""
 
-    own: Own
+    loaded: LoadedModel
     example: Example
     key: Any
     """Equal for rows that give the model the same inputs."""
 
 
 @dataclass(frozen=True)
-class Computed:
+class PassOutput:
     """The output of some of the rows, all of one model, and the batch that it is the output of."""
 
     places: list[int]
-    own: Own
+    loaded: LoadedModel
     output: Any
     batch: Batch
 
 
-def whole(rows: Sequence[Asked]) -> Computed:
+def whole(rows: Sequence[RoutedExample]) -> PassOutput:
     """Rows of one model, by a pass of its own."""
-    own = rows[0].own
-    own.frame.wear(own.delta)
-    batch = batch_of(own.frame, [row.example for row in rows])
-    output = own.task.predict_forward(own.frame.adapted.forward, own.frame.adapted.model, batch, own.context)
-    return Computed(list(range(len(rows))), own, output, batch)
+    loaded = rows[0].loaded
+    loaded.frame.load_delta(loaded.delta)
+    batch = batch_of(loaded.frame, [row.example for row in rows])
+    output = loaded.task.predict_forward(
+        loaded.frame.adapted.forward, loaded.frame.adapted.model, batch, loaded.context
+    )
+    return PassOutput(list(range(len(rows))), loaded, output, batch)
 
 
-def shared(rows: Sequence[Asked]) -> Iterator[Computed]:
+def shared(rows: Sequence[RoutedExample]) -> Iterator[PassOutput]:
     """Rows of any models whose tails have one carrier; images among them are of one size.
 
     The carrier computes each input once for all models without factors, and once for each with factors of its own.
     """
-    tails = [tail for row in rows if (tail := row.own.tail) is not None]
-    carrier = tails[0].carrier
+    suffixes = [suffix for row in rows if (suffix := row.loaded.suffix) is not None]
+    prefix_frame = suffixes[0].prefix_frame
     several: dict[Any, int] = {}
-    first: list[Asked] = []
+    first: list[RoutedExample] = []
     places = []
     for row in rows:
-        place = several.setdefault((id(row.own.factors) if row.own.factors else 0, row.key), len(first))
+        place = several.setdefault((id(row.loaded.factors) if row.loaded.factors else 0, row.key), len(first))
         if place == len(first):
             first.append(row)
         places.append(place)
-    parts = {part.key: part for tail in tails for part in tail.parts.values()}
-    factors = [row.own.factors for row in first]
-    with low_rank(carrier.adapted, factors) if any(factors) else nullcontext():
-        boundary = capture(carrier.adapted, carried(carrier, first), parts.values())
+    parts = {part.key: part for suffix in suffixes for part in suffix.parts.values()}
+    factors = [row.loaded.factors for row in first]
+    with low_rank(prefix_frame.adapted, factors) if any(factors) else nullcontext():
+        boundary = capture(prefix_frame.adapted, carried(prefix_frame, first), parts.values())
     groups: dict[Any, list[int]] = defaultdict(list)
-    for number, (row, tail) in enumerate(zip(rows, tails, strict=True)):
-        groups[id(tail), None if tail.layers is not None else id(row.own)].append(number)
+    for number, (row, suffix) in enumerate(zip(rows, suffixes, strict=True)):
+        groups[id(suffix), None if suffix.layers is not None else id(row.loaded)].append(number)
     for group in groups.values():
-        yield from _behind(tails[group[0]], rows, group, boundary, places, len(first))
+        yield from _behind(suffixes[group[0]], rows, group, boundary, places, len(first))
 
 
 def _behind(
-    tail: Tail,
-    rows: Sequence[Asked],
+    suffix: Suffix,
+    rows: Sequence[RoutedExample],
     group: list[int],
     boundary: Mapping[str, Tensor],
     places: Sequence[int],
     computed: int,
-) -> Iterator[Computed]:
-    batch = batch_of(tail.frame, [rows[number].example for number in group])
+) -> Iterator[PassOutput]:
+    batch = batch_of(suffix.frame, [rows[number].example for number in group])
     sizes = sizes_of(batch)
-    kept = {key: boundary[part.key] for key, part in tail.parts.items()}
-    kept = tail.cut.take(kept, [places[number] for number in group], computed, sizes)
+    kept = {key: boundary[part.key] for key, part in suffix.parts.items()}
+    kept = suffix.cut.take(kept, [places[number] for number in group], computed, sizes)
     models: dict[int, list[int]] = defaultdict(list)
     for place, number in enumerate(group):
-        models[id(rows[number].own)].append(place)
+        models[id(rows[number].loaded)].append(place)
     with (
-        tail.cut.standing_in(tail.frame.adapted.model, kept, sizes),
-        _heads(tail, [rows[n].own for n in group], models),
+        suffix.cut.standing_in(suffix.frame.adapted.model, kept, sizes),
+        _heads(suffix, [rows[n].loaded for n in group], models),
     ):
-        output = tail.frame.adapted.forward(batch)
+        output = suffix.frame.adapted.forward(batch)
     for inside in models.values():
         alone = len(models) == 1
-        yield Computed(
+        yield PassOutput(
             [group[place] for place in inside],
-            rows[group[inside[0]]].own,
+            rows[group[inside[0]]].loaded,
             output if alone else picked(output, inside, len(group)),
             batch if alone else picked_batch(batch, inside, len(group)),
         )
 
 
-def _heads(tail: Tail, owns: Sequence[Own], models: Mapping[int, Any]) -> AbstractContextManager[None]:
+def _heads(
+    suffix: Suffix, loaded_models: Sequence[LoadedModel], models: Mapping[int, Any]
+) -> AbstractContextManager[None]:
     if len(models) == 1:
-        tail.frame.wear(owns[0].suffix)
+        suffix.frame.load_delta(loaded_models[0].suffix_delta)
         return nullcontext()
-    assert tail.layers is not None
-    return own_heads(tail.frame.adapted, tail.layers, [own.suffix for own in owns])
+    assert suffix.layers is not None
+    return per_row_heads(suffix.frame.adapted, suffix.layers, [loaded.suffix_delta for loaded in loaded_models])
 
 
 def batch_of(frame: Frame, examples: Sequence[Example]) -> Batch:
@@ -156,19 +160,19 @@ def batch_of(frame: Frame, examples: Sequence[Example]) -> Batch:
     return prepared(adapted.task.collate([dict(example) for example in examples], adapted.context), frame.weights)
 
 
-def carried(carrier: Frame, rows: Sequence[Asked]) -> Batch:
+def carried(prefix_frame: Frame, rows: Sequence[RoutedExample]) -> Batch:
     """Examples of any tasks as a batch of the carrier's: of another task's only the inputs."""
-    task = type(carrier.adapted.task)
+    task = type(prefix_frame.adapted.task)
     return batch_of(
-        carrier,
+        prefix_frame,
         [
-            row.example if type(row.own.task) is task else {n: v for n, v in row.example.items() if n != "labels"}
+            row.example if type(row.loaded.task) is task else {n: v for n, v in row.example.items() if n != "labels"}
             for row in rows
         ],
     )
 
 
-def prepared(batch: Batch, weights: Weights) -> Batch:
+def prepared(batch: Batch, weights: BaseWeights) -> Batch:
     """A batch on the device; images in the precision."""
     moved = on_device(batch, weights.device)
     return {

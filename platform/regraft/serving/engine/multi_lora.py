@@ -24,11 +24,11 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 """By the layer's canonical name: A (rank, inputs), and B (outputs, rank) times the scaling."""
 
 
-class NotStacked(Exception):
+class NotStackable(Exception):
     """Why the rows of several models cannot be computed in one pass, in words."""
 
 
-def factors_of(adapted: Adapted, delta: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def lora_factors(adapted: Adapted, delta: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """The factors in a delta of this model; NotStacked where anything but plain linear layers is adapted."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
     told = set(delta)
@@ -38,18 +38,18 @@ def factors_of(adapted: Adapted, delta: Mapping[str, Tensor]) -> dict[str, tuple
             scaling = _scaling(name, layer)
             names = f"{key}.lora_A.weight", f"{key}.lora_B.weight"
             if not told.issuperset(names):
-                raise NotStacked(f"the factors of {name} are not in its delta")
+                raise NotStackable(f"the factors of {name} are not in its delta")
             told.difference_update(names)
             down, up = (delta[part] for part in names)
             found[key] = down, up * scaling
     if strange := sorted(name for name in told if not under(name, _heads(adapted))):
-        raise NotStacked(f"its delta also holds {strange[0]}, which is neither a low-rank factor nor of the head")
+        raise NotStackable(f"its delta also holds {strange[0]}, which is neither a low-rank factor nor of the head")
     if not found:
-        raise NotStacked("there are no low-rank factors in its delta")
+        raise NotStackable("there are no low-rank factors in its delta")
     return found
 
 
-def head_of(adapted: Adapted, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def head_tensors(adapted: Adapted, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What of a delta is the task's own head."""
     return {name: tensor for name, tensor in delta.items() if under(name, _heads(adapted))}
 
@@ -62,7 +62,7 @@ def linear_heads(adapted: Adapted, names: Sequence[str]) -> dict[str, str]:
         owner, _, leaf = name.rpartition(".")
         layer = adapted.model.get_submodule(owners[owner]) if owner in owners else None
         if type(layer) is not nn.Linear or leaf not in ("weight", "bias"):
-            raise NotStacked(f"{name} belongs to no plain linear layer")
+            raise NotStackable(f"{name} belongs to no plain linear layer")
         found[owner] = owners[owner]
     return found
 
@@ -85,7 +85,7 @@ def low_rank(adapted: Adapted, rows: Sequence[Factors | None]) -> Iterator[None]
 
 
 @contextmanager
-def own_heads(adapted: Adapted, layers: Mapping[str, str], rows: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
+def per_row_heads(adapted: Adapted, layers: Mapping[str, str], rows: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
     """Inside, the linear layers of the head (`linear_heads`) compute each row with its own weights."""
     changed = []
     try:
@@ -137,18 +137,18 @@ def _row_by_row(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tenso
 
 def _by_row(values: Tensor, rows: int) -> Tensor:
     if not values.ndim or len(values) % rows:
-        raise NotStacked(f"a layer sees {tuple(values.shape)}, in which {rows} rows cannot be told apart")
+        raise NotStackable(f"a layer sees {tuple(values.shape)}, in which {rows} rows cannot be told apart")
     return values.reshape(rows, -1, values.shape[-1])
 
 
 def _scaling(name: str, layer: Any) -> float:
     inner = layer.get_base_layer()
     if type(inner) not in (nn.Linear, Conv1D):
-        raise NotStacked(f"{name} is a {type(inner).__name__}, not a plain linear layer")
+        raise NotStackable(f"{name} is a {type(inner).__name__}, not a plain linear layer")
     if list(layer.lora_A) != ["default"] or layer.use_dora.get("default") or layer.merged_adapters:
-        raise NotStacked(f"the factors of {name} do more than add a low-rank product")
+        raise NotStackable(f"the factors of {name} do more than add a low-rank product")
     if (getattr(layer, "lora_bias", None) or {}).get("default"):
-        raise NotStacked(f"the factors of {name} have a bias")
+        raise NotStackable(f"the factors of {name} have a bias")
     return float(layer.scaling["default"])
 
 

@@ -12,7 +12,7 @@ from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta
 from regraft.contracts import Answer, Batch
 from regraft.serving.encoder import has_bf16
-from regraft.serving.engine.base_weights import arithmetic, placed
+from regraft.serving.engine.base_weights import inference_context, move_model
 from regraft.serving.engine.dummy_rows import close, collated, examples_of
 from regraft.serving.predictor import on_device
 
@@ -30,7 +30,7 @@ def chosen(adapted: Adapted, delta: Mapping[str, Tensor], device: torch.device) 
     apply_delta(adapted, delta)
     adapted.model.to(device).eval()
     exact = _answers(adapted, device, torch.float32)
-    placed(adapted.model, device, torch.bfloat16)
+    move_model(adapted.model, device, torch.bfloat16)
     try:
         quick = _answers(adapted, device, torch.bfloat16)
     except RuntimeError as error:
@@ -49,7 +49,7 @@ def _answers(adapted: Adapted, device: torch.device, dtype: torch.dtype) -> list
             name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
             for name, value in batch.items()
         }
-        with arithmetic(device, dtype):
+        with inference_context(device, dtype):
             output = task.predict_forward(adapted.forward, adapted.model, inputs, context)
             found += map(_by_label, task.answers(output, inputs, context))
     return found

@@ -25,12 +25,12 @@ from regraft.bases.locate import Base
 from regraft.contracts import Context, Method, Serving, Task
 from regraft.errors import Damaged, RegraftError, Unsupported
 from regraft.methods.feature_extraction import FeatureExtraction
-from regraft.serving.engine.base_weights import Delta, Frame, Weights, converted
-from regraft.serving.engine.cls_only import compute_first_alone
-from regraft.serving.engine.forward import Own, Tail
-from regraft.serving.engine.multi_lora import Factors, NotStacked, factors_of, head_of
+from regraft.serving.engine.base_weights import BaseWeights, Delta, Frame, cast_tensor
+from regraft.serving.engine.cls_only import compute_cls_only
+from regraft.serving.engine.forward import LoadedModel, Suffix
+from regraft.serving.engine.multi_lora import Factors, NotStackable, head_tensors, lora_factors
 from regraft.serving.engine.precision import Precision, chosen
-from regraft.serving.engine.shared_trunk import agrees, find_tail
+from regraft.serving.engine.shared_trunk import agrees, find_suffix
 from regraft.serving.predictor import member, own_processor, right_base
 from regraft.serving.version_files import DELTA, PROCESSOR, Fetched, fetch
 from regraft.store.objects import ObjectStore
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Served:
+class ServedVersion:
     """A version that is ready to answer."""
 
     model: str
@@ -55,7 +55,7 @@ class Served:
     """What the version says of itself: metrics, lineage, base."""
     serves: Serving
     """How its method lets it share its base."""
-    own: Own = field(repr=False)
+    loaded: LoadedModel = field(repr=False)
     bytes: int = 0
     """What it takes beside its base."""
 
@@ -63,17 +63,17 @@ class Served:
         return f"{self.model}@{self.version}"
 
     @cached_property
-    def apart(self) -> Own:
+    def apart(self) -> LoadedModel:
         """How a row is computed that no shared pass can hold."""
-        return replace(self.own, tail=None)
+        return replace(self.loaded, suffix=None)
 
     @property
     def shares(self) -> bool:
         """Whether its rows are computed together with those of other models of its base."""
-        return self.own.tail is not None
+        return self.loaded.suffix is not None
 
 
-class Opener:
+class VersionLoader:
     """Makes versions ready; what their bases and tasks have in common is made once and kept while any of them is."""
 
     def __init__(
@@ -89,15 +89,15 @@ class Opener:
         """Held for every pass on a frame that may be answering."""
         self._building = Lock()
         """transformers builds one model at a time: it changes what belongs to all threads meanwhile."""
-        self.weights: WeakValueDictionary[str, Weights] = WeakValueDictionary()
+        self.weights: WeakValueDictionary[str, BaseWeights] = WeakValueDictionary()
         self._frames: WeakValueDictionary[str, Frame] = WeakValueDictionary()
-        self._tails: WeakKeyDictionary[Frame, Tail | NotCut] = WeakKeyDictionary()
+        self._suffixes: WeakKeyDictionary[Frame, Suffix | NotCut] = WeakKeyDictionary()
         self._tried: WeakSet[Frame] = WeakSet()
         """Frames of which a first model came out in a shared pass as in its own, or that share none."""
         self._apart: dict[str, str] = {}
         """Why versions of a plan are computed by passes of their own: found out once."""
 
-    def open(self, model: str, version: str) -> Served:
+    def open(self, model: str, version: str) -> ServedVersion:
         """The version, ready; NotFound, Damaged, BaseError, WrongBase, UnknownPlugin, Unsupported."""
         fetched = fetch(self._store, f"{model}@{version}")
         task = member(Task, fetched.meta["task"], fetched)  # type: ignore[type-abstract]
@@ -108,115 +108,117 @@ class Opener:
         elsewhere = self._bases.get(str(fetched.meta["base"]["hash"]))
         base = right_base(fetched, elsewhere) if known is None else known.weights.base
         with self._building:
-            plan = _Plan(task, method, base, fetched)
+            plan = OpenPlan(task, method, base, fetched)
             weights = self._weights(plan, tensors)
             frame = self._frame(plan, weights)
-            refuse_misfit(frame.like, tensors)
-            delta = weights.spared({name: converted(t.to(self._device), weights.dtype) for name, t in tensors.items()})
-            own = self._tried_out(self._own(plan, frame, delta), plan)
-        more = sum(up.nbytes for _, up in own.factors.values()) if own.factors else 0
-        return Served(
+            refuse_misfit(frame.delta_shapes, tensors)
+            delta = weights.deduplicated(
+                {name: cast_tensor(t.to(self._device), weights.dtype) for name, t in tensors.items()}
+            )
+            loaded = self._tried_out(self._own(plan, frame, delta), plan)
+        more = sum(up.nbytes for _, up in loaded.factors.values()) if loaded.factors else 0
+        return ServedVersion(
             model=model,
             version=version,
             hash=fetched.version.id,
             delta_sha256=sha256,
             task=task,
-            labels=own.context.labels,
+            labels=loaded.context.labels,
             meta=fetched.meta,
             serves=method.serves,
-            own=own,
-            bytes=weights.own(delta) + more,
+            loaded=loaded,
+            bytes=weights.unshared_bytes(delta) + more,
         )
 
-    def _weights(self, plan: _Plan, tensors: Mapping[str, Tensor]) -> Weights:
+    def _weights(self, plan: OpenPlan, tensors: Mapping[str, Tensor]) -> BaseWeights:
         found = self.weights.get(plan.base.hash)
         if found is None:
             dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
             if self._precision == "auto":
                 dtype, why = chosen(plan.adapted(), tensors, self._device)
                 log.info("%s answers in %s: %s", plan.base.reference, str(dtype).removeprefix("torch."), why)
-            found = self.weights[plan.base.hash] = Weights(plan.base, self._device, dtype)
+            found = self.weights[plan.base.hash] = BaseWeights(plan.base, self._device, dtype)
         return found
 
-    def _frame(self, plan: _Plan, weights: Weights) -> Frame:
+    def _frame(self, plan: OpenPlan, weights: BaseWeights) -> Frame:
         found = self._frames.get(plan.key)
         if found is None:
             found = self._frames[plan.key] = Frame(plan.adapted(), weights)
         return found
 
-    def _own(self, plan: _Plan, frame: Frame, delta: Delta) -> Own:
+    def _own(self, plan: OpenPlan, frame: Frame, delta: Delta) -> LoadedModel:
         """How the model's rows are computed: behind its base's shared part where that can be, else whole."""
-        own = Own(frame, delta, plan.context(frame))
+        loaded = LoadedModel(frame, delta, plan.context(frame))
         serves, depth = plan.method.serves, plan.method.depth_of(frame.adapted.anatomy)
         if serves == "whole" and not depth:
             self._alone(frame)
-            return own  # nothing of it is the base's alone
+            return loaded  # nothing of it is the base's alone
         if plan.key in self._apart:
-            return own
+            return loaded
         try:
             if type(plan.task).predict_forward is not Task.predict_forward:
                 raise NotCut(f"an answer of task {plan.task.key()} takes more than one pass")
             if serves == "head":
-                return replace(own, tail=self._tail(frame), suffix=delta)
+                return replace(loaded, suffix=self._suffix(frame), suffix_delta=delta)
             ground = replace(plan, method=FeatureExtraction())
             if serves == "low_rank":
-                factors: Factors = factors_of(frame.adapted, delta)
-                tail = self._tail(self._frame(ground, frame.weights))
-                return replace(own, tail=tail, suffix=head_of(frame.adapted, delta), factors=factors)
-            if frame not in self._tails:
-                self._tail(self._frame(ground, frame.weights))
-            return replace(own, tail=self._tail(frame), suffix=delta)
-        except (NotCut, NotStacked, Unsupported) as reason:
+                factors: Factors = lora_factors(frame.adapted, delta)
+                suffix = self._suffix(self._frame(ground, frame.weights))
+                return replace(loaded, suffix=suffix, suffix_delta=head_tensors(frame.adapted, delta), factors=factors)
+            if frame not in self._suffixes:
+                self._suffix(self._frame(ground, frame.weights))
+            return replace(loaded, suffix=self._suffix(frame), suffix_delta=delta)
+        except (NotCut, NotStackable, Unsupported) as reason:
             self._apart[plan.key] = _note(str(plan.fetched.version), reason)
-            return own
+            return loaded
 
     def _alone(self, frame: Frame) -> None:
         """A frame that shares nothing is spared, once, what its head does not read."""
         if frame not in self._tried:
             self._tried.add(frame)
-            compute_first_alone(frame)  # unguarded: it was made a moment ago and answers nobody yet
+            compute_cls_only(frame)  # unguarded: it was made a moment ago and answers nobody yet
 
-    def _tail(self, frame: Frame) -> Tail:
+    def _suffix(self, frame: Frame) -> Suffix:
         """The frame's tail, found once; NotCut, once and for all, when it has none."""
-        known = self._tails.get(frame)
+        known = self._suffixes.get(frame)
         if known is None:
-            carriers = frame.weights.carriers
+            prefix_frames = frame.weights.prefix_frames
             ground = isinstance(frame.adapted.method, FeatureExtraction)
             try:
-                known = find_tail(frame, [*carriers, *([frame] if ground else [])], self._guard)
-                if known.carrier is frame:
-                    carriers.add(frame)
+                known = find_suffix(frame, [*prefix_frames, *([frame] if ground else [])], self._guard)
+                if known.prefix_frame is frame:
+                    prefix_frames.add(frame)
             except NotCut as reason:
                 known = reason
             except Exception as error:
                 # A user's own module or task may fail in ways of its own, and its models answer all the same.
                 log.info("%s cannot be cut", frame.adapted.task.key(), exc_info=True)
                 known = NotCut(f"cutting it failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
-            self._tails[frame] = known
+            self._suffixes[frame] = known
         if isinstance(known, NotCut):
             raise known
         return known
 
-    def _tried_out(self, own: Own, plan: _Plan) -> Own:
+    def _tried_out(self, loaded: LoadedModel, plan: OpenPlan) -> LoadedModel:
         """The same, left to its own passes if the first model of its frame came out otherwise in a shared one."""
-        if own.tail is None or own.frame in self._tried:
-            return own
+        if loaded.suffix is None or loaded.frame in self._tried:
+            return loaded
         name = str(plan.fetched.version)
         try:
             with self._guard:
-                told = agrees(own)
+                told = agrees(loaded)
         except Exception as error:
             log.info("%s failed in a shared pass", name, exc_info=True)
             told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if told:
             self._apart[plan.key] = _note(name, NotCut(f"in a shared pass {told}"))
-            return replace(own, tail=None)
-        self._tried.add(own.frame)
-        return own
+            return replace(loaded, suffix=None)
+        self._tried.add(loaded.frame)
+        return loaded
 
 
 @dataclass(frozen=True)
-class _Plan:
+class OpenPlan:
     """What a frame is made of."""
 
     task: Task

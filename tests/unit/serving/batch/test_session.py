@@ -13,8 +13,8 @@ import pytest
 import regraft
 from regraft.errors import BaseError, DataError, LeaseHeld, NotFound, RegraftError, RequestError
 from regraft.serving.batch import input_blocks
-from regraft.serving.batch.input_blocks import Intake
-from regraft.serving.batch.session import Request, Written, predict_here
+from regraft.serving.batch.input_blocks import InputBlocks
+from regraft.serving.batch.session import BatchRequest, BatchResult, predict_here
 from regraft.serving.predictor import Predictor
 from regraft.serving.version_files import Fetched
 from regraft.store.lease import Lease
@@ -42,9 +42,9 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
-def asked(store: Path, texts: Path, out: str = "out.jsonl", **more: Any) -> Request:
+def asked(store: Path, texts: Path, out: str = "out.jsonl", **more: Any) -> BatchRequest:
     options: dict[str, Any] = {"block_rows": 4, "device": "cpu", **more}
-    return Request("tiny", str(texts), str(texts.parent / out), str(store), **options)
+    return BatchRequest("tiny", str(texts), str(texts.parent / out), str(store), **options)
 
 
 def lines(path: str | Path) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ def test_killed_between_the_rename_and_the_cleaning_it_ends_well(
     assert left_over(texts.parent) == []
 
 
-def interrupted(request: Request, at: int = 11) -> None:
+def interrupted(request: BatchRequest, at: int = 11) -> None:
     assert in_child(die_at, request, at) == -9
 
 
@@ -208,7 +208,7 @@ def test_what_is_asked_wrong_is_said_and_leaves_nothing(
     fields = {"model": "tiny", "input": str(texts), "output": "out.jsonl", **change}
     fields["output"], fields["input"] = (str(texts.parent / fields[name]) for name in ("output", "input"))
     with pytest.raises(error, match=message):
-        predict_here(Request(**fields, store=str(published), device="cpu"))
+        predict_here(BatchRequest(**fields, store=str(published), device="cpu"))
     assert left_over(texts.parent) == []
     assert not Path(fields["output"]).exists()
 
@@ -306,19 +306,19 @@ def test_no_more_than_a_block_of_the_input_is_held(
 ) -> None:
     read: list[int] = []
     behind: list[int] = []
-    taken, put = input_blocks.taken, Intake._put
+    taken, put = input_blocks.taken, InputBlocks._put
 
     def counting(*arguments: Any) -> Any:
         for item in taken(*arguments):
             read.append(1)
             yield item
 
-    def putting(self: Intake, block: Any, path: Path) -> None:
+    def putting(self: InputBlocks, block: Any, path: Path) -> None:
         behind.append(len(read) - self.total)
         put(self, block, path)
 
     monkeypatch.setattr(input_blocks, "taken", counting)
-    monkeypatch.setattr(Intake, "_put", putting)
+    monkeypatch.setattr(InputBlocks, "_put", putting)
     predict_here(asked(published, texts))
     assert behind == [5, 5, 5, 5, 5, 3]
 
@@ -326,7 +326,7 @@ def test_no_more_than_a_block_of_the_input_is_held(
 def test_the_python_face_and_its_progress(published: Path, texts: Path) -> None:
     events: list[dict[str, Any]] = []
     out = texts.parent / "face.jsonl"
-    written: Written = regraft.predict(
+    written: BatchResult = regraft.predict(
         "tiny@v1", texts, out, store=str(published), workers=0, progress=lambda event: events.append(dict(event))
     )
     assert written.document() == {"rows": ROWS, "out": str(out), "seconds": written.seconds}

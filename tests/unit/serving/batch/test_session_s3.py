@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from regraft.errors import RequestError, StoreError
-from regraft.serving.batch.session import Request, predict_here
+from regraft.serving.batch.session import BatchRequest, predict_here
 from regraft.serving.predictor import Predictor
 from regraft.store.objects import open_store
 from support.image_bases import tiny_mobilenet
@@ -32,7 +32,7 @@ def test_a_folder_of_images_is_answered_alike_in_s3_and_here(moto_url: str, stor
     found = {}
     for place in (str(tmp_path), moto_url):
         out = str(tmp_path / f"{len(found)}.jsonl")
-        predict_here(Request("tiny", f"{place}/photos", out, str(store), device="cpu"))
+        predict_here(BatchRequest("tiny", f"{place}/photos", out, str(store), device="cpu"))
         found[place] = [json.loads(line) for line in Path(out).read_text().splitlines()]
     for place, lines in found.items():
         assert [line["image"] for line in lines] == [f"{place}/photos/{number}.png" for number in range(3)]
@@ -47,7 +47,7 @@ def test_an_output_in_s3_appears_whole_and_an_unfinished_one_is_gone_on_with(
     bucket = open_store(small_url)
     bucket.put("in.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in tiny.TEXTS * 3).encode())
     requests = [
-        Request("tiny", f"{small_url}/in.jsonl", f"{place}/out.{form}", str(store), block_rows=4, device="cpu")
+        BatchRequest("tiny", f"{small_url}/in.jsonl", f"{place}/out.{form}", str(store), block_rows=4, device="cpu")
         for form in ("jsonl", "parquet")
         for place in (small_url, tmp_path)
     ]

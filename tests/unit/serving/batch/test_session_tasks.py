@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from regraft.contracts import Task
-from regraft.serving.batch.session import Request, predict_here
+from regraft.serving.batch.session import BatchRequest, predict_here
 from regraft.serving.predictor import Predictor
 from support.image_bases import tiny_mobilenet
 from support.language_models import tiny_language
@@ -97,7 +97,7 @@ def test_answers_are_those_of_a_predictor_in_both_formats(name: str, store: Path
 
     def asked(out: str) -> str:
         return predict_here(
-            Request("tiny", str(tmp_path / "in.jsonl"), str(tmp_path / out), str(store), device="cpu")
+            BatchRequest("tiny", str(tmp_path / "in.jsonl"), str(tmp_path / out), str(store), device="cpu")
         ).out
 
     found = [json.loads(line) for line in Path(asked("out.jsonl")).read_text().splitlines()]

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regraft.errors import DeadlineExceeded, Overloaded, RegraftError
-from regraft.serving.engine.batcher import Batch, Batcher, Limits, companions
+from regraft.serving.engine.batcher import Batcher, BatchLimits, ComputedBatch, companions
 from regraft.serving.engine.dummy_rows import close
-from regraft.serving.engine.engine import Ask, Encoded, Engine
+from regraft.serving.engine.engine import EncodedRow, Engine, RowRequest
 from unit.serving.tiny import SPOKEN, publish
 
 
@@ -30,12 +30,12 @@ class Gated(Engine):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.begun, self.go = threading.Event(), threading.Event()
-        self.batches: list[list[Encoded]] = []
+        self.batches: list[list[EncodedRow]] = []
 
     def price(self) -> int:
         return 16  # with however many threads
 
-    def answer(self, items: Sequence[Encoded]) -> list[Any]:
+    def answer(self, items: Sequence[EncodedRow]) -> list[Any]:
         self.begun.set()
         assert self.go.wait(60)
         self.batches.append(list(items))
@@ -57,8 +57,8 @@ def engine(models: Path) -> Iterator[Gated]:
     made.go.set()
 
 
-def row(engine: Engine, words: int = 3, model: str = "low") -> Encoded:
-    return engine.encode(Ask(model, "v1", {"text": " ".join(SPOKEN.split()[:words])}))
+def row(engine: Engine, words: int = 3, model: str = "low") -> EncodedRow:
+    return engine.encode(RowRequest(model, "v1", {"text": " ".join(SPOKEN.split()[:words])}))
 
 
 def held(engine: Gated, batcher: Batcher) -> Future[Any]:
@@ -72,7 +72,9 @@ def test_everybody_gets_the_answer_to_what_they_asked(engine: Gated) -> None:
     engine.go.set()
     draw, words = random.Random(0), SPOKEN.split()
     asked = [
-        Ask(draw.choice(["head", "low", "all"]), "v1", {"text": " ".join(draw.choices(words, k=draw.randint(1, 30)))})
+        RowRequest(
+            draw.choice(["head", "low", "all"]), "v1", {"text": " ".join(draw.choices(words, k=draw.randint(1, 30)))}
+        )
         for _ in range(150)
     ]
     batcher = Batcher(engine)
@@ -87,7 +89,7 @@ def test_everybody_gets_the_answer_to_what_they_asked(engine: Gated) -> None:
 
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(engine: Gated) -> None:
-    batcher = Batcher(engine, Limits(items=3))
+    batcher = Batcher(engine, BatchLimits(items=3))
     first = held(engine, batcher)
     waiting = [batcher.submit(row(engine)) for _ in range(3)]
     started = time.monotonic()
@@ -103,7 +105,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(engine: Gated) 
 
 def test_a_queue_is_bounded_by_tokens_too(engine: Gated) -> None:
     long = row(engine, 18)
-    batcher = Batcher(engine, Limits(cost={"token": 2 * long.cost, "pixel": 1}))
+    batcher = Batcher(engine, BatchLimits(cost={"token": 2 * long.cost, "pixel": 1}))
     first = held(engine, batcher)
     waiting = [batcher.submit(long), batcher.submit(long)]
     with pytest.raises(Overloaded):
@@ -116,13 +118,13 @@ def test_a_queue_is_bounded_by_tokens_too(engine: Gated) -> None:
 
 def test_a_row_that_nothing_could_ever_hold_is_taken_when_nothing_waits(engine: Gated) -> None:
     engine.go.set()
-    batcher = Batcher(engine, Limits(cost={"token": 1, "pixel": 1}))
+    batcher = Batcher(engine, BatchLimits(cost={"token": 1, "pixel": 1}))
     assert "label" in batcher.submit(row(engine, 18)).result(30)
     assert batcher.close(30)
 
 
 def test_nothing_is_computed_for_those_who_are_gone(engine: Gated) -> None:
-    batcher = Batcher(engine, Limits(items=3))
+    batcher = Batcher(engine, BatchLimits(items=3))
     first = held(engine, batcher)
     gone, late, stays = (
         batcher.submit(row(engine)),
@@ -171,7 +173,7 @@ def test_rows_of_like_length_go_together_and_the_oldest_goes_first(engine: Gated
 
 def test_a_lone_row_waits_for_others_only_as_long_as_it_may(engine: Gated) -> None:
     engine.go.set()
-    batcher = Batcher(engine, Limits(wait_s=0.5))
+    batcher = Batcher(engine, BatchLimits(wait_s=0.5))
     futures = [batcher.submit(row(engine)), batcher.submit(row(engine, 4))]
     assert all(future.result(30) for future in futures)
     assert [len(batch) for batch in engine.batches] == [2]
@@ -179,7 +181,7 @@ def test_a_lone_row_waits_for_others_only_as_long_as_it_may(engine: Gated) -> No
 
 
 def test_a_row_that_fails_gives_its_own_caller_the_error_and_batches_are_told_of(engine: Gated) -> None:
-    told: list[Batch] = []
+    told: list[ComputedBatch] = []
     batcher = Batcher(engine, told=told.append)
     first, good = held(engine, batcher), row(engine)
     bad = replace(good, example={**good.example, "input_ids": [10**6] * good.cost}, key=object())
@@ -194,7 +196,7 @@ def test_a_row_that_fails_gives_its_own_caller_the_error_and_batches_are_told_of
 
 
 def test_a_listener_that_fails_stops_nothing(engine: Gated, caplog: pytest.LogCaptureFixture) -> None:
-    def told(batch: Batch) -> None:
+    def told(batch: ComputedBatch) -> None:
         raise ValueError("a listener's own")
 
     engine.go.set()

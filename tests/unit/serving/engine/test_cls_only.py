@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from regraft.serving.engine.cls_only import compute_first_alone
+from regraft.serving.engine.cls_only import compute_cls_only
 from regraft.serving.engine.dummy_rows import close
-from regraft.serving.engine.engine import Ask, Engine
+from regraft.serving.engine.engine import Engine, RowRequest
 from regraft.serving.predictor import Predictor
 from unit.serving.tiny import TEXTS, publish
 
@@ -20,8 +20,8 @@ CLASSIFY, TOKENS = "text-classification", "token-classification"
 def seen_in_last_block(engine: Engine, name: str, text: str) -> tuple[int, int, Any]:
     """Tokens that the last block's attention and what is behind it compute, and the answer."""
     row = {"tokens": text.split()} if engine.open(name, "v1").task.key() == TOKENS else {"text": text}
-    found = engine.encode(Ask(name, "v1", row))
-    adapted = found.own.frame.adapted
+    found = engine.encode(RowRequest(name, "v1", row))
+    adapted = found.loaded.frame.adapted
     block = adapted.model.get_submodule(adapted.anatomy.blocks[-1])
     seen: list[int] = []
     hooks = [
@@ -42,7 +42,7 @@ def test_a_head_on_the_first_token_costs_no_other_in_the_last_block(bases: dict[
     tokens, behind, answer = seen_in_last_block(engine, "all", TEXTS[0])
     assert tokens == len(TEXTS[0].split()) + 2 and behind == 1
     assert close(answer, alone.predict([{"text": TEXTS[0]}])[0], 1e-5)
-    found = engine.answer([engine.encode(Ask("all", "v1", {"text": text})) for text in TEXTS])
+    found = engine.answer([engine.encode(RowRequest("all", "v1", {"text": text})) for text in TEXTS])
     wanted = alone.predict([{"text": text} for text in TEXTS])
     assert all(close(one, other, 1e-5) for one, other in zip(found, wanted, strict=True))
 
@@ -66,9 +66,9 @@ def test_models_that_share_a_pass_keep_all_tokens(bases: dict[str, Path], store:
 def test_another_last_block_stays_as_it_is(bases: dict[str, Path], store: Path, base: str, pictures: list[str]) -> None:
     publish(store, bases[base], "object-detection", "full", "all", seed=3)
     engine = Engine(str(store), device="cpu")
-    found = engine.encode(Ask("all", "v1", {"image": pictures[0]}))
+    found = engine.encode(RowRequest("all", "v1", {"image": pictures[0]}))
     before = engine.answer([found])
-    assert not compute_first_alone(found.own.frame)
+    assert not compute_cls_only(found.loaded.frame)
     assert engine.answer([found]) == before
 
 

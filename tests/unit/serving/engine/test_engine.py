@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from regraft.errors import BaseError, Damaged, DataError, NotFound, RegraftError, RequestError, WrongBase
 from regraft.serving.encoder import has_bf16
 from regraft.serving.engine.dummy_rows import close
-from regraft.serving.engine.engine import Ask, Engine
+from regraft.serving.engine.engine import Engine, RowRequest
 from regraft.serving.engine.precision import BOUND
 from regraft.serving.predictor import Predictor
 from regraft.store.folder import FolderStore
@@ -56,7 +56,7 @@ def engine(models: Path) -> Engine:
 
 
 def ask(engine: Engine, *wanted: tuple[str, str]) -> list[Any]:
-    return engine.answer([engine.encode(Ask(name, "v1", {"text": text})) for name, text in wanted])
+    return engine.answer([engine.encode(RowRequest(name, "v1", {"text": text})) for name, text in wanted])
 
 
 def sentences(count: int, longest: int = 40) -> list[str]:
@@ -83,7 +83,7 @@ def rows_through(engine: Engine, module: str) -> list[int]:
     """The rows of every pass through a block of the base, whichever model's frame computes it."""
     seen: list[int] = []
     for weights in engine._opener.weights.values():
-        for frame in {one.own.frame for one in engine._served.values()} | set(weights.carriers):
+        for frame in {one.loaded.frame for one in engine._served.values()} | set(weights.prefix_frames):
             name = f"{frame.adapted.anatomy.prefix}.{module}".removeprefix(".")
             frame.adapted.model.get_submodule(name).register_forward_hook(
                 lambda _, given, output: seen.append(len(given[0]))
@@ -125,7 +125,7 @@ def test_other_tasks_and_other_labels_share_the_pass(store: Path, bases: dict[st
         (name, {"text": text}) for name in ("two", "four", "many", "low") for text in ("a", "how do i reset it please")
     ]
     rows += [("tags", {"tokens": "my card was charged twice"}), ("tags", {"tokens": "how do i reset it please"})]
-    items = [engine.encode(Ask(name, "v1", row)) for name, row in rows]
+    items = [engine.encode(RowRequest(name, "v1", row)) for name, row in rows]
     before = engine.stats().passes
     found = engine.answer(items)
     assert engine.stats().passes == before + 1
@@ -140,12 +140,12 @@ def test_models_of_a_base_hold_one_copy_of_it(engine: Engine, bases: dict[str, P
     whole = sum(tensor.nbytes for tensor in load_file(bases["mean"] / "model.safetensors").values())
     assert used.models == len(WAYS) and used.bytes <= whole
     [weights] = engine._opener.weights.values()
-    held = {tensor.data_ptr() for tensor in weights._held.values()}
+    held = {tensor.data_ptr() for tensor in weights._tensors.values()}
     for name in WAYS:
-        own = engine.open(name, "v1").own
-        own.frame.wear(own.delta)
-        moved = {tensor.data_ptr() for tensor in own.delta.values()}
-        for where, tensor in own.frame.adapted.model.state_dict().items():
+        loaded = engine.open(name, "v1").loaded
+        loaded.frame.load_delta(loaded.delta)
+        moved = {tensor.data_ptr() for tensor in loaded.delta.values()}
+        for where, tensor in loaded.frame.adapted.model.state_dict().items():
             assert tensor.data_ptr() in held | moved, (name, where)
 
 
@@ -169,7 +169,7 @@ def test_a_delta_holds_only_what_moved(store: Path, bases: dict[str, Path]) -> N
 def test_deltas_leave_by_least_use_and_rows_on_their_way_are_answered(models: Path) -> None:
     size = Engine(str(models), device="cpu").open("low", "v1").bytes
     engine = Engine(str(models), device="cpu", budget_bytes=2 * size)
-    waiting = engine.encode(Ask("low", "v1", {"text": "a"}))
+    waiting = engine.encode(RowRequest("low", "v1", {"text": "a"}))
     wanted = engine.answer([waiting])
     for name in ("other-low", "low", "head", "other-head", "frozen"):
         engine.open(name, "v1")
@@ -225,8 +225,8 @@ def test_a_model_that_loads_slowly_keeps_nobody_waiting_and_is_loaded_once(model
 
 def test_rows_are_encoded_in_many_threads(engine: Engine) -> None:
     texts = sentences(30)
-    wanted = [engine.encode(Ask("low", "v1", {"text": text})).example for text in texts]
-    asks = [Ask(("low", "other-low")[number % 2], "v1", {"text": text}) for number, text in enumerate(texts * 4)]
+    wanted = [engine.encode(RowRequest("low", "v1", {"text": text})).example for text in texts]
+    asks = [RowRequest(("low", "other-low")[number % 2], "v1", {"text": text}) for number, text in enumerate(texts * 4)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(engine.encode, asks))
     assert [item.example for item in found] == wanted * 4
@@ -235,7 +235,7 @@ def test_rows_are_encoded_in_many_threads(engine: Engine) -> None:
 
 
 def test_one_bad_row_fails_alone(engine: Engine) -> None:
-    good = [engine.encode(Ask(name, "v1", {"text": "my card"})) for name in ("head", "low", "all")]
+    good = [engine.encode(RowRequest(name, "v1", {"text": "my card"})) for name in ("head", "low", "all")]
     bad = [replace(item, example={**item.example, "input_ids": [10**6] * 4}, key=object()) for item in good]
     wanted = engine.answer(good)
     for one in bad:
@@ -246,11 +246,11 @@ def test_one_bad_row_fails_alone(engine: Engine) -> None:
 
 def test_what_does_not_fit_is_refused(engine: Engine) -> None:
     with pytest.raises(DataError, match="column 'text' is missing"):
-        engine.encode(Ask("low", "v1", {}))
+        engine.encode(RowRequest("low", "v1", {}))
     with pytest.raises(DataError, match="text is empty"):
-        engine.encode(Ask("low", "v1", {"text": " "}))
+        engine.encode(RowRequest("low", "v1", {"text": " "}))
     with pytest.raises(NotFound, match="did you mean"):
-        engine.encode(Ask("lo", "v1", {"text": "a"}))
+        engine.encode(RowRequest("lo", "v1", {"text": "a"}))
     with pytest.raises(NotFound):
         engine.open("low", "v7")
     with pytest.raises(RequestError, match="what an alias means moves"):
@@ -289,13 +289,13 @@ def test_bf16_answers_as_fp32_within_its_bound(models: Path, precision: Any, cap
     caplog.set_level(logging.INFO, "regraft.serving")
     exact, quick = Engine(str(models), device="cpu"), Engine(str(models), device="cpu", precision=precision)
     wanted = [(name, text) for name in WAYS for text in sentences(3)]
-    items = [quick.encode(Ask(name, "v1", {"text": text})) for name, text in wanted]
+    items = [quick.encode(RowRequest(name, "v1", {"text": text})) for name, text in wanted]
     [used] = quick.stats().bases
     if precision == "auto":
         assert any("answers in" in line for line in caplog.messages), caplog.messages
     if precision == "bf16" or used.precision == "bfloat16":
         assert used.precision == "bfloat16"
-        assert used.bytes < exact.open("head", "v1").own.frame.weights.size
+        assert used.bytes < exact.open("head", "v1").loaded.frame.weights.nbytes
     assert has_bf16(torch.device("cpu")) or precision == "bf16" or used.precision == "float32"
     for one, other in zip(ask(exact, *wanted), quick.answer(items), strict=True):
         by_label = [{item["label"]: item["score"] for item in answer["scores"]} for answer in (one, other)]

@@ -13,7 +13,7 @@ import torch
 from regraft.bases.locate import locate
 from regraft.serving.encoder import has_bf16
 from regraft.serving.engine.dummy_rows import close
-from regraft.serving.engine.engine import Ask, Engine
+from regraft.serving.engine.engine import Engine, RowRequest
 from regraft.serving.engine.precision import BOUND
 from regraft.serving.predictor import Predictor
 from unit.serving.tiny import publish
@@ -58,7 +58,7 @@ def test_500_random_mixes_answer_as_each_row_alone(store: Path) -> None:
     engine = Engine(str(store), device="cpu")
     for _ in range(500):
         wanted = [(draw.choice(list(WAYS)), draw.choice(texts)) for _ in range(draw.randint(1, 8))]
-        found = engine.answer([engine.encode(Ask(name, "v1", {"text": text})) for name, text in wanted])
+        found = engine.answer([engine.encode(RowRequest(name, "v1", {"text": text})) for name, text in wanted])
         for pair, answer in zip(wanted, found, strict=True):
             assert close(alone[pair], answer, 1e-5), (pair, wanted)
     stats = engine.stats()
@@ -72,7 +72,7 @@ def test_auto_takes_bf16_where_the_processor_has_it(store: Path) -> None:
     publish(store, base, "text-classification", "feature-extraction", "head", size=0.3)
     exact, quick = Engine(str(store), device="cpu"), Engine(str(store), device="cpu", precision="auto")
     draw = random.Random(0)
-    asks = [Ask("head", "v1", {"text": " ".join(draw.choices(WORDS, k=1 + number))}) for number in range(40)]
+    asks = [RowRequest("head", "v1", {"text": " ".join(draw.choices(WORDS, k=1 + number))}) for number in range(40)]
     pairs = list(zip(*(engine.answer([engine.encode(ask) for ask in asks]) for engine in (exact, quick)), strict=True))
     assert quick.stats().bases[0].precision == "bfloat16"
     assert quick.stats().bases[0].bytes == exact.stats().bases[0].bytes // 2

@@ -11,7 +11,7 @@ import pytest
 from regraft.contracts import Method, Task
 from regraft.errors import Unsupported
 from regraft.serving.engine.dummy_rows import close
-from regraft.serving.engine.engine import Ask, Engine
+from regraft.serving.engine.engine import Engine, RowRequest
 from regraft.serving.predictor import Predictor
 from unit.every.rows import base_of, rows_of, task_of
 from unit.serving.tiny import publish
@@ -85,7 +85,7 @@ def test_answers_of_a_mixed_batch_are_those_of_each_row_alone(
     engine = Engine(str(store), device="cpu")
     wanted = [(name, row) for name in names for row in rows]
     random.Random(0).shuffle(wanted)
-    found = engine.answer([engine.encode(Ask(name, "v1", row)) for name, row in wanted])
+    found = engine.answer([engine.encode(RowRequest(name, "v1", row)) for name, row in wanted])
     alone = {name: Predictor.open(str(store), name, device="cpu") for name in names}
     for (name, row), answer in zip(wanted, found, strict=True):
         expected = alone[name].predict([row])[0]

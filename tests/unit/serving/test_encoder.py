@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from regraft.bases.locate import locate
 from regraft.errors import DataError, Unsupported
-from regraft.serving import encoder
+from regraft.serving import encoder as encoder_module
 from regraft.serving.batch import session
 from regraft.serving.batch.session import BatchRequest, predict_here
 from regraft.serving.encoder import Encoder, chosen_dtype, recipe_of
@@ -76,13 +76,13 @@ def test_a_vector_does_not_depend_on_its_neighbours(tmp_path: Path, monkeypatch:
     encoder = Encoder(locate(str(tiny_bert(tmp_path / "base"))), device=CPU)
     alone = np.concatenate([vectors(encoder, [text]) for text in TEXTS])
     np.testing.assert_allclose(vectors(encoder, TEXTS), alone, rtol=0, atol=1e-5)
-    monkeypatch.setattr(encoder, "TOKENS_PER_THREAD", 16)
+    monkeypatch.setattr(encoder_module, "TOKENS_PER_THREAD", 16)
     np.testing.assert_allclose(vectors(encoder, TEXTS), alone, rtol=0, atol=1e-5)
 
 
 def test_batches_hold_every_row_once_within_the_budget() -> None:
     lengths = [5, 1, 9, 2, 2, 30, 4, 4, 4, 7]
-    batches = list(encoder._budgeted(lengths, 12))
+    batches = list(encoder_module._budgeted(lengths, 12))
     assert sorted(place for batch in batches for place in batch) == list(range(10))
     assert all(len(batch) == 1 or len(batch) * max(lengths[place] for place in batch) <= 12 for batch in batches)
 
@@ -132,7 +132,7 @@ def test_an_image_base_gives_its_pooled_output(
     assert np.allclose(found[2], alone, atol=1e-5)  # type: ignore[arg-type]
     assert not np.allclose(found[0], found[2])  # type: ignore[arg-type]
     for name, few in (("IMAGES", 2), ("MOST_HELD", 1)):
-        monkeypatch.setattr(encoder, name, few)
+        monkeypatch.setattr(encoder_module, name, few)
         for one, other in zip(encoder.vectors(rows), found, strict=True):
             assert isinstance(one, DataError) or np.allclose(one, other, atol=1e-5)  # type: ignore[arg-type]
 
@@ -168,15 +168,15 @@ def test_auto_takes_bf16_only_where_it_is_native_quicker_and_agrees(
         angle = turned[dtype]
         return [np.array([np.cos(angle), np.sin(angle)], np.float32)] * len(rows), pace[dtype]
 
-    monkeypatch.setattr(encoder, "_timed", timed)
-    monkeypatch.setattr(encoder, "has_bf16", lambda device: True)
+    monkeypatch.setattr(encoder_module, "_timed", timed)
+    monkeypatch.setattr(encoder_module, "has_bf16", lambda device: True)
     assert chosen_dtype(base, ROWS, device=CPU)["dtype"] == "bf16"
     turned[torch.bfloat16] = 0.1
     assert chosen_dtype(base, ROWS, device=CPU) == {"dtype": "fp32", "why": "bf16 turns a vector to a cosine of 0.9950"}
     turned[torch.bfloat16], pace[torch.bfloat16] = 0.0, 3.0
     assert chosen_dtype(base, ROWS, device=CPU)["dtype"] == "fp32"
     pace[torch.bfloat16] = 1.0
-    monkeypatch.setattr(encoder, "has_bf16", lambda device: False)
+    monkeypatch.setattr(encoder_module, "has_bf16", lambda device: False)
     assert chosen_dtype(base, ROWS, device=CPU)["dtype"] == "fp32"
 
 

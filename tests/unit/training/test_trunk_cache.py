@@ -171,7 +171,7 @@ def notes(told: list[dict[str, Any]]) -> str:
 def test_damaged_features_are_passed_over_and_computed_again(tmp_path: Path) -> None:
     written = spec_in(tmp_path, "disk")
     train_local(RunSpec.resolve(written))
-    (shard,) = Path(written["store"]).glob("features/*/*/feature_store.arrow")
+    (shard,) = Path(written["store"]).glob("features/*/*/features.arrow")
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.unlink()
@@ -219,7 +219,7 @@ def test_nothing_that_goes_wrong_ends_a_run_that_did_not_ask(
 
 def test_a_full_disk_leaves_nothing_behind_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(store: Any, prefix: str, files: Any, **more: Any) -> None:
-        store.put(f"{prefix}/feature_store.arrow", b"half")
+        store.put(f"{prefix}/features.arrow", b"half")
         raise StoreError("no space left")
 
     monkeypatch.setattr(feature_store, "commit", full)
@@ -279,4 +279,4 @@ def test_two_ranks_fill_one_trunk(tmp_path: Path) -> None:
     for written in (whole, kept):
         assert in_child(on_ranks, 2, written, str(tmp_path / "journal")) == 0
     same_run(whole, kept)
-    assert len(list(Path(kept["store"]).glob("features/*/*/feature_store.arrow"))) == 2
+    assert len(list(Path(kept["store"]).glob("features/*/*/features.arrow"))) == 2

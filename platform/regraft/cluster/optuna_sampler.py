@@ -25,11 +25,11 @@ class OptunaPoints:
     """
 
     def __init__(self, spec: RunSpec) -> None:
-        assert spec.search is not None
+        search = spec.searched()
         # Optuna tells every trial, and warns that a part of its own interface is experimental.
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
-        self._space, self._seed, self._mode = spec.search.space, spec.search.seed, spec.task.score.mode
+        self._space, self._seed, self._mode = search.space, search.seed, spec.task.score.mode
         self._known: list[tuple[dict[str, Any], float | None]] = []
         self._made: Any = None
 

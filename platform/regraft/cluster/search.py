@@ -75,8 +75,8 @@ def share_of(spec: RunSpec, progress: Progress | None = None) -> Share:
     Trials that all train a head alone run together in one worker, which then has a whole node's CPUs. How many more
     an autoscaler could bring nobody tells: beyond the nodes there are, `search.concurrency` says how many to ask for.
     """
-    assert spec.search is not None
-    compute, wanted = spec.compute, spec.search.concurrency
+    search = spec.searched()
+    compute, wanted = spec.compute, search.concurrency
     holdings = list(capacity.nodes().values())
     heads = heads_alone(spec)
     need = need_of(spec, holdings, heads=heads)
@@ -90,14 +90,13 @@ def share_of(spec: RunSpec, progress: Progress | None = None) -> Share:
         there = ", ".join(f"{total(holdings, name):g} {name}" for name in whole)
         brings = ", and its autoscaler can never bring such a node" if capacity.autoscales() else ""
         raise RequestError(f"a worker with {told} is asked for; the cluster has {there}{brings}", where="compute")
-    slots = min(fit, wanted or (1 if heads else fit), spec.search.most or fit)
+    slots = min(fit, wanted or (1 if heads else fit), search.most or fit)
     return Share(slots, need["CPU"], need.get("GPU", 0.0), need.get("memory"), compute.accelerator)
 
 
 def need_of(spec: RunSpec, holdings: Sequence[Mapping[str, float]], *, heads: bool) -> capacity.Need:
     """What a worker holds: what is written, else a GPU where there is one, and its share of the CPUs of a node."""
-    assert spec.search is not None
-    compute, wanted = spec.compute, spec.search.concurrency
+    compute, wanted = spec.compute, spec.searched().concurrency
     all_cpus, all_gpus = total(holdings, "CPU"), total(holdings, "GPU")
     gpus = compute.gpus if compute.gpus != "auto" else (1.0 if all_gpus >= 1 else 0.0)
     # A worker lies whole on one node, of which it can have no more than there is.

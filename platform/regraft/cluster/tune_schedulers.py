@@ -22,14 +22,14 @@ COUNT = "evaluation"
 
 def tune_study(spec: RunSpec) -> Study:
     """Sampler and scheduler as the spec names them."""
-    assert spec.search is not None
+    search = spec.searched()
     sampler: Sampler
-    if spec.search.sampler == "optuna":
+    if search.sampler == "optuna":
         # Imported where it is asked for: it takes seconds.
         sampler = importlib.import_module(TPE).OptunaPoints(spec)
     else:
-        sampler = GridPoints(spec) if spec.search.sampler == "grid" else RandomPoints(spec)
-    rule: StoppingRule = NoStopping() if spec.search.scheduler == "none" else TuneRule(spec)
+        sampler = GridPoints(spec) if search.sampler == "grid" else RandomPoints(spec)
+    rule: StoppingRule = NoStopping() if search.scheduler == "none" else TuneRule(spec)
     return Study(spec, sampler, rule)
 
 
@@ -37,8 +37,7 @@ class TuneRule:
     """A scheduler of Tune's, asked about trials that are no more than names with numbers."""
 
     def __init__(self, spec: RunSpec) -> None:
-        assert spec.search is not None
-        search, mode = spec.search, spec.task.score.mode
+        search, mode = spec.searched(), spec.task.score.mode
         if search.scheduler == "asha":
             self._scheduler: Any = ASHAScheduler(
                 time_attr=COUNT,

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from regraft.errors import SpecError
+from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen, add_folder, unknown
 from regraft.spec.document import absolute, merged, problem, read_document
 from regraft.spec.search import SearchSpec
@@ -144,6 +144,16 @@ class RunSpec(Frozen):
         base = absolute(self.base) if re.match(r"^(\.{0,2}/|~)", self.base) or Path(self.base).is_dir() else self.base
         plugins = tuple(absolute(folder) for folder in self.plugins)
         return self.model_copy(update={"data": data, "base": base, "store": absolute(self.store), "plugins": plugins})
+
+    def searched(self) -> SearchSpec:
+        """Return the section `search`. Raises RequestError where the spec has none."""
+        if self.search is None:
+            raise RequestError(
+                "the spec has no section `search`: write search: "
+                "{space: {training.lr: {loguniform: [1.0e-5, 1.0e-3]}}}",
+                where="search",
+            )
+        return self.search
 
     def dump(self) -> str:
         """The resolved spec as YAML, as stored with the run."""

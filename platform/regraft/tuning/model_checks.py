@@ -27,10 +27,9 @@ def check_methods(spec: RunSpec, base: Base) -> tuple[int | str, ...]:
 
     A base that cannot be sketched is left to the workers, which load it.
     """
-    assert spec.search is not None
     every = methods(spec)
     labels = spec.task.classes() or spec.data.labels or SOME_LABELS
-    quota, forced = spec.search.quota_gb, forced_places(spec)
+    quota, forced = spec.searched().quota_gb, forced_places(spec)
     if not quota and not forced and all(_known(method) for method in every):
         return ()
     try:
@@ -64,8 +63,7 @@ def _depths(every: list[Method], anatomy: Anatomy) -> tuple[set[int | str], list
 
 
 def _sizes(spec: RunSpec, every: list[Method], base: Base, labels: tuple[str, ...]) -> Iterator[str]:
-    assert spec.search is not None
-    places, quota = forced_places(spec), spec.search.quota_gb
+    places, quota = forced_places(spec), spec.searched().quota_gb
     for method in every:
         try:
             found = moved(spec.task, method, base, labels)
@@ -97,8 +95,7 @@ def _too_small(method: Method, found: Moved, quota: float) -> str:
 
 def _dropout(spec: RunSpec) -> float:
     """The largest dropout that is written."""
-    assert spec.search is not None
-    space = spec.search.space
+    space = spec.searched().space
     values = probes(space["training.dropout"]) if "training.dropout" in space else (spec.training.dropout,)
     return max((float(value) for value in values if value), default=0.0)
 

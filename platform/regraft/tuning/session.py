@@ -94,7 +94,7 @@ def opened(
     search_store: SearchStore, known: SearchRecord | None, name: str, spec: RunSpec, base: Base, snapshot: Snapshot
 ) -> SearchRecord:
     """The search's record, begun or taken up; it goes on only with the base and the rows that it began with."""
-    assert spec.search is not None
+    search = spec.searched()
     if known is not None:
         if known.base_hash != base.hash:
             raise WrongBase(
@@ -113,8 +113,8 @@ def opened(
         model=spec.name,
         score={"name": score.name, "mode": score.mode},
         space=spec.model_dump(mode="json")["search"]["space"],
-        sampler=spec.search.sampler,
-        scheduler=spec.search.scheduler,
+        sampler=search.sampler,
+        scheduler=search.scheduler,
         store=spec.store,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         base=spec.base,
@@ -122,7 +122,7 @@ def opened(
         base_hash=base.hash,
         fingerprint=snapshot.fingerprint,
     )
-    record.trials = spec.search.most
+    record.trials = search.most
     if not record.baselines and spec.training.baselines and "baselines" in spec.task.supports:
         record.baselines = {"majority": majority(snapshot)}
     search_store.write_spec(spec)
@@ -147,10 +147,10 @@ def set_up(
     spec: RunSpec, record: SearchRecord, search_store: SearchStore, study: Study, progress: Progress | None
 ) -> SearchCoordinator:
     """Take up what earlier attempts wrote down, and collect what they left half done."""
-    assert spec.search is not None
+    search = spec.searched()
     records = search_store.trials()
-    quota = round(spec.search.quota_gb * 1e9) if spec.search.quota_gb else None
-    budget = CheckpointBudget(search_store.store, search_store.folder, spec.task.score, spec.search.keep, quota)
+    quota = round(search.quota_gb * 1e9) if search.quota_gb else None
+    budget = CheckpointBudget(search_store.store, search_store.folder, spec.task.score, search.keep, quota)
     gone = budget.collect(records)
     study.restore(records)
     if progress is not None:
@@ -167,7 +167,7 @@ def set_up(
                 "score": record.score,
                 "trials": record.trials,
                 "rows": record.rows,
-                "seconds": spec.search.seconds,
+                "seconds": search.seconds,
             }
         )
     return SearchCoordinator(spec, record, records, study, budget, search_store, progress)

@@ -90,14 +90,14 @@ def drawn_at(space: Mapping[str, Draw], seed: int, turn: int) -> dict[str, Any]:
 def own_points(spec: RunSpec) -> list[dict[str, Any]]:
     """The spec's own values where the space has them, for each method of the space: what would be trained without a
     search, so that none ends behind it. None where grids are gone through, which leave nothing to choose."""
-    assert spec.search is not None
-    space, written = spec.search.space, spec.model_dump(mode="json")
+    search = spec.searched()
+    space, written = search.space, spec.model_dump(mode="json")
     if any(draw.grid is not None for draw in space.values()):
         return []
     found = []
     methods = space["method"].choice if "method" in space else None
     for turn, method in enumerate(methods or (None,)):
-        point = drawn_at(space, spec.search.seed, turn) | ({} if method is None else {"method": method})
+        point = drawn_at(space, search.seed, turn) | ({} if method is None else {"method": method})
         for name, draw in space.items():
             own = _own(written, method, name)
             if name != "method" and own is not None and draw.has(own):
@@ -143,8 +143,7 @@ def without_search(spec: RunSpec) -> RunSpec:
 
 def methods(spec: RunSpec) -> list[Method]:
     """Every method that the space may give a trial, as far as fields can be counted (both ends where they cannot)."""
-    assert spec.search is not None
-    space = {name: draw for name, draw in spec.search.space.items() if name.split(".")[0] == "method"}
+    space = {name: draw for name, draw in spec.searched().space.items() if name.split(".")[0] == "method"}
     bare = without_search(spec)
     found: dict[str, Method] = {}
     for number, values in enumerate(product(*map(_tried, space.values()))):

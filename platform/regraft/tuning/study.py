@@ -49,8 +49,8 @@ class RandomPoints:
     """The spec's own values first, then points at random; grids are gone through."""
 
     def __init__(self, spec: RunSpec) -> None:
-        assert spec.search is not None
-        self._space, self._seed = spec.search.space, spec.search.seed
+        search = spec.searched()
+        self._space, self._seed = search.space, search.seed
         self._own = own_points(spec)
 
     def point(self, turn: int) -> Mapping[str, Any] | None:
@@ -65,9 +65,9 @@ class GridPoints:
     """Every combination, once."""
 
     def __init__(self, spec: RunSpec) -> None:
-        assert spec.search is not None
-        self._values = {name: countable(draw) for name, draw in spec.search.space.items()}
-        self._points = spec.search.points or 0
+        search = spec.searched()
+        self._values = {name: countable(draw) for name, draw in search.space.items()}
+        self._points = search.points or 0
 
     def point(self, turn: int) -> Mapping[str, Any] | None:
         """The `turn`-th combination, the last field changing fastest."""
@@ -92,10 +92,9 @@ class Study:
     """Sampler and rule over a search's records."""
 
     def __init__(self, spec: RunSpec, sampler: Sampler, rule: StoppingRule) -> None:
-        assert spec.search is not None
         self._spec, self._sampler, self._rule = spec, sampler, rule
         self._score: Score = spec.task.score
-        self._most = spec.search.most
+        self._most = spec.searched().most
         self._turn = 0
         self._count = 0
         self._seen: dict[str, float | None] = {}

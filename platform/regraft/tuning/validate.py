@@ -13,11 +13,7 @@ from regraft.tuning.space import FIXED, VARIES, as_mapping, probes, takes, witho
 
 def check_search(spec: RunSpec) -> None:
     """RequestError with what can be known to be wrong by the spec alone."""
-    if spec.search is None:
-        raise RequestError(
-            "the spec has no section `search`: write search: {space: {training.lr: {loguniform: [1.0e-5, 1.0e-3]}}}",
-            where="search",
-        )
+    spec.searched()
     if spec.compute.workers not in (0, 1):
         raise RequestError(
             f"compute.workers: {spec.compute.workers} is written; a trial of a search trains in one worker: write 1 "
@@ -29,15 +25,15 @@ def check_search(spec: RunSpec) -> None:
 
 def check_space(spec: RunSpec) -> None:
     """SpecError with everything that is wrong with the space, each value tried as an override of the spec."""
-    assert spec.search is not None
+    search = spec.searched()
     bare = without_search(spec)
     problems: list[str] = []
-    for name, draw in spec.search.space.items():
+    for name, draw in search.space.items():
         if why := refused(name):
             problems.append(f"search.space.{name}: cannot vary within a search: {why}")
             continue
         for value in probes(draw):
-            problems += [f"search.space.{name}: {problem}" for problem in wrong(bare, spec.search.space, name, value)]
+            problems += [f"search.space.{name}: {problem}" for problem in wrong(bare, search.space, name, value)]
     problems += forced(spec)
     if problems:
         raise SpecError(tuple(dict.fromkeys(problems)))
@@ -88,8 +84,7 @@ def problems_of(bare: RunSpec, overrides: Mapping[str, Any]) -> tuple[str, ...]:
 
 def forced(spec: RunSpec) -> Iterator[str]:
     """What contradicts a cache that is forced on: then every trial keeps what its frozen part gave."""
-    assert spec.search is not None
-    space = spec.search.space
+    space = spec.searched().space
     if not (kept := forced_places(spec)):
         return
     augments = probes(space["data.augment"]) if "data.augment" in space else (spec.data.augment,)
@@ -102,7 +97,6 @@ def forced(spec: RunSpec) -> Iterator[str]:
 
 def forced_places(spec: RunSpec) -> list[str]:
     """Where the spec forces the frozen part's outputs to be kept; empty where it is left open."""
-    assert spec.search is not None
-    space = spec.search.space
+    space = spec.searched().space
     written = probes(space["compute.trunk"]) if "compute.trunk" in space else (spec.compute.trunk,)
     return sorted({str(place) for place in written} & {"memory", "disk"})

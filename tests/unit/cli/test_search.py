@@ -105,8 +105,8 @@ def test_the_spec_and_its_options_are_handed_on(spec: Path, regraft: Regraft, se
     said = regraft("search", spec, "--set", "search.trials=5", "--register", "2", "--fresh", "--store", "other")
     assert said.code == 0, said.err
     handed, options = searching.calls[0]
-    assert handed.search is not None
-    assert (handed.search.trials, handed.search.to_register) == (5, 2)
+    search = handed.searched()
+    assert (search.trials, search.to_register) == (5, 2)
     assert handed.store.endswith("/other")
     assert options == {"fresh": True, "address": None}
 

@@ -26,8 +26,7 @@ EPOCHS = 3
 
 def study(spec: RunSpec) -> Study:
     """Points at random or by grid, no trial ends early."""
-    assert spec.search is not None
-    return Study(spec, GridPoints(spec) if spec.search.sampler == "grid" else RandomPoints(spec), NoStopping())
+    return Study(spec, GridPoints(spec) if spec.searched().sampler == "grid" else RandomPoints(spec), NoStopping())
 
 
 def a_spec(folder: Path, search: Mapping[str, Any], **fields: Any) -> RunSpec:

@@ -160,3 +160,9 @@ def test_every_method_of_a_space_is_found_once() -> None:
     space = {"method": {"choice": ["feature-extraction", "freeze"]}, "method.depth": {"randint": [1, 3]}}
     found = [method.model_dump(mode="json") for method in methods(spec_with(space))]
     assert found == [{"type": "feature-extraction"}, *({"type": "freeze", "depth": depth} for depth in (1, 2, 3))]
+
+
+def test_a_spec_without_a_search_refuses_to_give_it(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="search: the spec has no section `search`: write search: ") as caught:
+        RunSpec.resolve(document(tmp_path)).searched()
+    assert caught.value.exit_code == 2

@@ -46,8 +46,7 @@ class SearchCoordinator:
         search_store: SearchStore,
         progress: Progress | None = None,
     ) -> None:
-        assert spec.search is not None
-        self.spec, self.search, self.record = spec, spec.search, record
+        self.spec, self.search, self.record = spec, spec.searched(), record
         self.study, self.budget, self.search_store = study, budget, search_store
         self._progress = progress
         self._records = {record.id: record for record in records}

@@ -158,8 +158,7 @@ def register_best(
     progress: Progress | None,
 ) -> None:
     """Register the best trials, the very best last, so that it is the newest version."""
-    assert spec.search is not None
-    wanted = spec.search.to_register
+    wanted = spec.searched().to_register
     count = {"none": 0, "best": 1}[wanted] if isinstance(wanted, str) else wanted
     for record in reversed(ranked[:count]):
         if record.registered:

@@ -62,9 +62,8 @@ def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None
 
 def plain_study(spec: RunSpec) -> Study:
     """What decides without Ray Tune: at random or by grid, and no trial ends early."""
-    assert spec.search is not None
     if not decides_plainly(spec):
         raise RequestError(
             "Optuna, asha and median are Ray Tune's: write sampler: random and scheduler: none", "search"
         )
-    return Study(spec, GridPoints(spec) if spec.search.sampler == "grid" else RandomPoints(spec), NoStopping())
+    return Study(spec, GridPoints(spec) if spec.searched().sampler == "grid" else RandomPoints(spec), NoStopping())

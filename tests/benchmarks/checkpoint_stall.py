@@ -37,8 +37,9 @@ from regraft.data.snapshot import open_snapshot
 from regraft.store.checkpoints import Checkpoints
 from regraft.training.callbacks import RunKeeper
 from regraft.training.harness import LocalHarness
-from regraft.training.loop import Run, build, fit, same_base
+from regraft.training.loop import Run, build, fit
 from regraft.training.optimizer import optimizer_tensors
+from regraft.training.prepare import base_of
 from regraft.training.step import Stepper
 
 STALL_GOAL = 1.5
@@ -81,7 +82,7 @@ def arguments() -> argparse.Namespace:
 def stepped(case: Prepared, folder: Path) -> Run:
     """A run after one step: the optimizer's moments are there."""
     snapshot = open_snapshot(case.store, case.job.fingerprint)
-    base = same_base(case.spec, case.job)
+    base = base_of(case.spec, case.job)
     adapted = build(case.spec, case.job, snapshot, LocalHarness(), base)
     run = Run(case.spec, case.job, case.store, snapshot, adapted, LocalHarness(device=torch.device("cpu")), folder)
     stepper = Stepper(run.wrapped, run.optimizer, run.accelerator, run.harness, seed=0, clip=case.spec.training.clip)

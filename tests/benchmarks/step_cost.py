@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from regraft.data.snapshot import open_snapshot
 from regraft.training.harness import LocalHarness
-from regraft.training.loop import build, fit, same_base
+from regraft.training.loop import build, fit
+from regraft.training.prepare import base_of
 from regraft.training.step import seed_micro
 
 GOALS = {"cpu": 1.03, "wall": 1.05}
@@ -41,7 +42,7 @@ class PlainLoop:
     def __init__(self, run: Prepared) -> None:
         training = run.spec.training
         snapshot = open_snapshot(run.store, run.job.fingerprint)
-        adapted = build(run.spec, run.job, snapshot, LocalHarness(), same_base(run.spec, run.job))
+        adapted = build(run.spec, run.job, snapshot, LocalHarness(), base_of(run.spec, run.job))
         self.model = adapted.model.train()
         self.tokenizer = adapted.context.processor
         rows = [snapshot.train.row(number) for number in range(len(snapshot.train))]

@@ -32,7 +32,7 @@ from support.peak_memory import peak
 _roots = [str(ROOT / "tests"), str(PLATFORM)]
 os.environ["PYTHONPATH"] = os.pathsep.join([*_roots, *filter(None, [os.environ.get("PYTHONPATH")])])
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["workers", "tiny"])
+_context.set_forkserver_preload(["support.processes", "support.tiny"])
 
 LEFT = 7
 """The exit code of a child that was asked to end and did."""

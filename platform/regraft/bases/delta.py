@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import distribute_tensor
 
 from regraft.contracts import Anatomy, under
-from regraft.errors import Damaged, Unsupported, WrongBase
+from regraft.errors import Damaged, Unsupported
 
 if TYPE_CHECKING:
     from regraft.bases.adapted import Adapted
-    from regraft.bases.locate import Base
 
 _WRAPPERS = re.compile(
     r"^module\.|(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|base_layer)\.|(?<=lora_A\.|lora_B\.)default\."
@@ -70,16 +69,6 @@ def refuse_misfit(live: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> 
     """Damaged when a delta does not fit tensors like these name by name; their values do not matter (`meta`)."""
     if problem := _misfit(live, tensors):
         raise Damaged(f"this delta does not fit: {problem}", where="delta.safetensors")
-
-
-def check_base(base: Base, expected: str, *, where: str = "") -> None:
-    """WrongBase when a delta made on the base of hash `expected` is about to be put on another."""
-    if base.hash != expected:
-        raise WrongBase(
-            f"the delta was made on the base with hash {expected[:12]}, and {base.reference} has hash "
-            f"{base.hash[:12]}: give the base it was made on",
-            where=where,
-        )
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

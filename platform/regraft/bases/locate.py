@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from regraft.bases import safety
-from regraft.errors import BaseError
+from regraft.errors import BaseError, WrongBase
 from regraft.store.atomic_files import writing_here
 from regraft.store.objects import open_store
 
@@ -57,6 +57,25 @@ def locate(reference: str) -> Base:
     safety.check(path, reference)
     hashed = [*safety.weights(path), *(path / name for name in _HASHED)]
     return Base(reference, path, _digest(hashed, path), _digest(_processor_files(path), path), revision)
+
+
+def base_named(reference: str, expected_hash: str, why: str, *, where: str = "base") -> Base:
+    """Locate the base of a reference and check that its content is the expected one.
+
+    Raises BaseError as `locate` does, and WrongBase as `check_hash` does.
+    """
+    base = locate(reference)
+    check_hash(base, expected_hash, why, where=where)
+    return base
+
+
+def check_hash(base: Base, expected_hash: str, why: str, *, where: str = "base") -> None:
+    """Raise WrongBase unless the base has the expected hash.
+
+    `why` ends the message: what depends on that hash, and what to do.
+    """
+    if base.hash != expected_hash:
+        raise WrongBase(f"{base.reference} has hash {base.hash}, and {expected_hash} is expected: {why}", where=where)
 
 
 def processor_files(base: Base) -> list[Path]:

@@ -19,7 +19,7 @@ from regraft.bases.adapt import adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta
 from regraft.bases.load import load_processor
-from regraft.bases.locate import Base, locate
+from regraft.bases.locate import Base, base_named
 from regraft.bases.safetensors_header import problem
 from regraft.bases.safety import harmless
 from regraft.contracts import Answer, Batch, Example, Method, Row, Task
@@ -205,19 +205,17 @@ def right_base(fetched: Fetched, elsewhere: str | None = None) -> Base:
     """The base that the version was made on; WrongBase when what is found now is another."""
     wanted, where = fetched.meta["base"], str(fetched.version)
     reference = elsewhere or str(wanted["reference"])
+    why = (
+        f"the version was made on {wanted['reference']} with that one, and its delta means nothing on another. Put the "
+        "base back as it was, or pass base= with where the same base is"
+    )
     try:
-        found = locate(reference)
+        return base_named(reference, str(wanted["hash"]), why, where=where)
+    except WrongBase:
+        raise
     except BaseError as error:
         told = f"its base cannot be used: {error}. Put it there again, or pass base= with where the same base is"
         raise BaseError(told, where=where) from error
-    if found.hash != wanted["hash"]:
-        raise WrongBase(
-            f"it was made on {wanted['reference']} with hash {wanted['hash']}, and {reference} now has hash "
-            f"{found.hash}: its delta means nothing there. Put the base back as it was, or pass base= with where the "
-            "same base is",
-            where=where,
-        )
-    return found
 
 
 def member(root: type[P], written: Mapping[str, Any], fetched: Fetched) -> P:

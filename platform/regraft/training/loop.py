@@ -16,11 +16,11 @@ import torch
 from regraft.bases.adapt import adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import canonical, live_tensors
-from regraft.bases.locate import Base, locate
+from regraft.bases.locate import Base
 from regraft.contracts import Batch, Context
 from regraft.data.sampler import batches, batches_per_epoch, position, share, total_steps
 from regraft.data.snapshot import Snapshot, open_snapshot
-from regraft.errors import Diverged, WrongBase
+from regraft.errors import Diverged
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.runs import Runs
@@ -34,6 +34,7 @@ from regraft.training.harness import Harness
 from regraft.training.job import Job, State
 from regraft.training.memory_check import room_for_steps, room_for_weights, told_when_it_runs_out
 from regraft.training.optimizer import build_optimizer, optimizer_tensors, parameter_groups, schedule, set_learning_rate
+from regraft.training.prepare import base_of
 from regraft.training.resume import restore
 from regraft.training.step import StepModule, Stepper
 
@@ -52,7 +53,7 @@ def fit(job: Job, harness: Harness) -> State:
     store = open_store(spec.store)
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder, told_when_it_runs_out(spec):
         snapshot = open_snapshot(store, job.fingerprint)
-        base = same_base(spec, job)
+        base = base_of(spec, job)
         room_for_weights(base, harness)
         adapted = build(spec, job, snapshot, harness, base)
         room_for_steps(spec, adapted, harness)
@@ -63,14 +64,6 @@ def fit(job: Job, harness: Harness) -> State:
         else:
             run.train()
         return run.state
-
-
-def same_base(spec: RunSpec, job: Job) -> Base:
-    """The very base that the job names; WrongBase when another is there by that name."""
-    base = locate(spec.base)
-    if base.hash != job.base_hash:
-        raise WrongBase(f"{spec.base} has hash {base.hash[:12]} here; the run began with {job.base_hash[:12]}", "base")
-    return base
 
 
 def build(spec: RunSpec, job: Job, snapshot: Snapshot, harness: Harness, base: Base, processor: Any = None) -> Adapted:

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from regraft.bases.load import load_processor
-from regraft.bases.locate import Base, locate
+from regraft.bases.locate import Base, base_named, check_hash, locate
 from regraft.contracts import Progress
 from regraft.data.snapshot import Snapshot, build_snapshot
-from regraft.errors import Damaged, RequestError, WrongBase
+from regraft.errors import Damaged, RequestError
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.store.runs import Runs
@@ -101,27 +101,18 @@ def threads(spec: RunSpec) -> int | None:
 
 def same_as_before(run: str, known: Mapping[str, Any], base: Base, snapshot: Snapshot) -> None:
     """A run goes on only with the base and the rows that it began with."""
-    if known.get("base") not in (None, base.hash):
-        raise WrongBase(
-            f"run {run} began with base {known['base'][:12]}, which now is {base.hash[:12]}; --fresh starts another",
-            where="base",
-        )
+    if known.get("base") is not None:
+        check_hash(base, known["base"], f"run {run} began with that one; --fresh starts another run")
     if known.get("data") not in (None, snapshot.fingerprint):
         raise RequestError(
             f"the rows have changed since run {run} began; --fresh starts another run with the new ones", where="data"
         )
 
 
-def same_base(spec: RunSpec, job: Job) -> Base:
-    """The base that the run was trained on; WrongBase when its reference has come to mean another."""
-    base = locate(spec.base)
-    if base.hash != job.base_hash:
-        raise WrongBase(
-            f"{spec.base} has hash {base.hash[:12]} now; the run was trained on {job.base_hash[:12]}: put it back, or "
-            "write the hub revision behind an @",
-            where="base",
-        )
-    return base
+def base_of(spec: RunSpec, job: Job) -> Base:
+    """Locate the base that the run began with; WrongBase when its reference now leads to another."""
+    why = f"run {job.run} began with that one: put it back, or write the hub revision behind an @"
+    return base_named(spec.base, job.base_hash, why)
 
 
 def pinned(base: Base) -> str:

@@ -25,7 +25,7 @@ from regraft.store.registry import Registry, Version
 from regraft.store.runs import Runs
 from regraft.training.evaluate import gain
 from regraft.training.job import Job, State
-from regraft.training.prepare import base_bytes, find, pinned, same_base
+from regraft.training.prepare import base_bytes, base_of, find, pinned
 from regraft.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def complete(store: ObjectStore, spec: RunSpec, job: Job, began: float, progress
     state = last_state(checkpoints)
     runs = Runs(store)
     known = find(runs, job.run) or {}
-    base = same_base(spec, job)
+    base = base_of(spec, job)
     meta = version_meta(spec, job, base, best, state, known, delta)
     version = publish(store, spec, base, delta, meta)
     gained = meta["gain"]

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regraft.bases.delta import apply_delta
-from regraft.errors import Damaged, WrongBase
+from regraft.bases.locate import check_hash
+from regraft.errors import Damaged
 from regraft.store.checkpoints import Saved
 from regraft.training.job import State
 from regraft.training.optimizer import restore_optimizer
@@ -34,8 +35,7 @@ def restore(run: Run) -> bool:
         saved = next(saved for saved in run.checkpoints.listed() if saved.id == chosen)
         found = saved, run.checkpoints.open(saved, run.folder / "resume")
     saved, folder = found
-    if saved.meta["base"] != run.job.base_hash:
-        raise WrongBase(f"checkpoint {saved.prefix} was made on base {saved.meta['base'][:12]}", where="base")
+    check_hash(run.adapted.base, saved.meta["base"], f"checkpoint {saved.prefix} was made on that one")
     read(run, folder)
     run.harness.say("resume", step=run.state.step, checkpoint=saved.prefix)
     return True

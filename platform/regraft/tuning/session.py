@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 
-from regraft.bases.locate import Base, locate
+from regraft.bases.locate import Base, check_hash, locate
 from regraft.contracts import Progress
 from regraft.data.snapshot import Snapshot
-from regraft.errors import LeaseHeld, RequestError, StoreError, WrongBase
+from regraft.errors import LeaseHeld, RequestError, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
@@ -96,12 +96,7 @@ def opened(
     """The search's record, begun or taken up; it goes on only with the base and the rows that it began with."""
     search = spec.searched()
     if known is not None:
-        if known.base_hash != base.hash:
-            raise WrongBase(
-                f"search {name} began with base {known.base_hash[:12]}, which now is {base.hash[:12]}; --fresh starts "
-                "another",
-                where="base",
-            )
+        check_hash(base, known.base_hash, f"search {name} began with that one; --fresh starts another search")
         if known.fingerprint != snapshot.fingerprint:
             raise RequestError(
                 f"the rows have changed since search {name} began; --fresh starts another search with the new ones",

@@ -13,8 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from regraft.bases.adapted import Adapted
-from regraft.bases.delta import apply_delta, canonical, check_base, delta_tensors, moving
-from regraft.bases.locate import Base
+from regraft.bases.delta import apply_delta, canonical, delta_tensors, moving
+from regraft.bases.locate import Base, check_hash
 from regraft.contracts import Anatomy
 from regraft.errors import Damaged, Unsupported, WrongBase
 from regraft.methods.feature_extraction import FeatureExtraction
@@ -69,11 +69,11 @@ def test_the_tensors_are_the_live_ones(made: Adapted) -> None:
 
 
 def test_a_delta_of_another_base_is_told(base: Base) -> None:
-    check_base(base, base.hash)
+    why = "the delta was made on that one: give the base it was made on"
+    check_hash(base, base.hash, why)
     with pytest.raises(WrongBase) as caught:
-        check_base(base, "0" * 64, where="tickets v3")
-    assert str(caught.value).startswith("tickets v3: the delta was made on the base with hash 000000000000, and ")
-    assert base.hash[:12] in str(caught.value)
+        check_hash(base, "0" * 64, why, where="tickets v3")
+    assert str(caught.value) == f"tickets v3: {base.reference} has hash {base.hash}, and {'0' * 64} is expected: {why}"
 
 
 @pytest.mark.parametrize(

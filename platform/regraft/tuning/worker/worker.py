@@ -22,8 +22,9 @@ from regraft.training.closed_form import fit_closed_form
 from regraft.training.distribute import make_accelerator
 from regraft.training.harness import Harness
 from regraft.training.job import Job
-from regraft.training.loop import Run, build, same_base
+from regraft.training.loop import Run, build
 from regraft.training.memory_check import room_for_steps, room_for_weights, told_when_it_runs_out
+from regraft.training.prepare import base_of
 from regraft.trunk.cut import Cut
 from regraft.tuning.protocol import Coordinator, End, SearchJob, Trial
 from regraft.tuning.worker.callbacks import TrialCallbacks
@@ -64,7 +65,7 @@ class TrialWorker:
         if self.job.threads:
             torch.set_num_threads(self.job.threads)
         self.store = open_store(self.spec.store)
-        self.base = same_base(self.spec, self.job_of(self.spec, ""))
+        self.base = base_of(self.spec, self.job_of(self.spec, ""))
         room_for_weights(self.base, self.harness)
         self.snapshot = open_snapshot(self.store, self.job.fingerprint)
         with connected(coordinator) as connection:

@@ -1,8 +1,9 @@
 """How an open family is extended: a member is one file, and the file's name is its key in the spec.
 
 `tasks/text_classification.py` is `task: text-classification`. Members are found by listing the family's folder and
-the folders of the user's (`plugins:` in the spec; they hold `tasks/`, `methods/`, `losses/`, `sources/`), so joining a
-family needs no list to be edited. A plugin *is* its configuration: frozen, typed, serialised as `{type: key, ...}`.
+the folders of the user's (`plugins:` in the spec; they hold `tasks/`, `methods/`, `losses/`, `sources/`, `columns/`,
+`media/`), so joining a family needs no list to be edited. A plugin *is* its configuration: frozen, typed, serialised as
+`{type: key, ...}`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,17 @@ PACKAGES = {
     "methods": "regraft.methods",
     "losses": "regraft.losses",
     "sources": "regraft.data.sources",
+    "columns": "regraft.columns",
+    "media": "regraft.media",
 }
-SINGULAR = {"tasks": "task", "methods": "method", "losses": "loss", "sources": "source"}
+SINGULAR = {
+    "tasks": "task",
+    "methods": "method",
+    "losses": "loss",
+    "sources": "source",
+    "columns": "kind of column",
+    "media": "medium",
+}
 _folders: list[Path] = []
 
 

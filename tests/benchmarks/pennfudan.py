@@ -24,7 +24,7 @@ from regraft.bases.adapt import adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.locate import locate
 from regraft.contracts import Method
-from regraft.media.images import class_numbers
+from regraft.media.pixels.images import class_numbers
 from regraft.serving.predictor import Predictor
 from regraft.spec.document import parse_set
 from regraft.spec.run import RunSpec

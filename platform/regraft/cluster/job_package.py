@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from regraft.cluster.node_checks import versions
 from regraft.cluster.visibility import MARKER, proof
+from regraft.contracts import columns_of
 from regraft.data.inputs import alternatives
 from regraft.errors import RequestError
 from regraft.spec.document import absolute
@@ -147,7 +148,7 @@ def search(parcel: Parcel, spec: RunSpec, *, fresh: bool) -> None:
 def _pack(parcel: Parcel, command: str, spec: RunSpec, run: str, *, fresh: bool) -> None:
     """Pack a spec, and the command that it is for; `run` is the name by which the job is found again."""
     document: dict[str, Any] = spec.model_dump(mode="json")
-    around = spec.task.modality == "image"
+    around = any(column.by_reference for column in columns_of(spec.task.input_columns()).values())
     data = document["data"]
     data["train"] = parcel.bring(spec.data.train, "data.train", around=around)
     if isinstance(spec.data.eval, str):

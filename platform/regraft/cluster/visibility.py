@@ -12,6 +12,7 @@ import numpy as np
 import ray
 
 from regraft.cluster.connect import living, on, who_misses
+from regraft.contracts import columns_of
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import RequestError
 from regraft.spec.run import RunSpec
@@ -61,7 +62,7 @@ def folders(spec: RunSpec) -> Iterator[tuple[str, str]]:
 
 def pictures(spec: RunSpec, job: Job) -> list[str]:
     """A picture of each folder that the snapshot's rows name: those of some rows, evenly taken from all."""
-    columns = [name for name, kind in spec.task.stored_columns().items() if kind in ("image", "mask")]
+    columns = [name for name, column in columns_of(spec.task.stored_columns()).items() if column.by_reference]
     if not columns:
         return []
     snapshot = open_snapshot(open_store(spec.store), job.fingerprint)

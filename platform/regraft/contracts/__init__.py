@@ -1,4 +1,4 @@
-"""Contracts: what a task, a method, a loss and a data source must provide.
+"""Contracts: what a task, a method, a loss, a data source and a kind of column must provide.
 
 Three of them were settled first. The loss is a pair (sum, weight), so that the result does not depend on how rows fell
 on workers and micro-batches. A delta holds final values of parameters and buffers under the base's own names. Data are
@@ -8,11 +8,24 @@ an Arrow snapshot read by index, in an order that is a pure function of (seed, e
 from __future__ import annotations
 
 from regraft.contracts.anatomy import Anatomy, device_of, under
+from regraft.contracts.column import (
+    Allowance,
+    BadCell,
+    Column,
+    MadeUp,
+    TooLarge,
+    Widget,
+    absent,
+    column_of,
+    columns_of,
+    label_text,
+    ordered_labels,
+    quoted,
+)
 from regraft.contracts.findings import Curve, Findings, Matrix, Table
 from regraft.contracts.loss import Loss, Step
 from regraft.contracts.method import Method, Serving
 from regraft.contracts.rows import (
-    TARGETS,
     Answer,
     Batch,
     Example,
@@ -26,10 +39,12 @@ from regraft.contracts.source import Raw, Source
 from regraft.contracts.task import Context, Forward, Loader, Score, Task
 
 __all__ = [
-    "TARGETS",
+    "Allowance",
     "Anatomy",
     "Answer",
+    "BadCell",
     "Batch",
+    "Column",
     "Context",
     "Curve",
     "Example",
@@ -38,6 +53,7 @@ __all__ = [
     "Kind",
     "Loader",
     "Loss",
+    "MadeUp",
     "Matrix",
     "Method",
     "Numbers",
@@ -51,6 +67,14 @@ __all__ = [
     "Step",
     "Table",
     "Task",
+    "TooLarge",
+    "Widget",
+    "absent",
+    "column_of",
+    "columns_of",
     "device_of",
+    "label_text",
+    "ordered_labels",
+    "quoted",
     "under",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,8 @@ Answer = dict[str, Any]
 """What a user gets for one row; JSON-able."""
 Numbers = Callable[[str], NDArray[np.float64]]
 """A column of numbers of the training rows, (rows,), by its name."""
-Kind = Literal[
-    "text", "texts", "image", "mask", "label", "number", "boxes", "labels", "words", "tags", "messages", "tokens"
-]
-"""What a column holds. text: str. texts: a list of str; a file may hold one str instead.
-image: a path, an s3:// URL or the bytes of an image file. mask: the same, of an image whose pixels are class numbers.
-label: str. number: float. boxes: a list of [x, y, width, height] in pixels. labels: a list of str (one per box, where
-there are boxes). words: a list of str; whoever predicts may write one str instead. tags: a list of IOB2 tags, one per
-word. messages: a list of {role, content}. tokens: a list of int, which no file holds: a task makes it by `pack`."""
-TARGETS: frozenset[Kind] = frozenset({"label", "labels", "boxes", "tags", "mask"})
-"""Kinds that hold what a model is to find out, unless a task says otherwise."""
+Kind = str
+"""The key of a kind of column, as `regraft show columns` lists them."""
 
 Progress = Callable[[Mapping[str, Any]], None]
 """A sink for live progress: step, steps, loss, rate, and whatever else a run wants to show."""

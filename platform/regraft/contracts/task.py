@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 
 from torch import Tensor, nn
 
+from regraft.contracts.column import columns_of
 from regraft.contracts.findings import Findings
-from regraft.contracts.rows import TARGETS, Answer, Batch, Example, Kind, Numbers, Record, Row
+from regraft.contracts.rows import Answer, Batch, Example, Kind, Numbers, Record, Row
 from regraft.plugins import Plugin
 
 Forward = Callable[[Batch], Any]
@@ -103,7 +104,7 @@ class Task(Plugin, ABC):
 
     def target_columns(self) -> frozenset[str]:
         """The columns that hold what the model is to find out: never asked for when predicting."""
-        return frozenset(name for name, kind in self.input_columns().items() if kind in TARGETS)
+        return frozenset(name for name, kind in columns_of(self.input_columns()).items() if kind.target)
 
     def classes(self) -> tuple[str, ...] | None:
         """The labels where the task's fields fix them; None: they are gathered from the training rows."""

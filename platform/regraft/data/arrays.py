@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from regraft.media.images import MEGAPIXELS
+from regraft.media.pixels.images import MEGAPIXELS
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _CHANNELS = (1, 3, 4)

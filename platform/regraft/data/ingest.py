@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regraft.contracts import Kind, Raw, Row, Task
-from regraft.data.cell_parsing import Columns, Wrong, group_of
-from regraft.data.images import ahead, identity, looked_at
+from regraft.columns.files.remote import fetched_ahead
+from regraft.contracts import BadCell, Column, Raw, Row, Task, columns_of, ordered_labels
+from regraft.data.cell_parsing import ColumnMapping, group_of
 from regraft.data.inputs import DataFile, data_files
-from regraft.data.rows import Rows, RowWriter, in_order, tags_in_order
+from regraft.data.rows import Rows, RowWriter
 from regraft.data.split_side import Problems, Side, labels_of
 from regraft.errors import DataError
 from regraft.spec.sections import DataSpec
@@ -25,7 +24,6 @@ FORMAT = 2
 """Of the fingerprint and of the Arrow files: another number, another snapshot."""
 
 log = logging.getLogger(__name__)
-_JOINED = re.compile("[,;]")
 _NO_ROWS = "holds no rows: add some, or name another file"
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -71,8 +69,9 @@ def gather(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
         _leave_out_unseen(task, files["eval"], train, held, problems)
         _refuse_empty(data, train, held)
     _refuse_labels(task, data, train, held)
-    if "labels" in task.input_columns().values():
-        _warn_of_joined(train, data)
+    for column in columns_of(task.input_columns()).values():
+        if doubts := column.doubts(train.labels):
+            log.warning("%s: %s", data.train, doubts)
     if task.packs:
         for side in (train, held):
             _pack(task, side, files[side.name], processor() if processor else None)
@@ -115,8 +114,8 @@ class _Reading:
     def __init__(self, task: Task, data: DataSpec, scratch: Path, problems: Problems) -> None:
         self.problems = problems
         self._task, self._data, self._scratch = task, data, scratch
-        self._columns = task.input_columns()
-        self._images = _images(self._columns)
+        self._columns = columns_of(task.input_columns())
+        self._files = any(column.by_reference for column in self._columns.values())
         self._allowed = None if data.labels is None else frozenset(data.labels)
 
     def read(self, written: str, side: Side, other: Side | None = None, share: float = 0.0) -> None:
@@ -126,10 +125,10 @@ class _Reading:
                 self._place(raw, row, side, other, share)
 
     def _rows(self, file: DataFile, side: Side) -> Iterator[tuple[Raw, dict[str, Any]]]:
-        columns = Columns(self._columns, self._data.columns, file.folder)
+        columns = ColumnMapping(self._task.input_columns(), self._data.columns, file.folder)
         fresh = True
         try:
-            for raw in ahead(file.rows(), columns.remote) if self._images else file.rows():
+            for raw in fetched_ahead(file.rows(), columns.remote) if self._files else file.rows():
                 if raw.problem:
                     self.problems.add(side.name, raw.problem, raw.where)
                     continue
@@ -138,7 +137,7 @@ class _Reading:
                     fresh = False
                 try:
                     yield raw, columns.row(raw)
-                except Wrong as error:
+                except BadCell as error:
                     self.problems.add(side.name, str(error), raw.where)
         except DataError as error:
             if not self.problems.total or self._data.bad_rows == "skip":
@@ -154,12 +153,12 @@ class _Reading:
             return
         try:
             group = None if self._data.group is None else group_of(raw, self._data.group)
-        except Wrong as error:
+        except BadCell as error:
             self.problems.add(side.name, str(error), raw.where)
             return
         if other is not None and _unit(known if group is None else group.encode()) < share:
             side = other
-        indexed = {**looked_at(row, self._columns), "row": side.rows}
+        indexed = {**for_check(row, self._columns), "row": side.rows}
         if problem := self._outside(row) or self._task.check(indexed):
             self.problems.add(side.name, problem, raw.where)
             return
@@ -176,19 +175,21 @@ class _Reading:
         return f"label {strange!r} is written; data.labels allows {', '.join(self._data.labels or ())}"
 
 
-def _known(row: Row, columns: Mapping[str, Kind]) -> bytes:
-    """What a row is known by, wherever the files of its images lie; UnicodeEncodeError where it holds no text."""
-    return _canonical({**row, **{name: identity(row[name]) for name in _images(columns)}}).encode()
+def for_check(row: Row, columns: Mapping[str, Column]) -> dict[str, Any]:
+    """Return the row as `Task.check` gets it: of files that lie elsewhere, as much as the check needs."""
+    return {name: column.for_check(row[name]) for name, column in columns.items()}
 
 
-def _printed(known: bytes, row: Row, length: int, columns: Mapping[str, Kind]) -> bytes:
-    """What the fingerprint holds of a row: the paths too, as a snapshot names images by them."""
-    paths = [value if isinstance(value := row[name], str) else "" for name in _images(columns)]
+def _known(row: Row, columns: Mapping[str, Column]) -> bytes:
+    """What a row is known by, wherever the files that it names lie; UnicodeEncodeError where it holds no text."""
+    return _canonical({name: column.identity(row[name]) for name, column in columns.items()}).encode()
+
+
+def _printed(known: bytes, row: Row, length: int, columns: Mapping[str, Column]) -> bytes:
+    """What the fingerprint holds of a row: the paths too, as a snapshot names files by them."""
+    values = (row[name] for name, column in columns.items() if column.by_reference)
+    paths = [value if isinstance(value, str) else "" for value in values]
     return known + f"\n{length}\n{paths}\n".encode()
-
-
-def _images(columns: Mapping[str, Kind]) -> list[str]:
-    return [name for name, kind in columns.items() if kind in ("image", "mask")]
 
 
 def _unit(identity: bytes) -> float:
@@ -206,14 +207,19 @@ def _labels(task: Task, data: DataSpec, train: Side) -> tuple[str, ...]:
     fixed = task.classes() if data.labels is None else data.labels
     if fixed is not None:
         return fixed
-    return tags_in_order(train.labels) if "tags" in task.input_columns().values() else in_order(train.labels)
+    return _classes(task).in_order(train.labels) if train.labels else ()
+
+
+def _classes(task: Task) -> Column:
+    """Return the kind of the task's column of labels."""
+    return next(column for column in columns_of(task.input_columns()).values() if column.classes)
 
 
 def _pack(task: Task, side: Side, path: Path, processor: Any) -> None:
     """Replace the rows of one side by those that the task makes of them."""
     read = path.with_suffix(".read.arrow")
     path.rename(read)
-    rows = Rows(read, None)
+    rows = Rows(read, task.input_columns())
     with RowWriter(path, task.stored_columns()) as writer:
         side.restart(writer)
         for row in task.pack((rows.row(index) for index in range(len(rows))), processor):
@@ -226,14 +232,14 @@ def _pack(task: Task, side: Side, path: Path, processor: Any) -> None:
 
 def _leave_out_unseen(task: Task, path: Path, train: Side, held: Side, problems: Problems) -> None:
     """Write the evaluation rows again without those whose label no training row has."""
-    columns = task.input_columns()
+    columns = columns_of(task.input_columns())
     unseen = held.labels.keys() - train.labels.keys()
     if not unseen or task.classes() is not None:
         return
     read = path.with_suffix(".read.arrow")
     path.rename(read)
-    rows = Rows(read, None)
-    with RowWriter(path, columns) as writer, path.with_suffix(".places").open(encoding="utf-8") as places:
+    rows = Rows(read, task.input_columns())
+    with RowWriter(path, task.input_columns()) as writer, path.with_suffix(".places").open(encoding="utf-8") as places:
         held.restart(writer)
         for index, (length, line) in enumerate(zip(rows.lengths.tolist(), places, strict=True)):
             row, where = rows.stored(index), line.rstrip("\n")
@@ -275,18 +281,15 @@ def _refuse_empty(data: DataSpec, train: Side, held: Side) -> None:
 
 
 def _refuse_labels(task: Task, data: DataSpec, train: Side, held: Side) -> None:
-    kinds = set(task.input_columns().values())
-    if not kinds & {"label", "labels", "tags"} or task.classes() is not None:
+    columns = [column for column in columns_of(task.input_columns()).values() if column.classes]
+    if not columns or task.classes() is not None:
         return
-    if "label" in kinds and len(train.labels) < 2:
-        raise DataError(
-            f"all {train.rows} training rows have the label {next(iter(train.labels))!r}: a classifier needs "
-            "two; add rows of another label, or say in data.columns which column holds the labels",
-            where=data.train,
-        )
+    for column in columns:
+        if problem := column.lacking(train.labels, train.rows):
+            raise DataError(problem, where=data.train)
     if not train.labels:
         raise DataError("no training row has any label: there is nothing to learn", where=data.train)
-    unseen = [label for label in in_order(held.labels) if label not in train.labels]
+    unseen = [label for label in ordered_labels(held.labels) if label not in train.labels]
     if unseen and data.labels is None:
         more = f" (and {len(unseen) - 1} more)" if len(unseen) > 1 else ""
         what = "correct it, or add" if isinstance(data.eval, str) else "name a file of rows in data.eval, or add"
@@ -295,13 +298,3 @@ def _refuse_labels(task: Task, data: DataSpec, train: Side, held: Side) -> None:
             "of it, or leave it out",
             where=held.first[unseen[0]],
         )
-
-
-def _warn_of_joined(train: Side, data: DataSpec) -> None:
-    """Several labels in one cell with commas between are one label, that nobody meant, and no error tells."""
-    for label in in_order(train.labels):
-        parts = [part.strip() for part in _JOINED.split(label)]
-        if len(parts) > 1 and (known := next((part for part in parts if part in train.labels), None)):
-            told = "%s: %r is one label, beside the label %r: if these are several, write %r, or a JSON list"
-            log.warning(told, data.train, label, known, "|".join(parts))
-            return

@@ -70,8 +70,7 @@ def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = Non
     """
     manifest, paths = mapped(store, f"data/{fingerprint}", (cache or cache_folder("data")) / fingerprint)
     meta = manifest.meta
-    label = next((name for name, kind in meta["columns"].items() if kind in ("label", "labels")), None)
-    train, held = (Rows(paths[name], label) for name in ("train.arrow", "eval.arrow"))
+    train, held = (Rows(paths[name], meta["columns"]) for name in ("train.arrow", "eval.arrow"))
     return Snapshot(fingerprint, tuple(meta["labels"]), train, held, meta)
 
 

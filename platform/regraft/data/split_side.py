@@ -7,12 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from regraft.contracts import Kind
+from regraft.contracts import Column
 from regraft.data.rows import RowWriter
 from regraft.errors import DataError
 
-_CLASSES = frozenset({"label", "labels", "tags"})
-"""Kinds of column whose values are the classes."""
 _SHOWN = 5
 _KEPT = 100
 """Bad rows that are written down in words with the run."""
@@ -47,7 +45,7 @@ class Side:
         row: Mapping[str, Any],
         length: int,
         identity: bytes,
-        columns: Mapping[str, Kind],
+        columns: Mapping[str, Column],
         where: str,
         group: str | None,
     ) -> None:
@@ -101,8 +99,8 @@ class Problems:
         return {"train": self._count["train"], "eval": self._count["eval"], "rows": rows}
 
 
-def labels_of(row: Mapping[str, Any], columns: Mapping[str, Kind]) -> Iterator[str]:
+def labels_of(row: Mapping[str, Any], columns: Mapping[str, Column]) -> Iterator[str]:
     """Every label that a row holds, as often as it does."""
-    for name, kind in columns.items():
-        if kind in _CLASSES:
-            yield from [row[name]] if isinstance(row[name], str) else row[name]
+    for name, column in columns.items():
+        if column.classes:
+            yield from column.labels(row[name])

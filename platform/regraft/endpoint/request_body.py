@@ -22,7 +22,7 @@ from regraft.contracts import Kind, Task
 from regraft.endpoint.http_errors import HttpError, busy, wrong
 from regraft.endpoint.inference_api import ApiForm, form_of, parameters_of
 from regraft.errors import DataError
-from regraft.media.images import UNREADABLE, seen_size
+from regraft.media.pixels.images import UNREADABLE, seen_size
 from regraft.plugins import unknown
 from regraft.serving.row_checks import inputs
 from regraft.spec.serve import LimitSpec

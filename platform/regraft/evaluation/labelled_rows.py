@@ -62,8 +62,7 @@ def read_labelled(
         gathered = gather_alone(task, spec, scratch, lambda: predictor.adapted.context.processor)
     except DataError as error:
         raise DataError(_in_command_words(error.message), error.where) from error
-    label = next((name for name, kind in task.stored_columns().items() if kind == "label"), None)
-    rows = Rows(gathered.files["eval.arrow"], label)
+    rows = Rows(gathered.files["eval.arrow"], task.stored_columns())
     return Labelled(rows, path, gathered.fingerprint, gathered.skipped, spec.columns)
 
 

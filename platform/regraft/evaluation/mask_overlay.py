@@ -12,7 +12,7 @@ from PIL import Image
 from regraft.contracts import Answer
 from regraft.errors import DataError
 from regraft.evaluation.thumbnails import Album, Picture, colour, overlaid
-from regraft.media.images import class_numbers
+from regraft.media.pixels.images import class_numbers
 
 _MOST_CLASSES = 12
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regraft.errors import DataError
-from regraft.media.images import opened
+from regraft.media.pixels.images import opened
 
 SIDE = 400
 """Longest side in pixels: twice what a card shows at its widest on a phone."""

@@ -20,7 +20,7 @@ from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import Base
 from regraft.contracts import Context, Kind, Row
 from regraft.errors import BaseError, DataError, Unsupported
-from regraft.media.images import opened
+from regraft.media.pixels.images import opened
 from regraft.tasks.inputs.tokens import padded, positions
 
 Pooling = Literal["mean", "cls", "pooler", "last", "image"]

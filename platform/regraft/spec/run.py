@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from regraft.contracts import columns_of
 from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen, add_folder, unknown
 from regraft.spec.document import absolute, merged, problem, read_document
@@ -90,7 +91,8 @@ class RunSpec(Frozen):
             return self
         if self.data.labels is not None and self.data.labels != fixed:
             raise ValueError(f"data.labels and task {self.task.key()} both say the labels: write them in task alone")
-        if self.training.class_weights == "balanced" and "label" not in self.task.input_columns().values():
+        counted = any(column.counted for column in columns_of(self.task.input_columns()).values())
+        if self.training.class_weights == "balanced" and not counted:
             raise ValueError(
                 f"training.class_weights: balanced counts rows of each label, and a row of {self.task.key()} has many: "
                 f"write a weight for each of {', '.join(fixed)}"

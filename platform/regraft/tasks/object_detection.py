@@ -20,8 +20,8 @@ from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
 from regraft.contracts.findings import Findings
 from regraft.errors import DataError, Unsupported
-from regraft.media.augmentation import Augmentation, mirrors
-from regraft.media.images import opened, seen_size
+from regraft.media.pixels.augmentation import Augmentation, mirrors
+from regraft.media.pixels.images import opened, seen_size
 from regraft.tasks.metrics.detection import confusions, findings_of, precision_of
 from regraft.tasks.outputs.detr import (
     Guess,

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
 from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.errors import DataError
-from regraft.media.augmentation import Augmentation, mirrors
-from regraft.media.images import class_numbers, opened, seen_size, shown
+from regraft.media.pixels.augmentation import Augmentation, mirrors
+from regraft.media.pixels.images import class_numbers, opened, seen_size, shown
 
 IGNORED = -1
 """What counts nowhere, in batches."""

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from regraft.bases.adapted import Adapted
-from regraft.contracts import Batch, Example, Task
+from regraft.contracts import Batch, Example, Task, columns_of
 from regraft.data.rows import Rows
 from regraft.data.snapshot import Snapshot
 from regraft.errors import Unsupported
@@ -109,8 +109,9 @@ def asked(spec: RunSpec) -> bool:
 
 def both_sides(site: Site) -> tuple[Kept, Kept]:
     """The rows of both sides, before anything of them is kept."""
-    images = [name for name, kind in site.spec.task.stored_columns().items() if kind in ("image", "mask")]
-    return kept_rows(site.snapshot.train, images), kept_rows(site.snapshot.eval, images)
+    columns = columns_of(site.spec.task.stored_columns())
+    files = [name for name, column in columns.items() if column.by_reference]
+    return kept_rows(site.snapshot.train, files), kept_rows(site.snapshot.eval, files)
 
 
 def together(run: Run, work: Callable[[], T]) -> T:

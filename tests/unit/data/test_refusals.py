@@ -18,6 +18,7 @@ from regraft.data.inputs import data_files
 from regraft.errors import DataError, RegraftError, Unsupported
 from regraft.spec.sections import DataSpec
 from regraft.store.objects import ObjectStore, open_store
+from regraft.tasks.object_detection import ObjectDetection
 from regraft.tasks.text_multi_label import TextMultiLabel
 from unit.data.fake_tasks import Finding, Rating, Seeing, Sorting, Tagging
 
@@ -90,7 +91,11 @@ def test_a_file_that_breaks_off_is_told_with_the_rows_before(tmp_path: Path) -> 
         (Finding(), {"image": "a.png", "boxes": "[]", "labels": []}, "boxes: is '[]' (str); a list of boxes"),
         (Finding(), {"image": "a.png", "boxes": [[1, 2]], "labels": ["a"]}, "boxes: holds [1, 2] (list); a box is"),
         (Finding(), {"image": "a.png", "boxes": [[1, 2, 3, None]], "labels": ["a"]}, "boxes: is missing"),
-        (Finding(), {"image": "a.png", "boxes": [], "labels": ["a"]}, "has 0 boxes and 1 labels"),
+        (
+            ObjectDetection(),
+            {"image": "a.png", "boxes": [], "labels": ["a"]},
+            "0 boxes and 1 labels: there must be one label a box",
+        ),
         (Finding(), {"image": "a.png", "boxes": [], "labels": 7}, "labels: is 7 (int); a list of labels"),
         (Tagging(), {"tokens": "a b", "tags": ["O", "O"]}, "tokens: is 'a b' (str); a list of words is wanted"),
         (Tagging(), {"tokens": ["a", 2], "tags": ["O", "O"]}, "tokens: holds 2 (int); a word is text"),

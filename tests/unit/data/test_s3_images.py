@@ -12,14 +12,15 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from regraft.columns.files import remote
+from regraft.columns.files.remote import beginning, fetched_ahead
+from regraft.columns.image import ImageColumn
 from regraft.contracts import Source
-from regraft.data import images
-from regraft.data.images import ahead, beginning
 from regraft.data.ingest import gather
 from regraft.data.inputs import data_files
 from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.errors import DataError, NotFound, StoreError
-from regraft.media.images import opened, seen_size
+from regraft.media.pixels.images import opened, seen_size
 from regraft.spec.sections import DataSpec
 from regraft.store.objects import ObjectStore, open_store
 from regraft.tasks.image_classification import ImageClassification
@@ -36,8 +37,8 @@ from unit.store.flaky_s3 import FlakyS3
 
 @pytest.fixture(autouse=True)
 def nothing_is_remembered() -> None:
-    images.beginning.cache_clear()
-    images._bucket.cache_clear()
+    remote.beginning.cache_clear()
+    remote._bucket.cache_clear()
 
 
 def picture(number: int, kind: str = "PNG", size: tuple[int, int] = (12, 8), grey: bool = False) -> bytes:
@@ -158,10 +159,11 @@ def test_only_the_beginning_of_an_image_is_fetched_when_it_is_checked(moto_url: 
     large = picture(1, "JPEG", (900, 700))
     assert len(large) > 2 << 17
     store = put(moto_url, {"a.jpg": large, "b.tif": picture(2, "TIFF", (400, 300)), "c.png": picture(3)})
-    head, total = beginning(f"{moto_url}/a.jpg")
+    image = ImageColumn()
+    head, total = beginning(f"{moto_url}/a.jpg", image.complete)
     assert (len(head), total, seen_size(head)) == (1 << 17, len(large), (900, 700))
-    assert seen_size(beginning(f"{moto_url}/b.tif")[0]) == (400, 300)
-    assert beginning(f"{moto_url}/c.png") == (picture(3), len(picture(3)))
+    assert seen_size(beginning(f"{moto_url}/b.tif", image.complete)[0]) == (400, 300)
+    assert beginning(f"{moto_url}/c.png", image.complete) == (picture(3), len(picture(3)))
     assert store.start("a.jpg", 10) == (large[:10], len(large))
     store.put("empty", b"")
     assert store.start("empty", 10) == (b"", 0)
@@ -254,5 +256,7 @@ def test_a_pattern_of_images_in_s3_is_not_downloaded(moto_url: str, tmp_path: Pa
 
 def test_looking_ahead_changes_neither_order_nor_number(moto_url: str) -> None:
     put(moto_url, {f"{number}.png": picture(number) for number in range(3)})
-    seen = list(ahead(range(200), lambda number: [f"{moto_url}/{number}.png"] if number < 5 else []))
+    image = ImageColumn()
+    wanted = [(image, f"{moto_url}/{number}.png") for number in range(5)]
+    seen = list(fetched_ahead(range(200), lambda number: wanted[number : number + 1]))
     assert seen == list(range(200))

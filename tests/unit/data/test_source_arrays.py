@@ -23,7 +23,7 @@ from regraft.data.ingest import gather
 from regraft.data.inputs import data_files
 from regraft.data.sources.npz import Npz
 from regraft.errors import DataError
-from regraft.media.images import seen_size
+from regraft.media.pixels.images import seen_size
 from regraft.spec.sections import DataSpec
 from support.paths import ROOT, SHARED
 from unit.data.fake_tasks import Seeing

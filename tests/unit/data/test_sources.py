@@ -18,7 +18,7 @@ from regraft.cli import main
 from regraft.contracts import Source
 from regraft.data.inputs import data_files, source_of
 from regraft.errors import DataError
-from regraft.media.images import seen_size
+from regraft.media.pixels.images import seen_size
 from unit.data.scans import scan, volume
 
 TEXTS: list[dict[str, Any]] = [{"text": "good, day", "label": "a"}, {"text": "línea\u2028dos", "label": "b"}]

@@ -14,7 +14,7 @@ from PIL import Image
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import locate
 from regraft.contracts import Context
-from regraft.media.augmentation import STRENGTHS, VISIBLE, Augmentation, Level, mirrors
+from regraft.media.pixels.augmentation import STRENGTHS, VISIBLE, Augmentation, Level, mirrors
 from regraft.tasks.image_classification import ImageClassification
 from regraft.tasks.object_detection import ObjectDetection
 from support.image_bases import tiny_mobilenet

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from regraft.errors import DataError
-from regraft.media.images import class_numbers, opened, seen_size
+from regraft.media.pixels.images import class_numbers, opened, seen_size
 
 RAMP = np.linspace(0, 65535, 64 * 32).reshape(32, 64)
 

@@ -13,7 +13,7 @@ from regraft.contracts import Raw, Source
 from regraft.data.arrays import png
 from regraft.data.folders import images_in, mask_folders, masks_beside, subfolders, unmarked
 from regraft.errors import DataError
-from regraft.media.images import seen_size
+from regraft.media.pixels.images import seen_size
 
 
 class Masks(Source):

@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from regraft.contracts import Kind, Raw, Row, Source
-from regraft.data.cell_parsing import Columns, Wrong
-from regraft.data.images import identity, looked_at
+from regraft.contracts import BadCell, Kind, Raw, Row, Source, column_of, columns_of
+from regraft.data.cell_parsing import ColumnMapping
 from regraft.data.inputs import DataFile, data_files
 from regraft.data.rows import Rows, RowWriter
 from regraft.errors import DataError, RequestError
@@ -92,7 +91,7 @@ def taken(reading: ReadOptions, scratch: Path) -> Iterator[InputRow]:
 
 
 def _of_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
-    forms: dict[tuple[Kind, ...], Columns] = {}
+    forms: dict[tuple[Kind, ...], ColumnMapping] = {}
     names: dict[str, str] = {}
     kinds: dict[str, Kind] = dict(reading.wanted)
     for raw in file.rows():
@@ -102,14 +101,15 @@ def _of_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
         names = names if forms else _names(reading, raw)
         kinds = _as_written(reading.wanted, names, raw)
         if (form := tuple(kinds.values())) not in forms:
-            forms[form] = Columns(kinds, names, file.folder)
+            forms[form] = ColumnMapping(kinds, names, file.folder)
             if len(forms) == 1:
                 forms[form].check(raw, file.name, f"regraft show sources {file.source.key()}")
         try:
             row = forms[form].row(raw)
             _canonical(row_identity(row, kinds)).encode()
-            yield InputRow(raw, row, kinds, reading.check({**looked_at(row, kinds), "row": 0}))
-        except Wrong as error:
+            checked = {name: column.for_check(row[name]) for name, column in columns_of(kinds).items()}
+            yield InputRow(raw, row, kinds, reading.check({**checked, "row": 0}))
+        except BadCell as error:
             yield InputRow(raw, {}, kinds, str(error))
 
 
@@ -120,20 +120,16 @@ def _names(reading: ReadOptions, raw: Raw) -> dict[str, str]:
 
 
 def _as_written(wanted: Mapping[str, Kind], names: Mapping[str, str], raw: Raw) -> dict[str, Kind]:
-    """The kinds as this row holds them: whoever predicts may write one text for a list of words."""
-    plain = {
-        name
-        for name, kind in wanted.items()
-        if kind == "words" and isinstance(raw.values.get(names.get(name, name)), str)
-    }
-    return {name: "text" if name in plain else kind for name, kind in wanted.items()}
+    """Return the kinds as this row holds them: an input for prediction may hold one text for a list of words."""
+    values = raw.values
+    return {name: column_of(kind).as_written(values.get(names.get(name, name))) for name, kind in wanted.items()}
 
 
 def row_identity(row: Row, kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """What the hash of a block knows a row by; Wrong for text that is no text."""
-    known = {name: identity(value) if kinds[name] in ("image", "mask") else value for name, value in row.items()}
+    """What the hash of a block knows a row by; BadCell for text that is no text."""
+    known = {name: column_of(kinds[name]).identity(value) for name, value in row.items()}
     if any(_halved(value) for value in known.values()):
-        raise Wrong("holds half a character (a lone surrogate), which is no text: repair it")
+        raise BadCell("holds half a character (a lone surrogate), which is no text: repair it")
     return known
 
 
@@ -210,15 +206,18 @@ class InputBlocks:
             where=reading.input,
         )
 
-    def block(self, number: int) -> list[dict[str, Any]]:
-        """The rows of a block, each with `row`, its place in the whole input, and the extra columns."""
+    def block(self, number: int, kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
+        """The rows of a block, each with `row`, its place in the whole input, and the extra columns.
+
+        `kinds` are those of the columns that an answer needs.
+        """
         first = self.starts[number]
         path = self.store.local(_key(number))
         if path is not None:
-            return _read(path, first)
+            return _read(path, first, kinds)
         with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
             self.store.fetch(_key(number), Path(folder) / "block.arrow")
-            return _read(Path(folder) / "block.arrow", first)
+            return _read(Path(folder) / "block.arrow", first, kinds)
 
     def _put(self, block: list[InputRow], path: Path) -> None:
         kinds = block[0].kinds
@@ -237,8 +236,8 @@ def _key(number: int) -> str:
     return f"input/{number:06d}.arrow"
 
 
-def _read(path: Path, first: int) -> list[dict[str, Any]]:
-    rows = Rows(path, None)
+def _read(path: Path, first: int, kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
+    rows = Rows(path, kinds)
     return [{**rows.row(index), "row": first + index} for index in range(len(rows))]
 
 

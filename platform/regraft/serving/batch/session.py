@@ -105,6 +105,7 @@ class BatchWorker:
         self.job = job
         store = open_store(job.work)
         self._intake = sealed(store)
+        self._kinds = job.target.row_schema().columns
         self._parts = OutputParts(store, job.form)
         self._answer = _answering(job)
 
@@ -114,7 +115,7 @@ class BatchWorker:
 
     def __call__(self, number: int) -> int:
         """Put the part of a block; its number."""
-        rows = self._intake.block(number)
+        rows = self._intake.block(number, self._kinds)
         good = [place for place, row in enumerate(rows) if not row[PROBLEM]]
         answers = self._answer([_own(rows[place]) for place in good])
         for place, answer in zip(good, answers, strict=True):
@@ -156,7 +157,8 @@ def sealed(store: ObjectStore) -> InputBlocks:
 
 def choose_here(job: BatchJob) -> Mapping[str, Any]:
     """The arithmetic for a base's features, measured on the first block in this process."""
-    rows = [_own(row) for row in sealed(open_store(job.work)).block(0) if not row[PROBLEM]]
+    block = sealed(open_store(job.work)).block(0, job.target.row_schema().columns)
+    rows = [_own(row) for row in block if not row[PROBLEM]]
     return chosen_dtype(job.target.located(), rows, device=chosen_device(job.device))
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from regraft.contracts import Batch, Context, Example, Loader, Row
 from regraft.errors import DataError, Unsupported
-from regraft.media.augmentation import Augmentation, mirrors
-from regraft.media.images import opened, seen_size
+from regraft.media.pixels.augmentation import Augmentation, mirrors
+from regraft.media.pixels.images import opened, seen_size
 from regraft.tasks.outputs.one_vector import OneVector
 
 

@@ -1,0 +1,77 @@
+"""Files in S3 that rows name by URL: their beginnings, their contents, and fetching ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
+from itertools import islice
+from typing import TypeVar
+
+from regraft.contracts.column import Column
+from regraft.errors import RegraftError, RequestError
+from regraft.store.objects import ObjectStore, open_store
+
+S3 = "s3://"
+_BEGINNING = 1 << 17
+"""Bytes that hold the header of nearly every image, with a camera's notes before it."""
+_AHEAD = 64
+"""Files in S3 whose beginnings are fetched at once: one after the other each would cost a round trip."""
+_THREADS = 16
+
+T = TypeVar("T")
+
+
+def contents(value: str | bytes) -> str | bytes:
+    """Return what can be opened: a file in S3 as its bytes, fetched at each call; anything else as it is."""
+    if not isinstance(value, str) or not value.startswith(S3):
+        return value
+    store, key = _location(value)
+    return store.get(key)
+
+
+@lru_cache(maxsize=4 * _AHEAD)
+def beginning(url: str, complete: Callable[[bytes], bool] | None = None) -> tuple[bytes, int]:
+    """Return the first bytes of a file in S3 and its size. NotFound, or StoreError.
+
+    All of the file is fetched where `complete` returns False for the first bytes. The last few results are
+    remembered: a row is read several times while it is checked.
+    """
+    store, key = _location(url)
+    head, total = store.start(key, _BEGINNING)
+    if len(head) < total and complete is not None and not complete(head):
+        head = store.get(key)
+    return head, total
+
+
+def fetched_ahead(items: Iterable[T], urls: Callable[[T], Iterable[tuple[Column, str]]]) -> Iterator[T]:
+    """Yield the same items in the same order, with the URLs that `urls(item)` lists fetched before.
+
+    An error of a fetch is dropped here: parsing the row meets it again, and can name the row.
+    """
+    waiting = iter(items)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="regraft-files") as pool:
+        while piece := list(islice(waiting, _AHEAD)):
+            wanted = {pair for item in piece for pair in urls(item)}
+            if wanted:
+                list(pool.map(_try, wanted))
+            yield from piece
+
+
+def _try(pair: tuple[Column, str]) -> None:
+    column, url = pair
+    with suppress(RegraftError):
+        column.prefetch(url)
+
+
+def _location(url: str) -> tuple[ObjectStore, str]:
+    bucket, _, key = url.removeprefix(S3).partition("/")
+    if not bucket or not key:
+        raise RequestError("names no object: write s3://bucket/key")
+    return _bucket(bucket), key
+
+
+@lru_cache(maxsize=16)
+def _bucket(name: str) -> ObjectStore:
+    return open_store(f"{S3}{name}")

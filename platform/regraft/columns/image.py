@@ -1,0 +1,117 @@
+"""`image`: a path, an s3:// URL, or the bytes of an image file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+from regraft.columns.files.file_column import FileColumn
+from regraft.contracts.column import Allowance, BadCell, MadeUp, TooLarge
+from regraft.errors import DataError
+from regraft.media.pixels.images import MEGAPIXELS, UNREADABLE, seen_size
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""Formats that a request may hold."""
+
+
+class ImageColumn(FileColumn):
+    """A path, an s3:// URL, or the bytes of an image file."""
+
+    noun: ClassVar[str] = "image"
+    sent: ClassVar[str] = "a picture's file"
+    bare: ClassVar[bool] = True
+    media_type: ClassVar[str] = "image/*"
+
+    def read_header(self, file: str | io.BytesIO, name: str) -> None:
+        """BadCell unless the header is that of an image of a size that is safe to decode."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(file) as image:
+                    width, height = image.size
+        except FileNotFoundError:
+            raise
+        except UnidentifiedImageError:
+            raise BadCell(f"{name} is no image that can be read: repair it or leave the row out") from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise BadCell(f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller") from None
+        except (OSError, SyntaxError, ValueError) as error:  # raised by Pillow for headers that are cut short
+            raise BadCell(f"{name} cannot be read: {error}") from None
+        if not width or not height:
+            raise BadCell(f"{name} has no pixels")
+
+    def complete(self, head: bytes) -> bool:
+        """Return False where the header stands elsewhere (TIFF), or reading it needs the whole file (WebP)."""
+        try:
+            seen_size(head)
+        except DataError:
+            return False
+        return True
+
+    def receive_body(self, body: bytes, allowance: Allowance) -> bytes:
+        """Return the bytes of a picture that may be decoded."""
+        if not body:
+            raise BadCell("is empty; it is a picture's file")
+        _check_format(body)
+        try:
+            width, height = seen_size(body)
+        except DataError as error:
+            raise BadCell(f"is refused: {error.message}") from None
+        allowance.decode(width * height, f"the picture has {width} x {height} pixels")
+        return body
+
+    def request_schema(self) -> dict[str, Any]:
+        """Return the schema of a file in base64."""
+        return {"type": "string", "contentEncoding": "base64", "description": "a picture's file in base64"}
+
+    def example(self, position: int) -> str:
+        """Return a small picture in base64."""
+        return _example()
+
+    def made_up(self, shared: MadeUp) -> bytes:
+        """Return noise as a PNG file."""
+        return png(np.random.default_rng(shared.number).integers(0, 256, (*shared.size, 3), dtype=np.uint8))
+
+
+def png(pixels: np.ndarray[Any, Any]) -> bytes:
+    """Return pixels (height, width[, channels]) as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _check_format(body: bytes) -> None:
+    """BadCell for a format that is not of pictures alone; TooLarge for a picture that is not safe to decode.
+
+    Pillow also reads some that hold programs (EPS), which another program would run, and some whose picture has
+    another size than the header says (ICO, ICNS).
+    """
+    allowed = f"at most {MEGAPIXELS} megapixels are allowed"
+    try:
+        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
+            width, height = image.size
+    except UnidentifiedImageError:
+        raise BadCell(f"is no image of a known format; allowed are {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"is refused: {error}; {allowed}") from None
+    except UNREADABLE:
+        return  # `seen_size` says what is wrong with it
+    if width * height > MEGAPIXELS * 1_000_000:
+        raise TooLarge(f"has {width} x {height} pixels; {allowed}")
+
+
+@lru_cache
+def _example() -> str:
+    image = Image.new("RGB", (64, 48), "#dfe7ee")
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((8, 10, 30, 38), fill="#b3452f")
+    draw.ellipse((36, 12, 58, 34), fill="#2f6db3")
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,57 @@
+"""`number`: one number."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, json_name
+
+LARGEST = 1 << 63
+"""Whole numbers of a request are no larger: Python's have any number of digits."""
+
+
+class NumberColumn(Column):
+    """A finite number."""
+
+    arrow: ClassVar[pa.DataType] = pa.float64()
+    widget: ClassVar[Widget] = "number"
+
+    def read_cell(self, cell: object, folder: str) -> float:
+        """Return a finite number, also from text."""
+        if isinstance(cell, str | int | float) and not isinstance(cell, bool):
+            try:
+                number = float(cell)
+            except (ValueError, OverflowError):
+                number = math.nan
+            if math.isfinite(number):
+                return number
+        raise BadCell.unfit(cell, "a finite number")
+
+    def accept(self, value: Any) -> float:
+        """Return an int or a float."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadCell(f"is a {type(value).__name__}; allowed is a number")
+        return value
+
+    def receive(self, value: Any, allowance: Allowance) -> float:
+        """Return a JSON number of ordinary size."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadCell(f"is a {json_name(value)}; allowed is a number")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise BadCell(f"has {len(str(abs(value)))} digits, which are more than a number here can have")
+        return value
+
+    def request_schema(self) -> dict[str, Any]:
+        """Return the schema of a number."""
+        return {"type": "number"}
+
+    def example(self, position: int) -> float:
+        """Return 1."""
+        return 1.0
+
+    def made_up(self, shared: MadeUp) -> float:
+        """Return the row's own number."""
+        return float(shared.number)

@@ -1,0 +1,47 @@
+"""`text`: one text."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, received_text
+
+EXAMPLES = ("the lamp drops off wifi every night", "the light loses its connection at night")
+
+
+class TextColumn(Column):
+    """A text."""
+
+    arrow: ClassVar[pa.DataType] = pa.string()
+    bare: ClassVar[bool] = True
+    widget: ClassVar[Widget] = "text"
+
+    def read_cell(self, cell: object, folder: str) -> str:
+        """Return the cell, which must be text: numbers are not turned into it."""
+        if isinstance(cell, str):
+            return cell
+        raise BadCell.unfit(cell, "text")
+
+    def accept(self, value: Any) -> str:
+        """Return a str."""
+        if not isinstance(value, str):
+            raise BadCell(f"is a {type(value).__name__}; allowed is text")
+        return value
+
+    def receive(self, value: Any, allowance: Allowance) -> str:
+        """Return a JSON string."""
+        return received_text(value)
+
+    def request_schema(self) -> dict[str, Any]:
+        """Return the schema of a string."""
+        return {"type": "string"}
+
+    def example(self, position: int) -> str:
+        """Return a sentence; the second input of a pair says the same in other words."""
+        return EXAMPLES[min(position, 1)]
+
+    def made_up(self, shared: MadeUp) -> str:
+        """Return the row's words."""
+        return " ".join(shared.words)

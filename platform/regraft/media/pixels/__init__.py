@@ -1,0 +1,1 @@
+"""Helpers of the image medium: safe decoding, and augmentation of pixels."""

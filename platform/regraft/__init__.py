@@ -66,14 +66,14 @@ def search(
     of `search.trials` or `search.seconds` goes on where it stood.
     Raises SpecError with all problems at once, before anything starts.
     """
-    from regraft.tuning.space import decides_plainly, one_process_suffices
+    from regraft.tuning.space import decides_without_tune, one_process_suffices
     from regraft.tuning.validate import check_search
 
     spec = _resolved(spec, overrides)
     check_search(spec)  # before Ray and the libraries of models are read from disk
     if spec.compute.workers == 0 or (not _on_ray(address) and one_process_suffices(spec)):
         # In this process: no Ray is started, and none is read from disk where Tune decides nothing.
-        if decides_plainly(spec):
+        if decides_without_tune(spec):
             from regraft.tuning.driver.local_worker import search_here
         else:
             from regraft.cluster.search import search_here

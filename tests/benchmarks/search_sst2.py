@@ -93,7 +93,7 @@ def main() -> int:
         }
         spec = RunSpec.resolve(document("searched", data, store))
         search = {"trials": options.trials, "space": space, "sampler": "random", "seed": 0}
-        outcome = regraft.tuning(spec.model_dump(mode="json") | {"search": search}, progress=show)
+        outcome = regraft.search(spec.model_dump(mode="json") | {"search": search}, progress=show)
         found["winner"] = {"accuracy": accuracy(store, "searched", tested), "chosen_at": outcome.metrics["accuracy"]}
         for method in METHODS:
             train_local(RunSpec.resolve(document(method, data, store) | {"method": method}))

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a search once its base and rows are there, before any worker starts."""
+"""Checks of a search against its base: depths, checkpoint sizes and forced caches, before any worker starts."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from regraft.contracts import Anatomy, Method
 from regraft.errors import BaseError, RegraftError, SpecError, Unsupported
 from regraft.spec.run import RunSpec
 from regraft.tuning.driver.checkpoint_budget import OVERHEAD
-from regraft.tuning.space import methods, probes
+from regraft.tuning.space import methods, probe_values
 from regraft.tuning.validate import forced_places
 
 log = logging.getLogger(__name__)
 
 
 SOME_LABELS = ("one", "another")
-"""Stand for labels that only the rows tell: how many there are hardly changes what a checkpoint takes."""
+"""Placeholders for labels that only the rows give; their number hardly changes the size of a checkpoint."""
 
 
 def check_methods(spec: RunSpec, base: Base) -> tuple[int | str, ...]:
-    """The depths that the space may freeze, in blocks, and the names of methods that train a head alone; SpecError with
-    everything that does not fit the base.
+    """Return what the space may freeze: depths in blocks, and the names of methods that train only a head.
 
-    A base that cannot be sketched is left to the workers, which load it.
+    A base that cannot be built without its weights is left to the workers, which load it. Raises SpecError with
+    everything that does not fit the base.
     """
     every = methods(spec)
     labels = spec.task.classes() or spec.data.labels or SOME_LABELS
-    quota, forced = spec.searched().quota_gb, forced_places(spec)
-    if not quota and not forced and all(_known(method) for method in every):
+    sizes_matter = spec.searched().quota_gb or forced_places(spec)
+    if not sizes_matter and all(_depth_is_fixed(method) for method in every):
         return ()
     try:
         _, anatomy = sketch(spec.task, base, labels)
     except (RegraftError, NotImplementedError, RuntimeError) as error:
-        log.info("the base cannot be sketched: %s", error)
+        log.info("the base cannot be built without weights: %s", error)
         return ()
     depths, problems = _depths(every, anatomy)
-    if not problems and (quota or forced):
-        problems = list(_sizes(spec, every, base, labels))
+    if not problems and sizes_matter:
+        problems = list(_size_problems(spec, every, base, labels))
     if problems:
         raise SpecError(tuple(dict.fromkeys(problems)))
     return tuple(sorted(depths, key=str))
 
 
-def _known(method: Method) -> bool:
-    """Whether the method freezes everything or nothing, whatever the base."""
+def _depth_is_fixed(method: Method) -> bool:
+    """Return whether the method freezes everything or nothing, whatever the base."""
     return method.serves == "head" or type(method).depth_of is Method.depth_of
 
 
@@ -62,7 +62,7 @@ def _depths(every: list[Method], anatomy: Anatomy) -> tuple[set[int | str], list
     return depths - {0}, problems
 
 
-def _sizes(spec: RunSpec, every: list[Method], base: Base, labels: tuple[str, ...]) -> Iterator[str]:
+def _size_problems(spec: RunSpec, every: list[Method], base: Base, labels: tuple[str, ...]) -> Iterator[str]:
     places, quota = forced_places(spec), spec.searched().quota_gb
     for method in every:
         try:
@@ -73,13 +73,13 @@ def _sizes(spec: RunSpec, every: list[Method], base: Base, labels: tuple[str, ..
             continue
         if places and found.depth == 0:
             yield (
-                f"compute.trunk: {places[0]} is written, and method {_told(method)} freezes nothing whose output could "
-                "be kept: write auto, or leave that method out"
+                f"compute.trunk: {places[0]} is written, and method {_described(method)} freezes nothing whose output "
+                "could be kept: write auto, or leave that method out"
             )
-        if places and found.whole and (dropout := _dropout(spec)):
+        if places and found.whole and (dropout := _largest_dropout(spec)):
             yield (
                 f"compute.trunk: {places[0]} is written with training.dropout {dropout:g}, which lies below the cut of "
-                f"method {_told(method)}: what is kept has none; write auto, or remove training.dropout"
+                f"method {_described(method)}: what is kept has none; write auto, or remove training.dropout"
             )
         if quota and found.bytes + OVERHEAD > quota * 1e9:
             yield _too_small(method, found, quota)
@@ -88,19 +88,18 @@ def _sizes(spec: RunSpec, every: list[Method], base: Base, labels: tuple[str, ..
 def _too_small(method: Method, found: Moved, quota: float) -> str:
     size = (found.bytes + OVERHEAD) / 1e9
     return (
-        f"search.quota_gb: {quota:g} is written; one checkpoint of method {_told(method)} takes {size:.3g} GB "
+        f"search.quota_gb: {quota:g} is written; one checkpoint of method {_described(method)} takes {size:.3g} GB "
         f"({found.trainable:,} parameters move): allow at least that, twice that so that a better one can replace it"
     )
 
 
-def _dropout(spec: RunSpec) -> float:
-    """The largest dropout that is written."""
+def _largest_dropout(spec: RunSpec) -> float:
     space = spec.searched().space
-    values = probes(space["training.dropout"]) if "training.dropout" in space else (spec.training.dropout,)
+    values = probe_values(space["training.dropout"]) if "training.dropout" in space else (spec.training.dropout,)
     return max((float(value) for value in values if value), default=0.0)
 
 
-def _told(method: Method) -> str:
+def _described(method: Method) -> str:
     document = method.model_dump(mode="json")
     fields = ", ".join(f"{name}: {document[name]}" for name in sorted(method.model_fields_set))
     return f"{method.key()} ({fields})" if fields else method.key()

@@ -1,4 +1,4 @@
-"""TODO"""
+"""What driver and workers of a search exchange: jobs, trials, reports, ends, and the coordinator's interface."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from regraft.spec.run import RunSpec
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One point of the space: a spec is that of the search with `overrides` applied, complete and valid by itself."""
+    """One point of the space. Its spec is the search's with `overrides` applied, complete and valid by itself."""
 
     number: int
     overrides: Mapping[str, Any]
 
     @property
     def id(self) -> str:
-        """`t0007`: its name in records, folders and reports."""
+        """The trial's name in records, folders and reports, such as `t0007`."""
         return f"t{self.number:04d}"
 
     def spec(self, base: RunSpec) -> RunSpec:
-        """The trial's own spec; SpecError when the point is not a valid one."""
+        """Apply the overrides to the search's spec. Raises SpecError for an invalid point."""
         return base.override(self.overrides)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchJob:
-    """What a worker needs to run any trial of a search, as plain data that crosses processes and machines."""
+    """Everything a worker needs to run any trial of a search, as plain data that crosses processes and machines."""
 
     spec: Mapping[str, Any]
     """The resolved spec without overrides."""
@@ -38,7 +38,7 @@ class SearchJob:
     fingerprint: str
     labels: tuple[str, ...]
     depths: tuple[int | str, ...] = ()
-    """Every depth that the space may freeze: one pass over the rows gives what all of them need."""
+    """Every depth that the space may freeze: one pass over the rows computes the outputs for all of them."""
     threads: int | None = None
     """CPU threads per worker."""
 
@@ -51,7 +51,7 @@ class Report:
     epoch: float
     metrics: Mapping[str, float]
     seconds: float
-    """Training and evaluation time of the trial so far; of trials that train together, its share."""
+    """Training and evaluation time of the trial so far; for trials that train together, the trial's share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,44 +63,46 @@ class End:
     checkpoint: str | None = None
     """Prefix in the store of its best checkpoint."""
     error: str | None = None
-    """In one line, for a failed one."""
+    """The error in one line, for a failed trial."""
     depth: int | None = None
-    """How many blocks stood still."""
+    """Number of frozen blocks."""
     blocks: int | None = None
-    """How many there are."""
+    """Number of blocks of the base."""
     trainable: int = 0
-    """Parameters that moved."""
+    """Number of parameters that were trained."""
     total: int = 0
     together: int = 1
-    """With how many trials it trained in one computation, itself counted."""
+    """Number of trials that were trained in one computation, this one included."""
     correct: str = ""
-    """Which evaluation rows its best checkpoint had right, as `training.evaluate.packed` makes it."""
+    """Which evaluation rows its best checkpoint had right, encoded by `training.evaluate.packed`."""
 
 
 class Coordinator(Protocol):
-    """Where a worker hands in what its trials give, and hears what to do; calls wait for the answer."""
+    """The interface through which workers report and ask. Calls wait for the answer."""
 
     def report(self, trial: str, report: Report) -> bool:
-        """After an evaluation: whether the trial goes on."""
+        """Record an evaluation and return whether the trial goes on."""
         ...
 
     def reserve(self, trial: str, count: int) -> bool:
-        """Before a checkpoint of `count` bytes is written: whether there is reserve for it within the search's quota,
-        after what may go was deleted; False: the trial goes on without writing it."""
+        """Reserve `count` bytes for a checkpoint, after deleting what may go.
+
+        Returns False if the search's quota has no room; the trial then goes on without writing the checkpoint.
+        """
         ...
 
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
-        """A checkpoint of `count` bytes is committed under `prefix`."""
+        """Record a checkpoint of `count` bytes that is committed under `prefix`."""
         ...
 
     def ended(self, trial: str, end: End) -> None:
-        """The trial is over."""
+        """Record how the trial ended."""
         ...
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Progress that belongs to no trial: what is kept of the frozen part (`trunk`), a `note`.
+        """Emit a progress event that belongs to no trial: a `note`, or `trunk` while the frozen part is computed.
 
-        `shared` with rows, computed, reused, bytes, where, why, saved_s, together goes into the search's record, the
-        numbers added up over workers.
+        `shared` with rows, computed, reused, bytes, where, why, saved_s, together is also added to the search's record;
+        its numbers add up over workers.
         """
         ...

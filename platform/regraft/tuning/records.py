@@ -1,4 +1,4 @@
-"""What a search is made of: a trial, what a worker is told, what it tells, and what is kept of each trial."""
+"""The stored records of a search and its trials: the contents of `search.json` and of a line of `trials.jsonl`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any, Literal, Self
 from regraft.errors import Diverged, RequestError
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed"]
-"""waiting: to be run, or run again after its worker died. stopped: ended by the scheduler before its last step."""
+"""waiting: to be run, again if its worker died. stopped: ended by the scheduler before its last step."""
+OVER = ("finished", "stopped", "failed")
+"""States of a trial that does not run again."""
 
 
 @dataclass(slots=True)
 class TrialRecord:
-    """All that is kept of one trial: a line of `trials.jsonl`, from which a search continues and its report is made."""
+    """One trial as a line of `trials.jsonl`, from which a search continues and its report is made."""
 
     id: str
     number: int
@@ -33,27 +35,27 @@ class TrialRecord:
     total: int = 0
     together: int = 1
     attempts: int = 0
-    """How often it was begun."""
+    """How often it was started."""
     registered: str | None = None
-    """`name@version`, where it was registered."""
+    """`name@version` for a registered trial."""
     drawn: dict[str, Any] = field(default_factory=dict)
-    """A value for every field of the space, also for those that do not apply to this trial's method."""
+    """A value for every field of the space, including those that do not apply to this trial's method."""
     correct: str = ""
     """Which evaluation rows its best checkpoint had right."""
 
     def document(self) -> dict[str, Any]:
-        """As JSON-able data."""
+        """Return the record as JSON-able data."""
         return asdict(self)
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Self:
-        """From a line of `trials.jsonl`."""
+        """Read a line of `trials.jsonl`."""
         return cls(**document)
 
 
 @dataclass(slots=True)
 class SearchRecord:
-    """What a search says of itself: `search.json`."""
+    """A search as stored in `search.json`."""
 
     name: str
     model: str
@@ -66,7 +68,7 @@ class SearchRecord:
     store: str
     state: Literal["running", "finished", "failed", "interrupted"] = "running"
     trials: int | None = None
-    """How many were asked for."""
+    """Number of trials that were asked for."""
     created: str = ""
     seconds: float = 0.0
     """Wall time over all attempts."""
@@ -78,17 +80,17 @@ class SearchRecord:
     base_hash: str = ""
     fingerprint: str = ""
     baselines: dict[str, Any] = field(default_factory=dict)
-    """Metrics of the honest baselines, by name."""
+    """Metrics of the baselines, by name."""
     baseline_correct: str = ""
     """Which evaluation rows the nearest centroid had right."""
 
     def document(self) -> dict[str, Any]:
-        """As JSON-able data."""
+        """Return the record as JSON-able data."""
         return asdict(self)
 
 
 def best_first(records: Sequence[TrialRecord], score: Mapping[str, str]) -> list[TrialRecord]:
-    """Those with a result, the best first; of equals the earlier trial."""
+    """Return the records with a result, the best first; equal results stay in the order of their trials."""
     name, sign = score["name"], -1.0 if score["mode"] == "max" else 1.0
     scored = [record for record in records if record.best and record.best.get(name) is not None]
     return sorted(scored, key=lambda record: (sign * record.best[name] if record.best else 0.0, record.number))

@@ -1,4 +1,4 @@
-"""From the space of a spec to points of it: what a draw means for a trial, and whether the space makes sense at all."""
+"""Points of a spec's search space: what may vary, what a draw means for a trial, and how points are generated."""
 
 from __future__ import annotations
 
@@ -27,53 +27,55 @@ FIXED = {
     "compute.accelerator": "all workers of a search are alike",
     "compute.memory_gb": "all workers of a search are alike",
 }
-"""What cannot vary within one search, and why. (`data.augment` can: it changes no row of the snapshot.)"""
+"""Fields that cannot vary within one search, and why. (`data.augment` can: it changes no row of the snapshot.)"""
 
 VARIES = frozenset({"data.augment"})
+"""Exceptions to FIXED."""
 _MOST_METHODS = 200
 
 
 def overrides_at(spec: RunSpec, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides of a trial for one value of each field.
+    """Return the overrides of a trial for one drawn value per field.
 
-    A field of the method applies only where the trial's method has it and does not write it itself: with
-    `method: {choice: [feature-extraction, {type: freeze, depth: 4}, freeze]}` and `method.depth: {choice: [2, 6]}` the
-    depth is drawn for the last alone. Parents come first, so that the overrides can be applied in order.
+    A field of the method applies only if the trial's method has that field and does not set it itself. With
+    `method: {choice: [feature-extraction, {type: freeze, depth: 4}, freeze]}` and `method.depth: {choice: [2, 6]}`, the
+    drawn depth applies to the third method only. Parents come before their fields, so that the overrides can be
+    applied in order.
     """
     names = sorted(drawn, key=lambda name: name.count("."))
     return {name: drawn[name] for name in names if applies(spec, drawn, name)}
 
 
 def applies(spec: RunSpec, drawn: Mapping[str, Any], name: str) -> bool:
-    """Whether a drawn field has a meaning for the method that was drawn beside it."""
+    """Return whether a drawn field applies to the method drawn with it."""
     root, _, inner = name.partition(".")
     if root != "method" or not inner:
         return True
     written = as_mapping(drawn["method"]) if "method" in drawn else {"type": spec.method.key()}
-    return takes(written, inner)
+    return leaves_open(written, inner)
 
 
-def takes(written: Mapping[str, Any], inner: str) -> bool:
-    """Whether a method as written leaves that field of its own to the space."""
+def leaves_open(written: Mapping[str, Any], inner: str) -> bool:
+    """Return whether a method has the field `inner` and does not set it, so that the space may."""
     field = inner.split(".")[0]
     return field in Method.lookup(str(written["type"])).model_fields and field not in written
 
 
 def as_mapping(written: Any) -> Mapping[str, Any]:
-    """`lora` and `{type: lora}` alike."""
+    """Return a plugin as a mapping, whether it is written as `lora` or `{type: lora}`."""
     return written if isinstance(written, Mapping) else {"type": written}
 
 
 def identity(overrides: Mapping[str, Any]) -> str:
-    """By which two points are found to be the same."""
+    """Return a key that is equal for equal points."""
     return json.dumps(overrides, sort_keys=True, default=str)
 
 
-def drawn_at(space: Mapping[str, Draw], seed: int, turn: int) -> dict[str, Any]:
-    """The `turn`-th random point, a pure function of its arguments; grids are gone through, turn by turn.
+def random_point(space: Mapping[str, Draw], seed: int, turn: int) -> dict[str, Any]:
+    """Return the `turn`-th random point, a pure function of its arguments. Grids are enumerated turn by turn.
 
-    As many turns as a choice has values bring each of them once, in a random order: among a dozen trials that were
-    drawn without regard to one another, one of three methods is missing now and then.
+    Every run of as many turns as a choice has values draws each value once, in random order. With independent draws, a
+    dozen trials would now and then miss one of three methods.
     """
     grids = {name: draw.grid for name, draw in space.items() if draw.grid is not None}
     point = combination(grids, turn)
@@ -87,35 +89,38 @@ def drawn_at(space: Mapping[str, Draw], seed: int, turn: int) -> dict[str, Any]:
     return {name: point[name] for name in space}
 
 
-def own_points(spec: RunSpec) -> list[dict[str, Any]]:
-    """The spec's own values where the space has them, for each method of the space: what would be trained without a
-    search, so that none ends behind it. None where grids are gone through, which leave nothing to choose."""
+def default_points(spec: RunSpec) -> list[dict[str, Any]]:
+    """Return the points that training without a search would use, one for each method of the space.
+
+    They hold the spec's own values where the space allows these, so that a search ends no worse than the spec itself.
+    A space with grids, which are enumerated completely, has none.
+    """
     search = spec.searched()
     space, written = search.space, spec.model_dump(mode="json")
     if any(draw.grid is not None for draw in space.values()):
         return []
     found = []
-    methods = space["method"].choice if "method" in space else None
-    for turn, method in enumerate(methods or (None,)):
-        point = drawn_at(space, search.seed, turn) | ({} if method is None else {"method": method})
+    choices = space["method"].choice if "method" in space else None
+    for turn, method in enumerate(choices or (None,)):
+        point = random_point(space, search.seed, turn) | ({} if method is None else {"method": method})
         for name, draw in space.items():
-            own = _own(written, method, name)
-            if name != "method" and own is not None and draw.has(own):
-                point[name] = own
+            value = _value_in(written, method, name)
+            if name != "method" and value is not None and draw.has(value):
+                point[name] = value
         found.append(point)
     return found
 
 
-def _own(written: Mapping[str, Any], method: Any, name: str) -> Any:
-    """What a spec says of a field, or the method that a point has in place of its own; None where it says nothing."""
+def _value_in(written: Mapping[str, Any], method: Any, name: str) -> Any:
+    """Return a field of a stored spec whose method is replaced by the point's, if any; None for an absent field."""
     value: Any = written if method is None else {**written, "method": as_mapping(method)}
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
 def combination(values: Mapping[str, tuple[Any, ...]], turn: int) -> dict[str, Any]:
-    """The `turn`-th combination, counted round and round; the last field changes fastest."""
+    """Return the `turn`-th combination, starting over after the last one; the last field changes fastest."""
     point: dict[str, Any] = {}
     for name in reversed(list(values)):
         turn, place = divmod(turn, len(values[name]))
@@ -124,25 +129,25 @@ def combination(values: Mapping[str, tuple[Any, ...]], turn: int) -> dict[str, A
 
 
 def countable(draw: Draw) -> tuple[Any, ...]:
-    """Every value of a draw that can be counted."""
+    """Return every value of a draw that can be enumerated."""
     if draw.values is not None:
         return draw.values
     assert draw.randint is not None
     return tuple(range(draw.randint[0], draw.randint[1] + 1))
 
 
-def probes(draw: Draw) -> tuple[Any, ...]:
-    """The values by which a draw is checked: all that are written, or both ends."""
+def probe_values(draw: Draw) -> tuple[Any, ...]:
+    """Return the values by which a draw is checked: all written values, or both ends of a range."""
     return draw.values if draw.values is not None else (draw.bounds or ())
 
 
 def without_search(spec: RunSpec) -> RunSpec:
-    """The spec of a run: as if no search were written."""
+    """Return the spec of a run, without the section `search`."""
     return spec.model_copy(update={"search": None})
 
 
 def methods(spec: RunSpec) -> list[Method]:
-    """Every method that the space may give a trial, as far as fields can be counted (both ends where they cannot)."""
+    """Return every method that a trial may have; a range that cannot be enumerated counts with both ends."""
     space = {name: draw for name, draw in spec.searched().space.items() if name.split(".")[0] == "method"}
     bare = without_search(spec)
     found: dict[str, Method] = {}
@@ -156,21 +161,21 @@ def methods(spec: RunSpec) -> list[Method]:
 
 
 def heads_alone(spec: RunSpec) -> bool:
-    """Whether every trial trains nothing but a head: one worker then trains all of them together."""
+    """Return whether every trial trains only a head, so that one worker trains all of them together."""
     return all(method.serves == "head" and not method.closed_form for method in methods(spec))
 
 
-def decides_plainly(spec: RunSpec) -> bool:
-    """Whether sampler and scheduler are none of Ray Tune's."""
+def decides_without_tune(spec: RunSpec) -> bool:
+    """Return whether neither the sampler nor the scheduler belongs to Ray Tune."""
     return spec.search is not None and spec.search.sampler != "optuna" and spec.search.scheduler == "none"
 
 
 def one_process_suffices(spec: RunSpec) -> bool:
-    """Whether one process is all that a search can use: a Ray started for it on this machine would hold one worker."""
+    """Return whether a search could use only one process, so that starting Ray on this machine gains nothing."""
     compute, search = spec.compute, spec.search
     asked = (search and search.concurrency) or compute.accelerator or compute.memory_gb or compute.gpus != "auto"
     return compute.workers == 1 and not asked and heads_alone(spec)
 
 
 def _tried(draw: Draw) -> tuple[Any, ...]:
-    return countable(draw) if draw.values is not None or draw.randint is not None else probes(draw)
+    return countable(draw) if draw.values is not None or draw.randint is not None else probe_values(draw)

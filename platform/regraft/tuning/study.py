@@ -13,23 +13,25 @@ from typing import Any, Protocol
 from regraft.contracts import Score
 from regraft.spec.run import RunSpec
 from regraft.tuning.protocol import Trial
-from regraft.tuning.records import TrialRecord
-from regraft.tuning.space import combination, countable, drawn_at, identity, overrides_at, own_points
+from regraft.tuning.records import OVER, TrialRecord
+from regraft.tuning.space import combination, countable, default_points, identity, overrides_at, random_point
 
 SAME = 1000
-"""Points in a row that were all there before: then there are no others."""
+"""After this many known points in a row, no new ones are assumed to exist."""
 
 
 class Sampler(Protocol):
     """Chooses points."""
 
     def point(self, turn: int) -> Mapping[str, Any] | None:
-        """A value for each field of the space; `turn` counts the calls of a search, over all its attempts where the
-        points do not depend on results. None: there are no more."""
+        """Return a value for each field of the space, or None when there are no more points.
+
+        `turn` counts the calls of a search; for points that do not depend on results, over all its attempts.
+        """
         ...
 
     def learn(self, turn: int, drawn: Mapping[str, Any], score: float | None) -> None:
-        """What a point came to; None for a trial that failed."""
+        """Take in the score of a point; None for a trial that failed."""
         ...
 
 
@@ -37,32 +39,33 @@ class StoppingRule(Protocol):
     """Ends trials that are not worth their time."""
 
     def goes_on(self, trial: str, evaluation: int, score: float) -> bool:
-        """After the `evaluation`-th (from 1) of a trial."""
+        """Return whether a trial goes on after its `evaluation`-th evaluation, counted from 1."""
         ...
 
     def over(self, trial: str, evaluation: int, score: float | None) -> None:
-        """The trial has ended, after so many evaluations."""
+        """Take in the end of a trial after that many evaluations."""
         ...
 
 
 class RandomPoints:
-    """The spec's own values first, then points at random; grids are gone through."""
+    """Sampler of the spec's own values first, then of random points; grids are enumerated."""
 
     def __init__(self, spec: RunSpec) -> None:
         search = spec.searched()
         self._space, self._seed = search.space, search.seed
-        self._own = own_points(spec)
+        self._defaults = default_points(spec)
 
     def point(self, turn: int) -> Mapping[str, Any] | None:
-        """The `turn`-th of an endless sequence that spec and seed fix."""
-        return self._own[turn] if turn < len(self._own) else drawn_at(self._space, self._seed, turn - len(self._own))
+        """Return the `turn`-th point of an endless sequence that spec and seed fix."""
+        first = len(self._defaults)
+        return self._defaults[turn] if turn < first else random_point(self._space, self._seed, turn - first)
 
     def learn(self, turn: int, drawn: Mapping[str, Any], score: float | None) -> None:
-        """Nothing is learned."""
+        """Ignore the result."""
 
 
 class GridPoints:
-    """Every combination, once."""
+    """Sampler of every combination, once."""
 
     def __init__(self, spec: RunSpec) -> None:
         search = spec.searched()
@@ -70,26 +73,26 @@ class GridPoints:
         self._points = search.points or 0
 
     def point(self, turn: int) -> Mapping[str, Any] | None:
-        """The `turn`-th combination, the last field changing fastest."""
+        """Return the `turn`-th combination, the last field changing fastest."""
         return combination(self._values, turn) if turn < self._points else None
 
     def learn(self, turn: int, drawn: Mapping[str, Any], score: float | None) -> None:
-        """Nothing is learned."""
+        """Ignore the result."""
 
 
 class NoStopping:
-    """Every trial trains to its end."""
+    """Stopping rule that lets every trial train to its end."""
 
     def goes_on(self, trial: str, evaluation: int, score: float) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def over(self, trial: str, evaluation: int, score: float | None) -> None:
-        """Nothing to do."""
+        """Ignore the end."""
 
 
 class Study:
-    """Sampler and rule over a search's records."""
+    """Sampler and stopping rule over a search's records."""
 
     def __init__(self, spec: RunSpec, sampler: Sampler, rule: StoppingRule) -> None:
         self._spec, self._sampler, self._rule = spec, sampler, rule
@@ -99,24 +102,24 @@ class Study:
         self._count = 0
         self._seen: dict[str, float | None] = {}
         self._turns: dict[str, int] = {}
-        self._heard: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
         self._stopped: set[str] = set()
         self.exhausted = False
-        """No other point is to be had."""
+        """Whether no further point exists."""
 
     def restore(self, records: Sequence[TrialRecord]) -> None:
-        """Take up what was decided and found before; trials that did not end count as chosen."""
+        """Replay the decisions and results of earlier attempts; trials that did not end count as chosen."""
         for record in sorted(records, key=lambda record: record.number):
             self._count = max(self._count, record.number + 1)
             self._seen[identity(record.overrides)] = None
             for evaluation, report in enumerate(record.reports, 1):
                 self.report(record.id, evaluation, report["metrics"])
-            if record.status in ("finished", "stopped", "failed"):
+            if record.status in OVER:
                 self.ended(record)
         self._turn = self._count  # every trial took a turn, so these were all taken
 
     def suggest(self) -> tuple[Trial, Mapping[str, Any]] | None:
-        """The next trial, and what was drawn for it; None when there is none, and there will be none."""
+        """Return the next trial with the values drawn for it; None if there is none now or later."""
         if self.exhausted or (self._most is not None and self._count >= self._most):
             return None
         for _ in range(SAME):
@@ -135,25 +138,25 @@ class Study:
         return None
 
     def report(self, trial: str, evaluation: int, metrics: Mapping[str, float]) -> bool:
-        """Whether a trial goes on after its `evaluation`-th (from 1)."""
+        """Take in a trial's `evaluation`-th evaluation, counted from 1, and return whether the trial goes on."""
         value = self._value(metrics)
-        heard = self._heard.get(trial, 0)
-        # A trial that is run again after its worker died tells what it told before.
-        if evaluation == heard:
+        reported = self._reported.get(trial, 0)
+        # A trial that runs again after its worker died repeats its reports.
+        if evaluation == reported:
             return trial not in self._stopped
-        if value is None or evaluation < heard:
+        if value is None or evaluation < reported:
             return True
-        self._heard[trial] = evaluation
+        self._reported[trial] = evaluation
         goes_on = self._rule.goes_on(trial, evaluation, value)
         if not goes_on:
             self._stopped.add(trial)
         return goes_on
 
     def ended(self, record: TrialRecord) -> None:
-        """A trial is over; what it came to is passed on."""
+        """Pass the end of a trial to the rule and its result to the sampler."""
         value = self._value(record.best) if record.best and record.status != "failed" else None
         self._seen[identity(record.overrides)] = value
-        self._rule.over(record.id, self._heard.get(record.id, 0), self._last(record))
+        self._rule.over(record.id, self._reported.get(record.id, 0), self._last(record))
         self._sampler.learn(self._turns.pop(record.id, -1), record.drawn or record.overrides, value)
 
     def _last(self, record: TrialRecord) -> float | None:

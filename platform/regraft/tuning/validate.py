@@ -1,4 +1,4 @@
-"""TODO"""
+"""Checks of a search that need only its spec. Without torch, so that `regraft.search` refuses a bad space at once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from regraft.errors import RequestError, SpecError, UnknownPlugin
 from regraft.spec.run import RunSpec
 from regraft.spec.search import Draw
-from regraft.tuning.space import FIXED, VARIES, as_mapping, probes, takes, without_search
+from regraft.tuning.space import FIXED, VARIES, as_mapping, leaves_open, probe_values, without_search
 
 
 def check_search(spec: RunSpec) -> None:
-    """RequestError with what can be known to be wrong by the spec alone."""
+    """Check everything that the spec alone determines. Raises RequestError, or SpecError with every problem."""
     spec.searched()
     if spec.compute.workers not in (0, 1):
         raise RequestError(
@@ -24,55 +24,55 @@ def check_search(spec: RunSpec) -> None:
 
 
 def check_space(spec: RunSpec) -> None:
-    """SpecError with everything that is wrong with the space, each value tried as an override of the spec."""
-    search = spec.searched()
-    bare = without_search(spec)
+    """Try each value of the space as an override of the spec. Raises SpecError with every problem."""
+    bare, space = without_search(spec), spec.searched().space
     problems: list[str] = []
-    for name, draw in search.space.items():
-        if why := refused(name):
+    for name, draw in space.items():
+        if why := why_fixed(name):
             problems.append(f"search.space.{name}: cannot vary within a search: {why}")
             continue
-        for value in probes(draw):
-            problems += [f"search.space.{name}: {problem}" for problem in wrong(bare, search.space, name, value)]
-    problems += forced(spec)
+        for value in probe_values(draw):
+            problems += [f"search.space.{name}: {problem}" for problem in value_problems(bare, space, name, value)]
+    problems += trunk_problems(spec)
     if problems:
         raise SpecError(tuple(dict.fromkeys(problems)))
 
 
-def refused(name: str) -> str | None:
-    """Why a field cannot vary; None where it can."""
+def why_fixed(name: str) -> str | None:
+    """Return why a field cannot vary; None for one that can."""
     if name in VARIES:
         return None
     return next((why for fixed, why in FIXED.items() if name == fixed or name.startswith(f"{fixed}.")), None)
 
 
-def wrong(bare: RunSpec, space: Mapping[str, Draw], name: str, value: Any) -> tuple[str, ...]:
-    """What is wrong with one value of one field, beside each method that it may meet."""
+def value_problems(bare: RunSpec, space: Mapping[str, Draw], name: str, value: Any) -> tuple[str, ...]:
+    """Return the problems of one value of one field, tried with each method that it may be drawn with."""
     root, _, inner = name.partition(".")
     if root != "method" or not inner:
-        return problems_of(bare, {name: value})
+        return override_problems(bare, {name: value})
     if "method" not in space:
-        return (
-            problems_of(bare, {name: value}) if takes({"type": bare.method.key()}, inner) else (no_taker(bare, name),)
-        )
+        if leaves_open({"type": bare.method.key()}, inner):
+            return override_problems(bare, {name: value})
+        return (unknown_field(bare, name),)
+    written = probe_values(space["method"])
     try:
-        takers = [written for written in probes(space["method"]) if takes(as_mapping(written), inner)]
+        takers = [method for method in written if leaves_open(as_mapping(method), inner)]
     except (UnknownPlugin, KeyError):
-        return ()  # told where the methods themselves are tried
+        return ()  # reported for the field `method` itself
     if not takers:
-        known = ", ".join(dict.fromkeys(str(as_mapping(written)["type"]) for written in probes(space["method"])))
+        known = ", ".join(dict.fromkeys(str(as_mapping(method)["type"]) for method in written))
         return (f"no method of the space ({known}) leaves a field {inner!r} to it: remove it, or add such a method",)
-    return tuple(problem for written in takers for problem in problems_of(bare, {"method": written, name: value}))
+    return tuple(problem for method in takers for problem in override_problems(bare, {"method": method, name: value}))
 
 
-def no_taker(bare: RunSpec, name: str) -> str:
-    """For a field of the method that the spec's one method has not."""
+def unknown_field(bare: RunSpec, name: str) -> str:
+    """Return the message for a field that the spec's only method does not have."""
     fields = ", ".join(sorted(type(bare.method).model_fields)) or "no fields"
     return f"method {bare.method.key()} has no such field ({fields}): remove it, or let `method` vary too"
 
 
-def problems_of(bare: RunSpec, overrides: Mapping[str, Any]) -> tuple[str, ...]:
-    """What validation says of the spec with these overrides."""
+def override_problems(bare: RunSpec, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the problems that validation finds in the spec with these overrides."""
     try:
         bare.override(overrides)
     except SpecError as error:
@@ -82,21 +82,21 @@ def problems_of(bare: RunSpec, overrides: Mapping[str, Any]) -> tuple[str, ...]:
     return ()
 
 
-def forced(spec: RunSpec) -> Iterator[str]:
-    """What contradicts a cache that is forced on: then every trial keeps what its frozen part gave."""
-    space = spec.searched().space
-    if not (kept := forced_places(spec)):
+def trunk_problems(spec: RunSpec) -> Iterator[str]:
+    """Yield contradictions with a trunk cache that the spec forces on, which every trial then has to use."""
+    if not (places := forced_places(spec)):
         return
-    augments = probes(space["data.augment"]) if "data.augment" in space else (spec.data.augment,)
+    space = spec.searched().space
+    augments = probe_values(space["data.augment"]) if "data.augment" in space else (spec.data.augment,)
     if any(value != "off" for value in augments):
         yield (
-            f"compute.trunk: {kept[0]} is written with data.augment, which changes the images below the cut in every "
+            f"compute.trunk: {places[0]} is written with data.augment, which changes the images below the cut in every "
             "epoch, so that nothing can be kept: write auto or off, or remove data.augment"
         )
 
 
 def forced_places(spec: RunSpec) -> list[str]:
-    """Where the spec forces the frozen part's outputs to be kept; empty where it is left open."""
+    """Return where the spec forces the frozen part's outputs to be kept; empty if it leaves that open."""
     space = spec.searched().space
-    written = probes(space["compute.trunk"]) if "compute.trunk" in space else (spec.compute.trunk,)
+    written = probe_values(space["compute.trunk"]) if "compute.trunk" in space else (spec.compute.trunk,)
     return sorted({str(place) for place in written} & {"memory", "disk"})

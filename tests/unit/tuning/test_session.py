@@ -120,7 +120,7 @@ def test_a_driver_that_ends_five_times_finds_the_same_winner_and_reruns_nothing(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from unit.tuning.fake_pool import PretendedCrew, a_spec, searched
+from unit.tuning.fake_pool import FakePool, a_spec, searched
 
 left = [int(sys.argv[2])]
 
@@ -129,9 +129,9 @@ def during(trial, epoch):
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
-crew = PretendedCrew(during=during)
+pool = FakePool(during=during)
 space = {"training.lr": {"loguniform": [1e-5, 1e-1]}}
-outcome = searched(a_spec(Path(sys.argv[1]), {"space": space, "trials": 30}), crew)
+outcome = searched(a_spec(Path(sys.argv[1]), {"space": space, "trials": 30}), pool)
 print(outcome.winner)
 """
 

@@ -12,7 +12,7 @@ from regraft.spec.run import RunSpec
 from regraft.spec.search import Draw
 from regraft.tuning.protocol import Trial
 from regraft.tuning.records import TrialRecord
-from regraft.tuning.space import drawn_at
+from regraft.tuning.space import random_point
 from regraft.tuning.study import Study
 from unit.tuning.fake_pool import study
 from unit.tuning.test_space import DOCUMENT
@@ -90,12 +90,12 @@ def test_every_value_of_a_choice_is_drawn_as_often_as_another(seed: int) -> None
         "training.seed": Draw(choice=(1, 2)),
         "training.lr": Draw(loguniform=(1e-4, 1e-1)),
     }
-    points = [drawn_at(space, seed, turn) for turn in range(12)]
+    points = [random_point(space, seed, turn) for turn in range(12)]
     assert Counter(point["method"] for point in points[:3]) == Counter("abc")
     assert Counter(point["method"] for point in points) == {"a": 4, "b": 4, "c": 4}
     assert Counter(point["training.seed"] for point in points) == {1: 6, 2: 6}
     assert len({tuple(point["method"] for point in points[at : at + 3]) for at in range(0, 12, 3)}) > 1
-    assert points == [drawn_at(space, seed, turn) for turn in range(12)]
+    assert points == [random_point(space, seed, turn) for turn in range(12)]
 
 
 def test_a_search_at_random_begins_with_the_spec_s_own_values() -> None:

@@ -15,7 +15,7 @@ from regraft.training.prepare import threads
 from regraft.tuning.driver.finish import SearchOutcome
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.session import search_session
-from regraft.tuning.space import decides_plainly
+from regraft.tuning.space import decides_without_tune
 from regraft.tuning.study import GridPoints, NoStopping, RandomPoints, Study
 from regraft.tuning.worker.worker import TrialWorker
 
@@ -62,7 +62,7 @@ def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None
 
 def plain_study(spec: RunSpec) -> Study:
     """What decides without Ray Tune: at random or by grid, and no trial ends early."""
-    if not decides_plainly(spec):
+    if not decides_without_tune(spec):
         raise RequestError(
             "Optuna, asha and median are Ray Tune's: write sampler: random and scheduler: none", "search"
         )

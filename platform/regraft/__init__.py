@@ -38,7 +38,8 @@ def train(
     """Run a spec (an object, a mapping, or the path of a YAML file) to its end and register the model.
 
     `overrides` replaces dotted fields (`{"training.lr": 1e-4}`), as `--set` does. The same spec again continues its
-    run, or says that it is finished; `fresh` starts another. `progress` receives every event as a mapping.
+    run, or says that it is finished; `fresh` starts another. `progress` is called with every event, a dataclass of
+    `regraft.contracts.events` such as `Stepped` or `EvaluationDone`; `event.document()` is the event as a dict.
     Raises SpecError with all problems at once, before anything starts.
     """
     spec = _resolved(spec, overrides)

@@ -15,6 +15,7 @@ bytes    what one checkpoint with optimizer weighs, by method.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from tickets import Prepared, prepared
 from torch import Tensor
 
 from regraft.bases.delta import delta_tensors
+from regraft.contracts import CheckpointWritten, Event, Stepped
 from regraft.data.snapshot import open_snapshot
 from regraft.store.checkpoints import Checkpoints
 from regraft.training.callbacks import RunKeeper
@@ -188,15 +190,15 @@ class Watch(LocalHarness):
         self.clock = Clock()
         self.spent = Spent(0.0, 0.0)
 
-    def heard(self, event: Mapping[str, Any]) -> None:
+    def heard(self, event: Event) -> None:
         """Steps and checkpoints as the loop says them."""
-        if event["event"] == "checkpoint":
-            self.stalls.append(round(1000 * event["stall_s"], 1))
-        if event["event"] == "step":
-            self.losses.append(event["loss"])
-            if event["step"] == 1:
+        if isinstance(event, CheckpointWritten):
+            self.stalls.append(round(1000 * event.stall_s, 1))
+        if isinstance(event, Stepped):
+            self.losses.append(event.loss or math.nan)
+            if event.step == 1:
                 self.clock = Clock()
-            if event["step"] == self.steps + 1:
+            if event.step == self.steps + 1:
                 self.spent = self.clock.read()
                 raise Enough
 

@@ -10,6 +10,7 @@ from typing import Any
 from trained import SHARED
 
 from regraft.bases.locate import locate
+from regraft.contracts import Event, Note, TrunkShared
 from regraft.data.snapshot import build_snapshot
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
@@ -43,12 +44,12 @@ class RecordingCoordinator:
         assert end.status == "finished", end.error
         self.ends[trial] = end
 
-    def emit(self, event: str, **fields: Any) -> None:
-        """Print notes."""
-        if event == "note":
-            print(f"  {fields['message']}")
-        if event == "shared":
-            self.shared = fields
+    def emit(self, event: Event) -> None:
+        """Print notes; keep what was shared."""
+        if isinstance(event, Note):
+            print(f"  {event.message}")
+        if isinstance(event, TrunkShared):
+            self.shared = event.document()
 
     def losses(self) -> list[float]:
         """Every evaluation loss, by trial."""

@@ -10,12 +10,11 @@ schedule, dropout drawn from the same seeds. The first window is not timed; in i
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import record
@@ -24,6 +23,7 @@ from clock import Clock, Spent, compared, told
 from tickets import Prepared, prepared
 from torch.nn import functional as F
 
+from regraft.contracts import Event, Stepped
 from regraft.data.snapshot import open_snapshot
 from regraft.training.harness import LocalHarness
 from regraft.training.loop import build, fit
@@ -90,10 +90,10 @@ class Duel(LocalHarness):
     def consumed(self, step: int, rows: np.ndarray) -> None:
         self._waiting.append((step, rows))
 
-    def heard(self, event: Mapping[str, Any]) -> None:
+    def heard(self, event: Event) -> None:
         """The loop says `step` as the last thing it does in one."""
-        if event["event"] == "step":
-            self.losses.append(event["loss"])
+        if isinstance(event, Stepped):
+            self.losses.append(event.loss or math.nan)
             if len(self._waiting) == self.window:
                 self.ours.append(self._clock.read())
                 self.turn()

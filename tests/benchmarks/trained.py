@@ -16,6 +16,7 @@ from typing import Any
 import record
 import yaml
 
+from regraft.contracts import BaselineMeasured, EvaluationDone, Event, Note, Started, Stepped
 from regraft.spec.document import parse_set
 from regraft.spec.run import RunSpec
 from regraft.training.registration import Outcome
@@ -98,14 +99,14 @@ def measured(spec: RunSpec, outcome: Outcome, goal: Goal) -> dict[str, Any]:
     }
 
 
-def show(event: Mapping[str, Any]) -> None:
-    """A line now and then."""
-    kind = event["event"]
-    if kind == "step" and event["step"] % 20 == 0:
-        print(
-            f"step {event['step']}/{event['steps']} loss {event['loss']:.3f} left {event['left_s']:.0f} s", flush=True
-        )
-    elif kind in ("eval", "baseline"):
-        print(kind, event.get("name", f"step {event.get('step')}"), event["metrics"], flush=True)
-    elif kind in ("note", "start"):
-        print({key: value for key, value in event.items() if key != "event"}, flush=True)
+def show(event: Event) -> None:
+    """Print a line from time to time."""
+    match event:
+        case Stepped() if event.step % 20 == 0:
+            print(f"step {event.step}/{event.steps} loss {event.loss:.3f} left {event.left_s:.0f} s", flush=True)
+        case EvaluationDone():
+            print(event.event, f"step {event.step}", event.metrics, flush=True)
+        case BaselineMeasured():
+            print(event.event, event.name, event.metrics, flush=True)
+        case Note() | Started():
+            print(event.document(), flush=True)

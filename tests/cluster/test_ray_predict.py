@@ -89,7 +89,7 @@ def test_two_actors_give_what_one_process_gives(on_ray: None, deadly: tuple[Path
     there = predict(
         request(store, texts, "there.jsonl", plugins=(mine,)),
         workers=2,
-        progress=lambda event: events.append(dict(event)),
+        progress=lambda event: events.append(event.document()),
     )
     assert Path(there.out).read_bytes() == Path(here.out).read_bytes()
     assert (there.rows, there.failed) == (50, 0)

@@ -166,7 +166,7 @@ def test_a_dead_worker_is_replaced_and_the_search_ends_as_in_one_process(tmp_pat
             },
         }
     )
-    outcome = search(spec, progress=lambda event: events.append(dict(event)))
+    outcome = search(spec, progress=lambda event: events.append(event.document()))
     assert (tmp_path / "killed").exists()
     assert [trial["status"] for trial in outcome.trials] == ["finished"] * 4
     begun = [event["id"] for event in events if event["event"] == "trial" and event["status"] == "running"]
@@ -195,7 +195,7 @@ def test_two_workers_share_what_is_frozen_and_heads_train_together(tmp_path: Pat
         }
     )
     events: list[dict[str, Any]] = []
-    outcome = search(spec, progress=lambda event: events.append(dict(event)))
+    outcome = search(spec, progress=lambda event: events.append(event.document()))
     notes = [str(event["message"]).partition(",")[0] for event in events if event["event"] == "note"]
     assert sorted(notes) == [
         f"{what}: the frozen part is computed once a row" for what in ("all but the head", "depth 1")

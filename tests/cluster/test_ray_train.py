@@ -87,7 +87,7 @@ def survives(folder: Path, workers: int, calls: list[int]) -> None:
     train(straight)
     killed = spec_with_killer(folder, workers, calls, armed=True)
     events: list[dict[str, Any]] = []
-    outcome = train(killed, progress=lambda event: events.append(dict(event)))
+    outcome = train(killed, progress=lambda event: events.append(event.document()))
     notes = [event["message"] for event in events if event["event"] == "note"]
     assert sum("workers were lost" in note for note in notes) == len(calls)
     assert any(event["event"] == "resume" for event in events)
@@ -110,7 +110,7 @@ def test_a_request_that_is_wrong_is_not_tried_again_and_keeps_its_type(on_ray: N
     written = document(tmp_path, lr=1e30, optimizer="sgd", clip=None, warmup=0.0) | {"compute": {"workers": 1}}
     events: list[dict[str, Any]] = []
     with pytest.raises(Diverged, match=r"lower training\.lr"):
-        train(RunSpec.resolve(written), progress=lambda event: events.append(dict(event)))
+        train(RunSpec.resolve(written), progress=lambda event: events.append(event.document()))
     assert not any("workers were lost" in event.get("message", "") for event in events)
 
 
@@ -137,7 +137,7 @@ def test_a_plugin_that_fails_is_not_tried_again_and_interrupts_keep_their_handle
     events: list[dict[str, Any]] = []
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(ClusterError, match="IndexError: list index out of range"):
-        train(RunSpec.resolve(written), progress=lambda event: events.append(dict(event)))
+        train(RunSpec.resolve(written), progress=lambda event: events.append(event.document()))
     assert not any("workers were lost" in event.get("message", "") for event in events)
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -198,7 +198,7 @@ def test_workers_on_one_machine_are_refused_once_when_together_they_need_more_me
     }
     events: list[dict[str, Any]] = []
     with pytest.raises(RequestError, match=r"for 2 workers on one machine: .* write fewer compute\.workers"):
-        train(RunSpec.resolve(written), progress=lambda event: events.append(dict(event)))
+        train(RunSpec.resolve(written), progress=lambda event: events.append(event.document()))
     assert not any("workers were lost" in event.get("message", "") for event in events)
     assert train(RunSpec.resolve(written | {"compute": {"workers": 1, "cpus": 1}})).version == "v1"
 
@@ -216,6 +216,6 @@ def test_bad_rows_are_refused_by_file_and_row(on_ray: None, tmp_path: Path) -> N
 def test_an_elastic_number_of_workers_trains_to_a_registered_model(on_ray: None, tmp_path: Path) -> None:
     written = document(tmp_path, dropout=0.0) | {"compute": {"workers": [1, 2], "cpus": 1}}
     events: list[dict[str, Any]] = []
-    outcome = train(RunSpec.resolve(written), progress=lambda event: events.append(dict(event)))
+    outcome = train(RunSpec.resolve(written), progress=lambda event: events.append(event.document()))
     assert outcome.version == "v1"
     assert next(event["workers"] for event in events if event["event"] == "start") in (1, 2)

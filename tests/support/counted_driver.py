@@ -52,16 +52,16 @@ def main(written: dict[str, Any], options: dict[str, Any], address: str) -> int:
     watch.GROW_S = options.get("quick", watch.GROW_S)
     watch.WAIT_S = min(watch.WAIT_S, 3.0)
 
-    def progress(event: Any) -> None:
-        sys.stdout.write(json.dumps(dict(event), default=str) + "\n")
+    def write(document: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(document, default=str) + "\n")
         sys.stdout.flush()
 
     try:
-        outcome = place.train(RunSpec.resolve(written), progress=progress, address=address)
+        outcome = place.train(RunSpec.resolve(written), progress=lambda event: write(event.document()), address=address)
     except RegraftError as error:
-        progress({"event": "error", "kind": error.kind, "message": str(error)})
+        write({"event": "error", "kind": error.kind, "message": str(error)})
         return error.exit_code
-    progress({"event": "outcome", **outcome.document()})
+    write({"event": "outcome", **outcome.document()})
     return 0
 
 

@@ -14,7 +14,7 @@ from gc import freeze, get_threshold, set_threshold
 from typing import TYPE_CHECKING, TextIO
 
 from regraft.cli.dispatch import TABLE, function
-from regraft.cli.jobs import events
+from regraft.cli.jobs import job_log
 from regraft.cli.parser import build
 from regraft.errors import RegraftError
 
@@ -70,8 +70,8 @@ def _run(args: argparse.Namespace, *, as_json: bool, verbose: bool) -> int:
             reply = command(args, Screen(as_json=as_json, verbose=verbose))
             if as_json:
                 emit(reply.document, out)
-            if events.wanted():
-                events.tell("reply", reply.document)
+            if job_log.enabled():
+                job_log.write("reply", reply.document)
             sys.stdout.flush()
             return int(reply.code)
         except KeyboardInterrupt:
@@ -97,8 +97,8 @@ def _failed(error: Exception, out: TextIO | None, *, verbose: bool) -> int:
     message = error.message if isinstance(error, RegraftError) else str(error) or "(no message)"
     if verbose:
         traceback.print_exception(error, file=sys.stderr)
-    if events.wanted():
-        events.tell("error", {"kind": kind, "message": message, "where": where})
+    if job_log.enabled():
+        job_log.write("error", {"kind": kind, "message": message, "where": where})
     elif out is not None:
         from regraft.cli.screen import emit
 
@@ -107,6 +107,6 @@ def _failed(error: Exception, out: TextIO | None, *, verbose: bool) -> int:
         red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else ("", "")
         text = str(error) if known else f"{kind}: {message}".splitlines()[0]
         sys.stderr.write(f"{red}error:{plain} {text}\n")
-    if not known and not verbose and not events.wanted():
+    if not known and not verbose and not job_log.enabled():
         sys.stderr.write("run again with -v for the traceback\n")
     return error.exit_code if isinstance(error, RegraftError) else 1

@@ -16,6 +16,7 @@ from regraft.cli.dispatch import WORK, function
 from regraft.cli.metric_table import values_of
 from regraft.cli.models import chosen, registry_of
 from regraft.cli.screen import Reply, Screen, figure, span
+from regraft.contracts import Event, Resampled, RowsEvaluated
 from regraft.errors import RequestError
 from regraft.evaluation.options import Wishes
 
@@ -53,7 +54,7 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
         plugins=args.plugins,
         base=args.base,
         device=args.device,
-        progress=_Line(screen),
+        progress=_EvaluationLog(screen),
     )
     _summary(evaluated, screen)
     paths = {"json": str(evaluated.json), "html": str(evaluated.html)}
@@ -82,21 +83,25 @@ def _brief(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key not in ("findings", "worst", "format", "labels")}
 
 
-class _Line:
-    """A line now and then for what takes longer than two seconds."""
+class _EvaluationLog:
+    """Progress lines, at most one every five seconds and none in the first two."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._next = time.monotonic() + _QUIET_S
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         if time.monotonic() < self._next:
             return
+        match event:
+            case RowsEvaluated():
+                text = f"{event.what}: {event.rows:,} of {event.of:,} rows"
+            case Resampled():
+                text = f"intervals: {event.resamples:,} of {event.of:,} resamples"
+            case _:
+                return
         self._next = time.monotonic() + _EVERY_S
-        if event["event"] == "rows":
-            self._screen.note(f"{event['what']}: {event['rows']:,} of {event['of']:,} rows")
-        else:
-            self._screen.note(f"intervals: {event['resamples']:,} of {event['of']:,} resamples")
+        self._screen.note(text)
 
 
 def _summary(evaluated: Evaluated, screen: Screen) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from regraft.cli.screen import Reply, Screen, figure, size, store_of
 from regraft.cli.train_progress import line_of, step_text
+from regraft.contracts import Event, Registered, RunFailed, Stepped
 from regraft.errors import Damaged, NotFound, RequestError
 from regraft.store.checkpoints import Checkpoints, Saved
 from regraft.store.lease import holder
@@ -119,46 +120,51 @@ def _no_search(store: ObjectStore, name: str) -> None:
 
 
 def logs(args: argparse.Namespace, screen: Screen) -> Reply:
-    """`runs logs`: what the run said, and with -f what it goes on to say until nobody drives it."""
+    """Print the log of a run (`runs logs`); with -f follow it until no process drives the run."""
     store = open_store(store_of(args.store))
     runs = Runs(store)
     _no_search(store, args.run)
     info = runs.info(args.run)
-    told: list[dict[str, Any]] = []
+    printed: list[dict[str, Any]] = []
     while True:
         driven = args.follow and holder(store, info.name) is not None
-        fresh = since(_events(runs, info.name), told)
-        for event in fresh:
-            if (text := told_of(event, verbose=screen.verbose)) is not None:
+        fresh = since(_events(runs, info.name), printed)
+        for document in fresh:
+            if (text := log_line(document, verbose=screen.verbose)) is not None:
                 screen.say(text)
-        told += fresh
+        printed += fresh
         if not driven:
             break
         time.sleep(_LOOK_S)
-    if not told:
-        screen.say(f"{info.name} has said nothing yet")
-    return Reply({"store": store.url, "run": info.name, "log": told})
+    if not printed:
+        screen.say(f"the log of {info.name} is empty so far")
+    return Reply({"store": store.url, "run": info.name, "log": printed})
 
 
-def since(events: list[dict[str, Any]], told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events after the last one told; a log loses its oldest lines, so places in it do not count."""
-    if not told or told[-1] not in events:
-        return [event for event in events if event not in told]
-    return events[len(events) - events[::-1].index(told[-1]) :]
+def since(documents: list[dict[str, Any]], printed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the documents after the last printed one.
+
+    A log loses its oldest lines, so a position in it means nothing.
+    """
+    if not printed or printed[-1] not in documents:
+        return [document for document in documents if document not in printed]
+    return documents[len(documents) - documents[::-1].index(printed[-1]) :]
 
 
-def told_of(event: dict[str, Any], *, verbose: bool = False) -> str | None:
-    """A line of the log for people, with its time (UTC)."""
-    match event["event"]:
-        case "step":
-            text: str | None = f"step {event.get('step')}/{event.get('steps')}  {step_text(event)}"
-        case "end":
-            text = f"ended: {event.get('kind')}: {event.get('message')}"
-        case "register":
-            text = f"{event.get('model')}@{event.get('version')} is registered"
+def log_line(document: dict[str, Any], *, verbose: bool = False) -> str | None:
+    """Return a line of the log as text with its time (UTC); None for an event that is not shown."""
+    match event := Event.parse(document):
+        case None:
+            return None
+        case Stepped():
+            text: str | None = f"step {event.step}/{event.steps}  {step_text(event)}"
+        case RunFailed():
+            text = f"ended: {event.kind}: {event.message}"
+        case Registered():
+            text = f"{event.model}@{event.version} is registered"
         case _:
             text = line_of(event, verbose=verbose)
-    when = event.get("time")
+    when = document.get("time")
     stamp = datetime.fromtimestamp(when, UTC).strftime("%m-%d %H:%M:%S") if isinstance(when, int | float) else ""
     return None if text is None else f"{stamp}  {text}"
 

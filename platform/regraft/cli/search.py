@@ -16,7 +16,7 @@ from regraft.cli.dispatch import WORK, function
 from regraft.cli.jobs.remote import elsewhere, there
 from regraft.cli.metric_table import gained, values_of
 from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
-from regraft.cli.search_progress import following, told
+from regraft.cli.search_progress import following, overrides_text
 from regraft.cli.signals import ended_by_signals
 from regraft.cli.train import overrides_of
 from regraft.spec.document import absolute
@@ -57,7 +57,7 @@ def summary(outcome: SearchOutcome, screen: Screen) -> None:
     score, gain = outcome.score, gained(outcome.gain)
     screen.facts(
         [
-            ("winner", f"{outcome.winner}  {told(outcome.overrides)}"),
+            ("winner", f"{outcome.winner}  {overrides_text(outcome.overrides)}"),
             (score, f"{figure(outcome.metrics.get(score))}{f'  ({gain})' if gain else ''}"),
             *_baselines(outcome),
             ("trials", _counted(outcome)),
@@ -111,7 +111,7 @@ def _table(outcome: SearchOutcome, screen: Screen) -> None:
     falls = winner is not None and any(trial["metrics"][score] > winner["metrics"][score] for trial in scored)
     scored.sort(key=lambda trial: trial["metrics"][score] * (1 if falls else -1))
     rows = [
-        (f"  {trial['id']}", figure(trial["metrics"][score]), trial["status"], told(trial["overrides"]))
+        (f"  {trial['id']}", figure(trial["metrics"][score]), trial["status"], overrides_text(trial["overrides"]))
         for trial in scored[:_SHOWN]
     ]
     more = f" (the best {_SHOWN} of {len(scored)})" if len(scored) > _SHOWN else ""

@@ -1,4 +1,4 @@
-"""A search as it goes: a live table on a terminal, a line for each trial that ends anywhere else."""
+"""Progress of a search: a live table on a terminal, elsewhere a line for each trial that ends."""
 
 from __future__ import annotations
 
@@ -8,133 +8,152 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group
-from rich.live import Live as RichLive
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from regraft.cli.screen import Screen, figure, harmless, span
-from regraft.cli.train_progress import Sink, line_of, shown
+from regraft.cli.train_progress import line_of, shown, trunk_text
+from regraft.contracts import (
+    CheckpointWritten,
+    EvaluationDone,
+    Event,
+    Progress,
+    Resumed,
+    SearchStarted,
+    Started,
+    Stepped,
+    TrialUpdated,
+    TrunkProgress,
+    TrunkShared,
+)
 
 _ROWS = 12
 """Trials shown while a search goes on: those that run, then the best."""
 _SPARSE_S = 10.0
-"""Between two lines that only say that it goes on."""
+"""Seconds between two lines that only show how far the search is."""
 _OVER = ("finished", "stopped", "failed")
-_QUIET = ("step", "eval", "start", "checkpoint", "resume", "shared")
-"""What single trials say while they train; the table says it better."""
+_OF_TRIALS = (Stepped, EvaluationDone, Started, CheckpointWritten, Resumed, TrunkShared)
+"""Events of single trials while they train, which the table covers."""
 
 
-def following(screen: Screen) -> contextlib.AbstractContextManager[Sink]:
-    """A sink for a search's events that suits where they are shown."""
-    return shown(screen, Lines, Live)
+def following(screen: Screen) -> contextlib.AbstractContextManager[Progress]:
+    """Return a sink for a search's events that suits where they are shown."""
+    return shown(screen, SearchLog, SearchDisplay)
 
 
-class State:
-    """What is known of a search so far."""
+class SearchState:
+    """What the events of a search have reported so far."""
 
     def __init__(self) -> None:
         self.score = ""
         self.sign = 1.0
-        self.trials: dict[str, Mapping[str, Any]] = {}
-        self.last: Mapping[str, Any] = {}
+        self.trials: dict[str, TrialUpdated] = {}
+        self.last: TrialUpdated | None = None
         self.doing = "preparing base, rows and workers"
 
-    def take(self, event: Mapping[str, Any]) -> None:
-        """Another event."""
-        kind = event["event"]
-        if kind == "search":
-            self.score, self.sign = event["score"]["name"], -1.0 if event["score"]["mode"] == "min" else 1.0
-        elif kind == "trial":
-            self.trials[event["id"]] = self.last = event
-            self.doing = ""
-        elif kind == "trunk" and "total" in event:
-            self.doing = f"frozen part, {event['rows']:,} of {event['total']:,} rows"
+    def add(self, event: Event) -> None:
+        """Add an event."""
+        match event:
+            case SearchStarted():
+                self.score, self.sign = event.score["name"], -1.0 if event.score["mode"] == "min" else 1.0
+            case TrialUpdated():
+                self.trials[event.id] = self.last = event
+                self.doing = ""
+            case TrunkProgress():
+                self.doing = trunk_text(event)
 
     def head(self) -> str:
-        """`7 of 16 trials done, 2 running, 1 failed   best 0.9120 t0003 lr 0.0003   about 2 min left`."""
-        if not self.last:
+        """Return `7 of 16 trials done, 2 running, 1 failed   best 0.9120 t0003 lr 0.0003   about 2 min left`."""
+        if self.last is None:
             return self.doing
-        counts, total = self.last["counts"], self.last["trials"]
+        counts, total = self.last.counts, self.last.trials
         done = sum(counts[state] for state in _OVER)
         parts = [f"{done} of {total} trials done" if total else f"{done} trials done"]
         parts += [f"{counts[state]} {state}" for state in ("running", "stopped", "failed") if counts[state]]
         text = ", ".join(parts)
-        if leader := self.last.get("leader"):
-            text += f"   best {figure(leader[self.score])} {leader['id']} {told(leader['overrides'])}"
-        if (left := self.left()) is not None:
-            text += f"   {'' if self.last.get('left_s') == left else 'about '}{span(left)} left"
+        if leader := self.last.leader:
+            text += f"   best {figure(leader[self.score])} {leader['id']} {overrides_text(leader['overrides'])}"
+        if (left := self._left(self.last)) is not None:
+            text += f"   {'' if self.last.left_s == left else 'about '}{span(left)} left"
         return f"{text}   {self.doing}" if self.doing else text
 
-    def left(self) -> float | None:
-        """Seconds to the end: of the budget, or by what trials took so far, whichever is less."""
-        counts, total = self.last["counts"], self.last["trials"]
-        done = sum(counts[state] for state in _OVER)
-        guess = self.last["elapsed_s"] / done * (total - done) if done and total else None
-        bounds = [value for value in (guess, self.last.get("left_s")) if value is not None]
-        return max(0.0, min(bounds)) if bounds else None
+    def rows(self) -> list[TrialUpdated]:
+        """Return the trials to show: those that run, then the best."""
 
-    def rows(self) -> list[Mapping[str, Any]]:
-        """The trials to show."""
-
-        def order(event: Mapping[str, Any]) -> tuple[bool, float]:
-            best = (event.get("best") or {}).get(self.score)
-            return event["status"] != "running", float("inf") if best is None else -self.sign * best
+        def order(event: TrialUpdated) -> tuple[bool, float]:
+            best = (event.best or {}).get(self.score)
+            return event.status != "running", float("inf") if best is None else -self.sign * best
 
         return sorted(self.trials.values(), key=order)[:_ROWS]
 
+    @staticmethod
+    def _left(last: TrialUpdated) -> float | None:
+        """Return the seconds to the end: of the budget, or by what trials took so far, whichever is less."""
+        done = sum(last.counts[state] for state in _OVER)
+        guess = last.elapsed_s / done * (last.trials - done) if done and last.trials else None
+        bounds = [value for value in (guess, last.left_s) if value is not None]
+        return max(0.0, min(bounds)) if bounds else None
 
-class Lines:
-    """Plain lines: each trial's end, and now and then how far it is."""
+
+class SearchLog:
+    """Plain lines: each trial's end, and from time to time how far the search is."""
 
     def __init__(self, screen: Screen, *, every_s: float = _SPARSE_S) -> None:
         self._screen, self._every_s = screen, every_s
-        self._state = State()
+        self._state = SearchState()
         self._shown = time.monotonic()
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        self._state.take(event)
-        if event["event"] in _QUIET:
+    def __call__(self, event: Event) -> None:
+        self._state.add(event)
+        if isinstance(event, _OF_TRIALS):
             return
-        if event["event"] == "trial":
-            over = event["status"] in _OVER
+        if isinstance(event, TrialUpdated):
+            over = event.status in _OVER
             if over:
                 self._screen.note(ended(event, self._state.score))
-            if (over and self._state.last["trials"] is None) or time.monotonic() - self._shown > self._every_s:
-                self._shown = time.monotonic()
-                self._screen.note(self._state.head())
-        elif event["event"] == "trunk":
-            if time.monotonic() - self._shown > self._every_s:
-                self._shown = time.monotonic()
-                self._screen.note(self._state.doing)
+            if (over and event.trials is None) or self._due():
+                self._show(self._state.head())
+        elif isinstance(event, TrunkProgress):
+            if self._due():
+                self._show(self._state.doing)
         elif (text := line_of(event, verbose=self._screen.verbose)) is not None:
             self._screen.note(text)
 
+    def _due(self) -> bool:
+        return time.monotonic() - self._shown > self._every_s
 
-class Live:
-    """A table that is drawn anew as trials go on, and is gone when the search is over."""
+    def _show(self, text: str) -> None:
+        self._shown = time.monotonic()
+        self._screen.note(text)
+
+
+class SearchDisplay:
+    """A table that is redrawn as trials go on, and disappears when the search is over."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._state = State()
-        self._live = RichLive(
+        self._state = SearchState()
+        self._live = Live(
             console=Console(file=screen.stream, highlight=False),
             transient=True,
             refresh_per_second=4,
             get_renderable=self._drawn,
         )
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> SearchDisplay:
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        self._state.take(event)
-        if event["event"] == "trial" and event["status"] == "failed":
-            self._live.console.print(ended(event, self._state.score), markup=False)
-        elif event["event"] not in (*_QUIET, "trial", "trunk"):
+    def __call__(self, event: Event) -> None:
+        self._state.add(event)
+        if isinstance(event, TrialUpdated):
+            if event.status == "failed":
+                self._live.console.print(ended(event, self._state.score), markup=False)
+        elif not isinstance(event, (*_OF_TRIALS, TrunkProgress)):
             text = line_of(event, verbose=self._screen.verbose)
             if text is not None:
                 self._live.console.print(harmless(text), markup=False)
@@ -145,9 +164,9 @@ class Live:
         for name in ("trial", "status", "epoch", state.score or "score", "best", "what it varies"):
             table.add_column(name, no_wrap=True, overflow="ellipsis")
         for event in state.rows():
-            now, best = event["metrics"].get(state.score), (event.get("best") or {}).get(state.score)
-            epoch = "" if event.get("epoch") is None else f"{event['epoch']:.3g}"
-            cells = (event["id"], event["status"], epoch, _cell(now), _cell(best), told(event["overrides"]))
+            now, best = event.metrics.get(state.score), (event.best or {}).get(state.score)
+            epoch = "" if event.epoch is None else f"{event.epoch:.3g}"
+            cells = (event.id, event.status, epoch, _cell(now), _cell(best), overrides_text(event.overrides))
             table.add_row(*(Text(harmless(cell)) for cell in cells))
         return Group(Text(harmless(state.head()), no_wrap=True, overflow="ellipsis"), table)
 
@@ -156,17 +175,17 @@ def _cell(value: object) -> str:
     return "" if value is None else figure(value)
 
 
-def ended(event: Mapping[str, Any], score: str) -> str:
-    """The line of a trial that is over."""
-    head = f"trial {event['id']} {event['status']}"
-    if event["status"] == "failed":
-        return harmless(f"{head}: {event.get('error')}   {told(event['overrides'])}")
-    best = (event.get("best") or {}).get(score)
-    return harmless(f"{head}  {score} {_cell(best)}  {span(event['seconds'])}  {told(event['overrides'])}")
+def ended(event: TrialUpdated, score: str) -> str:
+    """Return the line of a trial that is over."""
+    head = f"trial {event.id} {event.status}"
+    if event.status == "failed":
+        return harmless(f"{head}: {event.error}   {overrides_text(event.overrides)}")
+    best = (event.best or {}).get(score)
+    return harmless(f"{head}  {score} {_cell(best)}  {span(event.seconds)}  {overrides_text(event.overrides)}")
 
 
-def told(overrides: Mapping[str, Any]) -> str:
-    """`method freeze, depth 4, lr 0.0003`: fields by their last name, methods with what they write."""
+def overrides_text(overrides: Mapping[str, Any]) -> str:
+    """Return `method freeze, depth 4, lr 0.0003`: fields by their last name, methods with their own fields."""
     parts = []
     for name, value in overrides.items():
         if isinstance(value, Mapping):

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from ray.train import ScalingConfig
 
 from regraft.cluster import capacity
 from regraft.cluster.connect import draining
-from regraft.contracts import Progress
+from regraft.contracts import Event, Note, Progress
 from regraft.training.stop_signals import Notice
 
 log = logging.getLogger(__name__)
@@ -67,14 +67,14 @@ class Watch:
             if last:
                 return
 
-    def _hand_on(self, events: list[Mapping[str, Any]], homes: dict[int, str]) -> None:
+    def _hand_on(self, events: list[Event], homes: dict[int, str]) -> None:
         if homes and not self._homes:
             self._began = time.monotonic()
         self._homes = homes
         for event in events:
-            self._say(event)
+            self._emit(event)
 
-    def _say(self, event: Mapping[str, Any]) -> None:
+    def _emit(self, event: Event) -> None:
         if self._progress is not None:
             self._progress(event)
 
@@ -120,7 +120,7 @@ class Watch:
         text = f"waiting for nodes: {capacity.told(self._need, self._low)} are asked for, {fit} fit now"
         if text != self._told:
             self._told = text
-            self._say({"event": "note", "message": text})
+            self._emit(Note(text))
 
 
 @contextmanager

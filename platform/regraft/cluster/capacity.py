@@ -14,7 +14,7 @@ from ray.train import ScalingConfig
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from regraft.cluster.connect import living
-from regraft.contracts import Progress
+from regraft.contracts import Note, Progress
 from regraft.errors import RequestError
 from regraft.spec.sections import ComputeSpec
 
@@ -116,7 +116,7 @@ def can_come(need: Need, low: int, progress: Progress | None = None) -> bool:
     if not autoscales():
         return False
     if progress is not None:
-        progress({"event": "note", "message": f"asking the autoscaler for room for {told(need, low)}"})
+        progress(Note(f"asking the autoscaler for room for {told(need, low)}"))
     group = placement_group([need] * low, strategy="PACK")
     try:
         return verdict(group, need)

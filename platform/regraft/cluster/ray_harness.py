@@ -14,6 +14,7 @@ import ray.train.torch
 import torch
 from ray.exceptions import GetTimeoutError
 
+from regraft.contracts import Event
 from regraft.training.harness import Harness
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,11 @@ class Mailbox:
     """Carries progress from rank 0 to the driver, which reads it twice a second, and word to leave the other way."""
 
     def __init__(self) -> None:
-        self._events: list[Mapping[str, Any]] = []
+        self._events: list[Event] = []
         self._homes: dict[int, str] = {}
         self._reason = ""
 
-    def put(self, event: Mapping[str, Any]) -> None:
+    def put(self, event: Event) -> None:
         """Add an event; nobody waits for it."""
         self._events.append(event)
 
@@ -38,7 +39,7 @@ class Mailbox:
         """Note the node that a rank runs on."""
         self._homes[rank] = node
 
-    def take(self) -> tuple[list[Mapping[str, Any]], dict[int, str]]:
+    def take(self) -> tuple[list[Event], dict[int, str]]:
         """All events since the last call, and the node of each rank that has begun."""
         events, self._events = self._events, []
         return events, self._homes
@@ -59,7 +60,7 @@ class RayHarness(Harness):
         device = ray.train.torch.get_device()
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        super().__init__(device=device, progress=lambda event: mailbox.put.remote(dict(event)))
+        super().__init__(device=device, progress=lambda event: mailbox.put.remote(event))
         self.here = ray.train.get_context().get_local_world_size()
         mailbox.settle.remote(self.rank, ray.get_runtime_context().get_node_id())
         if self.first:

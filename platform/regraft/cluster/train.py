@@ -23,7 +23,7 @@ from regraft.cluster.connect import check_store, connected, here, on
 from regraft.cluster.quiet import without_raylet_lines
 from regraft.cluster.ray_harness import Mailbox, RayHarness
 from regraft.cluster.visibility import check_folders, check_pictures
-from regraft.contracts import Progress
+from regraft.contracts import Note, Progress
 from regraft.errors import ClusterError, RegraftError
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
@@ -126,7 +126,7 @@ def judged(error: Exception, job: Job) -> tuple[BaseException, bool]:
 def note(progress: Progress | None, message: str) -> None:
     """Tell the user."""
     if progress is not None:
-        progress({"event": "note", "message": message})
+        progress(Note(message))
 
 
 def attempt(job: Job, scaling: ScalingConfig, number: int, notice: Notice, progress: Progress | None) -> Leaving | None:

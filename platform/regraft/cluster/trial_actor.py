@@ -19,6 +19,7 @@ from typing import Any
 import ray
 import torch
 
+from regraft.contracts import Event
 from regraft.training.harness import LocalHarness
 from regraft.tuning.protocol import Coordinator, End, Report, SearchJob, Trial
 from regraft.tuning.worker.worker import TrialWorker
@@ -28,7 +29,7 @@ DONE = "done"
 PATIENCE_S = 20.0
 """How long the driver's question for calls stays open."""
 
-Call = tuple[int, str, tuple[Any, ...], dict[str, Any]]
+Call = tuple[int, str, tuple[Any, ...]]
 """Its number (0: no answer is awaited), the desk's method, arguments."""
 
 
@@ -47,7 +48,7 @@ class CoordinatorClient:
             self._count += 1
             number = self._count
             self._open[number] = answer
-        self.calls.put((number, method, args, {}))
+        self.calls.put((number, method, args))
         return answer.result()
 
     def answer(self, answers: Sequence[tuple[int, Any]]) -> None:
@@ -73,9 +74,9 @@ class CoordinatorClient:
         """As `trials.Coordinator`."""
         self._ask("ended", trial, end)
 
-    def emit(self, event: str, **fields: Any) -> None:
+    def emit(self, event: Event) -> None:
         """As `trials.Coordinator`; nobody waits for it."""
-        self.calls.put((0, "emit", (event,), fields))
+        self.calls.put((0, "emit", (event,)))
 
 
 @ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "coordinator": 2})
@@ -94,12 +95,12 @@ class TrialActor:
             made = SearchJob(**{**job, "labels": tuple(job["labels"]), "depths": tuple(job["depths"])})
             if made.threads:
                 torch.set_num_threads(made.threads)
-            harness = LocalHarness(progress=lambda event: self._coordinator.emit(**event))
+            harness = LocalHarness(progress=self._coordinator.emit)
             worker = TrialWorker(made, harness, self._folder)
             worker.prepare(self._coordinator)
             self._worker = worker
         finally:
-            self._coordinator.calls.put((0, DONE, (), {}))
+            self._coordinator.calls.put((0, DONE, ()))
 
     @ray.method(concurrency_group="work")  # type: ignore[untyped-decorator]
     def work(self, trials: list[Trial]) -> None:
@@ -108,7 +109,7 @@ class TrialActor:
             assert self._worker is not None
             self._worker.run(trials, self._coordinator)
         finally:
-            self._coordinator.calls.put((0, DONE, (), {}))
+            self._coordinator.calls.put((0, DONE, ()))
 
     @ray.method(concurrency_group="coordinator")  # type: ignore[untyped-decorator]
     def take(self) -> list[Call]:
@@ -138,11 +139,11 @@ def serve(actor: Any, running: Any, coordinator: Coordinator) -> None:
     ended = False
     while not ended:
         answers = []
-        for number, method, args, fields in ray.get(actor.take.remote()):
+        for number, method, args in ray.get(actor.take.remote()):
             if method == DONE:
                 ended = True
                 continue
-            value = getattr(coordinator, method)(*args, **fields)
+            value = getattr(coordinator, method)(*args)
             if number:
                 answers.append((number, value))
         if answers:

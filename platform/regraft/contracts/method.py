@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
-from typing import ClassVar, Literal
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from regraft.contracts.anatomy import Anatomy, under
 from regraft.plugins import Plugin
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Serving = Literal["head", "low_rank", "whole"]
 """How a served model shares its base: all of it up to the head; all with low-rank factors per row; or not at all."""

@@ -24,6 +24,3 @@ Numbers = Callable[[str], NDArray[np.float64]]
 """A column of numbers of the training rows, (rows,), by its name."""
 Kind = str
 """The key of a kind of column, as `regraft show columns` lists them."""
-
-Progress = Callable[[Mapping[str, Any]], None]
-"""A sink for live progress: step, steps, loss, rate, and whatever else a run wants to show."""

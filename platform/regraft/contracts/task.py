@@ -10,14 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from regraft.contracts.column import columns_of
 from regraft.contracts.findings import Findings
 from regraft.contracts.rows import Answer, Batch, Example, Kind, Numbers, Record, Row
 from regraft.plugins import Plugin
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Forward = Callable[[Batch], Any]
 """A model's forward pass on a batch, whose `labels` are not passed on."""

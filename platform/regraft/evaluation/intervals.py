@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.contracts import Progress, Record
+from regraft.contracts import Progress, Record, Resampled
 
 CONFIDENCE = 0.95
 LEAST = 100
@@ -94,7 +94,7 @@ def _percentiles(
                     found[name].append(value)
         drawn += 1
         if progress:
-            progress({"event": "resamples", "resamples": drawn, "of": resamples})
+            progress(Resampled(drawn, resamples))
     if drawn < min(LEAST, resamples):
         told = f"Only {drawn} resamples could be drawn in {budget_s:.0f} s, too few for intervals: allow more seconds"
         return Intervals(resamples=drawn, note=told)

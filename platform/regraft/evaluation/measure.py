@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from regraft.contracts import Example, Progress, Record, Row
+from regraft.contracts import Example, Progress, Record, Row, RowsEvaluated
 from regraft.data.rows import Rows
 from regraft.errors import DataError
 from regraft.serving.predictor import Predictor, on_device
@@ -41,7 +41,7 @@ class _Kept(Sequence[dict[str, Any]]):
 def run(predictor: Predictor, rows: Rows, progress: Progress | None = None, *, skip: bool = False) -> Run:
     """One record a row; DataError for the first that cannot be encoded, unless such rows are to be skipped.
 
-    `progress` hears of `rows` done and `of` how many after each batch.
+    `progress` receives a RowsEvaluated after each batch.
     """
     adapted = predictor.adapted
     task, context = adapted.task, adapted.context
@@ -63,5 +63,5 @@ def run(predictor: Predictor, rows: Rows, progress: Progress | None = None, *, s
             output = task.eval_forward(adapted.forward, adapted.model, batch, context)
             found.update(zip(positions, task.records(output, batch, context), strict=True))
         if progress:
-            progress({"event": "rows", "rows": len(found) + len(failed), "of": len(rows), "what": predictor.name})
+            progress(RowsEvaluated(len(found) + len(failed), len(rows), predictor.name))
     return Run(dict(sorted(found.items())), failed)

@@ -7,7 +7,7 @@ from typing import Any
 
 from regraft.bases.adapt import adapt
 from regraft.bases.adapted import Adapted
-from regraft.contracts import Method
+from regraft.contracts import BaselineMeasured, Method, Note
 from regraft.data.snapshot import Snapshot
 from regraft.errors import Unsupported
 from regraft.spec.run import RunSpec
@@ -30,14 +30,14 @@ def measure_baselines(
     if harness.from_first("baselines" in (runs.find(job.run) or {}) if harness.first else None):
         return
     found: dict[str, Any] = {"majority": majority(snapshot)}
-    harness.say("baseline", name="majority", metrics=found["majority"])
+    harness.emit(BaselineMeasured("majority", found["majority"]))
     try:
         found["nearest_centroid"], correct = nearest_centroid(spec, job, adapted, snapshot, harness)
     except Unsupported as error:
-        harness.say("note", message=f"no nearest-centroid baseline: {error}")
+        harness.emit(Note(f"no nearest-centroid baseline: {error}"))
         correct = ""
     else:
-        harness.say("baseline", name="nearest_centroid", metrics=found["nearest_centroid"])
+        harness.emit(BaselineMeasured("nearest_centroid", found["nearest_centroid"]))
     if harness.first:
         runs.update(job.run, baselines=found, baseline_correct=correct)
 

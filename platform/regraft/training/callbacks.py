@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from regraft.contracts import CheckpointWritten, Note, Started
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints, Retention
 from regraft.store.objects import ObjectStore
@@ -65,15 +66,16 @@ class RunKeeper:
         parameters = list(run.adapted.model.parameters())
         if self.harness.first:
             self._note_bits()
-        self.harness.say(
-            "start",
-            run=self.job.run,
-            model=run.spec.name,
-            rows=len(run.snapshot.train),
-            steps=run.steps,
-            trainable=sum(p.numel() for p in parameters if p.requires_grad),
-            total=sum(p.numel() for p in parameters),
-            workers=self.harness.world,
+        self.harness.emit(
+            Started(
+                run=self.job.run,
+                model=run.spec.name,
+                rows=len(run.snapshot.train),
+                steps=run.steps,
+                trainable=sum(p.numel() for p in parameters if p.requires_grad),
+                total=sum(p.numel() for p in parameters),
+                workers=self.harness.world,
+            )
         )
         keep_trunk(run, self.runs)
 
@@ -97,7 +99,7 @@ class RunKeeper:
         stall = self.saver.save(
             run.state.step, tensors, run.state.document(), meta, then=lambda saved: self.tracker.publish(lines)
         )
-        self.harness.say("checkpoint", step=run.state.step, bytes=sum(self.saver.sizes.values()), stall_s=stall)
+        self.harness.emit(CheckpointWritten(run.state.step, sum(self.saver.sizes.values()), stall))
 
     def was_over(self, run: Run) -> None:
         """Killed between the last commit and its publication: what is missing is the log."""
@@ -116,5 +118,5 @@ class RunKeeper:
         before = (self.runs.find(self.job.run) or {}).get("bits", now)
         if before != now:
             message = f"the run began with {before} and goes on with {now}: the result may differ in its last bits"
-            self.harness.say("note", message=message)
+            self.harness.emit(Note(message))
         self.runs.update(self.job.run, bits=now)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from regraft.contracts import Progress
+from regraft.contracts import CheckpointWritten, Event, Progress, RunFailed, Stepped, TrunkProgress
 from regraft.errors import NotFound, RegraftError, StoreError
 from regraft.store.redact import redacted
 from regraft.store.runs import LOG, Runs, parsed
@@ -24,7 +24,7 @@ MOST_LINES = 2000
 """The oldest step lines go first, then the oldest of all."""
 LONGEST = 2000
 """Characters of a message."""
-_LEFT_OUT = frozenset({"checkpoint", "trunk"})
+_LEFT_OUT = (CheckpointWritten, TrunkProgress)
 
 
 class Journal:
@@ -40,7 +40,7 @@ class Journal:
         self._dirty = False
         self._stepped = -math.inf
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         """Take an event; returns at once, since it is called between two steps."""
         self._take(event)
         if self._progress is not None:
@@ -58,18 +58,18 @@ class Journal:
             yield
         except BaseException as error:
             kind, told = type(error).__name__, error.message if isinstance(error, RegraftError) else str(error)
-            self._take({"event": "end", "kind": kind, "message": told})
+            self._take(RunFailed(kind, told))
             raise
         finally:
             done.set()
             thread.join()
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _take(self, event: Event) -> None:
         now = time.time()
-        if event["event"] in _LEFT_OUT or (event["event"] == "step" and now - self._stepped < STEP_S):
+        if isinstance(event, _LEFT_OUT) or (isinstance(event, Stepped) and now - self._stepped < STEP_S):
             return
-        self._stepped = now if event["event"] == "step" else self._stepped
-        text = redacted(json.dumps({"time": round(now, 3), **_shortened(event)}, default=str))
+        self._stepped = now if isinstance(event, Stepped) else self._stepped
+        text = redacted(json.dumps({"time": round(now, 3), **_shortened(event.document())}, default=str))
         with self._lock:
             self._lines.append(text)
             self._dirty = True
@@ -103,5 +103,5 @@ def before(runs: Runs, run: str) -> list[str]:
     return [line for line in text.splitlines() if parsed(line) is not None][-MOST_LINES:]
 
 
-def _shortened(event: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value[:LONGEST] if isinstance(value, str) else value for key, value in event.items()}
+def _shortened(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value[:LONGEST] if isinstance(value, str) else value for key, value in document.items()}

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from regraft.contracts import Progress
+from regraft.contracts import Event, Progress
 from regraft.training.stop_signals import Notice
 
 T = TypeVar("T")
@@ -44,11 +44,11 @@ class Harness:
         """Whether this is rank 0, which alone writes to the store and shows progress."""
         return self.rank == 0
 
-    def say(self, event: str, **fields: Any) -> None:
-        """Show progress; rank 0 only, and never the reason for a failure."""
+    def emit(self, event: Event) -> None:
+        """Pass an event to `progress`, on rank 0 only; an error of `progress` is logged and goes no further."""
         if self.first and self._progress is not None:
             try:
-                self._progress({"event": event, **fields})
+                self._progress(event)
             except Exception as error:
                 log.warning("progress could not be shown: %s", error)
 

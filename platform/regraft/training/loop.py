@@ -17,7 +17,7 @@ from regraft.bases.adapt import adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import canonical, live_tensors
 from regraft.bases.locate import Base
-from regraft.contracts import Batch, Context
+from regraft.contracts import Batch, Context, EvaluationDone, Note, Stepped
 from regraft.data.sampler import batches, batches_per_epoch, position, share, total_steps
 from regraft.data.snapshot import Snapshot, open_snapshot
 from regraft.errors import Diverged
@@ -228,9 +228,9 @@ class Run:
             state.best_correct = packed(records)
         epoch = state.step / self.per_epoch
         state.log.append({"step": state.step, "epoch": epoch, **{f"eval_{k}": v for k, v in metrics.items()}})
-        self.harness.say("eval", step=state.step, epoch=epoch, metrics=metrics, best=best)
+        self.harness.emit(EvaluationDone(state.step, epoch, metrics, best))
         if state.finished and not last:
-            self.harness.say("note", message=f"stopped early: {patience} evaluations without improvement")
+            self.harness.emit(Note(f"stopped early: {patience} evaluations without improvement"))
         return metrics
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
@@ -250,14 +250,19 @@ class Run:
         size = norm.item()
         # fp16 skips a step whose gradient overflows; JSON knows no infinity.
         seen = {"norm": size} if math.isfinite(size) else {}
-        line = {"step": step, "epoch": step / self.per_epoch, "loss": value, **seen, "lr": rate}
-        self.state.log.append(line)
-        self.harness.say(
-            "step",
-            **line,
-            steps=self.steps,
-            rows_per_second=steps_a_second * self.spec.training.batch_size,
-            left_s=(self.steps - step) / steps_a_second,
+        epoch = step / self.per_epoch
+        self.state.log.append({"step": step, "epoch": epoch, "loss": value, **seen, "lr": rate})
+        self.harness.emit(
+            Stepped(
+                step=step,
+                epoch=epoch,
+                loss=value,
+                norm=seen.get("norm"),
+                lr=rate,
+                steps=self.steps,
+                rows_per_second=steps_a_second * self.spec.training.batch_size,
+                left_s=(self.steps - step) / steps_a_second,
+            )
         )
 
     def check(self, loss: torch.Tensor, norm: torch.Tensor) -> float:

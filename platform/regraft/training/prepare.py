@@ -11,7 +11,7 @@ from typing import Any
 
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base, base_named, check_hash, locate
-from regraft.contracts import Progress
+from regraft.contracts import Note, Progress
 from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.errors import Damaged, RequestError
 from regraft.spec.run import RunSpec
@@ -49,7 +49,7 @@ def rows_on(store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | 
         room_for_weights(base, LocalHarness())  # before the data are read; workers look where they are
     snapshot = build_snapshot(store, spec.task, spec.data, processor=lambda: load_processor(base, spec.task.modality))
     if snapshot.skipped and progress is not None:
-        progress({"event": "note", "message": told_skipped(snapshot.skipped)})
+        progress(Note(told_skipped(snapshot.skipped)))
     return snapshot
 
 

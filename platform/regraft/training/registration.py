@@ -15,7 +15,7 @@ from typing import Any
 
 from regraft.bases.load import processor_files
 from regraft.bases.locate import Base
-from regraft.contracts import Progress, Score
+from regraft.contracts import Note, Progress, Registered, Score
 from regraft.errors import Damaged, NotFound, RunError
 from regraft.spec.run import RunSpec
 from regraft.store.card import model_card
@@ -77,7 +77,7 @@ def complete(store: ObjectStore, spec: RunSpec, job: Job, began: float, progress
         metrics=meta["metrics"],
     )
     if progress is not None:
-        progress({"event": "register", "model": spec.name, "version": version.version})
+        progress(Registered(spec.name, version.version))
     return Outcome(
         model=spec.name,
         version=version.version,
@@ -114,7 +114,7 @@ def best_delta(checkpoints: Checkpoints, score: Score, progress: Progress | None
                 log.warning("%s", error)
                 if progress is not None:
                     message = f"a damaged checkpoint is passed over; the next best is registered: {error}"
-                    progress({"event": "note", "message": message})
+                    progress(Note(message))
     raise RunError(
         "no evaluated checkpoint of this run is whole; --fresh trains it from the beginning", where=checkpoints.run
     )

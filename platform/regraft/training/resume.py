@@ -11,6 +11,7 @@ from torch import Tensor
 
 from regraft.bases.delta import apply_delta
 from regraft.bases.locate import check_hash
+from regraft.contracts import Note, Resumed
 from regraft.errors import Damaged
 from regraft.store.checkpoints import Saved
 from regraft.training.job import State
@@ -37,7 +38,7 @@ def restore(run: Run) -> bool:
     saved, folder = found
     check_hash(run.adapted.base, saved.meta["base"], f"checkpoint {saved.prefix} was made on that one")
     read(run, folder)
-    run.harness.say("resume", step=run.state.step, checkpoint=saved.prefix)
+    run.harness.emit(Resumed(run.state.step, saved.prefix))
     return True
 
 
@@ -46,7 +47,7 @@ def choose(run: Run) -> tuple[Saved, Path] | None:
 
     def refused(error: Damaged) -> None:
         log.warning("%s", error)
-        run.harness.say("note", message=f"a damaged checkpoint is passed over: {error}")
+        run.harness.emit(Note(f"a damaged checkpoint is passed over: {error}"))
 
     return run.checkpoints.latest(run.folder / "resume", refused)
 

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from regraft.bases.adapted import Adapted
-from regraft.contracts import Batch, Example, Task, columns_of
+from regraft.contracts import Batch, Example, Note, Task, TrunkProgress, columns_of
 from regraft.data.rows import Rows
 from regraft.data.snapshot import Snapshot
 from regraft.errors import Unsupported
@@ -81,7 +81,7 @@ def keep_trunk(run: Run, runs: Runs) -> None:
         if asked(run.spec):
             raise Unsupported(f"{run.spec.compute.trunk} is written, but {reason}", where="compute.trunk") from reason
         if not isinstance(reason, NothingFrozen):
-            run.harness.say("note", message=f"the frozen part is computed anew in every epoch: {reason}")
+            run.harness.emit(Note(f"the frozen part is computed anew in every epoch: {reason}"))
 
 
 def made_trunk(run: Run, runs: Runs) -> Trunk | None:
@@ -89,9 +89,9 @@ def made_trunk(run: Run, runs: Runs) -> Trunk | None:
     cut, hollow = together(run, lambda: checked_cut(run))
     chosen = planned(run, runs, cut, hollow)
     if chosen.where == "recompute":
-        run.harness.say("note", message=f"the frozen part is computed anew in every epoch: {chosen.why}")
+        run.harness.emit(Note(f"the frozen part is computed anew in every epoch: {chosen.why}"))
         return None
-    run.harness.say("note", message=f"the frozen part is computed once a row, {chosen.why}")
+    run.harness.emit(Note(f"the frozen part is computed once a row, {chosen.why}"))
     features = together(run, lambda: opened(run, cut.kept) if chosen.where == "disk" else {})
     trunk = Trunk(run.adapted, cut, both_sides(run), features, hollow)
     if features:
@@ -290,7 +290,7 @@ def opened(run: Site, parts: Iterable[Part]) -> dict[str, Features]:
     for features in found.values():
         for shard, why in features.refused.items():
             told = f"kept values that cannot be used are passed over, and computed again: {why}"
-            run.harness.say("note", message=told)
+            run.harness.emit(Note(told))
             log.info("%s: %s", shard, why)
     return found
 
@@ -325,6 +325,6 @@ def fill_shared(run: Run, trunk: Trunk) -> None:
 
 def _progress(run: Run) -> Any:
     def told(done: int, total: int) -> None:
-        run.harness.say("trunk", rows=done, total=total)
+        run.harness.emit(TrunkProgress(done, total))
 
     return told

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from regraft.contracts import Event
 from regraft.spec.run import RunSpec
 
 
@@ -99,10 +100,10 @@ class Coordinator(Protocol):
         """Record how the trial ended."""
         ...
 
-    def emit(self, event: str, **fields: Any) -> None:
-        """Emit a progress event that belongs to no trial: a `note`, or `trunk` while the frozen part is computed.
+    def emit(self, event: Event) -> None:
+        """Emit a progress event that belongs to no trial.
 
-        `shared` with rows, computed, reused, bytes, where, why, saved_s, together is also added to the search's record;
-        its numbers add up over workers.
+        The numbers of a `TrunkShared` are added up over workers in the search's record; `BaselinesMeasured` goes there
+        too.
         """
         ...

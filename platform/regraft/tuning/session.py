@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 
 from regraft.bases.locate import Base, check_hash, locate
-from regraft.contracts import Progress
+from regraft.contracts import Note, Progress, SearchStarted
 from regraft.data.snapshot import Snapshot
 from regraft.errors import LeaseHeld, RequestError, StoreError
 from regraft.spec.run import RunSpec
@@ -153,17 +153,16 @@ def set_up(
             done = sum(one.status in ("finished", "stopped", "failed") for one in records)
             left = f"; {gone} checkpoints that were left behind are gone" if gone else ""
             note = f"search {record.name} goes on: {done} of its trials are done{left}"
-            progress({"event": "note", "message": note})
+            progress(Note(note))
         progress(
-            {
-                "event": "search",
-                "search": record.name,
-                "model": record.model,
-                "score": record.score,
-                "trials": record.trials,
-                "rows": record.rows,
-                "seconds": search.seconds,
-            }
+            SearchStarted(
+                search=record.name,
+                model=record.model,
+                score=record.score,
+                trials=record.trials,
+                rows=record.rows,
+                seconds=search.seconds,
+            )
         )
     return SearchCoordinator(spec, record, records, study, budget, search_store, progress)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from regraft.contracts import Event, Progress
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry, Version
@@ -79,12 +80,12 @@ class PretendedTraining:
     """Stands where training does: plays events, then returns an outcome or raises."""
 
     calls: list[tuple[RunSpec, dict[str, Any]]] = field(default_factory=list)
-    events: list[Mapping[str, Any]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     error: BaseException | None = None
     before: Callable[[], None] = lambda: None
     outcome: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, spec: RunSpec, *, progress: Callable[[Mapping[str, Any]], None], **options: Any) -> Any:
+    def __call__(self, spec: RunSpec, *, progress: Progress, **options: Any) -> Any:
         self.calls.append((spec, options))
         self.before()
         for event in self.events:

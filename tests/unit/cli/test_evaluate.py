@@ -10,6 +10,7 @@ import pytest
 
 from regraft.cli import dispatch
 from regraft.cli.evaluate import worst_class
+from regraft.contracts import RowsEvaluated
 from regraft.evaluation.options import Wishes
 from regraft.store.objects import ObjectStore
 from unit.cli.pretended import Regraft, publish
@@ -44,7 +45,7 @@ class PretendedEvaluation:
 
     def __call__(self, store: ObjectStore, reference: str, data: str, output: Path, **options: Any) -> Any:
         self.calls.append((reference, data, output, options))
-        options["progress"]({"event": "rows", "rows": 1, "of": 240, "what": reference})
+        options["progress"](RowsEvaluated(1, 240, reference))
         self.json, self.html = output / "evaluation.json", output / "evaluation.html"
         return self
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import pytest
 import yaml
 
 from regraft.cli import dispatch
-from regraft.cli.jobs import events
-from regraft.cli.search_progress import told
+from regraft.cli.jobs import job_log
+from regraft.cli.search_progress import overrides_text
+from regraft.contracts import Event, Note, Progress, SearchStarted, Stepped, TrialUpdated
 from regraft.spec.run import RunSpec
 from regraft.tuning.driver.finish import SearchOutcome
 from unit.cli.pretended import DOCUMENT, Regraft
@@ -27,10 +27,9 @@ TRIALS = [
 ]
 
 
-def trial(number: int, status: str, best: float | None, **fields: Any) -> dict[str, Any]:
-    """An event of a trial as the desk tells it."""
-    return {
-        "event": "trial",
+def trial(number: int, status: str, best: float | None, **fields: Any) -> TrialUpdated:
+    """Return the event of a trial as the coordinator emits it."""
+    known = {
         "id": f"t{number:04d}",
         "status": status,
         "overrides": TRIALS[number]["overrides"],
@@ -44,17 +43,17 @@ def trial(number: int, status: str, best: float | None, **fields: Any) -> dict[s
         "elapsed_s": 3.0,
         "left_s": None,
         "leader": None,
-        **fields,
     }
+    return TrialUpdated(**{**known, **fields})
 
 
-EVENTS: list[dict[str, Any]] = [
-    {"event": "search", "search": "tickets-1", "score": {"name": "accuracy", "mode": "max"}, "trials": 2},
-    {"event": "note", "message": "the frozen part is computed once a row"},
+EVENTS: list[Event] = [
+    SearchStarted("tickets-1", "tickets", {"name": "accuracy", "mode": "max"}, 2, {"train": 80, "eval": 20}, None),
+    Note("the frozen part is computed once a row"),
     trial(0, "running", None),
     trial(0, "stopped", 0.5),
     trial(1, "failed", None, error="the loss is nan"),
-    {"event": "step", "step": 1, "steps": 9, "loss": 0.1},
+    Stepped(1, steps=9, loss=0.1),
 ]
 
 
@@ -64,7 +63,7 @@ class PretendedSearch:
 
     calls: list[tuple[RunSpec, dict[str, Any]]] = field(default_factory=list)
 
-    def __call__(self, spec: RunSpec, *, progress: Callable[[Mapping[str, Any]], None], **options: Any) -> Any:
+    def __call__(self, spec: RunSpec, *, progress: Progress, **options: Any) -> Any:
         self.calls.append((spec, options))
         for event in EVENTS:
             progress(event)
@@ -126,9 +125,9 @@ def test_sigterm_ends_a_search_as_ctrl_c_does(spec: Path, regraft: Regraft, monk
 def test_in_a_submitted_job_a_search_tells_its_client_all_that_happens(
     spec: Path, regraft: Regraft, searching: PretendedSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(events.SWITCH, "1")
-    lines = [told for line in regraft("search", spec).out.splitlines() if (told := events.read(line))]
-    assert [body["event"] for kind, body in lines if kind == "progress"] == [event["event"] for event in EVENTS]
+    monkeypatch.setenv(job_log.SWITCH, "1")
+    lines = [marked for line in regraft("search", spec).out.splitlines() if (marked := job_log.parse(line))]
+    assert [Event.parse(body) for kind, body in lines if kind == "progress"] == EVENTS
     kind, reply = lines[-1]
     assert kind == "reply" and reply["version"] == "v3"
 
@@ -202,4 +201,4 @@ def test_register_is_none_best_or_a_number(written: str, spec: Path, regraft: Re
 
 def test_overrides_are_told_by_their_last_names() -> None:
     frozen = {"type": "freeze", "depth": 4}
-    assert told({"method": frozen, "training.lr": 0.00031234}) == "method freeze(depth 4), lr 0.000312"
+    assert overrides_text({"method": frozen, "training.lr": 0.00031234}) == "method freeze(depth 4), lr 0.000312"

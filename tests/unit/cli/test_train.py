@@ -5,27 +5,43 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from regraft.contracts import (
+    BaselineMeasured,
+    CheckpointWritten,
+    EvaluationDone,
+    Event,
+    Note,
+    Registered,
+    Resumed,
+    Started,
+    Stepped,
+)
 from unit.cli.pretended import PretendedTraining, Regraft
 
-EVENTS: list[Mapping[str, Any]] = [
-    {"event": "baseline", "name": "nearest_centroid", "metrics": {"accuracy": 0.75}},
-    {"event": "start", "run": "r", "model": "m", "rows": 800, "steps": 4, "trainable": 151_000, "total": 22_700_000,
-     "workers": 2},
-    {"event": "resume", "step": 1, "checkpoint": "runs/r/checkpoints/1"},
-    {"event": "step", "step": 2, "steps": 4, "epoch": 0.5, "loss": 1.25, "lr": 1e-3, "rows_per_second": 310.0,
-     "left_s": 12.0},
-    {"event": "eval", "step": 2, "epoch": 1.0, "metrics": {"accuracy": 0.8, "f1": 0.7}, "best": True},
-    {"event": "note", "message": "stopped early"},
-    {"event": "checkpoint", "step": 2, "bytes": 1000, "stall_s": 0.01},
-    {"event": "register", "model": "m", "version": "v1"},
-    {"event": "something new"},
-]  # fmt: skip
+
+@dataclass(frozen=True)
+class SomethingNew(Event):
+    """An event that this edition of the command line does not know."""
+
+    event = "something new"
+
+
+EVENTS: list[Event] = [
+    BaselineMeasured("nearest_centroid", {"accuracy": 0.75}),
+    Started("r", "m", rows=800, steps=4, trainable=151_000, total=22_700_000, workers=2),
+    Resumed(1, "runs/r/checkpoints/1"),
+    Stepped(2, epoch=0.5, loss=1.25, lr=1e-3, steps=4, rows_per_second=310.0, left_s=12.0),
+    EvaluationDone(2, 1.0, {"accuracy": 0.8, "f1": 0.7}, best=True),
+    Note("stopped early"),
+    CheckpointWritten(2, bytes=1000, stall_s=0.01),
+    Registered("m", "v1"),
+    SomethingNew(),
+]
 
 
 def test_overrides_and_options_reach_training(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 
 from regraft.cli.screen import Screen
-from regraft.cli.train_progress import Lines, Live, following
+from regraft.cli.train_progress import TrainDisplay, TrainLog, following
 from unit.cli.test_train import EVENTS
 
 
@@ -42,10 +43,10 @@ def plain(text: str) -> str:
 
 def test_a_terminal_gets_a_line_that_moves(screen: Screen) -> None:
     with following(screen) as progress:
-        assert isinstance(progress, Live)
+        assert isinstance(progress, TrainDisplay)
         for event in EVENTS:
             progress(event)
-            progress._progress.refresh()
+            progress._bar.refresh()
     told = plain(shown(screen))
     assert "2/4  epoch 0.5  loss 1.2500  310 rows/s  12 s left" in told
     assert "step 2  epoch 1  accuracy 0.8000" in told
@@ -53,16 +54,16 @@ def test_a_terminal_gets_a_line_that_moves(screen: Screen) -> None:
 
 
 def test_the_live_line_shows_the_last_evaluation(screen: Screen) -> None:
-    step = {**EVENTS[3], "step": 3}
-    with Live(screen) as progress:
+    step = replace(EVENTS[3], step=3)
+    with TrainDisplay(screen) as progress:
         for event in (*EVENTS[:5], step):
             progress(event)
-        progress._progress.refresh()
+        progress._bar.refresh()
     assert "3/4  epoch 0.5  loss 1.2500  accuracy 0.8000  310 rows/s" in plain(shown(screen))
 
 
 def test_a_run_that_starts_again_after_lost_workers_goes_on(screen: Screen) -> None:
-    with Live(screen) as progress:
+    with TrainDisplay(screen) as progress:
         for event in (*EVENTS, *EVENTS):
             progress(event)
     assert plain(shown(screen)).count("step 2  epoch 1  accuracy 0.8000") == 2
@@ -70,7 +71,7 @@ def test_a_run_that_starts_again_after_lost_workers_goes_on(screen: Screen) -> N
 
 def test_step_lines_of_a_log_are_seconds_apart(capsys: pytest.CaptureFixture[str]) -> None:
     step = EVENTS[3]
-    sparse, eager = Lines(Screen(), every_s=3600), Lines(Screen(), every_s=0)
+    sparse, eager = TrainLog(Screen(), every_s=3600), TrainLog(Screen(), every_s=0)
     for _ in range(5):
         sparse(step)
     assert capsys.readouterr().out == ""
@@ -79,7 +80,7 @@ def test_step_lines_of_a_log_are_seconds_apart(capsys: pytest.CaptureFixture[str
 
 
 def test_checkpoints_are_told_when_everything_is(capsys: pytest.CaptureFixture[str]) -> None:
-    Lines(Screen(verbose=True))(EVENTS[6])
+    TrainLog(Screen(verbose=True))(EVENTS[6])
     assert capsys.readouterr().out == "checkpoint at step 2: 1.0 kB, training stood 0.010 s\n"
 
 

@@ -160,7 +160,7 @@ def test_python_evaluates_as_the_command_does(trained: Path, tmp_path: Path) -> 
         store=str(trained / "store"),
         format={"type": "csv"},
         resamples=0,
-        progress=lambda event: seen.append(event["event"]),
+        progress=lambda event: seen.append(event.event),
     )
     assert found.html.is_file() and found.document["version"] == "v1" and seen == ["rows"] * len(seen) != []
 

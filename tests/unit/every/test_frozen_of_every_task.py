@@ -94,7 +94,7 @@ def trained(written: dict[str, Any], trunk: str, folder: Path) -> tuple[dict[str
     notes: list[str] = []
     compute = {**written["compute"], "trunk": trunk}
     spec = RunSpec.resolve({**written, "compute": compute, "store": str(folder / f"store-{trunk}")})
-    train_local(spec, progress=lambda event: notes.append(event.get("message", "")))
+    train_local(spec, progress=lambda event: notes.append(getattr(event, "message", "")))
     found = {}
     for line in Runs(open_store(spec.store)).read(spec.run, "metrics.jsonl").decode().splitlines():
         entry = json.loads(line)

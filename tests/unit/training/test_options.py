@@ -33,7 +33,7 @@ def run(folder: Path, *, compute: dict[str, Any] | None = None, **changes: Any) 
     written["compute"] = {**written["compute"], **(compute or {})}
     spec = RunSpec.resolve(written)
     events: list[Any] = []
-    return train_local(spec, progress=lambda event: events.append(dict(event))), spec, events
+    return train_local(spec, progress=lambda event: events.append(event.document())), spec, events
 
 
 def lines(spec: RunSpec) -> list[dict[str, Any]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from regraft.contracts import Event, Note, Stepped
 from regraft.errors import Diverged, Stopped
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
@@ -34,8 +34,8 @@ class AsksToStop:
     def __init__(self, spec: RunSpec, step: int, seen: Any) -> None:
         self._runs, self._run, self._step, self._seen = Runs(open_store(spec.store)), spec.run, step, seen
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        if event["event"] == "step" and event["step"] == self._step:
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == self._step:
             self._runs.ask_stop(self._run)
             assert self._seen(), "the loop did not look"
 
@@ -91,7 +91,7 @@ def test_a_secret_of_the_environment_does_not_reach_the_log(tmp_path: Path, monk
     store = open_store(str(tmp_path))
     say = event_log.Journal()
     with pytest.raises(Diverged), say.of(Runs(store), "r"):
-        say({"event": "note", "message": "it is canary-of-the-secret-key, at http://user:word@host/x"})
+        say(Note("it is canary-of-the-secret-key, at http://user:word@host/x"))
         raise Diverged("said canary-of-the-secret-key")
     text = Runs(store).read("r", "log.jsonl").decode()
     assert "canary" not in text and "user:word" not in text
@@ -103,10 +103,10 @@ def test_the_log_is_bounded_and_loses_step_lines_first(tmp_path: Path, monkeypat
     monkeypatch.setattr(event_log, "STEP_S", 0.0)
     runs, say = Runs(open_store(str(tmp_path))), event_log.Journal()
     with say.of(runs, "r"):
-        say({"event": "note", "message": "first"})
+        say(Note("first"))
         for step in range(20):
-            say({"event": "step", "step": step})
-        say({"event": "note", "message": "m" * 10**6})
+            say(Stepped(step))
+        say(Note("m" * 10**6))
     lines = [json.loads(line) for line in runs.read("r", "log.jsonl").decode().splitlines()]
     assert [line["event"] for line in lines] == ["note", "step", "step", "step", "note"]
     assert os.path.getsize(tmp_path / "runs" / "r" / "log.jsonl") < 5 * 2500
@@ -117,6 +117,6 @@ def test_a_log_that_was_cut_keeps_its_whole_lines(tmp_path: Path) -> None:
     runs.write("r", "log.jsonl", b'{"event": "note", "message": "kept"}\n{"event": "no')
     say = event_log.Journal()
     with say.of(runs, "r"):
-        say({"event": "note", "message": "new"})
+        say(Note("new"))
     lines = [json.loads(line)["message"] for line in runs.read("r", "log.jsonl").decode().splitlines()]
     assert lines == ["kept", "new"]

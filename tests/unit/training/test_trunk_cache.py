@@ -13,6 +13,7 @@ import torch
 from PIL import ImageOps
 from safetensors.torch import load
 
+from regraft.contracts import Note, TrunkProgress
 from regraft.errors import StoreError, Unsupported
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
@@ -86,8 +87,8 @@ def rows_computed(written: dict[str, Any], **more: Any) -> int:
     seen: list[int] = []
 
     def progress(event: Any) -> None:
-        if event["event"] == "trunk":
-            seen.append(event["total"])
+        if isinstance(event, TrunkProgress):
+            seen.append(event.total)
 
     train_local(RunSpec.resolve({**written, **more}), progress=progress)
     return max(seen, default=0)
@@ -165,7 +166,7 @@ def rerun(written: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def notes(told: list[dict[str, Any]]) -> str:
-    return "\n".join(event["message"] for event in told if event["event"] == "note")
+    return "\n".join(event.message for event in told if isinstance(event, Note))
 
 
 def test_damaged_features_are_passed_over_and_computed_again(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_damaged_features_are_passed_over_and_computed_again(tmp_path: Path) -> 
     shard.unlink()
     shard.write_bytes(data)
     told = rerun(written)
-    assert max(event["total"] for event in told if event["event"] == "trunk") == 90
+    assert max(event.total for event in told if isinstance(event, TrunkProgress)) == 90
     assert "features.arrow does not have the bytes" in notes(told)
 
 

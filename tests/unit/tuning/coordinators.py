@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.bases.locate import locate
+from regraft.contracts import Event, Note, TrunkShared
 from regraft.data.snapshot import build_snapshot
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
@@ -26,7 +27,7 @@ class RecordingCoordinator:
         self.ends: dict[str, End] = {}
         self.kept: list[tuple[str, str, int, float | None]] = []
         self.asked: list[tuple[str, int]] = []
-        self.said: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self._stop, self._reserve = dict(stop or {}), reserve
 
     def report(self, trial: str, report: Report) -> bool:
@@ -45,21 +46,21 @@ class RecordingCoordinator:
         assert trial not in self.ends
         self.ends[trial] = end
 
-    def emit(self, event: str, **fields: Any) -> None:
-        self.said.append({"event": event, **fields})
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
 
     def curve(self, trial: str, name: str = "loss") -> list[float]:
         return [report.metrics[name] for report in self.reports[trial]]
 
     def notes(self) -> str:
-        return "\n".join(said["message"] for said in self.said if said["event"] == "note")
+        return "\n".join(event.message for event in self.events if isinstance(event, Note))
 
     def shared(self) -> dict[str, Any]:
         """The figures, added up as the driver does."""
         found: dict[str, Any] = {}
-        for said in self.said:
-            if said["event"] == "shared":
-                for name, value in said.items():
+        for event in self.events:
+            if isinstance(event, TrunkShared):
+                for name, value in event.document().items():
                     add = name in ("computed", "reused", "bytes", "saved_s")
                     found[name] = found.get(name, 0) + value if add else value
         return found

@@ -303,7 +303,7 @@ def test_a_version_has_the_metrics_of_its_own_checkpoint(tmp_path: Path) -> None
 
     spec = a_spec(tmp_path, {"space": RATES, "trials": 1})
     notes: list[str] = []
-    outcome = searched(spec, Full(), progress=lambda event: notes.append(str(event.get("message", ""))))
+    outcome = searched(spec, Full(), progress=lambda event: notes.append(getattr(event, "message", "")))
     version = Registry(open_store(spec.store)).version("tiny")
     assert version.meta["metrics"]["accuracy"] == records(spec)[0].reports[0]["metrics"]["accuracy"]
     assert version.meta["metrics"]["accuracy"] < outcome.metrics["accuracy"]

@@ -1,7 +1,7 @@
 """What a submitted job runs: `python -m regraft.cli.jobs.entry COMMAND ...` in the folder that travelled with it.
 
 Before the command it is checked that the code here is the client's version, and that every node sees the folders that
-did not travel. What happens is told in marked lines (`events`), which the client shows.
+did not travel. What happens is told in marked lines (`job_log`), which the client shows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from regraft.cli import console, failed
-from regraft.cli.jobs.events import SWITCH
+from regraft.cli.jobs.job_log import SWITCH
 from regraft.cluster.connect import connected
 from regraft.cluster.job_package import LETTER
 from regraft.cluster.visibility import check_shared

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from regraft import errors
 from regraft.cli.dispatch import WORK, function
-from regraft.cli.jobs import events
+from regraft.cli.jobs import job_log
 from regraft.cli.screen import Reply, Screen
 from regraft.cli.train_progress import following
+from regraft.contracts import Event, Progress
 from regraft.errors import ClusterError, RegraftError, SpecError
 
 if TYPE_CHECKING:
     from regraft.cluster.job_api import Cluster, Ended
     from regraft.cluster.job_package import Parcel
 
-Showing = Callable[[Screen], AbstractContextManager[Callable[[Mapping[str, Any]], None]]]
+Showing = Callable[[Screen], AbstractContextManager[Progress]]
 """Makes a sink for progress events that suits a screen."""
 _PATIENT_S = 15.0
 _LAST = 20
@@ -110,19 +111,21 @@ class Watch:
                     self._cluster.stop(self._job)
                     self._screen.note(f"stopping job {self._job}")
 
-    def _follow(self, progress: Callable[[Mapping[str, Any]], None]) -> None:
+    def _follow(self, progress: Progress) -> None:
         for line in self._feed:
             if line is None:
                 self._wait()
                 continue
             self._heard = time.monotonic()
-            told = events.read(line)
-            if told is None:
+            marked = job_log.parse(line)
+            if marked is None:
                 self._plain(line)
-            elif told[0] == "progress" and "event" in told[1]:
-                progress(told[1])
-            else:
-                self._said[told[0]] = told[1]
+                continue
+            kind, body = marked
+            if kind != "progress":
+                self._said[kind] = body
+            elif (event := Event.parse(body)) is not None:
+                progress(event)
 
     def _plain(self, line: str) -> None:
         if not line.strip() or (_OF_RAY.search(line) and not self._screen.verbose):

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from regraft.contracts import Progress
+from regraft.contracts import Note, Progress, Stepped
 from regraft.errors import DataError, LeaseHeld, RequestError, RunError
 from regraft.plugins import add_folder
 from regraft.serving.batch.input_blocks import BLOCK_ROWS, PROBLEM, WHERE, InputBlocks, ReadOptions
@@ -357,14 +357,13 @@ class _Remaining:
             return
         rate = (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
         self._progress(
-            {
-                "event": "step",
-                "unit": "row",
-                "step": self._done,
-                "steps": self._total,
-                "rows_per_second": rate,
-                "left_s": (self._total - self._done) / rate,
-            }
+            Stepped(
+                step=self._done,
+                steps=self._total,
+                rows_per_second=rate,
+                left_s=(self._total - self._done) / rate,
+                unit="row",
+            )
         )
 
 
@@ -391,4 +390,4 @@ def _absolute(folders: tuple[str, ...]) -> tuple[str, ...]:
 
 def _tell(progress: Progress | None, message: str) -> None:
     if progress is not None:
-        progress({"event": "note", "message": message})
+        progress(Note(message))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
+from regraft.contracts import BaselineMeasured, Event, Note, TrunkShared
 from regraft.errors import RequestError
 from regraft.store.checkpoints import remove
 from regraft.training.baselines import CENTROID
@@ -44,10 +44,10 @@ class Apart:
         """Remember it."""
         self.correct, self.error = end.correct, end.error
 
-    def emit(self, event: str, **fields: Any) -> None:
-        """What is shared counts."""
-        if event == "shared":
-            self._coordinator.emit(event, **fields)
+    def emit(self, event: Event) -> None:
+        """Pass on what was shared; no other event belongs to the search."""
+        if isinstance(event, TrunkShared):
+            self._coordinator.emit(event)
 
 
 def measure_centroid(coordinator: SearchCoordinator, pool: WorkerPool) -> None:
@@ -66,9 +66,8 @@ def measure_centroid(coordinator: SearchCoordinator, pool: WorkerPool) -> None:
         log.info("no nearest-centroid baseline: %s", error)
         return
     if apart.error or not apart.metrics:
-        coordinator.emit(
-            "note", message=f"no nearest-centroid baseline: {error_line(RuntimeError(apart.error or 'no metrics'))}"
-        )
+        reason = error_line(RuntimeError(apart.error or "no metrics"))
+        coordinator.emit(Note(f"no nearest-centroid baseline: {reason}"))
         return
     record.baselines["nearest_centroid"], record.baseline_correct = apart.metrics, apart.correct
-    coordinator.emit("baseline", name="nearest_centroid", metrics=apart.metrics)
+    coordinator.emit(BaselineMeasured("nearest_centroid", apart.metrics))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from regraft.contracts import Progress
+from regraft.contracts import BaselinesMeasured, Event, Note, Progress, TrialUpdated, TrunkShared
 from regraft.errors import RequestError, RunError
 from regraft.spec.run import RunSpec
 from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
@@ -201,7 +201,7 @@ class SearchCoordinator:
         record = self._records[trial.id]
         record.status, record.attempts = "running", record.attempts + 1
         self.budget.began(trial.id)
-        self._tell("trial", record)
+        self._tell(record)
 
     # `trials.Coordinator`.
 
@@ -220,7 +220,7 @@ class SearchCoordinator:
             record.seconds = report.seconds
             record.best = self._best(record)
             goes_on = self.study.report(trial, len(record.reports), report.metrics) and not self.over
-            self._tell("trial", record)
+            self._tell(record)
             self.search_store.write_trials(self.records(), at_once=False)
             return goes_on
 
@@ -266,25 +266,27 @@ class SearchCoordinator:
             self._checkpoints()
             self.study.ended(record)
             self.record.seconds = self.seconds
-            self._tell("trial", record)
+            self._tell(record)
             self.search_store.write_trials(self.records())
             self._news.notify_all()
 
-    def emit(self, event: str, **fields: Any) -> None:
-        """Pass progress on, a note once however many workers say it; what is shared, and baselines, also go into the
-        search's record."""
+    def emit(self, event: Event) -> None:
+        """Pass progress on, a note once even if several workers send it.
+
+        What is shared, and baselines, also go into the search's record.
+        """
         with self._lock:
-            if event == "note":
-                words = MEASURED.sub("", str(fields.get("message")))
-                if words in self._notes:
+            if isinstance(event, Note):
+                text = MEASURED.sub("", event.message)
+                if text in self._notes:
                     return
-                self._notes.add(words)
-            if event == "shared":
-                self._share(fields)
-            if event == "baselines":
-                self.record.baselines |= fields["baselines"]
-                self.record.baseline_correct = fields["correct"] or self.record.baseline_correct
-            self._show({"event": event, **fields})
+                self._notes.add(text)
+            elif isinstance(event, TrunkShared):
+                self._share(asdict(event))
+            elif isinstance(event, BaselinesMeasured):
+                self.record.baselines |= event.baselines
+                self.record.baseline_correct = event.correct or self.record.baseline_correct
+            self._show(event)
 
     def _checkpoints(self) -> None:
         """What each ended trial still has."""
@@ -302,25 +304,24 @@ class SearchCoordinator:
             # What one worker of this search computed, the next finds: that is nothing found from earlier runs.
             shared["reused"] = min(shared["reused"], max(0, shared["rows"] - shared["computed"]))
 
-    def _tell(self, event: str, record: TrialRecord) -> None:
+    def _tell(self, record: TrialRecord) -> None:
         states: list[str] = [known.status for known in self._records.values()]
         self._show(
-            {
-                "event": event,
-                "id": record.id,
-                "status": record.status,
-                "overrides": record.overrides,
-                "epoch": record.reports[-1]["epoch"] if record.reports else None,
-                "metrics": record.reports[-1]["metrics"] if record.reports else {},
-                "best": record.best,
-                "error": record.error,
-                "seconds": record.seconds,
-                "counts": {state: states.count(state) for state in (*OVER, "running", "waiting")},
-                "trials": self.search.most,
-                "elapsed_s": self.seconds,
-                "left_s": self.left_s,
-                "leader": self._leader(),
-            }
+            TrialUpdated(
+                id=record.id,
+                status=record.status,
+                overrides=record.overrides,
+                epoch=record.reports[-1]["epoch"] if record.reports else None,
+                metrics=record.reports[-1]["metrics"] if record.reports else {},
+                best=record.best,
+                error=record.error,
+                seconds=record.seconds,
+                counts={state: states.count(state) for state in (*OVER, "running", "waiting")},
+                trials=self.search.most,
+                elapsed_s=self.seconds,
+                left_s=self.left_s,
+                leader=self._leader(),
+            )
         )
 
     def _leader(self) -> dict[str, Any] | None:
@@ -330,7 +331,7 @@ class SearchCoordinator:
             return None
         return {"id": ranked[0].id, "overrides": ranked[0].overrides, score["name"]: ranked[0].best[score["name"]]}
 
-    def _show(self, event: Mapping[str, Any]) -> None:
+    def _show(self, event: Event) -> None:
         if self._progress is None:
             return
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.bases.locate import Base
-from regraft.contracts import Progress
+from regraft.contracts import Note, Progress, Registered
 from regraft.errors import Damaged, NotFound, RunError
 from regraft.lazy import Later
 from regraft.spec.run import RunSpec
@@ -178,7 +178,7 @@ def reported(coordinator: SearchCoordinator, progress: Progress | None) -> str:
         except Exception as error:
             log.info("the report failed", exc_info=True)
             if progress is not None:
-                progress({"event": "note", "message": f"the report could not be written: {error_line(error)}"})
+                progress(Note(f"the report could not be written: {error_line(error)}"))
             return ""
     return f"{search_store.store.url}/{search_store.folder}/report.html"
 
@@ -215,18 +215,18 @@ def register(
     if saved is None or delta is None or saved.meta["metrics"].get(name) is None:
         if progress is not None:
             why = "has no whole checkpoint (the quota may have left no room for it)"
-            progress({"event": "note", "message": f"trial {record.id} {why}, so it is not registered"})
+            progress(Note(f"trial {record.id} {why}, so it is not registered"))
         return False
     if progress is not None and saved.meta["metrics"][name] != (record.best or {}).get(name):
         why = f"there was no room for its best checkpoint; registered is the one with {name}"
-        progress({"event": "note", "message": f"trial {record.id}: {why} {saved.meta['metrics'][name]:.4g}"})
+        progress(Note(f"trial {record.id}: {why} {saved.meta['metrics'][name]:.4g}"))
     trial = Trial(record.number, record.overrides)
     own = trial.spec(without_search(spec))
     meta = _meta(own, trial, job, base, search, record, saved, delta)
     version = publish(store, own, base, delta, meta)
     record.registered = f"{spec.name}@{version.version}"
     if progress is not None:
-        progress({"event": "register", "model": spec.name, "version": version.version, "trial": record.id})
+        progress(Registered(spec.name, version.version, record.id))
     return True
 
 

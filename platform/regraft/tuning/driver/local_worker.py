@@ -38,7 +38,7 @@ class LocalPool:
         """Load what all trials share, once."""
         if self._worker is None:
             assert self._job is not None
-            harness = LocalHarness(progress=lambda event: coordinator.emit(**event))
+            harness = LocalHarness(progress=coordinator.emit)
             worker = TrialWorker(self._job, harness, Path(self._folder.name))
             worker.prepare(coordinator)
             self._worker = worker

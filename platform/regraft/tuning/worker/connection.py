@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from regraft.contracts import Event
 from regraft.tuning.protocol import Coordinator, End, Report
 
 T = TypeVar("T")
@@ -44,14 +45,14 @@ class Connection:
         """Forward the end of a trial."""
         _forward(self._coordinator.ended, trial, end)
 
-    def emit(self, event: str, **fields: Any) -> None:
+    def emit(self, event: Event) -> None:
         """Forward a progress event."""
-        _forward(self._coordinator.emit, event, **fields)
+        _forward(self._coordinator.emit, event)
 
 
-def _forward(call: Callable[..., T], *args: Any, **fields: Any) -> T:
+def _forward(call: Callable[..., T], *args: Any) -> T:
     try:
-        return call(*args, **fields)
+        return call(*args)
     except Exception as error:
         raise CoordinatorLost(error) from error
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from regraft.bases.adapted import Adapted
-from regraft.contracts import Method, under
+from regraft.contracts import BaselinesMeasured, Method, Note, under
 from regraft.errors import StoreError, Unsupported
 from regraft.spec.run import RunSpec
 from regraft.training.baselines import CENTROID, majority
@@ -58,7 +58,7 @@ class Heads:
             found = self._bare.get(key) or bare(site)
             dropout_before(site)
         except NotBare as error:
-            coordinator.emit("note", message=f"trials that only train a head run one after another: {error}")
+            coordinator.emit(Note(f"trials that only train a head run one after another: {error}"))
             return None
         self._bare[key] = found
         self._good.add(kind_of(site.spec))
@@ -84,8 +84,8 @@ class Heads:
                 records = task.records(output(head(held.features)), {"labels": held.labels}, context)
             found["nearest_centroid"], correct = task.metrics(records, context), packed(records)
         except Unsupported as error:
-            coordinator.emit("note", message=f"no nearest-centroid baseline: {error}")
-        coordinator.emit("baselines", baselines=found, correct=correct)
+            coordinator.emit(Note(f"no nearest-centroid baseline: {error}"))
+        coordinator.emit(BaselinesMeasured(found, correct))
 
     def run(self, trials: Given, coordinator: Coordinator) -> set[str]:
         """Carry out those of the trials that only train a head, together; the ids of those that are over."""
@@ -150,7 +150,7 @@ class Heads:
             except Exception as error:
                 log.info("heads could not be trained together", exc_info=True)
                 reason = error_line(error)
-                coordinator.emit("note", message=f"{len(cohort.open)} trials go on one after another: {reason}")
+                coordinator.emit(Note(f"{len(cohort.open)} trials go on one after another: {reason}"))
                 cohort.disband()
         else:
             cohort.pause(range(len(ready)))

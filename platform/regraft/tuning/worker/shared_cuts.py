@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from regraft.bases.adapted import Adapted
+from regraft.contracts import Note, Progress, TrunkProgress
 from regraft.data.local_cache import cache_folder, one_at_a_time
 from regraft.data.snapshot import Snapshot
 from regraft.errors import StoreError, Unsupported
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 WORD_S = 0.5
 """Seconds between two words of progress."""
 
-Emit = Callable[..., None]
 Key = tuple[frozenset[str], bool, str]
 """By what one task's models are told apart: the modules that train or drop out, whether loss terms look at them, and
 where their values are to be kept."""
@@ -97,7 +97,7 @@ class SharedCuts:
     """Scratch of this worker."""
     budget: int
     """The most bytes that all cuts may take."""
-    emit: Emit
+    emit: Progress
     shared: Shared = field(default_factory=Shared)
     entries: dict[Key, Entry] = field(default_factory=dict)
     _sides: tuple[Kept, Kept] | None = None
@@ -185,7 +185,7 @@ class SharedCuts:
         name = named(site.adapted)
         self.entries[key] = Entry(name, None, False, Plan("recompute", str(reason), 0, 0.0, 0.0))
         if not isinstance(reason, NothingFrozen):
-            self.emit("note", message=f"{name}: the frozen part is computed anew in every epoch: {reason}")
+            self.emit(Note(f"{name}: the frozen part is computed anew in every epoch: {reason}"))
         return None
 
     def _plan(self, cuts: Sequence[tuple[Key, TrialSite, Cut, bool]], passes: float) -> None:
@@ -209,7 +209,7 @@ class SharedCuts:
                 if chosen.where == "disk":
                     self._features |= opened(each, fresh)
             how = "anew in every epoch" if chosen.where == "recompute" else "once a row"
-            self.emit("note", message=f"{entry.name}: the frozen part is computed {how}, {chosen.why}")
+            self.emit(Note(f"{entry.name}: the frozen part is computed {how}, {chosen.why}"))
 
     def _taken(self, total: int) -> float:
         return total * sum(self._bytes.values())
@@ -250,7 +250,7 @@ class SharedCuts:
         """Now and then: the desk may be on another machine, and answers each word."""
         if done == of or time.monotonic() - self._said >= WORD_S:
             self._said = time.monotonic()
-            self.emit("trunk", rows=done, total=of)
+            self.emit(TrunkProgress(done, of))
 
     def _give_up(self, cuts: Iterable[tuple[Key, TrialSite, Cut, bool]], why: str) -> None:
         """Nothing of these cuts is used, but for what others keep too."""
@@ -259,7 +259,7 @@ class SharedCuts:
         used = {part.key for entry in self.entries.values() if entry.kept and entry.cut for part in entry.cut.kept}
         self._bytes = {part: size for part, size in self._bytes.items() if part in used}
         self._features = {part: found for part, found in self._features.items() if part in used}
-        self.emit("note", message=f"the frozen part is computed anew in every epoch: {why}")
+        self.emit(Note(f"the frozen part is computed anew in every epoch: {why}"))
 
     def read(self, key: Key, rows: float) -> None:
         """Trials have read so many rows instead of computing them."""

@@ -13,7 +13,7 @@ import torch
 from regraft.bases.adapted import Adapted
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base
-from regraft.contracts import Method
+from regraft.contracts import Method, TrunkShared
 from regraft.data.snapshot import Snapshot, open_snapshot
 from regraft.errors import RequestError, Unsupported
 from regraft.spec.run import RunSpec
@@ -228,7 +228,7 @@ class TrialWorker:
         for name in ("computed", "reused", "bytes", "saved_s"):
             new[name] = found[name] - self._told.get(name, 0)
             self._told[name] = found[name]
-        coordinator.emit("shared", **new)
+        coordinator.emit(TrunkShared(**new))
 
     def _clear(self) -> None:
         gc.collect()

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from regraft.cli.jobs import events, remote
+from regraft.cli.jobs import job_log, remote
 from regraft.cli.jobs.remote import Watch
 from regraft.cli.screen import Screen
 from regraft.cluster.job_api import Ended
+from regraft.contracts import EvaluationDone
 from regraft.errors import ClusterError, DataError, PermissionDenied, RegraftError, SpecError
 
 
 def line(what: str, /, **body: Any) -> str:
-    return events.MARK + json.dumps({"kind": what, "body": body})
+    return job_log.MARK + json.dumps({"kind": what, "body": body})
 
 
 class Feed(Iterator[str | None]):
@@ -85,9 +86,15 @@ def test_a_command_with_a_progress_of_its_own_shows_it(capsys: pytest.CaptureFix
     def shown(screen: Screen) -> Iterator[Any]:
         yield seen.append
 
-    lines = [line("progress", event="trial", id="t0001"), line("reply", version="v1")]
+    event = EvaluationDone(3, 1.5, {"accuracy": 0.5}, best=True)
+    lines = [
+        line("progress", **event.document()),
+        line("progress", event="something new"),
+        line("progress", event="note"),
+        line("reply", version="v1"),
+    ]
     Watch(StandIn(lines, DONE), "job-1", Screen(), {}, shown).reply()  # type: ignore[arg-type]
-    assert seen == [{"event": "trial", "id": "t0001"}]
+    assert seen == [event], "what this edition cannot read is left out"
 
 
 @pytest.mark.parametrize(
@@ -165,4 +172,4 @@ class _Silent:
     "text", ["@regraft ", "@regraft {", '@regraft {"kind": 1}', '@regraft {"kind": "a", "body": 3}']
 )
 def test_a_line_that_was_cut_is_no_event(text: str) -> None:
-    assert events.read(text) is None
+    assert job_log.parse(text) is None

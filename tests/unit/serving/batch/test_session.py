@@ -108,7 +108,7 @@ def test_what_a_killed_process_had_finished_is_not_computed_again(
 
     monkeypatch.setattr(Predictor, "attempt", counting)
     told: list[str] = []
-    predict_here(request, progress=lambda event: told.append(str(event.get("message"))))
+    predict_here(request, progress=lambda event: told.append(str(getattr(event, "message", None))))
     assert "goes on: 3 of 6 blocks of the unfinished output are answered" in told
     assert sum(counted) == ROWS - 3 * 4
     assert [line["id"] for line in lines(request.output)] == [f"r{number}" for number in range(ROWS)]
@@ -327,7 +327,7 @@ def test_the_python_face_and_its_progress(published: Path, texts: Path) -> None:
     events: list[dict[str, Any]] = []
     out = texts.parent / "face.jsonl"
     written: BatchResult = regraft.predict(
-        "tiny@v1", texts, out, store=str(published), workers=0, progress=lambda event: events.append(dict(event))
+        "tiny@v1", texts, out, store=str(published), workers=0, progress=lambda event: events.append(event.document())
     )
     assert written.document() == {"rows": ROWS, "out": str(out), "seconds": written.seconds}
     assert [event["step"] for event in events if event["event"] == "step"][-1] == ROWS

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from regraft.contracts import BaselinesMeasured
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
@@ -210,10 +211,10 @@ def test_a_second_search_of_heads_computes_nothing(tmp_path: Path) -> None:
 def test_the_honest_baselines_come_from_the_same_features(tmp_path: Path) -> None:
     written = spec_in(tmp_path, epochs=1, baselines=True)
     coordinator = searched(written, tmp_path / "w", {}, {"training.lr": 0.5})
-    (told,) = [said for said in coordinator.said if said["event"] == "baselines"]
+    (event,) = [event for event in coordinator.events if isinstance(event, BaselinesMeasured)]
     spec = RunSpec.resolve({**written, "store": str(tmp_path / "alone")})
     train_local(spec)
     known = Runs(open_store(spec.store)).find(spec.run) or {}
-    assert told["correct"] == known["baseline_correct"]
-    assert told["baselines"]["majority"] == known["baselines"]["majority"]
-    assert told["baselines"]["nearest_centroid"] == pytest.approx(known["baselines"]["nearest_centroid"], abs=1e-5)
+    assert event.correct == known["baseline_correct"]
+    assert event.baselines["majority"] == known["baselines"]["majority"]
+    assert event.baselines["nearest_centroid"] == pytest.approx(known["baselines"]["nearest_centroid"], abs=1e-5)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from regraft.contracts import TrunkProgress
 from regraft.errors import StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
@@ -90,11 +91,11 @@ def test_every_depth_comes_from_one_pass_and_a_second_search_computes_nothing(tm
     assert first.shared() | {"why": ""} == {
         **first.shared(), "why": "", "rows": 90, "computed": 90, "reused": 0, "where": "disk"
     }  # fmt: skip
-    assert max(said["total"] for said in first.said if said["event"] == "trunk") == 90
+    assert max(event.total for event in first.events if isinstance(event, TrunkProgress)) == 90
     again = [{**point, "training.lr": 0.01} for point in FROZEN]
     second = searched(written, tmp_path / "w", *again, depths=(1, 2), search="second")
     assert (second.shared()["computed"], second.shared()["reused"]) == (0, 90)
-    assert not [said for said in second.said if said["event"] == "trunk"]
+    assert not [event for event in second.events if isinstance(event, TrunkProgress)]
     assert second.ends["t0001"].status == "finished"
 
 

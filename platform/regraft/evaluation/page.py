@@ -13,7 +13,7 @@ from typing import Any
 from regraft.contracts.findings import Findings
 from regraft.evaluation.worst_rows import Worst
 from regraft.report import charts, html, numbers
-from regraft.report.numbers import figure, span
+from regraft.report.numbers import format_number, span
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -40,9 +40,9 @@ def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
             rivals=_rivals(document),
             rival_note=_rival_note(document),
             findings=findings,
-            tables=[numbers.framed(table) for table in findings.tables],
-            grids=[numbers.grid(matrix) for matrix in findings.matrices],
-            curves=[charts.drawn(curve) for curve in findings.curves],
+            tables=[numbers.table_view(table) for table in findings.tables],
+            matrices=[numbers.matrix_view(matrix) for matrix in findings.matrices],
+            curves=[charts.curve_view(curve) for curve in findings.curves],
             exhibits=shown.exhibits,
             tagged="entities" in shapes,
             several="entities" in shapes
@@ -93,9 +93,9 @@ def _metrics(document: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any
             "name": name,
             "chosen": name == score,
             "cells": [
-                figure(document["metrics"][name]),
+                format_number(document["metrics"][name]),
                 _told(document["intervals"].get(name)),
-                *(figure(values[name]) if values.get(name) is not None else "" for values in others.values()),
+                *(format_number(values[name]) if values.get(name) is not None else "" for values in others.values()),
             ],
         }
         for name in _names(document)
@@ -104,7 +104,7 @@ def _metrics(document: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any
 
 
 def _told(bounds: Mapping[str, float] | None) -> str:
-    return f"{figure(bounds['low'])} to {figure(bounds['high'])}" if bounds else ""
+    return f"{format_number(bounds['low'])} to {format_number(bounds['high'])}" if bounds else ""
 
 
 def _interval_note(bootstrap: Mapping[str, Any], document: Mapping[str, Any]) -> str:
@@ -130,8 +130,8 @@ def _rivals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": name,
             "chosen": name == document["score"]["name"],
             "cells": [
-                figure(document["metrics"][name]),
-                figure(rival["metrics"][name]),
+                format_number(document["metrics"][name]),
+                format_number(rival["metrics"][name]),
                 numbers.signed(rival["difference"][name]),
                 _apart(rival["intervals"].get(name)),
             ],
@@ -203,8 +203,8 @@ def _facts(document: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         ("delta", f"sha256 {document['delta_sha256']}" if document["delta_sha256"] else "", True),
         ("base", document["base"]["reference"], True),
         ("base hash", document["base"]["hash"], True),
-        ("task", numbers.member(document["task"]), False),
-        ("method", numbers.member(document["method"]), False),
+        ("task", numbers.plugin_text(document["task"]), False),
+        ("method", numbers.plugin_text(document["method"]), False),
         ("labels", shown, False),
         ("data", data["path"], True),
         ("data fingerprint", data["fingerprint"], True),

@@ -1,1 +1,1 @@
-"""HTML pages, numbers and charts that evaluation and tuning share."""
+"""HTML pages, numbers and charts, shared by evaluation and tuning."""

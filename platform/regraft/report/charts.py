@@ -1,4 +1,4 @@
-"""Where the marks of a chart stand: scales with round ticks, and lines as SVG paths; templates draw them."""
+"""Geometry of charts: axes with round ticks, dots, and lines as SVG paths, which templates draw."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """From values to places in the picture."""
+    """A linear map from values to positions in the chart."""
 
     low: float
     high: float
@@ -34,28 +34,28 @@ class Axis:
     end: float
 
     def at(self, value: float) -> float:
-        """Where a value stands, cut at the ends of the axis."""
+        """Return the position of a value, clipped to the ends of the axis."""
         share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
         return round(self.start + min(1.0, max(0.0, share)) * (self.end - self.start), 2)
 
     def ticks(self, wanted: int = 5) -> tuple[Tick, ...]:
-        """Round values over the axis."""
+        """Return about `wanted` ticks at round values."""
         return tuple(Tick(self.at(value), label) for value, label in round_values(self.low, self.high, wanted))
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a curve, with what it says when it is pointed at."""
+    """A point of a curve, with its tooltip."""
 
     x: float
     y: float
     radius: float
-    told: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A curve as its template needs it."""
+class CurveView:
+    """A curve with everything that its template draws."""
 
     curve: Curve
     x: Axis
@@ -65,17 +65,17 @@ class Drawn:
     dots: tuple[Dot, ...]
 
 
-def drawn(curve: Curve) -> Drawn:
-    """The curve on axes that begin and end at round values; shares get the whole of 0 to 1."""
+def curve_view(curve: Curve) -> CurveView:
+    """Place a curve on its axes; values between 0 and 1 get an axis from 0 to 1."""
     both = [*curve.points, *curve.ideal]
     x = Axis(*_range([point[0] for point in both]), LEFT, WIDTH - RIGHT)
     y = Axis(*_range([point[1] for point in both]), HEIGHT - BOTTOM, TOP)
     line = path(curve.points, x, y) if curve.joined else ""
-    return Drawn(curve, x, y, line, path(curve.ideal, x, y), _dots(curve, x, y))
+    return CurveView(curve, x, y, line, path(curve.ideal, x, y), _dots(curve, x, y))
 
 
 def path(points: Sequence[Point], x: Axis, y: Axis) -> str:
-    """An SVG path through the points; places that are not numbers break it."""
+    """Return an SVG path through the points; points that are not finite interrupt it."""
     pieces, pen = [], "M"
     for across, up in points:
         if not (math.isfinite(across) and math.isfinite(up)):
@@ -87,7 +87,7 @@ def path(points: Sequence[Point], x: Axis, y: Axis) -> str:
 
 
 def round_values(low: float, high: float, wanted: int = 5) -> list[tuple[float, str]]:
-    """About `wanted` values of 1, 2 or 5 times a power of ten between low and high, with their labels."""
+    """Return about `wanted` multiples of 1, 2 or 5 times a power of ten between low and high, with their labels."""
     if not high > low:
         return [(low, f"{low:.3g}")]
     raw = (high - low) / wanted
@@ -110,7 +110,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _dots(curve: Curve, x: Axis, y: Axis) -> tuple[Dot, ...]:
-    """A dot for each point: larger for more rows, by area; none on a line of very many points."""
+    """Return a dot for each point, its area proportional to its rows; none for a line with many points."""
     if curve.joined and not curve.weights and len(curve.points) > _MOST_DOTS:
         return ()
     most = max(curve.weights, default=0.0) or 1.0
@@ -127,7 +127,7 @@ def _dots(curve: Curve, x: Axis, y: Axis) -> tuple[Dot, ...]:
 
 @dataclass(frozen=True)
 class Standing:
-    """One line of the chart that sets a score beside others."""
+    """One line of the chart that compares a score with others."""
 
     name: str
     value: float
@@ -139,7 +139,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Standings:
-    """A score, its interval, and what it is compared with, on one axis."""
+    """A score with its interval and the scores that it is compared with, on one axis."""
 
     axis: Axis
     lines: tuple[Standing, ...]
@@ -148,7 +148,7 @@ class Standings:
 def standings(
     score: float, bounds: tuple[float, float] | None, others: Sequence[tuple[str, float]], name: str
 ) -> Standings:
-    """The chart's places on an axis of 0 to 100, in percent of its width."""
+    """Place the scores on an axis from 0 to 100, in percent of the chart's width."""
     values = [score, *(bounds or ()), *(value for _, value in others)]
     low, high = min(values), max(values)
     margin = 0.08 * (high - low) or 0.05 * abs(high) or 0.5

@@ -1,4 +1,4 @@
-"""What every page of regraft stands on: one style in light and dark, and templates that escape all they are given."""
+"""The frame of every HTML page: one style sheet for light and dark, and templates with autoescaping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def environment(*folders: Path) -> Environment:
-    """Templates of these folders, and those that all pages share: `frame.html.j2` to extend, `findings.html.j2`."""
+    """Return the templates of these folders and the shared ones, `frame.html.j2` and `findings.html.j2`."""
     made = Environment(
         loader=FileSystemLoader([*folders, _TEMPLATES]),
         autoescape=True,
@@ -24,7 +24,7 @@ def environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
-        "figure": numbers.figure,
+        "number": numbers.format_number,
         "probability": numbers.probability,
         "span": numbers.span,
         "count": lambda number: f"{number:,}",
@@ -36,17 +36,17 @@ def environment(*folders: Path) -> Environment:
 
 
 def style(*more: Path) -> Markup:
-    """The style sheet, then those of `more`: our own files, never the user's, so they are not escaped."""
+    """Return the common style sheet followed by `more`, unescaped: these are our own files, never the user's."""
     return Markup("\n".join(path.read_text(encoding="utf-8") for path in (_TEMPLATES / "frame.css", *more)))
 
 
 def moment(text: str) -> str:
-    """A time in ISO 8601 as people write it: `3 May 2026, 14:05 UTC`."""
+    """Return a time in ISO 8601 as text for people: `3 May 2026, 14:05 UTC`."""
     return f"{datetime.fromisoformat(text):%-d %B %Y, %H:%M} UTC"
 
 
 def put(path: Path, content: str | bytes) -> None:
-    """All of it or nothing: a reader never meets half a page."""
+    """Write a file atomically, so that a reader never sees half a page."""
     part = path.with_suffix(f".{os.getpid()}.part")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them, and tables and matrices with what their drawing needs."""
+"""Numbers as text for people, and views of tables and matrices with everything that their templates draw."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from regraft.contracts.findings import Matrix, Table
 
 MANY = 10
-"""Classes from which a matrix is drawn narrow, and its largest confusions are listed beside."""
+"""Matrices with more classes are drawn narrow, with a list of their largest confusions."""
 _OFTEN = 10
 
 
 @dataclass(frozen=True)
-class Framed:
-    """A table, and of each column whether it holds numbers, and whether these are shares, which get a bar."""
+class TableView:
+    """A table, and for each column whether it holds numbers and whether these are shares, which get a bar."""
 
     table: Table
     numeric: tuple[bool, ...]
@@ -24,27 +24,27 @@ class Framed:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A count, how deep its colour is (in percent), and what it says when it is pointed at."""
+class MatrixCell:
+    """A count, the strength of its colour in percent, and its tooltip."""
 
     count: int
     depth: float
     hit: bool
-    told: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
-class Line:
-    """One true class of a matrix."""
+class MatrixRow:
+    """The row of one true class."""
 
     name: str
-    cells: tuple[Cell, ...]
+    cells: tuple[MatrixCell, ...]
     total: int
 
 
 @dataclass(frozen=True)
-class Confused:
-    """A true class and another that was said in its place."""
+class Confusion:
+    """A true class and the class that was predicted instead."""
 
     truth: str
     answer: str
@@ -53,17 +53,17 @@ class Confused:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A matrix as it is drawn."""
+class MatrixView:
+    """A confusion matrix with everything that its template draws."""
 
     matrix: Matrix
-    lines: tuple[Line, ...]
+    rows: tuple[MatrixRow, ...]
     many: bool
-    often: tuple[Confused, ...]
+    often: tuple[Confusion, ...]
 
 
-def framed(table: Table) -> Framed:
-    """The table with what is known of its columns."""
+def table_view(table: Table) -> TableView:
+    """Classify the columns of a table."""
     columns = list(zip(*table.rows, strict=True)) if table.rows else [()] * len(table.columns)
     numbers = [[cell for cell in column if cell is not None] for column in columns]
     numeric = tuple(bool(column) and all(isinstance(cell, int | float) for cell in column) for column in numbers)
@@ -74,35 +74,35 @@ def framed(table: Table) -> Framed:
         and all(0 <= float(cell) <= 1 for cell in column)
         for place, column in enumerate(numbers)
     )
-    return Framed(table, numeric, shares)
+    return TableView(table, numeric, shares)
 
 
-def grid(matrix: Matrix) -> Grid:
-    """The matrix with shares by its rows."""
-    lines = []
+def matrix_view(matrix: Matrix) -> MatrixView:
+    """Colour a matrix by the shares within each row."""
+    rows = []
     for truth, counts in zip(matrix.truths, matrix.counts, strict=True):
         total = sum(counts)
         cells = tuple(
-            Cell(
+            MatrixCell(
                 count,
                 _depth(count, total, truth == answer),
                 truth == answer,
-                f"true {truth}, said {answer}: {count:,}{f', {count / total:.1%} of {total:,}' if total else ''}",
+                f"true {truth}, predicted {answer}: {count:,}{f', {count / total:.1%} of {total:,}' if total else ''}",
             )
             for answer, count in zip(matrix.answers, counts, strict=True)
         )
-        lines.append(Line(truth, cells, total))
+        rows.append(MatrixRow(truth, cells, total))
     many = len(matrix.answers) > MANY
-    return Grid(matrix, tuple(lines), many, _often(matrix) if many else ())
+    return MatrixView(matrix, tuple(rows), many, _often(matrix) if many else ())
 
 
 def _depth(count: int, total: int, hit: bool) -> float:
-    """By the share of the true class; by its root for mistakes, which are to be seen before they are frequent."""
+    """Return the share of the true class in percent; for mistakes its square root, which shows rare ones too."""
     share = count / total if total else 0.0
     return round(100 * (share if hit else math.sqrt(share)), 1)
 
 
-def _often(matrix: Matrix) -> tuple[Confused, ...]:
+def _often(matrix: Matrix) -> tuple[Confusion, ...]:
     pairs = [
         (count, sum(counts), truth, answer)
         for truth, counts in zip(matrix.truths, matrix.counts, strict=True)
@@ -110,11 +110,11 @@ def _often(matrix: Matrix) -> tuple[Confused, ...]:
         if truth != answer and count
     ]
     worst = sorted(pairs, key=lambda pair: (-pair[0], pair[2], pair[3]))[:_OFTEN]
-    return tuple(Confused(truth, answer, count, f"{100 * count / total:.0f}") for count, total, truth, answer in worst)
+    return tuple(Confusion(truth, answer, count, f"{100 * count / total:.0f}") for count, total, truth, answer in worst)
 
 
-def figure(value: Any) -> str:
-    """A metric for a page: three places, or three digits where it is small or large; words as they are."""
+def format_number(value: Any) -> str:
+    """Return a metric as text: three decimals, or three digits if it is small or large. Texts stay as they are."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
     if isinstance(value, int):
@@ -127,17 +127,17 @@ def figure(value: Any) -> str:
 
 
 def probability(value: float) -> str:
-    """A score between 0 and 1 in three places; others as any figure."""
+    """Return a score between 0 and 1 with three decimals, any other as by `format_number`."""
     if not 0 <= value <= 1:
-        return figure(float(value))
+        return format_number(float(value))
     return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
 def signed(value: float | None) -> str:
-    """A difference: its sign always told, with a true minus."""
+    """Return a difference with its sign, using a typographic minus."""
     if value is None:
         return "–"
-    return f"{'+' if value >= 0 else '−'}{figure(abs(value))}"
+    return f"{'+' if value >= 0 else '−'}{format_number(abs(value))}"
 
 
 def span(seconds: float) -> str:
@@ -148,10 +148,10 @@ def span(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s"
 
 
-def member(written: Mapping[str, Any]) -> str:
-    """A task or method as one line: `lora (rank 16, alpha 32)`."""
-    told = {key: value for key, value in written.items() if key != "type" and value not in (None, "")}
+def plugin_text(written: Mapping[str, Any]) -> str:
+    """Return a task or method as one line: `lora (rank 16, alpha 32)`."""
+    shown = {key: value for key, value in written.items() if key != "type" and value not in (None, "")}
     fields = ", ".join(
-        f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in told.items()
+        f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in shown.items()
     )
     return f"{written['type']}{f' ({fields})' if fields else ''}"

@@ -1,7 +1,7 @@
-"""One drawing for screen and file: a figure as SVG whose colours are those of the page, light or dark, and as a PNG.
+"""Matplotlib figures as SVG in the colours of the page, light or dark, and as PNG files.
 
-Only this module, `drawing` and `trends` import matplotlib. It takes half a second, so a search imports its report when
-there is one to write.
+Only this module and the plots of `tuning.pages` import matplotlib. The import takes half a second, so a search imports
+its report only when it writes one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DPI = 200
 
 
 def _palette() -> dict[str, str]:
-    """The light colours of the page's style sheet by name; in a page each becomes the name, so that dark works too."""
+    """Return the light colours of the style sheet by name; a page refers to them by name, so that dark works too."""
     light = str(html.style()).split("@media", 1)[0]
     return dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", light))
 
@@ -63,16 +63,16 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass
 class Canvas:
-    """An empty figure, and what its marks say when they are pointed at."""
+    """An empty figure, and the tooltips of its marks."""
 
     figure: Figure
     narrow: bool
-    """Whether it is for a phone: a third as wide, with the same size of letters."""
-    told: dict[str, Sequence[str]] = field(default_factory=dict)
+    """Whether it is for a phone: a third as wide, with letters of the same size."""
+    tooltips: dict[str, Sequence[str]] = field(default_factory=dict)
 
-    def tell(self, mark: str, texts: Sequence[str]) -> str:
-        """Of a collection of dots, what each says; the result is the `gid` that it must be drawn with."""
-        self.told[mark] = texts
+    def label(self, mark: str, texts: Sequence[str]) -> str:
+        """Set the tooltip of each dot of a collection, and return the `gid` to draw the collection with."""
+        self.tooltips[mark] = texts
         return mark
 
 
@@ -81,19 +81,19 @@ Draw = Callable[[Canvas], None]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the page: two drawings of it within, wide and narrow, and a file beside."""
+    """A picture of a page: a wide and a narrow drawing within the page, and a PNG file beside it."""
 
     name: str
-    """Of its file, without suffix."""
+    """Name of its file, without suffix."""
     about: str
-    """What it shows, for whoever cannot see it."""
+    """Text alternative for screen readers."""
     wide: Markup
     narrow: Markup
     png: bytes
 
 
 def picture(name: str, about: str, draw: Draw, *, wide: tuple[float, float], narrow: tuple[float, float]) -> Picture:
-    """`draw` on canvases of those sizes in inches."""
+    """Draw a picture on canvases of these sizes, in inches."""
     with _styled():
         large, small = Canvas(Figure(figsize=wide), False), Canvas(Figure(figsize=narrow), True)
         for canvas in (large, small):
@@ -104,7 +104,7 @@ def picture(name: str, about: str, draw: Draw, *, wide: tuple[float, float], nar
 
 
 def plain(axes: Axes, title: str, *, above: float | None = None) -> None:
-    """What an axis measures stands above it, at its left: there is room on a phone, and nobody tilts the head."""
+    """Put the label of the y axis above it, at the left: it fits on a phone and is read without tilting the head."""
     axes.set_title(title, loc="left", pad=above, fontsize=8.5, color=COLOURS["ink"], fontweight="bold")
     axes.grid(axis="x", visible=False)
 
@@ -113,7 +113,7 @@ def plain(axes: Axes, title: str, *, above: float | None = None) -> None:
 def _styled() -> Iterator[None]:
     log = logging.getLogger("matplotlib")
     level = log.level
-    log.setLevel(logging.ERROR)  # it says when it looks for fonts
+    log.setLevel(logging.ERROR)  # it logs every search for fonts
     try:
         with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")  # the browser has it, a PNG a box
@@ -129,7 +129,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _svg(canvas: Canvas, about: str, salt: str) -> Markup:
-    """Without what would reach beyond it: a document type, metadata, sizes, fonts, styles of its own, common ids."""
+    """Render without anything that reaches beyond the picture: document type, metadata, sizes, fonts, styles, ids."""
     written = io.BytesIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({"svg.hashsalt": salt}):
@@ -140,7 +140,7 @@ def _svg(canvas: Canvas, about: str, salt: str) -> Markup:
             if child.tag in (f"{{{_SVG}}}style", f"{{{_SVG}}}metadata"):
                 parent.remove(child)
     for element in root.iter():
-        _dress(element, canvas.told)
+        _adapt(element, canvas.tooltips)
     root.attrib.clear()
     _, _, width, height = (0, 0, *(72 * inches for inches in canvas.figure.get_size_inches()))
     root.attrib |= {
@@ -152,11 +152,11 @@ def _svg(canvas: Canvas, about: str, salt: str) -> Markup:
     }
     ET.register_namespace("", _SVG)
     ET.register_namespace("xlink", _LINK)
-    return Markup(ET.tostring(root, encoding="unicode"))  # ElementTree has escaped every text within
+    return Markup(ET.tostring(root, encoding="unicode"))  # ElementTree has escaped every text
 
 
-def _dress(element: ET.Element, told: Mapping[str, Sequence[str]]) -> None:
-    """Colours by name, the page's letters, and titles on marks."""
+def _adapt(element: ET.Element, tooltips: Mapping[str, Sequence[str]]) -> None:
+    """Replace colours by their names and the font by the page's, and add tooltips to marks."""
     if style := element.get("style"):
         named = re.sub(
             r"#[0-9a-f]{6}", lambda found: f"var(--{_NAMES[found[0]]})" if found[0] in _NAMES else found[0], style
@@ -165,7 +165,7 @@ def _dress(element: ET.Element, told: Mapping[str, Sequence[str]]) -> None:
     if element.tag != f"{{{_SVG}}}g":
         return
     mark = element.attrib.pop("id", "")
-    if texts := told.get(mark):
+    if texts := tooltips.get(mark):
         dots = list(element.iter(f"{{{_SVG}}}use"))
         dots = dots or [dot for dot in element.iter(f"{{{_SVG}}}path") if "id" not in dot.attrib]
         if len(dots) == len(texts):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from regraft.contracts.findings import Findings, Matrix
-from regraft.report.numbers import figure
+from regraft.report.numbers import format_number
 from support.browser import Look
 from unit.evaluation import stand_ins
 
@@ -150,4 +150,4 @@ def test_a_matrix_of_many_classes_lists_what_is_confused_most() -> None:
     [(0.91666, "0.917"), (0.00123, "0.00123"), (12, "12"), (1234567, "1,234,567"), (None, "–"), (134.0, "134")],
 )
 def test_figures_are_short(value: Any, told: str) -> None:
-    assert figure(value) == told
+    assert format_number(value) == told

@@ -1,1 +1,1 @@
-"""The HTML page of a search."""
+"""The HTML page of a search and its plots."""

@@ -1,9 +1,9 @@
-"""What a search says of depth: its trials side by side by how much of the base stood still, and where the knee is.
+"""Trials grouped by depth, the number of frozen blocks, and the knee over these groups.
 
 The **knee** is the cheapest column whose best trial lies within noise of the best of all: the one-standard-error rule
 (Breiman, Friedman, Olshen and Stone, 1984, section 3.4.3; Hastie, Tibshirani and Friedman, 2009, section 7.10). Rules
-that look for the sharpest bend of a curve (Kneedle; Satopaa et al., 2011) need an ordered, evenly sampled curve and
-find a bend in noise as well; depths here are few, uneven, and stand beside methods that have none.
+that look for the sharpest bend of a curve (Kneedle; Satopaa et al., 2011) need an ordered, evenly sampled curve, and
+find a bend in noise as well. Depths are few and uneven, and stand beside methods that have none.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from regraft.report.numbers import figure
+from regraft.report.numbers import format_number
 from regraft.tuning.records import TrialRecord, best_first
 
 _WITH_DEPTH = ("freeze", "full", "feature-extraction")
 _ALIKE = 1.05
-"""Costs this near to each other are the same cost: clocks are not more exact than that."""
+"""Costs within this factor count as equal, since clocks are not more exact."""
 _GUESS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class DepthColumn:
     """Trials with the same number of frozen blocks, or of the same method where that has no depth."""
 
     depth: int | None
-    """How many blocks stood still; None for a method that has no depth."""
+    """Number of frozen blocks; None for a method that has no depth."""
     blocks: int
     method: str
-    """The method of all its trials; empty where they differ or it is not known."""
+    """The method of all its trials; empty if they differ or it is not known."""
     trials: tuple[TrialRecord, ...]
-    """Those with a result, the best first."""
+    """Trials with a result, the best first."""
     others: int
-    """How many gave no result."""
+    """Number of trials without a result."""
     best: float | None
     seconds: float | None
-    """What a trial of full length takes: the median of seconds per epoch, times the most epochs of any trial."""
+    """Duration of a trial of full length: the median of seconds per epoch, times the most epochs of any trial."""
     share: float | None
-    """Of all parameters, those that moved."""
+    """Trainable share of all parameters."""
 
     @property
     def brief(self) -> str:
-        """The same where there is little room: `4 of 6 frozen`."""
+        """The name in its short form: `4 of 6 frozen`."""
         return self.name.replace(" blocks", "")
 
     @property
     def name(self) -> str:
-        """In words: `4 of 6 blocks frozen`, `lora`."""
+        """The name of the column: `4 of 6 blocks frozen`, `lora`."""
         if self.depth is None:
             return self.method or "unknown"
         if self.method in ("full", "feature-extraction"):
@@ -62,14 +62,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Knee:
-    """Where more cost no longer buys a better model that these rows could tell from chance."""
+    """The column from which on more cost buys no improvement that these rows could distinguish from chance."""
 
-    best: Column
-    column: Column
+    best: DepthColumn
+    column: DepthColumn
     noise: float
-    """How far below the best still counts as equal, in the metric's own unit."""
+    """Distance from the best that still counts as equal, in the metric's unit."""
     source: str
-    """Where the noise comes from, in words."""
+    """How the noise was estimated, as text."""
 
 
 def value(metrics: Mapping[str, Any] | None, name: str) -> float | None:
@@ -79,23 +79,26 @@ def value(metrics: Mapping[str, Any] | None, name: str) -> float | None:
 
 
 def ranked(trials: Sequence[TrialRecord], score: Mapping[str, str]) -> list[TrialRecord]:
-    """Those with a finite result, the best first."""
+    """Return the trials with a finite result, the best first."""
     return best_first([trial for trial in trials if value(trial.best, score["name"]) is not None], score)
 
 
 def method_of(trial: TrialRecord) -> str:
-    """The method that the trial's point of the space names; empty where the space leaves it to the spec."""
+    """Return the method that the trial's point of the space names; empty if the space leaves it to the spec."""
     written = trial.overrides.get("method", trial.overrides.get("method.type", ""))
     return str(written.get("type", "")) if isinstance(written, Mapping) else str(written or "")
 
 
 def epochs_of(trial: TrialRecord) -> float:
-    """How far it came; 0 where it reported nothing."""
+    """Return the last reported epoch; 0 for a trial without reports."""
     return max((value(report, "epoch") or 0.0 for report in trial.reports), default=0.0)
 
 
-def columns(trials: Sequence[TrialRecord], score: Mapping[str, str]) -> list[Column]:
-    """The trials by depth, the least frozen first, then the methods that have none; nothing of what has no place."""
+def depth_columns(trials: Sequence[TrialRecord], score: Mapping[str, str]) -> list[DepthColumn]:
+    """Group the trials by depth, the least frozen first, followed by the methods without a depth.
+
+    Trials whose depth cannot be determined are left out.
+    """
     blocks = max((trial.blocks or 0 for trial in trials), default=0)
     longest = max((epochs_of(trial) for trial in trials), default=0.0)
     groups: dict[tuple[int | None, str], list[TrialRecord]] = {}
@@ -110,7 +113,7 @@ def columns(trials: Sequence[TrialRecord], score: Mapping[str, str]) -> list[Col
 
 
 def _depth(trial: TrialRecord, method: str, blocks: int) -> int | None:
-    """As the trial found it; of one that failed before that, as it was written."""
+    """Return the depth that the trial reported, or, if it failed before that, the depth of its point."""
     if trial.depth is not None:
         return trial.depth
     written = trial.overrides.get("method")
@@ -128,7 +131,7 @@ def _depth(trial: TrialRecord, method: str, blocks: int) -> int | None:
 
 def _column(
     depth: int | None, blocks: int, trials: Sequence[TrialRecord], score: Mapping[str, str], longest: float
-) -> Column:
+) -> DepthColumn:
     methods = {method_of(trial) for trial in trials}
     best = ranked(trials, score)
     costs = [
@@ -137,7 +140,7 @@ def _column(
         if trial.seconds > 0
     ]
     shares = [trial.trainable / trial.total for trial in best if trial.total]
-    return Column(
+    return DepthColumn(
         depth,
         blocks,
         methods.pop() if len(methods) == 1 else "",
@@ -149,21 +152,21 @@ def _column(
     )
 
 
-def knee(found: Sequence[Column], score: Mapping[str, str], rows: int) -> Knee | None:
-    """The knee over these columns, `rows` being those that the metric was measured on; None where nothing is told."""
-    told = [column for column in found if column.best is not None]
-    if not told:
+def find_knee(columns: Sequence[DepthColumn], score: Mapping[str, str], rows: int) -> Knee | None:
+    """Return the knee over these columns; None if no column has a result. `rows` is the number of evaluation rows."""
+    measured = [column for column in columns if column.best is not None]
+    if not measured:
         return None
     sign = 1.0 if score["mode"] == "max" else -1.0
-    best = min(told, key=lambda column: (-sign * (column.best or 0.0), column.trials[0].number))
+    best = min(measured, key=lambda column: (-sign * (column.best or 0.0), column.trials[0].number))
     noise, source = _noise(best.best or 0.0, score, rows)
     floor = sign * (best.best or 0.0) - noise - 1e-12
-    near = [column for column in told if sign * (column.best or 0.0) >= floor]
+    near = [column for column in measured if sign * (column.best or 0.0) >= floor]
     return Knee(best, _cheapest(near), noise, source)
 
 
-def _cheapest(near: Sequence[Column]) -> Column:
-    """The fewest seconds; of those that take as long, the one that moves least, then the deepest frozen."""
+def _cheapest(near: Sequence[DepthColumn]) -> DepthColumn:
+    """Return the fastest column; of equally fast ones the one with the smallest trainable share, then the deepest."""
     lowest = min((column.seconds for column in near if column.seconds is not None), default=None)
     if lowest is not None:
         near = [column for column in near if column.seconds is not None and column.seconds <= _ALIKE * lowest]
@@ -171,10 +174,15 @@ def _cheapest(near: Sequence[Column]) -> Column:
 
 
 def _noise(best: float, score: Mapping[str, str], rows: int) -> tuple[float, str]:
-    """One standard error of a share of rows, which is an upper bound for the mean of any figure between 0 and 1; two
-    rows right and two wrong are added (Agresti and Coull, 1998), or a perfect score would have none."""
+    """Return one standard error of a share of rows, and its description.
+
+    It is an upper bound for the mean of any value between 0 and 1. Two right and two wrong rows are added (Agresti and
+    Coull, 1998), since a perfect score would have no error otherwise.
+    """
     if score["mode"] == "max" and 0 <= best <= 1 and rows > 0:
         share = (best * rows + 2) / (rows + 4)
         error = math.sqrt(share * (1 - share) / (rows + 4))
-        return error, f"one standard error of the best on {rows:,} evaluation rows ({figure(error)})"
-    return _GUESS * abs(best), f"1 % of the best ({figure(_GUESS * abs(best))}), no standard error being known here"
+        return error, f"one standard error of the best on {rows:,} evaluation rows ({format_number(error)})"
+    return _GUESS * abs(
+        best
+    ), f"1 % of the best ({format_number(_GUESS * abs(best))}), no standard error being known here"

@@ -1,4 +1,4 @@
-"""The pictures of trends: the metric over searched numbers, and over training."""
+"""Plots of the metric over searched numbers and over training."""
 
 from __future__ import annotations
 
@@ -13,30 +13,39 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from regraft.report.svg import COLOURS, Canvas, Picture, picture, plain
 from regraft.tuning.pages.by_depth import epochs_of, value
-from regraft.tuning.pages.depth_plot import dots, height_of, limits
-from regraft.tuning.pages.words import brief, figures_of, number, told
+from regraft.tuning.pages.score_axes import ScoreAxes
+from regraft.tuning.pages.words import brief, compact_number, numeric_fields, tooltip
 from regraft.tuning.records import SearchRecord, TrialRecord
 
 PANELS = 12
-"""More small pictures than that are no picture."""
+"""The most panels of one picture."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Trials of one small picture: a searched number of each, and what is said above."""
+    """One small plot: the metric over a searched number of some trials."""
 
     title: str
     trials: tuple[TrialRecord, ...]
     """The best first."""
     field: str
 
+    @property
+    def numbers(self) -> list[float]:
+        """The searched number of each trial."""
+        return [numeric_fields(trial)[self.field] for trial in self.trials]
+
 
 def number_picture(
-    name: str, record: SearchRecord, panels: Sequence[Panel], trials: Sequence[TrialRecord], kinds: Mapping[str, bool]
+    name: str,
+    record: SearchRecord,
+    panels: Sequence[Panel],
+    trials: Sequence[TrialRecord],
+    logarithmic: Mapping[str, bool],
 ) -> Picture:
-    """The metric over searched numbers, one small picture each on one scale; `kinds` says which axes are logarithmic.
+    """Draw the metric over searched numbers, one panel each, on one scale.
 
-    `trials` are all with a result, the best first.
+    `trials` are all trials with a result, the best first; `logarithmic` says of each field whether its axis is.
     """
     shown = list(panels)[:PANELS]
     about = f"{record.score['name']} over {', '.join(dict.fromkeys(panel.field for panel in shown))}: " + "; ".join(
@@ -45,97 +54,98 @@ def number_picture(
     across, few = min(4, len(shown)), min(2, len(shown))
     size = (10, 0.5 + 2.3 * math.ceil(len(shown) / across) + (0.9 if len(shown) == 1 else 0))
     small = (3.2, 0.5 + 2.0 * math.ceil(len(shown) / few) + (0.5 if len(shown) == 1 else 0))
-    return picture(name, about, partial(_numbers, record, shown, trials, kinds), wide=size, narrow=small)
+    return picture(name, about, partial(_draw_panels, record, shown, trials, logarithmic), wide=size, narrow=small)
 
 
-def _numbers(
+def _draw_panels(
     record: SearchRecord,
     panels: Sequence[Panel],
     trials: Sequence[TrialRecord],
-    kinds: Mapping[str, bool],
+    logarithmic: Mapping[str, bool],
     canvas: Canvas,
 ) -> None:
     across = min(2 if canvas.narrow else 4, len(panels))
     grid = canvas.figure.subplots(math.ceil(len(panels) / across), across, squeeze=False, sharey=True)
-    score, sign = record.score, 1.0 if record.score["mode"] == "max" else -1.0
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
-        limits(axes, [height_of(trial, score) for trial in trials], sign)
+        score_axes = ScoreAxes(canvas, axes, record.score)
+        score_axes.limit([score_axes.height_of(trial) for trial in trials])
         plain(axes, brief(panel.title, 18 if canvas.narrow else 34))
-        axes.axhline(
-            height_of(trials[0], score), color=COLOURS["faint"], linewidth=0.9, linestyle=(0, (3, 3)), zorder=1
-        )
-        placed = [(figures_of(trial)[panel.field], trial) for trial in panel.trials]
-        reach = {
-            figures_of(trial)[panel.field] for other in panels if other.field == panel.field for trial in other.trials
-        }
-        _across(axes, sorted(reach), log=kinds[panel.field], narrow=canvas.narrow)
-        dots(canvas, axes, f"panel-{place}", placed[1:], score)
-        dots(canvas, axes, f"top-{place}", placed[:1], score, best=True)
+        best = score_axes.height_of(trials[0])
+        axes.axhline(best, color=COLOURS["faint"], linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
+        reach = {number for other in panels if other.field == panel.field for number in other.numbers}
+        _scale_x(axes, sorted(reach), log=logarithmic[panel.field], narrow=canvas.narrow)
+        placed = list(zip(panel.numbers, panel.trials, strict=True))
+        score_axes.dots(f"panel-{place}", placed[1:])
+        score_axes.dots(f"top-{place}", placed[:1], best=True)
     width, height = canvas.figure.get_size_inches()
     canvas.figure.subplots_adjust(
         left=0.5 / width, right=1 - 0.14 / width, top=1 - 0.28 / height, bottom=0.32 / height, hspace=0.42, wspace=0.1
     )
 
 
-def _across(axes: Axes, values: Sequence[float], *, log: bool, narrow: bool) -> None:
-    """The searched values themselves where they are few and apart, else round ones."""
-    room = 3 if narrow else 4
+def _scale_x(axes: Axes, values: Sequence[float], *, log: bool, narrow: bool) -> None:
+    """Put ticks at the searched values if these are few and apart, else at round ones."""
+    most = 3 if narrow else 4
     if log:
         axes.set_xscale("log")
         axes.set_xlim(values[0] / 1.8, values[-1] * 1.8)
-        few = _apart([math.log(at) for at in values], room)
-        axes.xaxis.set_major_locator(FixedLocator(values if few else _decades(values[0], values[-1], room)))
+        few = _apart([math.log(at) for at in values], most)
+        axes.xaxis.set_major_locator(FixedLocator(values if few else _decades(values[0], values[-1], most)))
     else:
         margin = 0.1 * (values[-1] - values[0]) or 0.5 * abs(values[0]) or 0.5
         axes.set_xlim(values[0] - margin, values[-1] + margin)
-        axes.xaxis.set_major_locator(FixedLocator(values) if _apart(values, room) else MaxNLocator(room))
+        axes.xaxis.set_major_locator(FixedLocator(values) if _apart(values, most) else MaxNLocator(most))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: number(at)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: compact_number(at)))
 
 
-def _apart(values: Sequence[float], room: int) -> bool:
-    """Whether each of these places, from the least on, can have its name beneath it."""
+def _apart(values: Sequence[float], most: int) -> bool:
+    """Return whether there is space for a label beneath each of these ascending values."""
     gaps = [after - before for before, after in itertools.pairwise(values)]
-    return len(values) <= room and all(gap >= 0.22 * (values[-1] - values[0]) for gap in gaps)
+    return len(values) <= most and all(gap >= 0.22 * (values[-1] - values[0]) for gap in gaps)
 
 
-def _decades(low: float, high: float, room: int) -> list[float]:
-    """Powers of ten, or 1, 2 and 5 times them over short ranges, no more than there is room for."""
+def _decades(low: float, high: float, most: int) -> list[float]:
+    """Return at most `most` powers of ten, over short ranges also their multiples by 2, 3 or 5."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         ticks = [factor * 10.0**power for power in powers for factor in factors]
         ticks = [tick for tick in ticks if low / 1.6 <= tick <= high * 1.6]
-        if len(ticks) <= room:
+        if len(ticks) <= most:
             return ticks
-    return ticks[:: math.ceil(len(ticks) / room)]
+    return ticks[:: math.ceil(len(ticks) / most)]
 
 
 def curve_picture(record: SearchRecord, trials: Sequence[TrialRecord], best: TrialRecord | None) -> Picture:
-    """The metric of every trial over its training, where it was stopped or failed, and the best on top."""
+    """Draw the metric of every trial over its training, with marks for stopped and failed ones, and the best on top."""
     about = f"{record.score['name']} of {len(trials)} trials over training"
-    return picture("learning-curves", about, partial(_curves, record, trials, best), wide=(10, 4.6), narrow=(3.2, 3.4))
+    draw = partial(_draw_curves, record, trials, best)
+    return picture("learning-curves", about, draw, wide=(10, 4.6), narrow=(3.2, 3.4))
 
 
-def track(trial: TrialRecord, name: str, clock: str) -> list[tuple[float, float]]:
-    """The trial's evaluations as (epoch or step, metric), without what is no number."""
+Track = list[tuple[float, float]]
+"""The (epoch or step, metric) of each evaluation of a trial."""
+
+
+def track(trial: TrialRecord, name: str, clock: str) -> Track:
+    """Return the trial's evaluations, without metrics that are not finite."""
     found = [(value(report, clock), value(report.get("metrics"), name)) for report in trial.reports]
     return [(at, metric) for at, metric in found if at is not None and metric is not None]
 
 
 def clock_of(trials: Sequence[TrialRecord]) -> str:
-    """What training is measured by: epochs, or steps where these do not tell evaluations apart."""
+    """Return the unit of the x axis: `epoch`, or `step` if no trial reports epochs."""
     return "epoch" if any(epochs_of(trial) > 0 for trial in trials) else "step"
 
 
-def _curves(record: SearchRecord, trials: Sequence[TrialRecord], best: TrialRecord | None, canvas: Canvas) -> None:
-    axes = canvas.figure.subplots()
-    score, sign = record.score, 1.0 if record.score["mode"] == "max" else -1.0
-    clock = clock_of(trials)
-    tracks = [(trial, track(trial, score["name"], clock)) for trial in trials]
+def _draw_curves(record: SearchRecord, trials: Sequence[TrialRecord], best: TrialRecord | None, canvas: Canvas) -> None:
+    score_axes = ScoreAxes(canvas, canvas.figure.subplots(), record.score)
+    axes, clock = score_axes.axes, clock_of(trials)
+    tracks = [(trial, track(trial, record.score["name"], clock)) for trial in trials]
     tracks = [(trial, points) for trial, points in tracks if points]
-    limits(axes, [metric for _, points in tracks for _, metric in points], sign)
+    score_axes.limit([metric for _, points in tracks for _, metric in points])
     faint = 0.75 if len(tracks) <= 30 else 0.4
     for trial, points in tracks:
         chosen = best is not None and trial.id == best.id
@@ -149,31 +159,38 @@ def _curves(record: SearchRecord, trials: Sequence[TrialRecord], best: TrialReco
             markersize=4.5 if chosen else 2.5,
             zorder=4 if chosen else 2,
         )
-    for status, mark, size in (("stopped", "o", 11), ("failed", "x", 26)):
-        ends = [(points[-1], trial) for trial, points in tracks if trial.status == status]
-        low, high = axes.get_ylim()
-        axes.scatter(
-            [point[0] for point, _ in ends],
-            [min(max(point[1], low), high) for point, _ in ends],
-            marker=mark,
-            s=size,
-            color=COLOURS["wrong"],
-            linewidths=1.6 if mark == "x" else 0,
-            zorder=3,
-            clip_on=False,
-            label=f"{status} ({len(ends)})" if ends else None,
-            gid=canvas.tell(status, [told(trial, score) for _, trial in ends]),
-        )
-    _close_curves(axes, canvas, f"{score['name'].replace('_', ' ')}", clock, best, len(tracks))
-
-
-def _close_curves(axes: Axes, canvas: Canvas, title: str, clock: str, best: TrialRecord | None, number: int) -> None:
-    plain(axes, title)
+    for status, marker, size in (("stopped", "o", 11), ("failed", "x", 26)):
+        _mark_ends(score_axes, tracks, status, marker, size)
+    plain(axes, record.score["name"].replace("_", " "))
     axes.set_xlabel(clock)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _add_legend(axes, canvas, best, len(tracks))
+
+
+def _mark_ends(
+    score_axes: ScoreAxes, tracks: Sequence[tuple[TrialRecord, Track]], status: str, marker: str, size: int
+) -> None:
+    """Mark the last evaluation of each trial with this status."""
+    ends = [(points[-1], trial) for trial, points in tracks if trial.status == status]
+    low, high = score_axes.axes.get_ylim()
+    score_axes.axes.scatter(
+        [point[0] for point, _ in ends],
+        [min(max(point[1], low), high) for point, _ in ends],
+        marker=marker,
+        s=size,
+        color=COLOURS["wrong"],
+        linewidths=1.6 if marker == "x" else 0,
+        zorder=3,
+        clip_on=False,
+        label=f"{status} ({len(ends)})" if ends else None,
+        gid=score_axes.canvas.label(status, [tooltip(trial, score_axes.score) for _, trial in ends]),
+    )
+
+
+def _add_legend(axes: Axes, canvas: Canvas, best: TrialRecord | None, count: int) -> None:
     if best is not None:
         axes.plot([], [], color=COLOURS["right"], linewidth=2.4, marker="o", markersize=4.5, label=f"best: {best.id}")
-    if number > 1:
+    if count > 1:
         axes.plot([], [], color=COLOURS["faint"], linewidth=0.9, label="other trials")
     width, height = canvas.figure.get_size_inches()
     handles, labels = axes.get_legend_handles_labels()

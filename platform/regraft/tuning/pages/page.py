@@ -1,4 +1,4 @@
-"""A search as one HTML page that needs nothing else, and its pictures as files beside it."""
+"""The report of a search: one self-contained HTML page, and its pictures as PNG files beside it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.report import html
-from regraft.report.numbers import figure, span
+from regraft.report.numbers import format_number, span
 from regraft.report.svg import Picture
 from regraft.store.atomic_files import writing_here
-from regraft.tuning.pages.by_depth import Column, Knee, columns, epochs_of, knee, ranked, value
+from regraft.tuning.pages.by_depth import DepthColumn, Knee, depth_columns, epochs_of, find_knee, ranked, value
 from regraft.tuning.pages.curve_plots import PANELS, Panel, clock_of, curve_picture, number_picture, track
 from regraft.tuning.pages.depth_plot import depth_picture
-from regraft.tuning.pages.words import brief, fields_of, figures_of, setting, shared_facts, shared_words, short_name
+from regraft.tuning.pages.words import (
+    brief,
+    fields_of,
+    numeric_fields,
+    setting_text,
+    shared_facts,
+    shared_paragraph,
+    short_name,
+)
 from regraft.tuning.records import SearchRecord, TrialRecord
 from regraft.version import VERSION
 
@@ -24,14 +32,14 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _PICTURES = ("depth", "learning-rate", "searched-numbers", "learning-curves")
 _RATE, _DEPTH = "training.lr", "method.depth"
 _OPEN = 40
-"""Trials that the table shows without being asked."""
+"""Trials that the table shows unfolded."""
 _APART = 20.0
-"""From this ratio of the largest to the smallest a searched number gets a logarithmic axis."""
+"""A searched number gets a logarithmic axis from this ratio of the largest value to the smallest."""
 _MOST_FIELDS = 4
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialRow:
     """A trial in the table."""
 
     trial: TrialRecord
@@ -43,10 +51,10 @@ class Row:
 
 
 def write_report(record: SearchRecord, trials: Sequence[TrialRecord], folder: Path) -> list[Path]:
-    """Write `report.html` and a PNG of each picture into the folder, and emit which files these are, the page first.
+    """Write `report.html` and a PNG of each picture into the folder, and return their paths, the page first.
 
-    A page of a search that goes on may be written again and again: each file is replaced as a whole, and pictures that
-    there are no longer grounds for go. OSError's relatives of the store floor when the folder cannot be written.
+    The report of a running search may be written repeatedly: each file is replaced atomically, and pictures that no
+    longer apply are deleted. Raises the store floor's errors if the folder cannot be written.
     """
     pictures = _pictures(record, trials)
     text = _page(record, trials, pictures)
@@ -63,13 +71,13 @@ def write_report(record: SearchRecord, trials: Sequence[TrialRecord], folder: Pa
 
 
 def _pictures(record: SearchRecord, trials: Sequence[TrialRecord]) -> dict[str, Picture]:
-    """By name, those that there is something to see in."""
+    """Draw every picture that has something to show, by name."""
     best_first = ranked(trials, record.score)
-    found = [column for column in columns(trials, record.score) if column.trials]
+    columns = [column for column in depth_columns(trials, record.score) if column.trials]
     drawn: list[Picture] = []
-    if len(found) > 1 and (where := knee(found, record.score, record.rows.get("eval", 0))):
-        drawn.append(depth_picture(record, found, where))
-    if panels := _rate_panels(best_first, found):
+    if len(columns) > 1 and (knee := find_knee(columns, record.score, record.rows.get("eval", 0))):
+        drawn.append(depth_picture(record, columns, knee))
+    if panels := _rate_panels(best_first, columns):
         drawn.append(number_picture("learning-rate", record, panels, best_first, _logarithmic(record, panels)))
     if panels := _number_panels(best_first):
         drawn.append(number_picture("searched-numbers", record, panels, best_first, _logarithmic(record, panels)))
@@ -84,35 +92,36 @@ def _winner(record: SearchRecord, trials: Sequence[TrialRecord]) -> TrialRecord 
     return named or next(iter(best_first), None)
 
 
-def _rate_panels(best_first: Sequence[TrialRecord], found: Sequence[Column]) -> list[Panel]:
-    """Learning rates of each column, the least frozen first; of very many columns those with the best trials."""
-    groups = [(column.brief, column.trials) for column in found] if len(found) > 1 else [("all trials", best_first)]
-    kept = [(name, tuple(trial for trial in group if figures_of(trial).get(_RATE, 0) > 0)) for name, group in groups]
-    there = [Panel(name, group, _RATE) for name, group in kept if group]
-    if len({figures_of(trial)[_RATE] for panel in there for trial in panel.trials}) < 2:
+def _rate_panels(best_first: Sequence[TrialRecord], columns: Sequence[DepthColumn]) -> list[Panel]:
+    """Return the learning rates of each column, the least frozen first; of many columns those with the best trials."""
+    groups = [(column.brief, column.trials) for column in columns] if len(columns) > 1 else [("all trials", best_first)]
+    rated = [
+        (name, tuple(trial for trial in group if numeric_fields(trial).get(_RATE, 0) > 0)) for name, group in groups
+    ]
+    panels = [Panel(name, group, _RATE) for name, group in rated if group]
+    if len({rate for panel in panels for rate in panel.numbers}) < 2:
         return []
-    place = {trial.id: number for number, trial in enumerate(best_first)}
-    chosen = sorted(there, key=lambda panel: place[panel.trials[0].id])[:PANELS]
-    return [panel for panel in there if panel in chosen]
+    rank = {trial.id: number for number, trial in enumerate(best_first)}
+    chosen = sorted(panels, key=lambda panel: rank[panel.trials[0].id])[:PANELS]
+    return [panel for panel in panels if panel in chosen]
 
 
 def _number_panels(best_first: Sequence[TrialRecord]) -> list[Panel]:
-    """Each other searched number, where it took more than one value."""
+    """Return each other searched number that took more than one value."""
     found = []
     for field in fields_of(best_first):
-        group = tuple(trial for trial in best_first if field in figures_of(trial))
-        if field not in (_RATE, _DEPTH) and len({figures_of(trial)[field] for trial in group}) > 1:
-            found.append(Panel(short_name(field), group, field))
+        group = tuple(trial for trial in best_first if field in numeric_fields(trial))
+        panel = Panel(short_name(field), group, field)
+        if field not in (_RATE, _DEPTH) and len(set(panel.numbers)) > 1:
+            found.append(panel)
     return found[:PANELS]
 
 
 def _logarithmic(record: SearchRecord, panels: Sequence[Panel]) -> dict[str, bool]:
-    """Of each field, whether its axis counts in powers: as the space draws it, or because its values do."""
+    """Return for each field whether its axis is logarithmic, by the space's draw or by the ratio of its values."""
     found = {}
     for panel in panels:
-        values = [
-            figures_of(trial)[panel.field] for other in panels if other.field == panel.field for trial in other.trials
-        ]
+        values = [number for other in panels if other.field == panel.field for number in other.numbers]
         drawn = record.space.get(panel.field)
         written = panel.field == _RATE or (isinstance(drawn, Mapping) and "loguniform" in drawn)
         found[panel.field] = min(values) > 0 and (written or max(values) / min(values) >= _APART)
@@ -121,8 +130,8 @@ def _logarithmic(record: SearchRecord, panels: Sequence[Panel]) -> dict[str, boo
 
 def _page(record: SearchRecord, trials: Sequence[TrialRecord], pictures: Mapping[str, Picture]) -> str:
     best_first = ranked(trials, record.score)
-    found = columns(trials, record.score)
-    where = knee(found, record.score, record.rows.get("eval", 0))
+    columns = depth_columns(trials, record.score)
+    knee = find_knee(columns, record.score, record.rows.get("eval", 0))
     rows, fields = _rows(record, trials, best_first)
     winner = _winner(record, trials)
     store = f" --store {shlex.quote(record.store)}" if not record.store.rstrip("/").endswith("regraft-store") else ""
@@ -136,30 +145,26 @@ def _page(record: SearchRecord, trials: Sequence[TrialRecord], pictures: Mapping
         winner=winner,
         winner_score=value(winner.best, record.score["name"]) if winner else None,
         winner_settings=_settings(winner) if winner else (),
-        columns=found,
-        knee=where,
-        knee_words=_knee_words(where, record.score) if where else "",
+        columns=columns,
+        knee=knee,
+        knee_text=_knee_text(knee, record.score) if knee else "",
         pictures=pictures,
-        panels_note=_panels_note(found),
-        off=_statuses(trials),
+        panels_note=_panels_note(columns),
+        statuses={trial.status for trial in trials},
         fields=fields,
         rows=rows[:_OPEN],
         more=rows[_OPEN:],
         next_one=next((trial for trial in best_first if trial.checkpoint and not trial.registered), None),
         registered=[trial for trial in best_first if trial.registered],
         store=store,
-        shared=shared_words(record, trials),
+        shared=shared_paragraph(record, trials),
         shared_facts=shared_facts(record),
         facts=_facts(record, trials),
     )
 
 
-def _statuses(trials: Sequence[TrialRecord]) -> set[str]:
-    return {trial.status for trial in trials}
-
-
 def _counts(trials: Sequence[TrialRecord]) -> str:
-    """`18 finished, 4 stopped early, 2 failed`."""
+    """Return the number of trials by status: `18 finished, 4 stopped early, 2 failed`."""
     named = {"finished": "finished", "stopped": "stopped early", "failed": "failed", "running": "running"}
     named["waiting"] = "waiting"
     counts = {status: sum(trial.status == status for trial in trials) for status in named}
@@ -167,13 +172,13 @@ def _counts(trials: Sequence[TrialRecord]) -> str:
 
 
 def _settings(trial: TrialRecord) -> list[tuple[str, str]]:
-    return [(short_name(field), setting(written)) for field, written in trial.overrides.items()]
+    return [(short_name(field), setting_text(written)) for field, written in trial.overrides.items()]
 
 
 def _rows(
     record: SearchRecord, trials: Sequence[TrialRecord], best_first: Sequence[TrialRecord]
-) -> tuple[list[Row], list[str]]:
-    """The table, the best first and those without a result last, and the names of its searched columns."""
+) -> tuple[list[TrialRow], list[str]]:
+    """Return the table's rows, the best first and those without a result last, and its searched columns' names."""
     fields = fields_of(trials)
     apart = 0 < len(fields) <= _MOST_FIELDS
     ids = {trial.id for trial in best_first}
@@ -181,10 +186,10 @@ def _rows(
     winner = _winner(record, trials)
     rows = []
     for trial in [*best_first, *rest]:
-        each = [setting(trial.overrides[field]) if field in trial.overrides else "" for field in fields]
+        each = [setting_text(trial.overrides[field]) if field in trial.overrides else "" for field in fields]
         joined = " · ".join(f"{name} {written}" for name, written in _settings(trial))
         rows.append(
-            Row(
+            TrialRow(
                 trial,
                 tuple(each) if apart else (brief(joined, 400),),
                 value(trial.best, record.score["name"]),
@@ -197,45 +202,45 @@ def _rows(
 
 
 def percent(share: float) -> str:
-    """`18 %`, `0.4 %`, `<0.1 %`."""
+    """Return a share as text: `18 %`, `0.4 %`, `<0.1 %`."""
     number = 100 * share
     if 0 < number < 0.1:
         return "<0.1 %"
     return f"{number:.0f} %" if number >= 10 else f"{number:.1f} %"
 
 
-def _knee_words(where: Knee, score: Mapping[str, str]) -> str:
-    """What the knee means for whoever chooses."""
-    name, best, column = score["name"].replace("_", " "), where.best, where.column
+def _knee_text(knee: Knee, score: Mapping[str, str]) -> str:
+    """Return what the knee means for the choice of a depth."""
+    name, best, column = score["name"].replace("_", " "), knee.best, knee.column
     if best is column:
         return (
             f"The best trial is also the knee: nothing that costs less comes within noise of its {name} of "
-            f"{figure(best.best)}, noise being {where.source}."
+            f"{format_number(best.best)}, noise being {knee.source}."
         )
-    told = (
-        f"The knee is at {column.name}: its best {name}, {figure(column.best)}, lies within noise of the best of all, "
-        f"{figure(best.best)} ({best.name}), noise being {where.source}."
+    text = (
+        f"The knee is at {column.name}: its best {name}, {format_number(column.best)}, lies within noise of the best "
+        f"of all, {format_number(best.best)} ({best.name}), noise being {knee.source}."
     )
     cost = []
     if column.seconds is not None and best.seconds is not None:
-        cost.append(f"a trial takes {_joined(column.seconds)} instead of {_joined(best.seconds)}")
+        cost.append(f"a trial takes {_unbroken(column.seconds)} instead of {_unbroken(best.seconds)}")
     if column.share is not None and best.share is not None:
         cost.append(f"{percent(column.share)} of the parameters move instead of {percent(best.share)}")
-    return f"{told} There {' and '.join(cost)}." if cost else told
+    return f"{text} There {' and '.join(cost)}." if cost else text
 
 
-def _joined(seconds: float) -> str:
-    """A time that no line break parts."""
+def _unbroken(seconds: float) -> str:
+    """Return a duration without a place for a line break."""
     return span(seconds).replace(" ", "\u00a0")
 
 
-def _panels_note(found: Sequence[Column]) -> str:
-    there = sum(bool(column.trials) for column in found)
-    return f" Of {there} depths and methods, the {PANELS} with the best trials are shown." if there > PANELS else ""
+def _panels_note(columns: Sequence[DepthColumn]) -> str:
+    count = sum(bool(column.trials) for column in columns)
+    return f" Of {count} depths and methods, the {PANELS} with the best trials are shown." if count > PANELS else ""
 
 
 def _facts(record: SearchRecord, trials: Sequence[TrialRecord]) -> list[tuple[str, str, bool]]:
-    """Name, value, and whether it is something to copy."""
+    """Return name, value and whether to show it as code."""
     rows = ", ".join(f"{number:,} {name}" for name, number in record.rows.items())
     asked = f"{record.trials:,} asked for, " if record.trials else ""
     facts = [
@@ -259,4 +264,4 @@ def _facts(record: SearchRecord, trials: Sequence[TrialRecord]) -> list[tuple[st
         ("computing time of trials", span(sum(trial.seconds for trial in trials)), False),
         ("store", record.store, True),
     ]
-    return [(name, str(told), code) for name, told, code in facts if told]
+    return [(name, str(fact), code) for name, fact, code in facts if fact]

@@ -1,4 +1,4 @@
-"""A trial in words: its point of the space, how it ended, what it reached."""
+"""Texts of the page: numbers, settings and trials in short form, and the paragraph on what was shared."""
 
 from __future__ import annotations
 
@@ -6,61 +6,62 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regraft.report.numbers import figure, member, span
+from regraft.report.numbers import format_number, plugin_text, span
 from regraft.tuning.pages.by_depth import value
 from regraft.tuning.records import SearchRecord, TrialRecord
 
 _LONGEST = 240
+_IN_PARAGRAPH = ("rows", "computed", "reused", "bytes", "where", "why", "saved_s", "together")
 
 
 def brief(text: str, most: int) -> str:
-    """At most so many characters."""
+    """Shorten a text to at most `most` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def number(written: float) -> str:
-    """`3e-4` rather than 0.0003, `0.1` rather than 1e-1."""
+def compact_number(written: float) -> str:
+    """Return a number in its shorter form: `3e-4` instead of 0.0003, `0.1` instead of 1e-1."""
     if written and (abs(written) < 0.01 or abs(written) >= 1e5):
         mantissa, _, power = f"{written:.2e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}"
     return f"{written:.3g}" if abs(written) < 1000 else f"{written:,.0f}"
 
 
-def rounded(written: float) -> str:
-    """What a bar measures, in two or three digits: `33`, `3.6`, `0.04`."""
-    return f"{written:,.0f}" if written >= 10 else f"{written:.2g}"
+def bar_label(measured: float) -> str:
+    """Return the value of a bar in two or three digits: `33`, `3.6`, `0.04`."""
+    return f"{measured:,.0f}" if measured >= 10 else f"{measured:.2g}"
 
 
-def setting(written: Any) -> str:
-    """The value of a searched field: a number in few digits, a method with its fields, else JSON."""
+def setting_text(written: Any) -> str:
+    """Return the value of a searched field: a number in few digits, a method with its fields, anything else as JSON."""
     if isinstance(written, bool) or written is None:
         return json.dumps(written)
     if isinstance(written, int | float):
-        return str(written) if isinstance(written, int) else number(written)
+        return str(written) if isinstance(written, int) else compact_number(written)
     if isinstance(written, Mapping) and "type" in written:
-        return brief(member(written), _LONGEST)
+        return brief(plugin_text(written), _LONGEST)
     return brief(written if isinstance(written, str) else json.dumps(written, default=str), _LONGEST)
 
 
 def short_name(field: str) -> str:
-    """A field of `training` or `method` by its last part, which nobody takes for another's."""
+    """Return a field of `training` or `method` without that prefix; the rest is unambiguous."""
     return field.removeprefix("training.").removeprefix("method.")
 
 
-def point(trial: TrialRecord) -> str:
-    """`method freeze (depth 4), lr 3e-4`."""
-    return ", ".join(f"{short_name(field)} {setting(written)}" for field, written in trial.overrides.items())
+def point_text(trial: TrialRecord) -> str:
+    """Return the trial's point: `method freeze (depth 4), lr 3e-4`."""
+    return ", ".join(f"{short_name(field)} {setting_text(written)}" for field, written in trial.overrides.items())
 
 
-def told(trial: TrialRecord, score: Mapping[str, str]) -> str:
-    """What a mark in a picture says of its trial."""
+def tooltip(trial: TrialRecord, score: Mapping[str, str]) -> str:
+    """Return the tooltip of a trial's mark in a plot."""
     reached = value(trial.best, score["name"])
-    result = f"{score['name'].replace('_', ' ')} {figure(reached)}" if reached is not None else "no result"
-    return f"{trial.id} · {brief(point(trial), 120)} · {result} · {trial.status}"
+    result = f"{score['name'].replace('_', ' ')} {format_number(reached)}" if reached is not None else "no result"
+    return f"{trial.id} · {brief(point_text(trial), 120)} · {result} · {trial.status}"
 
 
-def figures_of(trial: TrialRecord) -> dict[str, float]:
-    """The searched fields of it that are numbers."""
+def numeric_fields(trial: TrialRecord) -> dict[str, float]:
+    """Return the trial's searched fields that are numbers."""
     return {
         field: float(written)
         for field, written in trial.overrides.items()
@@ -69,11 +70,8 @@ def figures_of(trial: TrialRecord) -> dict[str, float]:
 
 
 def fields_of(trials: Sequence[TrialRecord]) -> list[str]:
-    """Every field that the space varied, in the order in which it was first met."""
+    """Return every field that the space varied, in the order of first occurrence."""
     return list(dict.fromkeys(field for trial in trials for field in trial.overrides))
-
-
-_TOLD = ("rows", "computed", "reused", "bytes", "where", "why", "saved_s", "together")
 
 
 def size(count: float) -> str:
@@ -85,46 +83,51 @@ def size(count: float) -> str:
     return f"{count:,.3g} TB"
 
 
-def shared_words(record: SearchRecord, trials: Sequence[TrialRecord]) -> str:
-    """One paragraph; it says so where nothing was shared."""
+def shared_paragraph(record: SearchRecord, trials: Sequence[TrialRecord]) -> str:
+    """Return the paragraph on what the trials shared, or a sentence that nothing was shared."""
     shared = record.shared
-    parts = []
-    if rows := _number(shared, "rows"):
-        computed, reused = _number(shared, "computed"), _number(shared, "reused")
-        told = f"What the frozen part of the base gives for each of {rows:,.0f} rows was kept for all trials"
-        if computed is not None or reused:
-            told += f": computed for {computed or 0:,.0f} of them"
-            told += f", found again from earlier runs for {reused:,.0f}" if reused else ""
-        kept = _number(shared, "bytes")
-        where = shared.get("where")
-        told += f"; {size(kept)}" if kept else ""
-        told += f" {'in ' if where == 'memory' else 'on '}{where}" if isinstance(where, str) and kept else ""
-        parts.append(f"{told}.")
-    if saved := _number(shared, "saved_s"):
+    sentences = []
+    if rows := _amount(shared, "rows"):
+        sentences.append(_kept_sentence(shared, rows))
+    if saved := _amount(shared, "saved_s"):
         spent = sum(trial.seconds for trial in trials)
-        parts.append(f"That saved {span(saved)} of computing; the trials took {span(spent)}.")
-    most = max([int(_number(shared, "together") or 1), *(trial.together for trial in trials)])
+        sentences.append(f"That saved {span(saved)} of computing; the trials took {span(spent)}.")
+    most = max([int(_amount(shared, "together") or 1), *(trial.together for trial in trials)])
     packed = sum(trial.together > 1 for trial in trials)
     if most > 1:
-        number = f"{packed:,} trials" if packed else "Trials"
-        parts.append(f"{number} trained together with others in one computation, up to {most} at a time.")
-    return " ".join(parts) or "Nothing was shared: each trial computed all of its own."
+        subject = f"{packed:,} trials" if packed else "Trials"
+        sentences.append(f"{subject} trained together with others in one computation, up to {most} at a time.")
+    return " ".join(sentences) or "Nothing was shared: each trial computed everything itself."
+
+
+def _kept_sentence(shared: Mapping[str, Any], rows: float) -> str:
+    computed, reused = _amount(shared, "computed"), _amount(shared, "reused")
+    text = f"The outputs of the frozen part of the base for each of {rows:,.0f} rows were kept for all trials"
+    if computed is not None or reused:
+        text += f": computed for {computed or 0:,.0f} of them"
+        text += f", found again from earlier runs for {reused:,.0f}" if reused else ""
+    kept, where = _amount(shared, "bytes"), shared.get("where")
+    text += f"; {size(kept)}" if kept else ""
+    text += f" {'in ' if where == 'memory' else 'on '}{where}" if isinstance(where, str) and kept else ""
+    return f"{text}."
 
 
 def shared_facts(record: SearchRecord) -> list[tuple[str, str, bool]]:
-    """What the paragraph leaves out: why it was kept there, and whatever else the search says."""
+    """Return what the paragraph leaves out, as name, value and whether to show it as code."""
     facts = [("why", record.shared["why"], False)] if record.shared.get("why") else []
     where = record.shared.get("where")
     if where and not isinstance(where, str):
         facts.append(("where", where, False))
-    facts += [(name.replace("_", " "), told, False) for name, told in record.shared.items() if name not in _TOLD]
-    return [(name, told if isinstance(told, str) else _json(told), code) for name, told, code in facts]
+    facts += [
+        (name.replace("_", " "), written, False) for name, written in record.shared.items() if name not in _IN_PARAGRAPH
+    ]
+    return [(name, written if isinstance(written, str) else _json(written), code) for name, written, code in facts]
 
 
-def _json(told: Any) -> str:
-    return json.dumps(told, default=str, ensure_ascii=False)
+def _json(written: Any) -> str:
+    return json.dumps(written, default=str, ensure_ascii=False)
 
 
-def _number(shared: dict[str, Any], name: str) -> float | None:
+def _amount(shared: Mapping[str, Any], name: str) -> float | None:
     found = shared.get(name)
     return found if isinstance(found, int | float) and not isinstance(found, bool) else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from regraft.tuning.pages.by_depth import Knee, columns, knee
+from regraft.tuning.pages.by_depth import Knee, depth_columns, find_knee
 from regraft.tuning.records import TrialRecord
 from unit.tuning.sample_records import trial
 
@@ -22,7 +22,7 @@ def at(number: int, depth: int, score: float | None, seconds: float, **changes: 
 
 
 def found(trials: list[TrialRecord], rows: int = 872, **score: str) -> Knee:
-    where = knee(columns(trials, ACCURACY | score), ACCURACY | score, rows)
+    where = find_knee(depth_columns(trials, ACCURACY | score), ACCURACY | score, rows)
     assert where is not None
     return where
 
@@ -34,7 +34,7 @@ def test_full_is_depth_none_and_feature_extraction_all_and_lora_stands_apart() -
         trial(3, "full"),
         trial(4, {"type": "freeze", "depth": 4}),
     ]
-    told = [(column.depth, column.name) for column in columns(trials, ACCURACY)]
+    told = [(column.depth, column.name) for column in depth_columns(trials, ACCURACY)]
     assert told == [(0, "full"), (4, "4 of 6 blocks frozen"), (6, "feature-extraction"), (None, "lora")]
 
 
@@ -45,7 +45,7 @@ def test_a_failed_trial_stands_where_it_was_written() -> None:
             [{"method.depth": 2}, {"method.depth": "50%"}, {"method": {"type": "freeze", "depth": "all"}}, {"x": 1}]
         )
     ]
-    assert [(column.depth, column.others) for column in columns([*failed, at(9, 4, 0.8, 5)], ACCURACY)] == [
+    assert [(column.depth, column.others) for column in depth_columns([*failed, at(9, 4, 0.8, 5)], ACCURACY)] == [
         (2, 1),
         (3, 1),
         (4, 0),
@@ -78,7 +78,7 @@ def test_of_columns_that_cost_the_same_the_one_that_moves_less_is_the_knee() -> 
 
 def test_a_stopped_trial_does_not_look_cheap() -> None:
     stopped = replace(trial(2, "full", epochs=1), seconds=10.0, status="stopped")
-    cheap, dear = columns([at(1, 4, 0.9, 20.0), stopped], ACCURACY)[::-1]
+    cheap, dear = depth_columns([at(1, 4, 0.9, 20.0), stopped], ACCURACY)[::-1]
     assert (cheap.seconds, dear.seconds) == (20.0, 40.0)
 
 
@@ -93,7 +93,7 @@ def test_where_smaller_is_better_noise_lies_above_the_best() -> None:
 def test_what_is_no_number_is_no_result(score: float | None) -> None:
     trials = [at(1, 0, score, 90), at(2, 4, 0.7, 30)]
     assert found(trials).best.depth == 4
-    assert knee(columns(trials[:1], ACCURACY), ACCURACY, 872) is None
+    assert find_knee(depth_columns(trials[:1], ACCURACY), ACCURACY, 872) is None
 
 
 def test_of_equal_columns_the_best_is_that_of_the_earlier_trial() -> None:

@@ -222,7 +222,7 @@ def test_only_drawing_imports_matplotlib() -> None:
     users = {
         path.stem for path in root.rglob("*.py") if re.search(r"^(import|from) matplotlib", path.read_text(), re.M)
     }
-    assert users == {"svg", "depth_plot", "curve_plots"}
+    assert users == {"svg", "score_axes", "depth_plot", "curve_plots"}
 
 
 OVERLAPS = """() => {

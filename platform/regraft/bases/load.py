@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
@@ -18,7 +18,7 @@ from torch import nn
 from regraft.bases.families import RULES
 from regraft.bases.label_transfer import keep_known, known
 from regraft.bases.locate import Base, processor_files
-from regraft.contracts import under
+from regraft.contracts import medium_of, under
 from regraft.errors import BaseError, Unsupported
 
 __all__ = ["BaseLoader", "load_processor", "processor_files", "quiet"]
@@ -29,8 +29,6 @@ ABSURD = {"mobilenet_v1": 0.999, "mobilenet_v2": 0.8}
 """Defaults of transformers for classifier_dropout_prob with which a head cannot learn."""
 SANE = 0.2
 _SAFE = {"trust_remote_code": False, "local_files_only": True}
-_TOKENS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
-_IMAGES = ("preprocessor_config.json", "processor_config.json")
 
 
 class BaseLoader:
@@ -94,20 +92,19 @@ class BaseLoader:
         return model, told
 
 
-def load_processor(base: Base, modality: Literal["text", "image"]) -> Any:
-    """The base's tokenizer, or its image processor in the form that needs only Pillow; BaseError without files."""
-    wanted = _TOKENS if modality == "text" else _IMAGES
-    # timm writes what its images must look like into the configuration itself.
-    if not (modality == "image" and of_timm(base)) and not any(
-        True for pattern in wanted for _ in base.path.glob(pattern)
+def load_processor(base: Base, modality: str) -> Any:
+    """Load the base's processor for a medium, such as its tokenizer. BaseError without files."""
+    medium = medium_of(modality)
+    # timm writes the processor's settings into the configuration itself.
+    if not (medium.in_timm and of_timm(base)) and not any(
+        True for pattern in medium.files for _ in base.path.glob(pattern)
     ):
         # transformers makes up an empty tokenizer out of the configuration's family alone.
-        what = "a tokenizer" if modality == "text" else "an image processor"
-        raise BaseError(f"the files of {what} are missing: one of {', '.join(wanted)}", where=base.reference)
+        wanted = ", ".join(medium.files)
+        raise BaseError(f"the files of {medium.noun} are missing: one of {wanted}", where=base.reference)
     with quiet(), _named(base, f"the {modality} processor"):
-        if modality == "text":
-            return transformers.AutoTokenizer.from_pretrained(base.path, **_SAFE)
-        return transformers.AutoImageProcessor.from_pretrained(base.path, backend="pil", **_SAFE)
+        processor = getattr(transformers, medium.auto)
+        return processor.from_pretrained(base.path, **medium.options, **_SAFE)
 
 
 def of_timm(base: Base) -> bool:

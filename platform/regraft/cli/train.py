@@ -15,6 +15,7 @@ from regraft.cli.jobs.remote import elsewhere, there
 from regraft.cli.metric_table import gained, values_of
 from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
 from regraft.cli.train_progress import following
+from regraft.contracts import columns_of
 from regraft.errors import RequestError
 from regraft.spec.document import absolute, parse_set
 from regraft.spec.run import RunSpec
@@ -81,8 +82,8 @@ def commands(spec: RunSpec, outcome: Outcome) -> tuple[str, str]:
     elsewhere = absolute(store_of(None)) != outcome.store
     store = f" --store {shlex.quote(outcome.store)}" if elsewhere else ""
     targets = spec.task.target_columns()
-    values: dict[str, object] = {"messages": [{"role": "user", "content": "..."}]}
-    row = {name: values.get(kind, "...") for name, kind in spec.task.input_columns().items() if name not in targets}
+    columns = columns_of(spec.task.input_columns())
+    row = {name: column.placeholder() for name, column in columns.items() if name not in targets}
     options = f", store={outcome.store!r}" if elsewhere else ""
     options += f", plugins={list(spec.plugins)!r}" if spec.plugins else ""
     code = f"import regraft; print(regraft.load({reference!r}{options}).predict([{row!r}]))"

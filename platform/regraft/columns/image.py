@@ -24,7 +24,7 @@ class ImageColumn(FileColumn):
     """A path, an s3:// URL, or the bytes of an image file."""
 
     noun: ClassVar[str] = "image"
-    sent: ClassVar[str] = "a picture's file"
+    called: ClassVar[str] = "a picture"
     bare: ClassVar[bool] = True
     media_type: ClassVar[str] = "image/*"
 

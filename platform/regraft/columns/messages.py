@@ -59,6 +59,14 @@ class MessagesColumn(Column):
         }
         return {"anyOf": [text, {"type": "array", "minItems": 1, "items": message}]}
 
+    def is_one(self, items: list[Any]) -> bool:
+        """Return whether the list is one conversation."""
+        return any(isinstance(item, dict) and "role" in item for item in items)
+
+    def placeholder(self) -> list[dict[str, str]]:
+        """Return a conversation without content."""
+        return [{"role": "user", "content": "..."}]
+
     def example(self, position: int) -> list[dict[str, str]]:
         """Return a conversation of one message."""
         return [{"role": "user", "content": "How do I reset the lamp?"}]

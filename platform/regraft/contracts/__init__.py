@@ -8,6 +8,19 @@ an Arrow snapshot read by index, in an order that is a pure function of (seed, e
 from __future__ import annotations
 
 from regraft.contracts.anatomy import Anatomy, device_of, under
+from regraft.contracts.api_form import (
+    ApiForm,
+    Parameters,
+    Schema,
+    entities_form,
+    json_list,
+    json_object,
+    objects_form,
+    own_form,
+    scores_form,
+    segments_form,
+    text_form,
+)
 from regraft.contracts.column import (
     Allowance,
     BadCell,
@@ -44,6 +57,7 @@ from regraft.contracts.events import (
 )
 from regraft.contracts.findings import Curve, Findings, Matrix, Table
 from regraft.contracts.loss import Loss, Step
+from regraft.contracts.medium import Medium, medium_of
 from regraft.contracts.method import Method, Serving
 from regraft.contracts.rows import (
     Answer,
@@ -61,6 +75,7 @@ __all__ = [
     "Allowance",
     "Anatomy",
     "Answer",
+    "ApiForm",
     "BadCell",
     "BaselineMeasured",
     "BaselinesMeasured",
@@ -79,9 +94,11 @@ __all__ = [
     "Loss",
     "MadeUp",
     "Matrix",
+    "Medium",
     "Method",
     "Note",
     "Numbers",
+    "Parameters",
     "Progress",
     "Raw",
     "Record",
@@ -91,6 +108,7 @@ __all__ = [
     "Row",
     "RowsEvaluated",
     "RunFailed",
+    "Schema",
     "Score",
     "SearchStarted",
     "Serving",
@@ -109,8 +127,17 @@ __all__ = [
     "column_of",
     "columns_of",
     "device_of",
+    "entities_form",
+    "json_list",
+    "json_object",
     "label_text",
+    "medium_of",
+    "objects_form",
     "ordered_labels",
+    "own_form",
     "quoted",
+    "scores_form",
+    "segments_form",
+    "text_form",
     "under",
 ]

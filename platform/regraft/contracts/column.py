@@ -88,6 +88,8 @@ class Column(Plugin, ABC):
     """The media type of a request body that is a bare value, such as `image/*`; empty where none is allowed."""
     widget: ClassVar[Widget] = "json"
     """How the endpoint's page asks for a value."""
+    called: ClassVar[str] = "a value"
+    """What the page and messages about requests call a value, with its article."""
 
     @abstractmethod
     def read_cell(self, cell: object, folder: str) -> Any:
@@ -162,9 +164,17 @@ class Column(Plugin, ABC):
         """Return the JSON Schema of a value in a request."""
         return {}
 
+    def is_one(self, items: list[Any]) -> bool:
+        """Return whether a JSON list is one value of the only column, rather than a list of several inputs."""
+        return False
+
     def example(self, position: int) -> Any:
         """Return a value for documentation, as JSON; `position` is the column's place among the inputs."""
         return ""
+
+    def placeholder(self) -> Any:
+        """Return a value for the commands that a finished run prints: its form, without content."""
+        return "..."
 
     def made_up(self, shared: MadeUp) -> Any:
         """Return a value that `accept` takes, or a target that `Task.encode` takes. BadCell where none can be made."""

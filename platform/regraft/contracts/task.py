@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
+from regraft.contracts.api_form import ApiForm, own_form
 from regraft.contracts.column import columns_of
 from regraft.contracts.findings import Findings
 from regraft.contracts.rows import Answer, Batch, Example, Kind, Numbers, Record, Row
@@ -84,14 +85,16 @@ class Task(Plugin, ABC):
     family: ClassVar[str] = "tasks"
     auto: ClassVar[str]
     """The transformers Auto class of the task's model."""
-    modality: ClassVar[Literal["text", "image"]]
-    """Which processor of the base is used."""
+    modality: ClassVar[str]
+    """The key of the medium: which processor of the base is used."""
     score: ClassVar[Score]
     columns: ClassVar[Mapping[str, Kind]]
     """Every column that the task reads while its fields have their defaults, with its kind."""
     supports: ClassVar[frozenset[str]] = frozenset()
     """Which of class_weights, label_smoothing, bucketing, baselines, prototypes and augment the task has a meaning
     for."""
+    api_names: ClassVar[Mapping[str, str]] = {}
+    """The task's input columns by other names that clients of the Inference API send."""
     packs: ClassVar[bool] = False
     """Whether the rows kept are others than the rows read: `pack` makes them."""
 
@@ -186,3 +189,7 @@ class Task(Plugin, ABC):
     @abstractmethod
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """What the user gets for each row."""
+
+    def api_form(self) -> ApiForm:
+        """Return the form of requests and replies in the Inference API; answers go out as they are by default."""
+        return own_form()

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
-from PIL import Image, ImageDraw
-
-from regraft.contracts import Kind, Task
+from regraft.contracts import Column, Task, columns_of
 from regraft.endpoint.api_keys import EVERYTHING, ApiKey
 from regraft.endpoint.backend import Backend
 from regraft.endpoint.http_errors import unplaced
-from regraft.endpoint.inference_api import form_of
 from regraft.endpoint.routes import BARE, ModelRoute, ModelRoutes
 from regraft.errors import RegraftError
 from regraft.serving.engine.engine import ServedVersion
 from regraft.serving.row_checks import inputs
 
 LINEAGE = ("lineage", "base", "created", "versions")
-EXAMPLES: Mapping[Kind, Any] = {
-    "text": "the lamp drops off wifi every night",
-    "words": "Ada Lovelace lived in London",
-    "messages": [{"role": "user", "content": "How do I reset the lamp?"}],
-    "number": 1.0,
-    "texts": ["one", "two"],
-}
-SECOND = "the light loses its connection at night"
 
 
 def listing(routes: ModelRoutes, key: ApiKey) -> dict[str, Any]:
@@ -48,7 +34,7 @@ def shown(
 
 def of_version(served: ServedVersion) -> dict[str, Any]:
     """What an open version says of itself."""
-    meta, form = served.meta, form_of(served.task)
+    meta, form = served.meta, served.task.api_form()
     return {
         "version": served.version,
         "delta_sha256": served.delta_sha256,
@@ -56,7 +42,10 @@ def of_version(served: ServedVersion) -> dict[str, Any]:
         "task": served.task.key(),
         "form": form.name,
         "labels": list(served.labels),
+        "view": form.view,
+        "client": form.name.replace("-", "_") if form.client else None,
         "inputs": dict(inputs(served.task)),
+        "fields": {name: _field(column) for name, column in columns_of(inputs(served.task)).items()},
         "example": {"inputs": example_of(served.task)},
         "parameters": dict(form.parameters),
         "metrics": dict(meta.get("metrics") or {}),
@@ -67,9 +56,14 @@ def of_version(served: ServedVersion) -> dict[str, Any]:
 
 def example_of(task: Task) -> Any:
     """An input of the task, ready to send."""
-    wanted = inputs(task)
-    values = {name: _example(kind, second=number > 0) for number, (name, kind) in enumerate(wanted.items())}
+    wanted = columns_of(inputs(task))
+    values = {name: column.example(place) for place, (name, column) in enumerate(wanted.items())}
     return next(iter(values.values())) if len(values) == 1 else values
+
+
+def _field(column: Column) -> dict[str, str]:
+    """Return how the page asks for a value, and which files it lets a user choose."""
+    return {"widget": column.widget, "accept": column.media_type, "called": column.called}
 
 
 def safely(backend: Backend, name: str, version: str) -> ServedVersion | None:
@@ -106,21 +100,3 @@ def _unplaced(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_unplaced(item) for item in value]
     return unplaced(value) if isinstance(value, str) else value
-
-
-def _example(kind: Kind, *, second: bool) -> Any:
-    if kind == "image":
-        return picture()
-    return SECOND if second and kind == "text" else EXAMPLES.get(kind, "")
-
-
-@lru_cache
-def picture() -> str:
-    """A small picture in base64."""
-    image = Image.new("RGB", (64, 48), "#dfe7ee")
-    draw = ImageDraw.Draw(image)
-    draw.rectangle((8, 10, 30, 38), fill="#b3452f")
-    draw.ellipse((36, 12, 58, 34), fill="#2f6db3")
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()

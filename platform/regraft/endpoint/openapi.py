@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from regraft.contracts import Kind, Task
+from regraft.contracts import ApiForm, Column, Schema, Task, column_of, columns_of
+from regraft.contracts.api_form import TEXT
 from regraft.endpoint.api_keys import ApiKey
 from regraft.endpoint.backend import Backend
-from regraft.endpoint.inference_api import NUMBER, TEXT, ApiForm, Schema, form_of
 from regraft.endpoint.model_info import example_of, safely
 from regraft.endpoint.routes import BARE, ModelRoutes
 from regraft.errors import RegraftError
@@ -39,28 +40,6 @@ ERROR: Schema = {
     "properties": {"error": TEXT, "kind": TEXT, "status": {"type": "integer"}},
     "required": ["error", "kind", "status"],
 }
-KINDS: dict[Kind, Schema] = {
-    "text": TEXT,
-    "number": NUMBER,
-    "image": {"type": "string", "contentEncoding": "base64", "description": "a picture's file in base64"},
-    "words": {"anyOf": [TEXT, {"type": "array", "items": TEXT}]},
-    "texts": {"type": "array", "items": TEXT},
-    "messages": {
-        "anyOf": [
-            TEXT,
-            {
-                "type": "array",
-                "minItems": 1,
-                "items": {
-                    "type": "object",
-                    "properties": {"role": TEXT, "content": TEXT},
-                    "required": ["role", "content"],
-                    "additionalProperties": False,
-                },
-            },
-        ]
-    },
-}
 
 
 def document(routes: ModelRoutes, backend: Backend, key: ApiKey | None, spec: ServeSpec) -> dict[str, Any]:
@@ -90,7 +69,7 @@ def document(routes: ModelRoutes, backend: Backend, key: ApiKey | None, spec: Se
 
 
 def _schemas(name: str, task: Task, spec: ServeSpec) -> dict[str, Schema]:
-    form, stem = form_of(task), "".join(part.title() for part in name.split("-"))
+    form, stem = task.api_form(), "".join(part.title() for part in name.split("-"))
     return {f"{stem}Request": _request(task, form, spec), f"{stem}Reply": _reply(form)}
 
 
@@ -117,7 +96,7 @@ def _request(task: Task, form: ApiForm, spec: ServeSpec) -> Schema:
 def input_schema(task: Task) -> Schema:
     """JSON Schema of one input."""
     wanted = inputs(task)
-    properties = {name: KINDS.get(kind, {}) for name, kind in wanted.items()}
+    properties = {name: column.request_schema() for name, column in columns_of(wanted).items()}
     columns: Schema = {
         "type": "object",
         "properties": properties,
@@ -140,18 +119,18 @@ def _of_model(
         return {}
     if served is None:
         return {}
-    form, stem = form_of(served.task), f"model-{model}"
+    form, stem = served.task.api_form(), f"model-{model}"
     schemas |= {f"{stem}-request": _request(served.task, form, spec), f"{stem}-reply": _reply(form)}
     told = f"{model}: {served.task.key()}" + (f", labels {', '.join(served.labels)}" if served.labels else "")
-    kinds = list(inputs(served.task).values())
-    post = _post(told[:1000], f"{stem}-request", f"{stem}-reply", picture=kinds == ["image"])
+    columns = list(columns_of(inputs(served.task)).values())
+    bare = [columns[0].media_type] if len(columns) == 1 and columns[0].media_type else []
+    post = _post(told[:1000], f"{stem}-request", f"{stem}-reply", bare=bare)
     return {f"/models/{model}": {"post": post}}
 
 
-def _post(summary: str, request: str, reply: str, *, picture: bool, parameters: Any = None) -> dict[str, Any]:
+def _post(summary: str, request: str, reply: str, *, bare: Sequence[str], parameters: Any = None) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": _ref(request)}}
-    if picture:
-        content["image/*"] = {"schema": {"type": "string", "format": "binary"}}
+    content |= {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in bare}
     return {
         "summary": summary,
         **({"parameters": parameters} if parameters else {}),
@@ -167,6 +146,11 @@ def _post(summary: str, request: str, reply: str, *, picture: bool, parameters: 
     }
 
 
+def _media_types() -> list[str]:
+    """Return every media type that some kind of column allows for a request's body."""
+    return sorted({column_of(kind).media_type for kind in Column.names()} - {""})
+
+
 def _paths(tasks: list[str]) -> dict[str, Any]:
     stems = ["".join(part.title() for part in name.split("-")) for name in tasks]
     reference = {
@@ -176,7 +160,7 @@ def _paths(tasks: list[str]) -> dict[str, Any]:
         "schema": TEXT,
         "description": "NAME, NAME@ALIAS or NAME@v3",
     }
-    ask = _post("Ask a model", "Request", "Reply", picture=True, parameters=[reference])
+    ask = _post("Ask a model", "Request", "Reply", bare=_media_types(), parameters=[reference])
     ask["requestBody"]["content"]["application/json"]["schema"] = {"anyOf": [_ref(f"{stem}Request") for stem in stems]}
     ask["responses"]["200"]["content"]["application/json"]["schema"] = {
         "anyOf": [_ref(f"{stem}Reply") for stem in stems]

@@ -7,22 +7,16 @@ looked at before it is decoded, and a text never names a file or an address that
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import io
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
-from regraft.contracts import Kind, Task
+from regraft.contracts import ApiForm, BadCell, Column, Task, TooLarge, columns_of
+from regraft.contracts.column import json_name
 from regraft.endpoint.http_errors import HttpError, busy, wrong
-from regraft.endpoint.inference_api import ApiForm, form_of, parameters_of
-from regraft.errors import DataError
-from regraft.media.pixels.images import UNREADABLE, seen_size
+from regraft.endpoint.inference_api import parameters_of
 from regraft.plugins import unknown
 from regraft.serving.row_checks import inputs
 from regraft.spec.serve import LimitSpec
@@ -33,8 +27,6 @@ ESCAPED = 6
 """Bytes of a character in JSON, at most (\\uXXXX)."""
 MOST_BUFFERED = 512 << 20
 """Bytes of bodies that are not whole yet, of all requests together."""
-LARGEST = 1 << 63
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 KEYS = ("inputs", "parameters", "options", "stream")
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -55,7 +47,7 @@ class ClientDisconnected(Exception):
 
 def most_bytes(task: Task, limits: LimitSpec) -> int:
     """Bytes that a body may have: for texts no more than their tokens can be."""
-    if "image" in inputs(task).values():
+    if any(column.by_reference for column in columns_of(inputs(task)).values()):
         return limits.body_bytes
     return min(limits.body_bytes, limits.tokens * LONGEST_TOKEN * ESCAPED + (1 << 16))
 
@@ -130,11 +122,12 @@ def _too_large(most: int) -> HttpError:
 
 def parse_request(body: bytes, content_type: str, task: Task, limits: LimitSpec) -> ParsedRequest:
     """The rows that a body asks about; Refusal 422 or 413 says what is wrong with it."""
-    form, wanted = form_of(task), inputs(task)
-    if _is_picture(body, content_type, wanted):
-        name = next(iter(wanted))
-        data, _ = _picture(body, limits)
-        return ParsedRequest([{name: data}], True, form, {})
+    form, wanted = task.api_form(), columns_of(inputs(task))
+    allowance = DecodingAllowance(limits)
+    if _is_bare(body, content_type, wanted):
+        name, column = next(iter(wanted.items()))
+        value = allowance.count(lambda: column.receive_body(body, allowance), "the body")
+        return ParsedRequest([{name: value}], True, form, {})
     document = _parsed(body)
     _refuse_deep(document, limits.depth)
     if not isinstance(document, dict):
@@ -146,21 +139,24 @@ def parse_request(body: bytes, content_type: str, task: Task, limits: LimitSpec)
         raise wrong('"inputs" is missing: write {"inputs": ...}')
     if document.get("stream"):
         raise wrong("stream is asked; answers come whole: leave it out")
-    parameters = parameters_of(form, task, document.get("parameters"))
+    parameters = parameters_of(form, document.get("parameters"))
     given = document["inputs"]
     single = not _is_batch(given, wanted)
     items = [given] if single else given
     if len(items) > limits.items:
         raise HttpError(413, "TooLarge", f"{len(items)} inputs are asked at once; at most {limits.items} are allowed")
-    pixels = _Pixels(limits)
-    rows = [_row(item, wanted, pixels, "" if single else f"input {number}: ") for number, item in enumerate(items)]
+    reader = _RowReader(wanted, task.api_names, allowance)
+    rows = [reader.row(item, "" if single else f"input {number}: ") for number, item in enumerate(items)]
     _refuse_long(rows, limits)
     return ParsedRequest(rows, single, form, parameters)
 
 
-def _is_picture(body: bytes, content_type: str, wanted: Mapping[str, Kind]) -> bool:
-    """Whether the body is a picture's own bytes; many clients name no type, and no picture begins as JSON does."""
-    if list(wanted.values()) != ["image"] or "json" in content_type.lower():
+def _is_bare(body: bytes, content_type: str, wanted: Mapping[str, Column]) -> bool:
+    """Return whether the body is the only column's value itself, such as a picture's file.
+
+    Many clients name no type; no file of such a kind begins as JSON does.
+    """
+    if [bool(column.media_type) for column in wanted.values()] != [True] or "json" in content_type.lower():
         return False
     return not body[:64].lstrip().startswith(b"{")
 
@@ -193,138 +189,78 @@ def _refuse_deep(document: Any, most: int) -> None:
     raise wrong(f"the JSON is nested deeper than {most}")
 
 
-def _is_batch(given: Any, wanted: Mapping[str, Kind]) -> bool:
-    """Whether a list is several inputs; a list of messages is one conversation."""
+def _is_batch(given: Any, wanted: Mapping[str, Column]) -> bool:
+    """Return whether the inputs are several; a list of messages is one conversation."""
     if not isinstance(given, list):
         return False
-    if list(wanted.values()) == ["messages"]:
-        return not any(isinstance(item, dict) and "role" in item for item in given)
-    return True
+    return len(wanted) > 1 or not next(iter(wanted.values())).is_one(given)
 
 
-class _Pixels:
-    """How many pixels the images of a request have, as they are looked at."""
+class DecodingAllowance:
+    """Pixels (or samples) that the values of one request decode to, counted before any is decoded."""
 
     def __init__(self, limits: LimitSpec) -> None:
-        self._limits, self._seen = limits, 0
+        self._limits, self._decoded, self._where = limits, 0, ""
 
-    def picture(self, data: bytes, where: str) -> bytes:
-        """The bytes, when they are a picture that may be decoded beside those before it."""
-        data, count = _picture(data, self._limits, where)
-        self._seen += count
-        if self._seen > self._limits.all_megapixels * 1e6:
-            most = (
-                f"at most {self._limits.all_megapixels:g} megapixels of all pictures together are allowed: send fewer"
-            )
-            raise HttpError(413, "TooLarge", f"{where}: {most}")
-        return data
+    def count(self, receive: Callable[[], Any], where: str) -> Any:
+        """Return what `receive` returns. HttpError 422 or 413 says what is wrong with the value, called `where`."""
+        self._where = where
+        try:
+            return receive()
+        except TooLarge as error:
+            raise HttpError(413, "TooLarge", error.of(where)) from None
+        except BadCell as error:
+            raise wrong(error.of(where)) from None
 
-
-def _row(item: Any, wanted: Mapping[str, Kind], pixels: _Pixels, where: str) -> dict[str, Any]:
-    """One input as a row: the value of the only column, or an object of all columns."""
-    if isinstance(item, dict):
-        given = _renamed(item, wanted)
-        for name in given:
-            if name not in wanted:
-                raise wrong(f"{where}{unknown('column', str(name)[:80], sorted(wanted))}")
-    elif len(wanted) == 1:
-        given = {next(iter(wanted)): item}
-    else:
-        example = ", ".join(f'"{name}": ...' for name in wanted)
-        raise wrong(f"{where}a {_called(item)} is given; an input of this model is {{{example}}}")
-    missing = [name for name in wanted if given.get(name) is None]
-    if missing:
-        raise wrong(f"{where}{missing[0]!r} is missing; an input has {', '.join(wanted)}")
-    return {name: _value(kind, given[name], pixels, f"{where}{name}") for name, kind in wanted.items()}
+    def decode(self, count: int, described: str) -> None:
+        """Count what one value decodes to; `contracts.Allowance`."""
+        one, together = self._limits.megapixels, self._limits.all_megapixels
+        if count > one * 1e6:
+            told = f"{described}; at most {one:g} megapixels are allowed"
+            raise HttpError(413, "TooLarge", f"{self._where}: {told}")
+        self._decoded += count
+        if self._decoded > together * 1e6:
+            told = f"at most {together:g} megapixels of all pictures together are allowed: send fewer"
+            raise HttpError(413, "TooLarge", f"{self._where}: {told}")
 
 
-def _renamed(item: dict[str, Any], wanted: Mapping[str, Kind]) -> dict[str, Any]:
-    """The Inference API calls the second of two texts `text_pair`."""
-    if "pair" in wanted and "text_pair" in item and "pair" not in item:
-        return {("pair" if name == "text_pair" else name): value for name, value in item.items()}
-    return item
+@dataclass(frozen=True, slots=True)
+class _RowReader:
+    """Reads the inputs of one request as rows."""
 
+    wanted: Mapping[str, Column]
+    names: Mapping[str, str]
+    """Columns by other names that clients send."""
+    allowance: DecodingAllowance
 
-def _value(kind: Kind, value: Any, pixels: _Pixels, where: str) -> Any:
-    if kind == "image":
-        return pixels.picture(_unpacked(value, where), where)
-    if kind == "text":
-        return _text(value, where)
-    if kind == "words":
-        return [_text(word, where) for word in value] if isinstance(value, list) else _text(value, where)
-    if kind == "messages":
-        return _messages(value, where)
-    if kind == "number":
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise wrong(f"{where} is a {_called(value)}; allowed is a number")
-        if isinstance(value, int) and abs(value) > LARGEST:
-            raise wrong(f"{where} has {len(str(abs(value)))} digits, which are more than a number here can have")
-        return value
-    if isinstance(value, list):
-        return [_text(each, where) if isinstance(each, str) else each for each in value]
-    return _text(value, where) if isinstance(value, str) else value
+    def row(self, item: Any, where: str) -> dict[str, Any]:
+        """Return one input as a row: the value of the only column, or an object of all columns."""
+        given = self._by_name(item, where)
+        missing = [name for name in self.wanted if given.get(name) is None]
+        if missing:
+            raise wrong(f"{where}{missing[0]!r} is missing; an input has {', '.join(self.wanted)}")
+        return {name: self._value(column, given[name], f"{where}{name}") for name, column in self.wanted.items()}
 
+    def _by_name(self, item: Any, where: str) -> Mapping[str, Any]:
+        if isinstance(item, dict):
+            given = self._renamed(item)
+            for name in given:
+                if name not in self.wanted:
+                    raise wrong(f"{where}{unknown('column', str(name)[:80], sorted(self.wanted))}")
+            return given
+        if len(self.wanted) == 1:
+            return {next(iter(self.wanted)): item}
+        example = ", ".join(f'"{name}": ...' for name in self.wanted)
+        raise wrong(f"{where}a {json_name(item)} is given; an input of this model is {{{example}}}")
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise wrong(f"{where} is a {_called(value)}; allowed is a text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise wrong(f"{where} holds half of a surrogate pair, which is no character") from None
-    return value
+    def _renamed(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Return the input with the model's own names of columns, where the client sent other ones."""
+        renamed = {other: name for other, name in self.names.items() if other in item and name in self.wanted}
+        renamed = {other: name for other, name in renamed.items() if name not in item}
+        return {renamed.get(name, name): value for name, value in item.items()} if renamed else item
 
-
-def _messages(value: Any, where: str) -> list[dict[str, str]]:
-    """A conversation; a bare text is what its user says."""
-    if isinstance(value, str):
-        return [{"role": "user", "content": _text(value, where)}]
-    good = isinstance(value, list) and all(
-        isinstance(item, dict) and {"role", "content"} == set(item) for item in value
-    )
-    if not good or not value:
-        raise wrong(f"{where} is a {_called(value)}; allowed is a text, or a list of {{role, content}}")
-    return [{name: _text(each, f"{where}.{name}") for name, each in item.items()} for item in value]
-
-
-def _unpacked(value: Any, where: str) -> bytes:
-    """A picture's bytes out of base64, with or without `data:image/png;base64,` before it."""
-    if not isinstance(value, str):
-        raise wrong(f"{where} is a {_called(value)}; allowed is a picture's file in base64")
-    if value[:5].lower() == "data:":
-        value = value.partition(",")[2]
-    try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
-        raise wrong(f"{where} is no base64: send a picture's file in it, not its name or address") from None
-
-
-def _picture(data: bytes, limits: LimitSpec, where: str = "the body") -> tuple[bytes, int]:
-    """The bytes, when they are a picture that may be decoded, and how many pixels it has."""
-    if not data:
-        raise wrong(f"{where} is empty; it is a picture's file")
-    try:
-        _refuse_strange(data, where)
-        width, height = seen_size(data)
-    except DataError as error:
-        if "at most" in error.message:
-            raise HttpError(413, "TooLarge", f"{where}: {error.message}") from None
-        raise wrong(f"{where}: {error.message}") from None
-    if width * height > limits.megapixels * 1e6:
-        told = f"{width} x {height} pixels; at most {limits.megapixels:g} megapixels are allowed"
-        raise HttpError(413, "TooLarge", f"{where}: the picture has {told}")
-    return data, width * height
-
-
-def _refuse_strange(data: bytes, where: str) -> None:
-    """Nothing but formats of pictures alone: Pillow also reads some that hold programs (EPS), which it would have
-    another program run, and some whose picture has another size than their header says (ICO, ICNS)."""
-    try:
-        Image.open(io.BytesIO(data), formats=FORMATS).close()
-    except UnidentifiedImageError:
-        raise wrong(f"{where} is no image of a known format; allowed are {', '.join(FORMATS)}") from None
-    except (*UNREADABLE, Image.DecompressionBombError):
-        return  # `seen_size` says what is wrong with it
+    def _value(self, column: Column, value: Any, where: str) -> Any:
+        return self.allowance.count(lambda: column.receive(value, self.allowance), where)
 
 
 def _refuse_long(rows: list[dict[str, Any]], limits: LimitSpec) -> None:
@@ -344,8 +280,3 @@ def _characters(value: Any) -> int:
     if isinstance(value, dict):
         return len(value) + sum(map(_characters, value.values()))
     return len(value) + sum(map(_characters, value)) if isinstance(value, list) else 0
-
-
-def _called(value: Any) -> str:
-    names = {"str": "text", "dict": "JSON object", "list": "list", "NoneType": "null", "bool": "boolean"}
-    return names.get(type(value).__name__, "number")

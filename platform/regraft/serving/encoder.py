@@ -18,9 +18,8 @@ from torch.nn import functional as F
 
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import Base
-from regraft.contracts import Context, Kind, Row
+from regraft.contracts import Context, Kind, Medium, Row, medium_of
 from regraft.errors import BaseError, DataError, Unsupported
-from regraft.media.pixels.images import opened
 from regraft.tasks.inputs.tokens import padded, positions
 
 Pooling = Literal["mean", "cls", "pooler", "last", "image"]
@@ -49,7 +48,8 @@ _POOLINGS: dict[str, Pooling] = {"mean": "mean", "mean_tokens": "mean", "cls": "
 class Recipe:
     """How a base's vectors are made, as its files say."""
 
-    modality: Literal["text", "image"]
+    modality: str
+    """The key of the medium that the base reads."""
     pooling: Pooling | None
     """None: the pooler where the base's files hold one, else the first token."""
     normalize: bool = False
@@ -60,7 +60,13 @@ class Recipe:
     @property
     def columns(self) -> dict[str, Kind]:
         """The one column that a row needs."""
-        return {"text": "text"} if self.modality == "text" else {"image": "image"}
+        kind = self.medium.column
+        return {kind: kind}
+
+    @property
+    def medium(self) -> Medium:
+        """The medium that the base reads."""
+        return medium_of(self.modality)
 
     def document(self) -> dict[str, Any]:
         """As the identity of an unfinished output holds it."""
@@ -72,12 +78,14 @@ def recipe_of(base: Base) -> Recipe:
 
     Unsupported names a module, pooling or family whose vectors would come out other than that library's.
     """
-    tokens = any(any(base.path.glob(name)) for name in ("tokenizer.json", "vocab.txt", "vocab.json", "*.model"))
-    images = any((base.path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
-    if tokens and images:
-        raise Unsupported("this base reads texts and images; features come from bases of one kind", base.reference)
-    if not tokens:
-        return Recipe("image", "image")
+    media = {name: medium_of(name) for name in Medium.names()}
+    found = [name for name, medium in media.items() if medium.found_in(base.path)]
+    if len(found) > 1:
+        told = f"this base reads {' and '.join(sorted(found, reverse=True))}; features come from bases of one kind"
+        raise Unsupported(told, base.reference)
+    modality = found[0] if found else next(name for name, medium in media.items() if medium.in_timm)
+    if not media[modality].tokens:
+        return Recipe(modality, "image")
     modules = {str(module.get("type", "")).rpartition(".")[2] for module in _json(base, "modules.json") or []}
     if strange := sorted(modules - _MODULES):
         raise Unsupported(
@@ -87,7 +95,7 @@ def recipe_of(base: Base) -> Recipe:
     sentence = _json(base, "sentence_bert_config.json") or {}
     prompts = _json(base, "config_sentence_transformers.json") or {}
     return Recipe(
-        "text",
+        modality,
         _pooling(base),
         normalize="Normalize" in modules,
         max_length=sentence.get("max_seq_length"),
@@ -137,14 +145,14 @@ class Encoder:
     def vectors(self, rows: Sequence[Row]) -> list[Vector | DataError]:
         """A vector (width,) in float32 for each row, in order; the DataError of an image that cannot be decoded."""
         found: list[Vector | DataError] = [DataError("was passed over")] * len(rows)
-        make = self._texts if self.recipe.modality == "text" else self._images
+        make = self._of_tokens if self.recipe.medium.tokens else self._of_tensors
         for places, output in make(rows, found):
             for place, vector in zip(places, output.float().cpu().numpy(), strict=True):
                 found[place] = vector
         return found
 
-    def _texts(self, rows: Sequence[Row], _: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
-        texts = [self.recipe.prompt + row["text"] for row in rows]
+    def _of_tokens(self, rows: Sequence[Row], _: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
+        texts = [self.recipe.prompt + row[self.recipe.medium.column] for row in rows]
         texts = [text.lower() for text in texts] if self.recipe.lower else texts
         # All at once: row by row, the tokenizer's own start-up costs more than its work.
         encoded = self._processor(texts, truncation=True, max_length=self._longest) if texts else {}
@@ -158,32 +166,39 @@ class Encoder:
             with torch.inference_mode():
                 yield places, self._normal(_pooled(self._model(**batch), mask, self.pooling))
 
-    def _images(self, rows: Sequence[Row], found: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
-        waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    def _of_tensors(self, rows: Sequence[Row], found: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
+        medium = self.recipe.medium
+        waiting: dict[tuple[Any, ...], list[tuple[int, dict[str, Tensor]]]] = {}
         held = 0
         for place, row in enumerate(rows):
             try:
-                pixels = self._processor(opened(row["image"]), return_tensors="pt")["pixel_values"][0]
+                tensors = medium.tensors(self._processor, row[medium.column])
             except DataError as error:
                 found[place] = error
                 continue
-            alike = waiting.setdefault(tuple(pixels.shape), [])
-            alike.append((place, pixels))
-            held += pixels.numel()
+            shapes = tuple((name, *tensor.shape) for name, tensor in tensors.items())
+            alike = waiting.setdefault(shapes, [])
+            alike.append((place, tensors))
+            size = sum(tensor.numel() for tensor in tensors.values())
+            held += size
             if len(alike) == IMAGES:
-                held -= IMAGES * pixels.numel()
-                yield self._seen(waiting.pop(tuple(pixels.shape)))
+                held -= IMAGES * size
+                yield self._stacked(waiting.pop(shapes))
             elif held > MOST_HELD:
-                yield from map(self._seen, waiting.values())
+                yield from map(self._stacked, waiting.values())
                 waiting, held = {}, 0
-        yield from map(self._seen, waiting.values())
+        yield from map(self._stacked, waiting.values())
 
-    def _seen(self, alike: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
-        pixels = torch.stack([pixels for _, pixels in alike])
+    def _stacked(self, alike: list[tuple[int, dict[str, Tensor]]]) -> tuple[list[int], Tensor]:
         model = self._model
+        dtype = next(model.parameters()).dtype
+        inputs = {name: torch.stack([tensors[name] for _, tensors in alike]) for name in alike[0][1]}
+        inputs = {
+            name: part.to(self.device, dtype if part.is_floating_point() else None) for name, part in inputs.items()
+        }
         with torch.inference_mode():
-            output = model(pixel_values=pixels.to(self.device, next(model.parameters()).dtype))
-            return [place for place, _ in alike], self._normal(_of_image(output))
+            output = model(**inputs)
+            return [place for place, _ in alike], self._normal(_pooled_output(output))
 
     def _normal(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors.float(), dim=-1) if self.recipe.normalize else vectors.float()
@@ -203,7 +218,7 @@ def _built(base: Base, recipe: Recipe) -> tuple[nn.Module, Pooling]:
     loader = BaseLoader(base)
     without: dict[str, Any] = {"add_pooling_layer": False} if recipe.pooling in ("mean", "cls") else {}
     model: Any = loader("AutoModel", **without)
-    if recipe.modality == "image":
+    if not recipe.medium.tokens:
         return model, "image"
     config = loader.config
     if getattr(config, "is_encoder_decoder", False):
@@ -241,7 +256,7 @@ def _pooled(output: Any, mask: Tensor, pooling: Pooling) -> Tensor:
     return (states.float() * kept).sum(1) / kept.sum(1).clamp(min=1e-9)
 
 
-def _of_image(output: Any) -> Tensor:
+def _pooled_output(output: Any) -> Tensor:
     """The pooled output; a base without one gives its first token, or the mean over the map (rows, width, y, x)."""
     pooled = getattr(output, "pooler_output", None)
     if isinstance(pooled, Tensor):

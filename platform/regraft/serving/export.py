@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from regraft.bases.adapted import Adapted
 from regraft.bases.load import quiet
-from regraft.contracts import Example
+from regraft.contracts import Example, MadeUp, columns_of, medium_of
 from regraft.errors import RequestError, Unsupported
 from regraft.plugins import add_folder
 from regraft.serving.predictor import assembled
@@ -110,8 +110,9 @@ def _pooled(model: nn.Module, adapted: Adapted) -> tuple[PreTrainedModel, nn.Lin
         f"a {type(model).__name__} of task {adapted.task.key()} has no class in transformers to be exported to; "
         "use it by regraft.load"
     )
-    columns = inputs(adapted.task)
-    if not isinstance(encoder, PreTrainedModel) or set(columns.values()) != {"text"}:
+    columns = columns_of(inputs(adapted.task)).values()
+    texts = all(isinstance(column.made_up(MadeUp(0, ("a",))), str) for column in columns)
+    if not isinstance(encoder, PreTrainedModel) or not texts:
         raise Unsupported(told)
     head = adapted.linear_head()
     # Tried, not guessed from names: another pooling in a model of the same form would export to other answers.
@@ -168,7 +169,7 @@ def _card(fetched: Fetched, folder: Path, library: str, usage: str) -> None:
 
 def _transformers_usage(adapted: Adapted, model: PreTrainedModel) -> tuple[str, str]:
     auto = adapted.task.auto
-    processor = "AutoTokenizer" if adapted.task.modality == "text" else "AutoImageProcessor"
+    processor = medium_of(adapted.task.modality).auto
     code = (
         f"```python\nfrom transformers import {auto}, {processor}\n\n"
         f'model = {auto}.from_pretrained("FOLDER")\nprocessor = {processor}.from_pretrained("FOLDER")\n```\n'

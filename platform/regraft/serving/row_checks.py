@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from regraft.contracts import Example, Kind, Row, Task
+from regraft.contracts import BadCell, Column, Example, Kind, Row, Task, columns_of
 from regraft.errors import DataError
 from regraft.plugins import unknown
 
@@ -30,15 +29,15 @@ def inputs(task: Task) -> dict[str, Kind]:
 def checked(task: Task, rows: Sequence[str | Mapping[str, Any]]) -> list[Row]:
     """The rows with the task's own columns and `row`, their index; DataError names the first that does not fit.
 
-    A bare string stands for the only column of a task that reads one text, image or list of words. Targets are dropped.
+    A bare string stands for the only column of a task whose kind allows it (text, words, image). Targets are dropped.
     """
     if isinstance(rows, str | bytes | Mapping):
         raise DataError(f"one {type(rows).__name__} is given; allowed is a list of rows: write [row]", where="rows")
-    wanted = inputs(task)
+    wanted = columns_of(inputs(task))
     return [_checked(task, wanted, number, row) for number, row in enumerate(rows)]
 
 
-def _checked(task: Task, wanted: Mapping[str, Kind], number: int, given: Any) -> Row:
+def _checked(task: Task, wanted: Mapping[str, Column], number: int, given: Any) -> Row:
     where = f"row {number}"
     if not isinstance(given, Mapping):
         given = _named(wanted, given, where)
@@ -48,41 +47,25 @@ def _checked(task: Task, wanted: Mapping[str, Kind], number: int, given: Any) ->
     for name in given:
         if name not in task.input_columns() and name != "row":
             raise DataError(unknown("column", str(name), sorted(wanted)), where=where)
-    row = {name: _value(kind, name, given[name], where) for name, kind in wanted.items()} | {"row": number}
+    row = {name: _accepted(column, name, given[name], where) for name, column in wanted.items()} | {"row": number}
     if problem := task.check(row):
         raise DataError(problem, where=where)
     return row
 
 
-def _named(wanted: Mapping[str, Kind], given: Any, where: str) -> Mapping[str, Any]:
-    bare = [name for name, kind in wanted.items() if kind in ("text", "image", "words")]
+def _named(wanted: Mapping[str, Column], given: Any, where: str) -> Mapping[str, Any]:
+    bare = [name for name, column in wanted.items() if column.bare]
     if len(wanted) == 1 and bare and isinstance(given, str | Path | bytes):
         return {bare[0]: given}
     example = ", ".join(f"{name!r}: ..." for name in wanted)
     raise DataError(f"a {type(given).__name__} is given; this task's row is {{{example}}}", where=where)
 
 
-def _value(kind: Kind, name: str, value: Any, where: str) -> Any:
-    if kind == "text" and not isinstance(value, str):
-        raise DataError(f"column {name!r} is a {type(value).__name__}; allowed is text", where=where)
-    if kind == "messages" and not (isinstance(value, list | tuple) and value):
-        raise DataError(f"column {name!r} is {value!r}; allowed is a list of messages, {{role, content}}", where=where)
-    if kind == "words" and not (isinstance(value, str) or _are_words(value)):
-        told = f"column {name!r} is a {type(value).__name__}; allowed is a list of words, or one text"
-        raise DataError(told, where=where)
-    if kind == "image":
-        if isinstance(value, bytes):
-            return io.BytesIO(value)
-        if not isinstance(value, str | Path) and not hasattr(value, "read"):
-            told = f"column {name!r} is a {type(value).__name__}; allowed is an image's path or its file's bytes"
-            raise DataError(told, where=where)
-    if kind == "number" and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise DataError(f"column {name!r} is a {type(value).__name__}; allowed is a number", where=where)
-    return value
-
-
-def _are_words(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
+def _accepted(column: Column, name: str, value: Any, where: str) -> Any:
+    try:
+        return column.accept(value)
+    except BadCell as error:
+        raise DataError(error.of(f"column {name!r}"), where=where) from None
 
 
 def batches(

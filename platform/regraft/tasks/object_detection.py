@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +17,20 @@ from transformers.image_transforms import center_to_corners_format
 from transformers.loss.loss_for_object_detection import HungarianMatcher
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
-from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
+from regraft.contracts import (
+    Answer,
+    ApiForm,
+    Batch,
+    Context,
+    Example,
+    Kind,
+    Loader,
+    Record,
+    Row,
+    Score,
+    Task,
+    objects_form,
+)
 from regraft.contracts.findings import Findings
 from regraft.errors import DataError, Unsupported
 from regraft.media.pixels.augmentation import Augmentation, mirrors
@@ -52,7 +65,7 @@ class ObjectDetection(Task):
     """
 
     auto: ClassVar[str] = "AutoModelForObjectDetection"
-    modality: ClassVar[Literal["text", "image"]] = "image"
+    modality: ClassVar[str] = "image"
     score: ClassVar[Score] = Score("map", "max")
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "boxes": "boxes", "labels": "labels"}
     supports: ClassVar[frozenset[str]] = frozenset({"augment"})
@@ -201,6 +214,10 @@ class ObjectDetection(Task):
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
         """Average precision by class and by size, and what was taken for what at `threshold`."""
         return findings_of(records, context.labels, self.threshold)
+
+    def api_form(self) -> ApiForm:
+        """Return the form of boxes with labels and scores."""
+        return objects_form(self.threshold)
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """`objects` with a score of at least `threshold`, best first: label, score, box in whole pixels."""

@@ -15,7 +15,20 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
+from regraft.contracts import (
+    Answer,
+    ApiForm,
+    Batch,
+    Context,
+    Example,
+    Kind,
+    Loader,
+    Record,
+    Row,
+    Score,
+    Task,
+    segments_form,
+)
 from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.errors import DataError
 from regraft.media.pixels.augmentation import Augmentation, mirrors
@@ -35,7 +48,7 @@ class SemanticSegmentation(Task):
     """
 
     auto: ClassVar[str] = "AutoModelForSemanticSegmentation"
-    modality: ClassVar[Literal["text", "image"]] = "image"
+    modality: ClassVar[str] = "image"
     score: ClassVar[Score] = Score("mean_iou", "max")
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "mask": "mask"}
     supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing", "augment"})
@@ -180,6 +193,10 @@ class SemanticSegmentation(Task):
             tables=(Table("Classes", columns, tuple(rows), note),),
             matrices=(Matrix("Pixels", context.labels, context.labels, taken),),
         )
+
+    def api_form(self) -> ApiForm:
+        """Return the form of masks with labels and scores."""
+        return segments_form()
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """`segments`, the largest first: label, mask (a PNG in base64, 255 where the class is) and score, its mean

@@ -13,7 +13,7 @@ from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
 from sacrebleu.tokenizers.tokenizer_intl import TokenizerV14International
 from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
-from regraft.contracts import Kind, Record, Score
+from regraft.contracts import ApiForm, Kind, Record, Score, text_form
 from regraft.tasks.outputs.seq2seq import Seq2Seq, matches, score_of
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -39,6 +39,10 @@ class Summarization(Seq2Seq):
     """How ROUGE splits a text: english takes a-z and 0-9 and Porter's stems, as published figures do, and sees nothing
     in other scripts; the others are sacreBLEU's: intl for words of any script, zh for Chinese, char where words have no
     blanks between them (Japanese, Thai)."""
+
+    def api_form(self) -> ApiForm:
+        """Return the form of one text."""
+        return text_form("summarization", self.answer_key)
 
     def scores(self, records: Sequence[Record]) -> dict[str, float]:
         """The mean ROUGE of the summaries, and chrF of all together."""

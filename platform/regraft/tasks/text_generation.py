@@ -15,7 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from regraft.contracts import Answer, Batch, Context, Example, Forward, Kind, Loader, Record, Row, Score, Task
+from regraft.contracts import (
+    Answer,
+    ApiForm,
+    Batch,
+    Context,
+    Example,
+    Forward,
+    Kind,
+    Loader,
+    Record,
+    Row,
+    Score,
+    Task,
+    text_form,
+)
 from regraft.contracts.findings import Curve, Findings, Table
 from regraft.errors import DataError, Unsupported
 from regraft.tasks.inputs.chat_template import ASSISTANT, Span, asked, closing, template_of, written_out
@@ -39,7 +53,7 @@ class TextGeneration(Task):
     """
 
     auto: ClassVar[str] = "AutoModelForCausalLM"
-    modality: ClassVar[Literal["text", "image"]] = "text"
+    modality: ClassVar[str] = "text"
     score: ClassVar[Score] = Score("perplexity", "min")
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text"}
     supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})
@@ -237,6 +251,10 @@ class TextGeneration(Task):
             seed=self.seed,
         )
         return SimpleNamespace(written=[(p.tolist(), new) for p, new in zip(prompts, written, strict=True)])
+
+    def api_form(self) -> ApiForm:
+        """Return the form of a generated text."""
+        return text_form("text-generation", "generated_text")
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """`generated_text`: what was written, without the prompt."""

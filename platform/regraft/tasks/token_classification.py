@@ -5,14 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Record, Row, Score, Task
+from regraft.contracts import (
+    Answer,
+    ApiForm,
+    Batch,
+    Context,
+    Example,
+    Kind,
+    Loader,
+    Record,
+    Row,
+    Score,
+    Task,
+    entities_form,
+)
 from regraft.contracts.findings import Findings
 from regraft.errors import Unsupported
 from regraft.tasks.inputs.tokens import IGNORED, length_read, padded, refuse_length, token_losses
@@ -34,7 +47,7 @@ class TokenClassification(Task):
     """
 
     auto: ClassVar[str] = "AutoModelForTokenClassification"
-    modality: ClassVar[Literal["text", "image"]] = "text"
+    modality: ClassVar[str] = "text"
     score: ClassVar[Score] = Score("f1", "max")
     columns: ClassVar[Mapping[str, Kind]] = {"tokens": "words", "tags": "tags"}
     supports: ClassVar[frozenset[str]] = frozenset({"label_smoothing", "bucketing"})
@@ -131,6 +144,10 @@ class TokenClassification(Task):
         entities of each type were taken for."""
         pairs = [(_names(record["true"], context), _names(record["predicted"], context)) for record in records]
         return findings(pairs, context.labels)
+
+    def api_form(self) -> ApiForm:
+        """Return the form of entities."""
+        return entities_form()
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """`entities` in the order of the text: entity_group, score (mean over its words), word, start, end.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from sacrebleu.metrics import BLEU, CHRF
 
-from regraft.contracts import Kind, Record, Score
+from regraft.contracts import ApiForm, Kind, Record, Score, text_form
 from regraft.tasks.outputs.seq2seq import Seq2Seq, matches, score_of
 
 
@@ -29,6 +29,10 @@ class Translation(Seq2Seq):
     bleu_tokens: Literal["13a", "intl", "zh", "char", "none"] = "13a"
     """How BLEU splits a translation into words: 13a for most languages, zh for Chinese, char where words have no blanks
     between them (Japanese, Thai)."""
+
+    def api_form(self) -> ApiForm:
+        """Return the form of one text."""
+        return text_form("translation", self.answer_key)
 
     def scores(self, records: Sequence[Record]) -> dict[str, float]:
         """chrF and BLEU of all texts together."""

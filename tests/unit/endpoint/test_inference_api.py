@@ -12,7 +12,7 @@ from huggingface_hub import InferenceClient
 from PIL import Image
 
 from regraft.contracts import Task
-from regraft.endpoint.inference_api import OWN, form_for, form_of
+from regraft.endpoint.inference_api import form_for
 from regraft.endpoint.model_info import example_of
 from regraft.endpoint.openapi import input_schema
 from unit.endpoint.shop import FAMILY, Endpoint, Shop
@@ -134,7 +134,7 @@ def test_a_list_of_inputs_gets_as_many_answers_each_as_if_it_came_alone(task: st
     for item, row, answer in zip(items, rows, together.document, strict=True):
         for written in (item, row):
             alone = every.ask(f"/models/{task}", {"inputs": written})
-            same(alone.document, [answer] if form_of(task_of(task)).wrapped else answer)
+            same(alone.document, [answer] if task_of(task).api_form().wrapped else answer)
         same(every.ask(f"/models/{task}", {"inputs": [item]}).document, [answer])
 
 
@@ -176,8 +176,8 @@ def test_every_example_is_answered_and_told_with_its_schema(task: str, every: En
 
 
 def test_a_task_that_answers_in_its_own_way_is_answered_with_its_own_answers() -> None:
-    form = form_of(task_of("text-classification"))
-    assert form_for(form, {"verdict": "odd"}) is OWN
+    form = task_of("text-classification").api_form()
+    assert form_for(form, {"verdict": "odd"}).name == "own"
     assert form_for(form, {"verdict": "odd"}).reply([{"verdict": "odd"}], {}, single=True) == {"verdict": "odd"}
 
 

@@ -31,8 +31,7 @@ class FileColumn(Column):
     widget: ClassVar[Widget] = "file"
     noun: ClassVar[str] = "file"
     """What messages call the file."""
-    sent: ClassVar[str] = "a file"
-    """What messages call the contents that a request sends."""
+    called: ClassVar[str] = "a file"
 
     @abstractmethod
     def read_header(self, file: str | io.BytesIO, name: str) -> None:
@@ -120,18 +119,18 @@ class FileColumn(Column):
         if isinstance(value, bytes):
             return io.BytesIO(value)
         if not isinstance(value, str | Path) and not hasattr(value, "read"):
-            raise BadCell(f"is a {type(value).__name__}; allowed is the path of {self.sent} or its bytes")
+            raise BadCell(f"is a {type(value).__name__}; allowed is the path of {self.called}'s file or its bytes")
         return value
 
     def receive(self, value: Any, allowance: Allowance) -> bytes:
         """Return a file's bytes out of base64, with or without `data:image/png;base64,` before it."""
         if not isinstance(value, str):
-            raise BadCell(f"is a {json_name(value)}; allowed is {self.sent} in base64")
+            raise BadCell(f"is a {json_name(value)}; allowed is {self.called}'s file in base64")
         if value[:5].lower() == "data:":
             value = value.partition(",")[2]
         try:
             body = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
-            raise BadCell(f"is no base64: send {self.sent} in it, not its name or address") from None
+            raise BadCell(f"is no base64: send {self.called}'s file in it, not its name or address") from None
         received: bytes = self.receive_body(body, allowance)
         return received

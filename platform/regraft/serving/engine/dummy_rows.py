@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from regraft.bases.adapted import Adapted
-from regraft.contracts import Batch, Example, Kind, Row, Task
+from regraft.contracts import BadCell, Batch, Example, MadeUp, Row, Task, columns_of
 from regraft.serving.row_checks import checked, inputs
 from regraft.trunk.cut import NotCut
 from regraft.trunk.shapes import sizes_of, tells
@@ -19,14 +15,24 @@ SAID = "the old man and a small dog went to see two red boats on the long river 
 WORDS = SAID.split()
 SHORT, LONG = (3, 2, 5, 1), (11, 9, 7, 17, 23, 41)
 """Words of a text, in two batches that have to differ in length."""
-SIDE = 96, 80
-"""Pixels of an image, both sides."""
 
 
 def rows_of(task: Task, words: int, count: int) -> list[Row]:
     """So many rows of the task, their texts of about so many words."""
-    made = [{name: _value(kind, words, number) for name, kind in inputs(task).items()} for number in range(count)]
+    columns = columns_of(inputs(task))
+    try:
+        made = [
+            {name: column.made_up(shared) for name, column in columns.items()}
+            for shared in (_shared(words, number) for number in range(count))
+        ]
+    except BadCell as error:
+        raise NotCut(error.of("a column")) from None
     return checked(task, made)
+
+
+def _shared(words: int, number: int) -> MadeUp:
+    """Return the choices for one row: rows of a batch have the same number of words, and not the same words."""
+    return MadeUp(number, tuple(WORDS[(3 * number + place) % len(WORDS)] for place in range(words)))
 
 
 def examples_of(adapted: Adapted, words: int, count: int) -> list[Example]:
@@ -60,23 +66,3 @@ def close(one: Any, other: Any, bound: float) -> bool:
         return len(one) == len(other) and all(close(a, b, bound) for a, b in zip(one, other, strict=True))
     numbers = isinstance(one, int | float) and isinstance(other, int | float)
     return abs(one - other) <= bound * max(1.0, abs(one)) if numbers else bool(one == other)
-
-
-def _value(kind: Kind, words: int, number: int) -> Any:
-    # All rows of a batch are as long; their words differ.
-    said = [WORDS[(3 * number + place) % len(WORDS)] for place in range(words)]
-    if kind == "messages":
-        return [{"role": "user", "content": " ".join(said)}]
-    if kind == "image":
-        return _picture(number)
-    values: dict[str, Any] = {"text": " ".join(said), "texts": [" ".join(said)], "words": said, "number": 1.0}
-    if kind not in values:
-        raise NotCut(f"a column of kind {kind} cannot be made up")
-    return values[kind]
-
-
-def _picture(number: int) -> bytes:
-    pixels = np.random.default_rng(number).integers(0, 256, (*SIDE, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()

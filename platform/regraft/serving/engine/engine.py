@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from regraft.contracts import Answer, Example
+from regraft.contracts import Answer, Example, medium_of
 from regraft.errors import (
     BaseError,
     Damaged,
@@ -194,7 +194,7 @@ class Engine:
         served = self._found(ask.model, ask.version) or self._loaded(ask.model, ask.version)
         loaded = served.loaded
         row = checked(served.task, [ask.row])[0]
-        with loaded.frame.tokenizer_lock if served.task.modality == "text" else nullcontext():
+        with loaded.frame.tokenizer_lock if medium_of(served.task.modality).serial else nullcontext():
             example = loaded.task.encode(row, loaded.context, train=False)
         inputs = [value for name, value in example.items() if name != "labels"]
         shapes = tuple(tuple(value.shape) for value in inputs if isinstance(value, Tensor) and value.ndim > 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ class ImageRow(OneVector):
     """Half of a task: a row is an image, resized and cropped as the base's own image processor does."""
 
     auto: ClassVar[str] = "AutoModelForImageClassification"
-    modality: ClassVar[Literal["text", "image"]] = "image"
+    modality: ClassVar[str] = "image"
     moved: ClassVar[bool] = True
     """Whether an image keeps its truth when it is moved, turned or zoomed; else augmentation changes colours alone."""
 

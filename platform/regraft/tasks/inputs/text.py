@@ -27,9 +27,10 @@ class TextRow(OneVector):
     """Half of a task: a row is a text, or two; longer ones are cut at `max_length` tokens."""
 
     auto: ClassVar[str] = "AutoModelForSequenceClassification"
-    modality: ClassVar[Literal["text", "image"]] = "text"
+    modality: ClassVar[str] = "text"
     inputs: ClassVar[tuple[str, ...]] = ("text",)
     """The columns that the tokenizer is given, in its own order."""
+    api_names: ClassVar[Mapping[str, str]] = {"text_pair": "pair"}
 
     max_length: int | None = Field(None, ge=2)
     """Tokens of a text that are read; null is what the base can read, at most 256."""

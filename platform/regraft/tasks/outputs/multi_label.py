@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from regraft.contracts import Answer, Batch, Context, Record, Row, Score
+from regraft.contracts import Answer, ApiForm, Batch, Context, Record, Row, Score, medium_of, scores_form
 from regraft.contracts.findings import Findings, Table
 from regraft.lazy import Later
 from regraft.tasks.metrics.classification import auc, average_precision, both, calibration, precision_recall
@@ -111,6 +111,10 @@ class MultiLabel(OneVector):
             tables=(_by_label(true, probabilities, self.threshold, context.labels),),
             curves=(reliability, *curves),
         )
+
+    def api_form(self) -> ApiForm:
+        """Return the form of a classifier's scores."""
+        return scores_form(self.modality, "sigmoid", wrapped=medium_of(self.modality).wraps_scores)
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """`labels`: those from the threshold on, likeliest first; `scores`: all of them with their probabilities."""

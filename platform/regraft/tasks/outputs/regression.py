@@ -13,7 +13,20 @@ from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regraft.contracts import Answer, Batch, Context, Kind, Loader, Numbers, Record, Row, Score
+from regraft.contracts import (
+    Answer,
+    ApiForm,
+    Batch,
+    Context,
+    Kind,
+    Loader,
+    Numbers,
+    Record,
+    Row,
+    Score,
+    medium_of,
+    scores_form,
+)
 from regraft.contracts.findings import Curve, Findings, Table
 from regraft.errors import Unsupported
 from regraft.lazy import Later
@@ -138,6 +151,10 @@ class Regression(OneVector):
             tables=(_fits(sides), _residuals(sides)),
             curves=tuple(_scatter(name, *side) for name, side in sides.items()),
         )
+
+    def api_form(self) -> ApiForm:
+        """Return the form of a classifier's scores."""
+        return scores_form(self.modality, "none", wrapped=medium_of(self.modality).wraps_scores)
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """`values`: each target's number; `scores`: the same as labels with scores, as classifiers answer."""

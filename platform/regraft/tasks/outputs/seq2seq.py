@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import takewhile
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class Seq2Seq(Task):
     """Most of a task that turns a text into another; a member names its columns and says how texts are compared."""
 
     auto: ClassVar[str] = "AutoModelForSeq2SeqLM"
-    modality: ClassVar[Literal["text", "image"]] = "text"
+    modality: ClassVar[str] = "text"
     supports: ClassVar[frozenset[str]] = frozenset({"label_smoothing", "bucketing"})
     reads_column: ClassVar[str]
     """The column with the text that is read."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, ones_like
 from torch.nn import functional as F
 
-from regraft.contracts import Answer, Batch, Context, Record, Row, Score
+from regraft.contracts import Answer, ApiForm, Batch, Context, Record, Row, Score, medium_of, scores_form
 from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.errors import DataError
 from regraft.lazy import Later
@@ -103,6 +103,10 @@ class SingleLabel(OneVector):
         matrices = (_confusion(truth, said.argmax(1), labels),) if len(labels) <= _LARGEST else ()
         tables += [] if matrices else [_confused(truth, said.argmax(1), labels)]
         return Findings(tuple(tables), matrices, tuple(curves))
+
+    def api_form(self) -> ApiForm:
+        """Return the form of a classifier's scores."""
+        return scores_form(self.modality, "softmax", wrapped=medium_of(self.modality).wraps_scores)
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """The likeliest label with its probability, and `scores`: all labels, likeliest first."""

@@ -1,0 +1,153 @@
+"""ApiForm: how answers of a task look in the Hugging Face Inference API, with the forms that its clients read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from regraft.contracts.rows import Answer
+
+Parameters = Mapping[str, Any]
+Schema = dict[str, Any]
+View = Literal["scores", "entities", "boxes", "masks", "text", "json"]
+"""How the endpoint's page draws an answer: bars of scores, marked text, boxes or masks on the image, a text, JSON."""
+
+TEXT: Schema = {"type": "string"}
+NUMBER: Schema = {"type": "number"}
+WHOLE: Schema = {"type": "integer"}
+SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+COUNT: Schema = {"type": "integer", "minimum": 1}
+
+
+@dataclass(frozen=True)
+class ApiForm:
+    """The form of a request's parameters and of the reply."""
+
+    name: str
+    """The task as the Inference API calls it; with underscores it is the client's method."""
+    render: Callable[[Answer, Parameters], Any]
+    """Turns an answer of the task into one input's answer."""
+    schema: Schema
+    """JSON Schema of one input's answer."""
+    parameters: Mapping[str, Schema] = field(default_factory=dict)
+    """The parameters that a request may set, with their schemas."""
+    lowest: Mapping[str, float] = field(default_factory=dict)
+    """The lowest value of a parameter that this model can serve, where its fields set one."""
+    holds: tuple[str, ...] = ()
+    """Keys of an answer; the form fits an answer that has one of them."""
+    wrapped: bool = False
+    """Whether one input's answer comes as a list of one."""
+    view: View = "json"
+    """How the endpoint's page draws an answer."""
+    client: bool = True
+    """Whether `huggingface_hub.InferenceClient` has a method of that name."""
+
+    def reply(self, answers: Sequence[Answer], parameters: Parameters, *, single: bool) -> Any:
+        """Return the JSON document for one input, or for a list of them."""
+        rendered = [self.render(answer, parameters) for answer in answers]
+        return rendered[0] if single and not self.wrapped else rendered
+
+    def schema_single(self) -> Schema:
+        """Return the JSON Schema of the reply to one input."""
+        return {"type": "array", "items": self.schema} if self.wrapped else self.schema
+
+
+def json_object(**properties: Schema) -> Schema:
+    """Return the schema of an object whose properties are all required."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def json_list(items: Schema) -> Schema:
+    """Return the schema of a list."""
+    return {"type": "array", "items": items}
+
+
+def scores_form(medium: str, applied: str, *, wrapped: bool) -> ApiForm:
+    """Return the form of a classifier of that medium, whose answers have `scores`: labels with numbers.
+
+    `applied` is the function that the model applies to its logits: softmax, sigmoid, or none.
+    """
+    return ApiForm(
+        name=f"{medium}-classification",
+        render=_scores,
+        schema=json_list(json_object(label=TEXT, score=NUMBER)),
+        parameters={"top_k": COUNT, "function_to_apply": {"enum": [applied]}},
+        holds=("scores",),
+        wrapped=wrapped,
+        view="scores",
+    )
+
+
+def entities_form() -> ApiForm:
+    """Return the form of answers that have `entities`: spans of a text."""
+    entity = json_object(entity_group=TEXT, score=NUMBER, word=TEXT, start=WHOLE, end=WHOLE)
+    return ApiForm(
+        name="token-classification",
+        render=_entities,
+        schema=json_list(entity),
+        parameters={"aggregation_strategy": {"enum": ["simple", "first"]}, "ignore_labels": json_list(TEXT)},
+        holds=("entities",),
+        view="entities",
+    )
+
+
+def objects_form(lowest: float) -> ApiForm:
+    """Return the form of answers that have `objects`: boxes on an image, of scores from `lowest` on."""
+    box = json_object(xmin=WHOLE, ymin=WHOLE, xmax=WHOLE, ymax=WHOLE)
+    return ApiForm(
+        name="object-detection",
+        render=_above_threshold("objects"),
+        schema=json_list(json_object(label=TEXT, score=NUMBER, box=box)),
+        parameters={"threshold": SHARE},
+        lowest={"threshold": lowest},
+        holds=("objects",),
+        view="boxes",
+    )
+
+
+def segments_form() -> ApiForm:
+    """Return the form of answers that have `segments`: masks of an image."""
+    mask = {"type": "string", "description": "a PNG in base64, 255 where it is"}
+    return ApiForm(
+        name="image-segmentation",
+        render=_above_threshold("segments"),
+        schema=json_list(json_object(label=TEXT, score=NUMBER, mask=mask)),
+        parameters={"threshold": SHARE, "subtask": {"enum": ["semantic"]}},
+        holds=("segments",),
+        view="masks",
+    )
+
+
+def text_form(name: str, key: str) -> ApiForm:
+    """Return the form of answers that have one text under `key`, such as `summary_text`."""
+    return ApiForm(
+        name=name,
+        render=lambda answer, parameters: {key: answer[key]},
+        schema=json_object(**{key: TEXT}),
+        holds=(key,),
+        wrapped=True,
+        view="text",
+    )
+
+
+def own_form() -> ApiForm:
+    """Return the form of a task that the Inference API does not know: its answers as they are."""
+    return ApiForm(name="own", render=lambda answer, parameters: answer, schema={"type": "object"}, client=False)
+
+
+def _scores(answer: Answer, parameters: Parameters) -> Any:
+    found = answer["scores"]
+    return found[: parameters["top_k"]] if parameters.get("top_k") else found
+
+
+def _entities(answer: Answer, parameters: Parameters) -> Any:
+    ignored = set(parameters.get("ignore_labels") or ())
+    return [entity for entity in answer["entities"] if entity["entity_group"] not in ignored]
+
+
+def _above_threshold(key: str) -> Callable[[Answer, Parameters], Any]:
+    def render(answer: Answer, parameters: Parameters) -> Any:
+        return [item for item in answer[key] if item["score"] >= parameters.get("threshold", 0)]
+
+    return render

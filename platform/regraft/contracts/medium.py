@@ -1,0 +1,54 @@
+"""Medium: what a base reads (text, images), and the processor that turns a row into its inputs."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from regraft.plugins import Plugin
+
+
+class Medium(Plugin, ABC):
+    """A medium. A task names its medium by the key (`Task.modality`); the base's processor is loaded by it."""
+
+    family: ClassVar[str] = "media"
+    noun: ClassVar[str]
+    """What messages call the processor, with its article: `a tokenizer`."""
+    auto: ClassVar[str]
+    """The transformers Auto class of the processor."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of the Auto class's `from_pretrained`."""
+    files: ClassVar[tuple[str, ...]]
+    """Glob patterns, one of which a base's folder must hold: transformers would make up a processor without files."""
+    column: ClassVar[str]
+    """The kind of column that holds one value, where a base alone is asked for vectors."""
+    tokens: ClassVar[bool] = False
+    """Whether the processor makes lists of numbers, of different lengths, out of many values at once."""
+    in_timm: ClassVar[bool] = False
+    """Whether the timm library writes the processor's settings into the base's configuration."""
+    serial: ClassVar[bool] = False
+    """Whether one processor must not be used by two threads at once."""
+    wraps_scores: ClassVar[bool] = False
+    """Whether the Inference API puts the scores for a single input into a list of one."""
+
+    def found_in(self, folder: Path) -> bool:
+        """Return whether a base's folder holds the files of such a processor."""
+        return any(True for pattern in self.files for _ in folder.glob(pattern))
+
+    def tensors(self, processor: Any, value: Any) -> dict[str, Tensor]:
+        """Return one value as the model's inputs, without a dimension for rows; where the medium has no tokens.
+
+        DataError for a value that cannot be decoded.
+        """
+        raise NotImplementedError
+
+
+@cache
+def medium_of(modality: str) -> Medium:
+    """Return the medium of that key. UnknownPlugin names the nearest and the known ones."""
+    return Medium.lookup(modality)()

@@ -15,7 +15,7 @@ from regraft.version import VERSION
 
 if TYPE_CHECKING:
     from regraft.contracts import Progress, Source
-    from regraft.evaluation.evaluate import Evaluated
+    from regraft.evaluation.evaluate import EvaluationResult
     from regraft.serving.batch.session import BatchResult
     from regraft.serving.predictor import Predictor
     from regraft.spec.run import RunSpec
@@ -137,7 +137,7 @@ def evaluate(
     base: str | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-) -> Evaluated:
+) -> EvaluationResult:
     """How good a registered model is on the labelled rows at `data`: metrics with 95 % intervals, findings, worst rows.
 
     `evaluation.json` and `evaluation.html` go into the folder `output`. `columns` maps the model's columns to the
@@ -146,17 +146,17 @@ def evaluate(
     allow; `worst` rows are shown.
     """
     from regraft.evaluation.evaluate import evaluate as run
-    from regraft.evaluation.options import Wishes
+    from regraft.evaluation.options import EvaluationOptions
     from regraft.store.objects import open_store
 
-    wishes = Wishes(dict(columns or {}), format, bad_rows, resamples, seconds, worst, against)
+    options = EvaluationOptions(dict(columns or {}), format, bad_rows, resamples, seconds, worst, against)
     opened = open_store(store or os.environ.get("REGRAFT_STORE") or "./regraft-store")
     return run(
         opened,
         model,
         str(data),
         Path(output),
-        wishes=wishes,
+        options=options,
         plugins=plugins,
         base=base,
         device=device,

@@ -17,7 +17,7 @@ import record
 import trained
 
 from regraft.evaluation.evaluate import evaluate
-from regraft.evaluation.options import Wishes
+from regraft.evaluation.options import EvaluationOptions
 from regraft.spec.document import parse_set
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
@@ -59,7 +59,9 @@ def measure(name: str, overrides: Mapping[str, object], results: Path) -> bool:
 
 def tested(spec: RunSpec, output: Path) -> dict[str, Any]:
     """What `regraft evaluate` says of the registered version on the test rows."""
-    return evaluate(open_store(spec.store), spec.name, trained.shared(TEST), output, wishes=Wishes(worst=0)).document
+    return evaluate(
+        open_store(spec.store), spec.name, trained.shared(TEST), output, options=EvaluationOptions(worst=0)
+    ).document
 
 
 def shown(table: dict[str, Any]) -> None:

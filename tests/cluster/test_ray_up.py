@@ -89,7 +89,7 @@ def script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def stand_ins(home: Path, ports: dict[str, int], temporary: Path) -> None:
+def sample_pages(home: Path, ports: dict[str, int], temporary: Path) -> None:
     """The programs that the launcher and the nodes call."""
     folder = home / "stand-ins"
     folder.mkdir(parents=True)
@@ -143,7 +143,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
     temporary = Path("/tmp") / f"rgup{os.getpid()}"
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "metrics-export-port", "object-manager-port")
     ports = {name: free_port() for name in names}
-    stand_ins(home, ports, temporary)
+    sample_pages(home, ports, temporary)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))},
         "HOME": str(home),

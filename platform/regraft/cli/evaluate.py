@@ -18,10 +18,10 @@ from regraft.cli.models import chosen, registry_of
 from regraft.cli.screen import Reply, Screen, figure, span
 from regraft.contracts import Event, Resampled, RowsEvaluated
 from regraft.errors import RequestError
-from regraft.evaluation.options import Wishes
+from regraft.evaluation.options import EvaluationOptions
 
 if TYPE_CHECKING:
-    from regraft.evaluation.evaluate import Evaluated
+    from regraft.evaluation.evaluate import EvaluationResult
 
 _QUIET_S = 2.0
 _EVERY_S = 5.0
@@ -35,7 +35,7 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
     """The `evaluate` command."""
     registry = registry_of(args)
     version = chosen(registry, args.model)
-    wishes = Wishes(
+    options = EvaluationOptions(
         columns=columns_of(args.columns),
         format=args.format,
         bad_rows=args.bad_rows,
@@ -45,12 +45,12 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
         against=args.against,
     )
     output = Path(args.output) if args.output else Path(f"evaluation-{_slug(f'{version}-{Path(args.data).stem}')}")
-    evaluated: Evaluated = function(WORK["evaluate"])(
+    evaluated: EvaluationResult = function(WORK["evaluate"])(
         registry.store,
         str(version),
         args.data,
         output,
-        wishes=wishes,
+        options=options,
         plugins=args.plugins,
         base=args.base,
         device=args.device,
@@ -104,7 +104,7 @@ class _EvaluationLog:
         self._screen.note(text)
 
 
-def _summary(evaluated: Evaluated, screen: Screen) -> None:
+def _summary(evaluated: EvaluationResult, screen: Screen) -> None:
     document = evaluated.document
     score, bounds = document["score"]["name"], document["intervals"].get(document["score"]["name"])
     told = f"  (95 % interval {figure(bounds['low'])} to {figure(bounds['high'])})" if bounds else ""

@@ -19,7 +19,7 @@ from regraft.spec.serve import EVERY, ServeSpec
 from regraft.store import names
 from regraft.store.names import LATEST, is_version
 from regraft.store.objects import ObjectStore
-from regraft.store.registry_view import Shelf, Shelves
+from regraft.store.registry_view import RegistryModel, RegistryView
 
 BARE = ""
 """The reference of a request that writes none."""
@@ -58,7 +58,7 @@ class ModelRoutes:
 
     def __init__(self, store: ObjectStore, spec: ServeSpec, opened: Open) -> None:
         self._url = store.url
-        self._registry = Shelves(store)
+        self._registry = RegistryView(store)
         self._open = opened
         self._shares = spec.shares
         self._every = EVERY in spec.models
@@ -67,7 +67,7 @@ class ModelRoutes:
         self._refresh_s = spec.refresh_seconds
         self._lock = threading.RLock()
         self._looking = threading.Lock()
-        self._views: Mapping[str, Shelf] = {}
+        self._views: Mapping[str, RegistryModel] = {}
         self._there: list[str] = []
         self._routes: dict[Name, ModelRoute] = {}
         self._moving: set[Name] = set()
@@ -104,7 +104,7 @@ class ModelRoutes:
         """Names of the models that are served, sorted."""
         return sorted(name for name in self._views if self._wants(name))
 
-    def registry_view(self, model: str) -> Shelf | None:
+    def registry_view(self, model: str) -> RegistryModel | None:
         """The versions and aliases of a model that is served."""
         return self._views.get(model) if self._wants(model) else None
 
@@ -191,10 +191,10 @@ class ModelRoutes:
     def _wants(self, model: str) -> bool:
         return self._every or model in self._named
 
-    def _aliases(self, model: str, registry_view: Shelf) -> list[str]:
+    def _aliases(self, model: str, registry_view: RegistryModel) -> list[str]:
         return [*dict.fromkeys([*registry_view.aliases, *(alias for name, alias in self._shares if name == model)])]
 
-    def _meant(self, model: str, ref: str, registry_view: Shelf) -> TrafficSplit:
+    def _meant(self, model: str, ref: str, registry_view: RegistryModel) -> TrafficSplit:
         """What a reference should be answered by: the spec's shares, an alias's version, or the newest."""
         ref = self._named.get(model, LATEST) if ref == BARE else ref
         if shares := self._shares.get((model, ref)):

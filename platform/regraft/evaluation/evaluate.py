@@ -16,11 +16,11 @@ from regraft.contracts import Progress, Record
 from regraft.contracts.findings import Findings
 from regraft.errors import DataError, RequestError, Unsupported
 from regraft.evaluation.intervals import CONFIDENCE, Intervals, bootstrap, paired
-from regraft.evaluation.labelled_rows import Labelled, read_labelled
-from regraft.evaluation.measure import run
-from regraft.evaluation.options import Wishes
+from regraft.evaluation.labelled_rows import LabelledRows, read_labelled
+from regraft.evaluation.measure import measure_rows
+from regraft.evaluation.options import EvaluationOptions
 from regraft.evaluation.page import page
-from regraft.evaluation.worst_rows import Worst, worst
+from regraft.evaluation.worst_rows import WorstRows, worst_rows
 from regraft.report.html import put
 from regraft.serving.predictor import Predictor
 from regraft.store.atomic_files import writing_here
@@ -35,7 +35,7 @@ _TOLD = 100
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvaluationResult:
     """What came out: `document` is the content of evaluation.json."""
 
     document: dict[str, Any]
@@ -44,7 +44,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ModelResults:
     """One model's records and what they come to."""
 
     predictor: Predictor
@@ -70,12 +70,12 @@ def evaluate(
     data: str,
     output: Path,
     *,
-    wishes: Wishes,
+    options: EvaluationOptions,
     plugins: Sequence[str | Path] = (),
     base: str | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-) -> Evaluated:
+) -> EvaluationResult:
     """Run the version that `reference` means on the labelled rows at `data`; write JSON and HTML into `output`.
 
     Raises NotFound, BaseError and the like for a version that cannot be opened; DataError for rows that do not fit.
@@ -89,49 +89,51 @@ def evaluate(
                 opened,
                 data,
                 Path(scratch),
-                columns=wishes.columns,
-                form=wishes.format,
-                bad_rows=wishes.bad_rows,
+                columns=options.columns,
+                form=options.format,
+                bad_rows=options.bad_rows,
             )
-        skip = wishes.bad_rows == "skip"
+        skip = options.bad_rows == "skip"
         mine = _measured(opened, labelled, progress, skip=skip)
         rival = None
-        if wishes.against is not None:
-            other = Predictor.open(store, wishes.against, plugins=plugins, device=device)
+        if options.against is not None:
+            other = Predictor.open(store, options.against, plugins=plugins, device=device)
             _refuse_other_rows(opened, other)
             rival = _measured(other, labelled, progress, skip=skip)
-        intervals = _intervals(mine, wishes, progress)
-        shown = worst(opened, labelled.rows, mine.records, wishes.worst)
+        intervals = _intervals(mine, options, progress)
+        shown = worst_rows(opened, labelled.rows, mine.records, options.worst)
     found = opened.adapted.task.findings(mine.listed, opened.adapted.context)
     document = _document(mine, labelled, intervals, found, shown, started)
-    document["against"] = None if rival is None else _against(mine, rival, wishes, progress)
+    document["against"] = None if rival is None else _against(mine, rival, options, progress)
     document["seconds"] = round(time.monotonic() - began, 3)
     return _written(document, found, shown, output)
 
 
-def _measured(predictor: Predictor, labelled: Labelled, progress: Progress | None, *, skip: bool) -> Measured:
-    found = run(predictor, labelled.rows, progress, skip=skip)
+def _measured(predictor: Predictor, labelled: LabelledRows, progress: Progress | None, *, skip: bool) -> ModelResults:
+    found = measure_rows(predictor, labelled.rows, progress, skip=skip)
     if not found.records:
         raise DataError(f"no row can be used: {next(iter(found.failed.values()))}", where=labelled.path)
     task, context = predictor.adapted.task, predictor.adapted.context
     metrics = {name: float(value) for name, value in task.metrics(list(found.records.values()), context).items()}
-    return Measured(predictor, found.records, metrics, found.failed)
+    return ModelResults(predictor, found.records, metrics, found.failed)
 
 
-def _intervals(mine: Measured, wishes: Wishes, progress: Progress | None) -> Intervals:
+def _intervals(mine: ModelResults, options: EvaluationOptions, progress: Progress | None) -> Intervals:
     return bootstrap(
-        mine.again, mine.listed, resamples=wishes.resamples, budget_s=wishes.seconds, seed=SEED, progress=progress
+        mine.again, mine.listed, resamples=options.resamples, budget_s=options.seconds, seed=SEED, progress=progress
     )
 
 
-def _against(mine: Measured, rival: Measured, wishes: Wishes, progress: Progress | None) -> dict[str, Any]:
+def _against(
+    mine: ModelResults, rival: ModelResults, options: EvaluationOptions, progress: Progress | None
+) -> dict[str, Any]:
     """The other model's metrics, and how much better this one is on the same rows."""
     both = [row for row in mine.records if row in rival.records]
     apart = paired(
         (mine.again, rival.again),
         ([mine.records[row] for row in both], [rival.records[row] for row in both]),
-        resamples=wishes.resamples,
-        budget_s=wishes.seconds,
+        resamples=options.resamples,
+        budget_s=options.seconds,
         seed=SEED,
         progress=progress,
     )
@@ -149,7 +151,12 @@ def _against(mine: Measured, rival: Measured, wishes: Wishes, progress: Progress
 
 
 def _document(
-    mine: Measured, labelled: Labelled, intervals: Intervals, found: Findings, shown: Worst, started: datetime
+    mine: ModelResults,
+    labelled: LabelledRows,
+    intervals: Intervals,
+    found: Findings,
+    shown: WorstRows,
+    started: datetime,
 ) -> dict[str, Any]:
     predictor = mine.predictor
     version, meta, task = predictor.fetched.version, predictor.meta, predictor.adapted.task
@@ -188,7 +195,7 @@ def _document(
         "findings": asdict(found),
         "wrong": shown.wrong,
         "worst": [
-            {"row": item.row, "file": item.file, "error": item.error, "answer": item.answer} for item in shown.exhibits
+            {"row": item.row, "file": item.file, "error": item.error, "answer": item.answer} for item in shown.row_views
         ],
     }
 
@@ -204,21 +211,21 @@ def _notes(predictor: Predictor) -> list[str]:
     return [f"The loss here is plain; training's own has {told} in it"] if told else []
 
 
-def _skipped(labelled: Labelled, mine: Measured) -> dict[str, Any]:
+def _skipped(labelled: LabelledRows, mine: ModelResults) -> dict[str, Any]:
     """Rows that were left out when they were read, and when they were encoded: how many, and the first in words."""
     told = [*labelled.skipped.get("rows", ()), *mine.failed.values()]
     count = labelled.skipped.get("eval", 0) + len(mine.failed)
     return {"count": count, "rows": told[:_TOLD]} if count else {}
 
 
-def _written(document: dict[str, Any], found: Findings, shown: Worst, output: Path) -> Evaluated:
+def _written(document: dict[str, Any], found: Findings, shown: WorstRows, output: Path) -> EvaluationResult:
     plain = _finite(document)
     shown_as = page(plain, found, shown)
     with writing_here(output):
         output.mkdir(parents=True, exist_ok=True)
         put(output / JSON, json.dumps(plain, ensure_ascii=False, indent=1, allow_nan=False, default=str) + "\n")
         put(output / HTML, shown_as)
-    return Evaluated(plain, output / JSON, output / HTML)
+    return EvaluationResult(plain, output / JSON, output / HTML)
 
 
 def _finite(value: Any) -> Any:

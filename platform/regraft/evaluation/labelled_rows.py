@@ -29,7 +29,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledRows:
     """Rows with their truths, by index."""
 
     rows: Rows
@@ -50,7 +50,7 @@ def read_labelled(
     columns: Mapping[str, str],
     form: Mapping[str, Any] | str | None,
     bad_rows: str,
-) -> Labelled:
+) -> LabelledRows:
     """The rows at `path` (file, folder, glob or s3:// URL) as the model's task reads them, kept in `scratch`.
 
     What is not said by `columns` and `form` is as it was in the model's training. DataError names every row's problem;
@@ -63,7 +63,7 @@ def read_labelled(
     except DataError as error:
         raise DataError(_in_command_words(error.message), error.where) from error
     rows = Rows(gathered.files["eval.arrow"], task.stored_columns())
-    return Labelled(rows, path, gathered.fingerprint, gathered.skipped, spec.columns)
+    return LabelledRows(rows, path, gathered.fingerprint, gathered.skipped, spec.columns)
 
 
 def _data_spec(

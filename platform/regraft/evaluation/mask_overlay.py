@@ -11,7 +11,7 @@ from PIL import Image
 
 from regraft.contracts import Answer
 from regraft.errors import DataError
-from regraft.evaluation.thumbnails import Album, Picture, colour, overlaid
+from regraft.evaluation.thumbnails import Thumbnail, Thumbnails, colour, overlaid
 from regraft.media.pixels.images import class_numbers
 
 _MOST_CLASSES = 12
@@ -19,22 +19,22 @@ _MOST_CLASSES = 12
 Legend = tuple[tuple[str, str], ...]
 
 
-def masked(
-    image: Image.Image, mask: Any, answer: Answer, album: Album, labels: tuple[str, ...]
-) -> tuple[Picture | None, Picture | None, Legend]:
+def mask_overlays(
+    image: Image.Image, mask: Any, answer: Answer, thumbnails: Thumbnails, labels: tuple[str, ...]
+) -> tuple[Thumbnail | None, Thumbnail | None, Legend]:
     """The image under its true mask (height, width), under the answer's, and the colours of the classes in either.
 
     Class 0 is mostly what the image is otherwise made of, and is left as it is.
     """
-    both = (mask, predicted(answer, labels))
+    both = (mask, predicted_classes(answer, labels))
     there = {int(number) for part in both if part is not None for number in np.unique(part)}
     numbers = [number for number in sorted(there) if 0 < number < len(labels)][:_MOST_CLASSES]
-    pictures = [None if part is None else album.add(overlaid(image, part, numbers)) for part in both]
+    pictures = [None if part is None else thumbnails.add(overlaid(image, part, numbers)) for part in both]
     legend = tuple((labels[number], "#{:02x}{:02x}{:02x}".format(*colour(number))) for number in numbers)
     return pictures[0], pictures[1], legend
 
 
-def predicted(answer: Answer, labels: tuple[str, ...]) -> NDArray[np.int64] | None:
+def predicted_classes(answer: Answer, labels: tuple[str, ...]) -> NDArray[np.int64] | None:
     """The class numbers (height, width) that an answer tells: `map`, one PNG of them, or `segments`, one a class."""
     if "map" in answer:
         return _pixels(answer["map"])

@@ -16,7 +16,7 @@ from regraft.serving.row_checks import batches
 
 
 @dataclass(frozen=True)
-class Run:
+class Measurement:
     """What came of the rows."""
 
     records: dict[int, Record]
@@ -25,7 +25,7 @@ class Run:
     """Why a row could not be encoded: an image that is cut short, say."""
 
 
-class _Kept(Sequence[dict[str, Any]]):
+class _StoredRows(Sequence[dict[str, Any]]):
     """Rows of a snapshot as they are kept, each read when it is asked for: ordering them fetches no image from S3."""
 
     def __init__(self, rows: Rows) -> None:
@@ -38,7 +38,9 @@ class _Kept(Sequence[dict[str, Any]]):
         return self._rows.stored(index)
 
 
-def run(predictor: Predictor, rows: Rows, progress: Progress | None = None, *, skip: bool = False) -> Run:
+def measure_rows(
+    predictor: Predictor, rows: Rows, progress: Progress | None = None, *, skip: bool = False
+) -> Measurement:
     """One record a row; DataError for the first that cannot be encoded, unless such rows are to be skipped.
 
     `progress` receives a RowsEvaluated after each batch.
@@ -57,11 +59,11 @@ def run(predictor: Predictor, rows: Rows, progress: Progress | None = None, *, s
             failed[int(row["row"])] = str(error)
             return None
 
-    for positions, examples in batches(task, _Kept(rows), encode):
+    for positions, examples in batches(task, _StoredRows(rows), encode):
         batch = on_device(task.collate(examples, context), predictor.device)
         with torch.inference_mode():
             output = task.eval_forward(adapted.forward, adapted.model, batch, context)
             found.update(zip(positions, task.records(output, batch, context), strict=True))
         if progress:
             progress(RowsEvaluated(len(found) + len(failed), len(rows), predictor.name))
-    return Run(dict(sorted(found.items())), failed)
+    return Measurement(dict(sorted(found.items())), failed)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Wishes:
+class EvaluationOptions:
     """What may be asked of an evaluation beside a model and its rows; the defaults are the command's."""
 
     columns: Mapping[str, str] = field(default_factory=dict)

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from regraft.contracts.findings import Findings
-from regraft.evaluation.worst_rows import Worst
+from regraft.evaluation.worst_rows import WorstRows
 from regraft.report import charts, html, numbers
 from regraft.report.numbers import format_number, span
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
+def page(document: Mapping[str, Any], findings: Findings, shown: WorstRows) -> str:
     """The page of an evaluation: `document` is what evaluation.json holds."""
     score = document["score"]["name"]
     columns, rows = _metrics(document)
     skipped = document["data"]["skipped"]
-    shapes = {part.shape for item in shown.exhibits for part in item.parts}
+    shapes = {part.shape for item in shown.row_views for part in item.parts}
     return (
         html.environment(_TEMPLATES)
         .get_template("report.html.j2")
@@ -43,14 +43,14 @@ def page(document: Mapping[str, Any], findings: Findings, shown: Worst) -> str:
             tables=[numbers.table_view(table) for table in findings.tables],
             matrices=[numbers.matrix_view(matrix) for matrix in findings.matrices],
             curves=[charts.curve_view(curve) for curve in findings.curves],
-            exhibits=shown.exhibits,
+            row_views=shown.row_views,
             tagged="entities" in shapes,
             several="entities" in shapes
-            or any(getattr(part, "several", False) for item in shown.exhibits for part in item.parts),
+            or any(getattr(part, "several", False) for item in shown.row_views for part in item.parts),
             keyed=bool({"entities", "boxes", "verdict"} & shapes),
             worst_title=_worst_title(shown),
             worst_note=_worst_note(shown, document["data"]["rows"]),
-            parts=_parts(document, findings, shown),
+            parts=_sections(document, findings, shown),
             facts=_facts(document),
             skipped=skipped.get("count", 0),
             skipped_rows=skipped.get("rows", ()),
@@ -162,14 +162,14 @@ def _rival_note(document: Mapping[str, Any]) -> str:
     return f"{told}. By {score.replace('_', ' ')}, {verdict} on these rows."
 
 
-def _worst_title(shown: Worst) -> str:
+def _worst_title(shown: WorstRows) -> str:
     if shown.wrong == 0:
         return "Right, with the least certainty"
     return "Worst mistakes" if shown.wrong else "Worst rows"
 
 
-def _worst_note(shown: Worst, rows: int) -> str:
-    number = len(shown.exhibits)
+def _worst_note(shown: WorstRows, rows: int) -> str:
+    number = len(shown.row_views)
     if shown.wrong == 0:
         told = f"No row of {rows:,} was answered wrongly; these are the {number} nearest to it."
     elif shown.wrong is not None:
@@ -180,14 +180,14 @@ def _worst_note(shown: Worst, rows: int) -> str:
     return f"{told} Rows are counted from 0.{left}"
 
 
-def _parts(document: Mapping[str, Any], findings: Findings, shown: Worst) -> list[tuple[str, str]]:
+def _sections(document: Mapping[str, Any], findings: Findings, shown: WorstRows) -> list[tuple[str, str]]:
     """The page's other parts that there are, for its links."""
     there = (
         ("against", "Comparison", bool(document.get("against"))),
         ("tables", "In detail", bool(findings.tables)),
         ("confusion", "Confusion", bool(findings.matrices)),
         ("curves", "Curves", bool(findings.curves)),
-        ("worst", _worst_title(shown), bool(shown.exhibits)),
+        ("worst", _worst_title(shown), bool(shown.row_views)),
     )
     return [(name, title) for name, title, is_there in there if is_there]
 

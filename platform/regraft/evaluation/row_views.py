@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from regraft.bases.adapted import Adapted
 from regraft.contracts import Answer, Kind, Row
-from regraft.evaluation.mask_overlay import masked
-from regraft.evaluation.thumbnails import Album, Picture, seen
+from regraft.evaluation.mask_overlay import mask_overlays
+from regraft.evaluation.thumbnails import Thumbnail, Thumbnails, displayed_image
 
 MOST_LETTERS = 900
 MOST_SCORES = 3
@@ -22,7 +22,7 @@ Span = tuple[str, str, bool]
 
 
 @dataclass(frozen=True)
-class Part:
+class ViewPart:
     """One thing shown of a row; `shape` names the template's piece that draws it."""
 
     shape: ClassVar[str]
@@ -30,7 +30,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Words(Part):
+class TextView(ViewPart):
     """A text, cut when it is long."""
 
     shape: ClassVar[str] = "words"
@@ -40,7 +40,7 @@ class Words(Part):
 
 
 @dataclass(frozen=True)
-class Talk(Part):
+class ConversationView(ViewPart):
     """A conversation: who says what."""
 
     shape: ClassVar[str] = "talk"
@@ -48,20 +48,20 @@ class Talk(Part):
 
 
 @dataclass(frozen=True)
-class Entities(Part):
+class EntitiesView(ViewPart):
     """A text twice: with its true entities and with the predicted ones."""
 
     shape: ClassVar[str] = "entities"
     truth: tuple[Span, ...]
-    said: tuple[Span, ...]
+    predicted: tuple[Span, ...]
 
 
 @dataclass(frozen=True)
-class Photo(Part):
+class ImageView(ViewPart):
     """An image, or why there is none."""
 
     shape: ClassVar[str] = "photo"
-    picture: Picture | None
+    picture: Thumbnail | None
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Boxes(Part):
+class BoxesView(ViewPart):
     """An image with true and predicted boxes drawn on it."""
 
     shape: ClassVar[str] = "boxes"
-    picture: Picture | None
+    picture: Thumbnail | None
     truth: tuple[Box, ...]
-    said: tuple[Box, ...]
+    predicted: tuple[Box, ...]
 
     def listed(self, boxes: tuple[Box, ...]) -> tuple[str, ...]:
         """The boxes in words: each with its score, or how many of each label where there are many."""
@@ -93,23 +93,23 @@ class Boxes(Part):
 
 
 @dataclass(frozen=True)
-class Masks(Part):
+class MaskView(ViewPart):
     """An image under its true classes, beside the same under the predicted ones."""
 
     shape: ClassVar[str] = "masks"
-    truth: Picture | None
-    said: Picture | None
+    truth: Thumbnail | None
+    predicted: Thumbnail | None
     legend: tuple[tuple[str, str], ...]
     """Class and its colour, as in CSS."""
 
 
 @dataclass(frozen=True)
-class Verdict(Part):
+class AnswerView(ViewPart):
     """What is true and what was said, in words."""
 
     shape: ClassVar[str] = "verdict"
     truth: tuple[str, ...]
-    said: tuple[str, ...]
+    predicted: tuple[str, ...]
     scores: tuple[tuple[str, float], ...] = ()
     """The likeliest labels, with what the model gave them."""
     several: bool = False
@@ -119,30 +119,30 @@ class Verdict(Part):
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class RowView:
     """A row as a page shows it."""
 
     row: int
     error: float
     wrong: bool
-    parts: tuple[Part, ...]
+    parts: tuple[ViewPart, ...]
     answer: Mapping[str, Any] = field(default_factory=dict)
     file: str = ""
     """The name of the row's image file, where it has one."""
 
 
-def parts_of(row: Row, answer: Answer, mask: Any, album: Album, adapted: Adapted) -> tuple[Part, ...]:
+def view_parts(row: Row, answer: Answer, mask: Any, thumbnails: Thumbnails, adapted: Adapted) -> tuple[ViewPart, ...]:
     """What is shown of a row, by the kinds of its columns; `mask` are its true class numbers where it has a mask."""
-    return tuple(_parts(row, answer, mask, album, adapted))
+    return tuple(_view_parts(row, answer, mask, thumbnails, adapted))
 
 
-def file_of(row: Row, kinds: Mapping[str, Kind]) -> str:
+def image_file_name(row: Row, kinds: Mapping[str, Kind]) -> str:
     """The name of the file that a row's image lies in, by which people know it."""
     named = [row[name] for name, kind in kinds.items() if kind == "image" and isinstance(row[name], str)]
     return named[0].rsplit("/", 1)[-1] if named else ""
 
 
-def _parts(row: Row, answer: Answer, mask: Any, album: Album, adapted: Adapted) -> Iterator[Part]:
+def _view_parts(row: Row, answer: Answer, mask: Any, thumbnails: Thumbnails, adapted: Adapted) -> Iterator[ViewPart]:
     kinds, targets = adapted.task.stored_columns(), adapted.task.target_columns()
     true = {kind: row[name] for name, kind in kinds.items() if name in targets}
     decoded = False
@@ -150,41 +150,41 @@ def _parts(row: Row, answer: Answer, mask: Any, album: Album, adapted: Adapted) 
         if name in targets:
             continue
         if kind == "image":
-            yield _picture(name, row[name], true, mask, answer, album, adapted.context.labels)
+            yield _image_view(name, row[name], true, mask, answer, thumbnails, adapted.context.labels)
         elif kind == "words" and "tags" in true:
-            yield _entities(name, row[name], true["tags"], answer)
+            yield _entities_view(name, row[name], true["tags"], answer)
         elif kind == "messages":
-            yield Talk(name, tuple((line["role"], line["content"][:MOST_LETTERS]) for line in row[name]))
+            yield ConversationView(name, tuple((line["role"], line["content"][:MOST_LETTERS]) for line in row[name]))
         elif kind != "tokens":
-            yield _words(name, " ".join(map(str, row[name])) if isinstance(row[name], list) else str(row[name]))
+            yield _text_view(name, " ".join(map(str, row[name])) if isinstance(row[name], list) else str(row[name]))
         elif not decoded:  # of what a task packs, the first column is the text; others say what counts of it
             decoded = True
-            yield _words(name, str(adapted.context.processor.decode(row[name])))
-    if verdict := _verdict(row, answer, kinds, targets):
+            yield _text_view(name, str(adapted.context.processor.decode(row[name])))
+    if verdict := _answer_view(row, answer, kinds, targets):
         yield verdict
 
 
-def _words(name: str, text: str) -> Words:
-    return Words(name, text[:MOST_LETTERS], max(0, len(text) - MOST_LETTERS))
+def _text_view(name: str, text: str) -> TextView:
+    return TextView(name, text[:MOST_LETTERS], max(0, len(text) - MOST_LETTERS))
 
 
-def _picture(
+def _image_view(
     name: str,
     value: Any,
     true: Mapping[Kind, Any],
     mask: Any,
     answer: Answer,
-    album: Album,
+    thumbnails: Thumbnails,
     labels: tuple[str, ...],
-) -> Photo | Boxes | Masks:
-    image = seen(value)
+) -> ImageView | BoxesView | MaskView:
+    image = displayed_image(value)
     if "mask" in true and image is not None:
-        return Masks(name, *masked(image, mask, answer, album, labels))
-    picture = None if image is None else album.add(image)
+        return MaskView(name, *mask_overlays(image, mask, answer, thumbnails, labels))
+    picture = None if image is None else thumbnails.add(image)
     if "boxes" in true:
         true_boxes = tuple(Box(label, *box) for label, box in zip(true["labels"], true["boxes"], strict=True))
-        return Boxes(name, picture, true_boxes, tuple(_objects(answer)))
-    return Photo(name, picture)
+        return BoxesView(name, picture, true_boxes, tuple(_objects(answer)))
+    return ImageView(name, picture)
 
 
 def _objects(answer: Answer) -> Iterator[Box]:
@@ -193,7 +193,7 @@ def _objects(answer: Answer) -> Iterator[Box]:
         yield Box(str(item["label"]), left, top, right - left, bottom - top, float(item["score"]))
 
 
-def _entities(name: str, words: Sequence[str], tags: Sequence[str], answer: Answer) -> Entities:
+def _entities_view(name: str, words: Sequence[str], tags: Sequence[str], answer: Answer) -> EntitiesView:
     """Entities stand by letters in the words joined by blanks, as answers count them."""
     text, ends, at = " ".join(words), [], 0
     for word in words:
@@ -205,9 +205,9 @@ def _entities(name: str, words: Sequence[str], tags: Sequence[str], answer: Answ
             true.append((start, end, tag[2:]))
         elif tag.startswith("I-") and true:
             true[-1] = (true[-1][0], end, true[-1][2])
-    said = [(item["start"], item["end"], str(item["entity_group"])) for item in answer.get("entities", ())]
-    both = set(true) & set(said)
-    return Entities(name, _spans(text, true, both), _spans(text, said, both))
+    predicted = [(item["start"], item["end"], str(item["entity_group"])) for item in answer.get("entities", ())]
+    both = set(true) & set(predicted)
+    return EntitiesView(name, _spans(text, true, both), _spans(text, predicted, both))
 
 
 def _spans(text: str, entities: Sequence[tuple[int, int, str]], both: set[tuple[int, int, str]]) -> tuple[Span, ...]:
@@ -220,7 +220,7 @@ def _spans(text: str, entities: Sequence[tuple[int, int, str]], both: set[tuple[
     return tuple(span for span in spans if span[0])
 
 
-def _verdict(row: Row, answer: Answer, kinds: Mapping[str, Kind], targets: frozenset[str]) -> Verdict | None:
+def _answer_view(row: Row, answer: Answer, kinds: Mapping[str, Kind], targets: frozenset[str]) -> AnswerView | None:
     """Of targets that are words or numbers; those that are drawn say it themselves."""
     wanted = {name: kind for name, kind in kinds.items() if name in targets}
     if {"boxes", "tags", "mask"} & set(wanted.values()) or not wanted:
@@ -229,17 +229,17 @@ def _verdict(row: Row, answer: Answer, kinds: Mapping[str, Kind], targets: froze
     if kind == "number":
         values = answer.get("values", {})
         truth = tuple(_short(row[name] if len(wanted) == 1 else f"{name} {row[name]:.4g}") for name in wanted)
-        said = tuple(
+        predicted = tuple(
             _short(float(value) if len(wanted) == 1 else f"{name} {value:.4g}") for name, value in values.items()
         )
-        return Verdict(name, truth, said or _said(answer))
+        return AnswerView(name, truth, predicted or _predicted(answer))
     value = row[name]
     truth = tuple(map(_short, value)) if isinstance(value, list | tuple) else (_short(value),)
     if kind == "labels":
-        return Verdict(name, truth, tuple(map(_short, answer.get("labels", ()))), _scores(answer), several=True)
+        return AnswerView(name, truth, tuple(map(_short, answer.get("labels", ()))), _scores(answer), several=True)
     if kind == "label":
-        return Verdict(name, truth, _said(answer), _scores(answer))
-    return Verdict(name, truth, _said(answer), prose=True)
+        return AnswerView(name, truth, _predicted(answer), _scores(answer))
+    return AnswerView(name, truth, _predicted(answer), prose=True)
 
 
 def _scores(answer: Answer) -> tuple[tuple[str, float], ...]:
@@ -247,7 +247,7 @@ def _scores(answer: Answer) -> tuple[tuple[str, float], ...]:
     return tuple(told[:MOST_SCORES])
 
 
-def _said(answer: Answer) -> tuple[str, ...]:
+def _predicted(answer: Answer) -> tuple[str, ...]:
     """The one label, text or number of an answer; all of it where that cannot be told."""
     plain = [value for value in answer.values() if isinstance(value, str | int | float)]
     if plain:

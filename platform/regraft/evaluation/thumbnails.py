@@ -28,7 +28,7 @@ _COLOURS = (
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """An image as a data URI, with the size of the original."""
 
     uri: str
@@ -41,7 +41,7 @@ class Picture:
         return max(self.width, self.height) <= SMALL
 
 
-class Album:
+class Thumbnails:
     """Pictures made so far; when the budget is spent, the rest are left out."""
 
     def __init__(self, budget: int = BYTES) -> None:
@@ -49,7 +49,7 @@ class Album:
         self.left_out = 0
         """Pictures that no longer fitted."""
 
-    def add(self, image: Image.Image) -> Picture | None:
+    def add(self, image: Image.Image) -> Thumbnail | None:
         """A picture of the image; None when the budget is spent."""
         size = image.size
         lossless = max(size) <= SMALL
@@ -65,10 +65,10 @@ class Album:
             return None
         self._left -= len(file.getvalue())
         coded = base64.b64encode(file.getvalue()).decode("ascii")
-        return Picture(f"data:image/{'png' if lossless else 'jpeg'};base64,{coded}", *size)
+        return Thumbnail(f"data:image/{'png' if lossless else 'jpeg'};base64,{coded}", *size)
 
 
-def seen(value: Any) -> Image.Image | None:
+def displayed_image(value: Any) -> Image.Image | None:
     """The image of a cell as it is meant to be seen; None when it cannot be opened any more."""
     try:
         return opened(value)

@@ -9,8 +9,8 @@ from typing import Any
 
 from regraft.contracts import Answer, Record, Row
 from regraft.data.rows import Rows
-from regraft.evaluation.row_views import Exhibit, file_of, parts_of
-from regraft.evaluation.thumbnails import Album
+from regraft.evaluation.row_views import RowView, image_file_name, view_parts
+from regraft.evaluation.thumbnails import Thumbnails
 from regraft.serving.predictor import Predictor
 from regraft.serving.row_checks import inputs
 
@@ -18,17 +18,17 @@ _LONG = 4000
 
 
 @dataclass(frozen=True)
-class Worst:
+class WorstRows:
     """The rows with the largest error."""
 
-    exhibits: tuple[Exhibit, ...]
+    row_views: tuple[RowView, ...]
     wrong: int | None
     """Rows that were answered wrongly, of all; None where a row is not simply right or wrong."""
     left_out: int = 0
     """Pictures for which the page had no room."""
 
 
-def worst(predictor: Predictor, rows: Rows, records: Mapping[int, Record], most: int) -> Worst:
+def worst_rows(predictor: Predictor, rows: Rows, records: Mapping[int, Record], most: int) -> WorstRows:
     """At most `most` rows by their records' `error`, the largest first; none where the task tells no errors.
 
     Where rows can be right, wrong ones alone are shown, as long as there are any.
@@ -36,20 +36,20 @@ def worst(predictor: Predictor, rows: Rows, records: Mapping[int, Record], most:
     counted = all("correct" in record for record in records.values())
     wrong = sum(not record["correct"] for record in records.values()) if counted else None
     chosen = _chosen(records, most, only_wrong=bool(wrong))
-    album = Album()
+    thumbnails = Thumbnails()
     shown = [rows.row(index) for index in chosen]
-    exhibits = tuple(
-        Exhibit(
+    row_views = tuple(
+        RowView(
             row=index,
             error=float(records[index]["error"]),
             wrong=not records[index].get("correct", False),
-            parts=parts_of(row, answer, _mask(row, predictor), album, predictor.adapted),
+            parts=view_parts(row, answer, _mask(row, predictor), thumbnails, predictor.adapted),
             answer=_small(answer),
-            file=file_of(rows.stored(index), predictor.adapted.task.stored_columns()),
+            file=image_file_name(rows.stored(index), predictor.adapted.task.stored_columns()),
         )
         for index, row, answer in zip(chosen, shown, _answers(predictor, shown), strict=True)
     )
-    return Worst(exhibits, wrong, album.left_out)
+    return WorstRows(row_views, wrong, thumbnails.left_out)
 
 
 def _answers(predictor: Predictor, rows: Sequence[Row]) -> list[Answer]:

@@ -15,7 +15,7 @@ from regraft.store.objects import ObjectStore, Stat
 
 
 @dataclass(frozen=True)
-class Shelf:
+class RegistryModel:
     """One model: its published versions, oldest first, and which of them its aliases mean."""
 
     versions: tuple[str, ...]
@@ -24,14 +24,14 @@ class Shelf:
     """What of each version is another once its manifest was written anew: a store may be deleted and made again."""
 
 
-class Shelves:
+class RegistryView:
     """Looks at a registry again and again; `Registry` answers the same questions one at a time."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._read: dict[str, tuple[tuple[str, float, int], str | None]] = {}
 
-    def look(self) -> Mapping[str, Shelf]:
+    def look(self) -> Mapping[str, RegistryModel]:
         """Every model that has a version, by name."""
         versions: dict[str, list[str]] = defaultdict(list)
         aliases: dict[str, dict[str, str]] = defaultdict(dict)
@@ -50,7 +50,7 @@ class Shelves:
                     aliases[parts[1]][parts[3].removesuffix(".json")] = version
         self._read = {key: kept for key, kept in self._read.items() if key in seen}
         return {
-            name: Shelf(
+            name: RegistryModel(
                 tuple(sorted(found, key=number_of)), MappingProxyType(aliases[name]), MappingProxyType(stamps[name])
             )
             for name, found in versions.items()

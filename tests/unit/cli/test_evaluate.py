@@ -11,7 +11,7 @@ import pytest
 from regraft.cli import dispatch
 from regraft.cli.evaluate import worst_class
 from regraft.contracts import RowsEvaluated
-from regraft.evaluation.options import Wishes
+from regraft.evaluation.options import EvaluationOptions
 from regraft.store.objects import ObjectStore
 from unit.cli.pretended import Regraft, publish
 
@@ -92,7 +92,7 @@ def test_what_is_asked_reaches_the_evaluation(
     reference, data, output, given = evaluation.calls[0]
     assert (reference, data, output) == ("tickets@v1", "s3://b/rows.csv", Path("evaluation-tickets-v1-rows"))
     assert given["device"] == "cpu"
-    assert given["wishes"] == Wishes(
+    assert given["options"] == EvaluationOptions(
         columns={"text": "review", "label": "stars"},
         format="{type: csv, header: null}",
         bad_rows="skip",

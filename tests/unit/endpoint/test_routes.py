@@ -17,7 +17,7 @@ from regraft.endpoint.routes import BARE, ModelRoutes
 from regraft.errors import Damaged, NotFound
 from regraft.spec.serve import ServeSpec
 from regraft.store.objects import open_store
-from regraft.store.registry_view import Shelves
+from regraft.store.registry_view import RegistryView
 from unit.endpoint.shop import Endpoint, Reply, Shop
 
 MODEL = "text-classification"
@@ -56,7 +56,7 @@ def test_shelves_tell_what_the_registry_tells(own: Shop) -> None:
     own.add(seed=2)
     own.add(name="other")
     own.registry.promote(MODEL, "v2", "production")
-    shelves = Shelves(open_store(own.store))
+    shelves = RegistryView(open_store(own.store))
     for _ in range(2):
         found = shelves.look()
         assert sorted(found) == own.registry.models()

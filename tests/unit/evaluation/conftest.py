@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from regraft.evaluation.evaluate import Evaluated, evaluate
-from regraft.evaluation.options import Wishes
+from regraft.evaluation.evaluate import EvaluationResult, evaluate
+from regraft.evaluation.options import EvaluationOptions
 from regraft.store.objects import open_store
 from support.tiny import document, tickets
 
@@ -34,8 +34,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(trained: Path, tmp_path: Path) -> Any:
     """Evaluate `tiny` on a file, quickly."""
 
-    def call(data: Path | str = trained / "rows.csv", reference: str = "tiny", **wishes: Any) -> Evaluated:
-        asked = Wishes(**{"resamples": 0, **wishes})
-        return evaluate(open_store(str(trained / "store")), reference, str(data), tmp_path / "out", wishes=asked)
+    def call(data: Path | str = trained / "rows.csv", reference: str = "tiny", **options: Any) -> EvaluationResult:
+        asked = EvaluationOptions(**{"resamples": 0, **options})
+        return evaluate(open_store(str(trained / "store")), reference, str(data), tmp_path / "out", options=asked)
 
     return call

@@ -15,7 +15,7 @@ from regraft.contracts import Context, Example, Row
 from regraft.data.rows import Rows
 from regraft.errors import DataError, NotFound, RequestError
 from regraft.evaluation.evaluate import evaluate
-from regraft.evaluation.options import Wishes
+from regraft.evaluation.options import EvaluationOptions
 from regraft.store.objects import open_store
 from regraft.tasks.text_classification import TextClassification
 from unit.store.conftest import local_server
@@ -27,13 +27,13 @@ def answers(trained: Path, path: Path, reference: str = "tiny") -> list[tuple[st
     with path.open() as file:
         rows = list(csv.DictReader(file))
     model = regraft.load(reference, store=str(trained / "store"))
-    said = model.predict([{"text": row["text"]} for row in rows])
-    return [(row["label"], answer["label"]) for row, answer in zip(rows, said, strict=True)]
+    predicted = model.predict([{"text": row["text"]} for row in rows])
+    return [(row["label"], answer["label"]) for row, answer in zip(rows, predicted, strict=True)]
 
 
 def test_the_score_is_the_share_of_rows_that_the_model_answers_rightly(evaluated: Any, trained: Path) -> None:
     pairs = answers(trained, trained / "rows.csv")
-    right = sum(true == said for true, said in pairs)
+    right = sum(true == predicted for true, predicted in pairs)
     document = evaluated().document
     assert 0 < right < len(pairs)
     assert document["metrics"]["accuracy"] == pytest.approx(right / len(pairs))
@@ -69,7 +69,7 @@ def test_an_interval_holds_its_figure_and_has_its_name(evaluated: Any) -> None:
 
 def test_the_worst_rows_are_wrong_ones_with_the_largest_error_first(evaluated: Any, trained: Path) -> None:
     document = evaluated(worst=5).document
-    wrong = {row for row, (true, said) in enumerate(answers(trained, trained / "rows.csv")) if true != said}
+    wrong = {row for row, (true, predicted) in enumerate(answers(trained, trained / "rows.csv")) if true != predicted}
     shown = [item["row"] for item in document["worst"]]
     assert 0 < len(shown) == min(5, len(wrong)) and set(shown) <= wrong
     errors = [item["error"] for item in document["worst"]]
@@ -144,8 +144,8 @@ def test_a_version_and_rows_in_s3_give_the_same_figures(
         if path.is_file():
             store.put(path.relative_to(trained / "store").as_posix(), path)
     store.put("rows/rows.csv", trained / "rows.csv")
-    wishes = Wishes(resamples=0)
-    there = evaluate(store, "tiny", "s3://tests/evaluated/rows/rows.csv", tmp_path / "s3", wishes=wishes).document
+    options = EvaluationOptions(resamples=0)
+    there = evaluate(store, "tiny", "s3://tests/evaluated/rows/rows.csv", tmp_path / "s3", options=options).document
     here = evaluated(resamples=0).document
     assert there["metrics"] == here["metrics"] and there["id"] == here["id"]
     assert there["data"]["fingerprint"] == here["data"]["fingerprint"]

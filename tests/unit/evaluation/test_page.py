@@ -11,7 +11,7 @@ import pytest
 from regraft.contracts.findings import Findings, Matrix
 from regraft.report.numbers import format_number
 from support.browser import Look
-from unit.evaluation import stand_ins
+from unit.evaluation import sample_pages
 
 HOSTILE = "<script>alert(1)</script>\"><img src=x onerror=alert(2)>'</style></svg><b>"
 WORDS = (
@@ -20,12 +20,12 @@ WORDS = (
     "p.words",
     "td:not(.zero)",
     ".chip.truth",
-    ".chip.said",
+    ".chip.predicted",
     ".note",
     ".lede",
     "nav a",
     ".facts dt",
-    ".exhibit > header",
+    ".row-view > header",
     "figcaption",
     ".entity.right",
     ".entity.missed",
@@ -46,10 +46,10 @@ def written(folder: Path, text: str) -> Path:
 def test_a_browser_shows_everything_and_asks_for_nothing(
     browser: Look, tmp_path: Path, width: int, scheme: str
 ) -> None:
-    with browser(written(tmp_path, stand_ins.html()), width=width, scheme=scheme) as seen:
+    with browser(written(tmp_path, sample_pages.html()), width=width, scheme=scheme) as seen:
         assert seen.complaints == [] and seen.requests == []
-        shown = {name: seen.visible(name) for name in (".matrix td.hit", ".plain", "svg.chart", ".exhibit", ".entity")}
-        assert shown == {".matrix td.hit": 3, ".plain": 2, "svg.chart": 3, ".exhibit": 10, ".entity": 2}
+        shown = {name: seen.visible(name) for name in (".matrix td.hit", ".plain", "svg.chart", ".row-view", ".entity")}
+        assert shown == {".matrix td.hit": 3, ".plain": 2, "svg.chart": 3, ".row-view": 10, ".entity": 2}
         pictures = seen.page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth > 0)")
         assert len(pictures) == 3 and all(pictures)
         assert seen.visible("svg.boxes rect") == 2
@@ -58,7 +58,7 @@ def test_a_browser_shows_everything_and_asks_for_nothing(
 @SCREENS
 def test_nothing_is_wider_than_the_screen(browser: Look, tmp_path: Path, width: int, scheme: str) -> None:
     many = tuple(f"a rather long name of class {number}" for number in range(40))
-    text = stand_ins.html(stand_ins.findings(many), stand_ins.exhibits("x" * 3000, "y" * 300), model="m" * 64)
+    text = sample_pages.html(sample_pages.findings(many), sample_pages.row_views("x" * 3000, "y" * 300), model="m" * 64)
     with browser(written(tmp_path, text), width=width, scheme=scheme) as seen:
         assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
         assert seen.complaints == []
@@ -75,23 +75,23 @@ def uneven() -> Findings:
         (40, *[0] * 5),
         (0,) * 6,
     )
-    return Findings(tables=stand_ins.findings().tables, matrices=(Matrix("Confusion", names, names, counts),))
+    return Findings(tables=sample_pages.findings().tables, matrices=(Matrix("Confusion", names, names, counts),))
 
 
 @SCREENS
 def test_texts_stand_out_from_what_is_behind_them(browser: Look, tmp_path: Path, width: int, scheme: str) -> None:
     """The contrast of 4.5 that WCAG 2.2 asks of words; counts of nothing may be fainter."""
-    with browser(written(tmp_path, stand_ins.html(uneven())), width=width, scheme=scheme) as seen:
+    with browser(written(tmp_path, sample_pages.html(uneven())), width=width, scheme=scheme) as seen:
         found = seen.contrasts(WORDS)
     assert found.pop("td.zero") >= 3
     assert len(found) > 10 and min(found.values()) >= 4.5, found
 
 
 def test_hostile_labels_are_words(browser: Look, tmp_path: Path) -> None:
-    found = stand_ins.findings(("ant", HOSTILE))
-    text = stand_ins.html(
+    found = sample_pages.findings(("ant", HOSTILE))
+    text = sample_pages.html(
         found,
-        stand_ins.exhibits(HOSTILE, HOSTILE),
+        sample_pages.row_views(HOSTILE, HOSTILE),
         labels=["ant", HOSTILE],
         data={
             "path": f"/data/{HOSTILE}",
@@ -110,27 +110,27 @@ def test_hostile_labels_are_words(browser: Look, tmp_path: Path) -> None:
 
 
 def test_hostile_labels_are_escaped_without_a_browser_too() -> None:
-    text = stand_ins.html(stand_ins.findings((HOSTILE,)), stand_ins.exhibits(HOSTILE, HOSTILE))
+    text = sample_pages.html(sample_pages.findings((HOSTILE,)), sample_pages.row_views(HOSTILE, HOSTILE))
     assert "<script" not in text and "onerror=alert(2)>'" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
 def test_the_page_forbids_itself_to_run_or_fetch() -> None:
-    text = stand_ins.html()
+    text = sample_pages.html()
     assert "default-src 'none'" in text
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", text)
     assert "url(" not in text and "@import" not in text and "http-equiv" in text
 
 
 def test_the_score_and_its_interval_are_told(browser: Look, tmp_path: Path) -> None:
-    with browser(written(tmp_path, stand_ins.html())) as seen:
+    with browser(written(tmp_path, sample_pages.html())) as seen:
         assert seen.page.inner_text(".score .figure") == "0.750"
         assert "0.500 and 0.875" in seen.page.inner_text(".score .range")
         assert "at training" in seen.page.inner_text(".standings")
 
 
 def test_a_page_without_findings_or_worst_rows_has_no_empty_parts() -> None:
-    text = stand_ins.html(Findings(), (), intervals={}, recorded={"metrics": {}, "baselines": {}})
+    text = sample_pages.html(Findings(), (), intervals={}, recorded={"metrics": {}, "baselines": {}})
     for part in ("confusion", "curves", "worst", "tables", "against"):
         assert f'id="{part}"' not in text and f'href="#{part}"' not in text
 
@@ -140,7 +140,7 @@ def test_a_matrix_of_many_classes_lists_what_is_confused_most() -> None:
     counts = [[5 if one == other else 0 for other in range(12)] for one in range(12)]
     counts[3][7] = 4
     matrix = Matrix("Confusion", names, names, tuple(map(tuple, counts)))
-    text = stand_ins.html(Findings(matrices=(matrix,)), ())
+    text = sample_pages.html(Findings(matrices=(matrix,)), ())
     assert "Most often confused" in text
     assert re.search(r"<td>class 3</td><td>class 7</td><td class=\"num\">4</td><td class=\"num\">44 %</td>", text)
 

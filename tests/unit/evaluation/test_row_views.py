@@ -16,9 +16,19 @@ from pydantic import Field
 from torch import Tensor
 
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Record, Row, Score, Task
-from regraft.evaluation.mask_overlay import predicted
-from regraft.evaluation.row_views import Box, Boxes, Entities, Masks, Photo, Talk, Verdict, Words, parts_of
-from regraft.evaluation.thumbnails import BYTES, Album
+from regraft.evaluation.mask_overlay import predicted_classes
+from regraft.evaluation.row_views import (
+    AnswerView,
+    Box,
+    BoxesView,
+    ConversationView,
+    EntitiesView,
+    ImageView,
+    MaskView,
+    TextView,
+    view_parts,
+)
+from regraft.evaluation.thumbnails import BYTES, Thumbnails
 
 LABELS = ("ground", "red", "blue")
 
@@ -62,7 +72,7 @@ class Unheard(Task):
 def shown(kinds: dict[str, Kind], row: Row, answer: Answer, *more: str, mask: Any = None) -> tuple[Any, ...]:
     processor = SimpleNamespace(decode=lambda ids: " ".join(f"t{number}" for number in ids))
     adapted: Any = SimpleNamespace(task=Unheard(kinds=kinds, more=more), context=Context(processor, LABELS))
-    return parts_of(row, answer, mask, Album(), adapted)
+    return view_parts(row, answer, mask, Thumbnails(), adapted)
 
 
 @pytest.fixture
@@ -85,35 +95,35 @@ def test_a_text_with_its_label_and_the_likeliest_ones() -> None:
         {"text": "a lamp", "label": "blue"},
         {"label": "red", "score": 0.7, "scores": scores},
     )
-    assert text == Words("text", "a lamp")
-    assert verdict == Verdict("label", ("blue",), ("red",), (("red", 0.7), ("blue", 0.2), ("ground", 0.1)))
+    assert text == TextView("text", "a lamp")
+    assert verdict == AnswerView("label", ("blue",), ("red",), (("red", 0.7), ("blue", 0.2), ("ground", 0.1)))
 
 
 def test_several_labels_are_a_set() -> None:
     _, verdict = shown({"t": "text", "labels": "labels"}, {"t": "a", "labels": ["red", "blue"]}, {"labels": ["red"]})
-    assert verdict == Verdict("labels", ("red", "blue"), ("red",), (), several=True)
+    assert verdict == AnswerView("labels", ("red", "blue"), ("red",), (), several=True)
 
 
 def test_numbers_stand_beside_what_was_said_by_name() -> None:
     kinds: dict[str, Kind] = {"text": "text", "joy": "number", "fear": "number"}
     row = {"text": "a", "joy": 1.5, "fear": -2.0}
     _, verdict = shown(kinds, row, {"values": {"joy": 0.25, "fear": 1.0}}, "joy", "fear")
-    assert (verdict.truth, verdict.said) == (("joy 1.5", "fear -2"), ("joy 0.25", "fear 1"))
+    assert (verdict.truth, verdict.predicted) == (("joy 1.5", "fear -2"), ("joy 0.25", "fear 1"))
 
 
 def test_a_written_text_stands_beside_all_its_references() -> None:
     kinds: dict[str, Kind] = {"source": "text", "target": "texts"}
     _, verdict = shown(kinds, {"source": "a", "target": ["b", "c"]}, {"translation_text": "d"}, "target")
-    assert (verdict.truth, verdict.said) == (("b", "c"), ("d",)) and verdict.prose
+    assert (verdict.truth, verdict.predicted) == (("b", "c"), ("d",)) and verdict.prose
 
 
 def test_entities_are_marked_and_those_on_both_sides_are_right() -> None:
     row = {"tokens": ["Ada", "Lovelace", "in", "Rome"], "tags": ["B-name", "I-name", "O", "B-place"]}
-    said = [{"entity_group": "name", "start": 0, "end": 12}, {"entity_group": "name", "start": 16, "end": 20}]
-    (part,) = shown({"tokens": "words", "tags": "tags"}, row, {"entities": said})
-    assert isinstance(part, Entities)
+    predicted = [{"entity_group": "name", "start": 0, "end": 12}, {"entity_group": "name", "start": 16, "end": 20}]
+    (part,) = shown({"tokens": "words", "tags": "tags"}, row, {"entities": predicted})
+    assert isinstance(part, EntitiesView)
     assert part.truth == (("Ada Lovelace", "name", True), (" in ", "", True), ("Rome", "place", False))
-    assert part.said == (("Ada Lovelace", "name", True), (" in ", "", True), ("Rome", "name", False))
+    assert part.predicted == (("Ada Lovelace", "name", True), (" in ", "", True), ("Rome", "name", False))
 
 
 def test_boxes_of_both_sides_are_in_pixels_of_the_original(picture: str) -> None:
@@ -123,47 +133,47 @@ def test_boxes_of_both_sides_are_in_pixels_of_the_original(picture: str) -> None
         {"image": picture, "boxes": [[1.0, 2.0, 3.0, 4.0]], "labels": ["red"]},
         {"objects": [{"label": "blue", "score": 0.5, "box": box}]},
     )
-    assert isinstance(part, Boxes) and part.picture is not None
+    assert isinstance(part, BoxesView) and part.picture is not None
     assert (part.picture.width, part.picture.height) == (80, 60)
-    assert part.truth == (Box("red", 1, 2, 3, 4),) and part.said == (Box("blue", 10, 20, 20, 30, 0.5),)
+    assert part.truth == (Box("red", 1, 2, 3, 4),) and part.predicted == (Box("blue", 10, 20, 20, 30, 0.5),)
 
 
 def test_many_boxes_are_counted_by_label() -> None:
     boxes = tuple(Box("red" if number % 3 else "blue", 0, 0, 1, 1, 0.5) for number in range(9))
-    part = Boxes("image", None, boxes, boxes[:2])
+    part = BoxesView("image", None, boxes, boxes[:2])
     assert part.listed(part.truth) == ("red × 6", "blue × 3")
-    assert part.listed(part.said) == ("blue 0.500", "red 0.500")
+    assert part.listed(part.predicted) == ("blue 0.500", "red 0.500")
 
 
 def test_a_mask_is_drawn_beside_the_one_that_was_said(picture: str) -> None:
-    true, said = np.zeros((60, 80), np.int64), np.zeros((60, 80), np.int64)
-    true[:20], said[40:] = 1, 2
+    true, predicted = np.zeros((60, 80), np.int64), np.zeros((60, 80), np.int64)
+    true[:20], predicted[40:] = 1, 2
     kinds: dict[str, Kind] = {"image": "image", "mask": "mask"}
-    (part,) = shown(kinds, {"image": picture, "mask": "m.png"}, {"map": png(said)}, mask=true)
-    assert isinstance(part, Masks) and part.truth and part.said and part.truth.uri != part.said.uri
+    (part,) = shown(kinds, {"image": picture, "mask": "m.png"}, {"map": png(predicted)}, mask=true)
+    assert isinstance(part, MaskView) and part.truth and part.predicted and part.truth.uri != part.predicted.uri
     assert [name for name, _ in part.legend] == ["red", "blue"]
 
 
 def test_masks_by_class_are_put_together() -> None:
     blue = np.zeros((4, 5), np.uint8)
     blue[1:3] = 255
-    found = predicted({"segments": [{"label": "blue", "mask": png(blue)}]}, LABELS)
+    found = predicted_classes({"segments": [{"label": "blue", "mask": png(blue)}]}, LABELS)
     assert found is not None and found.tolist() == np.where(blue, 2, 0).tolist()
 
 
 def test_a_picture_that_is_gone_is_no_failure(tmp_path: Path) -> None:
     kinds: dict[str, Kind] = {"image": "image", "label": "label"}
     photo, verdict = shown(kinds, {"image": str(tmp_path / "gone.png"), "label": "red"}, {"label": "blue"})
-    assert photo == Photo("image", None) and verdict.said == ("blue",)
+    assert photo == ImageView("image", None) and verdict.predicted == ("blue",)
 
 
 def test_a_conversation_and_packed_tokens_are_read() -> None:
     messages = [{"role": "user", "content": "why"}, {"role": "assistant", "content": "so"}]
     assert shown({"messages": "messages"}, {"messages": messages}, {}) == (
-        Talk("messages", (("user", "why"), ("assistant", "so"))),
+        ConversationView("messages", (("user", "why"), ("assistant", "so"))),
     )
     packed: dict[str, Kind] = {"ids": "tokens", "counts": "tokens"}
-    assert shown(packed, {"ids": [5, 6], "counts": [1, 1]}, {}) == (Words("ids", "t5 t6"),)
+    assert shown(packed, {"ids": [5, 6], "counts": [1, 1]}, {}) == (TextView("ids", "t5 t6"),)
 
 
 def test_a_long_text_is_cut_and_says_so() -> None:
@@ -173,8 +183,8 @@ def test_a_long_text_is_cut_and_says_so() -> None:
 
 def test_pictures_stop_where_the_page_would_grow_too_large() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (500, 700, 3), np.uint8))
-    album = Album(budget=300_000)
-    made = [album.add(noise) for _ in range(20)]
+    thumbnails = Thumbnails(budget=300_000)
+    made = [thumbnails.add(noise) for _ in range(20)]
     kept = [picture for picture in made if picture]
-    assert 0 < len(kept) < 20 and album.left_out == 20 - len(kept)
+    assert 0 < len(kept) < 20 and thumbnails.left_out == 20 - len(kept)
     assert sum(len(picture.uri) for picture in kept) < 300_000 * 1.4 < BYTES

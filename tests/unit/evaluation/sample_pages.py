@@ -12,19 +12,19 @@ from PIL import Image
 from regraft.contracts.findings import Curve, Findings, Matrix, Table
 from regraft.evaluation.page import page
 from regraft.evaluation.row_views import (
+    AnswerView,
     Box,
-    Boxes,
-    Entities,
-    Exhibit,
-    Masks,
-    Part,
-    Photo,
-    Talk,
-    Verdict,
-    Words,
+    BoxesView,
+    ConversationView,
+    EntitiesView,
+    ImageView,
+    MaskView,
+    RowView,
+    TextView,
+    ViewPart,
 )
-from regraft.evaluation.thumbnails import Album, overlaid
-from regraft.evaluation.worst_rows import Worst
+from regraft.evaluation.thumbnails import Thumbnails, overlaid
+from regraft.evaluation.worst_rows import WorstRows
 
 
 def findings(labels: Sequence[str] = ("ant", "bee", "wasp")) -> Findings:
@@ -41,26 +41,34 @@ def findings(labels: Sequence[str] = ("ant", "bee", "wasp")) -> Findings:
     )
 
 
-def exhibits(text: str = "a bee on a leaf", label: str = "bee") -> tuple[Exhibit, ...]:
+def row_views(text: str = "a bee on a leaf", label: str = "bee") -> tuple[RowView, ...]:
     """One of each kind of column."""
-    album = Album()
+    thumbnails = Thumbnails()
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 120, 3), np.uint8))
     large = image.resize((600, 400))
     classes = np.zeros((400, 600), np.int64)
     classes[100:200, 100:300] = 1
-    shown: list[tuple[Part, ...]] = [
-        (Words("text", text), Verdict("label", (label,), ("wasp",), (("wasp", 0.7), (label, 0.0001)))),
-        (Words("first", text), Words("second", text, 12), Verdict("label", (label,), ("wasp",))),
-        (Entities("tokens", ((text, label, False),), (("a ", "", True), (text, label, True))),),
-        (Photo("image", album.add(image)), Verdict("label", (label,), ("wasp",))),
-        (Photo("image", None), Verdict("labels", (label, "ant"), (), (), several=True)),
-        (Boxes("image", album.add(large), (Box(label, 100, 50, 80, 90),), (Box(label, 90, 60, 80, 90, 0.83),)),),
-        (Masks("image", album.add(overlaid(large, classes, [1])), album.add(large), ((label, "#0072b2"),)),),
-        (Words("source", text), Verdict("target", (f"{text} and on", text), (f"{text} {text} {text} {text}",))),
-        (Talk("messages", (("user", text), ("assistant", label))),),
-        (Words("text", text), Verdict("target", ("1.25",), ("-3.5",))),
+    shown: list[tuple[ViewPart, ...]] = [
+        (TextView("text", text), AnswerView("label", (label,), ("wasp",), (("wasp", 0.7), (label, 0.0001)))),
+        (TextView("first", text), TextView("second", text, 12), AnswerView("label", (label,), ("wasp",))),
+        (EntitiesView("tokens", ((text, label, False),), (("a ", "", True), (text, label, True))),),
+        (ImageView("image", thumbnails.add(image)), AnswerView("label", (label,), ("wasp",))),
+        (ImageView("image", None), AnswerView("labels", (label, "ant"), (), (), several=True)),
+        (
+            BoxesView(
+                "image", thumbnails.add(large), (Box(label, 100, 50, 80, 90),), (Box(label, 90, 60, 80, 90, 0.83),)
+            ),
+        ),
+        (
+            MaskView(
+                "image", thumbnails.add(overlaid(large, classes, [1])), thumbnails.add(large), ((label, "#0072b2"),)
+            ),
+        ),
+        (TextView("source", text), AnswerView("target", (f"{text} and on", text), (f"{text} {text} {text} {text}",))),
+        (ConversationView("messages", (("user", text), ("assistant", label))),),
+        (TextView("text", text), AnswerView("target", ("1.25",), ("-3.5",))),
     ]
-    return tuple(Exhibit(number, 1.0 - number / 20, True, parts, file=label) for number, parts in enumerate(shown))
+    return tuple(RowView(number, 1.0 - number / 20, True, parts, file=label) for number, parts in enumerate(shown))
 
 
 def document(found: Findings, **changes: Any) -> dict[str, Any]:
@@ -94,7 +102,7 @@ def document(found: Findings, **changes: Any) -> dict[str, Any]:
     }
 
 
-def html(found: Findings | None = None, shown: tuple[Exhibit, ...] | None = None, **changes: Any) -> str:
+def html(found: Findings | None = None, shown: tuple[RowView, ...] | None = None, **changes: Any) -> str:
     """A whole page."""
     found = findings() if found is None else found
-    return page(document(found, **changes), found, Worst(exhibits() if shown is None else shown, 8))
+    return page(document(found, **changes), found, WorstRows(row_views() if shown is None else shown, 8))

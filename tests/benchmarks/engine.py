@@ -35,7 +35,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save
 from trained import SHARED
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate, processor_files
@@ -115,7 +115,7 @@ def published(store: str, base: str, stem: str, method: Any, count: int) -> list
     registry, found = Registry(open_store(store)), locate(base)
     task, how = Task.parse(TASK), Method.parse(method)
     assert isinstance(task, Task) and isinstance(how, Method)
-    adapted = adapt(task, how, found, labels=LABELS, seed=0)
+    adapted = adapt(found, Adaptation(task=task, method=how, labels=LABELS, seed=0))
     files = {f"processor/{path.name}": path for path in processor_files(found)}
     names = []
     for number in range(count):
@@ -196,7 +196,7 @@ class Switching:
         self.task, self.context = loaded.task, loaded.context
         plain = Method.parse("full")
         assert isinstance(plain, Method)
-        adapted = adapt(self.task, plain, loaded.frame.adapted.base, labels=LABELS, seed=0)
+        adapted = adapt(loaded.frame.adapted.base, Adaptation(task=self.task, method=plain, labels=LABELS, seed=0))
         targets = [f"{adapted.anatomy.prefix}.{name}" for name in loaded.factors or ()]
         settings = {"r": LORA["rank"], "lora_alpha": LORA["alpha"], "modules_to_save": ["classifier"]}
         self.model: Any = None
@@ -254,7 +254,7 @@ def bare(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> d
     served = engine.open(names[0], "v1")
     plain = Method.parse("feature-extraction")
     assert isinstance(plain, Method)
-    adapted = adapt(served.task, plain, served.loaded.frame.adapted.base, labels=LABELS, seed=0)
+    adapted = adapt(served.loaded.frame.adapted.base, Adaptation(task=served.task, method=plain, labels=LABELS, seed=0))
     weights, work = served.loaded.frame.weights, batches(names, options)
     move_model(adapted.model, weights.device, weights.dtype)
 

@@ -20,7 +20,7 @@ import record
 import torch
 import trained
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.locate import locate
 from regraft.contracts import Method
@@ -87,7 +87,12 @@ def untrained(spec: RunSpec) -> Adapted:
     base, method = locate(spec.base), Method.parse("feature-extraction")
     assert isinstance(method, Method)
     told = json.loads((base.path / "config.json").read_text(encoding="utf-8"))["id2label"]
-    return adapt(spec.task, method, base, labels=tuple(told[str(number)] for number in range(len(told))), seed=0)
+    return adapt(
+        base,
+        Adaptation(
+            task=spec.task, method=method, labels=tuple(told[str(number)] for number in range(len(told))), seed=0
+        ),
+    )
 
 
 def person_iou(model: Adapted, rows: list[dict[str, str]]) -> float:

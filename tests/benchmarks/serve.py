@@ -33,7 +33,7 @@ from load import Reply, Target, closed, cores, free_port, percentile, rate, serv
 from safetensors.torch import save
 from trained import SHARED
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate, processor_files
 from regraft.contracts import Method, Task
@@ -112,7 +112,7 @@ def published(folder: Path) -> str:
     found, labels = locate(str(base)), ("negative", "positive")
     task, method = Task.parse({"type": "text-classification", "max_length": 256}), Method.parse("full")
     assert isinstance(task, Task) and isinstance(method, Method)
-    adapted = adapt(task, method, found, labels=labels, seed=0)
+    adapted = adapt(found, Adaptation(task=task, method=method, labels=labels, seed=0))
     meta: dict[str, Any] = {
         "task": task.model_dump(mode="json"),
         "method": method.model_dump(mode="json"),

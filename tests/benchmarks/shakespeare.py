@@ -22,7 +22,7 @@ import torch
 from trained import SHARED, arguments, show
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.locate import locate, processor_files
 from regraft.data.snapshot import open_snapshot
 from regraft.methods.full import Full
@@ -117,7 +117,7 @@ def untrained(spec: RunSpec, outcome: Outcome) -> dict[str, float]:
     """The metrics of the base itself on the same blocks."""
     store = open_store(outcome.store)
     snapshot = open_snapshot(store, (Runs(store).find(outcome.run) or {})["data"])
-    adapted = adapt(spec.task, Full(), locate(spec.base), labels=(), seed=0)
+    adapted = adapt(locate(spec.base), Adaptation(task=spec.task, method=Full(), labels=(), seed=0))
     return evaluate(adapted, snapshot.eval, LocalHarness(), size=32, autocast=nullcontext())[0]
 
 

@@ -1,1 +1,1 @@
-"""Bases: found, checked, loaded, taken apart; and what an adapted model is beside its base."""
+"""Bases (pretrained models): find, check and load them, find their blocks, and adapt them to a task."""

@@ -1,9 +1,9 @@
-"""A base made ready for a task by a method: the one object that training and serving both hold."""
+"""Adapting a base to a task by a method: the object that training and serving both hold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,63 +12,70 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from regraft.bases.adapted import Adapted
 from regraft.bases.anatomy import dissect
-from regraft.bases.batch_norm import mend
-from regraft.bases.delta import canonical, moving
+from regraft.bases.batch_norm import repair_batch_norm
+from regraft.bases.delta import canonical_name, delta_names
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import Base
 from regraft.contracts import Anatomy, Context, Method, Task, under
 from regraft.errors import Unsupported
 
 
-def adapt(
-    task: Task,
-    method: Method,
-    base: Base,
-    *,
-    labels: tuple[str, ...],
-    seed: int,
-    dropout: float | None = None,
-    processor: Any = None,
-) -> Adapted:
-    """Build the task's model on the base and let the method prepare it, in eval mode.
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """Everything besides the base that determines an adapted model before its first step."""
 
-    Seeds torch's global generator, from which everything the base lacks is drawn: the same arguments give the same
-    model. `dropout` replaces every dropout probability of the model (a method's own, such as LoRA's, is its field).
+    task: Task
+    method: Method
+    labels: tuple[str, ...]
+    seed: int
+    """Seeds torch's global generator, from which every weight that the base lacks is initialised."""
+    dropout: float | None = None
+    """Replaces every dropout probability of the model; those of a method, such as LoRA's, are the method's fields."""
+
+
+def adapt(base: Base, adaptation: Adaptation, processor: Any = None) -> Adapted:
+    """Build the task's model on the base and let the method prepare it; return it in eval mode.
+
+    The same arguments give the same model. `processor` is the base's tokenizer or image processor where the caller
+    has loaded it already. Raises BaseError and Unsupported.
     """
-    loader = BaseLoader(base, dropout)
-    torch.manual_seed(seed)
+    task, method, labels = adaptation.task, adaptation.method, adaptation.labels
+    loader = BaseLoader(base, adaptation.dropout)
+    torch.manual_seed(adaptation.seed)
     model = task.build(loader, labels)
-    mend(model)
-    if dropout is not None:
-        _set_dropout(model, dropout)
+    repair_batch_norm(model)
+    if adaptation.dropout is not None:
+        _set_dropout_layers(model, adaptation.dropout)
     config = getattr(model, "config", loader.config)
-    context = Context(processor or load_processor(base, task.modality), tuple(labels), config)
+    context = Context(processor or load_processor(base, task.modality), labels, config)
     task.configure(model, context)
-    anatomy = _with_missing(_own_head(dissect(model), model, loader.drawn), model, loader.missing)
+    anatomy = _add_missing_layers(_without_pretrained_head(model, loader.initialised), model, loader.missing)
     method.adapt(model, anatomy)
     for name, parameter in model.named_parameters():
         if under(name, anatomy.idle):
             parameter.requires_grad_(False)
-    _refuse_standing_still(model, task, method)
-    still = tuple(_still(model, (*method.frozen(model, anatomy), *anatomy.idle), anatomy))
+    _refuse_nothing_to_train(model, task, method)
+    frozen = tuple(_frozen_modules(model, (*method.frozen(model, anatomy), *anatomy.idle), anatomy))
     model.eval()
-    return Adapted(model, anatomy, base, task, method, context, moving(model, anatomy, set(still)), still)
+    return Adapted(model, anatomy, base, task, method, context, delta_names(model, anatomy, set(frozen)), frozen)
 
 
-def _own_head(anatomy: Anatomy, model: nn.Module, drawn: frozenset[str]) -> Anatomy:
-    """Leave a language model's output layer to the base, unless the base's files lack it: it is pretrained too.
+def _without_pretrained_head(model: nn.Module, initialised: frozenset[str]) -> Anatomy:
+    """Return the model's anatomy, a language model's output layer counted to the base if the base's files hold it.
 
-    Counted to the head it would train under LoRA and be stored whole with each delta. A classifier is the task's own
-    even where the files hold one of the same shape.
+    As part of the head, that pretrained layer would be trained under LoRA and be stored complete in each delta. A
+    classifier belongs to the task even if the files hold one of the same shape.
     """
-    asked: Any = getattr(model, "get_output_embeddings", None)
-    if asked is None or asked() is None:
+    anatomy = dissect(model)
+    output_layer: Any = getattr(model, "get_output_embeddings", None)
+    if output_layer is None or output_layer() is None:
         return anatomy
-    return replace(anatomy, head=tuple(entry for entry in anatomy.head if any(under(name, (entry,)) for name in drawn)))
+    head = tuple(entry for entry in anatomy.head if any(under(name, (entry,)) for name in initialised))
+    return replace(anatomy, head=head)
 
 
-def _refuse_standing_still(model: nn.Module, task: Task, method: Method) -> None:
-    """Unsupported when no weight would move: a task that adds no layers to its base has no head to train alone."""
+def _refuse_nothing_to_train(model: nn.Module, task: Task, method: Method) -> None:
+    """Raise Unsupported when no weight would move: the task adds no layers, so there is no head to train alone."""
     if not method.closed_form and not any(parameter.requires_grad for parameter in model.parameters()):
         raise Unsupported(
             f"{method.key()} is written, which would move nothing: task {task.key()} adds no layers to a "
@@ -77,48 +84,51 @@ def _refuse_standing_still(model: nn.Module, task: Task, method: Method) -> None
         )
 
 
-def _with_missing(anatomy: Anatomy, model: nn.Module, missing: frozenset[str]) -> Anatomy:
-    """Count layers that the base's files lack (a pooler) to the head: they are new, so they train and are kept."""
+def _add_missing_layers(anatomy: Anatomy, model: nn.Module, missing: frozenset[str]) -> Anatomy:
+    """Count layers that the base's files lack (a pooler) to the head: they are new, so they are trained and stored."""
     new = {
         name.rpartition(".")[0] or name
         for name, _ in model.named_parameters()
-        if canonical(name, anatomy.prefix) in missing and not under(name, anatomy.head)
+        if canonical_name(name, anatomy.prefix) in missing and not under(name, anatomy.head)
     }
     return replace(anatomy, head=(*anatomy.head, *sorted(new)))
 
 
-def _still(model: nn.Module, frozen: tuple[str, ...], anatomy: Anatomy) -> Iterator[nn.Module]:
-    """Frozen modules, modules made of nothing else, and any whose buffers go with frozen parameters (BatchNorm).
+def _frozen_modules(model: nn.Module, frozen: tuple[str, ...], anatomy: Anatomy) -> Iterator[nn.Module]:
+    """Yield the modules that stay in eval mode.
 
-    And what holds a frozen block inside the base: BART drops out before its first block, by the mode of the parent.
+    They are the frozen modules, modules that contain nothing else, and modules whose buffers belong to frozen
+    parameters (BatchNorm). The parents of a frozen block inside the base are among them: BART applies dropout before
+    its first block, by the mode of the parent.
     """
-    whole = (*frozen, *_made_of(model, frozen))
+    complete = (*frozen, *_fully_frozen(model, frozen))
     parents = {parent for block in anatomy.blocks if under(block, frozen) for parent in _parents(block, anatomy.prefix)}
     for name, module in model.named_modules():
-        own = list(module.parameters(recurse=False))
-        statistics = any(True for _ in module.buffers(recurse=False)) and own
+        parameters = list(module.parameters(recurse=False))
+        statistics = any(True for _ in module.buffers(recurse=False)) and parameters
         if (
             name in parents
-            or under(name, whole)
-            or (statistics and not any(parameter.requires_grad for parameter in own))
+            or under(name, complete)
+            or (statistics and not any(parameter.requires_grad for parameter in parameters))
         ):
             yield module
 
 
 def _parents(name: str, prefix: str) -> Iterator[str]:
-    """What holds the module inside the base, the base itself left out."""
+    """Yield the names of the modules that contain a module, up to the base and without it."""
     while (name := name.rpartition(".")[0]) and name != prefix:
         yield name
 
 
-def _made_of(model: nn.Module, frozen: tuple[str, ...]) -> Iterator[str]:
+def _fully_frozen(model: nn.Module, frozen: tuple[str, ...]) -> Iterator[str]:
+    """Yield the names of modules that have parameters, all of them below the names `frozen`."""
     for name, module in model.named_modules():
         below = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
         if name and below and all(under(parameter, frozen) for parameter in below):
             yield name
 
 
-def _set_dropout(model: nn.Module, probability: float) -> None:
+def _set_dropout_layers(model: nn.Module, probability: float) -> None:
     for module in model.modules():
         if isinstance(module, _DropoutNd):
             module.p = probability

@@ -1,4 +1,4 @@
-"""TODO"""
+"""A model adapted from a base, as training and serving hold it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from regraft.contracts import Anatomy, Batch, Context, Method, Task, under
 from regraft.errors import Unsupported
 
 
-class StandsIn(Protocol):
-    """Something that stands in for a model's frozen part."""
+class TrunkBypass(Protocol):
+    """A supplier of the frozen trunk's outputs, in place of the trunk itself."""
 
-    def standing_in(self, batch: Batch) -> AbstractContextManager[None]:
-        """Inside, a forward pass on the batch begins behind the frozen part."""
+    def bypass(self, batch: Batch) -> AbstractContextManager[None]:
+        """Return a context in which a forward pass on the batch begins behind the trunk."""
         ...
 
 
-def inputs_of(batch: Batch) -> Batch:
-    """What of a batch is passed to the model."""
+def model_inputs(batch: Batch) -> Batch:
+    """Return the entries of a batch that are passed to the model."""
     return {name: value for name, value in batch.items() if name not in ("labels", "kept")}
 
 
@@ -38,33 +38,33 @@ class Adapted:
     method: Method
     context: Context
     delta_names: tuple[str, ...]
-    """Canonical names of what the delta holds."""
-    still: tuple[nn.Module, ...] = field(default=(), repr=False)
-    """Modules that stay the base's own function and so are never in train mode."""
-    trunk: StandsIn | None = field(default=None, repr=False)
-    """What hands back the outputs of the frozen part instead of computing them, where that is so."""
+    """Canonical names of the tensors in the delta."""
+    frozen_modules: tuple[nn.Module, ...] = field(default=(), repr=False)
+    """Modules that compute what they compute in the base, and so are never in train mode."""
+    trunk: TrunkBypass | None = field(default=None, repr=False)
+    """Supplies the trunk's outputs from a cache; None when the model computes them."""
 
     def train_mode(self) -> None:
-        """Train mode, but for what stays the base's: there dropout is off and running statistics are read only."""
+        """Set train mode, except in frozen modules: their dropout is off and running statistics are only read."""
         self.model.train()
-        for module in self.still:
+        for module in self.frozen_modules:
             module.training = False
 
     def eval_mode(self) -> None:
-        """Dropout off, running statistics read only."""
+        """Set eval mode: dropout is off and running statistics are only read."""
         self.model.eval()
 
     def forward(self, batch: Batch) -> Any:
-        """The model's output for a batch on the model's device; its `labels` are not passed."""
-        with self.from_trunk(batch):
-            return self.model(**inputs_of(batch))
+        """Return the model's output for a batch on the model's device; its `labels` are not passed."""
+        with self.bypassing_trunk(batch):
+            return self.model(**model_inputs(batch))
 
-    def from_trunk(self, batch: Batch) -> AbstractContextManager[None]:
-        """Inside, the model begins where the batch's `kept` values stand in for what is frozen, if it has any."""
-        return nullcontext() if self.trunk is None or "kept" not in batch else self.trunk.standing_in(batch)
+    def bypassing_trunk(self, batch: Batch) -> AbstractContextManager[None]:
+        """Return a context in which the batch's `kept` values replace the trunk, if it has any."""
+        return nullcontext() if self.trunk is None or "kept" not in batch else self.trunk.bypass(batch)
 
     def linear_head(self) -> nn.Linear:
-        """The head's one linear layer; Unsupported when the head is anything else."""
+        """Return the head's one linear layer; Unsupported when the head is anything else."""
         layers = [layer for layer in self._head_layers() if any(True for _ in layer.parameters(recurse=False))]
         if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
             kinds = ", ".join(type(layer).__name__ for layer in layers) or "nothing"
@@ -72,7 +72,10 @@ class Adapted:
         return layers[0]
 
     def features(self, batch: Batch) -> Tensor:
-        """What the head's one linear layer sees, (rows, width); Unsupported when there is no such layer."""
+        """Return the input of the head's one linear layer, (rows, width).
+
+        Raises Unsupported when there is no such layer, or when it is not given one vector for each row.
+        """
         seen: list[Tensor] = []
         hook = self.linear_head().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
@@ -80,7 +83,7 @@ class Adapted:
         finally:
             hook.remove()
         if len(seen) != 1 or seen[0].ndim != 2:
-            raise Unsupported(f"the head of {self.task.key()} does not see one vector a row")
+            raise Unsupported(f"the head of {self.task.key()} does not read one vector for each row")
         return seen[0]
 
     def _head_layers(self) -> Iterator[nn.Module]:

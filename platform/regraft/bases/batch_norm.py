@@ -1,4 +1,4 @@
-"""Two ways in which batch norm, as transformers' models come, ends a run or spoils it; both are mended here."""
+"""Corrections to batch norm in transformers' models: two defaults that end a training run or spoil it."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 MOMENTUM = 0.1
-"""torch's own."""
+"""The default of torch."""
 
 
-def mend(model: nn.Module) -> None:
-    """Make every batch norm of a model train as its authors meant it; nothing changes in eval mode.
+def repair_batch_norm(model: nn.Module) -> None:
+    """Make every batch norm of a model train as its authors intended; nothing changes in eval mode.
 
-    MobileNetV1, V2 and EfficientNet bring TensorFlow's momentum (0.9997, 0.997, 0.99), which there is the share of the
-    old running statistics that stays and in torch the share that goes: the statistics would be those of the last batch
-    alone, often of one or two rows, and a model that trained well would evaluate as if at random.
+    MobileNetV1, V2 and EfficientNet have TensorFlow's momentum (0.9997, 0.997, 0.99). There it is the share of the
+    old running statistics that is kept; in torch it is the share that is replaced. The statistics would be those of
+    the last batch alone, often one or two rows, and a well-trained model would evaluate at chance level.
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             if module.momentum is not None and module.momentum > 0.5:
                 module.momentum = MOMENTUM
-            module.register_forward_pre_hook(_spare_lone_values)
-            module.register_forward_hook(_train_again)
+            module.register_forward_pre_hook(_use_running_statistics)
+            module.register_forward_hook(_restore_train_mode)
 
 
-def _spare_lone_values(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """A batch norm that gets one value per channel reads its running statistics instead.
+def _use_running_statistics(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Use the running statistics in a batch norm that gets one value per channel.
 
-    Where an image is pooled to one pixel (DeepLab's and PSPNet's heads, small images in deep networks), a micro-batch
-    of one row holds one value, of which there is no variance: torch refuses it, in the middle of a run.
+    If an image is pooled to one pixel (DeepLab's and PSPNet's heads, small images in deep networks), a micro-batch of
+    one row holds one value, which has no variance: torch raises ValueError in the middle of a run.
     """
     if module.training and inputs[0].numel() == inputs[0].shape[1]:
-        module.training, module._lone = False, True  # type: ignore[assignment]
+        module.training, module._was_training = False, True  # type: ignore[assignment]
 
 
-def _train_again(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    if getattr(module, "_lone", False):
-        module.training, module._lone = True, False  # type: ignore[assignment]
+def _restore_train_mode(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Undo `_use_running_statistics` after the forward pass."""
+    if getattr(module, "_was_training", False):
+        module.training, module._was_training = True, False  # type: ignore[assignment]

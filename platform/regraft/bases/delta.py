@@ -1,4 +1,4 @@
-"""What an adapted model holds beyond its base, under the base's own names."""
+"""Deltas: the tensors that an adapted model has beyond its base, under the base's own names."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _WRAPPERS = re.compile(
 )
 
 
-def canonical(name: str, prefix: str) -> str:
-    """The base's own name of a tensor: without wrappers' words (DDP, torch.compile, PEFT) and the base's prefix."""
+def canonical_name(name: str, prefix: str) -> str:
+    """Return the base's own name of a tensor: without the prefixes of wrappers (DDP, torch.compile, PEFT) and base."""
     while (bare := _WRAPPERS.sub("", name)) != name:
         name = bare
     return name.removeprefix(f"{prefix}.") if prefix else name
 
 
-def moving(model: nn.Module, anatomy: Anatomy, still: Collection[nn.Module]) -> tuple[str, ...]:
-    """The delta's canonical names: trained parameters, buffers of modules not in `still`, and all of the head.
+def delta_names(model: nn.Module, anatomy: Anatomy, frozen: Collection[nn.Module]) -> tuple[str, ...]:
+    """Return the delta's canonical names: trained parameters, buffers of modules not in `frozen`, and the head.
 
-    Tied tensors count once, under the first of their names. Unsupported when two tensors would share a name.
+    Tied tensors count once, under the first of their names. Raises Unsupported when two tensors would share a name.
     """
     owners = dict(model.named_modules())
     names: list[str] = []
     for name, tensor in _tensors(model):
         owner = owners[name.rpartition(".")[0]]
-        moves = tensor.requires_grad if isinstance(tensor, nn.Parameter) else owner not in still
+        moves = tensor.requires_grad if isinstance(tensor, nn.Parameter) else owner not in frozen
         if (moves and not under(name, anatomy.idle)) or under(name, anatomy.head):
-            names.append(canonical(name, anatomy.prefix))
-    everything = Counter(canonical(name, anatomy.prefix) for name, _ in _tensors(model))
+            names.append(canonical_name(name, anatomy.prefix))
+    everything = Counter(canonical_name(name, anatomy.prefix) for name, _ in _tensors(model))
     if twice := sorted(name for name in names if everything[name] > 1):
         raise Unsupported(
             f"two tensors of this model are both called {twice[0]!r} once the base's prefix {anatomy.prefix!r} is "
@@ -52,27 +52,36 @@ def moving(model: nn.Module, anatomy: Anatomy, still: Collection[nn.Module]) -> 
 
 
 def delta_tensors(adapted: Adapted) -> dict[str, Tensor]:
-    """The delta's live tensors by canonical name; a sharded one is gathered, so every rank must call this."""
-    return {name: _whole(tensor) for name, tensor in live_tensors(adapted).items()}
+    """Return the delta's live tensors by canonical name.
+
+    Sharded tensors are gathered, so every rank must call this.
+    """
+    return {name: _gathered(tensor) for name, tensor in live_tensors(adapted).items()}
 
 
 def apply_delta(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
-    """Copy a delta's values in; Damaged, before anything is written, when it does not fit name by name."""
+    """Copy a delta's values into the model.
+
+    Raises Damaged, before anything is written, when names, shapes or kinds of numbers differ.
+    """
     live = live_tensors(adapted)
-    refuse_misfit(live, tensors)
+    check_fit(live, tensors)
     with torch.no_grad():
         for name, target in live.items():
-            target.copy_(_like(tensors[name], target))
+            target.copy_(_sharded_like(tensors[name], target))
 
 
-def refuse_misfit(live: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Damaged when a delta does not fit tensors like these name by name; their values do not matter (`meta`)."""
+def check_fit(live: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise Damaged when a delta's names, shapes or kinds of numbers differ from those of `live`.
+
+    The values of `live` do not matter: they may be on the device `meta`.
+    """
     if problem := _misfit(live, tensors):
         raise Damaged(f"this delta does not fit: {problem}", where="delta.safetensors")
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and persistent buffer once, in the model's order."""
+    """Yield every parameter and persistent buffer once, in the model's order."""
     yield from model.named_parameters()
     owners = dict(model.named_modules())
     for name, buffer in model.named_buffers():
@@ -82,42 +91,44 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def live_tensors(adapted: Adapted) -> dict[str, Tensor]:
-    """The delta's live tensors by canonical name, sharded ones as they are."""
+    """Return the delta's live tensors by canonical name, sharded ones as they are."""
     wanted = dict.fromkeys(adapted.delta_names)
     prefix = adapted.anatomy.prefix
-    found = {key: tensor for name, tensor in _tensors(adapted.model) if (key := canonical(name, prefix)) in wanted}
+    found = {key: tensor for name, tensor in _tensors(adapted.model) if (key := canonical_name(name, prefix)) in wanted}
     if missing := sorted(wanted.keys() - found.keys()):
         raise Unsupported(f"the model no longer holds {missing[0]!r} of its delta: was it merged?")
     return {name: found[name] for name in wanted}
 
 
-def _misfit(live: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    if missing := sorted(live.keys() - given.keys()):
-        return f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} missing"
-    if unexpected := sorted(given.keys() - live.keys()):
-        return f"{_some(unexpected)} {'is' if len(unexpected) == 1 else 'are'} unexpected"
+def _misfit(live: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Return the first difference in names, shapes or kinds of numbers; empty when there is none."""
+    if missing := sorted(live.keys() - tensors.keys()):
+        return f"{_first_three(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+    if unexpected := sorted(tensors.keys() - live.keys()):
+        return f"{_first_three(unexpected)} {'is' if len(unexpected) == 1 else 'are'} unexpected"
     for name, target in live.items():
-        there, here = given[name], target
-        if there.shape != here.shape:
-            return f"{name} has shape {tuple(there.shape)} and should have {tuple(here.shape)}"
-        if there.is_floating_point() != here.is_floating_point():
-            return f"{name} holds {there.dtype} and should hold {here.dtype}"
+        tensor = tensors[name]
+        if tensor.shape != target.shape:
+            return f"{name} has shape {tuple(tensor.shape)} and should have {tuple(target.shape)}"
+        if tensor.is_floating_point() != target.is_floating_point():
+            return f"{name} holds {tensor.dtype} and should hold {target.dtype}"
     return ""
 
 
-def _some(names: list[str]) -> str:
+def _first_three(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _whole(tensor: Any) -> Tensor:
-    """The tensor itself, or all of a sharded one (a collective: every rank calls it)."""
-    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return whole
+def _gathered(tensor: Any) -> Tensor:
+    """Return the tensor, gathered if it is sharded (a collective operation: every rank must call it)."""
+    gathered: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return gathered
 
 
-def _like(values: Tensor, target: Any) -> Tensor:
-    """`values`, cut as `target` is when that is sharded; every rank already holds all of them."""
+def _sharded_like(values: Tensor, target: Any) -> Tensor:
+    """Return `values`, sharded as `target` is; every rank already holds all of them."""
     if not hasattr(target, "device_mesh"):
         return values
-    cut: Tensor = distribute_tensor(values.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
-    return cut
+    moved = values.to(target.device)
+    sharded: Tensor = distribute_tensor(moved, target.device_mesh, target.placements, src_data_rank=None)
+    return sharded

@@ -1,4 +1,4 @@
-"""A tiny input for a model of which only the configuration is known."""
+"""Small dummy inputs for a model, made from its configuration alone."""
 
 from __future__ import annotations
 
@@ -11,47 +11,51 @@ from torch import Tensor, nn
 
 TOKENS = 6
 SIDE = 64
-"""Pixels: small, and a multiple of what most models divide an image by."""
+"""Height and width in pixels: small, and a multiple of the patch sizes and strides of most models."""
 
 
-def made_up_inputs(model: nn.Module, base: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Inputs of one row for `model`'s forward, the cheapest first; none when it asks for neither tokens nor pixels."""
+def dummy_inputs(model: nn.Module, base: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Yield inputs of one row for the forward pass of `model`, the cheapest first.
+
+    Yields none for a model that takes neither tokens nor pixels.
+    """
     config: Any = getattr(base, "config", None)
     taken = inspect.signature(model.forward).parameters
     device = next(base.parameters()).device
     if "pixel_values" in taken:
-        for height, width in dict.fromkeys(_sides(config)):
+        for height, width in dict.fromkeys(_image_sizes(config)):
             shape = 1, int(_setting(config, "num_channels") or 3), height, width
             pixels = torch.linspace(-1, 1, height * width * shape[1], device=device).reshape(shape)
-            yield {"pixel_values": pixels, **(_words(config, taken, device) if "input_ids" in taken else {})}
+            yield {"pixel_values": pixels, **(_tokens(config, taken, device) if "input_ids" in taken else {})}
     elif "input_ids" in taken:
-        yield _words(config, taken, device)
+        yield _tokens(config, taken, device)
 
 
 def _setting(config: Any, name: str) -> Any:
-    """A field of the configuration, or of the part of it (`vision_config`) that has it."""
+    """Return a field of the configuration or of the first of its parts (`vision_config`) that has it."""
     parts = (config, getattr(config, "vision_config", None), getattr(config, "text_config", None))
     return next((value for part in parts if (value := getattr(part, name, None)) is not None), None)
 
 
-def _sides(config: Any) -> Iterator[tuple[int, int]]:
+def _image_sizes(config: Any) -> Iterator[tuple[int, int]]:
+    """Yield (height, width) in pixels: a small size, then the model's own."""
     size = _setting(config, "image_size")
     native = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else (224, 224)
     yield min(SIDE, native[0]), min(SIDE, native[1])
     yield native[0], native[1]
 
 
-def _words(config: Any, taken: Any, device: torch.device) -> dict[str, Tensor]:
-    """Distinct ordinary tokens, ended by the end-of-sequence token that some classifiers look for."""
+def _tokens(config: Any, taken: Any, device: torch.device) -> dict[str, Tensor]:
+    """Return distinct ordinary tokens, (1, TOKENS), ended by the end-of-sequence token that some classifiers need."""
     size = int(_setting(config, "vocab_size") or TOKENS)
     ids = torch.arange(size // 2, size // 2 + TOKENS, device=device) % size
     end = _setting(config, "eos_token_id")
     if isinstance(end, int) and 0 <= end < size:
         ids[ids == end] = (end + 1) % size
         ids[-1] = end
-    words = {"input_ids": ids[None]}
+    inputs = {"input_ids": ids[None]}
     if "attention_mask" in taken:
-        words["attention_mask"] = torch.ones_like(words["input_ids"])
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in taken:
-        words["decoder_input_ids"] = words["input_ids"]
-    return words
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    return inputs

@@ -1,4 +1,4 @@
-"""From what a spec writes as `base` to a local folder, checked and named by the hash of its content."""
+"""Resolving a spec's `base` to a local folder, checked and identified by the hash of its content."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from regraft.store.atomic_files import writing_here
 from regraft.store.objects import open_store
 
 ALLOWED = "a hub id (org/name or org/name@revision), a folder, s3://bucket/prefix, or package:<module>/<folder>"
-WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.spm", "chat_template.jinja")
-"""What is fetched of a base: never pickles, never code."""
+FETCHED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.spm", "chat_template.jinja")
+"""Files of a base that are fetched: never pickles, never code."""
 _HASHED = ("config.json", "generation_config.json", safety.INDEX, "1_Pooling/config.json")
 _PROCESSOR = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
@@ -34,24 +34,25 @@ _HUB = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<re
 
 @dataclass(frozen=True)
 class Base:
-    """A pretrained model on this machine: immutable, and the same base wherever its `hash` is the same."""
+    """A pretrained model on this machine: immutable, and the same base on every machine where `hash` is the same."""
 
     reference: str
-    """What the spec wrote."""
+    """The reference as the spec has it."""
     path: Path
     hash: str
     """SHA-256 over the names and contents of weights, configuration, generation settings and pooling."""
     processor_hash: str
     """The same over the files of tokenizer or image processor."""
     revision: str | None = None
-    """The hub's commit, where it came from the hub."""
+    """The hub's commit; None for a base that is not from the hub."""
 
 
 def locate(reference: str) -> Base:
-    """Find a base, fetch it if it is elsewhere, refuse what is unsafe or not whole; BaseError says why.
+    """Find a base, download it if it is remote, and check it.
 
     A hub id is looked up in the folder `REGRAFT_HUB_MIRROR` (laid out <org>/<name>/) instead of on the hub when that
-    is set. What comes from S3 is kept below `REGRAFT_CACHE` (~/.cache/regraft).
+    is set. Files from S3 are cached below `REGRAFT_CACHE` (~/.cache/regraft). Raises BaseError when the base is not
+    found, not safe, or incomplete.
     """
     path, revision = _find(reference)
     safety.check(path, reference)
@@ -79,7 +80,7 @@ def check_hash(base: Base, expected_hash: str, why: str, *, where: str = "base")
 
 
 def processor_files(base: Base) -> list[Path]:
-    """The files of tokenizer or image processor, which travel with every model version."""
+    """Return the files of tokenizer or image processor, which are stored with every model version."""
     return _processor_files(base.path)
 
 
@@ -108,11 +109,11 @@ def _find(reference: str) -> tuple[Path, str | None]:
 
 
 def _package(reference: str) -> Path:
-    """The folder inside an installed package, which is found and never imported: importing would run its code."""
+    """Return a folder inside an installed package. The package is never imported: importing would run its code."""
     module, _, below = reference.removeprefix("package:").partition("/")
     top, *inner = module.split(".")
     try:
-        # The parts after the first dot are walked as folders: find_spec("a.b") would import a.
+        # Names after the first dot are followed as folders: find_spec("a.b") would import a.
         found = importlib.util.find_spec(top) if top.isidentifier() else None
     except (ImportError, ValueError):
         found = None
@@ -138,7 +139,7 @@ def _mirror(mirror: Path, reference: str) -> Path:
 def _download(name: str, revision: str | None) -> tuple[Path, str]:
     try:
         path = snapshot_download(
-            name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=["*/*.safetensors"]
+            name, revision=revision, allow_patterns=list(FETCHED), ignore_patterns=["*/*.safetensors"]
         )
     except LocalEntryNotFoundError:
         raise BaseError(
@@ -147,13 +148,15 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
             where="base",
         ) from None
     except (HfHubHTTPError, HFValidationError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise BaseError(f"the hub does not give {name!r} ({type(error).__name__}): {told}", where="base") from None
+        message = " ".join(str(error).split())[:300]
+        raise BaseError(
+            f"{name!r} cannot be downloaded from the hub ({type(error).__name__}): {message}", where="base"
+        ) from None
     return Path(path), Path(path).name
 
 
 def _s3(url: str) -> Path:
-    """Fetch once into the cache, keyed by the listing: other content under the same url is another folder."""
+    """Download a base once into the cache, keyed by its listing: other content at the same URL is another folder."""
     store = open_store(url)
     listed = list(store.list())
     if not listed:
@@ -169,17 +172,17 @@ def _s3(url: str) -> Path:
         partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache))
     try:
         for stat in listed:
-            if any(Path(stat.key).match(pattern) for pattern in WANTED):
+            if any(Path(stat.key).match(pattern) for pattern in FETCHED):
                 store.fetch(stat.key, partial / stat.key)
         safety.check(partial, url)
-        _settle(partial, cache / key)
+        _rename_into_place(partial, cache / key)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return cache / key
 
 
-def _settle(partial: Path, final: Path) -> None:
-    """Rename into place; when another process was first, what it fetched is the same."""
+def _rename_into_place(partial: Path, final: Path) -> None:
+    """Rename a folder; if another process was first, its folder has the same content."""
     try:
         partial.rename(final)
     except OSError:
@@ -188,6 +191,7 @@ def _settle(partial: Path, final: Path) -> None:
 
 
 def _digest(files: Iterable[Path], folder: Path) -> str:
+    """Return the SHA-256 over the names, relative to the folder, and contents of files."""
     total = hashlib.sha256()
     for path in sorted({file for file in files if file.is_file()}):
         with path.open("rb") as file:

@@ -1,8 +1,7 @@
-"""What a model would look like, without its weights: built on torch's meta device in a moment, whatever its size."""
+"""Models without weights, on torch's meta device: quick to build whatever their size, to see what would be trained."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,44 +14,42 @@ from regraft.bases.load import BaseLoader
 from regraft.bases.locate import Base
 from regraft.contracts import Anatomy, Method, Task
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """What a method would move."""
+class TrainableWeights:
+    """Numbers about the weights that a method would move."""
 
     depth: int
-    """Blocks that stand still."""
+    """Frozen blocks."""
     blocks: int
     trainable: int
-    """Parameters that move."""
+    """Trained parameters."""
     bytes: int
-    """Of a checkpoint's delta: what moves, in fp32."""
-    whole: bool
-    """Whether everything but the head stands still."""
+    """Size of a checkpoint's delta: the trained parameters in fp32."""
+    head_only: bool
+    """Whether everything but the head is frozen."""
 
 
-class _Bare(BaseLoader):
-    """Makes models with shapes alone."""
+class _MetaLoader(BaseLoader):
+    """Builds models whose tensors have shapes and no values."""
 
-    def _loaded(self, family: Any, settings: Any, arguments: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _load(self, family: Any, settings: Any, arguments: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         with torch.device("meta"):
             model = family.from_config(settings, **arguments)
         return model, {"missing_keys": [], "mismatched_keys": []}
 
 
-def sketch(task: Task, base: Base, labels: tuple[str, ...]) -> tuple[nn.Module, Anatomy]:
-    """The task's model on the base without values, and its parts."""
-    model = task.build(_Bare(base), labels)
+def meta_model(task: Task, base: Base, labels: tuple[str, ...]) -> tuple[nn.Module, Anatomy]:
+    """Return the task's model on the base, its tensors without values, and its anatomy."""
+    model = task.build(_MetaLoader(base), labels)
     return model, dissect(model)
 
 
-def moved(task: Task, method: Method, base: Base, labels: tuple[str, ...]) -> Moved:
-    """What the method would move; Unsupported as training itself would say it."""
-    model, anatomy = sketch(task, base, labels)
+def trainable_weights(task: Task, method: Method, base: Base, labels: tuple[str, ...]) -> TrainableWeights:
+    """Return which weights the method would move; Unsupported in the cases in which training raises it."""
+    model, anatomy = meta_model(task, base, labels)
     depth = method.depth_of(anatomy)
     method.adapt(model, anatomy)
     counts = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
     blocks = len(anatomy.blocks)
-    return Moved(depth, blocks, sum(counts), 4 * sum(counts), bool(blocks) and depth == blocks)
+    return TrainableWeights(depth, blocks, sum(counts), 4 * sum(counts), bool(blocks) and depth == blocks)

@@ -1,7 +1,7 @@
-"""Is a safetensors file what it says? Its header checked whole before any reader maps a byte of the tensors.
+"""Validation of a safetensors file's header, before any reader maps a byte of the tensors.
 
 The format (https://github.com/huggingface/safetensors): an 8-byte little-endian header length, a JSON header naming
-dtype, shape and byte range of each tensor, then the bytes: without gaps, overlaps or anything after them.
+dtype, shape and byte range of each tensor, then the bytes, without gaps, overlaps or anything after them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-LARGEST = 100 * 2**20
-"""Bytes of a header beyond which the file is refused, as the format's own reader does."""
+MAX_HEADER_BYTES = 100 * 2**20
+"""The largest header that is accepted, in bytes: the limit of the format's own reader."""
 BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
@@ -20,52 +20,54 @@ BITS = {
 }  # fmt: skip
 
 
-class Twice(ValueError):
-    """A JSON object has a key twice: two readers may each believe another of its values."""
+class DuplicateKey(ValueError):
+    """A JSON object has a key twice, so that two readers may use different values."""
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """`object_pairs_hook` for json: Twice when a key comes twice."""
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object for the `object_pairs_hook` of json; DuplicateKey when a key comes twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        raise Twice(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise DuplicateKey(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return found
 
 
-def problem(path: Path) -> str:
-    """What is wrong with a safetensors file; empty when nothing is."""
+def find_problem(path: Path) -> str:
+    """Return what is wrong with a safetensors file; empty when nothing is."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            # A header length beyond the file is a cut file or no safetensors at all; both end here.
+            # A header that is longer than the file: a truncated file, or no safetensors file.
             return f"is cut: its header should be {length} bytes long and the file is {size}"
-        if length > LARGEST:
-            return f"has a header of {length} bytes; allowed are {LARGEST}"
+        if length > MAX_HEADER_BYTES:
+            return f"has a header of {length} bytes; allowed are {MAX_HEADER_BYTES}"
         try:
-            header = json.loads(file.read(length), object_pairs_hook=unique)
+            header = json.loads(file.read(length), object_pairs_hook=unique_keys)
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            wrong, end = _wrong(entries)
-        except Twice as error:
+            wrong, end = _entries_problem(entries)
+        except DuplicateKey as error:
             return f"has a header that is not to be trusted: {error}"
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError):
             return "has a header that is not readable"
     if wrong:
         return f"has a header that is not to be trusted: {wrong}"
-    whole = 8 + length + end
-    return "" if whole == size else f"is cut or padded: its header describes {whole} bytes and the file has {size}"
+    expected = 8 + length + end
+    return (
+        "" if expected == size else f"is cut or padded: its header describes {expected} bytes and the file has {size}"
+    )
 
 
-def _wrong(entries: dict[str, Any]) -> tuple[str, int]:
-    """What is wrong with the tensors' entries, and where the last one ends."""
+def _entries_problem(entries: dict[str, Any]) -> tuple[str, int]:
+    """Return what is wrong with the tensors' entries (empty when nothing is), and the end of the last one in bytes."""
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: tuple(item[1]["data_offsets"])):
         first, last = entry["data_offsets"]
         if set(entry) != {"dtype", "shape", "data_offsets"} or entry["dtype"] not in BITS:
             return f"{name[:80]!r} has dtype {str(entry.get('dtype'))[:20]!r}", 0
         if not all(type(number) is int and number >= 0 for number in (first, last, *entry["shape"])):
-            return f"{name[:80]!r} has a shape or a place that is none", 0
+            return f"{name[:80]!r} has a shape or a byte range that is invalid", 0
         bits = math.prod(entry["shape"]) * BITS[entry["dtype"]]
         if first != end or last < first:
             return f"{name[:80]!r} does not begin where the tensor before it ends", 0

@@ -1,4 +1,4 @@
-"""What is refused in a base before anything of it is loaded: code, pickles, cut files, ways out of its folder."""
+"""Safety checks of a base before it is loaded: no code, pickles, truncated files, or links out of its folder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from regraft.bases.safetensors_header import problem, unique
+from regraft.bases.safetensors_header import find_problem, unique_keys
 from regraft.errors import BaseError
 
-LARGEST_JSON = 64 * 2**20
-"""Bytes of a configuration beyond which it is refused unread."""
+MAX_JSON_BYTES = 64 * 2**20
+"""The largest configuration that is read, in bytes."""
 INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _TRICKS = re.compile(r"\.\s*__\w+|\[\s*['\"]__\w+|\battr\s*\(|\{%-?\s*(?:include|import|from|extends)\b")
@@ -20,19 +20,21 @@ _CONVERT = "convert it once with model.save_pretrained(folder), which writes saf
 
 
 def check(folder: Path, reference: str) -> None:
-    """BaseError, by the name of the file, when the folder is not a whole and harmless base."""
+    """Raise BaseError, naming the file, unless the folder is a complete and harmless base."""
     if not (folder / "config.json").is_file():
         raise BaseError(
             f"{folder} holds no config.json; allowed are folders as transformers' save_pretrained writes them",
             where=reference,
         )
-    harmless(folder, reference)
+    check_harmless(folder, reference)
     _weights(folder, reference)
 
 
-def harmless(folder: Path, reference: str) -> None:
-    """BaseError when something in a folder of a base, or of a version's tokenizer, is code, asks for some, or is a
-    way out of the folder."""
+def check_harmless(folder: Path, reference: str) -> None:
+    """Raise BaseError when a folder of a base, or of a version's tokenizer, is not safe to load.
+
+    It is not when a file is code, asks to run code, or is a link out of the folder.
+    """
     for path in _everything(folder):
         inside = path.relative_to(folder)
         if path.is_symlink() and not _stays(path, folder):
@@ -46,7 +48,7 @@ def harmless(folder: Path, reference: str) -> None:
 
 
 def weights(folder: Path) -> list[Path]:
-    """The base's weight files, sorted by name."""
+    """Return the base's weight files, sorted by name."""
     return sorted(path for path in folder.glob("*.safetensors") if path.is_file())
 
 
@@ -57,7 +59,7 @@ def _everything(folder: Path) -> Iterator[Path]:
 
 
 def _stays(link: Path, folder: Path) -> bool:
-    """Whether a link ends in the folder, or in the blobs beside it when the folder is a snapshot of the hub's cache."""
+    """Return whether a link ends in the folder, or in the blobs beside it if it is a snapshot of the hub's cache."""
     target = link.resolve()
     cache = folder.resolve().parent
     allowed = [folder.resolve(), *([cache.parent / "blobs"] if cache.name == "snapshots" else [])]
@@ -67,7 +69,7 @@ def _stays(link: Path, folder: Path) -> bool:
 def _no_code(path: Path, inside: Path, reference: str) -> None:
     text = _read(path, reference)
     try:
-        document = json.loads(text, object_pairs_hook=unique)
+        document = json.loads(text, object_pairs_hook=unique_keys)
         key = next(_code_keys(document), None)
         templates = list(_templates(document))
     except (OSError, ValueError, RecursionError) as error:
@@ -76,7 +78,7 @@ def _no_code(path: Path, inside: Path, reference: str) -> None:
         raise BaseError(f"{inside} holds no JSON object", where=reference)
     if key is not None:
         raise BaseError(
-            f"{inside} asks to run code of its own ({key}), which is never done; allowed are architectures that "
+            f"{inside} asks to run its own code ({key}), which is never done; allowed are architectures that "
             "transformers itself has",
             where=reference,
         )
@@ -87,8 +89,8 @@ def _no_code(path: Path, inside: Path, reference: str) -> None:
 
 def _read(path: Path, reference: str) -> str:
     size = path.stat().st_size
-    if size > LARGEST_JSON:
-        raise BaseError(f"{path.name} has {size:,} bytes; allowed are {LARGEST_JSON:,}", where=reference)
+    if size > MAX_JSON_BYTES:
+        raise BaseError(f"{path.name} has {size:,} bytes; allowed are {MAX_JSON_BYTES:,}", where=reference)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -96,7 +98,7 @@ def _read(path: Path, reference: str) -> str:
 
 
 def _no_tricks(template: str, inside: str, reference: str) -> None:
-    """Refuse a chat template that reaches for Python's insides or for other files; none that only writes text does."""
+    """Raise BaseError for a chat template that uses Python's internals or other files; writing text needs neither."""
     if found := _TRICKS.search(template):
         raise BaseError(f"the template in {inside} holds {found[0]!r}, which no template needs", where=reference)
 
@@ -136,7 +138,7 @@ def _weights(folder: Path, reference: str) -> None:
         names = ", ".join(path.name for path in files)
         raise BaseError(f"holds {names} but neither model.safetensors nor {INDEX}: {_CONVERT}", where=reference)
     for path in files:
-        if wrong := problem(path):
+        if wrong := find_problem(path):
             raise BaseError(f"{path.name} {wrong}: fetch it again", where=reference)
 
 

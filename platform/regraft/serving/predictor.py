@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base, base_named
-from regraft.bases.safetensors_header import problem
-from regraft.bases.safety import harmless
+from regraft.bases.safetensors_header import find_problem
+from regraft.bases.safety import check_harmless
 from regraft.contracts import Answer, Batch, Example, Method, Row, Task
 from regraft.errors import BaseError, Damaged, DataError, RequestError, UnknownPlugin, Unsupported, WrongBase
 from regraft.plugins import Plugin, add_folder
@@ -176,12 +176,10 @@ def assembled(fetched: Fetched, base: str | None = None) -> Adapted:
     task, method = member(Task, meta["task"], fetched), member(Method, meta["method"], fetched)  # type: ignore[type-abstract]
     found = right_base(fetched, base)
     adapted = adapt(
-        task,
-        method,
         found,
-        labels=tuple(meta["labels"]),
-        seed=int(meta["seed"]),
-        dropout=meta.get("dropout"),
+        Adaptation(
+            task=task, method=method, labels=tuple(meta["labels"]), seed=int(meta["seed"]), dropout=meta.get("dropout")
+        ),
         processor=own_processor(task, found, fetched),
     )
     apply_delta(adapted, _tensors(fetched))
@@ -194,7 +192,7 @@ def own_processor(task: Task, base: Base, fetched: Fetched) -> Any:
     The base's configuration lies beside the files while they are read, as it did in training: transformers picks the
     class of a tokenizer by it where the tokenizer's own file names none.
     """
-    harmless(fetched.processor, str(fetched.version))
+    check_harmless(fetched.processor, str(fetched.version))
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
         shutil.copytree(fetched.processor, folder, dirs_exist_ok=True)
         shutil.copyfile(base.path / "config.json", Path(folder) / "config.json")
@@ -262,7 +260,7 @@ def on_device(value: Any, device: torch.device) -> Any:
 
 
 def _tensors(fetched: Fetched) -> dict[str, Tensor]:
-    if wrong := problem(fetched.delta):
+    if wrong := find_problem(fetched.delta):
         raise Damaged(f"delta.safetensors {wrong}", where=str(fetched.version))
     try:
         return load_file(fetched.delta)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.contracts import BaselineMeasured, Method, Note
 from regraft.data.snapshot import Snapshot
@@ -54,7 +54,7 @@ def nearest_centroid(
 ) -> tuple[dict[str, float], str]:
     """Metrics, and which rows were right, of class means of the untouched base's features."""
     method = Method.lookup(CENTROID)()
-    frozen = adapt(spec.task, method, adapted.base, labels=job.labels, seed=spec.training.seed)
+    frozen = adapt(adapted.base, Adaptation(task=spec.task, method=method, labels=job.labels, seed=spec.training.seed))
     frozen.model.to(harness.device)
     size = max(32, spec.training.batch_size)
     solve_head(frozen, method, snapshot.train, harness, size=size)

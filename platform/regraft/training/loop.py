@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
-from regraft.bases.delta import canonical, live_tensors
+from regraft.bases.delta import canonical_name, live_tensors
 from regraft.bases.locate import Base
 from regraft.contracts import Batch, Context, EvaluationDone, Note, Stepped
 from regraft.data.sampler import batches, batches_per_epoch, position, share, total_steps
@@ -70,12 +70,8 @@ def build(spec: RunSpec, job: Job, snapshot: Snapshot, harness: Harness, base: B
     """The adapted model before its first step; `processor` is the base's, where it is loaded already."""
     training = spec.training
     adapted = adapt(
-        spec.task,
-        spec.method,
         base,
-        labels=job.labels,
-        seed=training.seed,
-        dropout=training.dropout,
+        Adaptation(task=spec.task, method=spec.method, labels=job.labels, seed=training.seed, dropout=training.dropout),
         processor=processor,
     )
     adapted.context = options(adapted.context, spec, job.labels, snapshot, harness)
@@ -124,7 +120,9 @@ class Run:
         groups = parameter_groups(named, adapted.anatomy, spec.training)
         self.optimizer = build_optimizer(groups, spec.training)
         prefix = adapted.anatomy.prefix
-        self.names = {p: canonical(name, prefix) for name, p in adapted.model.named_parameters() if p.requires_grad}
+        self.names = {
+            p: canonical_name(name, prefix) for name, p in adapted.model.named_parameters() if p.requires_grad
+        }
         self.names |= {p: f"terms.{name}" for name, p in self.module.terms.named_parameters()}
 
     @property

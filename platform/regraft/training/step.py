@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from regraft.bases.adapted import Adapted, inputs_of
+from regraft.bases.adapted import Adapted, model_inputs
 from regraft.contracts import Batch, Step
 from regraft.errors import Unsupported
 from regraft.training.evaluate import to_device
@@ -56,8 +56,8 @@ class StepModule(nn.Module):
         """(sum of the loss over rows, weight), with the terms on the scale of the same weight."""
         adapted = self._adapted[0]
         self._seen.clear()
-        with adapted.from_trunk(batch):
-            output = self._forward[0](**inputs_of(batch))
+        with adapted.bypassing_trunk(batch):
+            output = self._forward[0](**model_inputs(batch))
         features = self._seen[0] if len(self._seen) == 1 else None
         total, weight = adapted.task.loss(output, batch, adapted.context)
         for share, term in zip(self._weights, self.terms, strict=True):

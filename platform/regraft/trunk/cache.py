@@ -104,7 +104,7 @@ class Trunk:
         batch["kept"] = self.cut.join(values, sizes_of(batch))
         return batch
 
-    def standing_in(self, batch: Batch) -> AbstractContextManager[None]:
+    def bypass(self, batch: Batch) -> AbstractContextManager[None]:
         """Inside, the model's forward pass on this batch begins at the cut."""
         return self.cut.standing_in(self.adapted.model, batch["kept"], sizes_of(batch))
 

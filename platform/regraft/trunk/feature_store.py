@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regraft.bases.delta import canonical
+from regraft.bases.delta import canonical_name
 from regraft.data.local_cache import cache_folder, mapped, sha256
 from regraft.data.rows import Rows
 from regraft.errors import Damaged, NotFound, StoreError
@@ -47,7 +47,7 @@ _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",
 
 def trunk_id(part: Part, prefix: str, **made_by: Any) -> str:
     """By what the features of one place are known; `made_by` is everything else that decides their values."""
-    place = [canonical(part.module, prefix), part.place, part.first_only, str(part.dtype)]
+    place = [canonical_name(part.module, prefix), part.place, part.first_only, str(part.dtype)]
     what = [FORMAT, place, [asdict(dim) for dim in part.dims], made_by]
     return hashlib.sha256(_canonical(what).encode()).hexdigest()[:32]
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 
 from regraft.bases.locate import Base
-from regraft.bases.meta_model import Moved, moved, sketch
+from regraft.bases.meta_model import TrainableWeights, meta_model, trainable_weights
 from regraft.contracts import Anatomy, Method
 from regraft.errors import BaseError, RegraftError, SpecError, Unsupported
 from regraft.spec.run import RunSpec
@@ -33,7 +33,7 @@ def check_methods(spec: RunSpec, base: Base) -> tuple[int | str, ...]:
     if not sizes_matter and all(_depth_is_fixed(method) for method in every):
         return ()
     try:
-        _, anatomy = sketch(spec.task, base, labels)
+        _, anatomy = meta_model(spec.task, base, labels)
     except (RegraftError, NotImplementedError, RuntimeError) as error:
         log.info("the base cannot be built without weights: %s", error)
         return ()
@@ -66,7 +66,7 @@ def _size_problems(spec: RunSpec, every: list[Method], base: Base, labels: tuple
     places, quota = forced_places(spec), spec.searched().quota_gb
     for method in every:
         try:
-            found = moved(spec.task, method, base, labels)
+            found = trainable_weights(spec.task, method, base, labels)
         except (RegraftError, NotImplementedError, RuntimeError) as error:
             if isinstance(error, Unsupported | BaseError):
                 yield f"search.space: {error}"
@@ -76,7 +76,7 @@ def _size_problems(spec: RunSpec, every: list[Method], base: Base, labels: tuple
                 f"compute.trunk: {places[0]} is written, and method {_described(method)} freezes nothing whose output "
                 "could be kept: write auto, or leave that method out"
             )
-        if places and found.whole and (dropout := _largest_dropout(spec)):
+        if places and found.head_only and (dropout := _largest_dropout(spec)):
             yield (
                 f"compute.trunk: {places[0]} is written with training.dropout {dropout:g}, which lies below the cut of "
                 f"method {_described(method)}: what is kept has none; write auto, or remove training.dropout"
@@ -85,7 +85,7 @@ def _size_problems(spec: RunSpec, every: list[Method], base: Base, labels: tuple
             yield _too_small(method, found, quota)
 
 
-def _too_small(method: Method, found: Moved, quota: float) -> str:
+def _too_small(method: Method, found: TrainableWeights, quota: float) -> str:
     size = (found.bytes + OVERHEAD) / 1e9
     return (
         f"search.quota_gb: {quota:g} is written; one checkpoint of method {_described(method)} takes {size:.3g} GB "

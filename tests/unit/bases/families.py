@@ -15,7 +15,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.load import quiet
 from regraft.bases.locate import Base, locate
@@ -312,7 +312,9 @@ def located(name: str, folder: Path) -> Base:
 def adapted(name: str, base: Base, method: Method, *, seed: int = 0, dropout: float | None = None) -> Adapted:
     """The family's task model on its base, with a processor that nobody asks."""
     return adapt(
-        FAMILIES[name].task, method, base, labels=LABELS, seed=seed, dropout=dropout, processor=SimpleNamespace()
+        base,
+        Adaptation(task=FAMILIES[name].task, method=method, labels=LABELS, seed=seed, dropout=dropout),
+        processor=SimpleNamespace(),
     )
 
 

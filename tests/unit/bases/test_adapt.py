@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.load import quiet
 from regraft.bases.locate import locate
 from regraft.contracts import under
@@ -101,7 +101,9 @@ def test_a_pooler_that_the_base_lacks_belongs_to_the_head(tmp_path: Path) -> Non
     with quiet():
         BertModel(BertConfig(vocab_size=30, **sizes), add_pooling_layer=False).save_pretrained(tmp_path)
     made = adapt(
-        TinyText(), FeatureExtraction(), locate(str(tmp_path)), labels=LABELS, seed=0, processor=SimpleNamespace()
+        locate(str(tmp_path)),
+        Adaptation(task=TinyText(), method=FeatureExtraction(), labels=LABELS, seed=0),
+        processor=SimpleNamespace(),
     )
     assert made.anatomy.head == ("classifier", "bert.pooler.dense")
     assert set(made.delta_names) == {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from regraft.bases.batch_norm import mend
+from regraft.bases.batch_norm import repair_batch_norm
 from regraft.methods.full import Full
 from unit.bases.families import adapted, located
 
@@ -22,13 +22,13 @@ def test_running_statistics_are_those_of_many_batches_not_of_the_last(family: st
 
 def test_a_momentum_of_torchs_kind_stays() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3, momentum=0.02), nn.BatchNorm1d(3, momentum=None))
-    mend(model)
+    repair_batch_norm(model)
     assert [norm.momentum for norm in model] == [0.02, None]
 
 
 def test_one_value_per_channel_is_normed_by_what_is_known_and_moves_nothing() -> None:
     norm = nn.BatchNorm2d(3)
-    mend(norm)
+    repair_batch_norm(norm)
     norm.running_mean = torch.tensor([1.0, 2.0, 3.0])
     one, several = torch.randn(1, 3, 1, 1), torch.randn(2, 3, 1, 1)
     known = norm.eval()(one)

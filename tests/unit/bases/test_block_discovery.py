@@ -11,10 +11,10 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.anatomy import dissect
-from regraft.bases.block_discovery import NoChain, find_chain
+from regraft.bases.block_discovery import NoBlocks, discover_blocks
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate
 from regraft.contracts import Method, under
@@ -111,8 +111,8 @@ class Decorated(Toy):
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
 def test_heavy_lists_that_stand_side_by_side_need_a_rule(name: str, make: Any) -> None:
     model = make(name)
-    with pytest.raises(NoChain, match="begin chains that do not lead into one another"):
-        find_chain(model, dissect(model).prefix)
+    with pytest.raises(NoBlocks, match="begin chains that do not lead into one another"):
+        discover_blocks(model, dissect(model).prefix)
 
 
 @pytest.mark.parametrize("make", [task_model, bare_model])
@@ -120,7 +120,7 @@ def test_heavy_lists_that_stand_side_by_side_need_a_rule(name: str, make: Any) -
 def test_it_finds_what_the_rules_say(name: str, make: Any) -> None:
     model = make(name)
     told = dissect(model)
-    found = find_chain(model, told.prefix)
+    found = discover_blocks(model, told.prefix)
     assert found.blocks == told.blocks
     if name == "gpt2":
         assert set(found.stem) == set(told.stem)
@@ -141,14 +141,14 @@ def test_it_finds_what_the_rules_say(name: str, make: Any) -> None:
         (Parallel, "layers.1 does not read what layers.0 computes"),
         (Repeated, "layers.0 is called 2 times in a forward pass"),
         (Backwards, "layers.1 does not read what layers.0 computes"),
-        (Failing, "it did not run on a made-up input: IndexError: three is too few"),
+        (Failing, "it did not run on a dummy input: IndexError: three is too few"),
         (TwoTowers, "layers.0 and others.0 begin chains that do not lead into one another"),
         (lambda: nn.Linear(1, 1), "it holds no list of layers"),
     ],
 )
 def test_what_is_no_chain_is_refused_with_the_reason(make: Any, reason: str) -> None:
-    with pytest.raises(NoChain) as caught:
-        find_chain(make(), "")
+    with pytest.raises(NoBlocks) as caught:
+        discover_blocks(make(), "")
     assert str(caught.value) == reason
     assert reason in dissect(make()).reason
 
@@ -167,7 +167,7 @@ def test_a_chain_found_leaves_the_model_as_it_was() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     flags = [parameter.requires_grad for parameter in model.parameters()]
     modes, drawn = [module.training for module in model.modules()], torch.get_rng_state()
-    find_chain(model, "mobilenet_v2")
+    discover_blocks(model, "mobilenet_v2")
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), drawn)
@@ -219,7 +219,7 @@ def test_a_base_without_blocks_is_trained_by_all_but_freeze(method: str, tmp_pat
 
     def make(written: object) -> Adapted:
         parsed: Any = Method.parse(written)
-        return adapt(TinyText(), parsed, base, labels=LABELS, seed=0, processor=object())
+        return adapt(base, Adaptation(task=TinyText(), method=parsed, labels=LABELS, seed=0), processor=object())
 
     made = make(method)
     shake(made.model)

@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from regraft.bases.adapted import Adapted
-from regraft.bases.delta import apply_delta, canonical, delta_tensors, moving
+from regraft.bases.delta import apply_delta, canonical_name, delta_names, delta_tensors
 from regraft.bases.locate import Base, check_hash
 from regraft.contracts import Anatomy
 from regraft.errors import Damaged, Unsupported, WrongBase
@@ -93,8 +93,8 @@ def test_a_delta_of_another_base_is_told(base: Base) -> None:
     ],
 )
 def test_names_lose_wrappers_and_prefix_and_nothing_else(name: str, own: str) -> None:
-    assert canonical(name, "bert") == own
-    assert canonical(own, "") == own
+    assert canonical_name(name, "bert") == own
+    assert canonical_name(own, "") == own
 
 
 def test_names_do_not_change_when_the_model_is_wrapped(base: Base) -> None:
@@ -115,21 +115,21 @@ def test_two_tensors_of_one_name_are_refused() -> None:
             self.classifier = nn.Linear(1, 1)
 
     with pytest.raises(Unsupported, match=r"both called 'classifier\.bias' once the base's prefix 'base' is taken off"):
-        moving(Clash(), Anatomy("base", (), (), ("classifier",)), ())
+        delta_names(Clash(), Anatomy("base", (), (), ("classifier",)), ())
 
 
 def test_tied_tensors_count_once() -> None:
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     model[1].weight = model[0].weight
-    assert moving(model, Anatomy("", (), (), ("1",)), ()) == ("0.weight",)
+    assert delta_names(model, Anatomy("", (), (), ("1",)), ()) == ("0.weight",)
 
 
 def test_buffers_that_are_not_saved_are_not_in_the_delta() -> None:
     model = nn.Linear(1, 1)
     model.register_buffer("kept", torch.ones(1))
     model.register_buffer("scratch", torch.ones(1), persistent=False)
-    assert moving(model, Anatomy("", (), (), ()), ()) == ("weight", "bias", "kept")
-    assert moving(model, Anatomy("", (), (), ()), (model,)) == ("weight", "bias")
+    assert delta_names(model, Anatomy("", (), (), ()), ()) == ("weight", "bias", "kept")
+    assert delta_names(model, Anatomy("", (), (), ()), (model,)) == ("weight", "bias")
 
 
 def test_a_merged_model_has_no_delta_any_more(base: Base) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 
-from regraft.bases.label_transfer import known
+from regraft.bases.label_transfer import known_labels
 from regraft.bases.load import BaseLoader, quiet
 from regraft.bases.locate import locate
 from unit.bases.families import FAMILIES, batch_for
@@ -109,4 +109,4 @@ def test_a_head_that_the_files_lack_gives_nothing(tmp_path: Path) -> None:
 )
 def test_labels_are_matched_by_name(theirs: tuple[str, ...], ours: tuple[str, ...], pairs: dict[int, int]) -> None:
     config = hf.BertConfig(id2label=dict(enumerate(theirs)))
-    assert known(config, ours) == pairs
+    assert known_labels(config, ours) == pairs

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.load import quiet
 from regraft.bases.locate import locate, processor_files
@@ -41,7 +41,9 @@ def made(folder: Path, model: PreTrainedModel, method: object) -> Adapted:
     with quiet():
         model.save_pretrained(folder)
     how: Any = Method.parse(method)
-    return adapt(TinyLanguage(), how, locate(str(folder)), labels=(), seed=0, processor=SimpleNamespace())
+    return adapt(
+        locate(str(folder)), Adaptation(task=TinyLanguage(), method=how, labels=(), seed=0), processor=SimpleNamespace()
+    )
 
 
 def test_an_output_layer_that_the_files_hold_belongs_to_the_base(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def link_folder_out(folder: Path) -> None:
 
 
 def huge_header(folder: Path) -> None:
-    length = safetensors_header.LARGEST + 1
+    length = safetensors_header.MAX_HEADER_BYTES + 1
     with (folder / "model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", length))
         file.truncate(8 + length)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.delta import delta_tensors
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import locate
@@ -49,11 +49,8 @@ def test_a_timm_base_is_adapted(method: str, tmp_path: Path) -> None:
     config = TimmWrapperConfig(architecture="resnet18", num_labels=10, pretrained_cfg=cfg)
     TimmWrapperForImageClassification(config).save_pretrained(tmp_path / "base")
     made = adapt(
-        ImageClassification(),
-        Method.parse(method),  # type: ignore[arg-type]
         locate(str(tmp_path / "base")),
-        labels=("no", "yes"),
-        seed=0,
+        Adaptation(task=ImageClassification(), method=Method.parse(method), labels=("no", "yes"), seed=0),
     )
     Image.new("RGB", (70, 70)).save(tmp_path / "a.png")
     rows = [{"row": n, "image": str(tmp_path / "a.png"), "label": ("no", "yes")[n]} for n in range(2)]

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from safetensors.torch import save
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import Base, processor_files
 from regraft.contracts import Method
@@ -85,7 +85,7 @@ class Shop:
         how = Method.parse(method)
         assert isinstance(how, Method)
         base = self.base(FAMILY[task])
-        adapted = adapt(parsed, how, base, labels=labels_of(parsed), seed=seed)
+        adapted = adapt(base, Adaptation(task=parsed, method=how, labels=labels_of(parsed), seed=seed))
         shake(adapted.model)
         meta: dict[str, Any] = {
             "task": parsed.model_dump(mode="json"),

@@ -14,8 +14,8 @@ import transformers
 from safetensors.torch import load, save
 from torch import Tensor
 
-from regraft.bases.adapt import adapt
-from regraft.bases.adapted import Adapted, inputs_of
+from regraft.bases.adapt import Adaptation, adapt
+from regraft.bases.adapted import Adapted, model_inputs
 from regraft.bases.delta import apply_delta, delta_tensors
 from regraft.bases.load import quiet
 from regraft.bases.locate import Base, processor_files
@@ -101,7 +101,7 @@ def fitted(key: str, family: str, name: str, base: Base) -> Case:
     task, method = task_of(key), Method.parse(METHODS[name])
     assert isinstance(method, Method)
     try:
-        adapted = adapt(task, method, base, labels=labels_of(task), seed=5)
+        adapted = adapt(base, Adaptation(task=task, method=method, labels=labels_of(task), seed=5))
     except Unsupported as refusal:
         assert len(str(refusal)) > 20
         if method.key() == "feature-extraction" and key in NOTHING_NEW:
@@ -143,7 +143,7 @@ def test_a_step_moves_what_the_delta_holds_and_loads_to_the_same_answers(
     held = {id(tensor) for tensor in delta_tensors(case.adapted).values()}
     names = {n for n, tensor in case.adapted.model.state_dict(keep_vars=True).items() if id(tensor) in held}
     assert moved and moved <= names, f"moved and not in the delta: {sorted(moved - names)[:5]}"
-    again = adapt(case.task, case.method, case.base, labels=labels_of(case.task), seed=5)
+    again = adapt(case.base, Adaptation(task=case.task, method=case.method, labels=labels_of(case.task), seed=5))
     apply_delta(again, load(save(copied(case.adapted))))
     for one, two in zip(answers(case.adapted, case.batch), answers(again, case.batch), strict=True):
         assert torch.equal(one, two)
@@ -175,7 +175,7 @@ def test_a_version_answers_alone_as_in_a_batch_and_exports_to_the_same_outputs(
         found = getattr(transformers, case.task.auto).from_pretrained(exported.folder)
     batch = collated(case.adapted, targets=False)
     with torch.no_grad():
-        output = found.eval()(**inputs_of(batch))
+        output = found.eval()(**model_inputs(batch))
     mine = answers(case.adapted, batch)
     for one, two in zip(
         mine, [getattr(output, n) for n in ("logits", "pred_boxes") if hasattr(output, n)], strict=True

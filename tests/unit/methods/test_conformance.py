@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from regraft.bases.adapted import Adapted
-from regraft.bases.delta import apply_delta, canonical, delta_tensors
+from regraft.bases.delta import apply_delta, canonical_name, delta_tensors
 from regraft.bases.load import quiet
 from regraft.bases.locate import Base
 from regraft.contracts import Method, under
@@ -88,7 +88,7 @@ def base_names(bases: dict[str, Base]) -> dict[str, set[str]]:
 def state(made: Adapted) -> dict[str, Tensor]:
     """Every parameter and persistent buffer, by canonical name, copied; tied ones once, by the first of their names."""
     prefix = made.anatomy.prefix
-    return {canonical(name, prefix): tensor.detach().clone() for tensor, name in _firsts(made.model).items()}
+    return {canonical_name(name, prefix): tensor.detach().clone() for tensor, name in _firsts(made.model).items()}
 
 
 def _firsts(model: nn.Module) -> dict[Tensor, str]:
@@ -143,11 +143,11 @@ def test_names_are_the_bases_own(make: Make, base_names: dict[str, set[str]], fa
     made, base = make(family, method), base_names[family]
     for name in made.delta_names:
         assert not set(name.split(".")) & set(WRAPPERS), name
-    beside = [canonical(name, made.anatomy.prefix) for name in made.anatomy.head]
+    beside = [canonical_name(name, made.anatomy.prefix) for name in made.anatomy.head]
     of_base = {name for name in made.delta_names if not under(name, beside) and ".lora_" not in name}
     assert of_base <= base
     if method.key() == "full":
-        idle = [canonical(name, made.anatomy.prefix) for name in made.anatomy.idle]
+        idle = [canonical_name(name, made.anatomy.prefix) for name in made.anatomy.idle]
         assert {name for name in base - of_base if not under(name, (*idle, *beside))} <= {
             "pooler.dense.weight",
             "pooler.dense.bias",
@@ -202,7 +202,7 @@ def test_freezing_moves_nothing_below_any_depth(bases: dict[str, Base], family: 
     for depth in {0, 1, 2, total // 2, total - 1, total}:
         made = adapted(family, bases[family], Freeze(depth=depth))
         prefix, blocks = made.anatomy.prefix, made.anatomy.blocks
-        below = [canonical(name, prefix) for name in made.anatomy.trunk(depth)]
+        below = [canonical_name(name, prefix) for name in made.anatomy.trunk(depth)]
         assert not [name for name in made.delta_names if under(name, below)]
         for block in blocks[depth:]:
-            assert any(under(name, (canonical(block, prefix),)) for name in made.delta_names)
+            assert any(under(name, (canonical_name(block, prefix),)) for name in made.delta_names)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
-from regraft.bases.delta import apply_delta, canonical, delta_tensors
+from regraft.bases.delta import apply_delta, canonical_name, delta_tensors
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Batch, Method
 from regraft.tasks.text_generation import TextGeneration
@@ -39,7 +39,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Ba
 def adapted(base: Base, method: str, seed: int = 0) -> Adapted:
     parsed = Method.parse(METHODS[method])
     assert isinstance(parsed, Method)
-    return adapt(TASK, parsed, base, labels=(), seed=seed)
+    return adapt(base, Adaptation(task=TASK, method=parsed, labels=(), seed=seed))
 
 
 def batch(made: Adapted) -> Batch:
@@ -50,7 +50,7 @@ def batch(made: Adapted) -> Batch:
 
 def state(made: Adapted) -> dict[str, Tensor]:
     prefix = made.anatomy.prefix
-    return {canonical(name, prefix): value.detach().clone() for name, value in made.model.named_parameters()}
+    return {canonical_name(name, prefix): value.detach().clone() for name, value in made.model.named_parameters()}
 
 
 def step(made: Adapted) -> None:

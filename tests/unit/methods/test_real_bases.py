@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate
@@ -34,7 +34,9 @@ def size(made: Adapted) -> int:
 def test_a_checkpoint_of_minilm_is_small() -> None:
     base = locate(MINILM)
     sizes = {
-        str(written): size(adapt(TinyPooled(), Method.parse(written), base, labels=("a", "b"), seed=0))  # type: ignore[arg-type]
+        str(written): size(
+            adapt(base, Adaptation(task=TinyPooled(), method=Method.parse(written), labels=("a", "b"), seed=0))
+        )  # type: ignore[arg-type]
         for written in ("full", "lora", "feature-extraction", "prototypes")
     }
     assert sizes["full"] > 250e6
@@ -49,7 +51,7 @@ def test_a_real_mobilenet_learns_three_pictures(written: str) -> None:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
     method = Method.parse(written)
-    made = adapt(Tiny(), method, locate(str(folder)), labels=("a", "b", "c"), seed=0)  # type: ignore[arg-type]
+    made = adapt(locate(str(folder)), Adaptation(task=Tiny(), method=method, labels=("a", "b", "c"), seed=0))  # type: ignore[arg-type]
     pictures = [Image.new("RGB", (160, 140), colour) for colour in ("red", "green", "blue")]
     batch = {"pixel_values": made.context.processor(pictures, return_tensors="pt")["pixel_values"]}
     assert batch["pixel_values"].shape == (3, 3, 128, 128)

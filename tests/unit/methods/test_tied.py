@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.delta import apply_delta, delta_tensors
 from regraft.bases.locate import Base
 from regraft.contracts import Batch, Method
@@ -41,7 +41,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
 
 def made(base: Base, name: str, method: object, seed: int = 0) -> Any:
     parsed: Any = Method.parse(method)
-    return adapt(TASKS[name], parsed, base, labels=(), seed=seed, processor=SimpleNamespace())
+    return adapt(base, Adaptation(task=TASKS[name], method=parsed, labels=(), seed=seed), processor=SimpleNamespace())
 
 
 def batch(name: str) -> Batch:

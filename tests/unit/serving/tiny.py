@@ -23,7 +23,7 @@ from transformers import (
     YolosModel,
 )
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate, processor_files
@@ -179,7 +179,7 @@ def publish(
     fixed = parsed.classes()
     if labels is None:
         labels = LABELS.get(parsed.key(), ("a", "b")) if fixed is None else fixed
-    adapted = adapt(parsed, how, found, labels=labels, seed=5)
+    adapted = adapt(found, Adaptation(task=parsed, method=how, labels=labels, seed=5))
     delta = save(perturbed(adapted, seed, size))
     meta: dict[str, Any] = {
         "name": name,

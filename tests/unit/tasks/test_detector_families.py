@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoModelForObjectDetection
 
 import regraft
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.load import BaseLoader
 from regraft.bases.locate import locate
 from regraft.contracts import Batch
@@ -60,7 +60,9 @@ def truth(counts: Sequence[int]) -> Batch:
     ],
 )
 def test_the_loss_is_the_models_own(folder: Path, family: str, counts: tuple[int, ...]) -> None:
-    made = adapt(ObjectDetection(), Full(), locate(str(folder / family)), labels=CLASSES, seed=0)
+    made = adapt(
+        locate(str(folder / family)), Adaptation(task=ObjectDetection(), method=Full(), labels=CLASSES, seed=0)
+    )
     batch = truth(counts)
     with torch.no_grad():
         total, weight = made.task.loss(made.forward(batch), batch, made.context)
@@ -71,7 +73,9 @@ def test_the_loss_is_the_models_own(folder: Path, family: str, counts: tuple[int
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_trained_weight_gets_a_gradient(folder: Path, family: str) -> None:
     """DDP refuses a step in which one gets none."""
-    made = adapt(ObjectDetection(), Full(), locate(str(folder / family)), labels=CLASSES, seed=0)
+    made = adapt(
+        locate(str(folder / family)), Adaptation(task=ObjectDetection(), method=Full(), labels=CLASSES, seed=0)
+    )
     made.train_mode()
     batch = truth((2, 0))
     total, weight = made.task.loss(made.forward(batch), batch, made.context)
@@ -148,7 +152,9 @@ def test_labels_of_another_number_leave_what_the_base_knows_of_boxes(tmp_path: P
 
 @pytest.mark.parametrize("family", ["rt_detr", "deformable_detr"])
 def test_sigmoid_families_may_give_one_box_two_labels(folder: Path, family: str) -> None:
-    made = adapt(ObjectDetection(), Full(), locate(str(folder / family)), labels=CLASSES, seed=0)
+    made = adapt(
+        locate(str(folder / family)), Adaptation(task=ObjectDetection(), method=Full(), labels=CLASSES, seed=0)
+    )
     batch = truth((2,))
     with torch.no_grad():
         output = made.forward(batch)
@@ -163,7 +169,7 @@ def test_sigmoid_families_may_give_one_box_two_labels(folder: Path, family: str)
 def test_rt_detr_takes_multiples_of_its_largest_stride(folder: Path) -> None:
     task = ObjectDetection(size=(96, 80))
     with pytest.raises(Unsupported, match=r"96 x 80 pixels .* multiples of 32: write task.size, such as \[96, 64\]"):
-        adapt(task, Full(), locate(str(folder / "rt_detr")), labels=CLASSES, seed=0)
+        adapt(locate(str(folder / "rt_detr")), Adaptation(task=task, method=Full(), labels=CLASSES, seed=0))
 
 
 @pytest.mark.parametrize("field", ["with_box_refine", "two_stage"])

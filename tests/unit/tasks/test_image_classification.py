@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Context, Method, Row
@@ -71,7 +71,7 @@ def test_the_loss_is_torchs_mean_however_rows_are_split(weights: list[float] | N
 
 
 def test_a_row_alone_is_answered_as_in_a_batch(base: Base, rows: list[Row]) -> None:
-    made = adapt(TASK, FeatureExtraction(), base, labels=LABELS, seed=0)
+    made = adapt(base, Adaptation(task=TASK, method=FeatureExtraction(), labels=LABELS, seed=0))
     examples = [TASK.encode(row, made.context, train=False) for row in rows]
 
     def asked(some: list[Any]) -> list[Any]:
@@ -104,7 +104,7 @@ def test_a_photo_held_sideways_is_read_as_it_is_seen(tmp_path: Path, context: Co
 def test_prototypes_find_the_linear_head_of_a_mobilenet(base: Base, rows: list[Row]) -> None:
     method = Method.parse("prototypes")
     assert isinstance(method, Method)
-    made = adapt(TASK, method, base, labels=LABELS, seed=0)
+    made = adapt(base, Adaptation(task=TASK, method=method, labels=LABELS, seed=0))
     batch = TASK.collate([TASK.encode(row, made.context, train=False) for row in rows], made.context)
     features = made.features(batch)
     assert features.shape == (4, made.linear_head().in_features)

@@ -14,7 +14,7 @@ import sentencepiece
 import torch
 import transformers as hf
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base, locate, processor_files
@@ -116,7 +116,7 @@ def made(base: Base, source: str | None = None, target: str | None = None, *, mo
     fields = {"source_language": source, "target_language": target, "max_target_length": most, "beams": 1}
     task = Task.parse({"type": "translation", **fields})
     assert isinstance(task, Task)
-    return adapt(task, Method.lookup("full")(), base, labels=(), seed=0)
+    return adapt(base, Adaptation(task=task, method=Method.lookup("full")(), labels=(), seed=0))
 
 
 def rows() -> list[Row]:

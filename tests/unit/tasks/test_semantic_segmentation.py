@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta, delta_tensors
 from regraft.bases.load import BaseLoader, load_processor
@@ -291,7 +291,7 @@ def test_images_change_with_their_masks_in_training_only(rows: list[Row], contex
 def made(base: Base, method: Any = "full", seed: int = 0) -> Adapted:
     found = Method.parse(method)
     assert isinstance(found, Method)
-    return adapt(TASK, found, base, labels=LABELS, seed=seed)
+    return adapt(base, Adaptation(task=TASK, method=found, labels=LABELS, seed=seed))
 
 
 def batch_of(model: Adapted, rows: list[Row], *, train: bool = True) -> Any:
@@ -343,7 +343,7 @@ def test_a_batch_of_one_row_trains_though_its_head_pools_it_to_one_pixel(
         key for key, buffer in model.model.named_buffers() if key in before and not torch.equal(buffer, before[key])
     }
     assert moved and moved < set(before)
-    assert all(module.training for module in model.model.modules() if module not in model.still)
+    assert all(module.training for module in model.model.modules() if module not in model.frozen_modules)
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.locate import locate
 from regraft.contracts import Method, Record, Task
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(folder: Path, **fields: Any) -> Adapted:
     task = Task.parse({"type": "summarization", "max_target_length": 12, **fields})
     assert isinstance(task, Task)
-    return adapt(task, Method.lookup("full")(), locate(str(folder)), labels=(), seed=0)
+    return adapt(locate(str(folder)), Adaptation(task=task, method=Method.lookup("full")(), labels=(), seed=0))
 
 
 def record(text: str, *references: str, task: Summarization | None = None) -> Record:

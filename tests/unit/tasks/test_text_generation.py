@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.locate import locate
 from regraft.contracts import Batch, Context, Row
 from regraft.errors import DataError, Unsupported
@@ -351,7 +351,9 @@ def test_good_rows_are_accepted() -> None:
 def test_more_tokens_than_the_base_reads_are_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
     base = locate(str(tiny_language(tmp_path)))
     with pytest.raises(Unsupported, match=message):
-        adapt(TextGeneration(**{"max_new_tokens": 9, **fields}), Full(), base, labels=(), seed=0)
+        adapt(
+            base, Adaptation(task=TextGeneration(**{"max_new_tokens": 9, **fields}), method=Full(), labels=(), seed=0)
+        )
 
 
 def test_a_tokenizer_that_knows_no_limit_does_not_pass_over_the_bases(tmp_path: Path) -> None:
@@ -359,7 +361,11 @@ def test_a_tokenizer_that_knows_no_limit_does_not_pass_over_the_bases(tmp_path: 
     unlimited = byte_tokenizer()
     unlimited.model_max_length = 10**30
     with pytest.raises(Unsupported, match=r"task\.block_size: 512 is written; this base reads 2 to 128 tokens"):
-        adapt(TextGeneration(max_new_tokens=9), Full(), base, labels=(), seed=0, processor=unlimited)
+        adapt(
+            base,
+            Adaptation(task=TextGeneration(max_new_tokens=9), method=Full(), labels=(), seed=0),
+            processor=unlimited,
+        )
 
 
 def test_a_tokenizer_that_does_not_say_where_tokens_stand_is_refused(context: Context) -> None:

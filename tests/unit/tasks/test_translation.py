@@ -13,7 +13,7 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 from transformers import LEDConfig, LEDForConditionalGeneration
 
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.load import BaseLoader
 from regraft.bases.locate import locate
@@ -35,7 +35,7 @@ FAMILIES = ("t5", "bart", "marian")
 def made(folder: Path, method: Any = "full", **fields: Any) -> Adapted:
     task, how = Task.parse({"type": "translation", "max_target_length": 14, **fields}), Method.parse(method)
     assert isinstance(task, Task) and isinstance(how, Method)
-    return adapt(task, how, locate(str(folder)), labels=(), seed=0)
+    return adapt(locate(str(folder)), Adaptation(task=task, method=how, labels=(), seed=0))
 
 
 def shaken(folder: Path, **fields: Any) -> Adapted:

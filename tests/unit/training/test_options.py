@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import regraft
-from regraft.bases.adapt import adapt
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.locate import locate
 from regraft.contracts import Method
 from regraft.errors import Diverged, RequestError, SpecError
@@ -170,7 +170,9 @@ def test_the_schedule_rises_over_the_warm_up_and_falls_to_nothing() -> None:
 
 def test_layer_decay_and_head_factor_give_each_block_its_rate(tmp_path: Path) -> None:
     written = RunSpec.resolve(document(tmp_path, layer_decay=0.5, head_factor=10.0, lr=1e-3))
-    adapted = adapt(written.task, Method.lookup("full")(), locate(written.base), labels=("a", "b"), seed=0)
+    adapted = adapt(
+        locate(written.base), Adaptation(task=written.task, method=Method.lookup("full")(), labels=("a", "b"), seed=0)
+    )
     named = dict(adapted.model.named_parameters())
     optimizer = build_optimizer(parameter_groups(named.items(), adapted.anatomy, written.training), written.training)
     assert set_learning_rate(optimizer, 0.5) == pytest.approx(5e-3)

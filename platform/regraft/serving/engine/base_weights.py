@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from regraft.bases.adapted import Adapted
-from regraft.bases.delta import canonical, live_tensors
+from regraft.bases.delta import canonical_name, live_tensors
 from regraft.bases.locate import Base
 
 Delta = Mapping[str, Tensor]
@@ -53,7 +53,7 @@ class BaseWeights:
         for name, (table, leaf) in tensor_slots(adapted.model):
             if (id(table), leaf) in moved:
                 continue
-            tensor, key = table[leaf], canonical(name, prefix)
+            tensor, key = table[leaf], canonical_name(name, prefix)
             resident = self._tensors.get(key)
             if resident is not None and same_tensor(resident, tensor):
                 table[leaf] = resident

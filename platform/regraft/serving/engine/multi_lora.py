@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from regraft.bases.adapted import Adapted
-from regraft.bases.delta import canonical
+from regraft.bases.delta import canonical_name
 from regraft.contracts import under
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
@@ -34,7 +34,7 @@ def lora_factors(adapted: Adapted, delta: Mapping[str, Tensor]) -> dict[str, tup
     told = set(delta)
     for name, layer in adapted.model.named_modules():
         if isinstance(layer, LoraLayer):
-            key = canonical(name, adapted.anatomy.prefix)
+            key = canonical_name(name, adapted.anatomy.prefix)
             scaling = _scaling(name, layer)
             names = f"{key}.lora_A.weight", f"{key}.lora_B.weight"
             if not told.issuperset(names):
@@ -56,7 +56,7 @@ def head_tensors(adapted: Adapted, delta: Mapping[str, Tensor]) -> dict[str, Ten
 
 def linear_heads(adapted: Adapted, names: Sequence[str]) -> dict[str, str]:
     """The layers that hold these tensors, names of modules by canonical ones; NotStacked unless all are plain."""
-    owners = {canonical(name, adapted.anatomy.prefix): name for name, _ in adapted.model.named_modules()}
+    owners = {canonical_name(name, adapted.anatomy.prefix): name for name, _ in adapted.model.named_modules()}
     found: dict[str, str] = {}
     for name in names:
         owner, _, leaf = name.rpartition(".")
@@ -153,4 +153,4 @@ def _scaling(name: str, layer: Any) -> float:
 
 
 def _heads(adapted: Adapted) -> tuple[str, ...]:
-    return tuple(canonical(name, adapted.anatomy.prefix) for name in adapted.anatomy.head)
+    return tuple(canonical_name(name, adapted.anatomy.prefix) for name in adapted.anatomy.head)

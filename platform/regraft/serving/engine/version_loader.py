@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from regraft.bases.adapt import adapt
-from regraft.bases.delta import refuse_misfit
+from regraft.bases.adapt import Adaptation, adapt
+from regraft.bases.delta import check_fit
 from regraft.bases.locate import Base
 from regraft.contracts import Context, Method, Serving, Task
 from regraft.errors import Damaged, RegraftError, Unsupported
@@ -111,7 +111,7 @@ class VersionLoader:
             plan = OpenPlan(task, method, base, fetched)
             weights = self._weights(plan, tensors)
             frame = self._frame(plan, weights)
-            refuse_misfit(frame.delta_shapes, tensors)
+            check_fit(frame.delta_shapes, tensors)
             delta = weights.deduplicated(
                 {name: cast_tensor(t.to(self._device), weights.dtype) for name, t in tensors.items()}
             )
@@ -235,12 +235,14 @@ class OpenPlan:
         """The task's model on the base, fresh."""
         meta = self.fetched.meta
         return adapt(
-            self.task,
-            self.method,
             self.base,
-            labels=tuple(meta["labels"]),
-            seed=int(meta["seed"]),
-            dropout=meta.get("dropout"),
+            Adaptation(
+                task=self.task,
+                method=self.method,
+                labels=tuple(meta["labels"]),
+                seed=int(meta["seed"]),
+                dropout=meta.get("dropout"),
+            ),
             processor=own_processor(self.task, self.base, self.fetched),
         )
 

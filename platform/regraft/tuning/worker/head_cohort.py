@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regraft.bases.adapted import Adapted
-from regraft.bases.delta import canonical, live_tensors
+from regraft.bases.delta import canonical_name, live_tensors
 from regraft.contracts import Record
 from regraft.errors import Diverged
 from regraft.spec.run import RunSpec
@@ -65,7 +65,7 @@ class HeadTrial:
         linear, prefix = self.adapted.linear_head(), self.adapted.anatomy.prefix
         found = {id(tensor): name for name, tensor in linear.named_parameters()}
         return {
-            found[id(tensor)]: canonical(name, prefix)
+            found[id(tensor)]: canonical_name(name, prefix)
             for name, tensor in self.adapted.model.named_parameters()
             if id(tensor) in found
         }

@@ -37,11 +37,12 @@ from regraft.bases.delta import delta_tensors
 from regraft.contracts import CheckpointWritten, Event, Stepped
 from regraft.data.snapshot import open_snapshot
 from regraft.store.checkpoints import Checkpoints
-from regraft.training.callbacks import RunKeeper
+from regraft.training.callbacks import RunCallbacks
 from regraft.training.harness import LocalHarness
-from regraft.training.loop import Run, build, fit
+from regraft.training.loop import fit, micro_batches
 from regraft.training.optimizer import optimizer_tensors
 from regraft.training.prepare import base_of
+from regraft.training.run import Run, build_model
 from regraft.training.step import Stepper
 
 STALL_GOAL = 1.5
@@ -85,20 +86,22 @@ def stepped(case: Prepared, folder: Path) -> Run:
     """A run after one step: the optimizer's moments are there."""
     snapshot = open_snapshot(case.store, case.job.fingerprint)
     base = base_of(case.spec, case.job)
-    adapted = build(case.spec, case.job, snapshot, LocalHarness(), base)
-    run = Run(case.spec, case.job, case.store, snapshot, adapted, LocalHarness(device=torch.device("cpu")), folder)
-    stepper = Stepper(run.wrapped, run.optimizer, run.accelerator, run.harness, seed=0, clip=case.spec.training.clip)
+    harness = LocalHarness(device=torch.device("cpu"))
+    adapted = build_model(case.spec, snapshot, harness, base)
+    callbacks = RunCallbacks(case.spec, case.job, case.store, harness, folder)
+    run = Run(spec=case.spec, snapshot=snapshot, adapted=adapted, harness=harness, callbacks=callbacks)
+    stepper = Stepper(run.wrapped, run.optimizer, run.accelerator, harness, training=case.spec.training)
     adapted.train_mode()
-    number, _, micros = next(run.work(0))
+    number, _, micros = next(micro_batches(run, 0))
     stepper.step(number, micros, 0.0)
     run.state.step = 1
     return run
 
 
-def kept(run: Run) -> RunKeeper:
+def kept(run: Run) -> RunCallbacks:
     """What keeps the run's checkpoints."""
-    assert isinstance(run.keeper, RunKeeper)
-    return run.keeper
+    assert isinstance(run.callbacks, RunCallbacks)
+    return run.callbacks
 
 
 def measure_stall(folder: Path, pairs: int) -> dict[str, Any]:
@@ -113,9 +116,9 @@ def measure_stall(folder: Path, pairs: int) -> dict[str, Any]:
         run.state.step += 1
         ours.append(checkpointed(run))
         theirs.append(copied(tensors, buffers))
-    kept(run).saver.close()
+    kept(run).writer.close()
     figures = compared(ours, theirs)
-    size = sum(kept(run).saver.sizes.values())
+    size = sum(kept(run).writer.sizes.values())
     told(f"a checkpoint of {size / 1e6:.0f} MB", figures, ours="stall", theirs="copy")
     reached = figures["wall"]["ratio"] <= STALL_GOAL
     rest = {"first_stall_ms": round(1000 * first.wall, 1), "bytes": size, **figures}
@@ -127,7 +130,7 @@ def checkpointed(run: Run) -> Spent:
     clock = Clock(time.thread_time)
     kept(run).checkpoint(run, None)
     spent = clock.read()
-    kept(run).saver.wait()
+    kept(run).writer.wait()
     return spent
 
 
@@ -142,8 +145,8 @@ def copied(tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Spen
 
 def assert_whole(run: Run, tensors: Mapping[str, Tensor], folder: Path) -> None:
     """The newest checkpoint holds the very tensors that the copy is timed on."""
-    (saved,) = run.checkpoints.listed()
-    path = run.checkpoints.open(saved, folder)
+    (saved,) = run.callbacks.checkpoints.listed()
+    path = run.callbacks.checkpoints.open(saved, folder)
     stored = load_file(path / "delta.safetensors") | load_file(path / "optimizer.safetensors")
     assert stored.keys() == tensors.keys()
     assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
@@ -155,8 +158,8 @@ def measure_bytes(folder: Path, full: int) -> dict[str, Any]:
     for name, (method, goal) in BYTES.items():
         run = stepped(prepared(folder / name, method), folder)
         checkpointed(run)
-        kept(run).saver.close()
-        size = sum(kept(run).saver.sizes.values())
+        kept(run).writer.close()
+        size = sum(kept(run).writer.sizes.values())
         found[name] = {"bytes": size, "of_full": round(size / full, 6), "goal": goal, "reached": size <= goal * full}
         print(f"{name}: a checkpoint of {size / 1e3:.1f} kB, 1/{full / size:.0f} of full")
     return found

@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from regraft.contracts import Event, Stepped
 from regraft.data.snapshot import open_snapshot
 from regraft.training.harness import LocalHarness
-from regraft.training.loop import build, fit
+from regraft.training.loop import fit
 from regraft.training.prepare import base_of
+from regraft.training.run import build_model
 from regraft.training.step import seed_micro
 
 GOALS = {"cpu": 1.03, "wall": 1.05}
@@ -42,7 +43,7 @@ class PlainLoop:
     def __init__(self, run: Prepared) -> None:
         training = run.spec.training
         snapshot = open_snapshot(run.store, run.job.fingerprint)
-        adapted = build(run.spec, run.job, snapshot, LocalHarness(), base_of(run.spec, run.job))
+        adapted = build_model(run.spec, snapshot, LocalHarness(), base_of(run.spec, run.job))
         self.model = adapted.model.train()
         self.tokenizer = adapted.context.processor
         rows = [snapshot.train.row(number) for number in range(len(snapshot.train))]

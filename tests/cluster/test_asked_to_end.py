@@ -14,7 +14,7 @@ from regraft.cluster.attempt_monitor import Leaving, Watch
 from regraft.errors import Stopped
 from regraft.spec.run import RunSpec
 from regraft.training.job import Job
-from regraft.training.stop_signals import Notice
+from regraft.training.stop_signals import StopNotice
 from support.tiny import document
 
 
@@ -51,7 +51,7 @@ def test_an_interrupt_without_a_word_stays_one(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_driver_whose_workers_have_not_begun_is_interrupted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    notice, killed = Notice(), []
+    notice, killed = StopNotice(), []
     watch = Watch(None, ScalingConfig(resources_per_worker={"CPU": 1}), notice, None)
     monkeypatch.setattr("os.kill", lambda pid, number: killed.append(number))
     notice.give("asked")

@@ -18,7 +18,7 @@ from ray.train import ScalingConfig
 from regraft.cluster import capacity
 from regraft.cluster.connect import draining
 from regraft.contracts import Event, Note, Progress
-from regraft.training.stop_signals import Notice
+from regraft.training.stop_signals import StopNotice
 
 log = logging.getLogger(__name__)
 POLL_S = 0.5
@@ -40,7 +40,7 @@ class Leaving:
 class Watch:
     """One attempt seen from the driver; `leaving` says whether its workers were asked to end before their work was."""
 
-    def __init__(self, mailbox: Any, scaling: ScalingConfig, notice: Notice, progress: Progress | None) -> None:
+    def __init__(self, mailbox: Any, scaling: ScalingConfig, notice: StopNotice, progress: Progress | None) -> None:
         self.leaving: Leaving | None = None
         self._mailbox, self._notice, self._progress = mailbox, notice, progress
         self._need: capacity.Need = dict(scaling.resources_per_worker or {})
@@ -124,7 +124,7 @@ class Watch:
 
 
 @contextmanager
-def watching(mailbox: Any, scaling: ScalingConfig, notice: Notice, progress: Progress | None) -> Iterator[Watch]:
+def watching(mailbox: Any, scaling: ScalingConfig, notice: StopNotice, progress: Progress | None) -> Iterator[Watch]:
     """Watch the workers while they work."""
     watch, done = Watch(mailbox, scaling, notice, progress), threading.Event()
     thread = threading.Thread(target=watch.run, args=(done,), daemon=True, name="regraft-watch")

@@ -28,12 +28,12 @@ from regraft.errors import ClusterError, RegraftError
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
-from regraft.training.event_log import Journal
+from regraft.training.event_log import EventLog
 from regraft.training.job import Job
 from regraft.training.loop import fit
 from regraft.training.registration import Outcome
 from regraft.training.session import stopped, train_session
-from regraft.training.stop_signals import Notice, on_sigterm, when_asked
+from regraft.training.stop_signals import StopNotice, on_sigterm, when_asked
 
 log = logging.getLogger(__name__)
 MOST_PAUSE_S = 30.0
@@ -63,7 +63,7 @@ def train(
         check_store(spec.store)
         check_folders(spec)
         scaling = scaling_config(spec.compute, progress)
-        say = Journal(progress)
+        say = EventLog(progress)
 
         def execute(job: Job) -> None:
             check_pictures(spec, job)
@@ -80,7 +80,7 @@ def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress
     away, which is no failure, are not counted.
     """
     job = replace(job, threads=job.threads or int(scaling.resources_per_worker["CPU"]))
-    notice = Notice()
+    notice = StopNotice()
     failures, number = 0, -1
     with on_sigterm(notice), when_asked(Runs(open_store(spec.store)), job.run, notice):
         while True:
@@ -129,7 +129,9 @@ def note(progress: Progress | None, message: str) -> None:
         progress(Note(message))
 
 
-def attempt(job: Job, scaling: ScalingConfig, number: int, notice: Notice, progress: Progress | None) -> Leaving | None:
+def attempt(
+    job: Job, scaling: ScalingConfig, number: int, notice: StopNotice, progress: Progress | None
+) -> Leaving | None:
     """One group of workers, from the last checkpoint to the end, to a step where it was to leave, or to a failure.
 
     Ray's own files of the attempt lie in a temporary folder of this node: only its controller, which Ray keeps beside

@@ -100,6 +100,22 @@ class Runs:
         return sorted(found, key=lambda info: -info.updated)
 
 
+@dataclass(frozen=True)
+class RunDocument:
+    """The `run.json` of one run."""
+
+    runs: Runs
+    run: str
+
+    def read(self) -> Document:
+        """Return its fields, none where there is no such run; raises Damaged when it cannot be read."""
+        return self.runs.find(self.run) or {}
+
+    def update(self, **fields: Any) -> None:
+        """Set `fields` and leave the others as they are."""
+        self.runs.update(self.run, **fields)
+
+
 def parsed(line: str) -> dict[str, Any] | None:
     """A line of a log as an event; None for one that is none."""
     try:

@@ -1,4 +1,4 @@
-"""The honest baselines a run is shown beside: the majority class, and nearest centroid on the frozen base."""
+"""The baselines that a run's metrics are compared with: the majority class, and nearest centroid on the frozen base."""
 
 from __future__ import annotations
 
@@ -6,55 +6,52 @@ from contextlib import nullcontext
 from typing import Any
 
 from regraft.bases.adapt import Adaptation, adapt
-from regraft.bases.adapted import Adapted
+from regraft.bases.locate import Base
 from regraft.contracts import BaselineMeasured, Method, Note
 from regraft.data.snapshot import Snapshot
 from regraft.errors import Unsupported
 from regraft.spec.run import RunSpec
-from regraft.store.runs import Runs
+from regraft.store.runs import RunDocument
 from regraft.training.closed_form import solve_head
 from regraft.training.evaluate import evaluate, packed
 from regraft.training.harness import Harness
-from regraft.training.job import Job
 
 CENTROID = "prototypes"
 """The method whose run *is* the nearest-centroid baseline."""
 
 
 def measure_baselines(
-    spec: RunSpec, job: Job, adapted: Adapted, snapshot: Snapshot, harness: Harness, runs: Runs
+    spec: RunSpec, base: Base, snapshot: Snapshot, harness: Harness, *, document: RunDocument
 ) -> None:
-    """Measure once a run, keep in the run's document; every rank takes part."""
+    """Measure the baselines once a run and store them in the run's document; called on every rank."""
     if not spec.training.baselines or "baselines" not in spec.task.supports or spec.method.closed_form:
         return
-    if harness.from_first("baselines" in (runs.find(job.run) or {}) if harness.first else None):
+    if harness.from_first("baselines" in document.read() if harness.first else None):
         return
     found: dict[str, Any] = {"majority": majority(snapshot)}
     harness.emit(BaselineMeasured("majority", found["majority"]))
     try:
-        found["nearest_centroid"], correct = nearest_centroid(spec, job, adapted, snapshot, harness)
+        found["nearest_centroid"], correct = nearest_centroid(spec, base, snapshot, harness)
     except Unsupported as error:
         harness.emit(Note(f"no nearest-centroid baseline: {error}"))
         correct = ""
     else:
         harness.emit(BaselineMeasured("nearest_centroid", found["nearest_centroid"]))
     if harness.first:
-        runs.update(job.run, baselines=found, baseline_correct=correct)
+        document.update(baselines=found, baseline_correct=correct)
 
 
 def majority(snapshot: Snapshot) -> dict[str, float]:
-    """Accuracy of always answering the most frequent training label."""
+    """Return the accuracy of always answering the most frequent training label."""
     counts = snapshot.train.counts
     label = max(sorted(counts), key=lambda name: counts[name])
     return {"accuracy": snapshot.eval.counts.get(label, 0) / len(snapshot.eval)}
 
 
-def nearest_centroid(
-    spec: RunSpec, job: Job, adapted: Adapted, snapshot: Snapshot, harness: Harness
-) -> tuple[dict[str, float], str]:
-    """Metrics, and which rows were right, of class means of the untouched base's features."""
+def nearest_centroid(spec: RunSpec, base: Base, snapshot: Snapshot, harness: Harness) -> tuple[dict[str, float], str]:
+    """Return the metrics of class means of the base's features, and as hex which evaluation rows were right."""
     method = Method.lookup(CENTROID)()
-    frozen = adapt(adapted.base, Adaptation(task=spec.task, method=method, labels=job.labels, seed=spec.training.seed))
+    frozen = adapt(base, Adaptation(task=spec.task, method=method, labels=snapshot.labels, seed=spec.training.seed))
     frozen.model.to(harness.device)
     size = max(32, spec.training.batch_size)
     solve_head(frozen, method, snapshot.train, harness, size=size)

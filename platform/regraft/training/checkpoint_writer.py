@@ -1,4 +1,4 @@
-"""Checkpoints without stopping: the step thread copies into memory, another thread hashes and uploads."""
+"""Checkpoints that do not stop training: the step thread copies into memory, another thread hashes and uploads."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from regraft.store.checkpoints import Checkpoints, Retention, Saved
-from regraft.training.safetensors_buffer import TensorFile
+from regraft.training.safetensors_buffer import SafetensorsBuffer
+
+Then = Callable[[Saved], None]
+"""Called after the commit of a checkpoint, on the uploading thread."""
 
 
-class Saver:
-    """Writes a run's checkpoints, one at a time; what of them stays is somebody else's to say where no retention is.
+class CheckpointWriter:
+    """Writes a run's checkpoints one at a time, and removes old ones if it has a retention.
 
-    At most one upload is under way: a second `save` waits for it, so that memory stays at one copy of the state and
-    the store never falls behind by more than one checkpoint. An error of an upload is raised by the next call.
+    At most one upload is in progress: a second `save` waits for it. So memory holds one copy of the state, and the
+    store is at most one checkpoint behind. An error of an upload is raised by the next call.
     """
 
     def __init__(self, checkpoints: Checkpoints, retention: Retention | None, *, pinned: bool = False) -> None:
         self._checkpoints = checkpoints
         self._retention = retention
         self._pinned = pinned
-        self._files: dict[str, TensorFile] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="regraft-saver")
+        self._buffers: dict[str, SafetensorsBuffer] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="regraft-checkpoint-writer")
         self._pending: Future[Saved] | None = None
 
     def save(
@@ -34,37 +38,35 @@ class Saver:
         step: int,
         tensors: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, Any],
+        *,
         meta: Mapping[str, Any],
-        then: Callable[[Saved], None] | None = None,
+        then: Then | None = None,
     ) -> float:
-        """Take the snapshot and return the seconds the step thread lost; `then` runs after the commit.
+        """Copy the state, start its upload, and return the seconds that the step thread lost.
 
-        `tensors` maps file names (`delta.safetensors`) to live tensors.
+        `tensors` maps file names (`delta.safetensors`) to live tensors by name.
         """
-        began = time.perf_counter()
+        started = time.perf_counter()
         self.wait()
         for name, live in tensors.items():
-            self._file(name, live).fill(live)
-        # The state is turned to bytes here: the loop goes on changing it while the upload runs.
+            self._buffer(name, live).fill(live)
+        # The state is serialised here, since the loop changes it while the upload runs.
         document = json.dumps(state).encode()
-        self._pending = self._thread.submit(self._write, step, tuple(tensors), document, dict(meta), then)
-        return time.perf_counter() - began
+        self._pending = self._thread.submit(
+            partial(self._write, step, tuple(tensors), document, meta=dict(meta), then=then)
+        )
+        return time.perf_counter() - started
 
-    def _file(self, name: str, live: Mapping[str, Tensor]) -> TensorFile:
-        file = self._files.get(name)
-        if file is None or set(file.names) != set(live):
-            file = self._files[name] = TensorFile(live, pinned=self._pinned)
-        return file
+    def _buffer(self, name: str, live: Mapping[str, Tensor]) -> SafetensorsBuffer:
+        buffer = self._buffers.get(name)
+        if buffer is None or set(buffer.names) != set(live):
+            buffer = self._buffers[name] = SafetensorsBuffer(live, pinned=self._pinned)
+        return buffer
 
     def _write(
-        self,
-        step: int,
-        names: tuple[str, ...],
-        document: bytes,
-        meta: dict[str, Any],
-        then: Callable[[Saved], None] | None,
+        self, step: int, names: tuple[str, ...], document: bytes, *, meta: dict[str, Any], then: Then | None
     ) -> Saved:
-        bodies: dict[str, Any] = {name: self._files[name].bytes() for name in names}
+        bodies: dict[str, Any] = {name: self._buffers[name].bytes() for name in names}
         saved = self._checkpoints.save(step, {**bodies, "state.json": document}, meta)
         if self._retention is not None:
             self._checkpoints.retain(self._retention)
@@ -73,13 +75,13 @@ class Saver:
         return saved
 
     def wait(self) -> None:
-        """Until the upload under way is committed; raises what went wrong with it."""
+        """Wait until the upload in progress is committed; raises its error."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def close(self) -> None:
-        """Drain: returns when everything is committed."""
+        """Wait until everything is committed, and end the thread."""
         try:
             self.wait()
         finally:
@@ -88,4 +90,4 @@ class Saver:
     @property
     def sizes(self) -> dict[str, int]:
         """Bytes of each file of a checkpoint."""
-        return {name: file.buffer.numel() for name, file in self._files.items()}
+        return {name: buffer.data.numel() for name, buffer in self._buffers.items()}

@@ -1,9 +1,8 @@
-"""Methods that are fitted without gradient steps: one pass over the training rows, sums, a solution."""
+"""Heads that are solved without gradient steps, from sums over one pass of the training rows."""
 
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,28 +13,9 @@ from regraft.data.rows import Rows
 from regraft.training.evaluate import encoded, ordered, to_device
 from regraft.training.harness import Harness
 
-if TYPE_CHECKING:
-    from regraft.training.loop import Run
-
-
-def fit_closed_form(run: Run) -> None:
-    """The run of a closed-form method: one step, one evaluation, one checkpoint."""
-    if run.resumed_at_its_end():
-        return
-    run.keeper.begins(run)
-    try:
-        size = max(32, run.spec.training.batch_size)
-        solve_head(run.adapted, run.spec.method, run.snapshot.train, run.harness, size=size)
-        run.state.step = run.steps
-        metrics = run.evaluate()
-        run.state.finished = True
-        run.keeper.paused(run, metrics)
-    finally:
-        run.keeper.close()
-
 
 def solve_head(adapted: Adapted, method: Method, rows: Rows, harness: Harness, *, size: int) -> None:
-    """Write the head from sums over all rows of all ranks."""
+    """Set the head from sums over all rows of all ranks, read in batches of `size` rows."""
     adapted.eval_mode()
     classes = len(adapted.context.labels)
     sums: dict[str, Tensor] = {}
@@ -51,8 +31,8 @@ def solve_head(adapted: Adapted, method: Method, rows: Rows, harness: Harness, *
         method.solve(head, {name: value.clone() for name, value in sums.items()})
 
 
-def solved(method: Method, features: Tensor, labels: Tensor, classes: int, head: nn.Linear) -> nn.Linear:
-    """A head like `head`, written from what it sees of all rows, (rows, width), at once."""
+def solved(method: Method, features: Tensor, labels: Tensor, classes: int, *, head: nn.Linear) -> nn.Linear:
+    """Return a copy of `head` solved from the features (rows, width) and labels (rows,) of all rows."""
     found = deepcopy(head)
     with torch.no_grad():
         method.solve(found, method.statistics(features, labels, classes))

@@ -27,7 +27,7 @@ LONGEST = 2000
 _LEFT_OUT = (CheckpointWritten, TrunkProgress)
 
 
-class Journal:
+class EventLog:
     """Passes events on, and while it belongs to a run keeps what should be readable later.
 
     A store that fails never stops the run.

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from regraft.contracts import Event, Progress
-from regraft.training.stop_signals import Notice
+from regraft.training.stop_signals import StopNotice
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Harness:
         self.world = dist.get_world_size() if grouped else 1
         self.here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if grouped else 1
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.notice = Notice()
+        self.notice = StopNotice()
         self._progress = progress
 
     @property

@@ -30,7 +30,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class State:
+class RunState:
     """The loop's memory between steps, whole: what a checkpoint holds beside tensors."""
 
     step: int = 0
@@ -62,7 +62,7 @@ class State:
         return asdict(self)
 
     @classmethod
-    def read(cls, text: str | bytes) -> State:
+    def read(cls, text: str | bytes) -> RunState:
         """From a checkpoint's state.json."""
         document = json.loads(text)
         if document.get("format") != cls().format:

@@ -31,13 +31,13 @@ _FILES = (
 _REFUSED = ("can't allocate memory", "out of memory")
 
 
-def room_for_weights(base: Base, harness: Harness) -> None:
+def check_weights_fit(base: Base, harness: Harness) -> None:
     """RequestError, on every rank, when not even the weights fit."""
     what = f"{base.reference} in fp32{many(harness)}"
     refuse(harness, "base", weight_bytes(base) * harness.here, available(), what, "use a smaller base")
 
 
-def room_for_steps(spec: RunSpec, adapted: Adapted, harness: Harness) -> None:
+def check_steps_fit(spec: RunSpec, adapted: Adapted, harness: Harness) -> None:
     """RequestError, on every rank, when the loaded model leaves too little for the steps."""
     if spec.method.closed_form:
         return
@@ -124,7 +124,7 @@ def _room(folder: Path, limit: str, use: str, reclaimable: str) -> int | None:
 
 
 @contextmanager
-def told_when_it_runs_out(spec: RunSpec) -> Iterator[None]:
+def explain_out_of_memory(spec: RunSpec) -> Iterator[None]:
     """RunError, with what to make smaller, in place of what torch says when memory runs out during the steps."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: metrics.jsonl and TensorBoard files, beside its checkpoints."""
+"""The readable results of a run: metrics.jsonl and a TensorBoard file, stored beside its checkpoints."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from regraft.store.objects import ObjectStore
 from regraft.store.runs import Runs
 
 
-class Tracker:
-    """Publishes the log with each checkpoint, never ahead of it: what a resumed run repeats is not there twice."""
+class MetricsLog:
+    """Publishes the log with each checkpoint, never ahead of it, so that a resumed run repeats no line."""
 
     def __init__(self, store: ObjectStore, run: str, folder: Path, *, write: bool) -> None:
         self._store, self._run, self._folder, self._write = store, run, folder, write
@@ -22,7 +22,7 @@ class Tracker:
         self._shown = 0
 
     def publish(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Store all lines so far; called from the saver's thread after a commit."""
+        """Store all lines so far; called by the checkpoint writer's thread after a commit."""
         if not self._write:
             return
         text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -30,7 +30,7 @@ class Tracker:
         self._tensorboard(lines)
 
     def _tensorboard(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        # The file is written anew from the log by each attempt, so that a resumed run shows one curve.
+        # Each attempt writes the file again from the log's first line, so that a resumed run shows one curve.
         if self._writer is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._writer = SummaryWriter(str(self._folder), filename_suffix=".regraft")
@@ -42,7 +42,7 @@ class Tracker:
         self._shown = len(lines)
         self._writer.flush()
         for path in self._folder.iterdir():
-            # One name for all attempts: the later file replaces the earlier one.
+            # One key for all attempts: the later file replaces the earlier one.
             self._store.put(f"runs/{self._run}/tensorboard/events.out.tfevents.regraft", path.read_bytes())
 
     def close(self) -> None:

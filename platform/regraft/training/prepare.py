@@ -19,7 +19,7 @@ from regraft.store.objects import ObjectStore
 from regraft.store.runs import Runs
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
-from regraft.training.memory_check import room_for_weights
+from regraft.training.memory_check import check_weights_fit
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +46,10 @@ def find(runs: Runs, run: str) -> dict[str, Any] | None:
 def rows_on(store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | None) -> Snapshot:
     """The spec's rows as a snapshot in the store."""
     if spec.compute.workers == 0:
-        room_for_weights(base, LocalHarness())  # before the data are read; workers look where they are
+        check_weights_fit(base, LocalHarness())  # before the data are read; workers look where they are
     snapshot = build_snapshot(store, spec.task, spec.data, processor=lambda: load_processor(base, spec.task.modality))
     if snapshot.skipped and progress is not None:
-        progress(Note(told_skipped(snapshot.skipped)))
+        progress(Note(skipped_text(snapshot.skipped)))
     return snapshot
 
 
@@ -86,7 +86,7 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
     )
 
 
-def told_skipped(skipped: Mapping[str, Any]) -> str:
+def skipped_text(skipped: Mapping[str, Any]) -> str:
     """What was left out, in a line."""
     first = f"; the first: {skipped['rows'][0]}" if skipped["rows"] else ""
     return f"left out {skipped['train']} training and {skipped['eval']} evaluation rows that cannot be used{first}"

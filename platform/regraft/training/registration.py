@@ -24,7 +24,7 @@ from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry, Version
 from regraft.store.runs import Runs
 from regraft.training.evaluate import gain
-from regraft.training.job import Job, State
+from regraft.training.job import Job, RunState
 from regraft.training.prepare import base_bytes, base_of, find, pinned
 from regraft.version import VERSION
 
@@ -120,15 +120,15 @@ def best_delta(checkpoints: Checkpoints, score: Score, progress: Progress | None
     )
 
 
-def last_state(checkpoints: Checkpoints) -> State:
+def last_state(checkpoints: Checkpoints) -> RunState:
     """The state of the newest whole checkpoint."""
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
         found = checkpoints.latest(Path(folder), lambda error: log.warning("%s", error))
-        return State.read((found[1] / "state.json").read_bytes()) if found else State()
+        return RunState.read((found[1] / "state.json").read_bytes()) if found else RunState()
 
 
 def version_meta(
-    spec: RunSpec, job: Job, base: Base, best: Saved, state: State, known: Mapping[str, Any], delta: bytes
+    spec: RunSpec, job: Job, base: Base, best: Saved, state: RunState, known: Mapping[str, Any], delta: bytes
 ) -> dict[str, Any]:
     """Everything a version says of itself."""
     dump = job.spec

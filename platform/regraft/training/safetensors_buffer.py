@@ -1,8 +1,8 @@
-"""A safetensors file laid out once in memory, so that a snapshot is one copy and a write needs no serialisation.
+"""A safetensors file laid out in memory once, so that a checkpoint is one copy and needs no serialisation.
 
-The format (https://github.com/huggingface/safetensors): an 8-byte little-endian header length, a JSON header naming
-dtype, shape and byte range of each tensor, then the bytes. The names and shapes of a run's checkpoints never change, so
-the header is made once and a checkpoint is a copy of the tensors to their places in one buffer.
+The format (https://github.com/huggingface/safetensors): an 8-byte little-endian header length, a JSON header with
+dtype, shape and byte range of each tensor, then the bytes. Names and shapes of a run's checkpoints never change, so
+the header is made once, and each checkpoint copies the tensors to their places in one buffer.
 """
 
 from __future__ import annotations
@@ -29,33 +29,32 @@ NAMES = {
 ALIGNMENT = 64
 
 
-def in_order(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names as the file holds them, widest types first."""
+def file_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names in the order of the file, widest types first."""
     return sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered from all ranks (a collective), any other as it is."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Gather a sharded tensor from all ranks (a collective); return any other unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def take_part(tensors: Mapping[str, Tensor]) -> None:
-    """What the other ranks do while the first fills its file: gather each sharded tensor, and drop it.
+def gather_shards(tensors: Mapping[str, Tensor]) -> None:
+    """Take part in gathering each sharded tensor while the first rank fills its file.
 
-    One at a time and in the file's order, so that no rank ever holds more than one whole tensor on its device.
+    Tensors are gathered one at a time, in the order of the file, so that no device holds more than one full tensor.
     """
     with torch.no_grad():
-        for name in in_order(tensors):
-            whole(tensors[name])
+        for name in file_order(tensors):
+            full_tensor(tensors[name])
 
 
-def head_of(tensors: Mapping[str, Tensor]) -> tuple[bytes, int]:
-    """What the file begins with, and how many bytes of values follow."""
+def encode_header(tensors: Mapping[str, Tensor]) -> tuple[bytes, int]:
+    """Return the bytes before the values, and the number of bytes of the values."""
     header: dict[str, object] = {}
     offset = 0
-    # Widest types first: every tensor then starts at a multiple of its element size without any padding, which the
-    # format forbids between tensors.
-    for name in in_order(tensors):
+    # With the widest types first, every tensor starts at a multiple of its element size; the format forbids padding.
+    for name in file_order(tensors):
         tensor = tensors[name]
         size = tensor.numel() * tensor.element_size()
         header[name] = {
@@ -69,14 +68,14 @@ def head_of(tensors: Mapping[str, Tensor]) -> tuple[bytes, int]:
     return len(text).to_bytes(8, "little") + text, offset
 
 
-class TensorFile:
-    """One safetensors file as a buffer that is filled again for each checkpoint."""
+class SafetensorsBuffer:
+    """One safetensors file as a buffer in `data`, filled again for each checkpoint."""
 
     def __init__(self, tensors: Mapping[str, Tensor], *, pinned: bool = False) -> None:
-        self.names = in_order(tensors)
-        head, size = head_of(tensors)
-        self.buffer = torch.empty(len(head) + size, dtype=torch.uint8, pin_memory=pinned)
-        self.buffer[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
+        self.names = file_order(tensors)
+        head, size = encode_header(tensors)
+        self.data = torch.empty(len(head) + size, dtype=torch.uint8, pin_memory=pinned)
+        self.data[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
         self._places = self._cut(tensors, len(head))
 
     def _cut(self, tensors: Mapping[str, Tensor], start: int) -> dict[str, Tensor]:
@@ -84,18 +83,18 @@ class TensorFile:
         for name in self.names:
             tensor = tensors[name]
             size = tensor.numel() * tensor.element_size()
-            places[name] = self.buffer[start : start + size].view(tensor.dtype).view(tensor.shape)
+            places[name] = self.data[start : start + size].view(tensor.dtype).view(tensor.shape)
             start += size
         return places
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the tensors to their places; returns when the copy is complete."""
+        """Copy the tensors to their places, and wait until the copy is complete."""
         with torch.no_grad():
             for name in self.names:
-                self._places[name].copy_(whole(tensors[name]), non_blocking=True)
+                self._places[name].copy_(full_tensor(tensors[name]), non_blocking=True)
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
 
     def bytes(self) -> memoryview:
-        """The whole file; valid until the next `fill`."""
-        return self.buffer.numpy().data
+        """Return the complete file; valid until the next `fill`."""
+        return self.data.numpy().data

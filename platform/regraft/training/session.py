@@ -14,7 +14,7 @@ from regraft.store.checkpoints import Checkpoints
 from regraft.store.lease import Lease
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
-from regraft.training.event_log import Journal
+from regraft.training.event_log import EventLog
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.loop import fit
@@ -31,9 +31,9 @@ Execute = Callable[[Job], None]
 def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
     """Prepare, execute, complete; one driver a run, held by a lease.
 
-    What is told to a `progress` that is a Journal is kept with the run, what `execute` tells it too.
+    What is told to a `progress` that is a EventLog is kept with the run, what `execute` tells it too.
     """
-    say = progress if isinstance(progress, Journal) else Journal(progress)
+    say = progress if isinstance(progress, EventLog) else EventLog(progress)
     began = time.monotonic()
     spec = spec.model_copy(update={"search": None})  # a run is what it is, whatever else its spec may vary
     store = open_store(spec.store)
@@ -46,7 +46,7 @@ def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progr
             return finished(store, spec, run, known)
         runs.forget_stop(run)
         job = prepare(store, spec, run, say)
-        with say.of(runs, run), told_as_failed(runs, run, lease):
+        with say.of(runs, run), mark_failed(runs, run, lease):
             execute(job)
             if lease.lost.is_set():
                 raise LeaseHeld("another driver took this run over while it trained; it will register the model", run)
@@ -54,7 +54,7 @@ def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progr
 
 
 @contextmanager
-def told_as_failed(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
+def mark_failed(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
     """Write into the run's document that it failed, or where it stopped, unless another driver has it now."""
     try:
         yield
@@ -73,7 +73,7 @@ def told_as_failed(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
 
 def train_local(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
     """Train in this process, without Ray."""
-    say = Journal(progress)
+    say = EventLog(progress)
 
     def execute(job: Job) -> None:
         harness = LocalHarness(progress=say)

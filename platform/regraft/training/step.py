@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from regraft.bases.adapted import Adapted, model_inputs
 from regraft.contracts import Batch, Step
 from regraft.errors import Unsupported
+from regraft.spec.sections import TrainingSpec
 from regraft.training.evaluate import to_device
 from regraft.training.harness import Harness
 
@@ -86,16 +87,15 @@ class Stepper:
         accelerator: Accelerator,
         harness: Harness,
         *,
-        seed: int,
-        clip: float | None,
+        training: TrainingSpec,
     ) -> None:
         self.module, self.optimizer, self.accelerator, self.harness = module, optimizer, accelerator, harness
-        self.seed, self.clip = seed, clip
+        self.seed, self.clip = training.seed, training.clip
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._notices = self._before = torch.zeros(())
 
     @property
-    def told_to_leave(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether any rank had notice; the same answer on every rank, so that all of them end at the same step.
 
         On a device the notices of the step before are read, which have arrived: the newest would have to be waited for.

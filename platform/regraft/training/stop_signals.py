@@ -14,7 +14,7 @@ from regraft.errors import StoreError
 from regraft.store.runs import Runs
 
 
-class Notice:
+class StopNotice:
     """Given from any thread or signal handler, looked at between steps; the first reason counts."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Notice:
 
 
 @contextmanager
-def on_sigterm(notice: Notice) -> Iterator[None]:
+def on_sigterm(notice: StopNotice) -> Iterator[None]:
     """Let SIGTERM, with which machines and jobs are ended, mean leaving at the next step; a second one ends at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -53,7 +53,7 @@ LOOK_S = 3.0
 
 
 @contextmanager
-def when_asked(runs: Runs, run: str, notice: Notice) -> Iterator[None]:
+def when_asked(runs: Runs, run: str, notice: StopNotice) -> Iterator[None]:
     """Give notice once `regraft runs stop` asks for it."""
     done = threading.Event()
     thread = threading.Thread(target=_look, args=(runs, run, notice, done), name="regraft-stopping", daemon=True)
@@ -64,7 +64,7 @@ def when_asked(runs: Runs, run: str, notice: Notice) -> Iterator[None]:
         done.set()
 
 
-def _look(runs: Runs, run: str, notice: Notice, done: threading.Event) -> None:
+def _look(runs: Runs, run: str, notice: StopNotice, done: threading.Event) -> None:
     while not done.wait(LOOK_S):
         try:
             if runs.stop_asked(run):

@@ -1,4 +1,4 @@
-"""One value that stands between the two halves of a cut model: its place, its shape in a batch, a row's share of it."""
+"""One value that crosses a cut: which module returns it, its shape in a batch, and one row's share of it."""
 
 from __future__ import annotations
 
@@ -12,43 +12,81 @@ from torch import Tensor
 from regraft.trunk.shapes import Dim
 
 GIVEN = -1
-"""As a part's place: not what the module returns, but the first value that it is called with."""
+"""A `Boundary.place`: the first positional argument of the module, in place of a value that it returns."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One value that a finished module returns, and what stands in for it."""
+class Boundary:
+    """One value that a frozen module returns, and how a bypassed module answers it."""
 
     module: str
     place: int
-    """Which of the values that the module returns, or GIVEN."""
-    role: Literal["constant", "hollow", "kept", "shared"]
-    """constant: the same in every batch, no tensor. hollow: never read, only its shape. kept: needed, one slice a row.
-    shared: needed, and the same for all rows."""
+    """Index among the values that the module returns, flattened, or GIVEN."""
+    role: Literal["constant", "shape_only", "kept", "shared"]
+    """constant: no tensor, equal in every batch. shape_only: only its shape is read, never its numbers.
+    kept: needed, one slice a row. shared: needed, and equal for all rows."""
     value: Any = None
+    """The value of a constant."""
     dims: tuple[Dim, ...] = ()
     dtype: torch.dtype = torch.float32
     first_only: bool = False
-    """Only the first entry of axis 1 is read (the class token)."""
+    """Whether only the first entry of axis 1 is read (the class token)."""
     order: tuple[int, ...] = ()
-    """Its axes as they lie in memory, the slowest first: dropout draws in that order, and sums are taken in it."""
+    """Axes by memory stride, slowest first. Dropout draws and sums are taken in this order."""
 
     @property
     def key(self) -> str:
-        """By which its values are known: module, place, and whether it is the first entry alone."""
+        """The key of its values: module, place, and whether only the first entry is read."""
         return f"{self.module}:{self.place}{':first' if self.first_only else ''}"
 
     @property
     def width(self) -> int:
-        """Numbers a row, where an axis that follows the batch's sizes counts 64."""
+        """Numbers per row, counting an axis that follows the batch's sizes as 64."""
         count = 1
         for axis, dim in enumerate(self.dims):
             count *= dim.times if axis == 0 else 1 if axis == 1 and self.first_only else dim.of(_Usual())
         return count
 
+    @property
+    def folds(self) -> int:
+        """How many slices of axis 0 belong to one row; more than one where a module folds windows of an image there."""
+        return self.dims[0].times
+
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Its shape in a batch of these sizes."""
+        """Return its shape in a batch of these sizes."""
         return tuple(dim.of(sizes) for dim in self.dims)
+
+    def by_row(self, values: Tensor, rows: int) -> Tensor:
+        """Return a batch's values as (rows, ...), with an axis for the folds where there are several."""
+        return values.reshape(rows, self.folds, *values.shape[1:]) if self.folds > 1 else values
+
+    def without_padding(self, sizes: Mapping[str, int]) -> tuple[slice, ...]:
+        """Return the slices that cut the padding off one row of these sizes."""
+        folded = (slice(None),) if self.folds > 1 else ()
+        if self.first_only:
+            return (*folded, slice(None))
+        return (*folded, *(slice(dim.of(sizes)) for dim in self.dims[1:]))
+
+    def join(self, rows: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
+        """Return the values of single rows as those of one batch of these sizes, padded with zeros."""
+        inner = [dim.of(sizes) for dim in self.dims[1:]]
+        if self.first_only:
+            inner[0] = 1
+        folded = [self.folds] if self.folds > 1 else []
+        if all(list(row.shape) == [*folded, *inner] for row in rows):
+            return laid_out(torch.stack(tuple(rows)).reshape(-1, *inner), self.order)
+        padded = rows[0].new_zeros((len(rows), *folded, *inner))
+        for place, row in zip(padded, rows, strict=True):
+            place[tuple(slice(length) for length in row.shape)] = row
+        return laid_out(padded.reshape(-1, *inner), self.order)
+
+    def widen(self, values: Tensor, sizes: Mapping[str, int]) -> Tensor:
+        """Return the values in the module's full shape: entries that are not read are zero."""
+        if not self.first_only:
+            return values
+        wide = values.new_zeros(self.shape(sizes))
+        wide[:, :1] = values
+        return wide
 
 
 class _Usual(dict[str, int]):
@@ -56,53 +94,15 @@ class _Usual(dict[str, int]):
         return 64
 
 
-def is_kept(part: Part) -> bool:
-    return part.role == "kept"
-
-
-def by_row(part: Part, values: Tensor, rows: int) -> Tensor:
-    """(rows, ...): a module may fold parts of a row into the first axis, as windows of an image are."""
-    return values.reshape(rows, part.dims[0].times, *values.shape[1:]) if part.dims[0].times > 1 else values
-
-
-def inside(part: Part, sizes: Mapping[str, int]) -> tuple[slice, ...]:
-    """Which of a row's values are its own."""
-    folded = (slice(None),) if part.dims[0].times > 1 else ()
-    if part.first_only:
-        return (*folded, slice(None))
-    return (*folded, *(slice(dim.of(sizes)) for dim in part.dims[1:]))
-
-
-def joined(part: Part, rows: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
-    inner = [dim.of(sizes) for dim in part.dims[1:]]
-    if part.first_only:
-        inner[0] = 1
-    folded = [part.dims[0].times] if part.dims[0].times > 1 else []
-    if all(list(row.shape) == [*folded, *inner] for row in rows):
-        return laid_out(torch.stack(tuple(rows)).reshape(-1, *inner), part.order)
-    whole = rows[0].new_zeros((len(rows), *folded, *inner))
-    for place, row in zip(whole, rows, strict=True):
-        place[tuple(slice(length) for length in row.shape)] = row
-    return laid_out(whole.reshape(-1, *inner), part.order)
-
-
 def order_of(tensor: Tensor) -> tuple[int, ...]:
+    """Return the tensor's axes by memory stride, slowest first."""
     strides = tuple(tensor.stride())
     return tuple(sorted(range(tensor.ndim), key=lambda axis: (-strides[axis], axis)))
 
 
 def laid_out(values: Tensor, order: tuple[int, ...]) -> Tensor:
-    """The same values, lying in memory as the model's own do."""
+    """Return the same values in the memory order of the model's own tensors."""
     if order == tuple(range(values.ndim)):
         return values
     back = [order.index(axis) for axis in range(values.ndim)]
     return values.permute(order).contiguous().permute(back)
-
-
-def widened(part: Part, values: Tensor, sizes: Mapping[str, int]) -> Tensor:
-    """The first entry alone in its place, before entries that nobody reads."""
-    if not part.first_only:
-        return values
-    wide = values.new_zeros(part.shape(sizes))
-    wide[:, :1] = values
-    return wide

@@ -1,9 +1,9 @@
-"""Cut a model where training begins to move it: everything before becomes a function of the row, kept and handed back.
+"""Cut a model where training begins to change it, so that the frozen part's outputs can be stored and replayed.
 
-Modules stay in their places under their names; those that had finished before the cut answer with what was kept of
-them instead of computing it. What has to be kept is found by trying: a value is needed when the model's output turns
-into NaN with it. What belongs to no row (T5's table of positions) is computed again on one row, which costs next to
-nothing. So no family is known here by its name.
+Modules keep their places and names. Those that finish before the cut answer with stored values instead of computing
+them. Which values must be stored is found by experiment: a value is needed if the model's output becomes NaN with it.
+Values that belong to no row (T5's table of positions) are computed again on one row, at almost no cost. So no model
+family is known here by its name.
 """
 
 from __future__ import annotations
@@ -19,266 +19,279 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from regraft.bases.adapted import Adapted
 from regraft.contracts import Batch, device_of
-from regraft.trunk.boundary import GIVEN, Part, by_row, inside, is_kept, joined, laid_out, order_of, widened
+from regraft.trunk.boundary import GIVEN, Boundary, laid_out, order_of
 from regraft.trunk.shapes import ROWS, Sizes, dims_of, sizes_of
-from regraft.trunk.trace import Call, Tape, live_modules, record, tensors_in
+from regraft.trunk.trace import Call, Trace, live_modules, record, tensors_in
 
-Boundary = Mapping[str, Tensor]
-"""What the suffix needs of a batch, by `Part.key`."""
+BoundaryTensors = Mapping[str, Tensor]
+"""A batch's values at the cut, by `Boundary.key`."""
 
 
 class NotCut(Exception):
-    """Why this model cannot be cut, in words; it is then computed whole."""
+    """The reason why this model cannot be cut, in words; its frozen part is then computed in every pass."""
 
 
 class NothingFrozen(NotCut):
-    """There is no frozen part: nothing to be told of."""
+    """The model has no frozen part, which needs no notice to the user."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stub:
-    """What stands in for one finished module."""
+class Bypass:
+    """The recorded answer of one finished module."""
 
     module: str
-    parts: tuple[Part, ...]
+    boundaries: tuple[Boundary, ...]
     tree: TreeSpec
     by_row: tuple[bool, ...] = ()
-    """Which of the values that it is called with, flattened, hold one slice a row."""
+    """For each argument of the module, flattened, whether it holds one slice per row."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a model is cut, and what of each row must be kept for it."""
+    """Where a model is cut, and which values of each row must be stored for it."""
 
-    stubs: tuple[Stub, ...]
+    bypasses: tuple[Bypass, ...]
     sizes: Sizes = field(default_factory=Sizes)
-    """What was taken for granted of the sizes of rows."""
+    """Assumptions about the sizes of rows, checked by `split`."""
 
     @property
-    def kept(self) -> tuple[Part, ...]:
-        """What is kept of each row."""
-        return tuple(part for stub in self.stubs for part in stub.parts if part.role == "kept")
+    def kept(self) -> tuple[Boundary, ...]:
+        """The values to store for each row."""
+        return tuple(boundary for boundary in _boundaries_of(self.bypasses) if boundary.role == "kept")
 
     @contextmanager
-    def standing_in(self, model: nn.Module, boundary: Boundary, sizes: Mapping[str, int]) -> Iterator[None]:
-        """Inside, the model's forward pass on a batch of these sizes begins at the cut."""
+    def bypassed(self, model: nn.Module, tensors: BoundaryTensors, sizes: Mapping[str, int]) -> Iterator[None]:
+        """Let the model's forward pass on a batch of these sizes begin at the cut, while the context is open."""
         device = device_of(model)
 
-        def value(part: Part) -> Tensor:
-            if part.role == "kept":
-                return widened(part, boundary[part.key], sizes)
-            return torch.zeros((), dtype=part.dtype, device=device).expand(part.shape(sizes))
+        def value(boundary: Boundary) -> Tensor:
+            if boundary.role == "kept":
+                return boundary.widen(tensors[boundary.key], sizes)
+            return torch.zeros((), dtype=boundary.dtype, device=device).expand(boundary.shape(sizes))
 
-        with _stubbed(model, self.stubs, value):
+        with _bypassed(model, self.bypasses, value):
             yield
 
-    def split(self, boundary: Boundary, own: Sequence[Mapping[str, int]]) -> list[dict[str, Tensor]]:
-        """A batch's boundary as one a row, without the padding; `own` are the sizes of each row alone.
+    def split(self, tensors: BoundaryTensors, row_sizes: Sequence[Mapping[str, int]]) -> list[dict[str, Tensor]]:
+        """Return a batch's values row by row, without padding; `row_sizes` are the sizes of each row in its own batch.
 
-        NotCut where a row or a value has not the sizes that were found: so it is when images are of several sizes.
+        Raises NotCut when a row or a value breaks the assumptions about sizes, as images of several sizes do.
         """
-        if strange := next(filter(None, map(self.sizes.broken_by, own)), None):
-            raise NotCut(strange)
-        rows: list[dict[str, Tensor]] = [{} for _ in own]
-        longest = {name: max(sizes[name] for sizes in own) for name in own[0]} | {ROWS: len(own)}
-        for part in self.kept:
-            wanted = part.shape(longest)
-            wanted = (wanted[0], 1, *wanted[2:]) if part.first_only else wanted
-            if (found := tuple(boundary[part.key].shape)) != wanted:
-                raise NotCut(f"{part.module} returns {found} where {wanted} follows from the sizes of the rows")
-            folded = by_row(part, boundary[part.key], len(own))
-            for row, values, sizes in zip(rows, folded, own, strict=True):
-                row[part.key] = values[inside(part, sizes)].contiguous()
+        if reason := next(filter(None, map(self.sizes.broken_by, row_sizes)), None):
+            raise NotCut(reason)
+        count = len(row_sizes)
+        rows: list[dict[str, Tensor]] = [{} for _ in row_sizes]
+        longest = {name: max(sizes[name] for sizes in row_sizes) for name in row_sizes[0]} | {ROWS: count}
+        for boundary in self.kept:
+            expected = boundary.shape(longest)
+            expected = (expected[0], 1, *expected[2:]) if boundary.first_only else expected
+            if (found := tuple(tensors[boundary.key].shape)) != expected:
+                raise NotCut(f"{boundary.module} returns {found} where {expected} follows from the sizes of the rows")
+            folded = boundary.by_row(tensors[boundary.key], count)
+            for row, values, sizes in zip(rows, folded, row_sizes, strict=True):
+                row[boundary.key] = values[boundary.without_padding(sizes)].contiguous()
         return rows
 
-    def take(self, boundary: Boundary, places: Sequence[int], rows: int, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-        """The boundary of some rows (again and again, in any order) of a batch of `rows` as one of these sizes.
+    def take(
+        self, tensors: BoundaryTensors, indices: Sequence[int], rows: int, sizes: Mapping[str, int]
+    ) -> dict[str, Tensor]:
+        """Return the values of some rows of a batch of `rows`, as those of a batch of these sizes.
 
-        No size may be larger than the batch's own: what is beyond is padding, and is cut off.
+        Indices may repeat and stand in any order. No size may be larger than in the batch: entries beyond are padding
+        and are cut off.
         """
         found: dict[str, Tensor] = {}
-        for part in self.kept:
-            values = boundary[part.key]
-            if list(places) != list(range(rows)):
-                chosen = torch.tensor(places, device=values.device)
-                values = by_row(part, values, rows).index_select(0, chosen)
-                values = values.flatten(0, 1) if part.dims[0].times > 1 else values
-            inner = [slice(dim.of(sizes)) for dim in part.dims[1:]]
-            found[part.key] = laid_out(values[(slice(None), *inner)].contiguous(), part.order)
+        for boundary in self.kept:
+            values = tensors[boundary.key]
+            if list(indices) != list(range(rows)):
+                chosen = torch.tensor(indices, device=values.device)
+                values = boundary.by_row(values, rows).index_select(0, chosen)
+                values = values.flatten(0, 1) if boundary.folds > 1 else values
+            inner = [slice(dim.of(sizes)) for dim in boundary.dims[1:]]
+            found[boundary.key] = laid_out(values[(slice(None), *inner)].contiguous(), boundary.order)
         return found
 
     def join(self, rows: Sequence[Mapping[str, Tensor]], sizes: Mapping[str, int]) -> dict[str, Tensor]:
-        """The boundary of a batch of these sizes from that of its rows; padding is zero."""
-        return {part.key: joined(part, [row[part.key] for row in rows], sizes) for part in self.kept}
+        """Return the values of single rows as those of one batch of these sizes; padding is zero."""
+        return {boundary.key: boundary.join([row[boundary.key] for row in rows], sizes) for boundary in self.kept}
 
 
 def union(cuts: Iterable[Cut]) -> Cut:
-    """What all of the cuts keep, each value once: to be computed in one pass, not to stand in for a model."""
+    """Return a cut that keeps what all of the cuts keep, to capture their values in one pass; it cannot bypass."""
     cuts = list(cuts)
-    parts = {part.key: part for cut in cuts for part in cut.kept}
+    boundaries = {boundary.key: boundary for cut in cuts for boundary in cut.kept}
     sizes = max((cut.sizes for cut in cuts), key=lambda sizes: len(sizes.fixed) + len(sizes.same), default=Sizes())
-    return keeping(parts.values(), sizes)
+    return capture_only(boundaries.values(), sizes)
 
 
-def keeping(parts: Iterable[Part], sizes: Sizes) -> Cut:
-    """A cut that is only asked what it keeps."""
+def capture_only(boundaries: Iterable[Boundary], sizes: Sizes) -> Cut:
+    """Return a cut that only names the values to capture."""
     _, leaf = tree_flatten(None)
-    return Cut(tuple(Stub(part.module, (part,), leaf) for part in parts), sizes)
+    return Cut(tuple(Bypass(boundary.module, (boundary,), leaf) for boundary in boundaries), sizes)
 
 
 def find_cut(adapted: Adapted, first: Batch, second: Batch) -> Cut:
-    """Where `adapted` can be cut; the two batches differ in how many rows they have, and in their lengths where rows
-    have any, by another factor: else a table of positions looks like something that every row has.
+    """Find where `adapted` can be cut, from two probe batches on the model's device.
 
-    NotCut says why it cannot: nothing is frozen before what trains, or a shape that follows nothing in the batch.
+    The batches differ in their number of rows, and, by another factor, in their lengths where rows have any: otherwise
+    a table of positions looks like a value of every row. Raises NotCut with the reason: nothing is frozen before the
+    first trained module, or a shape follows no size of the batch.
     """
     sizes = Sizes.of(sizes_of(first), sizes_of(second))
     live = live_modules(adapted)
-    tapes = record(adapted, first, live), record(adapted, second, live)
-    stubs = _stubs(*tapes, sizes_of(first), sizes_of(second))
-    holds = {name for name, module in adapted.model.named_modules() if next(module.parameters(), None) is not None}
-    computed = tuple(stub for stub in stubs if stub.module in holds)
+    traces = record(adapted, first, live), record(adapted, second, live)
+    everything = _bypasses(*traces, sizes_of(first), sizes_of(second))
+    weighted = {name for name, module in adapted.model.named_modules() if next(module.parameters(), None) is not None}
+    computed = tuple(bypass for bypass in everything if bypass.module in weighted)
     if not computed:
         raise NothingFrozen("nothing is frozen before what trains")
-    # Modules without parameters may run (tables of positions: free) or stand still (pooling: what is kept shrinks).
-    choices = [_needed(adapted, first, tapes[0], found) for found in (computed, stubs)]
-    least = min(choices, key=lambda found: sum(part.width for stub in found for part in stub.parts if is_kept(part)))
-    return Cut(least, sizes)
+    # Modules without parameters may run (tables of positions: free) or be bypassed (pooling: less has to be kept).
+    choices = [Cut(_with_roles(adapted, first, traces[0], bypasses), sizes) for bypasses in (computed, everything)]
+    return min(choices, key=lambda cut: sum(boundary.width for boundary in cut.kept))
 
 
 def capture(
-    adapted: Adapted, batch: Batch, parts: Iterable[Part], seen: Callable[[str], None] | None = None
+    adapted: Adapted, batch: Batch, boundaries: Iterable[Boundary], seen: Callable[[str], None] | None = None
 ) -> dict[str, Tensor]:
-    """The kept values of a batch, those of several cuts in one pass that ends with the last; in the model's own mode,
-    which is to be eval. `seen` hears the key of each as soon as it is there."""
-    wanted: dict[str, dict[str, Part]] = {}
-    for part in parts:
-        wanted.setdefault(part.module, {})[part.key] = part
+    """Run a batch until all boundary values are computed, and return them by key.
+
+    The model keeps its mode, which has to be eval. `seen` is called with each key as soon as its value exists.
+    """
+    wanted: dict[str, dict[str, Boundary]] = {}
+    for boundary in boundaries:
+        wanted.setdefault(boundary.module, {})[boundary.key] = boundary
     found: dict[str, Tensor] = {}
+    total = sum(map(len, wanted.values()))
     with ExitStack() as stack:
-        for name, inside in wanted.items():
+        for name, by_key in wanted.items():
             module = adapted.model.get_submodule(name)
-            before = {key: part for key, part in inside.items() if part.place == GIVEN}
-            after = {key: part for key, part in inside.items() if part.place != GIVEN}
-            if before:
-                hook = _catching(before, found, wanted, seen)
+            given = {key: boundary for key, boundary in by_key.items() if boundary.place == GIVEN}
+            returned = {key: boundary for key, boundary in by_key.items() if boundary.place != GIVEN}
+            if given:
+                hook = _catching(given, found, total, seen)
                 stack.callback(
                     module.register_forward_pre_hook(lambda m, args, hook=hook: hook(m, args, args[:1])).remove
                 )
-            if after:
-                stack.callback(module.register_forward_hook(_catching(after, found, wanted, seen)).remove)
+            if returned:
+                stack.callback(module.register_forward_hook(_catching(returned, found, total, seen)).remove)
         try:
             with torch.no_grad():
                 adapted.forward(batch)
-        except _Enough:
+        except _AllFound:
             pass
     return found
 
 
-class _Enough(Exception):
-    """Everything that was wanted has been seen."""
+class _AllFound(Exception):
+    """Ends a forward pass in which every wanted value has been captured."""
 
 
 def _catching(
-    inside: Mapping[str, Part],
-    found: dict[str, Tensor],
-    wanted: Mapping[str, Mapping[str, Part]],
-    seen: Callable[[str], None] | None,
+    boundaries: Mapping[str, Boundary], found: dict[str, Tensor], total: int, seen: Callable[[str], None] | None
 ) -> Any:
-    total = sum(len(parts) for parts in wanted.values())
-
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         leaves, _ = tree_flatten(output)
-        for key, part in inside.items():
-            value = leaves[max(0, part.place)]
-            found[key] = value[:, :1] if part.first_only else value
+        for key, boundary in boundaries.items():
+            value = leaves[max(0, boundary.place)]
+            found[key] = value[:, :1] if boundary.first_only else value
             if seen is not None:
                 seen(key)
         if len(found) == total:
-            raise _Enough
+            raise _AllFound
 
     return hook
 
 
-def _stubs(one: Tape, two: Tape, before: Mapping[str, int], after: Mapping[str, int]) -> tuple[Stub, ...]:
+def _boundaries_of(bypasses: Iterable[Bypass]) -> Iterator[Boundary]:
+    for bypass in bypasses:
+        yield from bypass.boundaries
+
+
+def _mapped(bypasses: Iterable[Bypass], change: Callable[[Boundary], Boundary]) -> tuple[Bypass, ...]:
+    return tuple(replace(bypass, boundaries=tuple(map(change, bypass.boundaries))) for bypass in bypasses)
+
+
+def _bypasses(one: Trace, two: Trace, before: Mapping[str, int], after: Mapping[str, int]) -> tuple[Bypass, ...]:
     if [call.name for call in one.calls] != [call.name for call in two.calls]:
         raise NotCut("what it computes before the cut depends on the rows")
     return tuple(
-        Stub(a.name, tuple(_parts(a, b, before, after)), a.tree, tuple(_by_rows(a, b, before[ROWS], after[ROWS])))
+        Bypass(a.name, tuple(_boundaries(a, b, before, after)), a.tree, tuple(_by_row(a, b, before[ROWS], after[ROWS])))
         for a, b in zip(one.calls, two.calls, strict=True)
     )
 
 
-def _by_rows(one: Call, two: Call, before: int, after: int) -> Iterator[bool]:
+def _by_row(one: Call, two: Call, before: int, after: int) -> Iterator[bool]:
     if len(one.given) == len(two.given):
         yield from ((a, b) == (before, after) for a, b in zip(one.given, two.given, strict=True))
 
 
-def _parts(one: Call, two: Call, before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Part]:
+def _boundaries(one: Call, two: Call, before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Boundary]:
     if len(one.leaves) != len(two.leaves):
         raise NotCut(f"{one.name} returns another number of values for other rows")
     for place, (a, b) in enumerate(zip(one.leaves, two.leaves, strict=True)):
         if not isinstance(a, Tensor):
             if isinstance(a, bool | int | float | str) and a != b:
                 raise NotCut(f"{one.name} returns {a!r} for some rows and {b!r} for others")
-            yield Part(one.name, place, "constant", a)
+            yield Boundary(one.name, place, "constant", a)
             continue
         dims = dims_of(a.shape, b.shape, before, after)
         if dims is None:
             raise NotCut(f"{one.name} returns {tuple(a.shape)} and {tuple(b.shape)}, which follow no size of the rows")
         by_row = bool(dims) and dims[0].size == ROWS
-        # NaN cannot be put into whole numbers, so whether a mask is read cannot be tried.
-        role: Literal["kept", "hollow"] = "kept" if by_row and not a.is_floating_point() else "hollow"
-        yield Part(one.name, place, role, None, dims, a.dtype, order=order_of(a))
+        # Integers cannot hold NaN, so the experiment cannot find out whether a mask is read: it is kept.
+        role: Literal["kept", "shape_only"] = "kept" if by_row and not a.is_floating_point() else "shape_only"
+        yield Boundary(one.name, place, role, None, dims, a.dtype, order=order_of(a))
 
 
-def _needed(adapted: Adapted, batch: Batch, tape: Tape, stubs: tuple[Stub, ...]) -> tuple[Stub, ...]:
-    """The stubs with every part in its role."""
-    seen = {(call.name, place): leaf for call in tape.calls for place, leaf in enumerate(call.leaves)}
+def _with_roles(adapted: Adapted, batch: Batch, trace: Trace, bypasses: tuple[Bypass, ...]) -> tuple[Bypass, ...]:
+    """Return the bypasses with the role of every boundary, found by setting one value after the other to NaN."""
+    leaves = {(call.name, place): leaf for call in trace.calls for place, leaf in enumerate(call.leaves)}
 
-    def clean(spoiled: Part, after: int = 0) -> bool:
-        def value(part: Part) -> Tensor:
-            found: Tensor = seen[part.module, part.place]
-            if part is not spoiled:
+    def unread(spoiled: Boundary, after: int = 0) -> bool:
+        """Whether the output stays free of NaN when the value is NaN from this entry of axis 1 on."""
+
+        def value(boundary: Boundary) -> Tensor:
+            found: Tensor = leaves[boundary.module, boundary.place]
+            if boundary is not spoiled:
                 return found
             found = found.clone()
             found[:, after:] = torch.nan
             return found
 
-        with torch.no_grad(), _stubbed(adapted.model, stubs, value):
+        with torch.no_grad(), _bypassed(adapted.model, bypasses, value):
             return not any(tensor.isnan().any() for tensor in tensors_in(adapted.forward(batch)))
 
-    def settled(part: Part) -> Part:
-        if part.role != "hollow" or not part.dtype.is_floating_point or len(part.dims) < 2 or clean(part):
-            return part
-        if part.dims[0].size != ROWS:
-            return replace(part, role="shared")
-        longer = len(part.dims) > 2 and part.dims[0].times == 1 and seen[part.module, part.place].shape[1] > 1
-        return replace(part, role="kept", first_only=longer and clean(part, 1))
+    def with_role(boundary: Boundary) -> Boundary:
+        dims = boundary.dims
+        if boundary.role != "shape_only" or not boundary.dtype.is_floating_point or len(dims) < 2 or unread(boundary):
+            return boundary
+        if dims[0].size != ROWS:
+            return replace(boundary, role="shared")
+        several = len(dims) > 2 and boundary.folds == 1 and leaves[boundary.module, boundary.place].shape[1] > 1
+        return replace(boundary, role="kept", first_only=several and unread(boundary, 1))
 
-    found = tuple(replace(stub, parts=tuple(settled(part) for part in stub.parts)) for stub in stubs)
-    return _relayed(found)
+    return _relayed(_mapped(bypasses, with_role))
 
 
-def _relayed(stubs: tuple[Stub, ...]) -> tuple[Stub, ...]:
-    """Where one module needs what is the same for all rows, those before it hand it on, and are asked for it too."""
-    if not any(part.role == "shared" for stub in stubs for part in stub.parts):
-        return stubs
+def _relayed(bypasses: tuple[Bypass, ...]) -> tuple[Bypass, ...]:
+    """Make every row-independent value shared if one module needs such a value: earlier modules hand it on."""
+    if not any(boundary.role == "shared" for boundary in _boundaries_of(bypasses)):
+        return bypasses
 
-    def asked(part: Part) -> Part:
-        tensor = part.role == "hollow" and part.dtype.is_floating_point and part.dims
-        return replace(part, role="shared") if tensor and part.dims[0].size != ROWS else part
+    def handed_on(boundary: Boundary) -> Boundary:
+        tensor = boundary.role == "shape_only" and boundary.dtype.is_floating_point and boundary.dims
+        return replace(boundary, role="shared") if tensor and boundary.dims[0].size != ROWS else boundary
 
-    return tuple(replace(stub, parts=tuple(map(asked, stub.parts))) for stub in stubs)
+    return _mapped(bypasses, handed_on)
 
 
 @contextmanager
-def _stubbed(model: nn.Module, stubs: Sequence[Stub], value: Callable[[Part], Tensor]) -> Iterator[None]:
-    """Put the stubs in place of their modules' forward, on the instances: types, names and hooks stay."""
-    modules = [(stub, model.get_submodule(stub.module)) for stub in stubs]
+def _bypassed(model: nn.Module, bypasses: Sequence[Bypass], value: Callable[[Boundary], Tensor]) -> Iterator[None]:
+    """Replace the forward of each bypassed module, on the instance: types, names and hooks stay."""
+    modules = [(bypass, model.get_submodule(bypass.module)) for bypass in bypasses]
     before = [vars(module).get("forward") for _, module in modules]
-    for stub, module in modules:
-        module.forward = _stub(stub, module.forward, value)
+    for bypass, module in modules:
+        module.forward = _answer(bypass, module.forward, value)
     try:
         yield
     finally:
@@ -289,25 +302,32 @@ def _stubbed(model: nn.Module, stubs: Sequence[Stub], value: Callable[[Part], Te
                 module.forward = own
 
 
-def _stub(stub: Stub, original: Callable[..., Any], value: Callable[[Part], Tensor]) -> Callable[..., Any]:
+def _answer(bypass: Bypass, original: Callable[..., Any], value: Callable[[Boundary], Tensor]) -> Callable[..., Any]:
+    """Return the forward function of a bypassed module; `original` computes its shared values on one row."""
+    any_shared = any(boundary.role == "shared" for boundary in bypass.boundaries)
+
     def forward(*args: Any, **kwargs: Any) -> Any:
         shared: list[Any] = []
-        if any(part.role == "shared" for part in stub.parts):
+        if any_shared:
             with torch.no_grad():
-                few, more = _one_row((args, kwargs), stub.by_row)
+                few, more = _one_row((args, kwargs), bypass.by_row)
                 shared, _ = tree_flatten(original(*few, **more))
-        leaves = [
-            part.value if part.role == "constant" else shared[part.place] if part.role == "shared" else value(part)
-            for part in stub.parts
-        ]
-        return tree_unflatten(leaves, stub.tree)
+
+        def leaf(boundary: Boundary) -> Any:
+            if boundary.role == "constant":
+                return boundary.value
+            return shared[boundary.place] if boundary.role == "shared" else value(boundary)
+
+        return tree_unflatten(list(map(leaf, bypass.boundaries)), bypass.tree)
 
     return forward
 
 
 def _one_row(given: Any, by_row: Sequence[bool]) -> Any:
-    """What a module is called with, of the first row alone. A length says nothing: a batch may have as many rows as
-    its texts have tokens."""
+    """Return a module's arguments for the first row alone.
+
+    The length of axis 0 does not show whether an argument holds rows: a batch may have as many rows as tokens.
+    """
     leaves, tree = tree_flatten(given)
     if len(leaves) != len(by_row):
         return given

@@ -1,9 +1,8 @@
-"""What the trunk gave for each row, kept in the store by the row's own hash: a second run reads what the first did.
+"""The trunk's outputs in the store, by the hash of each row: a second run reads what the first one computed.
 
-`<store>/features/<trunk-id>/<shard>/` holds one Arrow file per writing: the row's hash, the shape and the values. A
-trunk-id says of which base, at which place, after which preprocessing, in which precision; so nothing is ever read
-that another model or another preprocessing made. Files are memory-mapped: what is read lies in the page cache, shared
-by all processes of a machine.
+`<store>/features/<trunk-id>/<shard>/` holds one Arrow file for each writer: row hash, shape and values. The trunk-id
+is a hash of the base, the place in the model, the preprocessing and the precision, so that values of another model or
+of another preprocessing are never read. Files are memory-mapped: all processes of a machine share their pages.
 """
 
 from __future__ import annotations
@@ -32,28 +31,28 @@ from regraft.data.rows import Rows
 from regraft.errors import Damaged, NotFound, StoreError
 from regraft.store.manifest import MANIFEST, commit
 from regraft.store.objects import ObjectStore, Stat
-from regraft.trunk.boundary import Part
+from regraft.trunk.boundary import Boundary
 
 FORMAT = 1
 FILE = "features.arrow"
 PIECE = 512
 """Rows per Arrow record batch."""
 HASH = 16
-"""Bytes of a row's hash: two of 10^9 rows are alike with a chance of 10^-21."""
+"""Bytes of a row's hash. Among 10^9 rows, two have the same hash with a probability of about 10^-21."""
 
 _SCHEMA = pa.schema([("row", pa.binary(HASH)), ("shape", pa.list_(pa.int32())), ("values", pa.large_binary())])
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
 
-def trunk_id(part: Part, prefix: str, **made_by: Any) -> str:
-    """By what the features of one place are known; `made_by` is everything else that decides their values."""
-    place = [canonical_name(part.module, prefix), part.place, part.first_only, str(part.dtype)]
-    what = [FORMAT, place, [asdict(dim) for dim in part.dims], made_by]
+def trunk_id(boundary: Boundary, prefix: str, **made_by: Any) -> str:
+    """Return the key of one value's features; `made_by` is everything else that determines them."""
+    place = [canonical_name(boundary.module, prefix), boundary.place, boundary.first_only, str(boundary.dtype)]
+    what = [FORMAT, place, [asdict(dim) for dim in boundary.dims], made_by]
     return hashlib.sha256(_canonical(what).encode()).hexdigest()[:32]
 
 
 def row_hashes(rows: Rows, images: Iterable[str] = ()) -> NDArray[np.bytes_]:
-    """(rows,) hashes of HASH bytes over all columns; an image counts by its content."""
+    """Return (rows,) hashes of HASH bytes over all columns; the columns `images` count by their content."""
     names = tuple(images)
     return np.array([_row_hash(rows.row(index), names) for index in range(len(rows))], dtype=f"S{HASH}")
 
@@ -68,13 +67,15 @@ def _row_hash(row: dict[str, Any], images: Sequence[str]) -> bytes:
 
 
 def _content(image: str | bytes) -> str:
-    """The hash of an image's file: its name and size say nothing about an image that was changed in its place."""
+    """Return the hash of an image's file; its name and size do not show that it was replaced."""
     return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else sha256(Path(image))
 
 
 def collect(store: ObjectStore, older_than_s: float) -> tuple[list[str], int]:
-    """Delete shards that were never committed and not touched for that long; their prefixes, and how many bytes the
-    committed ones of all models take."""
+    """Delete shards that were never committed and not touched for that long.
+
+    Returns the prefixes of the deleted shards, and the bytes of the committed ones of all models.
+    """
     folders: dict[str, list[Stat]] = {}
     for stat in store.list("features/"):
         folders.setdefault(stat.key.rpartition("/")[0] + "/", []).append(stat)
@@ -89,19 +90,19 @@ def collect(store: ObjectStore, older_than_s: float) -> tuple[list[str], int]:
 
 
 class Features:
-    """The rows of one trunk-id that the store holds, by hash."""
+    """The rows that the store holds for one trunk-id, by hash."""
 
     def __init__(self, store: ObjectStore, identity: str, cache: Path | None = None) -> None:
         self._store, self.prefix, self._cache = store, f"features/{identity}", cache or cache_folder("features")
         self._chunks: list[_Chunk] = []
         self.refused: dict[str, str] = {}
-        """Shards that cannot be used, by name, with the reason: their rows are computed again."""
+        """Unusable shards by name, with the reason. Their rows are computed again."""
         self._known = np.zeros(0, dtype=f"S{HASH}")
         self._place = np.zeros((0, 2), dtype=np.int64)
         self.refresh()
 
     def refresh(self) -> None:
-        """Look for shards again: another rank, or another run, may have written some."""
+        """Open the shards that are in the store now: another rank or another run may have written some."""
         hashes: list[NDArray[Any]] = []
         places: list[NDArray[np.int64]] = []
         self._chunks = []
@@ -124,24 +125,26 @@ class Features:
             self._place = np.concatenate(places)[first]
 
     def find(self, hashes: NDArray[np.bytes_]) -> NDArray[np.int64]:
-        """(rows, 2) places of the rows of these hashes; -1 where there is none."""
+        """Return (rows, 2) places of the rows with these hashes; -1 for a row that the store lacks."""
         if not len(self._known):
             return np.full((len(hashes), 2), -1)
         at = np.minimum(np.searchsorted(self._known, hashes), len(self._known) - 1)
         return np.where((self._known[at] == hashes)[:, None], self._place[at], -1)
 
     def read(self, place: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """One row's values at a place that `find` gave, as a tensor on the mapped memory, never to be written."""
+        """Return one row's values at a place from `find`, as a tensor on read-only mapped memory."""
         return self._chunks[int(place[0])].tensor(int(place[1]), dtype)
 
     def writer(self, scratch: Path) -> ShardWriter:
-        """Writes one more shard; its rows count from its commit on."""
+        """Return a writer of one more shard, whose rows are visible after its commit."""
         return ShardWriter(self._store, f"{self.prefix}/{uuid4().hex}", scratch)
 
 
 class _Chunk:
-    """One record batch: its values as one tensor on the mapped memory, cut by NumPy's numbers, since Arrow's scalars
-    would cost a step more than its arithmetic does."""
+    """One record batch as one tensor on the mapped memory.
+
+    Rows are sliced at offsets held by NumPy: Arrow's scalars would cost a step more than its arithmetic does.
+    """
 
     def __init__(self, values: Any, shapes: Any) -> None:
         self._ends = np.frombuffer(values.buffers()[1], np.int64)[values.offset : values.offset + len(values) + 1]
@@ -150,25 +153,25 @@ class _Chunk:
         data = values.buffers()[2]
         bare = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
         with warnings.catch_warnings():
-            # The mapped memory is read-only, which torch has no word for; nothing here writes.
+            # The mapped memory is read-only, which torch cannot express; no caller writes to it.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
             self._bytes = torch.from_numpy(bare)
 
     def tensor(self, index: int, dtype: torch.dtype) -> Tensor:
-        """The values of one row."""
+        """Return the values of one row."""
         shape = self._shapes[self._shape_ends[index] : self._shape_ends[index + 1]]
         found = self._bytes[self._ends[index] : self._ends[index + 1]]
         return found.view(dtype).reshape(shape) if len(found) else torch.zeros(shape, dtype=dtype)
 
 
 def _hashes(column: Any) -> NDArray[Any]:
-    """(rows,) of a column of fixed-width bytes, without a Python object a row."""
+    """Return (rows,) bytes of a fixed-width column without a Python object for each row."""
     data = np.frombuffer(column.buffers()[1], dtype=f"S{HASH}")
     return data[column.offset : column.offset + len(column)].copy()
 
 
 class ShardWriter:
-    """One shard as it grows, on this machine's disk; committed on leaving, nothing on an error."""
+    """A shard written to this machine's disk; leaving the context commits it, an error discards it."""
 
     def __init__(self, store: ObjectStore, prefix: str, scratch: Path) -> None:
         self._store, self._prefix, self._path = store, prefix, scratch / f"{uuid4().hex}.arrow"
@@ -177,7 +180,7 @@ class ShardWriter:
         self.rows = self.bytes = 0
 
     def add(self, row: bytes, values: Tensor) -> None:
-        """Append one row's values, any dtype."""
+        """Append one row's values, of any dtype."""
         flat = values.detach().cpu().contiguous()
         data = flat.reshape(-1).view(torch.uint8).numpy().tobytes() if flat.numel() else b""
         for name, value in (("row", row), ("shape", list(flat.shape)), ("values", data)):
@@ -197,7 +200,7 @@ class ShardWriter:
         try:
             commit(self._store, self._prefix, {FILE: self._path}, kind="features", meta=meta)
         except StoreError:
-            # A full disk: what was written of it would fill it for everything that follows.
+            # On a full disk, the partial file would leave no space for what is written next.
             with suppress(StoreError):
                 self._store.delete([f"{self._prefix}/{FILE}"])
             raise

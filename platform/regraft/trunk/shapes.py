@@ -1,4 +1,4 @@
-"""The shape of a tensor inside a model as a function of the shapes that go in, found from two passes."""
+"""Shapes of tensors inside a model as functions of its input shapes, inferred from two passes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor
 from regraft.contracts import Batch
 
 ROWS = "rows"
-"""The size that counts the rows of a batch; the others are axes of its tensors: `input_ids.1`."""
+"""Name of the size that counts a batch's rows; the other sizes are axes of its tensors: `input_ids.1`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dim:
-    """One axis: `times` a size of the batch plus `plus`; a constant where `size` is None."""
+    """Length of one axis: `times` a size of the batch plus `plus`; a constant where `size` is None."""
 
     size: str | None
     times: int
     plus: int = 0
 
     def of(self, sizes: Mapping[str, int]) -> int:
-        """How long the axis is in a batch of these sizes."""
+        """Return the length of the axis in a batch of these sizes."""
         return self.plus + (self.times if self.size is None else self.times * sizes[self.size])
 
 
 def sizes_of(batch: Batch) -> dict[str, int]:
-    """The rows of a batch and the further axes of its tensors; `labels` are no input and do not count."""
+    """Return the rows of a batch and the further axes of its tensors; `labels` are no input and do not count."""
     tensors = {name: value for name, value in batch.items() if name != "labels" and isinstance(value, Tensor)}
     sizes = {ROWS: next(len(value) for value in tensors.values())}
     for name, value in tensors.items():
@@ -38,9 +38,9 @@ def sizes_of(batch: Batch) -> dict[str, int]:
 def dims_of(
     first: Sequence[int], second: Sequence[int], before: Mapping[str, int], after: Mapping[str, int]
 ) -> tuple[Dim, ...] | None:
-    """What the axes of one tensor follow, from its shapes in two batches of other sizes; None where nothing fits.
+    """Infer the axes of one tensor from its shapes in two batches of different sizes; None where no size fits.
 
-    A size explains an axis when it grew by the same factor, or by the same number.
+    A size explains an axis if both grew by the same factor, or by the same number.
     """
     if len(first) != len(second):
         return None
@@ -53,10 +53,10 @@ def _dim(axis: int, one: int, two: int, before: Mapping[str, int], after: Mappin
         return Dim(None, one)
     grown = {name: (was, after[name]) for name, was in sorted(before.items()) if was != after[name]}
     rows = [Dim(ROWS, one // was) for was, now in [grown.pop(ROWS, (0, 0))] if was and _grew_alike(one, two, was, now)]
-    # The first axis holds the rows before anything else: two sizes that grew alike must not be taken for each other.
+    # Axis 0 follows the rows if they fit: another size that grew alike must not be taken for them.
     if axis == 0 and rows:
         return rows[0]
-    # Sizes that are the same in both batches (of ids and of their mask) are one; others that fit alike leave it open.
+    # Sizes that are equal in both batches (of ids and their mask) count as one; other candidates are ambiguous.
     found: dict[tuple[int, int], Dim] = {}
     for name, (was, now) in grown.items():
         if _grew_alike(one, two, was, now):
@@ -72,16 +72,16 @@ def _grew_alike(one: int, two: int, was: int, now: int) -> bool:
     return one % was == 0 and two == one // was * now
 
 
-def tells(before: Mapping[str, int], after: Mapping[str, int], samples: Sequence[Mapping[str, int]]) -> bool:
-    """Whether two batches of these sizes tell apart the sizes that differ in any of the samples, rows included.
+def distinguishes(before: Mapping[str, int], after: Mapping[str, int], samples: Sequence[Mapping[str, int]]) -> bool:
+    """Whether two probe batches have a distinct value for every size that varies between samples, rows included.
 
-    Else a target is taken to be as long as its text, or a length to be the same for all.
+    Otherwise a target could be taken to be as long as its text, or a varying length to be constant.
     """
     if before.keys() != after.keys():
         return False
     names = [name for name in before if name != ROWS]
     for name in names:
-        # Three rows beside two: a length that grew so too could be the number of rows.
+        # A length that grew in proportion to the rows could be taken for their number.
         if before[name] != after[name] and after[name] * before[ROWS] == before[name] * after[ROWS]:
             return False
         if before[name] == after[name] and any(sample[name] != before[name] for sample in samples):
@@ -97,23 +97,23 @@ def tells(before: Mapping[str, int], after: Mapping[str, int], samples: Sequence
 
 @dataclass(frozen=True)
 class Sizes:
-    """What two batches say of the sizes of all rows, and what every row is held to."""
+    """Assumptions about the sizes of all rows, inferred from two batches and checked for every row."""
 
     fixed: Mapping[str, int] = field(default_factory=dict)
-    """Sizes that are the same for all rows: those of images."""
+    """Sizes that are equal for all rows, such as those of images."""
     same: Mapping[str, str] = field(default_factory=dict)
-    """Sizes that go with another: the length of a mask with that of its ids."""
+    """Sizes that equal another one, such as the length of a mask and that of its ids."""
 
     @staticmethod
     def of(before: Mapping[str, int], after: Mapping[str, int]) -> Sizes:
-        """What follows from the sizes of two batches."""
+        """Infer the assumptions from the sizes of two batches."""
         names = sorted(name for name in before if name != ROWS)
         first = {(before[name], after[name]): name for name in reversed(names)}
         fixed = {name: before[name] for name in names if before[name] == after[name]}
         return Sizes(fixed, {name: first[before[name], after[name]] for name in names if name not in fixed})
 
     def broken_by(self, row: Mapping[str, int]) -> str:
-        """How a row of these sizes differs from that, in words; empty when it does not."""
+        """Return how a row of these sizes breaks an assumption, in words; empty if it breaks none."""
         for name, size in self.fixed.items():
             if row.get(name) != size:
                 return f"rows are of several sizes ({name}: {size} and {row.get(name)}), which it cannot tell apart"

@@ -1,4 +1,4 @@
-"""What a forward pass did before the first thing that training moves: which modules had finished, and with what."""
+"""A forward pass up to the first module that training changes: the modules that had finished, and their outputs."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ from regraft.contracts import Batch
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A module that was called once and had returned before the cut."""
+    """A module that was called once and returned before the cut."""
 
     name: str
     leaves: tuple[Any, ...]
-    """What it returned, flattened: tensors, and whatever else stood between them."""
+    """Its output, flattened: tensors and other values."""
     tree: TreeSpec
     given: tuple[int | None, ...] = ()
-    """How long the first axis of each value is that it was called with, flattened; None for what is no tensor."""
+    """Length of axis 0 of each argument, flattened; None for an argument that is no tensor."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tape:
-    """One pass: the finished modules that no other finished module holds, in order, and the model's own tensors."""
+class Trace:
+    """One pass: the outermost finished modules in order of completion, and the model's output tensors."""
 
     calls: tuple[Call, ...]
     outputs: tuple[Tensor, ...]
 
 
 def live_modules(adapted: Adapted) -> frozenset[str]:
-    """Modules whose function is not the same in every step: they hold what trains, drop out, or gather statistics."""
+    """Return the modules whose function changes between steps: they train, drop out, or gather statistics."""
     adapted.train_mode()
     live = frozenset(name for name, module in adapted.model.named_modules() if _moves(module))
     adapted.eval_mode()
     return live
 
 
-def record(adapted: Adapted, batch: Batch, live: frozenset[str]) -> Tape:
-    """One forward pass in eval mode, and what had finished when the first of the `live` modules was entered."""
-    watch = _Watch(live)
-    with _hooked(adapted.model, watch), torch.no_grad():
+def record(adapted: Adapted, batch: Batch, live: frozenset[str]) -> Trace:
+    """Run one forward pass in eval mode and record what had finished when the first `live` module was entered."""
+    recorder = _Recorder(live)
+    with _hooked(adapted.model, recorder), torch.no_grad():
         outputs = adapted.forward(batch)
-    return Tape(tuple(watch.tape()), tensors_in(outputs))
+    return Trace(tuple(recorder.outermost()), tensors_in(outputs))
 
 
 def tensors_in(tree: Any) -> tuple[Tensor, ...]:
-    """The floating tensors of a model's output, in order; an output of a class of the user's own by its attributes."""
+    """Return the floating-point tensors of a model's output in order; an object of another class by its attributes."""
     leaves, _ = tree_flatten(tree)
     if leaves == [tree] and not isinstance(tree, Tensor):
         leaves, _ = tree_flatten(dict(vars(tree)))
@@ -69,8 +69,8 @@ def _moves(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) or (isinstance(module, _DropoutNd) and module.p > 0)
 
 
-class _Watch:
-    """Calls in the order in which they ended, until a live module begins."""
+class _Recorder:
+    """Records calls in the order in which they end, until a live module begins."""
 
     def __init__(self, live: frozenset[str]) -> None:
         self._live, self._over = live, False
@@ -78,39 +78,41 @@ class _Watch:
         self._count: dict[str, int] = {}
         self._done: dict[str, Call] = {}
 
-    def entering(self, name: str) -> None:
+    def enter(self, name: str) -> None:
         self._count[name] = self._count.get(name, 0) + 1
         self._over = self._over or name in self._live
         self._open.append(name)
 
-    def leaving(self, name: str, given: Any, output: Any) -> None:
+    def leave(self, name: str, given: Any, output: Any) -> None:
         self._open.remove(name)
         if not self._over:
             leaves, tree = tree_flatten(output)
             lengths = [len(leaf) if isinstance(leaf, Tensor) and leaf.ndim else None for leaf in tree_flatten(given)[0]]
             self._done[name] = Call(name, tuple(leaves), tree, tuple(lengths))
 
-    def tape(self) -> Iterator[Call]:
+    def outermost(self) -> Iterator[Call]:
+        """Yield the modules that were called once and lie inside no other such module."""
         once = [call for name, call in self._done.items() if name and self._count[name] == 1]
         names = {call.name for call in once}
         for call in once:
-            if not any(parent in names for parent in _above(call.name)):
+            if not any(parent in names for parent in _parents(call.name)):
                 yield call
 
 
-def _above(name: str) -> Iterator[str]:
+def _parents(name: str) -> Iterator[str]:
     while name := name.rpartition(".")[0]:
         yield name
 
 
 @contextmanager
-def _hooked(model: nn.Module, watch: _Watch) -> Iterator[None]:
+def _hooked(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     hooks = []
     for name, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: watch.entering(name)))
+        hooks.append(module.register_forward_pre_hook(lambda *_, name=name: recorder.enter(name)))
         hooks.append(
             module.register_forward_hook(
-                lambda _, args, kwargs, output, name=name: watch.leaving(name, (args, kwargs), output), with_kwargs=True
+                lambda _, args, kwargs, output, name=name: recorder.leave(name, (args, kwargs), output),
+                with_kwargs=True,
             )
         )
     try:

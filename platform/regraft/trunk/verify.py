@@ -1,4 +1,4 @@
-"""Is a cut model the whole one? Outputs, gradients and the task's loss of both, side by side."""
+"""Verification that a cut model computes what the complete one does: outputs, gradients and the task's loss of both."""
 
 from __future__ import annotations
 
@@ -9,41 +9,58 @@ from torch import Tensor
 
 from regraft.bases.adapted import Adapted
 from regraft.contracts import Batch
-from regraft.trunk.cut import Boundary, Cut, NotCut
+from regraft.trunk.cut import BoundaryTensors, Cut, NotCut
 from regraft.trunk.shapes import sizes_of
 from regraft.trunk.trace import tensors_in
 
+SMALLEST = 1e-12
+"""The smallest scale of a relative deviation."""
+
+
+def relative_deviation(actual: Tensor, expected: Tensor, scale: float | None = None) -> float:
+    """Return the largest absolute difference over `scale`, by default the largest absolute expected value.
+
+    Infinite for different shapes, 0 for tensors without elements.
+    """
+    if actual.shape != expected.shape:
+        return float("inf")
+    if not expected.numel():
+        return 0.0
+    dtype = torch.promote_types(expected.dtype, torch.float32)
+    actual, expected = actual.to(dtype), expected.to(dtype)
+    largest = float(expected.abs().max()) if scale is None else scale
+    return float((actual - expected).abs().max()) / max(SMALLEST, largest)
+
 
 def difference(
-    adapted: Adapted, cut: Cut, batch: Batch, boundary: Boundary, *, given: Batch | None = None, seed: int = 0
+    adapted: Adapted, cut: Cut, batch: Batch, tensors: BoundaryTensors, *, given: Batch | None = None
 ) -> float:
-    """How far outputs and gradients of the cut model are from the whole one's on a batch: the largest absolute
-    difference over the largest absolute value of that tensor.
+    """Return the relative deviation of the cut model's outputs and gradients from the complete model's on a batch.
 
-    `given` is what the cut model gets instead of the batch. The model is left in train mode, otherwise as it was.
+    `given` is passed to the cut model in place of the batch. The model is left in train mode, otherwise unchanged.
     """
-    whole = _pass(adapted, batch, seed)
-    parted = _pass(adapted, batch if given is None else given, seed, stand_in(adapted, cut, batch, boundary))
-    if len(whole) != len(parted) or any(one.shape != two.shape for one, two in zip(whole, parted, strict=True)):
+    complete = _outputs_and_gradients(adapted, batch)
+    bypassed = bypassed_copy(adapted, cut, batch, tensors)
+    cut_off = _outputs_and_gradients(adapted, batch if given is None else given, bypassed)
+    if len(complete) != len(cut_off):
         return float("inf")
-    distances = [_distance(one, two) for one, two in zip(whole, parted, strict=True)]
-    return max(distances, default=0.0)
+    return max((relative_deviation(two, one) for one, two in zip(complete, cut_off, strict=True)), default=0.0)
 
 
-def _pass(
-    adapted: Adapted, batch: Batch, seed: int, inside: AbstractContextManager[None] | None = None
+def _outputs_and_gradients(
+    adapted: Adapted, batch: Batch, inside: AbstractContextManager[None] | None = None
 ) -> list[Tensor]:
-    """Outputs and gradients of one pass in train mode; statistics are put back.
+    """Return outputs and gradients of one pass in train mode, and restore buffers such as running statistics.
 
-    The backward pass runs outside of `inside`, as that of a step does: blocks that recompute their activations then run
-    again, without what stood in.
+    The backward pass runs outside of `inside`, as in a training step: blocks that recompute their activations then run
+    again without the bypasses.
     """
     adapted.train_mode()
     trained = [parameter for parameter in adapted.model.parameters() if parameter.requires_grad]
     buffers = [(buffer, buffer.clone()) for buffer in adapted.model.buffers()]
     try:
         with torch.random.fork_rng(devices=[]), inside or nullcontext():
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             outputs = [output for output in tensors_in(adapted.forward(batch)) if output.requires_grad]
         if not outputs:
             raise NotCut("no output of the model depends on what trains")
@@ -53,40 +70,40 @@ def _pass(
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
-    moved = [torch.zeros(()) if gradient is None else gradient for gradient in gradients]
-    return [*(output.detach() for output in outputs), *moved]
+    return [*(output.detach() for output in outputs), *map(_zero_if_unused, gradients)]
 
 
-def loss_difference(adapted: Adapted, cut: Cut, batch: Batch, boundary: Boundary, given: Batch, seed: int = 0) -> float:
-    """How far the task's loss and its gradients are from the whole model's, when the cut one gets `given` and a
-    boundary that was kept row by row: the largest difference over the largest value."""
-    whole = _loss(adapted, batch, seed)
-    parted = _loss(adapted, given, seed, stand_in(adapted, cut, batch, boundary))
-    gradients = max((float(one.abs().max()) for one in whole[1:] if one.numel()), default=0.0)
-    scales = [max(1e-12, abs(float(whole[0]))), *[max(1e-12, gradients)] * (len(whole) - 1)]
-    pairs = zip(whole, parted, scales, strict=True)
-    return max(float((one - two).abs().max()) / scale for one, two, scale in pairs if one.numel())
+def loss_difference(adapted: Adapted, cut: Cut, batch: Batch, tensors: BoundaryTensors, *, given: Batch) -> float:
+    """Return the relative deviation of the task's loss and its gradients from the complete model's.
+
+    The cut model gets the batch `given` and boundary values that were stored row by row. Gradients are compared on the
+    scale of the largest of them.
+    """
+    loss, *gradients = _loss_and_gradients(adapted, batch)
+    cut_loss, *cut_gradients = _loss_and_gradients(adapted, given, bypassed_copy(adapted, cut, batch, tensors))
+    scale = max((float(one.abs().max()) for one in gradients if one.numel()), default=0.0)
+    pairs = zip(gradients, cut_gradients, strict=True)
+    return max(relative_deviation(cut_loss, loss), *(relative_deviation(two, one, scale) for one, two in pairs))
 
 
-def stand_in(adapted: Adapted, cut: Cut, batch: Batch, boundary: Boundary) -> AbstractContextManager[None]:
-    """`Cut.standing_in` for a batch, on a copy of the boundary: a dropout behind it may work in place."""
-    copy = {key: value.clone() for key, value in boundary.items()}
-    return cut.standing_in(adapted.model, copy, sizes_of(batch))
+def bypassed_copy(adapted: Adapted, cut: Cut, batch: Batch, tensors: BoundaryTensors) -> AbstractContextManager[None]:
+    """Return `Cut.bypassed` for a batch on a copy of the tensors: a dropout behind the cut may work in place."""
+    copy = {key: value.clone() for key, value in tensors.items()}
+    return cut.bypassed(adapted.model, copy, sizes_of(batch))
 
 
-def _loss(
-    adapted: Adapted, batch: Batch, seed: int, inside: AbstractContextManager[None] | None = None
+def _loss_and_gradients(
+    adapted: Adapted, batch: Batch, inside: AbstractContextManager[None] | None = None
 ) -> list[Tensor]:
-    """The loss of a batch in eval mode, where nothing is drawn and no statistics move, and its gradients."""
+    """Return a batch's loss and its gradients in eval mode, in which nothing is random and no statistics move."""
     adapted.eval_mode()
     trained = [parameter for parameter in adapted.model.parameters() if parameter.requires_grad]
     with torch.random.fork_rng(devices=[]), inside or nullcontext():
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         total, weight = adapted.task.loss(adapted.forward(batch), batch, adapted.context)
-    gradients = torch.autograd.grad(total / weight.clamp(min=1e-12), trained, allow_unused=True)
-    return [total.detach(), *(torch.zeros(()) if gradient is None else gradient for gradient in gradients)]
+    gradients = torch.autograd.grad(total / weight.clamp(min=SMALLEST), trained, allow_unused=True)
+    return [total.detach(), *map(_zero_if_unused, gradients)]
 
 
-def _distance(one: Tensor, two: Tensor) -> float:
-    scale = max(1e-12, float(one.abs().max())) if one.numel() else 1.0
-    return float((one - two).abs().max()) / scale if one.numel() else 0.0
+def _zero_if_unused(gradient: Tensor | None) -> Tensor:
+    return torch.zeros(()) if gradient is None else gradient

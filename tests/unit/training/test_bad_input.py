@@ -23,7 +23,7 @@ from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
 from regraft.training.harness import LocalHarness
-from regraft.training.memory_check import container_rooms, room_for_weights, weight_bytes
+from regraft.training.memory_check import check_weights_fit, container_rooms, weight_bytes
 from support.processes import free_port, in_child, limited_command
 from support.tiny import document
 from unit.cli.conftest import nothing_left_behind as nothing_left_behind
@@ -321,9 +321,9 @@ class Crowded(LocalHarness):
 def test_workers_on_one_machine_need_the_memory_of_them_all(whole: Document, monkeypatch: pytest.MonkeyPatch) -> None:
     base = locate(whole["base"])
     memory_of(monkeypatch, 3 * weight_bytes(base) - 1)
-    room_for_weights(base, Crowded(2))
+    check_weights_fit(base, Crowded(2))
     with pytest.raises(RequestError, match=r"for 3 workers on one machine: .* write fewer compute\.workers"):
-        room_for_weights(base, Crowded(3))
+        check_weights_fit(base, Crowded(3))
 
 
 def test_weights_stored_at_half_precision_are_counted_as_they_are_loaded(whole: Document, tmp_path: Path) -> None:

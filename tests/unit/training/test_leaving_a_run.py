@@ -12,7 +12,7 @@ import pytest
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
-from regraft.training.stop_signals import Notice, on_sigterm
+from regraft.training.stop_signals import StopNotice, on_sigterm
 from support.processes import LEFT, Told, in_child, on_ranks, train_counted, train_told
 from support.tiny import document
 from unit.training.test_resume import delta, last_state, last_tensors
@@ -53,7 +53,7 @@ def test_notice_on_one_rank_ends_all_of_them_at_the_same_step(straight: dict[str
 
 
 def test_a_second_sigterm_is_an_interrupt_and_the_handler_is_given_back() -> None:
-    before, notice = signal.getsignal(signal.SIGTERM), Notice()
+    before, notice = signal.getsignal(signal.SIGTERM), StopNotice()
     with on_sigterm(notice):
         os.kill(os.getpid(), signal.SIGTERM)
         assert "SIGTERM" in notice.reason

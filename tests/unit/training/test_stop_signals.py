@@ -19,7 +19,7 @@ from regraft.store.registry import Registry
 from regraft.store.runs import Runs, parsed
 from regraft.training import event_log, stop_signals
 from regraft.training.session import train_local
-from regraft.training.stop_signals import Notice
+from regraft.training.stop_signals import StopNotice
 from support.tiny import document
 
 
@@ -44,9 +44,9 @@ class AsksToStop:
 def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A driver that looks a hundred times a second; the function waits until it has found something."""
     given = threading.Event()
-    give = Notice.give
+    give = StopNotice.give
     monkeypatch.setattr(stop_signals, "LOOK_S", 0.01)
-    monkeypatch.setattr(Notice, "give", lambda self, reason: (give(self, reason), given.set()))
+    monkeypatch.setattr(StopNotice, "give", lambda self, reason: (give(self, reason), given.set()))
     return lambda: given.wait(10)
 
 
@@ -89,7 +89,7 @@ def test_what_a_run_said_is_in_the_store_over_all_attempts(tmp_path: Path, quick
 def test_a_secret_of_the_environment_does_not_reach_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-the-secret-key")
     store = open_store(str(tmp_path))
-    say = event_log.Journal()
+    say = event_log.EventLog()
     with pytest.raises(Diverged), say.of(Runs(store), "r"):
         say(Note("it is canary-of-the-secret-key, at http://user:word@host/x"))
         raise Diverged("said canary-of-the-secret-key")
@@ -101,7 +101,7 @@ def test_a_secret_of_the_environment_does_not_reach_the_log(tmp_path: Path, monk
 def test_the_log_is_bounded_and_loses_step_lines_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "MOST_LINES", 5)
     monkeypatch.setattr(event_log, "STEP_S", 0.0)
-    runs, say = Runs(open_store(str(tmp_path))), event_log.Journal()
+    runs, say = Runs(open_store(str(tmp_path))), event_log.EventLog()
     with say.of(runs, "r"):
         say(Note("first"))
         for step in range(20):
@@ -115,7 +115,7 @@ def test_the_log_is_bounded_and_loses_step_lines_first(tmp_path: Path, monkeypat
 def test_a_log_that_was_cut_keeps_its_whole_lines(tmp_path: Path) -> None:
     runs = Runs(open_store(str(tmp_path)))
     runs.write("r", "log.jsonl", b'{"event": "note", "message": "kept"}\n{"event": "no')
-    say = event_log.Journal()
+    say = event_log.EventLog()
     with say.of(runs, "r"):
         say(Note("new"))
     lines = [json.loads(line)["message"] for line in runs.read("r", "log.jsonl").decode().splitlines()]

@@ -20,7 +20,6 @@ from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
 from regraft.tasks.text_classification import TextClassification
-from regraft.training import trunk_cache
 from regraft.training.session import train_local
 from regraft.trunk import cost_model, feature_store
 from regraft.trunk.feature_store import ShardWriter
@@ -202,7 +201,9 @@ def broken(*args: Any, **kwargs: Any) -> Any:
     raise KeyError("a module of the user's own")
 
 
-@pytest.mark.parametrize("step", ["find_cut", "plan", "opened", "fill"])
+@pytest.mark.parametrize(
+    "step", ["cut_check.find_cut", "trunk_cache.choose_placement", "trunk_cache.open_features", "trunk_cache.fill"]
+)
 def test_nothing_that_goes_wrong_ends_a_run_that_did_not_ask(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,9 +211,9 @@ def test_nothing_that_goes_wrong_ends_a_run_that_did_not_ask(
     train_local(RunSpec.resolve(whole))
     kept = beside(whole, "auto", tmp_path / "kept")
     told: list[dict[str, Any]] = []
-    monkeypatch.setattr(trunk_cache, step, broken)
+    monkeypatch.setattr(f"regraft.training.{step}", broken)
     train_local(RunSpec.resolve(kept), progress=told.append)
-    assert "computed anew in every epoch: keeping it failed (KeyError: " in notes(told)
+    assert "computed again in every epoch: keeping it failed (KeyError: " in notes(told)
     same_run(whole, kept)
     with pytest.raises(Unsupported, match=r"disk is written, but keeping it failed \(KeyError"):
         train_local(RunSpec.resolve(beside(whole, "disk", tmp_path / "asked")))

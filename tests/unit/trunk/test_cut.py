@@ -13,7 +13,7 @@ from regraft.bases.adapted import Adapted
 from regraft.bases.locate import Base
 from regraft.contracts import Batch, Method
 from regraft.trunk.cut import Cut, NotCut, capture, find_cut
-from regraft.trunk.shapes import sizes_of, tells
+from regraft.trunk.shapes import distinguishes, sizes_of
 from regraft.trunk.verify import difference
 from unit.bases.families import FAMILIES, adapted, batch_for, located, shake
 
@@ -117,10 +117,10 @@ def test_as_many_rows_as_tokens_are_not_mistaken(make: Callable[[str, str], Adap
 
 def test_lengths_that_grow_alike_and_differ_are_not_told_apart() -> None:
     before, after = {"rows": 2, "a.1": 4, "b.1": 4}, {"rows": 3, "a.1": 7, "b.1": 7}
-    assert tells(before, after, [{"rows": 1, "a.1": 5, "b.1": 5}])
-    assert not tells(before, after, [{"rows": 1, "a.1": 5, "b.1": 6}])
-    assert not tells({**before, "b.1": 9}, {**after, "b.1": 9}, [{"rows": 1, "a.1": 5, "b.1": 6}])
-    assert tells(before, {**after, "b.1": 9}, [{"rows": 1, "a.1": 5, "b.1": 6}])
+    assert distinguishes(before, after, [{"rows": 1, "a.1": 5, "b.1": 5}])
+    assert not distinguishes(before, after, [{"rows": 1, "a.1": 5, "b.1": 6}])
+    assert not distinguishes({**before, "b.1": 9}, {**after, "b.1": 9}, [{"rows": 1, "a.1": 5, "b.1": 6}])
+    assert distinguishes(before, {**after, "b.1": 9}, [{"rows": 1, "a.1": 5, "b.1": 6}])
 
 
 def test_a_row_of_another_size_is_not_split(make: Callable[[str, str], Adapted]) -> None:

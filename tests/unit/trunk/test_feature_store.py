@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from regraft.store.objects import open_store
-from regraft.trunk.cost_model import Limits, Where, choose
+from regraft.trunk.cost_model import CacheLimits, CachePlan, CutCosts, Where, choose_placement
 from regraft.trunk.feature_store import HASH, Features, collect
 
 DAY_S = 86400.0
@@ -50,9 +50,13 @@ def test_a_shard_that_was_not_committed_is_collected_after_a_day(tmp_path: Path)
     assert len(list(store.list("features/"))) == 3
 
 
-def limits(passes: float = 3, asked: bool = False, room: int = 10**9, budget: int = 10**9) -> Limits:
-    rooms: dict[Where, int] = {"disk": room, "memory": room}
-    return Limits(budget, rooms, passes, asked)
+def limits(passes: float = 3, asked: bool = False, room: int = 10**9, budget: int = 10**9) -> CacheLimits:
+    free: dict[Where, int] = {"disk": room, "memory": room}
+    return CacheLimits(budget, free, passes, asked)
+
+
+def choose(compute_s: float, join_s: float, row_bytes: float, total: int, limits: CacheLimits) -> CachePlan:
+    return choose_placement(CutCosts(compute_s, join_s, {}), row_bytes, total, limits)
 
 
 def test_a_plan_keeps_what_is_read_quicker_than_computed() -> None:

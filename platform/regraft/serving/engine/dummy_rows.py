@@ -9,7 +9,7 @@ from regraft.bases.adapted import Adapted
 from regraft.contracts import BadCell, Batch, Example, MadeUp, Row, Task, columns_of
 from regraft.serving.row_checks import checked, inputs
 from regraft.trunk.cut import NotCut
-from regraft.trunk.shapes import sizes_of, tells
+from regraft.trunk.shapes import distinguishes, sizes_of
 
 SAID = "the old man and a small dog went to see two red boats on the long river before it was dark and cold"
 WORDS = SAID.split()
@@ -48,7 +48,7 @@ def probes(adapted: Adapted) -> tuple[list[Example], list[Example]]:
         for many in LONG:
             short, long = examples_of(adapted, few, 2), examples_of(adapted, many, 3)
             alone = [sizes_of(task.collate([dict(example)], context)) for example in (*short, *long)]
-            if tells(sizes_of(collated(adapted, short)), sizes_of(collated(adapted, long)), alone):
+            if distinguishes(sizes_of(collated(adapted, short)), sizes_of(collated(adapted, long)), alone):
                 return short, long
     raise NotCut("no two batches were found that tell the lengths of its rows apart")
 

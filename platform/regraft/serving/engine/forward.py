@@ -17,7 +17,7 @@ from regraft.contracts import Batch, Context, Example, Task
 from regraft.serving.engine.base_weights import BaseWeights, Delta, Frame
 from regraft.serving.engine.multi_lora import Factors, low_rank, per_row_heads
 from regraft.serving.predictor import on_device
-from regraft.trunk.boundary import Part
+from regraft.trunk.boundary import Boundary
 from regraft.trunk.cut import Cut, capture
 from regraft.trunk.shapes import sizes_of
 
@@ -31,7 +31,7 @@ class Suffix:
     cut: Cut
     prefix_frame: Frame
     """Computes what is before; its base is the frame's own, and its task may be another one."""
-    parts: Mapping[str, Part]
+    parts: Mapping[str, Boundary]
     """What of the carrier's is each kept value, by the key of the frame's own."""
     layers: Mapping[str, str] | None
     """The layers of the head, where each row can have its own (`linear_heads`); None: one pass for each model."""
@@ -130,7 +130,7 @@ def _behind(
     for place, number in enumerate(group):
         models[id(rows[number].loaded)].append(place)
     with (
-        suffix.cut.standing_in(suffix.frame.adapted.model, kept, sizes),
+        suffix.cut.bypassed(suffix.frame.adapted.model, kept, sizes),
         _heads(suffix, [rows[n].loaded for n in group], models),
     ):
         output = suffix.frame.adapted.forward(batch)

@@ -16,9 +16,10 @@ from regraft.serving.engine.base_weights import Frame
 from regraft.serving.engine.dummy_rows import probes
 from regraft.serving.engine.forward import LoadedModel, RoutedExample, Suffix, batch_of, carried, shared, whole
 from regraft.serving.engine.multi_lora import NotStackable, linear_heads
-from regraft.trunk.boundary import Part
+from regraft.trunk.boundary import Boundary
 from regraft.trunk.cut import Cut, NotCut, capture, find_cut
 from regraft.trunk.trace import tensors_in
+from regraft.trunk.verify import relative_deviation
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def find_suffix(frame: Frame, prefix_frames: Iterable[Frame], guard: AbstractCon
         loaded = capture(adapted, batch, cut.kept)
     for prefix_frame in prefix_frames:
         if prefix_frame is frame:
-            parts: dict[str, Part] | None = {part.key: part for part in cut.kept}
+            parts: dict[str, Boundary] | None = {part.key: part for part in cut.kept}
         else:
             with guard:
                 parts = _carried_by(prefix_frame, frame, cut, long, loaded)
@@ -59,7 +60,7 @@ def _layers(frame: Frame) -> dict[str, str] | None:
 
 def _carried_by(
     prefix_frame: Frame, frame: Frame, cut: Cut, examples: Sequence[Example], loaded: dict[str, Tensor]
-) -> dict[str, Part] | None:
+) -> dict[str, Boundary] | None:
     """The carrier's name for each of the frame's kept parts, if it gives the same values there."""
     here, there = frame.adapted.anatomy.prefix, prefix_frame.adapted.anatomy.prefix
     parts = {part.key: replace(part, module=_renamed(part.module, here, there)) for part in cut.kept}
@@ -72,7 +73,7 @@ def _carried_by(
     except Exception as error:
         log.info("%s does not compute for %s: %s", prefix_frame.adapted.task.key(), frame.adapted.task.key(), error)
         return None
-    return parts if all(_apart(*pair) <= AGREES[frame.weights.dtype] for pair in pairs) else None
+    return parts if all(relative_deviation(*pair) <= AGREES[frame.weights.dtype] for pair in pairs) else None
 
 
 def _renamed(module: str, here: str, there: str) -> str:
@@ -99,7 +100,9 @@ def agrees(loaded: LoadedModel) -> str:
         together = [tensors_in(part.output) for part in found]
     if len(together) != 1 or len(together[0]) != len(alone):
         return "it has other outputs"
-    apart = max((_apart(one, two) for one, two in zip(together[0], alone, strict=True)), default=float("inf"))
+    apart = max(
+        (relative_deviation(one, two) for one, two in zip(together[0], alone, strict=True)), default=float("inf")
+    )
     return (
         "" if apart <= 10 * AGREES[loaded.frame.weights.dtype] else f"its outputs differ by {apart:.1e} of the largest"
     )
@@ -112,11 +115,3 @@ def _ordinary(suffix: Suffix) -> LoadedModel:
         n: torch.zeros(like.shape, dtype=like.dtype, device=device) for n, like in suffix.frame.delta_shapes.items()
     }
     return LoadedModel(suffix.frame, zeros, suffix.frame.adapted.context, suffix, zeros)
-
-
-def _apart(one: Tensor, two: Tensor) -> float:
-    if one.shape != two.shape:
-        return float("inf")
-    if not one.numel():
-        return 0.0
-    return float((one.float() - two.float()).abs().max()) / max(1e-12, float(two.float().abs().max()))

@@ -19,7 +19,7 @@ from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry
-from regraft.training.job import Job, State
+from regraft.training.job import Job, RunState
 from regraft.training.prepare import base_bytes
 from regraft.training.registration import publish, version_meta
 from regraft.tuning.driver.coordinator import SearchCoordinator
@@ -242,7 +242,7 @@ def _meta(
 ) -> dict[str, Any]:
     fitted = trial.spec(RunSpec.resolve(job.spec)).model_dump(mode="json")
     run = Job(fitted, f"{job.search}/{trial.id}", job.base_hash, job.fingerprint, job.labels, job.threads)
-    state = State(seconds=record.seconds, best_correct=record.correct)
+    state = RunState(seconds=record.seconds, best_correct=record.correct)
     known = {"rows": search.rows, "baselines": search.baselines, "baseline_correct": search.baseline_correct}
     meta = version_meta(own, run, base, saved, state, known, delta)
     meta["lineage"]["search"] = {

@@ -13,10 +13,10 @@ from torch import Tensor
 from regraft.contracts import Score
 from regraft.store.checkpoints import Checkpoints, ranked
 from regraft.store.objects import ObjectStore
-from regraft.training.checkpoint_writer import Saver
-from regraft.training.job import Job, State
-from regraft.training.loop import Run
-from regraft.training.safetensors_buffer import head_of
+from regraft.training.checkpoint_writer import CheckpointWriter
+from regraft.training.job import Job, RunState
+from regraft.training.run import Run
+from regraft.training.safetensors_buffer import encode_header
 from regraft.training.step import scaler_state
 from regraft.tuning.protocol import Coordinator, Report
 
@@ -41,29 +41,29 @@ class TrialCallbacks:
         self.checkpoints = trial_checkpoints(store, job.run)
         self.best: Best | None = None
         self.stopped = False
-        self._saver = Saver(self.checkpoints, None)
+        self._writer = CheckpointWriter(self.checkpoints, None)
         self._pending: tuple[int, float | None, str] | None = None
         self._prefix = ""
         self.last = time.monotonic()
 
-    def begins(self, run: Run) -> None:
+    def on_start(self, run: Run) -> None:
         """A trial that goes on after its worker died knows its best checkpoint."""
         if run.state.step:
             self.look(run.state)
 
-    def was_over(self, run: Run) -> None:
+    def on_already_finished(self, run: Run) -> None:
         """It had ended, and only that was not told."""
         self.look(run.state)
         self.stopped = any(
             saved.step == run.state.step and saved.meta.get("stopped") for saved in self.checkpoints.sound()
         )
 
-    def look(self, state: State) -> None:
+    def look(self, state: RunState) -> None:
         """Find the best checkpoint of an earlier attempt."""
         for saved in ranked(self.checkpoints.sound(), self.score.name, self.score.mode)[:1]:
             self.best = Best(saved.prefix, float(saved.meta["metrics"][self.score.name]), state.best_correct)
 
-    def paused(self, run: Run, metrics: Mapping[str, float] | None) -> bool:
+    def on_pause(self, run: Run, metrics: Mapping[str, float] | None) -> bool:
         """Report, then checkpoint what is best, or may go on and has not left one for a while."""
         state, goes_on, best = run.state, True, False
         if metrics is not None:
@@ -94,17 +94,17 @@ class TrialCallbacks:
         """Write a checkpoint, if the search has room for it; without the optimizer when no step follows."""
         self.settle()
         files = {name: live_ for name, live_ in tensors.items() if live or name == "delta.safetensors"}
-        count = sum(len(head) + size for head, size in map(head_of, files.values()))
+        count = sum(len(head) + size for head, size in map(encode_header, files.values()))
         if not self.coordinator.reserve(self.trial, count):
             return
         meta = {"base": self.job.base_hash, "metrics": dict(metrics or {}), "stopped": self.stopped}
         self._pending = count, (metrics or {}).get(self.score.name), correct
-        self._saver.save(step, files, state, meta, then=lambda saved: setattr(self, "_prefix", saved.prefix))
+        self._writer.save(step, files, state, meta=meta, then=lambda saved: setattr(self, "_prefix", saved.prefix))
         self.last = time.monotonic()
 
     def settle(self) -> None:
         """Wait for the checkpoint under way, and tell of it."""
-        self._saver.wait()
+        self._writer.wait()
         if self._pending is None:
             return
         (count, score, correct), self._pending = self._pending, None
@@ -117,12 +117,12 @@ class TrialCallbacks:
         try:
             self.settle()
         finally:
-            self._saver.close()
+            self._writer.close()
 
     def drop(self) -> None:
         """End without telling anybody: the worker is at an end."""
         with suppress(Exception):
-            self._saver.close()
+            self._writer.close()
 
 
 def trial_checkpoints(store: ObjectStore, run: str) -> Checkpoints:

@@ -20,7 +20,7 @@ from regraft.contracts import Record
 from regraft.errors import Diverged
 from regraft.spec.run import RunSpec
 from regraft.training.evaluate import finite, packed
-from regraft.training.job import State
+from regraft.training.job import RunState
 from regraft.tuning.protocol import Coordinator, End, Report, Trial
 from regraft.tuning.records import error_line
 from regraft.tuning.worker.callbacks import EVERY_S, Best, TrialCallbacks
@@ -50,7 +50,7 @@ class HeadTrial:
     """Its model before the first step; heads of one seed share it, and none of them moves it."""
     head: Head
     callbacks: TrialCallbacks
-    state: State = field(default_factory=State)
+    state: RunState = field(default_factory=RunState)
     best: Snap | None = None
     """Its best evaluation, until it is written."""
 
@@ -92,7 +92,7 @@ class HeadTrial:
         if found is None:
             return
         saved, files = found
-        self.state = State.read((files / "state.json").read_bytes())
+        self.state = RunState.read((files / "state.json").read_bytes())
         self.callbacks.look(self.state)
         self.callbacks.stopped = bool(saved.meta.get("stopped"))
         names = self.names

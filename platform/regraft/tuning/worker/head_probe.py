@@ -17,12 +17,12 @@ from regraft.data.rows import Rows
 from regraft.errors import Unsupported
 from regraft.spec.run import RunSpec
 from regraft.tasks.outputs.one_vector import OneVector
+from regraft.training.cut_check import CutSite, check_encoded_alike, probes
 from regraft.training.evaluate import to_device
-from regraft.training.trunk_cache import probes, read_alike
-from regraft.trunk.boundary import GIVEN, Part
-from regraft.trunk.cut import Cut, NotCut, keeping
+from regraft.trunk.boundary import GIVEN, Boundary
+from regraft.trunk.cut import Cut, NotCut, capture_only
 from regraft.trunk.shapes import ROWS, Dim, Sizes
-from regraft.tuning.worker.shared_cuts import TrialSite
+from regraft.trunk.verify import relative_deviation
 
 SAME = 1e-5
 """How far the head's own arithmetic may be from the model's, relative to its largest value."""
@@ -57,7 +57,7 @@ def head_only_obstacle(spec: RunSpec) -> str:
     return ""
 
 
-def bare(site: TrialSite) -> Bare:
+def bare(site: CutSite) -> Bare:
     """What the head of a freshly made model is, checked on a batch; NotBare says why it is not one linear layer on
     frozen features."""
     adapted = site.adapted
@@ -66,7 +66,7 @@ def bare(site: TrialSite) -> Bare:
     try:
         linear = adapted.linear_head()
         (_, long), _ = probes(adapted, site.snapshot.train)
-        read_alike(adapted, site.snapshot.train)
+        check_encoded_alike(adapted, site.snapshot.train)
     except (Unsupported, NotCut) as error:
         raise NotBare(str(error)) from error
     trained = {id(parameter) for parameter in adapted.model.parameters() if parameter.requires_grad}
@@ -86,7 +86,7 @@ def bare(site: TrialSite) -> Bare:
     return made
 
 
-def dropout_before(site: TrialSite) -> float:
+def dropout_before(site: CutSite) -> float:
     """The probability with which the features of a model are dropped before its head; NotBare when something else
     happens to them in training."""
     adapted = site.adapted
@@ -129,8 +129,8 @@ def _last(outputs: Sequence[Any], features: Tensor) -> tuple[Any, Tensor]:
 
 def _cut(adapted: Adapted, linear: nn.Linear, seen: Tensor) -> Cut:
     name = next(name for name, module in adapted.model.named_modules() if module is linear)
-    part = Part(name, GIVEN, "kept", None, (Dim(ROWS, 1), Dim(None, seen.shape[1])), seen.dtype, order=(0, 1))
-    return keeping([part], Sizes())
+    part = Boundary(name, GIVEN, "kept", None, (Dim(ROWS, 1), Dim(None, seen.shape[1])), seen.dtype, order=(0, 1))
+    return capture_only([part], Sizes())
 
 
 def _agree(adapted: Adapted, made: Bare, output: Any, logits: Tensor, batch: Batch) -> None:
@@ -161,5 +161,4 @@ def _agree(adapted: Adapted, made: Bare, output: Any, logits: Tensor, batch: Bat
 
 
 def _close(one: Tensor, two: Tensor) -> bool:
-    scale = max(1e-12, float(one.abs().max()))
-    return one.shape == two.shape and float((one - two).abs().max()) <= SAME * scale
+    return relative_deviation(two, one) <= SAME

@@ -16,15 +16,16 @@ from regraft.errors import StoreError, Unsupported
 from regraft.spec.run import RunSpec
 from regraft.training.baselines import CENTROID, majority
 from regraft.training.closed_form import solved
+from regraft.training.cut_check import CutSite
 from regraft.training.evaluate import packed
-from regraft.training.loop import options
+from regraft.training.run import training_context
 from regraft.trunk.cut import Cut
 from regraft.tuning.protocol import Coordinator, Trial
 from regraft.tuning.records import error_line
 from regraft.tuning.worker.callbacks import TrialCallbacks
 from regraft.tuning.worker.head_cohort import HeadCohort, HeadTrial, ended
 from regraft.tuning.worker.head_probe import Bare, NotBare, bare, dropout_before, head_only_obstacle, truths
-from regraft.tuning.worker.shared_cuts import TrialSite, head_key, keepable, task_key
+from regraft.tuning.worker.shared_cuts import head_key, keepable, task_key
 from regraft.tuning.worker.stacked_heads import Head, HeadRows
 from regraft.tuning.worker.trial_errors import isolated
 
@@ -43,13 +44,13 @@ class Heads:
         self._worker = worker
         self._bare: dict[str, Bare] = {}
         self._good: set[tuple[str, ...]] = set()
-        self._sites: dict[str, TrialSite] = {}
+        self._sites: dict[str, CutSite] = {}
         self._measured = False
-        self._models: dict[tuple[str, ...], tuple[TrialSite, float]] = {}
+        self._models: dict[tuple[str, ...], tuple[CutSite, float]] = {}
         self._first: dict[tuple[str, ...], tuple[Tensor, Tensor | None]] = {}
         self._labels: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def cut(self, site: TrialSite, coordinator: Coordinator) -> Cut | None:
+    def cut(self, site: CutSite, coordinator: Coordinator) -> Cut | None:
         """What the head of a model sees, where it alone trains and that is all it needs; a note says why not."""
         if not keepable(site) or not head_alone(site.adapted):
             return None
@@ -78,7 +79,7 @@ class Heads:
         correct = ""
         try:
             method = Method.lookup(CENTROID)()
-            head = solved(method, train.features, train.labels, len(context.labels), site.adapted.linear_head())
+            head = solved(method, train.features, train.labels, len(context.labels), head=site.adapted.linear_head())
             output = self._bare[task_key(spec)].output
             with torch.inference_mode():
                 records = task.records(output(head(held.features)), {"labels": held.labels}, context)
@@ -161,7 +162,7 @@ class Heads:
         site, dropout = self._model(spec)
         linear = site.adapted.linear_head()
         bucketing = spec.training.bucketing and "bucketing" in spec.task.supports
-        context = options(site.adapted.context, spec, tuple(worker.job.labels), worker.snapshot, worker.harness)
+        context = training_context(site.adapted.context, spec, worker.snapshot, worker.harness)
         head = Head(spec.training, context, dropout, bucketing, *self._drawn(spec))
         job = worker.job_of(spec, f"{worker.job.search}/{trial.id}")
         callbacks = TrialCallbacks(trial.id, worker.store, job, coordinator, spec.task.score)
@@ -169,13 +170,13 @@ class Heads:
         one.restore(worker.folder / trial.id)
         if spec.method.closed_form and not one.state.finished:
             train, _ = self._rows(site, coordinator)
-            found = solved(spec.method, train.features, train.labels, len(site.adapted.context.labels), linear)
+            found = solved(spec.method, train.features, train.labels, len(site.adapted.context.labels), head=linear)
             head.weight = found.weight.detach()
             head.bias = None if found.bias is None else found.bias.detach()
             head.step = head.steps(len(train.features))
         return one
 
-    def _model(self, spec: RunSpec) -> tuple[TrialSite, float]:
+    def _model(self, spec: RunSpec) -> tuple[CutSite, float]:
         """The model that heads of this kind share, and the dropout before its head."""
         kind = kind_of(spec)
         if kind not in self._models:
@@ -187,14 +188,14 @@ class Heads:
         """The head's first values by the trial's seed: all of the model that is its own."""
         key = (*kind_of(spec), str(spec.training.seed))
         if key not in self._first:
-            linear = self._worker.adapted(spec, self._worker.job_of(spec, "")).linear_head()
+            linear = self._worker.adapted(spec).linear_head()
             held = None if linear.bias is None else linear.bias.detach().clone()
             self._first[key] = linear.weight.detach().clone(), held
         device = self._worker.harness.device
         weight, bias = self._first[key]
         return weight.to(device), None if bias is None else bias.to(device)
 
-    def _rows(self, site: TrialSite, coordinator: Coordinator) -> tuple[HeadRows, HeadRows]:
+    def _rows(self, site: CutSite, coordinator: Coordinator) -> tuple[HeadRows, HeadRows]:
         worker, key = self._worker, task_key(site.spec)
         seen = worker.cuts_for(site.spec, coordinator).seen_by_heads(site)
         assert seen is not None

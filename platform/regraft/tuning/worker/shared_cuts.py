@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from regraft.bases.adapted import Adapted
@@ -26,11 +25,10 @@ from regraft.data.local_cache import cache_folder, one_at_a_time
 from regraft.data.snapshot import Snapshot
 from regraft.errors import StoreError, Unsupported
 from regraft.spec.run import RunSpec
-from regraft.store.objects import ObjectStore
-from regraft.training.harness import Harness
-from regraft.training.trunk_cache import KEPT_AGREES, asked, both_sides, checked_cut, may_keep, opened, rooms
-from regraft.trunk.cache import Kept, Memo, Trunk, astray, fill
-from regraft.trunk.cost_model import Figures, Limits, Plan, choose, measured
+from regraft.training.cut_check import CutSite, as_not_cut, cache_requested, checked_cut, may_cache
+from regraft.training.trunk_cache import cached_sides, fill_trunk, free_bytes, open_features
+from regraft.trunk.cache import CachedRows, Memo, Trunk
+from regraft.trunk.cost_model import CacheLimits, CachePlan, CheckedCut, CutCosts, choose_placement, measure
 from regraft.trunk.cut import Cut, NotCut, NothingFrozen, union
 from regraft.trunk.feature_store import Features
 from regraft.trunk.trace import live_modules
@@ -45,22 +43,6 @@ Key = tuple[frozenset[str], bool, str]
 where their values are to be kept."""
 
 
-@dataclass(frozen=True)
-class TrialSite:
-    """One model of a search in the place of a run; `training.frozen.TrialSite`."""
-
-    spec: RunSpec
-    snapshot: Snapshot
-    adapted: Adapted
-    harness: Harness
-    accelerator: Accelerator
-    store: ObjectStore
-
-    def key(self) -> Key:
-        """Of what its cut is."""
-        return live_modules(self.adapted), bool(self.spec.losses), self.spec.compute.trunk
-
-
 @dataclass
 class Entry:
     """One cut of the shelf: where its values are, or why it has none."""
@@ -68,8 +50,8 @@ class Entry:
     name: str
     """`depth 4`, for people."""
     cut: Cut | None
-    hollow: bool
-    plan: Plan
+    shape_only: bool
+    plan: CachePlan
 
     @property
     def kept(self) -> bool:
@@ -100,58 +82,56 @@ class SharedCuts:
     emit: Progress
     shared: Shared = field(default_factory=Shared)
     entries: dict[Key, Entry] = field(default_factory=dict)
-    _sides: tuple[Kept, Kept] | None = None
+    _sides: tuple[CachedRows, CachedRows] | None = None
     _features: dict[str, Features] = field(default_factory=dict)
     _bytes: dict[str, float] = field(default_factory=dict)
     _memo: Memo = field(default_factory=Memo)
     _seen: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _said: float = 0.0
 
-    def stock(self, sites: Sequence[TrialSite], passes: float, heads: Sequence[tuple[TrialSite, Cut]] = ()) -> None:
+    def stock(self, sites: Sequence[CutSite], passes: float, heads: Sequence[tuple[CutSite, Cut]] = ()) -> None:
         """Find, check and plan the cuts of these freshly made models that are not known yet, and compute what is to be
         kept of them in one pass. `passes` is how often each row is seen behind each of them, at least; `heads` are
         models whose head alone trains, with what it sees."""
-        fresh: dict[Key, TrialSite] = {}
+        fresh: dict[Key, CutSite] = {}
         for site in sites:
-            if keepable(site) and (key := site.key()) not in self.entries:
+            if keepable(site) and (key := cut_key(site)) not in self.entries:
                 fresh.setdefault(key, site)
-        cuts: list[tuple[Key, TrialSite, Cut, bool]] = []
+        cuts: list[tuple[Key, CutSite, CheckedCut]] = []
         for key, site in fresh.items():
             found = self._cut(key, site)
             if found is not None:
-                cuts.append((key, site, *found))
+                cuts.append((key, site, found))
         for key, (site, cut) in {head_key(site.spec): (site, cut) for site, cut in heads}.items():
             if key not in self.entries:
-                cuts.append((key, site, cut, True))
+                cuts.append((key, site, CheckedCut(cut, True)))
         if not cuts:
             return
         try:
             self._plan(cuts, passes)
             self._fill([(key, site) for key, site, *_ in cuts if self.entries[key].kept])
         except Exception as error:
-            log.info("the frozen part cannot be kept", exc_info=True)
-            told = f"keeping it failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
-            self._give_up(cuts, told)
+            self._give_up(cuts, str(as_not_cut(error)))
 
-    def trunk(self, site: TrialSite) -> Trunk | None:
+    def trunk(self, site: CutSite) -> Trunk | None:
         """What stands in for the frozen part of a trial's model; None where it is to be computed, Unsupported where it
         was asked for and cannot be kept."""
-        if not may_keep(site):
+        if not may_cache(site):
             return None
-        entry = self.entries.get(site.key())
+        entry = self.entries.get(cut_key(site))
         if entry is None or entry.cut is None or not entry.kept:
-            if entry is not None and asked(site.spec):
+            if entry is not None and cache_requested(site.spec):
                 told = f"{site.spec.compute.trunk} is written, but {entry.plan.why}"
                 raise Unsupported(told, where="compute.trunk")
             return None
-        return Trunk(site.adapted, entry.cut, self._both(site), self._features, entry.hollow, self._memo)
+        return Trunk(site.adapted, entry.cut, self._both(site), self._features, entry.shape_only, self._memo)
 
     def holds_heads(self, spec: RunSpec) -> bool:
         """Whether what such a spec's head sees is kept."""
         entry = self.entries.get(head_key(spec))
         return entry is not None and entry.kept
 
-    def seen_by_heads(self, site: TrialSite) -> tuple[Tensor, Tensor] | None:
+    def seen_by_heads(self, site: CutSite) -> tuple[Tensor, Tensor] | None:
         """What the head of the site's model sees of each row, (rows, width) in fp32 whatever it was computed in, by
         side; None where it is not kept."""
         entry = self.entries.get(head_key(site.spec))
@@ -168,53 +148,49 @@ class SharedCuts:
             self._seen[part.key] = train, held
         return self._seen[part.key]
 
-    def _both(self, site: TrialSite) -> tuple[Kept, Kept]:
+    def _both(self, site: CutSite) -> tuple[CachedRows, CachedRows]:
         if self._sides is None:
-            self._sides = both_sides(site)
+            self._sides = cached_sides(site.spec, site.snapshot)
         return self._sides
 
-    def _cut(self, key: Key, site: TrialSite) -> tuple[Cut, bool] | None:
+    def _cut(self, key: Key, site: CutSite) -> CheckedCut | None:
         """The checked cut of a model; None, with a note where somebody would miss it, when it has none."""
         try:
             return checked_cut(site)
-        except NotCut as error:
-            reason = error
         except Exception as error:
-            log.info("the frozen part cannot be kept", exc_info=True)
-            reason = NotCut(f"keeping it failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})")
+            reason = as_not_cut(error)
         name = named(site.adapted)
-        self.entries[key] = Entry(name, None, False, Plan("recompute", str(reason), 0, 0.0, 0.0))
+        self.entries[key] = Entry(name, None, False, CachePlan("recompute", str(reason), 0, 0.0, 0.0))
         if not isinstance(reason, NothingFrozen):
-            self.emit(Note(f"{name}: the frozen part is computed anew in every epoch: {reason}"))
+            self.emit(Note(f"{name}: the frozen part is computed again in every epoch: {reason}"))
         return None
 
-    def _plan(self, cuts: Sequence[tuple[Key, TrialSite, Cut, bool]], passes: float) -> None:
+    def _plan(self, cuts: Sequence[tuple[Key, CutSite, CheckedCut]], passes: float) -> None:
         """Choose for each cut, the one that saves most a byte first, within what all of them may take."""
-        site = able([site for _, site, *_ in cuts], [cut for *_, cut, _ in cuts])
-        autocast = site.accelerator.autocast
-        found = measured(
-            site.adapted, [(cut, hollow) for *_, cut, hollow in cuts], self.snapshot.train, autocast=autocast
-        )
+        site = able([site for _, site, _ in cuts], [checked.cut for *_, checked in cuts])
+        checked_cuts = [checked for *_, checked in cuts]
+        found = measure(site.adapted, checked_cuts, self.snapshot.train, site.accelerator.autocast)
         total = len(self.snapshot.train) + len(self.snapshot.eval)
         order = sorted(zip(cuts, found, strict=True), key=lambda pair: _gain(pair[1]), reverse=True)
-        for (key, each, cut, hollow), figures in order:
-            room = {where: size - round(self._taken(total)) for where, size in rooms(each, self.folder).items()}
-            limits = Limits(self.budget - round(self._taken(total)), room, passes, asked(each.spec))
-            extra = sum(size for part, size in figures.row_bytes.items() if part not in self._bytes)
-            chosen = choose(figures.compute_s, figures.join_s, extra, total, limits)
-            entry = self.entries[key] = Entry(named(each.adapted), cut, hollow, chosen)
+        for (key, each, checked), costs in order:
+            taken = round(self._taken(total))
+            free = {where: size - taken for where, size in free_bytes(each, self.folder).items()}
+            limits = CacheLimits(self.budget - taken, free, passes, cache_requested(each.spec))
+            extra = sum(size for part, size in costs.row_bytes.items() if part not in self._bytes)
+            chosen = choose_placement(costs, extra, total, limits)
+            entry = self.entries[key] = Entry(named(each.adapted), checked.cut, checked.shape_only, chosen)
             if entry.kept:
-                self._bytes |= figures.row_bytes
-                fresh = [part for part in cut.kept if part.key not in self._features]
+                self._bytes |= costs.row_bytes
+                fresh = [part for part in checked.cut.kept if part.key not in self._features]
                 if chosen.where == "disk":
-                    self._features |= opened(each, fresh)
-            how = "anew in every epoch" if chosen.where == "recompute" else "once a row"
+                    self._features |= open_features(each, fresh)
+            how = "again in every epoch" if chosen.where == "recompute" else "once a row"
             self.emit(Note(f"{entry.name}: the frozen part is computed {how}, {chosen.why}"))
 
     def _taken(self, total: int) -> float:
         return total * sum(self._bytes.values())
 
-    def _fill(self, chosen: Sequence[tuple[Key, TrialSite]]) -> None:
+    def _fill(self, chosen: Sequence[tuple[Key, CutSite]]) -> None:
         """One pass over the rows for everything that is chosen and not there."""
         if not chosen:
             return
@@ -223,24 +199,13 @@ class SharedCuts:
         sides, everything = self._both(site), union(cuts)
         features = {part.key: self._features[part.key] for part in everything.kept if part.key in self._features}
         trunk = Trunk(site.adapted, everything, sides, features, False, self._memo)
-        autocast = site.accelerator.autocast
         total = sum(len(side.rows) for side in sides)
         began = time.perf_counter()
         with filling(features.values()):
             # Those of other cuts stay as they are: their rows' places count from what was there when they were read.
             for found in features.values():
                 found.refresh()
-            if (apart := astray(trunk, autocast)) > KEPT_AGREES[site.accelerator.mixed_precision]:
-                places = ", ".join(found.prefix for found in features.values())
-                raise NotCut(
-                    f"what the store holds in {places} is not what this model computes (it differs by {apart:.1%}): "
-                    "delete it there"
-                )
-            computed = fill(trunk, self.folder, autocast=autocast, told=lambda done, of: self._told(done, of))
-        for found in features.values():
-            found.refresh()
-        if any(side.missing(everything.kept, features).any() for side in sides):
-            raise NotCut("features that were written are not in the store")
+            computed = fill_trunk(trunk, site, self.folder, self._told)
         self.shared.rows, self.shared.computed = total, self.shared.computed + computed
         self.shared.reused += total - computed
         self.shared.bytes = round(self._taken(total))
@@ -252,14 +217,15 @@ class SharedCuts:
             self._said = time.monotonic()
             self.emit(TrunkProgress(done, of))
 
-    def _give_up(self, cuts: Iterable[tuple[Key, TrialSite, Cut, bool]], why: str) -> None:
+    def _give_up(self, cuts: Iterable[tuple[Key, CutSite, CheckedCut]], why: str) -> None:
         """Nothing of these cuts is used, but for what others keep too."""
-        for key, site, cut, hollow in cuts:
-            self.entries[key] = Entry(named(site.adapted), cut, hollow, Plan("recompute", why, 0, 0.0, 0.0))
+        for key, site, checked in cuts:
+            plan = CachePlan("recompute", why, 0, 0.0, 0.0)
+            self.entries[key] = Entry(named(site.adapted), checked.cut, checked.shape_only, plan)
         used = {part.key for entry in self.entries.values() if entry.kept and entry.cut for part in entry.cut.kept}
         self._bytes = {part: size for part, size in self._bytes.items() if part in used}
         self._features = {part: found for part, found in self._features.items() if part in used}
-        self.emit(Note(f"the frozen part is computed anew in every epoch: {why}"))
+        self.emit(Note(f"the frozen part is computed again in every epoch: {why}"))
 
     def read(self, key: Key, rows: float) -> None:
         """Trials have read so many rows instead of computing them."""
@@ -280,25 +246,30 @@ def filling(features: Iterable[Features]) -> Iterator[None]:
         yield
 
 
+def cut_key(site: CutSite) -> Key:
+    """Cache key of a model's cut: everything that determines where it is cut."""
+    return live_modules(site.adapted), bool(site.spec.losses), site.spec.compute.trunk
+
+
 def head_key(spec: RunSpec) -> Key:
     """Of what heads see that train alone."""
     return frozenset({"head"}), False, spec.compute.trunk
 
 
-def keepable(site: TrialSite) -> bool:
-    """`may_keep`, where a contradiction is for the trial to tell."""
+def keepable(site: CutSite) -> bool:
+    """`may_cache`, where a contradiction is for the trial to tell."""
     try:
-        return may_keep(site)
+        return may_cache(site)
     except Unsupported:
         return False
 
 
-def _gain(figures: Figures) -> float:
+def _gain(costs: CutCosts) -> float:
     """Seconds saved for each byte kept, a pass."""
-    return (figures.compute_s - figures.join_s) / max(1.0, sum(figures.row_bytes.values()))
+    return (costs.compute_s - costs.join_s) / max(1.0, sum(costs.row_bytes.values()))
 
 
-def able(sites: Sequence[TrialSite], cuts: Sequence[Cut]) -> TrialSite:
+def able(sites: Sequence[CutSite], cuts: Sequence[Cut]) -> CutSite:
     """A site whose model has every module of the cuts: LoRA puts modules between others, under other names."""
     wanted = {part.module for cut in cuts for part in cut.kept}
     for site in sites:

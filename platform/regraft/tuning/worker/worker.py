@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,21 @@ from regraft.data.snapshot import Snapshot, open_snapshot
 from regraft.errors import RequestError, Unsupported
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore, open_store
-from regraft.training.closed_form import fit_closed_form
+from regraft.training.cut_check import CutSite
 from regraft.training.distribute import make_accelerator
 from regraft.training.harness import Harness
 from regraft.training.job import Job
-from regraft.training.loop import Run, build
-from regraft.training.memory_check import room_for_steps, room_for_weights, told_when_it_runs_out
+from regraft.training.loop import begin, train
+from regraft.training.memory_check import check_steps_fit, check_weights_fit, explain_out_of_memory
 from regraft.training.prepare import base_of
+from regraft.training.run import Run, build_model
 from regraft.trunk.cut import Cut
 from regraft.tuning.protocol import Coordinator, End, SearchJob, Trial
 from regraft.tuning.worker.callbacks import TrialCallbacks
 from regraft.tuning.worker.connection import connected
 from regraft.tuning.worker.head_probe import head_only_obstacle
 from regraft.tuning.worker.head_trials import Heads
-from regraft.tuning.worker.shared_cuts import SharedCuts, TrialSite, sharing_totals, task_key
+from regraft.tuning.worker.shared_cuts import SharedCuts, cut_key, sharing_totals, task_key
 from regraft.tuning.worker.trial_errors import isolated
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ class TrialWorker:
             torch.set_num_threads(self.job.threads)
         self.store = open_store(self.spec.store)
         self.base = base_of(self.spec, self.job_of(self.spec, ""))
-        room_for_weights(self.base, self.harness)
+        check_weights_fit(self.base, self.harness)
         self.snapshot = open_snapshot(self.store, self.job.fingerprint)
         with connected(coordinator) as connection:
             self._stock([spec for depth in self.job.depths for spec in self._at(depth)], connection)
@@ -129,7 +131,7 @@ class TrialWorker:
     def _blocks(self) -> int | None:
         """How many blocks the base has, where it can be adapted by the spec's own method."""
         try:
-            return len(self.adapted(self.spec, self.job_of(self.spec, "")).anatomy.blocks)
+            return len(self.adapted(self.spec).anatomy.blocks)
         except RequestError:
             return None
 
@@ -138,19 +140,19 @@ class TrialWorker:
         job = self.job
         return Job(spec.model_dump(mode="json"), run, job.base_hash, job.fingerprint, tuple(job.labels), job.threads)
 
-    def adapted(self, spec: RunSpec, job: Job) -> Adapted:
+    def adapted(self, spec: RunSpec) -> Adapted:
         """The trial's model as it is before its first step."""
         key = task_key(spec)
         if key not in self._processors:
             self._processors[key] = load_processor(self.base, spec.task.modality)
-        return build(spec, job, self.snapshot, self.harness, self.base, self._processors[key])
+        return build_model(spec, self.snapshot, self.harness, self.base, processor=self._processors[key])
 
-    def site(self, spec: RunSpec) -> TrialSite:
+    def site(self, spec: RunSpec) -> CutSite:
         """The spec's model before its first step, where it would be trained."""
-        adapted = self.adapted(spec, self.job_of(spec, ""))
+        adapted = self.adapted(spec)
         adapted.model.to(self.harness.device)
         accelerator = make_accelerator(spec.compute, self.harness)
-        return TrialSite(spec, self.snapshot, adapted, self.harness, accelerator, self.store)
+        return CutSite(spec, self.snapshot, adapted, self.harness, accelerator, self.store)
 
     def cuts_for(self, spec: RunSpec, coordinator: Coordinator) -> SharedCuts:
         """What is kept of rows that are read as the spec reads them."""
@@ -171,8 +173,8 @@ class TrialWorker:
                 self._stocked.add(kind)
                 by_task.setdefault(kind[0], {})[kind[1]] = spec
         for variants in by_task.values():
-            sites: list[TrialSite] = []
-            heads: list[tuple[TrialSite, Cut]] = []
+            sites: list[CutSite] = []
+            heads: list[tuple[CutSite, Cut]] = []
             for spec in variants.values():
                 try:
                     site = self.site(spec)
@@ -191,28 +193,24 @@ class TrialWorker:
 
     def _one(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> End:
         job = self.job_of(spec, f"{self.job.search}/{trial.id}")
-        with told_when_it_runs_out(spec):
-            adapted = self.adapted(spec, job)
-            room_for_steps(spec, adapted, self.harness)
+        with explain_out_of_memory(spec):
+            adapted = self.adapted(spec)
+            check_steps_fit(spec, adapted, self.harness)
             callbacks = TrialCallbacks(trial.id, self.store, job, coordinator, spec.task.score)
             run = Run(
-                spec,
-                job,
-                self.store,
-                self.snapshot,
-                adapted,
-                Harness(device=self.harness.device),
-                self.folder,
-                callbacks,
+                spec=spec,
+                snapshot=self.snapshot,
+                adapted=adapted,
+                harness=Harness(device=self.harness.device),
+                callbacks=callbacks,
             )
-            site = TrialSite(spec, self.snapshot, adapted, self.harness, run.accelerator, self.store)
+            site = CutSite(spec, self.snapshot, adapted, self.harness, run.accelerator, self.store)
             cuts = self.cuts_by_task.get(task_key(spec))
-            key, adapted.trunk = site.key(), cuts.trunk(site) if cuts is not None else None
+            key, adapted.trunk = cut_key(site), cuts.trunk(site) if cuts is not None else None
             try:
-                if spec.method.closed_form:
-                    fit_closed_form(run)
-                else:
-                    run.train()
+                with closing(callbacks):
+                    if begin(run, self.folder / "resume"):
+                        train(run)
             finally:
                 adapted.trunk = None  # it knows the model: a circle, which would keep both in memory
             if cuts is not None:

@@ -261,7 +261,7 @@ def test_what_goes_wrong_with_the_trunk_ends_no_search(tmp_path: Path, monkeypat
 
     written = spec_in(tmp_path, "auto", epochs=1)
     monkeypatch.setattr(cost_model, "DISK_S_PER_BYTE", 0.0)
-    monkeypatch.setattr(shared_cuts, "fill", broken)
+    monkeypatch.setattr(shared_cuts, "fill_trunk", broken)
     coordinator = searched(written, tmp_path / "w", FROZEN[0], {"method": "feature-extraction"}, depths=(1,))
-    assert "computed anew in every epoch: keeping it failed (OSError: no space left" in coordinator.notes()
+    assert "computed again in every epoch: keeping it failed (OSError: no space left" in coordinator.notes()
     assert [end.status for end in coordinator.ends.values()] == ["finished"] * 2

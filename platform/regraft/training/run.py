@@ -1,0 +1,164 @@
+"""One rank's state of a run: model, optimizer, progress, and the tensors that a checkpoint holds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from regraft.bases.adapt import Adaptation, adapt
+from regraft.bases.adapted import Adapted
+from regraft.bases.delta import apply_delta, canonical_name, live_tensors
+from regraft.bases.locate import Base
+from regraft.contracts import Context, EvaluationDone, Note
+from regraft.data.sampler import batches_per_epoch, total_steps
+from regraft.data.snapshot import Snapshot
+from regraft.spec.run import RunSpec
+from regraft.store.checkpoints import Checkpoints
+from regraft.training.class_weights import class_weights
+from regraft.training.distribute import distribute, make_accelerator
+from regraft.training.evaluate import evaluate, packed
+from regraft.training.harness import Harness
+from regraft.training.job import RunState
+from regraft.training.optimizer import build_optimizer, optimizer_tensors, parameter_groups, restore_optimizer
+from regraft.training.step import StepModule
+
+LOG_LINES = 500
+"""The most step lines that a run leaves in metrics.jsonl."""
+
+
+class Callbacks(Protocol):
+    """What the loop calls on the way: it stores checkpoints and reports evaluations."""
+
+    checkpoints: Checkpoints
+    """The checkpoints that the run continues from."""
+
+    def on_start(self, run: Run) -> None:
+        """Called before the first step of this attempt, unless the run is finished already."""
+        ...
+
+    def on_pause(self, run: Run, metrics: Mapping[str, float] | None) -> bool:
+        """Called between two steps, with metrics if rows were evaluated; returns whether the run goes on."""
+        ...
+
+    def on_already_finished(self, run: Run) -> None:
+        """Called when the newest checkpoint is the run's last one, and no step is left."""
+        ...
+
+    def close(self) -> None:
+        """Called at the end of the attempt, after an error too."""
+        ...
+
+
+def build_model(spec: RunSpec, snapshot: Snapshot, harness: Harness, base: Base, *, processor: Any = None) -> Adapted:
+    """Return the adapted model before its first step; `processor` is the base's, if it is loaded already."""
+    training = spec.training
+    adaptation = Adaptation(
+        task=spec.task, method=spec.method, labels=snapshot.labels, seed=training.seed, dropout=training.dropout
+    )
+    adapted = adapt(base, adaptation, processor=processor)
+    adapted.context = training_context(adapted.context, spec, snapshot, harness)
+    return adapted
+
+
+def training_context(context: Context, spec: RunSpec, snapshot: Snapshot, harness: Harness) -> Context:
+    """Return the task's context with what the spec sets for the loss and for the rows."""
+    weights = class_weights(spec.training.class_weights, snapshot.labels, snapshot.train, spec.task)
+    return replace(
+        context,
+        class_weights=None if weights is None else weights.to(harness.device),
+        label_smoothing=spec.training.label_smoothing,
+        augment=spec.data.augment,
+    )
+
+
+class Run:
+    """One rank's state of a run, shared by its steps, evaluations and checkpoints."""
+
+    def __init__(
+        self, *, spec: RunSpec, snapshot: Snapshot, adapted: Adapted, harness: Harness, callbacks: Callbacks
+    ) -> None:
+        self.spec, self.snapshot, self.adapted = spec, snapshot, adapted
+        self.harness, self.callbacks = harness, callbacks
+        self.state = RunState()
+        self.accelerator = make_accelerator(spec.compute, harness)
+        # Loss terms are built from the base's values, before a checkpoint is read into the model. Their own seed makes
+        # them independent of whether baselines were measured earlier in this process.
+        torch.manual_seed(spec.training.seed)
+        terms = [(loss.weight, loss.build(adapted.model, adapted.anatomy)) for loss in spec.losses]
+        self.module = StepModule(adapted, terms)
+        self.wrapped = distribute(self.module, adapted, spec.compute, self.accelerator, harness)
+        named = [*adapted.model.named_parameters(), *self.module.terms.named_parameters(prefix="terms")]
+        groups = parameter_groups(named, adapted.anatomy, spec.training)
+        self.optimizer = build_optimizer(groups, spec.training)
+        prefix = adapted.anatomy.prefix
+        self.names = {
+            p: canonical_name(name, prefix) for name, p in adapted.model.named_parameters() if p.requires_grad
+        }
+        self.names |= {p: f"terms.{name}" for name, p in self.module.terms.named_parameters()}
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps per pass over the training rows."""
+        return batches_per_epoch(len(self.snapshot.train), self.spec.training.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run from its first to its last."""
+        training = self.spec.training
+        return total_steps(len(self.snapshot.train), training.batch_size, training.epochs, training.steps)
+
+    @property
+    def stride(self) -> int:
+        """Steps between two lines of the log, for which the loss is read from the device."""
+        return max(1, -(-self.steps // LOG_LINES))
+
+    def evaluate(self) -> dict[str, float]:
+        """Return metrics on the evaluation rows, and update the state: best score, staleness, end of the run."""
+        size = max(32, self.spec.training.batch_size)
+        metrics, records = evaluate(
+            self.adapted, self.snapshot.eval, self.harness, size=size, autocast=self.accelerator.autocast()
+        )
+        self.adapted.train_mode()
+        state, patience, last = self.state, self.spec.training.early_stopping, self.state.step >= self.steps
+        if best := state.judge(metrics, self.spec.task.score, patience=patience, last=last):
+            state.best_correct = packed(records)
+        epoch = state.step / self.per_epoch
+        state.log.append({"step": state.step, "epoch": epoch, **{f"eval_{k}": v for k, v in metrics.items()}})
+        self.harness.emit(EvaluationDone(state.step, epoch, metrics, best))
+        if state.finished and not last:
+            self.harness.emit(Note(f"stopped early: {patience} evaluations without improvement"))
+        return metrics
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return the live tensors of a checkpoint, by the file that holds them."""
+        terms = {f"terms.{name}": value for name, value in self.module.terms.state_dict().items()}
+        return {
+            "delta.safetensors": live_tensors(self.adapted),
+            "optimizer.safetensors": {**optimizer_tensors(self.optimizer, self.names), **terms},
+        }
+
+    def load(self, folder: Path) -> None:
+        """Read a checkpoint's files into model, optimizer, loss terms and state."""
+        self.state = RunState.read((folder / "state.json").read_bytes())
+        apply_delta(self.adapted, load_file(folder / "delta.safetensors"))
+        if self.state.finished and not (folder / "optimizer.safetensors").exists():
+            return  # the last checkpoint of a trial: no step follows it
+        tensors = load_file(folder / "optimizer.safetensors")
+        terms = {key.removeprefix("terms."): value for key, value in tensors.items() if is_term(key)}
+        if terms or len(self.module.terms):
+            self.module.terms.load_state_dict(terms)
+        moments = {key: value for key, value in tensors.items() if not is_term(key)}
+        restore_optimizer(self.optimizer, self.names, moments)
+        if self.accelerator.scaler is not None and self.state.scaler:
+            self.accelerator.scaler.load_state_dict(self.state.scaler)
+
+
+def is_term(key: str) -> bool:
+    """Whether an entry of a checkpoint is a value of a loss term, not an optimizer's moment."""
+    return key.startswith("terms.") and "|" not in key

@@ -66,7 +66,7 @@ class RayMetrics:
         self._waited = Histogram("regraft_queue_seconds", "Seconds that rows waited", list(SECONDS), tags)
         self._held = Gauge("regraft_requests_held", "Requests waiting or being answered in a replica")
 
-    def answered(self, model: str, version: str, status: int, seconds: float, rows: int) -> None:
+    def answered(self, model: str, version: str, status: int, *, seconds: float, rows: int) -> None:
         """A request ended."""
         # A name that is not there is of whoever asks: it must not become a series for ever.
         tags = {"model": model if version else "", "version": version}
@@ -95,7 +95,7 @@ def refuse_without_keys(spec: ServeSpec, *, asked: bool) -> None:
 
     Without it anybody could send requests to this node.
     """
-    if asked and not ApiKeys.found(spec.keys).asked:
+    if asked and not ApiKeys.found(spec.keys).required:
         raise RequestError(
             "this node has no keys, and the command that brought the endpoint up has: pass --keys with a file that "
             "every node has, or set REGRAFT_KEYS on every node",
@@ -135,7 +135,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     `open_to_all` is written.
     """
     spec = ServeSpec.resolve(args, where="args")
-    if not spec.open_to_all and not ApiKeys.found(spec.keys).asked:
+    if not spec.open_to_all and not ApiKeys.found(spec.keys).required:
         raise RequestError(
             "there are no keys: write keys (a file that every node has), set REGRAFT_KEYS on the nodes, or write "
             "open_to_all: true where something before it asks who may come in",
@@ -168,7 +168,7 @@ def application(spec: ServeSpec, *, anew: bool = False) -> serve.Application:
     )
     # What a replica does not read is not told it: a replica that is told something else is replaced.
     document = spec.model_dump(mode="json", exclude={"scaling", "host", "port", "proxy"})
-    asked = not spec.open_to_all and ApiKeys.found(spec.keys).asked
+    asked = not spec.open_to_all and ApiKeys.found(spec.keys).required
     # Serve takes every deployment for new code, and would replace all replicas where only their number changes.
     version = secrets.token_hex(16) if anew else _code_of(document, asked, spec.plugins)
     return deployment.options(version=version, _internal=True).bind(document, asked=asked)

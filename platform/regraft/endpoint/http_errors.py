@@ -1,10 +1,9 @@
-"""What is a request told that gets no answer? A status, a kind, a reason and what to do; never a traceback."""
+"""HTTP errors: a status, a kind, and a message with the reason and what to do; never a traceback."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from regraft.errors import (
@@ -31,13 +30,14 @@ STATUS: tuple[tuple[type[RegraftError], int], ...] = (
     (StoreError, 503),
     (RequestError, 422),
 )
-"""The first that fits counts."""
+"""Status by class of error; the first match counts."""
 RETRY_S = 1.0
-_PLACE = re.compile(r"(?:\b[a-z][a-z0-9+.-]*:/|(?<![\w./<-]))/(?:[^\s/'\",;()]+/)+(?=[^\s/])")
+_PATH = re.compile(r"(?:\b[a-z][a-z0-9+.-]*:/|(?<![\w./<-]))/(?:[^\s/'\",;()]+/)+(?=[^\s/])")
+"""The folders of a path or URL."""
 
 
 class HttpError(Exception):
-    """No answer, and why: HTTP status, kind, message; `retry_after` in seconds where coming again may help."""
+    """A request that gets no answer: HTTP status, kind, message, and `retry_after` in seconds if a retry may help."""
 
     def __init__(self, status: int, kind: str, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -47,11 +47,11 @@ class HttpError(Exception):
         self.retry_after = retry_after
 
     def document(self) -> dict[str, Any]:
-        """The JSON body."""
+        """Return the JSON body."""
         return {"error": self.message, "kind": self.kind, "status": self.status}
 
     def headers(self) -> dict[str, str]:
-        """What its status asks for."""
+        """Return the headers that the status requires."""
         headers = {}
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
@@ -61,7 +61,7 @@ class HttpError(Exception):
 
 
 def http_error_of(error: BaseException, where: str = "") -> HttpError:
-    """An error as what is told of it; of one that nobody foresaw nothing but its class."""
+    """Convert any error into an HTTP error; an unexpected one discloses nothing but its class."""
     if isinstance(error, HttpError):
         return error
     if isinstance(error, RegraftError):
@@ -72,30 +72,28 @@ def http_error_of(error: BaseException, where: str = "") -> HttpError:
         elif status == 503:
             wait = RETRY_S
         if status != 500:
-            return HttpError(status, error.kind, _told(error), retry_after=wait)
+            return HttpError(status, error.kind, _message(error), retry_after=wait)
     return HttpError(
-        500, type(error).__name__, f"{where or 'this request'} could not be answered; the server's log says more"
+        500, type(error).__name__, f"{where or 'this request'} could not be answered; the server's log has the details"
     )
 
 
-def _told(error: RegraftError) -> str:
-    """The message with the row it speaks of, and nothing of where the store or its files lie."""
+def _message(error: RegraftError) -> str:
+    """Return the message with the row that it is about, and without the folders of the store or its files."""
     row = error.where if error.where.startswith("row ") else ""
-    return unplaced(f"{row}: {error.message}" if row else error.message)
+    return without_folders(f"{row}: {error.message}" if row else error.message)
 
 
-def unplaced(text: str) -> str:
-    """The text with only the last part of each path and address: what is wrong with it, not where a server keeps it."""
-    return _PLACE.sub("", text)
+def without_folders(text: str) -> str:
+    """Return the text with only the last part of each path and URL, which hides where the server keeps its files."""
+    return _PATH.sub("", text)
 
 
 def wrong(message: str, *, status: int = 422, kind: str = "DataError") -> HttpError:
-    """A request that does not fit."""
+    """Return the error for a request that does not fit the model."""
     return HttpError(status, kind, message)
 
 
-def busy(
-    message: str, seconds: float = RETRY_S, kind: str = "Busy", extra: Mapping[str, Any] | None = None
-) -> HttpError:
-    """503: come again after `seconds`."""
+def busy(message: str, seconds: float = RETRY_S, kind: str = "Busy") -> HttpError:
+    """Return a 503 with the seconds after which to retry."""
     return HttpError(503, kind, message, retry_after=seconds)

@@ -1,4 +1,4 @@
-"""What is counted while an endpoint answers; where the numbers go is another floor's business."""
+"""The metrics of an endpoint; an implementation decides where they are exported."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from regraft.serving.engine.batcher import ComputedBatch
 
 
 class Metrics(Protocol):
-    """Told of every request."""
+    """Receives every request and every computed batch."""
 
-    def answered(self, model: str, version: str, status: int, seconds: float, rows: int) -> None:
-        """A request ended; `version` is empty where none was found."""
+    def answered(self, model: str, version: str, status: int, *, seconds: float, rows: int) -> None:
+        """Count a finished request; `version` is empty when none was found."""
         ...
 
     def held(self, count: int) -> None:
-        """How many requests are waiting or being answered now."""
+        """Record how many requests are waiting or being answered now."""
         ...
 
     def computed(self, batch: ComputedBatch) -> None:
-        """Rows were computed together; told in the computing thread."""
+        """Count rows that were computed together; called in the computing thread."""
         ...
 
 
 class NoMetrics:
-    """Nobody looks."""
+    """Metrics that are exported nowhere."""
 
-    def answered(self, model: str, version: str, status: int, seconds: float, rows: int) -> None:
-        """Nothing."""
+    def answered(self, model: str, version: str, status: int, *, seconds: float, rows: int) -> None:
+        """Do nothing."""
 
     def held(self, count: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def computed(self, batch: ComputedBatch) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""What is told of a model: its task, labels, versions, aliases, where it comes from, and how it is asked."""
+"""The description of a model: task, labels, versions, aliases, lineage, and how to ask it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from regraft.contracts import Column, Task, columns_of
 from regraft.endpoint.api_keys import EVERYTHING, ApiKey
 from regraft.endpoint.backend import Backend
-from regraft.endpoint.http_errors import unplaced
+from regraft.endpoint.http_errors import without_folders
 from regraft.endpoint.routes import BARE, ModelRoute, ModelRoutes
 from regraft.errors import RegraftError
 from regraft.serving.engine.engine import ServedVersion
@@ -17,23 +17,25 @@ from regraft.serving.row_checks import inputs
 LINEAGE = ("lineage", "base", "created", "versions")
 
 
-def listing(routes: ModelRoutes, key: ApiKey) -> dict[str, Any]:
-    """Every model that the key is for, without opening any."""
+def list_models(routes: ModelRoutes, key: ApiKey) -> dict[str, Any]:
+    """Return every model that the key allows, without loading any."""
     return {"models": [_brief(routes, name) for name in routes.models() if key.may(name)]}
 
 
-def shown(
-    routes: ModelRoutes, backend: Backend, name: str, ref: str = BARE, key: ApiKey = EVERYTHING
+def describe_model(
+    routes: ModelRoutes, backend: Backend, name: str, ref: str = BARE, *, key: ApiKey = EVERYTHING
 ) -> dict[str, Any]:
-    """One model as it answers now by this reference. NotFound, which names only models that the key is for, or what is
-    wrong with its version."""
+    """Return the description of a model as it answers now by this reference.
+
+    Raises NotFound, which suggests only models that the key allows, and the errors of loading its version.
+    """
     version = routes.find(name, ref, [model for model in routes.models() if key.may(model)])
     served = backend.open(name, version)
-    return {**_brief(routes, name), **of_version(served)}
+    return {**_brief(routes, name), **describe_version(served)}
 
 
-def of_version(served: ServedVersion) -> dict[str, Any]:
-    """What an open version says of itself."""
+def describe_version(served: ServedVersion) -> dict[str, Any]:
+    """Return the description of a loaded version."""
     meta, form = served.meta, served.task.api_form()
     return {
         "version": served.version,
@@ -50,12 +52,12 @@ def of_version(served: ServedVersion) -> dict[str, Any]:
         "parameters": dict(form.parameters),
         "metrics": dict(meta.get("metrics") or {}),
         "method": (meta.get("method") or {}).get("type"),
-        "lineage": _unplaced({name: meta[name] for name in LINEAGE if name in meta}),
+        "lineage": _without_paths({name: meta[name] for name in LINEAGE if name in meta}),
     }
 
 
 def example_of(task: Task) -> Any:
-    """An input of the task, ready to send."""
+    """Return an input of the task, ready to send."""
     wanted = columns_of(inputs(task))
     values = {name: column.example(place) for place, (name, column) in enumerate(wanted.items())}
     return next(iter(values.values())) if len(values) == 1 else values
@@ -66,8 +68,8 @@ def _field(column: Column) -> dict[str, str]:
     return {"widget": column.widget, "accept": column.media_type, "called": column.called}
 
 
-def safely(backend: Backend, name: str, version: str) -> ServedVersion | None:
-    """The version, or None where it cannot be opened."""
+def open_or_none(backend: Backend, name: str, version: str) -> ServedVersion | None:
+    """Return the version, or None when it cannot be loaded."""
     try:
         return backend.open(name, version)
     except RegraftError:
@@ -90,13 +92,13 @@ def _route(route: ModelRoute) -> dict[str, Any]:
     if route.wanted != route.answering:
         found["moves_to"] = dict(route.wanted)
     if route.trouble:
-        found["trouble"] = unplaced(route.trouble)
+        found["trouble"] = without_folders(route.trouble)
     return found
 
 
-def _unplaced(value: Any) -> Any:
+def _without_paths(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _unplaced(item) for name, item in value.items()}
+        return {name: _without_paths(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_unplaced(item) for item in value]
-    return unplaced(value) if isinstance(value, str) else value
+        return [_without_paths(item) for item in value]
+    return without_folders(value) if isinstance(value, str) else value

@@ -9,7 +9,7 @@ from regraft.contracts import ApiForm, Column, Schema, Task, column_of, columns_
 from regraft.contracts.api_form import TEXT
 from regraft.endpoint.api_keys import ApiKey
 from regraft.endpoint.backend import Backend
-from regraft.endpoint.model_info import example_of, safely
+from regraft.endpoint.model_info import example_of, open_or_none
 from regraft.endpoint.routes import BARE, ModelRoutes
 from regraft.errors import RegraftError
 from regraft.serving.row_checks import inputs
@@ -114,7 +114,7 @@ def _of_model(
     routes: ModelRoutes, backend: Backend, model: str, schemas: dict[str, Schema], spec: ServeSpec
 ) -> dict[str, Any]:
     try:
-        served = safely(backend, model, routes.find(model, BARE))
+        served = open_or_none(backend, model, routes.find(model, BARE))
     except RegraftError:
         return {}
     if served is None:

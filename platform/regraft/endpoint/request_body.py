@@ -6,16 +6,14 @@ looked at before it is decoded, and a text never names a file or an address that
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from regraft.contracts import ApiForm, BadCell, Column, Task, TooLarge, columns_of
 from regraft.contracts.column import json_name
-from regraft.endpoint.http_errors import HttpError, busy, wrong
+from regraft.endpoint.http_errors import HttpError, wrong
 from regraft.endpoint.inference_api import parameters_of
 from regraft.plugins import unknown
 from regraft.serving.row_checks import inputs
@@ -25,10 +23,8 @@ LONGEST_TOKEN = 16
 """Characters of a token, at most, when a text's tokens are to be counted without a tokenizer."""
 ESCAPED = 6
 """Bytes of a character in JSON, at most (\\uXXXX)."""
-MOST_BUFFERED = 512 << 20
-"""Bytes of bodies that are not whole yet, of all requests together."""
+
 KEYS = ("inputs", "parameters", "options", "stream")
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,83 +37,11 @@ class ParsedRequest:
     parameters: Mapping[str, Any]
 
 
-class ClientDisconnected(Exception):
-    """Who asked has hung up."""
-
-
 def most_bytes(task: Task, limits: LimitSpec) -> int:
     """Bytes that a body may have: for texts no more than their tokens can be."""
     if any(column.by_reference for column in columns_of(inputs(task)).values()):
         return limits.body_bytes
     return min(limits.body_bytes, limits.tokens * LONGEST_TOKEN * ESCAPED + (1 << 16))
-
-
-class BodyBudget:
-    """How many bodies are on their way, and how much of them is here already."""
-
-    def __init__(self, most: int, most_bytes: int = MOST_BUFFERED) -> None:
-        self._most, self._most_bytes = most, most_bytes
-        self._count = self._bytes = 0
-
-    def full(self) -> bool:
-        """Whether no other body may begin."""
-        return self._count >= self._most or self._bytes >= self._most_bytes
-
-    @contextmanager
-    def one(self) -> Iterator[Callable[[int], None]]:
-        """A body on its way; what is given is told of each piece. Refusal 503 when there is no room for it."""
-        took = 0
-
-        def take(count: int) -> None:
-            nonlocal took
-            took += count
-            self._bytes += count
-            if self._bytes > self._most_bytes:
-                raise busy("too much is on its way at once: come again", kind="Overloaded")
-
-        self._count += 1
-        try:
-            yield take
-        finally:
-            self._count -= 1
-            self._bytes -= took
-
-
-async def body_of(receive: Receive, written: str | None, most: int, seconds: float, room: BodyBudget) -> bytes:
-    """The whole body. Refusal 413 as soon as it is too large, 408 when it takes too long; Gone when nobody is there."""
-    if written is not None and written.isdecimal() and int(written[:20]) > most:
-        raise _too_large(most)
-    try:
-        async with asyncio.timeout(seconds):
-            with room.one() as take:
-                return await _read(receive, most, take)
-    except TimeoutError:
-        raise HttpError(408, "TooSlow", f"the body did not arrive within {seconds:g} seconds") from None
-
-
-async def _read(receive: Receive, most: int, take: Callable[[int], None]) -> bytes:
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):  # nearly always: one piece
-        only: bytes = message.get("body", b"")
-        if len(only) > most:
-            raise _too_large(most)
-        return only
-    whole = bytearray()  # no list of pieces: those may be of one byte each
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        piece = message.get("body", b"")
-        whole += piece
-        take(len(piece))
-        if len(whole) > most:
-            raise _too_large(most)
-        if not message.get("more_body"):
-            return bytes(whole)
-        message = await receive()
-
-
-def _too_large(most: int) -> HttpError:
-    return HttpError(413, "TooLarge", f"the body is larger than {most:,} bytes, which are allowed for this model")
 
 
 def parse_request(body: bytes, content_type: str, task: Task, limits: LimitSpec) -> ParsedRequest:

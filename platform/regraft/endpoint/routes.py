@@ -1,7 +1,7 @@
-"""Which version answers for a name now? The registry, looked at again and again, and moved to only what is open.
+"""Routes from names to versions: the registry is polled, and a name moves only to versions that are loaded.
 
-A route is what a request names: a model, or a model at an alias. When it comes to mean another version, that version
-is opened first, and until it is open the old one answers: a promotion of something broken takes nothing away.
+A route belongs to a model, or to a model at an alias, as requests name it. When it comes to mean another version, that
+version is loaded first, and the old one answers until then: promoting a broken version takes nothing out of service.
 """
 
 from __future__ import annotations
@@ -22,130 +22,133 @@ from regraft.store.objects import ObjectStore
 from regraft.store.registry_view import RegistryModel, RegistryView
 
 BARE = ""
-"""The reference of a request that writes none."""
-_MISS_S = 0.1
-"""A name that is not there makes the registry be looked at again, but no more often than this."""
-_AGAIN_S = 30.0
-"""A version that could not be opened is tried again after this."""
+"""The reference of a request that names no alias and no version."""
+_MIN_REFRESH_S = 0.1
+"""A request for an unknown name refreshes the registry, but no more often than this."""
+_RETRY_S = 30.0
+"""A version that failed to load is tried again after this."""
 
-Open = Callable[[str, str], object]
+OpenVersion = Callable[[str, str], object]
+"""Loads a version of a model."""
 TrafficSplit = tuple[tuple[str, float], ...]
+"""Versions, with their shares of the requests."""
+RouteKey = tuple[str, str]
+"""A model and a reference: an alias, `latest` or BARE."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ModelRoute:
-    """What a name means."""
+    """The versions that a name means."""
 
     answering: TrafficSplit
-    """Versions that answer, with their shares of the requests."""
+    """Versions that answer now."""
     wanted: TrafficSplit
-    """What the registry, or the spec, says it should be."""
+    """Versions that should answer by the registry, or by the spec."""
     warm: bool = False
-    """Whether somebody relies on it: then it moves only to what is open."""
+    """Whether requests rely on it: then it moves only to loaded versions."""
     trouble: str = ""
     """Why `wanted` does not answer yet."""
     tried: float = 0.0
 
 
-Name = tuple[str, str]
-RouteTable = Mapping[Name, ModelRoute]
+RouteTable = Mapping[RouteKey, ModelRoute]
 
 
 class ModelRoutes:
-    """The models of an endpoint. Every method may be called from any thread."""
+    """The models of an endpoint, and which versions answer for them. All methods may be called from any thread."""
 
-    def __init__(self, store: ObjectStore, spec: ServeSpec, opened: Open) -> None:
+    def __init__(self, store: ObjectStore, spec: ServeSpec, open_version: OpenVersion) -> None:
         self._url = store.url
         self._registry = RegistryView(store)
-        self._open = opened
-        self._shares = spec.shares
-        self._every = EVERY in spec.models
+        self._open = open_version
+        self._splits = spec.shares
+        self._serves_all = EVERY in spec.models
         parsed = [written.partition("@") for written in spec.models if written != EVERY]
         self._named = {name: ref or LATEST for name, _, ref in parsed}
         self._refresh_s = spec.refresh_seconds
         self._lock = threading.RLock()
-        self._looking = threading.Lock()
+        self._refreshing = threading.Lock()
         self._views: Mapping[str, RegistryModel] = {}
-        self._there: list[str] = []
-        self._routes: dict[Name, ModelRoute] = {}
-        self._moving: set[Name] = set()
-        self._looked = float("-inf")
-        self._draw = random.Random()
-        self._end = threading.Event()
+        self._registered: list[str] = []
+        self._routes: dict[RouteKey, ModelRoute] = {}
+        self._moving: set[RouteKey] = set()
+        self._refreshed = float("-inf")
+        self._random = random.Random()
+        self._stop = threading.Event()
         self._movers = ThreadPoolExecutor(2, thread_name_prefix="regraft-open")
-        self._thread = threading.Thread(target=self._watch, name="regraft-watch", daemon=True)
+        self._thread = threading.Thread(target=self._poll, name="regraft-watch", daemon=True)
 
     def start(self) -> None:
-        """Look once, open the models that the spec names, then keep looking from another thread.
+        """Refresh once, load the models that the spec names, and start polling in another thread.
 
-        Their aliases are opened too: a replica that begins beside others is asked by them at once. A named model that
-        cannot be opened is told of and tried again when it is asked; NotFound for one that does not exist, and the
-        error of the first when none could be opened.
+        Their aliases are loaded too: a replica that starts beside others gets requests for them at once. A named model
+        that fails to load is logged, and tried again when it is requested. Raises NotFound for one that does not exist,
+        and the first error when none could be loaded.
         """
-        self.look()
+        self.refresh()
         for name in self._named:
-            self._known(name)
-        for name in self._named:  # before the models themselves, which are then the last to be let go of
+            self._check_exists(name)
+        for name in self._named:  # before the models themselves, which are then the last to be evicted
             for alias in self._aliases(name, self._views[name]):
-                self._warmed(name, alias)
-        errors = [error for name in self._named if (error := self._warmed(name, BARE))]
-        if errors and len(errors) == len(self._named) and not self._every:
+                self._load_route(name, alias)
+        errors = [error for name in self._named if (error := self._load_route(name, BARE))]
+        if errors and len(errors) == len(self._named) and not self._serves_all:
             raise errors[0]
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more."""
-        self._end.set()
+        """Stop polling."""
+        self._stop.set()
         self._movers.shutdown(wait=False, cancel_futures=True)
 
     def models(self) -> list[str]:
-        """Names of the models that are served, sorted."""
-        return sorted(name for name in self._views if self._wants(name))
+        """Return the names of the models that are served, sorted."""
+        return sorted(name for name in self._views if self._serves(name))
 
     def registry_view(self, model: str) -> RegistryModel | None:
-        """The versions and aliases of a model that is served."""
-        return self._views.get(model) if self._wants(model) else None
+        """Return the versions and aliases of a model that is served."""
+        return self._views.get(model) if self._serves(model) else None
 
     def stamp(self, model: str, version: str) -> str:
-        """What is another once the version is another one under the same name; empty for one that is not there."""
-        registry_view = self._views.get(model)
-        return registry_view.stamps.get(version, "") if registry_view else ""
+        """Return a value that differs when the version was written again; empty for an unknown version."""
+        view = self._views.get(model)
+        return view.stamps.get(version, "") if view else ""
 
     def routes_of(self, model: str) -> RouteTable:
-        """What each reference of a model means now."""
+        """Return the current routes of a model."""
         with self._lock:
-            return {name: route for name, route in self._routes.items() if name[0] == model}
+            return {key: route for key, route in self._routes.items() if key[0] == model}
 
     def at_hand(self, model: str, ref: str) -> str | None:
-        """The version that answers, or None: then `find` may know more."""
+        """Return the version that answers a request, or None when only `find` may know it."""
         if is_version(ref):
-            registry_view = self.registry_view(model)
-            return ref if registry_view and ref in registry_view.versions else None
+            view = self.registry_view(model)
+            return ref if view and ref in view.versions else None
         route = self._routes.get((model, ref))
-        return self._drawn(route.answering) if route and route.answering else None
+        return self._pick(route.answering) if route and route.answering else None
 
     def find(self, model: str, ref: str, known: Iterable[str] | None = None, since: float | None = None) -> str:
-        """As `at_hand`, with another look at the registry for what is not there; NotFound names those of `known`.
+        """Return the version that answers, after a refresh of the registry if it is unknown.
 
-        A look that began after `since` (on the monotonic clock; now, if none is given) is as good as another one, so
-        that many requests for what is not there cost one.
+        A refresh that began after `since` (monotonic clock; default now) is recent enough, so that many requests for an
+        unknown name cost a single one. Raises NotFound, which suggests names of `known`.
         """
         if found := self.at_hand(model, ref):
             return found
-        self._look_after(time.monotonic() if since is None else since)
+        self._refresh_after(time.monotonic() if since is None else since)
         if found := self.at_hand(model, ref):
             return found
-        registry_view = self.registry_view(model)
-        if registry_view is None:
+        view = self.registry_view(model)
+        if view is None:
             raise names.unknown("model", model, self.models() if known is None else known, self._url)
-        refs = [*self._aliases(model, registry_view), *registry_view.versions]
+        refs = [*self._aliases(model, view), *view.versions]
         wanted = self._named.get(model, LATEST) if ref == BARE else ref
         raise names.unknown(f"{model}: version or alias", wanted, refs, self._url)
 
     def relied_on(self, model: str, ref: str) -> None:
-        """An answer was given under this name: from now on it moves only to what is open."""
+        """Record that a request was answered by this name: from now on it moves only to loaded versions."""
         route = self._routes.get((model, ref))
         if route is None or route.warm:
             return
@@ -153,137 +156,141 @@ class ModelRoutes:
             if route := self._routes.get((model, ref)):
                 self._routes[model, ref] = replace(route, warm=True)
 
-    def look(self) -> None:
-        """Look at the registry and begin what follows from it."""
-        self._look_after(time.monotonic(), pause_s=0.0)
+    def refresh(self) -> None:
+        """Read the registry, and start the moves that follow from it."""
+        self._refresh_after(time.monotonic(), pause_s=0.0)
 
-    def _look_after(self, since: float, pause_s: float = _MISS_S) -> None:
-        with self._looking:
-            if self._looked > since:
+    def _refresh_after(self, since: float, pause_s: float = _MIN_REFRESH_S) -> None:
+        """Refresh unless a refresh began after `since`; at least `pause_s` lie between two."""
+        with self._refreshing:
+            if self._refreshed > since:
                 return
-            self._end.wait(max(0.0, self._looked + pause_s - time.monotonic()))
-            began = time.monotonic()
-            there = self._registry.look()
-            registry_view = {name: found for name, found in there.items() if self._wants(name)}
-            wanted = {
-                (model, ref): shares
-                for model, found in registry_view.items()
-                for ref in (BARE, LATEST, *self._aliases(model, found))
-                if (shares := self._meant(model, ref, found))
-            }
+            self._stop.wait(max(0.0, self._refreshed + pause_s - time.monotonic()))
+            started = time.monotonic()
+            registered = self._registry.look()
+            views = {name: view for name, view in registered.items() if self._serves(name)}
+            wanted = self._wanted_routes(views)
             with self._lock:
-                self._views, self._there, self._looked = registry_view, sorted(there), began
-                for name in self._routes.keys() - wanted.keys():
-                    del self._routes[name]
-                moves = [name for name, shares in wanted.items() if self._turned(name, shares)]
-            for name in moves:
-                self._movers.submit(self._move, name)
+                self._views, self._registered, self._refreshed = views, sorted(registered), started
+                for key in self._routes.keys() - wanted.keys():
+                    del self._routes[key]
+                moves = [key for key, split in wanted.items() if self._begin_move(key, split)]
+            for key in moves:
+                self._movers.submit(self._move, key)
 
-    def _watch(self) -> None:
-        while not self._end.wait(self._refresh_s):
+    def _wanted_routes(self, views: Mapping[str, RegistryModel]) -> dict[RouteKey, TrafficSplit]:
+        return {
+            (model, ref): split
+            for model, view in views.items()
+            for ref in (BARE, LATEST, *self._aliases(model, view))
+            if (split := self._wanted(model, ref, view))
+        }
+
+    def _poll(self) -> None:
+        while not self._stop.wait(self._refresh_s):
             try:
-                self.look()
+                self.refresh()
             except RegraftError as error:
-                _log.warning("the registry could not be looked at, what was known goes on: %s", error)
+                _log.warning("the registry could not be read, the known routes stay: %s", error)
             except Exception:
-                _log.exception("the registry could not be looked at, what was known goes on")
+                _log.exception("the registry could not be read, the known routes stay")
 
-    def _wants(self, model: str) -> bool:
-        return self._every or model in self._named
+    def _serves(self, model: str) -> bool:
+        return self._serves_all or model in self._named
 
-    def _aliases(self, model: str, registry_view: RegistryModel) -> list[str]:
-        return [*dict.fromkeys([*registry_view.aliases, *(alias for name, alias in self._shares if name == model)])]
+    def _aliases(self, model: str, view: RegistryModel) -> list[str]:
+        return [*dict.fromkeys([*view.aliases, *(alias for name, alias in self._splits if name == model)])]
 
-    def _meant(self, model: str, ref: str, registry_view: RegistryModel) -> TrafficSplit:
-        """What a reference should be answered by: the spec's shares, an alias's version, or the newest."""
+    def _wanted(self, model: str, ref: str, view: RegistryModel) -> TrafficSplit:
+        """Return the versions that should answer a reference: the spec's split, an alias's version, or the newest."""
         ref = self._named.get(model, LATEST) if ref == BARE else ref
-        if shares := self._shares.get((model, ref)):
-            return tuple(shares.items())
+        if split := self._splits.get((model, ref)):
+            return tuple(split.items())
         if ref == LATEST:
-            return ((registry_view.versions[-1], 1.0),)
-        version = ref if is_version(ref) else registry_view.aliases.get(ref)
+            return ((view.versions[-1], 1.0),)
+        version = ref if is_version(ref) else view.aliases.get(ref)
         return ((version, 1.0),) if version else ()
 
-    def _turned(self, name: Name, wanted: TrafficSplit) -> bool:
-        """Take note of what a route should be; whether something must be opened for it."""
-        old = self._routes.get(name)
+    def _begin_move(self, key: RouteKey, wanted: TrafficSplit) -> bool:
+        """Record the versions that a route should have; return whether they must be loaded before it moves."""
+        old = self._routes.get(key)
         if old is None or (not old.warm and old.wanted != wanted):
-            self._routes[name] = ModelRoute(answering=wanted, wanted=wanted)
-            if len(wanted) == 1 or name in self._moving:
+            self._routes[key] = ModelRoute(answering=wanted, wanted=wanted)
+            if len(wanted) == 1 or key in self._moving:
                 return False
-            # Shares are opened before anybody asks: one that does not open would fail its share of the requests.
-            self._moving.add(name)
+            # A split is loaded before any request: a version that does not load would fail its share of them.
+            self._moving.add(key)
             return True
         if old.wanted != wanted:
-            self._routes[name] = old = replace(old, wanted=wanted, trouble="", tried=0.0)
-        late = time.monotonic() - old.tried > _AGAIN_S
-        if old.answering == wanted or name in self._moving or (old.trouble and not late):
+            self._routes[key] = old = replace(old, wanted=wanted, trouble="", tried=0.0)
+        due = time.monotonic() - old.tried > _RETRY_S
+        if old.answering == wanted or key in self._moving or (old.trouble and not due):
             return False
-        self._moving.add(name)
+        self._moving.add(key)
         return True
 
-    def _move(self, name: Name) -> None:
-        route = self._routes.get(name)
+    def _move(self, key: RouteKey) -> None:
+        route = self._routes.get(key)
         trouble = ""
         try:
-            opened, errors = self._opened(name[0], route.wanted if route else ())
-            trouble = _told(errors)
+            loaded, errors = self._load_split(key[0], route.wanted if route else ())
+            trouble = _described(errors)
             with self._lock:
-                now = self._routes.get(name)
+                now = self._routes.get(key)
                 if route is None or now is None or now.wanted != route.wanted:
-                    return  # moved on meanwhile: the next look begins anew
-                done = opened if opened and (not trouble or len(route.wanted) > 1) else now.answering
-                self._routes[name] = replace(now, answering=done, trouble=trouble, tried=time.monotonic())
+                    return  # the registry has changed meanwhile: the next refresh starts another move
+                answering = loaded if loaded and (not trouble or len(route.wanted) > 1) else now.answering
+                self._routes[key] = replace(now, answering=answering, trouble=trouble, tried=time.monotonic())
         finally:
             with self._lock:
-                self._moving.discard(name)
+                self._moving.discard(key)
         if trouble:
-            _log.warning("%s does not move: %s", "@".join(filter(None, name)), trouble)
+            _log.warning("%s does not move: %s", "@".join(filter(None, key)), trouble)
 
-    def _opened(self, model: str, wanted: TrafficSplit) -> tuple[TrafficSplit, dict[str, Exception]]:
-        """Those shares whose version opens, made whole again, and by version what is wrong with the others."""
-        good, errors = [], {}
+    def _load_split(self, model: str, wanted: TrafficSplit) -> tuple[TrafficSplit, dict[str, Exception]]:
+        """Load versions; return the shares of those that load, rescaled to 1, and the errors of the others."""
+        loaded, errors = [], {}
         for version, share in wanted:
             try:
                 self._open(model, version)
-                good.append((version, share))
+                loaded.append((version, share))
             except Exception as error:
                 errors[version] = error
-        whole = sum(share for _, share in good)
-        return tuple((version, share / whole) for version, share in good), errors
+        total = sum(share for _, share in loaded)
+        return tuple((version, share / total) for version, share in loaded), errors
 
-    def _known(self, model: str) -> None:
-        """NotFound, which names those that are, for a model that does not exist."""
+    def _check_exists(self, model: str) -> None:
+        """Raise NotFound, with the registered names, for a model that does not exist."""
         try:
-            self.find(model, BARE, self._there)
+            self.find(model, BARE, self._registered)
         except NotFound:
-            if model not in self._views:  # else it is a reference that does not exist
+            if model not in self._views:  # else it is the reference that does not exist
                 raise
 
-    def _warmed(self, model: str, ref: str) -> Exception | None:
-        """Open what a named model answers by; what is wrong with it when nothing of it opens."""
+    def _load_route(self, model: str, ref: str) -> Exception | None:
+        """Load the versions of a named model's route; return the first error when none loads."""
         try:
-            self.find(model, ref, self._there)
+            self.find(model, ref, self._registered)
         except NotFound as error:
             return error
         route = self._routes[model, ref]
-        opened, errors = self._opened(model, route.wanted)
-        trouble = _told(errors)
+        loaded, errors = self._load_split(model, route.wanted)
+        trouble = _described(errors)
         with self._lock:
-            answering = opened or route.answering
+            answering = loaded or route.answering
             self._routes[model, ref] = replace(
-                route, answering=answering, warm=bool(opened), trouble=trouble, tried=time.monotonic()
+                route, answering=answering, warm=bool(loaded), trouble=trouble, tried=time.monotonic()
             )
         if trouble:
             _log.warning("%s", trouble)
-        return None if opened else next(iter(errors.values()))
+        return None if loaded else next(iter(errors.values()))
 
-    def _drawn(self, shares: TrafficSplit) -> str:
-        if len(shares) == 1:
-            return shares[0][0]
-        return self._draw.choices([version for version, _ in shares], [share for _, share in shares])[0]
+    def _pick(self, split: TrafficSplit) -> str:
+        if len(split) == 1:
+            return split[0][0]
+        return self._random.choices([version for version, _ in split], [share for _, share in split])[0]
 
 
-def _told(errors: Mapping[str, Exception]) -> str:
-    told = [(version, str(error)) for version, error in errors.items()]
-    return "; ".join(text if version in text else f"{version}: {text}" for version, text in told)
+def _described(errors: Mapping[str, Exception]) -> str:
+    texts = [(version, str(error)) for version, error in errors.items()]
+    return "; ".join(text if version in text else f"{version}: {text}" for version, text in texts)

@@ -1,4 +1,4 @@
-"""An endpoint in this process, without Ray: everything of it opened, then uvicorn until it is told to end."""
+"""An endpoint in this process, without Ray: its models loaded, then served by uvicorn until it is stopped."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from regraft.spec.serve import ServeSpec
 from regraft.store.objects import open_store
 
 HEADER_SECONDS = 10.0
-"""How long the head of a request may take to arrive, so that nobody holds connections by writing slowly."""
+"""How long a request's headers may take to arrive, so that slow clients cannot hold connections."""
 BACKLOG = 512
 
 
 class OpenEndpoint:
-    """An endpoint whose models are open: the application and what must be closed after it."""
+    """An endpoint whose models are loaded: its application, and everything that must be closed after it."""
 
     def __init__(self, spec: ServeSpec, *, backend: Backend | None = None, metrics: Metrics | None = None) -> None:
         self.spec = spec
@@ -36,34 +36,34 @@ class OpenEndpoint:
         self.routes = ModelRoutes(store, spec, self.backend.open)
         try:
             self.routes.start()
-            self.endpoint = Endpoint(spec, self.routes, self.backend, ApiKeys.found(spec.keys), metrics)
+            self.endpoint = Endpoint(spec, self.routes, self.backend, ApiKeys.found(spec.keys), metrics=metrics)
         except BaseException:
             self.close()
             raise
         self.endpoint.ready = True
 
     def application(self) -> Starlette:
-        """The ASGI application."""
+        """Return the ASGI application."""
         return self.endpoint.application()
 
     def close(self) -> None:
-        """Answer what waits, then let go of everything."""
+        """Answer the waiting requests, then release everything."""
         self.routes.close()
         self.backend.close()
 
 
 def refuse_open_doors(spec: ServeSpec, *, everywhere: bool = False) -> None:
-    """RequestError when others than this machine would be listened to and nobody be asked for a key.
+    """Raise RequestError when the endpoint would be reachable from other machines and require no key.
 
-    `everywhere`: whatever `host` is, something of it listens on every interface.
+    `everywhere` means that it listens on every interface, whatever `host` is.
     """
-    if spec.open_to_all or not (everywhere or spec.beyond()) or ApiKeys.found(spec.keys).asked:
+    if spec.open_to_all or not (everywhere or spec.beyond()) or ApiKeys.found(spec.keys).required:
         return
     if everywhere and not spec.beyond():
         raise RequestError(
             "with haproxy the replicas listen on every interface and there are no keys, so that anybody could ask: "
-            "make one with `regraft key NAME --keys FILE` and pass --keys FILE, write open_to_all: true where nobody "
-            "else reaches this machine, or leave haproxy out",
+            "make one with `regraft key NAME --keys FILE` and pass --keys FILE, write open_to_all: true if this "
+            "machine cannot be reached from others, or leave haproxy out",
             where="proxy",
         )
     raise RequestError(
@@ -74,23 +74,23 @@ def refuse_open_doors(spec: ServeSpec, *, everywhere: bool = False) -> None:
 
 
 class HeadTimeoutProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which waits for ever for the rest of a request's head; this one does not."""
+    """uvicorn's HTTP protocol with a timeout for a request's headers, for which uvicorn itself waits forever."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._late = self.loop.call_later(HEADER_SECONDS, self._hang_up)
+        self._timeout = self.loop.call_later(HEADER_SECONDS, self._hang_up)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._late.cancel()
-        self._late = self.loop.call_later(HEADER_SECONDS, self._hang_up)
+        self._timeout.cancel()
+        self._timeout = self.loop.call_later(HEADER_SECONDS, self._hang_up)
 
     def on_headers_complete(self) -> None:
-        self._late.cancel()
+        self._timeout.cancel()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._late.cancel()
+        self._timeout.cancel()
         super().connection_lost(exc)
 
     def _hang_up(self) -> None:
@@ -99,7 +99,7 @@ class HeadTimeoutProtocol(HttpToolsProtocol):
 
 
 def server_of(app: Starlette, spec: ServeSpec) -> uvicorn.Server:
-    """A server that has not begun."""
+    """Return a server that has not started."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
@@ -122,7 +122,7 @@ def server_of(app: Starlette, spec: ServeSpec) -> uvicorn.Server:
 
 @contextlib.contextmanager
 def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
-    """Open a spec's models in this process and serve them; the URL. `address` is of no Ray here."""
+    """Load a spec's models in this process and serve them; yields the URL. A Ray `address` is refused."""
     if address:
         raise RequestError(f"{address} is written, and --replicas 0, which is without Ray: leave out one", "address")
     refuse_open_doors(spec)
@@ -132,14 +132,14 @@ def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
 
 @contextlib.contextmanager
 def running(opened: OpenEndpoint) -> Iterator[str]:
-    """Serve from another thread; the URL. What has begun is answered before it ends."""
+    """Serve from another thread; yields the URL. Requests under way are answered before it stops."""
     server = server_of(opened.application(), opened.spec)
     failed: list[BaseException] = []
 
     def serve() -> None:
         try:
             asyncio.run(server.serve())
-        except BaseException as error:  # uvicorn leaves by SystemExit when a port is taken
+        except BaseException as error:  # uvicorn raises SystemExit when the port is taken
             failed.append(error)
 
     thread = threading.Thread(target=serve, name="regraft-http", daemon=True)
@@ -157,11 +157,11 @@ def running(opened: OpenEndpoint) -> Iterator[str]:
 
 
 def port_of(server: uvicorn.Server) -> int:
-    """The port that is listened on."""
+    """Return the port that a started server listens on."""
     return int(server.servers[0].sockets[0].getsockname()[1])
 
 
 def url_of(spec: ServeSpec, port: int) -> str:
-    """Where people find it."""
+    """Return the URL of an endpoint."""
     host = "127.0.0.1" if spec.host in ("0.0.0.0", "::") else spec.host
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

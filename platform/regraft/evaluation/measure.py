@@ -11,7 +11,7 @@ import torch
 from regraft.contracts import Example, Progress, Record, Row, RowsEvaluated
 from regraft.data.rows import Rows
 from regraft.errors import DataError
-from regraft.serving.predictor import Predictor, on_device
+from regraft.serving.predictor import Predictor, to_device
 from regraft.serving.row_checks import batches
 
 
@@ -60,7 +60,7 @@ def measure_rows(
             return None
 
     for positions, examples in batches(task, _StoredRows(rows), encode):
-        batch = on_device(task.collate(examples, context), predictor.device)
+        batch = to_device(task.collate(examples, context), predictor.device)
         with torch.inference_mode():
             output = task.eval_forward(adapted.forward, adapted.model, batch, context)
             found.update(zip(positions, task.records(output, batch, context), strict=True))

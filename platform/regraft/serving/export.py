@@ -20,7 +20,7 @@ from regraft.bases.load import quiet
 from regraft.contracts import Example, MadeUp, columns_of, medium_of
 from regraft.errors import RequestError, Unsupported
 from regraft.plugins import add_folder
-from regraft.serving.predictor import assembled
+from regraft.serving.predictor import load_adapted
 from regraft.serving.row_checks import inputs
 from regraft.serving.version_files import Fetched, fetch
 from regraft.store.card import model_card
@@ -58,7 +58,7 @@ def export(
     for folder in plugins:
         add_folder(Path(folder).expanduser())
     fetched = fetch(open_store(store) if isinstance(store, str) else store, reference)
-    adapted = assembled(fetched, base)
+    adapted = load_adapted(fetched, base)
     adapted.method.merge(adapted.model)
     adapted.task.merge(adapted.model)
     partial = into.parent / f".{into.name}-{uuid4().hex}"

@@ -1,4 +1,4 @@
-"""What does a registered model answer? A version opened on its base, and rows turned into answers, in this process."""
+"""A registered version loaded on its base, which turns rows into answers in this process."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ from regraft.serving.version_files import Fetched, fetch
 from regraft.store.objects import ObjectStore, open_store
 
 P = TypeVar("P", bound=Plugin)
+_Read = Callable[[Any, Batch], list[Any]]
+"""Turns an output and its batch into one result per row."""
 
 
 class Predictor:
-    """A version on its base, in eval mode and fp32; answers do not depend on what else is asked at the same time."""
+    """A version on its base, in eval mode and fp32; answers do not depend on the other rows of a call."""
 
     def __init__(self, adapted: Adapted, fetched: Fetched, device: torch.device) -> None:
         self.adapted = adapted
@@ -52,19 +54,19 @@ class Predictor:
         device: str = "auto",
         base: str | None = None,
     ) -> Self:
-        """The version that `name[@alias|@version]` means, ready to answer.
+        """Load the version that `name[@alias|@version]` refers to.
 
-        Its files are fetched once and verified at every use. The base is looked for where the version says, or at
-        `base`, and is taken only when it is the very one that the version was made on. `plugins` are the folders of
-        the user's own task or method that it needs; `device` is auto (cuda where there is one), cpu, cuda or cuda:1.
+        Its files are fetched once and verified at every use. The base is expected at the version's own reference, or
+        at `base`, and must be the one that the version was trained on. `plugins` are the folders of the user's own
+        task or method; `device` is auto (cuda where there is one), cpu, cuda or cuda:1.
 
-        Raises NotFound, Damaged, BaseError, WrongBase, UnknownPlugin, each saying what to do.
+        Raises NotFound, Damaged, BaseError, WrongBase, UnknownPlugin.
         """
-        chosen = chosen_device(device)
+        chosen = resolve_device(device)
         for folder in plugins:
             add_folder(Path(folder).expanduser())
         fetched = fetch(open_store(store) if isinstance(store, str) else store, reference)
-        return cls(assembled(fetched, base), fetched, chosen)
+        return cls(load_adapted(fetched, base), fetched, chosen)
 
     @property
     def name(self) -> str:
@@ -73,12 +75,12 @@ class Predictor:
 
     @property
     def hash(self) -> str:
-        """The id of the version's manifest, which every answer over HTTP carries."""
+        """Id of the version's manifest, which every HTTP answer carries."""
         return self.fetched.version.id
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """What the version says of itself: labels, metrics, lineage."""
+        """The version's metadata: labels, metrics, lineage."""
         return self.fetched.meta
 
     @property
@@ -91,67 +93,64 @@ class Predictor:
         return f"Predictor({self.name}, {task} by {method} on {self.adapted.base.reference}, {self.device})"
 
     def predict(self, rows: Sequence[str | Mapping[str, Any]]) -> list[Answer]:
-        """One answer a row, in the rows' order; what an answer holds is the task's (`regraft show tasks NAME`).
+        """Return one answer per row, in order; its fields depend on the task (`regraft show tasks NAME`).
 
-        A row holds the task's columns without the targets; a bare string is enough where that is one text or image.
-        DataError names the first row that does not fit.
+        A row holds the task's columns without the targets; a string suffices for a task with one text or image column.
+        Raises DataError, which names the first row that does not fit.
         """
-        answer = self.adapted.task.answers
-        return self._over(rows, lambda output, batch: answer(output, batch, self.adapted.context), self._infer)
+        good = checked(self.adapted.task, rows)
+        return self._results(good, self._read_answers, self._forward)
 
     def attempt(self, rows: Sequence[Row]) -> list[Answer | DataError]:
-        """As `predict`, for rows whose columns were checked before, each with its number `row`.
+        """Return answers as `predict` does, for rows whose columns were checked before, each with its number `row`.
 
-        A row that cannot be encoded (an image that is cut short) gives its DataError in place of an answer, and the
-        others theirs.
+        A row that cannot be encoded, such as a truncated image, gets its DataError in place of an answer.
         """
-        answer = self.adapted.task.answers
-        return self._attempted(rows, lambda output, batch: answer(output, batch, self.adapted.context), self._infer)
+        return self._attempted(rows, self._read_answers, self._forward)
 
     def features(self, rows: Sequence[Row]) -> list[Tensor | DataError]:
-        """What the head's one linear layer sees of each row, (width,) on the CPU; rows and errors as in `attempt`.
+        """Return the input of the head's one linear layer for each row, (width,) on the CPU.
 
-        Unsupported where the head is anything else.
+        Rows and errors as in `attempt`. Raises Unsupported when the head is not a single linear layer.
         """
         self.adapted.linear_head()
         return self._attempted(rows, lambda output, _: list(output.float().cpu()), self.adapted.features)
 
     def logits(self, rows: Sequence[str | Mapping[str, Any]]) -> Tensor:
-        """The model's logits, (rows, labels) for one label a row, on the CPU; rows as in `predict`."""
+        """Return the model's logits, (rows, labels) for one label a row, on the CPU; rows as in `predict`."""
         task = self.adapted.task
-        found = self._over(rows, lambda output, _: list(_logits(task, output).float().cpu()), self.adapted.forward)
+        good = checked(task, rows)
+        found = self._results(good, lambda output, _: list(_logits(task, output).float().cpu()), self.adapted.forward)
         return torch.stack(found) if found else torch.zeros(0, len(self.labels))
 
-    def _infer(self, batch: Batch) -> Any:
+    def _forward(self, batch: Batch) -> Any:
         return self.adapted.task.predict_forward(self.adapted.forward, self.adapted.model, batch, self.adapted.context)
 
-    def _over(
-        self,
-        rows: Sequence[str | Mapping[str, Any]],
-        read: Callable[[Any, Batch], list[Any]],
-        run: Callable[[Batch], Any],
-    ) -> list[Any]:
-        good = checked(self.adapted.task, rows)
-        results: list[Any] = [None] * len(good)
-        for positions, output, batch in self._outputs(good, run):
-            for position, result in zip(positions, read(output, batch), strict=True):
-                results[position] = result
-        return results
+    def _read_answers(self, output: Any, batch: Batch) -> list[Answer]:
+        return self.adapted.task.answers(output, batch, self.adapted.context)
 
-    def _attempted(
-        self, rows: Sequence[Row], read: Callable[[Any, Batch], list[Any]], run: Callable[[Batch], Any]
+    def _results(
+        self, rows: Sequence[Row], read: _Read, run: Callable[[Batch], Any], failed: dict[int, DataError] | None = None
     ) -> list[Any]:
-        failed: dict[int, DataError] = {}
+        """Return what `read` gives for each row of the outputs of `run`; `failed` as in `_outputs`."""
         results: list[Any] = [None] * len(rows)
         for positions, output, batch in self._outputs(rows, run, failed):
             for position, result in zip(positions, read(output, batch), strict=True):
                 results[position] = result
+        return results
+
+    def _attempted(self, rows: Sequence[Row], read: _Read, run: Callable[[Batch], Any]) -> list[Any]:
+        failed: dict[int, DataError] = {}
+        results = self._results(rows, read, run, failed)
         return [failed.get(int(row["row"]), result) for row, result in zip(rows, results, strict=True)]
 
     def _outputs(
         self, rows: Sequence[Row], run: Callable[[Batch], Any], failed: dict[int, DataError] | None = None
     ) -> Iterator[tuple[list[int], Any, Batch]]:
-        """Outputs by batch; a row that cannot be encoded ends them, or goes into `failed` by its `row`."""
+        """Yield positions, output and batch of each batch.
+
+        The DataError of a row that cannot be encoded is raised, or put into `failed` by the row's number if given.
+        """
         task, context = self.adapted.task, self.adapted.context
 
         def encode(row: Row) -> Example | None:
@@ -164,33 +163,33 @@ class Predictor:
                 return None
 
         for positions, examples in batches(task, rows, encode):
-            batch = on_device(task.collate(examples, context), self.device)
+            batch = to_device(task.collate(examples, context), self.device)
             with torch.inference_mode():
                 output = run(batch)
             yield positions, output, batch
 
 
-def assembled(fetched: Fetched, base: str | None = None) -> Adapted:
-    """The base with the version's delta on it, as it was when training saved it; on the CPU."""
+def load_adapted(fetched: Fetched, base: str | None = None) -> Adapted:
+    """Build the base with the version's delta applied, on the CPU."""
     meta = fetched.meta
-    task, method = member(Task, meta["task"], fetched), member(Method, meta["method"], fetched)  # type: ignore[type-abstract]
-    found = right_base(fetched, base)
+    task, method = parse_member(Task, meta["task"], fetched), parse_member(Method, meta["method"], fetched)  # type: ignore[type-abstract]
+    found = version_base(fetched, base)
     adapted = adapt(
         found,
         Adaptation(
             task=task, method=method, labels=tuple(meta["labels"]), seed=int(meta["seed"]), dropout=meta.get("dropout")
         ),
-        processor=own_processor(task, found, fetched),
+        processor=version_processor(task, found, fetched),
     )
     apply_delta(adapted, _tensors(fetched))
     return adapted
 
 
-def own_processor(task: Task, base: Base, fetched: Fetched) -> Any:
-    """The version's own tokenizer or image processor: one that was changed in the base since gives other inputs.
+def version_processor(task: Task, base: Base, fetched: Fetched) -> Any:
+    """Load the version's own tokenizer or image processor: the base's may have changed since training.
 
-    The base's configuration lies beside the files while they are read, as it did in training: transformers picks the
-    class of a tokenizer by it where the tokenizer's own file names none.
+    The base's configuration is put beside the files while they are read, as in training: transformers derives a
+    tokenizer's class from it when the tokenizer's own file names none.
     """
     check_harmless(fetched.processor, str(fetched.version))
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
@@ -199,12 +198,12 @@ def own_processor(task: Task, base: Base, fetched: Fetched) -> Any:
         return load_processor(replace(base, path=Path(folder)), task.modality)
 
 
-def right_base(fetched: Fetched, elsewhere: str | None = None) -> Base:
-    """The base that the version was made on; WrongBase when what is found now is another."""
+def version_base(fetched: Fetched, elsewhere: str | None = None) -> Base:
+    """Find the base that the version was trained on. Raises BaseError, and WrongBase when its hash differs."""
     wanted, where = fetched.meta["base"], str(fetched.version)
     reference = elsewhere or str(wanted["reference"])
     why = (
-        f"the version was made on {wanted['reference']} with that one, and its delta means nothing on another. Put the "
+        f"the version was trained on {wanted['reference']} with that hash, and its delta fits no other base. Put the "
         "base back as it was, or pass base= with where the same base is"
     )
     try:
@@ -212,50 +211,56 @@ def right_base(fetched: Fetched, elsewhere: str | None = None) -> Base:
     except WrongBase:
         raise
     except BaseError as error:
-        told = f"its base cannot be used: {error}. Put it there again, or pass base= with where the same base is"
-        raise BaseError(told, where=where) from error
+        raise BaseError(
+            f"its base cannot be used: {error}. Put it there again, or pass base= with where the same base is",
+            where=where,
+        ) from error
 
 
-def member(root: type[P], written: Mapping[str, Any], fetched: Fetched) -> P:
-    """The version's task or method; UnknownPlugin tells to bring the user's own folder."""
+def parse_member(root: type[P], written: Mapping[str, Any], fetched: Fetched) -> P:
+    """Return the version's task or method from its stored form.
+
+    Raises UnknownPlugin when a plugin folder is needed, and Unsupported when its fields do not fit this regraft.
+    """
     where = str(fetched.version)
     try:
         found = root.lookup(str(written["type"]))
         return found.model_validate({key: value for key, value in written.items() if key != "type"})
     except UnknownPlugin as error:
         file = f"{root.family}/{str(written['type']).replace('-', '_')}.py"
-        told = f"{error.message} It was made with a plugin: pass plugins=[folder], the folder that holds {file}."
-        raise UnknownPlugin(told, where=where) from error
+        message = f"{error.message} It was made with a plugin: pass plugins=[folder], the folder that holds {file}."
+        raise UnknownPlugin(message, where=where) from error
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         made = fetched.meta.get("versions", {}).get("regraft", "unknown")
-        told = (
-            f"its {root.family} entry does not fit this regraft ({problems}); it was made by regraft {made}: use that"
-        )
-        raise Unsupported(told, where=where) from error
+        raise Unsupported(
+            f"its {root.family} entry does not fit this regraft ({problems}); it was made by regraft {made}: use that",
+            where=where,
+        ) from error
 
 
-def chosen_device(written: str) -> torch.device:
-    """The device for auto, cpu, cuda or cuda:1; RequestError when there is no such device here."""
+def resolve_device(written: str) -> torch.device:
+    """Return the device for auto, cpu, cuda or cuda:1. Raises RequestError when this machine lacks it."""
     if written == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(written)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        told = f"{written!r} is written; allowed are auto, cpu, and cuda or cuda:1 where there is one"
-        raise RequestError(told, where="device") from error
+        raise RequestError(
+            f"{written!r} is written; allowed are auto, cpu, and cuda or cuda:1 where there is one", where="device"
+        ) from error
     return device
 
 
-def on_device(value: Any, device: torch.device) -> Any:
-    """A batch, or anything inside one, on a device."""
+def to_device(value: Any, device: torch.device) -> Any:
+    """Return a batch, or a value inside one, on a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
-        return {key: on_device(item, device) for key, item in value.items()}
+        return {key: to_device(item, device) for key, item in value.items()}
     if isinstance(value, list):
-        return [on_device(item, device) for item in value]
+        return [to_device(item, device) for item in value]
     return value
 
 

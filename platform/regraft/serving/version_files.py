@@ -1,4 +1,4 @@
-"""Where are a version's files on this machine? Fetched from the store once, found right at every use."""
+"""A version's files on this machine: fetched from the store once, and verified at every use."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ _NEEDED = ("task", "method", "labels", "base", "seed")
 
 @dataclass(frozen=True)
 class Fetched:
-    """A version whose files are in `folder`, each with the bytes that its manifest promises."""
+    """A version whose files are in `folder`, all with the hashes in its manifest."""
 
     version: Version
     folder: Path
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """What the version says of itself."""
+        """The version's metadata."""
         return self.version.meta
 
     @property
     def delta(self) -> Path:
-        """The tensors that training moved."""
+        """Path of the tensors that training moved."""
         return self.folder / DELTA
 
     @property
     def processor(self) -> Path:
-        """The folder of the tokenizer's or image processor's files."""
+        """Folder of the tokenizer's or image processor's files."""
         return self.folder / PROCESSOR
 
     @property
     def spec(self) -> Mapping[str, Any]:
-        """The resolved spec that the version was trained by; empty when it holds none."""
+        """The resolved spec of the version's training; empty when the version has none."""
         path = self.folder / "spec.yaml"
         document = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
         return document if isinstance(document, dict) else {}
 
 
 def fetch(store: ObjectStore, reference: str) -> Fetched:
-    """The version that `name[@alias|@version]` means, its files on this machine.
+    """Fetch the files of the version that `name[@alias|@version]` refers to.
 
-    A file is downloaded unless it is there and right, and appears under its name only when its hash was found right,
-    so that processes that fetch the same version at once do not disturb one another. NotFound names the nearest model,
-    version or alias; Damaged names the file whose bytes are not the ones that were written.
+    A file is downloaded unless it is present with the right hash. It gets its name only after its hash was verified, so
+    that processes that fetch the same version at once do not disturb one another. Raises NotFound, with the nearest
+    model, version or alias, and Damaged, with the file whose bytes differ from those that were written.
     """
     registry = Registry(store)
     version = registry.version(*registry.parse(reference))
@@ -66,15 +66,15 @@ def fetch(store: ObjectStore, reference: str) -> Fetched:
 
 
 def cache_folder() -> Path:
-    """REGRAFT_CACHE, else ~/.cache/regraft."""
+    """Return the folder in REGRAFT_CACHE, else ~/.cache/regraft."""
     return Path(os.environ.get("REGRAFT_CACHE") or "~/.cache/regraft").expanduser().absolute()
 
 
 def content_id(manifest: Manifest) -> str:
-    """A name for the files of a manifest that only those very files have.
+    """Return a name that is unique to the files of a manifest.
 
-    The manifest's own id is only as honest as who wrote the store: two versions that claim one id would otherwise
-    share a folder, and one could add files to the other.
+    Anyone who writes to the store can forge the manifest's own id: two versions with one id would otherwise share a
+    folder, and one could add files to the other.
     """
     files = sorted((entry.name, entry.sha256) for entry in manifest.files)
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:32]
@@ -84,7 +84,7 @@ def _refuse_incomplete(version: Version) -> None:
     where = f"{version.store.url}/{version.prefix}"
     absent = [key for key in _NEEDED if key not in version.meta]
     if absent:
-        raise Damaged(f"{version} does not say its {', '.join(absent)}: register the model again", where)
+        raise Damaged(f"{version} lacks its {', '.join(absent)}: register the model again", where)
     names = {entry.name for entry in version.manifest.files}
     if DELTA not in names or not any(name.startswith(f"{PROCESSOR}/") for name in names):
         raise Damaged(f"{version} lacks {DELTA} or its {PROCESSOR}/ files: register the model again", where)

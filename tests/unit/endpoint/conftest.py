@@ -1,4 +1,4 @@
-"""One registry for the tests of a file's process, and a hub client that may speak to this machine."""
+"""One registry for the tests of a process, and a hub client that may connect to this machine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("REGRAFT_KEYS", raising=False)
-        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # else it refuses this machine's addresses
+        patch.setattr(
+            huggingface_hub.constants, "HF_HUB_OFFLINE", False
+        )  # otherwise it refuses this machine's addresses
         yield
 
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """Holds `text-classification`; tests that need others add them under names of their own."""
+    """A store with `text-classification`; tests add other models under names of their own."""
     made = Shop(tmp_path_factory.mktemp("shop"))
     made.add()
     return made
@@ -37,7 +39,7 @@ def endpoint(shop: Shop) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Shop:
-    """A registry of a test's own."""
+    """A separate registry for one test."""
     made = Shop(tmp_path)
     made.add()
     return made

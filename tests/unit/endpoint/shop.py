@@ -46,7 +46,7 @@ FAMILY = {
 
 @dataclass
 class Reply:
-    """What came back."""
+    """The response to a request."""
 
     status: int
     headers: Mapping[str, str]
@@ -59,7 +59,7 @@ class Reply:
 
 @dataclass
 class Shop:
-    """A store under `folder`, filled as tests ask for it."""
+    """A store under `folder`, to which tests add models."""
 
     folder: Path
     bases: dict[str, Base] = field(default_factory=dict)
@@ -73,13 +73,13 @@ class Shop:
         return Registry(open_store(self.store))
 
     def base(self, family: str) -> Base:
-        """The family's tiny base."""
+        """Return the family's tiny base."""
         if family not in self.bases:
             self.bases[family] = base_of(family, self.folder / "bases" / family)
         return self.bases[family]
 
     def add(self, task: str = "text-classification", name: str = "", method: Any = "full", seed: int = 1) -> Version:
-        """A version of a model of this task, named as the task unless said otherwise; another seed, other answers."""
+        """Publish a model of this task, by default under its name; different seeds give different answers."""
         written: dict[str, Any] = {"type": task, "threshold": 0.0} if task == "object-detection" else {}
         parsed = type(task_of(task)).model_validate({"threshold": 0.0}) if written else task_of(task)
         how = Method.parse(method)
@@ -110,12 +110,12 @@ class Shop:
         return self.registry.publish(name, files, meta)
 
     def predict(self, reference: str, rows: list[Any]) -> list[Any]:
-        """What the model answers without any of the endpoint's code."""
+        """Return the model's answers without any code of the endpoint."""
         return Predictor.open(self.store, reference, device="cpu").predict(rows)
 
     @contextmanager
     def open(self, **spec: Any) -> Iterator[Endpoint]:
-        """An endpoint over the store."""
+        """Run an endpoint over the store."""
         document = {"store": self.store, "port": 0, "device": "cpu", "refresh_seconds": 0.2, **spec}
         opened = OpenEndpoint(ServeSpec.resolve(document))
         with running(opened) as url:
@@ -124,7 +124,7 @@ class Shop:
 
 @dataclass
 class Endpoint:
-    """One that is running."""
+    """A running endpoint."""
 
     url: str
     opened: OpenEndpoint
@@ -138,13 +138,13 @@ class Endpoint:
         headers: Mapping[str, str] | None = None,
         timeout: float = 30,
     ) -> Reply:
-        """A request by itself; what is no bytes is sent as JSON."""
+        """Send one request; a body that is not bytes is sent as JSON."""
         data: Any = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         parts = urlsplit(self.url)
         line = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 80), timeout=timeout)
         try:
             if (headers or {}).get("transfer-encoding"):
-                data = iter([data])  # http.client sends pieces then, each with its length
+                data = iter([data])  # http.client then sends chunks
             line.request(
                 method, path, data, {"content-type": "application/json", **(headers or {})}, encode_chunked=True
             )

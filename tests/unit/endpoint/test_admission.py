@@ -1,4 +1,4 @@
-"""Who may come in, how many at once, and how slowly?"""
+"""Admission to an endpoint: keys, the number of requests at once, and slow clients."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def append_key(path: Path, model: str) -> str:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, str, str]:
-    """A file with a key for everything and one for another model alone."""
+    """Write a file with a key for everything and one for another model alone."""
     path, everything, other = tmp_path / "keys.yaml", new_key(), new_key()
     append(path, ApiKey(name="all", sha256=hashed(everything)))
     append(path, ApiKey(name="other", sha256=hashed(other), models=("other",)))
@@ -56,10 +56,10 @@ def test_a_key_opens_what_it_is_for_and_no_key_opens_nothing(own: Shop, keys: tu
             assert "bearer" in reply.headers["www-authenticate"].lower()
         assert endpoint.ask(MODEL, ASKED, headers=bearer(everything)).status == 200
         assert endpoint.ask("/models/other", ASKED, headers=bearer(other)).status == 200
-        for path_ in (MODEL, "/models/not-there"):  # whether it exists is not for this key to know
+        for path_ in (MODEL, "/models/not-there"):  # this key must not learn whether it exists
             assert endpoint.ask(path_, ASKED, headers=bearer(other)).status == 403
         gone = append_key(path, "gone")
-        time.sleep(2.1)  # a file that changed is read again within two seconds
+        time.sleep(2.1)  # a changed file is read again within two seconds
         told = endpoint.get("/models/gone", headers=bearer(gone))
         assert told.status == 404 and "text-classification" not in told.document["error"], "nor who else is there"
         lists = [endpoint.get("/models", headers=bearer(key)).document["models"] for key in (everything, other)]
@@ -75,7 +75,7 @@ def test_a_key_opens_what_it_is_for_and_no_key_opens_nothing(own: Shop, keys: tu
 def test_a_key_that_is_taken_away_opens_nothing_within_seconds(
     own: Shop, keys: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regraft.endpoint.api_keys._LOOK_S", 0.0)
+    monkeypatch.setattr("regraft.endpoint.api_keys._RECHECK_S", 0.0)
     path, everything, _ = keys
     with own.open(keys=str(path)) as endpoint:
         assert endpoint.ask(MODEL, ASKED, headers=bearer(everything)).status == 200
@@ -157,7 +157,7 @@ def test_what_is_too_much_is_refused_at_once_and_the_rest_answered(own: Shop) ->
     refused = [(seconds, retry) for status, seconds, retry in times if status == 503]
     assert len(answered) >= 4 and len(refused) >= 4 and len(answered) + len(refused) == 16
     assert all(int(retry) >= 1 for _, retry in refused)
-    # Not a figure of speed: who is refused waits for nobody, while each answer takes half a second.
+    # Not a speed test: refused requests wait for no others, while each answer takes half a second.
     quickest = min(seconds for status, seconds, _ in times if status == 200)
     assert min(seconds for seconds, _ in refused) < quickest
 

@@ -1,7 +1,7 @@
-"""Do malformed requests get a 4xx and nothing else, while everybody else is answered rightly?
+"""Malformed requests get a 4xx and nothing else, while all others are answered correctly.
 
-Ten thousand of them from a seed are slow; five hundred run always. Those that break HTTP itself get a 400, or the
-connection ends.
+Ten thousand seeded requests are a slow test; five hundred run always. Requests that break HTTP itself get a 400, or the
+connection is closed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unit.every.rows import TEXTS, picture
 LIMITS = {"body_bytes": 1 << 20, "body_seconds": 0.4, "tokens": 4096, "items": 16}
 MODELS = ("text-classification", "token-classification", "image-classification", "text-pair-classification")
 Made = tuple[bytes, str, str]
-"""A body, its type, and the path."""
+"""A body, its content type, and the path."""
 
 
 def _nested(draw: random.Random) -> bytes:
@@ -103,7 +103,9 @@ def _image(draw: random.Random) -> bytes:
     if kind == 1:
         return whole[: draw.randrange(1, len(whole) // 2)]
     if kind == 2:
-        return _png(8, 8, zlib.compress(b"\7" * 10_000_000))  # inflates far beyond its pixels, by an unknown filter
+        return _png(
+            8, 8, zlib.compress(b"\7" * 10_000_000)
+        )  # inflates to far more than its pixels, by an unknown filter
     if kind == 3:
         return draw.choice([b"GIF89a", b"BM", b"II*\0", b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBP"]) + draw.randbytes(40)
     if kind == 4:
@@ -127,7 +129,7 @@ PATHS = (
 
 
 def made(draw: random.Random) -> Made:
-    """One request that nothing should be answered to."""
+    """Return one request that must not be answered."""
     if draw.random() < 0.1:
         return b'{"inputs": "w5"}', "application/json", draw.choice(PATHS).encode("ascii", "ignore").decode()
     model = draw.choice(MODELS)
@@ -140,7 +142,7 @@ def made(draw: random.Random) -> Made:
 
 
 def broken(draw: random.Random) -> bytes:
-    """Bytes that are no good HTTP, or end before they are whole."""
+    """Return bytes that are invalid or incomplete HTTP."""
     head = b"POST /models/text-classification HTTP/1.1\r\nHost: localhost\r\n"
     return draw.choice(
         [
@@ -159,7 +161,7 @@ def broken(draw: random.Random) -> bytes:
 
 
 def status_of(endpoint: Endpoint, data: bytes) -> int:
-    """What bytes on a connection get; 0 where it ends without a word."""
+    """Send bytes on a connection and return the status; 0 where it is closed without an answer."""
     parts = urlsplit(endpoint.url)
     with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=30) as line:
         try:
@@ -172,7 +174,7 @@ def status_of(endpoint: Endpoint, data: bytes) -> int:
 
 
 def stormed(endpoint: Endpoint, count: int, seed: int) -> Counter[int]:
-    """Send `count` requests; a good one in between is answered as ever."""
+    """Send `count` requests; valid ones in between are answered as always."""
     draw = random.Random(seed)
     wanted = endpoint.ask("/models/text-classification", {"inputs": TEXTS[0]}).body
     statuses: Counter[int] = Counter()
@@ -186,7 +188,7 @@ def stormed(endpoint: Endpoint, count: int, seed: int) -> Counter[int]:
             try:
                 reply = endpoint.ask(path, body, headers={"content-type": kind})
             except (BrokenPipeError, ConnectionResetError):
-                status = 0  # refused before all of it was sent
+                status = 0  # refused before it was sent completely
             else:
                 status = reply.status
                 assert 400 <= status < 500, (number, status, path, kind, body[:300], reply.body[:300])
@@ -202,7 +204,7 @@ def _storm(own: Shop, count: int) -> None:
     for task in MODELS[1:]:
         own.add(task)
     with own.open(limits=LIMITS) as endpoint:
-        stormed(endpoint, 60, seed=0)  # what is loaded once
+        stormed(endpoint, 60, seed=0)  # everything that is loaded once
         gc.collect()
         before = psutil.Process().memory_info().rss
         statuses = stormed(endpoint, count, seed=1)

@@ -1,4 +1,4 @@
-"""Is whatever cannot be answered refused with a status, a kind, a reason and what to do, and never with a traceback?"""
+"""Requests that cannot be answered get a status, a kind, a reason and what to do, and never a traceback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICTURE = base64.b64encode(picture(0)).decode()
 
 
 def refused(reply: Reply, status: int, told: str) -> None:
-    """A refusal as it should be."""
+    """Check that a reply is a correct error."""
     assert reply.status == status, reply.body
     assert reply.headers["content-type"] == "application/json"
     assert set(reply.document) == {"error", "kind", "status"}
@@ -145,7 +145,7 @@ def test_words_that_are_empty_are_counted(own: Shop) -> None:
 
 
 def icon() -> bytes:
-    """An ICO whose picture is much larger than its header says."""
+    """Return an ICO whose picture is much larger than its header says."""
     file = io.BytesIO()
     Image.new("RGB", (3000, 3000)).save(file, "PNG")
     data = file.getvalue()
@@ -153,14 +153,14 @@ def icon() -> bytes:
 
 
 def program() -> bytes:
-    """An EPS, which Pillow hands to Ghostscript."""
+    """Return an EPS, which Pillow would pass to Ghostscript."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "EPS")
     return file.getvalue()
 
 
 def bomb() -> bytes:
-    """A PNG of 65535 x 65535 that holds no pixels."""
+    """Return a PNG of 65535 x 65535 without pixels."""
     file = io.BytesIO()
     Image.new("1", (8, 8)).save(file, "PNG")
     data = bytearray(file.getvalue())

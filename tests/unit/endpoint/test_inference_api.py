@@ -1,4 +1,4 @@
-"""Does the client of the Hugging Face Inference API read every task's answers, and are they the model's own?"""
+"""The client of the Hugging Face Inference API reads every task's answers, which equal the model's own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def every(shop: Shop, endpoint: Endpoint) -> Endpoint:
     for task in FAMILY:
         if task not in shop.registry.models():
             shop.add(task)
-    endpoint.opened.routes.look()
+    endpoint.opened.routes.refresh()
     return endpoint
 
 
@@ -35,7 +35,7 @@ def client(every: Endpoint, model: str) -> InferenceClient:
 
 
 def same(found: Any, wanted: Any) -> None:
-    """Equal but for the last digits of numbers."""
+    """Return whether two values are equal up to rounding."""
     if isinstance(wanted, dict):
         assert found.keys() >= {key for key, value in wanted.items() if value is not None}
         for key, value in wanted.items():

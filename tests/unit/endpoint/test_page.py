@@ -1,4 +1,4 @@
-"""What does somebody see who opens the endpoint in a browser? Looked at in headless Chromium."""
+"""The endpoint's page in a browser: headless Chromium."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TASKS = ("token-classification", "object-detection", "semantic-segmentation", "t
 
 @dataclass
 class Seen:
-    """A page that is open, what it complained of and what it asked for elsewhere."""
+    """An open page, its errors, and its requests to other hosts."""
 
     page: Any
     complaints: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ def opened(chromium: Any, url: str, width: int = 1180, scheme: str = "light") ->
 def full(shop: Shop, endpoint: Endpoint) -> Endpoint:
     for task in TASKS:
         shop.add(task)
-    endpoint.opened.routes.look()
+    endpoint.opened.routes.refresh()
     return endpoint
 
 

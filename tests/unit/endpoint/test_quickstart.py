@@ -1,4 +1,4 @@
-"""Do a hub client, curl's request and `regraft predict` hear the same of a model on a base of real weights?"""
+"""A hub client, a request as curl sends it and `regraft predict` get the same answers of a real model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def tickets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose store holds a head on MiniLM, and a file of texts."""
+    """Write a folder whose store holds a head on MiniLM, and a file of texts."""
     folder = tmp_path_factory.mktemp("tickets")
     base: Any = BASE
     labels = ("billing", "bug", "other")
@@ -47,7 +47,7 @@ def tickets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predicted(tickets: Path) -> list[dict[str, float]]:
-    """Scores by label of each text, as the command `regraft predict` writes them."""
+    """Return the scores by label of each text, as the command `regraft predict` writes them."""
     command = [sys.executable, "-m", "regraft", "predict", "tickets", "rows.jsonl", "--output", "out.jsonl"]
     command += ["--workers", "0"]
     subprocess.run([*command, "--store", "store"], cwd=tickets, check=True, capture_output=True, timeout=240)
@@ -58,7 +58,7 @@ def predicted(tickets: Path) -> list[dict[str, float]]:
 
 @contextmanager
 def served(folder: Path) -> Iterator[int]:
-    """`regraft serve tickets --replicas 0`, as typed; its port."""
+    """Run `regraft serve tickets --replicas 0` and yield its port."""
     command = [sys.executable, "-m", "regraft", "serve", "tickets", "--replicas", "0", "--port", "0", "--json"]
     with subprocess.Popen(
         [*command, "--store", "store"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -79,7 +79,7 @@ def by_label(scores: Any) -> dict[str, float]:
 
 
 def raw(port: int, inputs: Any) -> tuple[Any, dict[str, str]]:
-    """What curl -d sends and gets."""
+    """Send a body as `curl -d` does, and return the answer."""
     line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         body = json.dumps({"inputs": inputs}).encode()

@@ -1,4 +1,4 @@
-"""Does a running endpoint follow the registry: added, replaced, removed, promoted, rolled back, shared?"""
+"""A running endpoint follows the registry: models added, replaced, removed, promoted, rolled back, split."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def until(true: Callable[[], bool], seconds: float = 20) -> None:
 
 @contextmanager
 def asked_all_the_time(endpoint: Endpoint, path: str) -> Iterator[list[Reply]]:
-    """Two clients that ask without a pause."""
+    """Run two clients that send requests without a pause."""
     replies: list[Reply] = []
     done = threading.Event()
 
@@ -134,7 +134,7 @@ def test_a_version_that_does_not_open_takes_nothing_away_and_is_told_of(own: Sho
 def test_shares_of_an_alias_are_kept(own: Shop) -> None:
     own.add(seed=2)
     with own.open(models=[MODEL], aliases={"production": {"v1": 0.75, "v2": 0.25}}) as endpoint:
-        endpoint.opened.routes._draw.seed(1)
+        endpoint.opened.routes._random.seed(1)
         count = 400
         seen = Counter(endpoint.opened.routes.at_hand(MODEL, "production") for _ in range(count))
         assert 0.15 < seen["v2"] / count < 0.35
@@ -145,7 +145,7 @@ def test_shares_of_an_alias_are_kept(own: Shop) -> None:
 
 
 class Counted:
-    """What is opened, in order; some versions refuse."""
+    """Loads versions, and records them in order; some fail."""
 
     def __init__(self, broken: frozenset[str] = frozenset()) -> None:
         self.calls: list[str] = []
@@ -173,7 +173,7 @@ def test_a_name_moves_only_when_the_new_version_is_open(own: Shop) -> None:
     assert opened.calls == [f"{MODEL}@v1"]
     own.add(seed=2)
     opened.gate.clear()
-    made.look()
+    made.refresh()
     for _ in range(5):
         assert made.find(MODEL, BARE) == "v1"
     opened.gate.set()
@@ -186,7 +186,7 @@ def test_a_name_that_nobody_asked_for_costs_nothing_when_it_moves(own: Shop) -> 
     made = routes(own, opened)
     made.start()
     own.add(seed=2)
-    made.look()
+    made.refresh()
     assert made.find(MODEL, BARE) == "v2"
     assert opened.calls == []
     made.close()
@@ -333,12 +333,12 @@ def test_a_version_that_was_let_go_is_loaded_again_before_its_rows_are_read(own:
     own.add(name="other", seed=2)
     with own.open() as endpoint:
         engine = endpoint.opened.backend._engine  # type: ignore[attr-defined]
-        engine._budget = 1
+        engine._cache.budget_bytes = 1
         for name in (MODEL, "other", MODEL, "other"):
             assert endpoint.ask(f"/models/{name}", ASKED).status == 200
         where: list[str] = []
-        load = engine._opener.open
-        engine._opener.open = lambda *of: where.append(threading.current_thread().name) or load(*of)
+        load = engine._loader.open
+        engine._loader.open = lambda *of: where.append(threading.current_thread().name) or load(*of)
         assert endpoint.ask(f"/models/{MODEL}", ASKED).status == 200
         assert [name.rpartition("_")[0] for name in where] == ["regraft-open"], "not among those that read rows"
 
@@ -348,7 +348,7 @@ def test_a_broken_version_is_not_read_anew_for_each_request(own: Shop) -> None:
     (delta,) = Path(own.store).glob("models/spoilt/v1/delta.safetensors")
     delta.write_bytes(delta.read_bytes()[:-4] + b"oops")
     with own.open() as endpoint:
-        opener = endpoint.opened.backend._engine._opener  # type: ignore[attr-defined]
+        opener = endpoint.opened.backend._engine._loader  # type: ignore[attr-defined]
         loads: list[str] = []
         load = opener.open
         opener.open = lambda *of: loads.append(of[0]) or load(*of)

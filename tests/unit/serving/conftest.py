@@ -1,4 +1,4 @@
-"""Every test of the serving floor gets a cache and a store of its own."""
+"""A separate cache and store for every test of the serving floor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch prediction that dies at a write of its choice; a module of its own, for a child process to import."""
+"""A batch prediction that dies at a chosen write; a separate module, which a child process can import."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from regraft.store.objects import Body, ObjectStore, open_store
 
 
 class PowerCut(BaseException):
-    """What ends a process that cannot do anything more."""
+    """Ends a process as a power cut would: nothing can be written afterwards."""
 
 
 class Dying(FolderStore):
-    """A store that ends its process at a write, or lets nothing be written from then on."""
+    """A store that kills its process at a write, or refuses all writes from then on."""
 
     at, writes, kill = 0, 0, False
 
@@ -43,13 +43,13 @@ class Dying(FolderStore):
 
 
 def opened(url: str) -> ObjectStore:
-    """The work folder as a store that dies; any other as it is."""
+    """Open the work folder as a store that dies, and any other normally."""
     return Dying(url) if url.endswith(".unfinished") else open_store(url)
 
 
 @contextmanager
 def dying(at: int, *, kill: bool) -> Iterator[None]:
-    """Within it the work folder dies instead of its `at`-th write."""
+    """Let the work folder die instead of its `at`-th write, within the block."""
     Dying.at, Dying.writes, Dying.kill = at, 0, kill
     vars(bulk)["open_store"] = opened
     try:

@@ -1,4 +1,4 @@
-"""Are a base's vectors those that its own library makes, whatever else is asked beside a row?"""
+"""A base's vectors equal those of its own library, whatever the other rows are."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEXTS += ["", "  the   lamp ", "UNHEARD of Words!", " ".join(WORDS * 3)]
 
 
 def sentence_encoder(folder: Path, *, pooling: str = "mean", modules: tuple[str, ...] = (), **settings: Any) -> Path:
-    """A tiny BERT in the layout of sentence-transformers."""
+    """Write a tiny BERT in the layout of sentence-transformers."""
     tiny_bert(folder, pooling=pooling)
     names = ["Transformer", "Pooling", *modules]
     listed = [

@@ -1,4 +1,4 @@
-"""Does an exported folder give other libraries the same logits, and does it appear whole or not at all?"""
+"""An exported folder gives other libraries the same logits, and appears atomically."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unit.serving.tiny import CASES, LABELS, TASKS, TEXTS, alone, publish, rows_
 
 
 def by_transformers(out: Exported, task: str, rows: list[str], made: Any) -> Tensor:
-    """What transformers alone answers from the folder; of regraft only the task's resizing of images is used."""
+    """Compute logits from the folder by transformers alone; regraft only resizes the task's images."""
     task_of = Task.lookup(task)
     model = getattr(transformers, task_of.auto).from_pretrained(out.folder).eval()
     assert model.config.id2label == dict(enumerate(LABELS[task]))
@@ -45,7 +45,7 @@ def by_transformers(out: Exported, task: str, rows: list[str], made: Any) -> Ten
 
 
 def by_sentence_transformers(out: Exported, rows: list[str]) -> Tensor:
-    """The recipe of the export's note."""
+    """Compute logits as the export's note describes."""
     encoder = SentenceTransformer(str(out.folder), device="cpu")
     head = load_file(out.folder / "head.safetensors")
     embeddings = encoder.encode(rows, convert_to_tensor=True, show_progress_bar=False)

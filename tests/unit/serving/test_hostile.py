@@ -1,4 +1,4 @@
-"""Hostile model folders and deltas are refused before a byte of them is used: nothing runs, nothing outside is read."""
+"""Hostile model folders and deltas are refused before a byte of them is used: no code runs, no other file is read."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
         _watched.append((event, os.path.realpath(str(arguments[0])) if event == "open" else repr(arguments)))
 
 
-sys.addaudithook(_listen)  # a hook stays for the process's life; it listens only while a test does
+sys.addaudithook(_listen)  # an audit hook stays for the process's life; it is active only during a test
 
 
 class Runs:
-    """Pickled, it leaves a marker when it is loaded."""
+    """An object whose pickle leaves a marker when it is loaded."""
 
     def __init__(self, marker: Path) -> None:
         self._marker = marker
@@ -47,7 +47,7 @@ class Runs:
 
 
 class World:
-    """A base in a folder, a place outside that nobody may read, and a marker that nobody may make."""
+    """A base in a folder, a file outside that must not be read, and a marker that must not appear."""
 
     def __init__(self, folder: Path, base: Path) -> None:
         self.base = Path(shutil.copytree(base, folder / "base"))
@@ -85,14 +85,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(saved: Path, tmp_path: Path) -> Iterator[World]:
-    """What a test makes hostile; after it, nothing has run and nothing outside was read."""
+    """Files for a test to make hostile; afterwards no code may have run and no other file may have been read."""
     made = World(tmp_path, saved)
     yield made
     assert not made.marker.exists(), "code of the folder ran"
 
 
 def refused(world: World, use: Callable[[], object]) -> str:
-    """The refusal; fails when anything was run, connected to, unpickled, or read outside."""
+    """Return the error; fail when code ran, or anything was connected to, unpickled, or read outside."""
     global _watched
     seen = _watched = []
     try:
@@ -106,7 +106,7 @@ def refused(world: World, use: Callable[[], object]) -> str:
 
 
 def first(header: dict[str, Any]) -> dict[str, Any]:
-    """The entry of the tensor that lies first."""
+    """Return the entry of the first tensor in the file."""
     found: dict[str, Any] = min(
         (entry for name, entry in header.items() if name != "__metadata__"), key=lambda entry: entry["data_offsets"]
     )
@@ -213,7 +213,7 @@ def index_of_a_pickle(world: World) -> None:
 def header_longer_than_allowed(world: World) -> None:
     with (world.base / "model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", 200 * 2**20))
-        file.truncate(200 * 2**20 + 8)  # a hole: nothing on the disk
+        file.truncate(200 * 2**20 + 8)  # a sparse file: no blocks on the disk
 
 
 def header_of_two_to_the_63(world: World) -> None:
@@ -288,7 +288,7 @@ def test_a_hostile_base_is_refused(hostile: Callable[[World], None], world: Worl
 
 
 class Published:
-    """A version in a store that a stranger may have written: its manifest can be made anew, with right hashes."""
+    """A version in a store that an attacker can write to: its manifest can be rewritten with the right hashes."""
 
     def __init__(self, world: World, folder: Path) -> None:
         self.world, self.store = world, folder / "store"
@@ -297,7 +297,7 @@ class Published:
         self.manifest = self.at / "manifest.json"
 
     def replace(self, name: str, data: bytes) -> None:
-        """Put other bytes into a file of the version; the manifest vouches for them."""
+        """Replace the bytes of a file of the version, and its hash in the manifest."""
         (self.at / name).parent.mkdir(parents=True, exist_ok=True)
         (self.at / name).write_bytes(data)
         entry = {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -308,13 +308,13 @@ class Published:
         self.rewrite(edit)
 
     def rewrite(self, edit: Callable[[dict[str, Any]], None]) -> None:
-        """Change the manifest and seal it again."""
+        """Change the manifest and recompute its hash."""
         body = {key: value for key, value in json.loads(self.manifest.read_text()).items() if key != "sha256"}
         edit(body)
         self.manifest.write_bytes(checksummed.dump(body))
 
     def name(self, name: str) -> None:
-        """Call the delta something else in the manifest."""
+        """Rename the delta in the manifest."""
         self.rewrite(lambda body: body["files"][0].__setitem__("name", name))
 
 

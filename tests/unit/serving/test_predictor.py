@@ -1,4 +1,4 @@
-"""Does a version answer as the model it was made of, and is everything else refused by name?"""
+"""A version answers as the model that it was published from, and everything else is refused by name."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_flipped_byte_in_the_cache_is_mended(store: Path, bases: dict[str, Pat
 
 
 def forged(store: Path, prefix: str, change: Any) -> None:
-    """A manifest changed by somebody who can write to the store and knows how it is sealed."""
+    """Return a change to a manifest by an attacker who can write to the store and recompute its hash."""
     path = store / prefix / "manifest.json"
     body = json.loads(path.read_text())
     del body["sha256"]
@@ -168,7 +168,7 @@ def test_a_file_name_that_leads_out_of_the_folder_is_refused(
 @pytest.mark.parametrize(
     "change, told",
     [
-        (lambda body: body["meta"].pop("base"), "does not say its base"),
+        (lambda body: body["meta"].pop("base"), "lacks its base"),
         (lambda body: body.update(files=body["files"][1:]), "lacks"),
         (lambda body: body["meta"].update(labels=["a", "b"]), "does not fit"),
     ],

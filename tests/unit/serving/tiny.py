@@ -1,4 +1,4 @@
-"""Tiny random bases, and versions of them as training would publish them."""
+"""Tiny random bases, and versions of them as training publishes them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TEXTS = [
 
 
 def bert(folder: Path, *, pooling: str | None = None) -> Path:
-    """A BERT of two layers with a word tokenizer; `pooling` marks a sentence encoder."""
+    """Write a BERT of two layers with a word tokenizer; `pooling` makes it a sentence encoder."""
     torch.manual_seed(1)
     folder.mkdir(parents=True)
     (folder / "words.txt").write_text(
@@ -77,7 +77,7 @@ def bert(folder: Path, *, pooling: str | None = None) -> Path:
 
 
 def yolos(folder: Path) -> Path:
-    """A YOLOS of two layers on images of 32 x 32."""
+    """Write a YOLOS of two layers for images of 32 x 32."""
     torch.manual_seed(2)
     folder.mkdir(parents=True)
     YolosImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
@@ -96,7 +96,7 @@ def yolos(folder: Path) -> Path:
 
 
 def detr(folder: Path) -> Path:
-    """A DETR on images that keep their proportions: it pads, and reads a mask."""
+    """Write a DETR for images that keep their proportions: it pads them, and reads a mask."""
     torch.manual_seed(4)
     folder.mkdir(parents=True)
     DetrImageProcessorPil(size={"shortest_edge": 32, "longest_edge": 64}).save_pretrained(folder)
@@ -118,7 +118,7 @@ def detr(folder: Path) -> Path:
 
 
 def images(folder: Path) -> list[str]:
-    """Four images of different sizes."""
+    """Write four images of different sizes."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, size in enumerate([(40, 30), (20, 50), (64, 64), (33, 31)]):
@@ -129,10 +129,10 @@ def images(folder: Path) -> list[str]:
 
 
 def cases() -> list[Any]:
-    """Every base with every method, but for closed forms, which are for one label a row."""
+    """Return every base with every method, except closed forms, which need one label a row."""
     named = [(way if isinstance(way, str) else "-".join(map(str, way.values())), way) for way in WAYS]
     closed = {name for name in Method.names() if Method.lookup(name).closed_form}
-    # No rule names DETR's blocks yet, so nothing freezes it at a depth.
+    # No rule names DETR's blocks yet, so that no method freezes it at a depth.
     cut = {"shapes": {"freeze", "lora-linear"}, "squares": set()}
     return [
         pytest.param(kind, way, id=f"{kind}-{name}")
@@ -146,12 +146,12 @@ CASES = cases()
 
 
 def rows_of(kind: str, pictures: list[str]) -> tuple[str, list[str]]:
-    """The input column of a base's task, and rows for it."""
+    """Return the input column of a base's task, and rows for it."""
     return ("text", TEXTS) if TASKS[kind] == "text-classification" else ("image", pictures)
 
 
 def perturbed(adapted: Adapted, seed: int = 3, size: float = 0.1) -> dict[str, torch.Tensor]:
-    """The delta after something like training: every tensor of it has moved."""
+    """Return the delta after random changes to all of its tensors, in place of training."""
     generator = torch.Generator().manual_seed(seed)
     tensors = delta_tensors(adapted)
     with torch.no_grad():
@@ -172,7 +172,7 @@ def publish(
     size: float = 0.1,
     labels: Any = None,
 ) -> tuple[Version, Adapted]:
-    """A version in the store, and the model that it was made of."""
+    """Publish a version in the store; return it with the model that it was made from."""
     parsed, how = Task.parse(task), Method.parse(method)
     assert isinstance(parsed, Task) and isinstance(how, Method)
     found = locate(str(base))
@@ -205,7 +205,7 @@ def publish(
 
 
 def alone(adapted: Adapted, column: str, value: str) -> torch.Tensor:
-    """The logits of one row by itself, without any of the serving floor's code."""
+    """Compute the logits of one row alone, without any code of the serving floor."""
     adapted.eval_mode()
     example = adapted.task.encode({column: value, "row": 0}, adapted.context, train=False)
     with torch.inference_mode():

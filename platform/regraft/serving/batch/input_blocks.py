@@ -1,4 +1,4 @@
-"""Which rows are to be answered? The input, read once in its order and put into the work folder in blocks."""
+"""The rows of a batch prediction: the input, read once in its order and stored as blocks in the work folder."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from regraft.plugins import unknown
 from regraft.store.objects import ObjectStore
 
 BLOCK_ROWS = 1024
-"""Rows of a block unless asked otherwise: among so many, batches of like lengths hold little padding."""
+"""Default rows of a block: enough that batches of like lengths hold little padding."""
 BLOCK_BYTES = 64 << 20
 SEAL = "input.json"
 GIVEN, WHERE, PROBLEM = ":given", ":where", ":problem"
-"""Columns of a block beside the task's: what the file said (JSON), file:row, and why the row cannot be answered."""
+"""Columns of a block beside the task's: the file's values (JSON), file:row, and why the row cannot be answered."""
 _EXTRA: dict[str, Kind] = {GIVEN: "text", WHERE: "text", PROBLEM: "text"}
-_OWN = frozenset({"row", "answer", "error", "features"})
-_SHOWN = 5
+_RESERVED = frozenset({"row", "answer", "error", "features"})
+_MAX_SHOWN = 5
 _BYTES = (bytes, bytearray, memoryview)
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
@@ -43,23 +43,23 @@ class ReadOptions:
     wanted: Mapping[str, Kind]
     """The columns that an answer needs."""
     check: Callable[[Row], str | None]
-    """What is wrong with a row, or None (`Task.check`)."""
+    """Returns the problem of a row, or None (`Task.check`)."""
     columns: Mapping[str, str]
-    """The file's names of columns, by the wanted ones."""
+    """The file's column names by the wanted ones, as the request gives them."""
     trained: Mapping[str, str]
-    """The names in the files of the training, tried where a file has no column of the wanted name."""
-    form: Source | None
+    """The names in the training files, for columns that the file does not have under the wanted name."""
+    source: Source | None
     bad_rows: Literal["fail", "skip"]
     block_rows: int
 
 
 def source_named(written: object) -> Source:
-    """The source that `--format` names, with its fields; RequestError says what is allowed."""
+    """Parse the value of `--format`, a source with its fields. Raises RequestError, which lists what is allowed."""
     try:
         found = Source.parse(written)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise RequestError(f"{written!r} is written: {told}", where="format") from None
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise RequestError(f"{written!r} is written: {problems}", where="format") from None
     except ValueError as error:
         raise RequestError(str(error), where="format") from None
     assert isinstance(found, Source)
@@ -68,7 +68,7 @@ def source_named(written: object) -> Source:
 
 @dataclass(frozen=True)
 class InputRow:
-    """One row of the input: the wanted columns, or what is wrong with it."""
+    """One row of the input: the wanted columns, or the reason why it cannot be answered."""
 
     raw: Raw
     row: dict[str, Any]
@@ -76,36 +76,39 @@ class InputRow:
     problem: str | None = None
 
 
-def taken(reading: ReadOptions, scratch: Path) -> Iterator[InputRow]:
-    """Every row of the input, in order; what cannot be answered has a `problem`. DataError ends the input."""
+def read_rows(reading: ReadOptions, scratch: Path) -> Iterator[InputRow]:
+    """Yield every row of the input, in order; rows that cannot be answered have a `problem`.
+
+    Raises DataError when the input itself cannot be read, and RequestError for an unknown column.
+    """
     for name in reading.columns:
         if name not in reading.wanted:
             raise RequestError(unknown("column", name, sorted(reading.wanted)), where="columns")
     try:
-        for file in data_files(reading.input, reading.form, scratch):
-            yield from _of_file(file, reading)
+        for file in data_files(reading.input, reading.source, scratch):
+            yield from _read_file(file, reading)
     except DataError as error:
-        # The spec's names for what are options here.
-        told = error.message.replace("data.columns", "columns").replace("data.format", "format")
-        raise DataError(told, error.where) from None
+        # The message names a spec's keys, which are options here.
+        message = error.message.replace("data.columns", "columns").replace("data.format", "format")
+        raise DataError(message, error.where) from None
 
 
-def _of_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
-    forms: dict[tuple[Kind, ...], ColumnMapping] = {}
+def _read_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
+    mappings: dict[tuple[Kind, ...], ColumnMapping] = {}
     names: dict[str, str] = {}
     kinds: dict[str, Kind] = dict(reading.wanted)
     for raw in file.rows():
         if raw.problem:
             yield InputRow(raw, {}, kinds, raw.problem)
             continue
-        names = names if forms else _names(reading, raw)
+        names = names if mappings else _column_names(reading, raw)
         kinds = _as_written(reading.wanted, names, raw)
-        if (form := tuple(kinds.values())) not in forms:
-            forms[form] = ColumnMapping(kinds, names, file.folder)
-            if len(forms) == 1:
-                forms[form].check(raw, file.name, f"regraft show sources {file.source.key()}")
+        if (key := tuple(kinds.values())) not in mappings:
+            mappings[key] = ColumnMapping(kinds, names, file.folder)
+            if len(mappings) == 1:
+                mappings[key].check(raw, file.name, f"regraft show sources {file.source.key()}")
         try:
-            row = forms[form].row(raw)
+            row = mappings[key].row(raw)
             _canonical(row_identity(row, kinds)).encode()
             checked = {name: column.for_check(row[name]) for name, column in columns_of(kinds).items()}
             yield InputRow(raw, row, kinds, reading.check({**checked, "row": 0}))
@@ -113,9 +116,10 @@ def _of_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
             yield InputRow(raw, {}, kinds, str(error))
 
 
-def _names(reading: ReadOptions, raw: Raw) -> dict[str, str]:
-    """The file's names of columns: as asked, else the wanted ones, else those of the training."""
-    names = {name: told for name, told in reading.trained.items() if name not in raw.values and told in raw.values}
+def _column_names(reading: ReadOptions, raw: Raw) -> dict[str, str]:
+    """Return the file's column names: as requested, else the wanted ones, else those of the training files."""
+    values = raw.values
+    names = {name: known for name, known in reading.trained.items() if name not in values and known in values}
     return {**names, **reading.columns}
 
 
@@ -126,23 +130,23 @@ def _as_written(wanted: Mapping[str, Kind], names: Mapping[str, str], raw: Raw) 
 
 
 def row_identity(row: Row, kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """What the hash of a block knows a row by; BadCell for text that is no text."""
+    """Return the part of a row that enters a block's hash. Raises BadCell for text with a lone surrogate."""
     known = {name: column_of(kinds[name]).identity(value) for name, value in row.items()}
-    if any(_halved(value) for value in known.values()):
-        raise BadCell("holds half a character (a lone surrogate), which is no text: repair it")
+    if any(_has_surrogate(value) for value in known.values()):
+        raise BadCell("holds half a character (a lone surrogate), which is not text: repair it")
     return known
 
 
-def _halved(value: Any) -> bool:
+def _has_surrogate(value: Any) -> bool:
     if isinstance(value, str):
         return not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)
     if isinstance(value, Mapping):
-        return any(_halved(item) for item in value.values())
-    return isinstance(value, list | tuple) and any(_halved(item) for item in value)
+        return any(_has_surrogate(item) for item in value.values())
+    return isinstance(value, list | tuple) and any(_has_surrogate(item) for item in value)
 
 
 class InputBlocks:
-    """The blocks of one input in the work folder; sealed by `input.json`, without which none of them counts."""
+    """The blocks of one input in the work folder; they are complete once `input.json` exists."""
 
     def __init__(self, store: ObjectStore, rows: list[int], hashes: list[str]) -> None:
         self.store = store
@@ -150,9 +154,9 @@ class InputBlocks:
         """Rows of each block."""
         self.hashes = hashes
         self.starts: list[int] = [0]
-        """The first row of each block, and how many rows there are."""
-        for many in rows:
-            self.starts.append(self.starts[-1] + many)
+        """The first row of each block, and at the end the number of rows."""
+        for count in rows:
+            self.starts.append(self.starts[-1] + count)
 
     @property
     def total(self) -> int:
@@ -160,8 +164,8 @@ class InputBlocks:
         return self.starts[-1]
 
     @classmethod
-    def sealed(cls, store: ObjectStore) -> InputBlocks | None:
-        """The blocks that a run before this one put there, or None."""
+    def existing(cls, store: ObjectStore) -> InputBlocks | None:
+        """Return the complete blocks of an earlier command, or None."""
         if not store.exists(SEAL):
             return None
         document = json.loads(store.get(SEAL))
@@ -169,7 +173,7 @@ class InputBlocks:
 
     @classmethod
     def read(cls, store: ObjectStore, reading: ReadOptions) -> InputBlocks:
-        """Put the input into the work folder; DataError names rows that cannot be answered, unless they are skipped."""
+        """Store the input as blocks. Raises DataError for rows that cannot be answered, unless they are skipped."""
         made = cls(store, [], [])
         problems: list[InputRow] = []
         count = 0
@@ -177,19 +181,19 @@ class InputBlocks:
             for block in _blocks(reading, Path(folder) / "inputs"):
                 bad = [item for item in block if item.problem]
                 count += len(bad)
-                problems += bad[: max(0, _SHOWN - len(problems))]
+                problems += bad[: max(0, _MAX_SHOWN - len(problems))]
                 if reading.bad_rows == "fail" and count:
                     continue
                 made._put(block, Path(folder) / "block.arrow")
         if reading.bad_rows == "fail":
-            _report(problems, count)
+            _refuse_bad_rows(problems, count)
         if not made.rows:
             raise DataError("holds no rows: name another file", where=reading.input)
         store.put(SEAL, json.dumps({"rows": made.rows, "hashes": made.hashes}).encode())
         return made
 
     def verify(self, reading: ReadOptions) -> None:
-        """RequestError unless the input still holds the rows that the blocks were made of."""
+        """Raise RequestError unless the input still holds the rows of the blocks."""
         blocks = 0
         start = 0
         with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
@@ -201,13 +205,13 @@ class InputBlocks:
                 if blocks == len(self.rows):
                     return
         raise RequestError(
-            f"the input has changed from row {start} on since its output was begun: give it back as it was to go on, "
-            "or pass --fresh (fresh=True) to begin anew",
+            f"the input has changed from row {start} on since its output was begun: restore it to continue, or pass "
+            "--fresh (fresh=True) to start again",
             where=reading.input,
         )
 
     def block(self, number: int, kinds: Mapping[str, Kind]) -> list[dict[str, Any]]:
-        """The rows of a block, each with `row`, its place in the whole input, and the extra columns.
+        """Return the rows of a block, each with `row`, its position in the input, and the extra columns.
 
         `kinds` are those of the columns that an answer needs.
         """
@@ -224,7 +228,7 @@ class InputBlocks:
         with RowWriter(path, {**kinds, **_EXTRA}) as writer:
             for item in block:
                 empty: dict[str, Any] = dict.fromkeys(kinds)
-                extra = {GIVEN: given(item.raw), WHERE: item.raw.where, PROBLEM: item.problem}
+                extra = {GIVEN: file_values(item.raw), WHERE: item.raw.where, PROBLEM: item.problem}
                 writer.add({**(empty if item.problem else item.row), **extra}, 0)
         self.store.put(_key(len(self.rows)), path)
         self.rows.append(len(block))
@@ -242,10 +246,10 @@ def _read(path: Path, first: int, kinds: Mapping[str, Kind]) -> list[dict[str, A
 
 
 def _blocks(reading: ReadOptions, scratch: Path) -> Iterator[list[InputRow]]:
-    """Rows in blocks of at most block_rows and about BLOCK_BYTES, all of one kind of columns."""
+    """Yield blocks of at most `block_rows` rows and about BLOCK_BYTES bytes, whose columns have the same kinds."""
     block: list[InputRow] = []
     size = 0
-    for item in taken(reading, scratch):
+    for item in read_rows(reading, scratch):
         if block and (len(block) == reading.block_rows or size > BLOCK_BYTES or item.kinds != block[0].kinds):
             yield block
             block, size = [], 0
@@ -256,18 +260,18 @@ def _blocks(reading: ReadOptions, scratch: Path) -> Iterator[list[InputRow]]:
 
 
 def block_hash(block: list[InputRow]) -> str:
-    """SHA-256 over what the rows hold, wherever their files lie."""
+    """Return the SHA-256 of the rows' contents, independent of where their files are."""
     found = hashlib.sha256()
     for item in block:
         known = None if item.problem else row_identity(item.row, item.kinds)
-        found.update(f"{_canonical([known, given(item.raw), item.problem])}\n".encode())
+        found.update(f"{_canonical([known, file_values(item.raw), item.problem])}\n".encode())
     return found.hexdigest()
 
 
-def given(raw: Raw) -> str:
-    """The file's own columns as JSON, which stand beside the answer; bytes of images are left out."""
+def file_values(raw: Raw) -> str:
+    """Return the file's own columns as JSON, which the output repeats; bytes of images are omitted."""
     kept = {
-        f"input_{name}" if name in _OWN else str(name): _plain(value)
+        f"input_{name}" if name in _RESERVED else str(name): _plain(value)
         for name, value in raw.values.items()
         if not isinstance(value, _BYTES)
     }
@@ -275,11 +279,11 @@ def given(raw: Raw) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN, and an image of the `datasets` library holds its bytes beside its path."""
+    """Return a JSON value: null for NaN, and images of the `datasets` library without their bytes."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode() if _halved(value) else value
+        return value.encode("utf-8", "replace").decode() if _has_surrogate(value) else value
     if isinstance(value, Mapping):
         return {
             str(key): _plain(item)
@@ -291,7 +295,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _report(problems: list[InputRow], count: int) -> None:
+def _refuse_bad_rows(problems: list[InputRow], count: int) -> None:
     if count == 1:
         raise DataError(f"{problems[0].problem}: repair the row, or pass --bad-rows skip", problems[0].raw.where)
     if count:

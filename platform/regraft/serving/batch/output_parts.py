@@ -1,4 +1,4 @@
-"""How do the answers of many blocks become one file? Each block a part in the work folder, all of them one output."""
+"""Answers of blocks as parts in the work folder, and the one output file that all parts become."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from regraft.store.objects import ObjectStore, open_store
 
 Form = Literal["jsonl", "parquet"]
 ROWS_TOGETHER = 1 << 16
-"""Rows of a row group of a Parquet file, as far as parts allow."""
+"""Rows of a Parquet row group, as far as the parts allow."""
 _NAME = re.compile(r"parts/(\d{6,})-(\d+)-([0-9a-f]{64})\.(jsonl|parquet)")
-"""Block, rows that failed, SHA-256, format."""
+"""Key of a part: block, rows that failed, SHA-256, format."""
 
 
 @dataclass(frozen=True)
@@ -36,41 +36,41 @@ class BlockOutput:
 
     content: bytes
     failed: int
-    """Rows that have an error in place of an answer."""
+    """Rows that have an error instead of an answer."""
 
 
 def block_output(
     rows: Sequence[Mapping[str, Any]], results: Mapping[int, Any], form: Form, *, vectors: bool
 ) -> BlockOutput:
-    """The answers of one block as a file of their own; `results` are answers or DataErrors by the row's place."""
-    lines = [_line(row, results.get(place), vectors=vectors) for place, row in enumerate(rows)]
-    failed = sum(line.get("error") is not None for line in lines)
-    return BlockOutput(_jsonl(lines) if form == "jsonl" else _parquet(lines, vectors=vectors), failed)
+    """Write the answers of one block as a file; `results` are answers or DataErrors by the row's position."""
+    records = [_record(row, results.get(place), vectors=vectors) for place, row in enumerate(rows)]
+    failed = sum(record.get("error") is not None for record in records)
+    return BlockOutput(_jsonl(records) if form == "jsonl" else _parquet(records, vectors=vectors), failed)
 
 
-def _jsonl(lines: Sequence[Mapping[str, Any]]) -> bytes:
-    return "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines).encode()
+def _jsonl(records: Sequence[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records).encode()
 
 
-def _parquet(lines: Sequence[Mapping[str, Any]], *, vectors: bool) -> bytes:
-    table = _vector_table(lines) if vectors else _answer_table(lines)
+def _parquet(records: Sequence[Mapping[str, Any]], *, vectors: bool) -> bytes:
+    table = _vector_table(records) if vectors else _answer_table(records)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def _line(row: Mapping[str, Any], result: Any, *, vectors: bool) -> dict[str, Any]:
+def _record(row: Mapping[str, Any], result: Any, *, vectors: bool) -> dict[str, Any]:
     problem = f"{row[WHERE]}: {row[PROBLEM]}" if row[PROBLEM] else None
     if isinstance(result, DataError):
         problem = f"{row[WHERE]}: {result.message}"
     if vectors:
         return {"row": row["row"], "features": None if problem else result, "error": problem}
-    line: dict[str, Any] = {"row": row["row"], **json.loads(row[GIVEN])}
-    return line | ({"error": problem} if problem else {"answer": _finite(result)})
+    record: dict[str, Any] = {"row": row["row"], **json.loads(row[GIVEN])}
+    return record | ({"error": problem} if problem else {"answer": _finite(result)})
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN; numpy's numbers become Python's."""
+    """Return a JSON value: null for NaN and infinity, which JSON lacks, and Python numbers for numpy's."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
@@ -82,11 +82,11 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _answer_table(lines: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """All columns in the order of their first sight, typed by what they hold; what is of several kinds becomes JSON."""
+def _answer_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return a table with all columns in the order of their first appearance; columns of mixed types become JSON."""
     columns = {}
-    for name in dict.fromkeys(name for line in lines for name in line):
-        values = [line.get(name) for line in lines]
+    for name in dict.fromkeys(name for record in records for name in record):
+        values = [record.get(name) for record in records]
         try:
             columns[name] = pa.array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError):
@@ -98,31 +98,32 @@ def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _vector_table(lines: Sequence[Mapping[str, Any]]) -> pa.Table:
-    width = next((len(line["features"]) for line in lines if line["features"] is not None), None)
-    features = [None if line["features"] is None else np.asarray(line["features"], np.float32) for line in lines]
+def _vector_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
+    found = [record["features"] for record in records]
+    width = next((len(vector) for vector in found if vector is not None), None)
+    features = [None if vector is None else np.asarray(vector, np.float32) for vector in found]
     columns = {
-        "row": pa.array([line["row"] for line in lines], pa.int64()),
+        "row": pa.array([record["row"] for record in records], pa.int64()),
         "features": pa.array(features, pa.null() if width is None else pa.list_(pa.float32(), width)),
     }
-    if any(line["error"] for line in lines):
-        columns["error"] = pa.array([line["error"] for line in lines], pa.string())
+    if any(record["error"] for record in records):
+        columns["error"] = pa.array([record["error"] for record in records], pa.string())
     return pa.table(columns)
 
 
 class OutputParts:
-    """The parts of one output in the work folder; a part's name holds its hash."""
+    """The parts of one output in the work folder; a part's key contains its hash."""
 
     def __init__(self, store: ObjectStore, form: Form) -> None:
         self.store, self.form = store, form
 
     def put(self, number: int, part: BlockOutput) -> None:
-        """Keep the part of a block; it is there whole or not at all."""
+        """Store the part of a block, atomically."""
         known = hashlib.sha256(part.content).hexdigest()
         self.store.put(f"parts/{number:06d}-{part.failed}-{known}.{self.form}", part.content)
 
-    def there(self) -> dict[int, str]:
-        """Number to key; of a block that was answered twice (its first worker was thought dead) one part counts."""
+    def keys(self) -> dict[int, str]:
+        """Return each block's key; a block that was answered twice (its first worker was presumed dead) has one."""
         found: dict[int, str] = {}
         for stat in self.store.list("parts/"):
             if (name := _NAME.fullmatch(stat.key)) and name[4] == self.form:
@@ -130,31 +131,31 @@ class OutputParts:
         return found
 
     def content(self, key: str) -> bytes:
-        """A part's bytes; Damaged, and the part is gone, when they are not those that were put."""
+        """Return a part's bytes. Raises Damaged, and deletes the part, when its hash is wrong."""
         content, name = self.store.get(key), _NAME.fullmatch(key)
         if name is None or hashlib.sha256(content).hexdigest() != name[3]:
             self.store.delete([key])
-            raise Damaged("a finished part had been changed and was removed: run the command again", f"{key}")
+            raise Damaged("a finished part had been changed and was removed: run the command again", key)
         return content
 
     def failed(self) -> int:
-        """Rows of all parts that have an error in place of an answer."""
-        return sum(int(name[2]) for key in self.there().values() if (name := _NAME.fullmatch(key)))
+        """Return the number of rows in all parts that have an error instead of an answer."""
+        return sum(int(name[2]) for key in self.keys().values() if (name := _NAME.fullmatch(key)))
 
     def contents(self) -> Iterator[bytes]:
-        """Every part in the order of the blocks, one at a time."""
-        for _, key in sorted(self.there().items()):
+        """Yield the bytes of every part in the order of the blocks."""
+        for _, key in sorted(self.keys().items()):
             yield self.content(key)
 
 
-def assemble(parts: OutputParts, out: str, meta: Mapping[str, str], settle: Callable[[int], None]) -> None:
-    """Write the output of all parts; it appears whole or not at all, right after `settle` was told its size."""
+def assemble(parts: OutputParts, out: str, meta: Mapping[str, str], before_publish: Callable[[int], None]) -> None:
+    """Write the output of all parts, atomically; `before_publish` gets its size right before the output appears."""
     if out.startswith("s3://"):
         folder, _, name = out.rpartition("/")
         with tempfile.TemporaryDirectory(prefix="regraft-") as scratch:
             with (Path(scratch) / name).open("wb") as file:
                 _write(parts, file, meta)
-            settle((Path(scratch) / name).stat().st_size)
+            before_publish((Path(scratch) / name).stat().st_size)
             open_store(folder).put(name, Path(scratch) / name)
         return
     path = Path(out)
@@ -163,7 +164,7 @@ def assemble(parts: OutputParts, out: str, meta: Mapping[str, str], settle: Call
             _write(parts, file, meta)
             file.flush()
             os.fsync(file.fileno())
-        settle(temporary.stat().st_size)
+        before_publish(temporary.stat().st_size)
         os.replace(temporary, path)
         sync_folder(path.parent)
 
@@ -186,7 +187,7 @@ def _write(parts: OutputParts, file: Any, meta: Mapping[str, str]) -> None:
 
 
 def _common_schema(parts: OutputParts) -> pa.Schema:
-    """What fits every part: a block may lack a column, hold an empty list where others hold boxes, or whole numbers."""
+    """Return a schema that fits every part: blocks may lack a column, or differ in the types of its values."""
     fields: dict[str, pa.Field] = {}
     for content in parts.contents():
         for field in pq.read_schema(io.BytesIO(content)):
@@ -207,6 +208,8 @@ def _common(one: pa.Field, other: pa.Field) -> pa.Field:
 def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
     if table.schema.equals(schema):
         return table.replace_schema_metadata(schema.metadata)
-    told = {field.name for field in schema if pa.types.is_string(field.type)}
-    rows = [{name: _text(value) if name in told else value for name, value in row.items()} for row in table.to_pylist()]
+    texts = {field.name for field in schema if pa.types.is_string(field.type)}
+    rows = [
+        {name: _text(value) if name in texts else value for name, value in row.items()} for row in table.to_pylist()
+    ]
     return pa.Table.from_pylist(rows, schema=schema)

@@ -1,16 +1,15 @@
-"""How do many rows get their answers, each exactly once and in order, though what runs may die at any moment?
+"""Batch prediction: each row answered exactly once and in order, whatever process dies meanwhile.
 
-The input becomes blocks in a work folder beside the output; whoever takes a block puts its answers there as one part;
-when every block has its part they become the output, which appears whole, and the work folder goes. The same command
-after a crash finds the blocks and the parts that are there and goes on.
+The input becomes blocks in a work folder beside the output. A worker answers a block and puts its answers there as one
+part. When every block has its part, the parts become the output in one atomic step, and the work folder is removed. The
+same command after a crash continues from the blocks and parts that exist.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,47 +20,46 @@ from regraft.plugins import add_folder
 from regraft.serving.batch.input_blocks import BLOCK_ROWS, PROBLEM, WHERE, InputBlocks, ReadOptions
 from regraft.serving.batch.output_parts import Form, OutputParts, assemble, block_output
 from regraft.serving.batch.target import Target, resolve_target
+from regraft.serving.batch.work_folder import DONE, JOB, cleared, empty, refuse_existing, work_folder
 from regraft.serving.encoder import Dtype, Encoder, chosen_dtype
-from regraft.serving.predictor import Predictor, chosen_device
+from regraft.serving.predictor import Predictor, resolve_device
 from regraft.spec.document import absolute
 from regraft.spec.sections import AnySource
-from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
 
-JOB, DONE = "job.json", "done.json"
 WORTH_MEASURING = 1000
-"""Rows from which it pays to load a base twice more to see whether bf16 agrees."""
+"""Rows from which it pays to load a base twice more to compare bf16 with fp32."""
 SUFFIXES: dict[str, Form] = {".jsonl": "jsonl", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What is asked: which model answers which rows, and where the answers go."""
+    """Which model answers which rows, and where the answers go."""
 
     model: str
-    """`name[@alias|@version]`; for features also a base, as a spec writes it."""
+    """`name[@alias|@version]`; for features also a base, written as in a spec."""
     input: str
     output: str
     """OUT.jsonl or OUT.parquet, local or s3://."""
     store: str = "./regraft-store"
     features: bool = False
-    """The vectors of the rows in place of answers."""
+    """Whether the output holds feature vectors instead of answers."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """The task's names of columns to the file's, as in a spec."""
+    """The file's column names by the task's, as in a spec."""
     format: AnySource | None = None
     bad_rows: Literal["fail", "skip"] = "fail"
     dtype: Dtype = "fp32"
-    """Arithmetic of the features of a base; answers are in fp32."""
+    """Precision of a base's features; answers are computed in fp32."""
     plugins: tuple[str, ...] = ()
     base: str | None = None
-    """Where the model's base is, if not where the version says."""
+    """Where the model's base is, if not at the version's own reference."""
     device: str = "auto"
     block_rows: int = BLOCK_ROWS
 
 
 @dataclass(frozen=True)
 class BatchJob:
-    """What a worker needs: plain data."""
+    """Everything that a worker needs, as plain data."""
 
     target: Target
     work: str
@@ -75,7 +73,7 @@ class BatchJob:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What came of it."""
+    """The outcome of a batch prediction."""
 
     rows: int
     out: str
@@ -85,56 +83,57 @@ class BatchResult:
     """Rows that have an error in place of an answer."""
 
     def document(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return the result as `--json` prints it."""
         found = asdict(self)
         return found if self.failed else {name: value for name, value in found.items() if name != "failed"}
 
 
 ExecuteBlocks = Callable[[BatchJob, list[int], Callable[[int], None]], None]
-"""Answers the blocks of these numbers in any order, and says of each that it is done."""
+"""Answers the blocks of these numbers in any order, and calls the function with each number once it is answered."""
 ChooseDtype = Callable[[BatchJob], Mapping[str, Any]]
-"""`dtype` and `why`, decided where the job will run."""
+"""Returns `dtype` and `why`, decided where the job will run."""
 
 
 class BatchWorker:
-    """Answers blocks: a model, opened once."""
+    """Answers blocks with a model that is loaded once."""
 
     def __init__(self, job: BatchJob) -> None:
         for folder in job.plugins:
             add_folder(Path(folder))
         self.job = job
         store = open_store(job.work)
-        self._intake = sealed(store)
+        self._blocks = complete_blocks(store)
         self._kinds = job.target.row_schema().columns
         self._parts = OutputParts(store, job.form)
-        self._answer = _answering(job)
+        self._answer = _answer_function(job)
 
     def rows(self, number: int) -> tuple[int, int]:
-        """The first and the last row of a block."""
-        return self._intake.starts[number], self._intake.starts[number + 1] - 1
+        """Return the first and the last row of a block."""
+        return self._blocks.starts[number], self._blocks.starts[number + 1] - 1
 
     def __call__(self, number: int) -> int:
-        """Put the part of a block; its number."""
-        rows = self._intake.block(number, self._kinds)
+        """Answer a block, put its part, and return its number."""
+        rows = self._blocks.block(number, self._kinds)
         good = [place for place, row in enumerate(rows) if not row[PROBLEM]]
-        answers = self._answer([_own(rows[place]) for place in good])
+        answers = self._answer([_task_columns(rows[place]) for place in good])
         for place, answer in zip(good, answers, strict=True):
             if isinstance(answer, DataError) and self.job.bad_rows == "fail":
-                told = f"{answer.message}: repair the row, or pass --bad-rows skip"
-                raise DataError(told, rows[place][WHERE]) from answer
+                raise DataError(
+                    f"{answer.message}: repair the row, or pass --bad-rows skip", rows[place][WHERE]
+                ) from answer
         results = dict(zip(good, answers, strict=True))
         self._parts.put(number, block_output(rows, results, self.job.form, vectors=self.job.target.vectors))
         return number
 
 
-def _answering(job: BatchJob) -> Callable[[list[dict[str, Any]]], list[Any]]:
-    target, device = job.target, chosen_device(job.device)
+def _answer_function(job: BatchJob) -> Callable[[list[dict[str, Any]]], list[Any]]:
+    target, device = job.target, resolve_device(job.device)
     if target.base is not None:
         assert job.dtype != "auto"
         return Encoder(target.located(), device=device, dtype=job.dtype).vectors
     predictor = Predictor.open(target.store, target.reference, device=job.device, base=target.elsewhere)
     if predictor.hash != target.id:
-        raise RunError(f"{target.reference} is another version now than when the output was begun", target.store)
+        raise RunError(f"{target.reference} has changed since the output was begun", target.store)
     if not target.vectors:
         return predictor.attempt
     return lambda rows: [
@@ -142,24 +141,24 @@ def _answering(job: BatchJob) -> Callable[[list[dict[str, Any]]], list[Any]]:
     ]
 
 
-def _own(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's columns and `row`."""
+def _task_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the task's columns and `row`."""
     return {name: value for name, value in row.items() if not name.startswith(":")}
 
 
-def sealed(store: ObjectStore) -> InputBlocks:
-    """The blocks of a work folder."""
-    blocks = InputBlocks.sealed(store)
+def complete_blocks(store: ObjectStore) -> InputBlocks:
+    """Return the complete blocks of a work folder."""
+    blocks = InputBlocks.existing(store)
     if blocks is None:
-        raise RunError("the work folder is gone: another command took it away; run this one again", store.url)
+        raise RunError("the work folder is gone: another command removed it; run this one again", store.url)
     return blocks
 
 
 def choose_here(job: BatchJob) -> Mapping[str, Any]:
-    """The arithmetic for a base's features, measured on the first block in this process."""
-    block = sealed(open_store(job.work)).block(0, job.target.row_schema().columns)
-    rows = [_own(row) for row in block if not row[PROBLEM]]
-    return chosen_dtype(job.target.located(), rows, device=chosen_device(job.device))
+    """Choose the precision for a base's features by measuring on the first block, in this process."""
+    block = complete_blocks(open_store(job.work)).block(0, job.target.row_schema().columns)
+    rows = [_task_columns(row) for row in block if not row[PROBLEM]]
+    return chosen_dtype(job.target.located(), rows, device=resolve_device(job.device))
 
 
 def execute_here(job: BatchJob, numbers: list[int], done: Callable[[int], None]) -> None:
@@ -170,7 +169,7 @@ def execute_here(job: BatchJob, numbers: list[int], done: Callable[[int], None])
 
 
 def predict_here(request: BatchRequest, *, fresh: bool = False, progress: Progress | None = None) -> BatchResult:
-    """Answer everything in this process, without Ray."""
+    """Answer a request in this process, without Ray."""
     return predict_session(request, execute_here, choose_here, fresh=fresh, progress=progress)
 
 
@@ -182,12 +181,80 @@ def predict_session(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> BatchResult:
-    """Take the input in, have the blocks answered, write the output; one driver an output, held by a lease.
+    """Read the input into blocks, let `execute` answer them, and write the output; a lease allows one driver an output.
 
-    Raises RequestError when the output is there already (unless `fresh`), when its folder is not, and when what an
-    earlier command left unfinished was of another model, another input or other options.
+    Raises RequestError when the output exists (unless `fresh`), when its folder does not, and when an unfinished output
+    was begun with another model, another input or other options.
     """
-    began = time.monotonic()
+    started = time.monotonic()
+    prepared = prepare(request)
+    store = prepared.store
+    refuse_existing(prepared.request.output, store, fresh=fresh)
+    with cleared(store, prepared.request.output) as lease:
+        if fresh:
+            empty(store)
+        blocks, job = begin(prepared, choose, progress)
+        rest = _Remaining(blocks, OutputParts(store, prepared.form), progress)
+        execute(job, rest.numbers, rest.done)
+        if lease.lost.is_set():
+            raise LeaseHeld("another command took this output over", where=prepared.request.output)
+        return finish(prepared, blocks, started)
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A request with absolute paths, its target, and the work folder and format of its output."""
+
+    request: BatchRequest
+    target: Target
+    form: Form
+    store: ObjectStore
+    """The work folder."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that must be unchanged for an unfinished output to be continued."""
+        request = self.request
+        return {
+            "model": self.target.document(),
+            "columns": dict(sorted(request.columns.items())),
+            "format": None if request.format is None else request.format.model_dump(mode="json"),
+            "bad rows": request.bad_rows,
+            "dtype": request.dtype,
+            "output": self.form,
+            "block rows": request.block_rows,
+        }
+
+    def read_options(self) -> ReadOptions:
+        """Return how the input is read."""
+        request, schema = self.request, self.target.row_schema()
+        return ReadOptions(
+            input=request.input,
+            wanted=schema.columns,
+            check=schema.check,
+            columns=request.columns,
+            trained=schema.trained,
+            source=request.format,
+            bad_rows=request.bad_rows,
+            block_rows=request.block_rows,
+        )
+
+    def job(self) -> BatchJob:
+        """Return the job for workers."""
+        request = self.request
+        plugins = tuple(absolute(folder) for folder in request.plugins)
+        return BatchJob(
+            target=self.target,
+            work=self.store.url,
+            form=self.form,
+            bad_rows=request.bad_rows,
+            dtype=request.dtype,
+            device=request.device,
+            plugins=plugins,
+        )
+
+
+def prepare(request: BatchRequest) -> PreparedRequest:
+    """Resolve a request's paths, format, plugins and target. Raises RequestError, NotFound, BaseError."""
     request = replace(request, output=absolute(request.output), input=absolute(request.input))
     form = form_of(request)
     for folder in request.plugins:
@@ -195,21 +262,11 @@ def predict_session(
     target = resolve_target(request.model, request.store, features=request.features, base=request.base)
     if target.base is None and request.dtype == "bf16":
         raise RequestError("bf16 is written; models answer in fp32, and only a base's features in bf16", where="dtype")
-    store = open_store(work_folder(request.output))
-    refuse_existing(request.output, store, fresh=fresh)
-    with cleared(store, request.output) as lease:
-        if fresh:
-            empty(store)
-        blocks, job = begin(request, target, store, form, choose, progress)
-        rest = _Remaining(blocks, OutputParts(store, form), progress)
-        execute(job, rest.numbers, rest.done)
-        if lease.lost.is_set():
-            raise LeaseHeld("another command took this output over", where=request.output)
-        return finish(job, request, blocks, began)
+    return PreparedRequest(request, target, form, open_store(work_folder(request.output)))
 
 
 def form_of(request: BatchRequest) -> Form:
-    """The output's format, by its suffix."""
+    """Return the output's format, from its suffix."""
     suffix = Path(request.output).suffix.lower()
     form = SUFFIXES.get(suffix)
     if form is None:
@@ -219,143 +276,67 @@ def form_of(request: BatchRequest) -> Form:
     return form
 
 
-def work_folder(output: str) -> str:
-    """Where an unfinished output lies: beside it, so that a rename finishes it."""
-    folder, _, name = output.rpartition("/")
-    return f"{folder}/.{name}.unfinished"
+def begin(prepared: PreparedRequest, choose: ChooseDtype, progress: Progress | None) -> tuple[InputBlocks, BatchJob]:
+    """Return the blocks and the job: those of an unfinished output of the same request, else new ones."""
+    if prepared.store.exists(JOB):
+        return _resume(prepared, json.loads(prepared.store.get(JOB)), progress)
+    return _start(prepared, choose, progress)
 
 
-def refuse_existing(output: str, store: ObjectStore, *, fresh: bool) -> None:
-    """RequestError when the output is there, or its folder is not."""
-    if output.startswith("s3://"):
-        folder, _, name = output.rpartition("/")
-        here = next((stat.size for stat in open_store(folder).list(name) if stat.key == name), None)
-    else:
-        here = Path(output).stat().st_size if Path(output).exists() else None
-        if Path(output).is_dir():
-            raise RequestError("a folder has this name: name another output", where=output)
-        if not Path(output).parent.is_dir():
-            raise RequestError(f"there is no folder {Path(output).parent}: make it first", where=output)
-    ours = store.exists(JOB) and store.exists(DONE) and json.loads(store.get(DONE))["size"] == here
-    if here is not None and not fresh and not ours:
-        raise RequestError("is there already: name another output, or pass --fresh to replace it", where=output)
-
-
-@contextmanager
-def cleared(store: ObjectStore, output: str) -> Iterator[Lease]:
-    """Hold the work folder; one without a begun job in it goes when this ends."""
-    with Lease(store, Path(output).name) as lease:
-        try:
-            yield lease
-        finally:
-            if not lease.lost.is_set() and not store.exists(JOB):
-                # Under the lease: after it, the folder might be another command's.
-                empty(store)
-                store.delete([stat.key for stat in store.list()])
-                _remove_folder(store)
-
-
-def empty(store: ObjectStore) -> None:
-    """Take away all that was begun; the mark of a job first, without which nothing else counts."""
-    store.delete([JOB])
-    store.delete([stat.key for stat in store.list() if not stat.key.endswith("lease.json")])
-
-
-def _remove_folder(store: ObjectStore) -> None:
-    """What a store in a folder leaves of itself: its lock, and folders."""
-    root = Path(store.url)
-    if store.url.startswith("s3://") or not root.is_dir():
-        return
-    with suppress(OSError):
-        for path in sorted(root.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
-        root.rmdir()
-
-
-def begin(
-    request: BatchRequest,
-    target: Target,
-    store: ObjectStore,
-    form: Form,
-    choose: ChooseDtype,
-    progress: Progress | None,
+def _resume(
+    prepared: PreparedRequest, known: Mapping[str, Any], progress: Progress | None
 ) -> tuple[InputBlocks, BatchJob]:
-    """The blocks and the job: those of the unfinished output when they are of this very request, else new ones."""
-    wanted = identity(request, target, form)
-    row_schema = target.row_schema()
-    reading = ReadOptions(
-        input=request.input,
-        wanted=row_schema.columns,
-        check=row_schema.check,
-        columns=request.columns,
-        trained=row_schema.trained,
-        form=request.format,
-        bad_rows=request.bad_rows,
-        block_rows=request.block_rows,
-    )
-    job = BatchJob(target, store.url, form, request.bad_rows, request.dtype, request.device, _absolute(request.plugins))
-    known = json.loads(store.get(JOB)) if store.exists(JOB) else None
-    if known is not None:
-        refuse_other(known["identity"], wanted, request.output)
-        blocks = sealed(store)
-        blocks.verify(reading)
-        answered = len(OutputParts(store, form).there())
-        _tell(progress, f"goes on: {answered} of {len(blocks.rows)} blocks of the unfinished output are answered")
-        return blocks, replace(job, dtype=known["dtype"])
+    refuse_other(known["identity"], prepared.identity(), prepared.request.output)
+    blocks = complete_blocks(prepared.store)
+    blocks.verify(prepared.read_options())
+    answered = len(OutputParts(prepared.store, prepared.form).keys())
+    _note(progress, f"continues: {answered} of {len(blocks.rows)} blocks of the unfinished output are answered")
+    return blocks, replace(prepared.job(), dtype=known["dtype"])
+
+
+def _start(prepared: PreparedRequest, choose: ChooseDtype, progress: Progress | None) -> tuple[InputBlocks, BatchJob]:
+    store, job = prepared.store, prepared.job()
     empty(store)
-    blocks = InputBlocks.read(store, reading)
-    if target.base is not None and job.dtype == "auto":
+    blocks = InputBlocks.read(store, prepared.read_options())
+    if job.target.base is not None and job.dtype == "auto":
         few = blocks.total < WORTH_MEASURING
         plain: Mapping[str, Any] = {"dtype": "fp32", "why": f"fewer than {WORTH_MEASURING} rows"}
         chosen = plain if few else choose(job)
-        _tell(progress, f"computing in {chosen['dtype']}: {chosen['why']}")
+        _note(progress, f"computing in {chosen['dtype']}: {chosen['why']}")
         job = replace(job, dtype=chosen["dtype"])
-    store.put(JOB, json.dumps({"identity": wanted, "dtype": job.dtype}).encode())
+    store.put(JOB, json.dumps({"identity": prepared.identity(), "dtype": job.dtype}).encode())
     return blocks, job
 
 
-def identity(request: BatchRequest, target: Target, form: Form) -> dict[str, Any]:
-    """What must be the same for an unfinished output to be gone on with."""
-    return {
-        "model": target.document(),
-        "columns": dict(sorted(request.columns.items())),
-        "format": None if request.format is None else request.format.model_dump(mode="json"),
-        "bad rows": request.bad_rows,
-        "dtype": request.dtype,
-        "output": form,
-        "block rows": request.block_rows,
-    }
-
-
 def refuse_other(known: Mapping[str, Any], wanted: Mapping[str, Any], output: str) -> None:
-    """RequestError that names what differs."""
+    """Raise RequestError, which names what differs, unless the identities are equal."""
     differ = [
         f"{name} was {known.get(name)}, now {value}" for name, value in wanted.items() if known.get(name) != value
     ]
     if differ:
         raise RequestError(
-            f"its unfinished output was made otherwise ({'; '.join(differ)}): ask as before to go on with it, or pass "
-            "--fresh to begin anew",
+            f"its unfinished output was begun differently ({'; '.join(differ)}): repeat that request to continue, "
+            "or pass --fresh to start again",
             where=output,
         )
 
 
 class _Remaining:
-    """What is left to do, and how it goes."""
+    """The blocks that remain, and the progress over them."""
 
     def __init__(self, blocks: InputBlocks, parts: OutputParts, progress: Progress | None) -> None:
-        answered = parts.there()
+        answered = parts.keys()
         self.numbers = [number for number in range(len(blocks.rows)) if number not in answered]
         self._rows, self._total, self._progress = blocks.rows, blocks.total, progress
         self._before = self._done = sum(blocks.rows[number] for number in answered if number < len(blocks.rows))
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     def done(self, number: int) -> None:
-        """One more block has its part."""
+        """Record that a block has its part, and report progress."""
         self._done += self._rows[number]
         if self._progress is None:
             return
-        rate = (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
+        rate = (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)
         self._progress(
             Stepped(
                 step=self._done,
@@ -367,27 +348,23 @@ class _Remaining:
         )
 
 
-def finish(job: BatchJob, request: BatchRequest, blocks: InputBlocks, began: float) -> BatchResult:
-    """Make the output of the parts and take the work folder away."""
-    store = open_store(job.work)
-    parts = OutputParts(store, job.form)
-    missing = set(range(len(blocks.rows))) - set(parts.there())
+def finish(prepared: PreparedRequest, blocks: InputBlocks, started: float) -> BatchResult:
+    """Assemble the output from the parts, and remove the work folder."""
+    store, output, target = prepared.store, prepared.request.output, prepared.target
+    parts = OutputParts(store, prepared.form)
+    missing = set(range(len(blocks.rows))) - set(parts.keys())
     if missing:
-        raise RunError(f"{len(missing)} blocks have no answers: run the command again", where=request.output)
+        raise RunError(f"{len(missing)} blocks have no answers: run the command again", where=output)
     failed = parts.failed()
 
-    def settle(size: int) -> None:
+    def record_size(size: int) -> None:
         store.put(DONE, json.dumps({"size": size}).encode())
 
-    assemble(parts, request.output, {"model": job.target.reference, "hash": job.target.id}, settle)
+    assemble(parts, output, {"model": target.reference, "hash": target.id}, record_size)
     empty(store)
-    return BatchResult(blocks.total, request.output, round(time.monotonic() - began, 3), failed)
+    return BatchResult(blocks.total, output, round(time.monotonic() - started, 3), failed)
 
 
-def _absolute(folders: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(absolute(folder) for folder in folders)
-
-
-def _tell(progress: Progress | None, message: str) -> None:
+def _note(progress: Progress | None, message: str) -> None:
     if progress is not None:
         progress(Note(message))

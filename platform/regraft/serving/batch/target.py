@@ -1,4 +1,4 @@
-"""Who answers: a registered model, or for features any base as well?"""
+"""The target of a batch prediction: a registered model, or for features any base as well."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regraft.bases.locate import Base, locate
 from regraft.contracts import Kind, Row, Task
 from regraft.errors import BaseError, NotFound, WrongBase
 from regraft.serving.encoder import recipe_of
-from regraft.serving.predictor import member, right_base
+from regraft.serving.predictor import parse_member, version_base
 from regraft.serving.row_checks import inputs
 from regraft.serving.version_files import fetch
 from regraft.spec.document import absolute
@@ -22,45 +22,48 @@ from regraft.store.objects import open_store
 
 @dataclass(frozen=True)
 class RowSchema:
-    """Columns with their kinds, and what is wrong with a row."""
+    """The columns that an answer needs, and the check of a row."""
 
     columns: dict[str, Kind]
     check: Callable[[Row], str | None]
+    """Returns the problem of a row, or None."""
     trained: Mapping[str, str]
-    """What the columns were called in the training files."""
+    """The columns' names in the training files."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A version of a model, or a base: plain data, the same on every machine."""
+    """A version of a model, or a base, as plain data that is valid on every machine."""
 
     reference: str
-    """`name@v3`, or the base as it was written."""
+    """`name@v3`, or the base's reference as the user wrote it."""
     id: str
-    """What changes when its answers may: the hash of the version's manifest, or of the base's files."""
+    """Hash of the version's manifest, or of the base's files: it changes whenever answers may."""
     store: str
     vectors: bool
-    """Whether it gives features, not answers."""
+    """Whether it returns features instead of answers."""
     base: str | None = None
-    """Set where a base itself is asked."""
+    """Reference of the base whose features are computed; None for a version."""
     task: Mapping[str, Any] | None = None
-    """The version's task as a spec writes it."""
+    """The version's task, in the form of a spec."""
     trained: Mapping[str, str] = field(default_factory=dict)
-    """What the columns were called in the training files."""
+    """The columns' names in the training files."""
     elsewhere: str | None = None
-    """Where the version's base is, if not where the version says."""
+    """Where the version's base is, if not at the version's own reference."""
 
     def row_schema(self) -> RowSchema:
-        """What an answer needs of a row."""
+        """Return the columns and the check of its rows."""
         if self.base is not None:
             return RowSchema(recipe_of(self.located()).columns, lambda _: None, {})
         task = Task.parse(dict(self.task or {}))
         assert isinstance(task, Task)
         wanted = inputs(task)
-        return RowSchema(wanted, task.check, {name: told for name, told in self.trained.items() if name in wanted})
+        return RowSchema(
+            wanted, task.check, {name: written for name, written in self.trained.items() if name in wanted}
+        )
 
     def located(self) -> Base:
-        """The base on this machine; WrongBase when it is another than the one that the output was begun with."""
+        """Locate the base on this machine. Raises WrongBase when its files have changed since the start."""
         assert self.base is not None
         found = locate(self.base)
         if _base_id(found) != self.id:
@@ -68,21 +71,21 @@ class Target:
         return found
 
     def document(self) -> dict[str, Any]:
-        """As an unfinished output holds it."""
+        """Return the fields that the document of an unfinished output contains."""
         return {name: value for name, value in asdict(self).items() if name in ("reference", "id", "vectors")}
 
 
 def resolve_target(written: str, store: str, *, features: bool, base: str | None = None) -> Target:
-    """What `written` means: a registered model of that name first, and for features else a base.
+    """Resolve a reference: to a registered model of that name, or for features else to a base.
 
-    `base` is where a version's base is, if not where the version says. Raises NotFound, with the nearest name, and
-    BaseError.
+    `base` is where a version's base is, if not at the version's own reference. Raises NotFound, with the nearest name,
+    and BaseError.
     """
     store = absolute(store)
     missing: NotFound | None = None
     if re.fullmatch(r"[a-z0-9][a-z0-9._-]*(@[\w.-]+)?", written):
         try:
-            return _of_version(written, store, base, features=features)
+            return _version_target(written, store, base, features=features)
         except NotFound as error:
             if not features:
                 raise
@@ -94,25 +97,25 @@ def resolve_target(written: str, store: str, *, features: bool, base: str | None
             where=store,
         )
     try:
-        asked = locate(written)
+        located = locate(written)
     except BaseError as error:
         if missing is None:
             raise
         raise NotFound(f"{written!r} is neither a model ({missing.message}) nor a base ({error.message})") from None
-    return Target(written, _base_id(asked), store, True, base=_everywhere(written, asked))
+    return Target(written, _base_id(located), store, True, base=_portable(written, located))
 
 
-def _everywhere(written: str, base: Base) -> str:
-    """How another process finds the very base: the hub's commit, a folder's whole path."""
+def _portable(written: str, base: Base) -> str:
+    """Return a reference by which any process finds the same base: with the hub's commit, or an absolute path."""
     if base.revision is not None:
         return f"{written.partition('@')[0]}@{base.revision}"
     return written if re.match(r"package:|\w+://", written) else str(base.path)
 
 
-def _of_version(written: str, store: str, base: str | None, *, features: bool) -> Target:
+def _version_target(written: str, store: str, base: str | None, *, features: bool) -> Target:
     fetched = fetch(open_store(store), written)
-    right_base(fetched, base)
-    member(Task, fetched.meta["task"], fetched)  # type: ignore[type-abstract]
+    version_base(fetched, base)
+    parse_member(Task, fetched.meta["task"], fetched)  # type: ignore[type-abstract]
     return Target(
         reference=str(fetched.version),
         id=fetched.version.id,
@@ -129,5 +132,5 @@ def _base_id(base: Base) -> str:
 
 
 def hash_of(document: Mapping[str, Any]) -> str:
-    """A short name for a small document."""
+    """Return a short hash of a small document."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]

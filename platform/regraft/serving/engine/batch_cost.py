@@ -1,4 +1,4 @@
-"""Which rows share a pass? Like lengths together: every pass has its price, and so has every padded place."""
+"""Groups of rows that share a forward pass: of like lengths, since padding costs time and so does each pass itself."""
 
 from __future__ import annotations
 
@@ -6,28 +6,38 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
 
-def together(works: Sequence[Hashable], costs: Sequence[int], *, price: int, budget: int, most: int) -> list[list[int]]:
-    """Places of each pass over rows that can share one, so that all passes cost least.
+def group_into_passes(
+    works: Sequence[Hashable], costs: Sequence[int], *, overhead: int, budget: int, max_rows: int
+) -> list[list[int]]:
+    """Return the positions of each pass over rows that can share one, so that all passes together cost least.
 
-    Rows of one work are computed once and have one cost: tokens, or pixels. The rest is as for `split`.
+    Rows of equal work are computed once and have equal costs: tokens, or pixels. Limits as for `split_by_cost`.
     """
-    once: dict[Hashable, list[int]] = defaultdict(list)
-    for place, work in enumerate(works):
-        once[work].append(place)
-    parts = [places[at : at + most] for places in once.values() for at in range(0, len(places), most)]
-    parts.sort(key=lambda places: costs[places[0]])
-    cuts = split(
-        [costs[places[0]] for places in parts], [len(places) for places in parts], price=price, budget=budget, most=most
+    distinct: dict[Hashable, list[int]] = defaultdict(list)
+    for position, work in enumerate(works):
+        distinct[work].append(position)
+    items = [
+        positions[at : at + max_rows] for positions in distinct.values() for at in range(0, len(positions), max_rows)
+    ]
+    items.sort(key=lambda positions: costs[positions[0]])
+    slices = split_by_cost(
+        [costs[positions[0]] for positions in items],
+        [len(positions) for positions in items],
+        overhead=overhead,
+        budget=budget,
+        max_rows=max_rows,
     )
-    return [[place for places in parts[cut] for place in places] for cut in cuts]
+    return [[position for positions in items[part] for position in positions] for part in slices]
 
 
-def split(costs: Sequence[int], rows: Sequence[int], *, price: int, budget: int, most: int) -> list[slice]:
-    """Passes over things that are computed once each, the cheapest first: slices that cost least in all.
+def split_by_cost(
+    costs: Sequence[int], rows: Sequence[int], *, overhead: int, budget: int, max_rows: int
+) -> list[slice]:
+    """Split items, each computed once, into consecutive passes that together cost least.
 
-    `costs` are tokens (or pixels) of each, ascending, and `rows` how many rows each answers. A pass takes `price`
-    tokens and pads all of its things to the longest; it has `budget` tokens, padding included, and `most` rows at the
-    most, or one thing.
+    `costs` are the items' tokens (or pixels) in ascending order, `rows` how many rows each item answers. A pass costs
+    `overhead` tokens and pads all of its items to the longest. It holds at most `budget` tokens, padding included, and
+    at most `max_rows` rows; a single item may exceed both.
     """
     least, begins = [0.0], [0]
     for stop in range(1, len(costs) + 1):
@@ -35,9 +45,9 @@ def split(costs: Sequence[int], rows: Sequence[int], *, price: int, budget: int,
         for start in range(stop - 1, -1, -1):
             held += rows[start]
             size = (stop - start) * longest
-            if stop - start > 1 and (size > budget or held > most):
+            if stop - start > 1 and (size > budget or held > max_rows):
                 break
-            found = min(found, (least[start] + price + size, start))
+            found = min(found, (least[start] + overhead + size, start))
         least.append(found[0])
         begins.append(found[1])
     passes: list[slice] = []

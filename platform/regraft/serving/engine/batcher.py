@@ -1,7 +1,7 @@
-"""Which waiting rows are computed next, together? The oldest, with those that it costs least to compute beside it.
+"""A bounded queue before an engine, and which of its rows are computed next: the oldest, with the cheapest companions.
 
-The queue is bounded: what cannot be answered soon is refused at once, with the seconds after which there should be
-room. Nothing is computed for callers who are gone.
+Rows that cannot be answered soon are refused at once, with the seconds after which to retry. Nothing is computed for
+callers that have given up.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Any, Literal
 
 from regraft.contracts import Answer
 from regraft.errors import DeadlineExceeded, Overloaded, RegraftError, RunError
-from regraft.serving.engine.batch_cost import together
+from regraft.serving.engine.batch_cost import group_into_passes
 from regraft.serving.engine.engine import EncodedRow, Engine
 
 log = logging.getLogger(__name__)
 
-LEAST_RETRY_S, MOST_RETRY_S = 0.1, 60.0
-AHEAD = 2
-"""Batches among whose rows companions are looked for: among all that wait it would take long to look."""
-SHARE = 0.2
-"""Of the last batch in the estimate of how fast rows are computed."""
+MIN_RETRY_S, MAX_RETRY_S = 0.1, 60.0
+LOOKAHEAD = 2
+"""Batches among whose rows companions are searched: a search among all waiting rows would take too long."""
+SMOOTHING = 0.2
+"""Weight of the last batch in the moving average of the speed."""
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How much may wait, and how much is computed at once."""
+    """How many rows may wait, and how many are computed at once."""
 
     items: int = 256
     """Rows that may wait."""
@@ -41,43 +41,43 @@ class BatchLimits:
     rows: int = 32
     """Rows of a batch."""
     wait_s: float = 0.0
-    """For how long a row may wait for others while nothing is computed: 0 answers a lone row at once."""
+    """How long a row may wait for others while the engine is idle: 0 answers a single row at once."""
 
 
 @dataclass(frozen=True)
 class ComputedBatch:
-    """What is told of a batch that was computed."""
+    """A batch that was computed, as its listener receives it."""
 
     rows: tuple[EncodedRow, ...]
     waited_s: tuple[float, ...]
-    """How long each had waited when the batch began."""
+    """How long each row had waited when the batch began."""
     seconds: float
     failed: int
 
 
 @dataclass(frozen=True)
 class QueueStats:
-    """How a batcher stands and what it did."""
+    """The state of a batcher's queue, and its counters."""
 
     waiting: int
     """Rows."""
     cost: Mapping[str, int]
     """Tokens and pixels that wait."""
     oldest_s: float
-    """How long the oldest has waited."""
+    """How long the oldest row has waited."""
     batches: int
     rows: int
     sizes: Mapping[int, int]
-    """How many batches had so many rows."""
+    """Number of batches by their rows."""
     waited_s: float
-    """By all rows that were computed, together."""
+    """Sum over all computed rows."""
     refused: int
     dropped: int
-    """Rows that nobody waited for any more."""
+    """Rows whose callers had given up."""
     computing_s: float
 
 
-class _Waiting:
+class _QueuedRow:
     __slots__ = ("encoded", "future", "since", "until")
 
     def __init__(self, encoded: EncodedRow, until: float | None) -> None:
@@ -90,11 +90,15 @@ class Batcher:
     """A bounded queue before an engine, and the one thread that computes."""
 
     def __init__(
-        self, engine: Engine, limits: BatchLimits | None = None, *, told: Callable[[ComputedBatch], None] | None = None
+        self,
+        engine: Engine,
+        limits: BatchLimits | None = None,
+        *,
+        on_batch: Callable[[ComputedBatch], None] | None = None,
     ) -> None:
-        """`told` hears of every batch, in the computing thread: it must be quick."""
-        self._engine, self._limits, self._told = engine, limits or BatchLimits(), told
-        self._queue: list[_Waiting] = []
+        """`on_batch` is called after every batch, in the computing thread: it must be quick."""
+        self._engine, self._limits, self._on_batch = engine, limits or BatchLimits(), on_batch
+        self._queue: list[_QueuedRow] = []
         """The oldest first."""
         self._changed = Condition()
         self._closing = False
@@ -108,11 +112,11 @@ class Batcher:
         self._thread.start()
 
     def submit(self, encoded: EncodedRow, *, within_s: float | None = None) -> Future[Answer]:
-        """The row's answer, or its error, when it is computed; DeadlineExceeded after `within_s` seconds without.
+        """Queue a row and return the future of its answer, which has DeadlineExceeded after `within_s` seconds.
 
-        Cancelling the future gives the row's place back. Raises Overloaded when too much waits already.
+        Cancelling the future frees the row's place. Raises Overloaded when too much waits already.
         """
-        entry = _Waiting(encoded, None if within_s is None else time.monotonic() + within_s)
+        entry = _QueuedRow(encoded, None if within_s is None else time.monotonic() + within_s)
         with self._changed:
             self._refuse_when_full(encoded)
             self._queue.append(entry)
@@ -121,7 +125,7 @@ class Batcher:
         return entry.future
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Take nothing more, answer what waits, end; whether that was done in time."""
+        """Refuse new rows, answer those that wait, and stop; return whether that was done in time."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -129,7 +133,7 @@ class Batcher:
         return not self._thread.is_alive()
 
     def stats(self) -> QueueStats:
-        """How it stands now."""
+        """Return the queue's state now."""
         with self._changed:
             return QueueStats(
                 waiting=len(self._queue),
@@ -145,46 +149,48 @@ class Batcher:
             )
 
     def _refuse_when_full(self, encoded: EncodedRow) -> None:
-        room = self._limits.cost[encoded.unit] - self._cost[encoded.unit]
         if self._closing:
             self._refused += 1
-            raise Overloaded("this server is about to end", retry_after=LEAST_RETRY_S)
-        if len(self._queue) >= self._limits.items or (self._queue and encoded.cost > room):
-            self._sweep()  # those who are gone hold no place
-            room = self._limits.cost[encoded.unit] - self._cost[encoded.unit]
-        if len(self._queue) >= self._limits.items or (self._queue and encoded.cost > room):
+            raise Overloaded("this server is shutting down", retry_after=MIN_RETRY_S)
+        if self._is_full(encoded):
+            self._drop_abandoned()
+        if self._is_full(encoded):
             self._refused += 1
-            told = f"{len(self._queue)} rows wait already, of {self._limits.items} that may"
-            raise Overloaded(told, retry_after=self._seconds_left())
+            message = f"{len(self._queue)} rows wait already, of {self._limits.items} that may"
+            raise Overloaded(message, retry_after=self._seconds_left())
+
+    def _is_full(self, encoded: EncodedRow) -> bool:
+        free = self._limits.cost[encoded.unit] - self._cost[encoded.unit]
+        return len(self._queue) >= self._limits.items or (bool(self._queue) and encoded.cost > free)
 
     def _seconds_left(self) -> float:
         left = sum(cost / self._speed[unit] for unit, cost in self._cost.items() if self._speed.get(unit))
-        return round(min(MOST_RETRY_S, max(LEAST_RETRY_S, left)), 2)
+        return round(min(MAX_RETRY_S, max(MIN_RETRY_S, left)), 2)
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 while not self._queue and not self._closing:
                     self._changed.wait()
-                self._await_others()
-                self._sweep()
+                self._await_companions()
+                self._drop_abandoned()
                 if not self._queue:
                     if self._closing:
                         return
                     continue
-                batch = self._taken()
+                batch = self._take_batch()
             self._compute(batch)
 
-    def _await_others(self) -> None:
-        """Give a lone row company, within `wait_s` of its arrival."""
+    def _await_companions(self) -> None:
+        """Wait for a full batch, at most until `wait_s` after the arrival of the oldest row."""
         while self._queue and not self._closing and len(self._queue) < self._limits.rows:
             left = self._queue[0].since + self._limits.wait_s - time.monotonic()
             if left <= 0:
                 return
             self._changed.wait(left)
 
-    def _sweep(self) -> None:
-        """Take away rows whose callers gave up, and those whose time is over."""
+    def _drop_abandoned(self) -> None:
+        """Remove rows whose callers gave up, and rows past their deadline."""
         now = time.monotonic()
         kept = []
         for entry in self._queue:
@@ -200,32 +206,32 @@ class Batcher:
                 )
         self._queue = kept
 
-    def _taken(self) -> list[_Waiting]:
-        """The oldest with its likes, out of the queue and no longer to be cancelled."""
+    def _take_batch(self) -> list[_QueuedRow]:
+        """Take the oldest row and its companions out of the queue; their futures can no longer be cancelled."""
         engine, waiting = self._engine, [entry.encoded for entry in self._queue]
         budget = engine.budget(waiting[0].unit)
-        chosen = companions(waiting, price=engine.price(), budget=budget, most=self._limits.rows)
-        places = set(chosen)
-        batch = [self._queue[place] for place in chosen]
-        self._queue = [entry for place, entry in enumerate(self._queue) if place not in places]
+        chosen = companions(waiting, overhead=engine.pass_overhead(), budget=budget, max_rows=self._limits.rows)
+        positions = set(chosen)
+        batch = [self._queue[position] for position in chosen]
+        self._queue = [entry for position, entry in enumerate(self._queue) if position not in positions]
         for entry in batch:
             self._cost[entry.encoded.unit] -= entry.encoded.cost
         running = [entry for entry in batch if entry.future.set_running_or_notify_cancel()]
         self._dropped += len(batch) - len(running)
         return running
 
-    def _compute(self, batch: Sequence[_Waiting]) -> None:
+    def _compute(self, batch: Sequence[_QueuedRow]) -> None:
         if not batch:
             return
-        began = time.monotonic()
+        started = time.monotonic()
         rows = tuple(entry.encoded for entry in batch)
         try:
             answers: Sequence[Any] = self._engine.answer(rows)
         except Exception as error:
             log.exception("a batch failed")
             answers = [RunError(f"it could not be answered: {type(error).__name__}")] * len(batch)
-        seconds = time.monotonic() - began
-        waited = tuple(began - entry.since for entry in batch)
+        seconds = time.monotonic() - started
+        waited = tuple(started - entry.since for entry in batch)
         self._count(rows, waited, seconds)
         for entry, answer in zip(batch, answers, strict=True):
             if isinstance(answer, RegraftError):
@@ -233,30 +239,34 @@ class Batcher:
             else:
                 entry.future.set_result(answer)
         failed = sum(isinstance(answer, RegraftError) for answer in answers)
+        self._notify(ComputedBatch(rows, waited, seconds, failed))
+
+    def _notify(self, batch: ComputedBatch) -> None:
+        if self._on_batch is None:
+            return
         try:
-            if self._told is not None:
-                self._told(ComputedBatch(rows, waited, seconds, failed))
+            self._on_batch(batch)
         except Exception:
-            log.exception("whoever is told of batches failed")  # the next rows are answered all the same
+            log.exception("the listener of computed batches failed")  # the next rows are answered all the same
 
     def _count(self, rows: Sequence[EncodedRow], waited: Sequence[float], seconds: float) -> None:
         unit, speed = rows[0].unit, sum(row.cost for row in rows) / max(seconds, 1e-6)
         with self._changed:
             before = self._speed.get(unit, speed)
-            self._speed[unit] = before + SHARE * (speed - before)
+            self._speed[unit] = before + SMOOTHING * (speed - before)
             self._sizes[len(rows)] += 1
             self._waited += math.fsum(waited)
             self._computing += seconds
 
 
-def companions(waiting: Sequence[EncodedRow], *, price: int, budget: int, most: int) -> list[int]:
-    """Places of the batch that is computed next, the first one's own among them.
+def companions(waiting: Sequence[EncodedRow], *, overhead: int, budget: int, max_rows: int) -> list[int]:
+    """Return the positions of the batch to compute next, which includes the first row's.
 
-    The first rows of its group are cut into passes that cost least in all (`splitting`); the batch is the pass that
-    holds the oldest of them. It has `most` rows at most, and `budget` tokens or pixels, padding included.
+    The first rows of its group are split into the passes that together cost least (`batch_cost`); the batch is the pass
+    that holds the oldest of them. It has at most `max_rows` rows, and `budget` tokens or pixels, padding included.
     """
-    likes = [place for place, row in enumerate(waiting) if row.group == waiting[0].group][: AHEAD * most]
-    rows = [waiting[place] for place in likes]
+    alike = [position for position, row in enumerate(waiting) if row.group == waiting[0].group][: LOOKAHEAD * max_rows]
+    rows = [waiting[position] for position in alike]
     works, costs = [row.work for row in rows], [row.cost for row in rows]
-    passes = together(works, costs, price=price, budget=budget, most=most)
-    return [likes[number] for number in next(part for part in passes if 0 in part)]
+    passes = group_into_passes(works, costs, overhead=overhead, budget=budget, max_rows=max_rows)
+    return [alike[number] for number in next(part for part in passes if 0 in part)]

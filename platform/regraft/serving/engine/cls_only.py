@@ -1,8 +1,8 @@
-"""A classifier that reads nothing but the first token: its last block need not compute the others.
+"""Classifiers that read only the first token: their last block computes no other token behind its attention.
 
-Behind its attention an encoder's block computes each token by itself, which is three quarters of its work, and the last
-block's tokens are read by the head alone. What BERT's family has there (`attention.output`, of the attention's states
-and the block's own input) is given the first token only.
+Behind its attention, an encoder block computes each token by itself, which is three quarters of its work, and only the
+head reads the last block's tokens. In BERT's family that part is `attention.output`, a function of the attention's
+states and of the block's input; it gets the first token only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from regraft.contracts import Batch, Task
 from regraft.serving.engine.base_weights import Frame
 from regraft.serving.engine.dummy_rows import probes
 from regraft.serving.engine.forward import batch_of
-from regraft.serving.engine.shared_trunk import AGREES
+from regraft.serving.engine.shared_trunk import TOLERANCE
 from regraft.trunk.trace import tensors_in
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,11 @@ Change = Callable[[Tensor], Tensor]
 
 
 def compute_cls_only(frame: Frame) -> bool:
-    """Let the frame's last block compute the first token alone where its outputs show that no other is read; whether it
-    does from now on. The frame must be nobody's carrier: another task may read what it leaves out."""
-    layer = _behind_attention(frame)
+    """Limit the frame's last block to the first token if its outputs prove that no other is read; return whether it is.
+
+    The frame must not be a prefix frame: another task may read the tokens that it leaves out.
+    """
+    layer = _attention_output(frame)
     if layer is None or type(frame.adapted.task).predict_forward is not Task.predict_forward:
         return False
     try:
@@ -38,30 +40,30 @@ def compute_cls_only(frame: Frame) -> bool:
             short, long = probes(frame.adapted)
         batch = batch_of(frame, [*short, *long])
         plain = _outputs(frame, batch)
-        # What is no number makes all that reads it none, so that equal outputs are a proof.
-        proof = _changing(layer, _spoilt)
+        # NaN spreads to everything that reads it, so that equal outputs are a proof.
+        proof = _hook_inputs(layer, _nan_but_first)
         try:
-            alone = _within(_outputs(frame, batch), plain, 0.0)
+            first_only = _within(_outputs(frame, batch), plain, 0.0)
         finally:
             proof.remove()
-        return alone and _settled(frame, layer, batch, plain)
+        return first_only and _install(frame, layer, batch, plain)
     except Exception as error:
         log.info("%s computes all tokens: %s", frame.adapted.task.key(), error)
         return False
 
 
-def _settled(frame: Frame, layer: nn.Module, batch: Batch, plain: Sequence[Tensor]) -> bool:
-    """The layer changed for good, unless the outputs are then others."""
-    hook, kept = _changing(layer, _first), False
+def _install(frame: Frame, layer: nn.Module, batch: Batch, plain: Sequence[Tensor]) -> bool:
+    """Give the layer the first token only from now on, unless that changes the outputs."""
+    hook, kept = _hook_inputs(layer, _first), False
     try:
-        kept = _within(_outputs(frame, batch), plain, AGREES[frame.weights.dtype])
+        kept = _within(_outputs(frame, batch), plain, TOLERANCE[frame.weights.dtype])
     finally:
         if not kept:
             hook.remove()
     return kept
 
 
-def _behind_attention(frame: Frame) -> nn.Module | None:
+def _attention_output(frame: Frame) -> nn.Module | None:
     blocks = frame.adapted.anatomy.blocks
     try:
         return frame.adapted.model.get_submodule(f"{blocks[-1]}.attention.output") if blocks else None
@@ -69,18 +71,18 @@ def _behind_attention(frame: Frame) -> nn.Module | None:
         return None
 
 
-def _changing(layer: nn.Module, change: Change) -> RemovableHandle:
-    """A hook that changes the states before the layer; ValueError in it where the layer is another one than BERT's."""
+def _hook_inputs(layer: nn.Module, change: Change) -> RemovableHandle:
+    """Install a hook that changes the layer's inputs; it raises ValueError where the layer is not like BERT's."""
 
-    def changed(_: nn.Module, given: tuple[Any, ...]) -> tuple[Tensor, ...]:
-        if len(given) != 2 or any(not isinstance(one, Tensor) or one.ndim != 3 for one in given):
-            raise ValueError("its last block is another one than BERT's")
-        return tuple(change(one) for one in given)
+    def changed(_: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        if len(args) != 2 or any(not isinstance(one, Tensor) or one.ndim != 3 for one in args):
+            raise ValueError("its last block is not like BERT's")
+        return tuple(change(one) for one in args)
 
     return layer.register_forward_pre_hook(changed)
 
 
-def _spoilt(states: Tensor) -> Tensor:
+def _nan_but_first(states: Tensor) -> Tensor:
     found = torch.full_like(states, float("nan"))
     found[:, :1] = states[:, :1]
     return found

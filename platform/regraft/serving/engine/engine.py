@@ -1,7 +1,7 @@
-"""Answers of many models in one process: a base is there once, an input goes through it once, deltas come as asked.
+"""Answers of many models in one process: one copy of each base, one pass per input, deltas loaded on demand.
 
-`encode` and `open` may run in any thread; `answer` is called by one thread at a time (`batching.Batcher`). A pass
-holds the engine's one lock, and whatever loads a model holds it for the passes of a trial alone.
+`encode` and `open` may run in any thread; `answer` is called by one thread at a time (`batcher.Batcher`). Each pass
+holds the engine's one lock; loading a model takes it only for the passes that verify the model.
 """
 
 from __future__ import annotations
@@ -9,39 +9,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import nullcontext
-from copy import copy
 from dataclasses import dataclass
-from pathlib import Path
-from threading import Lock, RLock
+from threading import RLock
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from regraft.contracts import Answer, Example, medium_of
-from regraft.errors import (
-    BaseError,
-    Damaged,
-    NotFound,
-    RegraftError,
-    RequestError,
-    RunError,
-    StoreError,
-    UnknownPlugin,
-    Unsupported,
-)
-from regraft.plugins import add_folder
+from regraft.errors import NotFound, RegraftError, RequestError, RunError, StoreError
 from regraft.serving.encoder import TOKENS_ON_GPU, TOKENS_PER_THREAD
-from regraft.serving.engine.batch_cost import together
-from regraft.serving.engine.forward import LoadedModel, PassOutput, RoutedExample, shared, whole
+from regraft.serving.engine.batch_cost import group_into_passes
+from regraft.serving.engine.forward import LoadedModel, PassOutput, RoutedExample, forward_alone, forward_shared
 from regraft.serving.engine.precision import Precision
+from regraft.serving.engine.version_cache import VersionCache
 from regraft.serving.engine.version_loader import ServedVersion, VersionLoader
-from regraft.serving.predictor import chosen_device
+from regraft.serving.predictor import resolve_device
 from regraft.serving.row_checks import MOST_NUMBERS, checked
 from regraft.store.names import is_version
 from regraft.store.objects import ObjectStore, open_store
@@ -52,16 +38,12 @@ __all__ = ["EncodedRow", "Engine", "EngineStats", "RowRequest", "ServedVersion"]
 
 log = logging.getLogger(__name__)
 
-PRICE, PRICE_ON_GPU = 32, 1 << 12
-"""Tokens that are computed in the time that a pass takes whatever it holds, on a CPU for each thread."""
-AGAIN_S = 5.0
-"""A version that could not be opened is tried again after this: reading it anew for each row would cost all others."""
-LASTING = (Damaged, BaseError, UnknownPlugin, Unsupported)
-"""What is as wrong a moment later."""
-KERNELS = 48
-"""That oneDNN keeps. Making one anew costs too little to be seen in the time of a pass."""
-MOST_ROWS = 256
-"""Rows of one pass, those that are computed once for many models counted each."""
+PASS_OVERHEAD, PASS_OVERHEAD_ON_GPU = 32, 1 << 12
+"""Fixed cost of a forward pass, in tokens that take as long to compute; on a CPU for each thread."""
+ONEDNN_KERNELS = 48
+"""Kernels that oneDNN caches. Building one again takes too little of a pass's time to be measurable."""
+MAX_PASS_ROWS = 256
+"""Rows of one pass; rows of several models that are computed once count each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +59,7 @@ class RowRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedRow:
-    """A row that fits its model, as the model reads it."""
+    """A checked row as its model reads it."""
 
     served: ServedVersion
     loaded: LoadedModel
@@ -89,7 +71,7 @@ class EncodedRow:
     """Tokens, or pixels."""
     unit: Literal["token", "pixel"]
     shapes: tuple[Any, ...]
-    """Of its images: only those of one size share a batch."""
+    """Of its images: only images of one size share a batch."""
 
     @property
     def group(self) -> Any:
@@ -99,7 +81,7 @@ class EncodedRow:
 
     @property
     def work(self) -> Any:
-        """Equal for rows of a group that are computed once up to where their models part."""
+        """Equal for rows of a group whose shared prefix is computed once for all of them."""
         return id(self.loaded.factors) if self.loaded.factors else 0, self.key
 
 
@@ -116,22 +98,22 @@ class LoadedBase:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What an engine holds, and what it did."""
+    """What an engine holds, and its counters."""
 
     bases: tuple[LoadedBase, ...]
     models: Mapping[str, int]
-    """Bytes of each model's delta, by `name@version`, the least recently used first."""
+    """Bytes of each model's delta by `name@version`, the least recently used first."""
     bytes: int
-    """Of all deltas."""
+    """Bytes of all deltas."""
     loads: int
     evictions: int
     rows: int
-    """Answered."""
+    """Rows answered."""
     passes: int
 
 
 class Engine:
-    """Models of one registry, ready to answer."""
+    """Answers rows of the models of one registry."""
 
     def __init__(
         self,
@@ -140,85 +122,105 @@ class Engine:
         device: str = "auto",
         budget_bytes: int = 2 << 30,
         precision: Precision = "fp32",
-        plugins: Sequence[str | Path] = (),
         bases: Mapping[str, str] | None = None,
     ) -> None:
-        """`budget_bytes` is for deltas; bases come beside it. `bases` says where a base is now, by its hash.
+        """`budget_bytes` bounds the deltas; bases are not counted. `bases` gives the current place of bases by hash.
 
-        `precision` auto is bf16 for each base where the processor has it and the answers of the first model stay what
-        they are, else fp32; a log line says which, and why.
+        `precision` auto is bf16 for each base where the processor supports it and it leaves the answers of the first
+        model unchanged, else fp32; a log line gives the choice and the reason.
         """
-        # Before anything is computed: oneDNN keeps a kernel for every size of batch, and meets hundreds (100 MB).
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
-        for folder in plugins:
-            add_folder(Path(folder).expanduser())
+        # Before the first pass: oneDNN caches a kernel for every batch size, of which there are hundreds (100 MB).
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(ONEDNN_KERNELS))
         self._store = open_store(store) if isinstance(store, str) else store
-        self._device = chosen_device(device)
+        self._device = resolve_device(device)
         self._computing = RLock()
-        self._opener = VersionLoader(self._store, self._device, precision, dict(bases or {}), self._computing)
-        self._budget = budget_bytes
-        self._lock = Lock()
-        """Never held while anything is read or computed."""
-        self._served: OrderedDict[tuple[str, str], ServedVersion] = OrderedDict()
-        self._opening: dict[tuple[str, str], Future[ServedVersion]] = {}
-        self._broken: dict[tuple[str, str], tuple[float, RegraftError]] = {}
-        """What was wrong with versions a moment ago, and until when that is taken for granted."""
-        self._loads = self._evictions = self._rows = self._passes = 0
+        self._loader = VersionLoader(
+            self._store, self._device, precision=precision, bases=dict(bases or {}), guard=self._computing
+        )
+        self._cache = VersionCache(lambda model, version: self._loader.open(model, version), budget_bytes)
+        self._rows = self._passes = 0
 
     def open(self, model: str, version: str) -> ServedVersion:
-        """The version, loaded unless it is here and still the store's; callers of the same one wait for one load.
+        """Return the version, loaded unless it is in memory and unchanged in the store.
 
-        Raises NotFound, BaseError, WrongBase, Damaged, UnknownPlugin, Unsupported. Where the store cannot be reached,
-        a version that is here goes on answering.
+        Concurrent callers of one version wait for a single load. When the store cannot be reached, a version in memory
+        goes on answering. Raises NotFound, BaseError, WrongBase, Damaged, UnknownPlugin, Unsupported.
         """
-        here = self._found(model, version)
-        if here is not None:
+        cached = self._cache.get(model, version)
+        if cached is not None:
             try:
-                if Registry(self._store).version(model, version).id == here.hash:
-                    return here
+                if Registry(self._store).version(model, version).id == cached.hash:
+                    return cached
             except NotFound:
-                self._forget(here)
+                self._cache.discard(cached)
                 raise
             except StoreError as error:
-                log.warning("%s answers from memory: %s", here, error)
-                return here
-            self._forget(here)
-        return self._loaded(model, version)
+                log.warning("%s answers from memory: %s", cached, error)
+                return cached
+            self._cache.discard(cached)
+        return self._load(model, version)
 
     def holds(self, model: str, version: str) -> bool:
-        """Whether the version is loaded now."""
-        return (model, version) in self._served
+        """Return whether the version is loaded now."""
+        return (model, version) in self._cache
 
-    def encode(self, ask: RowRequest) -> EncodedRow:
-        """The row as its model reads it; DataError for one that does not fit, and what `open` raises."""
-        served = self._found(ask.model, ask.version) or self._loaded(ask.model, ask.version)
+    def encode(self, request: RowRequest) -> EncodedRow:
+        """Return the row as its model reads it. Raises DataError for one that does not fit, and errors of `open`."""
+        served = self._cache.get(request.model, request.version) or self._load(request.model, request.version)
         loaded = served.loaded
-        row = checked(served.task, [ask.row])[0]
+        row = checked(served.task, [request.row])[0]
         with loaded.frame.tokenizer_lock if medium_of(served.task.modality).serial else nullcontext():
             example = loaded.task.encode(row, loaded.context, train=False)
         inputs = [value for name, value in example.items() if name != "labels"]
         shapes = tuple(tuple(value.shape) for value in inputs if isinstance(value, Tensor) and value.ndim > 1)
         pixels = sum(shape[-1] * shape[-2] for shape in shapes)
-        tokens = [len(value) for value in inputs if isinstance(value, list | tuple) or _is_row(value)]
-        loaded = served.apart if _strange(loaded, example) else loaded
+        tokens = [len(value) for value in inputs if isinstance(value, list | tuple) or _is_vector(value)]
+        loaded = served.unshared if _breaks_cut(loaded, example) else loaded
         unit: Literal["token", "pixel"] = "pixel" if pixels else "token"
-        return EncodedRow(served, loaded, example, _key(example), pixels or max([1, *tokens]), unit, shapes)
+        return EncodedRow(served, loaded, example, _input_key(example), pixels or max([1, *tokens]), unit, shapes)
 
     def answer(self, items: Sequence[EncodedRow]) -> list[Answer | RegraftError]:
-        """One answer an item, in order, whatever models they are for; an item that fails has its error instead."""
+        """Return one answer per row, in order, for any mix of models; a row that fails has its error instead."""
         found: list[Any] = [None] * len(items)
-        for part in self._parts(items):
-            rows = [items[place] for place in part]
-            for place, answer in zip(part, self._answered(rows), strict=True):
-                found[place] = answer
+        for positions in self._passes_over(items):
+            answers = self._answer_pass([items[position] for position in positions])
+            for position, answer in zip(positions, answers, strict=True):
+                found[position] = answer
         self._rows += len(items)
         return found
 
     def stats(self) -> EngineStats:
-        """What is in memory now, and what was done so far."""
-        with self._lock:
-            served = list(self._served.values())
-        bases = tuple(
+        """Return what is in memory now, and the counters so far."""
+        served = self._cache.versions()
+        return EngineStats(
+            bases=self._loaded_bases(served),
+            models={str(one): one.bytes for one in served},
+            bytes=sum(one.bytes for one in served),
+            loads=self._cache.loads,
+            evictions=self._cache.evictions,
+            rows=self._rows,
+            passes=self._passes,
+        )
+
+    def budget(self, unit: Literal["token", "pixel"]) -> int:
+        """Return the tokens or pixels of a pass, padding included, that use the processor fully and little memory."""
+        if unit == "pixel":
+            return MOST_NUMBERS // 3
+        return TOKENS_ON_GPU if self._device.type == "cuda" else TOKENS_PER_THREAD * torch.get_num_threads()
+
+    def pass_overhead(self) -> int:
+        """Return the fixed cost of a forward pass, in tokens that take as long to compute."""
+        return PASS_OVERHEAD_ON_GPU if self._device.type == "cuda" else PASS_OVERHEAD * torch.get_num_threads()
+
+    def _load(self, model: str, version: str) -> ServedVersion:
+        if not is_version(version):
+            raise RequestError(
+                f"{version!r} is written; allowed is a version such as v3: an alias may move to another version"
+            )
+        return self._cache.load(model, version)
+
+    def _loaded_bases(self, served: Sequence[ServedVersion]) -> tuple[LoadedBase, ...]:
+        return tuple(
             LoadedBase(
                 weights.base.reference,
                 weights.base.hash,
@@ -226,154 +228,79 @@ class Engine:
                 str(weights.dtype).removeprefix("torch."),
                 sum(one.loaded.frame.weights is weights for one in served),
             )
-            for weights in list(self._opener.weights.values())
-        )
-        return EngineStats(
-            bases=bases,
-            models={str(one): one.bytes for one in served},
-            bytes=sum(one.bytes for one in served),
-            loads=self._loads,
-            evictions=self._evictions,
-            rows=self._rows,
-            passes=self._passes,
+            for weights in list(self._loader.weights.values())
         )
 
-    def _found(self, model: str, version: str) -> ServedVersion | None:
-        with self._lock:
-            found = self._served.get((model, version))
-            if found is not None:
-                self._served.move_to_end((model, version))
-            return found
-
-    def _forget(self, served: ServedVersion) -> None:
-        with self._lock:
-            if self._served.get((served.model, served.version)) is served:
-                del self._served[served.model, served.version]
-
-    def _loaded(self, model: str, version: str) -> ServedVersion:
-        if not is_version(version):
-            raise RequestError(
-                f"{version!r} is written; allowed is a version such as v3, for what an alias means moves"
-            )
-        key = model, version
-        with self._lock:
-            until, error = self._broken.get(key, (0.0, None))
-            if error is not None and time.monotonic() < until:
-                raise copy(error)
-            waiting = self._opening.get(key)
-            mine = waiting is None
-            if waiting is None:
-                waiting = self._opening[key] = Future()
-        if not mine:
-            return waiting.result()
-        try:
-            served = self._opener.open(model, version)
-        except BaseException as error:
-            with self._lock:
-                del self._opening[key]
-                if isinstance(error, LASTING):
-                    self._remember(key, copy(error))
-            waiting.set_exception(error)
-            raise
-        with self._lock:
-            del self._opening[key]
-            self._served[key] = served
-            self._loads += 1
-            self._make_room()
-        waiting.set_result(served)
-        return served
-
-    def _remember(self, key: tuple[str, str], error: RegraftError) -> None:
-        now = time.monotonic()
-        self._broken = {key: kept for key, kept in self._broken.items() if kept[0] > now}
-        self._broken[key] = now + AGAIN_S, error
-
-    def _make_room(self) -> None:
-        """Let the least recently used go; rows that are on their way keep what they need until they are answered."""
-        while len(self._served) > 1 and sum(one.bytes for one in self._served.values()) > self._budget:
-            self._served.popitem(last=False)
-            self._evictions += 1
-
-    def _parts(self, items: Sequence[EncodedRow]) -> Iterator[list[int]]:
-        """Places of each pass: rows of one group, like lengths together, within what a pass may hold."""
+    def _passes_over(self, items: Sequence[EncodedRow]) -> Iterator[list[int]]:
+        """Yield the positions of each pass: rows of one group and of like lengths, within the limits of a pass."""
         groups: dict[Any, list[int]] = defaultdict(list)
-        for place, item in enumerate(items):
-            groups[item.group].append(place)
-        for places in groups.values():
-            rows = [items[place] for place in places]
-            for part in together(
+        for position, item in enumerate(items):
+            groups[item.group].append(position)
+        for positions in groups.values():
+            rows = [items[position] for position in positions]
+            for part in group_into_passes(
                 [row.work for row in rows],
                 [row.cost for row in rows],
-                price=self.price(),
+                overhead=self.pass_overhead(),
                 budget=self.budget(rows[0].unit),
-                most=MOST_ROWS,
+                max_rows=MAX_PASS_ROWS,
             ):
-                yield [places[number] for number in part]
+                yield [positions[number] for number in part]
 
-    def budget(self, unit: Literal["token", "pixel"]) -> int:
-        """Tokens or pixels, padding included, of a pass that keeps the processor busy and its memory small."""
-        if unit == "pixel":
-            return MOST_NUMBERS // 3
-        return TOKENS_ON_GPU if self._device.type == "cuda" else TOKENS_PER_THREAD * torch.get_num_threads()
-
-    def price(self) -> int:
-        """Tokens that are computed in the time that a pass takes whatever it holds."""
-        return PRICE_ON_GPU if self._device.type == "cuda" else PRICE * torch.get_num_threads()
-
-    def _answered(self, items: Sequence[EncodedRow]) -> list[Answer | RegraftError]:
+    def _answer_pass(self, items: Sequence[EncodedRow]) -> list[Answer | RegraftError]:
         rows = [RoutedExample(item.loaded, item.example, item.key) for item in items]
         try:
-            if rows[0].loaded.suffix is None or _of_one(rows):
-                return self._read(rows, [self._pass(rows)])
+            if rows[0].loaded.suffix is None or _shares_nothing(rows):
+                return self._answers(rows, [self._forward(rows)])
             with self._computing, rows[0].loaded.frame.weights.inference_context():
                 self._passes += 1
-                return self._read(rows, list(shared(rows)))
+                return self._answers(rows, list(forward_shared(rows)))
         except Exception:
             log.warning("a batch failed; its rows are computed one by one", exc_info=True)
-        return [self._alone(item, row) for item, row in zip(items, rows, strict=True)]
+        return [self._answer_alone(item, row) for item, row in zip(items, rows, strict=True)]
 
-    def _pass(self, rows: Sequence[RoutedExample]) -> PassOutput:
+    def _forward(self, rows: Sequence[RoutedExample]) -> PassOutput:
         with self._computing, rows[0].loaded.frame.weights.inference_context():
             self._passes += 1
-            return whole(rows)
+            return forward_alone(rows)
 
-    def _read(self, rows: Sequence[RoutedExample], computed: Sequence[PassOutput]) -> list[Answer | RegraftError]:
+    def _answers(self, rows: Sequence[RoutedExample], outputs: Sequence[PassOutput]) -> list[Answer | RegraftError]:
         found: list[Any] = [None] * len(rows)
-        for part in computed:
+        for part in outputs:
             answers = part.loaded.task.answers(part.output, part.batch, part.loaded.context)
-            for place, answer in zip(part.places, answers, strict=True):
-                found[place] = answer
+            for position, answer in zip(part.positions, answers, strict=True):
+                found[position] = answer
         return found
 
-    def _alone(self, item: EncodedRow, row: RoutedExample) -> Answer | RegraftError:
+    def _answer_alone(self, item: EncodedRow, row: RoutedExample) -> Answer | RegraftError:
         try:
-            return self._read([row], [self._pass([row])])[0]
+            return self._answers([row], [self._forward([row])])[0]
         except RegraftError as error:
             return error
         except Exception as error:
-            told = f"it could not be answered: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            return RunError(told, where=str(item.served))
+            cause = " ".join(str(error).split())[:300]
+            return RunError(f"it could not be answered: {type(error).__name__}: {cause}", where=str(item.served))
 
 
-def _of_one(rows: Sequence[RoutedExample]) -> bool:
-    """Whether nothing is shared: the rows are of one model, and all differ."""
+def _shares_nothing(rows: Sequence[RoutedExample]) -> bool:
+    """Return whether a shared pass would save nothing: the rows are of one model, and all inputs differ."""
     return all(row.loaded is rows[0].loaded for row in rows) and len({row.key for row in rows}) == len(rows)
 
 
-def _is_row(value: Any) -> bool:
+def _is_vector(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 1
 
 
-def _strange(loaded: LoadedModel, example: Example) -> bool:
-    """Whether a row has other sizes than those by which its model was cut: an image that keeps its proportions."""
+def _breaks_cut(loaded: LoadedModel, example: Example) -> bool:
+    """Return whether a row has sizes that its model's cut does not cover, such as an image of other proportions."""
     if loaded.suffix is None or not loaded.suffix.cut.sizes.fixed:
         return False
     adapted = loaded.suffix.frame.adapted
     return bool(loaded.suffix.cut.sizes.broken_by(sizes_of(adapted.task.collate([dict(example)], adapted.context))))
 
 
-def _key(example: Example) -> Any:
-    """What a row gives its model, short and the same for the same inputs."""
+def _input_key(example: Example) -> Any:
+    """Return a short hash of the inputs that a row gives its model."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(example.items()):
         if name == "labels":

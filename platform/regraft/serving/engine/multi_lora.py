@@ -1,8 +1,8 @@
-"""One pass for the rows of many models: each row gets its own low-rank factors and its own head.
+"""One forward pass for rows of many models, each with its own LoRA factors and its own linear head.
 
-y = Wx + B(Ax), with A and B of the row's model: the base's product is computed for all rows at once, the factors' by
-batched matrix products (as in Punica, Chen et al., 2024). A smaller rank is padded with zeros; a layer that a model
-does not adapt has zeros, and so has a row of no model.
+y = Wx + B(Ax), with A and B of the row's model. The base's product is computed for all rows at once and the factors' by
+batched matrix products, as in Punica (Chen et al., 2024). Smaller ranks are padded with zeros; layers that a model does
+not adapt, and rows without a model, get factors of zeros.
 """
 
 from __future__ import annotations
@@ -25,37 +25,43 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class NotStackable(Exception):
-    """Why the rows of several models cannot be computed in one pass, in words."""
+    """The rows of several models cannot be computed in one pass; the message gives the reason."""
 
 
 def lora_factors(adapted: Adapted, delta: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """The factors in a delta of this model; NotStacked where anything but plain linear layers is adapted."""
+    """Return the LoRA factors in a delta of this model.
+
+    Raises NotStackable unless the delta holds plain linear layers' factors and the head only.
+    """
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    told = set(delta)
+    unread = set(delta)
     for name, layer in adapted.model.named_modules():
         if isinstance(layer, LoraLayer):
             key = canonical_name(name, adapted.anatomy.prefix)
             scaling = _scaling(name, layer)
             names = f"{key}.lora_A.weight", f"{key}.lora_B.weight"
-            if not told.issuperset(names):
+            if not unread.issuperset(names):
                 raise NotStackable(f"the factors of {name} are not in its delta")
-            told.difference_update(names)
+            unread.difference_update(names)
             down, up = (delta[part] for part in names)
             found[key] = down, up * scaling
-    if strange := sorted(name for name in told if not under(name, _heads(adapted))):
-        raise NotStackable(f"its delta also holds {strange[0]}, which is neither a low-rank factor nor of the head")
+    if unknown := sorted(name for name in unread if not under(name, _heads(adapted))):
+        raise NotStackable(f"its delta also holds {unknown[0]}, which is neither a LoRA factor nor part of the head")
     if not found:
-        raise NotStackable("there are no low-rank factors in its delta")
+        raise NotStackable("there are no LoRA factors in its delta")
     return found
 
 
 def head_tensors(adapted: Adapted, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What of a delta is the task's own head."""
+    """Return the tensors of a delta that belong to the task's head."""
     return {name: tensor for name, tensor in delta.items() if under(name, _heads(adapted))}
 
 
 def linear_heads(adapted: Adapted, names: Sequence[str]) -> dict[str, str]:
-    """The layers that hold these tensors, names of modules by canonical ones; NotStacked unless all are plain."""
+    """Return the layers that hold the tensors `names`: module names by canonical ones.
+
+    Raises NotStackable unless all of them are plain linear layers.
+    """
     owners = {canonical_name(name, adapted.anatomy.prefix): name for name, _ in adapted.model.named_modules()}
     found: dict[str, str] = {}
     for name in names:
@@ -68,8 +74,8 @@ def linear_heads(adapted: Adapted, names: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def low_rank(adapted: Adapted, rows: Sequence[Factors | None]) -> Iterator[None]:
-    """Inside, the model's forward pass on a batch of these rows adds each row's own factors."""
+def row_factors(adapted: Adapted, rows: Sequence[Factors | None]) -> Iterator[None]:
+    """Add each row's own factors to the model's forward passes on a batch of these rows, within the block."""
     prefix = f"{adapted.anatomy.prefix}." if adapted.anatomy.prefix else ""
     names = dict.fromkeys(name for factors in rows if factors for name in factors)
     hooks = []
@@ -77,7 +83,7 @@ def low_rank(adapted: Adapted, rows: Sequence[Factors | None]) -> Iterator[None]
         for name in names:
             layer = adapted.model.get_submodule(prefix + name)
             pairs = [factors.get(name) if factors else None for factors in rows]
-            hooks.append(layer.register_forward_hook(_adding(*stacked_factors(pairs))))
+            hooks.append(layer.register_forward_hook(_factors_hook(*stacked_factors(pairs))))
         yield
     finally:
         for hook in hooks:
@@ -86,14 +92,14 @@ def low_rank(adapted: Adapted, rows: Sequence[Factors | None]) -> Iterator[None]
 
 @contextmanager
 def per_row_heads(adapted: Adapted, layers: Mapping[str, str], rows: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
-    """Inside, the linear layers of the head (`linear_heads`) compute each row with its own weights."""
+    """Compute each row with its own weights of the head's linear layers (`linear_heads`), within the block."""
     changed = []
     try:
         for key, name in layers.items():
             layer = adapted.model.get_submodule(name)
             weight = torch.stack([head[f"{key}.weight"] for head in rows])
             bias = torch.stack([head[f"{key}.bias"] for head in rows]) if f"{key}.bias" in rows[0] else None
-            layer.forward = _row_by_row(weight, bias)
+            layer.forward = _per_row_linear(weight, bias)
             changed.append(layer)
         yield
     finally:
@@ -102,12 +108,15 @@ def per_row_heads(adapted: Adapted, layers: Mapping[str, str], rows: Sequence[Ma
 
 
 def stacked_factors(pairs: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor]:
-    """A (rows, rank, inputs) and B (rows, outputs, rank) of one layer, zeros where a row has none or a smaller rank."""
-    there = [pair for pair in pairs if pair is not None]
-    first = there[0]
-    if len(there) == len(pairs) and all(pair[0].shape == first[0].shape for pair in there):
-        return torch.stack([pair[0] for pair in there]), torch.stack([pair[1] for pair in there])
-    rank = max(len(down) for down, _ in there)
+    """Return A (rows, rank, inputs) and B (rows, outputs, rank) of one layer.
+
+    Missing factors, and the ranks that a row lacks, are zeros.
+    """
+    present = [pair for pair in pairs if pair is not None]
+    first = present[0]
+    if len(present) == len(pairs) and all(pair[0].shape == first[0].shape for pair in present):
+        return torch.stack([pair[0] for pair in present]), torch.stack([pair[1] for pair in present])
+    rank = max(len(down) for down, _ in present)
     downs = first[0].new_zeros(len(pairs), rank, first[0].shape[1])
     ups = first[1].new_zeros(len(pairs), len(first[1]), rank)
     for row, pair in enumerate(pairs):
@@ -116,17 +125,17 @@ def stacked_factors(pairs: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tens
     return downs, ups
 
 
-def _adding(downs: Tensor, ups: Tensor) -> Callable[..., Tensor]:
-    def hook(layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
+def _factors_hook(downs: Tensor, ups: Tensor) -> Callable[..., Tensor]:
+    def hook(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         # Swin's windows of a row lie one after the other in the first axis.
-        rows = _by_row(given[0], len(downs))
+        rows = _by_row(args[0], len(downs))
         found = torch.baddbmm(_by_row(output, len(downs)), torch.bmm(rows, downs.mT), ups.mT)
         return found.reshape(output.shape)
 
     return hook
 
 
-def _row_by_row(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+def _per_row_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     def forward(input: Tensor) -> Tensor:
         rows = _by_row(input, len(weight))
         found = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
@@ -136,8 +145,9 @@ def _row_by_row(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tenso
 
 
 def _by_row(values: Tensor, rows: int) -> Tensor:
+    """Return values as (rows, positions, width); NotStackable where the first axis does not divide into the rows."""
     if not values.ndim or len(values) % rows:
-        raise NotStackable(f"a layer sees {tuple(values.shape)}, in which {rows} rows cannot be told apart")
+        raise NotStackable(f"a layer gets {tuple(values.shape)}, which cannot be divided into {rows} rows")
     return values.reshape(rows, -1, values.shape[-1])
 
 

@@ -1,4 +1,4 @@
-"""Where do models of one base part? Found by cutting them, tried on made-up rows, used only where nothing changes."""
+"""Where models of one base can share a prefix: found by cutting them and verified on dummy rows before it is used."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ import torch
 from torch import Tensor
 
 from regraft.contracts import Example
-from regraft.methods.feature_extraction import FeatureExtraction
 from regraft.serving.engine.base_weights import Frame
 from regraft.serving.engine.dummy_rows import probes
-from regraft.serving.engine.forward import LoadedModel, RoutedExample, Suffix, batch_of, carried, shared, whole
+from regraft.serving.engine.forward import (
+    LoadedModel,
+    RoutedExample,
+    Suffix,
+    batch_of,
+    forward_alone,
+    forward_shared,
+    prefix_batch,
+)
 from regraft.serving.engine.multi_lora import NotStackable, linear_heads
 from regraft.trunk.boundary import Boundary
 from regraft.trunk.cut import Cut, NotCut, capture, find_cut
@@ -23,13 +30,15 @@ from regraft.trunk.verify import relative_deviation
 
 log = logging.getLogger(__name__)
 
-AGREES = {torch.float32: 1e-5, torch.bfloat16: 0.1}
-"""How far a shared pass may be from the model's own, relative to the largest value."""
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
+"""Largest accepted deviation of a shared pass from the model's own, relative to the largest value."""
 
 
 def find_suffix(frame: Frame, prefix_frames: Iterable[Frame], guard: AbstractContextManager[object]) -> Suffix:
-    """The frame's tail behind the first of the carriers that computes what the frame itself would; NotCut when it has
-    none. Passes of the carriers run under `guard`. The frame has worn no delta yet: what trains shows where to cut.
+    """Return the frame's suffix behind the first prefix frame that computes what the frame itself would.
+
+    Passes of the prefix frames run under `guard`. The frame must not have loaded a delta yet: its trainable parameters
+    show where to cut. Raises NotCut when no prefix frame fits.
     """
     adapted = frame.adapted
     short, long = probes(adapted)
@@ -37,20 +46,20 @@ def find_suffix(frame: Frame, prefix_frames: Iterable[Frame], guard: AbstractCon
     with frame.weights.inference_context():
         cut = find_cut(adapted, batch_of(frame, short), batch)
         adapted.eval_mode()
-        loaded = capture(adapted, batch, cut.kept)
+        expected = capture(adapted, batch, cut.kept)
     for prefix_frame in prefix_frames:
         if prefix_frame is frame:
-            parts: dict[str, Boundary] | None = {part.key: part for part in cut.kept}
+            boundary: dict[str, Boundary] | None = {part.key: part for part in cut.kept}
         else:
             with guard:
-                parts = _carried_by(prefix_frame, frame, cut, long, loaded)
-        if parts is not None:
-            heads = isinstance(adapted.method, FeatureExtraction)
-            return Suffix(frame, cut, prefix_frame, parts, _layers(frame) if heads else None)
+                boundary = _boundary_in(prefix_frame, frame, cut, long, expected=expected)
+        if boundary is not None:
+            heads_only = adapted.method.serves == "head"
+            return Suffix(frame, cut, prefix_frame, boundary, _head_layers(frame) if heads_only else None)
     raise NotCut("no other model of its base computes what it needs")
 
 
-def _layers(frame: Frame) -> dict[str, str] | None:
+def _head_layers(frame: Frame) -> dict[str, str] | None:
     try:
         return linear_heads(frame.adapted, list(frame.delta_shapes))
     except NotStackable as reason:
@@ -58,22 +67,23 @@ def _layers(frame: Frame) -> dict[str, str] | None:
         return None
 
 
-def _carried_by(
-    prefix_frame: Frame, frame: Frame, cut: Cut, examples: Sequence[Example], loaded: dict[str, Tensor]
+def _boundary_in(
+    prefix_frame: Frame, frame: Frame, cut: Cut, examples: Sequence[Example], *, expected: dict[str, Tensor]
 ) -> dict[str, Boundary] | None:
-    """The carrier's name for each of the frame's kept parts, if it gives the same values there."""
+    """Return the prefix frame's value for each of the frame's boundary values, or None where any value differs."""
     here, there = frame.adapted.anatomy.prefix, prefix_frame.adapted.anatomy.prefix
-    parts = {part.key: replace(part, module=_renamed(part.module, here, there)) for part in cut.kept}
-    asked = LoadedModel(frame, {}, frame.adapted.context)
+    boundary = {part.key: replace(part, module=_renamed(part.module, here, there)) for part in cut.kept}
+    loaded = LoadedModel(frame, {}, frame.adapted.context)
     try:
         with frame.weights.inference_context():
-            batch = carried(prefix_frame, [RoutedExample(asked, example, None) for example in examples])
-            found = capture(prefix_frame.adapted, batch, parts.values())
-        pairs = [(found[part.key], loaded[key]) for key, part in parts.items()]
+            batch = prefix_batch(prefix_frame, [RoutedExample(loaded, example, None) for example in examples])
+            found = capture(prefix_frame.adapted, batch, boundary.values())
+        pairs = [(found[part.key], expected[key]) for key, part in boundary.items()]
     except Exception as error:
-        log.info("%s does not compute for %s: %s", prefix_frame.adapted.task.key(), frame.adapted.task.key(), error)
+        log.info("%s cannot compute for %s: %s", prefix_frame.adapted.task.key(), frame.adapted.task.key(), error)
         return None
-    return parts if all(relative_deviation(*pair) <= AGREES[frame.weights.dtype] for pair in pairs) else None
+    tolerance = TOLERANCE[frame.weights.dtype]
+    return boundary if all(relative_deviation(*pair) <= tolerance for pair in pairs) else None
 
 
 def _renamed(module: str, here: str, there: str) -> str:
@@ -83,35 +93,31 @@ def _renamed(module: str, here: str, there: str) -> str:
     return f"{there}.{bare}" if there else bare
 
 
-def agrees(loaded: LoadedModel) -> str:
-    """In what a model's rows come out otherwise in a shared pass than in one of its own; empty when they do not.
+def shared_pass_mismatch(loaded: LoadedModel) -> str:
+    """Describe how a shared pass changes a model's outputs; empty when they are equal to those of its own pass.
 
-    They are computed beside shorter rows of another model on the same tail.
+    The model's rows are computed beside shorter rows of another model with the same suffix.
     """
     assert loaded.suffix is not None
-    with loaded.suffix.frame.tokenizer_lock:  # that frame may be answering others already
+    with loaded.suffix.frame.tokenizer_lock:  # the frame may already answer for other models
         short, long = probes(loaded.suffix.frame.adapted)
-    other = _ordinary(loaded.suffix)
+    other = _zero_model(loaded.suffix)
     rows = [RoutedExample(loaded, example, number) for number, example in enumerate(long)]
     mixed = [*rows, *(RoutedExample(other, example, -1 - number) for number, example in enumerate(short))]
     with loaded.frame.weights.inference_context():
-        alone = tensors_in(whole(rows).output)
-        found = [part for part in shared(mixed) if part.loaded is loaded]
-        together = [tensors_in(part.output) for part in found]
-    if len(together) != 1 or len(together[0]) != len(alone):
+        alone = tensors_in(forward_alone(rows).output)
+        outputs = [tensors_in(part.output) for part in forward_shared(mixed) if part.loaded is loaded]
+    if len(outputs) != 1 or len(outputs[0]) != len(alone):
         return "it has other outputs"
-    apart = max(
-        (relative_deviation(one, two) for one, two in zip(together[0], alone, strict=True)), default=float("inf")
-    )
-    return (
-        "" if apart <= 10 * AGREES[loaded.frame.weights.dtype] else f"its outputs differ by {apart:.1e} of the largest"
-    )
+    deviations = [relative_deviation(one, two) for one, two in zip(outputs[0], alone, strict=True)]
+    deviation = max(deviations, default=float("inf"))
+    if deviation <= 10 * TOLERANCE[loaded.frame.weights.dtype]:
+        return ""
+    return f"its outputs differ by {deviation:.1e} of the largest"
 
 
-def _ordinary(suffix: Suffix) -> LoadedModel:
-    """A model of zeros."""
-    device = suffix.frame.weights.device
-    zeros = {
-        n: torch.zeros(like.shape, dtype=like.dtype, device=device) for n, like in suffix.frame.delta_shapes.items()
-    }
-    return LoadedModel(suffix.frame, zeros, suffix.frame.adapted.context, suffix, zeros)
+def _zero_model(suffix: Suffix) -> LoadedModel:
+    """Return a model with this suffix whose delta is zero."""
+    frame, device = suffix.frame, suffix.frame.weights.device
+    zeros = {n: torch.zeros(like.shape, dtype=like.dtype, device=device) for n, like in frame.delta_shapes.items()}
+    return LoadedModel(frame, zeros, frame.adapted.context, suffix, zeros)

@@ -1,4 +1,4 @@
-"""A version from the store made ready beside others of its base: verified, taken apart, and tried before it answers."""
+"""Loading of versions beside others of their base: files verified, weights shared, shared passes tried before use."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from regraft.bases.locate import Base
 from regraft.contracts import Context, Method, Serving, Task
 from regraft.errors import Damaged, RegraftError, Unsupported
 from regraft.methods.feature_extraction import FeatureExtraction
-from regraft.serving.engine.base_weights import BaseWeights, Delta, Frame, cast_tensor
+from regraft.serving.engine.base_weights import BaseWeights, Frame, cast_tensor
 from regraft.serving.engine.cls_only import compute_cls_only
 from regraft.serving.engine.forward import LoadedModel, Suffix
-from regraft.serving.engine.multi_lora import Factors, NotStackable, head_tensors, lora_factors
-from regraft.serving.engine.precision import Precision, chosen
-from regraft.serving.engine.shared_trunk import agrees, find_suffix
-from regraft.serving.predictor import member, own_processor, right_base
+from regraft.serving.engine.multi_lora import NotStackable, head_tensors, lora_factors
+from regraft.serving.engine.precision import Precision, choose_precision
+from regraft.serving.engine.shared_trunk import find_suffix, shared_pass_mismatch
+from regraft.serving.predictor import parse_member, version_base, version_processor
 from regraft.serving.version_files import DELTA, PROCESSOR, Fetched, fetch
 from regraft.store.objects import ObjectStore
 from regraft.trunk.cut import NotCut, NothingFrozen
@@ -41,30 +41,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class ServedVersion:
-    """A version that is ready to answer."""
+    """A loaded version, ready to answer."""
 
     model: str
     version: str
     hash: str
-    """The id of its manifest."""
+    """Id of its manifest."""
     delta_sha256: str
-    """SHA-256 of the file of its delta, in hex."""
+    """SHA-256 of the delta's file, in hex."""
     task: Task
     labels: tuple[str, ...]
     meta: Mapping[str, Any]
-    """What the version says of itself: metrics, lineage, base."""
+    """The version's own metadata: metrics, lineage, base."""
     serves: Serving
-    """How its method lets it share its base."""
+    """How much of its base its method lets it share."""
     loaded: LoadedModel = field(repr=False)
     bytes: int = 0
-    """What it takes beside its base."""
+    """Memory that it takes beside its base."""
 
     def __str__(self) -> str:
         return f"{self.model}@{self.version}"
 
     @cached_property
-    def apart(self) -> LoadedModel:
-        """How a row is computed that no shared pass can hold."""
+    def unshared(self) -> LoadedModel:
+        """The model for rows that no shared pass can hold: they are computed by passes of their own."""
         return replace(self.loaded, suffix=None)
 
     @property
@@ -74,49 +74,44 @@ class ServedVersion:
 
 
 class VersionLoader:
-    """Makes versions ready; what their bases and tasks have in common is made once and kept while any of them is."""
+    """Loads versions; what versions have in common is made once, and kept while any of them is in memory."""
 
     def __init__(
         self,
         store: ObjectStore,
         device: torch.device,
+        *,
         precision: Precision,
         bases: Mapping[str, str],
         guard: AbstractContextManager[Any],
     ) -> None:
         self._store, self._device, self._precision, self._bases = store, device, precision, bases
         self._guard = guard
-        """Held for every pass on a frame that may be answering."""
+        """Held for every pass on a frame that may already answer."""
         self._building = Lock()
-        """transformers builds one model at a time: it changes what belongs to all threads meanwhile."""
+        """Held while a model is built: transformers changes global state meanwhile."""
         self.weights: WeakValueDictionary[str, BaseWeights] = WeakValueDictionary()
+        """The resident bases, by hash."""
         self._frames: WeakValueDictionary[str, Frame] = WeakValueDictionary()
         self._suffixes: WeakKeyDictionary[Frame, Suffix | NotCut] = WeakKeyDictionary()
-        self._tried: WeakSet[Frame] = WeakSet()
-        """Frames of which a first model came out in a shared pass as in its own, or that share none."""
-        self._apart: dict[str, str] = {}
-        """Why versions of a plan are computed by passes of their own: found out once."""
+        self._verified: WeakSet[Frame] = WeakSet()
+        """Frames whose first model gave the same outputs in a shared pass as alone, and frames that share nothing."""
+        self._unshared: dict[str, str] = {}
+        """Why the versions of a plan are computed by passes of their own, by the plan's key."""
 
     def open(self, model: str, version: str) -> ServedVersion:
-        """The version, ready; NotFound, Damaged, BaseError, WrongBase, UnknownPlugin, Unsupported."""
+        """Load a version. Raises NotFound, Damaged, BaseError, WrongBase, UnknownPlugin, Unsupported."""
         fetched = fetch(self._store, f"{model}@{version}")
-        task = member(Task, fetched.meta["task"], fetched)  # type: ignore[type-abstract]
-        method = member(Method, fetched.meta["method"], fetched)
-        tensors, sha256 = _verified(fetched)
-        # Held from here on: a frame that is there needs nothing of the base's files, which take long to hash.
-        known = self._frames.get(_key(task, method, fetched))
-        elsewhere = self._bases.get(str(fetched.meta["base"]["hash"]))
-        base = right_base(fetched, elsewhere) if known is None else known.weights.base
+        task = parse_member(Task, fetched.meta["task"], fetched)  # type: ignore[type-abstract]
+        method = parse_member(Method, fetched.meta["method"], fetched)
+        tensors, sha256 = _read_delta(fetched)
+        # Referenced from here on: a frame in memory spares the base's files, which take long to hash.
+        frame = self._frames.get(_plan_key(task, method, fetched))
+        moved_to = self._bases.get(str(fetched.meta["base"]["hash"]))
+        base = version_base(fetched, moved_to) if frame is None else frame.weights.base
         with self._building:
-            plan = OpenPlan(task, method, base, fetched)
-            weights = self._weights(plan, tensors)
-            frame = self._frame(plan, weights)
-            check_fit(frame.delta_shapes, tensors)
-            delta = weights.deduplicated(
-                {name: cast_tensor(t.to(self._device), weights.dtype) for name, t in tensors.items()}
-            )
-            loaded = self._tried_out(self._own(plan, frame, delta), plan)
-        more = sum(up.nbytes for _, up in loaded.factors.values()) if loaded.factors else 0
+            loaded = self._load(OpenPlan(task, method, base, fetched), tensors)
+        factors = sum(up.nbytes for _, up in loaded.factors.values()) if loaded.factors else 0
         return ServedVersion(
             model=model,
             version=version,
@@ -127,15 +122,23 @@ class VersionLoader:
             meta=fetched.meta,
             serves=method.serves,
             loaded=loaded,
-            bytes=weights.unshared_bytes(delta) + more,
+            bytes=loaded.frame.weights.unshared_bytes(loaded.delta) + factors,
         )
+
+    def _load(self, plan: OpenPlan, tensors: Mapping[str, Tensor]) -> LoadedModel:
+        weights = self._weights(plan, tensors)
+        frame = self._frame(plan, weights)
+        check_fit(frame.delta_shapes, tensors)
+        moved = {name: cast_tensor(tensor.to(self._device), weights.dtype) for name, tensor in tensors.items()}
+        loaded = LoadedModel(frame, weights.deduplicated(moved), plan.context(frame))
+        return self._verify(self._share(loaded, plan), plan)
 
     def _weights(self, plan: OpenPlan, tensors: Mapping[str, Tensor]) -> BaseWeights:
         found = self.weights.get(plan.base.hash)
         if found is None:
             dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
             if self._precision == "auto":
-                dtype, why = chosen(plan.adapted(), tensors, self._device)
+                dtype, why = choose_precision(plan.adapted(), tensors, self._device)
                 log.info("%s answers in %s: %s", plan.base.reference, str(dtype).removeprefix("torch."), why)
             found = self.weights[plan.base.hash] = BaseWeights(plan.base, self._device, dtype)
         return found
@@ -146,80 +149,86 @@ class VersionLoader:
             found = self._frames[plan.key] = Frame(plan.adapted(), weights)
         return found
 
-    def _own(self, plan: OpenPlan, frame: Frame, delta: Delta) -> LoadedModel:
-        """How the model's rows are computed: behind its base's shared part where that can be, else whole."""
-        loaded = LoadedModel(frame, delta, plan.context(frame))
-        serves, depth = plan.method.serves, plan.method.depth_of(frame.adapted.anatomy)
-        if serves == "whole" and not depth:
-            self._alone(frame)
-            return loaded  # nothing of it is the base's alone
-        if plan.key in self._apart:
+    def _share(self, loaded: LoadedModel, plan: OpenPlan) -> LoadedModel:
+        """Return the model with its suffix behind the base's shared prefix, or unchanged where it cannot share one."""
+        if plan.method.serves == "whole" and not plan.method.depth_of(loaded.frame.adapted.anatomy):
+            self._drop_unread_tokens(loaded.frame)
+            return loaded  # all of its weights moved: there is nothing to share
+        if plan.key in self._unshared:
             return loaded
         try:
-            if type(plan.task).predict_forward is not Task.predict_forward:
-                raise NotCut(f"an answer of task {plan.task.key()} takes more than one pass")
-            if serves == "head":
-                return replace(loaded, suffix=self._suffix(frame), suffix_delta=delta)
-            ground = replace(plan, method=FeatureExtraction())
-            if serves == "low_rank":
-                factors: Factors = lora_factors(frame.adapted, delta)
-                suffix = self._suffix(self._frame(ground, frame.weights))
-                return replace(loaded, suffix=suffix, suffix_delta=head_tensors(frame.adapted, delta), factors=factors)
-            if frame not in self._suffixes:
-                self._suffix(self._frame(ground, frame.weights))
-            return replace(loaded, suffix=self._suffix(frame), suffix_delta=delta)
+            return self._behind_prefix(loaded, plan)
         except (NotCut, NotStackable, Unsupported) as reason:
-            self._apart[plan.key] = _note(str(plan.fetched.version), reason)
+            self._unshared[plan.key] = _log_unshared(str(plan.fetched.version), reason)
             return loaded
 
-    def _alone(self, frame: Frame) -> None:
-        """A frame that shares nothing is spared, once, what its head does not read."""
-        if frame not in self._tried:
-            self._tried.add(frame)
-            compute_cls_only(frame)  # unguarded: it was made a moment ago and answers nobody yet
+    def _behind_prefix(self, loaded: LoadedModel, plan: OpenPlan) -> LoadedModel:
+        """Split a model behind a shared prefix; NotCut, NotStackable or Unsupported where that is impossible."""
+        frame, delta = loaded.frame, loaded.delta
+        if type(plan.task).predict_forward is not Task.predict_forward:
+            raise NotCut(f"an answer of task {plan.task.key()} takes more than one pass")
+        if plan.method.serves == "head":
+            return replace(loaded, suffix=self._suffix(frame), suffix_delta=delta)
+        unchanged_base = replace(plan, method=FeatureExtraction())
+        if plan.method.serves == "low_rank":
+            factors = lora_factors(frame.adapted, delta)
+            suffix = self._suffix(self._frame(unchanged_base, frame.weights))
+            return replace(loaded, suffix=suffix, suffix_delta=head_tensors(frame.adapted, delta), factors=factors)
+        if frame not in self._suffixes:
+            self._suffix(self._frame(unchanged_base, frame.weights))
+        return replace(loaded, suffix=self._suffix(frame), suffix_delta=delta)
+
+    def _drop_unread_tokens(self, frame: Frame) -> None:
+        """Stop a frame that shares nothing, once, from computing tokens that its head does not read."""
+        if frame not in self._verified:
+            self._verified.add(frame)
+            compute_cls_only(frame)  # unguarded: a new frame, which answers nothing yet
 
     def _suffix(self, frame: Frame) -> Suffix:
-        """The frame's tail, found once; NotCut, once and for all, when it has none."""
+        """Return the frame's suffix, found once; NotCut, also remembered, when it has none."""
         known = self._suffixes.get(frame)
         if known is None:
-            prefix_frames = frame.weights.prefix_frames
-            ground = isinstance(frame.adapted.method, FeatureExtraction)
-            try:
-                known = find_suffix(frame, [*prefix_frames, *([frame] if ground else [])], self._guard)
-                if known.prefix_frame is frame:
-                    prefix_frames.add(frame)
-            except NotCut as reason:
-                known = reason
-            except Exception as error:
-                # A user's own module or task may fail in ways of its own, and its models answer all the same.
-                log.info("%s cannot be cut", frame.adapted.task.key(), exc_info=True)
-                known = NotCut(f"cutting it failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
-            self._suffixes[frame] = known
+            known = self._suffixes[frame] = self._find_suffix(frame)
         if isinstance(known, NotCut):
             raise known
         return known
 
-    def _tried_out(self, loaded: LoadedModel, plan: OpenPlan) -> LoadedModel:
-        """The same, left to its own passes if the first model of its frame came out otherwise in a shared one."""
-        if loaded.suffix is None or loaded.frame in self._tried:
+    def _find_suffix(self, frame: Frame) -> Suffix | NotCut:
+        prefix_frames = frame.weights.prefix_frames
+        holds_base = frame.adapted.method.serves == "head"
+        try:
+            found = find_suffix(frame, [*prefix_frames, *([frame] if holds_base else [])], self._guard)
+        except NotCut as reason:
+            return reason
+        except Exception as error:
+            # A plugin's module or task may raise anything, and its models answer all the same.
+            log.info("%s cannot be cut", frame.adapted.task.key(), exc_info=True)
+            return NotCut(f"cutting it failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+        if found.prefix_frame is frame:
+            prefix_frames.add(frame)
+        return found
+
+    def _verify(self, loaded: LoadedModel, plan: OpenPlan) -> LoadedModel:
+        """Return the model, without its suffix if a shared pass changes the outputs of its frame's first model."""
+        if loaded.suffix is None or loaded.frame in self._verified:
             return loaded
         name = str(plan.fetched.version)
         try:
             with self._guard:
-                told = agrees(loaded)
+                mismatch = shared_pass_mismatch(loaded)
         except Exception as error:
             log.info("%s failed in a shared pass", name, exc_info=True)
-            told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if told:
-            self._apart[plan.key] = _note(name, NotCut(f"in a shared pass {told}"))
+            mismatch = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if mismatch:
+            self._unshared[plan.key] = _log_unshared(name, NotCut(f"in a shared pass {mismatch}"))
             return replace(loaded, suffix=None)
-        self._tried.add(loaded.frame)
+        self._verified.add(loaded.frame)
         return loaded
 
 
 @dataclass(frozen=True)
 class OpenPlan:
-    """What a frame is made of."""
+    """Everything that a frame is built from."""
 
     task: Task
     method: Method
@@ -228,11 +237,11 @@ class OpenPlan:
 
     @property
     def key(self) -> str:
-        """By which its frame is known."""
-        return _key(self.task, self.method, self.fetched)
+        """Key of its frame."""
+        return _plan_key(self.task, self.method, self.fetched)
 
     def adapted(self) -> Any:
-        """The task's model on the base, fresh."""
+        """Build the task's model on the base."""
         meta = self.fetched.meta
         return adapt(
             self.base,
@@ -243,11 +252,11 @@ class OpenPlan:
                 seed=int(meta["seed"]),
                 dropout=meta.get("dropout"),
             ),
-            processor=own_processor(self.task, self.base, self.fetched),
+            processor=version_processor(self.task, self.base, self.fetched),
         )
 
     def context(self, frame: Frame) -> Context:
-        """The frame's, with the version's own labels."""
+        """Return the frame's context with the version's own labels."""
         context = frame.adapted.context
         labels = tuple(self.fetched.meta["labels"])
         if labels == context.labels:
@@ -259,8 +268,8 @@ class OpenPlan:
         return replace(context, labels=labels, config=config)
 
 
-def _key(task: Task, method: Method, fetched: Fetched) -> str:
-    """Equal for versions that differ in their deltas and the names of their labels only."""
+def _plan_key(task: Task, method: Method, fetched: Fetched) -> str:
+    """Return a key that is equal for versions that differ only in their deltas and the names of their labels."""
     files = [entry for entry in fetched.version.manifest.files if entry.name.startswith(f"{PROCESSOR}/")]
     parts = [
         task.model_dump(mode="json"),
@@ -272,8 +281,8 @@ def _key(task: Task, method: Method, fetched: Fetched) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def _verified(fetched: Fetched) -> tuple[dict[str, Tensor], str]:
-    """The delta's tensors and its hash, of the very bytes that were hashed."""
+def _read_delta(fetched: Fetched) -> tuple[dict[str, Tensor], str]:
+    """Return the delta's tensors and its hash, both of the same bytes; Damaged when the hash is wrong."""
     data = fetched.delta.read_bytes()
     found, wanted = hashlib.sha256(data).hexdigest(), fetched.version.manifest.entry(DELTA).sha256
     if found != wanted:
@@ -286,8 +295,8 @@ def _verified(fetched: Fetched) -> tuple[dict[str, Tensor], str]:
         raise Damaged(f"{DELTA} cannot be read: {error}", where=str(fetched.version)) from error
 
 
-def _note(name: str, reason: Exception) -> str:
-    told = reason.message if isinstance(reason, RegraftError) else str(reason)
+def _log_unshared(name: str, reason: Exception) -> str:
+    message = reason.message if isinstance(reason, RegraftError) else str(reason)
     if not isinstance(reason, NothingFrozen):
-        log.info("%s and its likes are computed by passes of their own: %s", name, told)
-    return told
+        log.info("%s and versions like it are computed by passes of their own: %s", name, message)
+    return message

@@ -1,4 +1,4 @@
-"""Does every row of a file get its answer once, in order, whatever happens on the way?"""
+"""Every row of a file gets its answer once and in order, whatever fails meanwhile."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_parquet_has_the_types_of_the_answers(published: Path, texts: Path) -> N
 def test_cut_off_at_any_write_the_same_command_goes_on_to_the_same_bytes(published: Path, texts: Path) -> None:
     whole = Path(predict_here(asked(published, texts, "whole.jsonl")).out).read_bytes()
     request = asked(published, texts)
-    for at in range(1, 16):  # 6 blocks of input, their seal, the job, 6 parts, and the mark before the rename
+    for at in range(1, 16):  # 6 blocks of input, input.json, the job, 6 parts, and done.json before the rename
         with dying(at, kill=False), pytest.raises(PowerCut):
             predict_here(request, fresh=True)
         assert not Path(request.output).exists()
@@ -98,7 +98,7 @@ def test_what_a_killed_process_had_finished_is_not_computed_again(
     published: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = asked(published, texts)
-    interrupted(request, 12)  # the blocks, the seal, the job and three parts are there
+    interrupted(request, 12)  # the blocks, input.json, the job and three parts exist
     counted: list[int] = []
     attempt = Predictor.attempt
 
@@ -109,7 +109,7 @@ def test_what_a_killed_process_had_finished_is_not_computed_again(
     monkeypatch.setattr(Predictor, "attempt", counting)
     told: list[str] = []
     predict_here(request, progress=lambda event: told.append(str(getattr(event, "message", None))))
-    assert "goes on: 3 of 6 blocks of the unfinished output are answered" in told
+    assert "continues: 3 of 6 blocks of the unfinished output are answered" in told
     assert sum(counted) == ROWS - 3 * 4
     assert [line["id"] for line in lines(request.output)] == [f"r{number}" for number in range(ROWS)]
 
@@ -172,7 +172,7 @@ def publish_again(store: Path) -> str:
 def test_an_output_that_is_there_is_left_alone_unless_fresh(published: Path, texts: Path) -> None:
     out = texts.parent / "out.jsonl"
     out.write_text("mine")
-    with pytest.raises(RequestError, match="is there already"):
+    with pytest.raises(RequestError, match="exists already"):
         predict_here(asked(published, texts))
     assert out.read_text() == "mine" and left_over(texts.parent) == []
     assert predict_here(asked(published, texts), fresh=True).rows == len(lines(out)) == ROWS
@@ -306,7 +306,7 @@ def test_no_more_than_a_block_of_the_input_is_held(
 ) -> None:
     read: list[int] = []
     behind: list[int] = []
-    taken, put = input_blocks.taken, InputBlocks._put
+    taken, put = input_blocks.read_rows, InputBlocks._put
 
     def counting(*arguments: Any) -> Any:
         for item in taken(*arguments):
@@ -317,7 +317,7 @@ def test_no_more_than_a_block_of_the_input_is_held(
         behind.append(len(read) - self.total)
         put(self, block, path)
 
-    monkeypatch.setattr(input_blocks, "taken", counting)
+    monkeypatch.setattr(input_blocks, "read_rows", counting)
     monkeypatch.setattr(InputBlocks, "_put", putting)
     predict_here(asked(published, texts))
     assert behind == [5, 5, 5, 5, 5, 3]

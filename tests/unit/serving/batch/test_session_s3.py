@@ -1,4 +1,4 @@
-"""Rows and outputs in S3: as those of a folder."""
+"""Rows and outputs in S3 behave like those in a folder."""
 
 from __future__ import annotations
 
@@ -70,5 +70,5 @@ def test_an_output_in_s3_appears_whole_and_an_unfinished_one_is_gone_on_with(
     assert sorted(stat.key for stat in bucket.list()) == ["in.jsonl", "out.jsonl", "out.parquet"]
     for name in ("out.jsonl", "out.parquet"):
         assert bucket.get(name) == (tmp_path / name).read_bytes()
-    with pytest.raises(RequestError, match="is there already"):
+    with pytest.raises(RequestError, match="exists already"):
         predict_here(requests[0])

@@ -1,4 +1,4 @@
-"""Do the answers of every task come out of a file as they go into one?"""
+"""The answers of every task are the same in an output file as from the predictor."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAIRS = [{"text": text, "pair": TEXTS[number - 1]} for number, text in enumerate
 
 @dataclass(frozen=True)
 class Kit:
-    """What a task needs to answer."""
+    """Everything that a task needs for an answer."""
 
     base: Callable[[Path], Path]
     rows: list[dict[str, Any]] | None = None
@@ -74,7 +74,7 @@ def image_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Equal, numbers to what another batch may round otherwise."""
+    """Return whether two values are equal, numbers up to the rounding of another batch."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):

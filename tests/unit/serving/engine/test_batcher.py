@@ -1,4 +1,4 @@
-"""Is the queue bounded, does the oldest go first, and is nothing computed for those who are gone?"""
+"""The queue is bounded, the oldest row goes first, and nothing is computed for callers that have given up."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from unit.serving.tiny import SPOKEN, publish
 
 
 class Gated(Engine):
-    """An engine that computes when it is told to."""
+    """An engine that computes only once its gate is open."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.begun, self.go = threading.Event(), threading.Event()
         self.batches: list[list[EncodedRow]] = []
 
-    def price(self) -> int:
-        return 16  # with however many threads
+    def pass_overhead(self) -> int:
+        return 16  # independent of the number of threads
 
     def answer(self, items: Sequence[EncodedRow]) -> list[Any]:
         self.begun.set()
@@ -62,7 +62,7 @@ def row(engine: Engine, words: int = 3, model: str = "low") -> EncodedRow:
 
 
 def held(engine: Gated, batcher: Batcher) -> Future[Any]:
-    """A row that is being computed until the engine may go on."""
+    """Submit a row that is being computed until the gate opens."""
     future = batcher.submit(row(engine))
     assert engine.begun.wait(30)
     return future
@@ -132,7 +132,7 @@ def test_nothing_is_computed_for_those_who_are_gone(engine: Gated) -> None:
         batcher.submit(row(engine)),
     )
     assert gone.cancel()
-    # Their places are free at once, though nothing was computed meanwhile.
+    # Their places are free at once, although nothing was computed meanwhile.
     more = [batcher.submit(row(engine)) for _ in range(2)]
     with pytest.raises(Overloaded):
         batcher.submit(row(engine))
@@ -151,7 +151,7 @@ def test_closing_answers_what_waits_and_takes_nothing_more(engine: Gated) -> Non
     first = held(engine, batcher)
     waiting = [batcher.submit(row(engine, words)) for words in (1, 5, 18)]
     assert not batcher.close(0.1)
-    with pytest.raises(Overloaded, match="about to end"):
+    with pytest.raises(Overloaded, match="shutting down"):
         batcher.submit(row(engine))
     engine.go.set()
     assert batcher.close(30)
@@ -163,7 +163,7 @@ def test_rows_of_like_length_go_together_and_the_oldest_goes_first(engine: Gated
     first = held(engine, batcher)
     words = (18, 2, 17, 3, 2, 18, 3, 16, 1)
     waiting = [batcher.submit(row(engine, count)) for count in words]
-    waiting.append(batcher.submit(row(engine, 18, "all")))  # of another group: its pass is its own
+    waiting.append(batcher.submit(row(engine, 18, "all")))  # of another group, which has a pass of its own
     engine.go.set()
     assert all(future.result(30) for future in (first, *waiting))
     assert batcher.close(30)
@@ -181,8 +181,8 @@ def test_a_lone_row_waits_for_others_only_as_long_as_it_may(engine: Gated) -> No
 
 
 def test_a_row_that_fails_gives_its_own_caller_the_error_and_batches_are_told_of(engine: Gated) -> None:
-    told: list[ComputedBatch] = []
-    batcher = Batcher(engine, told=told.append)
+    heard: list[ComputedBatch] = []
+    batcher = Batcher(engine, on_batch=heard.append)
     first, good = held(engine, batcher), row(engine)
     bad = replace(good, example={**good.example, "input_ids": [10**6] * good.cost}, key=object())
     futures = [batcher.submit(good), batcher.submit(bad)]
@@ -191,19 +191,19 @@ def test_a_row_that_fails_gives_its_own_caller_the_error_and_batches_are_told_of
     with pytest.raises(RegraftError, match="could not be answered"):
         futures[1].result(30)
     assert batcher.close(30)
-    assert [(len(batch.rows), batch.failed) for batch in told] == [(1, 0), (2, 1)]
-    assert all(wait >= 0 for batch in told for wait in batch.waited_s) and all(batch.seconds > 0 for batch in told)
+    assert [(len(batch.rows), batch.failed) for batch in heard] == [(1, 0), (2, 1)]
+    assert all(wait >= 0 for batch in heard for wait in batch.waited_s) and all(batch.seconds > 0 for batch in heard)
 
 
 def test_a_listener_that_fails_stops_nothing(engine: Gated, caplog: pytest.LogCaptureFixture) -> None:
-    def told(batch: ComputedBatch) -> None:
+    def listener(batch: ComputedBatch) -> None:
         raise ValueError("a listener's own")
 
     engine.go.set()
-    batcher = Batcher(engine, told=told)
+    batcher = Batcher(engine, on_batch=listener)
     assert all("label" in batcher.submit(row(engine)).result(30) for _ in range(2))
     assert batcher.close(30)
-    assert "whoever is told" in caplog.text
+    assert "the listener of computed batches failed" in caplog.text
 
 
 ROWS = st.lists(st.tuples(st.integers(1, 300), st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=60)
@@ -212,21 +212,21 @@ ROWS = st.lists(st.tuples(st.integers(1, 300), st.integers(0, 2), st.integers(0,
 @settings(max_examples=200, deadline=None)
 @given(ROWS, st.integers(1, 40), st.integers(1, 2000))
 def test_a_batch_holds_the_oldest_and_its_likes_within_the_budget(
-    given_rows: list[tuple[int, int, int]], most: int, budget: int
+    given_rows: list[tuple[int, int, int]], max_rows: int, budget: int
 ) -> None:
     waiting: list[Any] = [
         SimpleNamespace(cost=cost, group=group, work=(cost, key), unit="token") for cost, group, key in given_rows
     ]
-    taken = partial(companions, price=32, budget=budget, most=most)
+    taken = partial(companions, overhead=32, budget=budget, max_rows=max_rows)
     chosen = taken(waiting)
     rows = [waiting[place] for place in chosen]
-    assert 0 in chosen and len(set(chosen)) == len(chosen) <= most
+    assert 0 in chosen and len(set(chosen)) == len(chosen) <= max_rows
     assert {one.group for one in rows} == {waiting[0].group}
     costs = [one.cost for one in rows]
     works = {one.work: one.cost for one in rows}
     assert len(works) == 1 or max(costs) * len(works) <= budget
     assert 32 + max(costs) * len(works) <= sum(32 + cost for cost in works.values()), "apart costs no less"
-    # Whatever waits, all of it is computed in as many turns at most.
+    # All waiting rows are computed after at most as many batches.
     turns = 0
     while waiting:
         places = set(taken(waiting))

@@ -1,4 +1,4 @@
-"""Is the rest of the last block left out where the head reads the first token alone, and nowhere else?"""
+"""The last block computes only the first token where the head reads no other, and all tokens elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSIFY, TOKENS = "text-classification", "token-classification"
 
 
 def seen_in_last_block(engine: Engine, name: str, text: str) -> tuple[int, int, Any]:
-    """Tokens that the last block's attention and what is behind it compute, and the answer."""
+    """Return the tokens that the last block's attention and the layers behind it compute, and the answer."""
     row = {"tokens": text.split()} if engine.open(name, "v1").task.key() == TOKENS else {"text": text}
     found = engine.encode(RowRequest(name, "v1", row))
     adapted = found.loaded.frame.adapted

@@ -1,4 +1,4 @@
-"""Does each model answer as alone, whatever is asked beside it, and is what models share there once?"""
+"""Each model answers as it does alone, whatever else is in the batch, and shared weights are in memory once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SHARED = [name for name in WAYS if name not in ("all", "dora")]
 
 @pytest.fixture(scope="module")
 def models(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a model of every way on one base."""
+    """A store with a model of every method on one base."""
     store = tmp_path_factory.mktemp("models")
     for number, (name, way) in enumerate(WAYS.items()):
         publish(store, bases["mean"], CLASSIFY, way, name, seed=number)
@@ -80,10 +80,10 @@ def test_500_random_mixes_answer_as_each_row_alone(models: Path, engine: Engine)
 
 
 def rows_through(engine: Engine, module: str) -> list[int]:
-    """The rows of every pass through a block of the base, whichever model's frame computes it."""
+    """Record the rows of every pass through a block of the base, in any model's frame."""
     seen: list[int] = []
-    for weights in engine._opener.weights.values():
-        for frame in {one.loaded.frame for one in engine._served.values()} | set(weights.prefix_frames):
+    for weights in engine._loader.weights.values():
+        for frame in {one.loaded.frame for one in engine._cache.versions()} | set(weights.prefix_frames):
             name = f"{frame.adapted.anatomy.prefix}.{module}".removeprefix(".")
             frame.adapted.model.get_submodule(name).register_forward_hook(
                 lambda _, given, output: seen.append(len(given[0]))
@@ -139,7 +139,7 @@ def test_models_of_a_base_hold_one_copy_of_it(engine: Engine, bases: dict[str, P
     [used] = engine.stats().bases
     whole = sum(tensor.nbytes for tensor in load_file(bases["mean"] / "model.safetensors").values())
     assert used.models == len(WAYS) and used.bytes <= whole
-    [weights] = engine._opener.weights.values()
+    [weights] = engine._loader.weights.values()
     held = {tensor.data_ptr() for tensor in weights._tensors.values()}
     for name in WAYS:
         loaded = engine.open(name, "v1").loaded
@@ -196,7 +196,7 @@ def test_a_store_that_was_made_anew_is_noticed(store: Path, bases: dict[str, Pat
 
 
 class Slow(FolderStore):
-    """A store that is slow to give one model."""
+    """A store that is slow to return one model."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_refused(engine: Engine) -> None:
         engine.encode(RowRequest("lo", "v1", {"text": "a"}))
     with pytest.raises(NotFound):
         engine.open("low", "v7")
-    with pytest.raises(RequestError, match="what an alias means moves"):
+    with pytest.raises(RequestError, match="an alias may move to another version"):
         engine.open("low", "latest")
     with pytest.raises(RequestError, match="allowed are auto, cpu"):
         Engine("anywhere", device="abacus")

@@ -1,4 +1,4 @@
-"""Does a base of real weights answer for many models as each of them alone?"""
+"""A base with real weights answers for many models as each of them does alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does every task's every method answer in a mixed batch as it does alone?"""
+"""Every method of every task answers in a mixed batch as it does alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FAMILIES = {
     "translation": ("t5",),
 }
 SECOND = {("text-classification", "gpt2"), ("image-classification", "swin"), ("object-detection", "rt_detr")}
-"""Families beside the first of their task: slow."""
+"""Families after the first of their task: slow."""
 FEW: list[Any] = [
     "feature-extraction",
     {"type": "lora", "rank": 3, "rslora": True, "targets": "linear"},
@@ -77,7 +77,7 @@ def test_answers_of_a_mixed_batch_are_those_of_each_row_alone(
         try:
             publish(store, base.path, task, Method.parse(way), f"m{number}", seed=number)
         except Unsupported:
-            continue  # what does not fit is refused in training
+            continue  # training refuses combinations that do not fit
         names.append(f"m{number}")
     assert len(names) >= len(ways) - 2
     asked = rows_of(task)

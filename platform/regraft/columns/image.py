@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from regraft.columns.files.file_column import FileColumn
-from regraft.contracts.column import Allowance, BadCell, MadeUp, TooLarge
+from regraft.contracts.column import Allowance, BadCell, MadeUp, TooLarge, column_of
+from regraft.contracts.views import ImageView, ShownRow
 from regraft.errors import DataError
-from regraft.media.pixels.images import MEGAPIXELS, UNREADABLE, seen_size
+from regraft.media.pixels.images import MEGAPIXELS, UNREADABLE, opened, seen_size
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats that a request may hold."""
@@ -74,9 +75,27 @@ class ImageColumn(FileColumn):
         """Return a small picture in base64."""
         return _example()
 
+    def view(self, name: str, shown: ShownRow) -> ImageView:
+        """Return a thumbnail; an empty view where the image cannot be opened any more."""
+        image = displayed(shown.row[name])
+        return ImageView(name, None if image is None else shown.thumbnails.add(image))
+
     def made_up(self, shared: MadeUp) -> bytes:
         """Return noise as a PNG file."""
         return png(np.random.default_rng(shared.number).integers(0, 256, (*shared.size, 3), dtype=np.uint8))
+
+
+def displayed(value: Any) -> Image.Image | None:
+    """Return the image as it is meant to be seen; None when it cannot be opened any more."""
+    try:
+        return opened(value)
+    except DataError:
+        return None
+
+
+def displayed_input(name: str, shown: ShownRow) -> Image.Image | None:
+    """Return the image of an input column; None for another kind of column, or an image that cannot be opened."""
+    return displayed(shown.row[name]) if isinstance(column_of(shown.kinds[name]), ImageColumn) else None
 
 
 def png(pixels: np.ndarray[Any, Any]) -> bytes:

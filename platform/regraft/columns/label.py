@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from regraft.contracts.column import BadCell, Column, MadeUp, absent, label_text, quoted
+from regraft.contracts.views import AnswerView, ShownRow, likeliest, predicted_text, short_text
 
 MADE_UP = ("no", "yes", "perhaps")
 
@@ -41,6 +42,12 @@ class LabelColumn(Column):
             f"all {rows} training rows have the label {next(iter(labels))!r}: a classifier needs two; add rows of "
             "another label, or say in data.columns which column holds the labels"
         )
+
+    def answer_view(self, shown: ShownRow) -> AnswerView:
+        """Return the label beside the likeliest ones."""
+        name = shown.targets[0]
+        truth = (short_text(shown.row[name]),)
+        return AnswerView(name, truth, predicted_text(shown.answer), likeliest(shown.answer))
 
     def made_up(self, shared: MadeUp) -> str:
         """Return one of three labels."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from regraft.columns.label import MADE_UP, LabelColumn
 from regraft.contracts.column import BadCell, Column, MadeUp, quoted
+from regraft.contracts.views import AnswerView, ShownRow, likeliest, short_text
 
 _LABEL = LabelColumn()
 _JOINED = re.compile("[,;]")
@@ -47,6 +48,14 @@ class LabelsColumn(Column):
                 told = f"if these are several, write {several!r}, or a JSON list"
                 return f"{label!r} is one label, beside the label {other!r}: {told}"
         return None
+
+    def answer_view(self, shown: ShownRow) -> AnswerView:
+        """Return the labels as a set beside the model's."""
+        name = shown.targets[0]
+        truth, predicted = (
+            tuple(map(short_text, found)) for found in (shown.row[name], shown.answer.get("labels", ()))
+        )
+        return AnswerView(name, truth, predicted, likeliest(shown.answer), several=True)
 
     def made_up(self, shared: MadeUp) -> list[str]:
         """Return a list of one label."""

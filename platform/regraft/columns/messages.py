@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, json_name, quoted, received_text
+from regraft.contracts.views import MOST_LETTERS, ConversationView, ShownRow
 
 KEYS = ("role", "content")
 
@@ -70,6 +71,11 @@ class MessagesColumn(Column):
     def example(self, position: int) -> list[dict[str, str]]:
         """Return a conversation of one message."""
         return [{"role": "user", "content": "How do I reset the lamp?"}]
+
+    def view(self, name: str, shown: ShownRow) -> ConversationView:
+        """Return the conversation: who says what."""
+        lines = tuple((message["role"], message["content"][:MOST_LETTERS]) for message in shown.row[name])
+        return ConversationView(name, lines)
 
     def made_up(self, shared: MadeUp) -> list[dict[str, str]]:
         """Return one message of the user's, with a reply where the row is for training."""

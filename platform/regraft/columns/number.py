@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, json_name
+from regraft.contracts.views import AnswerView, ShownRow, predicted_text, short_text
 
 LARGEST = 1 << 63
 """Whole numbers of a request are no larger: Python's have any number of digits."""
@@ -51,6 +52,17 @@ class NumberColumn(Column):
     def example(self, position: int) -> float:
         """Return 1."""
         return 1.0
+
+    def answer_view(self, shown: ShownRow) -> AnswerView:
+        """Return the numbers of all targets beside the model's, each with its name where there are several."""
+        row, targets = shown.row, shown.targets
+        values = shown.answer.get("values", {})
+        single = len(targets) == 1
+        truth = tuple(short_text(row[name] if single else f"{name} {row[name]:.4g}") for name in targets)
+        predicted = tuple(
+            short_text(float(value) if single else f"{name} {value:.4g}") for name, value in values.items()
+        )
+        return AnswerView(targets[0], truth, predicted or predicted_text(shown.answer))
 
     def made_up(self, shared: MadeUp) -> float:
         """Return the row's own number."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from regraft.columns.labels import LabelsColumn
-from regraft.contracts.column import MadeUp
+from regraft.columns.words import WordsColumn
+from regraft.contracts.column import MadeUp, column_of
+from regraft.contracts.views import EntitiesView, ShownRow, Span
 
+Entity = tuple[int, int, str]
+"""First letter, the letter behind the last, and type."""
 MADE_UP = ("O", "B-thing", "I-thing")
 
 
 class TagsColumn(LabelsColumn):
     """A list of IOB2 tags, one for each word."""
 
+    drawn: ClassVar[bool] = True
     counted: ClassVar[bool] = False
 
     def in_order(self, labels: Iterable[str]) -> tuple[str, ...]:
@@ -24,6 +29,21 @@ class TagsColumn(LabelsColumn):
         """Return None: a tag may hold a comma."""
         return None
 
+    def drawn_on(self, input_name: str, name: str, shown: ShownRow) -> EntitiesView | None:
+        """Return the words with the true entities, and again with the predicted ones.
+
+        Entities stand by letters in the words joined by blanks, as answers count them.
+        """
+        if not isinstance(column_of(shown.kinds[input_name]), WordsColumn):
+            return None
+        words = shown.row[input_name]
+        truth = _entities(words, shown.row[name])
+        found = shown.answer.get("entities", ())
+        predicted = [(item["start"], item["end"], str(item["entity_group"])) for item in found]
+        both = set(truth) & set(predicted)
+        text = " ".join(words)
+        return EntitiesView(input_name, _spans(text, truth, both), _spans(text, predicted, both))
+
     def made_up(self, shared: MadeUp) -> list[str]:
         """Return an entity of two words, and no other."""
         outside, first, inner = MADE_UP
@@ -32,3 +52,27 @@ class TagsColumn(LabelsColumn):
     def made_up_labels(self) -> tuple[str, ...]:
         """Return the tags of all rows."""
         return MADE_UP
+
+
+def _entities(words: Sequence[str], tags: Sequence[str]) -> list[Entity]:
+    ends, at = [], 0
+    for word in words:
+        ends.append((at, at + len(word)))
+        at += len(word) + 1
+    found: list[Entity] = []
+    for (start, end), tag in zip(ends, tags, strict=True):
+        if tag.startswith("B-"):
+            found.append((start, end, tag[2:]))
+        elif tag.startswith("I-") and found:
+            found[-1] = (found[-1][0], end, found[-1][2])
+    return found
+
+
+def _spans(text: str, entities: Sequence[Entity], both: set[Entity]) -> tuple[Span, ...]:
+    spans: list[Span] = []
+    at = 0
+    for start, end, kind in sorted(entities):
+        spans += [(text[at:start], "", True), (text[start:end], kind, (start, end, kind) in both)]
+        at = end
+    spans.append((text[at:], "", True))
+    return tuple(span for span in spans if span[0])

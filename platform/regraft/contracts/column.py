@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import pyarrow as pa
 
+from regraft.contracts.views import AnswerView, ShownRow, ViewPart, predicted_text, short_text, text_view
 from regraft.plugins import Plugin
 
 SHOWN = 60
@@ -80,6 +81,8 @@ class Column(Plugin, ABC):
     """Whether values are labels, from which the classes of the head are gathered."""
     counted: ClassVar[bool] = False
     """Whether the labels of all rows are counted, for class weights and baselines."""
+    drawn: ClassVar[bool] = False
+    """Whether a target of this kind is drawn on an input in a report, so that no words are needed."""
     by_reference: ClassVar[bool] = False
     """Whether values name files, whose contents can change while the value stays."""
     bare: ClassVar[bool] = False
@@ -179,6 +182,22 @@ class Column(Plugin, ABC):
     def made_up(self, shared: MadeUp) -> Any:
         """Return a value that `accept` takes, or a target that `Task.encode` takes. BadCell where none can be made."""
         raise BadCell(f"of kind {self.key()} cannot be made up")
+
+    def view(self, name: str, shown: ShownRow) -> ViewPart | None:
+        """Return what a report shows of an input; None for nothing."""
+        value = shown.row[name]
+        return text_view(name, " ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+    def drawn_on(self, input_name: str, name: str, shown: ShownRow) -> ViewPart | None:
+        """Return the view of an input with the target `name` and the answer drawn on it; None where it cannot be."""
+        return None
+
+    def answer_view(self, shown: ShownRow) -> ViewPart:
+        """Return what is true beside what the model answered; asked of the kind of the row's first target."""
+        name = shown.targets[0]
+        value = shown.row[name]
+        truth = tuple(map(short_text, value)) if isinstance(value, list | tuple) else (short_text(value),)
+        return AnswerView(name, truth, predicted_text(shown.answer), prose=True)
 
     def made_up_labels(self) -> tuple[str, ...]:
         """Return the labels of made-up rows, in the order of the head's outputs."""

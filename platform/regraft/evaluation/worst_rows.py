@@ -43,7 +43,7 @@ def worst_rows(predictor: Predictor, rows: Rows, records: Mapping[int, Record], 
             row=index,
             error=float(records[index]["error"]),
             wrong=not records[index].get("correct", False),
-            parts=view_parts(row, answer, _mask(row, predictor), thumbnails, predictor.adapted),
+            parts=view_parts(row, answer, thumbnails, predictor.adapted),
             answer=_small(answer),
             file=image_file_name(rows.stored(index), predictor.adapted.task.stored_columns()),
         )
@@ -62,16 +62,6 @@ def _answers(predictor: Predictor, rows: Sequence[Row]) -> list[Answer]:
         return [{} for _ in rows]
     wanted = inputs(task)
     return predictor.predict([{name: row[name] for name in wanted} for row in rows])
-
-
-def _mask(row: Row, predictor: Predictor) -> Any:
-    """The row's mask as numbers of labels (height, width), which the task makes of the file's; None without one."""
-    task = predictor.adapted.task
-    if "mask" not in task.stored_columns().values():
-        return None
-    labels = task.encode(row, predictor.adapted.context, train=False).get("labels")
-    found = labels.get("mask") if isinstance(labels, Mapping) else None
-    return None if found is None else found.numpy()
 
 
 def _small(value: Any) -> Any:

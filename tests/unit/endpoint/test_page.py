@@ -131,7 +131,7 @@ def test_what_is_found_is_drawn_on_the_picture(task: str, chromium: Any, full: E
         changed = seen.page.evaluate(
             """async () => {
               const drawn = document.querySelector("#answer canvas");
-              const image = await createImageBitmap(Object.values(pictures)[0]);
+              const image = await createImageBitmap(Object.values(files)[0]);
               const plain = new OffscreenCanvas(image.width, image.height).getContext("2d");
               plain.drawImage(image, 0, 0);
               const read = (pen) => pen.getImageData(0, 0, image.width, image.height).data;

@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 
 from regraft.contracts.findings import Curve, Findings, Matrix, Table
-from regraft.evaluation.page import page
-from regraft.evaluation.row_views import (
+from regraft.contracts.views import (
     AnswerView,
     Box,
     BoxesView,
@@ -19,12 +18,14 @@ from regraft.evaluation.row_views import (
     EntitiesView,
     ImageView,
     MaskView,
-    RowView,
     TextView,
     ViewPart,
 )
-from regraft.evaluation.thumbnails import Thumbnails, overlaid
+from regraft.evaluation.page import page
+from regraft.evaluation.row_views import RowView
+from regraft.evaluation.thumbnails import Thumbnails
 from regraft.evaluation.worst_rows import WorstRows
+from regraft.media.pixels.mask_overlay import overlaid
 
 
 def findings(labels: Sequence[str] = ("ant", "bee", "wasp")) -> Findings:

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Record, Row, Score, Task
-from regraft.evaluation.mask_overlay import predicted_classes
-from regraft.evaluation.row_views import (
+from regraft.contracts.views import (
     AnswerView,
     Box,
     BoxesView,
@@ -26,9 +25,10 @@ from regraft.evaluation.row_views import (
     ImageView,
     MaskView,
     TextView,
-    view_parts,
 )
+from regraft.evaluation.row_views import view_parts
 from regraft.evaluation.thumbnails import BYTES, Thumbnails
+from regraft.media.pixels.mask_overlay import predicted_classes
 
 LABELS = ("ground", "red", "blue")
 
@@ -51,7 +51,7 @@ class Unheard(Task):
         return super().target_columns() | set(self.more)
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
-        raise NotImplementedError
+        return {"labels": {"mask": from_numpy(row["classes"])}}
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
         raise NotImplementedError
@@ -69,10 +69,10 @@ class Unheard(Task):
         raise NotImplementedError
 
 
-def shown(kinds: dict[str, Kind], row: Row, answer: Answer, *more: str, mask: Any = None) -> tuple[Any, ...]:
+def shown(kinds: dict[str, Kind], row: Row, answer: Answer, *more: str) -> tuple[Any, ...]:
     processor = SimpleNamespace(decode=lambda ids: " ".join(f"t{number}" for number in ids))
     adapted: Any = SimpleNamespace(task=Unheard(kinds=kinds, more=more), context=Context(processor, LABELS))
-    return view_parts(row, answer, mask, Thumbnails(), adapted)
+    return view_parts(row, answer, Thumbnails(), adapted)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_mask_is_drawn_beside_the_one_that_was_said(picture: str) -> None:
     true, predicted = np.zeros((60, 80), np.int64), np.zeros((60, 80), np.int64)
     true[:20], predicted[40:] = 1, 2
     kinds: dict[str, Kind] = {"image": "image", "mask": "mask"}
-    (part,) = shown(kinds, {"image": picture, "mask": "m.png"}, {"map": png(predicted)}, mask=true)
+    (part,) = shown(kinds, {"image": picture, "mask": "m.png", "classes": true}, {"map": png(predicted)})
     assert isinstance(part, MaskView) and part.truth and part.predicted and part.truth.uri != part.predicted.uri
     assert [name for name, _ in part.legend] == ["red", "blue"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regraft.contracts import Answer
+from regraft.contracts.views import Thumbnail, ThumbnailMaker
 from regraft.errors import DataError
-from regraft.evaluation.thumbnails import Thumbnail, Thumbnails, colour, overlaid
 from regraft.media.pixels.images import class_numbers
 
+_COLOURS = (
+    *((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (240, 228, 66)),
+    *((148, 103, 189), (140, 86, 75), (23, 190, 207), (188, 189, 34), (214, 39, 40)),
+)
+"""Okabe and Ito's, which people who confuse red with green can tell apart; then others."""
 _MOST_CLASSES = 12
 
 Legend = tuple[tuple[str, str], ...]
 
 
 def mask_overlays(
-    image: Image.Image, mask: Any, answer: Answer, thumbnails: Thumbnails, labels: tuple[str, ...]
+    image: Image.Image, mask: Any, answer: Answer, thumbnails: ThumbnailMaker, labels: tuple[str, ...]
 ) -> tuple[Thumbnail | None, Thumbnail | None, Legend]:
     """The image under its true mask (height, width), under the answer's, and the colours of the classes in either.
 
@@ -54,3 +60,20 @@ def _pixels(coded: Any) -> NDArray[np.int64] | None:
         return class_numbers(base64.b64decode(coded, validate=True)).astype(np.int64)
     except (DataError, TypeError, ValueError):
         return None
+
+
+def overlaid(image: Image.Image, classes: NDArray[np.int64], numbers: Sequence[int]) -> Image.Image:
+    """The image in grey under the colours of the classes `numbers`; every other pixel stays as it is."""
+    shade = np.asarray(image.convert("L").convert("RGB"), np.float32)
+    if classes.shape != shade.shape[:2]:
+        resized = Image.fromarray(classes.astype(np.int32)).resize(image.size, Image.Resampling.NEAREST)
+        classes = np.asarray(resized).astype(np.int64)
+    for number in numbers:
+        where = classes == number
+        shade[where] = 0.35 * shade[where] + 0.65 * np.array(colour(number), np.float32)
+    return Image.fromarray(shade.round().astype(np.uint8))
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """The colour of a class, the same on every picture."""
+    return _COLOURS[number % len(_COLOURS)]

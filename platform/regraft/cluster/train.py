@@ -23,7 +23,7 @@ from regraft.cluster.connect import check_store, connected, here, on
 from regraft.cluster.quiet import without_raylet_lines
 from regraft.cluster.ray_harness import Mailbox, RayHarness
 from regraft.cluster.visibility import check_folders, check_pictures
-from regraft.contracts import Note, Progress
+from regraft.contracts import Progress, note
 from regraft.errors import ClusterError, RegraftError
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
@@ -121,12 +121,6 @@ def judged(error: Exception, job: Job) -> tuple[BaseException, bool]:
     if not is_loss(cause):
         raise ClusterError(f"a worker failed: {type(cause).__name__}: {cause}", where=job.run) from error
     return cause, not any(is_preemption(cause) for cause in causes)
-
-
-def note(progress: Progress | None, message: str) -> None:
-    """Tell the user."""
-    if progress is not None:
-        progress(Note(message))
 
 
 def attempt(

@@ -54,6 +54,7 @@ from regraft.contracts.events import (
     TrialUpdated,
     TrunkProgress,
     TrunkShared,
+    note,
 )
 from regraft.contracts.findings import Curve, Findings, Matrix, Table
 from regraft.contracts.loss import Loss, Step
@@ -132,6 +133,7 @@ __all__ = [
     "json_object",
     "label_text",
     "medium_of",
+    "note",
     "objects_form",
     "ordered_labels",
     "own_form",

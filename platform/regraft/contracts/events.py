@@ -55,6 +55,12 @@ class Note(Event):
     message: str
 
 
+def note(progress: Progress | None, message: str) -> None:
+    """Send a message to a progress sink, if there is one."""
+    if progress is not None:
+        progress(Note(message))
+
+
 @dataclass(frozen=True)
 class Started(Event):
     """Training begins, or begins again from a checkpoint."""

@@ -1,8 +1,8 @@
 """Requests and replies in the form of the Hugging Face Inference API: parameters checked, answers rendered.
 
-One input is `{"inputs": ...}` and gets what the client of that task reads; a list of inputs gets a list of such
-answers. What a client may set besides (`parameters`) is honoured or refused, never passed over in silence.
-The task states the form; an answer that does not fit it is sent as it is.
+One input is `{"inputs": ...}`, and its answer is what the client of that task reads; a list of inputs gets a list of
+answers. `parameters` are honoured or refused, never ignored. The task states the form; an answer that does not fit it
+is sent unchanged.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from regraft.plugins import unknown
 
 
 def form_for(form: ApiForm, answer: Answer) -> ApiForm:
-    """The form that fits an answer: the task's, unless a task of the user's answers otherwise."""
+    """Return the form that fits an answer: the task's, or the plain one for answers without its keys."""
     return form if any(name in answer for name in form.holds) else own_form()
 
 
 def parameters_of(form: ApiForm, written: Any) -> dict[str, Any]:
-    """What a client set, checked; whatever is null, false or empty is not set."""
+    """Return a client's parameters, checked; those that are null, false or empty count as not set.
+
+    Raises HttpError 422 for an unknown parameter or a wrong value.
+    """
     if written is None:
         return {}
     if not isinstance(written, Mapping):
@@ -30,13 +33,12 @@ def parameters_of(form: ApiForm, written: Any) -> dict[str, Any]:
     for name, value in chosen.items():
         if name not in form.parameters:
             known = sorted(form.parameters)
-            told = unknown("parameter", name, known) if known else f"Unknown parameter {name!r}. This task has none."
-            raise wrong(f"{told} What a model does is set when it is trained")
+            problem = unknown("parameter", name, known) if known else f"Unknown parameter {name!r}. This task has none."
+            raise wrong(f"{problem} What a model does is set when it is trained")
         _checked(name, value, form.parameters[name])
     for name, lowest in form.lowest.items():
         if chosen.get(name, lowest) < lowest:
-            told = f"this model tells of what it finds from {lowest:g} on"
-            raise wrong(f"{name} {chosen[name]:g} is asked; {told}")
+            raise wrong(f"{name} {chosen[name]:g} is written; allowed is {lowest:g} or more for this model")
     return chosen
 
 

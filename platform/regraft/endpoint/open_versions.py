@@ -25,7 +25,7 @@ _VersionKey = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class OpenVersion:
-    """What a request needs of a version; it holds no weights, so that the engine can evict them."""
+    """The part of a version that requests need; it holds no weights, so that the engine can evict them."""
 
     task: Task
     headers: Mapping[str, str]
@@ -45,7 +45,7 @@ class OpenVersion:
 
 @dataclass(slots=True)
 class RequestState:
-    """What is known of a request so far; its answer or error contains it."""
+    """The state of a request so far; its answer or error contains it."""
 
     model: str = ""
     version: str = ""

@@ -1,4 +1,4 @@
-"""The endpoint as OpenAPI 3.1: every path, every task's real schemas, and of each model its own."""
+"""The endpoint as OpenAPI 3.1: every path, every task's schemas, and those of each model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from regraft.serving.row_checks import inputs
 from regraft.spec.serve import ServeSpec
 from regraft.version import VERSION
 
-MOST_MODELS = 200
-"""More than so many models are not opened to be described; their tasks' forms are there."""
+MAX_MODELS = 200
+"""Further models are not loaded for their own schemas; the schemas of their tasks are in the document."""
 ERRORS = {
     "401": "no key, or one that is not known",
     "403": "a key that is not for this model",
@@ -27,7 +27,7 @@ ERRORS = {
     "413": "more bytes, inputs, tokens or pixels than are allowed",
     "422": "an input that does not fit the model",
     "424": "the model's base or plugin cannot be reached",
-    "503": "too many requests at once; Retry-After says when to come again",
+    "503": "too many requests at once; Retry-After gives the seconds to wait",
 }
 HEADERS = {
     "X-Model": "the model that answered",
@@ -43,14 +43,14 @@ ERROR: Schema = {
 
 
 def document(routes: ModelRoutes, backend: Backend, key: ApiKey | None, spec: ServeSpec) -> dict[str, Any]:
-    """The whole document; without a key no model is named."""
+    """Return the document; without a key it names no model."""
     tasks = {name: Task.lookup(name) for name in Task.names()}
     schemas: dict[str, Schema] = {"Error": ERROR}
     for name, task in tasks.items():
         schemas |= _schemas(name, task.model_validate({}), spec)
     paths = _paths(sorted(tasks))
-    for model in [name for name in routes.models() if key and key.may(name)][:MOST_MODELS]:
-        paths |= _of_model(routes, backend, model, schemas, spec)
+    for model in [name for name in routes.models() if key and key.may(name)][:MAX_MODELS]:
+        paths |= _model_paths(routes, backend, model, schemas, spec=spec)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -82,9 +82,9 @@ def _request(task: Task, form: ApiForm, spec: ServeSpec) -> Schema:
             "parameters": {
                 "type": "object",
                 "properties": dict(form.parameters),
-                "description": "whatever is null, false or empty counts as not written; else unknown ones are refused",
+                "description": "null, false and empty values count as not set; other unknown parameters are refused",
             },
-            "options": {"type": "object", "description": "read by nobody"},
+            "options": {"type": "object", "description": "accepted and ignored"},
             "stream": {"enum": [False, None]},
         },
         "required": ["inputs"],
@@ -94,7 +94,7 @@ def _request(task: Task, form: ApiForm, spec: ServeSpec) -> Schema:
 
 
 def input_schema(task: Task) -> Schema:
-    """JSON Schema of one input."""
+    """Return the JSON Schema of one input."""
     wanted = inputs(task)
     properties = {name: column.request_schema() for name, column in columns_of(wanted).items()}
     columns: Schema = {
@@ -110,8 +110,8 @@ def _reply(form: ApiForm) -> Schema:
     return {"anyOf": [form.schema_single(), {"type": "array", "items": form.schema}]}
 
 
-def _of_model(
-    routes: ModelRoutes, backend: Backend, model: str, schemas: dict[str, Schema], spec: ServeSpec
+def _model_paths(
+    routes: ModelRoutes, backend: Backend, model: str, schemas: dict[str, Schema], *, spec: ServeSpec
 ) -> dict[str, Any]:
     try:
         served = open_or_none(backend, model, routes.find(model, BARE))
@@ -121,10 +121,10 @@ def _of_model(
         return {}
     form, stem = served.task.api_form(), f"model-{model}"
     schemas |= {f"{stem}-request": _request(served.task, form, spec), f"{stem}-reply": _reply(form)}
-    told = f"{model}: {served.task.key()}" + (f", labels {', '.join(served.labels)}" if served.labels else "")
+    summary = f"{model}: {served.task.key()}" + (f", labels {', '.join(served.labels)}" if served.labels else "")
     columns = list(columns_of(inputs(served.task)).values())
     bare = [columns[0].media_type] if len(columns) == 1 and columns[0].media_type else []
-    post = _post(told[:1000], f"{stem}-request", f"{stem}-reply", bare=bare)
+    post = _post(summary[:1000], f"{stem}-request", f"{stem}-reply", bare=bare)
     return {f"/models/{model}": {"post": post}}
 
 
@@ -138,7 +138,7 @@ def _post(summary: str, request: str, reply: str, *, bare: Sequence[str], parame
         "responses": {
             "200": {
                 "description": "one answer, or one for each input of a list",
-                "headers": {name: {"description": told, "schema": TEXT} for name, told in HEADERS.items()},
+                "headers": {name: {"description": text, "schema": TEXT} for name, text in HEADERS.items()},
                 "content": {"application/json": {"schema": _ref(reply)}},
             },
             **_error_responses(),
@@ -166,7 +166,7 @@ def _paths(tasks: list[str]) -> dict[str, Any]:
         "anyOf": [_ref(f"{stem}Reply") for stem in stems]
     }
     return {
-        "/models": {"get": _get("Every model that the key is for")},
+        "/models": {"get": _get("Every model that the key allows")},
         "/models/{reference}": {
             "get": _get("One model: task, labels, versions, aliases, lineage, an example")
             | {"parameters": [reference]},
@@ -179,12 +179,15 @@ def _paths(tasks: list[str]) -> dict[str, Any]:
 
 def _get(summary: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"type": "object"}}}
-    return {"summary": summary, "responses": {"200": {"description": "told", "content": content}, **_error_responses()}}
+    return {
+        "summary": summary,
+        "responses": {"200": {"description": "the document", "content": content}, **_error_responses()},
+    }
 
 
 def _error_responses() -> dict[str, Any]:
     content = {"application/json": {"schema": _ref("Error")}}
-    return {status: {"description": told, "content": content} for status, told in ERRORS.items()}
+    return {status: {"description": text, "content": content} for status, text in ERRORS.items()}
 
 
 def _ref(name: str) -> Schema:

@@ -1,4 +1,4 @@
-"""The two pages of the endpoint, each one file that loads nothing; a policy keeps browsers from all else."""
+"""The two pages of the endpoint, each one self-contained file; a content security policy forbids all else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ASSETS = Path(__file__).parent / "assets"
 
 @dataclass(frozen=True)
 class Page:
-    """HTML with the headers that go with it."""
+    """An HTML page and its headers."""
 
     text: str
     headers: Mapping[str, str]

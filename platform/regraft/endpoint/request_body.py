@@ -1,7 +1,7 @@
-"""What does a request ask? Its body, read within limits, as the rows that the model's task reads.
+"""Parsing of request bodies, within limits, into rows of the model's task.
 
-Everything here is reached by whoever reaches the endpoint: sizes are counted while bytes arrive, a picture's header is
-looked at before it is decoded, and a text never names a file or an address that the server would then open.
+Anyone who reaches the endpoint reaches this code: sizes are limited before values are decoded, a picture's header is
+read before its pixels, and a text is never opened as a file or an address.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from regraft.serving.row_checks import inputs
 from regraft.spec.serve import LimitSpec
 
 LONGEST_TOKEN = 16
-"""Characters of a token, at most, when a text's tokens are to be counted without a tokenizer."""
+"""Most characters of a token, by which a text's tokens are bounded without a tokenizer."""
 ESCAPED = 6
-"""Bytes of a character in JSON, at most (\\uXXXX)."""
+"""Most bytes of a character in JSON (\\uXXXX)."""
 
 KEYS = ("inputs", "parameters", "options", "stream")
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request understood: rows for the task, and the form of the reply."""
+    """A parsed request: rows for the task, and the form of the reply."""
 
     rows: list[dict[str, Any]]
     single: bool
@@ -38,14 +38,14 @@ class ParsedRequest:
 
 
 def most_bytes(task: Task, limits: LimitSpec) -> int:
-    """Bytes that a body may have: for texts no more than their tokens can be."""
+    """Return the bytes that a body may have: for texts, as many as the allowed tokens can take."""
     if any(column.by_reference for column in columns_of(inputs(task)).values()):
         return limits.body_bytes
     return min(limits.body_bytes, limits.tokens * LONGEST_TOKEN * ESCAPED + (1 << 16))
 
 
 def parse_request(body: bytes, content_type: str, task: Task, limits: LimitSpec) -> ParsedRequest:
-    """The rows that a body asks about; Refusal 422 or 413 says what is wrong with it."""
+    """Parse a body into rows. Raises HttpError 422 or 413 with the reason."""
     form, wanted = task.api_form(), columns_of(inputs(task))
     allowance = DecodingAllowance(limits)
     if _is_bare(body, content_type, wanted):
@@ -62,7 +62,7 @@ def parse_request(body: bytes, content_type: str, task: Task, limits: LimitSpec)
     if "inputs" not in document:
         raise wrong('"inputs" is missing: write {"inputs": ...}')
     if document.get("stream"):
-        raise wrong("stream is asked; answers come whole: leave it out")
+        raise wrong("stream is written; answers are not streamed: leave it out")
     parameters = parameters_of(form, document.get("parameters"))
     given = document["inputs"]
     single = not _is_batch(given, wanted)
@@ -78,7 +78,7 @@ def parse_request(body: bytes, content_type: str, task: Task, limits: LimitSpec)
 def _is_bare(body: bytes, content_type: str, wanted: Mapping[str, Column]) -> bool:
     """Return whether the body is the only column's value itself, such as a picture's file.
 
-    Many clients name no type; no file of such a kind begins as JSON does.
+    Many clients send no content type; files of such kinds never start like JSON.
     """
     if [bool(column.media_type) for column in wanted.values()] != [True] or "json" in content_type.lower():
         return False
@@ -92,11 +92,11 @@ def _parsed(body: bytes) -> Any:
     try:
         return json.loads(body.decode("utf-8"), parse_constant=refuse)
     except UnicodeDecodeError:
-        raise wrong("the body is no UTF-8: JSON is written in it") from None
+        raise wrong("the body is not UTF-8, as JSON must be") from None
     except RecursionError:
         raise wrong("the JSON is nested too deep") from None
     except ValueError as error:
-        raise wrong(f"the body is no JSON: {str(error)[:120]}") from None
+        raise wrong(f"the body is not JSON: {str(error)[:120]}") from None
 
 
 def _refuse_deep(document: Any, most: int) -> None:
@@ -127,7 +127,7 @@ class DecodingAllowance:
         self._limits, self._decoded, self._where = limits, 0, ""
 
     def count(self, receive: Callable[[], Any], where: str) -> Any:
-        """Return what `receive` returns. HttpError 422 or 413 says what is wrong with the value, called `where`."""
+        """Return the value of `receive`. Raises HttpError 422 or 413 with the problem of the value, named `where`."""
         self._where = where
         try:
             return receive()
@@ -137,15 +137,15 @@ class DecodingAllowance:
             raise wrong(error.of(where)) from None
 
     def decode(self, count: int, described: str) -> None:
-        """Count what one value decodes to; `contracts.Allowance`."""
+        """Count the pixels of one value (`contracts.Allowance`). Raises HttpError 413 when they are too many."""
         one, together = self._limits.megapixels, self._limits.all_megapixels
         if count > one * 1e6:
-            told = f"{described}; at most {one:g} megapixels are allowed"
-            raise HttpError(413, "TooLarge", f"{self._where}: {told}")
+            problem = f"{described}; at most {one:g} megapixels are allowed"
+            raise HttpError(413, "TooLarge", f"{self._where}: {problem}")
         self._decoded += count
         if self._decoded > together * 1e6:
-            told = f"at most {together:g} megapixels of all pictures together are allowed: send fewer"
-            raise HttpError(413, "TooLarge", f"{self._where}: {told}")
+            problem = f"at most {together:g} megapixels of all pictures together are allowed: send fewer"
+            raise HttpError(413, "TooLarge", f"{self._where}: {problem}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class _RowReader:
 
     wanted: Mapping[str, Column]
     names: Mapping[str, str]
-    """Columns by other names that clients send."""
+    """Column names by the other names that clients send for them."""
     allowance: DecodingAllowance
 
     def row(self, item: Any, where: str) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class _RowReader:
         raise wrong(f"{where}a {json_name(item)} is given; an input of this model is {{{example}}}")
 
     def _renamed(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Return the input with the model's own names of columns, where the client sent other ones."""
+        """Return the input with the model's column names in place of those that clients send."""
         renamed = {other: name for other, name in self.names.items() if other in item and name in self.wanted}
         renamed = {other: name for other, name in renamed.items() if name not in item}
         return {renamed.get(name, name): value for name, value in item.items()} if renamed else item
@@ -188,9 +188,9 @@ class _RowReader:
 
 
 def _refuse_long(rows: list[dict[str, Any]], limits: LimitSpec) -> None:
-    """Before a tokenizer is asked: what has more characters than its tokens could have need not be cut into them.
+    """Raise HttpError 413, without a tokenizer, for more characters than the allowed tokens can have.
 
-    A word or message counts as one at least: of empty ones there could be any number.
+    Each word or message counts as one character at least: a request could contain any number of empty ones.
     """
     most = limits.tokens * LONGEST_TOKEN
     count = sum(_characters(value) for row in rows for value in row.values())

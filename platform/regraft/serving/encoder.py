@@ -1,4 +1,4 @@
-"""Which vector stands for a text or an image? Any base's own, made in batches of like lengths that fit the cache."""
+"""Feature vectors of texts and images from any base, computed in batches of like lengths that fit the cache."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ Dtype = Literal["auto", "fp32", "bf16"]
 Vector = NDArray[np.float32]
 
 TOKENS_PER_THREAD = 1024
-"""Tokens in a batch for each CPU thread: the activations of one layer then stay in a core's second-level cache."""
+"""Tokens in a batch for each CPU thread: a layer's activations then stay in a core's second-level cache."""
 TOKENS_ON_GPU = 1 << 16
 IMAGES = 32
-MOST_HELD = 1 << 25
-"""Numbers of images that wait for others of their shape: 128 MiB."""
+MAX_HELD = 1 << 25
+"""Input numbers that wait for others of their shape: 128 MiB."""
 SAMPLE = 64
-LEAST_COSINE = 0.999
-"""How far bf16 may turn any vector of the sample before fp32 is taken instead."""
-LONGEST = 512
-"""Tokens read where neither tokenizer nor configuration says."""
-NATIVE = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Flags of processors that multiply bf16 by an instruction of their own; elsewhere it is emulated, and slower."""
+MIN_COSINE = 0.999
+"""Smallest cosine between a sample's vectors in bf16 and fp32 for which bf16 is used."""
+DEFAULT_LENGTH = 512
+"""Tokens read when neither tokenizer nor configuration gives a limit."""
+NATIVE_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""CPU flags of native bf16 multiplication; other processors emulate it, which is slower."""
 
 _MODULES = {"Transformer", "Pooling", "Normalize"}
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}
@@ -46,12 +46,12 @@ _POOLINGS: dict[str, Pooling] = {"mean": "mean", "mean_tokens": "mean", "cls": "
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a base's vectors are made, as its files say."""
+    """The computation of a base's vectors, according to its files."""
 
     modality: str
     """The key of the medium that the base reads."""
     pooling: Pooling | None
-    """None: the pooler where the base's files hold one, else the first token."""
+    """None: the pooler if the base's files contain one, else the first token."""
     normalize: bool = False
     max_length: int | None = None
     prompt: str = ""
@@ -69,20 +69,20 @@ class Recipe:
         return medium_of(self.modality)
 
     def document(self) -> dict[str, Any]:
-        """As the identity of an unfinished output holds it."""
+        """Return the recipe as the identity of an unfinished output contains it."""
         return asdict(self)
 
 
 def recipe_of(base: Base) -> Recipe:
-    """Read from the base's files; sentence encoders by the layout of sentence-transformers (`modules.json`).
+    """Read the recipe from a base's files; sentence encoders have sentence-transformers' layout (`modules.json`).
 
-    Unsupported names a module, pooling or family whose vectors would come out other than that library's.
+    Raises Unsupported for a module, pooling or family whose vectors would differ from that library's.
     """
     media = {name: medium_of(name) for name in Medium.names()}
     found = [name for name, medium in media.items() if medium.found_in(base.path)]
     if len(found) > 1:
-        told = f"this base reads {' and '.join(sorted(found, reverse=True))}; features come from bases of one kind"
-        raise Unsupported(told, base.reference)
+        message = f"this base reads {' and '.join(sorted(found, reverse=True))}; features come from bases of one kind"
+        raise Unsupported(message, base.reference)
     modality = found[0] if found else next(name for name, medium in media.items() if medium.in_timm)
     if not media[modality].tokens:
         return Recipe(modality, "image")
@@ -105,15 +105,19 @@ def recipe_of(base: Base) -> Recipe:
 
 
 def _pooling(base: Base) -> Pooling | None:
-    told = _json(base, "1_Pooling/config.json")
-    if told is None:
+    config = _json(base, "1_Pooling/config.json")
+    if config is None:
         return None
-    modes = [name.removeprefix("pooling_mode_") for name, on in told.items() if name.startswith("pooling_mode_") and on]
-    modes = modes or [told[name] for name in ("pooling_mode",) if isinstance(told.get(name), str)]
-    if len(modes) != 1 or modes[0] not in _POOLINGS or told.get("include_prompt") is False:
+    modes = [
+        name.removeprefix("pooling_mode_") for name, on in config.items() if name.startswith("pooling_mode_") and on
+    ]
+    modes = modes or [config[name] for name in ("pooling_mode",) if isinstance(config.get(name), str)]
+    if len(modes) != 1 or modes[0] not in _POOLINGS or config.get("include_prompt") is False:
         written = " and ".join(map(str, modes)) or "nothing"
-        told_more = " without the prompt" if told.get("include_prompt") is False else ""
-        raise Unsupported(f"it pools by {written}{told_more}; allowed are mean and cls", f"{base.reference}/1_Pooling")
+        without_prompt = " without the prompt" if config.get("include_prompt") is False else ""
+        raise Unsupported(
+            f"it pools by {written}{without_prompt}; allowed are mean and cls", f"{base.reference}/1_Pooling"
+        )
     return _POOLINGS[modes[0]]
 
 
@@ -143,8 +147,8 @@ class Encoder:
         return f"Encoder({self.base.reference}, {self.pooling}{normal}, {self.device})"
 
     def vectors(self, rows: Sequence[Row]) -> list[Vector | DataError]:
-        """A vector (width,) in float32 for each row, in order; the DataError of an image that cannot be decoded."""
-        found: list[Vector | DataError] = [DataError("was passed over")] * len(rows)
+        """Return a float32 vector (width,) for each row, in order, or the DataError of an image that cannot be read."""
+        found: list[Vector | DataError] = [DataError("was not computed")] * len(rows)
         make = self._of_tokens if self.recipe.medium.tokens else self._of_tensors
         for places, output in make(rows, found):
             for place, vector in zip(places, output.float().cpu().numpy(), strict=True):
@@ -154,7 +158,7 @@ class Encoder:
     def _of_tokens(self, rows: Sequence[Row], _: list[Any]) -> Iterator[tuple[list[int], Tensor]]:
         texts = [self.recipe.prompt + row[self.recipe.medium.column] for row in rows]
         texts = [text.lower() for text in texts] if self.recipe.lower else texts
-        # All at once: row by row, the tokenizer's own start-up costs more than its work.
+        # All at once: for single rows, the tokenizer's start-up costs more than its work.
         encoded = self._processor(texts, truncation=True, max_length=self._longest) if texts else {}
         lengths = [len(ids) for ids in encoded["input_ids"]] if texts else []
         for places in _budgeted(lengths, self._budget):
@@ -162,7 +166,7 @@ class Encoder:
             batch = {name: part.to(self.device) for name, part in padded(examples, self._context).items()}
             mask = batch["attention_mask"]
             if lengths[places[0]] == lengths[places[-1]]:
-                del batch["attention_mask"]  # nothing is padded: attention takes its quicker way
+                del batch["attention_mask"]  # no padding: attention has a faster path without a mask
             with torch.inference_mode():
                 yield places, self._normal(_pooled(self._model(**batch), mask, self.pooling))
 
@@ -184,7 +188,7 @@ class Encoder:
             if len(alike) == IMAGES:
                 held -= IMAGES * size
                 yield self._stacked(waiting.pop(shapes))
-            elif held > MOST_HELD:
+            elif held > MAX_HELD:
                 yield from map(self._stacked, waiting.values())
                 waiting, held = {}, 0
         yield from map(self._stacked, waiting.values())
@@ -207,7 +211,7 @@ class Encoder:
     def _longest(self) -> int:
         limits = [self.recipe.max_length, self._processor.model_max_length, positions(self._context.config)]
         shortest = int(min(limit for limit in limits if limit is not None))
-        return shortest if shortest < 1 << 20 else LONGEST
+        return shortest if shortest < 1 << 20 else DEFAULT_LENGTH
 
     @property
     def _budget(self) -> int:
@@ -233,7 +237,7 @@ def _built(base: Base, recipe: Recipe) -> tuple[nn.Module, Pooling]:
 
 
 def _reads_both_ways(model: Any) -> bool:
-    """Whether the first token's state depends on what follows it: in a decoder it does not, and says nothing."""
+    """Return whether the first token's state depends on later tokens; in a decoder it does not, and is no summary."""
     vocabulary = int(getattr(model.config, "vocab_size", 2))
     few = min(vocabulary - 1, 3)
     ids = torch.tensor([[1, few, 1, few], [1, few, few, 1]])
@@ -257,7 +261,7 @@ def _pooled(output: Any, mask: Tensor, pooling: Pooling) -> Tensor:
 
 
 def _pooled_output(output: Any) -> Tensor:
-    """The pooled output; a base without one gives its first token, or the mean over the map (rows, width, y, x)."""
+    """Return the pooled output; without one, the first token, or the mean over the map (rows, width, y, x)."""
     pooled = getattr(output, "pooler_output", None)
     if isinstance(pooled, Tensor):
         return pooled.flatten(1)
@@ -266,7 +270,7 @@ def _pooled_output(output: Any) -> Tensor:
 
 
 def _budgeted(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Places of each batch, longest first: so many rows that padded to the longest they stay within the budget."""
+    """Yield the positions of each batch, longest rows first: as many as stay within the budget when padded."""
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     start = 0
     while start < len(order):
@@ -276,37 +280,37 @@ def _budgeted(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def chosen_dtype(base: Base, rows: Sequence[Row], *, device: torch.device) -> Mapping[str, Any]:
-    """`dtype` to compute in, and `why`: what auto means here.
+    """Return the `dtype` that auto means for these rows, and `why`.
 
-    It is bf16 where the processor has it, it is quicker on a sample of the rows, and turns no vector of the sample
-    by more than LEAST_COSINE; else fp32.
+    It is bf16 where the processor supports it, it is faster on a sample of the rows, and every vector of the sample has
+    at least MIN_COSINE to its fp32 vector; else fp32.
     """
     if not has_bf16(device):
-        return {"dtype": "fp32", "why": "this processor has no bf16 of its own"}
+        return {"dtype": "fp32", "why": "this processor has no native bf16"}
     sample = list(rows[:: max(1, len(rows) // SAMPLE)])[:SAMPLE]
     exact, exact_s = _timed(Encoder(base, device=device), sample)
     quick, quick_s = _timed(Encoder(base, device=device, dtype="bf16"), sample)
     cosine = min((_cosine(one, other) for one, other in zip(exact, quick, strict=True)), default=1.0)
-    if not cosine >= LEAST_COSINE:
+    if not cosine >= MIN_COSINE:
         return {"dtype": "fp32", "why": f"bf16 turns a vector to a cosine of {cosine:.4f}"}
     if quick_s >= exact_s:
-        return {"dtype": "fp32", "why": "bf16 is no quicker for this base here"}
+        return {"dtype": "fp32", "why": "bf16 is not faster for this base here"}
     return {"dtype": "bf16", "why": f"{exact_s / quick_s:.1f} times as fast; smallest cosine {cosine:.5f}"}
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes bf16 itself."""
+    """Return whether the device computes bf16 natively."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
-    return any(NATIVE & set(line.split()) for line in lines if line.startswith(("flags", "Features")))
+    return any(NATIVE_BF16 & set(line.split()) for line in lines if line.startswith(("flags", "Features")))
 
 
 def _timed(encoder: Encoder, rows: Sequence[Row]) -> tuple[list[Vector], float]:
-    encoder.vectors(rows[:4])  # the first batch pays for what is set up once
+    encoder.vectors(rows[:4])  # the first batch includes one-time set-up
     start = time.perf_counter()
     found = encoder.vectors(rows)
     return [vector for vector in found if not isinstance(vector, DataError)], time.perf_counter() - start

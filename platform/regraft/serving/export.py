@@ -1,4 +1,4 @@
-"""How does a model leave regraft? As a folder that transformers or sentence-transformers loads by itself."""
+"""Export of a model as a folder that transformers or sentence-transformers loads without regraft."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEAD, HEAD_LABELS = "head.safetensors", "head.json"
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the folder, the library that reads it, and how to use it in a sentence or two."""
+    """An exported model: the folder, the library that reads it, and a note on its use."""
 
     folder: Path
     kind: Literal["transformers", "sentence-transformers"]
@@ -47,11 +47,11 @@ def export(
     plugins: Sequence[str | Path] = (),
     base: str | None = None,
 ) -> Exported:
-    """Write the whole model, base and delta merged, into the folder `into`, which is new or empty.
+    """Write the model, base and delta merged, into the folder `into`, which must be new or empty.
 
-    The folder appears whole or not at all. What a transformers class covers becomes a transformers folder; a
-    classifier on mean-pooled tokens, for which transformers has no class, becomes a sentence-transformers folder with
-    its linear head beside it. Unsupported names what neither covers; other errors as in `Predictor.open`.
+    The folder appears atomically. Models that a transformers class covers become a transformers folder. A classifier
+    on mean-pooled tokens, for which transformers has no class, becomes a sentence-transformers folder with its linear
+    head beside it. Raises Unsupported for any other model, and the errors of `Predictor.open`.
     """
     into = into.expanduser().resolve()
     _refuse_full(into)
@@ -65,7 +65,7 @@ def export(
     try:
         partial.mkdir(parents=True)
         kind, note = _write(adapted, fetched, partial)
-        _settle(partial, into)
+        _publish(partial, into)
     except OSError as error:
         raise RequestError(f"cannot be written ({error.strerror or error})", where=str(into)) from error
     finally:
@@ -78,7 +78,7 @@ def _write(
 ) -> tuple[Literal["transformers", "sentence-transformers"], str]:
     shutil.copytree(fetched.processor, folder, dirs_exist_ok=True)
     if template := getattr(adapted.context.processor, "chat_template", None):
-        # The task's own where it brings one: asked by the base's, the model would not know what is meant.
+        # The task's template if it has one: the model was trained with it, not with the base's.
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     model = adapted.model
     if isinstance(model, PreTrainedModel):
@@ -89,7 +89,7 @@ def _write(
     encoder, head = _pooled(model, adapted)
     _save(encoder, adapted.context.labels, folder)
     _sentence_files(adapted, encoder, folder)
-    # A task without classes has names of its own for the head's outputs.
+    # A task without classes names the head's outputs itself.
     _head_files(head, adapted.context.labels or tuple(encoder.config.id2label.values()), folder)
     _card(fetched, folder, "sentence-transformers", _sentence_usage(adapted, encoder.config.problem_type))
     return "sentence-transformers", _SENTENCE_NOTE
@@ -104,25 +104,28 @@ def _save(model: PreTrainedModel, labels: Sequence[str], folder: Path) -> None:
 
 
 def _pooled(model: nn.Module, adapted: Adapted) -> tuple[PreTrainedModel, nn.Linear]:
-    """The encoder and the linear head of a classifier on mean-pooled tokens; Unsupported for any other model."""
+    """Return the encoder and the linear head of a classifier on mean-pooled tokens.
+
+    Raises Unsupported for any other model.
+    """
     encoder = getattr(model, adapted.anatomy.prefix or "base", None)
-    told = (
+    unsupported = (
         f"a {type(model).__name__} of task {adapted.task.key()} has no class in transformers to be exported to; "
         "use it by regraft.load"
     )
     columns = columns_of(inputs(adapted.task)).values()
     texts = all(isinstance(column.made_up(MadeUp(0, ("a",))), str) for column in columns)
     if not isinstance(encoder, PreTrainedModel) or not texts:
-        raise Unsupported(told)
+        raise Unsupported(unsupported)
     head = adapted.linear_head()
-    # Tried, not guessed from names: another pooling in a model of the same form would export to other answers.
+    # Computed, not guessed from names: with another pooling, a similar model would give other answers once exported.
     batch = adapted.task.collate([_example(adapted, "What is this text about?")], adapted.context)
     given = {name: value for name, value in batch.items() if name != "labels"}
     with torch.inference_mode():
         states = encoder(**given).last_hidden_state
         wanted, found = adapted.forward(batch).logits, head(states.mean(1))
     if not torch.allclose(wanted, found, rtol=1e-4, atol=1e-4):
-        raise Unsupported(told)
+        raise Unsupported(unsupported)
     return encoder, head
 
 
@@ -131,7 +134,7 @@ def _example(adapted: Adapted, text: str) -> Example:
 
 
 def _sentence_files(adapted: Adapted, encoder: PreTrainedModel, folder: Path) -> None:
-    """The files that make an encoder's folder a sentence-transformers model, in the layout that all versions read."""
+    """Write the files of a sentence-transformers model, in a layout that all of its versions read."""
     parts = (("", "Transformer"), (POOLING, "Pooling"))
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
@@ -152,7 +155,7 @@ def _sentence_files(adapted: Adapted, encoder: PreTrainedModel, folder: Path) ->
 
 
 def _tokens(adapted: Adapted) -> int:
-    """How many tokens of an endless text the task reads: asked of the task itself, whatever its fields are called."""
+    """Return how many tokens of an endless text the task reads, found by encoding one."""
     return len(_example(adapted, "a " * 20_000)["input_ids"])
 
 
@@ -207,7 +210,7 @@ ANSWERS
 
 
 def _sentence_usage(adapted: Adapted, problem: str | None) -> str:
-    """How to use the folder, by how many texts a row has and what the logits mean."""
+    """Return the usage of the folder, which depends on the texts of a row and the meaning of the logits."""
     texts = "texts" if len(inputs(adapted.task)) == 1 else "[(text, pair), ...]"
     read = _READ.get(problem or "", "answers = [labels[i] for i in logits.argmax(-1)]")
     return _SENTENCE_USAGE.replace("TEXTS", texts).replace("ANSWERS", read)
@@ -215,15 +218,15 @@ def _sentence_usage(adapted: Adapted, problem: str | None) -> str:
 
 def _refuse_full(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        told = "is there and not empty; allowed is a folder that is new or empty: name another one"
-        raise RequestError(told, where=str(folder))
+        message = "exists and is not empty; allowed is a folder that is new or empty: name another one"
+        raise RequestError(message, where=str(folder))
 
 
-def _settle(partial: Path, into: Path) -> None:
-    """Rename into place; an empty folder is replaced, one that was filled meanwhile is left alone."""
+def _publish(partial: Path, into: Path) -> None:
+    """Rename into place; an empty folder is replaced, one that was filled meanwhile is kept."""
     mode = (partial / "README.md").stat().st_mode
     for path in partial.rglob("*.safetensors"):
-        path.chmod(mode)  # safetensors writes files that only their owner reads
+        path.chmod(mode)  # safetensors writes files that only their owner can read
     try:
         partial.rename(into)
     except OSError:

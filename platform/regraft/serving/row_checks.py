@@ -1,4 +1,4 @@
-"""Are these rows what the task reads, and which of them may share a batch?"""
+"""Checks of the rows of a prediction, and the batches that they form."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from regraft.contracts import BadCell, Column, Example, Kind, Row, Task, columns
 from regraft.errors import DataError
 from regraft.plugins import unknown
 
-MOST_ROWS = 32
-MOST_NUMBERS = 1 << 23
-"""Input numbers in a batch: 32 images of 224 x 224, or 2 of DETR's size, so that memory does not grow with size."""
+MAX_BATCH_ROWS = 32
+MAX_BATCH_NUMBERS = 1 << 23
+"""Input numbers in a batch: 32 images of 224 x 224, or 2 of DETR's size, so that memory stays bounded."""
 WINDOW = 256
-"""Rows that are encoded at once."""
+"""Rows that are encoded together, and sorted into batches."""
 
 
 def inputs(task: Task) -> dict[str, Kind]:
-    """The columns that a prediction needs, with their kinds."""
+    """Return the columns that a prediction needs, with their kinds."""
     targets = task.target_columns()
     return {name: kind for name, kind in task.input_columns().items() if name not in targets}
 
 
 def checked(task: Task, rows: Sequence[str | Mapping[str, Any]]) -> list[Row]:
-    """The rows with the task's own columns and `row`, their index; DataError names the first that does not fit.
+    """Return the rows with the task's own columns and `row`, their index; targets are dropped.
 
-    A bare string stands for the only column of a task whose kind allows it (text, words, image). Targets are dropped.
+    A string may stand for a row whose only column allows it (text, words, image). Raises DataError, which names the
+    first row that does not fit.
     """
     if isinstance(rows, str | bytes | Mapping):
         raise DataError(f"one {type(rows).__name__} is given; allowed is a list of rows: write [row]", where="rows")
@@ -71,11 +72,11 @@ def _accepted(column: Column, name: str, value: Any, where: str) -> Any:
 def batches(
     task: Task, rows: Sequence[Row], encode: Callable[[Row], Example | None]
 ) -> Iterator[tuple[list[int], list[Example]]]:
-    """Positions and examples of each batch: like lengths together, so that little is padding.
+    """Yield positions and examples of each batch: rows of like lengths, so that batches hold little padding.
 
-    A row that `encode` makes None of is in no batch. Examples that hold tensors (images) share a batch only with others
-    of the same shapes. Padding an image moves what a model sees at its border, mask or not, and an answer must not
-    depend on its neighbours.
+    Rows for which `encode` returns None are omitted. Examples with tensors (images) share a batch only with others of
+    the same shapes: padding would change what a model sees at an image's border, mask or not, and an answer must not
+    depend on the other rows.
     """
     order = sorted(range(len(rows)), key=lambda position: task.length(rows[position]))
     for start in range(0, len(order), WINDOW):
@@ -98,10 +99,10 @@ def _encoded(row: Row, encode: Callable[[Row], Example | None]) -> Example | Non
 
 
 def _parts(group: list[tuple[int, Example]]) -> Iterator[list[tuple[int, Example]]]:
-    """Consecutive parts within the limits; an example that is too large by itself goes alone."""
+    """Yield consecutive parts within the limits; an example that exceeds them is a part of its own."""
     part: list[tuple[int, Example]] = []
-    for item in group:  # the last is the largest, to whose size the others are padded
-        if part and (len(part) == MOST_ROWS or (len(part) + 1) * _numbers(item[1]) > MOST_NUMBERS):
+    for item in group:  # sorted by size: the last is the largest, and the others are padded to it
+        if part and (len(part) == MAX_BATCH_ROWS or (len(part) + 1) * _numbers(item[1]) > MAX_BATCH_NUMBERS):
             yield part
             part = []
         part.append(item)
@@ -110,12 +111,12 @@ def _parts(group: list[tuple[int, Example]]) -> Iterator[list[tuple[int, Example
 
 
 def _shapes(example: Example) -> tuple[Any, ...]:
-    """What examples of one batch agree in: the shapes of their tensors. Lists of numbers (token ids) are padded."""
+    """Return the shapes of tensors, which examples of a batch must share. Lists (token ids) are padded instead."""
     return tuple((name, *value.shape) for name, value in _inputs(example) if isinstance(value, torch.Tensor))
 
 
 def _numbers(example: Example) -> int:
-    """Numbers that an example gives to the model."""
+    """Return the number of input numbers in an example."""
     return sum(value.numel() if isinstance(value, torch.Tensor) else len(value) for _, value in _inputs(example))
 
 

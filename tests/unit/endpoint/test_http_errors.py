@@ -35,9 +35,9 @@ def refused(reply: Reply, status: int, told: str) -> None:
 @pytest.mark.parametrize(
     "body, told",
     [
-        (b"", "no JSON"),
-        (b"{", "no JSON"),
-        (b"\xff\xfe{}", "no UTF-8"),
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe{}", "not UTF-8"),
         (b"[" * 100_000, "nested too deep"),
         (json.dumps({"inputs": eval("[" * 40 + "]" * 40)}).encode(), "nested deeper than 16"),
         (b'{"inputs": NaN}', "NaN is written"),
@@ -52,8 +52,8 @@ def refused(reply: Reply, status: int, told: str) -> None:
         (b'{"inputs": "\\ud800"}', "half of a surrogate pair"),
         (b'{"inputs": "a", "parameters": []}', ""),
         (b'{"inputs": "a", "parameters": [1]}', "parameters is a list"),
-        (b'{"inputs": "a", "stream": true}', "answers come whole"),
-        (b'{"inputs": 1' + b"0" * 5000 + b"}", "no JSON"),
+        (b'{"inputs": "a", "stream": true}', "answers are not streamed"),
+        (b'{"inputs": 1' + b"0" * 5000 + b"}", "not JSON"),
     ],
 )
 def test_a_body_that_does_not_fit(body: bytes, told: str, endpoint: Endpoint) -> None:

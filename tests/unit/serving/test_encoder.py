@@ -131,7 +131,7 @@ def test_an_image_base_gives_its_pooled_output(
     alone = encoder.vectors(rows[2:3])[0]
     assert np.allclose(found[2], alone, atol=1e-5)  # type: ignore[arg-type]
     assert not np.allclose(found[0], found[2])  # type: ignore[arg-type]
-    for name, few in (("IMAGES", 2), ("MOST_HELD", 1)):
+    for name, few in (("IMAGES", 2), ("MAX_HELD", 1)):
         monkeypatch.setattr(encoder_module, name, few)
         for one, other in zip(encoder.vectors(rows), found, strict=True):
             assert isinstance(one, DataError) or np.allclose(one, other, atol=1e-5)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=F
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How the input is read."""
+    """Options for reading the input."""
 
     input: str
     """File, folder, glob or s3:// URL."""

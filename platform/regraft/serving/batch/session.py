@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from regraft.contracts import Note, Progress, Stepped
+from regraft.contracts import Progress, Stepped, note
 from regraft.errors import DataError, LeaseHeld, RequestError, RunError
 from regraft.plugins import add_folder
 from regraft.serving.batch.input_blocks import BLOCK_ROWS, PROBLEM, WHERE, InputBlocks, ReadOptions
@@ -34,7 +34,7 @@ SUFFIXES: dict[str, Form] = {".jsonl": "jsonl", ".parquet": "parquet"}
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """Which model answers which rows, and where the answers go."""
+    """A request for a batch prediction: the model, the rows and the output."""
 
     model: str
     """`name[@alias|@version]`; for features also a base, written as in a spec."""
@@ -52,7 +52,7 @@ class BatchRequest:
     """Precision of a base's features; answers are computed in fp32."""
     plugins: tuple[str, ...] = ()
     base: str | None = None
-    """Where the model's base is, if not at the version's own reference."""
+    """Reference of the model's base, if it is not at the version's own."""
     device: str = "auto"
     block_rows: int = BLOCK_ROWS
 
@@ -290,7 +290,7 @@ def _resume(
     blocks = complete_blocks(prepared.store)
     blocks.verify(prepared.read_options())
     answered = len(OutputParts(prepared.store, prepared.form).keys())
-    _note(progress, f"continues: {answered} of {len(blocks.rows)} blocks of the unfinished output are answered")
+    note(progress, f"continues: {answered} of {len(blocks.rows)} blocks of the unfinished output are answered")
     return blocks, replace(prepared.job(), dtype=known["dtype"])
 
 
@@ -302,7 +302,7 @@ def _start(prepared: PreparedRequest, choose: ChooseDtype, progress: Progress | 
         few = blocks.total < WORTH_MEASURING
         plain: Mapping[str, Any] = {"dtype": "fp32", "why": f"fewer than {WORTH_MEASURING} rows"}
         chosen = plain if few else choose(job)
-        _note(progress, f"computing in {chosen['dtype']}: {chosen['why']}")
+        note(progress, f"computing in {chosen['dtype']}: {chosen['why']}")
         job = replace(job, dtype=chosen["dtype"])
     store.put(JOB, json.dumps({"identity": prepared.identity(), "dtype": job.dtype}).encode())
     return blocks, job
@@ -363,8 +363,3 @@ def finish(prepared: PreparedRequest, blocks: InputBlocks, started: float) -> Ba
     assemble(parts, output, {"model": target.reference, "hash": target.id}, record_size)
     empty(store)
     return BatchResult(blocks.total, output, round(time.monotonic() - started, 3), failed)
-
-
-def _note(progress: Progress | None, message: str) -> None:
-    if progress is not None:
-        progress(Note(message))

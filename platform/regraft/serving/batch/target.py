@@ -49,7 +49,7 @@ class Target:
     trained: Mapping[str, str] = field(default_factory=dict)
     """The columns' names in the training files."""
     elsewhere: str | None = None
-    """Where the version's base is, if not at the version's own reference."""
+    """Reference of the version's base, if it is not at the version's own."""
 
     def row_schema(self) -> RowSchema:
         """Return the columns and the check of its rows."""

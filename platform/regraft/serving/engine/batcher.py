@@ -32,7 +32,7 @@ SMOOTHING = 0.2
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How many rows may wait, and how many are computed at once."""
+    """Limits of the waiting rows and of a batch."""
 
     items: int = 256
     """Rows that may wait."""

@@ -1,4 +1,4 @@
-"""What a task might be asked: rows made from the kinds of its columns alone, to try a model on before it answers."""
+"""Dummy rows of a task, made from the kinds of its columns alone, to verify a model before it answers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from regraft.serving.row_checks import checked, inputs
 from regraft.trunk.cut import NotCut
 from regraft.trunk.shapes import distinguishes, sizes_of
 
-SAID = "the old man and a small dog went to see two red boats on the long river before it was dark and cold"
-WORDS = SAID.split()
+SENTENCE = "the old man and a small dog went to see two red boats on the long river before it was dark and cold"
+WORDS = SENTENCE.split()
 SHORT, LONG = (3, 2, 5, 1), (11, 9, 7, 17, 23, 41)
-"""Words of a text, in two batches that have to differ in length."""
+"""Words of the texts in two batches, which must differ in length."""
 
 
 def rows_of(task: Task, words: int, count: int) -> list[Row]:
-    """So many rows of the task, their texts of about so many words."""
+    """Return `count` rows, with texts of about `words` words. Raises NotCut for kinds without dummy values."""
     columns = columns_of(inputs(task))
     try:
         made = [
@@ -36,13 +36,16 @@ def _shared(words: int, number: int) -> MadeUp:
 
 
 def examples_of(adapted: Adapted, words: int, count: int) -> list[Example]:
-    """The same, encoded."""
+    """Return encoded rows of `rows_of`."""
     rows = rows_of(adapted.task, words, count)
     return [adapted.task.encode(row, adapted.context, train=False) for row in rows]
 
 
 def probes(adapted: Adapted) -> tuple[list[Example], list[Example]]:
-    """Two examples, and three longer ones, that as batches tell all lengths apart; NotCut when none do."""
+    """Return two examples and three longer ones, which as two batches distinguish every dimension that varies.
+
+    Raises NotCut when no such batches are found.
+    """
     task, context = adapted.task, adapted.context
     for few in SHORT:
         for many in LONG:
@@ -50,16 +53,16 @@ def probes(adapted: Adapted) -> tuple[list[Example], list[Example]]:
             alone = [sizes_of(task.collate([dict(example)], context)) for example in (*short, *long)]
             if distinguishes(sizes_of(collated(adapted, short)), sizes_of(collated(adapted, long)), alone):
                 return short, long
-    raise NotCut("no two batches were found that tell the lengths of its rows apart")
+    raise NotCut("no two batches were found that distinguish the lengths of its rows")
 
 
 def collated(adapted: Adapted, examples: Sequence[Example]) -> Batch:
-    """Examples as a batch; they stay as they are."""
+    """Collate examples into a batch without changing them."""
     return adapted.task.collate([dict(example) for example in examples], adapted.context)
 
 
 def close(one: Any, other: Any, bound: float) -> bool:
-    """Whether two answers say the same: numbers within `bound`, relative where they are large, all else alike."""
+    """Return whether two answers are equal: numbers within `bound`, relative to large ones, and all else exactly."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(close(one[name], other[name], bound) for name in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):

@@ -28,7 +28,7 @@ from regraft.serving.engine.precision import Precision
 from regraft.serving.engine.version_cache import VersionCache
 from regraft.serving.engine.version_loader import ServedVersion, VersionLoader
 from regraft.serving.predictor import resolve_device
-from regraft.serving.row_checks import MOST_NUMBERS, checked
+from regraft.serving.row_checks import MAX_BATCH_NUMBERS, checked
 from regraft.store.names import is_version
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
@@ -63,7 +63,7 @@ class EncodedRow:
 
     served: ServedVersion
     loaded: LoadedModel
-    """How it is computed."""
+    """The model that computes it."""
     example: Example
     key: Any
     """Equal for rows that give a model the same inputs."""
@@ -71,7 +71,7 @@ class EncodedRow:
     """Tokens, or pixels."""
     unit: Literal["token", "pixel"]
     shapes: tuple[Any, ...]
-    """Of its images: only images of one size share a batch."""
+    """Shapes of its images: only images of one size share a batch."""
 
     @property
     def group(self) -> Any:
@@ -98,7 +98,7 @@ class LoadedBase:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What an engine holds, and its counters."""
+    """The contents and counters of an engine."""
 
     bases: tuple[LoadedBase, ...]
     models: Mapping[str, int]
@@ -205,7 +205,7 @@ class Engine:
     def budget(self, unit: Literal["token", "pixel"]) -> int:
         """Return the tokens or pixels of a pass, padding included, that use the processor fully and little memory."""
         if unit == "pixel":
-            return MOST_NUMBERS // 3
+            return MAX_BATCH_NUMBERS // 3
         return TOKENS_ON_GPU if self._device.type == "cuda" else TOKENS_PER_THREAD * torch.get_num_threads()
 
     def pass_overhead(self) -> int:

@@ -1,4 +1,4 @@
-"""Where models of one base can share a prefix: found by cutting them and verified on dummy rows before it is used."""
+"""The prefix that models of one base share: found by cutting them, and verified on dummy rows before it is used."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class ServedVersion:
     meta: Mapping[str, Any]
     """The version's own metadata: metrics, lineage, base."""
     serves: Serving
-    """How much of its base its method lets it share."""
+    """The part of its base that its method lets it share."""
     loaded: LoadedModel = field(repr=False)
     bytes: int = 0
     """Memory that it takes beside its base."""

@@ -13,7 +13,7 @@ from regraft.cluster import job_package as parcels
 from regraft.cluster.job_package import Parcel
 from regraft.errors import RegraftError, RequestError
 from regraft.spec.run import RunSpec
-from regraft.tuning.session import search_name
+from regraft.tuning.driver.prepare import search_name
 from support.tiny import document
 
 

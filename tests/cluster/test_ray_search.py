@@ -15,9 +15,9 @@ from regraft.cluster.tune_schedulers import tune_study
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
+from regraft.tuning.driver.prepare import search_name
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.records import TrialRecord
-from regraft.tuning.session import search_name
 from support.tiny import document
 
 DOCUMENT: dict[str, Any] = {

@@ -26,7 +26,7 @@ from regraft.data.inputs import alternatives
 from regraft.errors import RequestError
 from regraft.spec.document import absolute
 from regraft.spec.run import RunSpec
-from regraft.tuning.session import search_name
+from regraft.tuning.driver.prepare import search_name
 from regraft.tuning.validate import check_search
 from regraft.version import VERSION
 

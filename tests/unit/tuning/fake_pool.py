@@ -13,8 +13,9 @@ from typing import Any
 
 from regraft.contracts import Progress
 from regraft.spec.run import RunSpec
+from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
-from regraft.tuning.driver.finish import SearchOutcome, checkpoints_of
+from regraft.tuning.driver.finish import SearchOutcome
 from regraft.tuning.driver.workers import WorkerPool
 from regraft.tuning.protocol import Coordinator, End, Report, SearchJob, Trial
 from regraft.tuning.session import search_session
@@ -71,7 +72,7 @@ class FakePool:
 
     def _one(self, trial: Trial, coordinator: Coordinator) -> None:
         self.ran.append(trial.id)
-        checkpoints = checkpoints_of(self.store, self.job.search, trial.id)
+        checkpoints = Checkpoints.of_trial(self.store, self.job.search, trial.id)
         best, goes_on = None, True
         for epoch in range(1, EPOCHS + 1):
             self.during(trial, epoch)

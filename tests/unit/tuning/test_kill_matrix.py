@@ -18,7 +18,7 @@ from regraft.spec.run import RunSpec
 from regraft.store.manifest import fetch_verified
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
-from regraft.tuning.session import search_name
+from regraft.tuning.driver.prepare import search_name
 from unit.store.conftest import REAL, root_on
 from unit.store.conftest import moto_endpoint as moto_endpoint
 from unit.store.crashing import Countdown, changes_of, counted_requests, counted_system, killed_at

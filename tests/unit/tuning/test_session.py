@@ -24,11 +24,11 @@ from regraft.store.lease import Lease
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.tuning.driver.local_worker import LocalPool
+from regraft.tuning.driver.prepare import search_name
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.driver.workers import WorkerDied
 from regraft.tuning.protocol import Report, Trial
 from regraft.tuning.records import TrialRecord
-from regraft.tuning.session import search_name
 from unit.tuning.fake_pool import EPOCHS, FakePool, a_spec, searched
 
 RATES = {"training.lr": {"loguniform": [1e-5, 1e-1]}}

@@ -1,1 +1,1 @@
-"""The driver of a search: it hands out trials and keeps their records."""
+"""The driver of a search: it prepares, hands out trials, keeps records and checkpoints, and registers the winner."""

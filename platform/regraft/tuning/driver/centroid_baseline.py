@@ -1,4 +1,4 @@
-"""The honest baseline of a search: nearest centroid on the untouched base, run like a trial that does not count."""
+"""The nearest-centroid baseline of a search, measured on the untouched base like a trial that does not count."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from regraft.tuning.space import without_search
 log = logging.getLogger(__name__)
 
 
-class Apart:
-    """A desk that keeps what one trial gives out of the search's records."""
+class BaselineCoordinator:
+    """A coordinator for one baseline run, which stays out of the search's records."""
 
     def __init__(self, coordinator: SearchCoordinator) -> None:
         self._coordinator = coordinator
@@ -27,47 +27,47 @@ class Apart:
         self.error: str | None = None
 
     def report(self, trial: str, report: Report) -> bool:
-        """Remember it."""
+        """Keep the metrics."""
         self.metrics = dict(report.metrics)
         return True
 
     def reserve(self, trial: str, count: int) -> bool:
-        """As for any trial: which rows were right is known of what was written."""
+        """Reserve space as for any trial: only a written checkpoint shows which rows were right."""
         return self._coordinator.reserve(trial, count)
 
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
-        """It has served its purpose."""
+        """Delete the checkpoint, which is not needed any more."""
         self._coordinator.release(trial)
         remove(self._coordinator.search_store.store, prefix if prefix.endswith("/") else f"{prefix}/")
 
     def ended(self, trial: str, end: End) -> None:
-        """Remember it."""
+        """Keep which rows were right, or the error."""
         self.correct, self.error = end.correct, end.error
 
     def emit(self, event: Event) -> None:
-        """Pass on what was shared; no other event belongs to the search."""
+        """Pass on shared outputs; no other event belongs to the search."""
         if isinstance(event, TrunkShared):
             self._coordinator.emit(event)
 
 
 def measure_centroid(coordinator: SearchCoordinator, pool: WorkerPool) -> None:
-    """Measure it once a search, in a worker that has everything there; that it cannot be measured ends nothing."""
+    """Measure the baseline once per search, in a worker that has everything loaded; a failure is only noted."""
     spec, record = without_search(coordinator.spec), coordinator.record
     wanted = spec.training.baselines and "baselines" in spec.task.supports and "prototypes" in spec.task.supports
     if not wanted or "nearest_centroid" in record.baselines or coordinator.over:
         return
     trial = Trial(-1, {"method": CENTROID, "losses": []})
+    baseline = BaselineCoordinator(coordinator)
     try:
         trial.spec(spec)
-        apart = Apart(coordinator)
-        pool.ready(0, apart)
-        pool.work(0, [trial], apart)
+        pool.ready(0, baseline)
+        pool.work(0, [trial], baseline)
     except (RequestError, WorkerDied) as error:
         log.info("no nearest-centroid baseline: %s", error)
         return
-    if apart.error or not apart.metrics:
-        reason = error_line(RuntimeError(apart.error or "no metrics"))
+    if baseline.error or not baseline.metrics:
+        reason = error_line(RuntimeError(baseline.error or "no metrics"))
         coordinator.emit(Note(f"no nearest-centroid baseline: {reason}"))
         return
-    record.baselines["nearest_centroid"], record.baseline_correct = apart.metrics, apart.correct
-    coordinator.emit(BaselineMeasured("nearest_centroid", apart.metrics))
+    record.baselines["nearest_centroid"], record.baseline_correct = baseline.metrics, baseline.correct
+    coordinator.emit(BaselineMeasured("nearest_centroid", baseline.metrics))

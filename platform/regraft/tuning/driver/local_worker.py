@@ -1,4 +1,4 @@
-"""A search in this process: one workshop, no Ray started."""
+"""A search in this process, with one worker and without Ray."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from regraft.tuning.worker.worker import TrialWorker
 
 
 class LocalPool:
-    """Runs trials in this process."""
+    """A worker pool of one worker in this process."""
 
     slots = 1
 
@@ -31,11 +31,11 @@ class LocalPool:
         self._worker: TrialWorker | None = None
 
     def assign(self, job: SearchJob) -> None:
-        """Say what is to be searched."""
+        """Set the job, with this machine's CPU threads."""
         self._job = replace(job, threads=threads(RunSpec.resolve(job.spec)))
 
     def ready(self, slot: int, coordinator: Coordinator) -> None:
-        """Load what all trials share, once."""
+        """Prepare the worker, once."""
         if self._worker is None:
             assert self._job is not None
             harness = LocalHarness(progress=coordinator.emit)
@@ -49,19 +49,19 @@ class LocalPool:
         self._worker.run(trials, coordinator)
 
     def close(self) -> None:
-        """Let the model go."""
+        """Release the model and delete the scratch folder."""
         if self._worker is not None:
             self._worker.close()
         self._folder.cleanup()
 
 
 def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> SearchOutcome:
-    """Search a spec's space in this process, where nothing of Ray is asked for, not even Tune's decisions."""
+    """Search a spec's space in this process, without any part of Ray."""
     return search_session(spec, plain_study, LocalPool, fresh=fresh, progress=progress)
 
 
 def plain_study(spec: RunSpec) -> Study:
-    """What decides without Ray Tune: at random or by grid, and no trial ends early."""
+    """Return a study with random or grid points and no early stopping. Raises RequestError for one of Ray Tune's."""
     if not decides_without_tune(spec):
         raise RequestError(
             "Optuna, asha and median are Ray Tune's: write sampler: random and scheduler: none", "search"

@@ -1,7 +1,7 @@
-"""What a search writes down in the store: `search.json`, and `trials.jsonl` with a line for each trial.
+"""The stored documents of a search: `search.json`, and `trials.jsonl` with one line per trial.
 
-Both are replaced whole, so a reader sees the old one or the new one, and the process may die at any moment. Results are
-written at once; what is only on its way, now and then.
+Both are replaced atomically, so that a reader sees the old or the new document, and the process may die at any moment.
+Results are written at once, the progress of running trials at intervals.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from regraft.tuning.records import SearchRecord, TrialRecord
 log = logging.getLogger(__name__)
 TRIALS = "trials.jsonl"
 EVERY_S = 2.0
-"""Between two writes of what is only on its way."""
+"""Seconds between two writes of mere progress."""
 
 
 class SearchStore:
@@ -34,19 +34,19 @@ class SearchStore:
         self._written = 0.0
 
     def record(self) -> SearchRecord | None:
-        """What `search.json` says; None where there is no such search, or it cannot be read."""
+        """Return the search's record; None if there is no such search, or it cannot be read."""
         try:
             document = documents.read(self.store, f"{self.folder}/{RECORD}")
         except NotFound:
             return None
         except Damaged as error:
-            log.warning("%s; it is written anew", error)
+            log.warning("%s; it is written again", error)
             return None
         known = {field.name for field in fields(SearchRecord)}
         return SearchRecord(**{name: value for name, value in document.items() if name in known})
 
     def trials(self) -> list[TrialRecord]:
-        """Every trial that is written down, by number; a line that cannot be read is left out, and its trial rerun."""
+        """Return every stored trial, by number; an unreadable line is left out, so that its trial runs again."""
         try:
             text = self.store.get(f"{self.folder}/{TRIALS}").decode("utf-8", "replace")
         except NotFound:
@@ -64,7 +64,7 @@ class SearchStore:
         self.store.put(f"{self.folder}/{RECORD}", documents.encode(record.document()))
 
     def write_trials(self, records: list[TrialRecord], *, at_once: bool = True) -> None:
-        """Replace `trials.jsonl`; not at once: only when the last time was a while ago."""
+        """Replace `trials.jsonl`; without `at_once` only if the last write was at least EVERY_S seconds ago."""
         now = time.monotonic()
         if not at_once and now - self._written < EVERY_S:
             return
@@ -73,11 +73,11 @@ class SearchStore:
         self._written = now
 
     def write_spec(self, spec: RunSpec) -> None:
-        """The spec of the search, as resolved."""
+        """Write the resolved spec of the search."""
         self.store.put(f"{self.folder}/spec.yaml", spec.dump().encode())
 
     def write(self, name: str, body: Body) -> None:
-        """Any other file of the search, such as its report."""
+        """Write any other file of the search, such as its report."""
         self.store.put(checked(f"{self.folder}/{name}"), body)
 
 

@@ -1,4 +1,4 @@
-"""Who runs trials, and how every worker is kept busy until there are none."""
+"""The worker pool of a search, and the loop that keeps every slot of it busy."""
 
 from __future__ import annotations
 
@@ -9,82 +9,81 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from regraft.errors import RunError, StoreError
-from regraft.store.lease import Lease
 from regraft.tuning.driver.coordinator import SearchCoordinator
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.records import error_line
 
 log = logging.getLogger(__name__)
 DEATHS = 5
-"""Workers that may die before they ever ran a trial."""
+"""The most workers of a slot that may die in a row before running a trial."""
 
 
 class WorkerDied(Exception):
-    """The process that ran trials is gone, and with it what they were doing."""
+    """The process that ran trials is gone, and with it their progress."""
 
 
 class WorkerPool(Protocol):
-    """Who runs trials: this process, or workers on a cluster."""
+    """The workers that run trials: this process, or actors on a cluster."""
 
     slots: int
-    """How many batches of trials run at a time."""
+    """Number of batches of trials that run at a time."""
 
     def assign(self, job: SearchJob) -> None:
-        """Say what is to be searched, before anything is asked."""
+        """Set the job of the search; called once, before anything else."""
         ...
 
     def ready(self, slot: int, coordinator: Coordinator) -> None:
-        """Have the base, the rows and the frozen part there; what this raises ends the search. WorkerDied."""
+        """Load base and rows, and compute the shared outputs. Errors end the search, except for WorkerDied."""
         ...
 
     def work(self, slot: int, trials: Sequence[Trial], coordinator: Coordinator) -> None:
-        """Run trials to their ends; StoreError, WorkerDied, or what else went wrong with these trials."""
+        """Run trials to their ends. Raises StoreError, WorkerDied, or any other error of these trials."""
         ...
 
     def close(self) -> None:
-        """Let everything go."""
+        """End the workers and release what they hold."""
         ...
 
 
 PoolFactory = Callable[[], WorkerPool]
-"""Takes workers on, which may begin to start before it is known what they will do."""
+"""Makes a pool, whose workers may start before their job is known."""
 
 
 class LazyPool:
-    """A crew that is taken on now, or when there is work for it; it goes with the stack."""
+    """A worker pool that is made at once, or when there is work for it; the stack closes it."""
 
-    def __init__(self, pool_factory: PoolFactory, stack: ExitStack, *, at_once: bool) -> None:
-        self._pool_factory, self._stack = pool_factory, stack
+    def __init__(self, make_pool: PoolFactory, stack: ExitStack, *, at_once: bool) -> None:
+        self._make_pool, self._stack = make_pool, stack
         self._pool: WorkerPool | None = None
         if at_once:
             self.pool()
 
     def pool(self) -> WorkerPool:
-        """The crew."""
+        """Return the pool, after making it if necessary."""
         if self._pool is None:
-            self._pool = self._pool_factory()
+            self._pool = self._make_pool()
             self._stack.callback(self._pool.close)
         return self._pool
 
 
-def run_slots(coordinator: SearchCoordinator, pool: WorkerPool, first: list[Trial], lease: Lease) -> None:
-    """One thread for each slot but the first, which is this one; the first error of any ends all."""
+def run_slots(coordinator: SearchCoordinator, pool: WorkerPool, first: list[Trial]) -> None:
+    """Run each slot of the pool in a thread, slot 0 in this one with `first`; raise the first error of any."""
     errors: list[BaseException] = []
 
-    def labour(slot: int, begin: list[Trial]) -> None:
+    def run(slot: int, begin: list[Trial]) -> None:
         try:
-            run_slot(coordinator, pool, slot, begin, lease)
+            run_slot(coordinator, pool, slot, begin)
         except BaseException as error:
             errors.append(error)
-            coordinator.leave()  # what the others run is not to end as if it had been decided
+            coordinator.leave()  # trials of other slots must not end as if that had been decided
 
     threads = [
-        threading.Thread(target=labour, args=(slot, []), daemon=True, name=f"regraft-slot-{slot}")
+        threading.Thread(target=run, args=(slot, []), daemon=True, name=f"regraft-slot-{slot}")
         for slot in range(1, pool.slots)
     ]
     for thread in threads:
         thread.start()
-    labour(0, first)
+    run(0, first)
     if errors and isinstance(errors[0], KeyboardInterrupt):
         raise errors[0]
     for thread in threads:
@@ -93,12 +92,17 @@ def run_slots(coordinator: SearchCoordinator, pool: WorkerPool, first: list[Tria
         raise errors[0]
 
 
-def run_slot(coordinator: SearchCoordinator, pool: WorkerPool, slot: int, begin: list[Trial], lease: Lease) -> None:
-    """One slot: take, run, again."""
-    batch: list[Trial] | None = begin
+def run_slot(coordinator: SearchCoordinator, pool: WorkerPool, slot: int, first: list[Trial]) -> None:
+    """Run batches in one slot, beginning with `first`, until the coordinator has no more.
+
+    Raises RunError if more than DEATHS workers in a row die before running a trial.
+    """
+    batch: list[Trial] | None = first
     deaths = 0
     while batch is not None:
-        if batch and not lease.lost.is_set():
+        if coordinator.evicted.is_set():
+            coordinator.leave()
+        elif batch:
             try:
                 pool.ready(slot, coordinator)
             except WorkerDied as error:
@@ -109,13 +113,11 @@ def run_slot(coordinator: SearchCoordinator, pool: WorkerPool, slot: int, begin:
             else:
                 deaths = 0
                 run_batch(coordinator, pool, slot, batch)
-        elif lease.lost.is_set():
-            coordinator.leave()
         batch = coordinator.take()
 
 
 def run_batch(coordinator: SearchCoordinator, pool: WorkerPool, slot: int, batch: list[Trial]) -> None:
-    """Run some trials; what goes wrong with them stays with them, what goes wrong with the store does not."""
+    """Run one batch; errors of its trials fail or requeue them, store errors propagate."""
     try:
         pool.work(slot, batch, coordinator)
     except WorkerDied as error:
@@ -126,4 +128,4 @@ def run_batch(coordinator: SearchCoordinator, pool: WorkerPool, slot: int, batch
         log.info("trials %s", [trial.id for trial in batch], exc_info=True)
         coordinator.failed(batch, error_line(error))
     else:
-        coordinator.failed(batch, "it was run, and never told how it ended")
+        coordinator.failed(batch, "its worker returned without reporting how it ended")

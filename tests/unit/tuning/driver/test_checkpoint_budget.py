@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from regraft.contracts import Score
+from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import ObjectStore, open_store
 from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
-from regraft.tuning.driver.finish import checkpoints_of
 from regraft.tuning.records import TrialRecord
 
 SCORE = Score("accuracy", "max")
@@ -27,7 +27,7 @@ def save(store: ObjectStore, trial: str, step: int, size: int, score: float) -> 
     """Commit a checkpoint of so many bytes."""
     meta = {"metrics": {"accuracy": score}}
     return (
-        checkpoints_of(store, "s", trial)
+        Checkpoints.of_trial(store, "s", trial)
         .save(step, {"delta.safetensors": bytes(size), "state.json": b"{}"}, meta)
         .prefix
     )
@@ -37,7 +37,7 @@ def save(store: ObjectStore, trial: str, step: int, size: int, score: float) -> 
 def test_200_trials_never_take_more_than_the_quota_and_the_best_stays(tmp_path: Path, seed: int) -> None:
     store = open_store(str(tmp_path))
     trials = tmp_path / "searches" / "s" / "trials"
-    budget = CheckpointBudget(store, "searches/s", SCORE, 3, QUOTA)
+    budget = CheckpointBudget(store, "searches/s", SCORE, keep=3, quota=QUOTA)
     draw = random.Random(seed)
     live: dict[str, int] = {}
     best, registered, waiting, written, most = (-1.0, ""), [], list(range(200)), 0, 0
@@ -59,7 +59,7 @@ def test_200_trials_never_take_more_than_the_quota_and_the_best_stays(tmp_path: 
         if live[trial] == 2:
             budget.ended(trial)
             del live[trial]
-            if len(registered) < 4 and (prefix := budget.of(trial)):
+            if len(registered) < 4 and (prefix := budget.best_of(trial)):
                 budget.registered(trial)
                 registered.append(prefix)
         assert store.exists(f"{best[1]}manifest.json"), "the best one is there"
@@ -70,7 +70,7 @@ def test_200_trials_never_take_more_than_the_quota_and_the_best_stays(tmp_path: 
 
 def test_the_best_k_and_nothing_else_stays_without_a_quota(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    budget = CheckpointBudget(store, "searches/s", SCORE, 2, None)
+    budget = CheckpointBudget(store, "searches/s", SCORE, keep=2, quota=None)
     prefixes = {}
     for number, score in enumerate((0.5, 0.9, 0.1, 0.7)):
         trial = f"t{number:04d}"
@@ -79,7 +79,7 @@ def test_the_best_k_and_nothing_else_stays_without_a_quota(tmp_path: Path) -> No
             prefixes[trial] = save(store, trial, step, 1000, score + step / 100)
             budget.saved(trial, prefixes[trial], 1000, score + step / 100)
         budget.ended(trial)
-    assert [trial for trial in prefixes if budget.of(trial)] == ["t0001", "t0003"]
+    assert [trial for trial in prefixes if budget.best_of(trial)] == ["t0001", "t0003"]
     assert {stat.key.rpartition("/")[0] + "/" for stat in store.list("searches/")} == {
         prefixes["t0001"],
         prefixes["t0003"],
@@ -88,7 +88,7 @@ def test_the_best_k_and_nothing_else_stays_without_a_quota(tmp_path: Path) -> No
 
 def test_no_room_is_made_by_what_would_not_suffice(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    budget = CheckpointBudget(store, "searches/s", SCORE, 3, 10_000)
+    budget = CheckpointBudget(store, "searches/s", SCORE, keep=3, quota=10_000)
     budget.began("t0000")
     assert budget.reserve("t0000", 3000)
     prefix = save(store, "t0000", 1, 3000, 0.5)
@@ -111,9 +111,9 @@ def test_what_a_crash_left_is_collected_and_what_goes_on_stays(tmp_path: Path) -
         TrialRecord("t0002", 2, {}, status="failed"),
         TrialRecord("t0003", 3, {}, status="finished", best={"accuracy": 0.95}, checkpoint="searches/s/trials/gone/"),
     ]
-    budget = CheckpointBudget(store, "searches/s", SCORE, 3, None)
+    budget = CheckpointBudget(store, "searches/s", SCORE, keep=3, quota=None)
     assert budget.collect(records) == 4
     assert {stat.key.rpartition("/")[0] + "/" for stat in store.list("searches/")} == {kept, live}
     assert {lost, nobody, failed}.isdisjoint({kept, live})
     assert records[3].checkpoint is None
-    assert budget.of("t0001") == live
+    assert budget.best_of("t0001") == live

@@ -1,0 +1,104 @@
+"""The preparation of a search: its name, its record and the job of its workers."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from regraft.bases.locate import Base, check_hash
+from regraft.contracts import Progress
+from regraft.data.snapshot import Snapshot
+from regraft.errors import RequestError
+from regraft.spec.run import RunSpec
+from regraft.store.objects import ObjectStore
+from regraft.store.searches import searches
+from regraft.training.baselines import majority
+from regraft.tuning.driver.search_store import SearchStore
+from regraft.tuning.protocol import SearchJob
+from regraft.tuning.records import SearchRecord
+from regraft.tuning.space import without_search
+
+FREE = {name: True for name in ("trials", "seconds", "concurrency", "keep", "quota_gb", "to_register")}
+"""Fields of the search section that may change between attempts of one search."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSearch:
+    """A search that is ready to run its trials."""
+
+    spec: RunSpec
+    base: Base
+    job: SearchJob
+    record: SearchRecord
+    search_store: SearchStore
+    progress: Progress | None
+
+
+def search_name(spec: RunSpec) -> str:
+    """Return the search's name: the model's, and a hash of the spec and its space without the fields of FREE."""
+    return spec.named({"compute": True, "store": True, "search": FREE})
+
+
+def choose_search(store: ObjectStore, spec: RunSpec, *, fresh: bool) -> str:
+    """Return the name of the newest search of this spec, or an unused name for a fresh one."""
+    name = search_name(spec)
+    same = [found for found in searches(store) if found == name or found.startswith(f"{name}.")]
+    if not fresh:
+        return max(same, default=name, key=lambda found: _created(SearchStore(store, found)))
+    return f"{name}.{secrets.token_hex(3)}" if same else name
+
+
+def _created(search_store: SearchStore) -> str:
+    record = search_store.record()
+    return record.created if record is not None else ""
+
+
+def check_unchanged(record: SearchRecord, base: Base, snapshot: Snapshot) -> None:
+    """Check that a search goes on with its base and rows. Raises WrongBase or RequestError."""
+    check_hash(base, record.base_hash, f"search {record.name} began with that one; --fresh starts another search")
+    if record.fingerprint != snapshot.fingerprint:
+        raise RequestError(
+            f"the rows have changed since search {record.name} began; --fresh starts another search with the new ones",
+            where="data",
+        )
+
+
+def new_record(name: str, spec: RunSpec, base: Base, snapshot: Snapshot) -> SearchRecord:
+    """Return the record of a search that begins."""
+    score, search = spec.task.score, spec.searched()
+    return SearchRecord(
+        name=name,
+        model=spec.name,
+        score={"name": score.name, "mode": score.mode},
+        space=spec.model_dump(mode="json")["search"]["space"],
+        sampler=search.sampler,
+        scheduler=search.scheduler,
+        store=spec.store,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        base=spec.base,
+        rows={"train": len(snapshot.train), "eval": len(snapshot.eval)},
+        base_hash=base.hash,
+        fingerprint=snapshot.fingerprint,
+    )
+
+
+def update_record(record: SearchRecord, spec: RunSpec, snapshot: Snapshot) -> None:
+    """Set what may change between attempts: the number of trials, and the majority baseline if it is missing."""
+    record.trials = spec.searched().most
+    if not record.baselines and spec.training.baselines and "baselines" in spec.task.supports:
+        record.baselines = {"majority": majority(snapshot)}
+
+
+def job_of(record: SearchRecord, spec: RunSpec, snapshot: Snapshot, depths: tuple[int | str, ...]) -> SearchJob:
+    """Return the job of the search's workers, its task fitted to the training rows."""
+    bare = without_search(spec)
+    fitted = bare.model_copy(update={"task": bare.task.fit_to_rows(snapshot.train.numbers)})
+    return SearchJob(
+        spec=fitted.model_dump(mode="json"),
+        search=record.name,
+        base_hash=record.base_hash,
+        fingerprint=record.fingerprint,
+        labels=snapshot.labels,
+        depths=depths,
+    )

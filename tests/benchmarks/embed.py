@@ -226,10 +226,10 @@ def read(path: Path) -> Vectors:
 def on_ray(texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Both commands on one Ray, from their rows to a Parquet file, the start of their actors included."""
     from regraft.cluster.connect import connected
-    from regraft.cluster.quiet import quiet
+    from regraft.cluster.quiet import quiet_data
 
     seconds: dict[str, list[float]] = {"plain": [], "regraft": []}
-    with tempfile.TemporaryDirectory() as folder, connected(), quiet():
+    with tempfile.TemporaryDirectory() as folder, connected(), quiet_data():
         for number in range(options.pairs):
             outputs = {}
             for name, side in (("plain", plain), ("regraft", ours)):

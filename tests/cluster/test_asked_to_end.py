@@ -10,7 +10,7 @@ import pytest
 from ray.train import ScalingConfig
 
 from regraft.cluster import train
-from regraft.cluster.attempt_monitor import Leaving, Watch
+from regraft.cluster.attempt_monitor import AttemptMonitor, StopRequest
 from regraft.errors import Stopped
 from regraft.spec.run import RunSpec
 from regraft.training.job import Job
@@ -18,13 +18,13 @@ from regraft.training.stop_signals import StopNotice
 from support.tiny import document
 
 
-def leave_to_grow(*_: Any) -> Leaving:
+def leave_to_grow(*_: Any) -> StopRequest:
     """Workers that were leaving for another reason when the word came."""
     signal.raise_signal(signal.SIGTERM)
-    return Leaving("there is room for more workers", elsewhere=True)
+    return StopRequest("there is room for more workers", restarts=True)
 
 
-def wait_for_nodes(*_: Any) -> Leaving:
+def wait_for_nodes(*_: Any) -> StopRequest:
     """Nobody has begun: the watch interrupts, since there is no step to wait for."""
     signal.raise_signal(signal.SIGTERM)
     raise KeyboardInterrupt
@@ -36,7 +36,7 @@ def test_the_word_to_end_is_not_lost(attempt: Any, tmp_path: Path, monkeypatch: 
     job = Job(spec=spec.model_dump(mode="json"), run=spec.run, base_hash="", fingerprint="", labels=())
     monkeypatch.setattr(train, "attempt", attempt)
     with pytest.raises(Stopped, match="SIGTERM"):
-        train.attempts(spec, job, ScalingConfig(resources_per_worker={"CPU": 1}), None)
+        train.run_attempts(spec, job, ScalingConfig(resources_per_worker={"CPU": 1}), None)
 
 
 def test_an_interrupt_without_a_word_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,14 +47,14 @@ def test_an_interrupt_without_a_word_stays_one(tmp_path: Path, monkeypatch: pyte
     job = Job(spec=spec.model_dump(mode="json"), run=spec.run, base_hash="", fingerprint="", labels=())
     monkeypatch.setattr(train, "attempt", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train.attempts(spec, job, ScalingConfig(resources_per_worker={"CPU": 1}), None)
+        train.run_attempts(spec, job, ScalingConfig(resources_per_worker={"CPU": 1}), None)
 
 
 def test_a_driver_whose_workers_have_not_begun_is_interrupted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     notice, killed = StopNotice(), []
-    watch = Watch(None, ScalingConfig(resources_per_worker={"CPU": 1}), notice, None)
+    monitor = AttemptMonitor(None, ScalingConfig(resources_per_worker={"CPU": 1}), notice, None)
     monkeypatch.setattr("os.kill", lambda pid, number: killed.append(number))
     notice.give("asked")
-    watch._look()
-    watch._look()
+    monitor._check()
+    monitor._check()
     assert killed == [signal.SIGINT], "a second one would break off what the first sets off"

@@ -22,29 +22,29 @@ TWO_OF_FOUR = {"a": {"CPU": 4.0, "memory": 8.0}, "b": {"CPU": 4.0, "memory": 8.0
     ],
 )
 def test_a_worker_lies_whole_on_one_node(need: dict[str, float], fit: int) -> None:
-    assert capacity.room(TWO_OF_FOUR.values(), need) == fit
+    assert capacity.fitting(TWO_OF_FOUR.values(), need) == fit
 
 
 @pytest.mark.parametrize(("workers", "cpus"), [(1, 4.0), (2, 4.0), (3, 2.0), (8, 1.0), (9, 1.0)])
 def test_the_share_of_a_worker_is_one_that_nodes_can_give(workers: int, cpus: float) -> None:
-    assert capacity.need_of(ComputeSpec(workers=workers), TWO_OF_FOUR, workers, workers) == {"CPU": cpus}
+    assert capacity.worker_need(ComputeSpec(workers=workers), TWO_OF_FOUR, workers, workers) == {"CPU": cpus}
 
 
 def test_where_no_node_is_a_worker_gets_what_is_written_or_one_cpu() -> None:
-    assert capacity.need_of(ComputeSpec(workers=2), {}, 2, 2) == {"CPU": 1.0}
+    assert capacity.worker_need(ComputeSpec(workers=2), {}, 2, 2) == {"CPU": 1.0}
     written = ComputeSpec(workers=2, cpus=3, gpus=1, memory_gb=2)
-    assert capacity.need_of(written, {}, 2, 2) == {"CPU": 3.0, "GPU": 1.0, "memory": 2.0 * 2**30}
+    assert capacity.worker_need(written, {}, 2, 2) == {"CPU": 3.0, "GPU": 1.0, "memory": 2.0 * 2**30}
 
 
 @pytest.mark.parametrize("kind", ["single", "gang", "constraint"])
 def test_an_autoscaler_may_name_the_impossible_in_three_ways(kind: str) -> None:
-    said = autoscaler_pb2.AutoscalingState()
+    state = autoscaler_pb2.AutoscalingState()
     request = autoscaler_pb2.ResourceRequest(resources_bundle={"CPU": 4.0})
     if kind == "single":
-        said.infeasible_resource_requests.append(request)
+        state.infeasible_resource_requests.append(request)
     elif kind == "gang":
-        said.infeasible_gang_resource_requests.add().bundle_selectors.add().resource_requests.append(request)
+        state.infeasible_gang_resource_requests.add().bundle_selectors.add().resource_requests.append(request)
     else:
-        said.infeasible_cluster_resource_constraints.add().resource_requests.add(request=request, count=2)
-    assert capacity.infeasible(said, {"CPU": 4.0})
-    assert not capacity.infeasible(said, {"CPU": 2.0})
+        state.infeasible_cluster_resource_constraints.add().resource_requests.add(request=request, count=2)
+    assert capacity.infeasible(state, {"CPU": 4.0})
+    assert not capacity.infeasible(state, {"CPU": 2.0})

@@ -13,7 +13,7 @@ from support.processes import free_port
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 def test_a_port_that_another_program_holds_is_told(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "KNOCK_S", 1.0)
+    monkeypatch.setattr(connect, "CONNECT_S", 1.0)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -26,11 +26,11 @@ def test_a_port_that_another_program_holds_is_told(answer: bytes, monkeypatch: p
         threading.Thread(target=serve, daemon=True).start()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(ConnectionError, match="another program holds this port") as caught:
-            connect.knock(address)
+            connect.check_reachable(address)
     assert "no Ray that lets us in" in connect.explain(caught.value)
 
 
 def test_a_port_where_nobody_listens_is_told() -> None:
-    with pytest.raises(connect.NobodyListens) as caught:
-        connect.knock(f"127.0.0.1:{free_port()}")
+    with pytest.raises(connect.Unreachable) as caught:
+        connect.check_reachable(f"127.0.0.1:{free_port()}")
     assert "no Ray answers there" in connect.explain(caught.value)

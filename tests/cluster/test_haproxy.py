@@ -24,7 +24,7 @@ from ray.serve._private.common import RequestProtocol
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions, gRPCOptions
 
-from regraft.cluster.haproxy import ARRIVES_S, FULL, HELD_MS, TRUSTED_MS, haproxy, with_room
+from regraft.cluster.haproxy import ARRIVES_S, FULL, HELD_MS, TRUSTED_MS, haproxy, with_rules
 from support.processes import free_port
 from unit.endpoint.shop import Shop
 
@@ -253,11 +253,11 @@ def test_who_sends_slowly_takes_no_room_and_is_hung_up_on(front: Front, sent: by
 
 def test_the_rules_are_added_once_and_only_where_they_have_a_place(tmp_path: Path) -> None:
     plain = configuration(tmp_path, 8000, [8001]).read_text()
-    ours = with_room(plain)
-    assert ours != plain and with_room(ours) == ours
+    ours = with_rules(plain)
+    assert ours != plain and with_rules(ours) == ours
     assert ours.count("tarpit deny_status") == 2, "each application has its own"
     elsewhere = plain.replace("frontend http_frontend", "frontend another")
-    assert with_room(elsewhere) == elsewhere
+    assert with_rules(elsewhere) == elsewhere
 
 
 @pytest.mark.parametrize("grpc", [False, True], ids=["http", "http and grpc"])

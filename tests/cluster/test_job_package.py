@@ -1,4 +1,4 @@
-"""What travels with a submitted job: what is small and below the current folder, plugins, and no secret."""
+"""What travels with a submitted job: small files below the current folder, plugins, and no secret."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from regraft.cluster import job_package as parcels
-from regraft.cluster.job_package import Parcel
+from regraft.cluster.job_package import JobPackage, pack_predict, pack_search, pack_train
 from regraft.errors import RegraftError, RequestError
 from regraft.spec.run import RunSpec
 from regraft.tuning.driver.prepare import search_name
@@ -18,20 +17,20 @@ from support.tiny import document
 
 
 @pytest.fixture
-def parcel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parcel:
-    """An empty parcel; the current folder is tmp_path/user."""
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobPackage:
+    """An empty package; the current folder is tmp_path/user."""
     (tmp_path / "user").mkdir()
-    (tmp_path / "parcel").mkdir()
+    (tmp_path / "package").mkdir()
     monkeypatch.chdir(tmp_path / "user")
-    return Parcel(tmp_path / "parcel")
+    return JobPackage(tmp_path / "package")
 
 
-def names(parcel: Parcel) -> set[str]:
-    return {str(path.relative_to(parcel.folder)) for path in parcel.folder.rglob("*") if path.is_file()}
+def names(package: JobPackage) -> set[str]:
+    return {str(path.relative_to(package.folder)) for path in package.folder.rglob("*") if path.is_file()}
 
 
 def test_a_spec_travels_with_its_small_files_and_means_the_same_run_there(
-    parcel: Parcel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: JobPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Path.cwd()
     written = document(here) | {"base": "./base", "data": {"train": "train.csv", "eval": "*.csv"}}
@@ -39,17 +38,17 @@ def test_a_spec_travels_with_its_small_files_and_means_the_same_run_there(
     (here / "base" / ".env").write_text("SECRET=x")
     spec = RunSpec.resolve(written | {"store": "s3://bucket/x"})
     name = spec.run
-    parcels.train(parcel, spec, fresh=True)
-    parcel.seal()
-    assert {"tiny.yaml", "train.csv", "eval.csv", "base/config.json", "regraft-job.json"} <= names(parcel)
-    assert not [name for name in names(parcel) if ".env" in name]
-    assert parcel.words == ["train", "tiny.yaml", "--store", "s3://bucket/x", "--fresh"]
-    assert parcel.shared == []
-    monkeypatch.chdir(parcel.folder)
+    pack_train(package, spec, fresh=True)
+    package.write_job_file()
+    assert {"tiny.yaml", "train.csv", "eval.csv", "base/config.json", "regraft-job.json"} <= names(package)
+    assert not [name for name in names(package) if ".env" in name]
+    assert package.arguments == ["train", "tiny.yaml", "--store", "s3://bucket/x", "--fresh"]
+    assert package.shared == []
+    monkeypatch.chdir(package.folder)
     assert RunSpec.load(Path("tiny.yaml")).run == name
 
 
-def test_a_search_travels_as_the_same_search(parcel: Parcel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_travels_as_the_same_search(package: JobPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     space = {
         "method": {"grid": ["feature-extraction", {"type": "lora", "rank": 2}]},
         "training.lr": {"loguniform": [1e-4, 1e-2]},
@@ -57,80 +56,80 @@ def test_a_search_travels_as_the_same_search(parcel: Parcel, monkeypatch: pytest
     written = document(Path.cwd()) | {"base": "./base", "data": {"train": "train.csv", "eval": "eval.csv"}}
     spec = RunSpec.resolve(written | {"store": "s3://bucket/x", "search": {"space": space, "trials": 4}})
     name = search_name(spec)
-    parcels.search(parcel, spec, fresh=False)
-    assert parcel.words == ["search", "tiny.yaml", "--store", "s3://bucket/x"]
-    assert parcel.about["command"] == "search" and parcel.about["run"] == name
-    monkeypatch.chdir(parcel.folder)
+    pack_search(package, spec, fresh=False)
+    assert package.arguments == ["search", "tiny.yaml", "--store", "s3://bucket/x"]
+    assert package.metadata["command"] == "search" and package.metadata["run"] == name
+    monkeypatch.chdir(package.folder)
     there = RunSpec.load(Path("tiny.yaml"))
     assert there.search == spec.search
     assert search_name(there) == name, "what was begun here goes on there"
 
 
-def test_a_spec_without_a_space_is_refused_before_anything_is_sent(parcel: Parcel) -> None:
+def test_a_spec_without_a_space_is_refused_before_anything_is_sent(package: JobPackage) -> None:
     spec = RunSpec.resolve(document(Path.cwd()) | {"store": "s3://bucket/x"})
     with pytest.raises(RegraftError, match="search"):
-        parcels.search(parcel, spec, fresh=False)
-    assert names(parcel) == set()
+        pack_search(package, spec, fresh=False)
+    assert names(package) == set()
 
 
-def test_what_is_elsewhere_or_large_must_be_seen_by_every_node(parcel: Parcel, tmp_path: Path) -> None:
+def test_what_is_elsewhere_or_large_must_be_seen_by_every_node(package: JobPackage, tmp_path: Path) -> None:
     (tmp_path / "far.csv").write_text("12345")
     Path("large.csv").write_text("x" * 1000)
-    parcel.left = 500
-    assert parcel.bring(str(tmp_path / "far.csv"), "data.train") == str(tmp_path / "far.csv")
-    assert parcel.bring("large.csv", "data.eval") == str(Path.cwd() / "large.csv")
-    assert [(item["where"], item["proof"]) for item in parcel.shared] == [("data.train", "5"), ("data.eval", "1000")]
-    assert parcel.bring("s3://bucket/rows.csv", "data.train") == "s3://bucket/rows.csv"
-    assert names(parcel) == set()
+    package.bytes_left = 500
+    assert package.add_path(str(tmp_path / "far.csv"), "data.train") == str(tmp_path / "far.csv")
+    assert package.add_path("large.csv", "data.eval") == str(Path.cwd() / "large.csv")
+    assert [(item["where"], item["proof"]) for item in package.shared] == [("data.train", "5"), ("data.eval", "1000")]
+    assert package.add_path("s3://bucket/rows.csv", "data.train") == "s3://bucket/rows.csv"
+    assert names(package) == set()
     with pytest.raises(RequestError, match="no such file"):
-        parcel.bring("nowhere.csv", "data.train")
+        package.add_path("nowhere.csv", "data.train")
 
 
-def test_parts_braces_and_files_that_name_others_bring_what_they_mean(parcel: Parcel) -> None:
+def test_parts_braces_and_files_that_name_others_bring_what_they_mean(package: JobPackage) -> None:
     for name in ("a.npz", "t.en", "t.de", "pictures/list.csv", "pictures/1.png"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("x")
-    assert parcel.bring("a.npz#train", "data.train") == "a.npz#train"
-    assert parcel.bring("t.{en,de}", "data.train") == "t.{en,de}"
-    assert parcel.bring("pictures/list.csv", "data.train", around=True) == "pictures/list.csv"
-    assert names(parcel) == {"a.npz", "t.en", "t.de", "pictures/list.csv", "pictures/1.png"}
+    assert package.add_path("a.npz#train", "data.train") == "a.npz#train"
+    assert package.add_path("t.{en,de}", "data.train") == "t.{en,de}"
+    assert package.add_path("pictures/list.csv", "data.train", around=True) == "pictures/list.csv"
+    assert names(package) == {"a.npz", "t.en", "t.de", "pictures/list.csv", "pictures/1.png"}
 
 
-def test_plugins_travel_from_anywhere(parcel: Parcel, tmp_path: Path) -> None:
+def test_plugins_travel_from_anywhere(package: JobPackage, tmp_path: Path) -> None:
     for folder in (tmp_path / "far", Path.cwd() / "near"):
         (folder / "losses" / "__pycache__").mkdir(parents=True)
         (folder / "losses" / "mine.py").write_text("")
         (folder / "losses" / "__pycache__" / "mine.pyc").write_text("")
-    far, near = parcel.plugins([str(tmp_path / "far"), "near"])
+    far, near = package.add_plugins([str(tmp_path / "far"), "near"])
     assert near == "near" and far.startswith("plugins-")
-    assert names(parcel) == {"near/losses/mine.py", f"{far}/losses/mine.py"}
+    assert names(package) == {"near/losses/mine.py", f"{far}/losses/mine.py"}
 
 
-def test_a_store_in_a_folder_is_marked_until_it_was_looked_at(parcel: Parcel, tmp_path: Path) -> None:
-    store = parcel.keep("./store", "store")
-    assert [item["where"] for item in parcel.shared] == ["store"]
-    assert Path(parcel.shared[0]["path"]).is_file()
-    parcel.close()
+def test_a_store_in_a_folder_is_marked_until_it_was_looked_at(package: JobPackage, tmp_path: Path) -> None:
+    store = package.output_folder("./store", "store")
+    assert [item["where"] for item in package.shared] == ["store"]
+    assert Path(package.shared[0]["path"]).is_file()
+    package.close()
     assert not Path(store).exists(), "a folder that was made for it alone goes with it"
-    parcel.keep("./store", "store")
-    parcel.leave()
-    parcel.close()
+    package.output_folder("./store", "store")
+    package.detach()
+    package.close()
     assert len(list(Path(store).iterdir())) == 1
 
 
 @pytest.mark.parametrize(
     ("output", "told"), [("answers.jsonl", "the job's own folder"), ("./x/answers.jsonl", "the job's own folder")]
 )
-def test_answers_that_would_vanish_with_the_job_are_refused(parcel: Parcel, output: str, told: str) -> None:
+def test_answers_that_would_vanish_with_the_job_are_refused(package: JobPackage, output: str, told: str) -> None:
     args: Any = type("Args", (), {"output": output, "model": "m"})
     with pytest.raises(RequestError, match=told):
-        parcels.predict(parcel, args, "s3://b/x")
+        pack_predict(package, args, "s3://b/x")
 
 
-def test_the_letter_holds_no_variable_of_the_environment(parcel: Parcel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_letter_holds_no_variable_of_the_environment(package: JobPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-the-key")
     spec = RunSpec.resolve(yaml.safe_load(yaml.safe_dump(document(Path.cwd()) | {"store": "s3://b/x"})))
-    parcels.train(parcel, spec, fresh=False)
-    parcel.seal()
-    assert all(b"canary" not in path.read_bytes() for path in parcel.folder.rglob("*") if path.is_file())
-    assert set(json.loads((parcel.folder / "regraft-job.json").read_text())) == {"regraft", "shared"}
+    pack_train(package, spec, fresh=False)
+    package.write_job_file()
+    assert all(b"canary" not in path.read_bytes() for path in package.folder.rglob("*") if path.is_file())
+    assert set(json.loads((package.folder / "regraft-job.json").read_text())) == {"regraft", "shared"}

@@ -269,7 +269,7 @@ def test_replicas_are_replaced_when_they_would_do_something_else(shop: Shop, tmp
 
 def test_a_replica_that_is_ready_looks_for_garbage_among_little() -> None:
     told = "gc.get_freeze_count(), len(gc.get_objects())"
-    code = f"import gc; from regraft.cluster.serve import settle; settle(); print({told})"
+    code = f"import gc; from regraft.cluster.serve import freeze_objects; freeze_objects(); print({told})"
     environment = {**os.environ, "RAY_AUTH_MODE": "token"}
     command = [sys.executable, "-c", code]
     said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=True).stdout

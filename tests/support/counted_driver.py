@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import regraft.cluster.attempt_monitor as watch
-import regraft.cluster.train as place
+from regraft.cluster import attempt_monitor, train
 from regraft.cluster.ray_harness import RayHarness
 from regraft.errors import RegraftError
 from regraft.spec.run import RunSpec
@@ -48,16 +47,16 @@ def main(written: dict[str, Any], options: dict[str, Any], address: str) -> int:
         job = Job(**{**document, "labels": tuple(document["labels"])})
         return fit(job, Counted(config["mailbox"])).finished
 
-    place.work = work
-    watch.GROW_S = options.get("quick", watch.GROW_S)
-    watch.WAIT_S = min(watch.WAIT_S, 3.0)
+    train.work = work
+    attempt_monitor.GROW_S = options.get("quick", attempt_monitor.GROW_S)
+    attempt_monitor.WAIT_S = min(attempt_monitor.WAIT_S, 3.0)
 
     def write(document: dict[str, Any]) -> None:
         sys.stdout.write(json.dumps(document, default=str) + "\n")
         sys.stdout.flush()
 
     try:
-        outcome = place.train(RunSpec.resolve(written), progress=lambda event: write(event.document()), address=address)
+        outcome = train.train(RunSpec.resolve(written), progress=lambda event: write(event.document()), address=address)
     except RegraftError as error:
         write({"event": "error", "kind": error.kind, "message": str(error)})
         return error.exit_code

@@ -1,7 +1,7 @@
-"""Which function answers which command: the one place of the command line that imports late.
+"""Dispatch table from commands to functions: the one place of the command line that imports late.
 
-A command's module is imported when the command runs, and training only once the spec has been found right: what is
-asked wrong is answered in a moment, not after torch, transformers and Ray have been read from disk.
+A command's module is imported when the command runs, and training only once the spec is valid. A wrong request is
+answered at once, not after torch, transformers and Ray were imported.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ WORK: dict[str, Target] = {
     "serve": "regraft.cluster.serve:serving",
     "serve here": "regraft.endpoint.server:serving",
     "cluster": "regraft.cluster.job_api:Cluster",
-    "parcel": "regraft.cluster.job_package:Parcel",
-    "pack train": "regraft.cluster.job_package:train",
-    "pack search": "regraft.cluster.job_package:search",
-    "pack predict": "regraft.cluster.job_package:predict",
-    "pack doctor": "regraft.cluster.job_package:doctor",
-    "inside": "regraft.cli.doctor.cluster_checks:inside",
+    "job package": "regraft.cluster.job_package:JobPackage",
+    "pack train": "regraft.cluster.job_package:pack_train",
+    "pack search": "regraft.cluster.job_package:pack_search",
+    "pack predict": "regraft.cluster.job_package:pack_predict",
+    "pack doctor": "regraft.cluster.job_package:pack_doctor",
+    "cluster checks": "regraft.cli.doctor.cluster_checks:cluster_checks",
 }
-"""The heavy work that a command hands on when all it was told has been checked."""
+"""Heavy work that a command starts once its arguments are checked."""
 
 
 def function(target: Target) -> Callable[..., Any]:
-    """The function that an entry names, its module imported now."""
+    """Import the module of an entry and return the function that it names."""
     if callable(target):
         return target
     module, _, name = target.partition(":")

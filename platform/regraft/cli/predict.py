@@ -11,7 +11,7 @@ from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.evaluate import columns_of
-from regraft.cli.jobs.remote import elsewhere, there
+from regraft.cli.jobs.remote import is_job_api, run_as_job
 from regraft.cli.screen import Reply, Screen, span, store_of
 from regraft.cli.train_progress import following
 from regraft.errors import RequestError
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 def predict(args: argparse.Namespace, screen: Screen) -> Reply:
     """The `predict` command."""
-    if elsewhere(args.address):
-        return there(
+    if is_job_api(args.address):
+        return run_as_job(
             args.address, screen, partial(function(WORK["pack predict"]), args=args, store=store_of(args.store))
         )
     with following(screen) as progress:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
-from regraft.cli.jobs.remote import elsewhere, there
+from regraft.cli.jobs.remote import is_job_api, run_as_job
 from regraft.cli.metric_table import gained, values_of
 from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
 from regraft.cli.search_progress import following, overrides_text
@@ -35,9 +35,9 @@ def search(args: argparse.Namespace, screen: Screen) -> Reply:
     if args.register is not None:
         overrides["search.register"] = args.register
     spec = RunSpec.load(Path(args.spec), overrides=overrides)
-    if elsewhere(args.address):
+    if is_job_api(args.address):
         pack = partial(function(WORK["pack search"]), spec=spec, fresh=args.fresh)
-        return there(args.address, screen, pack, again=not args.fresh, shown=following)
+        return run_as_job(args.address, screen, pack, follow_running=not args.fresh, shown=following)
     with ended_by_signals(), following(screen) as progress:
         outcome: SearchOutcome = function(WORK["search"])(
             spec, fresh=args.fresh, progress=progress, address=args.address

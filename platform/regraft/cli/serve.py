@@ -14,7 +14,7 @@ from typing import Any
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
-from regraft.cli.jobs.remote import elsewhere
+from regraft.cli.jobs.remote import is_job_api
 from regraft.cli.screen import Reply, Screen, span, store_of
 from regraft.cli.signals import ended_by_signals
 from regraft.endpoint.api_keys import ApiKey, append, hashed, new_key
@@ -30,7 +30,7 @@ _HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
 def serve(args: argparse.Namespace, screen: Screen) -> Reply:
     """The `serve` command; it ends when it is told to."""
-    if elsewhere(args.address):
+    if is_job_api(args.address):
         raise RequestError(
             f"{args.address} is a cluster's Job API, and an endpoint is no job that one waits for: submit it by `ray "
             f"job submit --no-wait --address {args.address} --working-dir . -- python jobs/serve.py ...`, have a "

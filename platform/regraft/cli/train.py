@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
-from regraft.cli.jobs.remote import elsewhere, there
+from regraft.cli.jobs.remote import is_job_api, run_as_job
 from regraft.cli.metric_table import gained, values_of
 from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
 from regraft.cli.train_progress import following
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def train(args: argparse.Namespace, screen: Screen) -> Reply:
     """The `train` command."""
     spec = RunSpec.load(Path(args.spec), overrides=overrides_of(args))
-    if elsewhere(args.address):
+    if is_job_api(args.address):
         pack = partial(function(WORK["pack train"]), spec=spec, fresh=args.fresh)
-        return there(args.address, screen, pack, again=not args.fresh)
+        return run_as_job(args.address, screen, pack, follow_running=not args.fresh)
     with following(screen) as progress:
         outcome: Outcome = function(WORK["train"])(spec, fresh=args.fresh, progress=progress, address=args.address)
     summary(spec, outcome, screen)

@@ -1,4 +1,4 @@
-"""What the driver does while workers train: hand on their progress, tell what is waited for, ask them to leave."""
+"""The driver's thread while workers train: pass on their progress, report what they wait for, ask them to stop."""
 
 from __future__ import annotations
 
@@ -23,54 +23,56 @@ from regraft.training.stop_signals import StopNotice
 log = logging.getLogger(__name__)
 POLL_S = 0.5
 WAIT_S = 10.0
-"""How long workers may take to begin before it is told what they wait for."""
+"""Seconds that workers have to begin before a note says what they wait for."""
 GROW_S = 30.0
-"""How long an elastic group trains, and room for more lies unused, before it is begun again with more workers: longer
-than the 20 seconds after which Ray Train counts nodes anew, or it would begin with as many as before."""
+"""Seconds that an elastic group trains, with free resources for more workers, before it restarts with more of them.
+
+Longer than the 20 seconds after which Ray Train counts nodes again, or it would begin with as many as before.
+"""
 
 
 @dataclass(frozen=True)
-class Leaving:
-    """Why workers were asked to end, and whether others go on at once."""
+class StopRequest:
+    """Why the workers of an attempt were asked to stop, and whether another attempt follows at once."""
 
     reason: str
-    elsewhere: bool
+    restarts: bool
 
 
-class Watch:
-    """One attempt seen from the driver; `leaving` says whether its workers were asked to end before their work was."""
+class AttemptMonitor:
+    """One attempt seen from the driver; `stop_request` is set once its workers were asked to stop early."""
 
     def __init__(self, mailbox: Any, scaling: ScalingConfig, notice: StopNotice, progress: Progress | None) -> None:
-        self.leaving: Leaving | None = None
+        self.stop_request: StopRequest | None = None
         self._mailbox, self._notice, self._progress = mailbox, notice, progress
         self._need: capacity.Need = dict(scaling.resources_per_worker or {})
         workers = scaling.num_workers
         self._low, self._high = workers if isinstance(workers, tuple) else (workers, workers)
-        self._homes: dict[int, str] = {}
-        self._began = self._looked = time.monotonic()
+        self._nodes: dict[int, str] = {}
+        self._began = self._checked = time.monotonic()
         self._unused_since: float | None = None
-        self._told = ""
+        self._waiting_note = ""
         self._interrupted = False
 
     def run(self, done: threading.Event) -> None:
-        """Until done, and once more after."""
+        """Poll the workers until `done` is set, and one last time after."""
         while True:
             last = done.wait(POLL_S)
             try:
-                events, homes = ray.get(self._mailbox.take.remote(), timeout=30)
-                self._hand_on(events, homes)
+                events, nodes = ray.get(self._mailbox.take.remote(), timeout=30)
+                self._pass_on(events, nodes)
                 if not last:
-                    self._look()
+                    self._check()
             except Exception as error:
-                # A cluster that does not answer now is asked again: what matters is told by the attempt's own end.
-                log.debug("the cluster could not be looked at: %s", error)
+                # A cluster that does not answer is asked again: the attempt's own end reports what matters.
+                log.debug("the cluster could not be checked: %s", error)
             if last:
                 return
 
-    def _hand_on(self, events: list[Event], homes: dict[int, str]) -> None:
-        if homes and not self._homes:
+    def _pass_on(self, events: list[Event], nodes: dict[int, str]) -> None:
+        if nodes and not self._nodes:
             self._began = time.monotonic()
-        self._homes = homes
+        self._nodes = nodes
         for event in events:
             self._emit(event)
 
@@ -78,59 +80,62 @@ class Watch:
         if self._progress is not None:
             self._progress(event)
 
-    def _look(self) -> None:
-        if self._notice and not self._homes:
-            # Nobody has begun, so nobody can leave: as Ctrl-C, and once, since what it sets off must not be broken off.
+    def _check(self) -> None:
+        if self._notice and not self._nodes:
+            # No worker has begun, so none can stop at a step: interrupt as Ctrl-C does. Only once, so that the cleanup
+            # it starts is not interrupted.
             if not self._interrupted:
                 self._interrupted = True
                 os.kill(os.getpid(), signal.SIGINT)
             return
-        if self.leaving is None and (leaving := self._reason()):
-            self.leaving = leaving
-            ray.get(self._mailbox.ask_to_leave.remote(leaving.reason), timeout=30)
-        if time.monotonic() - self._looked > WAIT_S:
-            self._looked = time.monotonic()
-            if not self._homes:
-                self._tell_what_is_waited_for()
+        if self.stop_request is None and (request := self._reason_to_stop()):
+            self.stop_request = request
+            ray.get(self._mailbox.request_stop.remote(request.reason), timeout=30)
+        if time.monotonic() - self._checked > WAIT_S:
+            self._checked = time.monotonic()
+            if not self._nodes:
+                self._note_waiting()
 
-    def _reason(self) -> Leaving | None:
+    def _reason_to_stop(self) -> StopRequest | None:
         if self._notice:
-            return Leaving(self._notice.reason, elsewhere=False)
-        if not self._homes:
+            return StopRequest(self._notice.reason, restarts=False)
+        if not self._nodes:
             return None
-        if taken := draining() & set(self._homes.values()):
-            return Leaving(f"{len(taken)} of the workers' nodes will be taken away", elsewhere=True)
-        if self._could_grow():
-            return Leaving("there is room for more workers", elsewhere=True)
+        if taken := draining() & set(self._nodes.values()):
+            return StopRequest(f"{len(taken)} of the workers' nodes will be taken away", restarts=True)
+        if self._can_grow():
+            return StopRequest("there is room for more workers", restarts=True)
         return None
 
-    def _could_grow(self) -> bool:
-        """Whether room for another worker has been unused for a while."""
-        if len(self._homes) >= self._high or not capacity.room(capacity.free().values(), self._need):
+    def _can_grow(self) -> bool:
+        """Return whether resources for another worker have been unused for a while."""
+        if len(self._nodes) >= self._high or not capacity.fitting(capacity.free().values(), self._need):
             self._unused_since = None
             return False
         now = time.monotonic()
         self._unused_since = self._unused_since or now
         return now - self._unused_since >= GROW_S and now - self._began >= GROW_S
 
-    def _tell_what_is_waited_for(self) -> None:
-        fit = capacity.room(capacity.nodes().values(), self._need)
+    def _note_waiting(self) -> None:
+        fit = capacity.fitting(capacity.nodes().values(), self._need)
         if fit >= self._low:
             return
-        text = f"waiting for nodes: {capacity.told(self._need, self._low)} are asked for, {fit} fit now"
-        if text != self._told:
-            self._told = text
+        text = f"waiting for nodes: {capacity.describe(self._need, self._low)} are asked for, {fit} fit now"
+        if text != self._waiting_note:
+            self._waiting_note = text
             self._emit(Note(text))
 
 
 @contextmanager
-def watching(mailbox: Any, scaling: ScalingConfig, notice: StopNotice, progress: Progress | None) -> Iterator[Watch]:
-    """Watch the workers while they work."""
-    watch, done = Watch(mailbox, scaling, notice, progress), threading.Event()
-    thread = threading.Thread(target=watch.run, args=(done,), daemon=True, name="regraft-watch")
+def monitoring(
+    mailbox: Any, scaling: ScalingConfig, notice: StopNotice, progress: Progress | None
+) -> Iterator[AttemptMonitor]:
+    """Run an AttemptMonitor in a thread while the block runs the workers."""
+    monitor, done = AttemptMonitor(mailbox, scaling, notice, progress), threading.Event()
+    thread = threading.Thread(target=monitor.run, args=(done,), daemon=True, name="regraft-watch")
     thread.start()
     try:
-        yield watch
+        yield monitor
     finally:
         done.set()
         thread.join(timeout=30)

@@ -1,4 +1,4 @@
-"""The token of a cluster, as Ray looks for it, without importing Ray."""
+"""The token of a cluster, found where Ray looks for it, without importing Ray."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from regraft.errors import RequestError
 
 
-def header() -> dict[str, str]:
-    """The header that carries the token; empty when there is none, or none is to be sent."""
+def auth_header() -> dict[str, str]:
+    """Return the HTTP header that carries the token; empty without a token, or when none is to be sent."""
     mode = os.environ.get("RAY_AUTH_MODE", "").lower()
     if mode == "disabled":
         return {}
@@ -24,8 +24,8 @@ def header() -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def refusal(status: int) -> str:
-    """What to do about a dashboard that answers with that HTTP status."""
+def status_help(status: int) -> str:
+    """Return what to do about a dashboard that answers with this HTTP status."""
     if status == 401:
         return "the cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
     if status == 403:

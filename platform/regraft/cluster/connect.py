@@ -1,4 +1,4 @@
-"""Which Ray a command runs on: one named by address, the job's own, or one started for this command."""
+"""Connect to the Ray that a command runs on: one named by address, the job's own, or one started for the command."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from regraft import errors
 from regraft.errors import ClusterError, RequestError, Unsupported
 
 log = logging.getLogger(__name__)
-KNOCK_S = 10.0
+CONNECT_S = 10.0
 ANSWER_S = 60.0
-"""How long a node may take to say what it sees."""
-GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""HTTP/2's connection preface and an empty SETTINGS frame."""
+"""Seconds that a node has to report which files it sees."""
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""HTTP/2's connection preface and an empty SETTINGS frame (RFC 9113, 3.4)."""
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
 PASSED_ON = re.compile(
     r"AWS_ENDPOINT_URL(_S3)?|AWS_(DEFAULT_)?REGION|AWS_REQUEST_CHECKSUM_\w+|HF_(ENDPOINT|HUB_OFFLINE)"
     r"|REGRAFT_(STORE|CACHE|HUB_MIRROR)"
 )
-"""Variables of the driver that its workers need to reach the same store and hub. Secrets are not among them: a cluster
-shows a job's variables to whoever may look at it, so keys belong into the nodes' own environment."""
+"""Variables of the driver that its workers need to use the same store and hub. They are not secret: a cluster shows a
+job's variables to everyone who can read its dashboard, so keys belong in the nodes' environment."""
 
 
 @contextmanager
 def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[None]:
-    """Be connected to a Ray; one that was started here ends here, one that was there before stays."""
+    """Connect to a Ray for the block; one that is started here ends with it, an existing one stays."""
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address.startswith(("http://", "https://")):
         raise Unsupported(
@@ -59,74 +59,77 @@ def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[
 
 @contextmanager
 def reading(module: str) -> Iterator[Callable[[], object]]:
-    """Import a module in another thread; what is yielded waits for it, and raises what it raised.
+    """Import a module in another thread; yield a function that waits for it and raises its error.
 
-    For modules that neither import Ray nor are imported by it: two threads in one circle of imports see half of it.
+    The module must not import Ray or be imported by it: two threads in one circle of imports see incomplete modules.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="regraft-import") as pool:
         yield pool.submit(importlib.import_module, module).result
 
 
 def start(address: str, *, verbose: bool) -> None:
-    """Connect, quietly; a bare `ray.init()` would join whatever cluster its temporary folder names."""
+    """Connect without output; a bare `ray.init()` would join any cluster that its temporary folder names."""
     options: dict[str, Any] = {
         "address": address,
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
         "configure_logging": True,
-        "runtime_env": {"env_vars": {**settings(), **QUIET}},
+        "runtime_env": {"env_vars": {**passed_on(), **QUIET}},
     }
     if address == "local":
-        # Ray's processes listen on every interface, and its token is what keeps others out. `ray.init` turns it on
-        # for a Ray of our own; setting RAY_AUTH_MODE here would come too late, since Ray reads it when it is imported,
-        # and leave the driver without the token that its own cluster asks for.
+        # Ray's processes listen on every interface, and only its token keeps others out. `ray.init` turns it on for
+        # a Ray that it starts. Setting RAY_AUTH_MODE here would be too late, since Ray reads it when it is imported,
+        # and would leave the driver without the token that its own cluster asks for.
         options["include_dashboard"] = False
     elif not in_site_packages() and not came_with_the_job():
-        # From a source tree the package travels with the run; installed, every node has its own. What came with a job
-        # is handed on to its workers by Ray, which refuses to be told twice.
+        # From a source tree the package travels with the run; an installed one is on every node. Ray passes the
+        # package of a job on to its workers, and refuses to be given it twice.
         options["runtime_env"]["py_modules"] = [str(package_folder())]
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        knock(address)
+        check_reachable(address)
         ray.init(**options)
     except Exception as error:
         raise ClusterError(explain(error), where=f"Ray at {address}") from error
 
 
-class NobodyListens(ConnectionError):
-    """The address is wrong, or its Ray is down."""
+class Unreachable(ConnectionError):
+    """Nothing listens at the address: it is wrong, or its Ray is down."""
 
 
-def settings() -> dict[str, str]:
-    """The driver's variables that travel to the workers."""
+def passed_on() -> dict[str, str]:
+    """Return the driver's variables that travel to the workers."""
     return {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
 
 
-def knock(address: str) -> None:
-    """NobodyListens when nobody listens at host:port; Ray itself would try again for minutes."""
+def check_reachable(address: str) -> None:
+    """Raise Unreachable if nothing listens at host:port, and ConnectionError if it is not Ray.
+
+    Ray itself would try again for minutes.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
     try:
-        line = socket.create_connection((host, int(port)), timeout=KNOCK_S)
+        connection = socket.create_connection((host, int(port)), timeout=CONNECT_S)
     except OSError as error:
-        raise NobodyListens(f"{address}: {error}") from error
-    with line:
-        if os.environ.get("RAY_USE_TLS") != "1" and not speaks_grpc(line):
+        raise Unreachable(f"{address}: {error}") from error
+    with connection:
+        if os.environ.get("RAY_USE_TLS") != "1" and not speaks_grpc(connection):
             raise ConnectionError(f"{address}: another program holds this port")
 
 
-def speaks_grpc(line: socket.socket) -> bool:
-    """Whether the other side answers HTTP/2's greeting with its settings, as every gRPC server does (RFC 9113, 3.4)."""
+def speaks_grpc(connection: socket.socket) -> bool:
+    """Return whether the other side answers HTTP/2's preface with its settings, as every gRPC server does."""
     try:
-        line.sendall(GREETING)
-        return line.recv(9)[3:4] == b"\x04"
+        connection.sendall(HTTP2_PREFACE)
+        return connection.recv(9)[3:4] == b"\x04"
     except OSError:
         return False
 
 
 def explain(error: Exception) -> str:
-    """What to do about a Ray that does not start or let us in."""
+    """Return why Ray does not start or accept this process, and what to do about it."""
     text = str(error)
     if "Version mismatch" in text or "version mismatch" in text:
         return f"the cluster runs other versions: {' '.join(text.split())[:400]}; use the same Ray and Python on both"
@@ -134,7 +137,7 @@ def explain(error: Exception) -> str:
         return "the cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
     if "address already in use" in text.lower() or ("port" in text.lower() and "in use" in text.lower()):
         return f"a port is taken by another program: {first_line(text)}; stop it, or pass another port to `ray start`"
-    if isinstance(error, NobodyListens):
+    if isinstance(error, Unreachable):
         return f"no Ray answers there: {first_line(text)}; start one with `ray start --head`, or leave the address out"
     if isinstance(error, ConnectionError):
         return (
@@ -145,27 +148,27 @@ def explain(error: Exception) -> str:
 
 
 def first_line(text: str) -> str:
-    """The first line that says something."""
+    """Return the first line that is not blank."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
 
 
 def package_folder() -> Path:
-    """Where this package's code is."""
+    """Return the folder of this package's code."""
     return Path(errors.__file__).parent
 
 
 def in_site_packages() -> bool:
-    """Whether the package is installed, not run from a source tree."""
+    """Return whether the package is installed, not run from a source tree."""
     return "site-packages" in package_folder().parts
 
 
 def came_with_the_job() -> bool:
-    """Whether the package was sent as a module of this job."""
+    """Return whether the package was sent as a module of this job."""
     return "py_modules_files" in package_folder().parts
 
 
 def check_store(url: str, where: str = "store") -> None:
-    """Refuse a folder that not every node sees: what is put into it would lie where nobody looks."""
+    """Raise RequestError for a folder that not every node sees: files written there would be lost to the others."""
     if url.startswith("s3://"):
         return
     if "runtime_resources" in Path(url).parts:
@@ -179,25 +182,30 @@ def check_store(url: str, where: str = "store") -> None:
         return
     Path(url).mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=url, prefix=".seen-") as marker:
-        if blind := who_misses([marker.name])[marker.name]:
+        if blind := count_blind_nodes([marker.name])[marker.name]:
             raise RequestError(
                 f"{blind} of {nodes} nodes do not see {url}: use s3://bucket/prefix or a shared folder", where=where
             )
 
 
+def alive() -> list[dict[str, Any]]:
+    """Return all nodes that have not died, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def living() -> list[dict[str, Any]]:
-    """The nodes that work can be given to, as Ray tells of them."""
-    leaving = draining()
-    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+    """Return the nodes that can be given work, as Ray describes them."""
+    going = draining()
+    return [node for node in alive() if node["NodeID"] not in going]
 
 
 def draining() -> set[str]:
-    """The nodes that have been told that they will be taken away."""
+    """Return the ids of the nodes that will be taken away."""
     return set(ray_state.state.get_draining_nodes())
 
 
-def who_misses(paths: Sequence[str]) -> dict[str, int]:
-    """Of each path: how many nodes do not see it. A node that goes or does not answer is not counted."""
+def count_blind_nodes(paths: Sequence[str]) -> dict[str, int]:
+    """Count for each path the nodes that do not see it. A node that goes or does not answer is not counted."""
     asked = [sees.options(scheduling_strategy=on(node["NodeID"])).remote(list(paths)) for node in living()]
     answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
     missing = dict.fromkeys(paths, 0)
@@ -205,24 +213,24 @@ def who_misses(paths: Sequence[str]) -> dict[str, int]:
         try:
             seen = ray.get(answer)
         except RayError as error:
-            log.info("a node did not say what it sees: %s", error)
+            log.info("a node did not report what it sees: %s", error)
             continue
-        for path, there in zip(paths, seen, strict=True):
-            missing[path] += not there
+        for path, is_seen in zip(paths, seen, strict=True):
+            missing[path] += not is_seen
     return missing
 
 
 def here() -> str:
-    """The node of this process."""
+    """Return the id of this process's node."""
     return str(ray.get_runtime_context().get_node_id())
 
 
 def on(node: str) -> NodeAffinitySchedulingStrategy:
-    """Schedule on that node and nowhere else."""
+    """Return the strategy that schedules on this node and nowhere else."""
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
 def sees(paths: list[str]) -> list[bool]:
-    """Which of these files and folders the node that runs this sees."""
+    """Return which of these files and folders the node of this task sees."""
     return [Path(path).exists() for path in paths]

@@ -1,13 +1,13 @@
-"""`regraft-haproxy`: HAProxy as Ray Serve configures it, which also refuses what the replicas have no room for.
+"""`regraft-haproxy`: HAProxy as Ray Serve configures it, which also refuses requests that the replicas cannot queue.
 
-A replica's refusal costs as much of its core as a fortieth of an answer, and who comes again at once asks for thousands
-a second. So every answer tells how many requests more its replica would hold (`x-regraft-room`), and HAProxy, which
-takes that header away, lets no more pass until the next one tells anew. What it refuses itself it holds for a moment,
-so that whoever comes again at once cannot take the core either. Who sends a head or a body slowly is hung up on, and
-counts for nothing before that.
+A refusal costs a replica's core a fortieth of an answer, and a client that retries at once sends thousands of requests
+a second. So every answer states how many more requests its replica would queue (`x-regraft-room`). HAProxy removes
+that header, and lets no more requests pass until the next answer states a new number. It delays its own refusals for a
+moment, so that clients that retry at once do not use up its core either. Connections that send a head or a body slowly
+are closed, and are not counted before that.
 
-Ray runs what RAY_SERVE_HAPROXY_BINARY_PATH names in place of HAProxy; nothing that is slow to import is imported here,
-since Ray waits for it.
+Ray runs the program that RAY_SERVE_HAPROXY_BINARY_PATH names in place of HAProxy, and waits for it. So nothing that is
+slow to import is imported here.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ except ImportError:  # only on Linux
 VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 COMMAND = "regraft-haproxy"
 HELD_MS = 25
-"""For how long a refusal is held."""
+"""Milliseconds by which a refusal is delayed."""
 TRUSTED_MS = 1000
-"""How long it is believed that there is no room: a replica that ended tells nothing any more."""
+"""Milliseconds for which a full queue is believed: a replica that has ended reports nothing any more."""
 ARRIVES_S = 10
-"""How long a request's head may take to arrive, and then the first of its body."""
+"""Seconds in which a request's head must arrive, and then the beginning of its body."""
 FULL = busy("as many requests are waiting already as may: come again", kind="Overloaded")
 _FRONT = "\nfrontend http_frontend\n"
 _CHOICE = re.compile(r"^ *use_backend (?P<name>[\w.-]+) if is_(?P=name) *$", re.MULTILINE)
@@ -43,22 +43,22 @@ _MARK = "    # regraft: who may come in\n"
 
 
 def main() -> None:
-    """Become HAProxy, with rules of our own in the configuration that is named by -f.
+    """Become HAProxy, after adding regraft's rules to the configuration file that -f names.
 
-    It keeps its name: Ray knows its HAProxys by it.
+    The file keeps its name: Ray recognises its HAProxy processes by it.
     """
-    words = sys.argv[1:]
-    if "-f" in words[:-1]:
-        written = Path(words[words.index("-f") + 1])
-        beside = written.with_name(f"{written.name}.{os.getpid()}")
-        beside.write_text(with_room(written.read_text(encoding="utf-8")), encoding="utf-8")
-        os.replace(beside, written)
+    arguments = sys.argv[1:]
+    if "-f" in arguments[:-1]:
+        config = Path(arguments[arguments.index("-f") + 1])
+        temporary = config.with_name(f"{config.name}.{os.getpid()}")
+        temporary.write_text(with_rules(config.read_text(encoding="utf-8")), encoding="utf-8")
+        os.replace(temporary, config)
     binary = haproxy()
-    os.execv(binary, [binary, *words])
+    os.execv(binary, [binary, *arguments])
 
 
 def haproxy() -> str:
-    """HAProxy itself: Ray's, else the machine's."""
+    """Return the path of HAProxy itself: Ray's, else the machine's. Exits with a message if there is none."""
     os.environ.pop(VARIABLE, None)  # it names this command
     try:
         found = get_haproxy_binary() if get_haproxy_binary else shutil.which("haproxy")
@@ -69,8 +69,8 @@ def haproxy() -> str:
     return found
 
 
-def with_room(config: str) -> str:
-    """Serve's configuration with rules for each application; as it is where they have no place, or are there."""
+def with_rules(config: str) -> str:
+    """Return Serve's configuration with rules for each application; unchanged if it has them or no place for them."""
     start = config.find(_FRONT)
     if start < 0 or _MARK in config:
         return config
@@ -84,15 +84,16 @@ def with_room(config: str) -> str:
 
 
 def _rules(name: str) -> str:
-    """Of an application's backend: requests for other applications never meet them.
+    """Return the rules of an application's backend, which requests for other applications never pass.
 
-    The variables are the whole process's, not one request's. What tells nothing of room (a request for what is not
-    there, or without a key) gives back the place that was counted for it. A clock that was set back ends no trust.
+    Their variables belong to the process, not to one request. An answer without the header (an unknown path, or a
+    request without a key) gives back the place that was counted for its request. A clock that was set back does not
+    end the trust in a full queue.
     """
-    own = re.sub(r"\W", "_", name)
-    room, until, told = f"proc.room_{own}", f"proc.until_{own}", "{ res.hdr(x-regraft-room) -m found }"
-    text = json.dumps(FULL.document()).replace('"', r"\"")
-    said = " ".join(f"hdr {name} {value}" for name, value in FULL.headers().items())
+    suffix = re.sub(r"\W", "_", name)
+    room, until, stated = f"proc.room_{suffix}", f"proc.until_{suffix}", "{ res.hdr(x-regraft-room) -m found }"
+    body = json.dumps(FULL.document()).replace('"', r"\"")
+    headers = " ".join(f"hdr {name} {value}" for name, value in FULL.headers().items())
     full = "if asks of_a_model no_room trusted"
     return f"""\
     timeout tarpit {HELD_MS}ms
@@ -102,19 +103,19 @@ def _rules(name: str) -> str:
     acl trusted date({TRUSTED_MS},ms),sub({until}) -m int 0:{TRUSTED_MS - 1}
     http-request wait-for-body time {ARRIVES_S}s if asks of_a_model
     http-request set-log-level silent {full}
-    http-request tarpit deny_status {FULL.status} content-type application/json string "{text}" {said} {full}
+    http-request tarpit deny_status {FULL.status} content-type application/json string "{body}" {headers} {full}
     http-request set-var(txn.counted) bool(true) if asks of_a_model
     http-request set-var({room}) var({room}),sub(1) if asks of_a_model
-    http-response set-var({room}) var({room}),add(1) if {{ var(txn.counted) -m bool }} !{told}
-    http-response set-var(txn.replicas) nbsrv({name}) if {told}
-    http-response set-var({room}) res.hdr(x-regraft-room),mul(txn.replicas) if {told}
-    http-response set-var({until}) date({TRUSTED_MS},ms) if {told}
+    http-response set-var({room}) var({room}),add(1) if {{ var(txn.counted) -m bool }} !{stated}
+    http-response set-var(txn.replicas) nbsrv({name}) if {stated}
+    http-response set-var({room}) res.hdr(x-regraft-room),mul(txn.replicas) if {stated}
+    http-response set-var({until}) date({TRUSTED_MS},ms) if {stated}
     http-response del-header x-regraft-room
 """
 
 
 def installed() -> str | None:
-    """Where the command is, for the variable of Ray's."""
+    """Return where this command is installed, for Ray's variable; None if it is not."""
     beside = Path(sysconfig.get_path("scripts")) / COMMAND
     return str(beside) if os.access(beside, os.X_OK) else shutil.which(COMMAND)
 

@@ -1,4 +1,4 @@
-"""What Ray prints of nodes and workers that it lost, kept off the screen: regraft tells it in its own words."""
+"""Context managers that keep the output of Ray's processes and libraries off the screen."""
 
 from __future__ import annotations
 
@@ -16,35 +16,38 @@ from ray.data import DataContext
 
 @contextmanager
 def without_raylet_lines() -> Iterator[None]:
-    """Keep them off standard output, unless regraft logs at DEBUG."""
+    """Drop the raylet's lines about lost workers from standard output, unless regraft logs at DEBUG.
+
+    regraft reports lost workers itself.
+    """
     if logging.getLogger("regraft").isEnabledFor(logging.DEBUG):
         yield
         return
-    with redirect_stdout(WithoutRaylet(sys.stdout)):
+    with redirect_stdout(RayletFilter(sys.stdout)):
         yield
 
 
-class WithoutRaylet(io.TextIOBase):
-    """Standard output but for the lines in which Ray tells that it replaces a worker, which no option of it stops."""
+class RayletFilter(io.TextIOBase):
+    """A stream without the lines that Ray prints when it replaces a worker, which no option of Ray turns off."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._dropped = stream, False
 
     def write(self, text: str) -> int:
-        """Pass text on; a line of the raylet comes as its text and then its end."""
+        """Pass text on; Ray writes a line of the raylet as its text and then its end."""
         end, self._dropped = self._dropped and text == "\n", "(raylet)" in text
         return len(text) if end or self._dropped else self._stream.write(text)
 
     def flush(self) -> None:
-        """Of the stream itself."""
+        """Flush the stream."""
         self._stream.flush()
 
     def isatty(self) -> bool:
-        """As the stream itself."""
+        """Return whether the stream is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """Of the stream itself."""
+        """Return the stream's descriptor."""
         return self._stream.fileno()
 
 
@@ -52,11 +55,11 @@ LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
 
 @contextmanager
-def silently() -> Iterator[None]:
-    """Start Ray so that its core keeps to itself, unless regraft logs at DEBUG.
+def quiet_start() -> Iterator[None]:
+    """Start Ray with the log of its core turned off, unless regraft logs at DEBUG.
 
-    It would warn of every pool of Ray Data that its actors could not be made again were their arguments lost, which
-    happens only when this process is lost too. The level is read when Ray starts, and told on standard error then.
+    It would warn about every pool of Ray Data that lost arguments of its actors could not be recovered, but they are
+    lost only together with this process. Ray reads the level when it starts, and prints it to standard error.
     """
     if ray.is_initialized() or logging.getLogger("regraft").isEnabledFor(logging.DEBUG):
         yield
@@ -64,20 +67,20 @@ def silently() -> Iterator[None]:
     before = os.environ.get(LEVEL)
     os.environ.setdefault(LEVEL, "fatal")
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
         if before is None:
             os.environ.pop(LEVEL, None)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_data() -> Iterator[None]:
     """Keep Ray Data's progress bars and reports off the screen, unless regraft logs at DEBUG."""
     if logging.getLogger("regraft").isEnabledFor(logging.DEBUG):
         yield
@@ -86,10 +89,10 @@ def quiet() -> Iterator[None]:
     names = ("enable_progress_bars", "print_on_execution_start", "raise_original_map_exception")
     before, level = {name: getattr(context, name) for name in names}, logger.level
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # ours, as it was raised, and not a word about it
+    context.raise_original_map_exception = True  # the actor's own error, without a report
     logger.setLevel(logging.CRITICAL)
     try:
-        with redirect_stdout(WithoutRaylet(sys.stdout)):
+        with redirect_stdout(RayletFilter(sys.stdout)):
             yield
     finally:
         for name, value in before.items():

@@ -1,4 +1,4 @@
-"""A search on Ray: an actor for each batch of trials that runs at a time, each with the base loaded once."""
+"""A search on Ray: one actor for each batch of trials that runs at a time, each with the base loaded once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 
 from regraft.cluster import capacity
 from regraft.cluster.connect import check_store, connected
-from regraft.cluster.trial_actor import TrialActor, plain, serve
+from regraft.cluster.trial_actor import TrialActor, answer_calls, plain
 from regraft.cluster.visibility import check_folders
 from regraft.contracts import Progress
 from regraft.errors import RequestError
@@ -30,9 +30,9 @@ from regraft.tuning.validate import check_search
 
 log = logging.getLogger(__name__)
 CLEAR_S = 5.0
-"""How long workers may take to clear away what they wrote on their nodes."""
-decide = Later("regraft.cluster.tune_schedulers")
-"""Tune takes a second to read, which passes while workers start."""
+"""Seconds that workers have to delete their scratch files."""
+tune_schedulers = Later("regraft.cluster.tune_schedulers")
+"""Importing Tune takes a second, which passes while workers start."""
 DEAD = (ActorDiedError, ActorUnavailableError, RayActorError)
 
 
@@ -44,23 +44,23 @@ def search(
     with connected(address):
         check_store(spec.store)
         check_folders(spec)
-        share = share_of(spec, progress)
-        return search_session(spec, _study, lambda: RayPool(share), fresh=fresh, progress=progress)
+        size = pool_size(spec, progress)
+        return search_session(spec, _study, lambda: RayPool(size), fresh=fresh, progress=progress)
 
 
 def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> SearchOutcome:
-    """Search a spec's space in this process; of Ray its schedulers alone are used, and nothing is started."""
+    """Search a spec's space in this process; only the schedulers of Ray Tune are used, and no Ray is started."""
     return search_session(spec, _study, LocalPool, fresh=fresh, progress=progress)
 
 
 def _study(spec: RunSpec) -> Study:
-    made: Study = decide.tune_study(spec)
+    made: Study = tune_schedulers.tune_study(spec)
     return made
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """How many workers, and what each holds."""
+class PoolSize:
+    """How many workers a search has, and what each holds."""
 
     slots: int
     cpus: float
@@ -69,37 +69,37 @@ class Share:
     accelerator: str | None
 
 
-def share_of(spec: RunSpec, progress: Progress | None = None) -> Share:
-    """What the cluster holds, shared out; RequestError when that is not enough for one worker, and none can come.
+def pool_size(spec: RunSpec, progress: Progress | None = None) -> PoolSize:
+    """Divide the cluster's resources among workers.
 
-    Trials that all train a head alone run together in one worker, which then has a whole node's CPUs. How many more
-    an autoscaler could bring nobody tells: beyond the nodes there are, `search.concurrency` says how many to ask for.
+    Trials that all train a head alone run together in one worker, which then has all CPUs of a node. Ray does not
+    expose how many nodes an autoscaler could add, so beyond the existing ones `search.concurrency` is asked for.
+    Raises RequestError if not even one worker fits and no node can be added.
     """
     search = spec.searched()
     compute, wanted = spec.compute, search.concurrency
     holdings = list(capacity.nodes().values())
     heads = heads_alone(spec)
-    need = need_of(spec, holdings, heads=heads)
-    # Ray marks each node of an accelerator type with one such resource, of which a worker takes next to nothing.
-    whole = need | ({f"accelerator_type:{compute.accelerator}": 0.001} if compute.accelerator else {})
-    fit, low = capacity.room(holdings, whole), wanted or 1
-    if fit < low and capacity.can_come(whole, low, progress):
+    need = worker_need(spec, holdings, heads=heads)
+    full = capacity.with_accelerator(need, compute)
+    fit, low = capacity.fitting(holdings, full), wanted or 1
+    if fit < low and capacity.can_be_added(full, low, progress):
         fit = low
     if fit < 1:
-        told = ", ".join(f"{amount:g} {name}" for name, amount in whole.items())
-        there = ", ".join(f"{total(holdings, name):g} {name}" for name in whole)
-        brings = ", and its autoscaler can never bring such a node" if capacity.autoscales() else ""
-        raise RequestError(f"a worker with {told} is asked for; the cluster has {there}{brings}", where="compute")
+        wants = ", ".join(f"{amount:g} {name}" for name, amount in full.items())
+        has = ", ".join(f"{total(holdings, name):g} {name}" for name in full)
+        never = ", and its autoscaler can never bring such a node" if capacity.autoscales() else ""
+        raise RequestError(f"a worker with {wants} is asked for; the cluster has {has}{never}", where="compute")
     slots = min(fit, wanted or (1 if heads else fit), search.most or fit)
-    return Share(slots, need["CPU"], need.get("GPU", 0.0), need.get("memory"), compute.accelerator)
+    return PoolSize(slots, need["CPU"], need.get("GPU", 0.0), need.get("memory"), compute.accelerator)
 
 
-def need_of(spec: RunSpec, holdings: Sequence[Mapping[str, float]], *, heads: bool) -> capacity.Need:
-    """What a worker holds: what is written, else a GPU where there is one, and its share of the CPUs of a node."""
+def worker_need(spec: RunSpec, holdings: Sequence[Mapping[str, float]], *, heads: bool) -> capacity.Need:
+    """Return what a worker holds: what the spec writes, else a GPU if there is one, and its share of a node's CPUs."""
     compute, wanted = spec.compute, spec.searched().concurrency
     all_cpus, all_gpus = total(holdings, "CPU"), total(holdings, "GPU")
     gpus = compute.gpus if compute.gpus != "auto" else (1.0 if all_gpus >= 1 else 0.0)
-    # A worker lies whole on one node, of which it can have no more than there is.
+    # A worker is never split over nodes, so it can have no more than one node has.
     node = max((holds.get("CPU", 0.0) for holds in holdings if holds.get("GPU", 0.0) >= gpus), default=0.0)
     if compute.cpus is not None:
         cpus = float(compute.cpus)
@@ -112,33 +112,35 @@ def need_of(spec: RunSpec, holdings: Sequence[Mapping[str, float]], *, heads: bo
 
 
 def total(holdings: Sequence[Mapping[str, float]], name: str) -> float:
-    """How much of a resource all nodes hold together."""
+    """Return how much of a resource all nodes hold together."""
     return sum(holds.get(name, 0.0) for holds in holdings)
 
 
 class RayPool:
-    """Actors spread over the nodes; one that dies is replaced."""
+    """Runs trials in actors spread over the nodes; an actor that dies is replaced."""
 
-    def __init__(self, share: Share) -> None:
-        self.slots = share.slots
-        self._share = share
+    def __init__(self, size: PoolSize) -> None:
+        self.slots = size.slots
+        self._size = size
         self._job: SearchJob | None = None
         self._ready: set[int] = set()
         self._first = threading.Lock()
-        # All begin now: what they import takes longer than anything the driver does meanwhile.
-        self._actors = {slot: self._hired() for slot in range(share.slots)}
+        # All start now: their imports take longer than anything the driver does in the meantime.
+        self._actors = {slot: self._new_actor() for slot in range(size.slots)}
 
     def assign(self, job: SearchJob) -> None:
-        """Say what is to be searched."""
-        self._job = replace(job, threads=max(1, int(self._share.cpus)))
+        """Set the job that all trials belong to."""
+        self._job = replace(job, threads=max(1, int(self._size.cpus)))
 
     def ready(self, slot: int, coordinator: Coordinator) -> None:
-        """Have the slot's worker load what all trials share; the first one alone, so that the others find in the store
-        what it has computed."""
+        """Make the slot's worker load what all trials share.
+
+        The first worker does so alone, and the others find in the store what it has computed.
+        """
         if slot in self._ready:
             return
         if slot not in self._actors:
-            self._actors[slot] = self._hired()
+            self._actors[slot] = self._new_actor()
         with self._first:
             alone = not self._ready
             if alone:
@@ -148,15 +150,15 @@ class RayPool:
 
     def _prepare(self, slot: int, coordinator: Coordinator) -> None:
         assert self._job is not None
-        self._served(slot, self._actors[slot].ready.remote(plain(self._job)), coordinator)
+        self._answer_calls(slot, self._actors[slot].ready.remote(plain(self._job)), coordinator)
         self._ready.add(slot)
 
     def work(self, slot: int, trials: Sequence[Trial], coordinator: Coordinator) -> None:
         """Run trials to their ends in the slot's worker."""
-        self._served(slot, self._actors[slot].work.remote(list(trials)), coordinator)
+        self._answer_calls(slot, self._actors[slot].work.remote(list(trials)), coordinator)
 
     def close(self) -> None:
-        """End the workers."""
+        """Delete the workers' scratch files and end the workers."""
         cleared = [actor.clear.remote() for actor in self._actors.values()]
         if cleared:
             ray.wait(cleared, num_returns=len(cleared), timeout=CLEAR_S)
@@ -164,9 +166,9 @@ class RayPool:
             ray.kill(actor)
         self._actors.clear()
 
-    def _served(self, slot: int, running: Any, coordinator: Coordinator) -> None:
+    def _answer_calls(self, slot: int, running: Any, coordinator: Coordinator) -> None:
         try:
-            serve(self._actors[slot], running, coordinator)
+            answer_calls(self._actors[slot], running, coordinator)
         except DEAD as error:
             self._ready.discard(slot)
             ray.kill(self._actors.pop(slot))
@@ -175,11 +177,11 @@ class RayPool:
             cause = error.cause
             raise cause if isinstance(cause, Exception) else error from None
 
-    def _hired(self) -> Any:
-        share = self._share
-        options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": "SPREAD"}
-        if share.memory:
-            options["memory"] = share.memory
-        if share.accelerator:
-            options["accelerator_type"] = share.accelerator
+    def _new_actor(self) -> Any:
+        size = self._size
+        options: dict[str, Any] = {"num_cpus": size.cpus, "num_gpus": size.gpus, "scheduling_strategy": "SPREAD"}
+        if size.memory:
+            options["memory"] = size.memory
+        if size.accelerator:
+            options["accelerator_type"] = size.accelerator
         return TrialActor.options(**options).remote()  # type: ignore[attr-defined]

@@ -1,7 +1,6 @@
-"""An endpoint on Ray Serve: each replica is the whole endpoint in one process, with no step between HTTP and engine.
+"""An endpoint on Ray Serve: each replica is a complete endpoint in one process, from HTTP to the engine.
 
-`regraft.cluster.serve:app` is what a Serve config file or a RayService names as `import_path`, with a serve spec as
-`args`.
+A Serve config file or a RayService names `regraft.cluster.serve:app` as `import_path`, with a serve spec as `args`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from starlette.applications import Starlette
 
 from regraft.cluster import haproxy
 from regraft.cluster.connect import check_store, connected
-from regraft.cluster.quiet import WithoutRaylet, silently
+from regraft.cluster.quiet import RayletFilter, quiet_start
 from regraft.endpoint.api_keys import ApiKeys
 from regraft.endpoint.server import OpenEndpoint, refuse_open_doors, url_of
 from regraft.errors import ClusterError, RequestError
@@ -44,17 +43,20 @@ NAME = "regraft"
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TRIES = 2
-"""How often a replica that cannot open its models is begun before the update is given up."""
+"""How often a replica that cannot open its models is started before the update fails."""
 METRICS_S = 1.0
-"""How often proxies and replicas tell how much there is to do: Serve's own 10 s let the first request to an endpoint
-without replicas wait for so long before one is begun. Serve says that variables will replace it."""
+"""Seconds between two load reports of proxies and replicas.
+
+With Serve's default of 10 s, the first request to an endpoint without replicas waits that long before one is started.
+Serve announces that environment variables will replace this setting.
+"""
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
 _log = logging.getLogger(__name__)
 
 
 class RayMetrics:
-    """Counts that Ray exports beside its own, on each node's metrics port."""
+    """Metrics that Ray exports with its own, on each node's metrics port."""
 
     def __init__(self) -> None:
         tags = ("model", "version")
@@ -67,8 +69,8 @@ class RayMetrics:
         self._held = Gauge("regraft_requests_held", "Requests waiting or being answered in a replica")
 
     def answered(self, model: str, version: str, status: int, *, seconds: float, rows: int) -> None:
-        """A request ended."""
-        # A name that is not there is of whoever asks: it must not become a series for ever.
+        """Count a request that has ended."""
+        # An unknown name is chosen by the client: it must not become a time series.
         tags = {"model": model if version else "", "version": version}
         self._requests.inc(1, {**tags, "status": str(status)})
         if version:
@@ -77,11 +79,11 @@ class RayMetrics:
                 self._rows.inc(rows, tags)
 
     def held(self, count: int) -> None:
-        """How many requests are there now."""
+        """Set the number of requests that are waiting or being answered."""
         self._held.set(count)
 
     def computed(self, batch: ComputedBatch) -> None:
-        """Rows were computed together."""
+        """Count the rows of a computed batch."""
         for (model, version), count in PerModel((row.served.model, row.served.version) for row in batch.rows).items():
             tags = {"model": model, "version": version}
             self._batch.observe(len(batch.rows), tags)
@@ -91,34 +93,31 @@ class RayMetrics:
 
 
 def refuse_without_keys(spec: ServeSpec, *, asked: bool) -> None:
-    """Raise RequestError where REGRAFT_KEYS is set for the command (`asked`) but not for this node.
-
-    Without it anybody could send requests to this node.
-    """
+    """Raise RequestError if the command has keys (`asked`) and this node has none: it would accept every request."""
     if asked and not ApiKeys.found(spec.keys).required:
         raise RequestError(
-            "this node has no keys, and the command that brought the endpoint up has: pass --keys with a file that "
+            "this node has no keys, but the command that started the endpoint has: pass --keys with a file that "
             "every node has, or set REGRAFT_KEYS on every node",
             where="keys",
         )
 
 
-def settle() -> None:
-    """What is there by now stays: looking through all of it for garbage would hold up answers for 0.3 s at a time."""
+def freeze_objects() -> None:
+    """Exclude all present objects from garbage collection: a pass over them delays answers by 0.3 s."""
     gc.collect()
     gc.freeze()
 
 
 @serve.ingress()
 class Replica:
-    """One process of the endpoint, ready once its models are open."""
+    """One process of the endpoint; it is ready once its models are open."""
 
     def __init__(self, document: Mapping[str, Any], *, asked: bool = False) -> None:
         spec = ServeSpec.resolve(document)
         refuse_without_keys(spec, asked=asked)
         torch.set_num_threads(max(1, int(spec.replica.cpus)))
         self._opened = OpenEndpoint(spec, metrics=RayMetrics())
-        settle()
+        freeze_objects()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self._opened.application()
@@ -129,23 +128,23 @@ class Replica:
 
 
 def app(args: Mapping[str, Any]) -> serve.Application:
-    """The application of a serve spec, given as a mapping; a Serve config file calls this.
+    """Return the application of a serve spec, given as a mapping; a Serve config file calls this.
 
-    Where it listens is the config file's `http_options` to say, which nothing here can see: so it asks for keys, unless
-    `open_to_all` is written.
+    The config file's `http_options` decide where it listens, which cannot be seen here. So it requires keys, unless
+    `open_to_all` is set. Raises RequestError without either.
     """
     spec = ServeSpec.resolve(args, where="args")
     if not spec.open_to_all and not ApiKeys.found(spec.keys).required:
         raise RequestError(
             "there are no keys: write keys (a file that every node has), set REGRAFT_KEYS on the nodes, or write "
-            "open_to_all: true where something before it asks who may come in",
+            "open_to_all: true if a proxy in front of it authenticates requests",
             where="args",
         )
     return application(spec)
 
 
-def application(spec: ServeSpec, *, anew: bool = False) -> serve.Application:
-    """The deployment of a spec; `anew` replaces replicas that are as they should be, too."""
+def application(spec: ServeSpec, *, replace_all: bool = False) -> serve.Application:
+    """Return the deployment of a spec; `replace_all` also replaces replicas that run this spec already."""
     scaling, replica, limits = spec.scaling, spec.replica, spec.limits
     gpus = (1.0 if ray.cluster_resources().get("GPU") else 0.0) if replica.gpus == "auto" else replica.gpus
     options: dict[str, Any] = {"num_cpus": replica.cpus, "num_gpus": gpus}
@@ -155,7 +154,7 @@ def application(spec: ServeSpec, *, anew: bool = False) -> serve.Application:
         Replica,
         name="endpoint",
         ray_actor_options=options,
-        # The endpoint itself refuses what is too much, with its own words; Serve's own refusals are the second line.
+        # The endpoint itself refuses requests beyond its limits, with its own message; Serve's limits come second.
         max_ongoing_requests=limits.queue + 8,
         max_queued_requests=max(16, limits.queue // 4),
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1.0),
@@ -166,16 +165,16 @@ def application(spec: ServeSpec, *, anew: bool = False) -> serve.Application:
         max_surge_percent=100,
         **_replicas(spec),
     )
-    # What a replica does not read is not told it: a replica that is told something else is replaced.
+    # Fields that a replica does not read are left out: a replica whose arguments change is replaced.
     document = spec.model_dump(mode="json", exclude={"scaling", "host", "port", "proxy"})
     asked = not spec.open_to_all and ApiKeys.found(spec.keys).required
-    # Serve takes every deployment for new code, and would replace all replicas where only their number changes.
-    version = secrets.token_hex(16) if anew else _code_of(document, asked, spec.plugins)
+    # By default Serve takes every deployment for new code, and replaces all replicas even if only their number changes.
+    version = secrets.token_hex(16) if replace_all else _code_version(document, asked, spec.plugins)
     return deployment.options(version=version, _internal=True).bind(document, asked=asked)
 
 
-def _code_of(document: Mapping[str, Any], asked: bool, plugins: Sequence[str]) -> str:
-    """The same for what replicas would do alike: what they are told, and this code, torch's and the plugins'."""
+def _code_version(document: Mapping[str, Any], asked: bool, plugins: Sequence[str]) -> str:
+    """Hash what a replica's behaviour depends on: its arguments, this package, torch's version and the plugins."""
     digest = hashlib.sha256(json.dumps([VERSION, torch.__version__, document, asked], sort_keys=True).encode())
     for folder in (Path(__file__).parents[1], *map(Path, plugins)):
         for path in sorted(folder.rglob("*")):
@@ -203,43 +202,43 @@ def _replicas(spec: ServeSpec) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
-    """Bring the endpoint up on Ray and give its URL; it ends with the block.
+    """Start the endpoint on Ray and yield its URL; the endpoint ends with the block.
 
-    On a Ray that was there before, an application of this name is updated in place, and taken away in the end.
+    On an existing Ray an application of this name is updated in place, and deleted in the end.
     """
     refuse_open_doors(spec, everywhere=spec.proxy == "haproxy")
     if spec.port == 0:
-        raise RequestError("0 is written; Ray Serve listens on a port that is named: 8000 is its usual", where="port")
+        raise RequestError("0 is written; Ray Serve needs a port number: 8000 is its default", where="port")
     if spec.proxy == "haproxy":
-        _ask_for_haproxy()
+        _enable_haproxy()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         before = signal.getsignal(signal.SIGTERM)
-        with silently():
+        with quiet_start():
             stack.enter_context(connected(address))
         if before is not None and threading.current_thread() is threading.main_thread():
-            # Ray takes SIGTERM for itself when it starts, and would end this process by it without tidying up.
+            # Ray installs its own handler of SIGTERM when it starts, which would end this process without cleaning up.
             signal.signal(signal.SIGTERM, before)
         check_store(spec.store)
-        stack.callback(_ended)
-        serve.start(proxy_location=ProxyLocation.EveryNode, http_options=_listening(spec))
+        stack.callback(_delete_application)
+        serve.start(proxy_location=ProxyLocation.EveryNode, http_options=_http_options(spec))
         deploy(spec)
         yield url_of(spec, spec.port)
 
 
 def deploy(spec: ServeSpec) -> None:
-    """Bring the application up, or to this spec; ClusterError says why not."""
+    """Start the application, or update it to this spec. Raises ClusterError with the reason if it does not start."""
     logs = LoggingConfig(enable_access_log=False, log_level="WARNING")
-    # Serve tries no version twice: what failed while the store was away would never come up.
+    # Serve tries no version twice: one that failed while the store was unreachable would never start.
     known = serve.status().applications.get(NAME)
-    anew = known is not None and known.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
+    broken = known is not None and known.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
     try:
-        serve.run(application(spec, anew=anew), name=NAME, route_prefix="/", logging_config=logs)
+        serve.run(application(spec, replace_all=broken), name=NAME, route_prefix="/", logging_config=logs)
     except Exception as error:
-        raise ClusterError(_why(error), where="Ray Serve") from error
+        raise ClusterError(_deploy_error(error), where="Ray Serve") from error
 
 
-def _listening(spec: ServeSpec) -> HTTPOptions:
+def _http_options(spec: ServeSpec) -> HTTPOptions:
     limits = spec.limits
     return HTTPOptions(
         host=spec.host,
@@ -249,8 +248,8 @@ def _listening(spec: ServeSpec) -> HTTPOptions:
     )
 
 
-def _ask_for_haproxy() -> None:
-    """For a Ray that is started here: a cluster that runs has its own variables."""
+def _enable_haproxy() -> None:
+    """Make a Ray that is started here use HAProxy; a running cluster has its own variables."""
     if os.environ.get(HAPROXY) != "1":
         raise RequestError(f"haproxy needs {HAPROXY}=1 in the environment of the cluster and of this command", "proxy")
     if haproxy.VARIABLE in os.environ:
@@ -258,21 +257,21 @@ def _ask_for_haproxy() -> None:
     if command := haproxy.installed():
         os.environ[haproxy.VARIABLE] = command
     else:
-        _log.warning("%s is not installed beside Python: replicas refuse what is too much themselves", haproxy.COMMAND)
+        _log.warning("%s is not installed beside Python: replicas refuse excess requests themselves", haproxy.COMMAND)
 
 
-def _why(error: Exception) -> str:
-    """What Serve says of the deployment, without its traceback."""
+def _deploy_error(error: Exception) -> str:
+    """Return what Serve reports of the deployment, without its traceback."""
     with contextlib.suppress(Exception):
-        told = serve.status().applications[NAME]
-        messages = [item.message for item in told.deployments.values() if item.message] + [told.message]
+        state = serve.status().applications[NAME]
+        messages = [item.message for item in state.deployments.values() if item.message] + [state.message]
         for message in messages:
             lines = [line for line in message.splitlines() if line.startswith("regraft.errors.")]
             if lines:
                 return str(lines[-1].partition(": ")[2])
-        if told.status == ApplicationStatus.DEPLOY_FAILED and messages:
+        if state.status == ApplicationStatus.DEPLOY_FAILED and messages:
             return str(messages[0].strip().splitlines()[-1])
-    return f"the endpoint did not come up: {str(error).strip().splitlines()[-1]}"
+    return f"the endpoint did not start: {str(error).strip().splitlines()[-1]}"
 
 
 @contextlib.contextmanager
@@ -282,11 +281,11 @@ def _quiet() -> Iterator[None]:
         yield
         return
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(WithoutRaylet(sys.stdout)):
+    with contextlib.redirect_stdout(RayletFilter(sys.stdout)):
         yield
 
 
-def _ended() -> None:
+def _delete_application() -> None:
     with contextlib.suppress(Exception):
         serve.delete(NAME)
         serve.shutdown()

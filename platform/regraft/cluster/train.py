@@ -1,4 +1,4 @@
-"""Training on Ray: workers, attempts, progress to the driver."""
+"""Training on Ray: groups of workers, attempts, and progress to the driver."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, Ray
 from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from regraft.cluster.attempt_monitor import Leaving, watching
-from regraft.cluster.capacity import scaling_config, until_free
+from regraft.cluster.attempt_monitor import StopRequest, monitoring
+from regraft.cluster.capacity import scaling_config, wait_until_free
 from regraft.cluster.connect import check_store, connected, here, on
 from regraft.cluster.quiet import without_raylet_lines
 from regraft.cluster.ray_harness import Mailbox, RayHarness
-from regraft.cluster.visibility import check_folders, check_pictures
+from regraft.cluster.visibility import check_folders, check_images
 from regraft.contracts import Progress, note
 from regraft.errors import ClusterError, RegraftError
 from regraft.spec.run import RunSpec
@@ -37,8 +37,9 @@ from regraft.training.stop_signals import StopNotice, on_sigterm, when_asked
 
 log = logging.getLogger(__name__)
 MOST_PAUSE_S = 30.0
+"""Longest pause between two attempts, in seconds."""
 LOST = (RayActorError, NodeDiedError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, PreemptionError)
-"""What ends workers from outside."""
+"""Errors of workers that were ended from outside."""
 LOST_NAMES = frozenset(
     {
         "WorkerHealthCheckTimeoutError",
@@ -48,17 +49,16 @@ LOST_NAMES = frozenset(
         "BroadcastCollectiveTimeoutError",
     }
 )
-"""The same, where Ray's class is not public."""
-SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
-"""What the other ranks say when one of them is gone."""
+"""Such errors whose classes Ray does not make public."""
+CONNECTION_TEXTS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+"""Texts of the errors that gloo raises in the other ranks when one is gone; they have no class of their own."""
 
 
 def train(
     spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None, address: str | None = None
 ) -> Outcome:
     """Train a spec to a registered model on Ray workers."""
-
-    # The cluster is asked before anything is written: a wrong address leaves no run behind.
+    # The cluster is checked before anything is written: a wrong address leaves no run behind.
     with connected(address), without_raylet_lines():
         check_store(spec.store)
         check_folders(spec)
@@ -66,18 +66,18 @@ def train(
         say = EventLog(progress)
 
         def execute(job: Job) -> None:
-            check_pictures(spec, job)
-            attempts(spec, job, scaling, say)
+            check_images(spec, job)
+            run_attempts(spec, job, scaling, say)
 
         return train_session(spec, execute, fresh=fresh, progress=say)
 
 
-def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress | None) -> None:
-    """Run workers until the job is done; lost ones are replaced, from the last checkpoint.
+def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress | None) -> None:
+    """Run workers until the job is done; replace lost ones, which continue from the last checkpoint.
 
-    The retries are ours, each under a new Ray run name: what is wrong with the request, or with a plugin, is not tried
-    again, and a cut snapshot of Ray's own run state never stands in the way of the next attempt. Nodes that are taken
-    away, which is no failure, are not counted.
+    regraft retries by itself, each time under a new Ray run name. So a wrong request or a failing plugin is not tried
+    again, and a truncated snapshot of Ray's own run state never blocks the next attempt. Nodes that are taken away are
+    not counted as failures.
     """
     job = replace(job, threads=job.threads or int(scaling.resources_per_worker["CPU"]))
     notice = StopNotice()
@@ -86,15 +86,15 @@ def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress
         while True:
             number += 1
             try:
-                left = attempt(job, scaling, number, notice, progress)
+                stop = attempt(job, scaling, number, notice, progress)
             except RegraftError:
                 raise
             except KeyboardInterrupt:
-                if notice:  # while nobody had begun, or a second time: there is no step to wait for
+                if notice:  # before any worker had begun, or a second time: there is no step to wait for
                     raise stopped(job, notice.reason) from None
                 raise
             except Exception as error:
-                cause, counts = judged(error, job)
+                cause, counts = classify(error, job)
                 failures += counts
                 if 0 <= spec.compute.max_failures < failures:
                     raise ClusterError(f"a worker failed: {type(cause).__name__}: {cause}", where=job.run) from error
@@ -103,16 +103,19 @@ def attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress
                 note(progress, f"workers were lost ({type(cause).__name__}); going on from the last checkpoint")
                 time.sleep(min(MOST_PAUSE_S, 2.0 ** max(0, failures - 1)))
                 continue
-            if left is None:
+            if stop is None:
                 return
-            if notice or not left.elsewhere:  # notice may have come when they were leaving already
-                raise stopped(job, notice.reason or left.reason)
-            note(progress, f"{left.reason}; going on from a checkpoint of this step")
-            until_free(scaling)
+            if notice or not stop.restarts:  # notice may have come when they were stopping already
+                raise stopped(job, notice.reason or stop.reason)
+            note(progress, f"{stop.reason}; going on from a checkpoint of this step")
+            wait_until_free(scaling)
 
 
-def judged(error: Exception, job: Job) -> tuple[BaseException, bool]:
-    """What ended an attempt from outside, and whether it counts as a failure; raises what would only happen again."""
+def classify(error: Exception, job: Job) -> tuple[BaseException, bool]:
+    """Return what ended an attempt from outside, and whether it counts as a failure.
+
+    Raises the worker's own error if it would only happen again.
+    """
     causes = causes_of(error)
     ours = next((cause for cause in causes if isinstance(cause, RegraftError)), None)
     if ours is not None:
@@ -125,17 +128,17 @@ def judged(error: Exception, job: Job) -> tuple[BaseException, bool]:
 
 def attempt(
     job: Job, scaling: ScalingConfig, number: int, notice: StopNotice, progress: Progress | None
-) -> Leaving | None:
-    """One group of workers, from the last checkpoint to the end, to a step where it was to leave, or to a failure.
+) -> StopRequest | None:
+    """Run one group of workers from the last checkpoint; return why it was stopped early, None if the run is complete.
 
-    Ray's own files of the attempt lie in a temporary folder of this node: only its controller, which Ray keeps beside
-    the driver, writes there, since no checkpoint of ours goes through Ray.
+    Ray's own files of the attempt are in a temporary folder of this node. Only its controller, which runs on the
+    driver's node, writes there, since no checkpoint of regraft goes through Ray.
     """
     mailbox = Mailbox.options(scheduling_strategy=on(here())).remote()  # type: ignore[attr-defined]
     with (
         tempfile.TemporaryDirectory(prefix="regraft-ray-") as folder,
-        watching(mailbox, scaling, notice, progress) as watch,
-        own_interrupts(),
+        monitoring(mailbox, scaling, notice, progress) as monitor,
+        restored_interrupts(),
     ):
         result = TorchTrainer(
             work,
@@ -149,21 +152,21 @@ def attempt(
         ).fit()
     if result.error is not None:
         raise result.error
-    return None if result.return_value else watch.leaving
+    return None if result.return_value else monitor.stop_request
 
 
 def work(config: dict[str, Any]) -> bool:
-    """What each worker runs; whether the run is at its end."""
+    """Train in a worker; return whether the run is complete."""
     document = config["job"]
     job = Job(**{**document, "labels": tuple(document["labels"])})
     return fit(job, RayHarness(config["mailbox"])).finished
 
 
 @contextmanager
-def own_interrupts() -> Iterator[None]:
-    """Give Ctrl-C back its meaning after Ray Train has run, and let it mean the same while it runs.
+def restored_interrupts() -> Iterator[None]:
+    """Restore the handler of Ctrl-C after Ray Train has run, and raise KeyboardInterrupt for it while it runs.
 
-    Ray Train puts a handler of its own in place and leaves it there: later it would call an actor that is dead.
+    Ray Train installs a handler of its own and leaves it there, which later calls an actor that is dead.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -178,7 +181,7 @@ def own_interrupts() -> Iterator[None]:
 
 
 def causes_of(error: BaseException) -> list[BaseException]:
-    """Every exception inside what Ray wrapped around the workers' own, outermost first."""
+    """Return every exception inside the one that Ray raised, from its wrappers to the workers' own."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
@@ -193,14 +196,14 @@ def causes_of(error: BaseException) -> list[BaseException]:
 
 
 def is_preemption(error: BaseException) -> bool:
-    """Whether a machine was taken away, which says nothing against the job."""
+    """Return whether a machine was taken away, which is not the job's fault."""
     return isinstance(error, PreemptionError) or (isinstance(error, RayActorError) and error.preempted)
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether a worker went away, in contrast to code that failed and would fail again."""
+    """Return whether a worker was lost, in contrast to code that failed and would fail again."""
     if isinstance(error, (*LOST, dist.DistNetworkError, dist.DistBackendError)):
         return True
     if type(error).__name__ in LOST_NAMES:
         return True
-    return isinstance(error, RuntimeError | OSError) and any(sign in str(error) for sign in SIGNS)
+    return isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in CONNECTION_TEXTS)

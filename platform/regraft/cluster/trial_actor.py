@@ -1,7 +1,7 @@
-"""An actor that runs trials, and how what it tells reaches the driver.
+"""An actor that runs trials, and the way its calls of the coordinator reach the driver.
 
-Calls of a worker's desk wait in a queue of the actor; the driver takes them by a call that is answered as soon as there
-is one, and sends the answers back. No process stands between the two, and when the actor dies nothing of it is left.
+The calls wait in a queue of the actor. The driver takes them with a call that returns as soon as there is one, and
+sends the answers back. No process stands between the two, and a dead actor leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from regraft.tuning.protocol import Coordinator, End, Report, SearchJob, Trial
 from regraft.tuning.worker.worker import TrialWorker
 
 DONE = "done"
-"""The last word of a call that runs trials."""
-PATIENCE_S = 20.0
-"""How long the driver's question for calls stays open."""
+"""Name of the pseudo-call that ends the calls of one task."""
+POLL_S = 20.0
+"""Longest time that the driver's request for calls waits, in seconds."""
 
 Call = tuple[int, str, tuple[Any, ...]]
-"""Its number (0: no answer is awaited), the desk's method, arguments."""
+"""Number of the call (0: the caller waits for no answer), method of the coordinator, arguments."""
 
 
 class CoordinatorClient:
-    """The desk as a worker sees it; calls travel to the driver's."""
+    """The coordinator as a worker sees it; its calls travel to the one of the driver."""
 
     def __init__(self) -> None:
         self.calls: queue.Queue[Call] = queue.Queue()
@@ -52,36 +52,36 @@ class CoordinatorClient:
         return answer.result()
 
     def answer(self, answers: Sequence[tuple[int, Any]]) -> None:
-        """What the driver's desk said."""
+        """Hand the answers of the driver's coordinator to the callers that wait."""
         for number, value in answers:
             with self._lock:
                 waiting = self._open.pop(number)
             waiting.set_result(value)
 
     def report(self, trial: str, report: Report) -> bool:
-        """As `trials.Coordinator`."""
+        """As `protocol.Coordinator`."""
         return bool(self._ask("report", trial, report))
 
     def reserve(self, trial: str, count: int) -> bool:
-        """As `trials.Coordinator`."""
+        """As `protocol.Coordinator`."""
         return bool(self._ask("reserve", trial, count))
 
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
-        """As `trials.Coordinator`."""
+        """As `protocol.Coordinator`."""
         self._ask("saved", trial, prefix, count, score)
 
     def ended(self, trial: str, end: End) -> None:
-        """As `trials.Coordinator`."""
+        """As `protocol.Coordinator`."""
         self._ask("ended", trial, end)
 
     def emit(self, event: Event) -> None:
-        """As `trials.Coordinator`; nobody waits for it."""
+        """As `protocol.Coordinator`; the caller does not wait."""
         self.calls.put((0, "emit", (event,)))
 
 
 @ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "coordinator": 2})
 class TrialActor:
-    """One worker process of a search. Trials run in one thread, always the same; calls go in and out by others."""
+    """One worker process of a search. All trials run in the same thread; other threads carry calls and answers."""
 
     def __init__(self) -> None:
         self._coordinator = CoordinatorClient()
@@ -113,10 +113,10 @@ class TrialActor:
 
     @ray.method(concurrency_group="coordinator")  # type: ignore[untyped-decorator]
     def take(self) -> list[Call]:
-        """Every call that waits; when none does, the next one, or none after a while."""
+        """Return all waiting calls; without any, wait for the next one, and return none after a while."""
         calls = self._coordinator.calls
         try:
-            found = [calls.get(timeout=PATIENCE_S)]
+            found = [calls.get(timeout=POLL_S)]
         except queue.Empty:
             return []
         while not calls.empty():
@@ -125,17 +125,17 @@ class TrialActor:
 
     @ray.method(concurrency_group="coordinator")  # type: ignore[untyped-decorator]
     def answer(self, answers: list[tuple[int, Any]]) -> None:
-        """What the driver's desk said to calls."""
+        """Pass on the answers of the driver's coordinator."""
         self._coordinator.answer(answers)
 
     @ray.method(concurrency_group="coordinator")  # type: ignore[untyped-decorator]
     def clear(self) -> None:
-        """Leave nothing on the node: the process is ended next, and does not get to it any more."""
+        """Delete the scratch folder: the process is killed next, and cannot do it then."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def serve(actor: Any, running: Any, coordinator: Coordinator) -> None:
-    """Answer an actor's calls until what it runs has ended; raises what that raised."""
+def answer_calls(actor: Any, running: Any, coordinator: Coordinator) -> None:
+    """Answer an actor's calls until its task `running` has ended. Raises the error of the task."""
     ended = False
     while not ended:
         answers = []
@@ -152,5 +152,5 @@ def serve(actor: Any, running: Any, coordinator: Coordinator) -> None:
 
 
 def plain(job: SearchJob) -> dict[str, Any]:
-    """The job as data that any process can read."""
+    """Return the job as plain data that any process can read."""
     return asdict(job)

@@ -1,4 +1,4 @@
-"""Ray Tune's searchers and schedulers over plain records: no Tune controller, no Ray that runs, no pickled state."""
+"""Ray Tune's searchers and schedulers over plain records: without Tune's controller, a running Ray or pickled state."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from regraft.spec.run import RunSpec
 from regraft.tuning.study import GridPoints, NoStopping, RandomPoints, Sampler, StoppingRule, Study
 
 MOST_EVALUATIONS = 100_000
-"""asha makes rungs up to here; a trial ends by itself."""
-ENOUGH = 3
-"""Other trials without which the median rule says nothing."""
+"""ASHA makes rungs up to this number; a trial ends by itself long before."""
+MEDIAN_OF = 3
+"""Fewest other trials for which the median rule stops one."""
 TPE = "regraft.cluster.optuna_sampler"
 METRIC = "score"
 COUNT = "evaluation"
 
 
 def tune_study(spec: RunSpec) -> Study:
-    """Sampler and scheduler as the spec names them."""
+    """Return the sampler and the scheduler that the spec names."""
     search = spec.searched()
     sampler: Sampler
     if search.sampler == "optuna":
-        # Imported where it is asked for: it takes seconds.
+        # Imported only here: it takes seconds.
         sampler = importlib.import_module(TPE).OptunaPoints(spec)
     else:
         sampler = GridPoints(spec) if search.sampler == "grid" else RandomPoints(spec)
@@ -34,7 +34,7 @@ def tune_study(spec: RunSpec) -> Study:
 
 
 class TuneRule:
-    """A scheduler of Tune's, asked about trials that are no more than names with numbers."""
+    """A scheduler of Ray Tune, which sees of a trial only its name and its scores."""
 
     def __init__(self, spec: RunSpec) -> None:
         search, mode = spec.searched(), spec.task.score.mode
@@ -54,33 +54,35 @@ class TuneRule:
                 metric=METRIC,
                 mode=mode,
                 grace_period=search.grace,
-                min_samples_required=ENOUGH,
+                min_samples_required=MEDIAN_OF,
                 hard_stop=True,
             )
-        # The median rule asks who waits, to yield to them: nobody does, trials are handed out elsewhere.
+        # The median rule asks for waiting trials, to yield to them: there are none, the coordinator hands trials out.
         self._controller = SimpleNamespace(get_live_trials=list)
         self._trials: dict[str, Any] = {}
 
     def goes_on(self, trial: str, evaluation: int, score: float) -> bool:
-        """What the scheduler says."""
-        verdict = self._scheduler.on_trial_result(self._controller, self._of(trial), {COUNT: evaluation, METRIC: score})
-        return bool(verdict == TrialScheduler.CONTINUE)
+        """Return whether the scheduler lets the trial continue."""
+        decision = self._scheduler.on_trial_result(
+            self._controller, self._of(trial), {COUNT: evaluation, METRIC: score}
+        )
+        return bool(decision == TrialScheduler.CONTINUE)
 
     def over(self, trial: str, evaluation: int, score: float | None) -> None:
-        """A failed trial is taken out, any other counted once more with its last score, as Tune does."""
+        """Report the end of a trial: a failed one is removed, any other counts with its last score, as in Tune."""
         if trial not in self._trials or score is None:
             return
         self._scheduler.on_trial_complete(self._controller, self._of(trial), {COUNT: evaluation, METRIC: score})
 
     def _of(self, trial: str) -> Any:
         if trial not in self._trials:
-            self._trials[trial] = _Named(trial)
+            self._trials[trial] = _TrialName(trial)
             self._scheduler.on_trial_add(self._controller, self._trials[trial])
         return self._trials[trial]
 
 
-class _Named:
-    """What the schedulers ask of a trial: a name, and to be a key."""
+class _TrialName:
+    """The part of a Tune trial that the schedulers use: a name, and a hash."""
 
     def __init__(self, trial_id: str) -> None:
         self.trial_id = trial_id

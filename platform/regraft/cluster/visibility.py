@@ -1,4 +1,7 @@
-"""Do the workers' nodes see what they will read? Asked before they begin, since they would find out only one by one."""
+"""Checks that the workers' nodes see the files they will read, made before the workers begin.
+
+Without them the workers would fail one by one.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from regraft.cluster.connect import living, on, who_misses
+from regraft.cluster.connect import alive, count_blind_nodes, living, on
 from regraft.contracts import columns_of
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import RequestError
@@ -20,8 +23,8 @@ from regraft.store.objects import open_store
 from regraft.training.job import Job
 
 SAMPLE = 200
-"""Rows of each side whose pictures are looked for."""
-CURE = {
+"""Rows of each side whose images are looked for."""
+REMEDY = {
     "base": "name it by s3://, a hub id or package:, or put it into a folder that every node sees",
     "plugins": "put them into a folder that every node sees, or into the job's working directory",
     "data": "its pictures are read where they lie: put them into S3, or into a folder that every node sees",
@@ -29,39 +32,39 @@ CURE = {
 
 
 def check_folders(spec: RunSpec) -> None:
-    """RequestError when a node does not see the base or the plugins that the workers will read.
+    """Raise RequestError if a node does not see the base or the plugins that the workers will read.
 
-    Rows are in the snapshot, which lies in the store: tables need not be seen by anybody but the driver.
+    Rows are in the snapshot, which is in the store, so only the driver must see tables.
     """
-    refuse_blind(list(folders(spec)))
+    refuse_unseen(list(folders(spec)))
 
 
-def check_pictures(spec: RunSpec, job: Job) -> None:
-    """The same of the pictures that the snapshot's rows name."""
-    refuse_blind([("data", path) for path in pictures(spec, job)])
+def check_images(spec: RunSpec, job: Job) -> None:
+    """Raise RequestError if a node does not see the images that the snapshot's rows name."""
+    refuse_unseen([("data", path) for path in images(spec, job)])
 
 
-def refuse_blind(asked: list[tuple[str, str]]) -> None:
-    """RequestError when a node does not see one of the paths, each with what of the spec named it."""
+def refuse_unseen(paths: list[tuple[str, str]]) -> None:
+    """Raise RequestError if a node does not see one of the paths, each given with the spec's field that names it."""
     nodes = len(living())
-    if nodes < 2 or not asked:
+    if nodes < 2 or not paths:
         return
-    missing = who_misses([path for _, path in asked])
-    for where, path in asked:
+    missing = count_blind_nodes([path for _, path in paths])
+    for where, path in paths:
         if blind := missing[path]:
-            raise RequestError(f"{blind} of {nodes} nodes do not see {path}: {CURE[where]}", where=where)
+            raise RequestError(f"{blind} of {nodes} nodes do not see {path}: {REMEDY[where]}", where=where)
 
 
 def folders(spec: RunSpec) -> Iterator[tuple[str, str]]:
-    """The folders of this machine that a spec names besides its data."""
+    """Yield the folders of this machine that a spec names besides its data."""
     if Path(spec.base).expanduser().is_dir():
         yield "base", str(Path(spec.base).expanduser().resolve())
     for plugins in spec.plugins:
         yield "plugins", str(Path(plugins).resolve())
 
 
-def pictures(spec: RunSpec, job: Job) -> list[str]:
-    """A picture of each folder that the snapshot's rows name: those of some rows, evenly taken from all."""
+def images(spec: RunSpec, job: Job) -> list[str]:
+    """Return an image of each folder that the rows name; the rows are sampled evenly from all."""
     columns = [name for name, column in columns_of(spec.task.stored_columns()).items() if column.by_reference]
     if not columns:
         return []
@@ -76,20 +79,20 @@ def pictures(spec: RunSpec, job: Job) -> list[str]:
 
 
 MARKER = ".regraft-seen-"
-"""How a file begins whose only use is to be looked for; the store shows no such name."""
+"""Prefix of files that exist only to be looked for; the store lists no such name."""
 _MOST_NAMES = 1000
-HOW = {
+OUTPUT_REMEDY = {
     "store": "use s3://bucket/prefix, or a folder that every node mounts at the same place",
     "output": "write s3://bucket/key, or a file in a folder that every node mounts at the same place",
 }
-ELSE = (
+INPUT_REMEDY = (
     "put it into S3 (s3://bucket/key), or into a folder that every node mounts at the same place; what lies below the "
     "folder that you submit from and is small travels with the job"
 )
 
 
 def proof(path: str) -> str:
-    """What is to be found under `path` wherever the same files lie: a file's size, a folder's first names."""
+    """Return what identifies the content of a path: a file's size, or a hash of a folder's first names."""
     if os.path.isdir(path):
         names = sorted(os.listdir(path))[:_MOST_NAMES]
         return hashlib.sha256("\0".join(names).encode()).hexdigest()
@@ -97,8 +100,8 @@ def proof(path: str) -> str:
 
 
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
-def look(paths: Sequence[str]) -> list[str]:
-    """The proofs of `paths` as this node finds them; empty for one that is not there."""
+def proofs(paths: Sequence[str]) -> list[str]:
+    """Return the proofs of `paths` as this node finds them; empty for a path that does not exist."""
     found = []
     for path in paths:
         try:
@@ -109,20 +112,20 @@ def look(paths: Sequence[str]) -> list[str]:
 
 
 def check_shared(shared: Sequence[Mapping[str, Any]]) -> None:
-    """RequestError when a node does not see, under the same path, what the client had there.
+    """Raise RequestError if a node does not see, under the same path, what the client has there.
 
-    Each of `shared` has `where` (the field that names it), `path` and `proof`.
+    Each item of `shared` has `where` (the field that names it), `path` and `proof`. Marker files are then deleted.
     """
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["NodeID"] for node in alive()]
     paths = [item["path"] for item in shared]
-    seen = ray.get([look.options(scheduling_strategy=on(node)).remote(paths) for node in nodes])
+    seen = ray.get([proofs.options(scheduling_strategy=on(node)).remote(paths) for node in nodes])
     for number, item in enumerate(shared):
         blind = sum(found[number] != item["proof"] for found in seen)
         if blind:
-            path = str(Path(item["path"]).parent) if item["where"] in HOW else item["path"]
+            path = str(Path(item["path"]).parent) if item["where"] in OUTPUT_REMEDY else item["path"]
             raise RequestError(
-                f"{path} is of the machine that submitted the job: {blind} of {len(nodes)} nodes do not see it, or "
-                f"something else under that path; {HOW.get(item['where'], ELSE)}",
+                f"{path} is on the machine that submitted the job: {blind} of {len(nodes)} nodes do not see it, or "
+                f"something else under that path; {OUTPUT_REMEDY.get(item['where'], INPUT_REMEDY)}",
                 where=item["where"],
             )
     for path in paths:

@@ -1,4 +1,4 @@
-"""One line of `regraft doctor`'s report, and what makes some."""
+"""A line of `regraft doctor`'s report, and the type of a check."""
 
 from __future__ import annotations
 
@@ -18,3 +18,4 @@ class Finding:
 
 
 Check = Callable[[], Iterable[Finding]]
+"""A function that checks one thing and yields its findings."""

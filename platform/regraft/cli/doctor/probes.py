@@ -16,22 +16,22 @@ from urllib.parse import urlsplit
 import psutil
 
 import regraft
-from regraft.cluster.auth import header, refusal
+from regraft.cluster.auth import auth_header, status_help
 
 _CGROUP = Path("/sys/fs/cgroup")
 _RING_S = 90.0
-"""Starting Python with torch twice takes seconds on a busy machine; longer than this is a hang."""
+"""Seconds after which two processes count as hanging; starting Python with torch twice takes some on a busy machine."""
 
 
 def cpus() -> float:
-    """CPUs that this process may use: its affinity, or its container's quota where that is less."""
+    """Return how many CPUs this process may use: its affinity, or its container's quota if that is less."""
     affinity = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     quota, _, period = _read("cpu.max").partition(" ")
     return min(affinity, int(quota) / int(period)) if quota.isdigit() and period.isdigit() else affinity
 
 
 def memory() -> tuple[int, int]:
-    """(bytes there are, bytes in use): the machine's, or the container's where it has a limit."""
+    """Return (total bytes, bytes in use): the machine's, or the container's if it has a limit."""
     machine = psutil.virtual_memory()
     limit, used = _read("memory.max"), _read("memory.current")
     if limit.isdigit() and used.isdigit() and int(limit) < machine.total:
@@ -47,7 +47,7 @@ def _read(name: str) -> str:
 
 
 def ring() -> tuple[float, str]:
-    """(seconds, what went wrong) of two processes summing over gloo; the second is empty when all went well."""
+    """Have two processes sum a number over gloo; return (seconds, error), the error empty on success."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="regraft-ring-") as folder:
         ranks = [_rank(rank, Path(folder)) for rank in range(2)]
@@ -61,33 +61,35 @@ def ring() -> tuple[float, str]:
                     rank.kill()
                     rank.wait()
         wrong = [text.strip() for rank, (_, text) in zip(ranks, ends, strict=True) if rank.returncode]
-    return time.monotonic() - began, (wrong[0].splitlines() or ["it ended without a word"])[-1] if wrong else ""
+    return time.monotonic() - began, (wrong[0].splitlines() or ["it ended without an error message"])[
+        -1
+    ] if wrong else ""
 
 
 def _rank(rank: int, folder: Path) -> subprocess.Popen[str]:
     source = str(Path(regraft.__file__).parent.parent)
     paths = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH", ""))))
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": loopback(), "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    command = [sys.executable, "-m", "regraft.cli.doctor.ring", str(rank), str(folder / "meeting")]
+    command = [sys.executable, "-m", "regraft.cli.doctor.ring", str(rank), str(folder / "rendezvous")]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def loopback() -> str:
-    """The name of the loopback interface (`lo`, `lo0`)."""
+    """Return the name of the loopback interface (`lo`, `lo0`)."""
     names = [name for name, _ in psutil.net_if_stats().items() if name.startswith("lo")]
     return min(names, key=len, default="lo")
 
 
-def answers(address: str, *, timeout_s: float = 5.0) -> str:
-    """What keeps a cluster's address from answering; empty when it does."""
+def connection_error(address: str, *, timeout_s: float = 5.0) -> str:
+    """Return why a cluster's address does not answer; empty if it does."""
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     if parts.scheme in ("http", "https"):
         try:
-            request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=header())
+            request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=auth_header())
             with urllib.request.urlopen(request, timeout=timeout_s):
                 return ""
         except urllib.error.HTTPError as error:
-            return refusal(error.code)
+            return status_help(error.code)
         except (OSError, ValueError) as error:
             return f"it does not answer ({error})"
     try:

@@ -1,4 +1,4 @@
-"""One of the two processes of `regraft doctor`'s ring: `python -m regraft.cli.doctor.ring RANK FILE`."""
+"""One of two processes that `regraft doctor` has sum a number: `python -m regraft.cli.doctor.ring RANK FILE`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 
 
-def main(rank: int, meeting: str) -> int:
-    """Meet the other process by a file, sum over both, and say by the exit code whether the sum is right."""
+def main(rank: int, rendezvous: str) -> int:
+    """Find the other process through a file, sum over both, and return 0 if the sum is right."""
     dist.init_process_group(
-        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
     number = torch.full((1024,), float(rank + 1))
     dist.all_reduce(number)

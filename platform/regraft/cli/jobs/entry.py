@@ -1,7 +1,7 @@
-"""What a submitted job runs: `python -m regraft.cli.jobs.entry COMMAND ...` in the folder that travelled with it.
+"""Entry point of a submitted job: `python -m regraft.cli.jobs.entry COMMAND ...` in the folder that travelled with it.
 
-Before the command it is checked that the code here is the client's version, and that every node sees the folders that
-did not travel. What happens is told in marked lines (`job_log`), which the client shows.
+Before the command runs, it checks that the code here has the client's version, and that every node sees the folders
+that did not travel. Events, reply and error are written as marked lines (`job_log`), which the client shows.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from typing import Any
 from regraft.cli import console, failed
 from regraft.cli.jobs.job_log import SWITCH
 from regraft.cluster.connect import connected
-from regraft.cluster.job_package import LETTER
+from regraft.cluster.job_package import JOB_FILE
 from regraft.cluster.visibility import check_shared
 from regraft.errors import RequestError
 from regraft.version import VERSION
 
 
 def run(argv: Sequence[str]) -> int:
-    """Check, then run the command; its exit code."""
+    """Check the cluster, run the command and return its exit code."""
     os.environ[SWITCH] = "1"
-    # Ray ends a job by SIGTERM. Workers that train have their own answer to it; before and after, it is an interrupt,
-    # which lets go of the run's lease.
+    # Ray ends a job by SIGTERM. Workers that train handle it themselves; before and after training it acts as an
+    # interrupt, which releases the run's lease.
     signal.signal(signal.SIGTERM, _interrupt)
     with ExitStack() as stack:
         try:
-            letter: dict[str, Any] = json.loads(Path(LETTER).read_text(encoding="utf-8"))
-            if letter["regraft"] != VERSION:
+            document: dict[str, Any] = json.loads(Path(JOB_FILE).read_text(encoding="utf-8"))
+            if document["regraft"] != VERSION:
                 raise RequestError(
-                    f"the cluster's image has regraft {VERSION} and the client {letter['regraft']}: use the same on "
+                    f"the cluster's image has regraft {VERSION} and the client {document['regraft']}: use the same on "
                     "both, or submit from a source tree, which travels with the job",
                     where="regraft",
                 )
-            if letter["shared"]:
+            if document["shared"]:
                 stack.enter_context(connected())
-                check_shared(letter["shared"])
+                check_shared(document["shared"])
         except Exception as error:
             return failed(error)
         return console(argv)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from regraft.cli.doctor import command, probes
+from regraft.cli.doctor import command, machine_checks, probes
 from regraft.cli.doctor.finding import Check, Finding
 from regraft.errors import StoreError
 from regraft.store.folder import FolderStore
@@ -59,7 +59,14 @@ def test_the_store_that_is_looked_at_is_the_specs_unless_another_is_named(
 
 
 @pytest.mark.parametrize(
-    "check", [command.processor, command.memory, command.shared_memory, command.gpu, command.token]
+    "check",
+    [
+        machine_checks.processor,
+        machine_checks.memory,
+        machine_checks.shared_memory,
+        machine_checks.gpu,
+        machine_checks.token,
+    ],
 )
 def test_every_look_at_the_machine_finds_something(check: Check) -> None:
     assert all(finding.found for finding in check())
@@ -67,9 +74,9 @@ def test_every_look_at_the_machine_finds_something(check: Check) -> None:
 
 def test_a_version_that_is_not_allowed_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ["torch>=99", "ray[train]>=1", "regraft-missing>=1", "moto>=5; extra == 'test'"]
-    monkeypatch.setattr(command, "requires", lambda name: wanted)
-    monkeypatch.setattr(command, "_STANDS_ON", ("torch", "ray", "regraft-missing"))
-    found = {finding.name: finding for finding in command.versions()}
+    monkeypatch.setattr(machine_checks, "requires", lambda name: wanted)
+    monkeypatch.setattr(machine_checks, "_REQUIRED", ("torch", "ray", "regraft-missing"))
+    found = {finding.name: finding for finding in machine_checks.versions()}
     assert (found["torch"].status, found["torch"].todo) == ("fail", "pip install 'torch>=99'")
     assert found["ray"].status == "ok"
     assert "is not installed" in found["regraft-missing"].found
@@ -79,28 +86,28 @@ def test_a_version_that_is_not_allowed_fails(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_ray_without_a_token_is_told(mode: str | None, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if mode is not None:
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    assert [finding.status for finding in command.token()] == [status]
+    assert [finding.status for finding in machine_checks.token()] == [status]
 
 
 def test_more_threads_than_cpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "cpus", lambda: 0.5)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
-    (finding,) = command.processor()
+    (finding,) = machine_checks.processor()
     assert finding.status == "warn"
     assert "OMP_NUM_THREADS=1" in finding.todo
 
 
 def test_little_memory_and_disk_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(probes, "memory", lambda: (10**10, 10**10 - 10**8))
-    assert [finding.status for finding in command.memory()] == ["warn"]
-    monkeypatch.setattr(command, "_GB", 10**15)
-    assert {finding.status for finding in command.disk(str(tmp_path / "not" / "there"))} == {"warn"}
-    assert not [finding for finding in command.disk("s3://bucket") if finding.name == "disk: store"]
+    assert [finding.status for finding in machine_checks.memory()] == ["warn"]
+    monkeypatch.setattr(machine_checks, "_GB", 10**15)
+    assert {finding.status for finding in machine_checks.disk(str(tmp_path / "not" / "there"))} == {"warn"}
+    assert not [finding for finding in machine_checks.disk("s3://bucket") if finding.name == "disk: store"]
 
 
 def test_a_good_store_passes_and_keeps_nothing(tmp_path: Path) -> None:
     store = FolderStore(str(tmp_path))
-    assert {finding.status for finding in command.store_round_trip(str(tmp_path))} == {"ok"}
+    assert {finding.status for finding in machine_checks.store_round_trip(str(tmp_path))} == {"ok"}
     assert [stat.key for stat in store.list()] == []
 
 
@@ -121,7 +128,7 @@ class Replaces(FolderStore):
 @pytest.mark.parametrize(("kind", "told"), [(Overwrites, "If-None-Match"), (Replaces, "If-Match")])
 def test_a_server_that_ignores_conditions_is_refused(kind: type[FolderStore], told: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=told):
-        command.conditional_writes(kind(str(tmp_path)))
+        machine_checks.conditional_writes(kind(str(tmp_path)))
     assert not [path for path in tmp_path.rglob("*") if "check" in path.name]
 
 
@@ -130,7 +137,9 @@ def test_a_store_that_cannot_be_written_fails(
 ) -> None:
     (tmp_path / "file").write_text("")
     url = str(tmp_path / "file/store")
-    monkeypatch.setattr(command, "checks", lambda store, address: [("store", lambda: command.store_round_trip(store))])
+    monkeypatch.setattr(
+        command, "checks", lambda store, address: [("store", lambda: machine_checks.store_round_trip(store))]
+    )
     said = regraft("doctor", "--store", url)
     assert said.code == 1
     assert said.out.startswith("fail  store")
@@ -144,7 +153,7 @@ def test_two_processes_meet() -> None:
 
 def test_a_ring_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
-    assert probes.ring()[1] == "it ended without a word"
+    assert probes.ring()[1] == "it ended without an error message"
 
 
 class Dashboard(http.server.BaseHTTPRequestHandler):
@@ -167,7 +176,7 @@ def test_a_cluster_is_asked_over_its_job_api(status: int, told: str) -> None:
     server = http.server.HTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        trouble = probes.answers(f"http://127.0.0.1:{server.server_port}")
+        trouble = probes.connection_error(f"http://127.0.0.1:{server.server_port}")
     finally:
         server.shutdown()
         server.server_close()
@@ -176,4 +185,4 @@ def test_a_cluster_is_asked_over_its_job_api(status: int, told: str) -> None:
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "127.0.0.1:1", "ray://127.0.0.1:1", "http://", "auto"])
 def test_an_address_where_nothing_is_fails(address: str) -> None:
-    assert "does not answer" in probes.answers(address, timeout_s=1)
+    assert "does not answer" in probes.connection_error(address, timeout_s=1)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from regraft.cli.jobs import job_log, remote
-from regraft.cli.jobs.remote import Watch
+from regraft.cli.jobs.remote import JobWatcher
 from regraft.cli.screen import Screen
-from regraft.cluster.job_api import Ended
+from regraft.cluster.job_api import JobEnd
 from regraft.contracts import EvaluationDone
 from regraft.errors import ClusterError, DataError, PermissionDenied, RegraftError, SpecError
 
@@ -42,14 +42,14 @@ class StandIn:
 
     address = "http://head:8265"
 
-    def __init__(self, lines: list[Any], end: Ended) -> None:
+    def __init__(self, lines: list[Any], end: JobEnd) -> None:
         self.lines, self.end = lines, end
         self.stopped: list[str] = []
 
     def follow(self, job: str) -> Feed:
         return Feed(self.lines)
 
-    def ended(self, job: str) -> Ended:
+    def wait_for_end(self, job: str) -> JobEnd:
         return self.end
 
     def stop(self, job: str) -> None:
@@ -59,11 +59,11 @@ class StandIn:
         return "no node has room"
 
 
-DONE = Ended("SUCCEEDED", 0, "")
+DONE = JobEnd("SUCCEEDED", 0, "")
 
 
-def watch(cluster: StandIn, screen: Screen | None = None) -> Watch:
-    return Watch(cluster, "job-1", screen or Screen(), {"store": "s3://b/x"})  # type: ignore[arg-type]
+def watch(cluster: StandIn, screen: Screen | None = None) -> JobWatcher:
+    return JobWatcher(cluster, "job-1", screen or Screen(), {"store": "s3://b/x"})  # type: ignore[arg-type]
 
 
 def test_progress_lines_and_the_reply_come_out_as_they_would_here(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +93,7 @@ def test_a_command_with_a_progress_of_its_own_shows_it(capsys: pytest.CaptureFix
         line("progress", event="note"),
         line("reply", version="v1"),
     ]
-    Watch(StandIn(lines, DONE), "job-1", Screen(), {}, shown).reply()  # type: ignore[arg-type]
+    JobWatcher(StandIn(lines, DONE), "job-1", Screen(), {}, shown).reply()  # type: ignore[arg-type]
     assert seen == [event], "what this edition cannot read is left out"
 
 
@@ -111,7 +111,7 @@ def test_an_error_there_is_the_same_error_here(
 ) -> None:
     told = line("error", kind=kind, message=message, where="x")
     with pytest.raises(expected) as caught:
-        watch(StandIn([told], Ended("FAILED", code, ""))).reply()
+        watch(StandIn([told], JobEnd("FAILED", code, ""))).reply()
     assert caught.value.exit_code == code
     assert message.split("\n")[0] in str(caught.value)
     assert ("environment of the" in str(caught.value)) == (kind == "PermissionDenied")
@@ -121,13 +121,13 @@ def test_an_error_there_is_the_same_error_here(
     ("said", "status", "told"),
     [
         ("/usr/bin/python: No module named regraft", "FAILED", "use an image with it"),
-        ("Killed", "FAILED", "without saying why"),
+        ("Killed", "FAILED", "without a reply or an error"),
         ("", "STOPPED", "stopped by somebody else"),
     ],
 )
 def test_a_job_that_ends_without_a_word_is_told_by_its_last_lines(said: str, status: str, told: str) -> None:
     with pytest.raises(ClusterError, match=told):
-        watch(StandIn([said], Ended(status, None, "exit 137"))).reply()
+        watch(StandIn([said], JobEnd(status, None, "exit 137"))).reply()
 
 
 def test_without_a_terminal_an_interrupt_leaves_the_job_and_says_how_to_find_it(

@@ -22,7 +22,7 @@ from uuid import uuid4
 from regraft.cluster.node_checks import versions
 from regraft.cluster.visibility import MARKER, proof
 from regraft.contracts import columns_of
-from regraft.data.inputs import alternatives
+from regraft.data.inputs import expand_braces
 from regraft.errors import RequestError
 from regraft.spec.document import absolute
 from regraft.spec.run import RunSpec
@@ -211,7 +211,7 @@ def _files_of(path: str) -> Iterator[Path]:
     if sign and Path(file).exists():
         yield Path(file)
         return
-    for name in alternatives(path).values() or (path,):
+    for name in expand_braces(path).values() or (path,):
         if Path(name).exists():
             yield Path(name)
         else:

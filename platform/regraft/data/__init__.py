@@ -1,1 +1,1 @@
-"""From files to batches: sources, the Arrow snapshot, the sampler."""
+"""Data: sources that read files, the Arrow snapshot of checked rows, and the sampler that orders them."""

@@ -1,4 +1,4 @@
-"""NumPy arrays in an archive, read a row at a time, and pixels as image files."""
+"""Reading of NumPy arrays in an archive, one row at a time, and writing of pixels as PNG files."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from regraft.media.pixels.images import MEGAPIXELS
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _CHANNELS = (1, 3, 4)
-_STORED = 65535
-"""Bytes in a deflate block that is not compressed."""
+_BLOCK = 65535
+"""Largest number of bytes in a deflate block that is not compressed."""
 
 
-class Unfit(ValueError):
-    """An array, or one row of it, that cannot be used; says why."""
+class BadArray(ValueError):
+    """An array, or one row of it, cannot be used; the message says why."""
 
 
-class Array:
-    """One array of an open archive: its shape, and its rows once, from the first to the last."""
+class ArrayReader:
+    """Reads one array of an open archive: its shape, and its rows once, in order."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        """Unfit for an array of Python objects, which only pickle reads, or of a form that NumPy has not."""
+        """Raise BadArray for an array of Python objects, which only pickle reads, or of an unknown format."""
         self.name = name
         self._file = archive.open(f"{name}.npy")
         try:
@@ -38,14 +38,14 @@ class Array:
                 raise ValueError(f"version {version} is not known")
             self.shape, self._fortran, self.dtype = _HEADERS[version](self._file)
         except ValueError as error:
-            raise Unfit(f"array {name} is damaged: {error}") from None
+            raise BadArray(f"array {name} is damaged: {error}") from None
         if self.dtype.hasobject or self.dtype.names:
-            raise Unfit(f"array {name} holds Python objects or records, which are never read: save plain numbers")
+            raise BadArray(f"array {name} holds Python objects or records, which are never read: save plain numbers")
         self.rows = self.shape[0] if self.shape else 0
         self._archive = archive
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        """The rows; memory holds one of them, or the whole array where it lies column by column (Fortran's order)."""
+        """Yield the rows. One of them is in memory, or the entire array if it is stored in Fortran order."""
         if self._fortran:
             with self._archive.open(f"{self.name}.npy") as file:
                 yield from npy.read_array(file, allow_pickle=False)
@@ -55,7 +55,7 @@ class Array:
         for number in range(self.rows):
             content = self._file.read(size)
             if len(content) != size:
-                raise Unfit(f"array {self.name} ends at row {number + 1} of {self.rows}: the file is cut short")
+                raise BadArray(f"array {self.name} ends at row {number + 1} of {self.rows}: the file is cut short")
             yield np.frombuffer(content, self.dtype).reshape(shape)
 
     def __enter__(self) -> Self:
@@ -65,61 +65,65 @@ class Array:
         self._file.close()
 
 
-def cell(row: NDArray[Any]) -> Any:
-    """A row of an array as a plain value, without axes of length 1; bytes are text."""
+def plain_value(row: NDArray[Any]) -> Any:
+    """Return a row of an array as a plain value, without axes of length 1, bytes as text."""
     value = row.reshape(-1)[0].item() if row.size == 1 else row.tolist()
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def pictured(array: Array) -> bool:
-    """Whether an array of images has its channels first; Unfit when it is no array of images."""
+def has_channels_first(array: ArrayReader) -> bool:
+    """Return whether an array of images has its channels first. Raises BadArray when it is no array of images."""
     shape = array.shape[1:]
     if array.dtype.kind not in "biuf" or len(shape) not in (2, 3):
-        raise Unfit(
+        raise BadArray(
             f"array {array.name} is {array.shape} of {array.dtype}; images are numbers of "
             "(rows, height, width) or (rows, height, width, channels)"
         )
     first = len(shape) == 3 and shape[0] in _CHANNELS and shape[2] not in _CHANNELS
     if len(shape) == 3 and not first and shape[2] not in _CHANNELS:
-        raise Unfit(f"array {array.name} is {array.shape}; images have 1, 3 or 4 channels, last or first")
+        raise BadArray(f"array {array.name} is {array.shape}; images have 1, 3 or 4 channels, last or first")
     height, width = shape[1:] if first else shape[:2]
     if not 0 < height * width <= MEGAPIXELS * 1_000_000:
-        raise Unfit(f"array {array.name} has images of {width} x {height} pixels: 1 to {MEGAPIXELS} million are read")
+        raise BadArray(
+            f"array {array.name} has images of {width} x {height} pixels: 1 to {MEGAPIXELS} million are read"
+        )
     return first
 
 
-def picture(row: NDArray[Any], channels_first: bool, *, fractions: bool) -> bytes | Unfit:
-    """One image as the bytes of a PNG file; Unfit for values that are none of an image.
+def encode_image(row: NDArray[Any], channels_first: bool, *, fractions: bool) -> bytes | BadArray:
+    """Return one image as the bytes of a PNG file, or BadArray (not raised) for values that no image has.
 
-    `fractions` allows floats of 0 to 1, which are stretched to 0 to 255; masks hold whole numbers only.
+    `fractions` allows floats of 0 to 1, which are scaled to 0 to 255; masks have integers only.
     """
     pixels = np.moveaxis(row, 0, -1) if channels_first else row
     if pixels.dtype.kind == "b":
         pixels = pixels.astype(np.uint8) * (255 if fractions else 1)
     elif pixels.dtype.kind == "f" and fractions:
         if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
-            return Unfit(f"holds values of {pixels.min():g} to {pixels.max():g}; fractions are 0 to 1: scale them")
+            return BadArray(f"holds values of {pixels.min():g} to {pixels.max():g}; fractions are 0 to 1: scale them")
         pixels = np.rint(pixels * 255).astype(np.uint8)
     elif pixels.dtype != np.uint8:
-        whole = np.rint(pixels)
-        if not (whole == pixels).all() or whole.min() < 0 or whole.max() > 255:
-            return Unfit(f"holds values of {pixels.min():g} to {pixels.max():g}; whole numbers of 0 to 255 are wanted")
-        pixels = whole.astype(np.uint8)
-    return png(pixels)
+        rounded = np.rint(pixels)
+        if not (rounded == pixels).all() or rounded.min() < 0 or rounded.max() > 255:
+            return BadArray(
+                f"holds values of {pixels.min():g} to {pixels.max():g}; whole numbers of 0 to 255 are wanted"
+            )
+        pixels = rounded.astype(np.uint8)
+    return encode_png(pixels)
 
 
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """(height, width[, 1 | 3 | 4]) as a PNG file (ISO/IEC 15948), the same bytes everywhere.
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels (height, width[, 1 | 3 | 4]) as a PNG file (ISO/IEC 15948), the same bytes everywhere.
 
-    The pixels are not compressed: what a compressor makes of them differs between its versions, and a row whose bytes
-    differ is another row, on another side of the split.
+    The pixels are not compressed: the output of a compressor differs between its versions, and a row with other bytes
+    is another row, which may be on the other side of the split.
     """
     height, width = pixels.shape[:2]
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     colour = {1: 0, 3: 2, 4: 6}[channels]
     lines = np.ascontiguousarray(pixels).reshape(height, width * channels)
     raw = np.concatenate([np.zeros((height, 1), np.uint8), lines], axis=1).tobytes()
-    blocks = [raw[at : at + _STORED] for at in range(0, len(raw), _STORED)]
+    blocks = [raw[at : at + _BLOCK] for at in range(0, len(raw), _BLOCK)]
     stored = b"".join(
         struct.pack("<BHH", number == len(blocks) - 1, len(block), len(block) ^ 0xFFFF) + block
         for number, block in enumerate(blocks)

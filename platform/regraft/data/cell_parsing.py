@@ -1,4 +1,4 @@
-"""From a file's columns to the task's: found by name, of the right kind, or refused with the reason."""
+"""Mapping of a file's columns to the task's: each is found by name and parsed by its kind, or the row is refused."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from regraft.contracts import BadCell, Column, Kind, Raw, absent, column_of, lab
 from regraft.errors import DataError
 
 _SHOWN = 20
-_NOWHERE = object()
+_MISSING = object()
 
 
 class ColumnMapping:
-    """How the rows of one file become rows of a task."""
+    """Converts the rows of one file to rows of a task."""
 
     def __init__(self, wanted: Mapping[str, Kind], names: Mapping[str, str], folder: str | Path) -> None:
-        """`names` are the file's column names by the task's, a dot between a column and what lies inside of it.
+        """`names` are the file's column names by the task's; a dot selects a field inside a column.
 
-        `folder` is where relative image paths begin: on this machine, or an s3:// URL.
+        `folder` is where relative paths of files begin: a folder on this machine, or an s3:// URL.
         """
         self._columns = [(column, names.get(column, column), column_of(kind)) for column, kind in wanted.items()]
         self._folder = str(folder)
 
     def check(self, raw: Raw, file: str, manual: str, group: str | None = None) -> None:
-        """DataError unless the first row of a file has every column; `manual` is what to look at for more.
+        """Raise DataError unless the first row of a file has every column.
 
-        `group` is one more column that the file must have, by its own name.
+        `manual` is the command that documents the file's source. `group` is one more column that the file must have,
+        by its own name.
         """
         wanted = [name for _, name, _ in self._columns] + ([] if group is None else [group])
-        missing = [name for name in wanted if found(raw.values, name) is _NOWHERE]
+        missing = [name for name in wanted if find_value(raw.values, name) is _MISSING]
         if not missing:
             return
         has = [str(name)[:40] for name in raw.values]
@@ -41,7 +42,7 @@ class ColumnMapping:
         needed = ", ".join(map(repr, wanted))
         raise DataError(
             f"has no column {', '.join(hints)}; it has {', '.join(map(repr, has[:_SHOWN]))}{more}; "
-            f"needed are {needed}: say in data.columns what they are called here, "
+            f"needed are {needed}: write in data.columns what they are called here, "
             f"or in data.format how to read the file ({manual})",
             where=file,
         )
@@ -51,15 +52,15 @@ class ColumnMapping:
         return [
             (column, url)
             for _, name, column in self._columns
-            if column.by_reference and (url := column.remote(found(raw.values, name), self._folder)) is not None
+            if column.by_reference and (url := column.remote(find_value(raw.values, name), self._folder)) is not None
         ]
 
     def row(self, raw: Raw) -> dict[str, Any]:
-        """The task's columns of one row; BadCell says what is wrong with it."""
+        """Return the task's columns of one row. Raises BadCell."""
         row = {}
         for wanted, name, column in self._columns:
-            value = found(raw.values, name)
-            if value is _NOWHERE:
+            value = find_value(raw.values, name)
+            if value is _MISSING:
                 raise BadCell(f"has no {name!r}")
             try:
                 row[wanted] = column.read_cell(value, self._folder)
@@ -69,9 +70,9 @@ class ColumnMapping:
 
 
 def group_of(raw: Raw, name: str) -> str:
-    """What the rows of one group share, from the column that `data.group` names; BadCell where a row has none."""
-    value = found(raw.values, name)
-    if value is not _NOWHERE and not absent(value):
+    """Return a row's group: the value of the column that `data.group` names. Raises BadCell when it has none."""
+    value = find_value(raw.values, name)
+    if value is not _MISSING and not absent(value):
         if not isinstance(value, str | int | float):
             raise BadCell(f"{name}: is {quoted(value)}; a group is a name or a number")
         if group := label_text(value):
@@ -79,20 +80,20 @@ def group_of(raw: Raw, name: str) -> str:
     raise BadCell(f"{name}: is missing; data.group keeps rows together by it")
 
 
-def found(values: Mapping[str, Any], name: str) -> Any:
-    """The value of a column, or of what lies inside of one (`translation.en`, `objects.bbox`); else `_NOWHERE`.
+def find_value(values: Mapping[str, Any], name: str) -> Any:
+    """Return the value of a column or of a field inside one (`translation.en`, `objects.bbox`), else `_MISSING`.
 
-    Inside of a list of structures a name stands for the list of their values.
+    In a list of structures, a name selects the list of their values.
     """
     if name in values:
         return values[name]
     column, dot, inner = name.partition(".")
     if not dot or column not in values:
-        return _NOWHERE
+        return _MISSING
     value = values[column]
     if isinstance(value, Mapping):
-        return found(value, inner)
+        return find_value(value, inner)
     if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
-        several = [found(item, inner) for item in value]
-        return _NOWHERE if any(item is _NOWHERE for item in several) else several
-    return _NOWHERE
+        several = [find_value(item, inner) for item in value]
+        return _MISSING if any(item is _MISSING for item in several) else several
+    return _MISSING

@@ -1,4 +1,4 @@
-"""Which of the three things called .json is this file: a list of rows, a row on each line, or one document?"""
+"""Shape of a .json file: a list of rows, a row on each line, or one document."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import zlib
 from pathlib import Path
 from typing import IO, Literal
 
-Shape = Literal["list", "lines", "document"]
+JsonShape = Literal["list", "lines", "document"]
 
 _HEAD = 1 << 16
 _DOCUMENT_KEYS = {"images", "annotations"}
 
 
-def json_shape(path: Path) -> Shape:
-    """Told from the first 64 KiB; what cannot be read or is not JSON at all counts as lines, whose source says so."""
+def json_shape(path: Path) -> JsonShape:
+    """Return the shape of a JSON file, by its first 64 KiB.
+
+    A file that cannot be read or is not JSON counts as lines: the source of lines then raises the error.
+    """
     try:
         with open_text(path) as file:
             head = file.read(_HEAD)
@@ -34,7 +37,7 @@ def json_shape(path: Path) -> Shape:
 
 
 def open_text(path: Path, newline: str = "\n") -> IO[str]:
-    """The file as text, unpacked when its name ends with .gz; a byte order mark is dropped."""
+    """Open a UTF-8 file as text, decompressed when its name ends with .gz; a byte order mark is dropped."""
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
     return path.open(encoding="utf-8-sig", newline=newline)

@@ -1,4 +1,4 @@
-"""Where data lie: on this machine, in S3, on the hub; and how what a spec names there is found and brought here."""
+"""Locations of data (this machine, S3, the hub): files that a spec names are found there and copied here."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from urllib.parse import unquote
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from regraft.data.folders import IMAGES
+from regraft.data.folders import IMAGE_SUFFIXES
 from regraft.errors import DataError, NotFound, Unsupported
 from regraft.store.objects import open_store
 
 _GLOB = "*?["
 _DOCUMENTS = (".json", ".jsonl", ".xml", ".txt", ".csv", ".tsv", ".arrow", ".dcm", ".nii", ".nii.gz")
-"""What sources read whole of a folder; images are read by reference."""
+"""Suffixes of files that sources read completely; images are read by reference."""
 _NEVER = (".py", ".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".sh", ".exe", ".so")
-"""What is never fetched from the hub: code, and what may hold some."""
+"""Suffixes of files that are never downloaded from the hub: code, and formats that can contain code."""
 _HUB = re.compile(
     r"hf://datasets/(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?:/(?P<path>.*))?"
 )
@@ -32,128 +32,128 @@ _HUB_FORM = "hf://datasets/<org>/<name>[@<revision>]/<file, folder or glob>"
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file or folder that is here now."""
+class ResolvedPath:
+    """A file or folder on this machine, possibly a copy."""
 
     path: Path
     name: str
-    """What messages call it: the path as it is, or the URL that it came from."""
-    here: str = ""
-    """The folder on this machine that stands for `there`; empty where it is itself what was named."""
-    there: str = ""
+    """Its name in messages: the path itself, or the URL that it came from."""
+    local_root: str = ""
+    """The folder on this machine that holds the copy of `remote_root`; empty when nothing was copied."""
+    remote_root: str = ""
     by_reference: bool = False
-    """Whether images in it are empty stand-ins, to be read at their URL."""
+    """Whether its images are empty placeholder files, to be read at their URL."""
 
 
-class Place(ABC):
-    """One way to name data."""
-
-    @abstractmethod
-    def has(self, written: str) -> bool:
-        """Whether a file or folder of exactly this name is there."""
+class Location(ABC):
+    """A kind of place where data can be."""
 
     @abstractmethod
-    def find(self, written: str) -> Iterator[Found]:
-        """The file, the folder, or the files that match the pattern, by their names; DataError when there is none."""
+    def exists(self, written: str) -> bool:
+        """Return whether a file or folder has exactly this name."""
 
     @abstractmethod
-    def together(self, written: str, names: Sequence[str]) -> Found:
-        """Several files as one path, `written`, which has braces where `names` differ."""
+    def find(self, written: str) -> Iterator[ResolvedPath]:
+        """Yield the file, the folder, or the files that match the pattern, sorted by name; DataError for none."""
+
+    @abstractmethod
+    def combine(self, written: str, names: Sequence[str]) -> ResolvedPath:
+        """Return several files as one path, `written`, which has braces where `names` differ."""
 
 
-def place_of(written: str, scratch: Path, suffixes: Sequence[str]) -> Place:
-    """The place that a spec names; `scratch` is a folder for copies, `suffixes` are what sources read."""
+def location_of(written: str, scratch: Path, suffixes: Sequence[str]) -> Location:
+    """Return the location that a spec names; `scratch` is a folder for copies, `suffixes` are those of sources."""
     scheme = written.partition("://")[0] if "://" in written else ""
     if not scheme:
-        return Here()
+        return LocalLocation()
     if scheme == "s3":
-        return InS3(scratch)
+        return S3Location(scratch)
     if scheme == "hf":
-        return OnHub(suffixes)
+        return HubLocation(suffixes)
     raise Unsupported(
         f"{scheme}:// is not read; allowed are a local path, a glob, s3:// or hf://: download it first", where=written
     )
 
 
-class Here(Place):
-    """This machine."""
+class LocalLocation(Location):
+    """Files on this machine."""
 
-    def has(self, written: str) -> bool:
+    def exists(self, written: str) -> bool:
         return Path(written).expanduser().exists()
 
-    def find(self, written: str) -> Iterator[Found]:
+    def find(self, written: str) -> Iterator[ResolvedPath]:
         path = Path(written).expanduser()
         if path.exists():
-            yield _itself(path)
+            yield _unchanged(path)
         elif any(sign in written for sign in _GLOB):
             found = sorted(glob.glob(str(path), recursive=True))
             if not found:
                 raise DataError("no file matches this pattern", where=written)
-            yield from (_itself(Path(name)) for name in found)
+            yield from (_unchanged(Path(name)) for name in found)
         else:
             beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
             near = get_close_matches(path.name, beside, n=1)
             hint = f"; did you mean {path.parent / near[0]}?" if near else ""
             raise DataError(f"there is no such file or folder{hint}", where=written)
 
-    def together(self, written: str, names: Sequence[str]) -> Found:
+    def combine(self, written: str, names: Sequence[str]) -> ResolvedPath:
         for name in names:
             next(self.find(name))
-        return _itself(Path(written).expanduser())
+        return _unchanged(Path(written).expanduser())
 
 
-class InS3(Place):
-    """A bucket: files are copied, and of folders everything but the images, which are read where they are."""
+class S3Location(Location):
+    """A bucket in S3. Files are copied, except images in folders, which are read by their URL."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._copies = 0
 
-    def has(self, written: str) -> bool:
+    def exists(self, written: str) -> bool:
         bucket, _, key = written.removeprefix("s3://").partition("/")
         return bool(key) and not key.endswith("/") and open_store(f"s3://{bucket}").exists(key)
 
-    def find(self, written: str) -> Iterator[Found]:
+    def find(self, written: str) -> Iterator[ResolvedPath]:
         bucket, _, key = written.removeprefix("s3://").partition("/")
-        found: Iterator[Found]
-        if self.has(written):
-            found = iter([self._copied(bucket, key)])
+        found: Iterator[ResolvedPath]
+        if self.exists(written):
+            found = iter([self._copy(bucket, key)])
         elif any(sign in key for sign in _GLOB):
             start = key[: min(key.find(sign) for sign in _GLOB if sign in key)]
             matching = [stat.key for stat in open_store(f"s3://{bucket}").list(start) if _matches(stat.key, key)]
-            found = (self._copied(bucket, match) for match in matching)
+            found = (self._copy(bucket, match) for match in matching)
         else:
-            found = iter(filter(None, [self._folder(bucket, key.rstrip("/"))]))
+            found = iter(filter(None, [self._copy_folder(bucket, key.rstrip("/"))]))
         first = next(found, None)
         if first is None:
             raise DataError("no object has this name or matches this pattern", where=written)
         yield first
         yield from found
 
-    def together(self, written: str, names: Sequence[str]) -> Found:
-        folder = self._fresh()
+    def combine(self, written: str, names: Sequence[str]) -> ResolvedPath:
+        folder = self._new_folder()
         for name in names:
             bucket, _, key = name.removeprefix("s3://").partition("/")
-            if not self.has(name):
+            if not self.exists(name):
                 raise DataError("no object has this name", where=name)
             _fetch(bucket, key, folder / key)
         bucket, _, key = written.removeprefix("s3://").partition("/")
-        return Found(folder / key, written, str(folder), f"s3://{bucket}")
+        return ResolvedPath(folder / key, written, str(folder), f"s3://{bucket}")
 
-    def _copied(self, bucket: str, key: str) -> Found:
-        folder = self._fresh()
+    def _copy(self, bucket: str, key: str) -> ResolvedPath:
+        folder = self._new_folder()
         parent, _, name = f"s3://{bucket}/{key}".rpartition("/")
-        if name.lower().endswith(IMAGES):
+        if name.lower().endswith(IMAGE_SUFFIXES):
             folder.mkdir(parents=True)
             (folder / name).touch()
         else:
             _fetch(bucket, key, folder / name)
-        return Found(folder / name, f"{parent}/{name}", str(folder), parent, by_reference=True)
+        return ResolvedPath(folder / name, f"{parent}/{name}", str(folder), parent, by_reference=True)
 
-    def _folder(self, bucket: str, prefix: str) -> Found | None:
-        """The folder as a tree of files here, in which an image is an empty file; None when nothing lies there."""
+    def _copy_folder(self, bucket: str, prefix: str) -> ResolvedPath | None:
+        """Copy a folder, with an empty file for each image; return None when the folder has no objects."""
         url = f"s3://{bucket}/{prefix}".rstrip("/")
-        folder, (parent, _, name) = self._fresh(), url.rpartition("/")
+        folder, (parent, _, name) = self._new_folder(), url.rpartition("/")
         root = folder / name
         below = f"{prefix}/" if prefix else ""
         for stat in open_store(f"s3://{bucket}").list(below):
@@ -166,49 +166,49 @@ class InS3(Place):
                 else:
                     path.touch()
             except (FileExistsError, NotADirectoryError, IsADirectoryError):
-                told = "is an object and a folder at once: rename one of them"
-                raise DataError(told, where=f"s3://{bucket}/{stat.key}") from None
-        return Found(root, url, str(folder), parent, by_reference=True) if root.is_dir() else None
+                message = "is an object and a folder at once: rename one of them"
+                raise DataError(message, where=f"s3://{bucket}/{stat.key}") from None
+        return ResolvedPath(root, url, str(folder), parent, by_reference=True) if root.is_dir() else None
 
-    def _fresh(self) -> Path:
+    def _new_folder(self) -> Path:
         self._copies += 1
         return self._scratch / str(self._copies)
 
 
-class OnHub(Place):
+class HubLocation(Location):
     """A data set on the hub, or in the folder `REGRAFT_HUB_MIRROR` (laid out datasets/<org>/<name>) when that is set.
 
-    Data files are fetched, never code, and nothing is run.
+    Only data files are downloaded, and no code is run.
     """
 
     def __init__(self, suffixes: Sequence[str]) -> None:
-        self._suffixes = tuple(dict.fromkeys((*suffixes, *IMAGES, *_DOCUMENTS, ".gz")))
+        self._suffixes = tuple(dict.fromkeys((*suffixes, *IMAGE_SUFFIXES, *_DOCUMENTS, ".gz")))
 
-    def has(self, written: str) -> bool:
-        """False where it is not known: a name is split at its # then."""
+    def exists(self, written: str) -> bool:
+        """Return False: existence is not known before the download, so a name is split at its #."""
         return False
 
-    def find(self, written: str) -> Iterator[Found]:
+    def find(self, written: str) -> Iterator[ResolvedPath]:
         repository, parts = _repository(written)
         path = parts["path"] or ""
-        folder = self._brought(written, parts, [path])
+        folder = self._fetch_dataset(written, parts, [path])
         try:
-            for found in Here().find(str(folder / path)):
-                yield _renamed(found, folder, repository)
+            for found in LocalLocation().find(str(folder / path)):
+                yield _named_remotely(found, folder, repository)
         except DataError as error:
             raise DataError(error.message.replace(str(folder), repository), where=written) from None
 
-    def together(self, written: str, names: Sequence[str]) -> Found:
+    def combine(self, written: str, names: Sequence[str]) -> ResolvedPath:
         repository, parts = _repository(written)
         paths = [_repository(name)[1]["path"] or "" for name in names]
-        folder = self._brought(written, parts, paths)
+        folder = self._fetch_dataset(written, parts, paths)
         for name, path in zip(names, paths, strict=True):
             if not (folder / path).is_file():
                 raise DataError("there is no such file", where=name)
-        return _renamed(_itself(folder / (parts["path"] or "")), folder, repository)
+        return _named_remotely(_unchanged(folder / (parts["path"] or "")), folder, repository)
 
-    def _brought(self, written: str, parts: Mapping[str, str | None], paths: Sequence[str]) -> Path:
-        """The data set's folder on this machine, with at least the files that `paths` name."""
+    def _fetch_dataset(self, written: str, parts: Mapping[str, str | None], paths: Sequence[str]) -> Path:
+        """Return the data set's folder on this machine, with at least the files that `paths` name."""
         for path in paths:
             if ".." in path.split("/") or path.lower().endswith(_NEVER):
                 raise DataError("names no data file: code and pickled objects are never fetched", where=written)
@@ -216,14 +216,14 @@ class OnHub(Place):
             at = f"@{parts['revision']}" if parts["revision"] else ""
             folder = Path(mirror).expanduser() / "datasets" / f"{parts['id']}{at}"
             if not folder.is_dir():
-                told = f"is not in the mirror {mirror} (REGRAFT_HUB_MIRROR): put the data set's files into {folder}"
-                raise DataError(told, where=written)
+                message = f"is not in the mirror {mirror} (REGRAFT_HUB_MIRROR): put the data set's files into {folder}"
+                raise DataError(message, where=written)
             return folder.resolve()
         wanted = [pattern for path in paths for pattern in self._patterns(path)]
         return _download(written, str(parts["id"]), parts["revision"], wanted)
 
     def _patterns(self, path: str) -> list[str]:
-        """Of a pattern or a folder only what some source reads; a file that is named is taken at its word."""
+        """Return patterns of files to download: in folders and patterns only data files, else the named file."""
         open_end = [f"{path.rstrip('/')}/*{suffix}".lstrip("/") for suffix in self._suffixes]
         if not any(sign in path for sign in _GLOB):
             return [*([path] if path else []), *open_end]
@@ -232,7 +232,7 @@ class OnHub(Place):
 
 
 def _repository(written: str) -> tuple[str, Mapping[str, str | None]]:
-    """The data set's own URL, and the parts of what is written."""
+    """Return the data set's URL, and the components of the name that is written."""
     found = _HUB.fullmatch(written)
     if found is None:
         raise DataError(f"is no address on the hub: write {_HUB_FORM}", where=written)
@@ -256,8 +256,10 @@ def _download(written: str, name: str, revision: str | None, patterns: list[str]
             where=written,
         ) from None
     except (HfHubHTTPError, HFValidationError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise DataError(f"the hub does not give {name!r} ({type(error).__name__}): {told}", where=written) from None
+        message = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"{name!r} cannot be downloaded from the hub ({type(error).__name__}): {message}", where=written
+        ) from None
     return Path(folder)
 
 
@@ -268,18 +270,18 @@ def _fetch(bucket: str, key: str, path: Path) -> None:
         raise DataError("was deleted while it was being read", where=f"s3://{bucket}/{key}") from None
 
 
-def _itself(path: Path) -> Found:
+def _unchanged(path: Path) -> ResolvedPath:
     path = Path(os.path.abspath(path))
-    return Found(path, str(path))
+    return ResolvedPath(path, str(path))
 
 
-def _renamed(found: Found, folder: Path, repository: str) -> Found:
+def _named_remotely(found: ResolvedPath, folder: Path, repository: str) -> ResolvedPath:
     relative = os.path.relpath(found.path, folder)
     name = repository if relative == "." else f"{repository}/{relative}"
-    return Found(found.path, name, str(folder), repository)
+    return ResolvedPath(found.path, name, str(folder), repository)
 
 
 def _matches(key: str, pattern: str) -> bool:
-    """As in a shell: a star stays between slashes."""
+    """Return whether a key matches a pattern as in a shell: a star does not match a slash."""
     parts, wanted = key.split("/"), pattern.split("/")
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))

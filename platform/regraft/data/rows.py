@@ -1,4 +1,4 @@
-"""How rows lie in a file so that millions of them cost no memory: Arrow IPC, written in pieces, mapped to read."""
+"""Rows in Arrow IPC files: written in batches and memory-mapped to read, so that millions of them use no memory."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 from regraft.contracts import Kind, columns_of
 
-PIECE = 4096
-"""Rows per Arrow record batch: all but the last have so many, so that a row's place follows from its index."""
+BATCH_ROWS = 4096
+"""Rows in every Arrow record batch but the last, so that a row's position follows from its index."""
 
 LENGTH = "length"
 
 
 class RowWriter:
-    """Writes rows to one file; holds one record batch of them at most."""
+    """Writes rows to one file; at most one record batch of them is in memory."""
 
     def __init__(self, path: Path, columns: Mapping[str, Kind]) -> None:
         kinds = columns_of(columns)
         self._columns = tuple(kinds.items())
         fields = [(name, column.arrow) for name, column in self._columns]
         self._schema = pa.schema([*fields, (LENGTH, pa.int32())])
-        self._waiting: dict[str, list[Any]] = {name: [] for name in self._schema.names}
+        self._buffer: dict[str, list[Any]] = {name: [] for name in self._schema.names}
         self._file = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_file(self._file, self._schema)
         self.rows = 0
@@ -37,18 +37,18 @@ class RowWriter:
         """Append one row; `length` is its cost by the task's measure."""
         for name, column in self._columns:
             value = row[name]
-            self._waiting[name].append(None if value is None else column.stored(value))
-        self._waiting[LENGTH].append(length)
+            self._buffer[name].append(None if value is None else column.stored(value))
+        self._buffer[LENGTH].append(length)
         self.rows += 1
-        if self.rows % PIECE == 0:
+        if self.rows % BATCH_ROWS == 0:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._waiting[LENGTH]:
+        if not self._buffer[LENGTH]:
             return
-        arrays = [pa.array(self._waiting[field.name], field.type) for field in self._schema]
+        arrays = [pa.array(self._buffer[field.name], field.type) for field in self._schema]
         self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-        for values in self._waiting.values():
+        for values in self._buffer.values():
             values.clear()
 
     def __enter__(self) -> Self:
@@ -62,9 +62,9 @@ class RowWriter:
 
 
 class Rows:
-    """Rows of a snapshot by index, memory-mapped: what is read lies in the page cache, shared by all processes.
+    """Rows of a snapshot by index, memory-mapped: pages that were read are shared by all processes.
 
-    Pickles as its path, so that it may be handed to another process on this machine.
+    Pickled by its path, so that another process on this machine can open it.
     """
 
     def __init__(self, path: Path, columns: Mapping[str, Kind]) -> None:
@@ -80,7 +80,7 @@ class Rows:
         return self._count
 
     def row(self, index: int) -> dict[str, Any]:
-        """The task's columns as plain Python values, and `row`, the index; images in S3 as the bytes of their file."""
+        """Return the task's columns as plain values, with bytes in place of S3 URLs, and `row`, the index."""
         row = self.stored(index)
         for name, column in self._columns.items():
             if (value := row[name]) is not None:
@@ -88,11 +88,11 @@ class Rows:
         return row
 
     def stored(self, index: int) -> dict[str, Any]:
-        """The row as it is kept: images in S3 by their URL."""
+        """Return the row as it is stored: images in S3 by their URL."""
         if not 0 <= index < self._count:
             raise IndexError(f"row {index} of {self._count}")
-        piece, place = divmod(int(index), PIECE)
-        row: dict[str, Any] = {name: chunks[piece][place].as_py() for name, chunks in self._chunks.items()}
+        batch, position = divmod(int(index), BATCH_ROWS)
+        row: dict[str, Any] = {name: chunks[batch][position].as_py() for name, chunks in self._chunks.items()}
         for name, column in self._columns.items():
             if (value := row[name]) is not None:
                 row[name] = column.restored(value)
@@ -101,18 +101,18 @@ class Rows:
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
-        """Every row's length by the task's measure: (rows,), 4 bytes each."""
+        """Length of every row by the task's measure, (rows,)."""
         found: NDArray[np.int32] = self._lengths.to_numpy()
         return found
 
     def numbers(self, column: str) -> NDArray[np.float64]:
-        """A column of the kind number, (rows,)."""
+        """Return a column of the kind `number`, (rows,)."""
         found: NDArray[np.float64] = np.concatenate([chunk.to_numpy() for chunk in self._chunks[column]])
         return found
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How often each label stands in the rows, in the order of the labels; empty where the task has none."""
+        """Number of occurrences of each label, in the order of the labels; empty when the task has none."""
         name, column = next(((n, c) for n, c in self._columns.items() if c.counted), (None, None))
         if name is None or column is None:
             return {}

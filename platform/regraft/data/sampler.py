@@ -1,7 +1,7 @@
-"""Which rows does optimizer step N see? The same ones on every machine, in every process, after every crash.
+"""Order of the rows: which rows each optimizer step sees, the same on every machine and after every crash.
 
-Everything here is a pure function of its arguments: a run that resumes at step N, or continues on another number of
-workers, asks again and gets the same answer; no state of a generator is ever saved.
+Everything here is a pure function of its arguments. A run that resumes at step N, or continues with another number of
+workers, computes the same order; no state of a random generator is saved.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 MEGA = 50
-"""Global batches that bucketing sorts together: enough for batches of like length, few enough to stay random."""
+"""Global batches that bucketing sorts together: enough for batches of similar lengths, few enough to stay random."""
 
 
 def batches(
     seed: int, epoch: int, rows: int | NDArray[np.integer], batch_size: int, bucketing: bool = False
 ) -> list[Indices]:
-    """The global batches of an epoch: row indices, each row exactly once.
+    """Return the global batches of an epoch: row indices, each row exactly once.
 
-    `rows` is a number of rows, or their lengths, which bucketing needs (without lengths there is nothing to sort by
-    and it is left out). Bucketing puts rows of like length into one batch: the shuffled rows are cut into pieces of
-    `MEGA` batches, each is sorted by length and cut, and the batches are shuffled. All batches have `batch_size` rows
-    but one, which holds the remainder: the last one, or with bucketing any.
+    `rows` is a number of rows, or their lengths, (rows,), which bucketing needs: without them it is left out. Bucketing
+    puts rows of similar lengths into one batch: the shuffled rows are cut into pieces of `MEGA` batches, each piece is
+    sorted by length and cut, and the batches are shuffled. All batches have `batch_size` rows except one, which has the
+    remainder: the last one, or with bucketing any.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it is at least 1")
@@ -41,10 +41,10 @@ def batches(
 
 
 def share(batch: Indices, rank: int, world: int, accumulation: int = 1) -> list[Indices]:
-    """The micro-batches of one rank: always `accumulation` of them, nearly equal, some empty in a short batch.
+    """Return the micro-batches of one rank: always `accumulation` of them, nearly equal, some empty in a short batch.
 
-    Over all ranks they hold the batch exactly once. A rank takes every world-th row, so that a batch sorted by length
-    costs every rank the same; the same count everywhere keeps collective operations in step.
+    Over all ranks, they contain the batch exactly once. A rank takes every world-th row, so that a batch sorted by
+    length costs every rank the same. The same number on every rank keeps collective operations in step.
     """
     if not 0 <= rank < world or accumulation < 1:
         raise ValueError(f"rank {rank} of {world} with accumulation {accumulation} does not exist")
@@ -52,32 +52,32 @@ def share(batch: Indices, rank: int, world: int, accumulation: int = 1) -> list[
 
 
 def batches_per_epoch(rows: int, batch_size: int) -> int:
-    """How many global batches `batches` gives."""
+    """Return the number of global batches of an epoch."""
     return -(-rows // batch_size)
 
 
 def total_steps(rows: int, batch_size: int, epochs: int, steps: int | None = None) -> int:
-    """Optimizer steps of a whole run; `steps`, when given, ends it (earlier or later than `epochs` would)."""
+    """Return the optimizer steps of a complete run: `steps` when given, else those of `epochs`."""
     return steps if steps is not None else epochs * batches_per_epoch(rows, batch_size)
 
 
 def position(step: int, per_epoch: int) -> tuple[int, int]:
-    """(epoch, index of the batch in it) of the step that follows `step` finished ones; both count from 0."""
+    """Return (epoch, index of the batch in it) of the step after `step` finished ones; both count from 0."""
     return divmod(step, per_epoch)
 
 
 def draw(seed: int, epoch: int, row: int) -> int:
-    """The 64-bit number from which every random choice about one row in one epoch is drawn."""
+    """Return the 64-bit seed of every random choice about one row in one epoch."""
     digest = hashlib.sha256(f"draw\0{seed}\0{epoch}\0{row}".encode()).digest()
     return int.from_bytes(digest[:8], "little")
 
 
 def shuffled(count: int, *key: object) -> Indices:
-    """The numbers below `count` in an order drawn from `key`, whose parts are written with `str`.
+    """Return the numbers below `count` in a pseudo-random order that depends on `key`, its parts written with `str`.
 
-    The order is the argsort of raw 64-bit Philox draws (Salmon et al., 2011) keyed by SHA-256. NumPy keeps the stream
-    of a bit generator the same for ever (NEP 19) but not what `Generator.permutation` makes of it, so a run resumed
-    under another NumPy would see other rows if it asked for that.
+    The order is the argsort of raw 64-bit Philox numbers (Salmon et al., 2011) keyed by SHA-256. NumPy guarantees the
+    stream of a bit generator (NEP 19) but not the result of `Generator.permutation`, with which a run resumed under
+    another version of NumPy could see other rows.
     """
     digest = hashlib.sha256("\0".join(str(part) for part in key).encode()).digest()
     draws = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)

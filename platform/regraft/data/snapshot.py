@@ -1,4 +1,4 @@
-"""The data as training sees them: checked once by the driver, kept in the store, mapped into memory by every worker."""
+"""Snapshots of the data: rows checked once by the driver, stored, and memory-mapped by every worker."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from regraft.contracts import Task
-from regraft.data.ingest import FORMAT, Gathered, gather
-from regraft.data.local_cache import cache_folder, mapped, sha256
+from regraft.data.ingest import FORMAT, IngestedRows, ingest
+from regraft.data.local_cache import cache_folder, file_sha256, local_files
 from regraft.data.rows import Rows
 from regraft.errors import Conflict, Damaged, NotFound
 from regraft.spec.sections import DataSpec
@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Rows of both sides, by index; the same for everyone who holds the fingerprint."""
+    """Rows of both sides by index; the fingerprint determines them."""
 
     fingerprint: str
     labels: tuple[str, ...]
-    """The training rows' labels in the order of the head's outputs; empty where the task has none."""
+    """The training rows' labels in the order of the head's outputs; empty when the task has none."""
     train: Rows
     eval: Rows
     meta: Mapping[str, Any]
     """`task`, `columns` (name to kind), `labels`, `rows` (per side), `format`."""
     skipped: Mapping[str, Any] = field(default_factory=dict)
-    """Bad rows that were left out when it was built: `train`, `eval` (how many) and `rows` (the first, in words)."""
+    """Bad rows that were left out when it was built: their numbers, `train` and `eval`, and `rows`, messages."""
 
 
 def build_snapshot(
@@ -44,38 +44,40 @@ def build_snapshot(
     cache: Path | None = None,
     processor: Callable[[], Any] | None = None,
 ) -> Snapshot:
-    """Read and check `data` once, keep them in `<store>/data/<fingerprint>/`, and open them.
+    """Read and check `data` once, store them in `<store>/data/<fingerprint>/`, and open them.
 
-    Data that are there already are not written again. DataError names file and row of what does not fit. `cache` is
-    as in `open_snapshot`; `processor` gives the base's tokenizer to a task that packs its rows.
+    Data that are stored already are not written again. `cache` is as in `open_snapshot`; `processor` returns the base's
+    tokenizer, for a task that packs its rows. Raises DataError, which names file and row.
     """
     with tempfile.TemporaryDirectory(prefix="regraft-data-") as scratch:
         with writing_here(Path(scratch)):
-            gathered = gather(task, data, Path(scratch), processor)
-        _keep(store, gathered, task)
+            ingested = ingest(task, data, Path(scratch), processor)
+        _store_rows(store, ingested, task)
         try:
-            return replace(open_snapshot(store, gathered.fingerprint, cache), skipped=gathered.skipped)
+            return replace(open_snapshot(store, ingested.fingerprint, cache), skipped=ingested.skipped)
         except Damaged as error:
-            if not _repaired(store, gathered):
+            if not _repair(store, ingested):
                 raise
             log.warning("%s: written again from the data just read", error)
-            return replace(open_snapshot(store, gathered.fingerprint, cache), skipped=gathered.skipped)
+            return replace(open_snapshot(store, ingested.fingerprint, cache), skipped=ingested.skipped)
 
 
 def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = None) -> Snapshot:
-    """The snapshot of that fingerprint, memory-mapped and verified; NotFound, or Damaged by name.
+    """Return the snapshot of that fingerprint, memory-mapped and verified.
 
-    A folder store's own files are mapped. From S3 they are downloaded once per machine into the folder `cache`
-    (`~/.cache/regraft/data`, below REGRAFT_CACHE if set); of several processes one downloads and the others wait.
+    The files of a folder store are mapped themselves. Files in S3 are downloaded once per machine into the folder
+    `cache` (`~/.cache/regraft/data`, below REGRAFT_CACHE if set); of several processes, one downloads and the others
+    wait. Raises NotFound, and Damaged with the file's name.
     """
-    manifest, paths = mapped(store, f"data/{fingerprint}", (cache or cache_folder("data")) / fingerprint)
+    manifest, paths = local_files(store, f"data/{fingerprint}", (cache or cache_folder("data")) / fingerprint)
     meta = manifest.meta
-    train, held = (Rows(paths[name], meta["columns"]) for name in ("train.arrow", "eval.arrow"))
-    return Snapshot(fingerprint, tuple(meta["labels"]), train, held, meta)
+    train, evaluation = (Rows(paths[name], meta["columns"]) for name in ("train.arrow", "eval.arrow"))
+    return Snapshot(fingerprint, tuple(meta["labels"]), train, evaluation, meta)
 
 
-def _keep(store: ObjectStore, gathered: Gathered, task: Task) -> None:
-    prefix = f"data/{gathered.fingerprint}"
+def _store_rows(store: ObjectStore, ingested: IngestedRows, task: Task) -> None:
+    """Commit the files as a snapshot unless it exists; a damaged manifest is replaced."""
+    prefix = f"data/{ingested.fingerprint}"
     try:
         load(store, prefix)
         return
@@ -88,21 +90,21 @@ def _keep(store: ObjectStore, gathered: Gathered, task: Task) -> None:
         "format": FORMAT,
         "task": task.key(),
         "columns": dict(task.stored_columns()),
-        "labels": list(gathered.labels),
-        "rows": gathered.rows,
+        "labels": list(ingested.labels),
+        "rows": ingested.rows,
     }
     try:
-        commit(store, prefix, gathered.files, kind="snapshot", meta=meta)
+        commit(store, prefix, ingested.files, kind="snapshot", meta=meta)
     except Conflict:
         log.info("%s was written by another driver at the same time", prefix)
 
 
-def _repaired(store: ObjectStore, gathered: Gathered) -> bool:
-    """Put the files again if they are, byte for byte, what the manifest promises."""
-    prefix = f"data/{gathered.fingerprint}"
+def _repair(store: ObjectStore, ingested: IngestedRows) -> bool:
+    """Write the files again if their hashes are those in the manifest; return whether they are."""
+    prefix = f"data/{ingested.fingerprint}"
     manifest = load(store, prefix)
-    if any(sha256(gathered.files[entry.name]) != entry.sha256 for entry in manifest.files):
+    if any(file_sha256(ingested.files[entry.name]) != entry.sha256 for entry in manifest.files):
         return False
-    for name, path in gathered.files.items():
+    for name, path in ingested.files.items():
         store.put(f"{prefix}/{name}", path)
     return True

@@ -1,10 +1,11 @@
-"""One side of the split as it grows, and the rows that cannot be used."""
+"""One side of the split while it is written, and the rows that cannot be used."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from regraft.contracts import Column
@@ -12,24 +13,45 @@ from regraft.data.rows import RowWriter
 from regraft.errors import DataError
 
 _SHOWN = 5
-_KEPT = 100
-"""Bad rows that are written down in words with the run."""
+"""Bad rows that an error message lists."""
+_RECORDED = 100
+"""Bad rows whose messages are stored with the run."""
 
 
-class Side:
-    """Rows that were placed on one side: written, hashed in their order, their labels and groups counted."""
+@dataclass(frozen=True, slots=True)
+class SplitRow:
+    """A checked row, ready to be appended to one side of the split."""
 
-    def __init__(self, name: str, writer: RowWriter, places: TextIO | None = None) -> None:
-        """`places` gets a line for each row, where it stood: who leaves rows out later has to name them."""
+    values: Mapping[str, Any]
+    length: int
+    """Its cost by the task's measure."""
+    identity: bytes
+    """The row's contribution to the fingerprint."""
+    where: str
+    """file:row, for messages."""
+    group: str | None = None
+
+
+class SplitSide:
+    """Rows of one side: written, hashed in their order, their labels and groups counted."""
+
+    def __init__(
+        self, name: str, writer: RowWriter, columns: Mapping[str, Column], positions: TextIO | None = None
+    ) -> None:
+        """`columns` are the kinds of the rows' columns; `positions` gets a line for each row, its file and number.
+
+        Positions are needed only if rows may be dropped later, by a message that names them.
+        """
         self.name = name
         self.groups: dict[str, str] = {}
         """Where each group was seen first."""
-        self.restart(writer, places)
+        self.restart(writer, columns, positions)
 
-    def restart(self, writer: RowWriter, places: TextIO | None = None) -> None:
-        """Begin anew with other files, as if no row had been placed; groups stay."""
-        self._places = places
+    def restart(self, writer: RowWriter, columns: Mapping[str, Column], positions: TextIO | None = None) -> None:
+        """Start again with other files, as if no row had been added; groups are kept."""
+        self._positions = positions
         self._writer = writer
+        self._columns = columns
         self.hash = hashlib.sha256()
         self.labels: Counter[str] = Counter()
         self.first: dict[str, str] = {}
@@ -37,54 +59,46 @@ class Side:
 
     @property
     def rows(self) -> int:
-        """Rows placed so far."""
+        """Number of rows added so far."""
         return self._writer.rows
 
-    def add(
-        self,
-        row: Mapping[str, Any],
-        length: int,
-        identity: bytes,
-        columns: Mapping[str, Column],
-        where: str,
-        group: str | None,
-    ) -> None:
-        """Append a row of that length; `identity` is what the fingerprint holds of it."""
-        self._writer.add(row, length)
-        if self._places:
-            self._places.write(where.replace("\n", " ") + "\n")
-        self.hash.update(identity)
-        for label in labels_of(row, columns):
+    def add(self, row: SplitRow) -> None:
+        """Append a row."""
+        self._writer.add(row.values, row.length)
+        if self._positions:
+            self._positions.write(row.where.replace("\n", " ") + "\n")
+        self.hash.update(row.identity)
+        for label in row_labels(row.values, self._columns):
             self.labels[label] += 1
-            self.first.setdefault(label, where)
-        if group is not None:
-            self.groups.setdefault(group, where)
+            self.first.setdefault(label, row.where)
+        if row.group is not None:
+            self.groups.setdefault(row.group, row.where)
 
 
-class Problems:
-    """Rows that cannot be used: the first in words, all of them counted by side."""
+class BadRows:
+    """Rows that cannot be used: counted by side, with the messages of the first ones."""
 
     def __init__(self) -> None:
         self._count: Counter[str] = Counter()
-        self._told: list[tuple[str, str]] = []
+        self._messages: list[tuple[str, str]] = []
 
     @property
     def total(self) -> int:
-        """How many rows on both sides."""
+        """Number of bad rows on both sides."""
         return self._count.total()
 
     def add(self, side: str, message: str, where: str) -> None:
-        """One more row of that side."""
+        """Count one more row of that side."""
         self._count[side] += 1
-        if len(self._told) < _KEPT:
-            self._told.append((message, where))
+        if len(self._messages) < _RECORDED:
+            self._messages.append((message, where))
 
     def report(self) -> None:
-        """DataError if there were any."""
+        """Raise DataError if there are any."""
         if self.total == 1:
-            raise DataError(*self._told[0])
+            raise DataError(*self._messages[0])
         if self.total:
-            lines = "".join(f"\n  - {where}: {message}" for message, where in self._told[:_SHOWN])
+            lines = "".join(f"\n  - {where}: {message}" for message, where in self._messages[:_SHOWN])
             more = f"\n  and {self.total - _SHOWN} more" if self.total > _SHOWN else ""
             raise DataError(
                 f"{self.total} rows cannot be used: correct them, leave them out, or write data.bad_rows: skip"
@@ -92,15 +106,15 @@ class Problems:
             )
 
     def document(self) -> dict[str, Any]:
-        """As the run's record keeps it; empty when there were none."""
+        """Return the entry for the run's record; empty when there are none."""
         if not self.total:
             return {}
-        rows = [f"{where}: {message}" for message, where in self._told]
+        rows = [f"{where}: {message}" for message, where in self._messages]
         return {"train": self._count["train"], "eval": self._count["eval"], "rows": rows}
 
 
-def labels_of(row: Mapping[str, Any], columns: Mapping[str, Column]) -> Iterator[str]:
-    """Every label that a row holds, as often as it does."""
+def row_labels(row: Mapping[str, Any], columns: Mapping[str, Column]) -> Iterator[str]:
+    """Yield every label in a row, as often as it occurs."""
     for name, column in columns.items():
         if column.classes:
             yield from column.labels(row[name])

@@ -1,4 +1,4 @@
-"""Arrow tables as rows of plain Python values, with the names of classes where their writer left them."""
+"""Conversion of Arrow tables to rows of plain Python values, with class names if the writer stored them."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ import pyarrow as pa
 
 from regraft.errors import DataError
 
-PIECE = 1024
-"""Rows that are turned into Python values at a time."""
+BATCH_ROWS = 1024
+"""Rows that are converted to Python values at a time."""
 
 _HARMLESS = b"datasets.features.features.Array"
-"""Matrices of the `datasets` library: lists where it has not been imported, and its name for them runs nothing."""
+"""Extension type for arrays of the `datasets` library: it runs no code, and is a list unless that is imported."""
 
 
 def plain_rows(batch: pa.RecordBatch, features: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of a batch, a thousand at a time in memory; class numbers become names as `features` tells them."""
-    named = {name: feature for name, feature in features.items() if _has_names(feature)}
-    for start in range(0, batch.num_rows, PIECE):
-        for values in batch.slice(start, PIECE).to_pylist():
+    """Yield the rows of a batch, `BATCH_ROWS` at a time in memory; class numbers become names by `features`."""
+    named = {name: feature for name, feature in features.items() if _has_label_names(feature)}
+    for start in range(0, batch.num_rows, BATCH_ROWS):
+        for values in batch.slice(start, BATCH_ROWS).to_pylist():
             for name in named.keys() & values.keys():
-                values[name] = _named(values[name], named[name])
+                values[name] = _name_labels(values[name], named[name])
             yield values
 
 
-def features_of(schema: pa.Schema) -> dict[str, Any]:
-    """What the `datasets` library wrote of the columns into a schema; empty where it was another writer."""
+def schema_features(schema: pa.Schema) -> dict[str, Any]:
+    """Return the features that the `datasets` library wrote into a schema; empty for another writer."""
     try:
         document = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     except ValueError:
         return {}
-    return features_in(document.get("info") if isinstance(document, dict) else None)
+    return document_features(document.get("info") if isinstance(document, dict) else None)
 
 
-def features_in(info: object) -> dict[str, Any]:
-    """The columns' features in a document of the `datasets` library (`dataset_info.json`)."""
+def document_features(info: object) -> dict[str, Any]:
+    """Return the columns' features in a document of the `datasets` library (`dataset_info.json`)."""
     features = info.get("features") if isinstance(info, dict) else None
     return features if isinstance(features, dict) else {}
 
 
 def refuse_extensions(schema: pa.Schema, path: Path) -> None:
-    """DataError for a column of an extension type, because reading one may run its code."""
+    """Raise DataError for a column of an extension type, because reading one may run its code."""
     for field in schema:
         if name := _extension(field):
             raise DataError(
@@ -55,34 +55,36 @@ def refuse_extensions(schema: pa.Schema, path: Path) -> None:
 
 
 def _extension(field: pa.Field) -> str | None:
-    """The extension type's name, at any depth; one that this process does not know shows in the metadata alone."""
+    """Return the name of an extension type, at any depth. A type unknown to this process is in the metadata alone."""
     if isinstance(field.type, pa.BaseExtensionType):
         return str(field.type)
-    named = (field.metadata or {}).get(b"ARROW:extension:name")
-    if named is not None and not named.startswith(_HARMLESS):
-        return str(named.decode("utf-8", "replace"))
+    extension = (field.metadata or {}).get(b"ARROW:extension:name")
+    if extension is not None and not extension.startswith(_HARMLESS):
+        return str(extension.decode("utf-8", "replace"))
     inner = [field.type.field(index) for index in range(field.type.num_fields)]
-    return next((name for part in inner if (name := _extension(part))), None)
+    return next((name for child in inner if (name := _extension(child))), None)
 
 
-def _has_names(feature: Any) -> bool:
+def _has_label_names(feature: Any) -> bool:
+    """Return whether a feature contains class labels, at any depth."""
     if isinstance(feature, list):
-        return any(map(_has_names, feature))
+        return any(map(_has_label_names, feature))
     if not isinstance(feature, dict):
         return False
-    return feature.get("_type") == "ClassLabel" or any(map(_has_names, feature.values()))
+    return feature.get("_type") == "ClassLabel" or any(map(_has_label_names, feature.values()))
 
 
-def _named(value: Any, feature: Any) -> Any:
-    """A value with class numbers as names; features nest as the `datasets` library writes them, in all its versions.
+def _name_labels(value: Any, feature: Any) -> Any:
+    """Return a value with class names in place of class numbers.
 
-    A list is `{feature: ..., _type: Sequence | List | LargeList}`, in early versions also `[...]`; a sequence of
-    structures is kept as a structure of lists. A number without a name stays a number; -1 is no label.
+    Features nest as all versions of the `datasets` library write them. A list is `{feature: ..., _type: Sequence |
+    List | LargeList}`, in early versions also `[...]`; a sequence of structures is stored as a structure of lists. A
+    number without a name stays a number; -1 means no label.
     """
     if value is None or not isinstance(feature, dict | list):
         return value
     if isinstance(feature, list):
-        return [_named(item, feature[0]) for item in value] if feature and isinstance(value, list) else value
+        return [_name_labels(item, feature[0]) for item in value] if feature and isinstance(value, list) else value
     names = feature.get("names")
     if feature.get("_type") == "ClassLabel" and isinstance(names, list):
         if isinstance(value, int) and value >= 0:
@@ -91,9 +93,9 @@ def _named(value: Any, feature: Any) -> Any:
     if "feature" in feature and "_type" in feature:
         inner = feature["feature"]
         if isinstance(value, list):
-            return [_named(item, inner) for item in value]
+            return [_name_labels(item, inner) for item in value]
         feature = inner if isinstance(inner, dict) else {}
-        return {key: [_named(item, feature.get(key)) for item in items or []] for key, items in value.items()}
+        return {key: [_name_labels(item, feature.get(key)) for item in items or []] for key, items in value.items()}
     if isinstance(value, dict):
-        return {key: _named(item, feature.get(key)) for key, item in value.items()}
+        return {key: _name_labels(item, feature.get(key)) for key, item in value.items()}
     return value

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from regraft.contracts import Task
-from regraft.data.ingest import gather_alone
+from regraft.data.ingest import ingest_for_evaluation
 from regraft.data.rows import Rows
 from regraft.errors import DataError, RequestError
 from regraft.serving.predictor import Predictor
@@ -21,7 +21,6 @@ from regraft.spec.sections import DataSpec
 _WORDS = {
     "data.labels allows": "the model knows",
     "write data.bad_rows: skip": "write --bad-rows skip",
-    "say in data.columns": "say in --columns",
     "in data.columns": "in --columns",
     "data.format": "--format",
 }
@@ -59,7 +58,7 @@ def read_labelled(
     task = predictor.adapted.task
     spec = _data_spec(predictor, path, columns, form, bad_rows)
     try:
-        gathered = gather_alone(task, spec, scratch, lambda: predictor.adapted.context.processor)
+        gathered = ingest_for_evaluation(task, spec, scratch, lambda: predictor.adapted.context.processor)
     except DataError as error:
         raise DataError(_in_command_words(error.message), error.where) from error
     rows = Rows(gathered.files["eval.arrow"], task.stored_columns())

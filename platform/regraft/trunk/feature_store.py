@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regraft.bases.delta import canonical_name
-from regraft.data.local_cache import cache_folder, mapped, sha256
+from regraft.data.local_cache import cache_folder, file_sha256, local_files
 from regraft.data.rows import Rows
 from regraft.errors import Damaged, NotFound, StoreError
 from regraft.store.manifest import MANIFEST, commit
@@ -68,7 +68,7 @@ def _row_hash(row: dict[str, Any], images: Sequence[str]) -> bytes:
 
 def _content(image: str | bytes) -> str:
     """Return the hash of an image's file; its name and size do not show that it was replaced."""
-    return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else sha256(Path(image))
+    return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else file_sha256(Path(image))
 
 
 def collect(store: ObjectStore, older_than_s: float) -> tuple[list[str], int]:
@@ -110,7 +110,7 @@ class Features:
         for key in shards:
             shard = key.removesuffix(f"/{MANIFEST}")
             try:
-                _, paths = mapped(self._store, shard, self._cache / shard.removeprefix("features/"))
+                _, paths = local_files(self._store, shard, self._cache / shard.removeprefix("features/"))
                 table = pa.ipc.open_file(pa.memory_map(str(paths[FILE]))).read_all()
             except (Damaged, NotFound, pa.ArrowInvalid) as error:
                 self.refused[shard] = str(error)

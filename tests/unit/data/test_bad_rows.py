@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from regraft.contracts import Task
-from regraft.data.arrays import png
-from regraft.data.ingest import gather
+from regraft.data.arrays import encode_png
+from regraft.data.ingest import ingest
 from regraft.data.snapshot import build_snapshot
 from regraft.errors import DataError
 from regraft.spec.sections import DataSpec
@@ -29,12 +29,12 @@ from unit.data.fake_tasks import Finding, Outlining, Reading, Seeing, Sorting, T
 ROWS = 1000
 BAD = 700
 """Counted from 0."""
-TINY = png(np.zeros((8, 8), np.uint8))
+TINY = encode_png(np.zeros((8, 8), np.uint8))
 
 
 def tiny(number: int) -> bytes:
     """An image of its own for each row: equal rows fall on one side of the split."""
-    return png(np.full((8, 8), number % 256, np.uint8) + np.arange(8, dtype=np.uint8) * np.uint8(number // 256))
+    return encode_png(np.full((8, 8), number % 256, np.uint8) + np.arange(8, dtype=np.uint8) * np.uint8(number // 256))
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ KINDS = {
     "conll, a word without a tag": Kind(Tagging(), sentences, "has 1 column where the lines before have 2"),
     "an image cut short": Kind(Seeing(), partial(pictures, content=TINY[:20]), "cannot be read"),
     "no image": Kind(Seeing(), partial(pictures, content=b"no image"), "is no image that can be read"),
-    "an image beside the class folders": Kind(Seeing(), stray, "lies beside the class folders"),
+    "an image beside the class folders": Kind(Seeing(), stray, "is beside the class folders"),
     "parquet, no image in a structure": Kind(Seeing(), partial(struct, content=b"no"), "the image in this row is no"),
     "parquet, an empty structure": Kind(Seeing(), partial(struct, content=None), "image: is missing"),
     "npz, a pixel that is no number": Kind(Seeing(), fractions, "image: holds values of nan"),
@@ -211,7 +211,7 @@ KINDS = {
     "masks, one that is no image": Kind(Outlining(), partial(masks, bad=b"no"), "is no image that can be read"),
     "masks, one of another size": Kind(
         SemanticSegmentation(labels=("ground", "rest")),
-        partial(masks, bad=png(np.zeros((8, 9), np.uint8))),
+        partial(masks, bad=encode_png(np.zeros((8, 9), np.uint8))),
         "has 9 x 8 pixels, and its image 8 x 8",
     ),
     "a box without area": Kind(ObjectDetection(), partial(coco, box=[1, 1, 0, 2]), "1, 1, 0, 2"),
@@ -224,7 +224,7 @@ def test_fail_names_file_and_row_and_skip_leaves_out_that_row_alone(kind: Kind, 
     path, where = kind.write(tmp_path)
     written = {"train": str(path), "eval": 0.1, **kind.data}
     with pytest.raises(DataError) as refused:
-        gather(kind.task, DataSpec.model_validate(written), tmp_path)
+        ingest(kind.task, DataSpec.model_validate(written), tmp_path)
     assert refused.value.where.startswith(where)
     assert kind.problem in refused.value.message
     store = open_store(str(tmp_path / "store"))
@@ -315,7 +315,7 @@ def test_given_sides_that_share_a_group_are_refused_with_both_places(tmp_path: P
     with pytest.raises(DataError) as refused:
         build(tmp_path, train=train, eval=held, group="patient")
     assert refused.value.where == f"{held}:101"
-    assert "1 values of 'patient' stand in the training rows and in the evaluation rows" in refused.value.message
+    assert "1 values of 'patient' are in the training rows and in the evaluation rows" in refused.value.message
     assert f"{train}:9" in refused.value.message
     apart = rows(tmp_path / "e.jsonl", GOOD[100:])
     assert len(build(tmp_path, train=train, eval=apart, group="patient").eval) == 100

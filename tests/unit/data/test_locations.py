@@ -13,8 +13,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from regraft.contracts import Source
 from regraft.data import locations
-from regraft.data.ingest import gather
-from regraft.data.inputs import DataFile, data_files
+from regraft.data.ingest import ingest
+from regraft.data.inputs import DataFile, find_data_files
 from regraft.errors import DataError
 from regraft.spec.document import absolute
 from regraft.spec.sections import DataSpec
@@ -24,7 +24,7 @@ from unit.data.fake_tasks import Sorting
 def files(written: str, folder: Path, **form: Any) -> list[DataFile]:
     source = Source.parse(form) if form else None
     assert source is None or isinstance(source, Source)
-    return list(data_files(written, source, folder / "scratch"))
+    return list(find_data_files(written, source, folder / "scratch"))
 
 
 def rows(written: str, folder: Path, **form: Any) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def test_each_side_of_the_split_has_its_part(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, train_text=["a", "b"], train_y=[0, 1], val_text=["c"], val_y=[1])
     data = DataSpec(train=absolute(f"{path}#train"), eval=absolute(f"{path}#val"))
-    assert gather(Sorting(), data, tmp_path).rows == {"train": 2, "eval": 1}
+    assert ingest(Sorting(), data, tmp_path).rows == {"train": 2, "eval": 1}
 
 
 def test_a_part_goes_with_every_file_of_a_pattern(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_what_no_source_reads_is_told_how_to_be_written(tmp_path: Path) -> None:
     assert told.startswith(
         f"{tmp_path}/rows.dat: no source reads it by its name: write data.format: the name of one of them, or "
         "{type: name, ...} with its fields, as in format: {type: csv, delimiter: ';'} (`regraft show sources NAME` "
-        "tells them). Sources are\n  - arrow: Arrow IPC (.arrow, .feather, .arrows, .ipc)\n  - "
+        "lists them). Sources are\n  - arrow: Arrow IPC (.arrow, .feather, .arrows, .ipc)\n  - "
     )
     assert all(f"\n  - {name}: " in told for name in Source.names())
     assert "\n  - images: Images in folders that are named after their labels (.jpg, " in told
@@ -220,7 +220,9 @@ def test_a_hub_that_refuses_or_is_not_there_is_told(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("REGRAFT_HUB_MIRROR", raising=False)
     answer: Any = SimpleNamespace(headers={}, request=None, status_code=404)
     errors = [LocalEntryNotFoundError("offline"), RepositoryNotFoundError("no such thing", response=answer)]
-    for error, message in zip(errors, ("the hub cannot be reached", "the hub does not give 'org/x'"), strict=True):
+    for error, message in zip(
+        errors, ("the hub cannot be reached", "'org/x' cannot be downloaded from the hub"), strict=True
+    ):
 
         def refuse(*_: Any, error: Exception = error, **__: Any) -> str:
             raise error

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from regraft.contracts import Source
-from regraft.data.ingest import gather
+from regraft.data.ingest import ingest
 from regraft.data.sources.dicom import Dicom
 from regraft.data.sources.nifti import Nifti
 from regraft.errors import DataError
@@ -94,7 +94,7 @@ def test_a_folder_of_class_folders_is_told_from_one_of_pictures(tmp_path: Path) 
 def test_a_share_keeps_a_patient_on_one_side(tmp_path: Path) -> None:
     folder = patients(tmp_path / "scans", {f"s{number}": f"p{number // 4}" for number in range(80)})
     data = DataSpec(train=str(folder), eval=0.4, group="patient_id")
-    gathered = gather(ImageClassification(), data, tmp_path)
+    gathered = ingest(ImageClassification(), data, tmp_path)
     assert gathered.rows["train"] % 4 == 0 and gathered.rows["eval"] % 4 == 0
     assert gathered.rows["train"] and gathered.rows["eval"]
 
@@ -103,8 +103,8 @@ def test_a_patient_on_both_given_sides_is_refused(tmp_path: Path) -> None:
     train = patients(tmp_path / "train", {"a": "p1", "b": "p2"})
     held = patients(tmp_path / "eval", {"c": "p3", "d": "p1"})
     data = DataSpec(train=str(train), eval=str(held), group="patient_id")
-    with pytest.raises(DataError, match="1 values of 'patient_id' stand in the training rows and in the evaluation"):
-        gather(ImageClassification(), data, tmp_path)
+    with pytest.raises(DataError, match="1 values of 'patient_id' are in the training rows and in the evaluation"):
+        ingest(ImageClassification(), data, tmp_path)
 
 
 def marked() -> Any:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from regraft.contracts import Source, Task
 from regraft.data import locations
-from regraft.data.ingest import gather
-from regraft.data.inputs import data_files
+from regraft.data.ingest import ingest
+from regraft.data.inputs import find_data_files
 from regraft.errors import DataError, RegraftError, Unsupported
 from regraft.spec.sections import DataSpec
 from regraft.store.objects import ObjectStore, open_store
@@ -34,7 +34,7 @@ def refusal(task: Task, folder: Path, rows: list[Any], kind: type[RegraftError] 
     """What is said of a file of these rows."""
     spec = DataSpec.model_validate({"train": lines(folder / "train.jsonl", rows), **data})
     with pytest.raises(kind) as refused:
-        gather(task, spec, folder)
+        ingest(task, spec, folder)
     return str(refused.value).replace(f"{folder}/", "")
 
 
@@ -42,8 +42,8 @@ def test_a_missing_column_is_named_with_what_there_is_and_the_nearest(tmp_path: 
     said = refusal(Sorting(), tmp_path, [{"txt": "a", "class": "b"}], columns={"label": "klass"})
     assert said == (
         "train.jsonl: has no column 'text' (nearest: 'txt'), 'klass' (nearest: 'class'); it has 'txt', 'class'; "
-        "needed are 'text', 'klass': say in data.columns what they are called here, or in data.format how to read the "
-        "file (regraft show sources jsonl)"
+        "needed are 'text', 'klass': write in data.columns what they are called here, or in data.format how to read "
+        "the file (regraft show sources jsonl)"
     )
 
 
@@ -51,7 +51,7 @@ def test_each_file_of_a_pattern_must_have_the_columns(tmp_path: Path) -> None:
     lines(tmp_path / "a.jsonl", GOOD)
     lines(tmp_path / "b.jsonl", [{"text": "a"}])
     with pytest.raises(DataError, match="has no column 'label'") as refused:
-        gather(Sorting(), DataSpec(train=str(tmp_path / "*.jsonl")), tmp_path)
+        ingest(Sorting(), DataSpec(train=str(tmp_path / "*.jsonl")), tmp_path)
     assert refused.value.where == str(tmp_path / "b.jsonl")
 
 
@@ -72,7 +72,7 @@ def test_all_problems_are_counted_and_the_first_five_told(tmp_path: Path) -> Non
 def test_a_file_that_breaks_off_is_told_with_the_rows_before(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text('text,label\nbad,a\nfine,b\n"open')
     with pytest.raises(DataError) as refused:
-        gather(Sorting(), DataSpec(train=str(tmp_path / "train.csv")), tmp_path)
+        ingest(Sorting(), DataSpec(train=str(tmp_path / "train.csv")), tmp_path)
     assert "train.csv:2: text is bad\n" in str(refused.value)
     assert "train.csv:4: is not readable as a table" in str(refused.value)
 
@@ -161,17 +161,17 @@ def test_a_label_that_only_evaluation_has_is_named_with_its_row(tmp_path: Path) 
 def test_labels_that_a_comma_makes_one_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = tmp_path / "tickets.csv"
     table.write_text('text,labels\na,light\nb,"light, money"\nc,money|light\n')
-    gather(TextMultiLabel(), DataSpec(train=str(table), eval=str(table)), tmp_path)
+    ingest(TextMultiLabel(), DataSpec(train=str(table), eval=str(table)), tmp_path)
     (warning,) = caplog.messages
     assert "'light, money' is one label, beside the label 'light': if these are several, write 'light|money'" in warning
     caplog.clear()
     table.write_text('text,labels\na,"salt, pepper"\nb,oil\nc,\n')
-    gather(TextMultiLabel(), DataSpec(train=str(table), eval=str(table)), tmp_path)
+    ingest(TextMultiLabel(), DataSpec(train=str(table), eval=str(table)), tmp_path)
     assert not caplog.messages
 
 
 def found(written: str, folder: Path, form: Source | None = None) -> list[str]:
-    return [file.name for file in data_files(written, form, folder / "scratch")]
+    return [file.name for file in find_data_files(written, form, folder / "scratch")]
 
 
 def test_files_that_are_not_there_are_told_with_the_nearest_name(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_path_that_two_sources_read_needs_a_format(tmp_path: Path, monkeypatch
 def test_text_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes("text,label\nné,a\n".encode("latin-1"))
     with pytest.raises(DataError, match="is not UTF-8 text"):
-        gather(Sorting(), DataSpec(train=str(tmp_path / "rows.csv")), tmp_path)
+        ingest(Sorting(), DataSpec(train=str(tmp_path / "rows.csv")), tmp_path)
 
 
 @pytest.mark.parametrize("url", ["https://host/rows.csv", "gs://bucket/rows.csv"])
@@ -233,13 +233,13 @@ def test_objects_in_s3_are_read_and_called_by_their_url(tmp_path: Path, bucket: 
     part = "".join(json.dumps(row) + "\n" for row in GOOD[:20]).encode()
     for key in ("in/1.jsonl", "in/2.jsonl", "in/deeper/3.jsonl", "in/notes.txt"):
         bucket.put(key, part)
-    files = list(data_files("s3://bucket/in/*.jsonl", None, tmp_path / "scratch"))
+    files = list(find_data_files("s3://bucket/in/*.jsonl", None, tmp_path / "scratch"))
     assert [file.name for file in files] == ["s3://bucket/in/1.jsonl", "s3://bucket/in/2.jsonl"]
     assert [raw.where for raw in files[1].rows()][3] == "s3://bucket/in/2.jsonl:4"
     bucket.put("in/bad.jsonl", b"{}\n{")
     spec = DataSpec(train="s3://bucket/in/bad.jsonl")
     with pytest.raises(DataError, match=r"^s3://bucket/in/bad\.jsonl: has no column 'text'"):
-        gather(Sorting(), spec, tmp_path)
+        ingest(Sorting(), spec, tmp_path)
 
 
 def test_what_is_not_in_s3_is_refused(tmp_path: Path, bucket: ObjectStore) -> None:
@@ -255,4 +255,4 @@ def test_parquet_values_are_plain_when_they_reach_the_row(tmp_path: Path) -> Non
     table = {"text": pa.array(["a", "b"]).dictionary_encode(), "value": pa.array([1, 2], pa.int8())}
     pq.write_table(pa.table(table), tmp_path / "rows.parquet")
     data = DataSpec(train=str(tmp_path / "rows.parquet"), eval=str(tmp_path / "rows.parquet"))
-    assert gather(Rating(), data, tmp_path).rows == {"train": 2, "eval": 2}
+    assert ingest(Rating(), data, tmp_path).rows == {"train": 2, "eval": 2}

@@ -16,8 +16,8 @@ from regraft.columns.files import remote
 from regraft.columns.files.remote import beginning, fetched_ahead
 from regraft.columns.image import ImageColumn
 from regraft.contracts import Source
-from regraft.data.ingest import gather
-from regraft.data.inputs import data_files
+from regraft.data.ingest import ingest
+from regraft.data.inputs import find_data_files
 from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.errors import DataError, NotFound, StoreError
 from regraft.media.pixels.images import opened, seen_size
@@ -127,7 +127,7 @@ def test_a_document_here_may_name_a_folder_of_images_in_s3(moto_url: str, tmp_pa
     (tmp_path / "coco.json").write_text(json.dumps(document))
     form = Source.parse({"type": "coco", "images": f"{moto_url}/pictures/"})
     assert isinstance(form, Source)
-    [file] = data_files(str(tmp_path / "coco.json"), form, tmp_path)
+    [file] = find_data_files(str(tmp_path / "coco.json"), form, tmp_path)
     assert [raw.values["image"] for raw in file.rows()] == [f"{moto_url}/pictures/a.png"]
 
 
@@ -198,32 +198,32 @@ def test_a_store_that_does_not_answer_is_no_matter_of_a_row(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.001)
     with pytest.raises(StoreError):
-        gather(Seeing(), DataSpec(train=str(tmp_path / "rows.csv"), bad_rows="skip"), tmp_path)
+        ingest(Seeing(), DataSpec(train=str(tmp_path / "rows.csv"), bad_rows="skip"), tmp_path)
 
 
 def test_files_side_by_side_and_parts_are_read_from_s3(moto_url: str, tmp_path: Path) -> None:
     arrays = io.BytesIO()
     np.savez(arrays, train_images=np.zeros((2, 4, 4), np.uint8), train_labels=np.arange(2))
     put(moto_url, {"x.npz": arrays.getvalue(), "en/t.tok": b"a\nb\n", "de/t.tok": b"x\ny\n", "fr/t.tok": b"x\n"})
-    [file] = data_files(f"{moto_url}/x.npz#train", None, tmp_path / "1")
+    [file] = find_data_files(f"{moto_url}/x.npz#train", None, tmp_path / "1")
     assert [(raw.values["label"], raw.where) for raw in file.rows()] == [
         (0, f"{moto_url}/x.npz:1"),
         (1, f"{moto_url}/x.npz:2"),
     ]
-    [file] = data_files(f"{moto_url}/{{en,de}}/t.tok", None, tmp_path / "2")
+    [file] = find_data_files(f"{moto_url}/{{en,de}}/t.tok", None, tmp_path / "2")
     assert [raw.values for raw in file.rows()] == [{"en": "a", "de": "x"}, {"en": "b", "de": "y"}]
-    [file] = data_files(f"{moto_url}/{{en,fr}}/t.tok", None, tmp_path / "3")
+    [file] = find_data_files(f"{moto_url}/{{en,fr}}/t.tok", None, tmp_path / "3")
     with pytest.raises(DataError) as refused:
         list(file.rows())
     assert f"{moto_url}/en/t.tok has 2 lines, {moto_url}/fr/t.tok has 1 lines" in refused.value.message
     with pytest.raises(DataError, match="no object has this name"):
-        list(data_files(f"{moto_url}/{{en,es}}/t.tok", None, tmp_path / "4"))
+        list(find_data_files(f"{moto_url}/{{en,es}}/t.tok", None, tmp_path / "4"))
 
 
 def test_a_folder_of_tables_is_not_downloaded_to_be_refused(moto_url: str, tmp_path: Path) -> None:
     put(moto_url, {"part-1.parquet": b"x" * 1000})
     with pytest.raises(DataError, match=r"such as s3://.*/\*\.csv"):
-        list(data_files(moto_url, None, tmp_path / "scratch"))
+        list(find_data_files(moto_url, None, tmp_path / "scratch"))
     assert not sum(path.stat().st_size for path in (tmp_path / "scratch").rglob("*.parquet"))
 
 
@@ -247,7 +247,7 @@ def test_a_text_task_reads_a_folder_of_the_datasets_library_from_s3(moto_url: st
 
 def test_a_pattern_of_images_in_s3_is_not_downloaded(moto_url: str, tmp_path: Path) -> None:
     put(moto_url, {name: picture(1) for name in ("a.png", "b.png", "c.jpg")})
-    files = list(data_files(f"{moto_url}/*.png", None, tmp_path / "scratch"))
+    files = list(find_data_files(f"{moto_url}/*.png", None, tmp_path / "scratch"))
     assert [raw.values for file in files for raw in file.rows()] == [
         {"image": f"{moto_url}/{name}"} for name in ("a.png", "b.png")
     ]

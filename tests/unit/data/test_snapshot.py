@@ -150,7 +150,7 @@ def test_an_image_falls_on_the_same_side_wherever_its_folder_lies(store: ObjectS
 def test_any_text_in_any_pieces_comes_back_by_index(texts: list[str], piece: int) -> None:
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"regraft-pieces-{os.getpid()}.arrow"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows_module, "PIECE", piece)
+        patch.setattr(rows_module, "BATCH_ROWS", piece)
         with RowWriter(path, {"text": "text"}) as writer:
             for text in texts:
                 writer.add({"text": text}, len(text))
@@ -293,7 +293,7 @@ def test_other_bytes_than_the_manifests_are_never_put_back(store: ObjectStore, t
     snapshot = built(store, tmp_path, sentences(20))
     flipped(tmp_path / "store/data" / snapshot.fingerprint / "train.arrow")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows_module, "PIECE", 3)  # as another version of Arrow would write the same rows
+        patch.setattr(rows_module, "BATCH_ROWS", 3)  # as another version of Arrow would write the same rows
         with pytest.raises(Damaged, match=r"train\.arrow"):
             built(store, tmp_path, sentences(20))
 
@@ -327,13 +327,13 @@ import sys
 from pathlib import Path
 from support.peak_memory import peak
 from unit.data.fake_tasks import Sorting
-from regraft.data.ingest import gather
+from regraft.data.ingest import ingest
 from regraft.spec.run import DataSpec
 peaks = []
 for train in sys.argv[1:]:
-    gathered = gather(Sorting(), DataSpec(train=train), Path(train).parent)
+    ingested = ingest(Sorting(), DataSpec(train=train), Path(train).parent)
     peaks.append(peak() >> 20)
-print(sum(gathered.rows.values()), peaks[1] - peaks[0])
+print(sum(ingested.rows.values()), peaks[1] - peaks[0])
 """
 
 

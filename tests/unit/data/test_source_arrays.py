@@ -18,9 +18,9 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from regraft.contracts import Raw
-from regraft.data.arrays import png
-from regraft.data.ingest import gather
-from regraft.data.inputs import data_files
+from regraft.data.arrays import encode_png
+from regraft.data.ingest import ingest
+from regraft.data.inputs import find_data_files
 from regraft.data.sources.npz import Npz
 from regraft.errors import DataError
 from regraft.media.pixels.images import seen_size
@@ -53,7 +53,7 @@ def pixels(content: bytes) -> Any:
     )
 )
 def test_an_image_file_holds_the_pixels_it_was_made_of(array: Any) -> None:
-    found = pixels(png(array))
+    found = pixels(encode_png(array))
     assert np.array_equal(found, array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
@@ -63,8 +63,8 @@ def test_an_image_file_has_the_same_bytes_everywhere() -> None:
         "89504e470d0a1a0a0000000d4948445200000002000000010800000000d14920560000000e4944415478010103"
         "00fcff000102000700046cf839680000000049454e44ae426082"
     )
-    assert png(np.array([[1, 2]], np.uint8)).hex() == expected
-    large = png(np.zeros((300, 300), np.uint8))
+    assert encode_png(np.array([[1, 2]], np.uint8)).hex() == expected
+    large = encode_png(np.zeros((300, 300), np.uint8))
     assert len(large) == 300 * 301 + 2 * 5 + 2 + 4 + 57
 
 
@@ -116,7 +116,7 @@ def test_everything_of_a_part_is_a_column(tmp_path: Path) -> None:
 
 def test_arrays_are_named_where_their_names_are_their_own(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.npz", pixels=np.zeros((2, 2, 2), np.uint8), classes=[3, 4], train_pixels=np.zeros(5))
-    with pytest.raises(DataError, match=r"say which they are, as in data\.format: \{type: npz, images: pixels"):
+    with pytest.raises(DataError, match=r"write which they are, as in data\.format: \{type: npz, images: pixels"):
         read(path)
     with pytest.raises(DataError, match=r"do not have one length: pixels \(2, 2, 2\), .*train_pixels \(5,\)"):
         read(path, images="pixels", labels="classes")
@@ -211,8 +211,8 @@ def test_memory_holds_a_row_and_not_the_archive(tmp_path: Path) -> None:
 )
 def test_published_archives_are_read(tmp_path: Path, name: str, counts: set[str], size: tuple[int, int]) -> None:
     data = DataSpec(train=str(DATA / name), eval=0.2)
-    gathered = gather(Seeing(), data, tmp_path)
+    gathered = ingest(Seeing(), data, tmp_path)
     assert set(gathered.labels) == counts
     assert sum(gathered.rows.values()) == {"p": 624, "d": 2007}[name[0]]
-    [file] = data_files(str(DATA / name), None, tmp_path)
+    [file] = find_data_files(str(DATA / name), None, tmp_path)
     assert seen_size(next(file.rows()).values["image"]) == size

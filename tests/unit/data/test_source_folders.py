@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from regraft.contracts import Raw, Source
-from regraft.data.arrays import png
-from regraft.data.inputs import data_files, source_of
+from regraft.data.arrays import encode_png
+from regraft.data.inputs import find_data_files, find_source
 from regraft.data.snapshot import build_snapshot
 from regraft.data.sources.images import Images
 from regraft.data.sources.masks import Masks
@@ -58,7 +58,7 @@ def pairs(source: Source, folder: Path) -> list[tuple[str, str]]:
 )
 def test_a_mask_is_found_by_its_images_name(tmp_path: Path, image: str, mask: str) -> None:
     touched(tmp_path, image, mask, "readme.txt", "Annotation/a.txt")
-    assert source_of(tmp_path, "it").key() == "masks"
+    assert find_source(tmp_path, "it").key() == "masks"
     assert pairs(Masks(), tmp_path) == [(image, mask)]
 
 
@@ -83,10 +83,10 @@ def test_what_has_no_counterpart_is_named(tmp_path: Path) -> None:
 
 def test_an_image_without_a_mask_may_be_one_without_anything_on_it(tmp_path: Path) -> None:
     touched(tmp_path, "bad/1.png", "bad/1_mask.png", "good/3.png")
-    (tmp_path / "good" / "2.png").write_bytes(png(np.zeros((3, 4), np.uint8)))
+    (tmp_path / "good" / "2.png").write_bytes(encode_png(np.zeros((3, 4), np.uint8)))
     one, two, three = Masks(missing="zero").read(tmp_path)
     assert one.values["mask"] == f"{tmp_path}/bad/1_mask.png"
-    assert two.values["mask"] == png(np.zeros((3, 4), np.uint8))
+    assert two.values["mask"] == encode_png(np.zeros((3, 4), np.uint8))
     assert three.problem
 
 
@@ -115,13 +115,13 @@ def test_folders_are_named_where_their_names_are_their_own(tmp_path: Path) -> No
 )
 def test_a_folder_is_told_by_its_layout(tmp_path: Path, names: tuple[str, ...], key: str) -> None:
     if key in Source.names():
-        assert source_of(touched(tmp_path, *names), "it").key() == key
+        assert find_source(touched(tmp_path, *names), "it").key() == key
 
 
 def test_a_folder_of_other_things_is_no_sources(tmp_path: Path) -> None:
     touched(tmp_path, "data/part-1.csv", "notes.txt")
     with pytest.raises(DataError, match="no source reads it by its name"):
-        source_of(tmp_path, str(tmp_path))
+        find_source(tmp_path, str(tmp_path))
 
 
 def test_images_beside_class_folders_are_bad_rows(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_images_without_class_folders_are_rows_without_a_label(tmp_path: Path) -
     assert [row.values for row in Images().read(tmp_path)] == [
         {"image": f"{tmp_path}/{name}"} for name in ("a.PNG", "b.jpg")
     ]
-    files = list(data_files(f"{tmp_path}/*.jpg", None, tmp_path))
+    files = list(find_data_files(f"{tmp_path}/*.jpg", None, tmp_path))
     assert [[row.values for row in file.rows()] for file in files] == [[{"image": f"{tmp_path}/b.jpg"}]]
 
 
@@ -188,7 +188,7 @@ def test_files_of_unequal_length_are_refused_with_their_counts(tmp_path: Path) -
         parallel(tmp_path, en="a\nb\n", de="x\n" * 5, fr="1\n2\n3")
     assert refused.value.where == f"{tmp_path}/t.{{en,de,fr}}:3"
     assert refused.value.message == (
-        f"the files do not belong together line by line: {tmp_path}/t.en has 2 lines, {tmp_path}/t.de has 5 lines, "
+        f"the files do not correspond line by line: {tmp_path}/t.en has 2 lines, {tmp_path}/t.de has 5 lines, "
         f"{tmp_path}/t.fr has 3 lines"
     )
 
@@ -200,7 +200,7 @@ def test_one_file_alone_is_told_how_to_be_written(tmp_path: Path) -> None:
 
 
 def counted(written: str, folder: Path, form: Source | None = None) -> tuple[str, int, int]:
-    [file] = data_files(written, form, folder)
+    [file] = find_data_files(written, form, folder)
     rows = list(file.rows())
     return file.source.key(), sum(not row.problem for row in rows), sum(bool(row.problem) for row in rows)
 

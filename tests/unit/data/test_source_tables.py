@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from regraft.contracts import Source
-from regraft.data.arrays import png
-from regraft.data.inputs import source_of
+from regraft.data.arrays import encode_png
+from regraft.data.inputs import find_source
 from regraft.data.snapshot import build_snapshot
 from regraft.data.sources.arrow import Arrow
 from regraft.data.sources.parquet import Parquet
@@ -127,7 +127,7 @@ def test_a_folder_of_splits_is_read_by_the_one_that_is_named(tmp_path: Path) -> 
     for number, split in enumerate(("train", "test")):
         saved(path / split, pa.table({"text": [split], "label": [number]}), {"label": NAMES})
     (path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    assert source_of(path, "it").key() == "saved-dataset"
+    assert find_source(path, "it").key() == "saved-dataset"
     [row] = SavedDataset(part="test").read(path)
     assert (row.values, row.where) == ({"text": "test", "label": "B-x"}, f"{path / 'test'}:1")
     for part in (None, "dev", ".."):
@@ -162,7 +162,7 @@ def test_what_the_library_itself_saves_is_read_as_the_library_reads_it(tmp_path:
         image=datasets.Image(),
     )
     rows = [
-        {"text": str(n), "label": n % 2, "image": {"bytes": png(np.full((2, 3), n, np.uint8)), "path": None}}
+        {"text": str(n), "label": n % 2, "image": {"bytes": encode_png(np.full((2, 3), n, np.uint8)), "path": None}}
         for n in range(30)
     ]
     data = datasets.Dataset.from_list(rows, features=features)
@@ -181,7 +181,7 @@ def rows_of(task: Any, folder: Path, path: Path, **data: Any) -> list[dict[str, 
 
 
 def test_images_in_a_table_are_bytes_or_paths_beside_it(tmp_path: Path) -> None:
-    content = png(np.zeros((3, 4), np.uint8))
+    content = encode_png(np.zeros((3, 4), np.uint8))
     (tmp_path / "x.png").write_bytes(content)
     images = [{"bytes": content, "path": "a.png"}, {"bytes": None, "path": "x.png"}]
     pq.write_table(pa.table({"image": images, "label": ["a", "b"]}), tmp_path / "rows.parquet")
@@ -193,7 +193,7 @@ def test_images_in_a_table_are_bytes_or_paths_beside_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_rows", [True, False])
 def test_columns_name_what_lies_inside_of_a_column(tmp_path: Path, as_rows: bool) -> None:
-    image = {"bytes": png(np.zeros((9, 9), np.uint8)), "path": None}
+    image = {"bytes": encode_png(np.zeros((9, 9), np.uint8)), "path": None}
     listed = [{"bbox": [1, 2, 3, 4], "kind": "a"}, {"bbox": [0, 0, 2, 2], "kind": "b"}]
     objects = listed if as_rows else {key: [item[key] for item in listed] for key in ("bbox", "kind")}
     pq.write_table(pa.Table.from_pylist([{"image": image, "objects": objects}]), tmp_path / "rows.parquet")

@@ -16,7 +16,7 @@ import pytest
 
 from regraft.cli import main
 from regraft.contracts import Source
-from regraft.data.inputs import data_files, source_of
+from regraft.data.inputs import find_data_files, find_source
 from regraft.errors import DataError
 from regraft.media.pixels.images import seen_size
 from unit.data.scans import scan, volume
@@ -284,7 +284,7 @@ def test_round_trips_through_json(name: str) -> None:
 @every_source
 def test_is_picked_by_the_path_alone(name: str, tmp_path: Path) -> None:
     path = SAMPLES[name].good(tmp_path)
-    assert source_of(path, "it").key() == name
+    assert find_source(path, "it").key() == name
 
 
 @every_source
@@ -336,7 +336,7 @@ def test_names_garbage_by_file_and_row(name: str, tmp_path: Path) -> None:
 @every_source
 def test_refuses_bytes_that_are_nothing(name: str, tmp_path: Path) -> None:
     path = _written(tmp_path / "noise.bin", bytes(range(128, 256)) * 40)
-    [file] = data_files(str(path), Source.lookup(name)(), tmp_path)
+    [file] = find_data_files(str(path), Source.lookup(name)(), tmp_path)
     wheres = []
     try:
         wheres += [raw.where for raw in file.rows() if raw.problem or pytest.fail(f"{raw} is a row")]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from regraft.contracts import Raw
-from regraft.data.ingest import gather
+from regraft.data.ingest import ingest
 from regraft.data.sources.voc import Voc
 from regraft.errors import DataError
 from regraft.spec.sections import DataSpec
@@ -82,7 +82,7 @@ def test_a_split_is_read_in_its_own_order_and_its_missing_documents_are_named(tm
     (tmp_path / "ImageSets/Main/train.txt").write_text("c\n\na  1\ngone\n")
     rows = read(tmp_path, Voc(part="train"))
     assert [Path(row.where).stem for row in rows] == ["c", "a", "gone"]
-    assert [row.problem for row in rows] == [None, None, "is not there, though the split 'train' names it"]
+    assert [row.problem for row in rows] == [None, None, "does not exist, though the split 'train' names it"]
     with pytest.raises(DataError, match="has no split 'trian'; did you mean 'train'"):
         read(tmp_path, Voc(part="trian"))
 
@@ -133,13 +133,13 @@ def test_the_two_dirty_boxes_of_bccd_are_named_by_file(tmp_path: Path) -> None:
         pytest.skip(f"no BCCD in {BCCD}: set REGRAFT_SHARED")
     data = {"train": f"{BCCD}#train", "eval": f"{BCCD}#val"}
     with pytest.raises(DataError) as refused:
-        gather(ObjectDetection(), DataSpec.model_validate(data), tmp_path)
+        ingest(ObjectDetection(), DataSpec.model_validate(data), tmp_path)
     told = str(refused.value)
     assert "2 rows cannot be used" in told
     for name, box in (("00338", "[503, 336, 0, 0]"), ("00343", "[180, 328, 0, 0]")):
         assert f"{BCCD}/Annotations/BloodImage_{name}.xml: box " in told
         assert f"is {box} and has no area" in told
-    found = gather(ObjectDetection(), DataSpec.model_validate({**data, "bad_rows": "skip"}), tmp_path)
+    found = ingest(ObjectDetection(), DataSpec.model_validate({**data, "bad_rows": "skip"}), tmp_path)
     assert found.rows["train"] + found.rows["eval"] == 205 + 87 - 2
     assert found.labels == ("Platelets", "RBC", "WBC")
     assert found.skipped["train"] + found.skipped["eval"] == 2

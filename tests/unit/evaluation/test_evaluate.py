@@ -79,7 +79,7 @@ def test_the_worst_rows_are_wrong_ones_with_the_largest_error_first(evaluated: A
 def test_columns_of_another_name_are_named(evaluated: Any, trained: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text((trained / "rows.csv").read_text().replace("text,label", "review,stars", 1))
-    with pytest.raises(DataError, match=r"has no column 'text', 'label'.*say in --columns"):
+    with pytest.raises(DataError, match=r"has no column 'text', 'label'.*write in --columns"):
         evaluated(path)
     renamed = evaluated(path, columns={"text": "review", "label": "stars"}).document
     assert renamed["metrics"] == evaluated().document["metrics"]

@@ -1,1 +1,1 @@
-"""How files become rows: one file a source."""
+"""Sources: readers of files and folders, one module for each format."""

@@ -1,4 +1,4 @@
-"""Boxes on images as COCO's detection JSON writes them."""
+"""Source of COCO's detection JSON: boxes on images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.contracts import Raw, Source
-from regraft.data.folders import coco_file
+from regraft.data.folders import find_coco_document
 from regraft.data.json_shape import json_shape, open_text
 from regraft.errors import DataError
 
@@ -21,60 +21,60 @@ _IDS = ("image_id", "category_id")
 class Coco(Source):
     """COCO detection (Lin et al., 2014): a JSON document with images, annotations and categories.
 
-    The rows are `image`, `boxes` ([x, y, width, height] in pixels) and `labels` (category names); an image without
-    annotations is a row without boxes. Annotations of crowds (`iscrowd: 1`) are left out, as they hold no one object.
+    The columns are `image`, `boxes` ([x, y, width, height] in pixels) and `labels` (category names); an image without
+    annotations is a row without boxes. Annotations of crowds (`iscrowd: 1`) are left out: they do not mark one object.
     """
 
     suffixes = (".json",)
     images: str | None = None
-    """Folder of the images, or its s3:// URL; null where they lie beside the JSON file. Relative: from the current
+    """Folder of the images, or its s3:// URL; null: beside the JSON file. A relative path begins at the current
     directory."""
 
     def accepts(self, path: Path) -> bool:
-        """A .json that is one document, or a folder that holds `_annotations.coco.json` or one such document."""
+        """Accept a .json that is one document, and a folder with `_annotations.coco.json` or one such document."""
         if path.is_dir():
-            return coco_file(path) is not None
+            return find_coco_document(path) is not None
         return super().accepts(path) and json_shape(path) == "document"
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows in the order of `images`. The whole document is held while it is read: boxes stand apart from images.
+        """Yield rows in the order of `images`, with the entire document in memory: boxes are separate from images.
 
-        An image with an annotation that is wrong is a bad row, and so is an annotation of no image.
+        An image with a wrong annotation is a bad row, and so is an annotation of an image that does not exist.
         """
         if path.is_dir():
-            found = coco_file(path)
+            found = find_coco_document(path)
             if found is None:
                 raise DataError("holds no _annotations.coco.json and no other COCO document", str(path))
             path = found
         document = _document(path)
         names = {item.id: item.text for item in _named(document["categories"], "category", "name", path)}
         images = list(_named(document["images"], "image", "file_name", path))
-        notes: dict[Any, list[_Note]] = {item.id: [] for item in images}
+        annotations: dict[Any, list[_Annotation]] = {item.id: [] for item in images}
         for item in document["annotations"]:
-            note = _annotation(item, names, path)
-            if note.image in notes:
-                notes[note.image].append(note)
+            annotation = _annotation(item, names, path)
+            if annotation.image in annotations:
+                annotations[annotation.image].append(annotation)
             else:
-                told = note.problem or f"image_id is {note.image!r}, which is not the id of any of the images"
-                yield Raw({}, note.where, told)
+                absent = f"image_id is {annotation.image!r}, which is not the id of any of the images"
+                yield Raw({}, annotation.where, annotation.problem or absent)
         for item in images:
-            yield self._row(item, notes[item.id], path)
+            yield self._row(item, annotations[item.id], path)
 
-    def _row(self, item: _Item, notes: list[_Note], path: Path) -> Raw:
+    def _row(self, item: _Item, annotations: list[_Annotation], path: Path) -> Raw:
         where = f"{path}:image {item.id}"
         if item.text is None:
             return Raw({}, where, f"the image with id {item.id!r} has no file_name")
         image = self._image(item.text, path.parent)
         if image is None:
             return Raw({}, where, f"{item.text!r} leads out of the folder {self.images or path.parent}")
-        if wrong := next((note for note in notes if note.problem), None):
+        if wrong := next((annotation for annotation in annotations if annotation.problem), None):
             return Raw({"image": image}, wrong.where, wrong.problem)
-        told = [note for note in notes if not note.crowd]
-        boxes, labels = [note.box for note in told], [note.label for note in told]
+        objects = [annotation for annotation in annotations if not annotation.crowd]
+        boxes, labels = [item.box for item in objects], [item.label for item in objects]
         return Raw({"image": image, "boxes": boxes, "labels": labels}, where)
 
     def _image(self, name: str, beside: Path) -> str | None:
-        """Where the image of that name lies; None for one outside of the images' folder."""
+        """Return the path or URL of the image of that name; None for one outside the images' folder."""
         if posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] == "..":
             return None
         if self.images and "://" in self.images:
@@ -93,8 +93,8 @@ class _Item:
 
 
 @dataclass(frozen=True)
-class _Note:
-    """One annotation, or what is wrong with it."""
+class _Annotation:
+    """One annotation, or the message about a wrong one."""
 
     image: Any
     box: list[Any]
@@ -121,10 +121,10 @@ def _document(path: Path) -> dict[str, list[Any]]:
 
 
 def _named(items: list[Any], what: str, key: str, path: Path) -> Iterator[_Item]:
-    """Each item's id and the text under `key`; DataError where that leaves open which one annotations mean."""
+    """Yield each item's id and the text under `key`. Raises DataError when annotations cannot refer to it by its id."""
     found: dict[Any, str | None] = {}
-    for place, item in enumerate(items, 1):
-        where = f"{path}:{what} {place}"
+    for position, item in enumerate(items, 1):
+        where = f"{path}:{what} {position}"
         if not isinstance(item, dict) or not isinstance(item.get("id"), int | str):
             raise DataError(f"the {what} has no id", where)
         number, text = item["id"], item.get(key)
@@ -137,20 +137,21 @@ def _named(items: list[Any], what: str, key: str, path: Path) -> Iterator[_Item]
         yield _Item(number, text)
 
 
-def _annotation(note: Any, names: Mapping[Any, str | None], path: Path) -> _Note:
+def _annotation(note: Any, names: Mapping[Any, str | None], path: Path) -> _Annotation:
+    """Return an annotation from its JSON; `names` are the categories' names by id."""
     number = note.get("id", "without id") if isinstance(note, dict) else note
     where = f"{path}:annotation {number}"
     if not isinstance(note, dict):
-        return _Note(None, [], "", where, problem="the annotation is no object")
+        return _Annotation(None, [], "", where, problem="the annotation is no object")
     image, category = (note.get(key) if isinstance(note.get(key), int | str) else None for key in _IDS)
     label = names.get(category)
     if label is None:
         problem = f"category_id is {note.get('category_id')!r}, which is not the id of any of the categories"
-        return _Note(image, [], "", where, problem=problem)
+        return _Annotation(image, [], "", where, problem=problem)
     if note.get("iscrowd"):
-        return _Note(image, [], label, where, crowd=True)
+        return _Annotation(image, [], label, where, crowd=True)
     box = note.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or any(isinstance(side, bool | str) for side in box):
         problem = f"bbox is {box!r}; four numbers are wanted: x, y, width, height in pixels"
-        return _Note(image, [], label, where, problem=problem)
-    return _Note(image, box, label, where)
+        return _Annotation(image, [], label, where, problem=problem)
+    return _Annotation(image, box, label, where)

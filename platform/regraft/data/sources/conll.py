@@ -1,4 +1,4 @@
-"""Sentences in columns, one word a line, as CoNLL's shared tasks wrote them."""
+"""Source of CoNLL files: sentences with one word a line and columns of tags."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from regraft.errors import DataError
 class Conll(Source):
     """Words and tags in columns (Tjong Kim Sang and De Meulder, 2003): one word a line, a blank line after a sentence.
 
-    The rows are `tokens` and `tags`, two lists of one length. Lines that begin with -DOCSTART- are passed over.
+    The columns are `tokens` and `tags`, two lists of one length. Lines that begin with -DOCSTART- are skipped.
     """
 
     suffixes = (".conll", ".iob", ".iob2", ".bio")
@@ -33,7 +33,7 @@ class Conll(Source):
     turned into iob2."""
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows by the line they begin on; one with a line of another number of columns than the first is a bad row."""
+        """Yield rows by their first line; a row with a line of more or fewer columns than the first is a bad row."""
         width = 0
         with open_text(path) as file:
             for blank, sentence in groupby(self._lines(file), key=lambda line: not line[1]):
@@ -43,30 +43,31 @@ class Conll(Source):
                 width = width or self._checked(len(lines[0][1]), f"{path}:{lines[0][0]}")
                 wrong = next(((number, len(cells)) for number, cells in lines if len(cells) != width), None)
                 if wrong:
-                    told = (
+                    problem = (
                         f"has {_columns(wrong[1])} where the lines before have {width}: correct the line, or write "
                         "data.format.separator if columns may hold blanks or be empty"
                     )
-                    yield Raw({}, f"{path}:{wrong[0]}", told)
+                    yield Raw({}, f"{path}:{wrong[0]}", problem)
                     continue
                 tokens, tags = ([cells[at] for _, cells in lines] for at in (self.token_column, self.tag_column))
-                values = {"tokens": tokens, "tags": _begun(tags) if self.scheme == "iob1" else tags}
+                values = {"tokens": tokens, "tags": _iob2(tags) if self.scheme == "iob1" else tags}
                 yield Raw(values, f"{path}:{lines[0][0]}")
 
     def _lines(self, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-        """Lines by their number as cells; none where a sentence ends."""
+        """Yield the cells of each line with its number; no cells at the end of a sentence."""
         for number, line in enumerate(file, 1):
             cells = self._cells(line)
             yield number, [] if cells and cells[0].startswith("-DOCSTART-") else cells
 
     def _cells(self, line: str) -> list[str]:
-        """A line's cells, none for a blank line; only blanks and tabs are blank: other spaces may stand in a word."""
+        """Return a line's cells, none for a blank line. Only blanks and tabs separate: words may have other spaces."""
         bare = line.strip(" \t\r\n")
         if not bare:
             return []
         return line.rstrip("\r\n").split(self.separator) if self.separator else re.split(r"[ \t]+", bare)
 
     def _checked(self, width: int, where: str) -> int:
+        """Return the number of columns. Raises DataError when the fields do not name two of them."""
         at = {}
         for name in ("token_column", "tag_column"):
             written = getattr(self, name)
@@ -86,8 +87,8 @@ class Conll(Source):
         return width
 
 
-def _begun(tags: list[str]) -> list[str]:
-    """IOB1 as IOB2: an I- that does not continue an entity of its type becomes a B-."""
+def _iob2(tags: list[str]) -> list[str]:
+    """Convert IOB1 tags to IOB2: an I- that does not continue an entity of its type becomes a B-."""
     return [
         f"B-{tag[2:]}" if tag.startswith("I-") and before[1:] != tag[1:] else tag
         for before, tag in zip(["O", *tags], tags, strict=False)

@@ -1,4 +1,4 @@
-"""Rows of a table in text: comma or tab separated, with or without a header."""
+"""Source of tables in text: comma or tab separated, with or without a header."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class Csv(Source):
     delimiter: _Sign | None = None
     """What separates cells; null is a tab in .tsv files and a comma elsewhere."""
     quote: _Sign | None = '"'
-    """What encloses a cell that holds the delimiter or a line break; null where the sign is text like any other."""
+    """Encloses a cell with the delimiter or a line break in it; null: quotes are text like any other."""
     header: Literal[True] | tuple[str, ...] = True
-    """Whether the first line names the columns (true); where it does not, their names: [text, label]."""
+    """True when the first line names the columns; else their names, as in [text, label]."""
 
     @field_validator("header", mode="before")
     @classmethod
-    def _names_what_has_no_header(cls, written: object) -> object:
+    def _require_names_without_header(cls, written: object) -> object:
         if written is False or written is None or written == []:
-            raise ValueError("columns need names: where the file has no header write them, as in header: [text, label]")
+            raise ValueError("columns need names: for a file without a header write them, as in header: [text, label]")
         if isinstance(written, list | tuple) and len(set(map(str, written))) != len(written):
             raise ValueError(f"{list(written)} names a column twice")
         return written
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows by the line they begin on; one with more or fewer cells than there are columns is a bad row."""
+        """Yield rows by their first line; a row with more or fewer cells than there are columns is a bad row."""
         if csv.field_size_limit() < _LONGEST_CELL:
             csv.field_size_limit(_LONGEST_CELL)  # Python's own limit, 128 KiB, is less than a long document
         with open_text(path, newline="") as file:
@@ -53,12 +53,12 @@ class Csv(Source):
                     hint = "" if self.quote is None else ", or write data.format.quote: null if quotes are plain text"
                     problem = (
                         f"has {_cells(len(cells))} where {len(names)} columns are named: "
-                        f"enclose cells that hold the delimiter in quotes{hint}"
+                        f"enclose cells with the delimiter in them in quotes{hint}"
                     )
                 yield Raw(dict(zip(names, cells, strict=False)), where, problem)
 
     def _lines(self, file: Iterator[str], path: Path) -> Iterator[tuple[str, list[str] | str]]:
-        """Where each line begins, and its cells, or why it has none."""
+        """Yield the position of each row in the file, and its cells or the message about an unreadable row."""
         delimiter = self.delimiter or ("\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ",")
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
         reader = csv.reader(file, delimiter=delimiter, quotechar=self.quote, quoting=quoting, strict=True)
@@ -70,16 +70,17 @@ class Csv(Source):
                 return
             except csv.Error as error:
                 hint = "write data.format.quote: null if quotes are plain text in this file"
-                told = f"is not readable as a table: {error}; {hint}"
-                if "expected after" not in str(error):  # an open quote takes the rest of the file with it
-                    raise DataError(told, where) from None
-                yield where, told
+                problem = f"is not readable as a table: {error}; {hint}"
+                if "expected after" not in str(error):  # an unclosed quote extends to the end of the file
+                    raise DataError(problem, where) from None
+                yield where, problem
                 continue
             if cells:
                 yield where, cells
 
 
 def _header(line: tuple[str, list[str] | str] | None, path: Path) -> list[str]:
+    """Return the columns' names from the first line. Raises DataError for an empty or unreadable one."""
     if line is None:
         raise DataError("is empty; a header line is wanted", str(path))
     where, names = line

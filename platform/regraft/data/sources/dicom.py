@@ -1,4 +1,4 @@
-"""Medical images as DICOM files write them."""
+"""Source of DICOM files: medical images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.contracts import Raw, Source
-from regraft.data.arrays import png
-from regraft.data.folders import SCANS, scans_in
-from regraft.data.grey_levels import WINDOWS, Table, stretched, windowed
+from regraft.data.arrays import encode_png
+from regraft.data.folders import DICOM_SUFFIXES, find_dicom_files
+from regraft.data.grey_levels import WINDOWS, apply_window, stretch
+from regraft.data.metadata_table import MetadataTable
 from regraft.errors import DataError, Unsupported
 
-_SAID = {
+_FIELDS = {
     "patient_id": "PatientID",
     "study": "StudyInstanceUID",
     "series": "SeriesInstanceUID",
@@ -28,35 +29,35 @@ _SAID = {
 class Dicom(Source):
     """DICOM files (PS3.10), one or a folder of them at any depth; every frame is a row. Needs the extra `medical`.
 
-    The rows are `image`, and what the file says of itself: `patient_id`, `study`, `series`, `instance`, `modality`,
-    `view`, `frame`; `label` is the name of the folder that a file lies in; a `table` adds its own columns. Stored
-    values become measured ones (rescale slope and intercept, or the file's own table), then grey levels by the window;
+    The columns are `image` and the file's fields `patient_id`, `study`, `series`, `instance`, `modality`, `view` and
+    `frame`; `label` is the name of the file's folder; a `table` adds its columns. Stored values are converted to
+    measured ones (rescale slope and intercept, or the file's lookup table), then to grey levels by the window.
     MONOCHROME1 is inverted, so that bright is always dense. `data.group: patient_id` keeps a patient on one side.
     """
 
-    suffixes = SCANS
+    suffixes = DICOM_SUFFIXES
     window: Literal["file", "full"] | str | tuple[float, float] = "file"
-    """file: the first window that the file names, else its whole range. full: always its whole range. Or a name
+    """file: the first window that the file names, else its full range. full: always its full range. Or a name
     (abdomen, bone, brain, lung, mediastinum), or [centre, width] in the file's units (Hounsfield for CT)."""
     table: str | None = None
-    """A CSV file with more columns, such as labels; a row of it belongs to the file that `table_key` names."""
+    """A CSV file with more columns, such as labels; `table_key` says to which file a row of it belongs."""
     table_key: str = "file"
-    """The column of the table that is compared: `file` holds file names, any other (`patient_id`, `study`, ...) what
-    the files say under that name."""
+    """The column of the table that identifies files: `file` has file names; any other (`patient_id`, `study`, ...) is
+    compared with the files' field of that name."""
 
     def accepts(self, path: Path) -> bool:
-        """A file that is named so, or a folder that holds one, directly or in the folders inside of it."""
-        return super().accepts(path) or (path.is_dir() and any(scans_in(path, depth=2)))
+        """Accept a file with such a suffix, and a folder that contains one, itself or in its subfolders."""
+        return super().accepts(path) or (path.is_dir() and any(find_dicom_files(path, depth=2)))
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows by path and frame; a file that is no DICOM, or cannot be decoded, is a bad row."""
+        """Yield rows by path and frame; a file that is not DICOM, or cannot be decoded, is a bad row."""
         library()
         window = self._window()
-        table = Table(Path(self.table).expanduser(), self.table_key) if self.table else None
+        table = MetadataTable(Path(self.table).expanduser(), self.table_key) if self.table else None
         if path.is_file():
             yield from self._frames(path, {}, window, table)
             return
-        found = list(scans_in(path))
+        found = list(find_dicom_files(path))
         if not found:
             raise DataError("holds no DICOM file", str(path))
         for file in found:
@@ -64,6 +65,7 @@ class Dicom(Source):
             yield from self._frames(file, label, window, table)
 
     def _window(self) -> str | tuple[float, float]:
+        """Return `file`, `full`, or the window's centre and width."""
         if not isinstance(self.window, str) or self.window in ("file", "full"):
             return self.window
         if self.window not in WINDOWS:
@@ -74,30 +76,30 @@ class Dicom(Source):
         return WINDOWS[self.window]
 
     def _frames(
-        self, file: Path, values: Mapping[str, Any], window: str | tuple[float, float], table: Table | None
+        self, file: Path, values: Mapping[str, Any], window: str | tuple[float, float], table: MetadataTable | None
     ) -> Iterator[Raw]:
         try:
             dataset = library().dcmread(file)
-            said = {name: str(dataset.get(keyword, "")) for name, keyword in _SAID.items()}
+            fields = {name: str(dataset.get(keyword, "")) for name, keyword in _FIELDS.items()}
             frames = pixels_of(dataset, window)
-        except Exception as error:  # what a damaged file makes the decoder raise has no common class
+        except Exception as error:  # the errors of decoders on damaged files have no common class
             yield Raw(dict(values), str(file), f"is not readable as DICOM: {type(error).__name__}: {error}")
             return
         more: Mapping[str, Any] = {}
         if table is not None:
-            name = file.name if self.table_key == "file" else said.get(self.table_key, "")
-            about = table.about(name)
-            if about is None:
-                yield Raw(dict(values), str(file), table.absent(name))
+            name = file.name if self.table_key == "file" else fields.get(self.table_key, "")
+            entry = table.find(name)
+            if entry is None:
+                yield Raw(dict(values), str(file), table.missing_message(name))
                 return
-            more = about
+            more = entry
         for number, frame in enumerate(frames, 1):
             where = f"{file}:frame {number}" if len(frames) > 1 else str(file)
-            yield Raw({**said, **values, "frame": number, **more, "image": png(frame)}, where)
+            yield Raw({**fields, **values, "frame": number, **more, "image": encode_png(frame)}, where)
 
 
 def pixels_of(dataset: Any, window: str | tuple[float, float]) -> list[NDArray[np.uint8]]:
-    """Every frame of a data set as (height, width) grey levels, or (height, width, 3) where it is in colour."""
+    """Return every frame of a data set: (height, width) grey levels, or (height, width, 3) in colour."""
     array: NDArray[Any] = dataset.pixel_array
     colour = int(dataset.get("SamplesPerPixel", 1)) > 1
     frames = array if array.ndim == (4 if colour else 3) else array[None]
@@ -111,17 +113,17 @@ def _grey(dataset: Any, frame: NDArray[Any], window: str | tuple[float, float]) 
 
     values = pydicom.pixels.apply_modality_lut(frame, dataset)
     if window == "file" and ("WindowWidth" in dataset or "VOILUTSequence" in dataset):
-        level = _as_the_file_says(dataset, values)
+        level = _file_window(dataset, values)
     elif isinstance(window, str):
-        level = stretched(values)
+        level = stretch(values)
     else:
-        level = windowed(values, *window)
+        level = apply_window(values, *window)
     inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
     return 255 - level if inverted else level
 
 
-def _as_the_file_says(dataset: Any, values: NDArray[Any]) -> NDArray[np.uint8]:
-    """The window, or the table, that the file itself names; its function may be sigmoid."""
+def _file_window(dataset: Any, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return grey levels by the file's own window or lookup table; its function may be sigmoid."""
     import pydicom.pixels
 
     if "WindowWidth" in dataset and str(dataset.get("VOILUTFunction", "LINEAR")) == "LINEAR":
@@ -130,14 +132,14 @@ def _as_the_file_says(dataset: Any, values: NDArray[Any]) -> NDArray[np.uint8]:
             float(value[0]) if not isinstance(value, str) and hasattr(value, "__len__") else float(value)
             for value in (centre, width)
         ]
-        return windowed(values, *first)
+        return apply_window(values, *first)
     shown = pydicom.pixels.apply_voi_lut(values, dataset)
-    # Both spread over the range of the stored bits, whatever values an image happens to hold.
-    return stretched(shown, 0, float(2 ** int(dataset.BitsStored) - 1))
+    # The range of both is that of the stored bits, not of the values in the image.
+    return stretch(shown, 0, float(2 ** int(dataset.BitsStored) - 1))
 
 
 def library() -> Any:
-    """pydicom; Unsupported says how to get it."""
+    """Return the module pydicom. Raises Unsupported when it is not installed."""
     try:
         import pydicom
     except ImportError:

@@ -1,4 +1,4 @@
-"""Image files: each one's label is the folder it lies in."""
+"""Source of image folders: the label of an image is the name of its folder."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regraft.contracts import Raw, Source
-from regraft.data.folders import IMAGES, images_in, plain_images, subfolders
+from regraft.data.folders import IMAGE_SUFFIXES, is_image_folder, list_images, subfolders
 from regraft.errors import DataError
 
 
 class Images(Source):
-    """Images in folders that are named after their labels; the rows are `image` and `label`.
+    """Images in folders that are named after their labels; the columns are `image` and `label`.
 
-    A folder of images without class folders, or an image by itself, gives rows without a label: to predict on.
+    A folder of images without class folders, or a single image, gives rows without a label, for prediction.
     """
 
-    suffixes = IMAGES
+    suffixes = IMAGE_SUFFIXES
 
     def accepts(self, path: Path) -> bool:
-        """A folder with class folders or images in it that has no other source's layout; an image."""
-        return plain_images(path) if path.is_dir() else super().accepts(path)
+        """Accept an image, and a folder of images or class folders that has no other source's layout."""
+        return is_image_folder(path) if path.is_dir() else super().accepts(path)
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Images by class folder and name; files that are no images (by their suffix) are passed over."""
+        """Yield images by class folder and name; files that are no images (by their suffix) are skipped."""
         if not path.is_dir():
             if not super().accepts(path):
                 raise DataError("is a file and no image; a folder of class folders is wanted", str(path))
@@ -33,18 +33,18 @@ class Images(Source):
         for folder in folders:
             if deeper := next(iter(subfolders(folder)), None):
                 raise DataError(
-                    f"is a folder inside the class folder {folder.name!r}: images lie directly in it; if "
+                    f"is a folder inside the class folder {folder.name!r}: images must be directly in it; if "
                     f"{folder.name!r} is a part of the data and not a label, name {folder} itself",
                     str(deeper),
                 )
-        loose = images_in(path)
+        loose = list_images(path)
         if folders:
-            told = "lies beside the class folders: move it into one of them"
-            yield from (Raw({}, str(image), told) for image in loose)
+            problem = "is beside the class folders: move it into one of them"
+            yield from (Raw({}, str(image), problem) for image in loose)
         elif (first := next(loose, None)) is None:
             raise DataError("holds no class folders: one for each label, with its images in it", str(path))
         else:
             yield from (Raw({"image": str(image)}, str(image)) for image in (first, *loose))
         for folder in folders:
-            for image in images_in(folder):
+            for image in list_images(folder):
                 yield Raw({"image": str(image), "label": folder.name}, str(image))

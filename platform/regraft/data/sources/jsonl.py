@@ -1,4 +1,4 @@
-"""Rows as JSON objects: one on each line, or a list of them."""
+"""Source of JSON objects: one on each line, or a list of them."""
 
 from __future__ import annotations
 
@@ -22,60 +22,62 @@ class Jsonl(Source):
     suffixes = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json", ".json.gz")
 
     def accepts(self, path: Path) -> bool:
-        """Also `.json`, unless it is one document (COCO), which is another source's."""
+        """Accept such suffixes, `.json` only if it is not one document, which the source `coco` reads."""
         if not super().accepts(path):
             return False
         plain = path.name.lower().endswith((".json", ".json.gz"))
         return not plain or json_shape(path) != "document"
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows by their line, or in a list by their number from 1; a list is read in pieces, too.
+        """Yield rows by their line, or in a list by their number from 1; a list is read in pieces, too.
 
-        A line that is no JSON is a bad row; in a list it ends the file, as it is not known where the next row begins.
+        A line that is not JSON is a bad row. In a list it is a DataError, as the start of the next row is not known.
         """
         with open_text(path) as file:
-            found = _listed(file, path) if json_shape(path) == "list" else _lined(file, path)
-            for where, value in found:
-                if isinstance(value, _Bad):
+            items = _list_items(file, path) if json_shape(path) == "list" else _lines(file, path)
+            for where, value in items:
+                if isinstance(value, _BadLine):
                     yield Raw({}, where, str(value))
                 elif isinstance(value, dict):
                     yield Raw(value, where)
                 else:
-                    told = f"is a {type(value).__name__}; a row is an object: {{name: value}}"
-                    yield Raw({}, where, told)
+                    problem = f"is a {type(value).__name__}; a row is an object: {{name: value}}"
+                    yield Raw({}, where, problem)
 
 
-class _Bad(Exception):
-    """Why a line is no JSON."""
+class _BadLine(Exception):
+    """A line is not JSON; the message says why."""
 
 
-def _lined(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:
+def _lines(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the value on each line with its position, or `_BadLine` in its place."""
     for number, line in enumerate(file, 1):
         if line.strip():
             where = f"{path}:{number}"
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                value = _Bad(f"is not a JSON object on one line: {error}")
+                value = _BadLine(f"is not a JSON object on one line: {error}")
             yield where, value
 
 
-def _listed(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:
+def _list_items(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the items of a JSON list with their positions, decoding it piece by piece."""
     decoder = json.JSONDecoder()
     while file.read(1).isspace():  # and the bracket after it
         pass
     text, at, number = "", 0, 0
     while True:
-        at, where = _solid(text, at), f"{path}:{number + 1}"
+        at, where = _skip_space(text, at), f"{path}:{number + 1}"
         if text.startswith("]", at):
             return
         try:
             value, end = decoder.raw_decode(text, at)
-            end = _solid(text, end)
+            end = _skip_space(text, end)
             if end == len(text):
                 raise ValueError("the list does not end")
         except (ValueError, RecursionError) as error:
-            # What was read may end inside a row; twice as much each time keeps long rows from costing their square.
+            # The piece may end inside a row. Doubling it each time keeps the cost of long rows linear.
             more = file.read(max(_PIECE, len(text) - at))
             if not more:
                 raise DataError(f"is not JSON: {error}", where) from None
@@ -87,7 +89,7 @@ def _listed(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:
         number, at = number + 1, end + (text[end] == ",")
 
 
-def _solid(text: str, at: int) -> int:
-    """Where the next character that is no space is, or the end."""
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
+def _skip_space(text: str, at: int) -> int:
+    """Return the index of the next character that is no space, or of the end."""
+    spaces = _SPACE.match(text, at)
+    return spaces.end() if spaces else at

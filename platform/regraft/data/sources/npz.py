@@ -1,4 +1,4 @@
-"""Rows of NumPy archives: arrays of one length side by side, images as pixels."""
+"""Source of NumPy archives: arrays of one length, images as pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.contracts import Raw, Source
-from regraft.data.arrays import Array, Unfit, cell, picture, pictured
+from regraft.data.arrays import ArrayReader, BadArray, encode_image, has_channels_first, plain_value
 from regraft.errors import DataError
 
 _COLUMNS = {
@@ -19,7 +19,7 @@ _COLUMNS = {
     **dict.fromkeys(("label", "labels", "y", "target", "targets"), "label"),
     **dict.fromkeys(("mask", "masks"), "mask"),
 }
-"""What arrays are usually called, and the column that each becomes; others keep their name."""
+"""Usual names of arrays, and the column that each becomes; others keep their name."""
 _SHOWN = 12
 
 
@@ -33,14 +33,14 @@ class Npz(Source):
 
     suffixes = (".npz",)
     part: str | None = None
-    """Which arrays are read: those with this word before or after their name and an underscore between."""
+    """Read the arrays with this word and an underscore before their name, or an underscore and the word after it."""
     images: str | None = None
     """The array of the images; null finds it by its name (images, x, data)."""
     labels: str | None = None
     """The array of the labels; null finds it by its name (labels, y, target)."""
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows by their number from 1; archives are read from begin to end, a row at a time."""
+        """Yield rows by their number from 1; archives are read sequentially, a row at a time."""
         try:
             with zipfile.ZipFile(path) as archive, ExitStack() as stack:
                 arrays = self._arrays(archive, path, stack)
@@ -49,37 +49,38 @@ class Npz(Source):
                     yield _row(readers, f"{path}:{number}")
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise DataError(f"is not readable as a NumPy archive: {error}", str(path)) from None
-        except Unfit as error:
+        except BadArray as error:
             raise DataError(str(error), str(path)) from None
 
-    def _arrays(self, archive: zipfile.ZipFile, path: Path, stack: ExitStack) -> dict[str, Array]:
-        """The arrays that are columns, open at their first row."""
+    def _arrays(self, archive: zipfile.ZipFile, path: Path, stack: ExitStack) -> dict[str, ArrayReader]:
+        """Return the arrays that are columns, open at their first row."""
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         chosen = self._chosen(names, path)
-        found = {column: stack.enter_context(Array(archive, name)) for column, name in chosen.items()}
+        found = {column: stack.enter_context(ArrayReader(archive, name)) for column, name in chosen.items()}
         arrays = {column: array for column, array in found.items() if array.shape}
         lengths = {array.rows for array in arrays.values()}
         if len(lengths) != 1:
-            told = ", ".join(f"{array.name} {array.shape}" for array in arrays.values())
-            raise DataError(f"its arrays do not have one length: {told or 'there are none'}. {_how(names)}", str(path))
+            shapes = ", ".join(f"{array.name} {array.shape}" for array in arrays.values())
+            problem = f"its arrays do not have one length: {shapes or 'there are none'}"
+            raise DataError(f"{problem}. {_naming_hint(names)}", str(path))
         return arrays
 
     def _chosen(self, names: list[str], path: Path) -> dict[str, str]:
-        """The arrays' names by the columns that they become."""
-        bare = {name: _without(name, self.part) if self.part else name for name in names}
+        """Return the arrays' names by the columns that they become."""
+        bare = {name: _without_part(name, self.part) if self.part else name for name in names}
         chosen: dict[str, str] = {}
         for column, written in (("image", self.images), ("label", self.labels)):
             if written is not None:
                 match = [name for name in names if written in (name, bare[name])]
                 if not match:
-                    raise DataError(f"has no array {written!r}. {_how(names)}", str(path))
+                    raise DataError(f"has no array {written!r}. {_naming_hint(names)}", str(path))
                 chosen[column] = match[0]
         for name, short in bare.items():
             if short and name not in chosen.values():
                 chosen.setdefault(_COLUMNS.get(short.lower(), short), name)
         if not chosen or (self.part is None and not {"image", "label", "text"} & set(chosen)):
             wanted = f"of a part {self.part!r}" if self.part else "that is called images or labels"
-            raise DataError(f"has no array {wanted}. {_how(names)}", str(path))
+            raise DataError(f"has no array {wanted}. {_naming_hint(names)}", str(path))
         return chosen
 
 
@@ -88,32 +89,32 @@ def _row(readers: dict[str, Iterator[Any]], where: str) -> Raw:
     problem = None
     for name, reader in readers.items():
         value = next(reader)
-        if isinstance(value, Unfit):
+        if isinstance(value, BadArray):
             problem = problem or f"{name}: {value}"
         else:
             values[name] = value
     return Raw(values, where, problem)
 
 
-def _column(name: str, array: Array) -> Iterator[Any]:
-    """The column's cells, row by row; Unfit in place of a cell that cannot be used."""
+def _column(name: str, array: ArrayReader) -> Iterator[Any]:
+    """Return the column's cells, row by row; BadArray in place of a cell that cannot be used."""
     if name not in ("image", "mask"):
-        return (cell(row) for row in array)
-    layout = pictured(array)
-    return (picture(row, layout, fractions=name == "image") for row in array)
+        return (plain_value(row) for row in array)
+    layout = has_channels_first(array)
+    return (encode_image(row, layout, fractions=name == "image") for row in array)
 
 
-def _without(name: str, part: str) -> str | None:
-    """An array's name without the part before or after it; None where it has none."""
+def _without_part(name: str, part: str) -> str | None:
+    """Return an array's name without the part before or after it; None for a name without the part."""
     found = re.fullmatch(rf"{re.escape(part)}[_/.-](.+)|(.+)[_/.-]{re.escape(part)}", name)
     return found and (found[1] or found[2])
 
 
-def _how(names: list[str]) -> str:
-    """What is there, and how it may be named."""
+def _naming_hint(names: list[str]) -> str:
+    """Return a sentence that lists the arrays, and how data.format or a part can select them."""
     words = sorted({word for name in names for word in re.split(r"[_/.-]", name)})
-    parts = [word for word in words if any((_without(name, word) or "").lower() in _COLUMNS for name in names)]
-    hint = "say which they are, as in data.format: {type: npz, images: pixels, labels: classes}"
+    parts = [word for word in words if any((_without_part(name, word) or "").lower() in _COLUMNS for name in names)]
+    hint = "write which they are, as in data.format: {type: npz, images: pixels, labels: classes}"
     if parts:
         one = "train" if "train" in parts else parts[0]
         hint = f"name a part of it, as in #{one} after the file's name ({', '.join(parts)})"

@@ -1,4 +1,4 @@
-"""Rows of Parquet files."""
+"""Source of Parquet files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from regraft.contracts import Raw, Source
-from regraft.data.tables import PIECE, features_of, plain_rows, refuse_extensions
+from regraft.data.tables import BATCH_ROWS, plain_rows, refuse_extensions, schema_features
 from regraft.errors import DataError
 
 
@@ -23,14 +23,14 @@ class Parquet(Source):
     suffixes = (".parquet",)
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows by their number from 1, a thousand at a time."""
+        """Yield rows by their number from 1, with `BATCH_ROWS` of them in memory."""
         number = 0
         try:
             with pq.ParquetFile(path) as file:
                 refuse_extensions(file.schema_arrow, path)
-                features = features_of(file.schema_arrow)
-                for piece in file.iter_batches(batch_size=PIECE):
-                    for values in plain_rows(piece, features):
+                features = schema_features(file.schema_arrow)
+                for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                    for values in plain_rows(batch, features):
                         number += 1
                         yield Raw(values, f"{path}:{number}")
         except (pa.ArrowException, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Folders that the `datasets` library saved (`save_to_disk`), read without it."""
+"""Source of folders that the `datasets` library saved (`save_to_disk`), read without that library."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 import pyarrow as pa
 
 from regraft.contracts import Raw, Source
-from regraft.data.folders import saved_dataset
-from regraft.data.tables import features_in, plain_rows, refuse_extensions
+from regraft.data.folders import is_saved_dataset
+from regraft.data.tables import document_features, plain_rows, refuse_extensions
 from regraft.errors import DataError
 
 
 class SavedDataset(Source):
     """A folder that `save_to_disk` of the `datasets` library wrote: Arrow streams beside two JSON documents.
 
-    The rows have the data set's own columns; class numbers become names. Of a folder with several splits one is
-    named: `data.train: folder#train`.
+    The rows have the data set's own columns; class numbers become names. A folder with several splits is read by the
+    name of one: `data.train: folder#train`.
     """
 
     part: str | None = None
-    """Which split is read, where the folder holds several."""
+    """The split that is read, for a folder with several."""
 
     def accepts(self, path: Path) -> bool:
-        """A folder that holds `state.json` or `dataset_dict.json`."""
-        return saved_dataset(path)
+        """Accept a folder with `state.json` or `dataset_dict.json`."""
+        return is_saved_dataset(path)
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows by their number from 1, in the order of the files that `state.json` lists."""
+        """Yield rows by their number from 1, in the order of the files that `state.json` lists."""
         folder = self._split(path)
-        features = features_in(_document(folder / "dataset_info.json", path))
+        features = document_features(_document(folder / "dataset_info.json", path))
         number = 0
         for name in _files(folder, path):
             try:
@@ -43,11 +43,12 @@ class SavedDataset(Source):
                             number += 1
                             yield Raw(values, f"{folder}:{number}")
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                told = " ".join(str(error).split())
-                raise DataError(f"is not readable as an Arrow stream: {told}", f"{folder / name}") from None
+                message = " ".join(str(error).split())
+                raise DataError(f"is not readable as an Arrow stream: {message}", f"{folder / name}") from None
 
     def _split(self, path: Path) -> Path:
-        if not saved_dataset(path):
+        """Return the folder of the split that is read."""
+        if not is_saved_dataset(path):
             raise DataError("holds neither state.json nor dataset_dict.json, so `datasets` did not save it", str(path))
         if (path / "state.json").is_file():
             if self.part:
@@ -56,9 +57,9 @@ class SavedDataset(Source):
         written = _document(path / "dataset_dict.json", path).get("splits")
         splits = [str(name) for name in written] if isinstance(written, list) else []
         if self.part not in splits:
-            told = f"there is no {self.part!r}" if self.part else "which one is read is not said"
+            problem = f"there is no {self.part!r}" if self.part else "none of them is named"
             raise DataError(
-                f"holds the splits {', '.join(splits) or 'of no name'}; {told}: "
+                f"holds the splits {', '.join(splits) or 'of no name'}; {problem}: "
                 f"write {path}#{splits[0] if splits else 'train'}",
                 str(path),
             )
@@ -66,7 +67,7 @@ class SavedDataset(Source):
 
 
 def _files(folder: Path, path: Path) -> list[str]:
-    """The Arrow files of one split in order; only names inside of the folder."""
+    """Return the names of one split's Arrow files in order. Raises DataError for files outside the folder."""
     listed = _document(folder / "state.json", path).get("_data_files")
     names = [item.get("filename") for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):

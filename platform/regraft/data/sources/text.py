@@ -1,4 +1,4 @@
-"""Plain text: a file is one document, or each of its paragraphs or lines is."""
+"""Source of plain text: a row for each file, paragraph or line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from regraft.data.json_shape import open_text
 
 
 class Text(Source):
-    """Plain text, UTF-8, also packed with gzip; the rows are `text`."""
+    """Plain text, UTF-8, also compressed with gzip; the column is `text`."""
 
     suffixes = (".txt", ".txt.gz")
     per: Literal["document", "paragraph", "line"] = "document"
-    """What is a row: the whole file; each paragraph, with blank lines between; or each line that is not blank."""
+    """What makes a row: the file; each paragraph, with blank lines between them; or each line that is not blank."""
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Rows by the line they begin on; line ends inside of one are kept as \\n. A file of blanks is a bad row."""
+        """Yield rows by their first line, with \\n at the ends of lines inside. A blank file is a bad row."""
         with open_text(path) as file:
             if self.per == "document":
                 text = file.read().replace("\r\n", "\n")
@@ -27,8 +27,8 @@ class Text(Source):
                 yield Raw({"text": text}, f"{path}:1", problem)
                 return
             lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(file, 1))
-            for told, block in groupby(lines, key=lambda item: bool(item[1].strip())):
-                if not told:
+            for has_text, block in groupby(lines, key=lambda item: bool(item[1].strip())):
+                if not has_text:
                     continue
                 if self.per == "line":
                     yield from (Raw({"text": line}, f"{path}:{number}") for number, line in block)

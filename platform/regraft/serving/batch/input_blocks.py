@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from regraft.contracts import BadCell, Kind, Raw, Row, Source, column_of, columns_of
 from regraft.data.cell_parsing import ColumnMapping
-from regraft.data.inputs import DataFile, data_files
+from regraft.data.inputs import DataFile, find_data_files
 from regraft.data.rows import Rows, RowWriter
 from regraft.errors import DataError, RequestError
 from regraft.plugins import unknown
@@ -85,7 +85,7 @@ def read_rows(reading: ReadOptions, scratch: Path) -> Iterator[InputRow]:
         if name not in reading.wanted:
             raise RequestError(unknown("column", name, sorted(reading.wanted)), where="columns")
     try:
-        for file in data_files(reading.input, reading.source, scratch):
+        for file in find_data_files(reading.input, reading.source, scratch):
             yield from _read_file(file, reading)
     except DataError as error:
         # The message names a spec's keys, which are options here.

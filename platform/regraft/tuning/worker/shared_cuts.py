@@ -21,7 +21,7 @@ from torch import Tensor
 
 from regraft.bases.adapted import Adapted
 from regraft.contracts import Note, Progress, TrunkProgress
-from regraft.data.local_cache import cache_folder, one_at_a_time
+from regraft.data.local_cache import cache_folder, exclusive
 from regraft.data.snapshot import Snapshot
 from regraft.errors import StoreError, Unsupported
 from regraft.spec.run import RunSpec
@@ -242,7 +242,7 @@ def filling(features: Iterable[Features]) -> Iterator[None]:
         if names:
             name = hashlib.sha256(names.encode()).hexdigest()[:16]
             with suppress(StoreError):  # without the lock each worker computes for itself
-                stack.enter_context(one_at_a_time(cache_folder("features") / "filling" / name))
+                stack.enter_context(exclusive(cache_folder("features") / "filling" / name))
         yield
 
 

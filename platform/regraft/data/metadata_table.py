@@ -1,0 +1,43 @@
+"""Tables of further columns for files that hold none themselves, such as medical images."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from regraft.errors import DataError
+
+
+class MetadataTable:
+    """A CSV file with further columns of files, such as labels, by file name, patient or study."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        """`key` is the column by which rows are found. Raises DataError when the file does not have it."""
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"cannot be read as CSV: {error}", str(path)) from None
+        if not rows or key not in rows[0]:
+            has = ", ".join(map(repr, rows[0])) if rows else "no rows"
+            raise DataError(f"has no column {key!r}; it has {has}: write data.format.table_key", str(path))
+        self._path, self._key = path, key
+        self._rows: dict[str, Mapping[str, Any]] = {_bare_name(row[key]): row for row in rows}
+
+    def find(self, name: str) -> Mapping[str, Any] | None:
+        """Return the row of that name, with or without a file's suffix, or None."""
+        return self._rows.get(_bare_name(name))
+
+    def missing_message(self, name: str) -> str:
+        """Return the message for a file without a row."""
+        return f"{self._path} has no row whose {self._key} is {name!r}: add one, or leave the file out"
+
+
+def _bare_name(name: str) -> str:
+    """Return a file's name without folders and suffixes."""
+    name = name.replace("\\", "/").rpartition("/")[2].strip()
+    for suffix in (".gz", ".nii", ".dcm", ".dicom"):
+        name = name.removesuffix(suffix)
+    return name

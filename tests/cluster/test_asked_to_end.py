@@ -18,13 +18,13 @@ from regraft.training.stop_signals import StopNotice
 from support.tiny import document
 
 
-def leave_to_grow(*_: Any) -> StopRequest:
+def leave_to_grow(*_: Any, **__: Any) -> StopRequest:
     """Workers that were leaving for another reason when the word came."""
     signal.raise_signal(signal.SIGTERM)
     return StopRequest("there is room for more workers", restarts=True)
 
 
-def wait_for_nodes(*_: Any) -> StopRequest:
+def wait_for_nodes(*_: Any, **__: Any) -> StopRequest:
     """Nobody has begun: the watch interrupts, since there is no step to wait for."""
     signal.raise_signal(signal.SIGTERM)
     raise KeyboardInterrupt
@@ -40,7 +40,7 @@ def test_the_word_to_end_is_not_lost(attempt: Any, tmp_path: Path, monkeypatch: 
 
 
 def test_an_interrupt_without_a_word_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     spec = RunSpec.resolve(document(tmp_path))

@@ -86,7 +86,7 @@ def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Prog
         while True:
             number += 1
             try:
-                stop = attempt(job, scaling, number, notice, progress)
+                stop = attempt(job, scaling, number, notice=notice, progress=progress)
             except RegraftError:
                 raise
             except KeyboardInterrupt:
@@ -127,7 +127,7 @@ def classify(error: Exception, job: Job) -> tuple[BaseException, bool]:
 
 
 def attempt(
-    job: Job, scaling: ScalingConfig, number: int, notice: StopNotice, progress: Progress | None
+    job: Job, scaling: ScalingConfig, number: int, *, notice: StopNotice, progress: Progress | None
 ) -> StopRequest | None:
     """Run one group of workers from the last checkpoint; return why it was stopped early, None if the run is complete.
 

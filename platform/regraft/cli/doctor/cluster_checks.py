@@ -26,6 +26,7 @@ def cluster_checks(
     address: str | None,
     compute: ComputeSpec | None,
     client: Mapping[str, str] | None,
+    *,
     note: Callable[[str], None],
 ) -> Iterator[Finding]:
     """Run every check that needs the cluster; `note` shows what is being done. Raises ClusterError without access."""

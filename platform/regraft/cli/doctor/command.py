@@ -54,7 +54,7 @@ def _cluster_checks(args: argparse.Namespace, store: str, screen: Screen) -> Ite
     """Run the checks that need a process connected to the cluster's Ray."""
     compute = ComputeSpec.model_validate_json(args.compute) if args.compute else None
     client = json.loads(args.client) if args.client else None
-    found: Iterable[Finding] = function(WORK["cluster checks"])(store, args.address, compute, client, screen.note)
+    found: Iterable[Finding] = function(WORK["cluster checks"])(store, args.address, compute, client, note=screen.note)
     return found
 
 

@@ -62,7 +62,7 @@ def run_as_job(
         found = cluster.find_running(package.metadata) if follow_running else None
         job = found or cluster.submit(package)
         screen.note(f"{'follows' if found else 'submitted'} job {job} on {cluster.address}")
-        watcher = JobWatcher(cluster, job, screen, package.metadata, shown)
+        watcher = JobWatcher(cluster, job, screen, package.metadata, shown=shown)
         reply = watcher.reply()
         if watcher.detached:
             package.detach()
@@ -84,7 +84,7 @@ class JobWatcher:
     """Follows one job: shows its progress on the screen, and returns or raises what it ends with."""
 
     def __init__(
-        self, cluster: Cluster, job: str, screen: Screen, metadata: Mapping[str, str], shown: Showing | None = None
+        self, cluster: Cluster, job: str, screen: Screen, metadata: Mapping[str, str], *, shown: Showing | None = None
     ) -> None:
         self._shown = shown or following
         self._cluster, self._job, self._screen, self._metadata = cluster, job, screen, metadata

@@ -93,7 +93,7 @@ def test_a_command_with_a_progress_of_its_own_shows_it(capsys: pytest.CaptureFix
         line("progress", event="note"),
         line("reply", version="v1"),
     ]
-    JobWatcher(StandIn(lines, DONE), "job-1", Screen(), {}, shown).reply()  # type: ignore[arg-type]
+    JobWatcher(StandIn(lines, DONE), "job-1", Screen(), {}, shown=shown).reply()  # type: ignore[arg-type]
     assert seen == [event], "what this edition cannot read is left out"
 
 

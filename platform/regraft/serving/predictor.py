@@ -58,7 +58,7 @@ class Predictor:
 
         Its files are fetched once and verified at every use. The base is expected at the version's own reference, or
         at `base`, and must be the one that the version was trained on. `plugins` are the folders of the user's own
-        task or method; `device` is auto (cuda where there is one), cpu, cuda or cuda:1.
+        task or method; `device` is auto (cuda if there is one), cpu, cuda or cuda:1.
 
         Raises NotFound, Damaged, BaseError, WrongBase, UnknownPlugin.
         """

@@ -60,8 +60,8 @@ def test_a_key_opens_what_it_is_for_and_no_key_opens_nothing(own: Shop, keys: tu
             assert endpoint.ask(path_, ASKED, headers=bearer(other)).status == 403
         gone = append_key(path, "gone")
         time.sleep(2.1)  # a changed file is read again within two seconds
-        told = endpoint.get("/models/gone", headers=bearer(gone))
-        assert told.status == 404 and "text-classification" not in told.document["error"], "nor who else is there"
+        reply = endpoint.get("/models/gone", headers=bearer(gone))
+        assert reply.status == 404 and "text-classification" not in reply.document["error"], "nor who else is there"
         lists = [endpoint.get("/models", headers=bearer(key)).document["models"] for key in (everything, other)]
         names = [[model["name"] for model in models] for models in lists]
         assert names == [["other", "text-classification"], ["other"]]

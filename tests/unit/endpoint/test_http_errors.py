@@ -22,18 +22,18 @@ MODEL = "/models/text-classification"
 PICTURE = base64.b64encode(picture(0)).decode()
 
 
-def refused(reply: Reply, status: int, told: str) -> None:
+def refused(reply: Reply, status: int, message: str) -> None:
     """Check that a reply is a correct error."""
     assert reply.status == status, reply.body
     assert reply.headers["content-type"] == "application/json"
     assert set(reply.document) == {"error", "kind", "status"}
     assert reply.document["status"] == status
-    assert told in reply.document["error"]
+    assert message in reply.document["error"]
     assert "Traceback" not in reply.body.decode()
 
 
 @pytest.mark.parametrize(
-    "body, told",
+    "body, message",
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
@@ -56,10 +56,10 @@ def refused(reply: Reply, status: int, told: str) -> None:
         (b'{"inputs": 1' + b"0" * 5000 + b"}", "not JSON"),
     ],
 )
-def test_a_body_that_does_not_fit(body: bytes, told: str, endpoint: Endpoint) -> None:
+def test_a_body_that_does_not_fit(body: bytes, message: str, endpoint: Endpoint) -> None:
     reply = endpoint.ask(MODEL, body)
-    if told:
-        refused(reply, 422, told)
+    if message:
+        refused(reply, 422, message)
         assert reply.headers["x-model-version"] == "v1"
     else:
         assert reply.status in (200, 422)
@@ -97,8 +97,8 @@ def test_a_base_that_is_gone_or_another_is_424(own: Shop) -> None:
         refused(endpoint.ask(MODEL, {"inputs": "w5"}), 424, "its base cannot be used")
         for path, method in ((MODEL, "POST"), (MODEL, "GET"), ("/models", "GET")):
             asked = {"inputs": "w5"} if method == "POST" else None
-            told = endpoint.ask(path, asked, method=method).body.decode()
-            assert str(own.folder) not in told, "where a server keeps its files is nobody's business"
+            text = endpoint.ask(path, asked, method=method).body.decode()
+            assert str(own.folder) not in text, "where a server keeps its files is nobody's business"
         shutil.copytree(own.folder / "elsewhere", folder)
         (folder / "config.json").write_text((folder / "config.json").read_text().replace("1e-12", "1e-11"))
         refused(endpoint.ask(MODEL, {"inputs": "w5"}), 424, "")
@@ -172,7 +172,7 @@ def bomb() -> bytes:
 
 
 @pytest.mark.parametrize(
-    "inputs, status, told",
+    "inputs, status, message",
     [
         (bomb(), 413, "pixels"),
         (picture(0)[:200], 422, "not readable"),
@@ -189,12 +189,12 @@ def bomb() -> bytes:
         ([PICTURE, "!"], 422, "input 1: image is no base64"),
     ],
 )
-def test_a_picture_that_is_none(inputs: Any, status: int, told: str, shop: Shop, endpoint: Endpoint) -> None:
+def test_a_picture_that_is_none(inputs: Any, status: int, message: str, shop: Shop, endpoint: Endpoint) -> None:
     if "image-classification" not in shop.registry.models():
         shop.add("image-classification")
     body = inputs if isinstance(inputs, bytes) else {"inputs": inputs}
     kind = {"content-type": "image/png"} if isinstance(inputs, bytes) else {}
-    refused(endpoint.ask("/models/image-classification", body, headers=kind), status, told)
+    refused(endpoint.ask("/models/image-classification", body, headers=kind), status, message)
 
 
 def test_a_picture_in_a_data_url_is_read(shop: Shop, endpoint: Endpoint) -> None:
@@ -202,14 +202,14 @@ def test_a_picture_in_a_data_url_is_read(shop: Shop, endpoint: Endpoint) -> None
         shop.add("image-classification")
     plain = endpoint.ask("/models/image-classification", {"inputs": PICTURE})
     assert plain.status == 200
-    told = endpoint.ask("/models/image-classification", {"inputs": "data:image/png;base64," + PICTURE})
-    assert told.body == plain.body
+    reply = endpoint.ask("/models/image-classification", {"inputs": "data:image/png;base64," + PICTURE})
+    assert reply.body == plain.body
 
 
 def test_an_error_nobody_foresaw_tells_nothing_but_its_class() -> None:
-    told = http_error_of(ZeroDivisionError("secret in the text"), "tickets")
-    assert (told.status, told.kind) == (500, "ZeroDivisionError")
-    assert "secret" not in told.message
+    error = http_error_of(ZeroDivisionError("secret in the text"), "tickets")
+    assert (error.status, error.kind) == (500, "ZeroDivisionError")
+    assert "secret" not in error.message
     assert http_error_of(PermissionDenied("no permission", "s3://private")).status == 503
     assert "s3://" not in http_error_of(PermissionDenied("no permission", "s3://private")).message
     assert "secret" not in http_error_of(RunError("it could not be answered: KeyError: secret")).message

@@ -144,13 +144,13 @@ def test_a_conversation_is_one_input_and_a_text_is_what_its_user_says() -> None:
 
     chat = Task.parse({"type": "text-generation", "form": "chat"})
     assert isinstance(chat, Task)
-    said = [{"role": "user", "content": "w5 w6"}]
-    for inputs, count in ((said, 1), ("w5 w6", 1), ([said, "w5 w6"], 2)):
+    conversation = [{"role": "user", "content": "w5 w6"}]
+    for inputs, count in ((conversation, 1), ("w5 w6", 1), ([conversation, "w5 w6"], 2)):
         import json
 
         question = parse_request(json.dumps({"inputs": inputs}).encode(), "", chat, LimitSpec())
         assert (len(question.rows), question.single) == (count, count == 1)
-        assert all(row["messages"] == said for row in question.rows)
+        assert all(row["messages"] == conversation for row in question.rows)
 
 
 @pytest.mark.parametrize("task", sorted(FAMILY))
@@ -182,7 +182,7 @@ def test_a_task_that_answers_in_its_own_way_is_answered_with_its_own_answers() -
 
 
 @pytest.mark.parametrize(
-    "task, parameters, told",
+    "task, parameters, message",
     [
         ("text-classification", {"top_q": 1}, "Did you mean 'top_k'?"),
         ("text-classification", {"top_k": 0.5}, "a whole number from 1 on"),
@@ -191,8 +191,8 @@ def test_a_task_that_answers_in_its_own_way_is_answered_with_its_own_answers() -
         ("object-detection", {"threshold": 2}, "a number from 0 to 1"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(task: str, parameters: Any, told: str, every: Endpoint) -> None:
+def test_what_cannot_be_honoured_is_refused(task: str, parameters: Any, message: str, every: Endpoint) -> None:
     inputs = base64.b64encode(PICTURES[0]).decode() if task == "object-detection" else TEXTS[0]
     reply = every.ask(f"/models/{task}", {"inputs": inputs, "parameters": parameters})
     assert reply.status == 422
-    assert told in reply.document["error"]
+    assert message in reply.document["error"]

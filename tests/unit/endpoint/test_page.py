@@ -99,10 +99,10 @@ def test_the_lines_that_are_shown_give_the_same_answer(chromium: Any, full: Endp
     if shutil.which("curl"):
         done = subprocess.run(["sh", "-c", curl.replace("curl ", "curl -s ", 1)], capture_output=True, check=True)
         assert json.loads(done.stdout) == wanted
-    told: dict[str, Any] = {}
+    namespace: dict[str, Any] = {}
     *setting, last = python.strip().splitlines()
-    exec("\n".join([*setting, f"answer = {last}"]), told)
-    assert [item.label for item in told["answer"]] == [item["label"] for item in wanted[0]]
+    exec("\n".join([*setting, f"answer = {last}"]), namespace)
+    assert [item.label for item in namespace["answer"]] == [item["label"] for item in wanted[0]]
 
 
 def test_entities_are_marked_where_they_stand(chromium: Any, full: Endpoint) -> None:

@@ -66,9 +66,9 @@ def served(folder: Path) -> Iterator[int]:
         try:
             assert process.stderr is not None
             lines = iter(process.stderr.readline, "")
-            said = next((line for line in lines if "http://" in line), "")
-            assert said, "it ended before it answered"
-            yield int(said.split()[0].rpartition(":")[2])
+            address = next((line for line in lines if "http://" in line), "")
+            assert address, "it ended before it answered"
+            yield int(address.split()[0].rpartition(":")[2])
         finally:
             process.terminate()
             process.communicate(timeout=60)

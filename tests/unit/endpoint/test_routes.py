@@ -116,17 +116,17 @@ def test_a_version_that_does_not_open_takes_nothing_away_and_is_told_of(own: Sho
         delta.write_bytes(good[:-8] + b"spoiled!")
         own.registry.promote(MODEL, "v2", "production")
 
-        def told() -> dict[str, Any]:
+        def production() -> dict[str, Any]:
             found: dict[str, Any] = endpoint.get("/models").document["models"][0]["answers"]["production"]
             return found
 
-        until(lambda: "trouble" in told())
-        assert told()["versions"] == {"v1": 1.0}
-        assert told()["moves_to"] == {"v2": 1.0}
-        assert "delta.safetensors" in told()["trouble"]
+        until(lambda: "trouble" in production())
+        assert production()["versions"] == {"v1": 1.0}
+        assert production()["moves_to"] == {"v2": 1.0}
+        assert "delta.safetensors" in production()["trouble"]
         assert endpoint.ask(f"/models/{MODEL}@v2", ASKED).status == 409
         own.registry.rollback(MODEL, "production")
-        until(lambda: "trouble" not in told())
+        until(lambda: "trouble" not in production())
     assert {reply.status for reply in replies} == {200}
     assert {reply.headers["x-model-version"] for reply in replies} == {"v1"}
 
@@ -352,8 +352,8 @@ def test_a_broken_version_is_not_read_anew_for_each_request(own: Shop) -> None:
         loads: list[str] = []
         load = opener.open
         opener.open = lambda *of: loads.append(of[0]) or load(*of)
-        told = [endpoint.ask("/models/spoilt", ASKED) for _ in range(10)]
-    assert {(reply.status, reply.body) for reply in told} == {(409, told[0].body)}
+        replies = [endpoint.ask("/models/spoilt", ASKED) for _ in range(10)]
+    assert {(reply.status, reply.body) for reply in replies} == {(409, replies[0].body)}
     assert len(loads) <= 2
 
 

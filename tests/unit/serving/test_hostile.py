@@ -366,8 +366,8 @@ def tokenizer_with_code(version: Published) -> None:
 
 
 def tokenizer_that_asks_for_code(version: Published) -> None:
-    told = {"auto_map": {"AutoTokenizer": ["tokenization_evil.Evil", None]}}
-    version.replace("processor/tokenizer_config.json", json.dumps(told).encode())
+    config = {"auto_map": {"AutoTokenizer": ["tokenization_evil.Evil", None]}}
+    version.replace("processor/tokenizer_config.json", json.dumps(config).encode())
 
 
 def tokenizer_whose_template_reaches_inside(version: Published) -> None:

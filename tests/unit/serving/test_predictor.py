@@ -68,7 +68,7 @@ def test_a_file_s_bytes_are_an_image(store: Path, bases: dict[str, Path], pictur
 
 
 @pytest.mark.parametrize(
-    "row, told",
+    "row, message",
     [
         ({"txt": "a"}, "column 'text' is missing"),
         ({"text": "a", "colour": "b"}, "Unknown column 'colour'"),
@@ -78,8 +78,8 @@ def test_a_file_s_bytes_are_an_image(store: Path, bases: dict[str, Path], pictur
         (7, "a int is given"),
     ],
 )
-def test_a_row_that_does_not_fit_is_named_by_its_index(predictor: Predictor, row: Any, told: str) -> None:
-    with pytest.raises(DataError, match=told) as caught:
+def test_a_row_that_does_not_fit_is_named_by_its_index(predictor: Predictor, row: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
         predictor.predict(["a", row])
     assert caught.value.where == "row 1"
 
@@ -110,8 +110,8 @@ def test_another_base_under_the_same_name_is_refused(
     (base / "config.json").write_text((base / "config.json").read_text().replace("0.1", "0.2"))
     with pytest.raises(WrongBase) as caught:
         Predictor.open(str(store), "tiny", device="cpu")
-    told = str(caught.value)
-    assert version.meta["base"]["hash"] in told and str(base) in told and "pass base=" in told
+    message = str(caught.value)
+    assert version.meta["base"]["hash"] in message and str(base) in message and "pass base=" in message
     assert Predictor.open(str(store), "tiny", device="cpu", base=str(bases["cls"])).predict(["a"])
 
 
@@ -166,7 +166,7 @@ def test_a_file_name_that_leads_out_of_the_folder_is_refused(
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         (lambda body: body["meta"].pop("base"), "lacks its base"),
         (lambda body: body.update(files=body["files"][1:]), "lacks"),
@@ -174,7 +174,7 @@ def test_a_file_name_that_leads_out_of_the_folder_is_refused(
     ],
 )
 def test_a_version_that_does_not_fit_together_is_refused(
-    store: Path, bases: dict[str, Path], change: Any, told: str
+    store: Path, bases: dict[str, Path], change: Any, message: str
 ) -> None:
     version, _ = publish(store, bases["cls"], "text-classification", "lora")
 
@@ -183,7 +183,7 @@ def test_a_version_that_does_not_fit_together_is_refused(
         change(body)
 
     forged(store, version.prefix, drop)
-    with pytest.raises(Damaged, match=told):
+    with pytest.raises(Damaged, match=message):
         Predictor.open(str(store), "tiny", device="cpu")
 
 

@@ -1,1 +1,1 @@
-"""Batch prediction: a whole input answered into one file."""
+"""Batch prediction: every row of an input answered, into one output file."""

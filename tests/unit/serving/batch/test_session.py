@@ -107,9 +107,9 @@ def test_what_a_killed_process_had_finished_is_not_computed_again(
         return attempt(self, rows)
 
     monkeypatch.setattr(Predictor, "attempt", counting)
-    told: list[str] = []
-    predict_here(request, progress=lambda event: told.append(str(getattr(event, "message", None))))
-    assert "continues: 3 of 6 blocks of the unfinished output are answered" in told
+    messages: list[str] = []
+    predict_here(request, progress=lambda event: messages.append(str(getattr(event, "message", None))))
+    assert "continues: 3 of 6 blocks of the unfinished output are answered" in messages
     assert sum(counted) == ROWS - 3 * 4
     assert [line["id"] for line in lines(request.output)] == [f"r{number}" for number in range(ROWS)]
 

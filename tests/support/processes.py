@@ -24,7 +24,8 @@ from regraft.training import session
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.loop import fit
-from regraft.training.session import train_local, train_session
+from regraft.training.registration import Outcome
+from regraft.training.session import complete, run_session, train_local
 from support.paths import PLATFORM, ROOT
 from support.peak_memory import peak
 
@@ -76,12 +77,10 @@ def _in_environment(environment: Mapping[str, str], function: Callable[..., None
 def train_counted(document: Mapping[str, Any], journal: str, kill_after: int | None = None) -> None:
     """Train a spec in this process, from where it stands."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    spec = RunSpec.resolve(document)
-
-    def execute(job: Job) -> None:
-        fit(job, CountingHarness(Path(journal), kill_after=kill_after))
-
-    train_session(spec, execute)
+    with run_session(RunSpec.resolve(document)) as prepared:
+        if not isinstance(prepared, Outcome):
+            fit(prepared.job, CountingHarness(Path(journal), kill_after=kill_after))
+            complete(prepared)
 
 
 class Told(CountingHarness):
@@ -123,20 +122,18 @@ def on_ranks(
     world: int, document: Mapping[str, Any], journal: str, harness: type[CountingHarness] = CountingHarness
 ) -> None:
     """Train a spec on several gloo ranks, each a process, without Ray."""
-    spec = RunSpec.resolve(document)
     port = free_port()
-
-    def execute(job: Job) -> None:
-        ranks = [
-            _context.Process(target=rank_main, args=(rank, world, port, job, journal, harness)) for rank in range(world)
-        ]
+    with run_session(RunSpec.resolve(document)) as prepared:
+        if isinstance(prepared, Outcome):
+            return
+        arguments = (world, port, prepared.job, journal, harness)
+        ranks = [_context.Process(target=rank_main, args=(rank, *arguments)) for rank in range(world)]
         for process in ranks:
             process.start()
         for process in ranks:
             process.join(120)
         assert [process.exitcode for process in ranks] == [0] * world
-
-    train_session(spec, execute)
+        complete(prepared)
 
 
 def rank_main(rank: int, world: int, port: int, job: Job, journal: str, harness: type[CountingHarness]) -> None:

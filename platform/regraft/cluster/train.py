@@ -28,11 +28,10 @@ from regraft.errors import ClusterError, RegraftError
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
-from regraft.training.event_log import EventLog
 from regraft.training.job import Job
 from regraft.training.loop import fit
 from regraft.training.registration import Outcome
-from regraft.training.session import stopped, train_session
+from regraft.training.session import complete, run_session, stopped
 from regraft.training.stop_signals import StopNotice, on_sigterm, when_asked
 
 log = logging.getLogger(__name__)
@@ -63,13 +62,12 @@ def train(
         check_store(spec.store)
         check_folders(spec)
         scaling = scaling_config(spec.compute, progress)
-        say = EventLog(progress)
-
-        def execute(job: Job) -> None:
-            check_images(spec, job)
-            run_attempts(spec, job, scaling, say)
-
-        return train_session(spec, execute, fresh=fresh, progress=say)
+        with run_session(spec, fresh=fresh, progress=progress) as prepared:
+            if isinstance(prepared, Outcome):
+                return prepared
+            check_images(spec, prepared.job)
+            run_attempts(spec, prepared.job, scaling, prepared.log)
+            return complete(prepared)
 
 
 def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress | None) -> None:

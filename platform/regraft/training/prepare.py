@@ -1,4 +1,4 @@
-"""TODO"""
+"""Preparation of a run on the driver: its name, its base, its rows, and its document in the store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,8 +16,10 @@ from regraft.contracts import Note, Progress
 from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.errors import Damaged, RequestError
 from regraft.spec.run import RunSpec
+from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore
 from regraft.store.runs import Runs
+from regraft.training.event_log import EventLog
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.memory_check import check_weights_fit
@@ -24,18 +27,33 @@ from regraft.training.memory_check import check_weights_fit
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """A run that is ready to train, held by this driver."""
+
+    store: ObjectStore
+    spec: RunSpec
+    job: Job
+    """The job for every rank."""
+    started: float
+    """Monotonic time at which the command began."""
+    log: EventLog
+    """Shows events and stores them with the run."""
+    lease: Lease
+
+
 def choose_run(runs: Runs, spec: RunSpec, *, fresh: bool) -> str:
-    """The newest run of this very spec, or another name for a fresh one."""
+    """Return the name of the newest run of this spec, or a new name if it is to be trained `fresh`."""
     if not fresh:
         same = [info.name for info in runs.list() if info.name == spec.run or info.name.startswith(f"{spec.run}.")]
-        return max(same, default=spec.run, key=lambda name: (find(runs, name) or {}).get("created", ""))
-    if find(runs, spec.run) is None:
+        return max(same, default=spec.run, key=lambda name: (find_document(runs, name) or {}).get("created", ""))
+    if find_document(runs, spec.run) is None:
         return spec.run
     return f"{spec.run}.{secrets.token_hex(3)}"
 
 
-def find(runs: Runs, run: str) -> dict[str, Any] | None:
-    """The run's document; a damaged one counts as none, since the next update writes it anew."""
+def find_document(runs: Runs, run: str) -> dict[str, Any] | None:
+    """Return the run's document; None if there is none or it is damaged, since the next update replaces it."""
     try:
         return runs.find(run)
     except Damaged as error:
@@ -43,10 +61,10 @@ def find(runs: Runs, run: str) -> dict[str, Any] | None:
         return None
 
 
-def rows_on(store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | None) -> Snapshot:
-    """The spec's rows as a snapshot in the store."""
+def build_rows(store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | None) -> Snapshot:
+    """Return the spec's rows as a snapshot in the store; emits a note if rows were left out."""
     if spec.compute.workers == 0:
-        check_weights_fit(base, LocalHarness())  # before the data are read; workers look where they are
+        check_weights_fit(base, LocalHarness())  # before the data are read; workers check their own machines
     snapshot = build_snapshot(store, spec.task, spec.data, processor=lambda: load_processor(base, spec.task.modality))
     if snapshot.skipped and progress is not None:
         progress(Note(skipped_text(snapshot.skipped)))
@@ -54,13 +72,16 @@ def rows_on(store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | 
 
 
 def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | None) -> Job:
-    """Find the base, make the snapshot, write down what the run is."""
+    """Locate the base, build the snapshot, write the run's document, and return its job.
+
+    Raises WrongBase or RequestError when the run began with another base or other rows.
+    """
     base = locate(spec.base)
-    snapshot = rows_on(store, spec, base, progress)
+    snapshot = build_rows(store, spec, base, progress)
     runs = Runs(store)
-    known = find(runs, run)
+    known = find_document(runs, run)
     if known is not None:
-        same_as_before(run, known, base, snapshot)
+        check_unchanged(run, known, base, snapshot)
     else:
         runs.write(run, "spec.yaml", spec.dump().encode())
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -82,25 +103,25 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         base_hash=base.hash,
         fingerprint=snapshot.fingerprint,
         labels=snapshot.labels,
-        threads=threads(spec),
+        threads=threads_per_rank(spec),
     )
 
 
 def skipped_text(skipped: Mapping[str, Any]) -> str:
-    """What was left out, in a line."""
+    """Return a line about the rows that were left out."""
     first = f"; the first: {skipped['rows'][0]}" if skipped["rows"] else ""
     return f"left out {skipped['train']} training and {skipped['eval']} evaluation rows that cannot be used{first}"
 
 
-def threads(spec: RunSpec) -> int | None:
-    """CPU threads per rank: what is asked, or this machine's share where training runs in this process."""
+def threads_per_rank(spec: RunSpec) -> int | None:
+    """Return the CPU threads per rank: those of the spec, or this machine's if training runs in this process."""
     if spec.compute.cpus is not None:
         return max(1, int(spec.compute.cpus))
     return len(os.sched_getaffinity(0)) if spec.compute.workers == 0 else None
 
 
-def same_as_before(run: str, known: Mapping[str, Any], base: Base, snapshot: Snapshot) -> None:
-    """A run goes on only with the base and the rows that it began with."""
+def check_unchanged(run: str, known: Mapping[str, Any], base: Base, snapshot: Snapshot) -> None:
+    """Raise WrongBase or RequestError unless the base and the rows are those that the run began with."""
     if known.get("base") is not None:
         check_hash(base, known["base"], f"run {run} began with that one; --fresh starts another run")
     if known.get("data") not in (None, snapshot.fingerprint):
@@ -110,18 +131,18 @@ def same_as_before(run: str, known: Mapping[str, Any], base: Base, snapshot: Sna
 
 
 def base_of(spec: RunSpec, job: Job) -> Base:
-    """Locate the base that the run began with; WrongBase when its reference now leads to another."""
+    """Locate the base that the run began with; raises WrongBase when its reference now leads to another."""
     why = f"run {job.run} began with that one: put it back, or write the hub revision behind an @"
     return base_named(spec.base, job.base_hash, why)
 
 
-def pinned(base: Base) -> str:
-    """The reference by which this very base is found again, after a hub's branch has moved too."""
+def pinned_reference(base: Base) -> str:
+    """Return a reference to exactly this base, which stays valid when a hub's branch moves."""
     if base.revision is None or "@" in base.reference:
         return base.reference
     return f"{base.reference}@{base.revision}"
 
 
 def base_bytes(base: Base) -> int:
-    """Bytes of the base's weights."""
+    """Return the bytes of the base's weight files."""
     return sum(path.stat().st_size for path in base.path.glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Registration of a trained run: its best checkpoint becomes a version of the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from regraft.store.registry import Registry, Version
 from regraft.store.runs import Runs
 from regraft.training.evaluate import gain
 from regraft.training.job import Job, RunState
-from regraft.training.prepare import base_bytes, base_of, find, pinned
+from regraft.training.prepare import PreparedRun, base_bytes, base_of, find_document, pinned_reference
 from regraft.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a finished run leaves."""
+    """The result of a finished run."""
 
     model: str
     version: str
@@ -41,71 +41,85 @@ class Outcome:
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
     seconds: float
-    """Wall time of this command; of the whole run when it was finished before."""
+    """Wall time of this command; the run's training time if it was finished before."""
     store: str
     score: str
     gain: dict[str, Any] | None = None
-    """Score gained over the nearest centroid: mean, and the 95 % interval low to high."""
+    """Gain in score over the nearest centroid: `mean`, and the 95 % interval from `low` to `high`."""
     delta_bytes: int = 0
     base_bytes: int = 0
     already: bool = False
-    """Whether the run had been finished before this command."""
+    """Whether the run was finished before this command."""
 
     def document(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return the outcome as `--json` prints it."""
         return asdict(self)
 
 
-def complete(store: ObjectStore, spec: RunSpec, job: Job, began: float, progress: Progress | None) -> Outcome:
-    """Register the best checkpoint of a trained run as a model version."""
-    checkpoints = Checkpoints(store, job.run)
-    score = spec.task.score
-    best, delta = best_delta(checkpoints, score, progress)
-    state = last_state(checkpoints)
-    runs = Runs(store)
-    known = find(runs, job.run) or {}
-    base = base_of(spec, job)
-    meta = version_meta(spec, job, base, best, state, known, delta)
-    version = publish(store, spec, base, delta, meta)
-    gained = meta["gain"]
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A trained run: its job and base, its best checkpoint, and its documents."""
+
+    job: Job
+    base: Base
+    best: Saved
+    delta: bytes
+    """The delta of the best checkpoint, as a safetensors file."""
+    state: RunState
+    """The state of the last checkpoint."""
+    document: Mapping[str, Any]
+    """The fields `rows`, `baselines` and `baseline_correct` of the run's document."""
+
+
+def register(prepared: PreparedRun) -> Outcome:
+    """Register the best checkpoint of a trained run as a model version, and return the run's outcome."""
+    store, spec, job, progress = prepared.store, prepared.spec, prepared.job, prepared.log
+    checkpoints, runs = Checkpoints(store, job.run), Runs(store)
+    best, delta = best_delta(checkpoints, spec.task.score, progress)
+    document = find_document(runs, job.run) or {}
+    trained = TrainedRun(job, base_of(spec, job), best, delta, last_state(checkpoints), document)
+    meta = version_meta(spec, trained)
+    version = publish(store, spec, trained, meta)
     runs.update(
         job.run,
         state="registered",
         version=version.version,
-        step=state.step,
-        gain=gained,
+        step=trained.state.step,
+        gain=meta["gain"],
         metrics=meta["metrics"],
     )
-    if progress is not None:
-        progress(Registered(spec.name, version.version))
+    progress(Registered(spec.name, version.version))
     return Outcome(
         model=spec.name,
         version=version.version,
         run=job.run,
         metrics=meta["metrics"],
         baselines=meta["baselines"],
-        seconds=time.monotonic() - began,
+        seconds=time.monotonic() - prepared.started,
         store=spec.store,
-        score=score.name,
-        gain=gained,
+        score=spec.task.score.name,
+        gain=meta["gain"],
         delta_bytes=len(delta),
-        base_bytes=base_bytes(base),
+        base_bytes=base_bytes(trained.base),
     )
 
 
-def publish(store: ObjectStore, spec: RunSpec, base: Base, delta: bytes, meta: dict[str, Any]) -> Version:
-    """Register a delta as the next version of the spec's model."""
+def publish(store: ObjectStore, spec: RunSpec, trained: TrainedRun, meta: dict[str, Any]) -> Version:
+    """Register a trained run's delta as the next version of the spec's model."""
     contents: dict[str, Any] = {
-        "delta.safetensors": delta,
+        "delta.safetensors": trained.delta,
         "spec.yaml": spec.dump().encode(),
         "card.md": model_card(meta, spec.model_dump(mode="json")).encode(),
-        **{f"processor/{path.name}": path for path in processor_files(base)},
+        **{f"processor/{path.name}": path for path in processor_files(trained.base)},
     }
     return Registry(store).publish(spec.name, contents, meta)
 
 
 def best_delta(checkpoints: Checkpoints, score: Score, progress: Progress | None) -> tuple[Saved, bytes]:
-    """The best evaluated checkpoint whose files verify, and its delta; the earliest of equals."""
+    """Return the best evaluated checkpoint whose files verify, the earliest of equals, and its delta.
+
+    Raises RunError when there is none.
+    """
     for saved in ranked(checkpoints.sound(), score.name, score.mode):
         with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
             try:
@@ -113,42 +127,40 @@ def best_delta(checkpoints: Checkpoints, score: Score, progress: Progress | None
             except Damaged as error:
                 log.warning("%s", error)
                 if progress is not None:
-                    message = f"a damaged checkpoint is passed over; the next best is registered: {error}"
+                    message = f"a damaged checkpoint is skipped; the next best is registered: {error}"
                     progress(Note(message))
     raise RunError(
-        "no evaluated checkpoint of this run is whole; --fresh trains it from the beginning", where=checkpoints.run
+        "no evaluated checkpoint of this run is intact; --fresh trains it from the beginning", where=checkpoints.run
     )
 
 
 def last_state(checkpoints: Checkpoints) -> RunState:
-    """The state of the newest whole checkpoint."""
+    """Return the state of the newest valid checkpoint; a new state if there is none."""
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
         found = checkpoints.latest(Path(folder), lambda error: log.warning("%s", error))
         return RunState.read((found[1] / "state.json").read_bytes()) if found else RunState()
 
 
-def version_meta(
-    spec: RunSpec, job: Job, base: Base, best: Saved, state: RunState, known: Mapping[str, Any], delta: bytes
-) -> dict[str, Any]:
-    """Everything a version says of itself."""
-    dump = job.spec
-    counts = known.get("rows", {})
-    over = gain(counts.get("eval", 0), state.best_correct, known.get("baseline_correct", ""))
+def version_meta(spec: RunSpec, trained: TrainedRun) -> dict[str, Any]:
+    """Return the metadata of a version: task, method, base, metrics, baselines, lineage and versions of libraries."""
+    job, base, best, document = trained.job, trained.base, trained.best, trained.document
+    counts = document.get("rows", {})
+    over_baseline = gain(counts.get("eval", 0), trained.state.best_correct, document.get("baseline_correct", ""))
     return {
         "name": spec.name,
-        "task": dump["task"],
-        "method": dump["method"],
+        "task": job.spec["task"],
+        "method": job.spec["method"],
         "labels": list(job.labels),
         "dropout": spec.training.dropout,
         "base": {
-            "reference": pinned(base),
+            "reference": pinned_reference(base),
             "hash": base.hash,
             "processor_hash": base.processor_hash,
             "bytes": base_bytes(base),
         },
         "metrics": best.meta["metrics"],
-        "baselines": known.get("baselines", {}),
-        "gain": over,
+        "baselines": document.get("baselines", {}),
+        "gain": over_baseline,
         "score": {"name": spec.task.score.name, "mode": spec.task.score.mode},
         "seed": spec.training.seed,
         "lineage": {
@@ -157,16 +169,16 @@ def version_meta(
             "data": {"fingerprint": job.fingerprint, "rows": counts},
             "parent": None,
         },
-        "delta_sha256": hashlib.sha256(delta).hexdigest(),
-        "delta_bytes": len(delta),
-        "seconds": state.seconds,
+        "delta_sha256": hashlib.sha256(trained.delta).hexdigest(),
+        "delta_bytes": len(trained.delta),
+        "seconds": trained.state.seconds,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"regraft": VERSION, "torch": installed("torch"), "transformers": installed("transformers")},
     }
 
 
-def finished(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, Any]) -> Outcome:
-    """The outcome of a run that had been finished before."""
+def registered_outcome(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, Any]) -> Outcome:
+    """Return the outcome of a run that was registered before; raises NotFound when its version is gone."""
     try:
         version = Registry(store).version(spec.name, str(known["version"]))
     except NotFound as error:

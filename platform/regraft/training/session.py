@@ -1,10 +1,10 @@
-"""A run from spec to registered model: prepare on the driver, train anywhere, complete on the driver."""
+"""A run from its spec to a registered model: prepare on the driver, train anywhere, complete on the driver."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from regraft.contracts import Progress
@@ -18,44 +18,52 @@ from regraft.training.event_log import EventLog
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.loop import fit
-from regraft.training.prepare import choose_run, find, prepare
-from regraft.training.registration import Outcome, complete, finished, last_state
+from regraft.training.prepare import PreparedRun, choose_run, find_document, prepare
+from regraft.training.registration import Outcome, last_state, register, registered_outcome
 from regraft.training.stop_signals import on_sigterm, when_asked
 
 log = logging.getLogger(__name__)
 
-Execute = Callable[[Job], None]
-"""Runs `fit` for a job on whatever there is, and returns when the run's last checkpoint is in the store."""
 
+@contextmanager
+def run_session(
+    spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None
+) -> Iterator[PreparedRun | Outcome]:
+    """Hold a run as its only driver; yield it prepared, or its outcome if it was registered before.
 
-def train_session(spec: RunSpec, execute: Execute, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
-    """Prepare, execute, complete; one driver a run, held by a lease.
-
-    What is told to a `progress` that is a EventLog is kept with the run, what `execute` tells it too.
+    The caller trains `prepared.job` and then calls `complete`. Events passed to `prepared.log` are shown to `progress`
+    and stored with the run. An error that ends the context is recorded in the run's document.
     """
-    say = progress if isinstance(progress, EventLog) else EventLog(progress)
-    began = time.monotonic()
-    spec = spec.model_copy(update={"search": None})  # a run is what it is, whatever else its spec may vary
+    events = EventLog(progress)
+    started = time.monotonic()
+    spec = spec.model_copy(update={"search": None})  # the search section is no part of a run
     store = open_store(spec.store)
     store.check()
     runs = Runs(store)
     run = choose_run(runs, spec, fresh=fresh)
     with Lease(store, run) as lease:
-        known = find(runs, run)
+        known = find_document(runs, run)
         if known is not None and known.get("state") == "registered":
-            return finished(store, spec, run, known)
+            yield registered_outcome(store, spec, run, known)
+            return
         runs.forget_stop(run)
-        job = prepare(store, spec, run, say)
-        with say.of(runs, run), mark_failed(runs, run, lease):
-            execute(job)
-            if lease.lost.is_set():
-                raise LeaseHeld("another driver took this run over while it trained; it will register the model", run)
-            return complete(store, spec, job, began, say)
+        job = prepare(store, spec, run, events)
+        with events.of(runs, run), failure_recorded(runs, run, lease):
+            yield PreparedRun(store, spec, job, started, events, lease)
+
+
+def complete(prepared: PreparedRun) -> Outcome:
+    """Register the best checkpoint of a trained run; raises LeaseHeld if another driver has taken the run over."""
+    if prepared.lease.lost.is_set():
+        raise LeaseHeld(
+            "another driver took this run over while it trained; it will register the model", prepared.job.run
+        )
+    return register(prepared)
 
 
 @contextmanager
-def mark_failed(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
-    """Write into the run's document that it failed, or where it stopped, unless another driver has it now."""
+def failure_recorded(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
+    """Record in the run's document that it failed, or where it stopped, unless another driver holds it now."""
     try:
         yield
     except BaseException as ended:
@@ -66,25 +74,24 @@ def mark_failed(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
                 else:
                     runs.update(run, state="failed")
             except StoreError as error:
-                # A full disk or a lost server: what ended the run must not be hidden by what it ends too.
+                # A full disk or a lost server may have ended the run: the first error is the one to raise.
                 log.info("run %s could not be marked as failed: %s", run, error)
         raise
 
 
 def train_local(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
-    """Train in this process, without Ray."""
-    say = EventLog(progress)
-
-    def execute(job: Job) -> None:
-        harness = LocalHarness(progress=say)
-        with on_sigterm(harness.notice), when_asked(Runs(open_store(spec.store)), job.run, harness.notice):
+    """Train in this process, without Ray, and register the model."""
+    with run_session(spec, fresh=fresh, progress=progress) as prepared:
+        if isinstance(prepared, Outcome):
+            return prepared
+        job, harness = prepared.job, LocalHarness(progress=prepared.log)
+        with on_sigterm(harness.notice), when_asked(Runs(prepared.store), job.run, harness.notice):
             state = fit(job, harness)
         if harness.notice and not state.finished:
             raise stopped(job, harness.notice.reason)
-
-    return train_session(spec, execute, fresh=fresh, progress=say)
+        return complete(prepared)
 
 
 def stopped(job: Job, reason: str) -> Stopped:
-    """What a command says that ended before its run did."""
+    """Return the error of a command that ended before its run did."""
     return Stopped(f"{reason}: what was trained is in a checkpoint, and the same command goes on from there", job.run)

@@ -18,7 +18,7 @@ from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import open_store
 from regraft.store.searches import folder_of
-from regraft.training.prepare import rows_on
+from regraft.training.prepare import build_rows
 from regraft.tuning.driver.centroid_baseline import measure_centroid
 from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
 from regraft.tuning.driver.coordinator import SearchCoordinator
@@ -64,7 +64,7 @@ def search_session(
         with ExitStack() as stack:
             known = search_store.record()
             pool = LazyPool(make_pool, stack, at_once=known is None or known.state != "finished")
-            snapshot = rows_on(store, without_search(spec), base, progress)
+            snapshot = build_rows(store, without_search(spec), base, progress)
             record = known or new_record(name, spec, base, snapshot)
             check_unchanged(record, base, snapshot)
             update_record(record, spec, snapshot)

@@ -11,7 +11,7 @@ from regraft.contracts import Progress
 from regraft.errors import RequestError
 from regraft.spec.run import RunSpec
 from regraft.training.harness import LocalHarness
-from regraft.training.prepare import threads
+from regraft.training.prepare import threads_per_rank
 from regraft.tuning.driver.finish import SearchOutcome
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.session import search_session
@@ -32,7 +32,7 @@ class LocalPool:
 
     def assign(self, job: SearchJob) -> None:
         """Set the job, with this machine's CPU threads."""
-        self._job = replace(job, threads=threads(RunSpec.resolve(job.spec)))
+        self._job = replace(job, threads=threads_per_rank(RunSpec.resolve(job.spec)))
 
     def ready(self, slot: int, coordinator: Coordinator) -> None:
         """Prepare the worker, once."""

@@ -10,9 +10,10 @@ from typing import Any
 
 from regraft.contracts import Note, Registered
 from regraft.errors import Damaged
+from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints, Saved
 from regraft.training.job import Job, RunState
-from regraft.training.registration import publish, version_meta
+from regraft.training.registration import TrainedRun, publish, version_meta
 from regraft.tuning.driver.coordinator import SearchCoordinator
 from regraft.tuning.driver.prepare import PreparedSearch
 from regraft.tuning.protocol import Trial
@@ -51,7 +52,8 @@ def register_trial(prepared: PreparedSearch, record: TrialRecord) -> bool:
         _note(prepared, f"trial {record.id}: {why} {saved.meta['metrics'][name]:.4g}")
     trial = Trial(record.number, record.overrides)
     trial_spec = trial.spec(without_search(spec))
-    version = publish(store, trial_spec, prepared.base, delta, _version_meta(prepared, record, saved, delta))
+    trained = _trained_run(prepared, record, saved, delta)
+    version = publish(store, trial_spec, trained, _version_meta(prepared, trial, trained))
     record.registered = f"{spec.name}@{version.version}"
     if prepared.progress is not None:
         prepared.progress(Registered(spec.name, version.version, record.id))
@@ -72,15 +74,18 @@ def _checkpoint_of(prepared: PreparedSearch, record: TrialRecord) -> tuple[Saved
             return None
 
 
-def _version_meta(prepared: PreparedSearch, record: TrialRecord, saved: Saved, delta: bytes) -> dict[str, Any]:
-    job, search = prepared.job, prepared.record
-    trial = Trial(record.number, record.overrides)
-    fitted = trial.spec(type(prepared.spec).resolve(job.spec)).model_dump(mode="json")
+def _trained_run(prepared: PreparedSearch, record: TrialRecord, saved: Saved, delta: bytes) -> TrainedRun:
+    job, search, trial = prepared.job, prepared.record, Trial(record.number, record.overrides)
+    fitted = trial.spec(RunSpec.resolve(job.spec)).model_dump(mode="json")
     run = Job(fitted, f"{job.search}/{trial.id}", job.base_hash, job.fingerprint, job.labels, job.threads)
     state = RunState(seconds=record.seconds, best_correct=record.correct)
-    known = {"rows": search.rows, "baselines": search.baselines, "baseline_correct": search.baseline_correct}
-    trial_spec = trial.spec(without_search(prepared.spec))
-    meta = version_meta(trial_spec, run, prepared.base, saved, state, known, delta)
+    document = {"rows": search.rows, "baselines": search.baselines, "baseline_correct": search.baseline_correct}
+    return TrainedRun(run, prepared.base, saved, delta, state, document)
+
+
+def _version_meta(prepared: PreparedSearch, trial: Trial, trained: TrainedRun) -> dict[str, Any]:
+    job, search = prepared.job, prepared.record
+    meta = version_meta(trial.spec(without_search(prepared.spec)), trained)
     meta["lineage"]["search"] = {
         "name": job.search,
         "trial": trial.id,

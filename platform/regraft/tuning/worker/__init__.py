@@ -1,1 +1,1 @@
-"""A worker of a search: it runs trials on one loaded base."""
+"""One worker of a search: it loads the base once and runs many trials on it."""

@@ -1,14 +1,13 @@
-"""Trials that only train a head, carried out together: each reports, is stopped, fails and is kept by itself."""
+"""Head trials that are trained together, while each reports, stops, fails and writes checkpoints by itself."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -23,45 +22,35 @@ from regraft.training.evaluate import finite, packed
 from regraft.training.job import RunState
 from regraft.tuning.protocol import Coordinator, End, Report, Trial
 from regraft.tuning.records import error_line
-from regraft.tuning.worker.callbacks import EVERY_S, Best, TrialCallbacks
+from regraft.tuning.worker.callbacks import EVERY_S, TrialCallbacks, TrialCheckpoint
 from regraft.tuning.worker.stacked_heads import Head, HeadRows, Output, Stack
 from regraft.tuning.worker.trial_errors import ends_worker
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Snap:
-    """A head at one of its evaluations, whole."""
-
-    step: int
-    files: dict[str, dict[str, Tensor]]
-    document: dict[str, Any]
-    metrics: dict[str, float]
-
-
 @dataclass
 class HeadTrial:
-    """One trial of a stack."""
+    """One trial of a cohort."""
 
     trial: Trial
     spec: RunSpec
     adapted: Adapted
-    """Its model before the first step; heads of one seed share it, and none of them moves it."""
+    """Its model before the first step, shared by heads of one seed and changed by none."""
     head: Head
     callbacks: TrialCallbacks
     state: RunState = field(default_factory=RunState)
-    best: Snap | None = None
-    """Its best evaluation, until it is written."""
+    best: TrialCheckpoint | None = None
+    """Its best evaluation, until the checkpoint is written."""
 
     @cached_property
     def rest(self) -> dict[str, Tensor]:
-        """The whole delta as it is before the first step."""
+        """The complete delta before the first step."""
         return live_tensors(self.adapted)
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """`weight` and `bias` as the delta calls them."""
+        """The delta's names of `weight` and `bias`."""
         linear, prefix = self.adapted.linear_head(), self.adapted.anatomy.prefix
         found = {id(tensor): name for name, tensor in linear.named_parameters()}
         return {
@@ -70,30 +59,31 @@ class HeadTrial:
             if id(tensor) in found
         }
 
-    def snap(self, values: dict[str, Tensor], moments: dict[str, Tensor], metrics: dict[str, float]) -> Snap:
-        """What a checkpoint of these values holds."""
+    def snapshot(
+        self, values: dict[str, Tensor], moments: dict[str, Tensor], metrics: dict[str, float]
+    ) -> TrialCheckpoint:
+        """Return a checkpoint of these values and optimizer moments."""
         names = self.names
         split = {key: key.partition("|") for key in moments}
         files = {
             "delta.safetensors": {**self.rest, **{names[name]: values[name] for name in values}},
             "optimizer.safetensors": {f"{names[split[key][0]]}|{split[key][2]}": moments[key] for key in moments},
         }
-        return Snap(self.state.step, files, self.state.document(), metrics)
+        return TrialCheckpoint(self.state.step, files, self.state.document(), metrics, self.state.best_correct)
 
-    def write(self, snap: Snap, *, live: bool) -> None:
-        """Hand a snapshot to the keeper; of one that is over the state is that of its end."""
-        document = snap.document if live else self.state.document()
-        correct = self.state.best_correct
-        self.callbacks.keep(snap.step, snap.files, document, snap.metrics, live=live, correct=correct)
+    def write(self, checkpoint: TrialCheckpoint, *, live: bool) -> None:
+        """Write a checkpoint; for a trial that is over with the state of its end."""
+        state = checkpoint.state if live else self.state.document()
+        self.callbacks.keep(replace(checkpoint, state=state, correct=self.state.best_correct), live=live)
 
     def restore(self, folder: Path) -> None:
-        """Continue from the newest whole checkpoint, if there is one."""
+        """Continue from the newest intact checkpoint, if there is one."""
         found = self.callbacks.checkpoints.latest(folder, lambda error: log.warning("%s", error))
         if found is None:
             return
         saved, files = found
         self.state = RunState.read((files / "state.json").read_bytes())
-        self.callbacks.look(self.state)
+        self.callbacks.restore_best(self.state)
         self.callbacks.stopped = bool(saved.meta.get("stopped"))
         names = self.names
         delta = load_file(files / "delta.safetensors")
@@ -112,58 +102,59 @@ class HeadTrial:
 
 
 class HeadCohort:
-    """A group of heads from their first step to their ends."""
+    """A group of heads that are trained together, from their first step to their ends."""
 
     def __init__(
         self,
         trials: Sequence[HeadTrial],
-        train: HeadRows,
-        held: HeadRows,
+        rows: tuple[HeadRows, HeadRows],
         output: Output,
         coordinator: Coordinator,
     ) -> None:
+        """`rows` are the training and the evaluation rows; `output` wraps logits as the model's output."""
         self.count = len(trials)
-        self._train, self._held, self._output, self._coordinator = train, held, output, coordinator
+        self._train, self._held = rows
+        self._output, self._coordinator = output, coordinator
         self._of = {id(one.head): one for one in trials}
         self._task = trials[0].spec.task
-        self._stack = Stack([one.head for one in trials], train, self._task, output)
+        self._stack = Stack([one.head for one in trials], self._train, self._task, output)
         self._mark = time.monotonic()
 
     @property
     def open(self) -> list[HeadTrial]:
-        """The trials that are not over."""
+        """Trials that are not over."""
         return [self._of[id(head)] for head in self._stack.heads]
 
     def run(self) -> None:
-        """Step until every head is over."""
+        """Train until every head is over."""
         rows = len(self._train.features)
         while self._stack.heads:
             self._stack.step()
-            due = [at for at, head in enumerate(self._stack.heads) if _evaluates(head, rows)]
+            due = [at for at, head in enumerate(self._stack.heads) if _is_due(head, rows)]
             if due:
                 self.pause(due)
 
     def disband(self) -> None:
-        """Leave every head that is not over where the next may go on from."""
+        """Write a checkpoint of every open head, from which it may go on by itself."""
         for at, one in enumerate(self.open):
             one.state.step = one.head.step
-            self.save_last(one, at)
+            self._save_last(one, at)
             one.callbacks.close()
 
     def pause(self, due: Sequence[int]) -> None:
-        """Evaluate some heads, report, and let go of those that are over."""
+        """Evaluate the heads at the positions `due`, report, and remove those that are over."""
         self._share_time()
         logits = self._stack.logits(self._held.features, due)
         over: list[tuple[int, End | None]] = []
         for place, at in enumerate(due):
             one = self._of[id(self._stack.heads[at])]
             try:
-                if self._judged(one, at, logits[place]):
+                if self._evaluate(one, at, logits[place]):
                     if one.best is not None:
                         one.write(one.best, live=False)
                     over.append((at, None))
                 elif time.monotonic() - one.callbacks.last >= EVERY_S:
-                    self.save_last(one, at)
+                    self._save_last(one, at)
             except Exception as error:
                 if ends_worker(error):
                     raise
@@ -173,21 +164,22 @@ class HeadCohort:
         for at, end in over:
             one = self._of[id(self._stack.heads[at])]
             one.callbacks.close()
-            self._coordinator.ended(one.trial.id, end or ended(one, self.count))
+            done = end or one.callbacks.end(one.adapted, one.state.seconds, together=self.count)
+            self._coordinator.ended(one.trial.id, done)
         self._stack.leave(at for at, _ in over)
 
-    def save_last(self, one: HeadTrial, at: int) -> None:
-        """A checkpoint to go on from; the best one first, where that is another and not written yet."""
+    def _save_last(self, one: HeadTrial, at: int) -> None:
+        """Write a checkpoint to go on from, after the best one if that is another and not written yet."""
         if one.best is not None:
             one.write(one.best, live=True)
             if one.best.step == one.state.step:
                 one.best = None
                 return
             one.best = None
-        one.write(one.snap(*self._stack.taken(at), {}), live=True)
+        one.write(one.snapshot(*self._stack.taken(at), {}), live=True)
 
-    def _judged(self, one: HeadTrial, at: int, logits: Tensor) -> bool:
-        """One head's evaluation, from logits to verdict; whether the trial is over."""
+    def _evaluate(self, one: HeadTrial, at: int, logits: Tensor) -> bool:
+        """Evaluate one head by its logits, report the metrics, and return whether the trial is over."""
         norm = float(self._stack.norms[at])
         if norm != norm or norm == float("inf"):
             raise Diverged(
@@ -201,7 +193,7 @@ class HeadCohort:
         patience = one.spec.training.early_stopping
         if state.judge(metrics, self._task.score, patience=patience, last=last):
             state.best_correct = packed(records)
-            one.best = one.snap(*self._stack.taken(at), dict(metrics))
+            one.best = one.snapshot(*self._stack.taken(at), dict(metrics))
         epoch = state.step / one.head.per_epoch(rows)
         goes_on = self._coordinator.report(one.trial.id, Report(state.step, epoch, metrics, state.seconds))
         one.callbacks.stopped = not goes_on and not state.finished
@@ -219,30 +211,14 @@ class HeadCohort:
         return records
 
     def _share_time(self) -> None:
-        """The time since the last call, in equal parts on those that are open."""
+        """Add the time since the last call to the open trials, in equal shares."""
         now = time.monotonic()
         for one in self.open:
             one.state.seconds += (now - self._mark) / len(self._stack.heads)
         self._mark = now
 
 
-def ended(one: HeadTrial, together: int) -> End:
-    """How a trial that did not fail ended."""
-    anatomy, parameters = one.adapted.anatomy, list(one.adapted.model.parameters())
-    best: Best | None = one.callbacks.best
-    return End(
-        "stopped" if one.callbacks.stopped else "finished",
-        one.state.seconds,
-        best.prefix if best else None,
-        depth=one.adapted.method.depth_of(anatomy),
-        blocks=len(anatomy.blocks),
-        trainable=sum(p.numel() for p in parameters if p.requires_grad),
-        total=sum(p.numel() for p in parameters),
-        together=together,
-        correct=best.correct if best else "",
-    )
-
-
-def _evaluates(head: Head, rows: int) -> bool:
+def _is_due(head: Head, rows: int) -> bool:
+    """Return whether the head is evaluated after its last step."""
     every = head.training.eval_steps or head.per_epoch(rows)
     return head.step % every == 0 or head.step == head.steps(rows)

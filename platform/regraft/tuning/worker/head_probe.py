@@ -1,8 +1,7 @@
-"""May a trial's head be trained on features alone? Asked of the model itself, on a real batch, never of its name."""
+"""Probe of whether a trial's head can be trained on features alone, on a real batch of the model itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,29 +24,29 @@ from regraft.trunk.shapes import ROWS, Dim, Sizes
 from regraft.trunk.verify import relative_deviation
 
 SAME = 1e-5
-"""How far the head's own arithmetic may be from the model's, relative to its largest value."""
+"""Largest deviation of the head's own arithmetic from the model's, relative to the largest value."""
 
 
-class NotBare(Exception):
-    """Why the head cannot be trained on features alone, in words."""
+class NeedsModel(Exception):
+    """The head cannot be trained on features alone; the message says why."""
 
 
 @dataclass(frozen=True)
-class Bare:
-    """What a head on features is made of."""
+class FeatureHead:
+    """A head that can be trained on features alone."""
 
     cut: Cut
-    """What it sees, as one value a row."""
-    kind: type
-    """Of the model's output."""
+    """The cut before it: one value per row."""
+    output_type: type
+    """The type of the model's output."""
 
     def output(self, logits: Tensor) -> Any:
-        """Logits (rows, outputs) as the model's output."""
-        return self.kind(logits=logits)
+        """Wrap logits, (rows, outputs), as the model's output."""
+        return self.output_type(logits=logits)
 
 
 def head_only_obstacle(spec: RunSpec) -> str:
-    """Why a spec, whatever the model, does not train a head on features alone; empty when it may."""
+    """Return why a spec cannot train a head on features alone, whatever the model; empty if it may."""
     if spec.losses:
         return "loss terms look at the whole model"
     if spec.training.accumulation > 1:
@@ -57,107 +56,107 @@ def head_only_obstacle(spec: RunSpec) -> str:
     return ""
 
 
-def bare(site: CutSite) -> Bare:
-    """What the head of a freshly made model is, checked on a batch; NotBare says why it is not one linear layer on
-    frozen features."""
+def feature_head(site: CutSite) -> FeatureHead:
+    """Return the head of a model before its first step, checked on a batch.
+
+    Raises NeedsModel if it is not one linear layer on frozen features.
+    """
     adapted = site.adapted
     if why := head_only_obstacle(site.spec):
-        raise NotBare(why)
+        raise NeedsModel(why)
     try:
         linear = adapted.linear_head()
         (_, long), _ = probes(adapted, site.snapshot.train)
         check_encoded_alike(adapted, site.snapshot.train)
     except (Unsupported, NotCut) as error:
-        raise NotBare(str(error)) from error
+        raise NeedsModel(str(error)) from error
     trained = {id(parameter) for parameter in adapted.model.parameters() if parameter.requires_grad}
     if type(linear) is not nn.Linear or trained - {id(parameter) for parameter in linear.parameters()}:
-        raise NotBare("more trains than one plain linear layer")
+        raise NeedsModel("more trains than one plain linear layer")
     batch = to_device(long, site.harness.device)
     adapted.eval_mode()
     with torch.no_grad():
         try:
-            output, seen = _answered(adapted, batch)
+            output, seen = _forward(adapted, batch)
         except Unsupported as error:
-            raise NotBare(str(error)) from error
+            raise NeedsModel(str(error)) from error
         with site.accelerator.autocast():
-            _, kept = _answered(adapted, batch)  # in the precision in which it will be computed
-        made = Bare(_cut(adapted, linear, kept), type(output))
-        _agree(adapted, made, output, F.linear(seen, linear.weight, linear.bias), batch)
+            _, kept = _forward(adapted, batch)  # in the precision of the computation
+        made = FeatureHead(_cut(adapted, linear, kept), type(output))
+        _check_task(adapted, made, output, F.linear(seen, linear.weight, linear.bias), batch)
     return made
 
 
-def dropout_before(site: CutSite) -> float:
-    """The probability with which the features of a model are dropped before its head; NotBare when something else
-    happens to them in training."""
+def head_dropout(site: CutSite) -> float:
+    """Return the probability of the dropout before the head. Raises NeedsModel if training does more before it."""
     adapted = site.adapted
     (_, long), _ = probes(adapted, site.snapshot.train)
     batch = to_device(long, site.harness.device)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         adapted.eval_mode()
-        _, still = _answered(adapted, batch)
+        _, still = _forward(adapted, batch)
         adapted.train_mode()
         torch.manual_seed(0)
-        _, moved = _answered(adapted, batch)
+        _, moved = _forward(adapted, batch)
         adapted.eval_mode()
         found = {module.p for module in adapted.model.modules() if isinstance(module, _DropoutNd)}
         for probability in sorted({0.0, *found}):
             torch.manual_seed(0)
             if torch.equal(F.dropout(still, probability, training=True) if probability else still, moved):
                 return float(probability)
-    raise NotBare("more happens before the head in training than a dropout")
+    raise NeedsModel("more happens before the head in training than a dropout")
 
 
-def truths(task: Task, adapted: Adapted, rows: Rows) -> Tensor:
-    """What the head should answer, (rows, ...); no image is opened for it."""
+def head_targets(task: Task, adapted: Adapted, rows: Rows) -> Tensor:
+    """Return the targets of the head, (rows, ...), without opening an image."""
     assert isinstance(task, OneVector)
     return task.targets([task.target(rows.stored(index), adapted.context) for index in range(len(rows))])
 
 
-def _answered(adapted: Adapted, batch: Batch) -> tuple[Any, Tensor]:
-    """The model's output, and what its head saw."""
+def _forward(adapted: Adapted, batch: Batch) -> tuple[Any, Tensor]:
+    """Return the model's output and the features that its head read."""
     outputs: list[Any] = []
     hook = adapted.model.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
-        return _last(outputs, adapted.features(batch))
+        features = adapted.features(batch)
     finally:
         hook.remove()
-
-
-def _last(outputs: Sequence[Any], features: Tensor) -> tuple[Any, Tensor]:
     return outputs[-1], features
 
 
 def _cut(adapted: Adapted, linear: nn.Linear, seen: Tensor) -> Cut:
     name = next(name for name, module in adapted.model.named_modules() if module is linear)
-    part = Boundary(name, GIVEN, "kept", None, (Dim(ROWS, 1), Dim(None, seen.shape[1])), seen.dtype, order=(0, 1))
-    return capture_only([part], Sizes())
+    boundary = Boundary(name, GIVEN, "kept", None, (Dim(ROWS, 1), Dim(None, seen.shape[1])), seen.dtype, order=(0, 1))
+    return capture_only([boundary], Sizes())
 
 
-def _agree(adapted: Adapted, made: Bare, output: Any, logits: Tensor, batch: Batch) -> None:
-    """NotBare unless the task gives, for bare logits and labels alone, what it gives for the model's output and the
-    whole batch; and unless its loss is a sum over rows, so that several heads' may be asked for at once."""
+def _check_task(adapted: Adapted, head: FeatureHead, output: Any, logits: Tensor, batch: Batch) -> None:
+    """Check that the task needs only logits and labels, and that its loss is a sum over rows, as stacked heads need.
+
+    Raises NeedsModel.
+    """
     task, context = adapted.task, adapted.context
-    alone = {"labels": batch.get("labels")}
-    if not isinstance(alone["labels"], Tensor) or not _close(output.logits, logits):
-        raise NotBare("the model does more with the head's output than hand it on")
+    labels_only = {"labels": batch.get("labels")}
+    if not isinstance(labels_only["labels"], Tensor) or not _close(output.logits, logits):
+        raise NeedsModel("the model does more with the head's output than hand it on")
     try:
         two = torch.cat([logits, logits * 0.5 + 0.1])
-        twice = {"labels": torch.cat([alone["labels"], alone["labels"]])}
-        whole, first = task.loss(output, batch, context), task.loss(made.output(logits), alone, context)
+        twice = {"labels": torch.cat([labels_only["labels"], labels_only["labels"]])}
+        whole, first = task.loss(output, batch, context), task.loss(head.output(logits), labels_only, context)
         second, both = (
-            task.loss(made.output(two[len(logits) :]), alone, context),
-            task.loss(made.output(two), twice, context),
+            task.loss(head.output(two[len(logits) :]), labels_only, context),
+            task.loss(head.output(two), twice, context),
         )
-        records = task.records(output, batch, context), task.records(made.output(logits), alone, context)
+        records = task.records(output, batch, context), task.records(head.output(logits), labels_only, context)
         metrics = [task.metrics(found, context) for found in records]
     except Exception as error:
-        raise NotBare(f"its task asks for more than logits and labels ({type(error).__name__}: {error})") from error
+        raise NeedsModel(f"its task asks for more than logits and labels ({type(error).__name__}: {error})") from error
     pairs = [
         *zip(whole, first, strict=True),
         *zip(both, (a + b for a, b in zip(first, second, strict=True)), strict=True),
     ]
     if not all(_close(one, two) for one, two in pairs) or metrics[0].keys() != metrics[1].keys():
-        raise NotBare("its loss is no sum over rows of what their logits and labels say")
+        raise NeedsModel("its loss is no sum over rows of what their logits and labels say")
 
 
 def _close(one: Tensor, two: Tensor) -> bool:

@@ -1,7 +1,7 @@
-"""What the frozen parts of a search's models gave for each row: every depth from one pass, shared by all trials.
+"""Kept outputs of frozen parts, shared by all trials of a search: one pass over the rows computes every depth.
 
-A trial's model is cut where its own training begins. Cuts of one task lie along the same frozen base, so that one pass
-over the rows, up to the deepest of them, gives what all of them keep.
+A trial's model is cut where its training begins. The cuts of one task lie along the same frozen base, so that one pass
+over the rows, up to the deepest cut, computes the outputs at all of them.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ from regraft.trunk.trace import live_modules
 
 log = logging.getLogger(__name__)
 
-WORD_S = 0.5
-"""Seconds between two words of progress."""
+PROGRESS_S = 0.5
+"""Seconds between two progress events."""
 
 Key = tuple[frozenset[str], bool, str]
-"""By what one task's models are told apart: the modules that train or drop out, whether loss terms look at them, and
-where their values are to be kept."""
+"""Key of a cut among one task's models: the modules that train or drop out, whether loss terms read the model, and
+where outputs are to be kept."""
 
 
 @dataclass
-class Entry:
-    """One cut of the shelf: where its values are, or why it has none."""
+class CutEntry:
+    """One cut with its plan: where its outputs are kept, or why they are not."""
 
     name: str
-    """`depth 4`, for people."""
+    """Its name for people, such as `depth 4`."""
     cut: Cut | None
     shape_only: bool
     plan: CachePlan
 
     @property
     def kept(self) -> bool:
-        """Whether trials read its values."""
+        """Whether trials read the outputs instead of computing them."""
         return self.cut is not None and self.plan.where != "recompute"
 
 
 @dataclass
-class Shared:
-    """What trials shared and what it saved, as figures that add up over workers."""
+class SharingStats:
+    """What trials shared and what it saved, as numbers that add up over workers."""
 
     rows: int = 0
     computed: int = 0
@@ -72,34 +72,36 @@ class Shared:
 
 @dataclass
 class SharedCuts:
-    """The kept values of one task's rows, for every cut that trials asked for."""
+    """The kept outputs for one task's rows, at every cut that trials need."""
 
     snapshot: Snapshot
     folder: Path
-    """Scratch of this worker."""
+    """Scratch folder of this worker."""
     budget: int
     """The most bytes that all cuts may take."""
     emit: Progress
-    shared: Shared = field(default_factory=Shared)
-    entries: dict[Key, Entry] = field(default_factory=dict)
+    shared: SharingStats = field(default_factory=SharingStats)
+    entries: dict[Key, CutEntry] = field(default_factory=dict)
     _sides: tuple[CachedRows, CachedRows] | None = None
     _features: dict[str, Features] = field(default_factory=dict)
     _bytes: dict[str, float] = field(default_factory=dict)
     _memo: Memo = field(default_factory=Memo)
-    _seen: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _said: float = 0.0
+    _head_features: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _last_progress: float = 0.0
 
     def stock(self, sites: Sequence[CutSite], passes: float, heads: Sequence[tuple[CutSite, Cut]] = ()) -> None:
-        """Find, check and plan the cuts of these freshly made models that are not known yet, and compute what is to be
-        kept of them in one pass. `passes` is how often each row is seen behind each of them, at least; `heads` are
-        models whose head alone trains, with what it sees."""
+        """Cut, check and plan these models, and compute in one pass the outputs that are to be kept.
+
+        `sites` are models before their first step, `heads` those whose head alone trains, each with the cut before it.
+        `passes` is the least number of times that each row is read at each cut. Known cuts are skipped.
+        """
         fresh: dict[Key, CutSite] = {}
         for site in sites:
             if keepable(site) and (key := cut_key(site)) not in self.entries:
                 fresh.setdefault(key, site)
         cuts: list[tuple[Key, CutSite, CheckedCut]] = []
         for key, site in fresh.items():
-            found = self._cut(key, site)
+            found = self._checked_cut(key, site)
             if found is not None:
                 cuts.append((key, site, found))
         for key, (site, cut) in {head_key(site.spec): (site, cut) for site, cut in heads}.items():
@@ -114,60 +116,63 @@ class SharedCuts:
             self._give_up(cuts, str(as_not_cut(error)))
 
     def trunk(self, site: CutSite) -> Trunk | None:
-        """What stands in for the frozen part of a trial's model; None where it is to be computed, Unsupported where it
-        was asked for and cannot be kept."""
+        """Return the cache in place of a model's frozen part; None if the model computes it.
+
+        Raises Unsupported if the spec forces the cache and outputs cannot be kept.
+        """
         if not may_cache(site):
             return None
         entry = self.entries.get(cut_key(site))
         if entry is None or entry.cut is None or not entry.kept:
             if entry is not None and cache_requested(site.spec):
-                told = f"{site.spec.compute.trunk} is written, but {entry.plan.why}"
-                raise Unsupported(told, where="compute.trunk")
+                raise Unsupported(f"{site.spec.compute.trunk} is written, but {entry.plan.why}", where="compute.trunk")
             return None
         return Trunk(site.adapted, entry.cut, self._both(site), self._features, entry.shape_only, self._memo)
 
     def holds_heads(self, spec: RunSpec) -> bool:
-        """Whether what such a spec's head sees is kept."""
+        """Return whether the features of such a spec's head are kept."""
         entry = self.entries.get(head_key(spec))
         return entry is not None and entry.kept
 
-    def seen_by_heads(self, site: CutSite) -> tuple[Tensor, Tensor] | None:
-        """What the head of the site's model sees of each row, (rows, width) in fp32 whatever it was computed in, by
-        side; None where it is not kept."""
+    def head_features(self, site: CutSite) -> tuple[Tensor, Tensor] | None:
+        """Return the features that the model's head reads, (rows, width) in fp32, of training and evaluation rows.
+
+        Returns None if they are not kept.
+        """
         entry = self.entries.get(head_key(site.spec))
         if entry is None or entry.cut is None or not entry.kept:
             return None
-        (part,) = entry.cut.kept
-        if part.key not in self._seen:
+        (boundary,) = entry.cut.kept
+        if boundary.key not in self._head_features:
             trunk = Trunk(site.adapted, entry.cut, self._both(site), self._features)
             device = site.harness.device
             train, held = (
-                torch.stack([trunk.value(side, part, index) for index in range(len(side.rows))]).float().to(device)
+                torch.stack([trunk.value(side, boundary, index) for index in range(len(side.rows))]).float().to(device)
                 for side in trunk.sides
             )
-            self._seen[part.key] = train, held
-        return self._seen[part.key]
+            self._head_features[boundary.key] = train, held
+        return self._head_features[boundary.key]
 
     def _both(self, site: CutSite) -> tuple[CachedRows, CachedRows]:
         if self._sides is None:
             self._sides = cached_sides(site.spec, site.snapshot)
         return self._sides
 
-    def _cut(self, key: Key, site: CutSite) -> CheckedCut | None:
-        """The checked cut of a model; None, with a note where somebody would miss it, when it has none."""
+    def _checked_cut(self, key: Key, site: CutSite) -> CheckedCut | None:
+        """Return the checked cut of a model; None, with a note unless nothing is frozen, if it has none."""
         try:
             return checked_cut(site)
         except Exception as error:
             reason = as_not_cut(error)
-        name = named(site.adapted)
-        self.entries[key] = Entry(name, None, False, CachePlan("recompute", str(reason), 0, 0.0, 0.0))
+        name = frozen_name(site.adapted)
+        self.entries[key] = CutEntry(name, None, False, CachePlan("recompute", str(reason), 0, 0.0, 0.0))
         if not isinstance(reason, NothingFrozen):
             self.emit(Note(f"{name}: the frozen part is computed again in every epoch: {reason}"))
         return None
 
     def _plan(self, cuts: Sequence[tuple[Key, CutSite, CheckedCut]], passes: float) -> None:
-        """Choose for each cut, the one that saves most a byte first, within what all of them may take."""
-        site = able([site for _, site, _ in cuts], [checked.cut for *_, checked in cuts])
+        """Choose a place for each cut within the common budget, first for the one that saves most per byte."""
+        site = site_with_modules([site for _, site, _ in cuts], [checked.cut for *_, checked in cuts])
         checked_cuts = [checked for *_, checked in cuts]
         found = measure(site.adapted, checked_cuts, self.snapshot.train, site.accelerator.autocast)
         total = len(self.snapshot.train) + len(self.snapshot.eval)
@@ -178,7 +183,7 @@ class SharedCuts:
             limits = CacheLimits(self.budget - taken, free, passes, cache_requested(each.spec))
             extra = sum(size for part, size in costs.row_bytes.items() if part not in self._bytes)
             chosen = choose_placement(costs, extra, total, limits)
-            entry = self.entries[key] = Entry(named(each.adapted), checked.cut, checked.shape_only, chosen)
+            entry = self.entries[key] = CutEntry(frozen_name(each.adapted), checked.cut, checked.shape_only, chosen)
             if entry.kept:
                 self._bytes |= costs.row_bytes
                 fresh = [part for part in checked.cut.kept if part.key not in self._features]
@@ -191,44 +196,44 @@ class SharedCuts:
         return total * sum(self._bytes.values())
 
     def _fill(self, chosen: Sequence[tuple[Key, CutSite]]) -> None:
-        """One pass over the rows for everything that is chosen and not there."""
+        """Compute all chosen outputs that are missing, in one pass over the rows."""
         if not chosen:
             return
         cuts = [cut for key, _ in chosen if (cut := self.entries[key].cut) is not None]
-        site = able([site for _, site in chosen], cuts)
+        site = site_with_modules([site for _, site in chosen], cuts)
         sides, everything = self._both(site), union(cuts)
         features = {part.key: self._features[part.key] for part in everything.kept if part.key in self._features}
         trunk = Trunk(site.adapted, everything, sides, features, False, self._memo)
         total = sum(len(side.rows) for side in sides)
         began = time.perf_counter()
         with filling(features.values()):
-            # Those of other cuts stay as they are: their rows' places count from what was there when they were read.
+            # Features of other cuts are not refreshed: their rows' positions refer to the state when they were read.
             for found in features.values():
                 found.refresh()
-            computed = fill_trunk(trunk, site, self.folder, self._told)
+            computed = fill_trunk(trunk, site, self.folder, self._emit_progress)
         self.shared.rows, self.shared.computed = total, self.shared.computed + computed
         self.shared.reused += total - computed
         self.shared.bytes = round(self._taken(total))
         self.shared.saved_s -= time.perf_counter() - began
 
-    def _told(self, done: int, of: int) -> None:
-        """Now and then: the desk may be on another machine, and answers each word."""
-        if done == of or time.monotonic() - self._said >= WORD_S:
-            self._said = time.monotonic()
+    def _emit_progress(self, done: int, of: int) -> None:
+        """Emit progress at intervals, since the coordinator may be on another machine."""
+        if done == of or time.monotonic() - self._last_progress >= PROGRESS_S:
+            self._last_progress = time.monotonic()
             self.emit(TrunkProgress(done, of))
 
     def _give_up(self, cuts: Iterable[tuple[Key, CutSite, CheckedCut]], why: str) -> None:
-        """Nothing of these cuts is used, but for what others keep too."""
+        """Use no outputs of these cuts, except for those that other cuts keep too."""
         for key, site, checked in cuts:
             plan = CachePlan("recompute", why, 0, 0.0, 0.0)
-            self.entries[key] = Entry(named(site.adapted), checked.cut, checked.shape_only, plan)
+            self.entries[key] = CutEntry(frozen_name(site.adapted), checked.cut, checked.shape_only, plan)
         used = {part.key for entry in self.entries.values() if entry.kept and entry.cut for part in entry.cut.kept}
         self._bytes = {part: size for part, size in self._bytes.items() if part in used}
         self._features = {part: found for part, found in self._features.items() if part in used}
         self.emit(Note(f"the frozen part is computed again in every epoch: {why}"))
 
     def read(self, key: Key, rows: float) -> None:
-        """Trials have read so many rows instead of computing them."""
+        """Count rows that trials have read instead of computing them."""
         entry = self.entries.get(key)
         if entry is not None and entry.kept:
             self.shared.saved_s += rows * entry.plan.compute_s
@@ -236,12 +241,12 @@ class SharedCuts:
 
 @contextmanager
 def filling(features: Iterable[Features]) -> Iterator[None]:
-    """One worker of this machine at a time fills the same features: the others wait, and find them there."""
+    """Hold a lock of this machine while features are computed: other workers wait, and then find them."""
     names = "".join(sorted(found.prefix for found in features))
     with ExitStack() as stack:
         if names:
             name = hashlib.sha256(names.encode()).hexdigest()[:16]
-            with suppress(StoreError):  # without the lock each worker computes for itself
+            with suppress(StoreError):  # without the lock each worker computes them itself
                 stack.enter_context(exclusive(cache_folder("features") / "filling" / name))
         yield
 
@@ -252,12 +257,12 @@ def cut_key(site: CutSite) -> Key:
 
 
 def head_key(spec: RunSpec) -> Key:
-    """Of what heads see that train alone."""
+    """Return the key of the cut before heads that train alone."""
     return frozenset({"head"}), False, spec.compute.trunk
 
 
 def keepable(site: CutSite) -> bool:
-    """`may_cache`, where a contradiction is for the trial to tell."""
+    """Return `may_cache`, or False for a contradiction, which the trial itself reports."""
     try:
         return may_cache(site)
     except Unsupported:
@@ -265,12 +270,12 @@ def keepable(site: CutSite) -> bool:
 
 
 def _gain(costs: CutCosts) -> float:
-    """Seconds saved for each byte kept, a pass."""
+    """Return the seconds saved per pass and byte kept."""
     return (costs.compute_s - costs.join_s) / max(1.0, sum(costs.row_bytes.values()))
 
 
-def able(sites: Sequence[CutSite], cuts: Sequence[Cut]) -> CutSite:
-    """A site whose model has every module of the cuts: LoRA puts modules between others, under other names."""
+def site_with_modules(sites: Sequence[CutSite], cuts: Sequence[Cut]) -> CutSite:
+    """Return a site whose model has every module of the cuts; LoRA inserts modules and changes names."""
     wanted = {part.module for cut in cuts for part in cut.kept}
     for site in sites:
         if wanted <= {name for name, _ in site.adapted.model.named_modules()}:
@@ -278,8 +283,8 @@ def able(sites: Sequence[CutSite], cuts: Sequence[Cut]) -> CutSite:
     raise NotCut("no model of this search holds all modules that are to be kept")
 
 
-def named(adapted: Adapted) -> str:
-    """A model's frozen part, for people."""
+def frozen_name(adapted: Adapted) -> str:
+    """Return the name of a model's frozen part, for people."""
     method = adapted.method
     if method.serves == "head":
         return "all but the head"
@@ -288,7 +293,7 @@ def named(adapted: Adapted) -> str:
 
 
 def task_key(spec: RunSpec) -> str:
-    """By what shelves are told apart: how rows are read."""
+    """Return a key of how a spec's rows are read; trials with equal keys share outputs."""
     return json.dumps([spec.task.model_dump(mode="json"), spec.compute.precision], sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""One worker of a search: the base is loaded once, what is frozen is computed once, and many trials run on both."""
+"""One worker of a search: it loads the base once, computes frozen outputs once, and runs many trials on both."""
 
 from __future__ import annotations
 
@@ -11,29 +11,21 @@ from typing import Any
 
 import torch
 
-from regraft.bases.adapted import Adapted
-from regraft.bases.load import load_processor
-from regraft.bases.locate import Base
 from regraft.contracts import Method, TrunkShared
-from regraft.data.snapshot import Snapshot, open_snapshot
 from regraft.errors import RequestError, Unsupported
 from regraft.spec.run import RunSpec
-from regraft.store.objects import ObjectStore, open_store
 from regraft.training.cut_check import CutSite
-from regraft.training.distribute import make_accelerator
 from regraft.training.harness import Harness
-from regraft.training.job import Job
 from regraft.training.loop import begin, train
-from regraft.training.memory_check import check_steps_fit, check_weights_fit, explain_out_of_memory
-from regraft.training.prepare import base_of
-from regraft.training.run import Run, build_model
+from regraft.training.memory_check import check_steps_fit, explain_out_of_memory
+from regraft.training.run import Run
 from regraft.trunk.cut import Cut
 from regraft.tuning.protocol import Coordinator, End, SearchJob, Trial
-from regraft.tuning.worker.callbacks import TrialCallbacks
 from regraft.tuning.worker.connection import connected
+from regraft.tuning.worker.context import WorkerContext
 from regraft.tuning.worker.head_probe import head_only_obstacle
-from regraft.tuning.worker.head_trials import Heads
-from regraft.tuning.worker.shared_cuts import SharedCuts, cut_key, sharing_totals, task_key
+from regraft.tuning.worker.head_trials import HeadTrials
+from regraft.tuning.worker.shared_cuts import cut_key, sharing_totals, task_key
 from regraft.tuning.worker.trial_errors import isolated
 
 log = logging.getLogger(__name__)
@@ -43,129 +35,87 @@ FREEZES, HEADS = "freeze", "feature-extraction"
 
 
 class TrialWorker:
-    """Runs the trials that it is given; none of them loads the base again or computes what another has computed.
+    """Runs trials. No trial loads the base again, or computes outputs that another one has computed.
 
-    `folder` is scratch. What ends one trial ends that trial alone; errors of the store or the coordinator end
-    `run`.
+    `folder` is scratch. An error of one trial fails only that trial; errors of the store or the coordinator end `run`.
     """
 
-    store: ObjectStore
-    base: Base
-    snapshot: Snapshot
-
     def __init__(self, job: SearchJob, harness: Harness, folder: Path) -> None:
-        self.job, self.harness, self.folder = job, harness, folder
-        self.spec = RunSpec.resolve(job.spec)
-        self.cuts_by_task: dict[str, SharedCuts] = {}
-        self._processors: dict[str, Any] = {}
-        self._told: dict[str, float] = {}
+        self.context = WorkerContext(job, harness, folder)
+        self._heads = HeadTrials(self.context)
+        self._reported: dict[str, float] = {}
         self._stocked: set[tuple[str, str]] = set()
-        self._heads = Heads(self)
 
     def prepare(self, coordinator: Coordinator) -> None:
-        """Find the base, open the rows, and compute what the depths of the space share."""
-        if self.job.threads:
-            torch.set_num_threads(self.job.threads)
-        self.store = open_store(self.spec.store)
-        self.base = base_of(self.spec, self.job_of(self.spec, ""))
-        check_weights_fit(self.base, self.harness)
-        self.snapshot = open_snapshot(self.store, self.job.fingerprint)
+        """Locate the base, open the rows, and compute the outputs that the depths of the space share."""
+        self.context.load()
         with connected(coordinator) as connection:
-            self._stock([spec for depth in self.job.depths for spec in self._at(depth)], connection)
+            depths = self.context.job.depths
+            self._stock([spec for depth in depths for spec in self._specs_at(depth)], connection)
 
     def run(self, trials: Sequence[Trial], coordinator: Coordinator) -> None:
-        """Run trials to their ends, each of which the desk is told."""
+        """Run trials to their ends, and report each end to the coordinator."""
         with connected(coordinator) as connection:
             self._run(trials, connection)
+
+    def close(self) -> None:
+        """Release everything that is loaded."""
+        self.context.close()
+        self._heads.close()
+        self._free_memory()
+
+    def shared(self) -> dict[str, Any]:
+        """Return what trials shared so far: rows, computed, reused, bytes, where, why, saved_s."""
+        return sharing_totals(self.context.cuts_by_task.values())
 
     def _run(self, trials: Sequence[Trial], coordinator: Coordinator) -> None:
         specs: dict[str, RunSpec] = {}
         for trial in trials:
             with isolated(trial, coordinator):
-                specs[trial.id] = self._spec(trial)
+                specs[trial.id] = self._spec_of(trial)
         self._stock(list(specs.values()), coordinator)
         done = self._heads.run([(trial, specs[trial.id]) for trial in trials if trial.id in specs], coordinator)
         for trial in trials:
             if trial.id in specs and trial.id not in done:
                 with isolated(trial, coordinator) as failed:
-                    coordinator.ended(trial.id, self._one(trial, specs[trial.id], coordinator))
+                    coordinator.ended(trial.id, self._run_one(trial, specs[trial.id], coordinator))
                 if failed:
-                    self._clear()  # an error holds what it met
-        self._share(coordinator)
+                    self._free_memory()  # an error refers to the model through its traceback
+        self._report_shared(coordinator)
 
-    def close(self) -> None:
-        """Let everything go."""
-        self.cuts_by_task.clear()
-        self._processors.clear()
-        self._heads.close()
-        self._clear()
-
-    def shared(self) -> dict[str, Any]:
-        """What trials shared so far: rows, computed, reused, bytes, where, why, saved_s."""
-        return sharing_totals(self.cuts_by_task.values())
-
-    def _spec(self, trial: Trial) -> RunSpec:
-        """The trial's own spec; SpecError, or Unsupported where it asks for what the search has fixed."""
-        spec = trial.spec(self.spec)
-        changed = [name for name in ("base", "store") if getattr(spec, name) != getattr(self.spec, name)]
-        if spec.data.model_copy(update={"augment": self.spec.data.augment}) != self.spec.data:
+    def _spec_of(self, trial: Trial) -> RunSpec:
+        """Return the trial's own spec. Raises SpecError, or Unsupported if it changes what the search has fixed."""
+        spec, common = trial.spec(self.context.spec), self.context.spec
+        changed = [name for name in ("base", "store") if getattr(spec, name) != getattr(common, name)]
+        if spec.data.model_copy(update={"augment": common.data.augment}) != common.data:
             changed.append("data")
-        if spec.task != self.spec.task and (
-            spec.task.packs or spec.task.stored_columns() != self.spec.task.stored_columns()
-        ):
+        if spec.task != common.task and (spec.task.packs or spec.task.stored_columns() != common.task.stored_columns()):
             changed.append("task")
         if changed:
             raise Unsupported("trials of one search share it: search over another field", where=changed[0])
-        return spec.model_copy(update={"task": spec.task.fit_to_rows(self.snapshot.train.numbers)})
+        return spec.model_copy(update={"task": spec.task.fit_to_rows(self.context.snapshot.train.numbers)})
 
-    def _at(self, depth: int | str) -> Iterator[RunSpec]:
-        """The spec at one of the space's depths, which a method's name may stand for; none where the search's own
-        fields do not go with it. The depth of all blocks is also that of heads that train alone."""
+    def _specs_at(self, depth: int | str) -> Iterator[RunSpec]:
+        """Yield the specs at one of the space's depths, which may be a method's name, without contradictory ones.
+
+        The depth of all blocks is also that of heads that train alone.
+        """
         methods: list[Any] = [depth] if depth in Method.names() else [{"type": FREEZES, "depth": depth}]
-        for method in [*methods, HEADS] if depth in ("all", self._blocks()) else methods:
+        for method in [*methods, HEADS] if depth in ("all", self._count_blocks()) else methods:
             try:
-                yield self.spec.override({"method": method})
+                yield self.context.spec.override({"method": method})
             except RequestError as error:
                 log.info("%s is not computed ahead: %s", method, error)
 
-    def _blocks(self) -> int | None:
-        """How many blocks the base has, where it can be adapted by the spec's own method."""
+    def _count_blocks(self) -> int | None:
+        """Return the number of blocks of the base; None if the spec's own method does not fit it."""
         try:
-            return len(self.adapted(self.spec).anatomy.blocks)
+            return len(self.context.adapted(self.context.spec).anatomy.blocks)
         except RequestError:
             return None
 
-    def job_of(self, spec: RunSpec, run: str) -> Job:
-        """What a run of the spec would be told."""
-        job = self.job
-        return Job(spec.model_dump(mode="json"), run, job.base_hash, job.fingerprint, tuple(job.labels), job.threads)
-
-    def adapted(self, spec: RunSpec) -> Adapted:
-        """The trial's model as it is before its first step."""
-        key = task_key(spec)
-        if key not in self._processors:
-            self._processors[key] = load_processor(self.base, spec.task.modality)
-        return build_model(spec, self.snapshot, self.harness, self.base, processor=self._processors[key])
-
-    def site(self, spec: RunSpec) -> CutSite:
-        """The spec's model before its first step, where it would be trained."""
-        adapted = self.adapted(spec)
-        adapted.model.to(self.harness.device)
-        accelerator = make_accelerator(spec.compute, self.harness)
-        return CutSite(spec, self.snapshot, adapted, self.harness, accelerator, self.store)
-
-    def cuts_for(self, spec: RunSpec, coordinator: Coordinator) -> SharedCuts:
-        """What is kept of rows that are read as the spec reads them."""
-        key = task_key(spec)
-        if key not in self.cuts_by_task:
-            budget = round(spec.compute.trunk_gb * 1e9)
-            self.cuts_by_task[key] = SharedCuts(self.snapshot, self.folder, budget, coordinator.emit)
-        cuts = self.cuts_by_task[key]
-        cuts.emit = coordinator.emit
-        return cuts
-
     def _stock(self, specs: Sequence[RunSpec], coordinator: Coordinator) -> None:
-        """Have on the shelves what models of these specs keep; what cannot be kept is told, and computed by each."""
+        """Compute the outputs that models of these specs share; a note says which models compute them themselves."""
         by_task: dict[str, dict[str, RunSpec]] = {}
         for spec in specs:
             kind = task_key(spec), _structure(spec)
@@ -173,88 +123,75 @@ class TrialWorker:
                 self._stocked.add(kind)
                 by_task.setdefault(kind[0], {})[kind[1]] = spec
         for variants in by_task.values():
-            sites: list[CutSite] = []
-            heads: list[tuple[CutSite, Cut]] = []
-            for spec in variants.values():
-                try:
-                    site = self.site(spec)
-                except RequestError as error:
-                    log.info("a model is not cut ahead: %s", error)  # its own trial will say so
-                    continue
-                cut = self._heads.cut(site, coordinator)
-                if cut is None:
-                    sites.append(site)
-                else:
-                    heads.append((site, cut))
-            if sites or heads:
-                passes = max(site.spec.training.epochs for site in [*sites, *(site for site, _ in heads)]) + 1
-                self.cuts_for(next(iter(variants.values())), coordinator).stock(sites, passes, heads)
-        self._heads.baselines(self.spec, coordinator)
+            self._stock_task(list(variants.values()), coordinator)
+        self._heads.measure_baselines(self.context.spec, coordinator)
 
-    def _one(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> End:
-        job = self.job_of(spec, f"{self.job.search}/{trial.id}")
+    def _stock_task(self, specs: Sequence[RunSpec], coordinator: Coordinator) -> None:
+        sites: list[CutSite] = []
+        heads: list[tuple[CutSite, Cut]] = []
+        for spec in specs:
+            try:
+                site = self.context.site(spec)
+            except RequestError as error:
+                log.info("a model is not cut ahead: %s", error)  # its own trial reports the error
+                continue
+            cut = self._heads.cut(site, coordinator)
+            if cut is None:
+                sites.append(site)
+            else:
+                heads.append((site, cut))
+        if sites or heads:
+            passes = max(site.spec.training.epochs for site in [*sites, *(site for site, _ in heads)]) + 1
+            self.context.cuts_for(specs[0], coordinator).stock(sites, passes, heads)
+
+    def _run_one(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> End:
+        context = self.context
         with explain_out_of_memory(spec):
-            adapted = self.adapted(spec)
-            check_steps_fit(spec, adapted, self.harness)
-            callbacks = TrialCallbacks(trial.id, self.store, job, coordinator, spec.task.score)
+            adapted = context.adapted(spec)
+            check_steps_fit(spec, adapted, context.harness)
+            callbacks = context.callbacks_for(trial, spec, coordinator)
             run = Run(
                 spec=spec,
-                snapshot=self.snapshot,
+                snapshot=context.snapshot,
                 adapted=adapted,
-                harness=Harness(device=self.harness.device),
+                harness=Harness(device=context.harness.device),
                 callbacks=callbacks,
             )
-            site = CutSite(spec, self.snapshot, adapted, self.harness, run.accelerator, self.store)
-            cuts = self.cuts_by_task.get(task_key(spec))
+            site = CutSite(spec, context.snapshot, adapted, context.harness, run.accelerator, context.store)
+            cuts = context.cuts_by_task.get(task_key(spec))
             key, adapted.trunk = cut_key(site), cuts.trunk(site) if cuts is not None else None
             try:
                 with closing(callbacks):
-                    if begin(run, self.folder / "resume"):
+                    if begin(run, context.folder / "resume"):
                         train(run)
             finally:
-                adapted.trunk = None  # it knows the model: a circle, which would keep both in memory
+                adapted.trunk = None  # it refers to the model: a circle, which would keep both in memory
             if cuts is not None:
-                evaluated = sum(map(_evaluates, run.state.log))
-                seen = len(self.snapshot.train) * run.state.step / run.per_epoch + len(self.snapshot.eval) * evaluated
-                cuts.read(key, seen)
-        return ended(run, callbacks)
+                cuts.read(key, self._rows_read(run))
+        return callbacks.end(run.adapted, run.state.seconds)
 
-    def _share(self, coordinator: Coordinator) -> None:
-        """Tell what has been shared since it was told last."""
+    def _rows_read(self, run: Run) -> float:
+        """Return the number of rows that a run has trained on and evaluated."""
+        snapshot = self.context.snapshot
+        evaluations = sum(any(name.startswith("eval_") for name in entry) for entry in run.state.log)
+        return len(snapshot.train) * run.state.step / run.per_epoch + len(snapshot.eval) * evaluations
+
+    def _report_shared(self, coordinator: Coordinator) -> None:
+        """Report what has been shared since the last report."""
         found = self.shared()
         new = dict(found)
         for name in ("computed", "reused", "bytes", "saved_s"):
-            new[name] = found[name] - self._told.get(name, 0)
-            self._told[name] = found[name]
+            new[name] = found[name] - self._reported.get(name, 0)
+            self._reported[name] = found[name]
         coordinator.emit(TrunkShared(**new))
 
-    def _clear(self) -> None:
+    def _free_memory(self) -> None:
         gc.collect()
-        if self.harness.device.type == "cuda":
+        if self.context.harness.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def ended(run: Run, callbacks: TrialCallbacks) -> End:
-    """How a trial that did not fail ended."""
-    anatomy, parameters = run.adapted.anatomy, list(run.adapted.model.parameters())
-    best = callbacks.best
-    return End(
-        "stopped" if callbacks.stopped else "finished",
-        run.state.seconds,
-        best.prefix if best else None,
-        depth=run.adapted.method.depth_of(anatomy),
-        blocks=len(anatomy.blocks),
-        trainable=sum(p.numel() for p in parameters if p.requires_grad),
-        total=sum(p.numel() for p in parameters),
-        correct=best.correct if best else "",
-    )
-
-
-def _evaluates(line: dict[str, Any]) -> bool:
-    return any(name.startswith("eval_") for name in line)
-
-
 def _structure(spec: RunSpec) -> str:
-    """What decides how a model is built and cut, as text: models that agree in it are cut alike."""
+    """Return a key of everything that decides how a model is built and cut."""
     heads = spec.method.serves == "head" and head_only_obstacle(spec)
     return repr((spec.method, spec.training.dropout, bool(spec.losses), spec.data.augment, spec.compute, heads))

@@ -25,7 +25,7 @@ from regraft.training.step import Stepper
 from regraft.trunk import cost_model
 from regraft.tuning.protocol import Report, Trial
 from regraft.tuning.worker import shared_cuts
-from regraft.tuning.worker.worker import TrialWorker
+from regraft.tuning.worker.context import WorkerContext
 from support.processes import in_child
 from support.tiny import document, tickets
 from unit.tuning.coordinators import RecordingCoordinator, computed_by_one, job_of, prepared_worker, searched, trials_of
@@ -220,9 +220,9 @@ def test_a_trial_that_is_over_leaves_no_model_behind(tmp_path: Path, monkeypatch
     """Without the garbage collector: a search of large models would hold several of them until it comes round."""
     written = spec_in(tmp_path, epochs=1)
     alive: list[weakref.ref[Any]] = []
-    made = TrialWorker.adapted
+    made = WorkerContext.adapted
 
-    def watched(self: TrialWorker, *args: Any) -> Any:
+    def watched(self: WorkerContext, *args: Any) -> Any:
         adapted = made(self, *args)
         alive.append(weakref.ref(adapted.model))
         return adapted
@@ -231,7 +231,7 @@ def test_a_trial_that_is_over_leaves_no_model_behind(tmp_path: Path, monkeypatch
     coordinator = RecordingCoordinator()
     worker = prepared_worker(written, tmp_path / "w", coordinator, depths=(1, 2))
     worker.run(trials_of(*points), coordinator)
-    monkeypatch.setattr(TrialWorker, "adapted", watched)
+    monkeypatch.setattr(WorkerContext, "adapted", watched)
     gc.collect()
     gc.disable()
     try:

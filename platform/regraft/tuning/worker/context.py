@@ -1,0 +1,88 @@
+"""The state that all trials of one worker share: the base, the rows, and the kept outputs of frozen parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regraft.bases.adapted import Adapted
+from regraft.bases.load import load_processor
+from regraft.bases.locate import Base
+from regraft.data.snapshot import Snapshot, open_snapshot
+from regraft.spec.run import RunSpec
+from regraft.store.checkpoints import Checkpoints
+from regraft.store.objects import ObjectStore, open_store
+from regraft.training.cut_check import CutSite
+from regraft.training.distribute import make_accelerator
+from regraft.training.harness import Harness
+from regraft.training.job import Job
+from regraft.training.memory_check import check_weights_fit
+from regraft.training.prepare import base_of
+from regraft.training.run import build_model
+from regraft.tuning.protocol import Coordinator, SearchJob, Trial
+from regraft.tuning.worker.callbacks import TrialCallbacks
+from regraft.tuning.worker.shared_cuts import SharedCuts, task_key
+
+
+class WorkerContext:
+    """Store, base, rows and shared outputs of one worker. `folder` is scratch."""
+
+    store: ObjectStore
+    base: Base
+    snapshot: Snapshot
+
+    def __init__(self, job: SearchJob, harness: Harness, folder: Path) -> None:
+        self.job, self.harness, self.folder = job, harness, folder
+        self.spec = RunSpec.resolve(job.spec)
+        self.cuts_by_task: dict[str, SharedCuts] = {}
+        self._processors: dict[str, Any] = {}
+
+    def load(self) -> None:
+        """Open the store, locate the base, and open the rows. Raises WrongBase if the base has changed."""
+        if self.job.threads:
+            torch.set_num_threads(self.job.threads)
+        self.store = open_store(self.spec.store)
+        self.base = base_of(self.spec, self._job_of(self.spec))
+        check_weights_fit(self.base, self.harness)
+        self.snapshot = open_snapshot(self.store, self.job.fingerprint)
+
+    def adapted(self, spec: RunSpec) -> Adapted:
+        """Return a trial's model before its first step."""
+        key = task_key(spec)
+        if key not in self._processors:
+            self._processors[key] = load_processor(self.base, spec.task.modality)
+        return build_model(spec, self.snapshot, self.harness, self.base, processor=self._processors[key])
+
+    def site(self, spec: RunSpec) -> CutSite:
+        """Return a trial's model before its first step, on the device where it would be trained."""
+        adapted = self.adapted(spec)
+        adapted.model.to(self.harness.device)
+        accelerator = make_accelerator(spec.compute, self.harness)
+        return CutSite(spec, self.snapshot, adapted, self.harness, accelerator, self.store)
+
+    def callbacks_for(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> TrialCallbacks:
+        """Return the callbacks of a trial, with its checkpoints."""
+        checkpoints = Checkpoints.of_trial(self.store, self.job.search, trial.id)
+        return TrialCallbacks(trial.id, checkpoints, coordinator, base_hash=self.job.base_hash, score=spec.task.score)
+
+    def cuts_for(self, spec: RunSpec, coordinator: Coordinator) -> SharedCuts:
+        """Return the shared outputs for rows that are read as this spec reads them."""
+        key = task_key(spec)
+        if key not in self.cuts_by_task:
+            budget = round(spec.compute.trunk_gb * 1e9)
+            self.cuts_by_task[key] = SharedCuts(self.snapshot, self.folder, budget, coordinator.emit)
+        cuts = self.cuts_by_task[key]
+        cuts.emit = coordinator.emit
+        return cuts
+
+    def close(self) -> None:
+        """Release the shared outputs and the processors."""
+        self.cuts_by_task.clear()
+        self._processors.clear()
+
+    def _job_of(self, spec: RunSpec) -> Job:
+        job = self.job
+        document = spec.model_dump(mode="json")
+        return Job(document, job.search, job.base_hash, job.fingerprint, tuple(job.labels), job.threads)

@@ -15,10 +15,11 @@ from rich.text import Text
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.metric_table import values_of
 from regraft.cli.models import chosen, registry_of
-from regraft.cli.screen import Reply, Screen, figure, span
+from regraft.cli.screen import Reply, Screen, figure
 from regraft.contracts import Event, Resampled, RowsEvaluated
 from regraft.errors import RequestError
 from regraft.evaluation.options import EvaluationOptions
+from regraft.units import seconds_text
 
 if TYPE_CHECKING:
     from regraft.evaluation.evaluate import EvaluationResult
@@ -120,7 +121,7 @@ def _summary(evaluated: EvaluationResult, screen: Screen) -> None:
         rows.append(("worst class", weakest))
     skipped = document["data"]["skipped"].get("count", 0)
     rows.append(("rows", f"{document['data']['rows']:,}{f', {skipped:,} left out' if skipped else ''}"))
-    rows.append(("time", span(document["seconds"])))
+    rows.append(("time", seconds_text(document["seconds"])))
     rows.append(("report", shlex.quote(str(evaluated.html))))
     screen.say(Text.assemble((f"{document['model']}@{document['version']}", "bold green"), " is evaluated"))
     screen.facts(rows)

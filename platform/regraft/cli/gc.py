@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from regraft.cli.screen import Reply, Screen, size, store_of
+from regraft.cli.screen import Reply, Screen, store_of
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.trunk.feature_store import collect as collect_features
+from regraft.units import bytes_text
 
 _DAY_S = 24 * 3600.0
 """Longer than any upload takes: what is younger may still be on its way to being committed."""
@@ -34,13 +35,13 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
     for prefix in (*gone, *temporary):
         screen.note(f"removed {prefix}")
     screen.say(
-        f"{store.url}: {len(gone)} unfinished checkpoints, versions and features ({size(freed)}) "
+        f"{store.url}: {len(gone)} unfinished checkpoints, versions and features ({bytes_text(freed)}) "
         f"and {len(temporary)} temporary files removed; what is younger than a day was left alone"
     )
     if kept:
         screen.say(
-            f"features/ holds {size(kept)} of kept outputs of frozen parts, which speed up later runs on the same base "
-            "and rows: delete that folder, or a part of it, to have the room; a run computes again what it misses"
+            f"features/ holds {bytes_text(kept)} of kept outputs of frozen parts, which speed up later runs of the "
+            "same base and rows: delete the folder, or a part of it, to free space; runs compute again what they miss"
         )
     return Reply(
         {

@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from regraft.cli import metric_table
-from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
+from regraft.cli.screen import Reply, Screen, figure, store_of
 from regraft.errors import Damaged, NotFound, RequestError
 from regraft.store.manifest import read_verified
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry, Version
+from regraft.units import bytes_text, seconds_text
 
 _COLUMNS = ("model", "versions", "aliases", "score", "method", "delta", "created", "base")
 _WIDE = 130
@@ -75,7 +76,7 @@ def _row(entry: Mapping[str, Any]) -> tuple[object, ...]:
     if "damaged" in entry:
         return entry["name"], versions, aliases, "damaged: see `regraft models show`"
     score = ", ".join(f"{name} {figure(value)}" for name, value in entry["score"].items())
-    delta = size(entry["delta_bytes"]) if entry["delta_bytes"] is not None else ""
+    delta = bytes_text(entry["delta_bytes"]) if entry["delta_bytes"] is not None else ""
     return entry["name"], versions, aliases, score, entry["method"], delta, when(entry["created"]), entry["base"]
 
 
@@ -103,7 +104,7 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
     screen.head("lineage")
     screen.facts(_lineage(meta))
     screen.head("files")
-    screen.table(("name", "size", "sha256"), [(f["name"], size(f["size"]), f["sha256"][:16]) for f in files])
+    screen.table(("name", "size", "sha256"), [(f["name"], bytes_text(f["size"]), f["sha256"][:16]) for f in files])
     return Reply({"store": registry.store.url, "id": version.id, "aliases": aliases, **meta, "files": files})
 
 
@@ -116,9 +117,9 @@ def _facts(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("method", _member(meta.get("method"))),
         ("labels", shown),
         ("base", f"{base.get('reference', '')}  {str(base.get('hash', ''))[:16]}"),
-        ("delta", size(meta["delta_bytes"]) if meta.get("delta_bytes") is not None else ""),
+        ("delta", bytes_text(meta["delta_bytes"]) if meta.get("delta_bytes") is not None else ""),
         ("seed", meta.get("seed", "")),
-        ("trained", span(float(meta["seconds"])) if meta.get("seconds") is not None else ""),
+        ("trained", seconds_text(float(meta["seconds"])) if meta.get("seconds") is not None else ""),
         ("created", when(meta.get("created"))),
         ("with", ", ".join(f"{name} {number}" for name, number in meta.get("versions", {}).items())),
     ]

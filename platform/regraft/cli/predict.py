@@ -12,9 +12,10 @@ from rich.text import Text
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.evaluate import columns_of
 from regraft.cli.jobs.remote import is_job_api, run_as_job
-from regraft.cli.screen import Reply, Screen, span, store_of
+from regraft.cli.screen import Reply, Screen, store_of
 from regraft.cli.train_progress import following
 from regraft.errors import RequestError
+from regraft.units import seconds_text
 
 if TYPE_CHECKING:
     from regraft.serving.batch.session import BatchResult
@@ -60,7 +61,7 @@ def _summary(written: BatchResult, screen: Screen, *, vectors: bool) -> None:
     what = "vectors" if vectors else "answers"
     screen.say()
     screen.say(Text.assemble((written.out, "bold green"), f" holds the {what} to {written.rows:,} rows"))
-    rows: list[tuple[str, object]] = [("time", span(written.seconds))]
+    rows: list[tuple[str, object]] = [("time", seconds_text(written.seconds))]
     if written.failed:
         rows.insert(0, ("errors", f"{written.failed:,}, each told in its row"))
     screen.facts(rows)

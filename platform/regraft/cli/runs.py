@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from regraft.cli.screen import Reply, Screen, figure, size, store_of
+from regraft.cli.screen import Reply, Screen, figure, store_of
 from regraft.cli.train_progress import line_of, step_text
 from regraft.contracts import Event, Registered, RunFailed, Stepped
 from regraft.errors import Damaged, NotFound, RequestError
@@ -17,6 +17,7 @@ from regraft.store.lease import holder
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.runs import LOG, RunInfo, Runs, parsed
 from regraft.store.searches import folder_of, searches, told
+from regraft.units import bytes_text
 
 _LINES = 12
 """Metric lines shown of a run; --json has all of them."""
@@ -191,7 +192,7 @@ def _checkpoint(saved: Saved) -> dict[str, Any]:
 
 
 def _size(checkpoint: dict[str, Any]) -> str:
-    return "damaged" if "damaged" in checkpoint else size(checkpoint["bytes"])
+    return "damaged" if "damaged" in checkpoint else bytes_text(checkpoint["bytes"])
 
 
 def _metrics(runs: Runs, run: str) -> list[dict[str, Any]]:

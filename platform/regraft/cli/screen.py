@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import sys
 import warnings
@@ -16,6 +15,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from regraft.units import finite
 
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -105,17 +106,8 @@ def harmless(text: str) -> str:
 
 def emit(document: Mapping[str, Any], stream: TextIO) -> None:
     """The one JSON object of --json."""
-    stream.write(json.dumps(_finite(document), ensure_ascii=False, default=str, allow_nan=False) + "\n")
+    stream.write(json.dumps(finite(document), ensure_ascii=False, default=str, allow_nan=False) + "\n")
     stream.flush()
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: a metric that is none becomes null, as in the store's manifests."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
@@ -176,23 +168,6 @@ class _OnStderr(logging.Handler):
 class _Short(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {record.getMessage()}"
-
-
-def size(count: float) -> str:
-    """Bytes for people: `12.3 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def span(seconds: float) -> str:
-    """Seconds for people: `8.4 s`, `3 min 12 s`, `2 h 05 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def figure(value: object) -> str:

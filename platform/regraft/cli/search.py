@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 from collections.abc import Mapping
 from functools import partial
@@ -15,12 +14,13 @@ from rich.text import Text
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.jobs.remote import is_job_api, run_as_job
 from regraft.cli.metric_table import gained, values_of
-from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
+from regraft.cli.screen import Reply, Screen, figure, store_of
 from regraft.cli.search_progress import following, overrides_text
 from regraft.cli.signals import ended_by_signals
 from regraft.cli.train import overrides_of
 from regraft.spec.document import absolute
 from regraft.spec.run import RunSpec
+from regraft.units import bytes_text, finite_number, seconds_text
 
 if TYPE_CHECKING:
     from regraft.tuning.driver.finish import SearchOutcome
@@ -62,7 +62,7 @@ def summary(outcome: SearchOutcome, screen: Screen) -> None:
             *_baselines(outcome),
             ("trials", _counted(outcome)),
             *_shared(outcome.shared),
-            ("time", span(outcome.seconds)),
+            ("time", seconds_text(outcome.seconds)),
             ("search", outcome.run),
             ("store", outcome.store),
             *([("report", outcome.report)] if outcome.report else []),
@@ -96,17 +96,17 @@ def _shared(shared: Mapping[str, Any]) -> list[tuple[str, object]]:
         return []
     text = f"{shared.get('computed', 0):,} rows computed once, {shared.get('reused', 0):,} found"
     if shared.get("bytes"):
-        text += f", {size(shared['bytes'])} in {shared.get('where', 'the store')}"
+        text += f", {bytes_text(shared['bytes'])} in {shared.get('where', 'the store')}"
     saved = shared.get("saved_s")
     if isinstance(saved, int | float) and saved > 0:
-        text += f"; saved {span(saved)} of computing"
+        text += f"; saved {seconds_text(saved)} of computing"
     return [("frozen part", text)]
 
 
 def _table(outcome: SearchOutcome, screen: Screen) -> None:
     """The best trials, the deciding metric first."""
     score = outcome.score
-    scored = [trial for trial in outcome.trials if _number(trial["metrics"].get(score)) is not None]
+    scored = [trial for trial in outcome.trials if finite_number(trial["metrics"].get(score)) is not None]
     winner = next((trial for trial in scored if trial["id"] == outcome.winner), None)
     falls = winner is not None and any(trial["metrics"][score] > winner["metrics"][score] for trial in scored)
     scored.sort(key=lambda trial: trial["metrics"][score] * (1 if falls else -1))
@@ -117,7 +117,3 @@ def _table(outcome: SearchOutcome, screen: Screen) -> None:
     more = f" (the best {_SHOWN} of {len(scored)})" if len(scored) > _SHOWN else ""
     screen.head(f"trials{more}")
     screen.table(("  trial", score, "status", "what it varies"), rows)
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

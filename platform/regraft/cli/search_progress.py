@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from regraft.cli.screen import Screen, figure, harmless, span
+from regraft.cli.screen import Screen, figure, harmless
 from regraft.cli.train_progress import line_of, shown, trunk_text
 from regraft.contracts import (
     CheckpointWritten,
@@ -27,6 +27,7 @@ from regraft.contracts import (
     TrunkProgress,
     TrunkShared,
 )
+from regraft.units import seconds_text
 
 _ROWS = 12
 """Trials shown while a search goes on: those that run, then the best."""
@@ -75,7 +76,7 @@ class SearchState:
         if leader := self.last.leader:
             text += f"   best {figure(leader[self.score])} {leader['id']} {overrides_text(leader['overrides'])}"
         if (left := self._left(self.last)) is not None:
-            text += f"   {'' if self.last.left_s == left else 'about '}{span(left)} left"
+            text += f"   {'' if self.last.left_s == left else 'about '}{seconds_text(left)} left"
         return f"{text}   {self.doing}" if self.doing else text
 
     def rows(self) -> list[TrialUpdated]:
@@ -181,7 +182,7 @@ def ended(event: TrialUpdated, score: str) -> str:
     if event.status == "failed":
         return harmless(f"{head}: {event.error}   {overrides_text(event.overrides)}")
     best = (event.best or {}).get(score)
-    return harmless(f"{head}  {score} {_cell(best)}  {span(event.seconds)}  {overrides_text(event.overrides)}")
+    return harmless(f"{head}  {score} {_cell(best)}  {seconds_text(event.seconds)}  {overrides_text(event.overrides)}")
 
 
 def overrides_text(overrides: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.jobs.remote import is_job_api
-from regraft.cli.screen import Reply, Screen, span, store_of
+from regraft.cli.screen import Reply, Screen, store_of
 from regraft.cli.signals import ended_by_signals
 from regraft.endpoint.api_keys import ApiKey, append, hashed, new_key
 from regraft.errors import RequestError
@@ -24,6 +24,7 @@ from regraft.store import names
 from regraft.store.names import LATEST
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
+from regraft.units import seconds_text
 
 _HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
@@ -120,7 +121,7 @@ def _told(spec: ServeSpec, url: str, screen: Screen, seconds: float) -> None:
         ("ask", f"curl {url}/models/{name.partition('@')[0]} -H 'Content-Type: application/json' -d @request.json"),
         ("in Python", f"InferenceClient(model='{url}/models/{name.partition('@')[0]}')"),
         ("documented", f"{url}/docs"),
-        ("ready after", span(seconds)),
+        ("ready after", seconds_text(seconds)),
         ("end it", "Ctrl-C"),
     ]
     for label, value in pairs:

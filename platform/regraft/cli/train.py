@@ -13,12 +13,13 @@ from rich.text import Text
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.jobs.remote import is_job_api, run_as_job
 from regraft.cli.metric_table import gained, values_of
-from regraft.cli.screen import Reply, Screen, figure, size, span, store_of
+from regraft.cli.screen import Reply, Screen, figure, store_of
 from regraft.cli.train_progress import following
 from regraft.contracts import columns_of
 from regraft.errors import RequestError
 from regraft.spec.document import absolute, parse_set
 from regraft.spec.run import RunSpec
+from regraft.units import bytes_text, seconds_text
 
 if TYPE_CHECKING:
     from regraft.training.registration import Outcome
@@ -61,7 +62,7 @@ def summary(spec: RunSpec, outcome: Outcome, screen: Screen) -> None:
     ]
     rows += [
         ("delta", _delta(outcome)),
-        ("time", span(outcome.seconds)),
+        ("time", seconds_text(outcome.seconds)),
         ("run", outcome.run),
         ("store", outcome.store),
     ]
@@ -73,7 +74,7 @@ def summary(spec: RunSpec, outcome: Outcome, screen: Screen) -> None:
 
 def _delta(outcome: Outcome) -> str:
     delta, base = outcome.delta_bytes, outcome.base_bytes
-    return f"{size(delta)}, {delta / base:.1%} of the base's {size(base)}" if base else size(delta)
+    return f"{bytes_text(delta)}, {delta / base:.1%} of the base's {bytes_text(base)}" if base else bytes_text(delta)
 
 
 def commands(spec: RunSpec, outcome: Outcome) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 
 from regraft.cli.jobs import job_log
-from regraft.cli.screen import Screen, figure, size, span
+from regraft.cli.screen import Screen, figure
 from regraft.contracts import (
     BaselineMeasured,
     CheckpointWritten,
@@ -26,6 +26,7 @@ from regraft.contracts import (
     Stepped,
     TrunkProgress,
 )
+from regraft.units import bytes_text, seconds_text
 
 _SPARSE_S = 10.0
 """Seconds between the step lines of a log: a run of hours stays readable, one of a minute still shows life."""
@@ -122,7 +123,7 @@ def step_text(event: Stepped, *, metric: str = "") -> str:
     texts = [f"epoch {float(event.epoch):.1f}"] if event.epoch is not None else []
     texts += [f"loss {figure(float(event.loss))}{metric}"] if event.loss is not None else []
     texts += [f"{event.rows_per_second:.0f} rows/s"] if event.rows_per_second is not None else []
-    texts += [f"{span(event.left_s)} left"] if event.left_s is not None else []
+    texts += [f"{seconds_text(event.left_s)} left"] if event.left_s is not None else []
     return "  ".join(texts)
 
 
@@ -142,7 +143,7 @@ def line_of(event: Event, *, verbose: bool = False) -> str | None:
             epoch = event.epoch if not isinstance(event.epoch, float) else f"{event.epoch:.3g}"
             return f"step {event.step}  epoch {epoch}  {_metrics(event.metrics)}{best}"
         case CheckpointWritten() if verbose:
-            return f"checkpoint at step {event.step}: {size(event.bytes)}, training stood {event.stall_s:.3f} s"
+            return f"checkpoint at step {event.step}: {bytes_text(event.bytes)}, training stood {event.stall_s:.3f} s"
         case _:
             return None
 

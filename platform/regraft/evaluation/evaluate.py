@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from regraft.report.html import put
 from regraft.serving.predictor import Predictor
 from regraft.store.atomic_files import writing_here
 from regraft.store.objects import ObjectStore
+from regraft.units import finite
 from regraft.version import VERSION
 
 FORMAT = 1
@@ -219,24 +219,13 @@ def _skipped(labelled: LabelledRows, mine: ModelResults) -> dict[str, Any]:
 
 
 def _written(document: dict[str, Any], found: Findings, shown: WorstRows, output: Path) -> EvaluationResult:
-    plain = _finite(document)
+    plain = finite(document)
     shown_as = page(plain, found, shown)
     with writing_here(output):
         output.mkdir(parents=True, exist_ok=True)
         put(output / JSON, json.dumps(plain, ensure_ascii=False, indent=1, allow_nan=False, default=str) + "\n")
         put(output / HTML, shown_as)
     return EvaluationResult(plain, output / JSON, output / HTML)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and knows no numpy."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _finite(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _refuse_file(output: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from regraft.contracts.findings import Findings
 from regraft.evaluation.worst_rows import WorstRows
 from regraft.report import charts, html, numbers
-from regraft.report.numbers import format_number, span
+from regraft.report.numbers import format_number
+from regraft.units import seconds_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -212,6 +213,6 @@ def _facts(document: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         ("rows", f"{data['rows']:,}", False),
         ("left out", f"{data['skipped']['count']:,} rows that cannot be used" if data["skipped"] else "", False),
         ("device", document["device"], False),
-        ("time", span(document["seconds"]), False),
+        ("time", seconds_text(document["seconds"]), False),
     ]
     return [(name, str(value), code) for name, value, code in facts if value]

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from regraft.report import charts, numbers
+from regraft.units import seconds_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,7 +27,7 @@ def environment(*folders: Path) -> Environment:
     made.filters |= {
         "number": numbers.format_number,
         "probability": numbers.probability,
-        "span": numbers.span,
+        "span": seconds_text,
         "count": lambda number: f"{number:,}",
         "words": lambda name: str(name).replace("_", " "),
         "moment": moment,

@@ -140,14 +140,6 @@ def signed(value: float | None) -> str:
     return f"{'+' if value >= 0 else '−'}{format_number(abs(value))}"
 
 
-def span(seconds: float) -> str:
-    """Seconds for people: `8.4 s`, `3 min 12 s`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
 def plugin_text(written: Mapping[str, Any]) -> str:
     """Return a task or method as one line: `lora (rank 16, alpha 32)`."""
     shown = {key: value for key, value in written.items() if key != "type" and value not in (None, "")}

@@ -21,6 +21,7 @@ from regraft.bases.locate import Base
 from regraft.errors import RequestError, RunError
 from regraft.spec.run import RunSpec
 from regraft.training.harness import Harness
+from regraft.units import bytes_text
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _FILES = (
@@ -47,7 +48,7 @@ def check_steps_fit(spec: RunSpec, adapted: Adapted, harness: Harness) -> None:
     # Several ranks also keep the buckets in which gradients travel.
     rank = moving * (1 + moments + (harness.world > 1)) // shards
     copy = moving * (1 + moments)
-    what = f"gradients, moments and a checkpoint of what {spec.method.key()} moves ({size(moving)})"
+    what = f"gradients, moments and a checkpoint of what {spec.method.key()} moves ({bytes_text(moving)})"
     less = "write method: lora" if spec.method.serves == "whole" else "use a smaller base"
     if harness.device.type == "cuda":
         whole = sum(p.numel() * p.element_size() for p in adapted.model.parameters()) // shards
@@ -64,17 +65,12 @@ def refuse(harness: Harness, where: str, need: int, free: int, what: str, less: 
     if need > free:
         fewer = ", write fewer compute.workers" if harness.here > 1 else ""
         told = (
-            f"{what}: {size(need)} of memory are needed and {size(free)} are free: {less}{fewer}, "
+            f"{what}: {bytes_text(need)} of memory are needed and {bytes_text(free)} are free: {less}{fewer}, "
             "or take a machine with more"
         )
     told = harness.from_first(told)
     if told is not None:
         raise RequestError(told, where=where)
-
-
-def size(count: int) -> str:
-    """Bytes for people, in the units that memory is sold in."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.2f} MiB"
 
 
 def many(harness: Harness) -> str:

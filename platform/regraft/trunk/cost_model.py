@@ -14,6 +14,7 @@ from regraft.contracts import Example
 from regraft.data.rows import Rows
 from regraft.trunk.cache import BATCH, Autocast, compute_rows, without_pixels
 from regraft.trunk.cut import Cut, union
+from regraft.units import bytes_text
 
 Where = Literal["memory", "disk", "recompute"]
 
@@ -131,7 +132,7 @@ def choose_placement(costs: CutCosts, row_bytes: float, total: int, limits: Cach
     size = round(row_bytes * total)
     compute_s, join_s = costs.compute_s, costs.join_s
     on_disk = join_s + row_bytes * DISK_S_PER_BYTE
-    figures = f"{_ms(compute_s)} to compute a row, {{}} to read it, {_size(size)} for {total} rows"
+    figures = f"{_ms(compute_s)} to compute a row, {{}} to read it, {bytes_text(size)} for {total} rows"
 
     def plan(where: Where, why: str, read_s: float) -> CachePlan:
         return CachePlan(where, f"{why}: {figures.format(_ms(read_s))}", size, compute_s, read_s)
@@ -141,10 +142,10 @@ def choose_placement(costs: CutCosts, row_bytes: float, total: int, limits: Cach
         return limits.asked or compute_s + write_s + passes * read_s < WORTH * passes * compute_s
 
     if size > limits.budget:
-        return plan("recompute", f"more than the {_size(limits.budget)} of compute.trunk_gb", on_disk)
+        return plan("recompute", f"more than the {bytes_text(limits.budget)} of compute.trunk_gb", on_disk)
     fits = {where for where, free in limits.free.items() if size <= free}
     if not fits:
-        free = " and ".join(f"{_size(free)} of {where}" for where, free in limits.free.items())
+        free = " and ".join(f"{bytes_text(free)} of {where}" for where, free in limits.free.items())
         return plan("recompute", f"more than half of what is free, {free}", on_disk)
     if "disk" in fits and pays(row_bytes * DISK_S_PER_BYTE, on_disk):
         return plan("disk", "kept in the store, for later runs too", on_disk)
@@ -155,11 +156,3 @@ def choose_placement(costs: CutCosts, row_bytes: float, total: int, limits: Cach
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.2g} ms"
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

@@ -290,7 +290,7 @@ def test_a_base_larger_than_the_memory_is_refused_before_the_data_are_read(
 ) -> None:
     memory_of(monkeypatch, weight_bytes(locate(wrong["base"])) - 1)
     said = train({**wrong, "data": {"train": "/nowhere.csv"}})
-    refused(said, 2, wrong["base"], "MiB of memory are needed", "are free", "use a smaller base")
+    refused(said, 2, wrong["base"], "kB of memory are needed", "are free", "use a smaller base")
     nothing_half_written(open_store(wrong["store"]), tmp_path / "fetched")
 
 
@@ -302,7 +302,7 @@ def test_a_method_that_moves_more_than_the_memory_holds_is_refused_and_a_lighter
     wrong["training"] = {**wrong["training"], "optimizer": optimizer, "epochs": 1}
     need = copies * moved_by_all(wrong)
     memory_of(monkeypatch, need - 1)
-    refused(train(wrong), 2, "full moves", "gradients, moments", "MiB are free", "write method: lora")
+    refused(train(wrong), 2, "full moves", "gradients, moments", "kB are free", "write method: lora")
     nothing_half_written(open_store(wrong["store"]), tmp_path / "fetched")
     assert train({**wrong, "method": "lora"}).code == 0
     assert train({**wrong, "method": {"type": "freeze", "depth": 1}}).code == 0

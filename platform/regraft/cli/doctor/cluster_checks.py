@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from regraft.cli.doctor.finding import Finding
-from regraft.cli.screen import size
 from regraft.cluster import capacity, node_checks
 from regraft.cluster.connect import connected
 from regraft.cluster.node_checks import Node
 from regraft.errors import RequestError
 from regraft.spec.sections import ComputeSpec
+from regraft.units import bytes_text
 
 _GB = 10**9
 _STRICT = ("regraft", "ray", "python")
@@ -74,17 +74,18 @@ def tokens(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 def space(nodes: Sequence[Node]) -> Iterator[Finding]:
     """Measure the disk and the shared memory of every node."""
-    low = [f"{node.name}: {size(node.disk)} free" for node in nodes if node.disk < 2 * _GB]
+    low = [f"{node.name}: {bytes_text(node.disk)} free" for node in nodes if node.disk < 2 * _GB]
     if low:
         yield Finding("disk", "warn", "; ".join(low), "free some: bases, Ray's session and downloads go there")
     elif nodes:
-        yield Finding("disk", "ok", f"{size(min(node.disk for node in nodes))} free or more on every node")
-    low = [f"{node.name}: {size(node.shared)} free" for node in nodes if 0 <= node.shared < _GB]
+        yield Finding("disk", "ok", f"{bytes_text(min(node.disk for node in nodes))} free or more on every node")
+    low = [f"{node.name}: {bytes_text(node.shared)} free" for node in nodes if 0 <= node.shared < _GB]
     if low:
         todo = "give /dev/shm more (Docker: --shm-size=2g; Kubernetes: an emptyDir with medium Memory)"
         yield Finding("shared memory", "warn", "; ".join(low), todo)
     elif nodes:
-        yield Finding("shared memory", "ok", f"{size(min(node.shared for node in nodes))} free or more on every node")
+        least = min(node.shared for node in nodes)
+        yield Finding("shared memory", "ok", f"{bytes_text(least)} free or more on every node")
 
 
 def clocks(nodes: Sequence[Node]) -> Iterator[Finding]:

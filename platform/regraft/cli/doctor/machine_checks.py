@@ -21,9 +21,9 @@ from packaging.requirements import Requirement
 
 from regraft.cli.doctor import probes
 from regraft.cli.doctor.finding import Check, Finding
-from regraft.cli.screen import size
 from regraft.errors import Conflict, StoreError
 from regraft.store.objects import PROBE, ObjectStore, open_store
+from regraft.units import bytes_text
 
 _GB = 10**9
 _REQUIRED = (
@@ -98,7 +98,7 @@ def memory() -> Iterator[Finding]:
     """Measure the free memory within the machine's size or the container's limit."""
     limit, used = probes.memory()
     free = max(limit - used, 0)
-    text = f"{size(free)} free of {size(limit)}"
+    text = f"{bytes_text(free)} free of {bytes_text(limit)}"
     if free < 2 * _GB:
         yield Finding("memory", "warn", text, "close something, or use small bases: one worker takes about 1.5 GB")
     else:
@@ -116,7 +116,7 @@ def disk(store: str) -> Iterator[Finding]:
         free = shutil.disk_usage(existing).free
         low = free < 2 * _GB
         todo = "free some space: bases, checkpoints and Ray's session need it" if low else ""
-        yield Finding(name, "warn" if low else "ok", f"{size(free)} free at {place}", todo)
+        yield Finding(name, "warn" if low else "ok", f"{bytes_text(free)} free at {place}", todo)
 
 
 def shared_memory() -> Iterator[Finding]:
@@ -129,7 +129,7 @@ def shared_memory() -> Iterator[Finding]:
     wanted = min(2 * _GB, int(0.3 * psutil.virtual_memory().total))
     low = free < wanted
     todo = "docker run --shm-size=2g (Kubernetes: an emptyDir with medium Memory at /dev/shm)" if low else ""
-    yield Finding("shared memory", "warn" if low else "ok", f"{size(free)} free at /dev/shm", todo)
+    yield Finding("shared memory", "warn" if low else "ok", f"{bytes_text(free)} free at /dev/shm", todo)
 
 
 def gpu() -> Iterator[Finding]:
@@ -142,7 +142,9 @@ def gpu() -> Iterator[Finding]:
     for number in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(number)
         half = device.major >= 8
-        text = f"{device.name}, {size(device.total_memory)}, {'bf16' if half else 'no bf16: precision auto is fp32'}"
+        text = (
+            f"{device.name}, {bytes_text(device.total_memory)}, {'bf16' if half else 'no bf16: precision auto is fp32'}"
+        )
         yield Finding(f"gpu {number}", "ok", text)
 
 

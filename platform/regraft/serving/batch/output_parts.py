@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import tempfile
@@ -22,6 +21,7 @@ from regraft.errors import Damaged, DataError
 from regraft.serving.batch.input_blocks import GIVEN, PROBLEM, WHERE
 from regraft.store.atomic_files import fresh_file, sync_folder, writing
 from regraft.store.objects import ObjectStore, open_store
+from regraft.units import finite
 
 Form = Literal["jsonl", "parquet"]
 ROWS_TOGETHER = 1 << 16
@@ -66,20 +66,7 @@ def _record(row: Mapping[str, Any], result: Any, *, vectors: bool) -> dict[str, 
     if vectors:
         return {"row": row["row"], "features": None if problem else result, "error": problem}
     record: dict[str, Any] = {"row": row["row"], **json.loads(row[GIVEN])}
-    return record | ({"error": problem} if problem else {"answer": _finite(result)})
-
-
-def _finite(value: Any) -> Any:
-    """Return a JSON value: null for NaN and infinity, which JSON lacks, and Python numbers for numpy's."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_finite(item) for item in value]
-    return value
+    return record | ({"error": problem} if problem else {"answer": finite(result)})
 
 
 def _answer_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:

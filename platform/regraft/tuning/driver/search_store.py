@@ -10,7 +10,6 @@ import json
 import logging
 import time
 from dataclasses import fields
-from typing import Any
 
 from regraft.errors import Damaged, NotFound
 from regraft.spec.run import RunSpec
@@ -18,6 +17,7 @@ from regraft.store import documents
 from regraft.store.objects import Body, ObjectStore, checked
 from regraft.store.searches import RECORD, folder_of
 from regraft.tuning.records import SearchRecord, TrialRecord
+from regraft.units import finite
 
 log = logging.getLogger(__name__)
 TRIALS = "trials.jsonl"
@@ -68,7 +68,7 @@ class SearchStore:
         now = time.monotonic()
         if not at_once and now - self._written < EVERY_S:
             return
-        text = "".join(f"{json.dumps(_plain(record.document()))}\n" for record in records)
+        text = "".join(f"{json.dumps(finite(record.document()))}\n" for record in records)
         self.store.put(f"{self.folder}/{TRIALS}", text.encode())
         self._written = now
 
@@ -79,14 +79,3 @@ class SearchStore:
     def write(self, name: str, body: Body) -> None:
         """Write any other file of the search, such as its report."""
         self.store.put(checked(f"{self.folder}/{name}"), body)
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

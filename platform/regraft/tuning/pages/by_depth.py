@@ -17,6 +17,7 @@ from typing import Any
 
 from regraft.report.numbers import format_number
 from regraft.tuning.records import TrialRecord, best_first
+from regraft.units import finite_number
 
 _WITH_DEPTH = ("freeze", "full", "feature-extraction")
 _ALIKE = 1.05
@@ -74,8 +75,7 @@ class Knee:
 
 def value(metrics: Mapping[str, Any] | None, name: str) -> float | None:
     """A metric that is a finite number, or None."""
-    found = (metrics or {}).get(name)
-    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
+    return finite_number((metrics or {}).get(name))
 
 
 def ranked(trials: Sequence[TrialRecord], score: Mapping[str, str]) -> list[TrialRecord]:

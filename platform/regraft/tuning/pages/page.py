@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regraft.report import html
-from regraft.report.numbers import format_number, span
+from regraft.report.numbers import format_number
 from regraft.report.svg import Picture
 from regraft.store.atomic_files import writing_here
 from regraft.tuning.pages.by_depth import DepthColumn, Knee, depth_columns, epochs_of, find_knee, ranked, value
@@ -25,6 +25,7 @@ from regraft.tuning.pages.words import (
     short_name,
 )
 from regraft.tuning.records import SearchRecord, TrialRecord
+from regraft.units import seconds_text
 from regraft.version import VERSION
 
 HTML = "report.html"
@@ -231,7 +232,7 @@ def _knee_text(knee: Knee, score: Mapping[str, str]) -> str:
 
 def _unbroken(seconds: float) -> str:
     """Return a duration without a place for a line break."""
-    return span(seconds).replace(" ", "\u00a0")
+    return seconds_text(seconds).replace(" ", "\u00a0")
 
 
 def _panels_note(columns: Sequence[DepthColumn]) -> str:
@@ -260,8 +261,8 @@ def _facts(record: SearchRecord, trials: Sequence[TrialRecord]) -> list[tuple[st
         ("sampler", record.sampler, False),
         ("scheduler", record.scheduler, False),
         ("trials", f"{asked}{len(trials):,} begun" if trials else f"{asked}none begun", False),
-        ("wall time", span(record.seconds), False),
-        ("computing time of trials", span(sum(trial.seconds for trial in trials)), False),
+        ("wall time", seconds_text(record.seconds), False),
+        ("computing time of trials", seconds_text(sum(trial.seconds for trial in trials)), False),
         ("store", record.store, True),
     ]
     return [(name, str(fact), code) for name, fact, code in facts if fact]

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regraft.report.numbers import format_number, plugin_text, span
+from regraft.report.numbers import format_number, plugin_text
 from regraft.tuning.pages.by_depth import value
 from regraft.tuning.records import SearchRecord, TrialRecord
+from regraft.units import bytes_text, seconds_text
 
 _LONGEST = 240
 _IN_PARAGRAPH = ("rows", "computed", "reused", "bytes", "where", "why", "saved_s", "together")
@@ -74,15 +75,6 @@ def fields_of(trials: Sequence[TrialRecord]) -> list[str]:
     return list(dict.fromkeys(field for trial in trials for field in trial.overrides))
 
 
-def size(count: float) -> str:
-    """Bytes for people: `23.4 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"
-
-
 def shared_paragraph(record: SearchRecord, trials: Sequence[TrialRecord]) -> str:
     """Return the paragraph on what the trials shared, or a sentence that nothing was shared."""
     shared = record.shared
@@ -91,7 +83,7 @@ def shared_paragraph(record: SearchRecord, trials: Sequence[TrialRecord]) -> str
         sentences.append(_kept_sentence(shared, rows))
     if saved := _amount(shared, "saved_s"):
         spent = sum(trial.seconds for trial in trials)
-        sentences.append(f"That saved {span(saved)} of computing; the trials took {span(spent)}.")
+        sentences.append(f"That saved {seconds_text(saved)} of computing; the trials took {seconds_text(spent)}.")
     most = max([int(_amount(shared, "together") or 1), *(trial.together for trial in trials)])
     packed = sum(trial.together > 1 for trial in trials)
     if most > 1:
@@ -107,7 +99,7 @@ def _kept_sentence(shared: Mapping[str, Any], rows: float) -> str:
         text += f": computed for {computed or 0:,.0f} of them"
         text += f", found again from earlier runs for {reused:,.0f}" if reused else ""
     kept, where = _amount(shared, "bytes"), shared.get("where")
-    text += f"; {size(kept)}" if kept else ""
+    text += f"; {bytes_text(kept)}" if kept else ""
     text += f" {'in ' if where == 'memory' else 'on '}{where}" if isinstance(where, str) and kept else ""
     return f"{text}."
 

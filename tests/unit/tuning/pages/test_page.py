@@ -145,7 +145,7 @@ def test_trials_are_told_best_first_with_all_that_is_known(usual: list[Path]) ->
     assert "the loss is not a number at step 41" in table
     assert "<code>--register 12</code>" in table and "<b>sentiment@v3</b>" in table
     assert "regraft predict sentiment@v3 rows.csv" in text
-    assert "computed for 872 of them, found again from earlier runs for 2,000; 291 MB on disk" in text
+    assert "computed for 872 of them, found again from earlier runs for 2,000; 291.0 MB on disk" in text
     assert "That saved 7 min 11 s of computing" in text
 
 

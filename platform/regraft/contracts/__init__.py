@@ -1,8 +1,8 @@
 """Contracts: what a task, a method, a loss, a data source and a kind of column must provide.
 
-Three of them were settled first. The loss is a pair (sum, weight), so that the result does not depend on how rows fell
-on workers and micro-batches. A delta holds final values of parameters and buffers under the base's own names. Data are
-an Arrow snapshot read by index, in an order that is a pure function of (seed, epoch, index).
+Three decisions hold for all of them. A loss is a pair (sum, weight), so that the result does not depend on how rows are
+distributed over workers and micro-batches. A delta holds final values of parameters and buffers, under the base's own
+names. Data are an Arrow snapshot read by index, in an order that is a pure function of (seed, epoch, index).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Anatomy: the parts of a task model, by name."""
+"""Anatomy: the names of a task model's stem, blocks and head."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """Where the parts of a task model are; every entry is a name in the model's own module or parameter tree."""
+    """Stem, blocks and head of a task model; every entry is a name in its module or parameter tree."""
 
     prefix: str
-    """Where the base stands inside the task model (`bert`); empty when the model is the base itself."""
+    """Name of the base inside the task model (`bert`); empty where the model is the base itself."""
     stem: tuple[str, ...]
-    """What comes before the blocks, and whatever the blocks share: frozen from depth 1 on."""
+    """Modules before the blocks, and modules that the blocks share: frozen from depth 1 on."""
     blocks: tuple[str, ...]
     """The finest sequential units in forward order."""
     head: tuple[str, ...]
     """The task's own layers, which the base does not have."""
     reason: str = ""
-    """Why no blocks were found; empty when they were."""
+    """Why no blocks were found; empty where they were."""
     beside: tuple[tuple[str, ...], ...] = ()
-    """For each block, what belongs to it and stands outside it (the downsampling before it); or nothing."""
+    """For each block, the modules outside of it that belong to it (a downsampling before it); empty if none has."""
     idle: tuple[str, ...] = ()
-    """What no method trains: constants kept as parameters, and layers of the base whose output nothing reads."""
+    """Parameters that no method trains: constants, and layers of the base whose output is not used."""
 
     def depth(self, written: int | str) -> int:
-        """Frozen blocks for an integer, a percentage (`50%`) or `all`; Unsupported says what is allowed."""
+        """Return the number of frozen blocks that an integer, a percentage (`50%`) or `all` means.
+
+        Raises Unsupported where the base has no blocks, or fewer than that.
+        """
         total = len(self.blocks)
         if not total:
             raise Unsupported(f"this base cannot be frozen at a depth: {self.reason}", where="method.depth")
@@ -46,19 +49,19 @@ class Anatomy:
         return written
 
     def trunk(self, depth: int) -> tuple[str, ...]:
-        """The names that are frozen at that depth: the stem and the first `depth` blocks."""
+        """Return the names that are frozen at that depth: the stem and the first `depth` blocks; none at depth 0."""
         return (*self.stem, *(name for block in range(depth) for name in self.members(block))) if depth else ()
 
     def members(self, block: int) -> tuple[str, ...]:
-        """All names of one block; a stem entry inside of it still belongs to the stem."""
+        """Return all names of one block; a stem entry inside of it still belongs to the stem."""
         return (self.blocks[block], *(self.beside[block] if self.beside else ()))
 
 
 def under(name: str, roots: Iterable[str]) -> bool:
-    """Whether a parameter or module name is one of the roots or lies below one."""
+    """Return whether a parameter or module name is one of the roots or lies below one."""
     return any(name == root or name.startswith(f"{root}.") for root in roots)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first parameter is."""
+    """Return the device of a model's first parameter."""
     return next(model.parameters()).device

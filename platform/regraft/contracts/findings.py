@@ -1,4 +1,4 @@
-"""What an evaluation found, besides metrics, as plain data that a page can show and a program can read."""
+"""Findings: what an evaluation shows besides metrics, as plain data for pages and programs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of numbers and words under named columns."""
+    """Rows of numbers and texts under named columns."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str | int | float | None, ...], ...]
     note: str = ""
-    """What a reader must know to read it right, in a sentence."""
+    """What a reader needs to know to read it, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Counts of what was true (down) against what was said (across)."""
+    """Counts of true classes (rows) against predicted ones (columns)."""
 
     title: str
     truths: tuple[str, ...]
+    """Names of the rows."""
     answers: tuple[str, ...]
+    """Names of the columns."""
     counts: tuple[tuple[int, ...], ...]
     """(truths, answers)."""
     note: str = ""
@@ -34,20 +36,22 @@ class Curve:
 
     title: str
     x: str
+    """Title of the axis."""
     y: str
+    """Title of the axis."""
     points: tuple[tuple[float, float], ...]
     weights: tuple[float, ...] = ()
-    """How many rows stand behind each point, where that differs."""
+    """Number of rows of each point; empty where all have as many."""
     ideal: tuple[tuple[float, float], ...] = ()
-    """The line that a perfect model would draw; nothing where there is none."""
+    """The curve of a perfect model; empty where there is none."""
     note: str = ""
     joined: bool = True
-    """Whether a line joins the points; a cloud of rows has none."""
+    """Whether a line joins the points; False for a scatter of rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a task has to show of its records, in reading order."""
+    """What a task shows of an evaluation's records, in reading order."""
 
     tables: tuple[Table, ...] = ()
     matrices: tuple[Matrix, ...] = ()

@@ -1,4 +1,4 @@
-"""Loss: an extra loss term beside the task loss."""
+"""Loss: an extra term beside the task's own loss."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a loss term sees of one micro-batch."""
+    """One micro-batch as a loss term sees it."""
 
     batch: Batch
+    """The collated rows, `labels` included."""
     output: Any
+    """The model's output on them."""
     features: Tensor | None
-    """What the head saw, (rows, width), where the head is one linear layer; else None."""
+    """The head's input, (rows, width), where the head is one linear layer; else None."""
     progress: float
-    """0 at the run's first step, 1 at its last."""
+    """Share of the run's steps that are done: 0 at the first, 1 at the last."""
 
 
 class Loss(Plugin, ABC):
-    """What else pulls on the weights; zero or more a run, each with its weight."""
+    """An extra loss term; a run has zero or more, each with its weight."""
 
     family: ClassVar[str] = "losses"
     weight: float = Field(1.0, ge=0)
@@ -37,8 +39,9 @@ class Loss(Plugin, ABC):
 
     @abstractmethod
     def build(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
-        """The term: a module whose `forward(step: Step)` is a scalar on the scale of a mean over rows.
+        """Return the term: a module whose `forward(step: Step)` returns a scalar on the scale of a mean over rows.
 
-        Called once on the freshly adapted model, before any checkpoint is read into it, so that what the term keeps of
-        the model are the base's values. The module's parameters are optimised and checkpointed with the run.
+        Called once on the freshly adapted model, before a checkpoint is loaded into it, so that values which the term
+        copies from the model are the base's. The module's parameters are optimised and checkpointed with the run.
+        Raises Unsupported where the term has no meaning for this model and method.
         """

@@ -1,4 +1,4 @@
-"""Method: which weights move."""
+"""Method: which weights of a model are trained, and how."""
 
 from __future__ import annotations
 
@@ -13,42 +13,57 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Serving = Literal["head", "low_rank", "whole"]
-"""How a served model shares its base: all of it up to the head; all with low-rank factors per row; or not at all."""
+"""How served models share one base: `head`, its output up to the head; `low_rank`, its weights, with low-rank factors
+for each row of a batch; `whole`, not at all."""
 
 
 class Method(Plugin, ABC):
-    """Which weights move. The other floors ask these questions and never for a method's name.
+    """Which weights of a model are trained. Other floors use these attributes and hooks, never a method's name.
 
-    The default `adapt` freezes what `frozen` names: feature extraction, freezing at a depth and full fine-tuning
-    differ in that answer alone.
+    The default `adapt` freezes what `frozen` returns: feature extraction, freezing at a depth and full fine-tuning
+    differ in that hook alone. A closed-form method overrides `statistics` and `solve` instead of taking steps.
     """
 
     family: ClassVar[str] = "methods"
     serves: ClassVar[Serving] = "whole"
+    """How served models of this method share their base."""
     closed_form: ClassVar[bool] = False
-    """Fitted from sums over the training rows, without gradient steps: `statistics` and `solve`."""
+    """Whether the head is solved from sums over the training rows, by `statistics` and `solve`, without steps."""
 
     def depth_of(self, anatomy: Anatomy) -> int:
-        """How many blocks stay the base's own function: what the trunk may compute once."""
+        """Return how many blocks keep the base's function, so that their outputs may be computed once and cached.
+
+        Raises Unsupported where the base has fewer blocks than the method freezes.
+        """
         return 0
 
     def frozen(self, model: nn.Module, anatomy: Anatomy) -> tuple[str, ...]:
-        """Names of modules (or single parameters) whose values stay the base's."""
+        """Return the names of modules and parameters whose values stay the base's."""
         return anatomy.trunk(self.depth_of(anatomy))
 
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> None:
-        """Prepare the model in place, once, before the optimizer and any wrapping."""
+        """Prepare the model for training, in place: set `requires_grad`, add layers.
+
+        Called once per model, before the optimizer and any wrapper, in training and serving. Raises Unsupported for a
+        model that the method cannot adapt.
+        """
         frozen = self.frozen(model, anatomy)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not under(name, frozen))
 
     def merge(self, model: nn.Module) -> None:
-        """Turn an adapted model in place into one of the base's own architecture, with the same outputs."""
+        """Turn an adapted model, in place, into one of the base's architecture with the same outputs.
+
+        Called before an export; the default is for methods that add no layers.
+        """
 
     def statistics(self, features: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
-        """Closed form: additive statistics of (rows, width) features and (rows,) labels."""
+        """Return sums over a batch's rows, from features (rows, width) and labels (rows,), for closed-form methods.
+
+        Results are added up over batches and workers, and then given to `solve`.
+        """
         raise NotImplementedError
 
     def solve(self, head: nn.Linear, statistics: Mapping[str, Tensor]) -> None:
-        """Closed form: write the head from the statistics summed over all rows."""
+        """Write the head's weights, in place, from the statistics summed over all training rows."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Source: how a file or folder becomes rows."""
+"""Source: how a file or a folder is read as rows."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ from regraft.plugins import Plugin
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """One row as a source gives it."""
+    """One row as a source yields it."""
 
     values: dict[str, Any]
+    """The file's columns, not checked yet."""
     where: str = field(compare=False)
-    """file:row, for messages."""
+    """The row's place for messages, such as file:row."""
     problem: str | None = None
-    """Why this one row cannot be read, in words; a source goes on after such a row (`data.bad_rows: skip`)."""
+    """Why this row cannot be read, as a message; the source continues with the next row (`data.bad_rows: skip`)."""
 
 
 class Source(Plugin, ABC):
-    """How a file or folder becomes rows; picked by suffix, by `accepts`, or by `data.format`.
+    """Reads a file or a folder as rows; chosen by suffix, by `accepts`, or by `data.format`.
 
-    A source with a field `part` (the arrays of an archive, a split of a data set) reads `path#part` where a spec says
-    so, each side of it its own.
+    A source may have a field `part`: the arrays of an archive, a split of a data set. A spec's `path#part` sets it, for
+    each side of the split on its own.
     """
 
     family: ClassVar[str] = "sources"
     suffixes: ClassVar[tuple[str, ...]] = ()
+    """Endings of the file names that the source reads, in lower case, such as `.jsonl`."""
 
     def accepts(self, path: Path) -> bool:
-        """Whether the source reads this path when no format is given."""
+        """Return whether the source reads this path where a spec names no format."""
         return path.name.lower().endswith(self.suffixes) if self.suffixes else False
 
     @abstractmethod
     def read(self, path: Path) -> Iterator[Raw]:
-        """The rows in file order; a row that cannot be read has a `problem`, DataError is for what ends the file."""
+        """Yield the rows in file order.
+
+        A row that cannot be read is yielded with its `problem`. Raises DataError where the rest of the file cannot be
+        read either.
+        """

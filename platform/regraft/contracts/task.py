@@ -1,8 +1,10 @@
-"""The contracts everything is built on: what a task, a method, a loss and a data source must answer.
+"""Task: what the data mean, from a row's columns to the answer for it.
 
-Three of them were settled first. The loss is a pair (sum, weight), so that the result does not depend on how rows fell
-on workers and micro-batches. A delta holds final values of parameters and buffers under the base's own names. Data are
-an Arrow snapshot read by index, in an order that is a pure function of (seed, epoch, index).
+A task is one class in one file. Its hooks fall into three roles:
+
+- columns, head and loss, which make a base trainable: `input_columns` to `configure`, `encode`, `collate`, `loss`;
+- forward passes, metrics and answers, which evaluate and serve it: `eval_forward` to `answers`;
+- how the Inference API writes its inputs and answers.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Forward = Callable[[Batch], Any]
-"""A model's forward pass on a batch, whose `labels` are not passed on."""
+"""The model's forward pass on a batch; `labels` are not passed to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Score:
     mode: Literal["min", "max"]
 
     def better(self, new: float, old: float | None) -> bool:
-        """Whether `new` improves on `old`; anything does on None, and nothing that is not a number does."""
+        """Return whether `new` is better than `old`: always where `old` is None, never where `new` is NaN."""
         if new != new:
             return False
         if old is None:
@@ -43,153 +45,211 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a task needs besides its own fields: the same for training, evaluation and serving."""
+    """What a task's hooks need besides its own fields; the same in training, evaluation and serving."""
 
     processor: Any
     """The base's tokenizer or image processor."""
     labels: tuple[str, ...]
-    """The classes, in the order of the head's outputs; empty where the task has none."""
+    """The classes in the order of the head's outputs; empty for tasks without classes."""
     config: Any = None
-    """The task model's configuration."""
+    """The transformers configuration of the task's model."""
     class_weights: Tensor | None = None
+    """Weight of each class in the loss, (classes,); None weighs all alike."""
     label_smoothing: float = 0.0
+    """Share of a target that the loss spreads over all classes."""
     augment: Literal["off", "light", "strong"] = "off"
-    """How much training images are changed; drawn from the row's `draw`."""
+    """How much training images are changed at random; choices are drawn from the row's `draw`."""
 
     @property
     def index(self) -> dict[str, int]:
-        """Label to output index."""
+        """The output index of each label."""
         return {label: number for number, label in enumerate(self.labels)}
 
 
 class Loader(Protocol):
-    """What the bases floor hands to `Task.build`: it makes a model of the base's weights."""
+    """Makes a task's model from the base's weights; the argument `load` of `Task.build`."""
 
     config: Any
     """The base's transformers configuration."""
     pooling: str | None
-    """`mean` or `cls` where a sentence-transformers base says so, else None."""
+    """`mean` or `cls` where a sentence-transformers base declares its pooling, else None."""
 
     def __call__(self, auto: str, *, labels: Sequence[str] = (), **config: Any) -> nn.Module:
-        """The base in the transformers Auto class `auto`; what the base lacks is drawn from torch's generator."""
+        """Return the base loaded as a model of the transformers Auto class `auto`.
+
+        `labels` names the head's outputs, and `config` overrides entries of the base's configuration. Weights that the
+        base lacks are initialised from torch's global generator.
+        """
         ...
 
 
 class Task(Plugin, ABC):
-    """What the data mean; one file serves training and serving alike.
+    """What the data mean; one class for training, evaluation and serving.
 
-    `encode` and `collate` are the only way from a row to a batch, on both sides, so that training and serving
-    cannot drift apart.
+    `encode` and `collate` are the only way from a row to a batch in all three, so that they cannot drift apart.
+
+    Shapes in docstrings are in parentheses, such as (rows, tokens). Hooks that take a `context` are called with the
+    same `Context` for as long as a run or a served model lasts.
     """
 
     family: ClassVar[str] = "tasks"
     auto: ClassVar[str]
-    """The transformers Auto class of the task's model."""
+    """Name of the transformers Auto class of the task's model, such as `AutoModelForTokenClassification`."""
     modality: ClassVar[str]
-    """The key of the medium: which processor of the base is used."""
+    """The key of the medium, which decides which processor of the base `Context.processor` is."""
     score: ClassVar[Score]
+    """The metric that decides which checkpoint, trial or model is best; one of those that `metrics` returns."""
     columns: ClassVar[Mapping[str, Kind]]
-    """Every column that the task reads while its fields have their defaults, with its kind."""
+    """Name and kind of every column that the task reads with default fields, targets included."""
     supports: ClassVar[frozenset[str]] = frozenset()
-    """Which of class_weights, label_smoothing, bucketing, baselines, prototypes and augment the task has a meaning
-    for."""
+    """Options of a spec that have a meaning for this task: class_weights, label_smoothing, bucketing, baselines,
+    prototypes, augment. A spec that sets another one is refused."""
     api_names: ClassVar[Mapping[str, str]] = {}
-    """The task's input columns by other names that clients of the Inference API send."""
+    """Other names of the input columns that clients of the Inference API send."""
     packs: ClassVar[bool] = False
-    """Whether the rows kept are others than the rows read: `pack` makes them."""
+    """Whether `pack` makes the rows of the snapshot out of the rows that are read."""
+
+    # Columns, head and loss.
 
     def input_columns(self) -> Mapping[str, Kind]:
-        """Every column the task reads with these fields, with its kind; `targets` are absent when predicting."""
+        """Return name and kind of every column that this task reads, targets included.
+
+        Rows to predict lack the `target_columns`. Must not depend on anything but the task's fields.
+        """
         return self.columns
 
     def stored_columns(self) -> Mapping[str, Kind]:
-        """The columns of the snapshot: what is read, unless the task packs rows into others."""
+        """Return name and kind of the snapshot's columns: the input columns, unless the task packs rows."""
         return self.input_columns()
 
     def target_columns(self) -> frozenset[str]:
-        """The columns that hold what the model is to find out: never asked for when predicting."""
+        """Return the input columns that hold what the model is to predict; rows to predict need none of them."""
         return frozenset(name for name, kind in columns_of(self.input_columns()).items() if kind.target)
 
     def classes(self) -> tuple[str, ...] | None:
-        """The labels where the task's fields fix them; None: they are gathered from the training rows."""
+        """Return the labels where the task's fields fix them, else None: they are collected from the training rows."""
         return None
 
     def pack(self, rows: Iterable[Row], processor: Any) -> Iterator[dict[str, Any]]:
-        """Checked rows of one side as the rows that are kept (documents as blocks of tokens), in order; `packs`."""
+        """Yield the snapshot's rows, made of the checked rows of one side, such as documents packed into blocks.
+
+        Called once per side while the snapshot is built, only where `packs` is true. The result may depend on the
+        order of the rows, on the fields and on the processor alone. Raises DataError for a row that cannot be used.
+        """
         raise NotImplementedError
 
     def fit_to_rows(self, numbers: Numbers) -> Self:
-        """The task with what it takes from the training rows (the scale of its targets) in its fields.
+        """Return the task with fields that depend on the training rows filled in, such as the scale of its targets.
 
-        Asked once when a run begins; the fields of what comes back are kept with every version.
+        `numbers(column)` returns a numeric column of the training rows, (rows,). Called once when a run begins; the
+        returned task's fields are stored with every version.
         """
         return self
 
     def balance(self, counts: Mapping[str, int], rows: int, labels: Sequence[str]) -> list[float]:
-        """The weight of each label that `class_weights: balanced` stands for, by how many of the rows have it."""
+        """Return the weight of each label for `class_weights: balanced`.
+
+        `counts` holds how many of the `rows` training rows have each label.
+        """
         return [rows / (len(labels) * max(1, counts.get(label, 0))) for label in labels]
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
-        """The task's model on the base; its new layers are drawn from torch's global generator."""
+        """Return the task's model on the base; new layers are initialised from torch's global generator.
+
+        Called once per model, in training and serving. Raises Unsupported for a base that the task cannot use.
+        """
         return load(self.auto, labels=labels)
 
     def merge(self, model: nn.Module) -> None:
-        """Turn what `build` put into the base's own architecture, in place, into plain layers with the same outputs:
-        asked before an export."""
+        """Replace, in place, layers that `build` added to the base's architecture by plain ones with the same outputs.
+
+        Called before an export, so that the exported model needs none of this platform's classes. Raises Unsupported
+        where plain layers cannot hold the same function.
+        """
 
     def configure(self, model: nn.Module, context: Context) -> None:
-        """What the built model and the processor must know of each other and of the fields (languages, settings of
-        generation); called once, before the method adapts the model, in training and in serving alike."""
+        """Set up the built model and the processor for the task's fields, in place (languages, generation settings).
+
+        Called once after `build` and before the method adapts the model, in training and serving. Raises Unsupported
+        where base, processor and fields do not fit one another.
+        """
 
     def check(self, row: Row) -> str | None:
-        """What is wrong with a row, or None; called once a row when the snapshot is made."""
+        """Return what is wrong with a row as a message for the user, or None.
+
+        Called once per row: while the snapshot is built, and for every row to predict. `row` has values of the right
+        kinds; the target columns may be absent.
+        """
         return None
 
     def length(self, row: Row) -> int:
-        """A row's cost, for length bucketing; the same for all rows where it does not matter."""
+        """Return a row's length, by which rows of like length share batches; a constant where none matters."""
         return 1
 
     @abstractmethod
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
-        """One row as the model's inputs; the key `labels` only when the row has them."""
+        """Return one row as the model's inputs, not padded, with the key `labels` where the row has targets.
+
+        `train` permits random augmentation, drawn from `row["draw"]`. Called in any thread. Raises DataError for a row
+        that the model cannot take.
+        """
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
-        """Examples as one padded batch."""
+        """Return examples as one batch, padded; each value is a tensor (rows, ...) or a list of one entry per row."""
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-        """(sum over rows, weight): the loop divides by the weight summed over ranks and micro-batches."""
+        """Return the loss of a batch as two scalars, (sum over its rows, weight).
+
+        The training loop divides by the weight summed over workers and micro-batches, so that the result does not
+        depend on how rows are distributed over them. `output` is the model's, on the batch without `labels`.
+        """
+
+    # Forward passes, metrics and answers.
 
     def eval_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
-        """The output that `records` reads: the forward pass, unless the metrics need more of the model (generation).
+        """Return the output from which `records` is computed: by default, that of the forward pass.
 
-        `forward(batch)` is the model's forward pass without `labels`; `model` is the unwrapped model.
+        Overridden where metrics need more of the model, such as generated text. `forward(batch)` runs the model as
+        wrapped for training, under its precision; `model` is the unwrapped model. Called without gradient, with the
+        model in evaluation mode.
         """
         return forward(batch)
 
     def predict_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
-        """The output that `answers` reads: the forward pass, unless an answer takes several (generation)."""
+        """Return the output from which `answers` is computed: by default, that of the forward pass.
+
+        Overridden where an answer takes several passes, such as generation. Arguments are those of `eval_forward`. The
+        serving engine shares passes between models only for tasks that do not override it.
+        """
         return forward(batch)
 
     @abstractmethod
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """What `metrics` needs of each row of an evaluated batch; `correct` (0 or 1) where a row can be right, and
-        `error`, larger for worse, by which the worst rows are found. What is unknown is None: a number that is none
-        says that training diverged."""
+        """Return what `metrics` and `findings` need of each row of an evaluated batch, one record per row.
+
+        A record holds `error`, larger for worse, by which the worst rows are found, and `correct` (0 or 1) where a row
+        can be right. Unknown values are None: NaN means that training diverged.
+        """
 
     @abstractmethod
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
-        """Metrics over all rows of an evaluation; holds `score.name`."""
+        """Return the metrics of an evaluation from the records of all its rows; one of them is `score.name`.
+
+        Must be a function of the multiset of records: intervals resample it with replacement.
+        """
 
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
-        """What an evaluation shows besides metrics: tables by class, a confusion matrix, curves."""
+        """Return what an evaluation shows besides metrics: tables by class, confusion matrices, curves."""
         return Findings()
 
     @abstractmethod
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
-        """What the user gets for each row."""
+        """Return the answer for each row, JSON-able; `output` is that of `predict_forward`."""
+
+    # The form of the Inference API.
 
     def api_form(self) -> ApiForm:
-        """Return the form of requests and replies in the Inference API; answers go out as they are by default."""
+        """Return the form of requests and replies in the Inference API; by default, answers are sent as they are."""
         return own_form()

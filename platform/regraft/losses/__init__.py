@@ -1,1 +1,1 @@
-"""What else pulls on the weights: one file a loss."""
+"""Losses: extra terms beside the task's own loss; one file per loss."""

@@ -1,4 +1,4 @@
-"""L2-SP: what is fine-tuned is pulled back to where the base left it."""
+"""L2-SP: a penalty on the distance of trained weights from the base's values."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from regraft.errors import Unsupported
 
 
 class L2SP(Loss):
-    """Explicit inductive bias for transfer (Li et al., 2018): alpha/2 |w - w_base|^2 over the base's moving weights.
+    """Explicit inductive bias for transfer (Li et al., 2018): alpha/2 |w - w_base|^2 over the base's trained weights.
 
-    Weight decay pulls to zero and so forgets the base; this pulls to the base.
+    Weight decay pulls weights to zero, and so away from the base; this term pulls them to the base.
     """
 
     alpha: float = Field(0.01, ge=0)
     """Strength of the pull."""
 
     def build(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
-        """The term; Unsupported when nothing of the base moves."""
+        """Return the term. Raises Unsupported where no weight of the base is trained."""
         chosen = [
             number
             for number, (name, parameter) in enumerate(model.named_parameters())
@@ -35,12 +35,12 @@ class L2SP(Loss):
 
 
 class StartingPoint(nn.Module):
-    """alpha/2 times the squared distance of a model's weights from their values when this was made; a scalar."""
+    """alpha/2 times the squared distance of a model's weights from their values at construction."""
 
     def __init__(self, model: nn.Module, chosen: tuple[int, ...], alpha: float) -> None:
         super().__init__()
-        # A tuple hides the model, whose weights are not this term's; places in the model's order of parameters
-        # outlive wrappers that rename parameters or put new ones (shards) in their stead.
+        # In a tuple, the model is not registered as a submodule: its weights are not this term's. Indices in the order
+        # of its parameters survive wrappers that rename parameters or replace them by shards.
         self._model = (model,)
         self._chosen = chosen
         self.alpha = alpha
@@ -50,7 +50,7 @@ class StartingPoint(nn.Module):
             self.register_buffer(f"start_{number}", start, persistent=False)
 
     def forward(self, step: Step) -> Tensor:
-        """The penalty; `step` is not looked at."""
+        """Return the penalty, a scalar; `step` is not used."""
         parameters = list(self._model[0].parameters())
         total = torch.zeros((), device=parameters[self._chosen[0]].device)
         for number in self._chosen:

@@ -1,1 +1,1 @@
-"""Which weights move: one file a method."""
+"""Methods: which weights of a model are trained; one file per method."""

@@ -1,4 +1,4 @@
-"""Feature extraction: the base is a fixed function, and only the task's head learns."""
+"""Feature extraction: the base is a fixed function, and only the task's head is trained."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ class FeatureExtraction(Method):
     serves: ClassVar[Serving] = "head"
 
     def depth_of(self, anatomy: Anatomy) -> int:
-        """Every block."""
+        """Return the number of all blocks."""
         return len(anatomy.blocks)
 
     def frozen(self, model: nn.Module, anatomy: Anatomy) -> tuple[str, ...]:
-        """The largest modules that hold weights and nothing of the head; Unsupported when there is no head."""
+        """Return the largest modules that hold weights and no part of the head.
+
+        Raises Unsupported where the model has no head.
+        """
         if not anatomy.head:
             raise Unsupported(
                 f"it trains only what a task adds to a base, and there is nothing new in this {type(model).__name__}: "
@@ -32,6 +35,7 @@ class FeatureExtraction(Method):
 
 
 def _outside(module: nn.Module, head: tuple[str, ...], at: str = "") -> Iterator[str]:
+    """Yield the names of the largest modules and parameters below `module` that are not part of the head."""
     for name, _ in module.named_parameters(prefix=at, recurse=False):
         if not under(name, head):
             yield name

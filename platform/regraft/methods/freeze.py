@@ -1,4 +1,4 @@
-"""Freezing at a depth: the first blocks stay the base's, the rest is fine-tuned."""
+"""Freezing at a depth: the first blocks are frozen, the rest of the model is fine-tuned."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class Freeze(Method):
     """Frozen blocks, counted from the input: an integer, a share of them (`50%`), or `all`."""
 
     def depth_of(self, anatomy: Anatomy) -> int:
-        """The written depth in blocks; Unsupported when this base has not so many."""
+        """Return the written depth in blocks. Raises Unsupported where the base has fewer."""
         return anatomy.depth(self.depth)

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight moves."""
+"""Full fine-tuning: every weight is trained."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from regraft.contracts import Method
 
 
 class Full(Method):
-    """Full fine-tuning: every weight and every running statistic of the base moves."""
+    """Full fine-tuning: every weight of the base is trained, and its running statistics are updated."""

@@ -1,4 +1,4 @@
-"""LoRA: low-rank factors beside chosen layers of a frozen base, with a head that trains beside them."""
+"""LoRA: trained low-rank factors beside chosen layers of a frozen base, and a trained head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUERY_VALUE = frozenset(
     {"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "query_proj", "value_proj", "q", "v", "wq", "wv"}
     | {"c_attn", "qkv", "qkv_proj", "query_key_value", "in_proj", "Wqkv"}
 )
-"""Names of the projections that `auto` adapts (Hu et al., 2022), in the second line those fused with the keys'."""
+"""Names of the projections that `auto` adapts (Hu et al., 2022); the second line has those fused with the keys'."""
 WORDS = ("auto", "attention", "linear", "conv")
 _ON_THE_WRAPPER = ("stride", "kernel_size", "dilation", "padding", "padding_mode", "groups", "in_channels")
 
@@ -56,11 +56,14 @@ class Lora(Method):
 
     @property
     def serves(self) -> Serving:  # type: ignore[override]
-        """Factors can be stacked row by row; DoRA's magnitudes rescale the base's own weight, which rows share."""
+        """low_rank: factors can be stacked per row; whole for DoRA, which rescales the base's weights themselves."""
         return "whole" if self.dora else "low_rank"
 
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> None:
-        """Put factors beside the chosen layers, in place: the model keeps its class, only factors and head train."""
+        """Put factors beside the chosen layers, in place; only factors and head are trained, the model keeps its class.
+
+        Raises Unsupported where `targets` matches no layer of the base.
+        """
         names = self._chosen(model, anatomy)
         config = LoraConfig(
             r=self.rank,
@@ -72,20 +75,20 @@ class Lora(Method):
             bias="none",
         )
         with warnings.catch_warnings():
-            # PEFT touches names that transformers has deprecated; the user can do nothing about it.
+            # PEFT uses names that transformers has deprecated; users cannot change that.
             warnings.simplefilter("ignore", FutureWarning)
-            # GPT-2 keeps its weights transposed: PEFT says so, and does what is right.
+            # GPT-2 stores its weights transposed: PEFT warns about it and handles it.
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
-            with _no_words_asked(model):
+            with _tolerate_missing_embeddings(model):
                 inject_adapter_in_model(config, model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(".lora_" in name or under(name, anatomy.head))
         for layer in model.modules():
             if isinstance(layer, LoraLayer):
-                _resemble(layer)
+                _copy_attributes(layer)
 
     def merge(self, model: nn.Module) -> None:
-        """Add the factors' product to the weights and put the base's own layers back, with the same outputs."""
+        """Add the factors' products to the weights and restore the base's own layers, with the same outputs."""
         for name, layer in list(model.named_modules()):
             if isinstance(layer, LoraLayer):
                 layer.merge(safe_merge=True)
@@ -94,13 +97,14 @@ class Lora(Method):
             del model.peft_config
 
     def _chosen(self, model: nn.Module, anatomy: Anatomy) -> list[str]:
+        """Return the names of the layers that `targets` matches. Raises Unsupported where there are none."""
         spared = (*anatomy.idle, *_opaque(model))
         layers = {
             name: layer
             for name, layer in model.named_modules()
             if _in_base(name, anatomy) and _adaptable(layer) and not under(name, spared)
         }
-        # RT-DETR's blocks are convolutions, and its attention stands behind them.
+        # RT-DETR's blocks are convolutions; its attention follows after them.
         anywhere = [name for name, layer in layers.items() if not isinstance(layer, nn.Conv2d) and "pooler" not in name]
         linears = [name for name in anywhere if under(name, anatomy.blocks)] or anywhere
         convolutions = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
@@ -126,8 +130,11 @@ class Lora(Method):
 
 
 @contextmanager
-def _no_words_asked(model: nn.Module) -> Iterator[None]:
-    """PEFT looks for what is tied to a model's table of words, and fails on detectors that tie heads and have none."""
+def _tolerate_missing_embeddings(model: nn.Module) -> Iterator[None]:
+    """Make `get_input_embeddings` of a model without word embeddings return an empty module meanwhile.
+
+    PEFT asks for it in search of tied weights, and fails on detectors that tie heads.
+    """
     asked: Any = getattr(model, "get_input_embeddings", nn.Module)
     try:
         asked()
@@ -144,19 +151,22 @@ def _in_base(name: str, anatomy: Anatomy) -> bool:
 
 
 def _opaque(model: nn.Module) -> list[str]:
-    """Modules that read their layers' weights without calling them: factors there would get no gradient."""
+    """Return the modules that read their layers' weights without calling them: factors there would get no gradient."""
     return [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
 
 
 def _adaptable(layer: nn.Module) -> bool:
-    """Depthwise convolutions have too few inputs for a rank and cannot merge; PEFT's factor A ignores dilation."""
+    """Return whether PEFT can adapt a layer.
+
+    Depthwise convolutions have too few inputs for a rank and cannot be merged; PEFT's factor A ignores dilation.
+    """
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1 and set(layer.dilation) == {1}
     return isinstance(layer, nn.Linear | Conv1D)
 
 
-def _resemble(layer: nn.Module) -> None:
-    """Give a convolution's wrapper what models read off the convolution: MobileNet pads by its stride and kernel."""
+def _copy_attributes(layer: nn.Module) -> None:
+    """Copy to a convolution's wrapper the attributes that models read: MobileNet pads by stride and kernel size."""
     inner = layer.get_base_layer()  # type: ignore[operator]
     for name in (*_ON_THE_WRAPPER, "out_channels"):
         if hasattr(inner, name) and not hasattr(layer, name):

@@ -14,14 +14,14 @@ from regraft.methods.feature_extraction import FeatureExtraction
 SHARPNESS = 10.0
 """Logit of a row whose cosine to a prototype is 1, for features of average length."""
 NEVER = -1e30
-"""Bias of a class without rows: its probability is 0, and arithmetic with it stays finite."""
+"""Bias of a class without rows: its probability is 0, and its logit is still finite."""
 
 
 class Prototypes(FeatureExtraction):
-    """Nearest class mean (Snell et al., 2017), written as the equivalent linear head.
+    """Nearest class mean (Snell et al., 2017), as the equivalent linear head.
 
-    `cosine` compares directions: the class means of features of length 1. `euclidean` compares distances: with
-    W = 2 mu and b = -|mu|^2 the logits are -|x - mu|^2 up to a term all classes share.
+    `cosine` compares directions: class means of features scaled to length 1. `euclidean` compares distances: with
+    W = 2 mu and b = -|mu|^2, the logits are -|x - mu|^2 up to a term that all classes share.
     """
 
     closed_form: ClassVar[bool] = True
@@ -30,24 +30,28 @@ class Prototypes(FeatureExtraction):
     """How a row is compared with the prototypes."""
 
     def statistics(self, features: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
-        """Sums over rows, float64: features and features of length 1 (classes, width), counts, norms (classes,).
+        """Return sums over rows in float64: `sums` of features and `units` of features scaled to length 1, both
+        (classes, width); `counts` and `norms`, both (classes,).
 
-        They add up over batches and workers. A label outside 0..classes-1 (a row without label) does not count.
+        They add up over batches and workers. Rows with a label outside 0..classes-1 (no label) do not count.
         """
         known = (labels >= 0) & (labels < classes)
-        rows, of = features[known].double(), labels[known]
+        rows, classes_of = features[known].double(), labels[known]
         norms = rows.norm(dim=1)
         units = rows / norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
         zeros = rows.new_zeros(classes, rows.shape[1])
         return {
-            "sums": zeros.index_add(0, of, rows),
-            "units": zeros.index_add(0, of, units),
-            "counts": zeros.new_zeros(classes).index_add(0, of, torch.ones_like(norms)),
-            "norms": zeros.new_zeros(classes).index_add(0, of, norms),
+            "sums": zeros.index_add(0, classes_of, rows),
+            "units": zeros.index_add(0, classes_of, units),
+            "counts": zeros.new_zeros(classes).index_add(0, classes_of, torch.ones_like(norms)),
+            "norms": zeros.new_zeros(classes).index_add(0, classes_of, norms),
         }
 
     def solve(self, head: nn.Linear, statistics: Mapping[str, Tensor]) -> None:
-        """Write the linear head; Unsupported when there were no rows, or a bias is needed and the head has none."""
+        """Write weight and bias of the linear head, in place.
+
+        Raises Unsupported where no row has a label, or where the head lacks a bias that is needed.
+        """
         counts = statistics["counts"]
         if not counts.sum():
             raise Unsupported("there are no labelled rows to make prototypes of", where="method")

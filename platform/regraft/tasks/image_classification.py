@@ -1,4 +1,4 @@
-"""Which one of the labels an image has."""
+"""Image classification: one label for each image."""
 
 from __future__ import annotations
 

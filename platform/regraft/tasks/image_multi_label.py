@@ -1,4 +1,4 @@
-"""Which of the labels an image has: any number of them, or none."""
+"""Multi-label image classification: any number of labels for each image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from regraft.tasks.outputs.multi_label import MultiLabel
 
 
 class ImageMultiLabel(MultiLabel, ImageRow):
-    """Any number of labels for each image, each of them present or not."""
+    """Any number of labels for each image; each label is present or not."""
 
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "labels": "labels"}
     supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "augment"})

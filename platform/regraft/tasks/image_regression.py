@@ -1,4 +1,4 @@
-"""Which numbers an image has: a rating, an age, a grasp, a steering angle."""
+"""Image regression: numbers for each image, such as a rating, an age, a grasp or a steering angle."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from regraft.tasks.outputs.regression import Regression
 class ImageRegression(Regression, ImageRow):
     """One number for each image, or several: `targets` names their columns.
 
-    Augmentation changes colours alone, and paints over parts: numbers may be places in the image, or angles.
+    Augmentation changes colours and erases rectangles, but moves nothing: numbers may be places or angles.
     """
 
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "target": "number"}
     supports: ClassVar[frozenset[str]] = frozenset({"augment"})
-    # A grasp moves with its image, an angle turns with it, and no name of a target tells which numbers are places.
+    # A grasp moves with its image and an angle turns with it; names of targets do not show which numbers are places.
     moved: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Where the objects in an image are, and which label each has."""
+"""Object detection: labelled boxes for each image."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ from regraft.media.pixels.augmentation import Augmentation, mirrors
 from regraft.media.pixels.images import opened, seen_size
 from regraft.tasks.metrics.detection import confusions, findings_of, precision_of
 from regraft.tasks.outputs.detr import (
-    Guess,
+    BoxTarget,
+    LayerOutput,
     box_loss,
     focal_loss,
-    guesses,
     matched,
     softmax_loss,
+    trained_layers,
     varifocal_loss,
     weights_of,
 )
@@ -51,17 +52,17 @@ from regraft.tasks.outputs.single_label import output_of
 WITH_NO_OBJECT = ("detr", "table-transformer", "yolos")
 """Families whose last class means that there is no object: a query has one class, by softmax."""
 VARIFOCAL = ("rt_detr", "rt_detr_v2")
-"""Families (Zhao et al., 2024) whose queries score each class by itself, by how well the box would fit."""
+"""Families (Zhao et al., 2024) whose queries score each class on its own, by the expected overlap of the box."""
 FOCAL = ("deformable_detr",)
-"""Families whose queries score each class by itself (Zhu et al., 2021)."""
+"""Families whose queries score each class on its own (Zhu et al., 2021)."""
 SLACK = 1.0
-"""Pixels that a box may stand out of its image: annotation tools round, and those boxes are cut at the border."""
+"""Pixels by which a box may exceed its image: annotation tools round, and such boxes are cut at the border."""
 
 
 class ObjectDetection(Task):
     """A set of labelled boxes for each image, by models of the DETR kind (Carion et al., 2020).
 
-    RT-DETR trains its inner layers and its choice of queries too, but without the denoising queries of its paper.
+    RT-DETR's inner layers and its query selection are trained too, but without the denoising queries of its paper.
     """
 
     auto: ClassVar[str] = "AutoModelForObjectDetection"
@@ -71,10 +72,10 @@ class ObjectDetection(Task):
     supports: ClassVar[frozenset[str]] = frozenset({"augment"})
 
     size: tuple[PositiveInt, PositiveInt] | None = None
-    """[height, width] to which every image is resized, whatever its proportions. null is the base's processor's own;
-    models that take no padding mask (YOLOS) then get squares of the processor's shortest edge."""
+    """[height, width] to which every image is resized, whatever its proportions; null takes the size of the base's
+    image processor. Models without a padding mask (YOLOS) then get squares of the processor's shortest edge."""
     threshold: float = Field(0.5, ge=0, le=1)
-    """Least score of an object in an answer; metrics see all."""
+    """Least score of an object in an answer; metrics count all objects."""
     no_object_weight: float = Field(0.1, gt=0)
     """Weight of the class `no object` in the classification loss of DETR, Table Transformer and YOLOS."""
     l1_weight: float = Field(5.0, ge=0)
@@ -82,10 +83,10 @@ class ObjectDetection(Task):
     giou_weight: float = Field(2.0, ge=0)
     """Factor of 1 - GIoU (Rezatofighi et al., 2019), in the loss and in the matching."""
     class_cost: float | None = Field(None, gt=0)
-    """Factor of the class probability in the matching; null is the base's own (DETR 1, RT-DETR 2)."""
+    """Factor of the class probability in the matching; null takes the base's (DETR 1, RT-DETR 2)."""
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
-        """The base's detector; Unsupported for families whose loss is not known here."""
+        """Return the base's detector. Raises Unsupported for families whose loss is not implemented."""
         config = load.config
         known = (*WITH_NO_OBJECT, *VARIFOCAL, *FOCAL)
         if config.model_type not in known:
@@ -98,12 +99,12 @@ class ObjectDetection(Task):
                 where="base",
             )
         if config.model_type in VARIFOCAL:
-            # The table of denoising queries would never get a gradient; anchors follow the size of the images.
+            # The table of denoising queries would get no gradient; anchors are computed from the size of the images.
             return load(self.auto, labels=labels, num_denoising=0, anchor_image_size=None)
         return load(self.auto, labels=labels)
 
     def configure(self, model: nn.Module, context: Context) -> None:
-        """Unsupported where RT-DETR's feature maps, each twice the next one's size, would not fit one another."""
+        """Raise Unsupported for image sizes at which RT-DETR's feature maps, each half the previous one, do not fit."""
         if context.config.model_type not in VARIFOCAL:
             return
         stride, size = max(context.config.feat_strides), self._fixed_size(context)
@@ -115,8 +116,8 @@ class ObjectDetection(Task):
             )
 
     def check(self, row: Row) -> str | None:
-        """An unreadable or huge image (the header is read, no pixel decoded), boxes without labels, without area or
-        outside of the image."""
+        """Refuse an unreadable or huge image, by its header, and boxes without label, without area or outside the
+        image."""
         try:
             width, height = seen_size(row["image"])
         except DataError as error:
@@ -133,11 +134,11 @@ class ObjectDetection(Task):
         return None
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
-        """`pixel_values` (3, height, width) and `labels`: a dict of tensors.
+        """Return `pixel_values` (3, height, width) and `labels`, a dict of tensors.
 
-        `labels` always holds `size`, the image's own height and width, which answers need; it also holds
-        `class_labels` (boxes,) and `boxes` (boxes, 4), centre and extent as shares of the image, when the row has
-        them. Shares do not change when the image is resized, whichever way its processor does that.
+        `labels` holds `size`, the image's own height and width, which answers need, and where the row has boxes
+        `class_labels` (boxes,) and `boxes` (boxes, 4), centre and extent as shares of the image. Shares stay the same
+        however the processor resizes the image.
         """
         image = opened(row["image"])
         boxes: Any = row.get("boxes")
@@ -157,8 +158,11 @@ class ObjectDetection(Task):
         return {"pixel_values": pixels, "labels": labels}
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
-        """`pixel_values` (images, 3, height, width), padded at the bottom and the right when sizes differ; `pixel_mask`
-        (images, height, width) for models that take one; `labels`: one dict of tensors an image."""
+        """Return `pixel_values` (images, 3, height, width), padded at the bottom and the right where sizes differ.
+
+        There are also `pixel_mask` (images, height, width), for models that take one, and `labels`, one dict of tensors
+        per image.
+        """
         pixels = [example["pixel_values"] for example in examples]
         height, width = (max(image.shape[axis] for image in pixels) for axis in (1, 2))
         padded = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in pixels]
@@ -172,23 +176,24 @@ class ObjectDetection(Task):
         return batch
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-        """The family's own loss as (sum, weight), an image weighing as many as it has boxes, or 1 when it has none.
+        """Return the family's own loss as (sum, weight); an image's weight is its number of boxes, at least 1.
 
-        Each image is matched by itself. Divided, the sum is transformers' loss of the batch, with two differences: the
-        softmax families' class term is normalised within each image (theirs: over the batch), and an image without
-        boxes weighs 1 (theirs: nothing, unless the whole batch has none).
+        Boxes are matched within each image. The quotient is transformers' loss of the batch, with two differences: the
+        class term of families with softmax is normalised within each image (theirs: over the batch), and an image
+        without boxes weighs 1 (theirs: 0, unless no image of the batch has any).
         """
-        said, targets = guesses(output), batch["labels"]
+        layers, targets = trained_layers(output), batch["labels"]
         counts = weights_of(targets, output.logits.device)
-        if not all(guess.finite for guess in said):  # the loop knows what a loss of nan means
+        if not all(layer.finite for layer in layers):  # the training loop handles a loss of NaN
             return output.logits.float().sum() * torch.nan, counts.sum().float()
-        losses = [self._layer_loss(guess, targets, counts, context.config) for guess in said]
+        losses = [self._layer_loss(layer, targets, counts, context.config) for layer in layers]
         return torch.stack(losses).sum(), counts.sum().float()
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """Of each image every predicted and every true box, as arrays: boxes [x, y, width, height] in pixels.
+        """Return per image all predicted and all true boxes as arrays; boxes are [x, y, width, height] in pixels.
 
-        `error` counts the boxes that are missed, false or of the wrong class among those of at least `threshold`.
+        `error` counts the boxes that are missed, false or of the wrong class, among predictions of at least
+        `threshold`.
         """
         records: list[Record] = []
         for found, target in zip(_found(output, batch, context), batch["labels"], strict=True):
@@ -202,17 +207,17 @@ class ObjectDetection(Task):
                 "true_labels": target["class_labels"].cpu().numpy(),
             }
             pairs = confusions(record, self.threshold, len(context.labels))
-            records.append({**record, "error": sum(true != said for true, said in pairs)})
+            records.append({**record, "error": sum(true != predicted for true, predicted in pairs)})
         return records
 
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
-        """COCO's mean average precision over IoU 0.50 to 0.95 (`map`), at 0.50 and at 0.75."""
+        """Return COCO's mean average precision over IoU 0.50 to 0.95 (`map`), at 0.50 and at 0.75."""
         found = precision_of(records, len(context.labels)).summary
-        # COCO writes -1 where there is no true box to find; no checkpoint may win by that, nor lose to it.
+        # COCO's value is -1 where there is no true box; it must not decide between checkpoints.
         return {name: max(0.0, value) for name, value in zip(("map", "map50", "map75"), found, strict=True)}
 
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
-        """Average precision by class and by size, and what was taken for what at `threshold`."""
+        """Return average precision by class and by size, and the confusion matrix at `threshold`."""
         return findings_of(records, context.labels, self.threshold)
 
     def api_form(self) -> ApiForm:
@@ -220,7 +225,7 @@ class ObjectDetection(Task):
         return objects_form(self.threshold)
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
-        """`objects` with a score of at least `threshold`, best first: label, score, box in whole pixels."""
+        """Return `objects` with a score of at least `threshold`, best first: label, score, box in whole pixels."""
         answers: list[Answer] = []
         for found in _found(output, batch, context):
             order = found["scores"].argsort(descending=True, stable=True)
@@ -242,9 +247,10 @@ class ObjectDetection(Task):
         return answers
 
     def _fixed_size(self, context: Context) -> tuple[int, int] | None:
-        """(height, width) of every input, or None where the processor keeps proportions and a mask hides the padding.
+        """Return (height, width) of every input, or None where the processor keeps proportions and a mask marks
+        padding.
 
-        Without a mask the model cannot tell padding from image, and an answer would depend on its neighbours.
+        Without a mask, the model would read padding as image, and answers would depend on the batch.
         """
         size = context.processor.size
         if self.size is not None:
@@ -255,17 +261,19 @@ class ObjectDetection(Task):
             return None
         return int(size["shortest_edge"]), int(size["shortest_edge"])
 
-    def _layer_loss(self, guess: Guess, targets: Sequence[Mapping[str, Tensor]], counts: Tensor, config: Any) -> Tensor:
-        pairs = matched(self._matcher(config), guess, targets)
-        boxes = box_loss(guess, pairs, l1=self.l1_weight, giou=self.giou_weight)
+    def _layer_loss(self, layer: LayerOutput, targets: Sequence[BoxTarget], counts: Tensor, config: Any) -> Tensor:
+        """Return the loss of one layer's predictions, summed over the batch."""
+        matches = matched(self._matcher(config), layer, targets)
+        boxes = box_loss(layer, matches, l1=self.l1_weight, giou=self.giou_weight)
         if config.model_type in VARIFOCAL:
-            classes = varifocal_loss(guess, pairs, alpha=config.focal_loss_alpha, gamma=config.focal_loss_gamma)
+            classes = varifocal_loss(layer, matches, alpha=config.focal_loss_alpha, gamma=config.focal_loss_gamma)
             return boxes + float(config.weight_loss_vfl) * classes
         if config.model_type in FOCAL:
-            return boxes + focal_loss(guess, pairs, alpha=config.focal_alpha)
-        return boxes + softmax_loss(guess, pairs, counts, no_object=self.no_object_weight)
+            return boxes + focal_loss(layer, matches, alpha=config.focal_alpha)
+        return boxes + softmax_loss(layer, matches, counts, no_object=self.no_object_weight)
 
     def _matcher(self, config: Any) -> nn.Module:
+        """Return the family's Hungarian matcher with this task's costs."""
         own = config.matcher_class_cost if config.model_type in VARIFOCAL else config.class_cost
         cost = own if self.class_cost is None else self.class_cost
         if config.model_type in WITH_NO_OBJECT:
@@ -283,7 +291,7 @@ class ObjectDetection(Task):
 
 
 def takes_mask(config: Any) -> bool:
-    """Whether a configuration's detector reads a padding mask; RT-DETR is given one and looks at none of it."""
+    """Return whether a configuration's detector reads a padding mask; RT-DETR takes one and ignores it."""
     if config is None or config.model_type in VARIFOCAL:
         return False
     detector = MODEL_FOR_OBJECT_DETECTION_MAPPING.get(type(config), None)
@@ -291,7 +299,7 @@ def takes_mask(config: Any) -> bool:
 
 
 def relative(boxes: Sequence[Sequence[float]], width: int, height: int) -> Tensor:
-    """Boxes [x, y, width, height] in pixels as shares (centre x, centre y, width, height), cut at the border."""
+    """Return boxes [x, y, width, height] in pixels as shares (centre x, centre y, width, height), cut at the border."""
     corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     corners = corners.clamp(min=0) / torch.tensor([width, height, width, height])
@@ -300,6 +308,7 @@ def relative(boxes: Sequence[Sequence[float]], width: int, height: int) -> Tenso
 
 
 def _box_problem(box: Sequence[float], width: int, height: int) -> str | None:
+    """Return what is wrong with a box in an image of that size, or None."""
     if len(box) != 4:
         return f"has {len(box)} numbers; a box is [x, y, width, height]"
     if not np.isfinite(box).all():
@@ -308,15 +317,15 @@ def _box_problem(box: Sequence[float], width: int, height: int) -> str | None:
     if across <= 0 or down <= 0:
         return "has no area"
     out = left < -SLACK or top < -SLACK or left + across > width + SLACK or top + down > height + SLACK
-    # A box that lies wholly in the slack would be cut to nothing.
+    # A box that lies entirely in the slack would be cut to nothing.
     empty = left >= width or top >= height or left + across <= 0 or top + down <= 0
     return f"lies outside of its image of {width} x {height} pixels" if out or empty else None
 
 
 def _found(output: Any, batch: Batch, context: Context) -> list[dict[str, Tensor]]:
-    """Of each image scores, labels and corner boxes in pixels, one of each query, boxes cut at the border.
+    """Return per image scores, labels and corner boxes in pixels, one for each query; boxes are cut at the border.
 
-    Where classes are scored each by itself, the best of all pairs of query and class, as many as there are queries.
+    Where classes are scored independently, these are the best pairs of query and class, as many as there are queries.
     """
     logits = output.logits.detach().float()
     boxes = center_to_corners_format(output.pred_boxes.detach().float()).clamp(0, 1)
@@ -335,7 +344,7 @@ def _found(output: Any, batch: Batch, context: Context) -> list[dict[str, Tensor
 
 
 def _extents(corners: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Corner boxes (boxes, 4) as [x, y, width, height]."""
+    """Return corner boxes (boxes, 4) as [x, y, width, height]."""
     boxes: np.ndarray[Any, np.dtype[np.float32]]
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).float().cpu().numpy()
     return boxes

@@ -1,4 +1,4 @@
-"""Which class each pixel of an image belongs to."""
+"""Semantic segmentation: a class for each pixel of an image."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from regraft.media.pixels.augmentation import Augmentation, mirrors
 from regraft.media.pixels.images import class_numbers, opened, seen_size, shown
 
 IGNORED = -1
-"""What counts nowhere, in batches."""
+"""Class number of pixels that do not count, in batches."""
 AT_ONCE = 1 << 25
-"""Logits that are held at a time while they are upsampled: of 150 classes a photo's would take gigabytes."""
+"""Logits that are upsampled at a time: those of a photo would take gigabytes for 150 classes."""
 
 
 class SemanticSegmentation(Task):
     """One class for each pixel, learned from masks: image files whose pixel values are class numbers.
 
-    An image is resized to the model's own size, whatever its proportions, so that all of it is seen; metrics and
-    answers are of its own size again.
+    An image is resized to the model's input size, whatever its proportions, so that all of it is read. Metrics and
+    answers have the image's own size.
     """
 
     auto: ClassVar[str] = "AutoModelForSemanticSegmentation"
@@ -56,12 +56,12 @@ class SemanticSegmentation(Task):
     labels: tuple[str, ...] = Field(("background", "object"), min_length=2)
     """The classes in the order of the masks' pixel values: 0 is the first."""
     values: Literal["classes", "nonzero"] = "classes"
-    """What a mask's pixel values are. classes: the numbers of `labels`. nonzero: 0 is the first label, and every other
+    """Meaning of a mask's pixel values. classes: numbers of `labels`. nonzero: 0 is the first label and every other
     value the second, such as numbers of instances, or 255."""
     ignore: int | None = Field(None, ge=0)
-    """Pixel value that counts nowhere, neither in the loss nor in metrics, often 255; null for none."""
+    """Pixel value that does not count, neither in the loss nor in metrics, often 255; null for none."""
     first: int = Field(0, ge=0)
-    """Pixel value of the first label: 1 where 0 stands for what is not labelled (with `ignore: 0`, as in ADE20K)."""
+    """Pixel value of the first label: 1 where 0 marks unlabelled pixels (with `ignore: 0`, as in ADE20K)."""
     size: tuple[PositiveInt, PositiveInt] | None = None
     """[height, width] to which every image is resized; null is the size of the base's image processor."""
 
@@ -78,17 +78,19 @@ class SemanticSegmentation(Task):
         return self
 
     def classes(self) -> tuple[str, ...]:
-        """The labels as they are written: a mask holds no names."""
+        """Return the field `labels`: a mask contains no names."""
         return self.labels
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
-        """The base's segmenter, without an auxiliary head: its output is read by nobody, so it would get no gradient,
-        which DDP refuses."""
+        """Return the base's segmenter without its auxiliary head.
+
+        The auxiliary output is not used, so the head would get no gradient, which DDP refuses.
+        """
         plain = {"use_auxiliary_head": False} if hasattr(load.config, "use_auxiliary_head") else {}
         return load(self.auto, labels=labels, **plain)
 
     def check(self, row: Row) -> str | None:
-        """An unreadable or huge image, a mask of another size, pixel values that are no label."""
+        """Refuse an unreadable or huge image, a mask of another size, and pixel values that are no label."""
         try:
             size = seen_size(row["image"])
             if (mask := row.get("mask")) is None:
@@ -104,10 +106,10 @@ class SemanticSegmentation(Task):
         return self._strange(strange.tolist(), shown(mask)) if strange.size else None
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
-        """`pixel_values` (3, height, width) and `labels`: a dict of tensors.
+        """Return `pixel_values` (3, height, width) and `labels`, a dict of tensors.
 
-        `labels` holds `size`, the image's own height and width, and where the row has a mask `mask`, int16, IGNORED
-        where nothing counts: of the size of the input in training, else of the image's own.
+        `labels` holds `size`, the image's own height and width, and where the row has one `mask` of int16, IGNORED
+        where pixels do not count; it has the input's size in training, else the image's own.
         """
         image = opened(row["image"])
         labels = {"size": torch.tensor([image.height, image.width])}
@@ -124,14 +126,14 @@ class SemanticSegmentation(Task):
         return {"pixel_values": pixels, "labels": labels}
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
-        """`pixel_values` (images, 3, height, width); `labels`: one dict of tensors an image."""
+        """Return `pixel_values` (images, 3, height, width) and `labels`, one dict of tensors per image."""
         return {
             "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
             "labels": [example["labels"] for example in examples],
         }
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-        """Cross entropy of upsampled logits, as (sum over counted pixels, their weight)."""
+        """Return the cross entropy of upsampled logits as (sum over counted pixels, their weight)."""
         total, weight = output.logits.float().sum() * 0, torch.zeros((), device=output.logits.device)
         for logits, target in zip(output.logits, batch["labels"], strict=True):
             truth = target["mask"].long()
@@ -141,8 +143,8 @@ class SemanticSegmentation(Task):
         return total, weight
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """Of each image its confusion matrix as `cells` (numbers truth * classes + answer) and `pixels` in each; its
-        share of the loss; and `error`, 1 - its own mean IoU."""
+        """Return per image its confusion matrix as `cells` (target * classes + answer) and the `pixels` in each, its
+        loss and weight, and as `error` 1 - its own mean IoU."""
         records: list[Record] = []
         classes = len(context.labels)
         for logits, target in zip(output.logits.detach(), batch["labels"], strict=True):
@@ -163,24 +165,24 @@ class SemanticSegmentation(Task):
         return records
 
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
-        """Mean IoU and mean Dice over the classes that occur, in truth or in an answer, pixel accuracy, and the loss.
+        """Return mean IoU and mean Dice over the classes that occur in masks or answers, pixel accuracy, and the loss.
 
-        All from the counts of all pixels together, as PASCAL VOC does it: a class that one image lacks costs nothing.
+        All are computed from the counts over all images together, as in PASCAL VOC.
         """
         weight = sum(record["weight"] for record in records)
         loss = sum(record["loss"] for record in records) / weight if weight else 0.0
         return {**_means(_confusion(records, len(context.labels))), "loss": loss}
 
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
-        """IoU, Dice, precision and recall of each class, and which pixels were taken for which."""
+        """Return IoU, Dice, precision and recall of each class, and the confusion matrix of pixels."""
         counts = _confusion(records, len(context.labels))
-        hit, true, said = counts.diagonal(), counts.sum(1), counts.sum(0)
+        hit, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
         rows = [
             (
                 label,
-                _share(hit[k], true[k] + said[k] - hit[k]),
-                _share(2 * hit[k], true[k] + said[k]),
-                _share(hit[k], said[k]),
+                _share(hit[k], true[k] + predicted[k] - hit[k]),
+                _share(2 * hit[k], true[k] + predicted[k]),
+                _share(hit[k], predicted[k]),
                 _share(hit[k], true[k]),
                 int(true[k]),
             )
@@ -188,10 +190,10 @@ class SemanticSegmentation(Task):
         ]
         columns = ("class", "IoU", "Dice", "precision", "recall", "pixels")
         note = "Over all pixels of all images; empty where a class occurs neither in a mask nor in an answer."
-        taken = tuple(tuple(int(count) for count in line) for line in counts)
+        rows_of_counts = tuple(tuple(int(count) for count in row) for row in counts)
         return Findings(
             tables=(Table("Classes", columns, tuple(rows), note),),
-            matrices=(Matrix("Pixels", context.labels, context.labels, taken),),
+            matrices=(Matrix("Pixels", context.labels, context.labels, rows_of_counts),),
         )
 
     def api_form(self) -> ApiForm:
@@ -199,8 +201,11 @@ class SemanticSegmentation(Task):
         return segments_form()
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
-        """`segments`, the largest first: label, mask (a PNG in base64, 255 where the class is) and score, its mean
-        probability there; and `map`, a PNG in base64 whose pixels are numbers of labels. Both of the image's size."""
+        """Return `segments`, largest first, and `map`, a PNG in base64 whose pixels are class numbers.
+
+        A segment is a label, its mask (a PNG in base64, 255 where the class is) and score, its mean probability there.
+        Both images have the size of the input image.
+        """
         answers: list[Answer] = []
         for logits, target in zip(output.logits.detach(), batch["labels"], strict=True):
             numbers: list[NDArray[Any]] = []
@@ -224,13 +229,14 @@ class SemanticSegmentation(Task):
         return answers
 
     def _numbers(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Pixel values as numbers of labels, IGNORED where nothing counts; others stay out of range."""
+        """Return pixel values as class numbers, IGNORED where they do not count; unknown values stay out of range."""
         ignored = np.zeros_like(values, dtype=bool) if self.ignore is None else values == self.ignore
         numbers = (values != 0).astype(np.int32) if self.values == "nonzero" else values - self.first
-        # One below the first label would be taken for IGNORED.
+        # The value below the first label must not become IGNORED.
         return np.where(ignored, IGNORED, np.where(numbers == IGNORED, IGNORED - 1, numbers)).astype(np.int32)
 
     def _strange(self, strange: list[int], name: str) -> str:
+        """Return the message about pixel values of a mask that are no label."""
         some = ", ".join(map(str, strange[:5])) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
         last = self.first + len(self.labels) - 1
         return (
@@ -241,9 +247,9 @@ class SemanticSegmentation(Task):
 
 
 def _pixels(image: Image.Image, processor: Any, size: tuple[int, int] | None) -> Tensor:
-    """The whole image (3, height, width) as the base's processor scales and normalises it.
+    """Return the image (3, height, width) as the base's processor scales and normalises it, not cropped or padded.
 
-    Nothing is cropped or padded, though the processor would: what is not seen could not be answered.
+    Pixels that the processor crops would get no answer.
     """
     height, width = size or _processors_size(processor)
     spared = ("do_center_crop", "do_pad", "keep_aspect_ratio")
@@ -255,7 +261,7 @@ def _pixels(image: Image.Image, processor: Any, size: tuple[int, int] | None) ->
 
 
 def _processors_size(processor: Any) -> tuple[int, int]:
-    """(height, width) that the model was made for: what is left after the crop, where the processor crops."""
+    """Return (height, width) for which the model was made: after the crop, where the processor crops."""
     crops = getattr(processor, "do_center_crop", None) and processor.crop_size
     size = processor.crop_size if crops else processor.size
     if size.get("height") and size.get("width"):
@@ -264,7 +270,10 @@ def _processors_size(processor: Any) -> tuple[int, int]:
 
 
 def _pixel_losses(logits: Tensor, truth: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-    """The summed cross entropy of logits (classes, height, width) and the summed weight of the pixels that count."""
+    """Return the cross entropy and the weight, both summed over the pixels that count.
+
+    `logits` are (classes, height, width), `truth` (height, width).
+    """
     weights = None if context.class_weights is None else context.class_weights.to(logits)
     loss = F.cross_entropy(
         logits[None],
@@ -279,25 +288,26 @@ def _pixel_losses(logits: Tensor, truth: Tensor, context: Context) -> tuple[Tens
 
 
 def _at_corners(config: Any) -> bool:
-    """Whether a model's first and last logits stand on the image's first and last pixels, not half a cell inside.
+    """Return whether a model's outermost logits lie on the image's outermost pixels, not half a cell inside.
 
-    DeepLab's do, as it was trained in TensorFlow: an input of 16 n + 1 pixels (513), padded alike on both sides, has
+    DeepLab's do, as it was trained in TensorFlow: an input of 16 n + 1 pixels (513), padded equally on both sides, has
     its features at every 16th pixel, both ends included. Read as cells, objects move 7 pixels towards the middle.
     """
     return getattr(config, "model_type", "") == "mobilenet_v2" and bool(getattr(config, "tf_padding", False))
 
 
 def _upsampled(logits: Tensor, height: int, width: int, *, corners: bool) -> Tensor:
-    """Logits (classes, h, w) bilinear at (classes, height, width)."""
+    """Return logits (classes, h, w) resized to (classes, height, width) by bilinear interpolation."""
     size = height, width
     found: Tensor = F.interpolate(logits[None].float(), size, mode="bilinear", align_corners=corners)[0]
     return found
 
 
 def _bands(logits: Tensor, height: int, width: int, *, corners: bool) -> Iterator[tuple[int, Tensor]]:
-    """The upsampled logits from top to bottom, as many lines at a time as AT_ONCE allows, each with its first line.
+    """Yield bands of the upsampled logits from top to bottom, each with the number of its first line.
 
-    Bilinear interpolation is one along the height and then one along the width, which needs no line but its own.
+    A band has as many lines as AT_ONCE allows. Bilinear interpolation along the height comes first; that along the
+    width then needs only the lines of the band.
     """
     tall = _upsampled(logits, height, logits.shape[2], corners=corners)
     lines = max(1, AT_ONCE // (logits.shape[0] * width))
@@ -307,7 +317,7 @@ def _bands(logits: Tensor, height: int, width: int, *, corners: bool) -> Iterato
 
 
 def _confusion(records: Sequence[Record], classes: int) -> NDArray[np.int64]:
-    """(classes, classes) pixels: what was true down, what was said across."""
+    """Return counts of pixels (classes, classes): true classes as rows, predicted ones as columns."""
     counts = np.zeros(classes * classes, np.int64)
     for record in records:
         counts[record["cells"]] += record["pixels"]
@@ -315,14 +325,15 @@ def _confusion(records: Sequence[Record], classes: int) -> NDArray[np.int64]:
 
 
 def _means(counts: NDArray[np.int64]) -> dict[str, float]:
-    hit, true, said = counts.diagonal(), counts.sum(1), counts.sum(0)
-    occurs = true + said > 0
+    """Return the metrics of a confusion matrix (classes, classes)."""
+    hit, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    occurs = true + predicted > 0
     if not occurs.any():
         return {"mean_iou": 0.0, "dice": 0.0, "pixel_accuracy": 0.0}
-    hit, true, said = hit[occurs], true[occurs], said[occurs]
+    hit, true, predicted = hit[occurs], true[occurs], predicted[occurs]
     return {
-        "mean_iou": float((hit / (true + said - hit)).mean()),
-        "dice": float((2 * hit / (true + said)).mean()),
+        "mean_iou": float((hit / (true + predicted - hit)).mean()),
+        "dice": float((2 * hit / (true + predicted)).mean()),
         "pixel_accuracy": float(hit.sum() / true.sum()),
     }
 

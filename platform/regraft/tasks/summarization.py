@@ -1,4 +1,4 @@
-"""What does a long text say, in a few sentences?"""
+"""Summarization: a short text for a long one."""
 
 from __future__ import annotations
 
@@ -22,54 +22,54 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 class Summarization(Seq2Seq):
     """A short text for a long one, by a model with an encoder and a decoder (T5, BART, Pegasus).
 
-    A row may have several right summaries: the first is learned from; of all of them the nearest counts for ROUGE.
+    A row may have several references: the first is learned from, and the best match among them counts for ROUGE.
     `rouge1`, `rouge2` and `rougeL` are the mean F-measures of rouge-score (Lin, 2004; what papers report) and `chrf` is
-    sacreBLEU's, all in points of 100; `rougeL` chooses the best checkpoint. Nothing of the model is new, so
-    `feature-extraction` has no head to train: use lora, freeze or full.
+    sacreBLEU's, all in points of 100; `rougeL` chooses the best checkpoint. The model gets no new layers,
+    so `feature-extraction` has no head to train: use lora, freeze or full.
     """
 
     score: ClassVar[Score] = Score("rougeL", "max")
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "summary": "texts"}
-    reads_column: ClassVar[str] = "text"
-    writes_column: ClassVar[str] = "summary"
+    text_column: ClassVar[str] = "text"
+    reference_column: ClassVar[str] = "summary"
     answer_key: ClassVar[str] = "summary_text"
-    usual: ClassVar[tuple[int, int]] = (1024, 128)
+    default_lengths: ClassVar[tuple[int, int]] = (1024, 128)
 
     words: Literal["english", "intl", "zh", "char"] = "english"
-    """How ROUGE splits a text: english takes a-z and 0-9 and Porter's stems, as published figures do, and sees nothing
-    in other scripts; the others are sacreBLEU's: intl for words of any script, zh for Chinese, char where words have no
-    blanks between them (Japanese, Thai)."""
+    """How ROUGE splits a text: english keeps a-z and 0-9 and takes Porter's stems, as published figures do, and drops
+    other scripts; the others are sacreBLEU's: intl for words of any script, zh for Chinese, char for languages without
+    blanks between words (Japanese, Thai)."""
 
     def api_form(self) -> ApiForm:
         """Return the form of one text."""
         return text_form("summarization", self.answer_key)
 
     def scores(self, records: Sequence[Record]) -> dict[str, float]:
-        """The mean ROUGE of the summaries, and chrF of all together."""
+        """Return the mean ROUGE of the summaries, and chrF over all of them together."""
         means = {name: fmean(record[name] for record in records) for name in ROUGE}
         return {**means, "chrf": score_of(CHRF(), [record["chrf"] for record in records])}
 
     def compared(self, text: str, references: Sequence[str]) -> dict[str, Any]:
-        """ROUGE of this one summary, what chrF counts in it, and what its ROUGE-L lacks to 100."""
+        """Return one summary's ROUGE and chrF counts, and as `error` 100 - its ROUGE-L."""
         scorer = RougeScorer(ROUGE, tokenizer=_SPLITS[self.words])
         found = {name: 100 * score.fmeasure for name, score in scorer.score_multi(list(references), text).items()}
         return {**found, "chrf": matches(CHRF(), text, references), "error": 100 - found["rougeL"]}
 
 
-class _Lowered(Tokenizer):  # type: ignore[misc]
-    """sacreBLEU's way of splitting, as rouge-score asks for it."""
+class _LowercaseTokenizer(Tokenizer):  # type: ignore[misc]
+    """A tokenizer of sacreBLEU behind rouge-score's interface."""
 
     def __init__(self, split: Callable[[str], str]) -> None:
         self._split = split
 
     def tokenize(self, text: str) -> list[str]:
-        """The words of a text in lower case, in order."""
+        """Return the words of a text in lower case, in order."""
         return self._split(text.lower()).split()
 
 
 _SPLITS: dict[str, Tokenizer] = {
     "english": DefaultTokenizer(use_stemmer=True),
-    "intl": _Lowered(TokenizerV14International()),
-    "zh": _Lowered(TokenizerZh()),
-    "char": _Lowered(TokenizerChar()),
+    "intl": _LowercaseTokenizer(TokenizerV14International()),
+    "zh": _LowercaseTokenizer(TokenizerZh()),
+    "char": _LowercaseTokenizer(TokenizerChar()),
 }

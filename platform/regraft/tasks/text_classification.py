@@ -1,4 +1,4 @@
-"""Which one of the labels a text has."""
+"""Text classification: one label for each text."""
 
 from __future__ import annotations
 

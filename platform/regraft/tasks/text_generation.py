@@ -1,4 +1,4 @@
-"""How does a text go on?"""
+"""Text generation: causal language modelling of texts, prompts with completions, and conversations."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ from regraft.contracts import (
 )
 from regraft.contracts.findings import Curve, Findings, Table
 from regraft.errors import DataError, Unsupported
-from regraft.tasks.inputs.chat_template import ASSISTANT, Span, asked, closing, template_of, written_out
+from regraft.tasks.inputs.chat_template import ASSISTANT, Span, end_token_id, render_prompt, render_turns, template_of
 from regraft.tasks.inputs.packing import Document, blocks, firsts_of, positions_in, refuse_leaks
 from regraft.tasks.inputs.tokens import IGNORED, padded, positions, refuse_length
 from regraft.tasks.outputs.generation import end_ids, generate, left_padded
 
 USUAL_BLOCK = 512
-"""Target of tokens that do not count: torch's cross entropy passes them over."""
+"""Most tokens of a block where `block_size` is null."""
 LARGEST = 700.0
-"""Nats a token beyond which a perplexity is more than a float holds."""
+"""Nats per token beyond which a perplexity overflows a float."""
 
 log = logging.getLogger(__name__)
 
 
 class TextGeneration(Task):
-    """Causal language modelling: each token is foretold from those before it, and answers are written by doing so.
+    """Causal language modelling: each token is predicted from those before it, and answers are generated.
 
-    `form` says what a row is: a document (`text`, every token counts), a `prompt` with its `completion`, or a
-    conversation (`messages`); of the last two only what is to be answered counts for the loss.
+    `form` is the kind of row: a document (`text`), a `prompt` with its `completion`, or a conversation (`messages`).
+    All tokens of a document count for the loss; of the other two, only those of completions and assistant turns.
     """
 
     auto: ClassVar[str] = "AutoModelForCausalLM"
@@ -59,31 +59,31 @@ class TextGeneration(Task):
     supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})
 
     form: Literal["text", "completion", "chat"] = "text"
-    """What a row holds: text (column text), completion (columns prompt and completion, joined as they are written), or
+    """Columns of a row: text (column text), completion (columns prompt and completion, joined without a separator), or
     chat (column messages: a list of {role, content})."""
     packing: bool = True
-    """Put several rows into one block, where they do not see each other; off, each row is padded to the longest beside
-    it and cut at block_size. Predicting never packs."""
+    """Put several rows into one block, without attention between them. Without packing, each row is padded to the
+    longest of its batch and cut at block_size. Rows to predict are never packed."""
     block_size: int | None = Field(None, ge=2)
     """Tokens of a block; a longer row is cut into several. Null is what the tokenizer reads, at most 512."""
     template: str | None = None
-    """Chat template (Jinja) in place of the tokenizer's own; plain is a simple one for bases without."""
+    """Chat template (Jinja) in place of the tokenizer's own; plain is a simple one for bases without one."""
     max_new_tokens: int = Field(128, ge=1)
-    """Tokens that an answer has at most; it ends before where the model says so."""
+    """Most tokens of an answer; an end token of the model ends it earlier."""
     temperature: float = Field(0.0, ge=0)
-    """0 takes the likeliest token; above, tokens are drawn, the more evenly the higher it is."""
+    """0 takes the most probable token; above, tokens are drawn, more evenly at higher values."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Draw only among the likeliest tokens that together have this probability (Holtzman et al., 2020)."""
+    """Draw only among the most probable tokens that together have this probability (Holtzman et al., 2020)."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Of the draws: the same prompt has the same answer, whatever else is asked beside it."""
+    """Seed of the draws: the same prompt has the same answer, whatever the rest of its batch."""
 
     @property
     def packs(self) -> bool:  # type: ignore[override]
-        """Whether training and evaluation rows become blocks."""
+        """Whether rows of the snapshot are blocks of packed rows."""
         return self.packing
 
     def input_columns(self) -> Mapping[str, Kind]:
-        """The columns of the form."""
+        """Return the columns of `form`."""
         forms: dict[str, Mapping[str, Kind]] = {
             "text": {"text": "text"},
             "completion": {"prompt": "text", "completion": "text"},
@@ -92,49 +92,56 @@ class TextGeneration(Task):
         return forms[self.form]
 
     def stored_columns(self) -> Mapping[str, Kind]:
-        """Of a block: token ids, 1 for each that counts, and how long each document in it is."""
+        """Return the columns of a block where rows are packed: token ids, 1 for each that counts, lengths of
+        documents."""
         return {"ids": "tokens", "counts": "tokens", "documents": "tokens"} if self.packing else self.input_columns()
 
     def target_columns(self) -> frozenset[str]:
-        """The completion; a text and a conversation go on where they end."""
+        """Return the completion; texts and conversations are continued, and have no target column."""
         return frozenset({"completion"} & set(self.input_columns()))
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
-        """The base with its output layer; Unsupported when it reads both ways, or does not read so many tokens."""
+        """Return the base with its output layer.
+
+        Raises Unsupported for a base with an encoder or with attention to later tokens, and for answers that are longer
+        than the base can read.
+        """
         if getattr(load.config, "is_encoder_decoder", False):
-            # transformers would load the decoder alone, which has never written without an encoder to listen to.
-            told = f"a base of type {load.config.model_type} has an encoder and a decoder: write task translation or"
-            raise Unsupported(f"{told} summarization, or a base that is a decoder alone", where="base")
+            # transformers would load the decoder alone, which was never trained without its encoder.
+            message = f"a base of type {load.config.model_type} has an encoder and a decoder: write task translation or"
+            raise Unsupported(f"{message} summarization, or a base that is a decoder alone", where="base")
         if (limit := positions(load.config)) is not None and self.max_new_tokens >= limit:
-            told = f"answers of {self.max_new_tokens} tokens are asked for; this base reads {limit} with their prompt"
-            raise Unsupported(f"{told}: write at most {limit - 1}", where="task.max_new_tokens")
+            message = (
+                f"answers of {self.max_new_tokens} tokens are asked for; this base reads {limit} with their prompt"
+            )
+            raise Unsupported(f"{message}: write at most {limit - 1}", where="task.max_new_tokens")
         model = load(self.auto)
         refuse_leaks(model, packed=self.packing)
         return model
 
     def configure(self, model: nn.Module, context: Context) -> None:
-        """The tokenizer gets the template of the task, and answers end where its turns do; so they are exported.
+        """Give the tokenizer the task's template, and the model the token that ends its turns; exports contain both.
 
-        Unsupported when a block has more tokens than the base reads: not every tokenizer knows how many those are.
+        Raises Unsupported where a block has more tokens than the base reads, which not every tokenizer knows.
         """
         refuse_length(self._block(context.processor), context.config, where="task.block_size")
         if self.form != "chat":
             return
         context.processor.chat_template = template_of(self.template, context.processor)
-        end = closing(context.processor.chat_template, context.processor)
+        end = end_token_id(context.processor.chat_template, context.processor)
         settings: Any = getattr(model, "generation_config", None)
         if settings is not None and end is not None and end not in (known := end_ids(context, model)):
             settings.eos_token_id = [*known, end]
 
     def check(self, row: Row) -> str | None:
-        """A row without a visible character, or a conversation in which nobody is asked anything."""
+        """Refuse a row without a visible character, and a conversation without content or without a turn to answer."""
         if "messages" in row:
             return _conversation_problem(row["messages"])
         empty = next((name for name in self.input_columns() if name in row and not row[name].strip()), None)
         return f"{empty} is empty: write one, or leave the row out" if empty else None
 
     def length(self, row: Row) -> int:
-        """Tokens of a block; characters of a row that is not packed."""
+        """Return the tokens of a block, or the characters of a row that is not packed."""
         if "ids" in row:
             return len(row["ids"])
         if "messages" in row:
@@ -142,64 +149,66 @@ class TextGeneration(Task):
         return sum(len(row[name]) for name in self.input_columns() if name in row)
 
     def pack(self, rows: Iterable[Row], processor: Any) -> Iterator[dict[str, Any]]:
-        """Blocks of at most block_size tokens; rows of which no token counts are left out, and their number logged."""
-        mute = 0
+        """Yield blocks of at most block_size tokens; rows without a counting token are left out, and their number
+        logged."""
+        skipped = 0
 
         def documents() -> Iterator[Document]:
-            nonlocal mute
+            nonlocal skipped
             for row in rows:
                 try:
                     document = self._document(row, processor)
                 except DataError as error:
                     raise DataError(error.message, where=f"row {row['row']}, of those that are kept") from error
-                mute += not any(document.counts)
+                skipped += not any(document.counts)
                 if any(document.counts):
                     yield document
 
         yield from blocks(documents(), self._block(processor))
-        if mute:
-            log.warning("%d rows hold nothing to learn from (no answer of the assistant): they are left out", mute)
+        if skipped:
+            log.warning("%d rows hold nothing to learn from (no answer of the assistant): they are left out", skipped)
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
-        """Token ids as lists of int, not padded, and `labels`, a dict that is always there.
+        """Return token ids as lists of int, and `labels`, a dict.
 
-        It holds `targets` (tokens,), -100 for tokens that do not count and for the first of each document; `cut`, how
-        many more would count but lie beyond block_size; `row`; and, outside of training, `prompt` (tokens,), what is
-        read before an answer is written. A block has position_ids in place of an attention_mask: by them attention
-        tells its documents apart.
+        `labels` holds `targets` (tokens,), -100 for tokens that do not count and for the first of each document; `cut`,
+        the number of counting tokens beyond block_size; `row`; and, outside of training, `prompt` (tokens,), which is
+        read before an answer is generated. A block has position_ids instead of an attention_mask: attention separates
+        its documents by them.
         """
         processor, cut = context.processor, 0
         if "ids" in row:
-            place: Example = {"position_ids": positions_in(row["documents"])}
+            positions_or_mask: Example = {"position_ids": positions_in(row["documents"])}
             ids, counts, firsts = row["ids"], row["counts"], firsts_of(row["documents"])
         else:
             document, size = self._document(row, processor), self._block(processor)
             ids, counts, firsts, cut = document.ids[:size], document.counts[:size], [0], sum(document.counts[size:])
-            place = {"attention_mask": [1] * len(ids)}
+            positions_or_mask = {"attention_mask": [1] * len(ids)}
         targets = torch.where(torch.tensor(counts, dtype=torch.bool), torch.tensor(ids), IGNORED)
         targets[firsts] = IGNORED
         labels: dict[str, Any] = {"targets": targets, "cut": cut, "row": row.get("row", 0)}
         if "ids" not in row and not train:
             labels["prompt"] = torch.tensor(self._prompt(row, context))
-        return {"input_ids": list(ids), **place, "labels": labels}
+        return {"input_ids": list(ids), **positions_or_mask, "labels": labels}
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
-        """Tensors (rows, tokens), padded on the right to the longest; `labels`: targets, prompts and row numbers."""
+        """Return tensors (rows, tokens), padded on the right, and `labels`: targets, prompts, cuts and row numbers."""
         labels = [example["labels"] for example in examples]
         targets = pad_sequence([item["targets"] for item in labels], batch_first=True, padding_value=IGNORED)
         prompts = [item["prompt"] for item in labels if "prompt" in item]
-        told = {"targets": targets, "prompts": prompts, "cuts": [item["cut"] for item in labels]}
-        told["rows"] = [item["row"] for item in labels]
-        # With a cache transformers takes no notice of where position_ids begin anew, and documents see each other.
-        return {**padded(examples, context), "use_cache": False, "labels": told}
+        joined = {"targets": targets, "prompts": prompts, "cuts": [item["cut"] for item in labels]}
+        joined["rows"] = [item["row"] for item in labels]
+        # With a cache, transformers ignores that position_ids restart, and documents would attend to each other.
+        return {**padded(examples, context), "use_cache": False, "labels": joined}
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-        """Cross entropy summed over the tokens that count, and their number."""
+        """Return the cross entropy summed over the tokens that count, and their number."""
         losses, _ = _token_losses(output.logits, batch["labels"]["targets"])
         return losses.sum(), losses.new_tensor(float(losses.numel()))
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """The row's loss (a sum), its tokens that count, how many more were cut off, and as `error` the mean loss."""
+        """Return per row the summed loss, the counting tokens, how many more were cut off, and as `error` the mean
+        loss."""
         targets = batch["labels"]["targets"]
         losses, rows = _token_losses(output.logits, targets)
         sums = torch.zeros(len(targets), dtype=torch.float64, device=losses.device).index_add(0, rows, losses.double())
@@ -210,8 +219,11 @@ class TextGeneration(Task):
         ]
 
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
-        """Perplexity, the exponential of the mean loss over tokens; that loss; how many tokens count; and where rows
-        are not packed `unread`, the share of tokens that were cut off."""
+        """Return perplexity, the exponential of the mean loss over tokens; that loss; the number of counting tokens;
+        and where rows are not packed `unread`, the share of tokens that were cut off.
+
+        Raises DataError where no token counts.
+        """
         tokens = sum(record["tokens"] for record in records)
         if not tokens:
             raise DataError("no token of the evaluation rows counts: they hold no answer of the assistant", "data.eval")
@@ -221,7 +233,7 @@ class TextGeneration(Task):
         return {"perplexity": math.exp(min(loss, LARGEST)), "loss": loss, "tokens": tokens, **unread}
 
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
-        """How perplexity is spread over rows: a few numbers, and the whole distribution."""
+        """Return the distribution of perplexity over rows, as quantiles and as a curve."""
         errors = sorted(record["error"] for record in records if record["tokens"])
         values = np.exp(np.minimum(errors, LARGEST))
         marks = {"best": 0, "a quarter": 25, "half": 50, "three quarters": 75, "19 of 20": 95, "worst": 100}
@@ -235,13 +247,16 @@ class TextGeneration(Task):
         )
 
     def predict_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
-        """`written`: for each row its prompt and what the model writes after it, both as token ids."""
+        """Return `generated`: for each row its prompt and the model's continuation, both as token ids.
+
+        Raises Unsupported for packed blocks, and DataError for a prompt that leaves no room for an answer.
+        """
         prompts = batch["labels"]["prompts"]
         if not prompts:
             raise Unsupported("a block of several documents has no answer: predict from rows as the files hold them")
         for prompt, row in zip(prompts, batch["labels"]["rows"], strict=True):
             self._refuse_long(prompt, row, context)
-        written = generate(
+        generated = generate(
             model,
             left_padded(prompts, context),
             context,
@@ -250,17 +265,17 @@ class TextGeneration(Task):
             top_p=self.top_p,
             seed=self.seed,
         )
-        return SimpleNamespace(written=[(p.tolist(), new) for p, new in zip(prompts, written, strict=True)])
+        return SimpleNamespace(generated=[(p.tolist(), new) for p, new in zip(prompts, generated, strict=True)])
 
     def api_form(self) -> ApiForm:
         """Return the form of a generated text."""
         return text_form("text-generation", "generated_text")
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
-        """`generated_text`: what was written, without the prompt."""
+        """Return `generated_text`: the continuation without the prompt."""
         found = []
-        for prompt, new in output.written:
-            # A tokenizer may drop a blank at the beginning: so what is new is decoded behind its prompt.
+        for prompt, new in output.generated:
+            # A tokenizer may drop a blank at the beginning of a text: new tokens are decoded after their prompt.
             before, whole = (_text(ids, context) for ids in (prompt, prompt + new))
             text = whole[len(before) :] if whole.startswith(before) else _text(new, context)
             found.append({"generated_text": text.strip() if self.form == "chat" else text})
@@ -270,7 +285,7 @@ class TextGeneration(Task):
         return self.block_size or min(USUAL_BLOCK, int(processor.model_max_length))
 
     def _document(self, row: Row, processor: Any) -> Document:
-        """All tokens of a row, 1 for those that count; its end is marked by the end-of-sequence token."""
+        """Return all tokens of a row, 1 for those that count, with the end-of-sequence token at its end."""
         end = processor.eos_token
         if self.form == "text":
             ids = _ids(row["text"], processor)
@@ -279,29 +294,29 @@ class TextGeneration(Task):
             text = row["prompt"] + row.get("completion", "")
             ids, counts = _counted(text, [(len(row["prompt"]), len(text))], processor)
         else:
-            text, spans = written_out(row["messages"], template_of(self.template, processor), processor)
+            text, spans = render_turns(row["messages"], template_of(self.template, processor), processor)
             ids, counts = _counted(text, spans, processor, add_special_tokens=False)
             if text.rstrip().endswith(end or "") or row["messages"][-1]["role"] != ASSISTANT:
                 end = None
         return Document(ids, counts) if end is None else Document([*ids, processor.eos_token_id], [*counts, 1])
 
     def _prompt(self, row: Row, context: Context) -> list[int]:
-        """What is read before an answer is written; of a text only the end that leaves room for it."""
+        """Return the tokens that are read before an answer; of a text, only its end, so that an answer has room."""
         if self.form == "text":
             room = self._room(context)
             return _ids(row["text"], context.processor)[-room:] if room else _ids(row["text"], context.processor)
         if self.form == "completion":
             prompt, known = _ids(row["prompt"], context.processor), "completion" in row
         else:
-            text = asked(row["messages"], template_of(self.template, context.processor), context.processor)
+            text = render_prompt(row["messages"], template_of(self.template, context.processor), context.processor)
             prompt = _ids(text, context.processor, add_special_tokens=False)
             known = row["messages"][-1]["role"] == ASSISTANT
-        if not known:  # a row with its answer may be here to be evaluated
+        if not known:  # a row with its answer is here to be evaluated
             self._refuse_long(prompt, row.get("row", 0), context)
         return prompt
 
     def _room(self, context: Context) -> int | None:
-        """Tokens that a prompt may have beside its answer."""
+        """Return the most tokens of a prompt that leaves room for an answer; None without a limit."""
         limit = positions(context.config)
         return None if limit is None else limit - self.max_new_tokens
 
@@ -316,17 +331,17 @@ class TextGeneration(Task):
 
 
 def _ids(text: str, processor: Any, **settings: bool) -> list[int]:
-    """Token ids of a text that goes on: without the end-of-sequence token that some tokenizers add."""
+    """Return the token ids of a text without the end-of-sequence token that some tokenizers add."""
     ids: list[int] = processor(text, verbose=False, **settings)["input_ids"]
     added = settings.get("add_special_tokens", True) and ids and ids[-1] == processor.eos_token_id
     return ids[:-1] if added else ids
 
 
 def _counted(text: str, spans: Sequence[Span], processor: Any, **settings: bool) -> tuple[list[int], list[int]]:
-    """Token ids, and for each 1 where it begins in one of the spans of characters.
+    """Return token ids, and for each 1 where it begins in one of the spans of characters, else 0.
 
-    A token that began before a span is not foretold from what stands before that span, so it does not count. The text
-    is cut into tokens as a whole: tokenizers write a word at the beginning of a text otherwise than within it.
+    A token that begins before a span is not predicted from the text before the span, so it does not count. The text is
+    tokenised in one piece: tokenizers treat a word at the beginning of a text otherwise than within it.
     """
     if not getattr(processor, "is_fast", False):
         kind = type(processor).__name__
@@ -347,6 +362,7 @@ def _text(ids: Sequence[int], context: Context) -> str:
 
 
 def _conversation_problem(messages: Sequence[Any]) -> str | None:
+    """Return what is wrong with a conversation, or None."""
     for number, message in enumerate(messages, 1):
         if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
             return f"message {number} is {message!r}; a message is {{role: ..., content: ...}}, both text"
@@ -358,7 +374,7 @@ def _conversation_problem(messages: Sequence[Any]) -> str | None:
 
 
 def _token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of each token that counts, in fp32, and the row of each: both (counted tokens,)."""
+    """Return the cross entropy of each token that counts, in fp32, and its row: both (counting tokens,)."""
     wanted = targets[:, 1:]
     counted = wanted != IGNORED
     losses = F.cross_entropy(logits[:, :-1][counted].float(), wanted[counted], reduction="none")

@@ -1,4 +1,4 @@
-"""Which of the labels a text has: any number of them, or none."""
+"""Multi-label text classification: any number of labels for each text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from regraft.tasks.outputs.multi_label import MultiLabel
 
 
 class TextMultiLabel(MultiLabel, TextRow):
-    """Any number of labels for each text, each of them present or not."""
+    """Any number of labels for each text; each label is present or not."""
 
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "labels": "labels"}
     supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "bucketing"})

@@ -1,4 +1,4 @@
-"""Which one of the labels a pair of texts has: entailment, paraphrase, an answer to a question."""
+"""Classification of text pairs: entailment, paraphrase, whether a text answers a question."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regraft.tasks.outputs.single_label import SingleLabel
 
 
 class TextPairClassification(SingleLabel, TextRow):
-    """One label for each two texts, read together as the base's own tokenizer joins them."""
+    """One label for each pair of texts, joined as the base's own tokenizer does it."""
 
     inputs: ClassVar[tuple[str, ...]] = ("text", "pair")
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "pair": "text", "label": "label"}

@@ -1,4 +1,4 @@
-"""Which numbers a pair of texts has: how alike they are, how well one answers the other."""
+"""Regression on text pairs: how similar two texts are, how well one answers the other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regraft.tasks.outputs.regression import Regression
 
 
 class TextPairRegression(Regression, TextRow):
-    """One number for each two texts, or several: `targets` names their columns."""
+    """One number for each pair of texts, or several: `targets` names their columns."""
 
     inputs: ClassVar[tuple[str, ...]] = ("text", "pair")
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "pair": "text", "target": "number"}

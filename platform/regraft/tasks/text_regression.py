@@ -1,4 +1,4 @@
-"""Which numbers a text has: a rating, a price, an age."""
+"""Text regression: numbers for each text, such as a rating, a price or an age."""
 
 from __future__ import annotations
 

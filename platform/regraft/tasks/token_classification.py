@@ -1,4 +1,4 @@
-"""Which words of a text make up entities, and of which type each entity is."""
+"""Token classification: named entities as tags of words."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ from regraft.tasks.inputs.tokens import IGNORED, length_read, padded, refuse_len
 from regraft.tasks.metrics.entities import OUTSIDE, counts, entities, findings, scores
 from regraft.tasks.outputs.single_label import output_of
 
-"""Target of tokens that are not the first of a word: torch's cross entropy passes them over."""
 UNREAD = -1
-"""In place of a word's first token: the word was cut off, or holds nothing that the tokenizer keeps."""
+"""First token of a word that was cut off, or of which the tokenizer keeps nothing."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,8 +41,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class TokenClassification(Task):
     """One IOB2 tag for each word (Ramshaw and Marcus, 1995; Tjong Kim Sang and Veenstra, 1999): named entities.
 
-    A word's tag is read at its first token. Words beyond `max_length` count as O: what is lost by cutting lowers the
-    metrics, and `unread` says how much was cut.
+    A word's tag is predicted at its first token. Words beyond `max_length` count as O, so that cutting lowers the
+    metrics; `unread` is the share of words that were cut off.
     """
 
     auto: ClassVar[str] = "AutoModelForTokenClassification"
@@ -56,14 +55,18 @@ class TokenClassification(Task):
     """Tokens of a text that are read; null is what the base can read, at most 256."""
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
-        """The base with one linear layer on each token; Unsupported when the base cannot read max_length."""
+        """Return the base with a linear layer on each token.
+
+        Raises Unsupported where the base cannot read max_length tokens.
+        """
         refuse_length(self.max_length, load.config)
         return load(self.auto, labels=labels)
 
     def check(self, row: Row) -> str | None:
-        """No words, an empty word, tags that are not one a word, or that are not IOB2.
+        """Refuse rows without words, empty words, a number of tags other than that of words, and tags that are not
+        IOB2.
 
-        An I- that continues nothing is refused, not mended: it may as well be a wrong tag as another scheme, IOB1.
+        An I- that continues nothing is refused, not corrected: it may be a wrong tag, or another scheme (IOB1).
         """
         words: str | Sequence[str] = row["tokens"]
         if not words or (isinstance(words, str) and not words.strip()):
@@ -80,21 +83,21 @@ class TokenClassification(Task):
         return _scheme_problem(tags)
 
     def length(self, row: Row) -> int:
-        """Characters of the text."""
+        """Return the number of characters of the text."""
         words = row["tokens"]
         return len(words) if isinstance(words, str) else sum(map(len, words)) + len(words) - 1
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
-        """Token ids as lists of int, not padded, and `labels`, a dict that is always there, for answers need it.
+        """Return token ids as lists of int, and `labels`, a dict that answers need too.
 
-        It holds `text`, `spans` (words, 2), where each word stands in it, and `firsts` (words,), each word's first
-        token or -1; where the row has tags also `tags` (words,) and `targets` (tokens,), the tag's index at first
-        tokens and -100 elsewhere.
+        `labels` holds `text`; `spans` (words, 2), the words' places in it; `firsts` (words,), each word's first token
+        or -1; and where the row has tags `tags` (words,) and `targets` (tokens,), the tag's index at first tokens and
+        -100 elsewhere. Raises Unsupported for a tokenizer without offsets.
         """
         if not getattr(context.processor, "is_fast", False):
             kind = type(context.processor).__name__
             raise Unsupported(f"{kind} does not say where its tokens stand: a fast tokenizer is needed", where="base")
-        text, spans = laid_out(row["tokens"])
+        text, spans = words_in_text(row["tokens"])
         length = length_read(self.max_length, context)
         example: Example = dict(
             context.processor(text, truncation=True, max_length=length, return_offsets_mapping=True)
@@ -109,17 +112,19 @@ class TokenClassification(Task):
         return {**example, "labels": labels}
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
-        """Tensors (rows, tokens), padded on the right to the longest; `labels`: one dict a row."""
+        """Return tensors (rows, tokens), padded on the right to the longest row, and `labels`, one dict per row."""
         return {**padded(examples, context), "labels": [example["labels"] for example in examples]}
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-        """Cross entropy summed over labelled words, and their number."""
+        """Return the cross entropy summed over labelled words, and their number."""
         losses, labelled = token_losses(output.logits, batch, context)
         return losses.sum(), labelled.sum().float()
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """True and predicted tags (words,) as indices, -1 predicted for words that were not read; the row's entities
-        as `counts`; its loss; `error`: entities missed or made up, and as its fraction how sure that was."""
+        """Return per row the true and predicted tags (words,) as indices, -1 for words that were not read; `counts` of
+        entities; the loss; and `error`, the number of entities missed or false, plus a fraction that grows with the
+        loss.
+        """
         losses, labelled = token_losses(output.logits, batch, context)
         rows = zip(batch["labels"], _read(output, batch), losses.sum(1).tolist(), labelled.sum(1).tolist(), strict=True)
         return [
@@ -128,8 +133,8 @@ class TokenClassification(Task):
         ]
 
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
-        """Precision, recall and F1 of whole entities (type and both ends exact, over all types together), accuracy of
-        words, the loss that training minimises, and `unread`, the share of words that were cut off."""
+        """Return precision, recall and F1 of entities (type and both ends exact, over all types), accuracy of words,
+        the loss that training minimises, and `unread`, the share of words that were cut off."""
         words = sum(len(record["true"]) for record in records)
         weight = sum(record["weight"] for record in records)
         return {
@@ -140,8 +145,7 @@ class TokenClassification(Task):
         }
 
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
-        """Precision, recall, F1 and support of each type, what is lost to wrong ends and to wrong types, and what
-        entities of each type were taken for."""
+        """Return scores and support by type, scores under laxer matching of ends and types, and a confusion matrix."""
         pairs = [(_names(record["true"], context), _names(record["predicted"], context)) for record in records]
         return findings(pairs, context.labels)
 
@@ -150,9 +154,9 @@ class TokenClassification(Task):
         return entities_form()
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
-        """`entities` in the order of the text: entity_group, score (mean over its words), word, start, end.
+        """Return `entities` in the order of the text: entity_group, score (mean over its words), word, start, end.
 
-        start and end count characters of the text: of the string that was given, or of the words joined by blanks.
+        start and end count characters of the given string, or of the given words joined by blanks.
         """
         answers: list[Answer] = []
         for item, (predicted, sure) in zip(batch["labels"], _read(output, batch), strict=True):
@@ -168,8 +172,8 @@ class TokenClassification(Task):
         return answers
 
 
-def laid_out(words: str | Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    """A text and where its words stand in it: a string's own parts between blanks, or words joined by one blank."""
+def words_in_text(words: str | Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """Return a text and the span of each word: parts of a string between blanks, or words joined by one blank."""
     if isinstance(words, str):
         return words, [match.span() for match in re.finditer(r"\S+", words)]
     ends = list(accumulate((len(word) + 1 for word in words), initial=0))
@@ -177,10 +181,10 @@ def laid_out(words: str | Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
 
 
 def first_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
-    """The first token of each word by where both stand in the text, or -1; special tokens have no extent.
+    """Return the first token of each word, or -1, by the spans of tokens and words in the text.
 
-    By characters rather than by handing the tokenizer a list of words, which some tokenizers refuse and others read
-    without the blanks they were trained with. A token that begins with the blank before a word is that word's.
+    Special tokens have empty spans. Lists of words are not given to the tokenizer, since some refuse them and others
+    encode them without the blanks of their training. A token that begins with the blank before a word is that word's.
     """
     firsts, word = [UNREAD] * len(spans), 0
     for token, (start, end) in enumerate(offsets):
@@ -196,6 +200,7 @@ def first_tokens(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, 
 
 
 def _scheme_problem(tags: Sequence[str]) -> str | None:
+    """Return why tags are not IOB2, or None."""
     before = OUTSIDE
     for number, tag in enumerate(tags, 1):
         if tag != OUTSIDE and not re.fullmatch(r"[BI]-.+", tag):
@@ -211,21 +216,21 @@ def _scheme_problem(tags: Sequence[str]) -> str | None:
 
 
 def _record(true: Array, predicted: Array, loss: float, weight: float, context: Context) -> Record:
-    written, guessed = _names(true, context), _names(predicted, context)
-    found = correct, said, there = counts(written, guessed)
+    true_tags, predicted_tags = _names(true, context), _names(predicted, context)
+    entity_counts = correct, found, existing = counts(true_tags, predicted_tags)
     return {
         "true": true,
         "predicted": predicted,
-        "right": sum(tag == guess for tag, guess in zip(written, guessed, strict=True)),
-        "counts": found,
+        "right": sum(tag == predicted_tag for tag, predicted_tag in zip(true_tags, predicted_tags, strict=True)),
+        "counts": entity_counts,
         "loss": loss,
         "weight": weight,
-        "error": there + said - 2 * correct + (loss / (1 + loss) if correct < max(there, said) else 0.0),
+        "error": existing + found - 2 * correct + (loss / (1 + loss) if correct < max(existing, found) else 0.0),
     }
 
 
 def _read(output: Any, batch: Batch) -> list[tuple[Array, Array]]:
-    """Of each row the likeliest tags (words,), -1 where a word was not read, and their probabilities (words,)."""
+    """Return per row the most probable tags (words,), -1 for words that were not read, and their probabilities."""
     scores, best = output.logits.detach().float().softmax(-1).max(-1)
     found = []
     for item, score, tag in zip(batch["labels"], scores.cpu().numpy(), best.cpu().numpy(), strict=True):

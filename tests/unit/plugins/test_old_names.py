@@ -97,9 +97,9 @@ def test_a_new_name_exists_and_an_old_one_does_not(old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("line", "old", "new"),
     [
-        ("import regraft.augment", "regraft.augment", "regraft.media.augmentation"),
-        ("from regraft.augment import augmented", "regraft.augment", "regraft.media.augmentation"),
-        ("from regraft import pictures", "regraft.pictures", "regraft.media.images"),
+        ("import regraft.augment", "regraft.augment", "regraft.media.pixels.augmentation"),
+        ("from regraft.augment import augmented", "regraft.augment", "regraft.media.pixels.augmentation"),
+        ("from regraft import pictures", "regraft.pictures", "regraft.media.pixels.images"),
         ("from regraft.spec import RunSpec", "regraft.spec.RunSpec", "regraft.spec.run.RunSpec"),
         ("import regraft.search.books", "regraft.search.books", "regraft.tuning.driver.search_store"),
         ("from regraft.search.desk import FrontDesk", "regraft.search.desk", "regraft.tuning.driver.coordinator"),

@@ -24,7 +24,7 @@ from regraft.bases.locate import locate
 from regraft.contracts import Context, Example, Row
 from regraft.errors import DataError, Unsupported
 from regraft.tasks.object_detection import ObjectDetection, relative
-from regraft.tasks.outputs.detr import Guess, box_loss, matched
+from regraft.tasks.outputs.detr import LayerOutput, box_loss, matched
 from support import rectangles
 
 TASK = ObjectDetection()
@@ -115,8 +115,8 @@ def test_box_terms_are_those_of_detr(examples: list[Example], context: Context) 
     total, weight = TASK.loss(answer, batch, context)
     boxless, _ = ObjectDetection(l1_weight=5, giou_weight=2).loss(answer, batch, context)
     assert total == boxless
-    said = Guess(answer.logits, answer.pred_boxes)
-    ours = box_loss(said, matched(matcher, said, batch["labels"]), l1=5, giou=2) / weight
+    layer = LayerOutput(answer.logits, answer.pred_boxes)
+    ours = box_loss(layer, matched(matcher, layer, batch["labels"]), l1=5, giou=2) / weight
     assert ours.item() == pytest.approx((5 * theirs["loss_bbox"] + 2 * theirs["loss_giou"]).item(), rel=1e-5)
 
 

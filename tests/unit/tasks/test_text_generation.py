@@ -240,10 +240,10 @@ def test_the_likeliest_token_is_written_with_the_cache_as_without(writer: tuple[
 def test_an_answer_ends_where_the_model_says_so(context: Context) -> None:
     model = model_of("llama").eval()
     batch = batch_of(TASK, rows(["ab", "What?"]), context, train=False)
-    free = [new for _, new in TASK.predict_forward(lambda _: None, model, batch, context).written]
+    free = [new for _, new in TASK.predict_forward(lambda _: None, model, batch, context).generated]
     stop = free[0][4]
     model.generation_config.eos_token_id = [258, stop]
-    ended = [new for _, new in TASK.predict_forward(lambda _: None, model, batch, context).written]
+    ended = [new for _, new in TASK.predict_forward(lambda _: None, model, batch, context).generated]
     assert stop in free[0][:5] and 0 < len(ended[0]) < len(free[0])
     for there, here in zip(free, ended, strict=True):
         assert here == there[: there.index(stop) if stop in there else None]

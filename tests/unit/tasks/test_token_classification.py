@@ -19,7 +19,7 @@ from regraft.bases.locate import locate
 from regraft.contracts import Batch, Context, Example, Row
 from regraft.errors import DataError, Unsupported
 from regraft.tasks.metrics.entities import counts, scores
-from regraft.tasks.token_classification import TokenClassification, first_tokens, laid_out
+from regraft.tasks.token_classification import TokenClassification, first_tokens, words_in_text
 from support.tiny import tiny_bert
 
 LABELS = ("O", "B-lamp", "B-place", "I-lamp")
@@ -158,7 +158,7 @@ def test_an_entity_of_a_string_says_where_it_stands_in_that_string(context: Cont
 
 def test_a_token_that_begins_with_the_blank_before_a_word_is_that_words() -> None:
     """As byte-level tokenizers write them; and a token over two words is the first word's alone."""
-    text, spans = laid_out(["the", "lamp", "off"])
+    text, spans = words_in_text(["the", "lamp", "off"])
     assert (text, spans) == ("the lamp off", [(0, 3), (4, 8), (9, 12)])
     assert first_tokens([(0, 0), (0, 3), (3, 6), (6, 8), (8, 12), (0, 0)], spans) == [1, 2, 4]
     assert first_tokens([(0, 2), (2, 5), (5, 12)], spans) == [0, 2, -1]

@@ -1,1 +1,1 @@
-"""Inputs of tasks: how a row is encoded."""
+"""Halves of tasks: how a row of text or an image is encoded."""

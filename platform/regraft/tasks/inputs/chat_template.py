@@ -1,4 +1,4 @@
-"""How is a conversation written as one text, and which part of it did the assistant say?"""
+"""Conversations as one text, with the assistant's turns marked in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN = (
     "{% else %}{{ message['content'] }}{% endif %}{{ '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
-"""A chat template for bases without one: the role on a line of its own, then what was said; answers end by the
+"""A chat template for bases without one: the role on a line of its own, then the content; answers end with the
 end-of-sequence token."""
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -28,7 +28,10 @@ Span = tuple[int, int]
 
 
 def template_of(written: str | None, processor: Any) -> str:
-    """The template that the task writes (`plain`, or Jinja), else the tokenizer's own; Unsupported without any."""
+    """Return the template that a task writes (`plain`, or Jinja), else the tokenizer's own.
+
+    Raises Unsupported where neither exists.
+    """
     if written is not None:
         return PLAIN if written == "plain" else written
     try:
@@ -41,32 +44,36 @@ def template_of(written: str | None, processor: Any) -> str:
     return str(own)
 
 
-def written_out(messages: Messages, template: str, processor: Any) -> tuple[str, list[Span]]:
-    """The whole conversation as text, and where in it the assistant's turns stand, as (start, end) in characters.
+def render_turns(messages: Messages, template: str, processor: Any) -> tuple[str, list[Span]]:
+    """Return a conversation as text, and the spans (start, end) of the assistant's turns in it, in characters.
 
-    A template that marks them by `{% generation %}` is believed. By others a turn is what the text up to it and the
-    assistant's opening does not hold yet; DataError when the template writes that in no such way.
+    Spans are those of `{% generation %}` where the template has it. Otherwise a turn is what rendering the messages
+    up to and including it adds to the rendering before it, which ends with the assistant's opening. Raises DataError
+    where the template does not render turns that way.
     """
     text, marked = _rendered(messages, template, processor)
     if _MARKED.search(template):
         return text, marked
-    # An answer to nothing is no answer: many templates cannot write what came before it.
+    # A first turn of the assistant answers nothing, and many templates cannot render what came before it.
     turns = [number for number, message in enumerate(messages) if number and message["role"] == ASSISTANT]
-    return text, [_turn(messages, number, text, template, processor) for number in turns]
+    return text, [_turn_span(messages, number, text, template, processor) for number in turns]
 
 
-def asked(messages: Messages, template: str, processor: Any) -> str:
-    """The text after which the assistant is to speak: its own last turns are left out."""
+def render_prompt(messages: Messages, template: str, processor: Any) -> str:
+    """Return the text after which the assistant answers: the conversation without its own last turns.
+
+    Raises DataError where only the assistant speaks.
+    """
     last = max((number for number, message in enumerate(messages, 1) if message["role"] != ASSISTANT), default=0)
     if not last:
         raise DataError("only the assistant speaks in this conversation: there is nothing to answer")
     return _rendered(messages[:last], template, processor, prompt=True)[0]
 
 
-def closing(template: str, processor: Any) -> int | None:
-    """The special token by which an answer ends, such as ChatML's `<|im_end|>`; None where it ends by no such token.
+def end_token_id(template: str, processor: Any) -> int | None:
+    """Return the special token that ends an answer, such as ChatML's `<|im_end|>`; None where no such token does.
 
-    A base's own settings may not know it: the template may be another model's.
+    A base's own settings may lack it: the template may be another model's.
     """
     try:
         text, _ = _rendered(
@@ -79,17 +86,18 @@ def closing(template: str, processor: Any) -> int | None:
     return int(ids[0]) if added is not None and added.special else None
 
 
-def _turn(messages: Messages, number: int, text: str, template: str, processor: Any) -> Span:
+def _turn_span(messages: Messages, number: int, text: str, template: str, processor: Any) -> Span:
+    """Return where turn `number` is in the conversation's `text`, for templates without `{% generation %}`."""
     before, _ = _rendered(messages[:number], template, processor, prompt=True)
     through, _ = _rendered(messages[: number + 1], template, processor)
     if text.startswith(through) and through.startswith(before):
         return len(before), len(through)
-    # Some templates write the last turn otherwise than earlier ones (with its thoughts, or room for them): then a turn
-    # is what it says, between the assistant's opening and what follows a last turn.
-    said = messages[number]["content"].strip()
+    # Some templates render the last turn otherwise than earlier ones (with its thoughts, or room for them): then a turn
+    # is its content, between the assistant's opening and what follows a last turn.
+    content = messages[number]["content"].strip()
     rest = text.removeprefix(before)
-    turn = rest[: len(rest) - len(rest.lstrip())] + said + through.rpartition(said)[2]
-    if said and text.startswith(before) and rest.startswith(turn):
+    turn = rest[: len(rest) - len(rest.lstrip())] + content + through.rpartition(content)[2]
+    if content and text.startswith(before) and rest.startswith(turn):
         return len(before), len(before) + len(turn)
     raise DataError(
         f"the chat template writes turn {number + 1} otherwise than it would be answered: write a task.template with "

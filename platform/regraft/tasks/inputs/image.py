@@ -1,4 +1,4 @@
-"""How does an image become what a base sees?"""
+"""Images as a base's inputs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class ImageRow(OneVector):
     auto: ClassVar[str] = "AutoModelForImageClassification"
     modality: ClassVar[str] = "image"
     moved: ClassVar[bool] = True
-    """Whether an image keeps its truth when it is moved, turned or zoomed; else augmentation changes colours alone."""
+    """Whether targets stay right when an image is moved, turned or zoomed; else augmentation changes colours alone."""
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
-        """The base's own classifier."""
+        """Return the base's own classifier."""
         return load(self.auto, labels=self.outputs(labels), problem_type=self.problem)
 
     def check(self, row: Row) -> str | None:
-        """An unreadable or huge image; the header is read, no pixel decoded."""
+        """Refuse an unreadable or huge image; only its header is read."""
         try:
             seen_size(row["image"])
         except DataError as error:
@@ -36,7 +36,7 @@ class ImageRow(OneVector):
         return super().check(row)
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
-        """`pixel_values` (channels, height, width); `labels` where the row tells its truth."""
+        """Return `pixel_values` (channels, height, width), and `labels` where the row has its target."""
         image = opened(row["image"])
         if train and context.augment != "off":
             change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
@@ -45,9 +45,9 @@ class ImageRow(OneVector):
         return self.with_target({"pixel_values": pixels}, row, context)
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
-        """`pixel_values` (images, channels, height, width); `labels` (images, ...) when every example has them.
+        """Return `pixel_values` (images, channels, height, width); `labels` (images, ...) if every example has them.
 
-        Unsupported when sizes differ: classifiers take no padding mask, and padding would change the answers.
+        Raises Unsupported where sizes differ: classifiers take no padding mask, and padding would change answers.
         """
         pixels = [example["pixel_values"] for example in examples]
         if len(sizes := {tuple(image.shape) for image in pixels}) > 1:

@@ -1,4 +1,4 @@
-"""How do documents of any length fill blocks of one length, and does a model keep them apart in there?"""
+"""Documents packed into blocks of one length, and the check that a model keeps them apart."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from regraft.errors import Unsupported
 
 OPEN = 64
-"""Blocks that wait for more documents at once: few enough to be quick, enough to be nearly full in the end."""
+"""Most blocks that wait for more documents: few enough to search quickly, enough to be nearly full in the end."""
 ALIKE = 1e-4
-"""Difference of logits, as a share of their largest, that rounding may make."""
+"""Largest difference of logits, as a share of the largest logit, that counts as rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Token ids, and for each 1 where it counts for the loss, else 0."""
+    """Token ids, and a flag for each: 1 where it counts for the loss, else 0."""
 
     ids: list[int]
     counts: list[int]
@@ -28,6 +28,8 @@ class Document:
 
 @dataclass(slots=True)
 class _Block:
+    """A block that is being filled."""
+
     ids: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     documents: list[int] = field(default_factory=list)
@@ -37,10 +39,10 @@ class _Block:
 
 
 def blocks(documents: Iterable[Document], size: int) -> Iterator[dict[str, list[int]]]:
-    """Rows of at most `size` tokens that hold every token once: `ids`, `counts`, and the length of each document in it.
+    """Yield rows of at most `size` tokens: `ids`, `counts`, and `documents`, the length of each document in the block.
 
-    A document goes whole into the fullest block that has room (best fit: Ding et al., 2024), so that none loses its
-    beginning to chance; one that is longer than a block is cut into consecutive ones, its rest being another document.
+    Every token is in one row. A document goes undivided into the fullest block that has room (best fit: Ding et al.,
+    2024). One that is longer than a block is cut into several, which count as documents of their own.
     """
     waiting: list[_Block] = []
     for document in documents:
@@ -66,20 +68,20 @@ def _pieces(document: Document, size: int) -> Iterator[Document]:
 
 
 def positions_in(documents: Sequence[int]) -> list[int]:
-    """Each token's place in its own document, from the documents' lengths: where it falls back to 0, another begins."""
+    """Return each token's position in its document, from the documents' lengths; each document begins at 0."""
     return [place for length in documents for place in range(length)]
 
 
 def firsts_of(documents: Sequence[int]) -> list[int]:
-    """Where each document begins."""
+    """Return the index of each document's first token."""
     return list(accumulate(documents, initial=0))[:-1]
 
 
 def refuse_leaks(model: nn.Module, *, packed: bool) -> None:
-    """Unsupported unless a token is foretold from those before it alone, and `packed`: from those of its own document.
+    """Raise Unsupported if a prediction depends on later tokens or, if `packed`, on other documents of the block.
 
-    Tried on made-up tokens, not looked up by family: encoders have a class for this task too and read both ways, and
-    families without attention carry their state from one document into the next.
+    The model is run on dummy tokens, since the family does not decide it: encoders have a class for this task too and
+    read both ways, and families without attention carry their state from one document into the next.
     """
     config: Any = getattr(model, "config", None)
     size = int(getattr(config, "vocab_size", 8))
@@ -88,7 +90,7 @@ def refuse_leaks(model: nn.Module, *, packed: bool) -> None:
     alone = _logits(model, torch.stack([one, two]))
     if not _alike(alone[0, :3], alone[1, :3]):
         raise Unsupported(
-            f"a {type(model).__name__} sees the tokens that it is to foretell: a base that reads from left to right "
+            f"a {type(model).__name__} sees the tokens that it is to predict: a base that reads from left to right "
             "is needed (Llama, Qwen, GPT-2, ...)",
             where="base",
         )
@@ -110,8 +112,11 @@ def _logits(model: nn.Module, ids: Tensor, positions: Tensor | None = None) -> T
         try:
             logits: Tensor = model(input_ids=ids.to(device), use_cache=False, **given).logits
         except TypeError as error:
-            told = f"a {type(model).__name__} takes no position_ids, by which documents are told apart: write packing: "
-            raise Unsupported(f"{told}false ({error})", where="task.packing") from error
+            raise Unsupported(
+                f"a {type(model).__name__} takes no position_ids, which separate the documents of a block: write "
+                f"packing: false ({error})",
+                where="task.packing",
+            ) from error
     return logits.float()
 
 

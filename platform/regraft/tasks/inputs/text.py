@@ -1,4 +1,4 @@
-"""How is a text, or a pair of texts, encoded, and which head reads what the base makes of it?"""
+"""Texts and pairs of texts as a base's inputs, and the heads that classify them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from regraft.tasks.inputs.tokens import length_read, own_pad_id, padded, refuse_
 from regraft.tasks.outputs.one_vector import OneVector
 
 _LONG = 16
-"""Characters for each token that can be read, beyond which both of two texts are cut before they are joined."""
+"""Characters per readable token beyond which both texts of a pair are cut before they are joined."""
 _SLACK = 64
-"""Tokens beyond those that can be read: a word that is cut in two may be read otherwise up to where it begins."""
+"""Tokens kept beyond those that can be read: a word that is cut in two may be tokenised otherwise from its start."""
 
 
 class TextRow(OneVector):
-    """Half of a task: a row is a text, or two; longer ones are cut at `max_length` tokens."""
+    """Half of a task: a row is a text, or a pair; longer ones are cut at `max_length` tokens."""
 
     auto: ClassVar[str] = "AutoModelForSequenceClassification"
     modality: ClassVar[str] = "text"
     inputs: ClassVar[tuple[str, ...]] = ("text",)
-    """The columns that the tokenizer is given, in its own order."""
+    """The columns that the tokenizer is given, in the order of its arguments."""
     api_names: ClassVar[Mapping[str, str]] = {"text_pair": "pair"}
 
     max_length: int | None = Field(None, ge=2)
@@ -40,7 +40,10 @@ class TextRow(OneVector):
     cls."""
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
-        """The base's own classifier, or MeanPooledClassifier; Unsupported when the base cannot read max_length."""
+        """Return the base's own classifier, or MeanPooledClassifier.
+
+        Raises Unsupported where the base cannot read max_length tokens.
+        """
         refuse_length(self.max_length, load.config)
         outputs = self.outputs(labels)
         if self.pooling == "mean" or (self.pooling == "auto" and load.pooling == "mean"):
@@ -49,25 +52,25 @@ class TextRow(OneVector):
         return load(self.auto, labels=outputs, problem_type=self.problem, **_with_pad_id(load.config))
 
     def check(self, row: Row) -> str | None:
-        """A text without a visible character has nothing to learn from."""
+        """Refuse a text without a visible character."""
         for name in self.inputs:
             if not row[name].strip():
                 return f"{name} is empty: write one, or leave the row out"
         return super().check(row)
 
     def length(self, row: Row) -> int:
-        """Characters: close enough to tokens for bucketing, and known without the tokenizer."""
+        """Return the number of characters: close enough to tokens for bucketing, and known without a tokenizer."""
         return sum(len(row[name]) for name in self.inputs)
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
-        """Token ids as lists of int, not padded; `labels` where the row tells its truth.
+        """Return token ids as lists of int, and `labels` where the row has its target.
 
-        Two texts are joined as the base's own tokenizer does; of the longer one more is cut, so that both are read.
+        A pair is joined as the base's own tokenizer does it; the longer text is cut first, so that both are read.
         """
         length = length_read(self.max_length, context)
         texts: Sequence[str] = [row[name] for name in self.inputs]
         if len(texts) > 1 and min(map(len, texts)) > _LONG * length:
-            texts = _begins(texts, length, context.processor)
+            texts = _readable_starts(texts, length, context.processor)
         example: Example = dict(context.processor(*texts, truncation=True, max_length=length))
         config: type = type(context.config)
         if not _knows_types(config, getattr(context.config, "type_vocab_size", None)):
@@ -75,8 +78,10 @@ class TextRow(OneVector):
         return self.with_target(example, row, context)
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
-        """Tensors (rows, tokens), padded on the right to the longest; `labels` (rows, ...) when every example has
-        them."""
+        """Return tensors (rows, tokens), padded on the right to the longest row.
+
+        `labels` (rows, ...) is among them if every example has it.
+        """
         return self.with_targets(padded(examples, context), examples)
 
 
@@ -84,8 +89,8 @@ class MeanPooledClassifier(nn.Module):
     """A linear head on the mean of the base's token states.
 
     Sentence encoders are trained with this pooling, while transformers' own classifiers read the first token, whose
-    state says little in such a base. The base is built without its pooler: weights that never get a gradient make
-    DistributedDataParallel fail on its second step.
+    state carries little information in such a base. The base is built without its pooler: weights without a gradient
+    make DistributedDataParallel fail on its second step.
     """
 
     base_model_prefix = "base"
@@ -103,38 +108,38 @@ class MeanPooledClassifier(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Tensor) -> SequenceClassifierOutput:
-        """Logits (rows, labels) from ids and mask (rows, tokens)."""
+        """Return logits (rows, labels) for ids and mask (rows, tokens)."""
         states = self.base(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
         pooled = masked_mean(states, attention_mask)
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
-    """The mean (rows, width) of states (rows, tokens, width) where mask (rows, tokens) is 1; in fp32 at least."""
+    """Return the mean (rows, width) of states (rows, tokens, width) where mask (rows, tokens) is 1; fp32 at least."""
     states = states.to(torch.promote_types(states.dtype, torch.float32))
     kept = mask.unsqueeze(-1).to(states.dtype)
     return (states * kept).sum(1) / kept.sum(1).clamp(min=1)
 
 
-def _begins(texts: Sequence[str], length: int, processor: Any) -> Sequence[str]:
-    """As much of long texts as can be read of each beside the other, and a little more, so that no token changes.
+def _readable_starts(texts: Sequence[str], length: int, processor: Any) -> Sequence[str]:
+    """Return the starts of two long texts: as much as can be read of each, and a little more, so that no token changes.
 
-    Cutting two texts at once, a fast tokenizer keeps what it cuts off, in every combination of the pieces of both: two
-    documents of 20,000 words take it half a minute.
+    A fast tokenizer that cuts two texts at once keeps all pieces that it cuts off, in every combination: for two
+    documents of 20,000 words that takes half a minute.
     """
     if not getattr(processor, "is_fast", False):
         return texts
     whole = {"add_special_tokens": False, "truncation": True, "return_offsets_mapping": True}
     read = [processor(text, max_length=len(text) + 1, **whole)["offset_mapping"] for text in texts]
     most, longest = length + _SLACK, max(map(len, read))
-    # Of an odd number of tokens the longer text gets one more: it stays the longer one.
+    # The longer text keeps one token more, so that it stays the longer one.
     kept = [most + (len(tokens) == longest) for tokens in read]
     parts = zip(texts, read, kept, strict=True)
     return [text[: tokens[:number][-1][1]] if tokens else text for text, tokens, number in parts]
 
 
 def _head_dropout(config: Any) -> float:
-    """The classifier's dropout, under the names that transformers' families give it."""
+    """Return the classifier's dropout, which has several names in transformers' configurations."""
     for name in ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "dropout"):
         if (value := getattr(config, name, None)) is not None:
             return float(value)
@@ -142,14 +147,14 @@ def _head_dropout(config: Any) -> float:
 
 
 def _without_pooler(config: Any) -> dict[str, Any]:
-    """The argument that builds a base without its pooler, for the families that know it."""
+    """Return the argument that builds a base without its pooler, for the families that have one."""
     family = _family(type(config))
     knows = family is not None and "add_pooling_layer" in inspect.signature(family.__init__).parameters
     return {"add_pooling_layer": False} if knows else {}
 
 
 def _with_pad_id(config: Any) -> dict[str, Any]:
-    """A padding id for decoders that have none: their classifier reads the last token that is not padding."""
+    """Return a padding id for decoders without one: their classifier reads the last token that is not padding."""
     end = getattr(config, "eos_token_id", None)
     end = end[0] if isinstance(end, list) and end else end
     return {"pad_token_id": end} if own_pad_id(config) is None and isinstance(end, int) else {}
@@ -157,10 +162,10 @@ def _with_pad_id(config: Any) -> dict[str, Any]:
 
 @lru_cache
 def _knows_types(config: type, types: int | None) -> bool:
-    """Whether a base of that configuration tells the first text from the second by `token_type_ids`.
+    """Return whether a base of that configuration separates two texts by `token_type_ids`.
 
-    Tokenizers make them for bases that refuse the argument (DistilBERT) or have one type only, where the number of the
-    second would be looked up beyond the table (RoBERTa).
+    Tokenizers make them also for bases that do not take the argument (DistilBERT), and for bases with a single type,
+    whose table has no entry for the second text (RoBERTa).
     """
     family = _family(config)
     if family is None:
@@ -169,6 +174,7 @@ def _knows_types(config: type, types: int | None) -> bool:
 
 
 def _family(config: type) -> Any:
+    """Return the bare model class of a configuration class, or None."""
     known: Mapping[type, Any] = MODEL_MAPPING
     family = known.get(config, None)
     return family[0] if isinstance(family, tuple) else family

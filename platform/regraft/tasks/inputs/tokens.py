@@ -1,4 +1,4 @@
-"""How many tokens of a text does a base read, and how do texts of several lengths become one batch?"""
+"""Length limits of texts, padding, and losses per token."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from regraft.errors import Unsupported
 
 USUAL_LENGTH = 256
 IGNORED = -100
-"""A target that counts for nothing."""
+"""Target of tokens that do not count: torch's cross entropy skips them."""
 
 
 def refuse_length(written: int | None, config: Any, *, where: str = "task.max_length") -> None:
-    """Unsupported when what a field says is more than the base can read."""
+    """Raise Unsupported, at the field `where`, if a written length is more than the base can read."""
     limit = positions(config)
     if written is not None and limit is not None and written > limit:
         raise Unsupported(f"{written} is written; this base reads 2 to {limit} tokens", where=where)
 
 
 def length_read(written: int | None, context: Context) -> int:
-    """How many tokens of a text are read; a tokenizer without a limit says 1e30."""
+    """Return how many tokens of a text are read: the written length, within the limits of tokenizer and base."""
     wanted = written or USUAL_LENGTH
     return min(wanted, int(context.processor.model_max_length), positions(context.config) or wanted)
 
 
 def padded(examples: Sequence[Example], context: Context) -> Batch:
-    """All lists of numbers but `labels` as tensors (rows, tokens), padded on the right to the longest."""
+    """Return every list of numbers but `labels` as a tensor (rows, tokens), padded on the right to the longest row."""
     longest = max(len(example["input_ids"]) for example in examples)
     fill = {"input_ids": _pad_id(context)}
     batch: Batch = {}
@@ -44,8 +44,10 @@ def padded(examples: Sequence[Example], context: Context) -> Batch:
 
 
 def token_losses(logits: Tensor, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-    """Each token's cross entropy from logits (rows, tokens, outputs), 0 where its target is IGNORED, and which targets
-    count: both (rows, tokens). The targets of each row are `targets` in its dict of `labels`."""
+    """Return each token's cross entropy, 0 where its target is IGNORED, and which targets count, both (rows, tokens).
+
+    `logits` are (rows, tokens, outputs); a row's targets are `targets` in its dict of `labels`.
+    """
     targets = pad_sequence([item["targets"] for item in batch["labels"]], batch_first=True, padding_value=IGNORED)
     losses = F.cross_entropy(
         logits.float().transpose(1, 2),
@@ -58,9 +60,9 @@ def token_losses(logits: Tensor, batch: Batch, context: Context) -> tuple[Tensor
 
 
 def positions(config: Any) -> int | None:
-    """Tokens that the position table holds, or None where there is no such limit.
+    """Return how many tokens the base's position table holds, or None where it has no such limit.
 
-    Families after RoBERTa count positions from the padding id + 1, so the first two entries of their table are lost.
+    Families after RoBERTa count positions from the padding id + 1: entries of their table up to it are not used.
     """
     found = getattr(config, "max_position_embeddings", None)
     if not isinstance(found, int) or found <= 0:
@@ -72,13 +74,13 @@ def positions(config: Any) -> int | None:
 
 
 def own_pad_id(config: Any) -> int | None:
-    """The padding id that the model itself names, if any."""
+    """Return the padding id of the model's own configuration, or None."""
     pad = getattr(config, "pad_token_id", None)
     return pad if isinstance(pad, int) and pad >= 0 else None
 
 
 def _pad_id(context: Context) -> int:
-    """The model's padding id before the tokenizer's: it is the model that skips padding by comparing ids."""
+    """Return the padding id: the model's before the tokenizer's, since the model skips padding by comparing ids."""
     own = own_pad_id(context.config)
     own = context.processor.pad_token_id if own is None else own
     return 0 if own is None else int(own)

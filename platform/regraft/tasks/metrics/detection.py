@@ -1,4 +1,4 @@
-"""How well found boxes meet the true ones: COCO's average precision, and every mistake by itself."""
+"""Predicted boxes against true ones: COCO's average precision, and counts of mistakes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from regraft.contracts import Record
 from regraft.contracts.findings import Findings, Matrix, Table
 
 OVERLAP = 0.5
-"""Intersection over union from which a box is said to be found, in counts."""
+"""Intersection over union from which a box counts as found."""
 NOTHING = "(nothing)"
 _SIZES = ("all", "small", "medium", "large")
 _AREAS = (0.0, 32.0**2, 96.0**2, 1e10)
-"""Where COCO's sizes begin and end, in square pixels of the image as it was given."""
+"""Limits of COCO's sizes in square pixels of the original image."""
 
 Boxes = NDArray[np.float32]
 """(boxes, 4): [x, y, width, height] in pixels."""
@@ -26,37 +26,37 @@ Boxes = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """COCO's average precision (Lin et al., 2014); -1 where there is no true box to find."""
+    """COCO's average precision (Lin et al., 2014); -1 where there is no true box."""
 
     table: NDArray[np.float64]
-    """(thresholds of overlap, recalls, classes, sizes): the precision reached."""
+    """Precision by (thresholds of overlap, recalls, classes, sizes)."""
     summary: tuple[float, float, float]
-    """Over 0.50 to 0.95, at 0.50, at 0.75."""
+    """Averaged over the thresholds 0.50 to 0.95, at 0.50, at 0.75."""
 
     def of(self, label: int | slice = slice(None), size: str = "all", threshold: int | slice = slice(None)) -> float:
-        """The mean over a part of the table; -1 where it holds no true box. Threshold 0 is an overlap of 0.50."""
+        """Return the mean over a part of the table, -1 where it has no true box; threshold 0 is an overlap of 0.50."""
         part = self.table[threshold][..., :, label, _SIZES.index(size)]
-        there = part[part > -1]
-        return float(there.mean()) if there.size else -1.0
+        known = part[part > -1]
+        return float(known.mean()) if known.size else -1.0
 
 
 def precision_of(records: Sequence[Record], classes: int) -> Precision:
-    """Over all images; a record holds boxes, scores, labels, true_boxes, true_labels."""
-    truth = COCO(_truth(records, classes))
-    evaluation = COCOeval_faster(truth, truth.loadRes(_found(records)), iouType="bbox", print_function=_silent)
+    """Return the precision over all images; a record holds boxes, scores, labels, true_boxes and true_labels."""
+    truth = COCO(_annotations(records, classes))
+    evaluation = COCOeval_faster(truth, truth.loadRes(_predictions(records)), iouType="bbox", print_function=_silent)
     evaluation.run()
-    whole = np.asarray(evaluation.eval["precision"])[..., -1]  # at most 100 boxes of an image
+    table = np.asarray(evaluation.eval["precision"])[..., -1]  # at most 100 boxes per image
     first, second, third = (float(value) for value in evaluation.stats[:3])
-    return Precision(whole, (first, second, third))
+    return Precision(table, (first, second, third))
 
 
 def findings_of(records: Sequence[Record], labels: Sequence[str], threshold: float) -> Findings:
-    """Precision by class and by size, and what was taken for what among boxes of at least that score."""
+    """Return precision by class and by size, and a confusion matrix of boxes with at least that score."""
     precision = precision_of(records, len(labels))
     counts = np.zeros((len(labels) + 1, len(labels) + 1), dtype=np.int64)
     for record in records:
-        for true, said in confusions(record, threshold, len(labels)):
-            counts[true, said] += 1
+        for true, predicted in confusions(record, threshold, len(labels)):
+            counts[true, predicted] += 1
     names = (*labels, NOTHING)
     shown = f"boxes of a score of at least {threshold:g}, true where they overlap by {OVERLAP:g} (IoU)"
     matrix = Matrix(
@@ -64,60 +64,60 @@ def findings_of(records: Sequence[Record], labels: Sequence[str], threshold: flo
         names,
         names,
         tuple(tuple(row) for row in counts.tolist()),
-        f"{shown}; the last row counts boxes found where there is nothing, the last column boxes missed",
+        f"{shown}; the last row counts false boxes, the last column missed ones",
     )
     return Findings((_by_class(precision, counts, labels, shown), _by_size(precision, records)), (matrix,))
 
 
 def confusions(record: Record, threshold: float, nothing: int) -> list[tuple[int, int]]:
-    """Class numbers (true, said) of each box of an image, `nothing` where one of the two is missing.
+    """Return class numbers (true, predicted) of each box of an image, `nothing` for a missing one of the two.
 
-    Boxes of at least that score choose in the order of their scores, each the true box that it overlaps most: one of
-    its own class before others, and no true box twice.
+    Predicted boxes of at least that score are matched in descending order of score. Each takes the true box that it
+    overlaps most and that is still free; boxes of its own class come first.
     """
     kept = np.flatnonzero(record["scores"] >= threshold)
     order = kept[np.argsort(-record["scores"][kept], kind="stable")]
     overlap = overlaps(record["boxes"][order], record["true_boxes"])
-    said, true = record["labels"][order], record["true_labels"]
+    predicted, true = record["labels"][order], record["true_labels"]
     free = np.ones(len(true), dtype=bool)
     pairs: list[tuple[int, int]] = []
     for number, row in enumerate(overlap):
-        meets = np.where(free & (row >= OVERLAP), row + (true == said[number]), 0.0)
+        meets = np.where(free & (row >= OVERLAP), row + (true == predicted[number]), 0.0)
         best = int(meets.argmax()) if meets.any() else -1
-        pairs.append((int(true[best]) if best >= 0 else nothing, int(said[number])))
+        pairs.append((int(true[best]) if best >= 0 else nothing, int(predicted[number])))
         if best >= 0:
             free[best] = False
     return pairs + [(int(label), nothing) for label in true[free]]
 
 
 def overlaps(boxes: Boxes, others: Boxes) -> NDArray[np.float64]:
-    """Intersection over union of each of `boxes` with each of `others`: (boxes, others)."""
+    """Return the intersection over union of each of `boxes` with each of `others`: (boxes, others)."""
     one, two = boxes[:, None].astype(np.float64), others[None].astype(np.float64)
     start, end = (
         np.maximum(one[..., :2], two[..., :2]),
         np.minimum(one[..., :2] + one[..., 2:], two[..., :2] + two[..., 2:]),
     )
     shared = np.clip(end - start, 0, None).prod(-1)
-    whole: NDArray[np.float64] = one[..., 2:].prod(-1) + two[..., 2:].prod(-1) - shared
-    ratio: NDArray[np.float64] = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    union: NDArray[np.float64] = one[..., 2:].prod(-1) + two[..., 2:].prod(-1) - shared
+    ratio: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return ratio
 
 
 def _by_class(precision: Precision, counts: NDArray[np.int64], labels: Sequence[str], shown: str) -> Table:
     rows: list[tuple[str | int | float | None, ...]] = []
     for number, label in enumerate(labels):
-        right, there, said = (
+        right, existing, predicted = (
             int(value) for value in (counts[number, number], counts[number].sum(), counts[:, number].sum())
         )
         rows.append(
             (
                 label,
-                there,
+                existing,
                 _known(precision.of(number)),
                 _known(precision.of(number, threshold=0)),
                 right,
-                there - right,
-                said - right,
+                existing - right,
+                predicted - right,
             )
         )
     columns = ("label", "true boxes", "AP", "AP50", "found", "missed", "false")
@@ -130,18 +130,19 @@ def _by_size(precision: Precision, records: Sequence[Record]) -> Table:
     areas = np.concatenate([record["true_boxes"][:, 2:].prod(1) for record in records] or [np.zeros(0)])
     rows = []
     for size, low, high in zip(_SIZES[1:], _AREAS, _AREAS[1:], strict=False):
-        there = int(((areas >= low) & (areas < high)).sum())
-        rows.append((size, there, _known(precision.of(size=size)), _known(precision.of(size=size, threshold=0))))
-    note = "small is below 32 x 32 pixels of the image as it was given, large from 96 x 96"
+        count = int(((areas >= low) & (areas < high)).sum())
+        rows.append((size, count, _known(precision.of(size=size)), _known(precision.of(size=size, threshold=0))))
+    note = "small is below 32 x 32 pixels of the original image, large from 96 x 96"
     return Table("By size", ("size", "true boxes", "AP", "AP50"), tuple(rows), note)
 
 
 def _known(value: float) -> float | None:
-    """COCO writes -1 where there is nothing to find."""
+    """Return None for COCO's -1, which means that there is no true box."""
     return None if value < 0 else value
 
 
-def _truth(records: Sequence[Record], classes: int) -> dict[str, Any]:
+def _annotations(records: Sequence[Record], classes: int) -> dict[str, Any]:
+    """Return the true boxes in COCO's format."""
     annotations: list[dict[str, Any]] = []
     for image, record in enumerate(records):
         for box, label in zip(record["true_boxes"].tolist(), record["true_labels"].tolist(), strict=True):
@@ -154,7 +155,8 @@ def _truth(records: Sequence[Record], classes: int) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": [{"id": label} for label in range(classes)]}
 
 
-def _found(records: Sequence[Record]) -> list[dict[str, Any]]:
+def _predictions(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return the predicted boxes in COCO's format."""
     return [
         {"image_id": image, "category_id": label, "bbox": box, "score": score}
         for image, record in enumerate(records)
@@ -165,4 +167,4 @@ def _found(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def _silent(*words: object) -> None:
-    """Instead of the evaluation's table on the screen."""
+    """Print nothing in place of the evaluation's table."""

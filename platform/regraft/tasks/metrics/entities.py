@@ -1,7 +1,7 @@
-"""How well were entities found: counted whole, by type, with what they were taken for and where their ends went wrong.
+"""Predicted entities against true ones: scores, by type and by strictness of matching, and a confusion matrix.
 
-An entity is a run of words with a type; tags are IOB2. What counts as found follows nervaluate, whose four schemes are
-those of SemEval-2013 task 9.1 (Segura-Bedmar et al., 2013).
+An entity is a sequence of words with a type; tags are IOB2. Matching follows nervaluate, whose four schemes are those
+of SemEval-2013 task 9.1 (Segura-Bedmar et al., 2013).
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ Tags = list[str]
 
 
 def entities(tags: Tags) -> list[Any]:
-    """nervaluate's entities (label, first and last word); an I- that continues nothing begins one, as in conlleval."""
+    """Return nervaluate's entities (label, first and last word); an I- that continues nothing begins one, as in
+    conlleval."""
     found: list[Any] = ListLoader().load([tags])[0]
     return found
 
 
 def counts(true: Tags, predicted: Tags) -> tuple[int, int, int]:
-    """Entities of one row that were found (type and both ends exact), that were predicted, and that there are."""
+    """Return one row's numbers of correct (type and both ends exact), predicted and true entities."""
     found, _ = StrictEvaluation().evaluate(entities(true), entities(predicted), [])
     return found.correct, found.actual, found.possible
 
 
 def scores(rows: Sequence[tuple[int, int, int]]) -> dict[str, float]:
-    """Micro-averaged precision, recall and F1 of rows' `counts`."""
+    """Return micro-averaged precision, recall and F1 from the `counts` of rows."""
     correct, predicted, true = (sum(row[place] for row in rows) for place in range(3))
     return {
         "precision": correct / predicted if predicted else 0.0,
@@ -51,7 +52,7 @@ def scores(rows: Sequence[tuple[int, int, int]]) -> dict[str, float]:
 
 
 def findings(pairs: Sequence[tuple[Tags, Tags]], labels: Sequence[str]) -> Findings:
-    """What the (true, predicted) tags of all rows show; `labels` are the model's tags."""
+    """Return the findings of the (true, predicted) tags of all rows; `labels` are the model's tags."""
     kinds = tuple(sorted({label[2:] for label in labels if label != OUTSIDE}))
     true, predicted = [list(pair[0]) for pair in pairs], [list(pair[1]) for pair in pairs]
     measured = Evaluator(true, predicted, tags=list(kinds), loader="list").evaluate()
@@ -65,43 +66,44 @@ def _by_type(measured: Mapping[str, Mapping[str, Any]], kinds: Sequence[str]) ->
     rows: list[tuple[str | int | float | None, ...]] = []
     for kind in kinds:
         found = measured[kind]["strict"] if kind in measured else None
-        there, said = (found.possible, found.actual) if found else (0, 0)
+        support, predicted = (found.possible, found.actual) if found else (0, 0)
         rows.append(
             (
                 kind,
-                found.precision if found and said else None,
-                found.recall if found and there else None,
-                found.f1 if found and there else None,
-                there,
-                said,
+                found.precision if found and predicted else None,
+                found.recall if found and support else None,
+                found.f1 if found and support else None,
+                support,
+                predicted,
             )
         )
     return Table(
         "By entity type",
         ("type", "precision", "recall", "f1", "support", "predicted"),
         tuple(rows),
-        "An entity is found when its type and both ends are right; support is how many there are.",
+        "An entity is found where its type and both ends are right; support is the number of true entities.",
     )
 
 
 def _by_scheme(measured: Mapping[str, Any]) -> Table:
     rows = tuple(
-        (told, measured[scheme].precision, measured[scheme].recall, measured[scheme].f1)
-        for scheme, told in _SCHEMES.items()
+        (description, measured[scheme].precision, measured[scheme].recall, measured[scheme].f1)
+        for scheme, description in _SCHEMES.items()
     )
     return Table(
         "Ends and types",
         ("what must be right", "precision", "recall", "f1"),
         rows,
-        "What is gained from the first line to the second is lost to wrong types, to the third to wrong ends.",
+        "The gain from the first line to the second is lost to wrong types, that to the third to wrong ends.",
     )
 
 
 def _confusion(pairs: Sequence[tuple[Tags, Tags]], kinds: Sequence[str]) -> Matrix:
-    """Each true entity against the predicted one that overlaps it most, and predictions that overlap none."""
+    """Return counts of each true entity with the predicted one that overlaps it most, and of predictions without
+    one."""
     seen: Counter[tuple[str, str]] = Counter()
-    for written, guessed in pairs:
-        true, predicted = entities(written), entities(guessed)
+    for true_tags, predicted_tags in pairs:
+        true, predicted = entities(true_tags), entities(predicted_tags)
         for entity in true:
             rival = max(predicted, key=lambda other: _shared(entity, other), default=None)
             met = rival is not None and _shared(entity, rival) > 0
@@ -115,10 +117,10 @@ def _confusion(pairs: Sequence[tuple[Tags, Tags]], kinds: Sequence[str]) -> Matr
         names,
         names,
         tuple(tuple(seen[truth, answer] for answer in names) for truth in names),
-        "An entity counts as met by the predicted one that shares the most words with it, wherever its ends are.",
+        "A true entity is compared with the predicted one that shares the most words with it, whatever its ends.",
     )
 
 
 def _shared(one: Any, other: Any) -> int:
-    """Words in both."""
+    """Return the number of words in both entities."""
     return int(min(one.end, other.end) - max(one.start, other.start)) + 1

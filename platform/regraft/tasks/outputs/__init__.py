@@ -1,1 +1,1 @@
-"""Outputs of tasks: what the logits of a row mean."""
+"""Halves of tasks: losses, metrics and answers of a kind of output."""

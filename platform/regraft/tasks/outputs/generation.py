@@ -1,4 +1,4 @@
-"""How does a language model write on from what it has read? Settings, stops and random choices that two tasks share."""
+"""Text generation by a language model: settings, end tokens and reproducible sampling."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def generate(
     seed: int = 0,
     **settings: Any,
 ) -> list[list[int]]:
-    """The new token ids of each row, without prompt, start token, end token and padding.
+    """Return the new token ids of each row, without prompt, start token, end token and padding.
 
     `inputs` holds `input_ids` and `attention_mask` (rows, tokens), padded on the left for a decoder (`left_padded`).
-    The likeliest token is taken at temperature 0; above, one is drawn from the `top_p` share of the probability
-    (Holtzman et al., 2020). What the base's own generation_config says of sampling is left aside, so that an answer
-    follows from the task's fields alone; `settings` are more fields of GenerationConfig (`num_beams`).
+    At temperature 0 the most probable token is taken; above, one is drawn from the `top_p` share of the probability
+    (Holtzman et al., 2020). Sampling settings of the base's own generation_config are ignored, so that an answer
+    depends on the task's fields alone; `settings` are more fields of GenerationConfig (`num_beams`).
     """
     ends, pad = end_ids(context, model), pad_id(context)
     own = getattr(model, "generation_config", None)
@@ -47,19 +47,22 @@ def generate(
         **settings,
     )
     before = 1 if getattr(context.config, "is_encoder_decoder", False) else inputs["input_ids"].shape[1]
-    writer: Any = model
-    written = writer.generate(
+    generator: Any = model
+    generated = generator.generate(
         **inputs,
         generation_config=config,
-        logits_processor=_choices(inputs, temperature, top_p, seed),
-        # Ranks of a sharded model gather its weights together: none may stop while another still writes.
+        logits_processor=_sampling(inputs, temperature, top_p, seed),
+        # Ranks of a sharded model gather its weights together: none may stop while another still generates.
         synced_gpus=isinstance(model, FSDPModule),
     )
-    return [_up_to_end(row, ends) for row in written[:, before:].tolist()]
+    return [_up_to_end(row, ends) for row in generated[:, before:].tolist()]
 
 
 def left_padded(prompts: Sequence[Tensor], context: Context) -> dict[str, Tensor]:
-    """Prompts (tokens,) as `input_ids` and `attention_mask` (rows, tokens): a decoder writes on at the right end."""
+    """Return prompts (tokens,) as `input_ids` and `attention_mask` (rows, tokens), padded on the left.
+
+    A decoder continues at the right end.
+    """
     rows = [{"input_ids": prompt, "attention_mask": torch.ones_like(prompt)} for prompt in prompts]
     fill = {"input_ids": pad_id(context), "attention_mask": 0}
     return {
@@ -69,9 +72,9 @@ def left_padded(prompts: Sequence[Tensor], context: Context) -> dict[str, Tensor
 
 
 def end_ids(context: Context, model: Any = None) -> list[int]:
-    """Tokens that end an answer: those of the model's generation settings, of its configuration, of the tokenizer.
+    """Return the tokens that end an answer, from the model's generation settings, its configuration and the tokenizer.
 
-    Chat models name their end of turn in one of the three places, not always in the same one.
+    Chat models name their end of turn in one of the three, not always in the same one.
     """
     places = (getattr(model, "generation_config", None), context.config, context.processor)
     found = [getattr(place, "eos_token_id", None) for place in places]
@@ -79,7 +82,8 @@ def end_ids(context: Context, model: Any = None) -> list[int]:
 
 
 def pad_id(context: Context) -> int:
-    """The padding id: the model's, the tokenizer's, or for bases without one the end token; padding is masked."""
+    """Return the padding id: the model's, the tokenizer's, or for bases without one the end token; padding is
+    masked."""
     own = own_pad_id(context.config)
     known = [own, context.processor.pad_token_id, *end_ids(context), 0]
     return next(int(number) for number in known if number is not None)
@@ -90,11 +94,11 @@ def _numbers(entry: Any) -> Iterable[int]:
 
 
 def _up_to_end(row: list[int], ends: Sequence[int]) -> list[int]:
-    end = next((place for place, token in enumerate(row) if token in ends), len(row))
+    end = next((position for position, token in enumerate(row) if token in ends), len(row))
     return row[:end]
 
 
-def _choices(inputs: Mapping[str, Tensor], temperature: float, top_p: float, seed: int) -> LogitsProcessorList:
+def _sampling(inputs: Mapping[str, Tensor], temperature: float, top_p: float, seed: int) -> LogitsProcessorList:
     if temperature == 0:
         return LogitsProcessorList()
     nucleus = [TopPLogitsWarper(top_p)] if top_p < 1 else []
@@ -102,10 +106,10 @@ def _choices(inputs: Mapping[str, Tensor], temperature: float, top_p: float, see
 
 
 class RowDraws(LogitsProcessor):  # type: ignore[misc]
-    """Turns taking the largest logit into a draw from the softmax, by Gumbel noise (Maddison et al., 2014).
+    """Adds Gumbel noise to logits, so that the largest is a draw from the softmax (Maddison et al., 2014).
 
-    Each row draws from a generator of its own, seeded by its prompt: what is drawn does not depend on the other rows of
-    the batch, as torch's own multinomial would.
+    Each row has its own generator, seeded by its prompt, so that draws do not depend on the other rows of the batch, as
+    those of torch's multinomial do.
     """
 
     def __init__(self, inputs: Mapping[str, Tensor], seed: int) -> None:
@@ -115,6 +119,6 @@ class RowDraws(LogitsProcessor):  # type: ignore[misc]
             self._draws.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (rows, vocabulary), each row with its own next draw of noise."""
+        """Return scores (rows, vocabulary), each row with the next noise of its own generator."""
         noise = [torch.empty(scores.shape[1]).exponential_(generator=draw).log_() for draw in self._draws]
         return scores - torch.stack(noise).to(scores)

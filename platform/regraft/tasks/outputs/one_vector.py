@@ -1,4 +1,4 @@
-"""What do tasks share whose model answers a row by one vector of logits?"""
+"""What tasks share whose model returns one vector of logits for each row."""
 
 from __future__ import annotations
 
@@ -13,40 +13,46 @@ from regraft.contracts import Batch, Context, Example, Row, Task
 
 
 class OneVector(Task):
-    """A task in two halves: one says what a row is (`text_rows`, `image_rows`), the other what its logits mean."""
+    """A task in two halves: one encodes its rows (`inputs.text`, `inputs.image`), the other interprets the logits.
+
+    A member derives from one half of each kind. Logits are (rows, outputs).
+    """
 
     problem: ClassVar[str]
-    """transformers' `problem_type`: an exported model says by it what its logits are."""
+    """transformers' `problem_type`, stored in an exported model's configuration."""
 
     def outputs(self, labels: Sequence[str]) -> tuple[str, ...]:
-        """The name of each logit; `labels` are the classes, none where the task has none."""
+        """Return the name of each logit; `labels` are the classes, empty for tasks without classes."""
         return tuple(labels)
 
     @abstractmethod
     def target(self, row: Row, context: Context) -> Any:
-        """What the logits should say of a row, as a number or a list of numbers; None where the row does not tell."""
+        """Return a row's target as a number or a list of numbers, or None where the row has none.
+
+        Raises DataError for a label that the model does not have.
+        """
 
     @abstractmethod
-    def targets(self, found: Sequence[Any]) -> Tensor:
-        """The truths of several rows as one tensor (rows, ...)."""
+    def targets(self, values: Sequence[Any]) -> Tensor:
+        """Return the `target` values of several rows as one tensor (rows, ...)."""
 
     def with_target(self, example: Example, row: Row, context: Context) -> Example:
-        """The encoded row with its truth under `labels`, if it has one."""
-        truth = self.target(row, context)
-        return example if truth is None else {**example, "labels": truth}
+        """Return the encoded row with its target under `labels`, if it has one."""
+        value = self.target(row, context)
+        return example if value is None else {**example, "labels": value}
 
     def with_targets(self, batch: Batch, examples: Sequence[Example]) -> Batch:
-        """The collated inputs with `labels` (rows, ...) when every example has them."""
+        """Return the collated inputs with `labels` (rows, ...), if every example has them."""
         if not all("labels" in example for example in examples):
             return batch
         return {**batch, "labels": self.targets([example["labels"] for example in examples])}
 
 
-def whole(found: Sequence[Any]) -> Tensor:
-    """Class numbers (rows,) as torch's losses want them."""
-    return torch.tensor(found, dtype=torch.long)
+def class_tensor(values: Sequence[Any]) -> Tensor:
+    """Return class numbers as a tensor (rows,) of int64, as torch's losses take them."""
+    return torch.tensor(values, dtype=torch.long)
 
 
-def real(found: Sequence[Any]) -> Tensor:
-    """Lists of numbers (rows, outputs) in fp32."""
-    return torch.tensor(found, dtype=torch.float32)
+def float_tensor(values: Sequence[Any]) -> Tensor:
+    """Return lists of numbers as a tensor (rows, outputs) of fp32."""
+    return torch.tensor(values, dtype=torch.float32)

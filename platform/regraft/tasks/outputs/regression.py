@@ -1,4 +1,4 @@
-"""What follows from a row having numbers, whatever the row is: their scale, its loss, its metrics, its answer."""
+"""Numbers per row: their scale, loss, metrics, findings and answers."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from regraft.contracts import (
 from regraft.contracts.findings import Curve, Findings, Table
 from regraft.errors import Unsupported
 from regraft.lazy import Later
-from regraft.tasks.outputs.one_vector import OneVector, real
+from regraft.tasks.outputs.one_vector import OneVector, float_tensor
 
 sklearn_metrics = Later("sklearn.metrics")
 
 _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _POINTS = 2000
-"""Rows that a scatter shows, at most."""
+"""Most rows that a scatter shows."""
 
 
 class Regression(OneVector):
-    """Half of a task: all that follows the logits (rows, targets), which are numbers in the targets' own units.
+    """Half of a task: numbers for each row, from logits (rows, targets) in the targets' own units.
 
     The head is trained on standardised targets, so that one learning rate suits ratings and prices alike.
     """
@@ -49,81 +49,85 @@ class Regression(OneVector):
     problem: ClassVar[str] = "regression"
     score: ClassVar[Score] = Score("spearman", "max")
 
-    # `targets` is what a user writes; by that name in Python a task is asked which columns they are.
-    wanted: tuple[Annotated[str, Field(min_length=1)], ...] = Field(("target",), alias="targets", min_length=1)
-    """The columns of the numbers that are to be found out, one number each: [rating], or [x, y, angle]."""
+    # Specs call this field `targets`, which in Python is a hook of OneVector.
+    target_names: tuple[Annotated[str, Field(min_length=1)], ...] = Field(("target",), alias="targets", min_length=1)
+    """The columns of the numbers to predict, one number each: [rating], or [x, y, angle]."""
     distance: Literal["huber", "mse"] = "huber"
-    """What is minimised: huber is the square up to one standard deviation and straight beyond, so that single far
-    numbers pull less (Huber, 1964); mse is the square everywhere."""
+    """The loss: huber is quadratic up to one standard deviation and linear beyond, so that outliers weigh less (Huber,
+    1964); mse is quadratic everywhere."""
     mean: tuple[float, ...] | None = None
-    """What counts as 0 when the head is trained, for each target; null takes the mean of the training rows."""
+    """What counts as 0 in training, for each target; null takes the mean of the training rows."""
     deviation: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    """What counts as 1, for each target; null takes the standard deviation of the training rows."""
+    """What counts as 1 in training, for each target; null takes the standard deviation of the training rows."""
 
     @model_validator(mode="after")
     def _targets_are_columns_of_their_own(self) -> Self:
         taken = [name for name, kind in self.columns.items() if kind != "number"]
-        for name in self.wanted:
-            if name in (*taken, "row") or self.wanted.count(name) > 1:
+        for name in self.target_names:
+            if name in (*taken, "row") or self.target_names.count(name) > 1:
                 raise ValueError(
                     f"targets: {name!r} is written; each target is named once and is not {', '.join(taken)} or row: "
                     "rename the column in the file and name it in data.columns"
                 )
         for field in ("mean", "deviation"):
             given = getattr(self, field)
-            if given is not None and len(given) != len(self.wanted):
-                raise ValueError(f"{field}: {len(given)} numbers for {len(self.wanted)} targets; one each is allowed")
+            if given is not None and len(given) != len(self.target_names):
+                raise ValueError(
+                    f"{field}: {len(given)} numbers for {len(self.target_names)} targets; one each is allowed"
+                )
         return self
 
     def input_columns(self) -> Mapping[str, Kind]:
-        """What the row is made of, and the targets."""
+        """Return the columns of the input, and those that the field `targets` names."""
         row: dict[str, Kind] = {name: kind for name, kind in self.columns.items() if kind != "number"}
-        return {**row, **{name: "number" for name in self.wanted}}
+        return {**row, **{name: "number" for name in self.target_names}}
 
     def target_columns(self) -> frozenset[str]:
-        """The columns that the field `targets` names."""
-        return frozenset(self.wanted)
+        """Return the columns that the field `targets` names."""
+        return frozenset(self.target_names)
 
     def fit_to_rows(self, numbers: Numbers) -> Self:
-        """The task with mean and deviation of the training rows; a target that is the same everywhere has 1."""
-        columns = [numbers(name) for name in self.wanted]
+        """Return the task with mean and deviation of the training rows; a constant target has the deviation 1."""
+        columns = [numbers(name) for name in self.target_names]
         mean = self.mean or tuple(float(column.mean()) for column in columns)
         deviation = self.deviation or tuple(_spread(column) for column in columns)
         return self.model_copy(update={"mean": mean, "deviation": deviation})
 
     def outputs(self, labels: Sequence[str]) -> tuple[str, ...]:
-        """The targets."""
-        return self.wanted
+        """Return the names of the targets."""
+        return self.target_names
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
-        """The base's own model with its last layer answering in the targets' units."""
+        """Return the base's own model, with a last layer that answers in the targets' units."""
         model = super().build(load, labels)
-        parent, name, head = _last_linear(model, len(self.wanted))
+        parent, name, head = _last_linear(model, len(self.target_names))
         setattr(parent, name, ScaledLinear(head, self._mean(), self._deviation()))
         return model
 
     def merge(self, model: nn.Module) -> None:
-        """Write the scale into weight and bias of a plain linear layer."""
-        parent, name, head = _last_linear(model, len(self.wanted))
+        """Replace the last layer by a plain linear layer that contains the scale."""
+        parent, name, head = _last_linear(model, len(self.target_names))
         if isinstance(head, ScaledLinear):
             setattr(parent, name, head.plain())
 
     def target(self, row: Row, context: Context) -> Any:
-        """The targets' numbers."""
-        numbers = [row.get(name) for name in self.wanted]
+        """Return the targets' numbers; None where one is missing."""
+        numbers = [row.get(name) for name in self.target_names]
         return None if None in numbers else numbers
 
-    def targets(self, found: Sequence[Any]) -> Tensor:
-        """Numbers (rows, targets)."""
-        return real(found)
+    def targets(self, values: Sequence[Any]) -> Tensor:
+        """Return numbers (rows, targets)."""
+        return float_tensor(values)
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-        """The distance in standard deviations, averaged over targets and summed over rows, and their number."""
+        """Return the distance in standard deviations, averaged over targets and summed over rows, and the number of
+        rows."""
         losses = self._losses(output.logits, batch["labels"])
         return losses.sum(), torch.ones_like(losses).sum()
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """True and predicted numbers (targets,), the row's loss, and its mean absolute error in standard deviations."""
+        """Return per row the true and predicted numbers (targets,), the loss, and as `error` the mean absolute error in
+        standard deviations."""
         losses = self._losses(output.logits, batch["labels"]).tolist()
         predicted, true = (array.detach().double().cpu().numpy() for array in (output.logits, batch["labels"]))
         errors = (np.abs(predicted - true) / self._deviation().numpy()).mean(1).tolist()
@@ -131,22 +135,25 @@ class Regression(OneVector):
         return [{"true": t, "predicted": p, "loss": loss, "error": error} for t, p, loss, error in rows]
 
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
-        """Spearman's and Pearson's correlation, R2, and mean absolute and root mean squared error in the targets' own
-        units, as means over the targets and, of several, also for each (`spearman_angle`); the loss.
+        """Return Spearman's and Pearson's correlation, R2, and mean absolute and root mean squared error in the
+        targets' own units, as means over the targets; for several targets, also each one's (`spearman_angle`); and the
+        loss.
 
-        A correlation with numbers that are all the same counts as 0, and so does their R2.
+        Correlations with constant numbers count as 0, and so does their R2.
         """
         true, predicted = _columns(records)
-        each = {name: _fit(true[:, number], predicted[:, number]) for number, name in enumerate(self.wanted)}
-        found = {metric: float(np.mean([fit[metric] for fit in each.values()])) for metric in each[self.wanted[0]]}
+        each = {name: _fit(true[:, number], predicted[:, number]) for number, name in enumerate(self.target_names)}
+        found = {
+            metric: float(np.mean([fit[metric] for fit in each.values()])) for metric in each[self.target_names[0]]
+        }
         if len(each) > 1:
             found |= {f"{metric}_{name}": value for name, fit in each.items() for metric, value in fit.items()}
         return found | {"loss": float(np.mean([record["loss"] for record in records]))}
 
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
-        """How well each target is met, where its residuals lie, and predicted numbers against true ones."""
+        """Return scores and quantiles of the residuals by target, and predicted numbers against true ones."""
         true, predicted = _columns(records)
-        sides = {name: (true[:, at], predicted[:, at]) for at, name in enumerate(self.wanted)}
+        sides = {name: (true[:, at], predicted[:, at]) for at, name in enumerate(self.target_names)}
         return Findings(
             tables=(_fits(sides), _residuals(sides)),
             curves=tuple(_scatter(name, *side) for name, side in sides.items()),
@@ -157,50 +164,53 @@ class Regression(OneVector):
         return scores_form(self.modality, "none", wrapped=medium_of(self.modality).wraps_scores)
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
-        """`values`: each target's number; `scores`: the same as labels with scores, as classifiers answer."""
+        """Return `values`, each target's number, and `scores`, the same in the form of classifiers' answers."""
         answers: list[Answer] = []
         for row in output.logits.detach().double().tolist():
-            values = dict(zip(self.wanted, row, strict=True))
+            values = dict(zip(self.target_names, row, strict=True))
             scores = [{"label": name, "score": value} for name, value in values.items()]
             answers.append({"values": values, "scores": scores})
         return answers
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each row, (rows,), as the mean over targets."""
         deviation = self._deviation().to(logits.device)
-        wanted, found = labels / deviation, logits.float() / deviation
+        true, predicted = labels / deviation, logits.float() / deviation
         each = F.huber_loss if self.distance == "huber" else F.mse_loss
-        return each(found, wanted, reduction="none").mean(1)
+        return each(predicted, true, reduction="none").mean(1)
 
     def _mean(self) -> Tensor:
-        return torch.tensor(self.mean or [0.0] * len(self.wanted))
+        return torch.tensor(self.mean or [0.0] * len(self.target_names))
 
     def _deviation(self) -> Tensor:
-        return torch.tensor(self.deviation or [1.0] * len(self.wanted))
+        return torch.tensor(self.deviation or [1.0] * len(self.target_names))
 
 
 class ScaledLinear(nn.Linear):
-    """A linear layer whose outputs are standardised numbers turned back into their units, in fp32.
+    """A linear layer followed by a fixed scale, from standardised numbers to the targets' units, in fp32.
 
-    What is trained are the weights before the scale: in the targets' units a step of the same learning rate would be
-    too small for prices and too large for shares.
+    The weights before the scale are trained: in the targets' units, a step of the same learning rate would be too
+    small for prices and too large for shares.
     """
 
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, head: nn.Linear, mean: Tensor, deviation: Tensor) -> None:
-        """`head` gives its parameters; `mean` and `deviation` are (outputs,), and belong to the task, not the delta."""
+        """Take the parameters of `head`; `mean` and `deviation`, (outputs,), are the task's and not stored in
+        deltas."""
         super().__init__(head.in_features, head.out_features, bias=head.bias is not None)
         self.weight, self.bias = head.weight, head.bias
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("deviation", deviation, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., outputs) in the targets' units."""
+        """Return numbers (..., outputs) in the targets' units."""
         return super().forward(input).float() * self.deviation + self.mean
 
     def plain(self) -> nn.Linear:
-        """The same function as a linear layer; Unsupported when it lacks the bias that would hold the mean."""
+        """Return the same function as a plain linear layer. Raises Unsupported without a bias that could hold the
+        mean."""
         if self.bias is None and self.mean.any():
             raise Unsupported(
                 "the base's own head has no bias, in which a plain layer would hold the mean of the targets: export a "
@@ -215,12 +225,16 @@ class ScaledLinear(nn.Linear):
 
 
 def _spread(column: NDArray[np.float64]) -> float:
-    """The standard deviation; 1 of numbers that are all the same, whose own is a rounding error and not always 0."""
+    """Return the standard deviation; 1 for constant numbers, whose computed one is a rounding error and not always
+    0."""
     return float(column.std()) if np.ptp(column) > 0 else 1.0
 
 
 def _last_linear(model: nn.Module, outputs: int) -> tuple[nn.Module, str, nn.Linear]:
-    """The head's last layer with what holds it and under which name; Unsupported when it is not linear."""
+    """Return the parent of the head's last layer, the layer's name in it, and the layer.
+
+    Raises Unsupported where the head does not end in a linear layer.
+    """
     for name, layer in reversed(list(model.named_modules())):
         if isinstance(layer, nn.Linear) and layer.out_features == outputs:
             parent, _, leaf = name.rpartition(".")
@@ -229,7 +243,7 @@ def _last_linear(model: nn.Module, outputs: int) -> tuple[nn.Module, str, nn.Lin
 
 
 def _columns(records: Sequence[Record]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """True and predicted numbers, both (rows, targets)."""
+    """Return true and predicted numbers, both (rows, targets)."""
     return np.stack([record["true"] for record in records]), np.stack([record["predicted"] for record in records])
 
 
@@ -255,7 +269,7 @@ def _fits(sides: Sides) -> Table:
         fit = _fit(true, predicted)
         rows.append((name, len(true), float(true.mean()), float(true.std()), *fit.values()))
     columns = ("target", "rows", "mean", "deviation", "Spearman", "Pearson", "R2", "MAE", "RMSE")
-    note = "Mean and deviation are those of the true numbers: always answering the mean would have R2 0."
+    note = "Mean and deviation are those of the true numbers; a model that always answers the mean has R2 0."
     return Table("Targets", columns, tuple(rows), note)
 
 
@@ -266,7 +280,7 @@ def _residuals(sides: Sides) -> Table:
         shares = np.quantile(rest, _SHARES).tolist()
         rows.append((name, float(rest.mean()), float(rest.std()), *shares, float(np.abs(rest).max())))
     columns = ("target", "mean", "deviation", *(f"{share:.0%}" for share in _SHARES), "largest")
-    note = "Predicted less true, in the target's unit: so many rows in a hundred lie below each of the five numbers."
+    note = "Predicted minus true, in the target's unit; the percentages are quantiles."
     return Table("Residuals", columns, tuple(rows), note)
 
 

@@ -1,4 +1,4 @@
-"""What follows from a row having one label, whatever the row is: its loss, its metrics, its answer."""
+"""One label per row: loss, metrics, findings and answers."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.errors import DataError
 from regraft.lazy import Later
 from regraft.tasks.metrics.classification import auc, both, calibration, operating_points, precision_recall, roc
-from regraft.tasks.outputs.one_vector import OneVector, whole
+from regraft.tasks.outputs.one_vector import OneVector, class_tensor
 
 sklearn_metrics = Later("sklearn.metrics")
 
-Numbers = NDArray[np.int64]
-"""Outputs' numbers (rows,)."""
+Classes = NDArray[np.int64]
+"""Class numbers (rows,)."""
 _LARGEST = 50
-"""Labels up to which a confusion matrix is shown."""
+"""Most labels for which a confusion matrix is shown."""
 
 
 class SingleLabel(OneVector):
-    """Half of a task: all that follows the logits (rows, labels). A member says what a row is and how it is encoded."""
+    """Half of a task: one of several labels for each row, from logits (rows, labels)."""
 
     problem: ClassVar[str] = "single_label_classification"
     score: ClassVar[Score] = Score("accuracy", "max")
 
     def target(self, row: Row, context: Context) -> Any:
-        """The output that stands for the row's label."""
+        """Return the class number of the row's label."""
         label = row.get("label")
         return None if label is None else output_of(label, row, context)
 
-    def targets(self, found: Sequence[Any]) -> Tensor:
-        """Class numbers (rows,)."""
-        return whole(found)
+    def targets(self, values: Sequence[Any]) -> Tensor:
+        """Return class numbers (rows,)."""
+        return class_tensor(values)
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-        """Cross entropy as (sum, weight); divided, it is torch's own weighted and smoothed mean."""
+        """Return the cross entropy as (sum, weight); their quotient is torch's weighted and smoothed mean."""
         losses, weights = _row_losses(output.logits, batch["labels"], context)
         return losses.sum(), weights.sum()
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """Predicted and true label, the predicted one's probability and those of all (`probabilities`, in fp32), the
-        row's share of the loss, and as `error` how much of the probability lies beside the true label."""
+        """Return per row the predicted and the true label, the predicted one's probability (`score`), those of all
+        labels (`probabilities`, in fp32), loss and weight, and as `error` 1 - the true label's probability."""
         losses, weights = _row_losses(output.logits, batch["labels"], context)
         everything = output.logits.detach().double().softmax(-1).cpu().numpy()
         rows = zip(everything, batch["labels"].tolist(), losses.tolist(), weights.tolist(), strict=True)
@@ -67,10 +67,10 @@ class SingleLabel(OneVector):
         ]
 
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
-        """Accuracy, macro F1, balanced accuracy, and the loss that training minimises, smoothing and weights included.
+        """Return accuracy, macro F1, balanced accuracy, and the loss that training minimises.
 
-        Macro means count the labels that occur, as scikit-learn's do: for F1 among truths or predictions, for balanced
-        accuracy among the truths.
+        The loss includes smoothing and weights. Macro means are over the labels that occur, as in scikit-learn: for F1
+        in targets or predictions, for balanced accuracy in targets.
         """
         truth = [record["label"] for record in records]
         predicted = [record["predicted"] for record in records]
@@ -86,22 +86,24 @@ class SingleLabel(OneVector):
         }
 
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
-        """Each label's scores, which labels are taken for which, whether probabilities can be believed; for two labels
-        also operating points, ROC and precision-recall curves."""
+        """Return scores by label, the confusion matrix and the calibration of probabilities.
+
+        For two labels there are also operating points, ROC and precision-recall curves.
+        """
         labels, index = context.labels, context.index
         truth = np.array([index[record["label"]] for record in records])
-        said = np.stack([record["probabilities"] for record in records])
-        top = said.max(1)
-        reliability, error = calibration(top, said.argmax(1) == truth, "the predicted label")
-        tables, curves = [_by_label(truth, said, labels)], [reliability]
+        probabilities = np.stack([record["probabilities"] for record in records])
+        top = probabilities.max(1)
+        reliability, error = calibration(top, probabilities.argmax(1) == truth, "the predicted label")
+        tables, curves = [_by_label(truth, probabilities, labels)], [reliability]
         if len(labels) == 2 and both(truth == 1):
             sides = [truth == number for number in (0, 1)]
-            tables.append(operating_points(labels, sides, list(said.T)))
-            curves.append(roc(labels[1], sides[1], said[:, 1]))
-            curves += [precision_recall(labels[number], sides[number], said[:, number]) for number in (1, 0)]
-        tables.append(_calibration_table(error, truth, said))
-        matrices = (_confusion(truth, said.argmax(1), labels),) if len(labels) <= _LARGEST else ()
-        tables += [] if matrices else [_confused(truth, said.argmax(1), labels)]
+            tables.append(operating_points(labels, sides, list(probabilities.T)))
+            curves.append(roc(labels[1], sides[1], probabilities[:, 1]))
+            curves += [precision_recall(labels[number], sides[number], probabilities[:, number]) for number in (1, 0)]
+        tables.append(_calibration_table(error, truth, probabilities))
+        matrices = (_confusion(truth, probabilities.argmax(1), labels),) if len(labels) <= _LARGEST else ()
+        tables += [] if matrices else [_confused(truth, probabilities.argmax(1), labels)]
         return Findings(tuple(tables), matrices, tuple(curves))
 
     def api_form(self) -> ApiForm:
@@ -109,7 +111,7 @@ class SingleLabel(OneVector):
         return scores_form(self.modality, "softmax", wrapped=medium_of(self.modality).wraps_scores)
 
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
-        """The likeliest label with its probability, and `scores`: all labels, likeliest first."""
+        """Return the most probable label with its probability, and `scores`: all labels, most probable first."""
         answers: list[Answer] = []
         for row in output.logits.detach().double().softmax(-1).tolist():
             ranked = sorted(zip(context.labels, row, strict=True), key=lambda pair: -pair[1])
@@ -119,7 +121,7 @@ class SingleLabel(OneVector):
 
 
 def output_of(label: str, row: Row, context: Context) -> int:
-    """The output that stands for a label; DataError names one that the model does not know."""
+    """Return a label's class number. Raises DataError for a label that the model does not have."""
     if label not in context.index:
         known = ", ".join(context.labels)
         raise DataError(f"label {label!r} is written; the model knows: {known}", where=f"row {row.get('row')}")
@@ -127,47 +129,47 @@ def output_of(label: str, row: Row, context: Context) -> int:
 
 
 def _row_losses(logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-    """Each row's cross entropy and its weight, both (rows,): torch divides the sum of the one by that of the other."""
+    """Return each row's cross entropy and weight, both (rows,): torch divides the sum of the former by the latter's."""
     logits = logits.float()
     weights = None if context.class_weights is None else context.class_weights.to(logits)
     losses = F.cross_entropy(logits, labels, weight=weights, reduction="none", label_smoothing=context.label_smoothing)
     return losses, ones_like(losses) if weights is None else weights[labels]
 
 
-def _by_label(truth: Numbers, said: NDArray[np.float32], labels: Sequence[str]) -> Table:
+def _by_label(truth: Classes, probabilities: NDArray[np.float32], labels: Sequence[str]) -> Table:
     outputs = range(len(labels))
     scores = sklearn_metrics.precision_recall_fscore_support(
-        truth, said.argmax(1), labels=list(outputs), average=None, zero_division=0
+        truth, probabilities.argmax(1), labels=list(outputs), average=None, zero_division=0
     )
     rows = [
-        (label, int(rows), float(precision), float(recall), float(f1), auc(truth == at, said[:, at]))
+        (label, int(rows), float(precision), float(recall), float(f1), auc(truth == at, probabilities[:, at]))
         for at, label, precision, recall, f1, rows in zip(outputs, labels, *scores, strict=True)
     ]
     note = "AUC is that of the label against all others."
     return Table("Labels", ("label", "rows", "precision", "recall", "F1", "AUC"), tuple(rows), note)
 
 
-def _calibration_table(error: float, truth: Numbers, said: NDArray[np.float32]) -> Table:
-    hot = np.eye(said.shape[1])[truth]
-    brier = float(((said - hot) ** 2).sum(1).mean())
-    exact = said.astype(np.float64)  # fp32 rows do not sum to 1 as closely as scikit-learn wants
+def _calibration_table(error: float, truth: Classes, probabilities: NDArray[np.float32]) -> Table:
+    hot = np.eye(probabilities.shape[1])[truth]
+    brier = float(((probabilities - hot) ** 2).sum(1).mean())
+    exact = probabilities.astype(np.float64)  # fp32 rows do not sum to 1 as closely as scikit-learn requires
     likelihood = float(
-        sklearn_metrics.log_loss(truth, exact / exact.sum(1, keepdims=True), labels=list(range(said.shape[1])))
+        sklearn_metrics.log_loss(truth, exact / exact.sum(1, keepdims=True), labels=list(range(probabilities.shape[1])))
     )
-    top, right = float(said.max(1).mean()), float((said.argmax(1) == truth).mean())
+    top, right = float(probabilities.max(1).mean()), float((probabilities.argmax(1) == truth).mean())
     columns = ("expected calibration error", "mean probability", "accuracy", "Brier score", "log loss")
-    note = "A mean probability above the accuracy says that the model believes itself too much."
+    note = "A mean probability above the accuracy shows that the model is overconfident."
     return Table("Calibration", columns, ((error, top, right, brier, likelihood),), note)
 
 
-def _confusion(truth: Numbers, guess: Numbers, labels: Sequence[str]) -> Matrix:
+def _confusion(truth: Classes, guess: Classes, labels: Sequence[str]) -> Matrix:
     counts = sklearn_metrics.confusion_matrix(truth, guess, labels=list(range(len(labels))))
     rows = tuple(tuple(map(int, row)) for row in counts)
     return Matrix("Confusion of labels", tuple(labels), tuple(labels), rows)
 
 
-def _confused(truth: Numbers, guess: Numbers, labels: Sequence[str]) -> Table:
-    """In place of a matrix that nobody could read: the pairs of labels that are confused most."""
+def _confused(truth: Classes, guess: Classes, labels: Sequence[str]) -> Table:
+    """Return the pairs of labels that are confused most, in place of a matrix that is too large to read."""
     wrong = Counter(zip(truth[truth != guess].tolist(), guess[truth != guess].tolist(), strict=True))
-    rows = tuple((labels[true], labels[said], count) for (true, said), count in wrong.most_common(_LARGEST))
+    rows = tuple((labels[true], labels[predicted], count) for (true, predicted), count in wrong.most_common(_LARGEST))
     return Table("Most frequent confusions", ("label", "predicted", "rows"), rows)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from regraft.errors import DataError, Unsupported
-from regraft.tasks.inputs.chat_template import PLAIN, asked, closing, template_of, written_out
+from regraft.tasks.inputs.chat_template import PLAIN, end_token_id, render_prompt, render_turns, template_of
 from support.language_models import byte_tokenizer
 
 CHATML = (
@@ -49,7 +49,7 @@ def processor() -> Any:
 
 
 def said(template: str, processor: Any, talk: list[dict[str, str]] = TALK) -> list[str]:
-    text, spans = written_out(talk, template, processor)
+    text, spans = render_turns(talk, template, processor)
     return [text[start:end] for start, end in spans]
 
 
@@ -66,7 +66,7 @@ def test_a_template_that_writes_the_last_turn_otherwise_is_understood(processor:
 
 
 def test_the_plain_template_has_a_line_for_each_role(processor: Any) -> None:
-    text, _ = written_out(TALK, PLAIN, processor)
+    text, _ = render_turns(TALK, PLAIN, processor)
     assert text == (
         "System:\nBe brief.\n\nUser:\n2+2?\n\nAssistant:\n4<|end|>\n\nUser:\n4?\n\nAssistant:\n yes, 4 <|end|>\n\n"
     )
@@ -75,8 +75,12 @@ def test_the_plain_template_has_a_line_for_each_role(processor: Any) -> None:
 
 @pytest.mark.parametrize("template", [CHATML, MARKED, PLAIN, THINKING])
 def test_what_is_asked_ends_where_the_last_turn_begins(template: str, processor: Any) -> None:
-    text, spans = written_out(TALK, template, processor)
-    assert asked(TALK, template, processor) == asked(TALK[:-1], template, processor) == text[: spans[-1][0]]
+    text, spans = render_turns(TALK, template, processor)
+    assert (
+        render_prompt(TALK, template, processor)
+        == render_prompt(TALK[:-1], template, processor)
+        == text[: spans[-1][0]]
+    )
 
 
 def test_an_answer_to_nothing_does_not_count(processor: Any) -> None:
@@ -97,14 +101,14 @@ def test_a_template_that_writes_a_turn_in_no_findable_way_is_refused(processor: 
 
 def test_the_token_that_ends_a_turn_is_known(processor: Any) -> None:
     ends = processor.convert_tokens_to_ids(["<|end|>", "<|turn|>"])
-    assert [closing(template, processor) for template in (CHATML, MARKED, PLAIN, THINKING)] == [ends[0]] * 4
-    assert closing(CHATML.replace("<|end|>", "<|turn|>"), processor) == ends[1]
-    assert closing(STRICT, processor) is None and closing("{{ raise_exception('no') }}", processor) is None
+    assert [end_token_id(template, processor) for template in (CHATML, MARKED, PLAIN, THINKING)] == [ends[0]] * 4
+    assert end_token_id(CHATML.replace("<|end|>", "<|turn|>"), processor) == ends[1]
+    assert end_token_id(STRICT, processor) is None and end_token_id("{{ raise_exception('no') }}", processor) is None
 
 
 def test_a_conversation_of_the_assistant_alone_asks_nothing(processor: Any) -> None:
     with pytest.raises(DataError, match="only the assistant speaks"):
-        asked([TALK[2]], CHATML, processor)
+        render_prompt([TALK[2]], CHATML, processor)
 
 
 def test_a_base_without_a_template_says_what_to_write(processor: Any) -> None:

@@ -84,7 +84,7 @@ def test_families_with_attention_keep_documents_apart(family: str, attention: st
 def test_a_model_that_reads_both_ways_is_refused() -> None:
     config = BertConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=30)
     torch.manual_seed(0)
-    with pytest.raises(Unsupported, match=r"base: a BertLMHeadModel sees the tokens that it is to foretell"):
+    with pytest.raises(Unsupported, match=r"base: a BertLMHeadModel sees the tokens that it is to predict"):
         refuse_leaks(BertLMHeadModel(config).eval(), packed=False)
 
 

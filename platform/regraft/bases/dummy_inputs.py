@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regraft.contracts import Medium, medium_of
+
 TOKENS = 6
 SIDE = 64
 """Height and width in pixels: small, and a multiple of the patch sizes and strides of most models."""
@@ -17,7 +19,7 @@ SIDE = 64
 def dummy_inputs(model: nn.Module, base: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Yield inputs of one row for the forward pass of `model`, the cheapest first.
 
-    Yields none for a model that takes neither tokens nor pixels.
+    Yields none for a model that takes neither tokens nor pixels, and that no medium has inputs for.
     """
     config: Any = getattr(base, "config", None)
     taken = inspect.signature(model.forward).parameters
@@ -29,6 +31,10 @@ def dummy_inputs(model: nn.Module, base: nn.Module) -> Iterator[dict[str, Tensor
             yield {"pixel_values": pixels, **(_tokens(config, taken, device) if "input_ids" in taken else {})}
     elif "input_ids" in taken:
         yield _tokens(config, taken, device)
+    else:
+        for modality in Medium.names():
+            for inputs in medium_of(modality).dummy_inputs(config, taken):
+                yield {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 def _setting(config: Any, name: str) -> Any:

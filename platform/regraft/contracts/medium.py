@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,6 +46,14 @@ class Medium(Plugin, ABC):
         DataError for a value that cannot be decoded.
         """
         raise NotImplementedError
+
+    def dummy_inputs(self, config: Any, taken: Container[str]) -> Iterator[dict[str, Tensor]]:
+        """Yield small inputs of one row for a model whose forward pass takes arguments of the names `taken`.
+
+        They are made from the base's configuration alone; its blocks are found by them. Models that take tokens or
+        pixels need none.
+        """
+        return iter(())
 
 
 @cache

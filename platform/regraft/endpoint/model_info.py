@@ -12,7 +12,7 @@ from regraft.endpoint.http_errors import without_folders
 from regraft.endpoint.routes import BARE, ModelRoute, ModelRoutes
 from regraft.errors import RegraftError
 from regraft.serving.engine.engine import ServedVersion
-from regraft.serving.row_checks import inputs
+from regraft.serving.row_checks import prediction_columns
 
 LINEAGE = ("lineage", "base", "created", "versions")
 
@@ -46,8 +46,8 @@ def describe_version(served: ServedVersion) -> dict[str, Any]:
         "labels": list(served.labels),
         "view": form.view,
         "client": form.name.replace("-", "_") if form.client else None,
-        "inputs": dict(inputs(served.task)),
-        "fields": {name: _field(column) for name, column in columns_of(inputs(served.task)).items()},
+        "inputs": dict(prediction_columns(served.task)),
+        "fields": {name: _field(column) for name, column in columns_of(prediction_columns(served.task)).items()},
         "example": {"inputs": example_of(served.task)},
         "parameters": dict(form.parameters),
         "metrics": dict(meta.get("metrics") or {}),
@@ -58,7 +58,7 @@ def describe_version(served: ServedVersion) -> dict[str, Any]:
 
 def example_of(task: Task) -> Any:
     """Return an input of the task, ready to send."""
-    wanted = columns_of(inputs(task))
+    wanted = columns_of(prediction_columns(task))
     values = {name: column.example(place) for place, (name, column) in enumerate(wanted.items())}
     return next(iter(values.values())) if len(values) == 1 else values
 

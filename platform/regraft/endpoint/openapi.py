@@ -12,7 +12,7 @@ from regraft.endpoint.backend import Backend
 from regraft.endpoint.model_info import example_of, open_or_none
 from regraft.endpoint.routes import BARE, ModelRoutes
 from regraft.errors import RegraftError
-from regraft.serving.row_checks import inputs
+from regraft.serving.row_checks import prediction_columns
 from regraft.spec.serve import ServeSpec
 from regraft.version import VERSION
 
@@ -95,7 +95,7 @@ def _request(task: Task, form: ApiForm, spec: ServeSpec) -> Schema:
 
 def input_schema(task: Task) -> Schema:
     """Return the JSON Schema of one input."""
-    wanted = inputs(task)
+    wanted = prediction_columns(task)
     properties = {name: column.request_schema() for name, column in columns_of(wanted).items()}
     columns: Schema = {
         "type": "object",
@@ -122,7 +122,7 @@ def _model_paths(
     form, stem = served.task.api_form(), f"model-{model}"
     schemas |= {f"{stem}-request": _request(served.task, form, spec), f"{stem}-reply": _reply(form)}
     summary = f"{model}: {served.task.key()}" + (f", labels {', '.join(served.labels)}" if served.labels else "")
-    columns = list(columns_of(inputs(served.task)).values())
+    columns = list(columns_of(prediction_columns(served.task)).values())
     bare = [columns[0].media_type] if len(columns) == 1 and columns[0].media_type else []
     post = _post(summary[:1000], f"{stem}-request", f"{stem}-reply", bare=bare)
     return {f"/models/{model}": {"post": post}}

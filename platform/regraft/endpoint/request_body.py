@@ -16,7 +16,7 @@ from regraft.contracts.column import json_name
 from regraft.endpoint.http_errors import HttpError, wrong
 from regraft.endpoint.inference_api import parameters_of
 from regraft.plugins import unknown
-from regraft.serving.row_checks import inputs
+from regraft.serving.row_checks import prediction_columns
 from regraft.spec.serve import LimitSpec
 
 LONGEST_TOKEN = 16
@@ -39,14 +39,14 @@ class ParsedRequest:
 
 def most_bytes(task: Task, limits: LimitSpec) -> int:
     """Return the bytes that a body may have: for texts, as many as the allowed tokens can take."""
-    if any(column.by_reference for column in columns_of(inputs(task)).values()):
+    if any(column.by_reference for column in columns_of(prediction_columns(task)).values()):
         return limits.body_bytes
     return min(limits.body_bytes, limits.tokens * LONGEST_TOKEN * ESCAPED + (1 << 16))
 
 
 def parse_request(body: bytes, content_type: str, task: Task, limits: LimitSpec) -> ParsedRequest:
     """Parse a body into rows. Raises HttpError 422 or 413 with the reason."""
-    form, wanted = task.api_form(), columns_of(inputs(task))
+    form, wanted = task.api_form(), columns_of(prediction_columns(task))
     allowance = DecodingAllowance(limits)
     if _is_bare(body, content_type, wanted):
         name, column = next(iter(wanted.items()))

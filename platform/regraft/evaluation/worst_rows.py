@@ -12,7 +12,7 @@ from regraft.data.rows import Rows
 from regraft.evaluation.row_views import RowView, image_file_name, view_parts
 from regraft.evaluation.thumbnails import Thumbnails
 from regraft.serving.predictor import Predictor
-from regraft.serving.row_checks import inputs
+from regraft.serving.row_checks import prediction_columns
 
 _LONG = 4000
 
@@ -60,7 +60,7 @@ def _answers(predictor: Predictor, rows: Sequence[Row]) -> list[Answer]:
     task = predictor.adapted.task
     if not rows or task.packs or not task.target_columns():
         return [{} for _ in rows]
-    wanted = inputs(task)
+    wanted = prediction_columns(task)
     return predictor.predict([{name: row[name] for name in wanted} for row in rows])
 
 

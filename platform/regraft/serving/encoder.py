@@ -81,8 +81,8 @@ def recipe_of(base: Base) -> Recipe:
     media = {name: medium_of(name) for name in Medium.names()}
     found = [name for name, medium in media.items() if medium.found_in(base.path)]
     if len(found) > 1:
-        message = f"this base reads {' and '.join(sorted(found, reverse=True))}; features come from bases of one kind"
-        raise Unsupported(message, base.reference)
+        both = " and ".join(sorted(found, reverse=True))
+        raise Unsupported(f"this base reads {both}; features come from bases that read one medium", base.reference)
     modality = found[0] if found else next(name for name, medium in media.items() if medium.in_timm)
     if not media[modality].tokens:
         return Recipe(modality, "image")

@@ -21,7 +21,7 @@ from regraft.contracts import Example, MadeUp, columns_of, medium_of
 from regraft.errors import RequestError, Unsupported
 from regraft.plugins import add_folder
 from regraft.serving.predictor import load_adapted
-from regraft.serving.row_checks import inputs
+from regraft.serving.row_checks import prediction_columns
 from regraft.serving.version_files import Fetched, fetch
 from regraft.store.card import model_card
 from regraft.store.objects import ObjectStore, open_store
@@ -113,7 +113,7 @@ def _pooled(model: nn.Module, adapted: Adapted) -> tuple[PreTrainedModel, nn.Lin
         f"a {type(model).__name__} of task {adapted.task.key()} has no class in transformers to be exported to; "
         "use it by regraft.load"
     )
-    columns = columns_of(inputs(adapted.task)).values()
+    columns = columns_of(prediction_columns(adapted.task)).values()
     texts = all(isinstance(column.made_up(MadeUp(0, ("a",))), str) for column in columns)
     if not isinstance(encoder, PreTrainedModel) or not texts:
         raise Unsupported(unsupported)
@@ -130,7 +130,7 @@ def _pooled(model: nn.Module, adapted: Adapted) -> tuple[PreTrainedModel, nn.Lin
 
 
 def _example(adapted: Adapted, text: str) -> Example:
-    return adapted.task.encode(dict.fromkeys(inputs(adapted.task), text), adapted.context, train=False)
+    return adapted.task.encode(dict.fromkeys(prediction_columns(adapted.task), text), adapted.context, train=False)
 
 
 def _sentence_files(adapted: Adapted, encoder: PreTrainedModel, folder: Path) -> None:
@@ -211,7 +211,7 @@ ANSWERS
 
 def _sentence_usage(adapted: Adapted, problem: str | None) -> str:
     """Return the usage of the folder, which depends on the texts of a row and the meaning of the logits."""
-    texts = "texts" if len(inputs(adapted.task)) == 1 else "[(text, pair), ...]"
+    texts = "texts" if len(prediction_columns(adapted.task)) == 1 else "[(text, pair), ...]"
     read = _READ.get(problem or "", "answers = [labels[i] for i in logits.argmax(-1)]")
     return _SENTENCE_USAGE.replace("TEXTS", texts).replace("ANSWERS", read)
 

@@ -25,7 +25,7 @@ from regraft.bases.safety import check_harmless
 from regraft.contracts import Answer, Batch, Example, Method, Row, Task
 from regraft.errors import BaseError, Damaged, DataError, RequestError, UnknownPlugin, Unsupported, WrongBase
 from regraft.plugins import Plugin, add_folder
-from regraft.serving.row_checks import batches, checked
+from regraft.serving.row_checks import batches, check_rows
 from regraft.serving.version_files import Fetched, fetch
 from regraft.store.objects import ObjectStore, open_store
 
@@ -98,7 +98,7 @@ class Predictor:
         A row holds the task's columns without the targets; a string suffices for a task with one text or image column.
         Raises DataError, which names the first row that does not fit.
         """
-        good = checked(self.adapted.task, rows)
+        good = check_rows(self.adapted.task, rows)
         return self._results(good, self._read_answers, self._forward)
 
     def attempt(self, rows: Sequence[Row]) -> list[Answer | DataError]:
@@ -119,7 +119,7 @@ class Predictor:
     def logits(self, rows: Sequence[str | Mapping[str, Any]]) -> Tensor:
         """Return the model's logits, (rows, labels) for one label a row, on the CPU; rows as in `predict`."""
         task = self.adapted.task
-        good = checked(task, rows)
+        good = check_rows(task, rows)
         found = self._results(good, lambda output, _: list(_logits(task, output).float().cpu()), self.adapted.forward)
         return torch.stack(found) if found else torch.zeros(0, len(self.labels))
 

@@ -20,13 +20,13 @@ WINDOW = 256
 """Rows that are encoded together, and sorted into batches."""
 
 
-def inputs(task: Task) -> dict[str, Kind]:
+def prediction_columns(task: Task) -> dict[str, Kind]:
     """Return the columns that a prediction needs, with their kinds."""
     targets = task.target_columns()
     return {name: kind for name, kind in task.input_columns().items() if name not in targets}
 
 
-def checked(task: Task, rows: Sequence[str | Mapping[str, Any]]) -> list[Row]:
+def check_rows(task: Task, rows: Sequence[str | Mapping[str, Any]]) -> list[Row]:
     """Return the rows with the task's own columns and `row`, their index; targets are dropped.
 
     A string may stand for a row whose only column allows it (text, words, image). Raises DataError, which names the
@@ -34,7 +34,7 @@ def checked(task: Task, rows: Sequence[str | Mapping[str, Any]]) -> list[Row]:
     """
     if isinstance(rows, str | bytes | Mapping):
         raise DataError(f"one {type(rows).__name__} is given; allowed is a list of rows: write [row]", where="rows")
-    wanted = columns_of(inputs(task))
+    wanted = columns_of(prediction_columns(task))
     return [_checked(task, wanted, number, row) for number, row in enumerate(rows)]
 
 

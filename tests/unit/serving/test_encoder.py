@@ -143,7 +143,7 @@ def test_an_image_base_gives_its_pooled_output(
         ("modules.json", [{"type": "sentence_transformers.models.Dense"}], "names Dense; features are made by"),
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pools by max_tokens; allowed are mean and cls"),
         ("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "include_prompt": False}, "without the prompt"),
-        ("preprocessor_config.json", {}, "reads texts and images"),
+        ("preprocessor_config.json", {}, "reads text and image; features come from bases that read one medium"),
     ],
 )
 def test_what_would_come_out_otherwise_is_refused(file: str, content: Any, message: str, tmp_path: Path) -> None:

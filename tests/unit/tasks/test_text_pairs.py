@@ -15,7 +15,7 @@ from regraft.bases.load import BaseLoader
 from regraft.bases.locate import locate
 from regraft.contracts import Context, Row
 from regraft.errors import DataError
-from regraft.serving.row_checks import checked
+from regraft.serving.row_checks import check_rows
 from regraft.tasks.text_pair_classification import TextPairClassification
 from regraft.tasks.text_pair_regression import TextPairRegression
 from support.tiny import SPECIAL, WORDS, tokenizer_of
@@ -120,7 +120,7 @@ def test_rows_of_one_costs_what_both_texts_have() -> None:
 
 def test_a_bare_string_is_no_pair() -> None:
     with pytest.raises(DataError, match=r"row is \{'text': ..., 'pair': ...\}"):
-        checked(TASK, ["lamp"])
+        check_rows(TASK, ["lamp"])
 
 
 def test_logits_depend_on_both_texts(context: Context, tmp_path: Path) -> None:

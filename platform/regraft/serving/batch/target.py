@@ -14,7 +14,7 @@ from regraft.contracts import Kind, Row, Task
 from regraft.errors import BaseError, NotFound, WrongBase
 from regraft.serving.encoder import recipe_of
 from regraft.serving.predictor import parse_member, version_base
-from regraft.serving.row_checks import inputs
+from regraft.serving.row_checks import prediction_columns
 from regraft.serving.version_files import fetch
 from regraft.spec.document import absolute
 from regraft.store.objects import open_store
@@ -57,7 +57,7 @@ class Target:
             return RowSchema(recipe_of(self.located()).columns, lambda _: None, {})
         task = Task.parse(dict(self.task or {}))
         assert isinstance(task, Task)
-        wanted = inputs(task)
+        wanted = prediction_columns(task)
         return RowSchema(
             wanted, task.check, {name: written for name, written in self.trained.items() if name in wanted}
         )

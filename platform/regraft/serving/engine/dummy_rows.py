@@ -7,7 +7,7 @@ from typing import Any
 
 from regraft.bases.adapted import Adapted
 from regraft.contracts import BadCell, Batch, Example, MadeUp, Row, Task, columns_of
-from regraft.serving.row_checks import checked, inputs
+from regraft.serving.row_checks import check_rows, prediction_columns
 from regraft.trunk.cut import NotCut
 from regraft.trunk.shapes import distinguishes, sizes_of
 
@@ -19,7 +19,7 @@ SHORT, LONG = (3, 2, 5, 1), (11, 9, 7, 17, 23, 41)
 
 def rows_of(task: Task, words: int, count: int) -> list[Row]:
     """Return `count` rows, with texts of about `words` words. Raises NotCut for kinds without dummy values."""
-    columns = columns_of(inputs(task))
+    columns = columns_of(prediction_columns(task))
     try:
         made = [
             {name: column.made_up(shared) for name, column in columns.items()}
@@ -27,7 +27,7 @@ def rows_of(task: Task, words: int, count: int) -> list[Row]:
         ]
     except BadCell as error:
         raise NotCut(error.of("a column")) from None
-    return checked(task, made)
+    return check_rows(task, made)
 
 
 def _shared(words: int, number: int) -> MadeUp:

@@ -28,7 +28,7 @@ from regraft.serving.engine.precision import Precision
 from regraft.serving.engine.version_cache import VersionCache
 from regraft.serving.engine.version_loader import ServedVersion, VersionLoader
 from regraft.serving.predictor import resolve_device
-from regraft.serving.row_checks import MAX_BATCH_NUMBERS, checked
+from regraft.serving.row_checks import MAX_BATCH_NUMBERS, check_rows
 from regraft.store.names import is_version
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
@@ -168,7 +168,7 @@ class Engine:
         """Return the row as its model reads it. Raises DataError for one that does not fit, and errors of `open`."""
         served = self._cache.get(request.model, request.version) or self._load(request.model, request.version)
         loaded = served.loaded
-        row = checked(served.task, [request.row])[0]
+        row = check_rows(served.task, [request.row])[0]
         with loaded.frame.tokenizer_lock if medium_of(served.task.modality).serial else nullcontext():
             example = loaded.task.encode(row, loaded.context, train=False)
         inputs = [value for name, value in example.items() if name != "labels"]

@@ -19,7 +19,7 @@ from regraft.bases.load import BaseLoader
 from regraft.bases.locate import locate
 from regraft.contracts import Context, Record
 from regraft.errors import Unsupported
-from regraft.serving.row_checks import checked, inputs
+from regraft.serving.row_checks import check_rows, prediction_columns
 from regraft.spec.run import RunSpec
 from regraft.tasks.image_regression import ImageRegression
 from regraft.tasks.outputs.regression import ScaledLinear
@@ -41,8 +41,8 @@ def recorded(predicted: Any, true: Any, task: TextRegression = TASK) -> list[Rec
 
 def test_the_columns_are_those_that_the_field_names() -> None:
     assert TASK.input_columns() == {"text": "text", "share": "number", "price": "number"}
-    assert TASK.target_columns() == {"share", "price"} and inputs(TASK) == {"text": "text"}
-    assert checked(TASK, ["lamp", {"text": "lamp", "price": 3.0}]) == [
+    assert TASK.target_columns() == {"share", "price"} and prediction_columns(TASK) == {"text": "text"}
+    assert check_rows(TASK, ["lamp", {"text": "lamp", "price": 3.0}]) == [
         {"text": "lamp", "row": 0},
         {"text": "lamp", "row": 1},
     ]

@@ -57,7 +57,7 @@ def ingest(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
         positions = stack.enter_context((scratch / "eval.positions").open("w", encoding="utf-8"))
         train = SplitSide("train", writers[0], columns)
         evaluation = SplitSide("eval", writers[1], columns, positions)
-        reader = _RowReader(task, data, scratch, bad_rows)
+        reader = _SplitReader(task, data, scratch, bad_rows)
         if isinstance(data.eval, str):
             reader.read(data.train, _Split(train))
             reader.read(data.eval, _Split(evaluation))
@@ -68,7 +68,7 @@ def ingest(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
     _refuse_shared_groups(data, train, evaluation)
     _refuse_empty(data, train, evaluation)
     if data.bad_rows == "skip" and data.labels is None:
-        _drop_unseen_labels(task, files["eval"], train, evaluation, bad_rows)
+        _drop_unseen_labels(task, files["eval"], train=train, evaluation=evaluation, bad_rows=bad_rows)
         _refuse_empty(data, train, evaluation)
     _refuse_labels(task, data, train, evaluation)
     for column in columns.values():
@@ -97,7 +97,7 @@ def ingest_for_evaluation(
     path, bad_rows = scratch / "eval.arrow", BadRows()
     with RowWriter(path, task.input_columns()) as writer:
         side = SplitSide("eval", writer, columns_of(task.input_columns()))
-        _RowReader(task, data, scratch, bad_rows).read(data.train, _Split(side))
+        _SplitReader(task, data, scratch, bad_rows).read(data.train, _Split(side))
     if data.bad_rows == "fail" or not side.rows:
         bad_rows.report()
     if not side.rows:
@@ -126,7 +126,7 @@ class _Split:
         return self.other if self.other is not None and _unit_hash(identity) < self.share else self.side
 
 
-class _RowReader:
+class _SplitReader:
     """Reads the rows of files, checks each and appends it to its side of the split."""
 
     def __init__(self, task: Task, data: DataSpec, scratch: Path, bad_rows: BadRows) -> None:
@@ -255,7 +255,7 @@ def _pack(task: Task, side: SplitSide, path: Path, processor: Any) -> None:
         raise DataError(f"the {side.name} rows hold too little to make one row of task {task.key()}: add more")
 
 
-def _drop_unseen_labels(task: Task, path: Path, train: SplitSide, evaluation: SplitSide, bad_rows: BadRows) -> None:
+def _drop_unseen_labels(task: Task, path: Path, *, train: SplitSide, evaluation: SplitSide, bad_rows: BadRows) -> None:
     """Write the evaluation rows again without those whose label no training row has."""
     columns = columns_of(task.input_columns())
     unseen = evaluation.labels.keys() - train.labels.keys()

@@ -18,7 +18,7 @@ MEGA = 50
 
 
 def batches(
-    seed: int, epoch: int, rows: int | NDArray[np.integer], batch_size: int, bucketing: bool = False
+    seed: int, epoch: int, rows: int | NDArray[np.integer], batch_size: int, *, bucketing: bool = False
 ) -> list[Indices]:
     """Return the global batches of an epoch: row indices, each row exactly once.
 

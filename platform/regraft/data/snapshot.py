@@ -41,6 +41,7 @@ def build_snapshot(
     store: ObjectStore,
     task: Task,
     data: DataSpec,
+    *,
     cache: Path | None = None,
     processor: Callable[[], Any] | None = None,
 ) -> Snapshot:

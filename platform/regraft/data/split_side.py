@@ -44,7 +44,7 @@ class SplitSide:
         """
         self.name = name
         self.groups: dict[str, str] = {}
-        """Where each group was seen first."""
+        """First position (file:row) of each group."""
         self.restart(writer, columns, positions)
 
     def restart(self, writer: RowWriter, columns: Mapping[str, Column], positions: TextIO | None = None) -> None:
@@ -55,7 +55,7 @@ class SplitSide:
         self.hash = hashlib.sha256()
         self.labels: Counter[str] = Counter()
         self.first: dict[str, str] = {}
-        """Where each label was seen first."""
+        """First position (file:row) of each label."""
 
     @property
     def rows(self) -> int:

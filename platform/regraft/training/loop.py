@@ -142,7 +142,7 @@ def micro_batches(run: Run, first: int) -> Iterator[tuple[int, np.ndarray, list[
     for number in range(first, run.steps):
         now, index = position(number, run.per_epoch)
         if now != epoch:
-            epoch, order = now, batches(training.seed, now, rows.lengths, training.batch_size, bucketing)
+            epoch, order = now, batches(training.seed, now, rows.lengths, training.batch_size, bucketing=bucketing)
         key = (training.seed, epoch)
         shares = share(order[index], run.harness.rank, run.harness.world, training.accumulation)
         micros = [

@@ -25,7 +25,7 @@ LABELS = ("no", "yes", "perhaps")
 
 
 class Tiny(Task):
-    """A task of which only the model matters."""
+    """A task that only builds a model."""
 
     auto: ClassVar[str] = "AutoModelForImageClassification"
     modality: ClassVar[Literal["text", "image"]] = "image"
@@ -66,7 +66,7 @@ class TinyDetection(Tiny):
 
 
 class SomebodysClassifier(nn.Module):
-    """A classifier as anyone may write it: all it says of its base is where it is."""
+    """A classifier of a plugin: it names only the attribute that is its base."""
 
     base_model_prefix = "base"
 
@@ -93,7 +93,7 @@ class TinySegmentation(Tiny):
 
 
 class SomebodysTranslator(nn.Module):
-    """A head on what the decoder of an encoder-decoder says when it is fed the input."""
+    """A head on the output of an encoder-decoder's decoder for the input itself."""
 
     base_model_prefix = "base"
 
@@ -249,7 +249,7 @@ def _decoder(kind: str) -> Any:
 
 @dataclass(frozen=True)
 class Family:
-    """How to make a base of the family, the task on it, and how many blocks it has."""
+    """Builds a base of the family; the task on it, and its number of blocks."""
 
     make: Callable[[], Any]
     task: Task
@@ -289,12 +289,12 @@ FAMILIES: dict[str, Family] = {
 
 
 def save(name: str, folder: Path) -> Path:
-    """The family's tiny base, saved; its normalisations hold statistics and no weight is exactly zero."""
+    """Save the family's tiny base; its normalisations have statistics and no weight is exactly zero."""
     torch.manual_seed(1)
     model = FAMILIES[name].make()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.requires_grad:  # Marian's positions are constants, which transformers computes anew
+            if parameter.requires_grad:  # Marian's positions are constants, which transformers computes again
                 parameter.add_(0.05 * torch.randn_like(parameter))
         for key, buffer in model.named_buffers():
             if "running" in key:
@@ -305,12 +305,12 @@ def save(name: str, folder: Path) -> Path:
 
 
 def located(name: str, folder: Path) -> Base:
-    """The family's base, saved into `folder` and found there."""
+    """Save the family's base into `folder` and locate it."""
     return locate(str(save(name, folder)))
 
 
 def adapted(name: str, base: Base, method: Method, *, seed: int = 0, dropout: float | None = None) -> Adapted:
-    """The family's task model on its base, with a processor that nobody asks."""
+    """Return the family's task model on its base, with a processor that is not used."""
     return adapt(
         base,
         Adaptation(task=FAMILIES[name].task, method=method, labels=LABELS, seed=seed, dropout=dropout),
@@ -319,7 +319,7 @@ def adapted(name: str, base: Base, method: Method, *, seed: int = 0, dropout: fl
 
 
 def batch_for(name: str) -> Batch:
-    """Three rows."""
+    """Return a batch of three rows."""
     generator = torch.Generator().manual_seed(2)
     if FAMILIES[name].task.modality == "text":
         ids = torch.randint(3, 29, (3, 6), generator=generator)
@@ -331,13 +331,13 @@ def batch_for(name: str) -> Batch:
 
 
 def outputs(output: Any) -> list[Tensor]:
-    """What the model answers: logits, and boxes where it has them; of RT-DETR also what its queries are chosen by."""
+    """Return the model's logits and boxes, if it has any; for RT-DETR also the scores that choose its queries."""
     found = [getattr(output, name, None) for name in ("logits", "pred_boxes", "enc_topk_logits", "enc_topk_bboxes")]
     return [value for value in found if value is not None]
 
 
 def shake(model: nn.Module) -> None:
-    """Move everything that trains off its first value: LoRA's B and most biases begin at zero, where little moves."""
+    """Change every trained weight: LoRA's B and most biases are zero at first, which hides differences."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -346,7 +346,7 @@ def shake(model: nn.Module) -> None:
 
 
 def step(made: Adapted, batch: Batch, optimizer: str = "adamw") -> None:
-    """One optimizer step in train mode."""
+    """Take one optimizer step in train mode."""
     trained = [parameter for parameter in made.model.parameters() if parameter.requires_grad]
     chosen: torch.optim.Optimizer = (
         torch.optim.SGD(trained, lr=0.1) if optimizer == "sgd" else torch.optim.AdamW(trained, 0.01, weight_decay=0.5)

@@ -1,4 +1,4 @@
-"""What stays the base's own function is never in train mode; what the head sees can be asked for."""
+"""Adapted models: frozen modules are never in train mode, and the head's inputs can be read."""
 
 from __future__ import annotations
 

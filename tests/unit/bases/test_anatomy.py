@@ -1,4 +1,4 @@
-"""The parts of a model are checked against what its forward pass really does."""
+"""Anatomy of models, checked against their forward passes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from regraft.errors import Unsupported
 from unit.bases.families import FAMILIES, LABELS, SomebodysClassifier, batch_for
 
 AFTER = ("pooler", "layernorm", "conv_1x1", "norm", "ln_f", "layer_norm", "final_layer_norm")
-"""What families have between the last block and the head."""
+"""Modules of families between the last block and the head."""
 _RT_DETR = "encoder encoder_input_proj enc_output enc_score_head enc_bbox_head decoder_input_proj decoder"
 SUFFIX = {"rt_detr": _RT_DETR.split()}
-"""What else stands behind the last block of families whose later layers are no chain."""
+"""Further modules after the last block of families whose later layers are no chain."""
 BETWEEN = {"convnext", "deberta-v2", "detr", "segformer", "swin"}
 """Families that compute something between blocks."""
 
@@ -63,7 +63,7 @@ def inputs(name: str, model: nn.Module) -> dict[str, Any]:
 
 
 def entries(model: nn.Module, anatomy: Anatomy, batch: dict[str, Any]) -> list[str]:
-    """The names of stem, blocks and head modules in the order in which a forward pass enters them."""
+    """Return the names of stem, blocks and head modules in the order in which a forward pass calls them."""
     seen: list[str] = []
     named = dict(model.named_modules())
     for name in (part for part in (*anatomy.stem, *anatomy.blocks, *anatomy.head) if part in named):
@@ -103,7 +103,7 @@ def test_the_output_of_a_block_is_all_that_the_next_one_reads(name: str, make: A
     for number, (out, into) in enumerate(zip(left, read[1:], strict=False)):
         if name in BETWEEN or number + 1 == crossing:
             continue
-        if name == "yolos":  # adds a position table of its own between blocks, which the stem holds
+        if name == "yolos":  # adds its own position table between blocks, which is part of the stem
             into = into - model.get_submodule(anatomy.stem[1])((16, 24))[number]
         torch.testing.assert_close(into, out)
 
@@ -167,7 +167,7 @@ def test_position_tables_shared_by_blocks_belong_to_the_stem() -> None:
 @families
 @models
 def test_a_trunk_is_all_that_its_last_block_depends_on(name: str, make: Any) -> None:
-    """But for tables that later blocks share, which are the trunk's from the first block on."""
+    """Except tables that later blocks share, which belong to the trunk from the first block on."""
     model = make(name).eval().requires_grad_(True)
     anatomy = dissect(model)
     found: list[set[str]] = []
@@ -176,11 +176,11 @@ def test_a_trunk_is_all_that_its_last_block_depends_on(name: str, make: Any) -> 
         model.get_submodule(block).register_forward_hook(lambda _, __, out: found.append(_weights_behind(out, named)))
     model(**inputs(name, model))
     for depth, reached in enumerate(found, 1):
-        told = {key for key in named.values() if under(key, anatomy.trunk(depth))}
+        expected = {key for key in named.values() if under(key, anatomy.trunk(depth))}
         reached = {key for key in reached if not under(key, anatomy.idle)}
-        assert reached <= told
-        assert all(under(key, anatomy.stem) for key in told - reached)
-    assert told == reached
+        assert reached <= expected
+        assert all(under(key, anatomy.stem) for key in expected - reached)
+    assert expected == reached
 
 
 def _weights_behind(output: Any, named: dict[nn.Parameter, str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Batch norm trains as meant: statistics gathered over many batches, and one value of one row no error."""
+"""Batch norm: statistics are averaged over many batches, and one value of one row is no error."""
 
 from __future__ import annotations
 

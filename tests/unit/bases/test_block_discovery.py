@@ -26,7 +26,7 @@ SIZES = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 8, "in
 
 
 SIDE_BY_SIDE = ("rt_detr",)
-"""Families whose backbone, encoder and decoder are no one chain: only a rule can choose the backbone."""
+"""Families whose backbone, encoder and decoder are no single chain: only a rule can choose the backbone."""
 
 
 class Layer(nn.Module):
@@ -40,7 +40,7 @@ class Layer(nn.Module):
 
 
 class Toy(nn.Module):
-    """A model whose forward pass each test writes: only that tells a chain from a list."""
+    """A model whose forward pass each test defines: only the pass distinguishes a chain from a list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class TwoTowers(Toy):
 
 
 class Decorated(Toy):
-    """A chain with a table that later layers share, a step between two, and parallel projections after them."""
+    """A chain with a table shared by later layers, a module between two layers, and parallel projections at the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,17 +119,17 @@ def test_heavy_lists_that_stand_side_by_side_need_a_rule(name: str, make: Any) -
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in SIDE_BY_SIDE])
 def test_it_finds_what_the_rules_say(name: str, make: Any) -> None:
     model = make(name)
-    told = dissect(model)
-    found = discover_blocks(model, told.prefix)
-    assert found.blocks == told.blocks
+    rule = dissect(model)
+    found = discover_blocks(model, rule.prefix)
+    assert found.blocks == rule.blocks
     if name == "gpt2":
-        assert set(found.stem) == set(told.stem)
-    for depth in range(len(told.blocks) + 1):
+        assert set(found.stem) == set(rule.stem)
+    for depth in range(len(rule.blocks) + 1):
         names = [parameter for parameter, _ in model.named_parameters()]
-        more = {name for name in names if under(name, told.trunk(depth)) != under(name, found.trunk(depth))}
-        told_apart = (*told.stem, *told.idle)
-        assert all(under(name, told_apart) for name in more), "a rule freezes shared tables from the first block on"
-    idle = {name for name in names if under(name, told.idle)}
+        more = {name for name in names if under(name, rule.trunk(depth)) != under(name, found.trunk(depth))}
+        rule_idle = (*rule.stem, *rule.idle)
+        assert all(under(name, rule_idle) for name in more), "a rule freezes shared tables from the first block on"
+    idle = {name for name in names if under(name, rule.idle)}
     unread = {name for name in names if under(name, found.idle)}
     # That Marian's sines are constants is known to the rule alone where transformers lets gradients reach them.
     assert unread == idle or (name == "marian" and unread < idle)

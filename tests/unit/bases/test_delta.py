@@ -1,4 +1,4 @@
-"""A delta goes where it belongs, whole or not at all, and says by name why not."""
+"""Deltas are applied completely or not at all, and errors name the tensor that does not fit."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def made(base: Base) -> Adapted:
     return adapted("bert", base, FeatureExtraction())
 
 
-def refused(made: Adapted, tensors: dict[str, torch.Tensor], said: str) -> None:
+def refused(made: Adapted, tensors: dict[str, torch.Tensor], problem: str) -> None:
     before = {name: tensor.clone() for name, tensor in delta_tensors(made).items()}
     with pytest.raises(Damaged) as caught:
         apply_delta(made, tensors)
-    assert str(caught.value) == f"delta.safetensors: this delta does not fit: {said}"
+    assert str(caught.value) == f"delta.safetensors: this delta does not fit: {problem}"
     assert all(torch.equal(tensor, before[name]) for name, tensor in delta_tensors(made).items())
 
 

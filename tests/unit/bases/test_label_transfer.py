@@ -1,4 +1,4 @@
-"""Outputs of labels that the base knows by name: where training begins, in any order and among any others."""
+"""Outputs of labels that the base's head has are copied, in any order and among any others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Whole models with a head for THEIRS."""
+    """Save complete models with a head for THEIRS."""
     return {name: headed(name, tmp_path_factory.mktemp(name)) for name in KINDS}
 
 
@@ -63,14 +63,14 @@ def test_logits_of_known_labels_are_the_bases_own(bases: dict[str, Path], name: 
     pairs = [(k, THEIRS.index(label.lower())) for k, label in enumerate(ours) if label.lower() in THEIRS]
     for here, there in pairs:
         assert torch.allclose(found[..., here], whole[..., there], atol=1e-6)
-    if name == "detr":  # what stands behind the labels means `no object`
+    if name == "detr":  # the output after the labels means `no object`
         assert torch.allclose(found[..., len(ours)], whole[..., len(THEIRS)], atol=1e-6)
     if len(ours) == 3:
         assert not torch.allclose(found[..., 0], whole[..., 0], atol=1e-3)
 
 
 def test_keeping_moves_no_draw(bases: dict[str, Path]) -> None:
-    """The new outputs are those that labels unknown to the base get: random, from the seed alone."""
+    """Return the outputs of labels unknown to the base: random, from the seed alone."""
 
     def made(*labels: str) -> torch.Tensor:
         torch.manual_seed(0)
@@ -82,7 +82,7 @@ def test_keeping_moves_no_draw(bases: dict[str, Path]) -> None:
 
 
 def test_a_head_that_the_files_lack_gives_nothing(tmp_path: Path) -> None:
-    """A bare encoder whose configuration names labels all the same."""
+    """A bare encoder whose configuration has labels."""
     model = FAMILIES["bert"].make()
     model.config.id2label = dict(enumerate(THEIRS))
     with quiet():

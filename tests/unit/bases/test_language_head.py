@@ -1,4 +1,4 @@
-"""The output layer of a language model: the base's own where its files hold it, and new only where they do not."""
+"""The output layer of a language model: the base's if its files hold it, else new."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models and processors come out of a base's files in fp32, seeded, silent, and only when the files fit."""
+"""Models and processors are loaded in fp32, seeded, without output, and only from files that fit."""
 
 from __future__ import annotations
 

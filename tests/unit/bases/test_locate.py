@@ -1,4 +1,4 @@
-"""A base is found wherever it may be, has one hash for one content, and is refused by name when it is not safe."""
+"""Bases are located on disk, in packages and on the hub; their hash depends on content; unsafe ones are refused."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "base"))
 
 
-def refused(reference: str | Path, *said: str) -> None:
+def refused(reference: str | Path, *parts: str) -> None:
     with pytest.raises(BaseError) as caught:
         locate(str(reference))
-    for words in said:
-        assert words in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
     assert caught.value.exit_code == 2
 
 
@@ -232,9 +232,9 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_an_unsafe_or_damaged_base_is_refused_by_name(folder: Path, case: str) -> None:
-    change, said = REFUSALS[case]
+    change, parts = REFUSALS[case]
     change(folder)
-    refused(folder, str(folder), *said)
+    refused(folder, str(folder), *parts)
 
 
 def test_keys_that_only_say_no_are_fine(folder: Path) -> None:

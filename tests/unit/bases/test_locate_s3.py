@@ -1,4 +1,4 @@
-"""A base in S3 is fetched once, whole, and only when it is safe."""
+"""A base in S3 is downloaded once, completely, and only if it is safe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def endpoint() -> Iterator[str]:
 
 
 class Bucket:
-    """The base's folder in S3, and beside it the folder it was made of."""
+    """Return the base's folder in S3 and the local folder that it was copied from."""
 
     def __init__(self, endpoint: str, folder: Path) -> None:
         self.client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")

@@ -1,4 +1,4 @@
-"""Bases of timm's, through transformers' wrapper around them."""
+"""Bases of the timm library, through transformers' wrapper."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THERE = find_spec("timm") is not None and find_spec("torchvision") is not None
 
 
 def hub_folder(folder: Path) -> Path:
-    """What a repository of timm's holds: no model_type, no file of an image processor."""
+    """Write the files of a repository of timm: no model_type, no file of an image processor."""
     folder.mkdir()
     config = {"architecture": "vgg11", "num_classes": 1000, "pretrained_cfg": {"input_size": [3, 224, 224]}}
     (folder / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""The smallest tasks that hold each kind of column; no model is ever built of them."""
+"""Minimal tasks with each kind of column; no model is built for them."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class _Rowwise(Task):
 
 
 class Sorting(_Rowwise):
-    """Texts into classes; a text that says `bad` is refused."""
+    """Classifies texts; a text with `bad` in it is refused."""
 
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "label": "label"}
     stretch: int = 1
-    """Factor on the lengths."""
+    """Factor of the lengths."""
 
     def check(self, row: Row) -> str | None:
         return "text is bad" if row["text"] == "bad" else None

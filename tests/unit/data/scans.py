@@ -1,4 +1,4 @@
-"""Medical images as the maintained libraries write them; tests that need one skip where it is not installed."""
+"""Medical images written by the maintained libraries; a test is skipped if the library it needs is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def scan(path: Path, stored: Any, patient: str = "p1", **fields: Any) -> Path:
-    """A secondary capture of 16-bit signed values, written by pydicom."""
+    """Write a secondary capture of 16-bit signed values with pydicom."""
     pydicom = pytest.importorskip("pydicom")
     values = np.asarray(stored, dtype=np.int16)
     dataset = pydicom.Dataset()
@@ -35,7 +35,7 @@ def scan(path: Path, stored: Any, patient: str = "p1", **fields: Any) -> Path:
 
 
 def volume(path: Path, values: Any, affine: Any = None, **header: float) -> Path:
-    """A volume of 16-bit signed values, written by nibabel."""
+    """Write a volume of 16-bit signed values with nibabel."""
     nibabel = pytest.importorskip("nibabel")
     image = nibabel.Nifti1Image(np.asarray(values, dtype=np.int16), np.eye(4) if affine is None else affine)
     image.header.set_slope_inter(header.get("slope", 1), header.get("inter", 0))

@@ -28,12 +28,12 @@ from unit.data.fake_tasks import Finding, Outlining, Reading, Seeing, Sorting, T
 
 ROWS = 1000
 BAD = 700
-"""Counted from 0."""
+"""Index of the bad row, from 0."""
 TINY = encode_png(np.zeros((8, 8), np.uint8))
 
 
 def tiny(number: int) -> bytes:
-    """An image of its own for each row: equal rows fall on one side of the split."""
+    """Write a different image for each row: equal rows would be on one side of the split."""
     return encode_png(np.full((8, 8), number % 256, np.uint8) + np.arange(8, dtype=np.uint8) * np.uint8(number // 256))
 
 
@@ -43,7 +43,7 @@ class Kind:
 
     task: Task
     write: Callable[[Path], tuple[Path, str]]
-    """Writes a thousand rows, one of them bad; what to read, and where the bad row is said to be."""
+    """Writes a thousand rows, one of them bad; returns what to read, and the position of the bad row in messages."""
     problem: str
     data: dict[str, Any] = field(default_factory=dict)
 
@@ -231,9 +231,9 @@ def test_fail_names_file_and_row_and_skip_leaves_out_that_row_alone(kind: Kind, 
     snapshot = build_snapshot(store, kind.task, DataSpec.model_validate({**written, "bad_rows": "skip"}))
     assert len(snapshot.train) + len(snapshot.eval) == ROWS - 1
     assert snapshot.skipped["train"] + snapshot.skipped["eval"] == 1
-    [told] = snapshot.skipped["rows"]
-    assert told.startswith(where)
-    assert kind.problem in told
+    [message] = snapshot.skipped["rows"]
+    assert message.startswith(where)
+    assert kind.problem in message
 
 
 def rows(path: Path, items: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""What a spec may write for data: parts, several files as one, patterns, the hub."""
+"""Names of data in a spec: parts, several files as one, patterns, the hub."""
 
 from __future__ import annotations
 
@@ -107,21 +107,21 @@ def test_what_no_source_reads_is_told_how_to_be_written(tmp_path: Path) -> None:
     (tmp_path / "rows.dat").write_text("text;label\na;b\n")
     with pytest.raises(DataError) as refused:
         files(f"{tmp_path}/rows.dat", tmp_path)
-    told = str(refused.value)
-    assert told.startswith(
+    message = str(refused.value)
+    assert message.startswith(
         f"{tmp_path}/rows.dat: no source reads it by its name: write data.format: the name of one of them, or "
         "{type: name, ...} with its fields, as in format: {type: csv, delimiter: ';'} (`regraft show sources NAME` "
         "lists them). Sources are\n  - arrow: Arrow IPC (.arrow, .feather, .arrows, .ipc)\n  - "
     )
-    assert all(f"\n  - {name}: " in told for name in Source.names())
-    assert "\n  - images: Images in folders that are named after their labels (.jpg, " in told
-    assert "\n  - saved-dataset: A folder that `save_to_disk` of the `datasets` library wrote\n" in told
+    assert all(f"\n  - {name}: " in message for name in Source.names())
+    assert "\n  - images: Images in folders that are named after their labels (.jpg, " in message
+    assert "\n  - saved-dataset: A folder that `save_to_disk` of the `datasets` library wrote\n" in message
     assert rows(f"{tmp_path}/rows.dat", tmp_path, type="csv", delimiter=";") == [{"text": "a", "label": "b"}]
 
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a data set in a mirror of the hub."""
+    """Return the folder of a data set in a mirror of the hub."""
     monkeypatch.setenv("REGRAFT_HUB_MIRROR", str(tmp_path / "mirror"))
     folder = tmp_path / "mirror/datasets/org/films"
     (folder / "data").mkdir(parents=True)
@@ -166,7 +166,7 @@ def test_what_is_not_on_the_hub_is_refused_by_what_was_written(
 
 
 class Hub:
-    """`snapshot_download` of a hub that holds one data set, in the layout of the real one's cache: links to blobs."""
+    """`snapshot_download` of a hub with one data set, in the layout of the real cache: links to blobs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

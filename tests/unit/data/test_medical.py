@@ -79,7 +79,7 @@ def test_a_file_that_is_no_dicom_is_a_bad_row_and_the_next_is_read(tmp_path: Pat
 
 
 def patients(folder: Path, who: dict[str, str]) -> Path:
-    """Class folders of scans, one a file name, of the patient that it maps to."""
+    """Write class folders of scans: a scan for each file name, of the patient that it maps to."""
     for number, (name, patient) in enumerate(who.items()):
         scan(folder / ("sick" if number % 2 else "well") / f"{name}.dcm", [[0, number + 1]] * 2, patient=patient)
     return folder
@@ -108,7 +108,7 @@ def test_a_patient_on_both_given_sides_is_refused(tmp_path: Path) -> None:
 
 
 def marked() -> Any:
-    """A volume of 2 x 3 x 4 voxels; the one furthest right, front and top is bright."""
+    """Write a volume of 2 x 3 x 4 voxels; the voxel furthest right, front and top is bright."""
     values = np.zeros((2, 3, 4))
     values[1, 2, 3] = 100
     return values

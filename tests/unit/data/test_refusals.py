@@ -1,4 +1,4 @@
-"""Data that do not fit are refused before anything starts: what was written, what is allowed, what to do, and where."""
+"""Data that do not fit are refused before a run starts, with what was written, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def lines(path: Path, rows: list[Any]) -> str:
 
 
 def refusal(task: Task, folder: Path, rows: list[Any], kind: type[RegraftError] = DataError, **data: Any) -> str:
-    """What is said of a file of these rows."""
+    """Return the error about a file of these rows."""
     spec = DataSpec.model_validate({"train": lines(folder / "train.jsonl", rows), **data})
     with pytest.raises(kind) as refused:
         ingest(task, spec, folder)
@@ -39,8 +39,8 @@ def refusal(task: Task, folder: Path, rows: list[Any], kind: type[RegraftError] 
 
 
 def test_a_missing_column_is_named_with_what_there_is_and_the_nearest(tmp_path: Path) -> None:
-    said = refusal(Sorting(), tmp_path, [{"txt": "a", "class": "b"}], columns={"label": "klass"})
-    assert said == (
+    error = refusal(Sorting(), tmp_path, [{"txt": "a", "class": "b"}], columns={"label": "klass"})
+    assert error == (
         "train.jsonl: has no column 'text' (nearest: 'txt'), 'klass' (nearest: 'class'); it has 'txt', 'class'; "
         "needed are 'text', 'klass': write in data.columns what they are called here, or in data.format how to read "
         "the file (regraft show sources jsonl)"
@@ -57,8 +57,8 @@ def test_each_file_of_a_pattern_must_have_the_columns(tmp_path: Path) -> None:
 
 def test_all_problems_are_counted_and_the_first_five_told(tmp_path: Path) -> None:
     bad = [{"text": "bad", "label": "a"}, {"text": None, "label": "a"}, {"text": "a", "label": " "}, {"text": "a"}]
-    said = refusal(Sorting(), tmp_path, [*GOOD, *bad, *bad])
-    assert said == (
+    error = refusal(Sorting(), tmp_path, [*GOOD, *bad, *bad])
+    assert error == (
         "8 rows cannot be used: correct them, leave them out, or write data.bad_rows: skip\n"
         "  - train.jsonl:41: text is bad\n"
         "  - train.jsonl:42: text: is missing\n"
@@ -118,41 +118,41 @@ def test_a_value_of_the_wrong_kind_is_told_by_file_and_row(
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:20])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
-    said = refusal(task, tmp_path, [row])
-    assert said.startswith("train.jsonl:1: ")
-    assert message in said
+    error = refusal(task, tmp_path, [row])
+    assert error.startswith("train.jsonl:1: ")
+    assert message in error
 
 
 def test_what_holds_no_rows_is_refused(tmp_path: Path) -> None:
-    told = "holds no rows: add some, or name another file"
-    assert refusal(Sorting(), tmp_path, []) == f"train.jsonl: {told}"
+    problem = "holds no rows: add some, or name another file"
+    assert refusal(Sorting(), tmp_path, []) == f"train.jsonl: {problem}"
     empty = lines(tmp_path / "empty.jsonl", [])
-    assert refusal(Sorting(), tmp_path, GOOD, eval=empty) == f"empty.jsonl: {told}"
-    assert refusal(Sorting(), tmp_path, [], eval=lines(tmp_path / "good.jsonl", GOOD)) == f"train.jsonl: {told}"
+    assert refusal(Sorting(), tmp_path, GOOD, eval=empty) == f"empty.jsonl: {problem}"
+    assert refusal(Sorting(), tmp_path, [], eval=lines(tmp_path / "good.jsonl", GOOD)) == f"train.jsonl: {problem}"
 
 
 @pytest.mark.parametrize(("share", "side"), [(1e-9, "evaluate on"), (1 - 1e-9, "train on")])
 def test_a_share_that_leaves_a_side_empty_is_refused(tmp_path: Path, share: float, side: str) -> None:
-    said = refusal(Sorting(), tmp_path, GOOD, eval=share)
-    assert said.startswith(f"data.eval: a share of {share} of 40 rows leaves none to {side}: write another share")
+    error = refusal(Sorting(), tmp_path, GOOD, eval=share)
+    assert error.startswith(f"data.eval: a share of {share} of 40 rows leaves none to {side}: write another share")
 
 
 def test_one_class_alone_is_refused(tmp_path: Path) -> None:
-    said = refusal(Sorting(), tmp_path, [{"text": str(n), "label": "a"} for n in range(9)], eval=0.5)
-    assert "training rows have the label 'a': a classifier needs two; add rows of another label" in said
+    error = refusal(Sorting(), tmp_path, [{"text": str(n), "label": "a"} for n in range(9)], eval=0.5)
+    assert "training rows have the label 'a': a classifier needs two; add rows of another label" in error
 
 
 def test_boxes_without_any_label_are_refused(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     rows = [{"image": "a.png", "boxes": [], "labels": []}]
-    said = refusal(Finding(), tmp_path, rows, eval=lines(tmp_path / "held.jsonl", rows))
-    assert "no training row has any label" in said
+    error = refusal(Finding(), tmp_path, rows, eval=lines(tmp_path / "held.jsonl", rows))
+    assert "no training row has any label" in error
 
 
 def test_a_label_that_only_evaluation_has_is_named_with_its_row(tmp_path: Path) -> None:
     held = lines(tmp_path / "held.jsonl", [*GOOD[:3], {"text": "x", "label": "c"}, {"text": "y", "label": "d"}])
-    said = refusal(Sorting(), tmp_path, GOOD, eval=held)
-    assert said == (
+    error = refusal(Sorting(), tmp_path, GOOD, eval=held)
+    assert error == (
         "held.jsonl:4: the label 'c' (and 1 more) is in the evaluation rows and in no training row: correct it, "
         "or add training rows of it, or leave it out"
     )
@@ -218,7 +218,7 @@ def test_other_urls_are_unsupported(tmp_path: Path, url: str) -> None:
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    """A folder that answers for s3://bucket."""
+    """A folder in place of s3://bucket."""
     store = open_store(str(tmp_path / "bucket"))
 
     def opened(url: str) -> ObjectStore:

@@ -1,4 +1,4 @@
-"""Images in S3 stay there: rows name them by URL, and they are fetched when a row is used."""
+"""Images in S3 are not copied: rows name them by URL, and they are fetched when a row is used."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ def test_coco_in_s3_is_read_as_a_folder_or_by_its_document(moto_url: str, tmp_pa
     train = f"{moto_url}/set" if beside else f"{moto_url}/set/coco.json"
     with pytest.raises(DataError) as refused:
         built(ObjectDetection(), tmp_path, train)
-    told = f"{moto_url}/set/coco.json:image 2: image: there is no image {moto_url}/set/none.png"
-    assert told in str(refused.value)
+    message = f"{moto_url}/set/coco.json:image 2: image: there is no image {moto_url}/set/none.png"
+    assert message in str(refused.value)
     row = built(ObjectDetection(), tmp_path, train, bad_rows="skip").train.row(0)
     assert (row["image"], row["boxes"], row["labels"]) == (picture(1), [[1.0, 2.0, 3.0, 4.0]], ["cell"])
 
@@ -141,9 +141,9 @@ def test_masks_in_s3_are_checked_against_their_images(moto_url: str, tmp_path: P
         f"{moto_url}/masks/a_mask.png",
     ]
     assert len(snapshot.train) == 1
-    told = "\n".join(snapshot.skipped["rows"])
-    assert f"{moto_url}/images/b.jpg: mask" in told
-    assert f"{moto_url}/images/c.jpg: has no mask: c_mask.png or c.png is looked for in {moto_url}/masks" in told
+    messages = "\n".join(snapshot.skipped["rows"])
+    assert f"{moto_url}/images/b.jpg: mask" in messages
+    assert f"{moto_url}/images/c.jpg: has no mask: c_mask.png or c.png is looked for in {moto_url}/masks" in messages
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", picture(1)[:20]])

@@ -1,4 +1,4 @@
-"""The sampler's promises: each row once an epoch, whatever the workers, and the same answer for ever."""
+"""The sampler: each row once an epoch with any number of workers, and the same order in every version."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_each_row_once_an_epoch_whatever_the_workers(
     bucketing: bool, seed: int, epoch: int, rows: int, batch_size: int, world: int, accumulation: int
 ) -> None:
     lengths = np.random.default_rng(rows).integers(1, 100, rows)
-    whole = batches(seed, epoch, lengths, batch_size, bucketing)
+    whole = batches(seed, epoch, lengths, batch_size, bucketing=bucketing)
     assert len(whole) == batches_per_epoch(rows, batch_size)
     seen: list[int] = []
     for batch in whole:
@@ -36,7 +36,7 @@ def test_each_row_once_an_epoch_whatever_the_workers(
 @given(SEEDS, st.integers(0, 50), st.integers(1, 3000), st.integers(1, 64))
 @pytest.mark.parametrize("bucketing", [False, True])
 def test_only_one_batch_is_short(bucketing: bool, seed: int, epoch: int, rows: int, batch_size: int) -> None:
-    sizes = [len(batch) for batch in batches(seed, epoch, np.arange(rows), batch_size, bucketing)]
+    sizes = [len(batch) for batch in batches(seed, epoch, np.arange(rows), batch_size, bucketing=bucketing)]
     short = [size for size in sizes if size != batch_size]
     assert short == ([rows % batch_size] if rows % batch_size else [])
 
@@ -46,16 +46,16 @@ def test_only_one_batch_is_short(bucketing: bool, seed: int, epoch: int, rows: i
 def test_same_arguments_give_the_same_batches(seed: int, epoch: int, rows: int, batch_size: int) -> None:
     lengths = np.arange(rows)[::-1].copy()
     np.random.seed(epoch)
-    first = batches(seed, epoch, lengths, batch_size, True)
+    first = batches(seed, epoch, lengths, batch_size, bucketing=True)
     np.random.seed(epoch + 1)
-    again = batches(seed, epoch, lengths.copy(), batch_size, True)
+    again = batches(seed, epoch, lengths.copy(), batch_size, bucketing=True)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_the_order_is_pinned_for_ever() -> None:
-    """A change here would make every stored run resume on other rows."""
+    """A change of this order would make every stored run resume on other rows."""
     assert shuffled(8, "rows", 0, 0).tolist() == [3, 1, 4, 7, 6, 5, 2, 0]
-    text = repr([batch.tolist() for batch in batches(7, 3, np.arange(1000) % 17, 16, True)])
+    text = repr([batch.tolist() for batch in batches(7, 3, np.arange(1000) % 17, 16, bucketing=True)])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "4a58ad87e8489bd2"
 
 
@@ -63,7 +63,9 @@ def test_the_order_is_pinned_for_ever() -> None:
 def test_order_differs_by_epoch_and_by_seed(bucketing: bool) -> None:
     lengths = np.arange(200) % 7
     orders = [
-        np.concatenate(batches(seed, epoch, lengths, 8, bucketing)).tolist() for seed in (0, 1) for epoch in (0, 1)
+        np.concatenate(batches(seed, epoch, lengths, 8, bucketing=bucketing)).tolist()
+        for seed in (0, 1)
+        for epoch in (0, 1)
     ]
     assert len({tuple(order) for order in orders}) == 4
     assert not np.array_equal(shuffled(50, "rows", 1, 11), shuffled(50, "rows", 11, 1))
@@ -75,7 +77,7 @@ def test_bucketing_reduces_padding_and_keeps_batches_shuffled() -> None:
     def padded(whole: list[np.typing.NDArray[np.int64]]) -> int:
         return sum(int(lengths[batch].max()) * len(batch) for batch in whole)
 
-    plain, bucketed = batches(0, 0, lengths, 32), batches(0, 0, lengths, 32, True)
+    plain, bucketed = batches(0, 0, lengths, 32), batches(0, 0, lengths, 32, bucketing=True)
     assert padded(bucketed) < 1.15 * int(lengths.sum()) < 0.6 * padded(plain)
     means = [float(lengths[batch].mean()) for batch in bucketed]
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2
@@ -83,7 +85,7 @@ def test_bucketing_reduces_padding_and_keeps_batches_shuffled() -> None:
 
 def test_ranks_share_long_and_short_rows_alike() -> None:
     lengths = np.random.default_rng(0).integers(1, 500, 4000)
-    for batch in batches(0, 0, lengths, 32, True)[:20]:
+    for batch in batches(0, 0, lengths, 32, bucketing=True)[:20]:
         tokens = [int(lengths[share(batch, rank, 2)[0]].sum()) for rank in range(2)]
         assert max(tokens) < 1.2 * min(tokens)
 
@@ -94,7 +96,7 @@ def test_micro_batches_are_nearly_equal_and_may_be_empty() -> None:
 
 
 def test_bucketing_without_lengths_is_plain_shuffling() -> None:
-    plain, asked = batches(0, 0, 100, 8), batches(0, 0, 100, 8, True)
+    plain, asked = batches(0, 0, 100, 8), batches(0, 0, 100, 8, bucketing=True)
     assert all(np.array_equal(a, b) for a, b in zip(plain, asked, strict=True))
 
 

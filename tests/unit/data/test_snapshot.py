@@ -1,4 +1,4 @@
-"""A snapshot holds the rows of the files, once, in order, and the same data are the same snapshot."""
+"""Snapshots have the rows of the files, once, in order, and the same data give the same snapshot."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KINDS = {"text": "text", "label": "label"}
 
 
 class RemoteFolder(FolderStore):
-    """A store whose files cannot be mapped in place, as S3's cannot; counts what goes over its line."""
+    """A store whose files cannot be mapped in place, like S3; counts the bytes that are read."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
@@ -353,10 +353,10 @@ def process(code: str, *arguments: str) -> subprocess.Popen[str]:
 def test_two_builders_at_once_make_one_snapshot_that_a_third_process_opens(store: ObjectStore, tmp_path: Path) -> None:
     train = lines(tmp_path / "train.jsonl", sentences(3000))
     builders = [process(BUILDER, store.url, train) for _ in range(2)]
-    said = [builder.communicate("go\n")[0] for builder in builders]
+    outputs = [builder.communicate("go\n")[0] for builder in builders]
     assert [builder.returncode for builder in builders] == [0, 0]
-    assert said[0] == said[1]
-    fingerprint, count, text = said[0].split(maxsplit=2)
+    assert outputs[0] == outputs[1]
+    fingerprint, count, text = outputs[0].split(maxsplit=2)
     snapshot = open_snapshot(store, fingerprint)
     assert (len(snapshot.train), snapshot.train.row(7)["text"]) == (int(count), text.strip())
 

@@ -1,4 +1,4 @@
-"""What NumPy archives become: columns by name, pixels as image files, and refusals that say what is there."""
+"""NumPy archives: columns by name, pixels as image files, and errors that list the arrays."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_an_image_file_holds_the_pixels_it_was_made_of(array: Any) -> None:
 
 
 def test_an_image_file_has_the_same_bytes_everywhere() -> None:
-    """Or the same row would fall on another side of the split under another version of a compressor."""
+    """Otherwise a row could change sides of the split with the version of a compressor."""
     expected = (
         "89504e470d0a1a0a0000000d4948445200000002000000010800000000d14920560000000e4944415478010103"
         "00fcff000102000700046cf839680000000049454e44ae426082"

@@ -1,4 +1,4 @@
-"""Folders of images and masks, and texts in files: which belongs to which, and what is left over."""
+"""Folders of images and masks, and parallel texts: matching by name, and files without a match."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_masks_beside_images_in_class_folders_bring_the_label(tmp_path: Path) ->
 def test_what_has_no_counterpart_is_named(tmp_path: Path) -> None:
     touched(tmp_path, "images/a.jpg", "images/b.jpg", "images/c.jpg", "images/c.png", "masks/a.png", "masks/z.png")
     touched(tmp_path, "images/d.jpg", "masks/d.png", "masks/d_mask.png", "masks/c.png")
-    told = {str(Path(row.where).relative_to(tmp_path)): row.problem for row in Masks().read(tmp_path)}
-    assert told == {
+    problems = {str(Path(row.where).relative_to(tmp_path)): row.problem for row in Masks().read(tmp_path)}
+    assert problems == {
         "images/a.jpg": None,
         "images/b.jpg": f"has no mask: b_mask.png or b.png is looked for in {tmp_path}/masks",
         "images/c.jpg": "2 images of this name have 1 masks (c.png): one for each is wanted",

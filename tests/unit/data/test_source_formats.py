@@ -1,4 +1,4 @@
-"""What each source makes of the odd files that people have."""
+"""Sources on unusual files: each format's variants and errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def written(path: Path, content: str) -> Path:
 
 
 def read(source: Source, path: Path) -> list[dict[str, Any]]:
-    """Every row's values; DataError for the first that is bad."""
+    """Return every row's values; DataError for the first bad row."""
     rows = []
     for raw in source.read(path):
         if raw.problem:
@@ -224,7 +224,7 @@ def test_a_folder_with_a_coco_document_is_cocos(tmp_path: Path) -> None:
 
 
 def test_images_refuses_folders_in_class_folders(tmp_path: Path) -> None:
-    """Or `train/` and `val/` would quietly become the labels."""
+    """Otherwise `train/` and `val/` would become the labels without an error."""
     (tmp_path / "train" / "ants").mkdir(parents=True)
     with pytest.raises(DataError, match="'train' is a part of the data and not a label"):
         read(Images(), tmp_path)

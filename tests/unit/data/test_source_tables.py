@@ -1,4 +1,4 @@
-"""Arrow, Parquet and saved data sets: rows across pieces, names of classes, images inside of them, what lies deeper."""
+"""Arrow, Parquet and saved data sets: rows across batches, class names, embedded images, nested columns."""
 
 from __future__ import annotations
 

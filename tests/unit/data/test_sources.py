@@ -1,4 +1,4 @@
-"""What every source promises, asked of each member of the folder."""
+"""Conformance of every source: what the contract requires, checked on each member of the folder."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ BOXES: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class Sample:
-    """How a test writes one source's data."""
+    """Writers of one source's data for the tests."""
 
     good: Callable[[Path], Path]
     """Writes a few rows into a folder and returns the path to read."""
     rows: list[dict[str, Any]]
     garbage: Callable[[Path], tuple[Path, str]]
-    """Writes what cannot be read, a row or all of it; the path, and what `where` must say of it."""
+    """Writes a file with an unreadable row, or an unreadable file; returns the path, and what `where` must contain."""
 
 
 def _written(path: Path, text: str | bytes) -> Path:
@@ -299,7 +299,7 @@ def test_gives_the_rows_in_order_and_says_where_they_are(name: str, tmp_path: Pa
 
 
 def plain(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Images by their path inside the folder, or by their size where they are bytes."""
+    """Replace images by their path inside the folder, or by their size if they are bytes."""
     row = dict(values)
     for column in {"image", "mask"} & row.keys():
         value = row[column]
@@ -318,8 +318,8 @@ def test_gives_the_same_when_it_is_read_again(name: str, tmp_path: Path) -> None
 @every_source
 def test_is_told_by_the_command_line_with_its_fields(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "sources", name]) == 0
-    said = capsys.readouterr().out
-    assert all(field in said for field in Source.lookup(name).model_fields)
+    output = capsys.readouterr().out
+    assert all(field in output for field in Source.lookup(name).model_fields)
 
 
 @every_source

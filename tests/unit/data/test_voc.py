@@ -1,4 +1,4 @@
-"""PASCAL VOC documents: where a box is, which image it is on, and what is wrong with a document."""
+"""PASCAL VOC documents: positions of boxes, the image of a document, and errors in documents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def thing(name: str, *corners: float, extra: str = "") -> str:
 
 
 def document(folder: Path, name: str, *objects: str, filename: str = "", picture: bool = True) -> Path:
-    """One document and its image of 40 x 20 pixels, in VOC's folders."""
+    """Write one document and its image of 40 x 20 pixels into VOC's folders."""
     (folder / "Annotations").mkdir(parents=True, exist_ok=True)
     (folder / "JPEGImages").mkdir(exist_ok=True)
     if picture:
@@ -104,7 +104,7 @@ def test_a_renamed_document_keeps_to_the_image_of_its_own_name(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("<annotation><object>", "is not readable as XML: no element found"),
         ("", "is not readable as XML: no element found"),
@@ -117,7 +117,7 @@ def test_a_renamed_document_keeps_to_the_image_of_its_own_name(tmp_path: Path) -
         ("<annotation><filename>../../b.jpg</filename></annotation>", "holds no image 'b' and no 'b.jpg'"),
     ],
 )
-def test_one_bad_document_is_named_and_the_others_are_read(tmp_path: Path, text: str, told: str) -> None:
+def test_one_bad_document_is_named_and_the_others_are_read(tmp_path: Path, text: str, message: str) -> None:
     for name in "ac":
         document(tmp_path, name, thing("cat", 1, 1, 9, 9))
     bad = tmp_path / "Annotations" / "b.xml"
@@ -125,7 +125,7 @@ def test_one_bad_document_is_named_and_the_others_are_read(tmp_path: Path, text:
     rows = read(tmp_path)
     assert [row.problem is None for row in rows] == [True, False, True]
     assert rows[1].where == str(bad)
-    assert told in str(rows[1].problem)
+    assert message in str(rows[1].problem)
 
 
 def test_the_two_dirty_boxes_of_bccd_are_named_by_file(tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ def test_the_two_dirty_boxes_of_bccd_are_named_by_file(tmp_path: Path) -> None:
     data = {"train": f"{BCCD}#train", "eval": f"{BCCD}#val"}
     with pytest.raises(DataError) as refused:
         ingest(ObjectDetection(), DataSpec.model_validate(data), tmp_path)
-    told = str(refused.value)
-    assert "2 rows cannot be used" in told
+    message = str(refused.value)
+    assert "2 rows cannot be used" in message
     for name, box in (("00338", "[503, 336, 0, 0]"), ("00343", "[180, 328, 0, 0]")):
-        assert f"{BCCD}/Annotations/BloodImage_{name}.xml: box " in told
-        assert f"is {box} and has no area" in told
+        assert f"{BCCD}/Annotations/BloodImage_{name}.xml: box " in message
+        assert f"is {box} and has no area" in message
     found = ingest(ObjectDetection(), DataSpec.model_validate({**data, "bad_rows": "skip"}), tmp_path)
     assert found.rows["train"] + found.rows["eval"] == 205 + 87 - 2
     assert found.labels == ("Platelets", "RBC", "WBC")

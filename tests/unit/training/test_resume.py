@@ -53,7 +53,7 @@ def reference_order(written: dict[str, Any]) -> list[list[int]]:
     store = open_store(written["store"])
     fingerprint = next(stat.key.split("/")[1] for stat in store.list("data/"))
     rows = open_snapshot(store, fingerprint).train
-    epochs = [batches(spec.training.seed, epoch, rows.lengths, 8, True) for epoch in range(2)]
+    epochs = [batches(spec.training.seed, epoch, rows.lengths, 8, bucketing=True) for epoch in range(2)]
     return [batch.tolist() for epoch in epochs for batch in epoch]
 
 

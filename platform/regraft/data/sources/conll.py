@@ -23,13 +23,13 @@ class Conll(Source):
 
     suffixes = (".conll", ".iob", ".iob2", ".bio")
     separator: Annotated[str, Field(min_length=1)] | None = None
-    """What separates columns; null is any number of blanks and tabs."""
+    """Separates columns; null: any number of blanks and tabs."""
     token_column: int = 0
-    """Which column holds the word, counted from 0; negative numbers count from the last."""
+    """Column of the word, counted from 0; negative numbers count from the last."""
     tag_column: int = -1
-    """Which column holds the tag, counted likewise."""
+    """Column of the tag, counted likewise."""
     scheme: Literal["iob2", "iob1"] = "iob2"
-    """How entities begin: always with B- (iob2), or with B- only right after another of their type (iob1), which is
+    """iob2: entities begin with B-. iob1: they begin with B- only directly after another entity of their type, which is
     turned into iob2."""
 
     def read(self, path: Path) -> Iterator[Raw]:

@@ -22,7 +22,7 @@ class Csv(Source):
 
     suffixes = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
     delimiter: _Sign | None = None
-    """What separates cells; null is a tab in .tsv files and a comma elsewhere."""
+    """Separates cells; null: a tab in .tsv files and a comma in others."""
     quote: _Sign | None = '"'
     """Encloses a cell with the delimiter or a line break in it; null: quotes are text like any other."""
     header: Literal[True] | tuple[str, ...] = True

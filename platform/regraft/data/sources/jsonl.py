@@ -36,7 +36,7 @@ class Jsonl(Source):
         with open_text(path) as file:
             items = _list_items(file, path) if json_shape(path) == "list" else _lines(file, path)
             for where, value in items:
-                if isinstance(value, _BadLine):
+                if isinstance(value, _InvalidJson):
                     yield Raw({}, where, str(value))
                 elif isinstance(value, dict):
                     yield Raw(value, where)
@@ -45,19 +45,19 @@ class Jsonl(Source):
                     yield Raw({}, where, problem)
 
 
-class _BadLine(Exception):
+class _InvalidJson(Exception):
     """A line is not JSON; the message says why."""
 
 
 def _lines(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the value on each line with its position, or `_BadLine` in its place."""
+    """Yield the value on each line with its position, or `_InvalidJson` in its place."""
     for number, line in enumerate(file, 1):
         if line.strip():
             where = f"{path}:{number}"
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                value = _BadLine(f"is not a JSON object on one line: {error}")
+                value = _InvalidJson(f"is not a JSON object on one line: {error}")
             yield where, value
 
 

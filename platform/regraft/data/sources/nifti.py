@@ -31,7 +31,7 @@ class Nifti(Source):
 
     suffixes = _SUFFIXES
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
-    """Which slices are cut."""
+    """Direction of the slices."""
     window: str | tuple[float, float] = "range"
     """range: the volume's 0.5th to 99.5th percentile. Or a name (abdomen, bone, brain, lung, mediastinum), or [centre,
     width] in the file's units (Hounsfield for CT)."""

@@ -16,7 +16,7 @@ class Text(Source):
 
     suffixes = (".txt", ".txt.gz")
     per: Literal["document", "paragraph", "line"] = "document"
-    """What makes a row: the file; each paragraph, with blank lines between them; or each line that is not blank."""
+    """Unit of a row: the file; a paragraph, with blank lines between them; or a line that is not blank."""
 
     def read(self, path: Path) -> Iterator[Raw]:
         """Yield rows by their first line, with \\n at the ends of lines inside. A blank file is a bad row."""

@@ -191,7 +191,9 @@ class Stack:
             stale = [old for old in self._orders if old[:3] == key[:3] and old[3] < epoch - 1]
             for old in stale:
                 del self._orders[old]
-            self._orders[key] = batches(training.seed, epoch, rows.lengths, training.batch_size, head.bucketing)
+            self._orders[key] = batches(
+                training.seed, epoch, rows.lengths, training.batch_size, bucketing=head.bucketing
+            )
         chosen = torch.from_numpy(self._orders[key][index]).to(rows.features.device)
         x = rows.features[chosen]
         if head.dropout:

@@ -109,7 +109,7 @@ def depth_columns(trials: Sequence[TrialRecord], score: Mapping[str, str]) -> li
         if alone or depth is not None:
             groups.setdefault((depth, method if alone else ""), []).append(trial)
     order = sorted(groups, key=lambda key: (key[0] is None, key[0] or 0, key[1]))
-    return [_column(key[0], blocks, groups[key], score, longest) for key in order]
+    return [_column(key[0], blocks, groups[key], score, longest=longest) for key in order]
 
 
 def _depth(trial: TrialRecord, method: str, blocks: int) -> int | None:
@@ -130,7 +130,7 @@ def _depth(trial: TrialRecord, method: str, blocks: int) -> int | None:
 
 
 def _column(
-    depth: int | None, blocks: int, trials: Sequence[TrialRecord], score: Mapping[str, str], longest: float
+    depth: int | None, blocks: int, trials: Sequence[TrialRecord], score: Mapping[str, str], *, longest: float
 ) -> DepthColumn:
     methods = {method_of(trial) for trial in trials}
     best = ranked(trials, score)

@@ -41,6 +41,7 @@ def number_picture(
     record: SearchRecord,
     panels: Sequence[Panel],
     trials: Sequence[TrialRecord],
+    *,
     logarithmic: Mapping[str, bool],
 ) -> Picture:
     """Draw the metric over searched numbers, one panel each, on one scale.
@@ -54,15 +55,17 @@ def number_picture(
     across, few = min(4, len(shown)), min(2, len(shown))
     size = (10, 0.5 + 2.3 * math.ceil(len(shown) / across) + (0.9 if len(shown) == 1 else 0))
     small = (3.2, 0.5 + 2.0 * math.ceil(len(shown) / few) + (0.5 if len(shown) == 1 else 0))
-    return picture(name, about, partial(_draw_panels, record, shown, trials, logarithmic), wide=size, narrow=small)
+    draw = partial(_draw_panels, record=record, panels=shown, trials=trials, logarithmic=logarithmic)
+    return picture(name, about, draw, wide=size, narrow=small)
 
 
 def _draw_panels(
+    canvas: Canvas,
     record: SearchRecord,
     panels: Sequence[Panel],
+    *,
     trials: Sequence[TrialRecord],
     logarithmic: Mapping[str, bool],
-    canvas: Canvas,
 ) -> None:
     across = min(2 if canvas.narrow else 4, len(panels))
     grid = canvas.figure.subplots(math.ceil(len(panels) / across), across, squeeze=False, sharey=True)
@@ -160,7 +163,7 @@ def _draw_curves(record: SearchRecord, trials: Sequence[TrialRecord], best: Tria
             zorder=4 if chosen else 2,
         )
     for status, marker, size in (("stopped", "o", 11), ("failed", "x", 26)):
-        _mark_ends(score_axes, tracks, status, marker, size)
+        _mark_ends(score_axes, tracks, status, marker=marker, size=size)
     plain(axes, record.score["name"].replace("_", " "))
     axes.set_xlabel(clock)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -168,7 +171,7 @@ def _draw_curves(record: SearchRecord, trials: Sequence[TrialRecord], best: Tria
 
 
 def _mark_ends(
-    score_axes: ScoreAxes, tracks: Sequence[tuple[TrialRecord, Track]], status: str, marker: str, size: int
+    score_axes: ScoreAxes, tracks: Sequence[tuple[TrialRecord, Track]], status: str, *, marker: str, size: int
 ) -> None:
     """Mark the last evaluation of each trial with this status."""
     ends = [(points[-1], trial) for trial, points in tracks if trial.status == status]

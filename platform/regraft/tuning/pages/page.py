@@ -79,9 +79,13 @@ def _pictures(record: SearchRecord, trials: Sequence[TrialRecord]) -> dict[str, 
     if len(columns) > 1 and (knee := find_knee(columns, record.score, record.rows.get("eval", 0))):
         drawn.append(depth_picture(record, columns, knee))
     if panels := _rate_panels(best_first, columns):
-        drawn.append(number_picture("learning-rate", record, panels, best_first, _logarithmic(record, panels)))
+        drawn.append(
+            number_picture("learning-rate", record, panels, best_first, logarithmic=_logarithmic(record, panels))
+        )
     if panels := _number_panels(best_first):
-        drawn.append(number_picture("searched-numbers", record, panels, best_first, _logarithmic(record, panels)))
+        drawn.append(
+            number_picture("searched-numbers", record, panels, best_first, logarithmic=_logarithmic(record, panels))
+        )
     if any(track(trial, record.score["name"], clock_of(trials)) for trial in trials):
         drawn.append(curve_picture(record, trials, _winner(record, trials)))
     return {picture.name: picture for picture in drawn}

@@ -83,7 +83,7 @@ def feature_head(site: CutSite) -> FeatureHead:
         with site.accelerator.autocast():
             _, kept = _forward(adapted, batch)  # in the precision of the computation
         made = FeatureHead(_cut(adapted, linear, kept), type(output))
-        _check_task(adapted, made, output, F.linear(seen, linear.weight, linear.bias), batch)
+        _check_task(adapted, made, output, F.linear(seen, linear.weight, linear.bias), batch=batch)
     return made
 
 
@@ -130,7 +130,7 @@ def _cut(adapted: Adapted, linear: nn.Linear, seen: Tensor) -> Cut:
     return capture_only([boundary], Sizes())
 
 
-def _check_task(adapted: Adapted, head: FeatureHead, output: Any, logits: Tensor, batch: Batch) -> None:
+def _check_task(adapted: Adapted, head: FeatureHead, output: Any, logits: Tensor, *, batch: Batch) -> None:
     """Check that the task needs only logits and labels, and that its loss is a sum over rows, as stacked heads need.
 
     Raises NeedsModel.

@@ -1,8 +1,8 @@
-"""Linear heads on the same features, trained together: their arithmetic, one computation for all of them.
+"""The arithmetic of linear heads that are trained together on the same features, in one computation.
 
-A head of a stack takes the steps that it would take alone: its own rows in its own order, its own dropout before the
-head, its own learning rate, decay, clipping and loss. What is shared is the reading of features and the launching of
-work. Heads that see the same batch after the same dropout are one block, a matrix product for all of them.
+Each head of a stack takes the steps that it would take alone: its own rows in its own order, its own dropout, learning
+rate, decay, clipping and loss. The heads share the reading of features and the kernel launches. Heads that read the
+same batch after the same dropout form a block, with one matrix product for all of them.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from regraft.training.optimizer import schedule
 from regraft.training.step import SMALLEST, seed_micro
 
 BETAS, EPS, MOMENTUM = (0.9, 0.999), 1e-8, 0.9
-"""torch's own of AdamW, and the momentum of `training.optimizer`."""
+"""torch's defaults of AdamW, and the momentum of `training.optimizer`."""
 
 Output = Callable[[Tensor], Any]
-"""Logits (rows, outputs) as the model's output that the task reads."""
+"""Wraps logits, (rows, outputs), as the model's output that the task reads."""
 
 
 @dataclass(frozen=True)
 class HeadRows:
-    """What a linear head sees of each row of one side, and what it should answer."""
+    """The features that a linear head reads for each row of one side, and the targets."""
 
     features: Tensor
     """(rows, width), contiguous."""
@@ -44,12 +44,12 @@ class HeadRows:
 
 @dataclass
 class Head:
-    """One head: how it is trained, and where it stands."""
+    """One head: its training settings and its state."""
 
     training: TrainingSpec
     context: Context
     dropout: float
-    """Before the head."""
+    """Probability of the dropout before the head."""
     bucketing: bool
     weight: Tensor
     """(outputs, width)."""
@@ -57,46 +57,46 @@ class Head:
     """(outputs,)."""
     step: int = 0
     moments: Mapping[str, Tensor] = field(default_factory=dict)
-    """The optimizer's state when it joins, as `<weight or bias>|<entry>`."""
+    """The optimizer's state when it joins the stack, by `<weight or bias>|<entry>`."""
 
     def steps(self, rows: int) -> int:
-        """Of its whole training."""
+        """Return the number of steps of its complete training."""
         return total_steps(rows, self.training.batch_size, self.training.epochs, self.training.steps)
 
     def per_epoch(self, rows: int) -> int:
-        """Steps per pass over the rows."""
+        """Return the number of steps per pass over the rows."""
         return batches_per_epoch(rows, self.training.batch_size)
 
-    def sees(self) -> tuple[Any, ...]:
-        """What decides which rows its next step sees, and after which dropout."""
+    def batch_key(self) -> tuple[Any, ...]:
+        """Return a key of the rows and the dropout of its next step."""
         training = self.training
         return training.seed, training.batch_size, self.bucketing, self.dropout, self.step
 
-    def loses(self) -> tuple[Any, ...]:
-        """What decides its loss."""
+    def loss_key(self) -> tuple[Any, ...]:
+        """Return a key of its loss function."""
         weights = self.context.class_weights
         return self.context.label_smoothing, None if weights is None else tuple(weights.tolist())
 
 
 @dataclass(frozen=True)
 class Block:
-    """Heads that see the same rows and have the same loss: a range of the stack."""
+    """A range of the stack whose heads read the same batch and have the same loss."""
 
     start: int
     end: int
     x: Tensor
     """(rows, width), dropout applied."""
     labels: Tensor
-    loses: int
-    """Blocks of the same number have the same loss."""
+    loss: int
+    """Blocks with the same number have the same loss."""
 
 
 class Stack:
-    """The heads that train now. One optimizer for all: AdamW's and SGD's heads are two stacks."""
+    """The heads that are being trained, all with the same optimizer."""
 
     def __init__(self, heads: Sequence[Head], rows: HeadRows, task: Task, output: Output) -> None:
         self._rows, self._task, self._output = rows, task, output
-        self.heads = sorted(heads, key=lambda head: repr((head.sees(), head.loses())))
+        self.heads = sorted(heads, key=lambda head: repr((head.batch_key(), head.loss_key())))
         self.optimizer = self.heads[0].training.optimizer
         self._orders: dict[tuple[Any, ...], list[NDArray[np.int64]]] = {}
         self.values = {"weight": torch.stack([head.weight for head in self.heads])}
@@ -114,11 +114,11 @@ class Stack:
             for entry in self.entries
         }
         self.norms = torch.zeros(len(self.heads))
-        """(heads,) of the last step's gradients."""
+        """(heads,): norms of the last step's gradients."""
         self._settle()
 
     def step(self) -> None:
-        """One optimizer step of every head, each by its own number."""
+        """Take one optimizer step of every head, each at its own step number."""
         blocks = self._blocks()
         gradients, weight = self._gradients(blocks)
         self._apply(gradients, weight)
@@ -126,13 +126,13 @@ class Stack:
             head.step += 1
 
     def logits(self, features: Tensor, at: Sequence[int]) -> Tensor:
-        """(heads, rows, outputs) of some heads on features, in eval mode."""
+        """Return the logits of the heads at the positions `at`, (heads, rows, outputs), without dropout."""
         weight = self.values["weight"][list(at)]
         found = (features @ weight.flatten(0, 1).T).view(len(features), len(at), -1).permute(1, 0, 2)
         return found + self.values["bias"][list(at)][:, None] if "bias" in self.values else found
 
     def taken(self, at: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """A head's values and its optimizer's state, by `weight` and `bias`, as copies."""
+        """Return copies of a head's values and of its optimizer's state, by `weight` and `bias`."""
         values = {name: tensor[at].clone() for name, tensor in self.values.items()}
         moments = {name: tensor[at].clone() for name, tensor in self.moments.items()}
         if self.optimizer == "adamw":
@@ -141,7 +141,7 @@ class Stack:
         return values, moments
 
     def leave(self, gone: Iterable[int]) -> None:
-        """Take heads out of the stack."""
+        """Remove heads from the stack."""
         left = set(gone)
         stay = [at for at in range(len(self.heads)) if at not in left]
         self.heads = [self.heads[at] for at in stay]
@@ -151,7 +151,7 @@ class Stack:
         self._settle()
 
     def _settle(self) -> None:
-        """What stays the same from step to step, as long as no head leaves: heads of one block go in step."""
+        """Compute what is constant until a head leaves: settings as tensors, and the ranges of blocks."""
         rows, device = len(self._rows.features), self._rows.features.device
         settings = [head.training for head in self.heads]
         clips = [float("inf") if training.clip is None else training.clip for training in settings]
@@ -163,27 +163,28 @@ class Stack:
             for training, head in zip(settings, self.heads, strict=True)
         ]
         self._ranges: list[tuple[int, int, int, int]] = []
-        keys = [(head.sees(), head.loses()) for head in self.heads]
-        sees: dict[Any, int] = {}
-        loses: dict[Any, int] = {}
+        keys = [(head.batch_key(), head.loss_key()) for head in self.heads]
+        batches_seen: dict[Any, int] = {}
+        losses: dict[Any, int] = {}
         start = 0
         for end in range(1, len(keys) + 1):
             if end == len(keys) or keys[end] != keys[start]:
-                seen, lost = (
-                    known.setdefault(key, len(known)) for known, key in zip((sees, loses), keys[start], strict=True)
+                batch, loss = (
+                    known.setdefault(key, len(known))
+                    for known, key in zip((batches_seen, losses), keys[start], strict=True)
                 )
-                self._ranges.append((start, end, seen, lost))
+                self._ranges.append((start, end, batch, loss))
                 start = end
 
     def _blocks(self) -> list[Block]:
-        seen: dict[int, tuple[Tensor, Tensor]] = {}
-        for start, _, sees, _ in self._ranges:
-            if sees not in seen:
-                seen[sees] = self._seen(self.heads[start])
-        return [Block(start, end, *seen[sees], lost) for start, end, sees, lost in self._ranges]
+        read: dict[int, tuple[Tensor, Tensor]] = {}
+        for start, _, batch, _ in self._ranges:
+            if batch not in read:
+                read[batch] = self._read_batch(self.heads[start])
+        return [Block(start, end, *read[batch], loss) for start, end, batch, loss in self._ranges]
 
-    def _seen(self, head: Head) -> tuple[Tensor, Tensor]:
-        """What a head sees in its next step: (rows, width) after its dropout, and the labels."""
+    def _read_batch(self, head: Head) -> tuple[Tensor, Tensor]:
+        """Return the batch of a head's next step: features after dropout, (rows, width), and labels."""
         rows, training = self._rows, head.training
         epoch, index = position(head.step, head.per_epoch(len(rows.features)))
         key = (training.seed, training.batch_size, head.bucketing, epoch)
@@ -202,7 +203,7 @@ class Stack:
         return x, rows.labels[chosen]
 
     def _gradients(self, blocks: Sequence[Block]) -> tuple[dict[str, Tensor], Tensor]:
-        """Of the sums of losses, and each head's weight (heads,) to divide them by."""
+        """Return the gradients of the summed losses, and each head's weight, (heads,), to divide them by."""
         weight, bias = self.values["weight"], self.values.get("bias")
         logits = []
         for block in blocks:
@@ -223,13 +224,15 @@ class Stack:
         return found, divide
 
     def _losses(self, blocks: Sequence[Block], logits: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """The losses' slopes by the logits of each block (heads, rows, outputs), and each head's weight: one call of
-        the task's own loss for all blocks that have it in common."""
+        """Return the losses' gradients by the logits of each block, (heads, rows, outputs), and each head's weight.
+
+        The task's loss is called once for all blocks that share it.
+        """
         slopes: list[Tensor | None] = [None] * len(blocks)
         divide = torch.empty(len(self.heads), device=self._rows.features.device)
         alike: dict[int, list[int]] = {}
         for number, block in enumerate(blocks):
-            alike.setdefault(block.loses, []).append(number)
+            alike.setdefault(block.loss, []).append(number)
         for members in alike.values():
             context = self.heads[blocks[members[0]].start].context
             flat = torch.cat([logits[number].flatten(0, 1) for number in members]).requires_grad_(True)
@@ -248,7 +251,7 @@ class Stack:
         return [slope for slope in slopes if slope is not None], divide.clamp(min=SMALLEST)
 
     def _apply(self, gradients: Mapping[str, Tensor], weight: Tensor) -> None:
-        """Divide, clip and step, as `training.stepping` and torch's optimizers do for one."""
+        """Divide, clip and step, as `training.step` and torch's optimizers do for one model."""
         scale = 1.0 / weight
         squares = [gradient.flatten(1).square().sum(1) for gradient in gradients.values()]
         self.norms = torch.stack(squares).sum(0).sqrt() * scale
@@ -261,12 +264,12 @@ class Stack:
             wanted = decay[at] if gradient.ndim > 2 else None
             gradient.mul_(scale[at])
             if self.optimizer == "adamw":
-                self._adamw(name, gradient, rate[at], wanted, step[at])
+                self._adamw(name, gradient, rate[at], wanted, step=step[at])
             else:
                 self._sgd(name, gradient, rate[at], wanted)
 
     def _shares(self) -> Tensor:
-        """(heads,) of the peak learning rates."""
+        """Return the current share of each head's peak learning rate, (heads,)."""
         known: dict[Any, float] = {}
         for pace, head in zip(self._paces, self.heads, strict=True):
             if (pace, head.step) not in known:
@@ -275,10 +278,10 @@ class Stack:
         return torch.tensor(shares, device=self._peak.device)
 
     def _counts(self) -> Tensor:
-        """(heads,) the number of this step, counted from 1."""
+        """Return the number of each head's step, counted from 1, (heads,)."""
         return torch.tensor([head.step + 1.0 for head in self.heads], dtype=torch.float64, device=self._peak.device)
 
-    def _adamw(self, name: str, gradient: Tensor, rate: Tensor, decay: Tensor | None, step: Tensor) -> None:
+    def _adamw(self, name: str, gradient: Tensor, rate: Tensor, decay: Tensor | None, *, step: Tensor) -> None:
         values = self.values[name]
         mean, square = self.moments[f"{name}|exp_avg"], self.moments[f"{name}|exp_avg_sq"]
         if decay is not None:
@@ -298,5 +301,5 @@ class Stack:
 
 
 def _repeated(block: Block) -> Tensor:
-    """The labels once for each head of the block."""
+    """Return the labels of a block, repeated for each of its heads."""
     return block.labels.repeat(block.end - block.start, *[1] * (block.labels.ndim - 1))

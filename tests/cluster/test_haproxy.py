@@ -26,7 +26,7 @@ from ray.serve.config import HTTPOptions, gRPCOptions
 
 from regraft.cluster.haproxy import ARRIVES_S, FULL, HELD_MS, TRUSTED_MS, haproxy, with_rules
 from support.processes import free_port
-from unit.endpoint.shop import Shop
+from unit.endpoint.model_store import ModelStore
 
 MODEL = "text-classification"
 APPLICATION, OTHER = "http-regraft", "http-other"
@@ -278,11 +278,11 @@ def test_the_command_does_not_become_itself(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.slow
 def test_an_endpoint_behind_haproxy_refuses_there(tmp_path: Path) -> None:
-    shop, port = Shop(tmp_path), free_port()
-    shop.add()
+    model_store, port = ModelStore(tmp_path), free_port()
+    model_store.add()
     spec = tmp_path / "SERVE.yaml"
     spec.write_text(
-        f"models: [{MODEL}]\nstore: {shop.store}\nport: {port}\nproxy: haproxy\nopen_to_all: true\ndevice: cpu\n"
+        f"models: [{MODEL}]\nstore: {model_store.store}\nport: {port}\nproxy: haproxy\nopen_to_all: true\ndevice: cpu\n"
         "limits: {queue: 2}\nreplica: {gpus: 0}\n"
     )
     mine = {"RAY_AUTH_MODE": "token", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -27,15 +27,15 @@ from ray import serve
 from regraft.cluster.serve import NAME, app, application, deploy, refuse_without_keys, serving
 from regraft.errors import ClusterError, RequestError
 from regraft.spec.serve import ServeSpec
-from unit.endpoint.shop import Shop
+from unit.endpoint.model_store import ModelStore
 
 MODEL = "text-classification"
 ASKED = json.dumps({"inputs": "w5 w6 w7"}).encode()
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    made = Shop(tmp_path_factory.mktemp("shop"))
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    made = ModelStore(tmp_path_factory.mktemp("shop"))
     made.add()
     return made
 
@@ -46,9 +46,9 @@ def free_port() -> int:
         return int(line.getsockname()[1])
 
 
-def spec_of(shop: Shop, port: int, **more: Any) -> ServeSpec:
+def spec_of(model_store: ModelStore, port: int, **more: Any) -> ServeSpec:
     document: dict[str, Any] = {
-        "store": shop.store,
+        "store": model_store.store,
         "models": [MODEL, "*"],
         "port": port,
         "device": "cpu",
@@ -129,11 +129,11 @@ def until(true: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def test_ray_serve_answers_as_the_model_does(shop: Shop, on_ray: None) -> None:
+def test_ray_serve_answers_as_the_model_does(model_store: ModelStore, on_ray: None) -> None:
     port = free_port()
-    wanted = shop.predict(MODEL, ["w5 w6 w7"])[0]["scores"]
+    wanted = model_store.predict(MODEL, ["w5 w6 w7"])[0]["scores"]
     load = Load(port, f"/models/{MODEL}")
-    with serving(spec_of(shop, port)) as url:
+    with serving(spec_of(model_store, port)) as url:
         assert url == f"http://127.0.0.1:{port}"
         status, headers, body = load.once()
         assert status == 200
@@ -143,33 +143,36 @@ def test_ray_serve_answers_as_the_model_does(shop: Shop, on_ray: None) -> None:
             assert one["score"] == pytest.approx(other["score"], abs=1e-5)
         assert load.once("/models/nobody")[0] == 404
         assert load.once(body=b"{")[0] == 422
-        shop.add(name="later", seed=4)
+        model_store.add(name="later", seed=4)
         assert load.once("/models/later")[0] == 200
     with pytest.raises(OSError):
         load.once()
 
 
-def test_a_config_file_s_application_asks_for_keys(shop: Shop) -> None:
+def test_a_config_file_s_application_asks_for_keys(model_store: ModelStore) -> None:
     with pytest.raises(RequestError, match="there are no keys"):
-        app({"store": shop.store})
+        app({"store": model_store.store})
 
 
 def test_a_node_without_keys_does_not_answer_for_an_endpoint_that_has_some(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+    model_store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("REGRAFT_KEYS", raising=False)
     with pytest.raises(RequestError, match="this node has no keys"):
-        refuse_without_keys(spec_of(shop, 8000), asked=True)
+        refuse_without_keys(spec_of(model_store, 8000), asked=True)
 
 
-def test_haproxy_is_refused_without_keys(shop: Shop) -> None:
-    with pytest.raises(RequestError, match="every interface"), serving(spec_of(shop, free_port(), proxy="haproxy")):
+def test_haproxy_is_refused_without_keys(model_store: ModelStore) -> None:
+    with (
+        pytest.raises(RequestError, match="every interface"),
+        serving(spec_of(model_store, free_port(), proxy="haproxy")),
+    ):
         pass
 
 
-def test_nothing_fails_while_everything_is_changed(shop: Shop, on_ray: None) -> None:
-    shop.add(seed=2)
-    shop.registry.promote(MODEL, "v1", "production")
+def test_nothing_fails_while_everything_is_changed(model_store: ModelStore, on_ray: None) -> None:
+    model_store.add(seed=2)
+    model_store.registry.promote(MODEL, "v1", "production")
     port = free_port()
     load = Load(port)
     marks: list[tuple[str, float]] = []
@@ -180,53 +183,53 @@ def test_nothing_fails_while_everything_is_changed(shop: Shop, on_ray: None) -> 
     def version() -> str:
         return load.seen[-1].version if load.seen else ""
 
-    with serving(spec_of(shop, port)), load.running():
+    with serving(spec_of(model_store, port)), load.running():
         until(lambda: version() == "v1")
         mark("steady")
         time.sleep(5)
         mark("promote")
-        shop.registry.promote(MODEL, "v2", "production")
+        model_store.registry.promote(MODEL, "v2", "production")
         until(lambda: version() == "v2")
         mark("rollback")
-        shop.registry.rollback(MODEL, "production")
+        model_store.registry.rollback(MODEL, "production")
         until(lambda: version() == "v1")
         mark("add and remove")
-        shop.add(name="other", seed=3)
+        model_store.add(name="other", seed=3)
         assert load.once("/models/other")[0] == 200
-        shop.registry.delete("other", "v1")
+        model_store.registry.delete("other", "v1")
         until(lambda: load.once("/models/other")[0] == 404)
         mark("a failing version")
-        shop.add(seed=5)
-        newest = shop.registry.versions(MODEL)[-1].version
-        delta = Path(shop.store) / f"models/{MODEL}/{newest}/delta.safetensors"
+        model_store.add(seed=5)
+        newest = model_store.registry.versions(MODEL)[-1].version
+        delta = Path(model_store.store) / f"models/{MODEL}/{newest}/delta.safetensors"
         delta.write_bytes(delta.read_bytes()[:-8] + b"spoiled!")
-        shop.registry.promote(MODEL, newest, "production")
+        model_store.registry.promote(MODEL, newest, "production")
         time.sleep(3)
         assert version() == "v1"
-        shop.registry.rollback(MODEL, "production")
+        model_store.registry.rollback(MODEL, "production")
         mark("redeploy")
-        deploy(spec_of(shop, port, limits={"queue": 100}))
+        deploy(spec_of(model_store, port, limits={"queue": 100}))
         until(lambda: replicas() == 1)
         alone = pids()
         mark("scale to two")
-        deploy(spec_of(shop, port, limits={"queue": 100}, scaling={"min_replicas": 2, "max_replicas": 2}))
+        deploy(spec_of(model_store, port, limits={"queue": 100}, scaling={"min_replicas": 2, "max_replicas": 2}))
         until(lambda: replicas() == 2)
         both = pids()
         assert len(both) == 2 and both > alone, "no replica is replaced where only their number changes"
         mark("scale to one")
-        deploy(spec_of(shop, port, limits={"queue": 100}))
+        deploy(spec_of(model_store, port, limits={"queue": 100}))
         until(lambda: replicas() == 1)
         until(lambda: len(pids()) == 1)
         assert pids() < both
         mark("a failing update")
         with pytest.raises(ClusterError):
-            deploy(spec_of(shop, port, models=[f"{MODEL}@{newest}"]))
+            deploy(spec_of(model_store, port, models=[f"{MODEL}@{newest}"]))
         with pytest.raises(ClusterError):
-            deploy(spec_of(shop, port, models=[f"{MODEL}@soon"]))
+            deploy(spec_of(model_store, port, models=[f"{MODEL}@soon"]))
         time.sleep(2)
         mark("what failed, again")
-        shop.registry.promote(MODEL, "v1", "soon")
-        deploy(spec_of(shop, port, models=[f"{MODEL}@soon"]))
+        model_store.registry.promote(MODEL, "v1", "soon")
+        deploy(spec_of(model_store, port, models=[f"{MODEL}@soon"]))
         mark("end")
     ends = [at for _, at in marks[1:]]
     for (what, at), end in zip(marks, ends, strict=False):
@@ -250,14 +253,14 @@ def pids() -> set[int]:
     return found
 
 
-def test_replicas_are_replaced_when_they_would_do_something_else(shop: Shop, tmp_path: Path) -> None:
+def test_replicas_are_replaced_when_they_would_do_something_else(model_store: ModelStore, tmp_path: Path) -> None:
     plugin = tmp_path / "plugins" / "tasks" / "own.py"
     plugin.parent.mkdir(parents=True)
     plugin.write_text("A = 1\n")
     told = {"plugins": [str(tmp_path / "plugins")]}
 
     def version(**more: Any) -> str:
-        return str(application(spec_of(shop, 8000, **told, **more))._bound_deployment.version)
+        return str(application(spec_of(model_store, 8000, **told, **more))._bound_deployment.version)
 
     first = version()
     more = {"min_replicas": 0, "max_replicas": 3}
@@ -277,20 +280,20 @@ def test_a_replica_that_is_ready_looks_for_garbage_among_little() -> None:
     assert frozen > 100_000 > 10 * left
 
 
-def test_a_first_request_waits_for_no_report(shop: Shop) -> None:
+def test_a_first_request_waits_for_no_report(model_store: ModelStore) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
-        made = application(spec_of(shop, 8000, scaling={"min_replicas": 0, "up_seconds": 0}))
+        made = application(spec_of(model_store, 8000, scaling={"min_replicas": 0, "up_seconds": 0}))
     found = made._bound_deployment._deployment_config.autoscaling_config
     assert found.metrics_interval_s <= 1 and found.look_back_period_s > found.metrics_interval_s
 
 
 @pytest.mark.slow
-def test_a_replica_that_is_killed_takes_only_what_it_held(shop: Shop, on_ray: None) -> None:
+def test_a_replica_that_is_killed_takes_only_what_it_held(model_store: ModelStore, on_ray: None) -> None:
     port = free_port()
     load = Load(port, f"/models/{MODEL}@v1")
     scaling = {"min_replicas": 2, "max_replicas": 2}
-    with serving(spec_of(shop, port, scaling=scaling)), load.running():
+    with serving(spec_of(model_store, port, scaling=scaling)), load.running():
         until(lambda: len(load.seen) > 20)
         found = sorted(pids())
         assert len(found) == 2
@@ -305,11 +308,11 @@ def test_a_replica_that_is_killed_takes_only_what_it_held(shop: Shop, on_ray: No
 
 
 @pytest.mark.slow
-def test_from_no_replica_to_the_first_answer(shop: Shop, on_ray: None) -> None:
+def test_from_no_replica_to_the_first_answer(model_store: ModelStore, on_ray: None) -> None:
     port = free_port()
     load = Load(port, f"/models/{MODEL}@v1")
     scaling = {"min_replicas": 0, "max_replicas": 1, "down_seconds": 1, "up_seconds": 0}
-    with serving(spec_of(shop, port, scaling=scaling)):
+    with serving(spec_of(model_store, port, scaling=scaling)):
         until(lambda: serve.status().applications[NAME].deployments["endpoint"].replica_states == {}, 120)
         began = time.monotonic()
         assert load.once()[0] == 200

@@ -15,14 +15,14 @@ import pytest
 
 from cluster.test_ray_serve import MODEL, Load, free_port, replicas, spec_of, until
 from regraft.cluster.serve import deploy, serving
-from unit.endpoint.shop import Shop
+from unit.endpoint.model_store import ModelStore
 from unit.store.conftest import REAL, root_on
 
 pytestmark = pytest.mark.slow
 
 
 @dataclass
-class ShopOnS3(Shop):
+class ModelStoreOnS3(ModelStore):
     """Its models lie below a url."""
 
     url: str = ""
@@ -33,12 +33,12 @@ class ShopOnS3(Shop):
 
 
 @pytest.fixture(params=["folder", *(["real"] if REAL else [])])
-def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+def model_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ModelStore]:
     """One model in two versions, of which the first is in production."""
     with ExitStack() as stack:
         real = request.param == "real"
         url = stack.enter_context(root_on("real", request, "shop")) if real else str(tmp_path / "store")
-        made = ShopOnS3(tmp_path, url=url)
+        made = ModelStoreOnS3(tmp_path, url=url)
         made.add()
         made.add(seed=2)
         made.registry.promote(MODEL, "v1", "production")
@@ -54,22 +54,24 @@ def kill(title: str) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_replica_controller_and_proxy_are_killed_and_the_endpoint_goes_on(shop: Shop, on_ray: None) -> None:
+def test_replica_controller_and_proxy_are_killed_and_the_endpoint_goes_on(
+    model_store: ModelStore, on_ray: None
+) -> None:
     port = free_port()
     load = Load(port)
 
     def version() -> str:
         return load.seen[-1].version if load.seen else ""
 
-    with serving(spec_of(shop, port)), load.running():
+    with serving(spec_of(model_store, port)), load.running():
         until(lambda: version() == "v1")
         before = len(load.seen)
         kill("ServeController")
-        shop.registry.promote(MODEL, "v2", "production")
+        model_store.registry.promote(MODEL, "v2", "production")
         until(lambda: version() == "v2")
         until(lambda: len(load.seen) > before + 100)
         assert load.failed() == [], "nobody needs the controller to answer, nor to learn of a promoted version"
-        deploy(spec_of(shop, port, limits={"queue": 100}))
+        deploy(spec_of(model_store, port, limits={"queue": 100}))
         assert load.failed() == [], "the controller that came back deploys without a failed request"
         for title in ("ServeReplica", "ProxyActor"):
             kill(title)
@@ -77,7 +79,7 @@ def test_replica_controller_and_proxy_are_killed_and_the_endpoint_goes_on(shop: 
             until(lambda at=killed: replicas() == 1 and any(one.at > at and one.status == 200 for one in load.seen))  # type: ignore[misc]
             time.sleep(2)
             assert version() == "v2", "it answers by the alias as it is now"
-        shop.registry.rollback(MODEL, "production")
+        model_store.registry.rollback(MODEL, "production")
         until(lambda: version() == "v1")
         ended = time.monotonic()
         time.sleep(2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from unit.endpoint.shop import Endpoint, Shop
+from unit.endpoint.model_store import Endpoint, ModelStore
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,23 +23,23 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     """A store with `text-classification`; tests add other models under names of their own."""
-    made = Shop(tmp_path_factory.mktemp("shop"))
+    made = ModelStore(tmp_path_factory.mktemp("shop"))
     made.add()
     return made
 
 
 @pytest.fixture(scope="session")
-def endpoint(shop: Shop) -> Iterator[Endpoint]:
+def endpoint(model_store: ModelStore) -> Iterator[Endpoint]:
     """An endpoint over every model of the registry."""
-    with shop.open() as running:
+    with model_store.open() as running:
         yield running
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Shop:
+def own(tmp_path: Path) -> ModelStore:
     """A separate registry for one test."""
-    made = Shop(tmp_path)
+    made = ModelStore(tmp_path)
     made.add()
     return made

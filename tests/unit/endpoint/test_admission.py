@@ -21,7 +21,7 @@ from regraft.endpoint.http_errors import HttpError
 from regraft.endpoint.server import refuse_open_doors
 from regraft.errors import RequestError
 from regraft.spec.serve import ServeSpec
-from unit.endpoint.shop import Endpoint, Shop
+from unit.endpoint.model_store import Endpoint, ModelStore
 
 MODEL = "/models/text-classification"
 ASKED = {"inputs": "w5 w6"}
@@ -46,7 +46,7 @@ def keys(tmp_path: Path) -> tuple[Path, str, str]:
     return path, everything, other
 
 
-def test_a_key_opens_what_it_is_for_and_no_key_opens_nothing(own: Shop, keys: tuple[Path, str, str]) -> None:
+def test_a_key_opens_what_it_is_for_and_no_key_opens_nothing(own: ModelStore, keys: tuple[Path, str, str]) -> None:
     path, everything, other = keys
     own.add(name="other", seed=2)
     with own.open(keys=str(path)) as endpoint:
@@ -73,7 +73,7 @@ def test_a_key_opens_what_it_is_for_and_no_key_opens_nothing(own: Shop, keys: tu
 
 
 def test_a_key_that_is_taken_away_opens_nothing_within_seconds(
-    own: Shop, keys: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
+    own: ModelStore, keys: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("regraft.endpoint.api_keys._RECHECK_S", 0.0)
     path, everything, _ = keys
@@ -132,7 +132,7 @@ def test_nothing_but_this_machine_is_listened_to_unless_asked(endpoint: Endpoint
     assert all(line.laddr.ip == "127.0.0.1" for line in mine)
 
 
-def test_what_is_too_much_is_refused_at_once_and_the_rest_answered(own: Shop) -> None:
+def test_what_is_too_much_is_refused_at_once_and_the_rest_answered(own: ModelStore) -> None:
     with own.open(limits={"queue": 4}) as endpoint:
         slowed = endpoint.opened.backend
         answer = slowed.answer
@@ -162,7 +162,7 @@ def test_what_is_too_much_is_refused_at_once_and_the_rest_answered(own: Shop) ->
     assert min(seconds for seconds, _ in refused) < quickest
 
 
-def test_an_answer_that_takes_too_long_is_given_up(own: Shop) -> None:
+def test_an_answer_that_takes_too_long_is_given_up(own: ModelStore) -> None:
     with own.open(limits={"seconds": 0.2}) as endpoint:
         assert endpoint.ask(MODEL, ASKED).status in (200, 503)
 
@@ -184,7 +184,7 @@ def line_to(endpoint: Endpoint) -> socket.socket:
     return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=20)
 
 
-def test_who_sends_slowly_is_hung_up_on_and_holds_up_nobody(own: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_sends_slowly_is_hung_up_on_and_holds_up_nobody(own: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.5)
     with own.open(limits={"body_seconds": 0.5}) as endpoint:
         endpoint.ask(MODEL, ASKED)
@@ -206,7 +206,7 @@ def test_who_sends_slowly_is_hung_up_on_and_holds_up_nobody(own: Shop, monkeypat
         assert endpoint.ask(MODEL, ASKED).status == 200
 
 
-def test_who_sends_slowly_takes_no_place_of_those_who_are_answered(own: Shop) -> None:
+def test_who_sends_slowly_takes_no_place_of_those_who_are_answered(own: ModelStore) -> None:
     with own.open(limits={"queue": 2, "body_seconds": 20}) as endpoint:
         endpoint.ask(MODEL, ASKED)
         bodies = [line_to(endpoint) for _ in range(12)]
@@ -233,7 +233,7 @@ def test_a_page_whose_name_points_here_is_not_answered(host: str, endpoint: Endp
         assert endpoint.ask(MODEL, ASKED, headers={"host": good}).status == 200
 
 
-def test_who_hangs_up_leaves_nothing_behind(own: Shop) -> None:
+def test_who_hangs_up_leaves_nothing_behind(own: ModelStore) -> None:
     with own.open(limits={"queue": 2}) as endpoint:
         for _ in range(10):
             line = line_to(endpoint)
@@ -245,7 +245,7 @@ def test_who_hangs_up_leaves_nothing_behind(own: Shop) -> None:
             time.sleep(0.05)
 
 
-def test_what_was_begun_is_answered_when_it_ends(own: Shop) -> None:
+def test_what_was_begun_is_answered_when_it_ends(own: ModelStore) -> None:
     statuses: list[int] = []
     with own.open() as endpoint:
         endpoint.ask(MODEL, ASKED)
@@ -274,13 +274,13 @@ def test_the_page_asks_for_nothing_outside(endpoint: Endpoint) -> None:
         assert b"http://" not in reply.body and b"https://" not in reply.body
 
 
-def test_a_port_that_is_taken_is_told(own: Shop, endpoint: Endpoint) -> None:
+def test_a_port_that_is_taken_is_told(own: ModelStore, endpoint: Endpoint) -> None:
     port = urlsplit(endpoint.url).port
     with pytest.raises(RequestError, match=f"{port} cannot be listened on"), own.open(port=port):
         pass
 
 
-def test_the_first_model_that_cannot_open_is_told(own: Shop) -> None:
+def test_the_first_model_that_cannot_open_is_told(own: ModelStore) -> None:
     with pytest.raises(RequestError, match="does not exist"), own.open(models=["nobody"]):
         pass
 

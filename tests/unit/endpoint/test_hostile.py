@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from unit.endpoint.shop import Endpoint, Shop
+from unit.endpoint.model_store import Endpoint, ModelStore
 from unit.every.rows import TEXTS, picture
 
 LIMITS = {"body_bytes": 1 << 20, "body_seconds": 0.4, "tokens": 4096, "items": 16}
@@ -200,7 +200,7 @@ def stormed(endpoint: Endpoint, count: int, seed: int) -> Counter[int]:
     return statuses
 
 
-def _storm(own: Shop, count: int) -> None:
+def _storm(own: ModelStore, count: int) -> None:
     for task in MODELS[1:]:
         own.add(task)
     with own.open(limits=LIMITS) as endpoint:
@@ -216,10 +216,10 @@ def _storm(own: Shop, count: int) -> None:
         assert endpoint.get("/readyz").status == 200
 
 
-def test_five_hundred_malformed_requests(own: Shop) -> None:
+def test_five_hundred_malformed_requests(own: ModelStore) -> None:
     _storm(own, 500)
 
 
 @pytest.mark.slow
-def test_ten_thousand_malformed_requests(own: Shop) -> None:
+def test_ten_thousand_malformed_requests(own: ModelStore) -> None:
     _storm(own, 10_000)

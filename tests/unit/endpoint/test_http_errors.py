@@ -15,7 +15,7 @@ from PIL import Image
 
 from regraft.endpoint.http_errors import http_error_of
 from regraft.errors import BaseError, DataError, PermissionDenied, RunError
-from unit.endpoint.shop import Endpoint, Reply, Shop
+from unit.endpoint.model_store import Endpoint, ModelStore, Reply
 from unit.every.rows import picture
 
 MODEL = "/models/text-classification"
@@ -80,7 +80,7 @@ def test_a_list_of_nothing_is_answered_with_nothing(endpoint: Endpoint) -> None:
     assert endpoint.ask(MODEL, {"inputs": []}).document == []
 
 
-def test_a_delta_that_was_changed_in_the_store_is_409_and_the_others_answer(own: Shop) -> None:
+def test_a_delta_that_was_changed_in_the_store_is_409_and_the_others_answer(own: ModelStore) -> None:
     own.add(name="spoilt", seed=2)
     (delta,) = Path(own.store).glob("models/spoilt/v1/delta.safetensors")
     delta.write_bytes(delta.read_bytes()[:-4] + b"oops")
@@ -90,7 +90,7 @@ def test_a_delta_that_was_changed_in_the_store_is_409_and_the_others_answer(own:
         assert endpoint.ask(MODEL, {"inputs": "w5"}).status == 200
 
 
-def test_a_base_that_is_gone_or_another_is_424(own: Shop) -> None:
+def test_a_base_that_is_gone_or_another_is_424(own: ModelStore) -> None:
     folder = own.folder / "bases" / "bert"
     shutil.move(folder, own.folder / "elsewhere")
     with own.open() as endpoint:
@@ -104,7 +104,7 @@ def test_a_base_that_is_gone_or_another_is_424(own: Shop) -> None:
         refused(endpoint.ask(MODEL, {"inputs": "w5"}), 424, "")
 
 
-def test_a_task_of_a_user_s_that_is_not_here_is_424(own: Shop) -> None:
+def test_a_task_of_a_user_s_that_is_not_here_is_424(own: ModelStore) -> None:
     version = own.registry.version("text-classification")
     meta = {**version.meta, "task": {"type": "of-mine"}, "delta_sha256": "0"}
     folder = own.registry.fetch(version, own.folder / "copy")
@@ -115,7 +115,7 @@ def test_a_task_of_a_user_s_that_is_not_here_is_424(own: Shop) -> None:
         refused(endpoint.ask("/models/mine", {"inputs": "w5"}), 424, "of-mine")
 
 
-def test_what_is_too_large_is_413(own: Shop) -> None:
+def test_what_is_too_large_is_413(own: ModelStore) -> None:
     own.add("image-classification")
     limits = {"body_bytes": 20_000, "items": 3, "tokens": 20, "megapixels": 0.001}
     with own.open(limits=limits) as endpoint:
@@ -130,7 +130,7 @@ def test_what_is_too_large_is_413(own: Shop) -> None:
         assert endpoint.ask(MODEL, {"inputs": "w5"}).status == 200
 
 
-def test_pictures_of_one_request_are_counted_together(own: Shop) -> None:
+def test_pictures_of_one_request_are_counted_together(own: ModelStore) -> None:
     own.add("image-classification")
     with own.open(limits={"all_megapixels": 0.003}) as endpoint:
         path = "/models/image-classification"
@@ -138,7 +138,7 @@ def test_pictures_of_one_request_are_counted_together(own: Shop) -> None:
         refused(endpoint.ask(path, {"inputs": [PICTURE] * 3}), 413, "input 2: image: at most 0.003 megapixels of all")
 
 
-def test_words_that_are_empty_are_counted(own: Shop) -> None:
+def test_words_that_are_empty_are_counted(own: ModelStore) -> None:
     own.add("token-classification")
     with own.open(limits={"tokens": 100}) as endpoint:
         refused(endpoint.ask("/models/token-classification", {"inputs": [[""] * 2000]}), 413, "characters are asked")
@@ -189,17 +189,19 @@ def bomb() -> bytes:
         ([PICTURE, "!"], 422, "input 1: image is no base64"),
     ],
 )
-def test_a_picture_that_is_none(inputs: Any, status: int, message: str, shop: Shop, endpoint: Endpoint) -> None:
-    if "image-classification" not in shop.registry.models():
-        shop.add("image-classification")
+def test_a_picture_that_is_none(
+    inputs: Any, status: int, message: str, model_store: ModelStore, endpoint: Endpoint
+) -> None:
+    if "image-classification" not in model_store.registry.models():
+        model_store.add("image-classification")
     body = inputs if isinstance(inputs, bytes) else {"inputs": inputs}
     kind = {"content-type": "image/png"} if isinstance(inputs, bytes) else {}
     refused(endpoint.ask("/models/image-classification", body, headers=kind), status, message)
 
 
-def test_a_picture_in_a_data_url_is_read(shop: Shop, endpoint: Endpoint) -> None:
-    if "image-classification" not in shop.registry.models():
-        shop.add("image-classification")
+def test_a_picture_in_a_data_url_is_read(model_store: ModelStore, endpoint: Endpoint) -> None:
+    if "image-classification" not in model_store.registry.models():
+        model_store.add("image-classification")
     plain = endpoint.ask("/models/image-classification", {"inputs": PICTURE})
     assert plain.status == 200
     reply = endpoint.ask("/models/image-classification", {"inputs": "data:image/png;base64," + PICTURE})

@@ -15,17 +15,17 @@ from regraft.contracts import Task
 from regraft.endpoint.inference_api import form_for
 from regraft.endpoint.model_info import example_of
 from regraft.endpoint.openapi import input_schema
-from unit.endpoint.shop import FAMILY, Endpoint, Shop
+from unit.endpoint.model_store import FAMILY, Endpoint, ModelStore
 from unit.every.rows import TEXTS, picture, task_of
 
 PICTURES = [picture(number) for number in range(3)]
 
 
 @pytest.fixture(scope="module")
-def every(shop: Shop, endpoint: Endpoint) -> Endpoint:
+def every(model_store: ModelStore, endpoint: Endpoint) -> Endpoint:
     for task in FAMILY:
-        if task not in shop.registry.models():
-            shop.add(task)
+        if task not in model_store.registry.models():
+            model_store.add(task)
     endpoint.opened.routes.refresh()
     return endpoint
 
@@ -56,27 +56,30 @@ def test_there_is_a_model_of_every_task() -> None:
 
 
 @pytest.mark.parametrize("task", ["text-classification", "text-multi-label", "text-regression"])
-def test_a_text_s_scores(task: str, every: Endpoint, shop: Shop) -> None:
+def test_a_text_s_scores(task: str, every: Endpoint, model_store: ModelStore) -> None:
     found = client(every, task).text_classification(TEXTS[0])
-    same([{"label": item.label, "score": item.score} for item in found], shop.predict(task, [TEXTS[0]])[0]["scores"])
+    same(
+        [{"label": item.label, "score": item.score} for item in found],
+        model_store.predict(task, [TEXTS[0]])[0]["scores"],
+    )
 
 
 @pytest.mark.parametrize("task", ["image-classification", "image-multi-label", "image-regression"])
-def test_a_picture_s_scores(task: str, every: Endpoint, shop: Shop) -> None:
-    wanted = shop.predict(task, [PICTURES[0]])[0]["scores"]
+def test_a_picture_s_scores(task: str, every: Endpoint, model_store: ModelStore) -> None:
+    wanted = model_store.predict(task, [PICTURES[0]])[0]["scores"]
     found = client(every, task).image_classification(PICTURES[0])
     same([{"label": item.label, "score": item.score} for item in found], wanted)
     assert len(client(every, task).image_classification(PICTURES[0], top_k=1)) == 1, "in JSON and base64"
 
 
-def test_entities(every: Endpoint, shop: Shop) -> None:
+def test_entities(every: Endpoint, model_store: ModelStore) -> None:
     for text in TEXTS:
         found = client(every, "token-classification").token_classification(text)
-        same([dict(item) for item in found], shop.predict("token-classification", [text])[0]["entities"])
+        same([dict(item) for item in found], model_store.predict("token-classification", [text])[0]["entities"])
 
 
-def test_objects(every: Endpoint, shop: Shop) -> None:
-    wanted = shop.predict("object-detection", [PICTURES[1]])[0]["objects"]
+def test_objects(every: Endpoint, model_store: ModelStore) -> None:
+    wanted = model_store.predict("object-detection", [PICTURES[1]])[0]["objects"]
     found = client(every, "object-detection").object_detection(PICTURES[1])
     assert found
     same([{"label": item.label, "score": item.score, "box": dict(item.box)} for item in found], wanted)
@@ -84,8 +87,8 @@ def test_objects(every: Endpoint, shop: Shop) -> None:
     assert len(few) < len(wanted)
 
 
-def test_segments(every: Endpoint, shop: Shop) -> None:
-    wanted = shop.predict("semantic-segmentation", [PICTURES[2]])[0]["segments"]
+def test_segments(every: Endpoint, model_store: ModelStore) -> None:
+    wanted = model_store.predict("semantic-segmentation", [PICTURES[2]])[0]["segments"]
     found = client(every, "semantic-segmentation").image_segmentation(PICTURES[2])
     assert [item.label for item in found] == [item["label"] for item in wanted]
     for item, other in zip(found, wanted, strict=True):
@@ -94,8 +97,10 @@ def test_segments(every: Endpoint, shop: Shop) -> None:
         assert (np.asarray(item.mask) == np.asarray(mask)).all()
 
 
-def test_what_is_written(every: Endpoint, shop: Shop) -> None:
-    wanted = {task: shop.predict(task, [TEXTS[0]])[0] for task in ("summarization", "translation", "text-generation")}
+def test_what_is_written(every: Endpoint, model_store: ModelStore) -> None:
+    wanted = {
+        task: model_store.predict(task, [TEXTS[0]])[0] for task in ("summarization", "translation", "text-generation")
+    }
     assert (
         client(every, "summarization").summarization(TEXTS[0]).summary_text == wanted["summarization"]["summary_text"]
     )
@@ -107,8 +112,8 @@ def test_what_is_written(every: Endpoint, shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("task", ["text-pair-classification", "text-pair-regression"])
-def test_two_texts_come_as_an_object(task: str, every: Endpoint, shop: Shop) -> None:
-    wanted = shop.predict(task, [{"text": TEXTS[0], "pair": TEXTS[1]}])[0]["scores"]
+def test_two_texts_come_as_an_object(task: str, every: Endpoint, model_store: ModelStore) -> None:
+    wanted = model_store.predict(task, [{"text": TEXTS[0], "pair": TEXTS[1]}])[0]["scores"]
     for second in ("pair", "text_pair"):
         reply = every.ask(f"/models/{task}", {"inputs": {"text": TEXTS[0], second: TEXTS[1]}})
         assert reply.status == 200

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from regraft.endpoint.api_keys import ApiKey, append, hashed
-from unit.endpoint.shop import Endpoint, Shop
+from unit.endpoint.model_store import Endpoint, ModelStore
 from unit.every.rows import TEXTS, picture
 
 TASKS = ("token-classification", "object-detection", "semantic-segmentation", "text-pair-regression", "summarization")
@@ -56,9 +56,9 @@ def opened(chromium: Any, url: str, width: int = 1180, scheme: str = "light") ->
 
 
 @pytest.fixture(scope="module")
-def full(shop: Shop, endpoint: Endpoint) -> Endpoint:
+def full(model_store: ModelStore, endpoint: Endpoint) -> Endpoint:
     for task in TASKS:
-        shop.add(task)
+        model_store.add(task)
     endpoint.opened.routes.refresh()
     return endpoint
 
@@ -70,12 +70,12 @@ def photo(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_text_is_asked_and_its_labels_stand_with_bars(chromium: Any, full: Endpoint, shop: Shop) -> None:
+def test_a_text_is_asked_and_its_labels_stand_with_bars(chromium: Any, full: Endpoint, model_store: ModelStore) -> None:
     with opened(chromium, f"{full.url}/#text-classification") as seen:
         seen.page.wait_for_selector("#ask:not([disabled])")
         seen.page.fill("textarea", TEXTS[0])
         seen.ask()
-        wanted = shop.predict("text-classification", [TEXTS[0]])[0]["scores"]
+        wanted = model_store.predict("text-classification", [TEXTS[0]])[0]["scores"]
         rows = [row.inner_text().split("\n") for row in seen.page.query_selector_all(".bar")]
         assert [row[0] for row in rows] == [item["label"] for item in wanted]
         for row, item in zip(rows, wanted, strict=True):
@@ -177,7 +177,7 @@ def test_labels_and_texts_are_never_markup(chromium: Any, full: Endpoint) -> Non
         assert seen.complaints == []
 
 
-def test_a_key_is_asked_for_where_one_is_needed(chromium: Any, own: Shop, tmp_path: Path) -> None:
+def test_a_key_is_asked_for_where_one_is_needed(chromium: Any, own: ModelStore, tmp_path: Path) -> None:
     append(tmp_path / "keys", ApiKey(sha256=hashed("opensesame")))
     with own.open(keys=str(tmp_path / "keys")) as endpoint, opened(chromium, endpoint.url) as seen:
         seen.page.wait_for_selector("#key-field:not([hidden])")

@@ -18,7 +18,7 @@ from regraft.errors import Damaged, NotFound
 from regraft.spec.serve import ServeSpec
 from regraft.store.objects import open_store
 from regraft.store.registry_view import RegistryView
-from unit.endpoint.shop import Endpoint, Reply, Shop
+from unit.endpoint.model_store import Endpoint, ModelStore, Reply
 
 MODEL = "text-classification"
 ASKED = {"inputs": "w5 w6 w7"}
@@ -52,7 +52,7 @@ def asked_all_the_time(endpoint: Endpoint, path: str) -> Iterator[list[Reply]]:
             thread.join()
 
 
-def test_shelves_tell_what_the_registry_tells(own: Shop) -> None:
+def test_shelves_tell_what_the_registry_tells(own: ModelStore) -> None:
     own.add(seed=2)
     own.add(name="other")
     own.registry.promote(MODEL, "v2", "production")
@@ -70,7 +70,7 @@ def test_shelves_tell_what_the_registry_tells(own: Shop) -> None:
     assert sorted(shelves.look()) == [MODEL]
 
 
-def test_promote_and_rollback_reach_a_running_endpoint_without_a_failed_request(own: Shop) -> None:
+def test_promote_and_rollback_reach_a_running_endpoint_without_a_failed_request(own: ModelStore) -> None:
     own.add(seed=2)
     own.registry.promote(MODEL, "v1", "production")
     wanted = {v: own.predict(f"{MODEL}@{v}", [ASKED["inputs"]])[0]["scores"][0]["score"] for v in ("v1", "v2")}
@@ -86,7 +86,7 @@ def test_promote_and_rollback_reach_a_running_endpoint_without_a_failed_request(
         assert reply.document[0][0]["score"] == pytest.approx(wanted[reply.headers["x-model-version"]], abs=1e-5)
 
 
-def test_the_bare_name_follows_the_newest_version_and_a_version_stays_itself(own: Shop) -> None:
+def test_the_bare_name_follows_the_newest_version_and_a_version_stays_itself(own: ModelStore) -> None:
     with own.open() as endpoint, asked_all_the_time(endpoint, f"/models/{MODEL}") as replies:
         until(lambda: bool(replies))
         own.add(seed=2)
@@ -96,7 +96,7 @@ def test_the_bare_name_follows_the_newest_version_and_a_version_stays_itself(own
     assert {reply.status for reply in replies} == {200}
 
 
-def test_a_model_is_there_as_soon_as_it_is_registered_and_gone_when_it_is_deleted(own: Shop) -> None:
+def test_a_model_is_there_as_soon_as_it_is_registered_and_gone_when_it_is_deleted(own: ModelStore) -> None:
     with own.open(refresh_seconds=0.3) as endpoint:
         assert endpoint.ask("/models/new", ASKED).status == 404
         own.add(name="new", seed=3)
@@ -106,7 +106,7 @@ def test_a_model_is_there_as_soon_as_it_is_registered_and_gone_when_it_is_delete
         assert [model["name"] for model in endpoint.get("/models").document["models"]] == [MODEL]
 
 
-def test_a_version_that_does_not_open_takes_nothing_away_and_is_told_of(own: Shop) -> None:
+def test_a_version_that_does_not_open_takes_nothing_away_and_is_told_of(own: ModelStore) -> None:
     own.registry.promote(MODEL, "v1", "production")
     with own.open() as endpoint, asked_all_the_time(endpoint, f"/models/{MODEL}@production") as replies:
         until(lambda: bool(replies))
@@ -131,7 +131,7 @@ def test_a_version_that_does_not_open_takes_nothing_away_and_is_told_of(own: Sho
     assert {reply.headers["x-model-version"] for reply in replies} == {"v1"}
 
 
-def test_shares_of_an_alias_are_kept(own: Shop) -> None:
+def test_shares_of_an_alias_are_kept(own: ModelStore) -> None:
     own.add(seed=2)
     with own.open(models=[MODEL], aliases={"production": {"v1": 0.75, "v2": 0.25}}) as endpoint:
         endpoint.opened.routes._random.seed(1)
@@ -161,12 +161,12 @@ class Counted:
         return object()
 
 
-def routes(own: Shop, opened: Counted, **spec: Any) -> ModelRoutes:
+def routes(own: ModelStore, opened: Counted, **spec: Any) -> ModelRoutes:
     document = {"store": own.store, "refresh_seconds": 60, **spec}
     return ModelRoutes(open_store(own.store), ServeSpec.resolve(document), opened)
 
 
-def test_a_name_moves_only_when_the_new_version_is_open(own: Shop) -> None:
+def test_a_name_moves_only_when_the_new_version_is_open(own: ModelStore) -> None:
     opened = Counted()
     made = routes(own, opened, models=[MODEL])
     made.start()
@@ -181,7 +181,7 @@ def test_a_name_moves_only_when_the_new_version_is_open(own: Shop) -> None:
     made.close()
 
 
-def test_a_name_that_nobody_asked_for_costs_nothing_when_it_moves(own: Shop) -> None:
+def test_a_name_that_nobody_asked_for_costs_nothing_when_it_moves(own: ModelStore) -> None:
     opened = Counted()
     made = routes(own, opened)
     made.start()
@@ -192,7 +192,7 @@ def test_a_name_that_nobody_asked_for_costs_nothing_when_it_moves(own: Shop) -> 
     made.close()
 
 
-def test_aliases_of_named_models_are_open_before_anybody_asks(own: Shop) -> None:
+def test_aliases_of_named_models_are_open_before_anybody_asks(own: ModelStore) -> None:
     own.add(seed=2)
     own.registry.promote(MODEL, "v1", "production")
     own.registry.promote(MODEL, "v2", "next")
@@ -205,7 +205,7 @@ def test_aliases_of_named_models_are_open_before_anybody_asks(own: Shop) -> None
     made.close()
 
 
-def test_an_alias_that_does_not_open_keeps_no_named_model_from_answering(own: Shop) -> None:
+def test_an_alias_that_does_not_open_keeps_no_named_model_from_answering(own: ModelStore) -> None:
     own.add(seed=2)
     own.registry.promote(MODEL, "v1", "old")
     made = routes(own, Counted(frozenset({"v1"})), models=[MODEL])
@@ -215,7 +215,7 @@ def test_an_alias_that_does_not_open_keeps_no_named_model_from_answering(own: Sh
     made.close()
 
 
-def test_a_share_whose_version_does_not_open_goes_to_the_others(own: Shop) -> None:
+def test_a_share_whose_version_does_not_open_goes_to_the_others(own: ModelStore) -> None:
     own.add(seed=2)
     made = routes(own, Counted(frozenset({"v2"})), models=[f"{MODEL}@live"], aliases={"live": {"v1": 0.9, "v2": 0.1}})
     made.start()
@@ -225,7 +225,7 @@ def test_a_share_whose_version_does_not_open_goes_to_the_others(own: Shop) -> No
     made.close()
 
 
-def test_what_cannot_be_opened_at_all_is_told_at_once(own: Shop) -> None:
+def test_what_cannot_be_opened_at_all_is_told_at_once(own: ModelStore) -> None:
     with pytest.raises(Damaged):
         routes(own, Counted(frozenset({"v1"})), models=[MODEL]).start()
     with pytest.raises(NotFound, match="'live' does not exist; there are v1"):
@@ -234,7 +234,7 @@ def test_what_cannot_be_opened_at_all_is_told_at_once(own: Shop) -> None:
         routes(own, Counted(), models=["text-clasification"]).start()
 
 
-def test_only_named_models_are_served(own: Shop) -> None:
+def test_only_named_models_are_served(own: ModelStore) -> None:
     own.add(name="other")
     made = routes(own, Counted(), models=["other"])
     made.start()
@@ -244,7 +244,7 @@ def test_only_named_models_are_served(own: Shop) -> None:
     made.close()
 
 
-def test_many_who_ask_for_what_is_not_there_cost_few_looks(own: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_who_ask_for_what_is_not_there_cost_few_looks(own: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     made = routes(own, Counted())
     made.start()
     looks: list[float] = []
@@ -263,7 +263,7 @@ def test_many_who_ask_for_what_is_not_there_cost_few_looks(own: Shop, monkeypatc
     made.close()
 
 
-def test_a_store_that_fails_for_a_while_changes_nothing(own: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_fails_for_a_while_changes_nothing(own: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     made = routes(own, Counted(), refresh_seconds=0.05)
     made.start()
     fails = threading.Event()
@@ -278,7 +278,7 @@ def test_a_store_that_fails_for_a_while_changes_nothing(own: Shop, monkeypatch: 
     made.close()
 
 
-def test_a_store_that_was_made_again_is_answered_from_what_it_holds_now(own: Shop) -> None:
+def test_a_store_that_was_made_again_is_answered_from_what_it_holds_now(own: ModelStore) -> None:
     with own.open() as endpoint:
         before = endpoint.ask(f"/models/{MODEL}", ASKED)
         shutil.rmtree(own.store)
@@ -294,7 +294,7 @@ def test_a_store_that_was_made_again_is_answered_from_what_it_holds_now(own: Sho
         assert before.document[0][0]["score"] != pytest.approx(wanted, abs=1e-5)
 
 
-def test_a_share_that_does_not_open_fails_no_request_of_an_alias_that_nobody_named(own: Shop) -> None:
+def test_a_share_that_does_not_open_fails_no_request_of_an_alias_that_nobody_named(own: ModelStore) -> None:
     own.add(seed=2)
     shares = {f"{MODEL}@live": {"v1": 0.5, "v2": 0.5}}
     made = routes(own, Counted(frozenset({"v2"})), models=["*"], aliases=shares)
@@ -304,7 +304,7 @@ def test_a_share_that_does_not_open_fails_no_request_of_an_alias_that_nobody_nam
     made.close()
 
 
-def test_a_version_that_is_long_in_opening_holds_up_no_other(own: Shop) -> None:
+def test_a_version_that_is_long_in_opening_holds_up_no_other(own: ModelStore) -> None:
     own.add(name="slow", seed=2)
     with own.open() as endpoint:
         backend, gate = endpoint.opened.backend, threading.Event()
@@ -329,7 +329,7 @@ def test_a_version_that_is_long_in_opening_holds_up_no_other(own: Shop) -> None:
     assert [reply.status for reply in replies] == [200] * 8
 
 
-def test_a_version_that_was_let_go_is_loaded_again_before_its_rows_are_read(own: Shop) -> None:
+def test_a_version_that_was_let_go_is_loaded_again_before_its_rows_are_read(own: ModelStore) -> None:
     own.add(name="other", seed=2)
     with own.open() as endpoint:
         engine = endpoint.opened.backend._engine  # type: ignore[attr-defined]
@@ -343,7 +343,7 @@ def test_a_version_that_was_let_go_is_loaded_again_before_its_rows_are_read(own:
         assert [name.rpartition("_")[0] for name in where] == ["regraft-open"], "not among those that read rows"
 
 
-def test_a_broken_version_is_not_read_anew_for_each_request(own: Shop) -> None:
+def test_a_broken_version_is_not_read_anew_for_each_request(own: ModelStore) -> None:
     own.add(name="spoilt", seed=2)
     (delta,) = Path(own.store).glob("models/spoilt/v1/delta.safetensors")
     delta.write_bytes(delta.read_bytes()[:-4] + b"oops")
@@ -357,7 +357,7 @@ def test_a_broken_version_is_not_read_anew_for_each_request(own: Shop) -> None:
     assert len(loads) <= 2
 
 
-def test_a_model_is_shown_by_the_reference_that_is_written(own: Shop) -> None:
+def test_a_model_is_shown_by_the_reference_that_is_written(own: ModelStore) -> None:
     own.add(seed=2)
     with own.open() as endpoint:
         shown = {ref: endpoint.get(f"/models/{MODEL}{ref}").document["version"] for ref in ("", "@v1", "@v2")}

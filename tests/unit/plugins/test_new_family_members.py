@@ -18,7 +18,7 @@ import regraft
 from regraft import plugins
 from regraft.contracts import Column, MadeUp, Medium, Task, column_of
 from regraft.spec.serve import ServeSpec
-from unit.endpoint.shop import Endpoint, OpenEndpoint, running
+from unit.endpoint.model_store import Endpoint, OpenEndpoint, running
 
 OWN = Path(__file__).parent / "own"
 

@@ -58,7 +58,7 @@ class Reply:
 
 
 @dataclass
-class Shop:
+class ModelStore:
     """A store under `folder`, to which tests add models."""
 
     folder: Path

@@ -88,7 +88,7 @@ def stepped(case: Prepared, folder: Path) -> Run:
     base = base_of(case.spec, case.job)
     harness = LocalHarness(device=torch.device("cpu"))
     adapted = build_model(case.spec, snapshot, harness, base)
-    callbacks = RunCallbacks(case.spec, case.job, case.store, harness, folder)
+    callbacks = RunCallbacks(case.spec, case.job, case.store, harness, folder=folder)
     run = Run(spec=case.spec, snapshot=snapshot, adapted=adapted, harness=harness, callbacks=callbacks)
     stepper = Stepper(run.wrapped, run.optimizer, run.accelerator, harness, training=case.spec.training)
     adapted.train_mode()

@@ -32,7 +32,7 @@ from regraft.training.job import Job
 from regraft.training.loop import fit
 from regraft.training.registration import Outcome
 from regraft.training.session import complete, run_session, stopped
-from regraft.training.stop_signals import StopNotice, on_sigterm, when_asked
+from regraft.training.stop_signals import StopNotice, on_sigterm, on_stop_request
 
 log = logging.getLogger(__name__)
 MOST_PAUSE_S = 30.0
@@ -80,7 +80,7 @@ def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Prog
     job = replace(job, threads=job.threads or int(scaling.resources_per_worker["CPU"]))
     notice = StopNotice()
     failures, number = 0, -1
-    with on_sigterm(notice), when_asked(Runs(open_store(spec.store)), job.run, notice):
+    with on_sigterm(notice), on_stop_request(Runs(open_store(spec.store)), job.run, notice):
         while True:
             number += 1
             try:

@@ -1,1 +1,1 @@
-"""The loop and what surrounds it; runs without Ray."""
+"""The training loop and its surroundings; runs without Ray."""

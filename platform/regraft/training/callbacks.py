@@ -24,7 +24,7 @@ from regraft.training.step import scaler_state
 class RunCallbacks:
     """The `Callbacks` of a run by itself: a checkpoint at every pause, then a report."""
 
-    def __init__(self, spec: RunSpec, job: Job, store: ObjectStore, harness: Harness, folder: Path) -> None:
+    def __init__(self, spec: RunSpec, job: Job, store: ObjectStore, harness: Harness, *, folder: Path) -> None:
         self.job, self.harness = job, harness
         self.document = RunDocument(Runs(store), job.run)
         self.checkpoints = Checkpoints(store, job.run)

@@ -1,4 +1,4 @@
-"""What each class weighs in the loss."""
+"""The weight of each class in the loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from regraft.plugins import unknown
 
 
 def class_weights(written: str | Mapping[str, float], labels: tuple[str, ...], rows: Rows, task: Task) -> Tensor | None:
-    """(classes,) weights, or None for all alike; what balanced means is the task's to say."""
+    """Return (classes,) weights, or None if all are alike; the task defines what `balanced` means.
+
+    Raises SpecError for a label that the rows do not have.
+    """
     if written == "none":
         return None
     if isinstance(written, str):

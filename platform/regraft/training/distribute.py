@@ -1,4 +1,4 @@
-"""TODO"""
+"""The wrapping of a step for several ranks: precision, DDP or FSDP2, activation checkpointing and compilation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from regraft.training.step import StepModule
 
 
 def make_accelerator(compute: ComputeSpec, harness: Harness) -> Accelerator:
-    """accelerate for this run's precision; a precision that an earlier run of this process chose is forgotten."""
+    """Return an Accelerator of this run's precision, whatever an earlier run of this process chose."""
     if harness.world == 1:
         PartialState._reset_state()
     AcceleratorState._reset_state()
@@ -32,7 +32,7 @@ def make_accelerator(compute: ComputeSpec, harness: Harness) -> Accelerator:
 
 
 def precision(compute: ComputeSpec, device: torch.device) -> str:
-    """accelerate's name of the arithmetic: no, bf16 or fp16."""
+    """Return accelerate's name of the precision: no, bf16 or fp16; raises RequestError for fp16 on a CPU."""
     if compute.precision == "fp16" and device.type == "cpu":
         raise RequestError("fp16 is written; a CPU trains in fp32 or bf16", where="compute.precision")
     if compute.precision == "auto":
@@ -41,9 +41,9 @@ def precision(compute: ComputeSpec, device: torch.device) -> str:
 
 
 def distribute(
-    module: StepModule, adapted: Adapted, compute: ComputeSpec, accelerator: Accelerator, harness: Harness
+    module: StepModule, adapted: Adapted, compute: ComputeSpec, accelerator: Accelerator, *, harness: Harness
 ) -> nn.Module:
-    """The step module on its device, wrapped for several ranks."""
+    """Move the step module to its device, and return it wrapped for several ranks."""
     module.to(harness.device)
     if compute.activation_checkpointing:
         recompute_activations(adapted)
@@ -52,15 +52,15 @@ def distribute(
     if compute.compile:
         module.compile_model()
     if harness.world > 1 and compute.strategy == "ddp" and not adapted.method.closed_form:
-        # Unused parameters are searched for: DDP then keeps one bucket order, so that a resumed run adds gradients
-        # in the order of the run it continues; and a head that leaves a pooler unused does not stop the second step.
+        # DDP searches for unused parameters: it then keeps one bucket order, so that a resumed run adds gradients in
+        # the order of the run it continues, and a head that leaves a pooler unused does not stop the second step.
         wrapped: nn.Module = accelerator.prepare_model(module)
         return wrapped
     return module
 
 
 def recompute_activations(adapted: Adapted) -> None:
-    """Activation checkpointing, in the base where our own wrapper around it does not offer it.
+    """Enable activation checkpointing, in the base if a wrapper around it does not offer it; raises Unsupported.
 
     The re-entrant form would lose the gradients of the first block above a frozen trunk, whose input needs none.
     """
@@ -72,10 +72,10 @@ def recompute_activations(adapted: Adapted) -> None:
 
 
 def shard(module: StepModule, adapted: Adapted, harness: Harness) -> None:
-    """FSDP2: each block on its own, then the rest of the model with the head.
+    """Shard the model with FSDP2: each block by itself, then the rest with the head; raises Unsupported for losses.
 
-    The model is the root, not the step module: evaluation calls the model directly, and only a root gathers what
-    stands outside the blocks.
+    The model is the root, not the step module: evaluation calls the model directly, and only a root gathers
+    the weights outside the blocks.
     """
     if len(module.terms):
         raise Unsupported("losses with fsdp: their terms read whole parameters; use ddp", where="compute.strategy")

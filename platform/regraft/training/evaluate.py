@@ -1,4 +1,4 @@
-"""How good a model is on rows: every row once, over all ranks, and the interval of a gain."""
+"""Evaluation of a model: metrics of all rows, each used once over all ranks, and the interval of a gain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regraft.trunk.cache import Trunk
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """A batch, or anything inside one, on a device."""
+    """Return a batch, or any value inside one, on a device."""
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
@@ -33,7 +33,7 @@ def to_device(value: Any, device: torch.device) -> Any:
 def encoded(
     adapted: Adapted, rows: Rows, indices: NDArray[np.int64], *, train: bool, key: tuple[int, int] = (0, 0)
 ) -> Batch:
-    """The rows as one batch; `key` is (seed, epoch), of which augmentation draws."""
+    """Return the rows as one batch; augmentation draws from `key`, (seed, epoch), and the row's index."""
     if isinstance(adapted.trunk, Trunk) and adapted.trunk.holds(rows):
         return adapted.trunk.batch(rows, indices.tolist(), train=train)
     task, context = adapted.task, adapted.context
@@ -47,10 +47,10 @@ def encoded(
 
 
 def ordered(rows: Rows, size: int, harness: Harness) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """This rank's batches of row indices, rows of like length together, and how many of each are its own.
+    """Yield this rank's batches of row indices, sorted by length, with how many of each batch are its own.
 
-    Every rank gets the same number of batches, the last ones filled up with a row that is not its own: sharded
-    models gather their weights batch by batch, and a rank that had fewer would leave the others waiting.
+    Every rank gets the same number of batches, and runs a row that is not its own where it has none left. Sharded
+    models gather their weights batch by batch, so that a rank with fewer batches would leave the others waiting.
     """
     order = np.argsort(rows.lengths, kind="stable")
     mine = order[harness.rank :: harness.world]
@@ -63,26 +63,26 @@ def ordered(rows: Rows, size: int, harness: Harness) -> Iterator[tuple[NDArray[n
 def evaluate(
     adapted: Adapted, rows: Rows, harness: Harness, *, size: int, autocast: AbstractContextManager[Any]
 ) -> tuple[dict[str, float], list[Record]]:
-    """Metrics of the rows, the same on every rank, and on the first their records in row order.
+    """Return the metrics of the rows, equal on every rank, and on the first rank their records in row order.
 
-    Diverged, on every rank, when the model answers with what is not a number: of such records metrics would be made
-    that look like others, or none, and after the last step no loss tells it any more.
+    Raises Diverged on every rank when an answer of the model is not finite. Metrics of such records would look normal,
+    and after the last step no loss shows the failure.
     """
     adapted.eval_mode()
-    # Running statistics moved by each rank's own rows: evaluated, as stored, are those of the first.
+    # Running statistics differ between ranks: the first rank's are evaluated, as they are stored.
     harness.share_buffers(adapted.model)
     mine: list[tuple[int, Record]] = []
     with torch.inference_mode(), autocast:
         for indices, own in ordered(rows, size, harness):
             batch = to_device(encoded(adapted, rows, indices, train=False), harness.device)
-            output = examined(adapted, batch)
+            output = eval_output(adapted, batch)
             records = adapted.task.records(output, batch, adapted.context)
             mine.extend(list(zip(indices.tolist(), records, strict=True))[:own])
     everything = [item for rank in harness.gather(mine) for item in rank]
     records = [record for _, record in sorted(everything, key=lambda item: item[0])]
-    # One rank decides: ranks on other processors could differ in a last bit, and then in when the run ends.
-    whole = harness.from_first(all(map(finite, records)))
-    if not whole:
+    # One rank decides: ranks on different processors could differ in a last bit, and then in when the run ends.
+    intact = harness.from_first(all(map(finite, records)))
+    if not intact:
         raise Diverged(
             "the model answers evaluation rows with what is not a number: lower training.lr, or raise the warm-up"
         )
@@ -90,9 +90,12 @@ def evaluate(
     return metrics, records
 
 
-def examined(adapted: Adapted, batch: Batch) -> Any:
-    """What the task asks of the model for a batch; what was kept for it stands in where the task passes this very
-    batch on, and a task that asks more (generation) never sees it."""
+def eval_output(adapted: Adapted, batch: Batch) -> Any:
+    """Return the task's evaluation output for a batch.
+
+    The trunk's values of the batch are used if the task passes this very batch to the model. A task that calls the
+    model otherwise (generation) never gets them.
+    """
     kept = batch.pop("kept", None)
 
     def forward(given: Batch) -> Any:
@@ -102,7 +105,7 @@ def examined(adapted: Adapted, batch: Batch) -> Any:
 
 
 def finite(record: Record) -> bool:
-    """Whether every real number of a record, also those in its arrays, is one; what is unknown is None."""
+    """Whether all floating-point numbers of a record, arrays included, are finite; unknown values are None."""
     return all(
         np.isfinite(value).all()
         for value in record.values()
@@ -111,14 +114,14 @@ def finite(record: Record) -> bool:
 
 
 def packed(records: Sequence[Record]) -> str:
-    """Which rows were right, one bit a row, as hex; empty where a row cannot be right."""
+    """Return which rows were right, one bit per row, as hex; empty for tasks without right answers."""
     if not records or "correct" not in records[0]:
         return ""
     return np.packbits([int(record["correct"]) for record in records]).tobytes().hex()
 
 
 def gain(rows: int, new: str, old: str, *, samples: int = 10_000, seed: int = 0) -> dict[str, float] | None:
-    """Accuracy gained, with the paired-bootstrap 95 % interval (Efron and Tibshirani, 1993).
+    """Return the gain in accuracy with its paired-bootstrap 95 % interval (Efron and Tibshirani, 1993).
 
     The resampled mean of paired differences, which are -1, 0 or 1, is a multinomial draw of their three counts.
     """

@@ -1,4 +1,4 @@
-"""What a run said, kept beside it in the store: `runs/<run>/log.jsonl`, for whoever looks from another machine."""
+"""The event log of a run in the store, `runs/<run>/log.jsonl`, readable from every machine."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ STEP_S = 10.0
 """Seconds between two step lines; metrics.jsonl has the others."""
 FLUSH_S = 5.0
 MOST_LINES = 2000
-"""The oldest step lines go first, then the oldest of all."""
+"""Beyond this, the oldest step lines are dropped first, then the oldest of all."""
 LONGEST = 2000
-"""Characters of a message."""
+"""Most characters of a message."""
 _LEFT_OUT = (CheckpointWritten, TrunkProgress)
 
 
 class EventLog:
-    """Passes events on, and while it belongs to a run keeps what should be readable later.
+    """Passes events to `progress`, and stores them with a run while `of` is open.
 
-    A store that fails never stops the run.
+    An error of the store never stops the run.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -41,24 +41,24 @@ class EventLog:
         self._stepped = -math.inf
 
     def __call__(self, event: Event) -> None:
-        """Take an event; returns at once, since it is called between two steps."""
+        """Take an event; returns immediately, since it is called between two steps."""
         self._take(event)
         if self._progress is not None:
             self._progress(event)
 
     @contextmanager
     def of(self, runs: Runs, run: str) -> Iterator[None]:
-        """Belong to a run while it is driven; how it ended is its last line."""
+        """Store events with a run while the context is open; an error that ends it is the last line."""
         done = threading.Event()
         with self._lock:
-            self._lines = before(runs, run) + self._lines
-        thread = threading.Thread(target=self._write, args=(runs, run, done), name="regraft-journal", daemon=True)
+            self._lines = earlier_lines(runs, run) + self._lines
+        thread = threading.Thread(target=self._write, args=(runs, run, done), name="regraft-event-log", daemon=True)
         thread.start()
         try:
             yield
         except BaseException as error:
-            kind, told = type(error).__name__, error.message if isinstance(error, RegraftError) else str(error)
-            self._take(RunFailed(kind, told))
+            message = error.message if isinstance(error, RegraftError) else str(error)
+            self._take(RunFailed(type(error).__name__, message))
             raise
         finally:
             done.set()
@@ -94,8 +94,8 @@ class EventLog:
             self._dirty = True
 
 
-def before(runs: Runs, run: str) -> list[str]:
-    """The lines of earlier attempts; one that was cut is left out."""
+def earlier_lines(runs: Runs, run: str) -> list[str]:
+    """Return the lines of earlier attempts, without a truncated one."""
     try:
         text = runs.read(run, LOG).decode("utf-8", "replace")
     except (NotFound, StoreError):

@@ -1,7 +1,7 @@
-"""Where a run's loop runs: the one seam between the loop and its surroundings.
+"""The place where a run's loop runs: the only interface between the loop and its surroundings.
 
-`LocalHarness` is this process (or one rank of a process group that somebody else made); `RayHarness` in the cluster
-floor is a Ray Train worker. Both run the identical loop.
+`LocalHarness` is this process, or one rank of a process group that the caller made. `RayHarness` in the cluster floor
+is a Ray Train worker. Both run the same loop.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class Harness:
-    """Rank, world and device of this process, and the few things ranks say to one another.
+    """Rank, world and device of this process, and the communication between ranks.
 
-    `here` is how many of the world's ranks share this machine; who gives `notice` on any rank has all of them end at
-    the same step, with a checkpoint.
+    `here` is the number of ranks on this machine. A `notice` on any rank ends all ranks at the same step, with a
+    checkpoint.
     """
 
     def __init__(self, *, device: torch.device | None = None, progress: Progress | None = None) -> None:
@@ -53,19 +53,19 @@ class Harness:
                 log.warning("progress could not be shown: %s", error)
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Metrics of an evaluation, on every rank; a barrier under Ray."""
+        """Report the metrics of an evaluation, on every rank; a barrier under Ray."""
 
     def consumed(self, step: int, rows: np.ndarray) -> None:
-        """The global row indices that the optimizer has just used; a place to count them."""
+        """Called after each step with the row indices of all ranks; subclasses may count them."""
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The tensor summed over ranks, in place; on every rank."""
+        """Sum a tensor over all ranks, in place, and return it; called on every rank."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def gather(self, value: list[T]) -> list[list[T]]:
-        """Every rank's list, in rank order, on the first; the others get theirs empty."""
+        """Return every rank's list in rank order on the first rank, and an empty list on the others."""
         if self.world == 1:
             return [value]
         values: list[Any] | None = [None] * self.world if self.first else None
@@ -73,13 +73,13 @@ class Harness:
         return values or []
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every rank the first one's buffers."""
+        """Copy the first rank's buffers to every rank."""
         if self.world > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
     def from_first(self, value: T) -> T:
-        """Rank 0's value on every rank."""
+        """Return rank 0's value on every rank."""
         if self.world == 1:
             return value
         values = [value]
@@ -88,4 +88,4 @@ class Harness:
 
 
 class LocalHarness(Harness):
-    """The loop in this process, without Ray: for `workers: 0`, for tests, and for machines that have no Ray."""
+    """Runs the loop in this process, without Ray: for `workers: 0`, for tests, and for machines without Ray."""

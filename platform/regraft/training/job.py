@@ -1,4 +1,4 @@
-"""What a worker is told: everything a rank needs to train, as plain data that crosses processes and machines."""
+"""The job of a run: everything that a rank needs to train, as plain data that crosses processes and machines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regraft.spec.run import RunSpec
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run, resolved: the spec, the base's hash, the data's fingerprint."""
+    """One run, resolved: its spec, the base's hash, and the data's fingerprint."""
 
     spec: dict[str, Any]
     run: str
@@ -22,16 +22,16 @@ class Job:
     fingerprint: str
     labels: tuple[str, ...]
     threads: int | None = None
-    """CPU threads per rank; they are part of the bits of the result, so the run records them."""
+    """CPU threads per rank; the last bits of the result depend on them, so the run records them."""
 
     def resolved(self) -> RunSpec:
-        """The spec as an object; finds the user's plugins in this process too."""
+        """Return the spec as an object, and find the user's plugins in this process."""
         return RunSpec.resolve(self.spec)
 
 
 @dataclass(slots=True)
 class RunState:
-    """The loop's memory between steps, whole: what a checkpoint holds beside tensors."""
+    """The loop's state between steps: everything that a checkpoint holds beside tensors."""
 
     step: int = 0
     format: int = 1
@@ -41,15 +41,17 @@ class RunState:
     """Evaluations since the best one."""
     finished: bool = False
     seconds: float = 0.0
-    """Training time over all attempts."""
+    """Training time of all attempts."""
     scaler: dict[str, float] = field(default_factory=dict)
     """Loss scaling of fp16."""
     log: list[dict[str, Any]] = field(default_factory=list)
     """The lines of metrics.jsonl so far."""
 
     def judge(self, metrics: Mapping[str, float], score: Score, *, patience: int | None, last: bool) -> bool:
-        """Take in an evaluation, `last` when no step follows; whether it is the best so far. Moves `best`, `stale` and
-        `finished`: after `patience` evaluations without improvement the run is over."""
+        """Update `best`, `stale` and `finished` with an evaluation, and return whether it is the best so far.
+
+        The run is finished when no step follows (`last`), or after `patience` evaluations without improvement.
+        """
         if best := score.better(metrics[score.name], self.best):
             self.best, self.stale = metrics[score.name], 0
         else:
@@ -58,12 +60,12 @@ class RunState:
         return best
 
     def document(self) -> dict[str, Any]:
-        """As JSON-able data."""
+        """Return the state as JSON-able data."""
         return asdict(self)
 
     @classmethod
     def read(cls, text: str | bytes) -> RunState:
-        """From a checkpoint's state.json."""
+        """Read a checkpoint's state.json; raises Damaged for another format."""
         document = json.loads(text)
         if document.get("format") != cls().format:
             raise Damaged(f"state.json has format {document.get('format')!r}; this regraft reads 1", where="checkpoint")

@@ -52,7 +52,7 @@ def fit(job: Job, harness: Harness) -> RunState:
         adapted = build_model(spec, snapshot, harness, base)
         check_steps_fit(spec, adapted, harness)
         measure_baselines(spec, adapted.base, snapshot, harness, document=document)
-        callbacks = RunCallbacks(spec, job, store, harness, folder)
+        callbacks = RunCallbacks(spec, job, store, harness, folder=folder)
         run = Run(spec=spec, snapshot=snapshot, adapted=adapted, harness=harness, callbacks=callbacks)
         with closing(callbacks):
             if begin(run, folder / "resume"):

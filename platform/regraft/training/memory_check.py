@@ -1,8 +1,8 @@
-"""Does a run fit into this machine's memory? Asked before its first step, and answered by refusing what cannot.
+"""The check that a run fits into this machine's memory, made before its first step.
 
-Counted is what every run of its kind holds for certain: weights, gradients, the optimizer's moments, and the one copy
-from which checkpoints are written. Activations come on top and depend on the rows, so a run that passes may still be
-too large: what then runs out of memory ends as an error that says what to make smaller.
+It counts what every run of its kind needs: weights, gradients, the optimizer's moments, and the one copy from which
+checkpoints are written. Activations come on top and depend on the rows, so that a run that passes may still be too
+large. It then ends with an error that says what to make smaller.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,58 +29,70 @@ _FILES = (
     ("", "memory.max", "memory.current", "inactive_file"),
     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Of control groups v2 and v1: the controller, its limit, its use, and the part of the use that can be given back."""
-_REFUSED = ("can't allocate memory", "out of memory")
+"""For control groups v2 and v1: the controller, its limit, its use, and the part of the use that is reclaimable."""
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes that a run needs in one kind of memory, beside the bytes that are free there."""
+
+    what: str
+    """What needs the memory, for the message."""
+    bytes: int
+    free: int
 
 
 def check_weights_fit(base: Base, harness: Harness) -> None:
-    """RequestError, on every rank, when not even the weights fit."""
+    """Raise RequestError, on every rank, when the base's weights do not fit into memory."""
     what = f"{base.reference} in fp32{many(harness)}"
-    refuse(harness, "base", weight_bytes(base) * harness.here, available(), what, "use a smaller base")
+    need = MemoryNeed(what, weight_bytes(base) * harness.here, available())
+    check_fits(harness, need, where="base", advice="use a smaller base")
 
 
 def check_steps_fit(spec: RunSpec, adapted: Adapted, harness: Harness) -> None:
-    """RequestError, on every rank, when the loaded model leaves too little for the steps."""
+    """Raise RequestError, on every rank, when the loaded model leaves too little memory for the steps."""
     if spec.method.closed_form:
         return
     moving = sum(p.numel() * p.element_size() for p in adapted.model.parameters() if p.requires_grad)
     moments = 1 if spec.training.optimizer == "sgd" else 2
     shards = harness.world if spec.compute.strategy == "fsdp" else 1
-    # Several ranks also keep the buckets in which gradients travel.
+    # Several ranks also hold the buckets in which gradients are exchanged.
     rank = moving * (1 + moments + (harness.world > 1)) // shards
     copy = moving * (1 + moments)
     what = f"gradients, moments and a checkpoint of what {spec.method.key()} moves ({bytes_text(moving)})"
-    less = "write method: lora" if spec.method.serves == "whole" else "use a smaller base"
     if harness.device.type == "cuda":
-        whole = sum(p.numel() * p.element_size() for p in adapted.model.parameters()) // shards
+        weights = sum(p.numel() * p.element_size() for p in adapted.model.parameters()) // shards
         free, _ = torch.cuda.mem_get_info(harness.device)
-        refuse(harness, "method", whole + rank, free, f"on the GPU, {what}", less)
-        refuse(harness, "method", copy, available(), what, less)
+        needs = [MemoryNeed(f"on the GPU, {what}", weights + rank, free), MemoryNeed(what, copy, available())]
     else:
-        refuse(harness, "method", rank * harness.here + copy, available(), what + many(harness), less)
+        needs = [MemoryNeed(what + many(harness), rank * harness.here + copy, available())]
+    advice = "write method: lora" if spec.method.serves == "whole" else "use a smaller base"
+    for need in needs:
+        check_fits(harness, need, where="method", advice=advice)
 
 
-def refuse(harness: Harness, where: str, need: int, free: int, what: str, less: str) -> None:
-    """RequestError on every rank when the first finds too little; none takes memory before the first has looked."""
-    told = None
-    if need > free:
+def check_fits(harness: Harness, need: MemoryNeed, *, where: str, advice: str) -> None:
+    """Raise RequestError on every rank when the first finds too little memory; none allocates before it has checked."""
+    message = None
+    if need.bytes > need.free:
         fewer = ", write fewer compute.workers" if harness.here > 1 else ""
-        told = (
-            f"{what}: {bytes_text(need)} of memory are needed and {bytes_text(free)} are free: {less}{fewer}, "
-            "or take a machine with more"
+        message = (
+            f"{need.what}: {bytes_text(need.bytes)} of memory are needed and {bytes_text(need.free)} are free: "
+            f"{advice}{fewer}, or take a machine with more"
         )
-    told = harness.from_first(told)
-    if told is not None:
-        raise RequestError(told, where=where)
+    message = harness.from_first(message)
+    if message is not None:
+        raise RequestError(message, where=where)
 
 
 def many(harness: Harness) -> str:
-    """How many ranks share this machine's memory, where it is more than one."""
+    """Return for how many ranks of this machine memory is counted, as text; empty for one."""
     return f" for {harness.here} workers on one machine" if harness.here > 1 else ""
 
 
 def weight_bytes(base: Base) -> int:
-    """Bytes of the base's weights once loaded: four for every number, whatever the file stores."""
+    """Return the bytes of the base's loaded weights: four for every number, whatever the file stores."""
     return sum(4 * count for path in base.path.glob("*.safetensors") for count in _counts(path))
 
 
@@ -92,25 +105,25 @@ def _counts(path: Path) -> Iterator[int]:
 
 
 def available() -> int:
-    """Bytes that can be had: of the machine, and of the container that this process is in."""
-    return min([psutil.virtual_memory().available, *container_rooms()])
+    """Return the bytes that are free: on the machine, and in the container that this process runs in."""
+    return min([psutil.virtual_memory().available, *container_limits()])
 
 
-def container_rooms(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """What the limits of this process's control groups leave; psutil tells of the whole machine, a pod has less."""
+def container_limits(root: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Return the free bytes of each control group of this process; psutil counts the machine, a pod has less."""
     try:
         paths = dict(line.split(":", 2)[1:] for line in own.read_text().splitlines())
     except (OSError, ValueError):
         return []
-    rooms = []
+    found = []
     for controller, *names in _FILES:
         at = Path(paths.get(controller, "/").lstrip("/"))
-        # A container may see its own group at the root of the mount, or at the path that the machine knows it by.
-        rooms += [_room(root / controller / folder, *names) for folder in (at, *at.parents)]
-    return [room for room in rooms if room is not None]
+        # A container sees its own group at the root of the mount, or at the path under which the machine has it.
+        found += [_free_bytes(root / controller / folder, *names) for folder in (at, *at.parents)]
+    return [free for free in found if free is not None]
 
 
-def _room(folder: Path, limit: str, use: str, reclaimable: str) -> int | None:
+def _free_bytes(folder: Path, limit: str, use: str, reclaimable: str) -> int | None:
     try:
         most, used = int((folder / limit).read_text()), int((folder / use).read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
@@ -121,12 +134,12 @@ def _room(folder: Path, limit: str, use: str, reclaimable: str) -> int | None:
 
 @contextmanager
 def explain_out_of_memory(spec: RunSpec) -> Iterator[None]:
-    """RunError, with what to make smaller, in place of what torch says when memory runs out during the steps."""
+    """Turn running out of memory into a RunError that says what to make smaller."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         text = " ".join(str(error).split())
-        if not isinstance(error, MemoryError) and not any(sign in text.lower() for sign in _REFUSED):
+        if not isinstance(error, MemoryError) and not any(sign in text.lower() for sign in _OUT_OF_MEMORY):
             raise
         training = spec.training
         raise RunError(

@@ -1,4 +1,4 @@
-"""What moves how fast: parameter groups, the learning rate over the run, and the optimizer's state by name."""
+"""The optimizer: parameter groups, the learning-rate schedule, and its state by parameter name."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from regraft.spec.sections import TrainingSpec
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], anatomy: Anatomy, training: TrainingSpec
 ) -> list[dict[str, Any]]:
-    """Groups of equal learning rate and weight decay.
+    """Return the trained parameters in groups of equal learning rate and weight decay.
 
-    Layer-wise decay (Howard and Ruder, 2018): the head has `lr * head_factor`, what lies above the blocks `lr`, block i
-    of n `lr * layer_decay ** (n - i)`, the stem one power more. Vectors (biases, norms) are exempt from weight decay.
+    Layer-wise decay (Howard and Ruder, 2018): the head has `lr * head_factor`, layers above the blocks `lr`, block i of
+    n `lr * layer_decay ** (n - i)`, the stem one power more. Vectors (biases, norms) are exempt from weight decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named:
@@ -35,7 +35,7 @@ def parameter_groups(
 
 
 def factor(name: str, anatomy: Anatomy, training: TrainingSpec) -> float:
-    """A parameter's share of the learning rate."""
+    """Return a parameter's factor of the learning rate."""
     if under(name, anatomy.head):
         return training.head_factor
     if under(name, anatomy.stem):
@@ -47,14 +47,14 @@ def factor(name: str, anatomy: Anatomy, training: TrainingSpec) -> float:
 
 
 def build_optimizer(groups: list[dict[str, Any]], training: TrainingSpec) -> torch.optim.Optimizer:
-    """AdamW or SGD with momentum over the groups."""
+    """Return AdamW, or SGD with momentum, over the groups."""
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=0.9)
     return torch.optim.AdamW(groups, fused=True)
 
 
 def schedule(step: int, steps: int, training: TrainingSpec) -> float:
-    """The share of the peak learning rate at a step, counted from 0."""
+    """Return the share of the peak learning rate at a step, counted from 0."""
     warm = round(training.warmup * steps)
     if step < warm:
         return (step + 1) / warm
@@ -67,14 +67,14 @@ def schedule(step: int, steps: int, training: TrainingSpec) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> float:
-    """Set every group to its share of its peak; returns the largest."""
+    """Set every group to a share of its peak learning rate, and return the largest rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share
     return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
-    """The optimizer's state as `<parameter>|<entry>`, live."""
+    """Return the optimizer's live state tensors by `<parameter>|<entry>`."""
     tensors = {}
     for parameter, name in names.items():
         for entry, value in sorted(optimizer.state.get(parameter, {}).items()):
@@ -86,7 +86,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parame
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put a saved state back; Damaged when an entry belongs to no parameter."""
+    """Restore a saved state; raises Damaged when an entry belongs to no parameter."""
     parameters = {name: parameter for parameter, name in names.items()}
     for key, value in tensors.items():
         name, _, entry = key.rpartition("|")

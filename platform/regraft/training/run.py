@@ -92,7 +92,7 @@ class Run:
         torch.manual_seed(spec.training.seed)
         terms = [(loss.weight, loss.build(adapted.model, adapted.anatomy)) for loss in spec.losses]
         self.module = StepModule(adapted, terms)
-        self.wrapped = distribute(self.module, adapted, spec.compute, self.accelerator, harness)
+        self.wrapped = distribute(self.module, adapted, spec.compute, self.accelerator, harness=harness)
         named = [*adapted.model.named_parameters(), *self.module.terms.named_parameters(prefix="terms")]
         groups = parameter_groups(named, adapted.anatomy, spec.training)
         self.optimizer = build_optimizer(groups, spec.training)

@@ -20,7 +20,7 @@ from regraft.training.job import Job
 from regraft.training.loop import fit
 from regraft.training.prepare import PreparedRun, choose_run, find_document, prepare
 from regraft.training.registration import Outcome, last_state, register, registered_outcome
-from regraft.training.stop_signals import on_sigterm, when_asked
+from regraft.training.stop_signals import on_sigterm, on_stop_request
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def train_local(spec: RunSpec, *, fresh: bool = False, progress: Progress | None
         if isinstance(prepared, Outcome):
             return prepared
         job, harness = prepared.job, LocalHarness(progress=prepared.log)
-        with on_sigterm(harness.notice), when_asked(Runs(prepared.store), job.run, harness.notice):
+        with on_sigterm(harness.notice), on_stop_request(Runs(prepared.store), job.run, harness.notice):
             state = fit(job, harness)
         if harness.notice and not state.finished:
             raise stopped(job, harness.notice.reason)

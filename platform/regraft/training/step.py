@@ -1,4 +1,4 @@
-"""One optimizer step: micro-batches to gradients to moved weights, the same however rows fell on ranks."""
+"""One optimizer step, from micro-batches to updated weights; the result does not depend on how rows fall on ranks."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from regraft.training.evaluate import to_device
 from regraft.training.harness import Harness
 
 SMALLEST = 1e-12
-"""Below this a weight counts as this: no rows, or rows that weigh nothing."""
+"""The smallest weight of a step, for one without rows or with rows that weigh nothing."""
 
 
 class StepModule(nn.Module):
-    """The forward pass of a step as one module, so that wrappers see every parameter that moves.
+    """The forward pass of a step as one module, so that wrappers see every trained parameter.
 
-    Loss terms with parameters of their own live here beside the model; DDP and FSDP wrap the whole.
+    Loss terms with parameters are submodules beside the model; DDP and FSDP wrap both.
     """
 
     def __init__(self, adapted: Adapted, terms: Sequence[tuple[float, nn.Module]]) -> None:
@@ -35,14 +35,14 @@ class StepModule(nn.Module):
         self.model = adapted.model
         self.terms = nn.ModuleList(term for _, term in terms)
         self._weights = [weight for weight, _ in terms]
-        self._adapted = [adapted]  # in a list, so that its model is not registered a second time
+        self._adapted = [adapted]  # in a list, so that its model is not registered twice
         self._forward: list[Any] = [adapted.model]  # in a list for the same reason
         self._seen: list[Tensor] = []
         if terms:
             self._watch(adapted)
 
     def _watch(self, adapted: Adapted) -> None:
-        """Keep what the head sees, for terms that pull on features; a head of other shape has none."""
+        """Record the inputs of a linear head, for terms that use features; other heads have none."""
         try:
             head = adapted.linear_head()
         except Unsupported:
@@ -54,7 +54,7 @@ class StepModule(nn.Module):
         self._forward[0] = torch.compile(self.model)
 
     def forward(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
-        """(sum of the loss over rows, weight), with the terms on the scale of the same weight."""
+        """Return (sum of the loss over rows, weight); loss terms are scaled by the same weight."""
         adapted = self._adapted[0]
         self._seen.clear()
         with adapted.bypassing_trunk(batch):
@@ -68,17 +68,17 @@ class StepModule(nn.Module):
 
 
 def seed_micro(seed: int, step: int, micro: int, rank: int) -> None:
-    """Dropout is a function of (seed, step, micro-batch, rank): nothing to save, nothing to replay."""
+    """Seed dropout from (seed, step, micro-batch, rank), so that a resumed run needs no saved generator state."""
     digest = hashlib.sha256(f"{seed}/{step}/{micro}/{rank}".encode()).digest()
     drawn = int.from_bytes(digest[:7], "big")
-    # Not torch.manual_seed: for each device that is not in use yet it writes down the stack, a millisecond a step.
+    # Not torch.manual_seed: it records the stack for each device that is not in use yet, a millisecond a step.
     torch.default_generator.manual_seed(drawn)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(drawn)
 
 
 class Stepper:
-    """Runs steps; everything it needs is fixed for the run."""
+    """Runs optimizer steps; its parts are fixed for the run."""
 
     def __init__(
         self,
@@ -96,22 +96,22 @@ class Stepper:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether any rank had notice; the same answer on every rank, so that all of them end at the same step.
+        """Whether any rank was asked to stop; equal on every rank, so that all of them end at the same step.
 
-        On a device the notices of the step before are read, which have arrived: the newest would have to be waited for.
+        On a GPU the notices of the previous step are read: those of this step would have to be waited for.
         """
         notices = self._notices if self.harness.device.type == "cpu" else self._before
         return notices.item() > 0
 
     def step(self, number: int, batches: Sequence[tuple[Batch, bool]], progress: float) -> tuple[Tensor, Tensor]:
-        """One optimizer step over this rank's micro-batches, each with whether its rows are real.
+        """Take one optimizer step over this rank's micro-batches, each with whether its rows are real.
 
-        Returns the loss (mean over the weight of all ranks) and the gradient's norm, as tensors: reading them waits
-        for the device, which the caller does when it wants to know.
+        Returns the loss (mean over the weight of all ranks) and the gradient's norm as tensors, since reading them
+        waits for the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
         totals = torch.zeros(3, dtype=torch.float64, device=self.harness.device)
-        # The word to leave travels with the sums that every step needs anyway.
+        # The stop notice is summed with the totals that every step needs anyway.
         totals[2] = float(bool(self.harness.notice))
         for micro, (rows, real) in enumerate(batches):
             batch = to_device(rows, self.harness.device)
@@ -129,7 +129,7 @@ class Stepper:
         return totals[0] / weight, self._apply(weight)
 
     def _synchronised(self, *, last: bool) -> Any:
-        """Gradients travel between ranks once a step, with the last micro-batch."""
+        """Return a context in which gradients are exchanged between ranks only for the last micro-batch."""
         inner = getattr(self.module, "model", None)
         if isinstance(inner, FSDPModule):
             inner.set_requires_gradient_sync(last)
@@ -142,7 +142,7 @@ class Stepper:
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        # Ranks' gradients arrive averaged: times the world over the summed weight makes the mean over all rows.
+        # Ranks' gradients are averaged: times the world over the summed weight is the mean over all rows.
         scale = (self.harness.world / weight).float()
         norm = torch.nn.utils.get_total_norm(gradients)
         norm = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm) * scale
@@ -158,12 +158,12 @@ class Stepper:
 
 
 def multiply(gradients: Sequence[Tensor], scale: Tensor) -> None:
-    """All gradients times one number, in place."""
+    """Multiply all gradients by one number, in place."""
     local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
     torch._foreach_mul_(local, scale)
 
 
 def scaler_state(accelerator: Accelerator) -> dict[str, float]:
-    """fp16's loss scale, as JSON; empty for other precisions."""
+    """Return the state of fp16's loss scaling as JSON-able data; empty for other precisions."""
     state: Mapping[str, float] = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
     return dict(state)

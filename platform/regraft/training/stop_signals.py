@@ -1,4 +1,4 @@
-"""Word that a run must leave where it is: a machine that is taken away, a process that is asked to end."""
+"""Requests to stop a run: SIGTERM, `regraft runs stop`, or a machine that is taken away."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from regraft.store.runs import Runs
 
 
 class StopNotice:
-    """Given from any thread or signal handler, looked at between steps; the first reason counts."""
+    """A request to stop, given from any thread or signal handler and checked between steps; the first reason counts."""
 
     def __init__(self) -> None:
         self.reason = ""
 
     def give(self, reason: str) -> None:
-        """Say that the run must leave, and why."""
+        """Request that the run stops, with the reason."""
         self.reason = self.reason or reason
 
     def __bool__(self) -> bool:
@@ -30,17 +30,17 @@ class StopNotice:
 
 @contextmanager
 def on_sigterm(notice: StopNotice) -> Iterator[None]:
-    """Let SIGTERM, with which machines and jobs are ended, mean leaving at the next step; a second one ends at once."""
+    """Turn SIGTERM, sent when a machine or job ends, into a notice; a second one interrupts the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if notice:
             os.kill(os.getpid(), signal.SIGINT)
         notice.give("this process was asked to end (SIGTERM)")
 
-    before = signal.signal(signal.SIGTERM, told)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:
@@ -48,15 +48,15 @@ def on_sigterm(notice: StopNotice) -> Iterator[None]:
 
 
 _log = logging.getLogger(__name__)
-LOOK_S = 3.0
-"""Seconds between two looks into the store."""
+CHECK_S = 3.0
+"""Seconds between two checks of the store."""
 
 
 @contextmanager
-def when_asked(runs: Runs, run: str, notice: StopNotice) -> Iterator[None]:
-    """Give notice once `regraft runs stop` asks for it."""
+def on_stop_request(runs: Runs, run: str, notice: StopNotice) -> Iterator[None]:
+    """Give notice when `regraft runs stop` asks for it, while the context is open."""
     done = threading.Event()
-    thread = threading.Thread(target=_look, args=(runs, run, notice, done), name="regraft-stopping", daemon=True)
+    thread = threading.Thread(target=_watch, args=(runs, run, notice, done), name="regraft-stop-request", daemon=True)
     thread.start()
     try:
         yield
@@ -64,8 +64,8 @@ def when_asked(runs: Runs, run: str, notice: StopNotice) -> Iterator[None]:
         done.set()
 
 
-def _look(runs: Runs, run: str, notice: StopNotice, done: threading.Event) -> None:
-    while not done.wait(LOOK_S):
+def _watch(runs: Runs, run: str, notice: StopNotice, done: threading.Event) -> None:
+    while not done.wait(CHECK_S):
         try:
             if runs.stop_asked(run):
                 notice.give("`regraft runs stop` asked for it")

@@ -27,7 +27,7 @@ from regraft.training.harness import Harness
 from regraft.training.memory_check import available
 from regraft.trunk.boundary import Boundary
 from regraft.trunk.cache import CachedRows, RowsDone, Trunk, check_complete, check_stored, fill
-from regraft.trunk.cost_model import CacheLimits, CachePlan, CheckedCut, Where, choose_placement, measure
+from regraft.trunk.cost_model import CacheLimits, CachePlacement, CheckedCut, Where, choose_placement, measure
 from regraft.trunk.cut import NotCut, NothingFrozen
 from regraft.trunk.feature_store import Features, trunk_id
 
@@ -59,7 +59,7 @@ def build_trunk(site: CutSite, document: RunDocument, folder: Path, *, passes: f
         return None
 
 
-def filled_trunk(site: CutSite, checked: CheckedCut, plan: CachePlan, folder: Path) -> Trunk:
+def filled_trunk(site: CutSite, checked: CheckedCut, plan: CachePlacement, folder: Path) -> Trunk:
     """Return the trunk cache of a checked cut with the values of all rows; raises NotCut on every rank if it fails."""
     harness, cut = site.harness, checked.cut
     features = on_all_ranks(harness, lambda: open_features(site, cut.kept) if plan.where == "disk" else {})
@@ -108,7 +108,9 @@ def on_all_ranks(harness: Harness, work: Callable[[], T]) -> T:
     return found
 
 
-def run_plan(site: CutSite, document: RunDocument, checked: CheckedCut, folder: Path, *, passes: float) -> CachePlan:
+def run_plan(
+    site: CutSite, document: RunDocument, checked: CheckedCut, folder: Path, *, passes: float
+) -> CachePlacement:
     """Return the run's plan: measured once, by the first rank, and stored while it agrees with the spec."""
     harness = site.harness
     known: Any = None
@@ -121,10 +123,10 @@ def run_plan(site: CutSite, document: RunDocument, checked: CheckedCut, folder: 
     plan = on_all_ranks(harness, lambda: measured_plan(site, checked, folder, passes).document() if fresh else known)
     if fresh:
         document.update(trunk=plan)
-    return CachePlan(**harness.from_first(plan))
+    return CachePlacement(**harness.from_first(plan))
 
 
-def measured_plan(site: CutSite, checked: CheckedCut, folder: Path, passes: float) -> CachePlan:
+def measured_plan(site: CutSite, checked: CheckedCut, folder: Path, passes: float) -> CachePlacement:
     """Measure the cut on this machine and choose where the values of all rows are kept."""
     rows = site.snapshot.train
     budget = round(site.spec.compute.trunk_gb * 1e9)

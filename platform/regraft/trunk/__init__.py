@@ -1,1 +1,1 @@
-"""The frozen first part of a model: computed once for each row, kept, and handed back wherever it is needed."""
+"""The trunk, a model's frozen first part: its outputs are computed once for each row and reused."""

@@ -48,7 +48,7 @@ class CacheLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class CachePlan:
+class CachePlacement:
     """Where values are kept, and the measurements behind it; stored with the run, so that it continues alike."""
 
     where: Where
@@ -123,7 +123,7 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def choose_placement(costs: CutCosts, row_bytes: float, total: int, limits: CacheLimits) -> CachePlan:
+def choose_placement(costs: CutCosts, row_bytes: float, total: int, limits: CacheLimits) -> CachePlacement:
     """Choose where `total` rows of `row_bytes` each are kept, or that they are computed again.
 
     Values are kept where they fit, and where computing once and reading in every pass is quicker than computing in
@@ -134,8 +134,8 @@ def choose_placement(costs: CutCosts, row_bytes: float, total: int, limits: Cach
     on_disk = join_s + row_bytes * DISK_S_PER_BYTE
     figures = f"{_ms(compute_s)} to compute a row, {{}} to read it, {bytes_text(size)} for {total} rows"
 
-    def plan(where: Where, why: str, read_s: float) -> CachePlan:
-        return CachePlan(where, f"{why}: {figures.format(_ms(read_s))}", size, compute_s, read_s)
+    def plan(where: Where, why: str, read_s: float) -> CachePlacement:
+        return CachePlacement(where, f"{why}: {figures.format(_ms(read_s))}", size, compute_s, read_s)
 
     def pays(write_s: float, read_s: float) -> bool:
         passes = limits.passes

@@ -44,11 +44,12 @@ def dims_of(
     """
     if len(first) != len(second):
         return None
-    found = [_dim(axis, one, two, before, after) for axis, (one, two) in enumerate(zip(first, second, strict=True))]
+    found = [_dim(axis, lengths, before, after) for axis, lengths in enumerate(zip(first, second, strict=True))]
     return None if None in found else tuple(dim for dim in found if dim is not None)
 
 
-def _dim(axis: int, one: int, two: int, before: Mapping[str, int], after: Mapping[str, int]) -> Dim | None:
+def _dim(axis: int, lengths: tuple[int, int], before: Mapping[str, int], after: Mapping[str, int]) -> Dim | None:
+    one, two = lengths
     if one == two:
         return Dim(None, one)
     grown = {name: (was, after[name]) for name, was in sorted(before.items()) if was != after[name]}

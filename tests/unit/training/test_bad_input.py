@@ -23,7 +23,7 @@ from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
 from regraft.training.harness import LocalHarness
-from regraft.training.memory_check import check_weights_fit, container_rooms, weight_bytes
+from regraft.training.memory_check import check_weights_fit, container_limits, weight_bytes
 from support.processes import free_port, in_child, limited_command
 from support.tiny import document
 from unit.cli.conftest import nothing_left_behind as nothing_left_behind
@@ -276,7 +276,7 @@ class Memory(NamedTuple):
 
 def memory_of(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(available))
-    monkeypatch.setattr("regraft.training.memory_check.container_rooms", list)
+    monkeypatch.setattr("regraft.training.memory_check.container_limits", list)
 
 
 def moved_by_all(written: Document) -> int:
@@ -345,9 +345,9 @@ def test_the_limits_of_a_container_count(tmp_path: Path) -> None:
     group(tmp_path / "pod" / "here", True, most="max", used="10", stat="anon 3\ninactive_file 4")
     group(tmp_path / "pod", True, most="1000", used="400", stat="anon 3\ninactive_file 100")
     group(tmp_path / "memory", False, most="500", used="600", stat="total_inactive_file 20")
-    assert container_rooms(tmp_path, tmp_path / "own") == [700, 0]
-    assert container_rooms(tmp_path / "none", tmp_path / "own") == []
-    assert container_rooms(tmp_path, tmp_path / "none") == []
+    assert container_limits(tmp_path, tmp_path / "own") == [700, 0]
+    assert container_limits(tmp_path / "none", tmp_path / "own") == []
+    assert container_limits(tmp_path, tmp_path / "none") == []
 
 
 GREEDY = '''

@@ -45,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A driver that looks a hundred times a second; the function waits until it has found something."""
     given = threading.Event()
     give = StopNotice.give
-    monkeypatch.setattr(stop_signals, "LOOK_S", 0.01)
+    monkeypatch.setattr(stop_signals, "CHECK_S", 0.01)
     monkeypatch.setattr(StopNotice, "give", lambda self, reason: (give(self, reason), given.set()))
     return lambda: given.wait(10)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from regraft.store.objects import open_store
-from regraft.trunk.cost_model import CacheLimits, CachePlan, CutCosts, Where, choose_placement
+from regraft.trunk.cost_model import CacheLimits, CachePlacement, CutCosts, Where, choose_placement
 from regraft.trunk.feature_store import HASH, Features, collect
 
 DAY_S = 86400.0
@@ -55,7 +55,7 @@ def limits(passes: float = 3, asked: bool = False, room: int = 10**9, budget: in
     return CacheLimits(budget, free, passes, asked)
 
 
-def choose(compute_s: float, join_s: float, row_bytes: float, total: int, limits: CacheLimits) -> CachePlan:
+def choose(compute_s: float, join_s: float, row_bytes: float, total: int, limits: CacheLimits) -> CachePlacement:
     return choose_placement(CutCosts(compute_s, join_s, {}), row_bytes, total, limits)
 
 

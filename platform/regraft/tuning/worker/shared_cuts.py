@@ -28,7 +28,7 @@ from regraft.spec.run import RunSpec
 from regraft.training.cut_check import CutSite, as_not_cut, cache_requested, checked_cut, may_cache
 from regraft.training.trunk_cache import cached_sides, fill_trunk, free_bytes, open_features
 from regraft.trunk.cache import CachedRows, Memo, Trunk
-from regraft.trunk.cost_model import CacheLimits, CachePlan, CheckedCut, CutCosts, choose_placement, measure
+from regraft.trunk.cost_model import CacheLimits, CachePlacement, CheckedCut, CutCosts, choose_placement, measure
 from regraft.trunk.cut import Cut, NotCut, NothingFrozen, union
 from regraft.trunk.feature_store import Features
 from regraft.trunk.trace import live_modules
@@ -51,7 +51,7 @@ class CutEntry:
     """Its name for people, such as `depth 4`."""
     cut: Cut | None
     shape_only: bool
-    plan: CachePlan
+    plan: CachePlacement
 
     @property
     def kept(self) -> bool:
@@ -165,7 +165,7 @@ class SharedCuts:
         except Exception as error:
             reason = as_not_cut(error)
         name = frozen_name(site.adapted)
-        self.entries[key] = CutEntry(name, None, False, CachePlan("recompute", str(reason), 0, 0.0, 0.0))
+        self.entries[key] = CutEntry(name, None, False, CachePlacement("recompute", str(reason), 0, 0.0, 0.0))
         if not isinstance(reason, NothingFrozen):
             self.emit(Note(f"{name}: the frozen part is computed again in every epoch: {reason}"))
         return None
@@ -225,7 +225,7 @@ class SharedCuts:
     def _give_up(self, cuts: Iterable[tuple[Key, CutSite, CheckedCut]], why: str) -> None:
         """Use no outputs of these cuts, except for those that other cuts keep too."""
         for key, site, checked in cuts:
-            plan = CachePlan("recompute", why, 0, 0.0, 0.0)
+            plan = CachePlacement("recompute", why, 0, 0.0, 0.0)
             self.entries[key] = CutEntry(frozen_name(site.adapted), checked.cut, checked.shape_only, plan)
         used = {part.key for entry in self.entries.values() if entry.kept and entry.cut for part in entry.cut.kept}
         self._bytes = {part: size for part, size in self._bytes.items() if part in used}

@@ -27,8 +27,14 @@ class Method(Plugin, ABC):
     family: ClassVar[str] = "methods"
     serves: ClassVar[Serving] = "whole"
     """How served models of this method share their base."""
+    by_depth: ClassVar[bool] = False
+    """Whether the method differs from others of its sort only in how many blocks stay frozen, which reports compare."""
     closed_form: ClassVar[bool] = False
     """Whether the head is solved from sums over the training rows, by `statistics` and `solve`, without steps."""
+
+    def frozen_blocks(self, blocks: int) -> int | None:
+        """Return how many of a base's `blocks` stay frozen, as far as the fields tell without a base; `by_depth`."""
+        return None
 
     def depth_of(self, anatomy: Anatomy) -> int:
         """Return how many blocks keep the base's function, so that their outputs may be computed once and cached.

@@ -15,6 +15,11 @@ class FeatureExtraction(Method):
     """Everything but the task's head is frozen (linear probing)."""
 
     serves: ClassVar[Serving] = "head"
+    by_depth: ClassVar[bool] = True
+
+    def frozen_blocks(self, blocks: int) -> int | None:
+        """Return the number of all blocks; None where it is not known."""
+        return blocks or None
 
     def depth_of(self, anatomy: Anatomy) -> int:
         """Return the number of all blocks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
@@ -21,8 +21,18 @@ def _depth(written: object) -> object:
 class Freeze(Method):
     """The stem and the first `depth` blocks are frozen; later blocks, pooler and head are fine-tuned."""
 
+    by_depth: ClassVar[bool] = True
+
     depth: Annotated[int | str, BeforeValidator(_depth)] = Field("50%", examples=[4, "50%", "all"])
     """Frozen blocks, counted from the input: an integer, a share of them (`50%`), or `all`."""
+
+    def frozen_blocks(self, blocks: int) -> int | None:
+        """Return the written depth in blocks; None where it is a share of blocks that are not known."""
+        if self.depth == "all":
+            return blocks or None
+        if isinstance(self.depth, int):
+            return self.depth
+        return round(float(self.depth.removesuffix("%")) / 100 * blocks) if blocks else None
 
     def depth_of(self, anatomy: Anatomy) -> int:
         """Return the written depth in blocks. Raises Unsupported where the base has fewer."""

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from regraft.contracts import Method
 
 
 class Full(Method):
     """Full fine-tuning: every weight of the base is trained, and its running statistics are updated."""
+
+    by_depth: ClassVar[bool] = True
+
+    def frozen_blocks(self, blocks: int) -> int | None:
+        """Return 0."""
+        return 0

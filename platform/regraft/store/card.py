@@ -9,6 +9,9 @@ from typing import Any
 
 import yaml
 
+from regraft.contracts import Task
+from regraft.errors import RegraftError
+
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@[\w./-]+)?")
 # The hub refuses a pipeline it does not know, and a task of the user's own is free to have any name.
 _PIPELINES = {
@@ -27,19 +30,19 @@ _PIPELINES = {
     "token-classification",
     "translation",
 }
-# What the hub calls the tasks that it has no name of their own for: their models run in these pipelines.
-_KINDRED = {
-    "image-multi-label": "image-classification",
-    "image-regression": "image-classification",
-    "semantic-segmentation": "image-segmentation",
-    "text-multi-label": "text-classification",
-    "text-pair-classification": "text-classification",
-    "text-pair-regression": "text-classification",
-    "text-regression": "text-classification",
-}
 
 _DELTA = "The version holds only what training moved (the delta); the base stays as it was published."
 _WHOLE = "This folder holds the whole model, the base and what training moved merged into one."
+
+
+def _pipeline(task: Mapping[str, Any]) -> str | None:
+    """Return what the Inference API calls a task; None where the hub has no pipeline of that name."""
+    try:
+        found = Task.parse(dict(task))
+    except (ValueError, RegraftError):  # a task of the user's whose plugin is not here
+        return None
+    name = found.api_form().name if isinstance(found, Task) else ""
+    return name if name in _PIPELINES else None
 
 
 def model_card(
@@ -72,7 +75,7 @@ def _front(meta: Mapping[str, Any], spec: Mapping[str, Any], library: str) -> di
     task = str(meta["task"]["type"])
     base = hub_id(str(meta["base"]["reference"]))
     front: dict[str, Any] = {"library_name": library}
-    if (pipeline := _KINDRED.get(task, task)) in _PIPELINES:
+    if pipeline := _pipeline(meta["task"]):
         front["pipeline_tag"] = pipeline
     if base:
         front["base_model"] = base

@@ -9,17 +9,19 @@ find a bend in noise as well. Depths are few and uneven, and stand beside method
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from regraft.errors import UnknownPlugin
 from regraft.report.numbers import format_number
 from regraft.tuning.records import TrialRecord, best_first
 from regraft.units import finite_number
 
-_WITH_DEPTH = ("freeze", "full", "feature-extraction")
+if TYPE_CHECKING:
+    from regraft.contracts import Method
+
 _ALIKE = 1.05
 """Costs within this factor count as equal, since clocks are not more exact."""
 _GUESS = 0.01
@@ -54,7 +56,7 @@ class DepthColumn:
         """The name of the column: `4 of 6 blocks frozen`, `lora`."""
         if self.depth is None:
             return self.method or "unknown"
-        if self.method in ("full", "feature-extraction"):
+        if self.method and not _has_depth_field(self.method):
             return self.method
         if self.blocks and self.depth == self.blocks:
             return f"all {self.blocks} blocks frozen"
@@ -104,7 +106,7 @@ def depth_columns(trials: Sequence[TrialRecord], score: Mapping[str, str]) -> li
     groups: dict[tuple[int | None, str], list[TrialRecord]] = {}
     for trial in trials:
         method = method_of(trial)
-        alone = bool(method) and method not in _WITH_DEPTH
+        alone = bool(method) and not _by_depth(method)
         depth = None if alone else _depth(trial, method, blocks)
         if alone or depth is not None:
             groups.setdefault((depth, method if alone else ""), []).append(trial)
@@ -119,14 +121,34 @@ def _depth(trial: TrialRecord, method: str, blocks: int) -> int | None:
     written = trial.overrides.get("method")
     nested = written.get("depth") if isinstance(written, Mapping) else None
     asked = trial.overrides.get("method.depth", nested)
-    if method == "full":
-        return 0
-    if method == "feature-extraction" or asked == "all":
-        return blocks or None
-    if isinstance(asked, int) and not isinstance(asked, bool):
-        return asked
-    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", asked) if isinstance(asked, str) else None
-    return round(float(share[1]) / 100 * blocks) if share and blocks else None
+    try:
+        found = _method(method).model_validate({} if asked is None else {"depth": asked})
+    except (ValueError, UnknownPlugin):
+        return None
+    return found.frozen_blocks(blocks) if asked is not None or not _has_depth_field(method) else None
+
+
+def _method(name: str) -> type[Method]:
+    """Return the method; where a trial wrote a depth alone, a method that has one."""
+    from regraft.contracts import Method
+
+    if name:
+        return Method.lookup(name)
+    known = (Method.lookup(other) for other in Method.names())
+    return next(method for method in known if method.by_depth and "depth" in method.model_fields)
+
+
+def _by_depth(method: str) -> bool:
+    """Return whether trials of the method are compared by their depth. A plugin that is not here is not."""
+    try:
+        return _method(method).by_depth
+    except UnknownPlugin:
+        return False
+
+
+def _has_depth_field(method: str) -> bool:
+    """Return whether the method's depth is written, rather than fixed by its name."""
+    return "depth" in _method(method).model_fields
 
 
 def _column(

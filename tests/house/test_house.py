@@ -41,16 +41,6 @@ def test_types_are_strict() -> None:
     assert run("mypy") == ""
 
 
-def test_imports_go_down_the_floors_only() -> None:
-    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_the_source_root_is_no_package() -> None:
-    assert not (ROOT / "platform" / "__init__.py").exists(), "it would shadow the standard library's platform"
-
-
 def test_no_file_is_long_and_no_module_is_a_drawer() -> None:
     assert CODE
     for path in CODE:

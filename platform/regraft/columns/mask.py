@@ -33,7 +33,9 @@ class MaskColumn(ImageColumn):
         if image is None:
             return None
         truth = _encoded_classes(shown)
-        return MaskView(input_name, *mask_overlays(image, truth, shown.answer, shown.thumbnails, shown.labels))
+        return MaskView(
+            input_name, *mask_overlays(image, truth, shown.answer, thumbnails=shown.thumbnails, labels=shown.labels)
+        )
 
     def made_up(self, shared: MadeUp) -> bytes:
         """Return a mask of the image's size that has all classes, as a PNG file."""

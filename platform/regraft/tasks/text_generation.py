@@ -35,7 +35,7 @@ from regraft.errors import DataError, Unsupported
 from regraft.tasks.inputs.chat_template import ASSISTANT, Span, end_token_id, render_prompt, render_turns, template_of
 from regraft.tasks.inputs.packing import Document, blocks, firsts_of, positions_in, refuse_leaks
 from regraft.tasks.inputs.tokens import IGNORED, padded, positions, refuse_length
-from regraft.tasks.outputs.generation import end_ids, generate, left_padded
+from regraft.tasks.outputs.generation import Sampling, end_ids, generate, left_padded
 
 USUAL_BLOCK = 512
 """Most tokens of a block where `block_size` is null."""
@@ -261,9 +261,7 @@ class TextGeneration(Task):
             left_padded(prompts, context),
             context,
             max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
+            sampling=Sampling(self.temperature, self.top_p, self.seed),
         )
         return SimpleNamespace(generated=[(p.tolist(), new) for p, new in zip(prompts, generated, strict=True)])
 

@@ -128,7 +128,7 @@ class TokenClassification(Task):
         losses, labelled = token_losses(output.logits, batch, context)
         rows = zip(batch["labels"], _read(output, batch), losses.sum(1).tolist(), labelled.sum(1).tolist(), strict=True)
         return [
-            _record(item["tags"].cpu().numpy(), predicted, loss, weight, context)
+            _record(item["tags"].cpu().numpy(), predicted, loss, weight=weight, context=context)
             for item, (predicted, _), loss, weight in rows
         ]
 
@@ -215,7 +215,7 @@ def _scheme_problem(tags: Sequence[str]) -> str | None:
     return None
 
 
-def _record(true: Array, predicted: Array, loss: float, weight: float, context: Context) -> Record:
+def _record(true: Array, predicted: Array, loss: float, *, weight: float, context: Context) -> Record:
     true_tags, predicted_tags = _names(true, context), _names(predicted, context)
     entity_counts = correct, found, existing = counts(true_tags, predicted_tags)
     return {

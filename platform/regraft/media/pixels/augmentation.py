@@ -93,7 +93,7 @@ class Augmentation:
         operations = tuple((int(draws.unit() * len(_OPERATIONS)), draws.unit()) for _ in range(strength.operations))
         erased = _rectangle(size, draws) if draws.unit() < strength.erased else None
         paint = int(draws.unit() * 256), int(draws.unit() * 256), int(draws.unit() * 256)
-        return cls(size, _matrix(size, flip, zoom, turn, shear, shift), factors, operations, erased, paint)
+        return cls(size, _Motion(flip, zoom, turn, shear).matrix(size, shift), factors, operations, erased, paint)
 
     def in_place(self) -> Augmentation:
         """Return the same change without moving, turning or zooming."""
@@ -174,17 +174,27 @@ class _Draws:
         return low + (high - low) * self.unit()
 
 
-def _matrix(
-    size: tuple[int, int], flip: float, zoom: float, turn: float, shear: float, shift: Sequence[float]
-) -> NDArray[np.float64]:
-    """Return the map (3, 3) that flips, shears, turns and zooms about the middle, then shifts."""
-    middle = np.array(size) / 2
-    linear = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    linear = zoom * linear @ np.array([[1, math.tan(shear)], [0, 1]]) @ np.diag([flip, 1.0])
-    matrix = np.eye(3)
-    matrix[:2, :2] = linear
-    matrix[:2, 2] = middle + shift - linear @ middle
-    return matrix
+@dataclass(frozen=True)
+class _Motion:
+    """How an image is moved within its frame."""
+
+    flip: float
+    """-1 to mirror left and right, else 1."""
+    zoom: float
+    turn: float
+    """Radians."""
+    shear: float
+    """Radians."""
+
+    def matrix(self, size: tuple[int, int], shift: Sequence[float]) -> NDArray[np.float64]:
+        """Return the map (3, 3) that flips, shears, turns and zooms about the middle, then shifts."""
+        middle = np.array(size) / 2
+        linear = np.array([[math.cos(self.turn), -math.sin(self.turn)], [math.sin(self.turn), math.cos(self.turn)]])
+        linear = self.zoom * linear @ np.array([[1, math.tan(self.shear)], [0, 1]]) @ np.diag([self.flip, 1.0])
+        matrix = np.eye(3)
+        matrix[:2, :2] = linear
+        matrix[:2, 2] = middle + shift - linear @ middle
+        return matrix
 
 
 def _rectangle(size: tuple[int, int], draws: _Draws) -> tuple[int, int, int, int]:

@@ -26,7 +26,7 @@ Legend = tuple[tuple[str, str], ...]
 
 
 def mask_overlays(
-    image: Image.Image, mask: Any, answer: Answer, thumbnails: ThumbnailMaker, labels: tuple[str, ...]
+    image: Image.Image, mask: Any, answer: Answer, *, thumbnails: ThumbnailMaker, labels: tuple[str, ...]
 ) -> tuple[Thumbnail | None, Thumbnail | None, Legend]:
     """The image under its true mask (height, width), under the answer's, and the colours of the classes in either.
 

@@ -56,7 +56,7 @@ def render_turns(messages: Messages, template: str, processor: Any) -> tuple[str
         return text, marked
     # A first turn of the assistant answers nothing, and many templates cannot render what came before it.
     turns = [number for number, message in enumerate(messages) if number and message["role"] == ASSISTANT]
-    return text, [_turn_span(messages, number, text, template, processor) for number in turns]
+    return text, [_turn_span(messages, number, text, template, processor=processor) for number in turns]
 
 
 def render_prompt(messages: Messages, template: str, processor: Any) -> str:
@@ -86,7 +86,7 @@ def end_token_id(template: str, processor: Any) -> int | None:
     return int(ids[0]) if added is not None and added.special else None
 
 
-def _turn_span(messages: Messages, number: int, text: str, template: str, processor: Any) -> Span:
+def _turn_span(messages: Messages, number: int, text: str, template: str, *, processor: Any) -> Span:
     """Return where turn `number` is in the conversation's `text`, for templates without `{% generation %}`."""
     before, _ = _rendered(messages[:number], template, processor, prompt=True)
     through, _ = _rendered(messages[: number + 1], template, processor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,23 +18,33 @@ from regraft.contracts import Context
 from regraft.tasks.inputs.tokens import own_pad_id
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen: at temperature 0 the most probable one.
+
+    Above, a token is drawn from the `top_p` share of the probability (Holtzman et al., 2020).
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
 def generate(
     model: nn.Module,
     inputs: Mapping[str, Tensor],
     context: Context,
     *,
     max_new_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    sampling: Sampling | None = None,
     **settings: Any,
 ) -> list[list[int]]:
     """Return the new token ids of each row, without prompt, start token, end token and padding.
 
     `inputs` holds `input_ids` and `attention_mask` (rows, tokens), padded on the left for a decoder (`left_padded`).
-    At temperature 0 the most probable token is taken; above, one is drawn from the `top_p` share of the probability
-    (Holtzman et al., 2020). Sampling settings of the base's own generation_config are ignored, so that an answer
-    depends on the task's fields alone; `settings` are more fields of GenerationConfig (`num_beams`).
+    Without `sampling`, the most probable token is taken. Sampling settings of the base's own generation_config are
+    ignored, so that an answer depends on the task's fields alone. `settings` are more fields of GenerationConfig, such
+    as `num_beams`.
     """
     ends, pad = end_ids(context, model), pad_id(context)
     own = getattr(model, "generation_config", None)
@@ -51,7 +62,7 @@ def generate(
     generated = generator.generate(
         **inputs,
         generation_config=config,
-        logits_processor=_sampling(inputs, temperature, top_p, seed),
+        logits_processor=_sampling(inputs, sampling or Sampling()),
         # Ranks of a sharded model gather its weights together: none may stop while another still generates.
         synced_gpus=isinstance(model, FSDPModule),
     )
@@ -98,11 +109,13 @@ def _up_to_end(row: list[int], ends: Sequence[int]) -> list[int]:
     return row[:end]
 
 
-def _sampling(inputs: Mapping[str, Tensor], temperature: float, top_p: float, seed: int) -> LogitsProcessorList:
-    if temperature == 0:
+def _sampling(inputs: Mapping[str, Tensor], sampling: Sampling) -> LogitsProcessorList:
+    if sampling.temperature == 0:
         return LogitsProcessorList()
-    nucleus = [TopPLogitsWarper(top_p)] if top_p < 1 else []
-    return LogitsProcessorList([TemperatureLogitsWarper(temperature), *nucleus, RowDraws(inputs, seed)])
+    nucleus = [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    return LogitsProcessorList(
+        [TemperatureLogitsWarper(sampling.temperature), *nucleus, RowDraws(inputs, sampling.seed)]
+    )
 
 
 class RowDraws(LogitsProcessor):  # type: ignore[misc]

@@ -36,20 +36,20 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["support.processes", "support.tiny"])
 
 LEFT = 7
-"""The exit code of a child that was asked to end and did."""
+"""The exit code of a child whose run was stopped."""
 
 
 class CountingHarness(LocalHarness):
-    """Writes down which rows each step used, and can die right after a step."""
+    """Records the rows of each step, and can be killed right after a step."""
 
-    def __init__(self, journal: Path, *, kill_after: int | None = None) -> None:
+    def __init__(self, row_log: Path, *, kill_after: int | None = None) -> None:
         super().__init__(device=torch.device("cpu"))
-        self._journal, self._kill_after = journal, kill_after
+        self._row_log, self._kill_after = row_log, kill_after
         self._attempt = os.getpid()
 
     def consumed(self, step: int, rows: np.ndarray) -> None:
         if self.first:
-            with self._journal.open("a") as file:
+            with self._row_log.open("a") as file:
                 file.write(f"{self._attempt} {step} {' '.join(map(str, rows.tolist()))}\n")
         if step == self._kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -74,17 +74,17 @@ def _in_environment(environment: Mapping[str, str], function: Callable[..., None
     function(*arguments)
 
 
-def train_counted(document: Mapping[str, Any], journal: str, kill_after: int | None = None) -> None:
-    """Train a spec in this process, from where it stands."""
+def train_counted(document: Mapping[str, Any], row_log: str, kill_after: int | None = None) -> None:
+    """Train a spec in this process, from its newest checkpoint."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     with run_session(RunSpec.resolve(document)) as prepared:
         if not isinstance(prepared, Outcome):
-            fit(prepared.job, CountingHarness(Path(journal), kill_after=kill_after))
+            fit(prepared.job, CountingHarness(Path(row_log), kill_after=kill_after))
             complete(prepared)
 
 
-class Told(CountingHarness):
-    """Is asked to end after a step: the process by SIGTERM, or one rank of several by its notice."""
+class StopsItself(CountingHarness):
+    """Stops after a step: the process by SIGTERM, or one rank of several by its notice."""
 
     step = 5
 
@@ -93,12 +93,12 @@ class Told(CountingHarness):
         if step == self.step and self.world == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         if step == self.step and self.rank == self.world - 1:
-            self.notice.give("told")
+            self.notice.give("the test asked for it")
 
 
-def train_told(written: Mapping[str, Any], journal: str) -> None:
-    """Train a spec in this process, which is asked to end; it ends with the code LEFT when it was stopped."""
-    session.LocalHarness = lambda progress=None: Told(Path(journal))  # type: ignore[misc, assignment]
+def train_stopping(written: Mapping[str, Any], row_log: str) -> None:
+    """Train a spec in this process, which stops itself; it exits with the code LEFT when the run was stopped."""
+    session.LocalHarness = lambda progress=None: StopsItself(Path(row_log))  # type: ignore[misc, assignment]
     try:
         session.train_local(RunSpec.resolve(written))
     except Stopped:
@@ -119,14 +119,14 @@ def train_plain(document: Mapping[str, Any]) -> None:
 
 
 def on_ranks(
-    world: int, document: Mapping[str, Any], journal: str, harness: type[CountingHarness] = CountingHarness
+    world: int, document: Mapping[str, Any], row_log: str, harness: type[CountingHarness] = CountingHarness
 ) -> None:
     """Train a spec on several gloo ranks, each a process, without Ray."""
     port = free_port()
     with run_session(RunSpec.resolve(document)) as prepared:
         if isinstance(prepared, Outcome):
             return
-        arguments = (world, port, prepared.job, journal, harness)
+        arguments = (world, port, prepared.job, row_log, harness)
         ranks = [_context.Process(target=rank_main, args=(rank, *arguments)) for rank in range(world)]
         for process in ranks:
             process.start()
@@ -136,7 +136,7 @@ def on_ranks(
         complete(prepared)
 
 
-def rank_main(rank: int, world: int, port: int, job: Job, journal: str, harness: type[CountingHarness]) -> None:
+def rank_main(rank: int, world: int, port: int, job: Job, row_log: str, harness: type[CountingHarness]) -> None:
     """One rank of `on_ranks`."""
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world)
@@ -144,7 +144,7 @@ def rank_main(rank: int, world: int, port: int, job: Job, journal: str, harness:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     try:
-        fit(job, harness(Path(journal)))
+        fit(job, harness(Path(row_log)))
     finally:
         dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""Augmented training: another image in each epoch, and after a crash the very same ones."""
+"""Augmented training: different images in each epoch, and the same ones again after a crash."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_a_killed_augmented_run_ends_bit_identical(tmp_path: Path, task: str, au
     written = document(tmp_path, task, augment)
     straight = {**written, "store": str(tmp_path / "straight")}
     plain = {**written, "store": str(tmp_path / "plain"), "data": {**written["data"], "augment": "off"}}
-    for spec, journal in ((straight, "one"), (plain, "none")):
-        assert in_child(train_counted, spec, str(tmp_path / journal)) == 0
+    for spec, row_log in ((straight, "one"), (plain, "none")):
+        assert in_child(train_counted, spec, str(tmp_path / row_log)) == 0
     assert in_child(train_counted, written, str(tmp_path / "two"), 4) == -9
     assert in_child(train_counted, written, str(tmp_path / "two")) == 0
     assert delta(written) == delta(straight)

@@ -1,4 +1,4 @@
-"""Whatever is wrong with the input is told in one clear message and the exit code, and nothing is left half-written."""
+"""Wrong input ends with one clear message and the exit code, and leaves nothing half-written."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def train(regraft: Regraft, tmp_path: Path) -> Train:
     return call
 
 
-def refused(said: Said, code: int, *told: str) -> None:
-    """One message on stderr that says all of `told`, and the exit code."""
-    first, *others = said.err.splitlines()
+def refused(result: Said, code: int, *expected: str) -> None:
+    """One message on stderr that contains all `expected` texts, and the exit code."""
+    first, *others = result.err.splitlines()
     assert first.startswith("error: ")
-    assert all(line.startswith("  - ") for line in others), said.err
-    for part in told:
-        assert part in said.err
-    assert said.code == code
+    assert all(line.startswith("  - ") for line in others), result.err
+    for part in expected:
+        assert part in result.err
+    assert result.code == code
 
 
 def nothing_half_written(store: ObjectStore, folder: Path) -> None:
-    """No version, and no checkpoint but whole ones."""
+    """No version, and only intact checkpoints."""
     assert Registry(store).models() == []
     keys = [stat.key for stat in store.list()]
     assert not [key for key in keys if key.startswith("models/") and not key.endswith("/claim.json")]
@@ -175,11 +175,11 @@ def test_what_is_asked_wrong_is_told_once_with_code_2(
     case: str, wrong: Document, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    change, told = ASKED_WRONG[case]
+    change, expected = ASKED_WRONG[case]
     spoilt = change(wrong, tmp_path)
-    said = train(spoilt)
-    refused(said, 2, *told)
-    assert said.out == ""
+    result = train(spoilt)
+    refused(result, 2, *expected)
+    assert result.out == ""
     nothing_half_written(open_store(wrong["store"]), tmp_path / "fetched")
     as_json = train(spoilt, "--json")
     assert as_json.code == 2
@@ -192,8 +192,8 @@ def test_what_is_asked_wrong_is_told_once_with_code_2(
 def test_a_store_that_cannot_be_written_is_told(below: str, wrong: Document, train: Train, tmp_path: Path) -> None:
     # A folder without write permission does not stop root, so a file stands in the way.
     (tmp_path / "file").write_text("mine")
-    said = train({**wrong, "store": str(tmp_path / "file" / below)})
-    refused(said, 1, str(tmp_path / "file"), "a file stands where a folder is needed", "name another store")
+    result = train({**wrong, "store": str(tmp_path / "file" / below)})
+    refused(result, 1, str(tmp_path / "file"), "a file stands where a folder is needed", "name another store")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -212,16 +212,16 @@ S3_REFUSES = {
 def test_an_s3_that_refuses_is_told(answer: str, part: str, wrong: Document, train: Train, flaky: FlakyS3) -> None:
     flaky.fault = lambda request: answer
     at = {"store": "s3://b/p", "base": "s3://b/base", "data": {"train": "s3://b/rows.csv", "eval": 0.5}}
-    said = train({**wrong, part: at[part]})
+    result = train({**wrong, part: at[part]})
     # Asked for one object by HEAD, a server cannot send the reason.
     bare = part == "data" and answer.startswith("403")
-    refused(said, 1, "s3://b", "no permission for it (403)" if bare else S3_REFUSES[answer])
-    assert "s3cr3t" not in said.err + said.out
+    refused(result, 1, "s3://b", "no permission for it (403)" if bare else S3_REFUSES[answer])
+    assert "s3cr3t" not in result.err + result.out
     assert not flaky.objects
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "expected"),
     [
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:{port}", ("does not answer", "is AWS_ENDPOINT_URL right?")),
         ("AWS_ENDPOINT_URL", "127.0.0.1", ("AWS_ENDPOINT_URL is not a url", "write http://host:port")),
@@ -229,13 +229,13 @@ def test_an_s3_that_refuses_is_told(answer: str, part: str, wrong: Document, tra
     ],
 )
 def test_an_s3_that_cannot_be_asked_is_told(
-    variable: str, value: str, told: tuple[str, ...], wrong: Document, train: Train, flaky: FlakyS3,
+    variable: str, value: str, expected: tuple[str, ...], wrong: Document, train: Train, flaky: FlakyS3,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv(variable, value.format(port=free_port()))
-    said = train({**wrong, "store": "s3://b/p"})
-    refused(said, 2 if "not a url" in told[0] else 1, *told)
+    result = train({**wrong, "store": "s3://b/p"})
+    refused(result, 2 if "not a url" in expected[0] else 1, *expected)
 
 
 def test_an_s3_without_the_bucket_is_told(wrong: Document, train: Train, flaky: FlakyS3) -> None:
@@ -259,9 +259,9 @@ def test_credentials_that_expire_during_a_run_are_told_and_new_ones_continue_it(
     store = open_store("s3://b/p")
     assert Registry(store).models() == []
     assert [saved.step for saved in Checkpoints(store, run_of(store)).listed()] == [3]
-    said = train(written)
-    assert said.code == 0
-    assert "continues at step 3" in said.out
+    result = train(written)
+    assert result.code == 0
+    assert "continues at step 3" in result.out
 
 
 def run_of(store: ObjectStore) -> str:
@@ -280,7 +280,7 @@ def memory_of(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
 
 
 def moved_by_all(written: Document) -> int:
-    """Bytes of the whole task model: the base without its pooler (it pools by the mean) and a head for three labels."""
+    """Bytes of the task model: the base without its pooler (it pools by the mean) and a head for three labels."""
     tensors = load_file(Path(written["base"]) / "model.safetensors")
     return 4 * (sum(value.numel() for name, value in tensors.items() if "pooler" not in name) + 3 * 32 + 3)
 
@@ -289,8 +289,8 @@ def test_a_base_larger_than_the_memory_is_refused_before_the_data_are_read(
     wrong: Document, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory_of(monkeypatch, weight_bytes(locate(wrong["base"])) - 1)
-    said = train({**wrong, "data": {"train": "/nowhere.csv"}})
-    refused(said, 2, wrong["base"], "kB of memory are needed", "are free", "use a smaller base")
+    result = train({**wrong, "data": {"train": "/nowhere.csv"}})
+    refused(result, 2, wrong["base"], "kB of memory are needed", "are free", "use a smaller base")
     nothing_half_written(open_store(wrong["store"]), tmp_path / "fetched")
 
 
@@ -375,8 +375,8 @@ def test_a_step_that_runs_out_of_memory_says_what_to_make_smaller(
 ) -> None:
     (tmp_path / "own" / "losses").mkdir(parents=True)
     (tmp_path / "own" / "losses" / "greedy.py").write_text(GREEDY)
-    said = train({**wrong, "plugins": [str(tmp_path / "own")], "losses": ["greedy"]})
-    refused(said, 1, "memory ran out", "training.batch_size (8)", "training.accumulation (1)")
+    result = train({**wrong, "plugins": [str(tmp_path / "own")], "losses": ["greedy"]})
+    refused(result, 1, "memory ran out", "training.batch_size (8)", "training.accumulation (1)")
     nothing_half_written(open_store(wrong["store"]), tmp_path / "fetched")
 
 
@@ -431,9 +431,9 @@ def test_a_run_goes_on_when_the_disk_has_room_again(wrong: Document, train: Trai
     assert [info.state for info in Runs(store).list()] == ["failed"]
     assert Checkpoints(store, run_of(store)).listed()
     disk.size(20_000)
-    said = train(wrong)
-    assert said.code == 0
-    assert "continues at step" in said.out
+    result = train(wrong)
+    assert result.code == 0
+    assert "continues at step" in result.out
     assert [str(version) for version in Registry(store).versions("tiny")] == ["tiny@v1"]
 
 

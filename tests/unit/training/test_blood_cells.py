@@ -1,4 +1,4 @@
-"""Object detection on real pictures: a small YOLOS from random weights learns 16 of them by heart."""
+"""Object detection on real images: a small YOLOS from random weights memorises 16 of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every JSON that a run keeps, cut short anywhere: the run ends as if nothing had been, or says which file is lost."""
+"""Every JSON document of a run, truncated anywhere: the run ends as usual, or its error names the lost file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.processes import in_child, train_counted
 from support.tiny import document
 
 REBUILT = ("run.json", "lease.json", "stop.json", "metrics.jsonl", "log.jsonl", "state.json", "manifest.json")
-"""Documents of a run without which it goes on; of a snapshot the manifest is made anew from the rows."""
+"""Documents of a run that it can replace; the manifest of a snapshot is made again from the rows."""
 
 
 @pytest.fixture(scope="module")

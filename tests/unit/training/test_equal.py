@@ -1,4 +1,4 @@
-"""The result does not depend on how rows fell: workers, micro-batches and sharding give the same losses."""
+"""The result does not depend on how rows are distributed: workers, micro-batches and sharding give equal losses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def same_losses(first: dict[str, Any], second: dict[str, Any]) -> None:
 
 
 def same_rows(folder: Path, name: str) -> None:
-    """The same rows in the same steps, whoever held them."""
+    """The same rows in the same steps, whichever rank held them."""
     held = [
         [line.split(maxsplit=1)[1] for line in (folder / f"{which}.journal").read_text().splitlines()]
         for which in ("alone", name)

@@ -1,4 +1,4 @@
-"""The same pictures train the same model, wherever they lie and however they are packed."""
+"""The same images train the same model, wherever they are stored and however they are packed."""
 
 from __future__ import annotations
 

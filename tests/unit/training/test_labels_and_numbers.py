@@ -1,4 +1,4 @@
-"""Tasks of pairs, several labels and numbers, whole: trained, opened again, and exported with the same answers."""
+"""Tasks of pairs, several labels and numbers: trained, opened again, and exported with the same answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Language models through the whole loop: from files to a version that writes, and to a folder that others load."""
+"""Language models end to end: from files to a version that generates text, and to an exported folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Language models on several ranks: sharded they train and write as whole ones do."""
+"""Language models on several ranks: sharded models train and generate like unsharded ones."""
 
 from __future__ import annotations
 

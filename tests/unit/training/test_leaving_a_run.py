@@ -1,4 +1,4 @@
-"""A run that is asked to end does so after the step it is in, with a checkpoint; the same command loses no step."""
+"""A run that is asked to stop ends after its current step, with a checkpoint; the same command loses no step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
 from regraft.training.stop_signals import StopNotice, on_sigterm
-from support.processes import LEFT, Told, in_child, on_ranks, train_counted, train_told
+from support.processes import LEFT, StopsItself, in_child, on_ranks, train_counted, train_stopping
 from support.tiny import document
 from unit.training.test_resume import delta, last_state, last_tensors
 
 
-def steps(journal: Path) -> list[int]:
-    return [int(line.split()[1]) for line in journal.read_text().splitlines()]
+def steps(row_log: Path) -> list[int]:
+    return [int(line.split()[1]) for line in row_log.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_sigterm_ends_a_run_after_its_step_and_the_same_command_trains_no_step_t
     straight: dict[str, Any], tmp_path: Path
 ) -> None:
     written = {**straight, "store": str(tmp_path / "store")}
-    assert in_child(train_told, written, str(tmp_path / "journal")) == LEFT
+    assert in_child(train_stopping, written, str(tmp_path / "journal")) == LEFT
     run = Runs(open_store(written["store"])).info(RunSpec.resolve(written).run)
     assert run.state == "stopped"
     assert steps(tmp_path / "journal") == list(range(7)), "asked after step 5, every rank knows it in step 6"
@@ -46,7 +46,7 @@ def test_sigterm_ends_a_run_after_its_step_and_the_same_command_trains_no_step_t
 def test_notice_on_one_rank_ends_all_of_them_at_the_same_step(straight: dict[str, Any], tmp_path: Path) -> None:
     written = {**straight, "store": str(tmp_path / "store")}
     with pytest.raises(Exception, match="no evaluated checkpoint"):
-        on_ranks(2, written, str(tmp_path / "journal"), Told)
+        on_ranks(2, written, str(tmp_path / "journal"), StopsItself)
     assert steps(tmp_path / "journal") == list(range(7))
     on_ranks(2, written, str(tmp_path / "journal"))
     assert steps(tmp_path / "journal") == list(range(16))

@@ -1,4 +1,4 @@
-"""A task, a method, a loss and a source of the user's: one file each, no other edit."""
+"""A user's own task, method, loss and source: one file each, no other edit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Object detection through the same loop: a small YOLOS from random weights learns rectangles."""
+"""Object detection in the same loop: a small YOLOS from random weights learns rectangles."""
 
 from __future__ import annotations
 

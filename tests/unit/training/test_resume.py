@@ -1,4 +1,4 @@
-"""A killed run ends as if it had not been killed; a damaged checkpoint as if it had never existed."""
+"""A killed run ends as if it had not been killed, and a damaged checkpoint counts as if it had never existed."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def reference_order(written: dict[str, Any]) -> list[list[int]]:
     return [batch.tolist() for epoch in epochs for batch in epoch]
 
 
-def effective(journal: Path) -> list[list[int]]:
+def effective(row_log: Path) -> list[list[int]]:
     """The rows of each step as the surviving state saw them; every attempt must go on without a gap."""
     steps: dict[int, list[int]] = {}
     attempt, expected = "", 0
-    for line in journal.read_text().splitlines():
+    for line in row_log.read_text().splitlines():
         process, step, *rows = line.split()
         number = int(step)
         assert process != attempt or number == expected, "a step was left out or repeated within one attempt"
@@ -80,8 +80,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_every_row_reaches_the_optimizer_once_an_epoch_in_the_reference_order(uninterrupted: dict[str, Any]) -> None:
-    journal = Path(uninterrupted["store"]).parent / "journal"
-    order = effective(journal)
+    row_log = Path(uninterrupted["store"]).parent / "journal"
+    order = effective(row_log)
     assert order == reference_order(uninterrupted)
     for epoch in (order[:8], order[8:]):
         assert sorted(np.concatenate(epoch).tolist()) == list(range(60))
@@ -92,14 +92,14 @@ def test_ten_kills_leave_a_bit_identical_delta_optimizer_and_metric_series(
 ) -> None:
     source = Path(uninterrupted["store"]).parent
     written = {**uninterrupted, "store": str(tmp_path / "store")}
-    journal = tmp_path / "journal"
+    row_log = tmp_path / "journal"
     for step in KILLS:
-        assert in_child(train_counted, written, str(journal), step) == -9
-    assert in_child(train_counted, written, str(journal)) == 0
+        assert in_child(train_counted, written, str(row_log), step) == -9
+    assert in_child(train_counted, written, str(row_log)) == 0
     assert delta(written) == delta(uninterrupted)
     assert last_tensors(written) == last_tensors(uninterrupted)
     assert last_state(written) == last_state(uninterrupted)
-    assert effective(journal) == effective(source / "journal")
+    assert effective(row_log) == effective(source / "journal")
 
 
 @pytest.mark.parametrize("method", ["lora", {"type": "freeze", "depth": 1}, "feature-extraction"])

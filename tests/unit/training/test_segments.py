@@ -1,4 +1,4 @@
-"""Semantic segmentation through the whole loop: from images and masks to a version that answers and leaves."""
+"""Semantic segmentation end to end: from images and masks to a version that predicts and exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is asked to stop ends at a step with a checkpoint, and goes on later as if it had not been stopped."""
+"""A run that is asked to stop ends at a step with a checkpoint, and continues later as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def test_what_a_run_said_is_in_the_store_over_all_attempts(tmp_path: Path, quick
 def test_a_secret_of_the_environment_does_not_reach_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-the-secret-key")
     store = open_store(str(tmp_path))
-    say = event_log.EventLog()
-    with pytest.raises(Diverged), say.of(Runs(store), "r"):
-        say(Note("it is canary-of-the-secret-key, at http://user:word@host/x"))
+    events = event_log.EventLog()
+    with pytest.raises(Diverged), events.of(Runs(store), "r"):
+        events(Note("it is canary-of-the-secret-key, at http://user:word@host/x"))
         raise Diverged("said canary-of-the-secret-key")
     text = Runs(store).read("r", "log.jsonl").decode()
     assert "canary" not in text and "user:word" not in text
@@ -101,12 +101,12 @@ def test_a_secret_of_the_environment_does_not_reach_the_log(tmp_path: Path, monk
 def test_the_log_is_bounded_and_loses_step_lines_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "MOST_LINES", 5)
     monkeypatch.setattr(event_log, "STEP_S", 0.0)
-    runs, say = Runs(open_store(str(tmp_path))), event_log.EventLog()
-    with say.of(runs, "r"):
-        say(Note("first"))
+    runs, events = Runs(open_store(str(tmp_path))), event_log.EventLog()
+    with events.of(runs, "r"):
+        events(Note("first"))
         for step in range(20):
-            say(Stepped(step))
-        say(Note("m" * 10**6))
+            events(Stepped(step))
+        events(Note("m" * 10**6))
     lines = [json.loads(line) for line in runs.read("r", "log.jsonl").decode().splitlines()]
     assert [line["event"] for line in lines] == ["note", "step", "step", "step", "note"]
     assert os.path.getsize(tmp_path / "runs" / "r" / "log.jsonl") < 5 * 2500
@@ -115,8 +115,8 @@ def test_the_log_is_bounded_and_loses_step_lines_first(tmp_path: Path, monkeypat
 def test_a_log_that_was_cut_keeps_its_whole_lines(tmp_path: Path) -> None:
     runs = Runs(open_store(str(tmp_path)))
     runs.write("r", "log.jsonl", b'{"event": "note", "message": "kept"}\n{"event": "no')
-    say = event_log.EventLog()
-    with say.of(runs, "r"):
-        say(Note("new"))
+    events = event_log.EventLog()
+    with events.of(runs, "r"):
+        events(Note("new"))
     lines = [json.loads(line)["message"] for line in runs.read("r", "log.jsonl").decode().splitlines()]
     assert lines == ["kept", "new"]

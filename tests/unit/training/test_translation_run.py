@@ -1,4 +1,4 @@
-"""Translation and summarization through the whole loop: from a file of pairs to a version that writes and exports."""
+"""Translation and summarization end to end: from a file of pairs to a version that generates and exports."""
 
 from __future__ import annotations
 

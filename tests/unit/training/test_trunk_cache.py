@@ -1,4 +1,4 @@
-"""A run whose frozen part is computed once is the run that computes it in every epoch."""
+"""A run whose frozen part is computed once equals the run that computes it in every epoch."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_second_run_computes_nothing_and_new_rows_alone(tmp_path: Path) -> Non
     lines = (tmp_path / "train.csv").read_text().splitlines()
     more = tickets(tmp_path / "more.csv", 10, seed=9).read_text().splitlines()[1:]
     (tmp_path / "train.csv").write_text("\n".join([*lines, *more]) + "\n")
-    # Whole batches are computed in which a new row stands, so that values depend on the data alone.
+    # Every batch with a new row is computed completely, so that values depend on the data alone.
     assert 10 <= rows_computed(written, name="another") <= 100 - 20
 
 
@@ -157,15 +157,15 @@ def test_a_plan_is_measured_once_and_kept_with_the_run(tmp_path: Path) -> None:
 
 
 def rerun(written: dict[str, Any]) -> list[dict[str, Any]]:
-    """Train once more on the same store, all that the first run left but its features forgotten; what was told."""
+    """Train again on the same store without the first run's documents, but with its features; return the events."""
     shutil.rmtree(Path(written["store"]) / "runs")
-    told: list[dict[str, Any]] = []
-    train_local(RunSpec.resolve(written), progress=told.append)
-    return told
+    events: list[dict[str, Any]] = []
+    train_local(RunSpec.resolve(written), progress=events.append)
+    return events
 
 
-def notes(told: list[dict[str, Any]]) -> str:
-    return "\n".join(event.message for event in told if isinstance(event, Note))
+def notes(events: list[dict[str, Any]]) -> str:
+    return "\n".join(event.message for event in events if isinstance(event, Note))
 
 
 def test_damaged_features_are_passed_over_and_computed_again(tmp_path: Path) -> None:
@@ -176,9 +176,9 @@ def test_damaged_features_are_passed_over_and_computed_again(tmp_path: Path) -> 
     data[len(data) // 2] ^= 1
     shard.unlink()
     shard.write_bytes(data)
-    told = rerun(written)
-    assert max(event.total for event in told if isinstance(event, TrunkProgress)) == 90
-    assert "features.arrow does not have the bytes" in notes(told)
+    events = rerun(written)
+    assert max(event.total for event in events if isinstance(event, TrunkProgress)) == 90
+    assert "features.arrow does not have the bytes" in notes(events)
 
 
 def test_values_that_another_model_wrote_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,10 +210,10 @@ def test_nothing_that_goes_wrong_ends_a_run_that_did_not_ask(
     whole = spec_in(tmp_path, "off")
     train_local(RunSpec.resolve(whole))
     kept = beside(whole, "auto", tmp_path / "kept")
-    told: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     monkeypatch.setattr(f"regraft.training.{step}", broken)
-    train_local(RunSpec.resolve(kept), progress=told.append)
-    assert "computed again in every epoch: keeping it failed (KeyError: " in notes(told)
+    train_local(RunSpec.resolve(kept), progress=events.append)
+    assert "computed again in every epoch: keeping it failed (KeyError: " in notes(events)
     same_run(whole, kept)
     with pytest.raises(Unsupported, match=r"disk is written, but keeping it failed \(KeyError"):
         train_local(RunSpec.resolve(beside(whole, "disk", tmp_path / "asked")))
@@ -227,9 +227,9 @@ def test_a_full_disk_leaves_nothing_behind_and_the_run_goes_on(tmp_path: Path, m
     monkeypatch.setattr(feature_store, "commit", full)
     monkeypatch.setattr(cost_model, "DISK_S_PER_BYTE", 0.0)
     written = spec_in(tmp_path, "auto")
-    told: list[dict[str, Any]] = []
-    train_local(RunSpec.resolve(written), progress=told.append)
-    assert "no space left" in notes(told)
+    events: list[dict[str, Any]] = []
+    train_local(RunSpec.resolve(written), progress=events.append)
+    assert "no space left" in notes(events)
     assert not list(open_store(written["store"]).list("features/"))
 
 
@@ -246,9 +246,9 @@ def test_a_task_that_reads_otherwise_in_training_is_computed_whole(
 
     encode = TextClassification.encode
     monkeypatch.setattr(TextClassification, "encode", masking)
-    told: list[dict[str, Any]] = []
-    train_local(RunSpec.resolve(spec_in(tmp_path, "auto")), progress=told.append)
-    assert "reads rows otherwise when it trains" in notes(told)
+    events: list[dict[str, Any]] = []
+    train_local(RunSpec.resolve(spec_in(tmp_path, "auto")), progress=events.append)
+    assert "reads rows otherwise when it trains" in notes(events)
 
 
 @pytest.mark.parametrize(

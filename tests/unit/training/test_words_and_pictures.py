@@ -1,4 +1,4 @@
-"""Token and image classification through the whole loop: from files to a version that answers."""
+"""Token and image classification end to end: from files to a version that predicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cut model is the whole model: every family, at several depths, outputs and gradients."""
+"""A cut model computes what the complete one does: every family, at several depths, outputs and gradients."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Adapt
 
 
 def probes(family: str) -> tuple[Batch, Batch]:
-    """Two rows, and three; texts of other lengths."""
+    """Batches of two and of three rows; texts differ in length."""
     whole = batch_for(family)
     if "input_ids" not in whole:
         return {name: value[:2] for name, value in whole.items()}, whole

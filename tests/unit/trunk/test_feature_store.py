@@ -1,4 +1,4 @@
-"""What is kept of rows comes back as it was, and what a dead run left half-written goes."""
+"""Stored rows are read back unchanged, and partial shards of a dead run are deleted."""
 
 from __future__ import annotations
 

@@ -79,9 +79,11 @@ class LocalLocation(Location):
     """Files on this machine."""
 
     def exists(self, written: str) -> bool:
+        """Return whether the path exists."""
         return Path(written).expanduser().exists()
 
     def find(self, written: str) -> Iterator[ResolvedPath]:
+        """Yield the path, or the paths that match a glob, in order."""
         path = Path(written).expanduser()
         if path.exists():
             yield _unchanged(path)
@@ -97,6 +99,7 @@ class LocalLocation(Location):
             raise DataError(f"there is no such file or folder{hint}", where=written)
 
     def combine(self, written: str, names: Sequence[str]) -> ResolvedPath:
+        """Return the path with braces, once all files exist."""
         for name in names:
             next(self.find(name))
         return _unchanged(Path(written).expanduser())
@@ -110,10 +113,12 @@ class S3Location(Location):
         self._copies = 0
 
     def exists(self, written: str) -> bool:
+        """Return whether an object has exactly this key."""
         bucket, _, key = written.removeprefix("s3://").partition("/")
         return bool(key) and not key.endswith("/") and open_store(f"s3://{bucket}").exists(key)
 
     def find(self, written: str) -> Iterator[ResolvedPath]:
+        """Yield local copies of the object, the folder, or the objects that match a glob."""
         bucket, _, key = written.removeprefix("s3://").partition("/")
         found: Iterator[ResolvedPath]
         if self.exists(written):
@@ -131,6 +136,7 @@ class S3Location(Location):
         yield from found
 
     def combine(self, written: str, names: Sequence[str]) -> ResolvedPath:
+        """Return local copies of several objects as one path with braces."""
         folder = self._new_folder()
         for name in names:
             bucket, _, key = name.removeprefix("s3://").partition("/")
@@ -189,6 +195,7 @@ class HubLocation(Location):
         return False
 
     def find(self, written: str) -> Iterator[ResolvedPath]:
+        """Yield files of the data set, downloaded or in the mirror."""
         repository, parts = _repository(written)
         path = parts["path"] or ""
         folder = self._fetch_dataset(written, parts, [path])
@@ -199,6 +206,7 @@ class HubLocation(Location):
             raise DataError(error.message.replace(str(folder), repository), where=written) from None
 
     def combine(self, written: str, names: Sequence[str]) -> ResolvedPath:
+        """Return several files of the data set as one path with braces."""
         repository, parts = _repository(written)
         paths = [_repository(name)[1]["path"] or "" for name in names]
         folder = self._fetch_dataset(written, parts, paths)

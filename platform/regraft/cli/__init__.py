@@ -1,7 +1,7 @@
-"""The command line: parse, import the one module that answers, and turn whatever happens into an exit code.
+"""The command line: parse the arguments, import the one module that is needed, and return an exit code.
 
-Exit codes: 0 done, 1 failed, 2 what was asked is wrong, 130 interrupted. Errors are one line on stderr; with --json
-stdout holds exactly one JSON object, the result or the error. A traceback only with -v.
+Exit codes: 0 done, 1 failed, 2 wrong request, 130 interrupted. Errors are one line on stderr; with --json stdout holds
+exactly one JSON object, the result or the error. Tracebacks are shown only with -v.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ __all__ = ["console", "failed", "main"]
 
 
 _COLLECT_AFTER = 10_000
-"""Objects made before the youngest are looked through; Python's own 700 suit small programs."""
-_LEFT = {
+"""Threshold of the youngest generation of garbage collection; Python's own 700 suits small programs."""
+_AFTER_INTERRUPT = {
     "train": "; the same command continues the run from its last checkpoint",
     "search": "; the same command continues the search: its finished trials are kept",
     "predict": "; the same command continues the output where it stopped",
     "serve": "; the endpoint is down, and the same command brings it up again",
 }
-"""What an interrupted command leaves, and what to do next."""
+"""Hint after an interrupt: how to continue the command."""
 
 
 def console(argv: Sequence[str] | None = None) -> int:
-    """Run the command that this process was started for; the exit code.
+    """Run the command that this process was started for and return its exit code.
 
-    Libraries make a million objects that live to the end. To look for garbage among them while they are read, and
-    again when the process ends, takes a sixth of a short command's time.
+    Libraries make a million objects that live to the end. Collecting garbage among them during the imports, and again
+    when the process ends, takes a sixth of a short command's time.
     """
     set_threshold(_COLLECT_AFTER, *get_threshold()[1:])
     code = main(argv)
@@ -48,7 +48,7 @@ def console(argv: Sequence[str] | None = None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     as_json, verbose = "--json" in argv, bool({"-v", "--verbose"} & set(argv))
     try:
@@ -75,10 +75,10 @@ def _run(args: argparse.Namespace, *, as_json: bool, verbose: bool) -> int:
             sys.stdout.flush()
             return int(reply.code)
         except KeyboardInterrupt:
-            sys.stderr.write(f"interrupted{_LEFT.get(args.command, '')}\n")
+            sys.stderr.write(f"interrupted{_AFTER_INTERRUPT.get(args.command, '')}\n")
             return 130
         except BrokenPipeError:
-            # `regraft models list | head`: the reader has what it wanted. Python would complain once more at exit.
+            # `regraft models list | head`: without this Python would report the closed pipe again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:
@@ -86,12 +86,12 @@ def _run(args: argparse.Namespace, *, as_json: bool, verbose: bool) -> int:
 
 
 def failed(error: Exception) -> int:
-    """Say what went wrong before a command began; the exit code."""
+    """Print an error that occurred before a command began, and return the exit code."""
     return _failed(error, None, verbose=False)
 
 
 def _failed(error: Exception, out: TextIO | None, *, verbose: bool) -> int:
-    """Say what went wrong: to a person on stderr, or, when `out` is given, as its one JSON object."""
+    """Print an error on stderr, or as the one JSON object of `out` if that is given; return the exit code."""
     known = isinstance(error, RegraftError)
     kind, where = type(error).__name__, error.where if isinstance(error, RegraftError) else ""
     message = error.message if isinstance(error, RegraftError) else str(error) or "(no message)"

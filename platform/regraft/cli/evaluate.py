@@ -1,4 +1,4 @@
-"""`regraft evaluate`: a model on labelled rows, with a page to look at and a summary one can act on."""
+"""`regraft evaluate`: measure a model on labelled rows, with a page and a summary."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 _QUIET_S = 2.0
 _EVERY_S = 5.0
 _CLASSES = frozenset({"label", "class", "type"})
-"""What the first column of a table by class is called."""
+"""Names of the first column of a table by class."""
 _JUDGED_BY = ("f1", "iou", "ap", "recall", "accuracy")
-"""By which column of a table by class the worst one is told, the first that there is."""
+"""Columns by which the worst class is chosen; the first one that a table has."""
 
 
 def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
-    """The `evaluate` command."""
+    """Run the `evaluate` command."""
     registry = registry_of(args)
     version = chosen(registry, args.model)
     options = EvaluationOptions(
@@ -63,15 +63,15 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
 
 
 def columns_of(written: list[str]) -> dict[str, str]:
-    """`["text=review", "label=stars"]`, or both in one with a comma between, as a mapping."""
+    """Parse `["text=review", "label=stars"]`, or both in one string with a comma, into a mapping."""
     found = {}
     for pair in (part for item in written for part in item.split(",")):
-        name, equals, told = pair.partition("=")
-        if not (name.strip() and equals and told.strip()):
+        name, equals, column = pair.partition("=")
+        if not (name.strip() and equals and column.strip()):
             raise RequestError(
                 f"{pair!r} is written; allowed is COLUMN=NAME-IN-THE-FILE, as in text=review", "--columns"
             )
-        found[name.strip()] = told.strip()
+        found[name.strip()] = column.strip()
     return found
 
 
@@ -80,7 +80,7 @@ def _slug(text: str) -> str:
 
 
 def _brief(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What `--json` prints: all figures, without the tables and rows that the files hold."""
+    """Return the object of `--json`: all numbers, without the tables and rows that the files hold."""
     return {key: value for key, value in document.items() if key not in ("findings", "worst", "format", "labels")}
 
 
@@ -108,15 +108,15 @@ class _EvaluationLog:
 def _summary(evaluated: EvaluationResult, screen: Screen) -> None:
     document = evaluated.document
     score, bounds = document["score"]["name"], document["intervals"].get(document["score"]["name"])
-    told = f"  (95 % interval {figure(bounds['low'])} to {figure(bounds['high'])})" if bounds else ""
-    rows: list[tuple[str, object]] = [(score, f"{figure(document['metrics'][score])}{told}")]
+    interval = f"  (95 % interval {figure(bounds['low'])} to {figure(bounds['high'])})" if bounds else ""
+    rows: list[tuple[str, object]] = [(score, f"{figure(document['metrics'][score])}{interval}")]
     if (trained := document["recorded"]["metrics"].get(score)) is not None:
         rows.append(("at training", figure(trained)))
     for name, baseline in document["recorded"]["baselines"].items():
         if (value := values_of(baseline, score).get(score)) is not None:
             rows.append((name.replace("_", " "), figure(value)))
     if against := document.get("against"):
-        rows.append((f"{against['model']}@{against['version']}", _apart(against, score)))
+        rows.append((f"{against['model']}@{against['version']}", _comparison(against, score)))
     if weakest := worst_class(document["findings"]):
         rows.append(("worst class", weakest))
     skipped = document["data"]["skipped"].get("count", 0)
@@ -127,15 +127,15 @@ def _summary(evaluated: EvaluationResult, screen: Screen) -> None:
     screen.facts(rows)
 
 
-def _apart(against: Mapping[str, Any], score: str) -> str:
+def _comparison(against: Mapping[str, Any], score: str) -> str:
     bounds = against["intervals"].get(score)
-    apart = f"; the difference {against['difference'][score]:+.4f}"
-    told = f", 95 % interval {bounds['low']:+.4f} to {bounds['high']:+.4f}" if bounds else ""
-    return f"{figure(against['metrics'][score])}{apart}{told}"
+    difference = f"; the difference {against['difference'][score]:+.4f}"
+    interval = f", 95 % interval {bounds['low']:+.4f} to {bounds['high']:+.4f}" if bounds else ""
+    return f"{figure(against['metrics'][score])}{difference}{interval}"
 
 
 def worst_class(findings: Mapping[str, Any]) -> str:
-    """`other (f1 0.8293)`: the class with the lowest figure in the first table by class; empty where there is none."""
+    """Return `other (f1 0.8293)`: the class with the lowest score in the first table by class; empty without one."""
     for table in findings["tables"]:
         names = [str(column).lower() for column in table["columns"]]
         judge = next((names.index(name) for name in _JUDGED_BY if name in names), None)

@@ -1,4 +1,4 @@
-"""`regraft models export`: a whole model, base and delta merged, that transformers loads without regraft."""
+"""`regraft models export`: write a complete model, base and delta merged, that transformers loads without regraft."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def export(args: argparse.Namespace, screen: Screen) -> Reply:
-    """Write the model into a folder that is new or empty, and say which library reads it."""
+    """Write the model into a new or empty folder, and print which library reads it."""
     registry = registry_of(args)
     version = chosen(registry, args.model)
     exported: Exported = function(WORK["export"])(

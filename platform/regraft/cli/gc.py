@@ -1,4 +1,4 @@
-"""`regraft gc`: remove what processes that died left half-written in a store."""
+"""`regraft gc`: delete what crashed processes left unfinished in a store."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from regraft.trunk.feature_store import collect as collect_features
 from regraft.units import bytes_text
 
 _DAY_S = 24 * 3600.0
-"""Longer than any upload takes: what is younger may still be on its way to being committed."""
+"""Age below which an object is kept, longer than any upload: it may be about to be committed."""
 
 
 def collect(args: argparse.Namespace, screen: Screen) -> Reply:
-    """Collect uncommitted checkpoints, broken-off publications and the store's own temporary files."""
+    """Delete uncommitted checkpoints, aborted publications and the store's own temporary files."""
     store = open_store(store_of(args.store))
     sizes = {stat.key: stat.size for stat in store.list()}
     runs = sorted({key.split("/")[1] for key in sizes if key.startswith("runs/") and key.count("/") > 1})
@@ -36,7 +36,7 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
         screen.note(f"removed {prefix}")
     screen.say(
         f"{store.url}: {len(gone)} unfinished checkpoints, versions and features ({bytes_text(freed)}) "
-        f"and {len(temporary)} temporary files removed; what is younger than a day was left alone"
+        f"and {len(temporary)} temporary files removed; those younger than a day are kept"
     )
     if kept:
         screen.say(
@@ -55,6 +55,6 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
 
 
 def _trials(keys: Iterable[str]) -> list[tuple[str, str]]:
-    """The trials of searches that have checkpoints, whole or not."""
+    """Return (search, trial) for all trials that have checkpoints, committed or not."""
     parts = (key.split("/") for key in keys if key.startswith("searches/"))
     return sorted({(part[1], part[3]) for part in parts if len(part) > 5 and part[2] == "trials"})

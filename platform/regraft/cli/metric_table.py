@@ -1,4 +1,4 @@
-"""How a model's metrics are told: beside the baselines', with what the gain is worth."""
+"""A model's metrics as text: beside the baselines', with the interval of the gain."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 from regraft.cli.screen import figure
 
-Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+TableRows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 def values_of(baseline: object, score: str | None) -> dict[str, Any]:
-    """A baseline's metrics, whether all of them were kept or the deciding one alone."""
+    """Return a baseline's metrics; old documents hold only the value of the deciding one."""
     return dict(baseline) if isinstance(baseline, Mapping) else {str(score): baseline}
 
 
 def gained(gain: Mapping[str, Any] | None) -> str:
-    """`+0.0500 over nearest centroid, 95 % interval +0.0200 to +0.0800`; empty where no gain was measured.
+    """Return `+0.0500 over nearest centroid, 95 % interval +0.0200 to +0.0800`; empty without a measured gain.
 
-    An interval that holds 0 is said in words: a gain that may be none should not be read as one.
+    An interval that contains 0 is pointed out: the gain may be none.
     """
     if not gain:
         return ""
@@ -28,8 +28,8 @@ def gained(gain: Mapping[str, Any] | None) -> str:
     return f"{gain['mean']:+.4f} over {over}, 95 % interval {gain['low']:+.4f} to {gain['high']:+.4f}{verdict}"
 
 
-def table(meta: Mapping[str, Any]) -> Table:
-    """A version's metrics beside the baselines', the deciding one first, as columns and rows."""
+def table(meta: Mapping[str, Any]) -> TableRows:
+    """Return a version's metrics beside the baselines', the deciding one first, as columns and rows."""
     metrics, score = meta["metrics"], meta.get("score", {}).get("name")
     baselines = {name: values_of(value, score) for name, value in (meta.get("baselines") or {}).items()}
     names = sorted(metrics, key=lambda name: (name != score, name))

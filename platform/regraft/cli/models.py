@@ -22,15 +22,17 @@ _WIDE = 130
 
 
 def registry_of(args: argparse.Namespace) -> Registry:
+    """Return the registry of the store that the command names."""
     return Registry(open_store(store_of(args.store)))
 
 
 def chosen(registry: Registry, reference: str) -> Version:
+    """Return the version that `name`, `name@v3` or `name@alias` refers to."""
     return registry.version(*registry.parse(reference))
 
 
 def _exact(registry: Registry, reference: str) -> tuple[str, str]:
-    """Name and version of `name@v3`; a bare name is refused where taking the newest would be a guess."""
+    """Return name and version of `name@v3`. Raises RequestError for a bare name: the newest would be a guess."""
     name, at, _ = reference.partition("@")
     if not at:
         have = ", ".join(f"{name}@{version.version}" for version in registry.versions(name))
@@ -39,13 +41,13 @@ def _exact(registry: Registry, reference: str) -> tuple[str, str]:
 
 
 def listing(args: argparse.Namespace, screen: Screen) -> Reply:
-    """`models list`: one row per model, judged by its newest version."""
+    """List the models, each with its newest version (`models list`)."""
     registry = registry_of(args)
     models = [_entry(registry, name) for name in registry.models()]
     if not models:
         screen.say(f"no models in {registry.store.url}; `regraft train SPEC` makes one, --store names another store")
     else:
-        # The last two are the first to be missed on a narrow terminal; a table of folded cells cannot be read at all.
+        # A narrow terminal leaves out the last two columns: a table of folded cells cannot be read.
         shown = len(_COLUMNS) if screen.console.width >= _WIDE else len(_COLUMNS) - 2
         screen.table(_COLUMNS[:shown], [_row(entry)[:shown] for entry in models])
     return Reply({"store": registry.store.url, "models": models})
@@ -81,12 +83,12 @@ def _row(entry: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def when(created: object) -> str:
-    """A stored time to the minute: an ISO string as it is, without its seconds."""
+    """Return a stored ISO time to the minute."""
     return str(created or "")[:16].replace("T", " ")
 
 
 def show(args: argparse.Namespace, screen: Screen) -> Reply:
-    """`models show`: everything the registry knows of a version."""
+    """Show everything that the registry holds of a version (`models show`)."""
     registry = registry_of(args)
     version = chosen(registry, args.model)
     meta, manifest = version.meta, version.manifest
@@ -129,9 +131,9 @@ def _facts(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
 def _member(written: object) -> str:
     if not isinstance(written, Mapping):
         return str(written or "")
-    told = {key: value for key, value in written.items() if key != "type" and value is not None}
+    given = {key: value for key, value in written.items() if key != "type" and value is not None}
     fields = ", ".join(
-        f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in told.items()
+        f"{key} {str(value).lower() if isinstance(value, bool) else value}" for key, value in given.items()
     )
     return f"{written.get('type', '')}{f' ({fields})' if fields else ''}"
 
@@ -152,7 +154,7 @@ def _lineage(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def promote(args: argparse.Namespace, screen: Screen) -> Reply:
-    """`models promote`: an alias means this version from now on."""
+    """Point an alias at a version (`models promote`)."""
     registry = registry_of(args)
     name, ref = _exact(registry, args.model)
     before = registry.aliases(name).get(args.alias)
@@ -163,7 +165,7 @@ def promote(args: argparse.Namespace, screen: Screen) -> Reply:
 
 
 def rollback(args: argparse.Namespace, screen: Screen) -> Reply:
-    """`models rollback`: an alias means again what it meant before."""
+    """Point an alias at the version before (`models rollback`)."""
     registry = registry_of(args)
     before = registry.aliases(args.model).get(args.alias)
     version = registry.rollback(args.model, args.alias)
@@ -172,7 +174,7 @@ def rollback(args: argparse.Namespace, screen: Screen) -> Reply:
 
 
 def diff(args: argparse.Namespace, screen: Screen) -> Reply:
-    """`models diff`: the fields of the spec and the metrics in which two versions differ."""
+    """Show the fields of the spec, the data and the metrics in which two versions differ (`models diff`)."""
     registry = registry_of(args)
     one, other = chosen(registry, args.one), chosen(registry, args.other)
     spec = _changed(_spec(one), _spec(other))
@@ -189,7 +191,7 @@ def diff(args: argparse.Namespace, screen: Screen) -> Reply:
 
 
 def _spec(version: Version) -> dict[str, Any]:
-    """The stored spec by dotted field; where it ran and which store kept it do not make another model."""
+    """Return the stored spec by dotted field, without compute and store, which do not change the model."""
     document = yaml.safe_load(read_verified(version.store, version.prefix, "spec.yaml", version.manifest))
     return dict(flat({key: value for key, value in document.items() if key not in ("compute", "store")}))
 
@@ -199,7 +201,7 @@ def _data(version: Version) -> dict[str, Any]:
 
 
 def flat(document: object, path: str = "") -> Iterable[tuple[str, Any]]:
-    """A nested document as (dotted field, value)."""
+    """Yield a nested document as (dotted field, value)."""
     if isinstance(document, Mapping) and document:
         for key, value in document.items():
             yield from flat(value, f"{path}.{key}" if path else str(key))
@@ -220,14 +222,14 @@ def _sides(pair: list[Any]) -> tuple[str, str, str]:
 
 
 def delete(args: argparse.Namespace, screen: Screen) -> Reply:
-    """`models delete`: remove a version, asked for by its number, never by an alias."""
+    """Delete a version, given by its number, never by an alias (`models delete`)."""
     registry = registry_of(args)
     name, ref = _exact(registry, args.model)
     if ref == "latest" or ref in registry.aliases(name):
         version = registry.version(name, ref)
         raise RequestError(f"{ref} is an alias; name the version to delete: {version}", where=args.model)
     version = registry.version(name, ref)
-    if not args.yes and not _agreed(f"delete {version} from {registry.store.url}? [y/N] "):
+    if not args.yes and not _confirmed(f"delete {version} from {registry.store.url}? [y/N] "):
         screen.say("nothing was deleted")
         return Reply({"deleted": None}, code=1)
     registry.delete(name, version.version)
@@ -235,7 +237,7 @@ def delete(args: argparse.Namespace, screen: Screen) -> Reply:
     return Reply({"deleted": str(version)})
 
 
-def _agreed(question: str) -> bool:
+def _confirmed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise RequestError("there is no terminal to ask on; write --yes to delete without a question", where="delete")
     sys.stderr.write(question)

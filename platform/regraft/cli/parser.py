@@ -1,4 +1,4 @@
-"""What may be written after `regraft`: every command with its arguments, and nothing heavy imported for it."""
+"""The parser of the command line: every command with its arguments; it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from regraft.errors import RequestError
 FAMILIES = ("tasks", "methods", "losses", "sources")
 
 _EPILOG = """\
-exit codes  0 done, 1 failed, 2 what was asked is wrong, 130 interrupted
+exit codes  0 done, 1 failed, 2 wrong request, 130 interrupted
 store       train, search, doctor SPEC: --store (or --set store=...), then REGRAFT_STORE, then the spec
             others: --store, then REGRAFT_STORE, then ./regraft-store
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose refusals are RequestError: they reach the user the way every other error does."""
+    """An argparse parser that raises RequestError, so that its errors are shown like all others."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["allow_abbrev"] = False
@@ -33,16 +33,16 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show everything")
 
     def group(self) -> Any:
-        """Where sub-commands are added."""
+        """Return the action that sub-commands are added to."""
         self.commands = self.add_subparsers(title="commands", metavar="COMMAND", required=True)
         return self.commands
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuse here what is left over: the root parser, which would do it, does not know a sub-command's options."""
-        namespace, rest = super().parse_known_args(args, namespace)
-        if rest:
-            self.error(f"unknown arguments: {' '.join(rest)}")
-        return namespace, rest
+        """Refuse unknown arguments here: the root parser does not know a sub-command's options."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown arguments: {' '.join(unknown)}")
+        return namespace, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raise RequestError with the nearest match for a command or an option that does not exist."""
@@ -62,7 +62,7 @@ def _nearest(written: str, known: Sequence[str]) -> str:
 
 
 def build() -> Parser:
-    """The whole command line; a parsed namespace holds `command`, its key in the dispatch table."""
+    """Build the parser; a parsed namespace holds `command`, its key in the dispatch table."""
     parser = Parser(
         prog="regraft",
         description="Adapt a pretrained model with one spec and one command; keep only what moved.",
@@ -112,7 +112,7 @@ def _train(commands: Any) -> None:
 
 
 def _evaluate(commands: Any) -> None:
-    evaluate = _command(commands, "evaluate", "how good a model is on labelled rows, as a page and as JSON", store=True)
+    evaluate = _command(commands, "evaluate", "measure a model on labelled rows, as a page and as JSON", store=True)
     evaluate.add_argument(
         "model", metavar="NAME[@REF]", help="a version (@v3) or an alias (@production); else the newest"
     )
@@ -131,7 +131,7 @@ def _evaluate(commands: Any) -> None:
         type=_among("fail", "skip"),
         default="fail",
         metavar="fail|skip",
-        help="what becomes of unusable rows",
+        help="how unusable rows are treated",
     )
     evaluate.add_argument("--against", metavar="NAME[@REF]", help="another model, compared on the same rows")
     evaluate.add_argument("--worst", type=_count, default=12, metavar="N", help="rows shown of the worst (12)")
@@ -145,13 +145,15 @@ def _evaluate(commands: Any) -> None:
 
 
 def _predict(commands: Any) -> None:
-    predict = _command(commands, "predict", "answer every row of a file, in order, resuming where it stood", store=True)
+    predict = _command(
+        commands, "predict", "answer every row of a file, in order; an interrupted command resumes", store=True
+    )
     predict.add_argument(
         "model", metavar="NAME[@REF]", help="a version (@v3) or an alias (@production); else the newest"
     )
     predict.add_argument("input", metavar="INPUT", help="file, folder, glob or s3:// URL of rows")
     predict.add_argument(
-        "--output", required=True, metavar="OUT", help="OUT.jsonl or OUT.parquet, local or s3://, written whole or not"
+        "--output", required=True, metavar="OUT", help="OUT.jsonl or OUT.parquet, local or s3://, complete or absent"
     )
     predict.add_argument(
         "--features", action="store_true", help="vectors instead of answers; NAME may also be a base, as in a spec"
@@ -172,11 +174,11 @@ def _predict(commands: Any) -> None:
         type=_among("fail", "skip"),
         default="fail",
         metavar="fail|skip",
-        help="skip: their line says what is wrong with them",
+        help="skip: their line holds the error",
     )
     predict.add_argument("--workers", type=_count, metavar="N", help="processes on Ray; 0: this process, without Ray")
     predict.add_argument("--base", metavar="REFERENCE", help="where the base is now, if not where the version says")
-    predict.add_argument("--fresh", action="store_true", help="replace the output, and forget an unfinished one")
+    predict.add_argument("--fresh", action="store_true", help="replace the output, also an unfinished one")
     predict.add_argument(
         "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
@@ -184,6 +186,8 @@ def _predict(commands: Any) -> None:
 
 
 def _among(*allowed: str) -> Callable[[str], str]:
+    """Return an argument type that accepts these words."""
+
     def check(written: str) -> str:
         if written not in allowed:
             raise argparse.ArgumentTypeError(f"{written!r} is written; allowed are {', '.join(allowed)}")
@@ -215,7 +219,7 @@ def _models(commands: Any) -> None:
     delete = _command(models, "delete", "remove a version that no alias points at", store=True)
     delete.add_argument("model", metavar="NAME@VERSION")
     delete.add_argument("--yes", action="store_true", help="do not ask")
-    export = _command(models, "export", "write a whole transformers model into a folder", store=True)
+    export = _command(models, "export", "write a complete transformers model into a folder", store=True)
     export.add_argument("model", metavar="NAME[@REF]")
     export.add_argument("folder", metavar="FOLDER")
     export.add_argument("--base", metavar="REFERENCE", help="where the base is now, if not where the version says")
@@ -232,9 +236,9 @@ def _runs(commands: Any) -> None:
     )
     stop.add_argument("run", metavar="RUN")
     stop.add_argument("--wait", type=_count, default=60, metavar="S", help="seconds to wait for its end (60)")
-    logs = _command(runs, "logs", "what a run said, from whichever machine it ran on", store=True)
+    logs = _command(runs, "logs", "the log of a run, from any machine", store=True)
     logs.add_argument("run", metavar="RUN")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+    logs.add_argument("-f", "--follow", action="store_true", help="follow until the run ends")
 
 
 def _inspection(commands: Any) -> None:
@@ -247,16 +251,18 @@ def _inspection(commands: Any) -> None:
 
 
 def _upkeep(commands: Any) -> None:
-    doctor = _command(commands, "doctor", "whether this machine can train, and what to do if not", store=True)
-    doctor.add_argument("spec", metavar="SPEC", nargs="?", help="also whether the cluster can hold what it asks for")
+    doctor = _command(commands, "doctor", "check whether this machine can train, and what to do if not", store=True)
+    doctor.add_argument(
+        "spec", metavar="SPEC", nargs="?", help="also check that the cluster has the resources it asks for"
+    )
     doctor.add_argument(
         "--address", metavar="URL", help="also look at a cluster from inside: http://head:8265, or host:6379"
     )
     for name in ("compute", "client"):
-        doctor.add_argument(f"--{name}", help=argparse.SUPPRESS)  # what the client tells the job
+        doctor.add_argument(f"--{name}", help=argparse.SUPPRESS)  # set by the client for the job
     doctor.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    _command(commands, "gc", "remove what dead runs left half-written", store=True)
-    _command(commands, "version", "versions of regraft and of what it stands on")
+    _command(commands, "gc", "delete what crashed runs left unfinished", store=True)
+    _command(commands, "version", "versions of regraft and its main libraries")
 
 
 def _serve(commands: Any) -> None:
@@ -269,15 +275,17 @@ def _serve(commands: Any) -> None:
     )
     serve.add_argument("--host", metavar="HOST", help="where to listen (127.0.0.1); elsewhere only with keys")
     serve.add_argument("--port", type=_count, metavar="N", help="8000; 0 with --replicas 0: any")
-    serve.add_argument("--keys", metavar="FILE", help="who may ask (regraft key); else REGRAFT_KEYS, else anybody here")
+    serve.add_argument(
+        "--keys", metavar="FILE", help="keys of its users (regraft key); else REGRAFT_KEYS, else open on this machine"
+    )
     serve.add_argument("--replicas", type=_count, metavar="N", help="on Ray Serve (1); 0: this process, without Ray")
-    serve.add_argument("--min-replicas", type=_count, metavar="N", help="fewest, 0 allowed: none while nobody asks")
-    serve.add_argument("--max-replicas", type=_count, metavar="N", help="most, as the load asks for")
+    serve.add_argument("--min-replicas", type=_count, metavar="N", help="fewest; 0: none while there are no requests")
+    serve.add_argument("--max-replicas", type=_count, metavar="N", help="most, depending on the load")
     serve.add_argument(
         "--precision", type=_among("auto", "fp32", "bf16"), metavar="DTYPE", help="fp32, bf16, or auto: by agreement"
     )
     serve.add_argument(
-        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else a Ray of our own"
+        "--address", metavar="URL", help="a running Ray (host:6379); else RAY_ADDRESS, else one started here"
     )
     _plugins(serve)
     key = _command(commands, "key", "make a key for an endpoint: shown once, kept as a hash")

@@ -1,4 +1,4 @@
-"""`regraft predict`: a file of rows to a file of answers, or of vectors."""
+"""`regraft predict`: answer a file of rows into a file of answers, or of vectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def predict(args: argparse.Namespace, screen: Screen) -> Reply:
-    """The `predict` command."""
+    """Run the `predict` command."""
     if is_job_api(args.address):
         return run_as_job(
             args.address, screen, partial(function(WORK["pack predict"]), args=args, store=store_of(args.store))
@@ -35,7 +35,7 @@ def predict(args: argparse.Namespace, screen: Screen) -> Reply:
             store=store_of(args.store),
             features=args.features,
             columns=columns_of(args.columns),
-            format=parsed(args.format),
+            format=parse_format(args.format),
             bad_rows=args.bad_rows,
             dtype=args.dtype,
             plugins=args.plugins,
@@ -49,8 +49,8 @@ def predict(args: argparse.Namespace, screen: Screen) -> Reply:
     return Reply(written.document())
 
 
-def parsed(written: str | None) -> Any:
-    """A source's name, or its fields as YAML: `{type: csv, delimiter: ;}`."""
+def parse_format(written: str | None) -> Any:
+    """Parse the name of a source, or its fields as YAML: `{type: csv, delimiter: ;}`."""
     try:
         return None if written is None else yaml.safe_load(written)
     except yaml.YAMLError as error:
@@ -63,5 +63,5 @@ def _summary(written: BatchResult, screen: Screen, *, vectors: bool) -> None:
     screen.say(Text.assemble((written.out, "bold green"), f" holds the {what} to {written.rows:,} rows"))
     rows: list[tuple[str, object]] = [("time", seconds_text(written.seconds))]
     if written.failed:
-        rows.insert(0, ("errors", f"{written.failed:,}, each told in its row"))
+        rows.insert(0, ("errors", f"{written.failed:,}, each explained in its row"))
     screen.facts(rows)

@@ -1,4 +1,4 @@
-"""`regraft runs`: what was trained in a store, by whichever machine, how far it came, and how to stop it."""
+"""`regraft runs`: the runs of a store, trained on any machine: their state, their logs, and how to stop them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from regraft.units import bytes_text
 _LINES = 12
 """Metric lines shown of a run; --json has all of them."""
 _LOOK_S = 1.0
-"""Seconds between two looks at a run that is waited for."""
+"""Seconds between two checks of a run that is waited for."""
 
 
 def listing(args: argparse.Namespace, screen: Screen) -> Reply:
-    """`runs list`: every run, the last updated first."""
+    """List every run, the last updated first (`runs list`)."""
     store = open_store(store_of(args.store))
     runs = [
         {
@@ -49,10 +49,10 @@ def listing(args: argparse.Namespace, screen: Screen) -> Reply:
 
 
 def show(args: argparse.Namespace, screen: Screen) -> Reply:
-    """`runs show`: a run's record, its checkpoints, and the last lines of its metrics."""
+    """Show a run's record, its checkpoints, and the last lines of its metrics (`runs show`)."""
     store = open_store(store_of(args.store))
     runs = Runs(store)
-    _no_search(store, args.run)
+    _refuse_search(store, args.run)
     info = runs.info(args.run)
     record = {key: value for key, value in info.fields.items() if key not in ("format", "change")}
     if record.get("state") == "running":
@@ -65,20 +65,22 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
     screen.facts([(key, _plain(key, value)) for key, value in record.items() if key != "baseline_correct"])
     if checkpoints:
         screen.head("checkpoints")
-        rows = [(f"  {found['step']}", found["id"], _size(found), _told(found["metrics"])) for found in checkpoints]
+        rows = [
+            (f"  {found['step']}", found["id"], _size(found), _metrics_text(found["metrics"])) for found in checkpoints
+        ]
         screen.table(("  step", "id", "size", "metrics"), rows)
     if metrics:
         screen.head(f"metrics (the last {min(_LINES, len(metrics))} of {len(metrics)} lines)")
         for line in metrics[-_LINES:]:
-            screen.say(f"  {_told(line)}")
+            screen.say(f"  {_metrics_text(line)}")
     return Reply({"store": store.url, "run": args.run, **record, "checkpoints": checkpoints, "log": metrics})
 
 
 def stop(args: argparse.Namespace, screen: Screen) -> Reply:
-    """`runs stop`: ask whoever drives the run to end it at the next step boundary, with a checkpoint."""
+    """Ask the process that drives the run to end it at the next step, with a checkpoint (`runs stop`)."""
     store = open_store(store_of(args.store))
     runs = Runs(store)
-    _no_search(store, args.run)
+    _refuse_search(store, args.run)
     info = runs.info(args.run)
     driver = holder(store, info.name)
     if driver is None:
@@ -95,7 +97,7 @@ def stop(args: argparse.Namespace, screen: Screen) -> Reply:
         goes_on = "" if found.state == "registered" else "; the same `regraft train` continues it"
         screen.say(f"{info.name}: {found.state} at step {found.step}{goes_on}")
     else:
-        screen.say(f"{info.name} has not stopped yet; `regraft runs show {info.name}` tells when it has")
+        screen.say(f"{info.name} has not stopped yet; `regraft runs show {info.name}` shows when it has")
     return Reply({"store": store.url, "run": info.name, "state": state_of(store, found), "step": found.step})
 
 
@@ -107,8 +109,8 @@ def _search(store: ObjectStore, name: str) -> dict[str, Any]:
     return found
 
 
-def _no_search(store: ObjectStore, name: str) -> None:
-    """Say where a search is to be looked at and how it is ended: it has no steps, and nobody looks for a wish."""
+def _refuse_search(store: ObjectStore, name: str) -> None:
+    """Raise RequestError for the name of a search: a search has no steps, and does not look for stop requests."""
     if name not in searches(store):
         return
     driver = holder(store, name, folder=folder_of(name))
@@ -124,7 +126,7 @@ def logs(args: argparse.Namespace, screen: Screen) -> Reply:
     """Print the log of a run (`runs logs`); with -f follow it until no process drives the run."""
     store = open_store(store_of(args.store))
     runs = Runs(store)
-    _no_search(store, args.run)
+    _refuse_search(store, args.run)
     info = runs.info(args.run)
     printed: list[dict[str, Any]] = []
     while True:
@@ -179,7 +181,7 @@ def _events(runs: Runs, run: str) -> list[dict[str, Any]]:
 
 
 def state_of(store: ObjectStore, info: RunInfo) -> str:
-    """The run's state; `interrupted` for one that says it is running and that nobody drives."""
+    """Return the run's state; `interrupted` for one that is recorded as running and has no driver."""
     return "interrupted" if info.state == "running" and holder(store, info.name) is None else info.state
 
 
@@ -209,7 +211,7 @@ def _metrics(runs: Runs, run: str) -> list[dict[str, Any]]:
     return found
 
 
-def _told(values: dict[str, Any]) -> str:
+def _metrics_text(values: dict[str, Any]) -> str:
     return "  ".join(f"{name} {figure(value)}" for name, value in values.items())
 
 
@@ -224,5 +226,5 @@ def _plain(key: str, value: object) -> str:
 
 
 def _time(seconds: float) -> str:
-    """Unix seconds as UTC to the minute."""
+    """Return Unix seconds as UTC to the minute."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else ""

@@ -1,4 +1,4 @@
-"""What may be written in a spec, as JSON Schema: for editors, for checks, and for `regraft show`."""
+"""The JSON Schema of a spec, for editors, for checks, and for `regraft show`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TEMPLATE = "#/$defs/{model}"
 
 
 def schema(args: argparse.Namespace, screen: Screen) -> Reply:
-    """The `schema` command. It prints JSON with and without --json: there is no other form of it."""
+    """Print the JSON Schema of a spec (`schema`), with and without --json."""
     add_folders(args.plugins)
     document = run_schema()
     screen.say(json.dumps(document, indent=2, ensure_ascii=False))
@@ -30,16 +30,16 @@ def schema(args: argparse.Namespace, screen: Screen) -> Reply:
 
 
 def add_folders(folders: Iterable[str]) -> None:
-    """Make the user's plugin folders known."""
+    """Add the user's plugin folders to the plugin families."""
     for folder in folders:
         add_folder(Path(folder).expanduser())
 
 
 def run_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a spec with every plugin that is known now."""
+    """Return the JSON Schema (draft 2020-12) of a spec with every plugin that is known now."""
     members = {root.__name__: {name: root.lookup(name) for name in root.names()} for root in FAMILIES.values()}
     models: list[type[BaseModel]] = [RunSpec, *(member for family in members.values() for member in family.values())]
-    # One call for all of them: pydantic gives two plugins' models of the same name different keys then.
+    # One call for all: then pydantic gives two plugins' models of the same name different keys.
     refs, shared = models_json_schema([(model, "validation") for model in models], ref_template=_TEMPLATE)
     definitions: dict[str, Any] = shared["$defs"]
     for family, known in members.items():
@@ -48,7 +48,7 @@ def run_schema() -> dict[str, Any]:
             definitions[key] = _with_type(definitions[key], name)
         definitions[family] = _choice(family, keys, definitions)
     root = definitions.pop(_key(refs[(RunSpec, "validation")]))
-    _short_forms(root)
+    _add_shorthands(root)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "regraft run"}
     return {**head, **{key: value for key, value in root.items() if key != "title"}, "$defs": definitions}
 
@@ -58,28 +58,28 @@ def _key(reference: Mapping[str, Any]) -> str:
 
 
 def _with_type(member: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A plugin's object form: its fields and the `type` that chooses it."""
+    """Return the object form of a plugin: its fields and the `type` that chooses it."""
     properties = {"type": {"const": name}, **member.get("properties", {})}
     return {**member, "title": name, "properties": properties, "required": ["type", *member.get("required", ())]}
 
 
 def _choice(family: str, keys: Mapping[str, str], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """A family as one of its members: the bare name where a member needs no field, else the object."""
+    """Return the schema of a family: the bare name of a member that needs no field, or a member's object."""
     bare = [name for name, key in keys.items() if definitions[key]["required"] == ["type"]]
     objects = [{"$ref": _TEMPLATE.format(model=key)} for key in keys.values()]
     names = [{"enum": bare, "description": "The name alone takes every default."}] if bare else []
     return {"title": family, "oneOf": [*names, *objects]}
 
 
-def _short_forms(root: dict[str, Any]) -> None:
-    """What the loader accepts beside the fields' own types: one plugin folder without a list."""
+def _add_shorthands(root: dict[str, Any]) -> None:
+    """Add what the loader accepts besides the fields' own types: one plugin folder without a list."""
     folders = root["properties"]["plugins"]
     kept = {key: folders.pop(key) for key in ("default", "description", "title") if key in folders}
     root["properties"]["plugins"] = {"anyOf": [dict(folders), {"type": "string"}], **kept}
 
 
 def described(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """A field's type for people: `integer ≥ 1 | null`."""
+    """Return a field's type as text: `integer ≥ 1 | null`."""
     if "$ref" in field:
         target = definitions.get(_key(field), {})
         return described(target, definitions) if "enum" in target else _key(field)

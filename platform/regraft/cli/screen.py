@@ -1,4 +1,4 @@
-"""What reaches the user's screen: results, progress, warnings; and what does not (the libraries' noise)."""
+"""The user's screen: results, progress and warnings, without the output of libraries."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "PYTHONWARNINGS": "ignore",  # for the processes that Ray starts
 }
-"""Set unless the user did; the libraries read them when they are imported."""
+"""Variables that are set unless the user has set them; the libraries read them when they are imported."""
 
 _CHATTY = ("ray", "transformers", "urllib3", "botocore", "huggingface_hub", "accelerate", "torch", "peft")
-"""Loggers that would say things nobody asked for; quiet ones inherit the root's level."""
+"""Loggers of libraries that write more than users want to see; other loggers inherit the root's level."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a command has to say: the object for --json, and the exit code."""
+    """The result of a command: the object for --json, and the exit code."""
 
     document: Mapping[str, Any] = field(default_factory=dict)
     code: int = 0
 
 
 class Screen:
-    """Where a command writes: results for people on stdout; with --json all of it on stderr."""
+    """The output of a command: results on stdout; with --json everything on stderr."""
 
     def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
         self.as_json = as_json
@@ -55,16 +55,16 @@ class Screen:
         self.console = Console(file=self.stream, highlight=False, soft_wrap=True, width=None if self.terminal else 1000)
 
     def say(self, text: str | Text = "") -> None:
-        """A line of the result; with --json the object says it, so nothing is written."""
+        """Write a line of the result; with --json nothing, since the object holds it."""
         if not self.as_json:
             self.note(text)
 
     def note(self, text: str | Text) -> None:
-        """A line of progress, which is wanted with --json too."""
+        """Write a line of progress, with --json too."""
         self.console.print(text if isinstance(text, Text) else harmless(text), markup=False)
 
     def facts(self, pairs: Sequence[tuple[str, object]], *, indent: int = 2) -> None:
-        """Names and values, one pair a line, values aligned."""
+        """Write names and values, one pair a line, values aligned."""
         if self.as_json:
             return
         grid = Table.grid(padding=(0, 2, 0, 0))
@@ -75,16 +75,16 @@ class Screen:
         self._draw(grid)
 
     def head(self, text: str) -> None:
-        """A heading."""
+        """Write a heading."""
         self.say(Text(text, style="bold"))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Rows under headings; nothing is cut on a pipe."""
+        """Write rows under headings; on a pipe no cell is cut."""
         if self.as_json:
             return
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         for number, column in enumerate(columns):
-            table.add_column(column, overflow="fold", no_wrap=number == 0)  # a name in two halves cannot be copied
+            table.add_column(column, overflow="fold", no_wrap=number == 0)  # a folded name cannot be copied
         for row in rows:
             table.add_row(*(Text("" if cell is None else harmless(str(cell))) for cell in row))
         self._draw(table)
@@ -100,19 +100,19 @@ class Screen:
 
 
 def harmless(text: str) -> str:
-    """Without what a terminal obeys: labels, names and metadata come out of files that others wrote."""
+    """Replace control characters: labels, names and metadata come from files that others wrote."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def emit(document: Mapping[str, Any], stream: TextIO) -> None:
-    """The one JSON object of --json."""
+    """Write the one JSON object of --json."""
     stream.write(json.dumps(finite(document), ensure_ascii=False, default=str, allow_nan=False) + "\n")
     stream.flush()
 
 
 @contextlib.contextmanager
 def only_json(active: bool) -> Iterator[TextIO]:
-    """Give the real stdout to the caller and send everybody else's to stderr: Python's, native code's, children's."""
+    """Yield the real stdout, and redirect all other writes to stdout (Python, native code, children) to stderr."""
     real = sys.stdout
     if not active:
         yield real
@@ -122,7 +122,7 @@ def only_json(active: bool) -> Iterator[TextIO]:
         kept = os.dup(1)
         stack.callback(os.close, kept)
         stack.callback(os.dup2, kept, 1)
-        # A library may have kept the stream itself: what is in its buffer goes where the rest of its words went.
+        # A library may have kept the stream itself: its buffer belongs on stderr too.
         stack.callback(real.flush)
         real.flush()
         os.dup2(2, 1)
@@ -131,7 +131,7 @@ def only_json(active: bool) -> Iterator[TextIO]:
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    """The stream's number; None for one that is no file, such as a notebook's."""
+    """Return the stream's descriptor; None for one without a file, such as a notebook's."""
     try:
         return stream.fileno()
     except (OSError, ValueError, AttributeError):
@@ -139,7 +139,7 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def quiet(*, verbose: bool) -> None:
-    """Keep the libraries off the screen unless -v; called once, before they are imported."""
+    """Keep the output of libraries off the screen unless -v; call it once, before they are imported."""
     level = logging.DEBUG if verbose else logging.WARNING
     handler = _OnStderr()
     handler.setFormatter(_Short() if not verbose else logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -156,7 +156,7 @@ def quiet(*, verbose: bool) -> None:
 
 
 class _OnStderr(logging.Handler):
-    """Writes to whatever sys.stderr is now: a live progress bar replaces it to keep its line whole."""
+    """Writes to the current sys.stderr: a live progress bar replaces it so that lines do not mix."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -171,12 +171,12 @@ class _Short(logging.Formatter):
 
 
 def figure(value: object) -> str:
-    """A metric for people: four places, or three digits where it is small; integers and the rest as they are."""
+    """Return a metric as text: four places, or three digits if it is small; other values as they are."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 1e4 else f"{value:.3g}"
 
 
 def store_of(written: str | None) -> str:
-    """The store of a command without a spec."""
+    """Return the store of a command without a spec."""
     return written or os.environ.get("REGRAFT_STORE") or "./regraft-store"

@@ -1,4 +1,4 @@
-"""`regraft search`: a space to its winner, with a live table and a summary one can act on."""
+"""`regraft search`: search a space, with a live table and a summary."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHOWN = 8
 
 
 def search(args: argparse.Namespace, screen: Screen) -> Reply:
-    """The `search` command."""
+    """Run the `search` command."""
     overrides = overrides_of(args)
     if args.register is not None:
         overrides["search.register"] = args.register
@@ -47,7 +47,7 @@ def search(args: argparse.Namespace, screen: Screen) -> Reply:
 
 
 def summary(outcome: SearchOutcome, screen: Screen) -> None:
-    """What came out, beside the honest baselines, and what to do next."""
+    """Show the result beside the baselines, and what to do next."""
     screen.say()
     if outcome.version is None:
         screen.say(f"the best is trial {outcome.winner}; nothing is registered")
@@ -61,7 +61,7 @@ def summary(outcome: SearchOutcome, screen: Screen) -> None:
             (score, f"{figure(outcome.metrics.get(score))}{f'  ({gain})' if gain else ''}"),
             *_baselines(outcome),
             ("trials", _counted(outcome)),
-            *_shared(outcome.shared),
+            *_sharing(outcome.shared),
             ("time", seconds_text(outcome.seconds)),
             ("search", outcome.run),
             ("store", outcome.store),
@@ -90,8 +90,8 @@ def _counted(outcome: SearchOutcome) -> str:
     return f"{len(states)}: {', '.join(parts)}"
 
 
-def _shared(shared: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """What the frozen part's outputs saved; nothing where nothing was shared."""
+def _sharing(shared: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Return what sharing the frozen part's outputs saved, as a row; no row if nothing was shared."""
     if not shared.get("rows"):
         return []
     text = f"{shared.get('computed', 0):,} rows computed once, {shared.get('reused', 0):,} found"
@@ -104,7 +104,7 @@ def _shared(shared: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def _table(outcome: SearchOutcome, screen: Screen) -> None:
-    """The best trials, the deciding metric first."""
+    """Show the best trials, the deciding metric first."""
     score = outcome.score
     scored = [trial for trial in outcome.trials if finite_number(trial["metrics"].get(score)) is not None]
     winner = next((trial for trial in scored if trial["id"] == outcome.winner), None)

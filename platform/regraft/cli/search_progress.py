@@ -30,7 +30,7 @@ from regraft.contracts import (
 from regraft.units import seconds_text
 
 _ROWS = 12
-"""Trials shown while a search goes on: those that run, then the best."""
+"""Most trials shown during a search: those that run, then the best."""
 _SPARSE_S = 10.0
 """Seconds between two lines that only show how far the search is."""
 _OVER = ("finished", "stopped", "failed")

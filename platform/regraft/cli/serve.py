@@ -1,4 +1,4 @@
-"""`regraft serve`: models over HTTP until Ctrl-C; `regraft key`: a key for whoever may ask them."""
+"""`regraft serve`: serve models over HTTP until Ctrl-C; `regraft key`: make an API key."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
 
 def serve(args: argparse.Namespace, screen: Screen) -> Reply:
-    """The `serve` command; it ends when it is told to."""
+    """Serve models until Ctrl-C or SIGTERM (`serve`)."""
     if is_job_api(args.address):
         raise RequestError(
-            f"{args.address} is a cluster's Job API, and an endpoint is no job that one waits for: submit it by `ray "
+            f"{args.address} is a cluster's Job API, and an endpoint never ends as a job does: submit it by `ray "
             f"job submit --no-wait --address {args.address} --working-dir . -- python jobs/serve.py ...`, have a "
             "RayService serve it (helm/regraft, mode=service), or give the cluster's own address, host:6379",
             where="--address",
         )
     spec = spec_of(args)
-    _known(spec)
+    _refuse_unknown(spec)
     local = args.replicas == 0
     if spec.proxy == "haproxy" and not local:
         os.environ[_HAPROXY] = "1"  # Serve reads it when it is imported
@@ -47,15 +47,15 @@ def serve(args: argparse.Namespace, screen: Screen) -> Reply:
     screen.note(f"opening {_models(spec)} of {spec.store}" + ("" if local else " on Ray Serve"))
     work = function(WORK["serve here" if local else "serve"])
     with ended_by_signals(), work(spec, args.address) as url:
-        _told(spec, url, screen, time.monotonic() - began)
+        _show_usage(spec, url, screen, time.monotonic() - began)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
-        screen.note("ending: what was begun is answered")
+        screen.note("ending: answering the requests that have begun")
     return Reply({"url": url, "models": list(spec.models), "store": spec.store, "seconds": time.monotonic() - began})
 
 
 def spec_of(args: argparse.Namespace) -> ServeSpec:
-    """The spec of a command line: a YAML file, or models and options; options replace what the file says."""
+    """Return the spec of a command line: a YAML file, or models and options; options override the file."""
     files = _files(args)
     if files and len(args.models) > 1:
         raise RequestError(f"{files[0]} is a spec, which names its models itself: leave out the others", where="MODEL")
@@ -89,7 +89,7 @@ def _options(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def key(args: argparse.Namespace, screen: Screen) -> Reply:
-    """The `key` command."""
+    """Make a key, store its hash and print it once (`key`)."""
     made = new_key()
     for model in args.model:
         names.model_name(model)
@@ -99,13 +99,13 @@ def key(args: argparse.Namespace, screen: Screen) -> Reply:
     return Reply({"key": made, "name": args.name, "file": args.keys})
 
 
-def _known(spec: ServeSpec) -> None:
-    """Refuse a model or version that the registry does not have, before anything heavy starts."""
+def _refuse_unknown(spec: ServeSpec) -> None:
+    """Raise NotFound for a model or version that the registry does not have, before anything heavy starts."""
     registry = Registry(open_store(spec.store))
     for written in spec.models:
         if written != EVERY:
             name, ref = registry.parse(written)
-            # An alias of the spec's own need not be the registry's; of its shares what is not there gets no requests.
+            # An alias that the spec defines need not be in the registry; a missing version gets no requests.
             registry.version(name, LATEST if (name, ref) in spec.shares else ref)
 
 
@@ -113,7 +113,7 @@ def _models(spec: ServeSpec) -> str:
     return "every model" if EVERY in spec.models else ", ".join(spec.models)
 
 
-def _told(spec: ServeSpec, url: str, screen: Screen, seconds: float) -> None:
+def _show_usage(spec: ServeSpec, url: str, screen: Screen, seconds: float) -> None:
     name = next((written for written in spec.models if written != EVERY), "NAME")
     screen.note("")
     screen.note(Text.assemble((url, "bold green"), f"  serves {_models(spec)}; open it in a browser to try them"))

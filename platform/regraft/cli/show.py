@@ -1,4 +1,4 @@
-"""`regraft show`: what a spec may name, read from the plugins themselves."""
+"""`regraft show`: the plugins that a spec may name, with their fields."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regraft.plugins import Plugin
 
 
 def show(args: argparse.Namespace, screen: Screen) -> Reply:
-    """The members of a family, or one of them with its fields."""
+    """Show the members of a family, or one of them with its fields (`show`)."""
     add_folders(args.plugins)
     root = FAMILIES[args.family]
     if args.name:
@@ -24,7 +24,7 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
     members = [_document(root.lookup(name)) for name in root.names()]
     if members:
         screen.table((args.family, ""), [(member["name"], member["summary"]) for member in members])
-        screen.say(f"\nregraft show {args.family} NAME tells the fields of one")
+        screen.say(f"\nregraft show {args.family} NAME shows the fields of one")
     else:
         screen.say(f"there are no {args.family}")
     return Reply({args.family: members})
@@ -36,13 +36,13 @@ def _document(member: type[Plugin]) -> dict[str, Any]:
         "name": member.key(),
         "summary": text.partition("\n")[0],
         "doc": text,
-        **_answers(member),
+        **_attributes(member),
         "fields": _fields(member),
     }
 
 
-def _answers(member: type[Plugin]) -> dict[str, Any]:
-    """What the class itself says, beside its fields."""
+def _attributes(member: type[Plugin]) -> dict[str, Any]:
+    """Return the attributes of the class that a user may want to know, besides its fields."""
     if issubclass(member, Task):
         score = {"name": member.score.name, "mode": member.score.mode}
         return {"columns": dict(member.columns), "score": score, "supports": sorted(member.supports)}
@@ -55,7 +55,7 @@ def _answers(member: type[Plugin]) -> dict[str, Any]:
 
 
 def _serves(method: type[Method]) -> str:
-    """How its models are served; where that depends on a field, as the defaults have it."""
+    """Return how a method's models are served; if that depends on its fields, for their defaults."""
     if not isinstance(vars(method).get("serves"), property):
         return method.serves
     needs = any(field.is_required() for field in method.model_fields.values())
@@ -81,16 +81,16 @@ def _show_member(document: dict[str, Any], screen: Screen) -> None:
     screen.head(document["name"])
     for line in document["doc"].splitlines():
         screen.say(f"  {line}")
-    told = {key: value for key, value in document.items() if key not in ("name", "summary", "doc", "fields")}
-    if told:
+    facts = {key: value for key, value in document.items() if key not in ("name", "summary", "doc", "fields")}
+    if facts:
         screen.say()
-        screen.facts([(key.replace("_", " "), _plain(value)) for key, value in told.items()])
+        screen.facts([(key.replace("_", " "), _plain(value)) for key, value in facts.items()])
     screen.say()
     if document["fields"]:
         rows = [(f"  {f['name']}", f["type"], _default(f), f["doc"]) for f in document["fields"]]
         screen.table(("  field", "type", "default", ""), rows)
     else:
-        screen.say(f"  It has no fields: the bare name {document['name']} is all there is to write.")
+        screen.say(f"  It has no fields: the bare name {document['name']} is a complete value.")
 
 
 def _plain(value: object) -> str:
@@ -107,6 +107,6 @@ def _score(value: dict[str, Any]) -> str:
 
 def _default(field: dict[str, Any]) -> str:
     if field["required"]:
-        return "must be written"
+        return "required"
     default = field["default"]
     return default if isinstance(default, str) else json.dumps(default, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What ends a command from outside: SIGTERM as Ctrl-C, where there is something to put in order first."""
+"""SIGTERM as Ctrl-C, for commands that clean up before they end."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM, with which containers and jobs are ended, end the command as Ctrl-C does."""
+    """Raise KeyboardInterrupt for SIGTERM, by which containers and jobs are ended, as for Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def end(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, end)
+    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

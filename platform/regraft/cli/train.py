@@ -1,4 +1,4 @@
-"""`regraft train`: a spec to its end, with its progress on the screen and a summary one can act on."""
+"""`regraft train`: train a spec, with progress on the screen and a summary."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def train(args: argparse.Namespace, screen: Screen) -> Reply:
-    """The `train` command."""
+    """Run the `train` command."""
     spec = RunSpec.load(Path(args.spec), overrides=overrides_of(args))
     if is_job_api(args.address):
         pack = partial(function(WORK["pack train"]), spec=spec, fresh=args.fresh)
@@ -38,7 +38,7 @@ def train(args: argparse.Namespace, screen: Screen) -> Reply:
 
 
 def overrides_of(args: argparse.Namespace) -> dict[str, object]:
-    """What --set and --store say; the two may not name different stores."""
+    """Return the overrides of --set and --store. Raises RequestError if the two name different stores."""
     overrides = parse_set(args.set)
     if args.store:
         if overrides.get("store", args.store) != args.store:
@@ -48,7 +48,7 @@ def overrides_of(args: argparse.Namespace) -> dict[str, object]:
 
 
 def summary(spec: RunSpec, outcome: Outcome, screen: Screen) -> None:
-    """What came out, beside the honest baselines, and what to do next."""
+    """Show the result beside the baselines, and what to do next."""
     reference = f"{outcome.model}@{outcome.version}"
     state = "was finished before; --fresh starts another run" if outcome.already else "is registered"
     screen.say()
@@ -78,7 +78,7 @@ def _delta(outcome: Outcome) -> str:
 
 
 def commands(spec: RunSpec, outcome: Outcome) -> tuple[str, str]:
-    """Two commands that work when pasted where the spec was run."""
+    """Return two commands that work when pasted where the spec was run."""
     reference = f"{outcome.model}@{outcome.version}"
     elsewhere = absolute(store_of(None)) != outcome.store
     store = f" --store {shlex.quote(outcome.store)}" if elsewhere else ""
@@ -92,5 +92,5 @@ def commands(spec: RunSpec, outcome: Outcome) -> tuple[str, str]:
 
 
 def _quoted(code: str) -> str:
-    """Code with single quotes in double ones, which reads better than what shlex makes of it; shlex where it must."""
+    """Quote code with double quotes, which reads better than what shlex makes of it; by shlex if that is unsafe."""
     return shlex.quote(code) if any(letter in code for letter in '"$`\\!') else f'"{code}"'

@@ -29,7 +29,7 @@ from regraft.contracts import (
 from regraft.units import bytes_text, seconds_text
 
 _SPARSE_S = 10.0
-"""Seconds between the step lines of a log: a run of hours stays readable, one of a minute still shows life."""
+"""Seconds between the step lines of a log: few enough for a run of hours, frequent enough for one of a minute."""
 
 
 def following(screen: Screen) -> contextlib.AbstractContextManager[Progress]:
@@ -165,5 +165,5 @@ def _count(number: float) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any], *, most: int = 4) -> str:
-    """The first few metrics; a task puts the deciding one first."""
+    """Return the first few metrics as text; a task puts the deciding one first."""
     return "  ".join(f"{name} {figure(value)}" for name, value in list(metrics.items())[:most])

@@ -1,4 +1,4 @@
-"""`regraft version`: what is installed, for bug reports."""
+"""`regraft version`: the installed versions, for bug reports."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 import regraft
 from regraft.cli.screen import Reply, Screen
 
-_STANDS_ON = ("torch", "transformers", "ray", "peft", "accelerate", "safetensors")
+_LIBRARIES = ("torch", "transformers", "ray", "peft", "accelerate", "safetensors")
 
 
 def versions_of(names: tuple[str, ...]) -> dict[str, str | None]:
-    """Installed versions by distribution name; None for what is not there. Imports none of them."""
+    """Return installed versions by distribution name, None for a missing one, without importing any."""
     found: dict[str, str | None] = {}
     for name in names:
         try:
@@ -24,7 +24,7 @@ def versions_of(names: tuple[str, ...]) -> dict[str, str | None]:
 
 
 def show(args: argparse.Namespace, screen: Screen) -> Reply:
-    """The `version` command."""
-    document = {"regraft": regraft.__version__, "python": platform.python_version(), **versions_of(_STANDS_ON)}
+    """Show the versions of regraft, Python and the main libraries (`version`)."""
+    document = {"regraft": regraft.__version__, "python": platform.python_version(), **versions_of(_LIBRARIES)}
     screen.facts([(name, found or "not installed") for name, found in document.items()], indent=0)
     return Reply(document)

@@ -13,18 +13,19 @@ from pydantic import ValidationError
 from regraft.contracts import Task
 from regraft.data.ingest import ingest_for_evaluation
 from regraft.data.rows import Rows
+from regraft.data.setting_names import with_names
 from regraft.errors import DataError, RequestError
 from regraft.serving.predictor import Predictor
 from regraft.spec.document import absolute, problem
 from regraft.spec.sections import DataSpec
 
-_WORDS = {
+_OPTIONS = {
     "data.labels allows": "the model knows",
-    "write data.bad_rows: skip": "write --bad-rows skip",
-    "in data.columns": "in --columns",
+    "data.bad_rows: skip": "--bad-rows skip",
+    "data.columns": "--columns",
     "data.format": "--format",
 }
-"""What messages of the data floor, which speak of a spec, say on a command line."""
+"""Settings of the data floor under the names that this command has for them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def read_labelled(
     try:
         gathered = ingest_for_evaluation(task, spec, scratch, lambda: predictor.adapted.context.processor)
     except DataError as error:
-        raise DataError(_in_command_words(error.message), error.where) from error
+        raise DataError(with_names(error.message, _OPTIONS), error.where) from error
     rows = Rows(gathered.files["eval.arrow"], task.stored_columns())
     return LabelledRows(rows, path, gathered.fingerprint, gathered.skipped, spec.columns)
 
@@ -109,9 +110,3 @@ def _refuse_unknown_columns(task: Task, columns: Iterable[str]) -> None:
         allowed = ", ".join(task.input_columns())
         told = f"{strange[0]!r} is no column of task {task.key()}, which reads {allowed}: write COLUMN=NAME-IN-THE-FILE"
         raise RequestError(told, where="--columns")
-
-
-def _in_command_words(message: str) -> str:
-    for spec, command in _WORDS.items():
-        message = message.replace(spec, command)
-    return message

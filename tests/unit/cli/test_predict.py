@@ -46,7 +46,7 @@ def test_rows_that_were_skipped_are_counted(there: Path, regraft: Regraft) -> No
     said = regraft(*again)
     assert said.code == 2 and "in.jsonl:10: text is empty" in said.err and "--bad-rows skip" in said.err
     said = regraft(*again, "--bad-rows", "skip")
-    assert said.code == 0 and "1, each told in its row" in said.out
+    assert said.code == 0 and "1, each explained in its row" in said.out
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from regraft.contracts import BadCell, Kind, Raw, Row, Source, column_of, column
 from regraft.data.cell_parsing import ColumnMapping
 from regraft.data.inputs import DataFile, find_data_files
 from regraft.data.rows import Rows, RowWriter
+from regraft.data.setting_names import with_names
 from regraft.errors import DataError, RequestError
 from regraft.plugins import unknown
 from regraft.store.objects import ObjectStore
@@ -28,6 +29,8 @@ SEAL = "input.json"
 GIVEN, WHERE, PROBLEM = ":given", ":where", ":problem"
 """Columns of a block beside the task's: the file's values (JSON), file:row, and why the row cannot be answered."""
 _EXTRA: dict[str, Kind] = {GIVEN: "text", WHERE: "text", PROBLEM: "text"}
+_ARGUMENTS = {"data.columns": "columns", "data.format": "format"}
+"""Settings of the data floor under the names that a batch request has for them."""
 _RESERVED = frozenset({"row", "answer", "error", "features"})
 _MAX_SHOWN = 5
 _BYTES = (bytes, bytearray, memoryview)
@@ -88,9 +91,7 @@ def read_rows(reading: ReadOptions, scratch: Path) -> Iterator[InputRow]:
         for file in find_data_files(reading.input, reading.source, scratch):
             yield from _read_file(file, reading)
     except DataError as error:
-        # The message names a spec's keys, which are options here.
-        message = error.message.replace("data.columns", "columns").replace("data.format", "format")
-        raise DataError(message, error.where) from None
+        raise DataError(with_names(error.message, _ARGUMENTS), error.where) from None
 
 
 def _read_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:

@@ -197,7 +197,7 @@ WRONG: list[tuple[dict[str, Any], type[RegraftError], str]] = [
     ({"input": "missing.csv"}, DataError, "no such file"),
     ({"dtype": "bf16"}, RequestError, "models answer in fp32"),
     ({"columns": {"txt": "id"}}, RequestError, "Did you mean 'text'"),
-    ({"columns": {"text": "body"}}, DataError, r"no column 'body'.*say in columns what they are called"),
+    ({"columns": {"text": "body"}}, DataError, r"no column 'body'.*write in columns what they are called"),
 ]
 
 

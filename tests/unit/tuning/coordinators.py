@@ -1,4 +1,4 @@
-"""A desk for tests: it writes everything down, can stop trials, and can refuse room."""
+"""A coordinator for tests, which records every call, and workers that run trials with it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from regraft.tuning.worker.worker import TrialWorker
 
 
 class RecordingCoordinator:
-    """What workers hand in, by trial."""
+    """Records reports and ends by trial; it can stop trials and refuse space."""
 
     def __init__(
         self, *, stop: Mapping[str, int] | None = None, reserve: Callable[[str, int], bool] | None = None
     ) -> None:
-        """`stop` says after how many reports which trial is to end; `reserve` answers requests for space."""
+        """`stop` maps a trial to the number of reports after which it ends; `reserve` answers requests for space."""
         self.reports: dict[str, list[Report]] = {}
         self.ends: dict[str, End] = {}
         self.kept: list[tuple[str, str, int, float | None]] = []
@@ -56,7 +56,7 @@ class RecordingCoordinator:
         return "\n".join(event.message for event in self.events if isinstance(event, Note))
 
     def shared(self) -> dict[str, Any]:
-        """The figures, added up as the driver does."""
+        """Return the shared outputs' numbers, added up as the driver does."""
         found: dict[str, Any] = {}
         for event in self.events:
             if isinstance(event, TrunkShared):
@@ -67,7 +67,7 @@ class RecordingCoordinator:
 
 
 def job_of(written: Mapping[str, Any], *, search: str = "s", depths: Iterable[int | str] = ()) -> SearchJob:
-    """What a driver would tell a worker."""
+    """Return the job that a driver would give a worker."""
     spec = RunSpec.resolve(written)
     snapshot = build_snapshot(open_store(spec.store), spec.task, spec.data)
     spec = spec.model_copy(update={"task": spec.task.fit_to_rows(snapshot.train.numbers)})
@@ -89,7 +89,7 @@ def trials_of(*points: Mapping[str, Any]) -> list[Trial]:
 def prepared_worker(
     written: Mapping[str, Any], folder: Path, coordinator: RecordingCoordinator, **more: Any
 ) -> TrialWorker:
-    """A worker that is ready."""
+    """Return a worker that is ready to run trials."""
     folder.mkdir(parents=True, exist_ok=True)
     made = TrialWorker(job_of(written, **more), LocalHarness(), folder)
     made.prepare(coordinator)
@@ -106,6 +106,6 @@ def searched(written: Mapping[str, Any], folder: Path, *points: Mapping[str, Any
 
 
 def computed_by_one(written: Mapping[str, Any], depths: Iterable[int | str], folder: str) -> None:
-    """One of several workers, in a process of its own: how many rows it computed, into a file of its folder."""
+    """Prepare a worker in a process of its own, and write the number of computed rows into a file of its folder."""
     coordinator = searched(written, Path(folder), depths=depths)
     (Path(folder) / "computed").write_text(str(coordinator.shared()["computed"]))

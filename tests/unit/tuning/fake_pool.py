@@ -1,6 +1,6 @@
-"""A crew that trains nothing: a trial's metrics are a function of its learning rate, its checkpoints are so many bytes.
+"""A worker pool without training: metrics are a function of the learning rate, checkpoints are random bytes.
 
-Everything around it is real: the desk, the records, the store, the decisions.
+Everything else is real: coordinator, records, store and study.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ EPOCHS = 3
 
 
 def study(spec: RunSpec) -> Study:
-    """Points at random or by grid, no trial ends early."""
+    """Return a study with random or grid points and no early stopping."""
     return Study(spec, GridPoints(spec) if spec.searched().sampler == "grid" else RandomPoints(spec), NoStopping())
 
 
 def a_spec(folder: Path, search: Mapping[str, Any], **fields: Any) -> RunSpec:
-    """A spec on a tiny base and tiny rows, with a search."""
+    """Return a spec on a tiny base and tiny rows, with a search section."""
     return RunSpec.resolve({**document(folder, method="feature-extraction"), "search": search, **fields})
 
 
 def accuracy(overrides: Mapping[str, Any], epoch: int) -> float:
-    """Best at a learning rate of 1e-3, and growing."""
+    """Return an accuracy that grows with the epoch and is best at a learning rate of 1e-3."""
     rate = float(overrides.get("training.lr", 1e-3))
     return max(0.0, 1 - abs(math.log10(rate) + 3) / 4) * (0.7 + 0.1 * epoch)
 
 
 class FakePool:
-    """One slot; `during` is called before each epoch, and may raise."""
+    """A pool of one slot; `during` is called before each epoch, and may raise."""
 
     slots = 1
 
@@ -62,13 +62,13 @@ class FakePool:
         """Nothing to load."""
 
     def work(self, slot: int, trials: Sequence[Trial], coordinator: Coordinator) -> None:
-        """Go through the epochs of each trial."""
+        """Run the epochs of each trial."""
         for trial in trials:
             if trial.number >= 0:
                 self._one(trial, coordinator)
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """Nothing to release."""
 
     def _one(self, trial: Trial, coordinator: Coordinator) -> None:
         self.ran.append(trial.id)
@@ -91,5 +91,5 @@ class FakePool:
 
 
 def searched(spec: RunSpec, pool: WorkerPool, progress: Progress | None = None, **options: Any) -> SearchOutcome:
-    """A whole search with that crew."""
+    """Run a search with this pool."""
     return search_session(spec, study, lambda: pool, progress=progress, **options)

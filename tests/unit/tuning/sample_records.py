@@ -1,4 +1,4 @@
-"""Searches that nobody ran: records as a search leaves them, with plausible figures."""
+"""Invented records of searches, with plausible numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOTAL = 22_700_000
 
 
 def search(**changes: Any) -> SearchRecord:
-    """Of MiniLM on SST-2."""
+    """Return the record of a search with MiniLM on SST-2."""
     return SearchRecord(
         **{
             "name": "sentiment-4c1f09aa7e",
@@ -52,7 +52,7 @@ def search(**changes: Any) -> SearchRecord:
 
 
 def trial(number: int, method: Any = "full", rate: float = 1e-3, *, epochs: int = 4, **changes: Any) -> TrialRecord:
-    """One that learnt as such a trial would."""
+    """Return the record of a trial with plausible learning curves."""
     draw = np.random.default_rng(number)
     kind = method["type"] if isinstance(method, dict) else method
     depth = method["depth"] if kind == "freeze" else BLOCKS if kind == "feature-extraction" else 0
@@ -94,7 +94,7 @@ def trial(number: int, method: Any = "full", rate: float = 1e-3, *, epochs: int 
 
 
 def trials(count: int = 24) -> list[TrialRecord]:
-    """Three methods at many depths and learning rates; ASHA stopped a third, a few failed."""
+    """Return trials of three methods at many depths and learning rates; ASHA stopped a third, a few failed."""
     draw = np.random.default_rng(7)
     methods: list[Any] = ["feature-extraction", "lora", "full", *({"type": "freeze", "depth": n} for n in (2, 3, 4, 5))]
     made = []

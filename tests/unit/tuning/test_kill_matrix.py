@@ -1,4 +1,4 @@
-"""SIGKILL before and after changes that a search makes to its store: it goes on to the same end, with nothing twice.
+"""SIGKILL before and after changes that a search makes to its store: it continues to the same end without duplicates.
 
 On a folder each changing call of the system counts, on S3 each changing request. Twelve of them are taken, from the
 first to the last; all would take an hour.
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=["folder", "moto", *(["real"] if REAL else [])])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where the stores of a test lie."""
+    """Return the root of a test's stores."""
     if request.param == "folder":
         yield str(tmp_path / "stores")
         return
@@ -41,7 +41,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def end(spec: RunSpec) -> tuple[object, ...]:
-    """What a finished search leaves for people."""
+    """Return what a finished search leaves for its user."""
     store = open_store(spec.store)
     name = search_name(spec)
     found = [json.loads(line) for line in store.get(f"searches/{name}/trials.jsonl").splitlines()]
@@ -88,7 +88,7 @@ def test_a_search_killed_at_any_change_ends_as_one_that_was_not(root: str, tmp_p
 
 
 def done(store: ObjectStore, spec: RunSpec) -> set[str]:
-    """The trials that were written down as finished."""
+    """Return the trials that are stored as finished."""
     key = f"searches/{search_name(spec)}/trials.jsonl"
     if not store.exists(key):
         return set()

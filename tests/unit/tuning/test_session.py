@@ -1,4 +1,4 @@
-"""A search ends with its best trial registered, whatever ended it in between."""
+"""A search registers its best trial, whatever interrupts it in between."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ RATES = {"training.lr": {"loguniform": [1e-5, 1e-1]}}
 
 
 def records(spec: RunSpec) -> list[TrialRecord]:
-    """What the search wrote down."""
+    """Return the stored records of the search."""
     return SearchStore(open_store(spec.store), search_name(spec)).trials()
 
 
 def best_of(spec: RunSpec) -> str:
-    """The trial with the best result, computed here."""
+    """Return the id of the trial with the best result, by the records."""
     return max(records(spec), key=lambda record: (record.best or {}).get("accuracy", -1)).id
 
 
@@ -87,11 +87,11 @@ def test_a_finished_search_runs_nothing_again_and_more_trials_go_on(tmp_path: Pa
 
 
 class Stopped(BaseException):
-    """Ends a driver where it stands."""
+    """Ends a driver at once."""
 
 
 def stopping(after: int) -> Callable[[Trial, int], None]:
-    """Ends the driver after so many epochs of any trials."""
+    """Return a hook that ends the driver after this number of epochs of any trials."""
     left = iter(range(after))
 
     def during(trial: Trial, epoch: int) -> None:
@@ -217,7 +217,7 @@ def test_what_other_slots_run_is_not_ended_by_an_error_of_one(tmp_path: Path) ->
 
 
 class Late:
-    """A desk that passes a trial's first report on when the search has been left."""
+    """A coordinator that forwards a trial's first report only after the driver has left the search."""
 
     def __init__(self, coordinator: Any, began: threading.Event) -> None:
         self._coordinator, self._began = coordinator, began
@@ -235,7 +235,7 @@ class Late:
 
 
 class OneFails(LocalPool):
-    """Two slots: the second's disk is full as soon as the first trains."""
+    """A pool of two slots; the disk of the second is full as soon as the first trains."""
 
     slots = 2
 
@@ -271,7 +271,7 @@ def test_what_trains_while_the_driver_goes_is_not_taken_for_over(method: str, tm
 
 @pytest.mark.parametrize("method", ["feature-extraction", {"type": "freeze", "depth": 1}])
 def test_the_registered_winner_is_what_the_search_measured(method: Any, tmp_path: Path) -> None:
-    """Loaded from the registry and asked anew, on the evaluation rows."""
+    """The model loaded from the registry has the reported metrics on the evaluation rows."""
     rates = {"training.lr": {"grid": [1e-4, 3e-3, 0.1]}, "training.seed": {"grid": [0, 5]}}
     search = {"space": rates, "sampler": "grid", "scheduler": "none"}
     training = {"epochs": 4, "eval_steps": 3, "class_weights": "balanced"}
@@ -291,7 +291,7 @@ def test_the_registered_winner_is_what_the_search_measured(method: Any, tmp_path
 
 
 def test_a_version_has_the_metrics_of_its_own_checkpoint(tmp_path: Path) -> None:
-    """The best evaluation found no room."""
+    """There was no space for the checkpoint of the best evaluation."""
 
     class Full(FakePool):
         def work(self, slot: int, trials: Sequence[Trial], coordinator: Any) -> None:
@@ -369,13 +369,13 @@ def test_a_line_that_cannot_be_read_is_a_trial_that_runs_again(tmp_path: Path) -
 
 
 def mount(*arguments: str) -> None:
-    """As root, where that is allowed."""
+    """Run mount, which needs root."""
     subprocess.run(["mount", *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk in memory; skipped where mounting is not permitted."""
+    """Mount a small disk in memory; skip the test if mounting is not permitted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     try:

@@ -1,4 +1,4 @@
-"""What a spec may say of a search, and what is refused before anything starts."""
+"""Validation of the section `search`, before anything starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RATES = {"training.lr": {"loguniform": [1e-5, 1e-3]}}
 
 
 def spec_with(space: dict[str, Any], **fields: Any) -> RunSpec:
-    """A spec that is right but for what the space may do."""
+    """Return a spec that is valid except possibly for its space."""
     return RunSpec.resolve({**DOCUMENT, **fields, "search": {"space": space}})
 
 
@@ -48,7 +48,7 @@ def test_training_a_spec_with_a_search_keeps_none_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "told"),
+    ("space", "message"),
     [
         ({}, "is empty"),
         ({"training.lr": [1, 2]}, "is written; allowed is one of choice"),
@@ -58,13 +58,13 @@ def test_training_a_spec_with_a_search_keeps_none_of_it(tmp_path: Path) -> None:
         ({"training.lr": {"loguniform": [0, 1]}}, "must be above 0"),
     ],
 )
-def test_a_malformed_space_is_refused_when_it_is_read(space: dict[str, Any], told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_a_malformed_space_is_refused_when_it_is_read(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         spec_with(space)
 
 
 @pytest.mark.parametrize(
-    ("space", "told"),
+    ("space", "message"),
     [
         ({"training.lrr": {"choice": [1]}}, r"search\.space\.training\.lrr: .*Did you mean 'lr'"),
         ({"training.lr": {"choice": [0.1, -1]}}, r"search\.space\.training\.lr: .*-1 is written.*greater than 0"),
@@ -79,8 +79,8 @@ def test_a_malformed_space_is_refused_when_it_is_read(space: dict[str, Any], tol
         ({"store": {"choice": ["x"]}}, "cannot vary within a search"),
     ],
 )
-def test_what_no_trial_could_be_is_refused_with_its_path(space: dict[str, Any], told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_what_no_trial_could_be_is_refused_with_its_path(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         check_search(spec_with(space))
 
 
@@ -115,7 +115,7 @@ def test_augmentation_below_a_forced_cache_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("search", "fields", "told"),
+    ("search", "fields", "message"),
     [
         ({"space": {"method.depth": {"choice": [1, 9]}}}, {"method": "freeze"}, "9 is written; this base has 2 blocks"),
         ({"space": RATES, "quota_gb": 1e-6}, {}, "one checkpoint of method feature-extraction takes"),
@@ -132,11 +132,11 @@ def test_augmentation_below_a_forced_cache_is_refused() -> None:
     ],
 )
 def test_what_does_not_fit_the_base_is_refused(
-    search: dict[str, Any], fields: dict[str, Any], told: str, tmp_path: Path
+    search: dict[str, Any], fields: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     spec = a_spec(tmp_path, search, **fields)
     check_search(spec)
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=message):
         check_methods(spec, locate(spec.base))
     assert not (tmp_path / "store").exists()
 

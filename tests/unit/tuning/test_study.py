@@ -1,4 +1,4 @@
-"""Which trials a search has is fixed by its seed, and what was tried is not tried again."""
+"""The seed determines the trials of a search, and no point is tried twice."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SPACE: dict[str, Any] = {
 
 
 def spec_of(**search: Any) -> RunSpec:
-    """A spec with that search."""
+    """Return a spec with this search section."""
     return RunSpec.resolve({**DOCUMENT, "search": {"space": SPACE, **search}})
 
 
 def all_of(found: Study) -> list[Trial]:
-    """Every trial to the last."""
+    """Return every trial of a study."""
     trials = []
     while (suggested := found.suggest()) is not None:
         trials.append(suggested[0])
@@ -38,7 +38,7 @@ def all_of(found: Study) -> list[Trial]:
 
 
 def record_of(trial: Trial) -> TrialRecord:
-    """As it is read after a restart."""
+    """Return the record of a trial as it is read after a restart."""
     return TrialRecord.read(
         json.loads(json.dumps(TrialRecord(trial.id, trial.number, dict(trial.overrides)).document()))
     )
@@ -99,7 +99,7 @@ def test_every_value_of_a_choice_is_drawn_as_often_as_another(seed: int) -> None
 
 
 def test_a_search_at_random_begins_with_the_spec_s_own_values() -> None:
-    """So that it ends no worse than no search would."""
+    """A search therefore ends no worse than training the spec."""
     space = {**SPACE, "method.depth": {"choice": [1, 2]}, "training.batch_size": {"randint": [64, 128]}}
     space["method"] = {"choice": ["lora", "freeze", {"type": "freeze", "depth": 4}]}
     spec = RunSpec.resolve({**DOCUMENT, "training": {"lr": 2e-3}, "search": {"space": space, "trials": 6}})

@@ -1,4 +1,4 @@
-"""The checkpoints of a search stay within its quota, and the best one always stays."""
+"""The checkpoints of a search stay within its quota, and the best one is never deleted."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ QUOTA = 64 * MB
 
 
 def stored(folder: Path) -> int:
-    """Bytes of all files of the search's trials."""
+    """Return the bytes of all files of the search's trials."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def save(store: ObjectStore, trial: str, step: int, size: int, score: float) -> str:
-    """Commit a checkpoint of so many bytes."""
+    """Commit a checkpoint of `size` bytes and return its prefix."""
     meta = {"metrics": {"accuracy": score}}
     return (
         Checkpoints.of_trial(store, "s", trial)

@@ -1,4 +1,4 @@
-"""A search that one process can carry out starts no Ray, nor reads it from disk."""
+"""A search that one process can run neither starts Ray nor imports it."""
 
 from __future__ import annotations
 

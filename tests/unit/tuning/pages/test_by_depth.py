@@ -1,4 +1,4 @@
-"""Depths side by side, and where the knee is."""
+"""Columns by depth, and the knee over them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ACCURACY = {"name": "accuracy", "mode": "max"}
 
 
 def at(number: int, depth: int, score: float | None, seconds: float, **changes: Any) -> TrialRecord:
-    """A trial of four epochs at a depth of six."""
+    """Return a trial of four epochs at this depth of a base with six blocks."""
     best = None if score is None else {"accuracy": score}
     return replace(trial(number, {"type": "freeze", "depth": 4}), depth=depth, best=best, seconds=seconds, **changes)
 
@@ -34,8 +34,8 @@ def test_full_is_depth_none_and_feature_extraction_all_and_lora_stands_apart() -
         trial(3, "full"),
         trial(4, {"type": "freeze", "depth": 4}),
     ]
-    told = [(column.depth, column.name) for column in depth_columns(trials, ACCURACY)]
-    assert told == [(0, "full"), (4, "4 of 6 blocks frozen"), (6, "feature-extraction"), (None, "lora")]
+    found_columns = [(column.depth, column.name) for column in depth_columns(trials, ACCURACY)]
+    assert found_columns == [(0, "full"), (4, "4 of 6 blocks frozen"), (6, "feature-extraction"), (None, "lora")]
 
 
 def test_a_failed_trial_stands_where_it_was_written() -> None:

@@ -1,4 +1,4 @@
-"""The page of a search: whole in itself, right in every odd case, and deaf to what overrides would have it do."""
+"""The page of a search is self-contained, correct in unusual cases, and safe against hostile overrides."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS = ("h1", "h2", "h3", ".lede", ".note", "nav a", ".facts dt", "td", "td.err
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three methods at many depths and rates, the best of 24 registered."""
+    """Write the report of 24 trials of three methods, the best one registered."""
     record, made = search(), trials()
     best = best_first(made, record.score)[0]
     best.registered, record.winner = "sentiment@v3", best.id
@@ -81,8 +81,8 @@ def test_a_browser_shows_everything(browser: Look, usual: list[Path], width: int
         assert seen.visible("svg.drawn") == 3
         assert seen.visible("svg.drawn.narrow") == (3 if width < 640 else 0)
         words = seen.page.text_content("svg.drawn.narrow" if width < 640 else "svg.drawn.wide")
-        for told in ("knee: 4 of 6 blocks frozen", "seconds per trial", "trainable share, %", "lora"):
-            assert told in words
+        for text in ("knee: 4 of 6 blocks frozen", "seconds per trial", "trainable share, %", "lora"):
+            assert text in words
         assert "The knee is at 4 of 6 blocks frozen" in seen.page.inner_text(".hero")
         assert seen.visible("section#trials tbody tr") == 24 + 1
         contrasts = seen.contrasts(WORDS)
@@ -90,7 +90,7 @@ def test_a_browser_shows_everything(browser: Look, usual: list[Path], width: int
 
 
 def test_words_in_pictures_stay_apart(browser: Look, usual: list[Path]) -> None:
-    """On a phone and on a desk no two words of a picture lie on each other, and none is cut off."""
+    """On small and large screens no texts of a picture overlap, and none is cut off."""
     for width in (1180, 390):
         with browser(usual[0], width=width) as seen:
             assert seen.page.evaluate(OVERLAPS) == []
@@ -231,9 +231,9 @@ OVERLAPS = """() => {
     const edge = picture.getBoundingClientRect();
     if (!edge.width) continue;
     const words = [...picture.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
-    for (const [told, box] of words)
+    for (const [text, box] of words)
       if (Math.max(edge.left - box.left, box.right - edge.right, edge.top - box.top, box.bottom - edge.bottom) > 6)
-        found.push(`${told} is cut off`);
+        found.push(`${text} is cut off`);
     words.forEach(([one, a], place) => words.slice(place + 1).forEach(([other, b]) => {
       if (a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3)
         found.push(`${one} on ${other}`);

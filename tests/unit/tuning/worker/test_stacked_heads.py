@@ -1,4 +1,4 @@
-"""Heads that train together are the heads that would train alone."""
+"""Heads that are trained together equal heads that are trained alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def spec_in(folder: Path, trunk: str = "disk", **training: Any) -> dict[str, Any
 
 
 def whole(written: dict[str, Any], folder: Path, *points: dict[str, Any], **more: Any) -> RecordingCoordinator:
-    """The same trials, each by itself through the whole model."""
+    """Run the same trials one by one through the complete model."""
     off = {**written, "compute": {**written["compute"], "trunk": "off"}}
     return searched(off, folder, *points, search="whole", **more)
 
@@ -95,7 +95,7 @@ def test_heads_on_images_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trunk", ["disk", "memory"])
 def test_heads_on_features_of_less_precision(trunk: str, tmp_path: Path) -> None:
-    """A device computes in bf16 unless told otherwise, and a ResNet's features are then bf16."""
+    """A GPU computes in bf16 by default, and a ResNet's features are then bf16."""
     data = {side: str(coloured(tmp_path / side, each=each, seed=each)) for side, each in (("train", 20), ("eval", 6))}
     written = {**spec_in(tmp_path, trunk), "task": "image-classification", "data": data}
     written["base"], written["compute"]["precision"] = str(tiny_resnet(tmp_path / "resnet")), "bf16"

@@ -1,4 +1,4 @@
-"""Trials in one worker: each is what a run of its own would be, and what one meets stays with it."""
+"""Trials in one worker equal runs of their own, and the error of one trial does not affect another."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MIXED: list[dict[str, Any]] = [
 
 
 def spec_in(folder: Path, trunk: str = "disk", **training: Any) -> dict[str, Any]:
-    """SGD, since AdamW amplifies what rounding leaves where a gradient is zero."""
+    """Return a spec with SGD, since AdamW amplifies rounding errors of gradients that are zero."""
     written = document(folder, **{"optimizer": "sgd", "lr": 0.05, "epochs": 3, **training})
     return {**written, "compute": {**written["compute"], "trunk": trunk}}
 
@@ -49,7 +49,7 @@ def spec_in(folder: Path, trunk: str = "disk", **training: Any) -> dict[str, Any
 def run_alone(
     written: dict[str, Any], point: dict[str, Any], store: Path
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Evaluation losses and best delta of the run that the trial stands for, computed whole."""
+    """Return evaluation losses and best delta of the run that a trial stands for, without a trunk cache."""
     changed = {**point, "compute.trunk": "off", "store": str(store)}
     spec = RunSpec.resolve(written).override(changed)
     train_local(spec)
@@ -156,7 +156,7 @@ def test_an_error_of_the_store_or_the_desk_is_no_trials_fault(tmp_path: Path, mo
         with pytest.raises(StoreError, match="no space"):
             made.run(trials_of({}), coordinator)
     with monkeypatch.context() as patched:
-        patched.setattr(coordinator, "report", lambda *_: {}["the desk is gone"])
+        patched.setattr(coordinator, "report", lambda *_: {}["the coordinator is gone"])
         with pytest.raises(KeyError):
             made.run(trials_of({}), coordinator)
     assert not coordinator.ends
@@ -217,7 +217,7 @@ def test_a_trial_whose_worker_died_goes_on_to_the_same_bits(tmp_path: Path) -> N
 
 
 def test_a_trial_that_is_over_leaves_no_model_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the garbage collector: a search of large models would hold several of them until it comes round."""
+    """The garbage collector is off: a search of large models would hold several of them until its next pass."""
     written = spec_in(tmp_path, epochs=1)
     alive: list[weakref.ref[Any]] = []
     made = WorkerContext.adapted

@@ -149,19 +149,21 @@ def evaluate(
     from regraft.evaluation.options import EvaluationOptions
     from regraft.store.objects import open_store
 
-    options = EvaluationOptions(dict(columns or {}), format, bad_rows, resamples, seconds, worst, against)
-    opened = open_store(store or os.environ.get("REGRAFT_STORE") or "./regraft-store")
-    return run(
-        opened,
-        model,
-        str(data),
-        Path(output),
-        options=options,
+    options = EvaluationOptions(
+        output=Path(output),
+        columns=dict(columns or {}),
+        format=format,
+        bad_rows=bad_rows,
+        resamples=resamples,
+        seconds=seconds,
+        worst=worst,
+        against=against,
         plugins=plugins,
         base=base,
         device=device,
-        progress=progress,
     )
+    opened = open_store(store or os.environ.get("REGRAFT_STORE") or "./regraft-store")
+    return run(opened, model, str(data), options=options, progress=progress)
 
 
 def predict(

@@ -59,9 +59,8 @@ def measure(name: str, overrides: Mapping[str, object], results: Path) -> bool:
 
 def tested(spec: RunSpec, output: Path) -> dict[str, Any]:
     """What `regraft evaluate` says of the registered version on the test rows."""
-    return evaluate(
-        open_store(spec.store), spec.name, trained.shared(TEST), output, options=EvaluationOptions(worst=0)
-    ).document
+    options = EvaluationOptions(output=output, worst=0)
+    return evaluate(open_store(spec.store), spec.name, trained.shared(TEST), options=options).document
 
 
 def shown(table: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from regraft.bases import safety
 from regraft.errors import BaseError, WrongBase
-from regraft.store.atomic_files import writing_here
+from regraft.store.atomic_files import writing_locally
 from regraft.store.objects import open_store
 
 ALLOWED = "a hub id (org/name or org/name@revision), a folder, s3://bucket/prefix, or package:<module>/<folder>"
@@ -167,7 +167,7 @@ def _s3(url: str) -> Path:
     cache = Path(os.environ.get("REGRAFT_CACHE") or "~/.cache/regraft").expanduser() / "bases"
     if (cache / key).is_dir():
         return cache / key
-    with writing_here(cache):
+    with writing_locally(cache):
         cache.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache))
     try:

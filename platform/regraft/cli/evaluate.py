@@ -36,7 +36,9 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
     """Run the `evaluate` command."""
     registry = registry_of(args)
     version = chosen(registry, args.model)
+    output = Path(args.output) if args.output else Path(f"evaluation-{_slug(f'{version}-{Path(args.data).stem}')}")
     options = EvaluationOptions(
+        output=output,
         columns=columns_of(args.columns),
         format=args.format,
         bad_rows=args.bad_rows,
@@ -44,18 +46,12 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
         seconds=args.seconds,
         worst=args.worst,
         against=args.against,
-    )
-    output = Path(args.output) if args.output else Path(f"evaluation-{_slug(f'{version}-{Path(args.data).stem}')}")
-    evaluated: EvaluationResult = function(WORK["evaluate"])(
-        registry.store,
-        str(version),
-        args.data,
-        output,
-        options=options,
         plugins=args.plugins,
         base=args.base,
         device=args.device,
-        progress=_EvaluationLog(screen),
+    )
+    evaluated: EvaluationResult = function(WORK["evaluate"])(
+        registry.store, str(version), args.data, options=options, progress=_EvaluationLog(screen)
     )
     _summary(evaluated, screen)
     paths = {"json": str(evaluated.json), "html": str(evaluated.html)}

@@ -12,11 +12,11 @@ from regraft.cli.screen import Reply, Screen, figure, store_of
 from regraft.cli.train_progress import line_of, step_text
 from regraft.contracts import Event, Registered, RunFailed, Stepped
 from regraft.errors import Damaged, NotFound, RequestError
-from regraft.store.checkpoints import Checkpoints, Saved
+from regraft.store.checkpoints import Checkpoints, SavedCheckpoint
 from regraft.store.lease import holder
 from regraft.store.objects import ObjectStore, open_store
-from regraft.store.runs import LOG, RunInfo, Runs, parsed
-from regraft.store.searches import folder_of, searches, told
+from regraft.store.runs import LOG, RunInfo, Runs, parse_event
+from regraft.store.searches import folder_of, search_record, searches
 from regraft.units import bytes_text
 
 _LINES = 12
@@ -87,7 +87,7 @@ def stop(args: argparse.Namespace, screen: Screen) -> Reply:
         raise RequestError(
             f"nobody drives it now (its state is {state_of(store, info)}), so there is nothing to stop", where=info.name
         )
-    runs.ask_stop(info.name)
+    runs.request_stop(info.name)
     screen.note(f"asked process {driver['pid']} on {driver['host']} to stop at the next step")
     end = time.monotonic() + args.wait
     while time.monotonic() < end and holder(store, info.name) is not None:
@@ -102,7 +102,7 @@ def stop(args: argparse.Namespace, screen: Screen) -> Reply:
 
 
 def _search(store: ObjectStore, name: str) -> dict[str, Any]:
-    record = told(store, name)
+    record = search_record(store, name)
     found = {"search": name, **{key: record.get(key) for key in ("model", "state", "trials", "winner")}}
     if found["state"] == "running" and holder(store, name, folder=folder_of(name)) is None:
         found["state"] = "interrupted"
@@ -177,7 +177,7 @@ def _events(runs: Runs, run: str) -> list[dict[str, Any]]:
         lines = runs.read(run, LOG).decode("utf-8", "replace").splitlines()
     except NotFound:
         return []
-    return [event for line in lines if (event := parsed(line)) is not None]
+    return [event for line in lines if (event := parse_event(line)) is not None]
 
 
 def state_of(store: ObjectStore, info: RunInfo) -> str:
@@ -185,7 +185,7 @@ def state_of(store: ObjectStore, info: RunInfo) -> str:
     return "interrupted" if info.state == "running" and holder(store, info.name) is None else info.state
 
 
-def _checkpoint(saved: Saved) -> dict[str, Any]:
+def _checkpoint(saved: SavedCheckpoint) -> dict[str, Any]:
     entry: dict[str, Any] = {"step": saved.step, "id": saved.id, "metrics": {}}
     try:
         return {**entry, "bytes": saved.manifest.size, "metrics": saved.meta.get("metrics") or {}}

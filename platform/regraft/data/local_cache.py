@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from regraft.errors import Damaged, NotFound
-from regraft.store.atomic_files import writing_here
+from regraft.store.atomic_files import writing_locally
 from regraft.store.manifest import FileEntry, Manifest, fetch_verified, load
 from regraft.store.objects import ObjectStore
 
@@ -69,7 +69,7 @@ def _cached_sha256(path: Path, inode: int, modified_ns: int) -> str:
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on a folder among this machine's processes; the kernel frees it if the process dies."""
-    with writing_here(folder):
+    with writing_locally(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -15,7 +15,7 @@ from regraft.data.local_cache import cache_folder, file_sha256, local_files
 from regraft.data.rows import Rows
 from regraft.errors import Conflict, Damaged, NotFound
 from regraft.spec.sections import DataSpec
-from regraft.store.atomic_files import writing_here
+from regraft.store.atomic_files import writing_locally
 from regraft.store.manifest import MANIFEST, commit, load
 from regraft.store.objects import ObjectStore
 
@@ -51,7 +51,7 @@ def build_snapshot(
     tokenizer, for a task that packs its rows. Raises DataError, which names file and row.
     """
     with tempfile.TemporaryDirectory(prefix="regraft-data-") as scratch:
-        with writing_here(Path(scratch)):
+        with writing_locally(Path(scratch)):
             ingested = ingest(task, data, Path(scratch), processor)
         _store_rows(store, ingested, task)
         try:

@@ -167,7 +167,7 @@ class ModelRoutes:
                 return
             self._stop.wait(max(0.0, self._refreshed + pause_s - time.monotonic()))
             started = time.monotonic()
-            registered = self._registry.look()
+            registered = self._registry.models()
             views = {name: view for name, view in registered.items() if self._serves(name)}
             wanted = self._wanted_routes(views)
             with self._lock:

@@ -1,1 +1,1 @@
-"""How good a registered model is on labelled rows, and the page that shows it; above `serving`, without Ray."""
+"""Evaluation of a registered model on labelled rows, and the page that shows it; above `serving`, without Ray."""

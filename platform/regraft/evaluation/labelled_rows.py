@@ -1,4 +1,4 @@
-"""The rows that a model is evaluated on: read and checked as in training, with the labels that the model knows."""
+"""The rows that a model is evaluated on: read and checked as in training, with the labels of the model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from regraft.data.ingest import ingest_for_evaluation
 from regraft.data.rows import Rows
 from regraft.data.setting_names import with_names
 from regraft.errors import DataError, RequestError
+from regraft.evaluation.options import EvaluationOptions
 from regraft.serving.predictor import Predictor
 from regraft.spec.document import absolute, problem
 from regraft.spec.sections import DataSpec
@@ -30,34 +31,26 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Rows with their truths, by index."""
+    """Rows with their target columns, by index."""
 
     rows: Rows
     path: str
     fingerprint: str
-    """SHA-256 over the rows in their order, the task's key and its columns."""
+    """SHA-256 over the rows in order, the task's key and its columns."""
     skipped: Mapping[str, Any]
-    """Bad rows that were left out: `eval`, how many, and `rows`, the first in words."""
+    """Bad rows that were left out: `eval`, their number, and `rows`, messages about the first ones."""
     columns: Mapping[str, str]
-    """What the task's columns are called in the files."""
+    """The names of the task's columns in the files."""
 
 
-def read_labelled(
-    predictor: Predictor,
-    path: str,
-    scratch: Path,
-    *,
-    columns: Mapping[str, str],
-    form: Mapping[str, Any] | str | None,
-    bad_rows: str,
-) -> LabelledRows:
-    """The rows at `path` (file, folder, glob or s3:// URL) as the model's task reads them, kept in `scratch`.
+def read_labelled(predictor: Predictor, path: str, scratch: Path, options: EvaluationOptions) -> LabelledRows:
+    """Read the rows at `path` (file, folder, glob or s3:// URL) for the model's task; a copy is kept in `scratch`.
 
-    What is not said by `columns` and `form` is as it was in the model's training. DataError names every row's problem;
-    a label that the model does not know is one.
+    Columns and format that `options` do not give are those of the model's training. Raises DataError with the problem
+    of every bad row; an unknown label is one.
     """
     task = predictor.adapted.task
-    spec = _data_spec(predictor, path, columns, form, bad_rows)
+    spec = _data_spec(predictor, path, options)
     try:
         gathered = ingest_for_evaluation(task, spec, scratch, lambda: predictor.adapted.context.processor)
     except DataError as error:
@@ -66,21 +59,17 @@ def read_labelled(
     return LabelledRows(rows, path, gathered.fingerprint, gathered.skipped, spec.columns)
 
 
-def _data_spec(
-    predictor: Predictor, path: str, columns: Mapping[str, str], form: Mapping[str, Any] | str | None, bad_rows: str
-) -> DataSpec:
-    trained = predictor.fetched.spec.get("data") or {}
-    known = predictor.adapted.task.input_columns()
+def _data_spec(predictor: Predictor, path: str, options: EvaluationOptions) -> DataSpec:
+    task, trained = predictor.adapted.task, predictor.fetched.spec.get("data") or {}
+    _refuse_unknown_columns(task, options.columns)
+    renamed = {**(trained.get("columns") or {}), **options.columns}
     written: dict[str, Any] = {
         "train": absolute(path),
-        "columns": {
-            name: told for name, told in {**(trained.get("columns") or {}), **columns}.items() if name in known
-        },
-        "format": _format(form, trained.get("format")),
+        "columns": {name: in_file for name, in_file in renamed.items() if name in task.input_columns()},
+        "format": _format(options.format, trained.get("format")),
         "labels": predictor.labels or None,
-        "bad_rows": bad_rows,
+        "bad_rows": options.bad_rows,
     }
-    _refuse_unknown_columns(predictor.adapted.task, columns)
     try:
         return DataSpec.model_validate(written)
     except ValidationError as error:
@@ -89,7 +78,7 @@ def _data_spec(
 
 
 def _format(written: Mapping[str, Any] | str | None, trained: Any) -> Any:
-    """`csv`, `{type: csv, ...}`; `auto` goes by the file's suffix, and nothing is as it was in training."""
+    """Return the source to read with: `written` as YAML; None (the suffix decides) for `auto`; else training's."""
     if written is None:
         return trained
     if not isinstance(written, str):
@@ -105,8 +94,10 @@ def _format(written: Mapping[str, Any] | str | None, trained: Any) -> Any:
 
 
 def _refuse_unknown_columns(task: Task, columns: Iterable[str]) -> None:
-    strange = [name for name in columns if name not in task.input_columns()]
-    if strange:
-        allowed = ", ".join(task.input_columns())
-        told = f"{strange[0]!r} is no column of task {task.key()}, which reads {allowed}: write COLUMN=NAME-IN-THE-FILE"
-        raise RequestError(told, where="--columns")
+    unknown = [name for name in columns if name not in task.input_columns()]
+    if unknown:
+        raise RequestError(
+            f"{unknown[0]!r} is no column of task {task.key()}, which reads {', '.join(task.input_columns())}: "
+            "write COLUMN=NAME-IN-THE-FILE",
+            where="--columns",
+        )

@@ -1,8 +1,8 @@
-"""Every row through the model once, in batches of like length: what the task keeps of each, in the rows' order."""
+"""One pass of a model over all rows, in batches of similar length; records and metrics keep the rows' order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,22 +11,34 @@ import torch
 from regraft.contracts import Example, Progress, Record, Row, RowsEvaluated
 from regraft.data.rows import Rows
 from regraft.errors import DataError
+from regraft.evaluation.labelled_rows import LabelledRows
 from regraft.serving.predictor import Predictor, to_device
 from regraft.serving.row_checks import batches
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What came of the rows."""
+    """One model's records and metrics."""
 
+    predictor: Predictor
     records: dict[int, Record]
-    """By the row's index, in order; those that could not be encoded are absent."""
+    """Record of each row by the row's index, in order; rows that could not be encoded are absent."""
     failed: dict[int, str]
-    """Why a row could not be encoded: an image that is cut short, say."""
+    """Rows that could not be encoded (a truncated image, for example), with the reason."""
+    metrics: dict[str, float]
+
+    @property
+    def record_list(self) -> list[Record]:
+        """The records in the order of the rows."""
+        return list(self.records.values())
+
+    def metrics_of(self, records: Sequence[Record]) -> Mapping[str, float]:
+        """Compute the metrics of other records of this model."""
+        return self.predictor.adapted.task.metrics(records, self.predictor.adapted.context)
 
 
 class _StoredRows(Sequence[dict[str, Any]]):
-    """Rows of a snapshot as they are kept, each read when it is asked for: ordering them fetches no image from S3."""
+    """Rows as the snapshot stores them, read on access, so that ordering them downloads no image from S3."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -38,16 +50,28 @@ class _StoredRows(Sequence[dict[str, Any]]):
         return self._rows.stored(index)
 
 
-def measure_rows(
-    predictor: Predictor, rows: Rows, progress: Progress | None = None, *, skip: bool = False
+def measure(
+    predictor: Predictor, labelled: LabelledRows, progress: Progress | None = None, *, skip: bool = False
 ) -> Measurement:
-    """One record a row; DataError for the first that cannot be encoded, unless such rows are to be skipped.
+    """Run a model on all rows and compute its metrics.
 
-    `progress` receives a RowsEvaluated after each batch.
+    `progress` receives a RowsEvaluated after each batch. Raises DataError for the first row that cannot be encoded;
+    with `skip`, only if no row can be.
     """
+    records, failed = _records(predictor, labelled.rows, progress, skip=skip)
+    if not records:
+        raise DataError(f"no row can be used: {next(iter(failed.values()))}", where=labelled.path)
+    task, context = predictor.adapted.task, predictor.adapted.context
+    metrics = {name: float(value) for name, value in task.metrics(list(records.values()), context).items()}
+    return Measurement(predictor, records, failed, metrics)
+
+
+def _records(
+    predictor: Predictor, rows: Rows, progress: Progress | None, *, skip: bool
+) -> tuple[dict[int, Record], dict[int, str]]:
     adapted = predictor.adapted
     task, context = adapted.task, adapted.context
-    found: dict[int, Record] = {}
+    records: dict[int, Record] = {}
     failed: dict[int, str] = {}
 
     def encode(row: Row) -> Example | None:
@@ -63,7 +87,7 @@ def measure_rows(
         batch = to_device(task.collate(examples, context), predictor.device)
         with torch.inference_mode():
             output = task.eval_forward(adapted.forward, adapted.model, batch, context)
-            found.update(zip(positions, task.records(output, batch, context), strict=True))
+            records.update(zip(positions, task.records(output, batch, context), strict=True))
         if progress:
-            progress(RowsEvaluated(len(found) + len(failed), len(rows), predictor.name))
-    return Measurement(dict(sorted(found.items())), failed)
+            progress(RowsEvaluated(len(records) + len(failed), len(rows), predictor.name))
+    return dict(sorted(records.items())), failed

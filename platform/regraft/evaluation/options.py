@@ -1,27 +1,36 @@
-"""What may be asked of an evaluation; light, so that the command line can import it."""
+"""The options of an evaluation; imports nothing heavy, so that the command line can use it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What may be asked of an evaluation beside a model and its rows; the defaults are the command's."""
+    """Options of an evaluation beside the model and its rows; the defaults are those of the command."""
 
+    output: Path = Path("evaluation")
+    """The folder that evaluation.json and evaluation.html are written into."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """The task's columns, each with its name in the files; what is not named is as it was in training."""
+    """The task's columns with their names in the files; columns not listed keep the names of training."""
     format: Mapping[str, Any] | str | None = None
-    """The source that reads the files, as a spec would write it; None as in training, `auto` by the file's suffix."""
+    """The source that reads the files, as in a spec; None for that of training, `auto` for the file's suffix."""
     bad_rows: str = "fail"
     """`fail`, or `skip` to leave out rows that cannot be used."""
     resamples: int = 1000
-    """Bootstrap resamples; 0 for no intervals."""
+    """Number of bootstrap resamples; 0 for no intervals."""
     seconds: float = 20.0
-    """How long they may take."""
+    """Time limit of the bootstrap in seconds."""
     worst: int = 12
-    """Rows shown of those that went worst."""
+    """Number of rows with the largest error that are shown."""
     against: str | None = None
-    """Another model, `name[@alias|@version]`, on the same rows."""
+    """Another model, `name[@alias|@version]`, evaluated on the same rows."""
+    plugins: Sequence[str | Path] = ()
+    """Files or folders with plugins that the models need."""
+    base: str | None = None
+    """The place of the model's base if it is not where the model's spec says."""
+    device: str = "auto"
+    """The device that the models run on."""

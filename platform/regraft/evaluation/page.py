@@ -1,7 +1,7 @@
-"""An evaluation as one HTML page that needs nothing else: no script, no request, every picture within it.
+"""An evaluation as one self-contained HTML page: no scripts, no requests, all images embedded.
 
-Labels, texts and file names come from whoever made the data: all of it is escaped by the templates, and the page's own
-Content-Security-Policy refuses to run or fetch anything, should one slip through.
+Labels, texts and file names are untrusted input. The templates escape them, and the page's Content-Security-Policy
+forbids to run or fetch anything should one slip through.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(document: Mapping[str, Any], findings: Findings, shown: WorstRows) -> str:
-    """The page of an evaluation: `document` is what evaluation.json holds."""
+    """Render the page of an evaluation; `document` is the content of evaluation.json."""
     score = document["score"]["name"]
     columns, rows = _metrics(document)
     skipped = document["data"]["skipped"]
@@ -34,12 +34,12 @@ def page(document: Mapping[str, Any], findings: Findings, shown: WorstRows) -> s
             release=document["regraft"],
             place=document["data"]["path"].rstrip("/").rsplit("/", 1)[-1] or document["data"]["path"],
             main=document["intervals"].get(score),
-            standing=_standing(document),
+            standing=_score_chart(document),
             columns=columns,
             metrics=rows,
             interval_note=_interval_note(document["bootstrap"], document),
-            rivals=_rivals(document),
-            rival_note=_rival_note(document),
+            comparison=_comparison(document),
+            comparison_note=_comparison_note(document),
             findings=findings,
             tables=[numbers.table_view(table) for table in findings.tables],
             matrices=[numbers.matrix_view(matrix) for matrix in findings.matrices],
@@ -51,7 +51,7 @@ def page(document: Mapping[str, Any], findings: Findings, shown: WorstRows) -> s
             keyed=bool({"entities", "boxes", "verdict"} & shapes),
             worst_title=_worst_title(shown),
             worst_note=_worst_note(shown, document["data"]["rows"]),
-            parts=_sections(document, findings, shown),
+            sections=_sections(document, findings, shown),
             facts=_facts(document),
             skipped=skipped.get("count", 0),
             skipped_rows=skipped.get("rows", ()),
@@ -60,31 +60,31 @@ def page(document: Mapping[str, Any], findings: Findings, shown: WorstRows) -> s
 
 
 def _names(document: Mapping[str, Any]) -> list[str]:
-    """The metrics, the deciding one first."""
+    """Return the names of the metrics, the score first."""
     score = document["score"]["name"]
     return sorted(document["metrics"], key=lambda name: name != score)
 
 
 def _recorded(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What was measured at training: the version itself, then each baseline, by what a reader calls them."""
+    """Return the metrics recorded at training by column title: those of the version, then those of each baseline."""
     score, recorded = document["score"]["name"], document["recorded"]
-    found = {"at training": recorded["metrics"]} if recorded["metrics"] else {}
+    columns = {"at training": recorded["metrics"]} if recorded["metrics"] else {}
     for name, value in recorded["baselines"].items():
-        found[name.replace("_", " ")] = value if isinstance(value, Mapping) else {score: value}
-    return found
+        columns[name.replace("_", " ")] = value if isinstance(value, Mapping) else {score: value}
+    return columns
 
 
-def _standing(document: Mapping[str, Any]) -> charts.Standings | None:
+def _score_chart(document: Mapping[str, Any]) -> charts.Standings | None:
     score = document["score"]["name"]
-    mine = document["metrics"][score]
-    if mine is None:
+    value = document["metrics"][score]
+    if value is None:
         return None
     others = [(name, values[score]) for name, values in _recorded(document).items() if values.get(score) is not None]
-    if rival := document.get("against"):
-        others.insert(0, (f"{rival['model']}@{rival['version']}", rival["metrics"][score]))
+    if other := document.get("against"):
+        others.insert(0, (f"{other['model']}@{other['version']}", other["metrics"][score]))
     bounds = document["intervals"].get(score)
     ends = (bounds["low"], bounds["high"]) if bounds else None
-    return charts.standings(mine, ends, others, "this evaluation") if others or ends else None
+    return charts.standings(value, ends, others, "this evaluation") if others or ends else None
 
 
 def _metrics(document: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -95,7 +95,7 @@ def _metrics(document: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any
             "chosen": name == score,
             "cells": [
                 format_number(document["metrics"][name]),
-                _told(document["intervals"].get(name)),
+                _interval_text(document["intervals"].get(name)),
                 *(format_number(values[name]) if values.get(name) is not None else "" for values in others.values()),
             ],
         }
@@ -104,27 +104,28 @@ def _metrics(document: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any
     return ["metric", "here", "95 % interval", *others], rows
 
 
-def _told(bounds: Mapping[str, float] | None) -> str:
+def _interval_text(bounds: Mapping[str, float] | None) -> str:
     return f"{format_number(bounds['low'])} to {format_number(bounds['high'])}" if bounds else ""
 
 
 def _interval_note(bootstrap: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     if not document["intervals"]:
         return f"No intervals. {bootstrap['note']}." if bootstrap["note"] else ""
-    told = (
+    method = (
         f"Intervals are bootstrap percentile intervals over {bootstrap['resamples']:,} resamples of the rows "
-        "(Efron and Tibshirani, 1993): how far the figure may be off, these rows being a sample. They know nothing of "
+        "(Efron and Tibshirani, 1993): the uncertainty of a metric because these rows are a sample. They do not cover "
         "other data"
     )
-    beside = "; figures at training were measured on training's own evaluation rows" if _recorded(document) else ""
+    training = "; metrics at training were measured on training's own evaluation rows" if _recorded(document) else ""
     fewer = f" {bootstrap['note']}." if bootstrap["note"] else ""
     notes = "".join(f" {note}." for note in document["notes"])
-    return f"{told}{beside}.{fewer}{notes}"
+    return f"{method}{training}.{fewer}{notes}"
 
 
-def _rivals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rival = document.get("against")
-    if not rival:
+def _comparison(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a table row for each metric that both models have; none without another model."""
+    other = document.get("against")
+    if not other:
         return []
     return [
         {
@@ -132,72 +133,76 @@ def _rivals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
             "chosen": name == document["score"]["name"],
             "cells": [
                 format_number(document["metrics"][name]),
-                format_number(rival["metrics"][name]),
-                numbers.signed(rival["difference"][name]),
-                _apart(rival["intervals"].get(name)),
+                format_number(other["metrics"][name]),
+                numbers.signed(other["difference"][name]),
+                _difference_text(other["intervals"].get(name)),
             ],
         }
         for name in _names(document)
-        if name in rival["metrics"]
+        if name in other["metrics"]
     ]
 
 
-def _apart(bounds: Mapping[str, float] | None) -> str:
+def _difference_text(bounds: Mapping[str, float] | None) -> str:
     return f"{numbers.signed(bounds['low'])} to {numbers.signed(bounds['high'])}" if bounds else ""
 
 
-def _rival_note(document: Mapping[str, Any]) -> str:
-    rival = document.get("against")
-    if not rival:
+def _comparison_note(document: Mapping[str, Any]) -> str:
+    other = document.get("against")
+    if not other:
         return ""
     score = document["score"]["name"]
-    bounds = rival["intervals"].get(score)
-    told = "Differences are this model's figure less the other's"
+    bounds = other["intervals"].get(score)
+    text = "Differences are this model's metric minus the other's"
     if not bounds:
-        return f"{told}. {rival['note']}{'.' if rival['note'] else ''}".strip()
-    better = bounds["low"] > 0 if document["score"]["mode"] == "max" else bounds["high"] < 0
-    verdict = "this model is better" if better else "this model is worse"
+        return f"{text}. {other['note']}{'.' if other['note'] else ''}".strip()
+    conclusion = _conclusion(bounds, document["score"]["mode"])
+    text += f", with paired bootstrap intervals: both models on the same {other['resamples']:,} resamples"
+    return f"{text}. By {score.replace('_', ' ')}, {conclusion} on these rows."
+
+
+def _conclusion(bounds: Mapping[str, float], mode: str) -> str:
     if bounds["low"] <= 0 <= bounds["high"]:
-        verdict = "the two cannot be told apart"
-    told += f", with paired bootstrap intervals: both models on the same {rival['resamples']:,} resamples"
-    return f"{told}. By {score.replace('_', ' ')}, {verdict} on these rows."
+        return "the difference is not significant"
+    better = bounds["low"] > 0 if mode == "max" else bounds["high"] < 0
+    return "this model is better" if better else "this model is worse"
 
 
 def _worst_title(shown: WorstRows) -> str:
     if shown.wrong == 0:
-        return "Right, with the least certainty"
+        return "Least certain rows"
     return "Worst mistakes" if shown.wrong else "Worst rows"
 
 
 def _worst_note(shown: WorstRows, rows: int) -> str:
     number = len(shown.row_views)
     if shown.wrong == 0:
-        told = f"No row of {rows:,} was answered wrongly; these are the {number} nearest to it."
+        text = f"All {rows:,} rows were answered correctly; these are the {number} with the largest error."
     elif shown.wrong is not None:
-        told = f"{shown.wrong:,} of {rows:,} rows were answered wrongly; the {number} with the largest error are shown."
+        text = f"{shown.wrong:,} of {rows:,} rows were answered wrongly; the {number} with the largest error are shown."
     else:
-        told = f"The {number} rows of {rows:,} with the largest error."
-    left = f" {shown.left_out} pictures are left out to keep this page small." if shown.left_out else ""
-    return f"{told} Rows are counted from 0.{left}"
+        text = f"The {number} rows of {rows:,} with the largest error."
+    left_out = f" {shown.left_out} pictures are left out to keep this page small." if shown.left_out else ""
+    return f"{text} Rows are counted from 0.{left_out}"
 
 
 def _sections(document: Mapping[str, Any], findings: Findings, shown: WorstRows) -> list[tuple[str, str]]:
-    """The page's other parts that there are, for its links."""
-    there = (
+    """Return id and title of the page's optional sections that are present, for its links."""
+    sections = (
         ("against", "Comparison", bool(document.get("against"))),
         ("tables", "In detail", bool(findings.tables)),
         ("confusion", "Confusion", bool(findings.matrices)),
         ("curves", "Curves", bool(findings.curves)),
         ("worst", _worst_title(shown), bool(shown.row_views)),
     )
-    return [(name, title) for name, title, is_there in there if is_there]
+    return [(name, title) for name, title, present in sections if present]
 
 
 def _facts(document: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """Name, value, and whether it is something to copy."""
+    """Return name and value of each fact, and whether the value is shown as code, to be copied."""
     data, labels = document["data"], document["labels"]
     shown = ", ".join(labels[:30]) + (f" and {len(labels) - 30} more" if len(labels) > 30 else "")
-    columns = ", ".join(f"{name} is {told}" for name, told in data["columns"].items() if name != told)
+    columns = ", ".join(f"{name} is {in_file}" for name, in_file in data["columns"].items() if name != in_file)
     facts = [
         ("model", f"{document['model']}@{document['version']}", True),
         ("version id", document["id"], True),

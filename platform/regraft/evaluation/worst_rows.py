@@ -1,4 +1,4 @@
-"""Which rows went worst, and what did the model say of each?"""
+"""The rows with the largest error, each with the model's answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regraft.evaluation.thumbnails import Thumbnails
 from regraft.serving.predictor import Predictor
 from regraft.serving.row_checks import prediction_columns
 
-_LONG = 4000
+_MAX_CHARACTERS = 4000
 
 
 @dataclass(frozen=True)
@@ -23,59 +23,59 @@ class WorstRows:
 
     row_views: tuple[RowView, ...]
     wrong: int | None
-    """Rows that were answered wrongly, of all; None where a row is not simply right or wrong."""
+    """Number of rows answered wrongly, among all rows; None if the task does not class answers as right or wrong."""
     left_out: int = 0
-    """Pictures for which the page had no room."""
+    """Number of images beyond the page's budget of bytes."""
 
 
 def worst_rows(predictor: Predictor, rows: Rows, records: Mapping[int, Record], most: int) -> WorstRows:
-    """At most `most` rows by their records' `error`, the largest first; none where the task tells no errors.
+    """Return at most `most` rows in descending order of their records' `error`; none if the task records no errors.
 
-    Where rows can be right, wrong ones alone are shown, as long as there are any.
+    If answers are right or wrong and some are wrong, only wrong ones are returned.
     """
-    counted = all("correct" in record for record in records.values())
-    wrong = sum(not record["correct"] for record in records.values()) if counted else None
+    graded = all("correct" in record for record in records.values())
+    wrong = sum(not record["correct"] for record in records.values()) if graded else None
     chosen = _chosen(records, most, only_wrong=bool(wrong))
     thumbnails = Thumbnails()
-    shown = [rows.row(index) for index in chosen]
+    chosen_rows = [rows.row(index) for index in chosen]
     row_views = tuple(
         RowView(
             row=index,
             error=float(records[index]["error"]),
             wrong=not records[index].get("correct", False),
             parts=view_parts(row, answer, thumbnails, predictor.adapted),
-            answer=_small(answer),
+            answer=_shortened(answer),
             file=image_file_name(rows.stored(index), predictor.adapted.task.stored_columns()),
         )
-        for index, row, answer in zip(chosen, shown, _answers(predictor, shown), strict=True)
+        for index, row, answer in zip(chosen, chosen_rows, _answers(predictor, chosen_rows), strict=True)
     )
     return WorstRows(row_views, wrong, thumbnails.left_out)
 
 
 def _answers(predictor: Predictor, rows: Sequence[Row]) -> list[Answer]:
-    """What a user would get for each; nothing where there is no truth to set it against.
+    """Predict the rows as for a user; return empty answers if the task has no targets to compare them with.
 
-    A task that packs its rows has answers to those of the files, not to those that it made of them.
+    Answers of a task that packs rows belong to rows of the files, not to the packed rows shown here: empty too.
     """
     task = predictor.adapted.task
     if not rows or task.packs or not task.target_columns():
         return [{} for _ in rows]
-    wanted = prediction_columns(task)
-    return predictor.predict([{name: row[name] for name in wanted} for row in rows])
+    names = prediction_columns(task)
+    return predictor.predict([{name: row[name] for name in names} for row in rows])
 
 
-def _small(value: Any) -> Any:
-    """An answer for a file to be read: what is long (a picture in base64) is left out."""
+def _shortened(value: Any) -> Any:
+    """Return an answer for people to read: long values (an image in base64) are replaced by their length."""
     if isinstance(value, Mapping):
-        return {str(key): _small(item) for key, item in value.items()}
+        return {str(key): _shortened(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_small(item) for item in value]
-    long = isinstance(value, bytes) or (isinstance(value, str) and len(value) > _LONG)
+        return [_shortened(item) for item in value]
+    long = isinstance(value, bytes) or (isinstance(value, str) and len(value) > _MAX_CHARACTERS)
     return f"({len(value):,} left out)" if long else value
 
 
 def _chosen(records: Mapping[int, Record], most: int, *, only_wrong: bool) -> list[int]:
-    told = [
+    ranked = [
         (float(record["error"]), index)
         for index, record in records.items()
         if record.get("error") is not None
@@ -83,4 +83,4 @@ def _chosen(records: Mapping[int, Record], most: int, *, only_wrong: bool) -> li
         and record["error"] > 0
         and not (only_wrong and record["correct"])
     ]
-    return [index for _, index in sorted(told, key=lambda pair: (-pair[0], pair[1]))[:most]]
+    return [index for _, index in sorted(ranked, key=lambda pair: (-pair[0], pair[1]))[:most]]

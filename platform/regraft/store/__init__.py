@@ -1,1 +1,1 @@
-"""Where runs, checkpoints and models are kept: a bucket or a folder, seen as keys that hold bytes."""
+"""The store of runs, checkpoints and models: a bucket or a folder, with keys that hold bytes."""

@@ -1,4 +1,4 @@
-"""How does a local file appear whole or not at all, and what does a disk's refusal mean?"""
+"""Atomic writes of local files, and the translation of the system's errors into StoreError."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regraft.errors import NotFound, PermissionDenied, StoreError
 from regraft.store.objects import RESERVED
 
 TEMPORARY = RESERVED + "tmp-"
-"""How names of temporary files begin."""
+"""Prefix of the names of temporary files."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -23,8 +23,8 @@ _CANNOT_SYNC = {errno.EINVAL, errno.EBADF}
 
 
 @contextmanager
-def fresh_file(path: Path) -> Iterator[tuple[int, Path]]:
-    """A new temporary file beside `path` (whose folders are made), as descriptor and name; removed if still there."""
+def temporary_file(path: Path) -> Iterator[tuple[int, Path]]:
+    """Open a new temporary file beside `path`, in missing folders too; yield descriptor and name, then remove it."""
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{uuid4().hex}"
     file = _open_new(temporary)
     try:
@@ -35,23 +35,23 @@ def fresh_file(path: Path) -> Iterator[tuple[int, Path]]:
 
 
 def write_all(file: int, data: memoryview) -> None:
-    """Write every byte of `data`: one call of the system may take only a part."""
+    """Write all bytes of `data`; one system call may write only a part."""
     while len(data):
         data = data[os.write(file, data) :]
 
 
 def unlink(path: Path) -> None:
-    """Remove a file if it is there."""
+    """Remove a file if it exists."""
     with suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def sync_folder(folder: Path) -> None:
-    """A rename or link survives a power cut only once its folder is on disk."""
+    """Flush a folder to disk, without which a rename or link in it does not survive a power cut."""
     try:
         file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return  # emptied and pruned meanwhile
+        return  # emptied and removed by another process
     try:
         os.fsync(file)
     except OSError as error:
@@ -63,30 +63,30 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def reading(key: str, where: str) -> Iterator[None]:
-    """Turns the system's errors into ours; a file that is not there is NotFound."""
+    """Translate OSError of a read: NotFound if the file does not exist, else StoreError or PermissionDenied."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise NotFound(f"{key} is not in the store", where) from error
     except OSError as error:
-        raise _told(error, where) from error
+        raise _store_error(error, where) from error
 
 
 @contextmanager
 def writing(where: str, instead: str = _ANOTHER_STORE) -> Iterator[None]:
-    """Turns the system's errors into ours; `instead` says what else could be named."""
+    """Translate OSError of a write into StoreError or PermissionDenied; `instead` is the alternative that they name."""
     try:
         yield
     except OSError as error:
-        raise _told(error, where, instead) from error
+        raise _store_error(error, where, instead) from error
 
 
-def writing_here(path: Path) -> AbstractContextManager[None]:
-    """`writing` for files beside the store: temporary ones and those of the cache."""
+def writing_locally(path: Path) -> AbstractContextManager[None]:
+    """Translate OSError as `writing` does, for files outside the store: temporary ones and those of the cache."""
     return writing(str(path), "name another folder by TMPDIR (temporary files) or REGRAFT_CACHE (the cache)")
 
 
-def _told(error: OSError, where: str, instead: str = _ANOTHER_STORE) -> StoreError:
+def _store_error(error: OSError, where: str, instead: str = _ANOTHER_STORE) -> StoreError:
     name = f" ({error.filename})" if error.filename else ""
     if error.errno in _FULL:
         return StoreError(f"the disk or quota is full: free space (in a store: regraft gc) or {instead}", where)
@@ -99,10 +99,10 @@ def _told(error: OSError, where: str, instead: str = _ANOTHER_STORE) -> StoreErr
 
 def _open_new(path: Path) -> int:
     for _ in range(16):
-        with suppress(FileNotFoundError):  # a delete elsewhere pruned the folder while it was still empty
+        with suppress(FileNotFoundError):  # another process removed the folder while it was still empty
             _make_folder(path.parent)
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    raise StoreError("the folder cannot be made", str(path.parent))
+    raise StoreError("the folder cannot be created", str(path.parent))
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What does a reader need to know about a model version? Its model card, in the format of the Hugging Face Hub."""
+"""The model card of a version, in the format of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regraft.contracts import Task
 from regraft.errors import RegraftError
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@[\w./-]+)?")
-# The hub refuses a pipeline it does not know, and a task of the user's own is free to have any name.
+# The hub rejects unknown pipelines, and a user's own task may have any name.
 _PIPELINES = {
     "automatic-speech-recognition",
     "depth-estimation",
@@ -31,33 +31,23 @@ _PIPELINES = {
     "translation",
 }
 
-_DELTA = "The version holds only what training moved (the delta); the base stays as it was published."
-_WHOLE = "This folder holds the whole model, the base and what training moved merged into one."
-
-
-def _pipeline(task: Mapping[str, Any]) -> str | None:
-    """Return what the Inference API calls a task; None where the hub has no pipeline of that name."""
-    try:
-        found = Task.parse(dict(task))
-    except (ValueError, RegraftError):  # a task of the user's whose plugin is not here
-        return None
-    name = found.api_form().name if isinstance(found, Task) else ""
-    return name if name in _PIPELINES else None
+_DELTA = "The version holds only the weights that training changed (the delta); the base is unchanged."
+_MERGED = "This folder holds the complete model: the base with the trained weights merged into it."
 
 
 def model_card(
     meta: Mapping[str, Any], spec: Mapping[str, Any], *, library: str = "regraft", usage: str | None = None
 ) -> str:
-    """A version's card: YAML front matter that `huggingface_hub.ModelCard` reads, then text for people.
+    """Return the card of a version: YAML front matter that `huggingface_hub.ModelCard` reads, then text for people.
 
-    `meta` is the version's registry entry and `spec` its resolved spec. An export in another library's format names
-    that `library` and brings the `usage` section (Markdown) that belongs to it.
+    `meta` is the version's registry entry and `spec` its resolved spec. An export in the format of another `library`
+    passes the library's name and its own `usage` section (Markdown).
     """
     front = yaml.safe_dump(_front(meta, spec, library), sort_keys=False, allow_unicode=True, width=1000)
     sections = (
-        _what(meta, library),
+        _header(meta, library),
         _section("How to use it", usage or _usage(meta, spec)),
-        _section("How it was adapted", _adapted(meta, spec)),
+        _section("How it was adapted", _adaptation(meta, spec)),
         _section("Results", _results(meta)),
         _section("Data", _data(meta, spec)),
         _section("Lineage", _lineage(meta)),
@@ -66,7 +56,7 @@ def model_card(
 
 
 def hub_id(reference: str) -> str | None:
-    """`org/name` when a base's reference is one of the hub's; None for folders, packages and urls."""
+    """Return `org/name` if a base's reference is one of the hub; None for folders, packages and URLs."""
     found = _HUB_ID.fullmatch(reference)
     return found["id"] if found else None
 
@@ -86,6 +76,16 @@ def _front(meta: Mapping[str, Any], spec: Mapping[str, Any], library: str) -> di
     return front
 
 
+def _pipeline(task: Mapping[str, Any]) -> str | None:
+    """Return the name of a task in the Inference API; None if the hub has no pipeline of that name."""
+    try:
+        found = Task.parse(dict(task))
+    except (ValueError, RegraftError):  # a user's own task whose plugin is not loaded
+        return None
+    name = found.api_form().name if isinstance(found, Task) else ""
+    return name if name in _PIPELINES else None
+
+
 def _result(
     meta: Mapping[str, Any], spec: Mapping[str, Any], task: str, metrics: Mapping[str, float]
 ) -> dict[str, Any]:
@@ -99,13 +99,13 @@ def _result(
 
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among the metrics: JSON has no NaN, and the hub's parser refuses a card that holds one."""
+    """Return the finite numbers among the metrics: the hub's parser rejects a card that contains NaN."""
     numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def _dataset_name(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
-    """The evaluated file's own name, without the folders of the machine that trained."""
+    """Return the name of the evaluated file, without the folders of the machine that trained."""
     data = spec.get("data", {})
     held_out = data.get("eval")
     share = "" if isinstance(held_out, str) else f" (a held-out share of {held_out})"
@@ -115,7 +115,7 @@ def _dataset_name(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
 
 
 def _dataset_type(spec: Mapping[str, Any]) -> str:
-    """The hub's dataset id where the data came from there; else the name of the file's format."""
+    """Return the hub's dataset id if the data came from there, else the name of the file's format."""
     data = spec.get("data", {})
     written = str(data.get("eval") if isinstance(data.get("eval"), str) else data.get("train") or "")
     if written.startswith("hf://datasets/"):
@@ -125,14 +125,14 @@ def _dataset_type(spec: Mapping[str, Any]) -> str:
     return suffix if re.fullmatch(r"[a-z0-9]+", suffix) else "folder"
 
 
-def _what(meta: Mapping[str, Any], library: str) -> str:
+def _header(meta: Mapping[str, Any], library: str) -> str:
     version = f" ({meta['version']})" if "version" in meta else ""
     task = str(meta["task"]["type"]).replace("-", " ")
     lines = [
         f"# {meta['name']}{version}",
         "",
         f"A model for {task}: {_code(meta['base']['reference'])} adapted by `{meta['method']['type']}` "
-        f"with regraft. {_DELTA if library == 'regraft' else _WHOLE}",
+        f"with regraft. {_DELTA if library == 'regraft' else _MERGED}",
         "",
     ]
     if labels := list(meta.get("labels", ())):
@@ -156,7 +156,7 @@ def _usage(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     )
 
 
-def _adapted(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+def _adaptation(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     training = spec.get("training", {})
     rows: list[tuple[object, ...]] = [("method", _fields(meta["method"])), ("task", _fields(meta["task"]))]
     rows += [("loss term", _fields(loss)) for loss in spec.get("losses", ())]
@@ -168,7 +168,7 @@ def _adapted(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
 
 
 def _fields(member: Mapping[str, Any]) -> str:
-    """A plugin as one line: `lora (rank 8, alpha 16)`."""
+    """Return a plugin as one line: `lora (rank 8, alpha 16)`."""
     fields = ", ".join(f"{key} {value}" for key, value in member.items() if key != "type")
     return f"{member['type']} ({fields})" if fields else str(member["type"])
 
@@ -176,22 +176,22 @@ def _fields(member: Mapping[str, Any]) -> str:
 def _results(meta: Mapping[str, Any]) -> str:
     metrics, baselines = _finite(meta.get("metrics", {})), meta.get("baselines", {})
     if not metrics:
-        return "Nothing was measured."
+        return "No metrics were recorded."
     score = meta.get("score", {})
-    told = {
+    measured_on = {
         name: value if isinstance(value, Mapping) else {score.get("name"): value} for name, value in baselines.items()
     }
-    measured = {name: _finite(values) for name, values in told.items()}
+    measured = {name: _finite(values) for name, values in measured_on.items()}
     names = sorted(metrics, key=lambda name: (name != score.get("name"), name))
     rows = [
         (name, f"**{metrics[name]:.4g}**", *(_number(values.get(name)) for values in measured.values()))
         for name in names
     ]
     chosen = f"\n\nThe checkpoint was chosen by `{score['name']}` ({score['mode']})." if score else ""
-    return _table(("metric", "this model", *measured), rows) + _gained(meta.get("gain")) + chosen
+    return _table(("metric", "this model", *measured), rows) + _gain(meta.get("gain")) + chosen
 
 
-def _gained(gain: Mapping[str, float] | None) -> str:
+def _gain(gain: Mapping[str, float] | None) -> str:
     if not gain:
         return ""
     interval = f"95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}, paired bootstrap"
@@ -229,14 +229,14 @@ def _table(header: tuple[str, ...], rows: list[Any]) -> str:
 
 
 def _cell(value: object) -> str:
-    return _line(value).replace("|", "\\|")
+    return _one_line(value).replace("|", "\\|")
 
 
 def _code(value: object) -> str:
-    """As code: nothing in it is Markdown or HTML."""
-    return f"`{_line(value).replace('`', chr(39))}`"
+    """Return a value as code, so that nothing in it is Markdown or HTML."""
+    return f"`{_one_line(value).replace('`', chr(39))}`"
 
 
-def _line(value: object) -> str:
-    """On one line: a label with a line break in it would end the table, or begin a heading of its own."""
+def _one_line(value: object) -> str:
+    """Return a value on one line: a line break in a label would end the table, or begin a heading."""
     return " ".join(str(value).split())

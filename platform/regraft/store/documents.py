@@ -1,4 +1,4 @@
-"""How do small JSON documents change when several processes change them? By compare-and-swap until one's turn comes."""
+"""Small JSON documents that several processes change, by compare-and-swap with retries."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from regraft.store import checksummed
 from regraft.store.objects import ObjectStore
 
 FORMAT = 1
-_TURNS = 100
+_MAX_TRIES = 100
 
 Document = dict[str, Any]
 
 
 def encode(document: Document) -> bytes:
-    """The stored form: with the format, and a unique id so that no two writes are the same bytes."""
+    """Return the stored form, with the format and a unique id, so that no two writes have the same bytes."""
     return checksummed.dump(document | {"format": FORMAT, "change": uuid4().hex})
 
 
 def decode(data: bytes, where: str) -> Document:
-    """The document stored as `data`; Damaged when it is not as it was written."""
+    """Return the document stored as `data`. Raises Damaged if it was changed after it was written."""
     return checksummed.load(data, where, FORMAT)
 
 
 def read(store: ObjectStore, key: str) -> Document:
-    """The document at `key`; NotFound or Damaged."""
+    """Return the document at `key`. Raises NotFound or Damaged."""
     return decode(store.get(key), f"{store.url}/{key}")
 
 
-def refuse(error: Damaged) -> None:
-    """Leave a damaged document alone."""
+def raise_damaged(error: Damaged) -> None:
+    """Raise `error`, so that a damaged document is left unchanged."""
     raise error
 
 
@@ -44,29 +44,30 @@ def change(
     key: str,
     edit: Callable[[Document | None], Document],
     *,
-    on_damaged: Callable[[Damaged], None] = refuse,
+    on_damaged: Callable[[Damaged], None] = raise_damaged,
 ) -> Document:
-    """Replace the document at `key` by `edit` of it (None: it does not exist) and return the new one.
+    """Replace the document at `key` by `edit(document)` (None if it does not exist) and return the new one.
 
-    `edit` is called again with the newer document whenever somebody else was first, so it must have no effects;
-    what it raises stops the change. When `on_damaged` returns, a damaged document counts as none and is replaced.
+    `edit` is called again with the newer document after a concurrent change, so it must have no side effects; an error
+    that it raises ends the change. If `on_damaged` returns, a damaged document is replaced as if it did not exist.
+    Raises Conflict if every one of a hundred tries met a concurrent change.
     """
-    for turn in range(_TURNS):
-        old, write = _look(store, key, on_damaged)
+    for attempt in range(_MAX_TRIES):
+        old, write = _read_for_update(store, key, on_damaged)
         data = encode(edit(old))
         try:
             write(data)
         except Conflict:
-            time.sleep(random.uniform(0, 0.002 * 2 ** min(turn, 6)))
+            time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
             continue
         return decode(data, key)
-    raise Conflict(f"{key} is changed by others so often that no turn came in {_TURNS} tries", store.url)
+    raise Conflict(f"{key} was changed by other processes during each of {_MAX_TRIES} tries", store.url)
 
 
-def _look(
+def _read_for_update(
     store: ObjectStore, key: str, on_damaged: Callable[[Damaged], None]
 ) -> tuple[Document | None, Callable[[bytes], None]]:
-    """The document as it is, and the write that succeeds only while it is so."""
+    """Return the current document, and the write that succeeds only while it is unchanged."""
     try:
         data, tag = store.read(key)
     except NotFound:

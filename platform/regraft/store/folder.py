@@ -1,4 +1,4 @@
-"""How does a folder keep the promise of a store? By temporary files, fsync, rename, hard links and one lock."""
+"""The store in a folder: temporary files, fsync, rename, hard links and one lock."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from uuid import uuid4
 from regraft.errors import Conflict, NotFound, RequestError, StoreError
 from regraft.store.atomic_files import (
     TEMPORARY,
-    fresh_file,
     reading,
     sync_folder,
+    temporary_file,
     unlink,
     write_all,
     writing,
-    writing_here,
+    writing_locally,
 )
-from regraft.store.objects import PROBE, RESERVED, Body, ObjectStore, Stat, absolute, checked, chunks, speakable
+from regraft.store.objects import PROBE, RESERVED, Body, ObjectStore, Stat, absolute, checked, chunks, valid_part
 
 _LOCK = RESERVED + "lock"
 _PIECE = 4 << 20
@@ -32,7 +32,7 @@ _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class FolderStore(ObjectStore):
-    """A store in a folder, created at the first write; on one machine, or on a network mount that every node sees.
+    """A store in a folder, created at the first write; on one machine, or on a network mount shared by all nodes.
 
     A key is a file below the root. Symbolic links below the root are neither followed nor listed.
     """
@@ -54,7 +54,7 @@ class FolderStore(ObjectStore):
         source = self._path(key)
         with reading(key, self.url):
             file = source.open("rb")
-        with file, writing_here(path), fresh_file(path) as (target, temporary):
+        with file, writing_locally(path), temporary_file(path) as (target, temporary):
             while piece := file.read(_PIECE):
                 write_all(target, memoryview(piece))
             os.replace(temporary, path)
@@ -72,7 +72,7 @@ class FolderStore(ObjectStore):
             try:
                 os.link(temporary, path)
             except FileExistsError as error:
-                # Over NFS a repeated request can be refused by its own first success.
+                # Over NFS a repeated request can fail because its first attempt succeeded.
                 if not os.path.samefile(temporary, path):
                     raise Conflict(f"{key} exists already", self.url) from error
             except OSError as error:
@@ -84,11 +84,11 @@ class FolderStore(ObjectStore):
     def put_if_match(self, key: str, data: bytes, tag: str) -> None:
         path = self._path(key)
         if not path.is_file():
-            raise Conflict(f"{key} is gone", self.url)
+            raise Conflict(f"{key} no longer exists", self.url)
         with writing(self.url), self._written(path, data) as temporary:
             with self._locked():
                 if not path.is_file() or _tag(path.read_bytes()) != tag:
-                    raise Conflict(f"{key} was changed by somebody else", self.url)
+                    raise Conflict(f"{key} was changed by another process", self.url)
                 os.replace(temporary, path)
             sync_folder(path.parent)
 
@@ -127,10 +127,10 @@ class FolderStore(ObjectStore):
             with writing(self.url):
                 with self._written(path, data) as temporary:
                     os.replace(temporary, path)
-                kept = path.read_bytes()
+                stored = path.read_bytes()
                 unlink(path)
-            if kept != data:
-                raise StoreError("the folder does not give back what was written to it", self.url)
+            if stored != data:
+                raise StoreError("the folder does not return the bytes that were written to it", self.url)
         finally:
             for folder in new:
                 with suppress(OSError):
@@ -138,15 +138,15 @@ class FolderStore(ObjectStore):
 
     def sweep(self, older_than_s: float) -> tuple[str, ...]:
         before = time.time() - older_than_s
-        gone = []
+        deleted = []
         with writing(self.url):
             for folder, _, names in os.walk(self.root):
                 for name in names:
                     path = Path(folder, name)
                     if name.startswith((TEMPORARY, PROBE)) and _modified(path) < before:
                         unlink(path)
-                        gone.append(str(path.relative_to(self.root)))
-        return tuple(sorted(gone))
+                        deleted.append(str(path.relative_to(self.root)))
+        return tuple(sorted(deleted))
 
     def _path(self, key: str) -> Path:
         path = self.root.joinpath(checked(key))
@@ -155,10 +155,10 @@ class FolderStore(ObjectStore):
         return path
 
     def _walk(self, folder: str, start: str) -> Iterator[Stat]:
-        """`folder` is "" or ends with a slash; only names that begin with `start`."""
+        """List the objects below `folder`, which is "" or ends with a slash, whose names begin with `start`."""
         try:
             with reading(folder, self.url), os.scandir(self.root / folder) as found:
-                entries = sorted((e for e in found if e.name.startswith(start) and _listed(e)), key=_order)
+                entries = sorted((e for e in found if e.name.startswith(start) and _is_listed(e)), key=_sort_key)
         except NotFound:
             return
         for entry in entries:
@@ -172,15 +172,15 @@ class FolderStore(ObjectStore):
 
     @contextmanager
     def _written(self, path: Path, body: Body) -> Iterator[Path]:
-        """A temporary file beside `path` that holds `body` and is on disk; gone afterwards unless renamed."""
-        with fresh_file(path) as (file, temporary):
+        """Write `body` to a temporary file beside `path` and flush it; it is removed at the end unless renamed."""
+        with temporary_file(path) as (file, temporary):
             for piece in chunks(body, _PIECE):
                 write_all(file, piece)
             os.fsync(file)
             yield temporary
 
     def _rename_if_absent(self, temporary: Path, path: Path, key: str) -> None:
-        """For file systems without hard links (FAT, some network mounts): safe among writers that lock."""
+        """Rename on file systems without hard links (FAT, some network mounts); safe among writers that lock."""
         with self._locked():
             if path.exists():
                 raise Conflict(f"{key} exists already", self.url)
@@ -188,11 +188,11 @@ class FolderStore(ObjectStore):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """The store's one lock, held for a rename at a time; the kernel drops it when its holder dies."""
+        """Hold the store's only lock, for a single rename; the kernel releases it when its holder dies."""
         lock = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             until = time.monotonic() + _LOCK_PATIENCE_S
-            while not _take(lock):
+            while not _try_lock(lock):
                 if time.monotonic() > until:
                     raise StoreError(f"another process has held {_LOCK} for {_LOCK_PATIENCE_S:.0f} s", self.url)
                 time.sleep(0.002)
@@ -201,7 +201,7 @@ class FolderStore(ObjectStore):
             os.close(lock)
 
     def _prune(self, folder: Path) -> None:
-        """Empty folders would pile up as runs come and go; a key is a file, so nothing is lost with them."""
+        """Remove empty folders, which would accumulate as runs are deleted; a folder without files holds no key."""
         while folder != self.root and folder.is_relative_to(self.root):
             try:
                 os.rmdir(folder)
@@ -210,7 +210,7 @@ class FolderStore(ObjectStore):
             folder = folder.parent
 
 
-def _take(lock: int) -> bool:
+def _try_lock(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -229,12 +229,12 @@ def _modified(path: Path) -> float:
         return time.time()
 
 
-def _listed(entry: os.DirEntry[str]) -> bool:
-    if entry.is_symlink() or not speakable(entry.name) or entry.name.startswith(RESERVED):
+def _is_listed(entry: os.DirEntry[str]) -> bool:
+    if entry.is_symlink() or not valid_part(entry.name) or entry.name.startswith(RESERVED):
         return False
     return entry.is_dir() or entry.is_file()
 
 
-def _order(entry: os.DirEntry[str]) -> str:
-    """A folder sorts as its keys do: `a-b` comes before `a/c`, because `-` comes before the slash."""
+def _sort_key(entry: os.DirEntry[str]) -> str:
+    """Return a name that sorts a folder as its keys: `a-b` before `a/c`, because `-` precedes the slash."""
     return entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name

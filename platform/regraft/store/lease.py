@@ -1,8 +1,7 @@
-"""Who drives this run? One process at a time, by a lease in the store that it keeps alive.
+"""The lease of a run in the store, which its driver keeps renewing, so that at most one process drives the run.
 
-A lease that was released, or whose time is up, or whose holder was a process of this machine that is dead, is taken
-over. It stops two drivers; that a driver which lost its lease does no harm follows from checkpoints being committed
-into prefixes of their own.
+A lease is free if it was released, has expired, or was held by a process of this machine that has ended. The lease
+prevents two drivers. A driver that has lost its lease does no harm, because every checkpoint has a prefix of its own.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from regraft.store.documents import Document
 from regraft.store.objects import ObjectStore, checked
 
 _log = logging.getLogger(__name__)
-_driving: set[str] = set()
-"""Ids of the leases that this process holds: one that it could not give up, its store being away, is nobody's."""
+_held_ids: set[str] = set()
+"""Ids of the leases that this process holds; a lease that it failed to release is not among them, and so is free."""
 
 
 class Lease:
-    """The lease of one run: `with Lease(store, run) as lease: ...`, looking at `lease.lost` between steps.
+    """The lease of one run: `with Lease(store, run) as lease: ...`, with a check of `lease.lost` between steps.
 
-    `folder` is where it lies, for what is no run (a search).
+    `folder` is the folder of the lease for anything but a run (a search, for example).
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Lease:
     ) -> None:
         self.run = run
         self.lost = threading.Event()
-        """Set when somebody else has the lease, or it could not be renewed for `ttl_s`: stop driving."""
+        """Set when another process has the lease, or it could not be renewed for `ttl_s` seconds: stop driving."""
         self._store = store
         self._key = checked(f"{folder or f'runs/{run}'}/lease.json")
         self._ttl_s = ttl_s
@@ -56,13 +55,13 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> Self:
-        """Take the lease and keep it alive in a thread; LeaseHeld, saying by whom, when another driver has it."""
+        """Take the lease and renew it in a thread. Raises LeaseHeld, naming the holder, if another driver has it."""
         self._holder = _myself()
-        _driving.add(self._holder["id"])
+        _held_ids.add(self._holder["id"])
         try:
             documents.change(self._store, self._key, self._taken, on_damaged=_replace)
         except BaseException:
-            _driving.discard(self._holder["id"])
+            _held_ids.discard(self._holder["id"])
             raise
         self.lost.clear()
         self._done.clear()
@@ -71,14 +70,14 @@ class Lease:
         return self
 
     def release(self) -> None:
-        """Give the lease up if it is still ours; safe to call twice, and after it was lost."""
+        """Release the lease if this object still holds it; safe to call twice, and after it was lost."""
         self._done.set()
         if self._thread is None or self._holder.get("pid") != os.getpid():
             return
         self._thread.join()
         self._thread = None
-        _driving.discard(self._holder["id"])
-        # Marked and not deleted: a delete cannot be conditional on every server, and would take a successor's lease.
+        _held_ids.discard(self._holder["id"])
+        # Marked and not deleted: deletes are unconditional on some servers, and could remove the lease of a successor.
         with suppress(Conflict):
             documents.change(self._store, self._key, self._released)
 
@@ -91,7 +90,7 @@ class Lease:
         try:
             self.release()
         except StoreError as failure:
-            # What ended the run is what its user must read, and a full disk or a lost server often ends both.
+            # The user must see the error that ended the run; a full disk or a lost server often causes both.
             level = logging.WARNING if kind is None else logging.INFO
             _log.log(level, "the lease of %s stays until it expires in %.0f s: %s", self.run, self._ttl_s, failure)
 
@@ -135,7 +134,7 @@ class Lease:
 
 
 def holder(store: ObjectStore, run: str, *, folder: str | None = None) -> Document | None:
-    """Who drives `run` now (`host`, `pid`, `since`, `until`); None when nobody does, or it cannot be known."""
+    """Return the lease of the current driver of `run` (`host`, `pid`, `since`, `until`); None if free or unreadable."""
     try:
         lease = documents.read(store, checked(f"{folder or f'runs/{run}'}/lease.json"))
     except (NotFound, Damaged):
@@ -163,7 +162,7 @@ def _myself() -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """What must be equal for a process number to mean the same process: the boot and the process namespace."""
+    """Return the boot and the process namespace, within which a process number is unique."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
@@ -172,22 +171,22 @@ def _machine() -> str:
 
 
 def _dead(lease: Document) -> bool:
-    """Whether the holder was a process of this machine and has ended, or this one; False when that cannot be known."""
+    """Return whether the holder was a process of this machine that has ended or released it; False if unknown."""
     if not lease["machine"] or lease["machine"] != _machine() or lease["host"] != socket.gethostname():
         return False
     if lease["pid"] == os.getpid() and str(lease["started"]) == _started(os.getpid()):
-        return lease["id"] not in _driving
+        return lease["id"] not in _held_ids
     try:
         os.kill(lease["pid"], 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # alive and another user's, whose /proc entry may be hidden from us
+    except PermissionError:  # alive, of another user, whose /proc entry may be hidden
         return False
     return _started(lease["pid"]) != str(lease["started"])
 
 
 def _started(pid: int) -> str:
-    """When a process began, in the kernel's ticks, which tells it from a later one of the same number; "" if ended."""
+    """Return the start time of a process in kernel ticks, unique among reuses of its number; "" if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -196,4 +195,4 @@ def _started(pid: int) -> str:
 
 
 def _replace(error: Damaged) -> None:
-    _log.warning("%s; nobody can be holding the run by it, so it is replaced", error)
+    _log.warning("%s; the damaged lease cannot protect the run, so it is replaced", error)

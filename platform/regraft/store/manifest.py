@@ -1,7 +1,8 @@
-"""Which files belong together, and are they intact? A manifest says so, and is written last.
+"""Manifests: which files belong together, with their checksums; each is written after its files.
 
-A folder of the store without `manifest.json` does not count; one with it is complete, because every file was put
-before it. The manifest holds the SHA-256 of each file and of itself, so a byte changed anywhere is refused by name.
+A folder of the store without `manifest.json` is ignored; one with it is complete, because every file was written
+before it. The manifest holds the SHA-256 of each file and of itself, so every changed byte is detected and its file
+named.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from uuid import uuid4
 
 from regraft.errors import Damaged, NotFound, RegraftError, RequestError
 from regraft.store import checksummed
-from regraft.store.atomic_files import writing_here
+from regraft.store.atomic_files import writing_locally
 from regraft.store.objects import RESERVED, Body, ObjectStore, checked, chunks, size_of
 
 FORMAT = 1
@@ -44,7 +45,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was committed together. `meta` is JSON; a number in it that is not finite comes back as None."""
+    """The files that were committed together. `meta` is JSON; a number in it that is not finite becomes None."""
 
     kind: Kind
     id: str
@@ -54,23 +55,23 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """The total size of all files in bytes."""
         return sum(entry.size for entry in self.files)
 
     def entry(self, name: str) -> FileEntry:
-        """The entry of the file `name`; NotFound when the manifest does not list it."""
+        """Return the entry of the file `name`. Raises NotFound if the manifest does not list it."""
         for entry in self.files:
             if entry.name == name:
                 return entry
         raise NotFound(f"no file {name!r}; there are {', '.join(e.name for e in self.files) or 'none'}")
 
     def to_json(self) -> bytes:
-        """The stored form, which ends with a hash of itself."""
+        """Return the stored form, with a checksum of itself."""
         return checksummed.dump(_jsonable(asdict(self)))
 
     @staticmethod
     def from_json(data: bytes, where: str = "") -> Manifest:
-        """The manifest stored as `data`; Damaged, with `where` in the message, when any of it is not as written."""
+        """Return the manifest stored as `data`. Raises Damaged, naming `where`, if any of it was changed."""
         body = checksummed.load(data, where, FORMAT)
         problem = _problem(body)
         if problem:
@@ -88,15 +89,15 @@ def commit(
     meta: Mapping[str, Any],
     id: str | None = None,
 ) -> Manifest:
-    """Put every file of `files` below `prefix`, then the manifest: until that last write nothing of it counts.
+    """Write all `files` below `prefix`, then the manifest; before that last write nothing is committed.
 
-    `prefix` must be fresh (one that nobody else writes to). Conflict when it has a manifest already.
+    No other process may write to `prefix`. Raises Conflict if it already has a manifest.
     """
     prefix = _slashed(prefix)
     if MANIFEST in files:
         raise RequestError(f"a file may not be called {MANIFEST}")
     made = Manifest(kind, id or uuid4().hex, (), _jsonable(dict(meta)))
-    made.to_json()  # what cannot be written is refused before gigabytes are
+    made.to_json()  # raises for an invalid `meta` before gigabytes are written
     entries = []
     for name, body in sorted(files.items()):
         entry = FileEntry(checked(name), size_of(body), _hash(body))
@@ -108,20 +109,20 @@ def commit(
 
 
 def load(store: ObjectStore, prefix: str) -> Manifest:
-    """The manifest at `prefix`: NotFound when nothing was committed there, Damaged when it cannot be trusted."""
+    """Return the manifest at `prefix`. Raises NotFound if nothing was committed there, Damaged if it is invalid."""
     key = _slashed(prefix) + MANIFEST
     return Manifest.from_json(store.get(key), _where(store, key))
 
 
 def fetch_verified(store: ObjectStore, prefix: str, into: Path, names: Collection[str] | None = None) -> Manifest:
-    """Download the files at `prefix` (only `names`, if given) into the folder `into`, verified; their manifest.
+    """Download and verify the files at `prefix` (only `names`, if given) into the folder `into`; return the manifest.
 
-    A file appears under its name only after its size and SHA-256 were found right; one that is there already and
-    right is not fetched again. Damaged names the first file that is missing or wrong.
+    A file appears under its name only after its size and SHA-256 were verified; a valid file that already exists is
+    not fetched again. Raises Damaged for the first file that is missing or has other bytes.
     """
     prefix = _slashed(prefix)
     manifest = load(store, prefix)
-    with writing_here(into):
+    with writing_locally(into):
         into.mkdir(parents=True, exist_ok=True)
     for entry in manifest.files:
         if names is None or entry.name in names:
@@ -130,32 +131,32 @@ def fetch_verified(store: ObjectStore, prefix: str, into: Path, names: Collectio
 
 
 def read_verified(store: ObjectStore, prefix: str, name: str, manifest: Manifest) -> bytes:
-    """The bytes of one small file, verified as in `fetch_verified`."""
+    """Return the bytes of one small file, verified as in `fetch_verified`."""
     entry = manifest.entry(name)
     key = _slashed(prefix) + name
     try:
         data = store.get(key)
     except NotFound as error:
         raise _missing(store, key, entry) from error
-    _verify(store, key, entry, len(data), hashlib.sha256(data).hexdigest())
+    _verify(store, key, entry, size=len(data), sha256=hashlib.sha256(data).hexdigest())
     return data
 
 
 def _fetch(store: ObjectStore, key: str, entry: FileEntry, path: Path) -> None:
     if path.is_file() and path.stat().st_size == entry.size and _hash(path) == entry.sha256:
         return
-    unproven = path.parent / f"{RESERVED}unproven-{uuid4().hex}"
+    unverified = path.parent / f"{RESERVED}unproven-{uuid4().hex}"
     try:
-        store.fetch(key, unproven)
-        _verify(store, key, entry, unproven.stat().st_size, _hash(unproven))
-        os.replace(unproven, path)
+        store.fetch(key, unverified)
+        _verify(store, key, entry, size=unverified.stat().st_size, sha256=_hash(unverified))
+        os.replace(unverified, path)
     except NotFound as error:
         raise _missing(store, key, entry) from error
     finally:
-        unproven.unlink(missing_ok=True)
+        unverified.unlink(missing_ok=True)
 
 
-def _verify(store: ObjectStore, key: str, entry: FileEntry, size: int, sha256: str) -> None:
+def _verify(store: ObjectStore, key: str, entry: FileEntry, *, size: int, sha256: str) -> None:
     if size != entry.size:
         raise Damaged(f"{entry.name} has {size} bytes and should have {entry.size}", _where(store, key))
     if sha256 != entry.sha256:
@@ -174,7 +175,7 @@ def _hash(body: Body) -> str:
 
 
 def _problem(body: dict[str, Any]) -> str:
-    """What keeps a parsed manifest from being used; "" when nothing does."""
+    """Return the reason why a parsed manifest is invalid; "" if it is valid."""
     if set(body) != {"format", "kind", "id", "files", "meta"}:
         return "its fields are not the ones of this format"
     if body["kind"] not in get_args(Kind):
@@ -195,7 +196,7 @@ def _valid_entry(entry: object) -> bool:
         return False
     try:
         named = isinstance(entry["name"], str) and checked(entry["name"]) != MANIFEST
-    except RequestError:  # a name that leads outside
+    except RequestError:  # a name outside the prefix
         return False
     return named and type(entry["size"]) is int and entry["size"] >= 0 and _matches(_HEX64, entry["sha256"])
 
@@ -205,7 +206,7 @@ def _matches(pattern: re.Pattern[str], value: object) -> bool:
 
 
 def _jsonable(value: Any) -> Any:
-    """`value` as JSON gives it back; RequestError for what JSON does not have, except NaN and infinity (None)."""
+    """Return `value` as JSON represents it, NaN and infinity as None. Raises RequestError for any other type."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):

@@ -1,4 +1,4 @@
-"""Which names may a model or an alias have, and what did the user mean by one that does not exist?"""
+"""Valid names of models and aliases, references to versions, and errors for names that do not exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUMBERED = re.compile(r"v[1-9][0-9]*")
 
 
 def model_name(name: str) -> str:
-    """`name` itself when a model may be called so; RequestError otherwise."""
+    """Return `name` if it is a valid name of a model; else raise RequestError."""
     if not _NAME.fullmatch(name) or ".." in name:
         raise RequestError(
             f"model name {name[:80]!r}: write 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit"
@@ -25,7 +25,7 @@ def model_name(name: str) -> str:
 
 
 def alias_name(alias: str) -> str:
-    """`alias` itself when an alias may be called so; RequestError otherwise."""
+    """Return `alias` if it is a valid name of an alias; else raise RequestError."""
     if not _NAME.fullmatch(alias) or ".." in alias:
         raise RequestError(f"alias {alias[:80]!r}: write 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit")
     if _VERSION.fullmatch(alias) or alias == LATEST:
@@ -34,17 +34,17 @@ def alias_name(alias: str) -> str:
 
 
 def is_version(ref: str) -> bool:
-    """Whether `ref` is a version (`v3`), not an alias."""
+    """Return whether `ref` is a version (`v3`), not an alias."""
     return _NUMBERED.fullmatch(ref) is not None
 
 
 def number_of(version: str) -> int:
-    """3 for `v3`."""
+    """Return the number of a version: 3 for `v3`."""
     return int(version[1:])
 
 
 def parse(reference: str) -> tuple[str, str]:
-    """The model and the version or alias that `name`, `name@alias` or `name@v3` speak of; `latest` if none."""
+    """Split `name`, `name@alias` or `name@v3` into the model and the version or alias; `latest` without one."""
     name, at, ref = reference.partition("@")
     model_name(name)
     if not at:
@@ -55,7 +55,7 @@ def parse(reference: str) -> tuple[str, str]:
 
 
 def unknown(what: str, wanted: str, known: Iterable[str], where: str) -> NotFound:
-    """The error for a name that does not exist, with those that do and the nearest of them."""
+    """Return the error for a name that does not exist, with the existing names and the most similar of them."""
     known = list(known)
     if not known:
         return NotFound(f"{what} {wanted!r} does not exist; there is none yet", where)

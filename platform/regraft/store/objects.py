@@ -1,6 +1,6 @@
-"""What a store promises: keys that hold bytes, written whole or not at all, with compare-and-swap.
+"""The interface of a store: keys that hold bytes, with atomic writes and compare-and-swap.
 
-Two implementations keep the promise, `folder.FolderStore` and `s3.S3Store`; `open_store` picks one by its url.
+It has two implementations, `folder.FolderStore` and `s3.S3Store`; `open_store` chooses one by the URL.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from urllib.parse import unquote, urlsplit
 from regraft.errors import RequestError, StoreError
 
 Body = bytes | bytearray | memoryview | Path
-"""What can be put: bytes in memory, or a local file that is streamed."""
+"""Content to write: bytes in memory, or a local file that is streamed."""
 
 RESERVED = ".regraft-"
-"""Names that begin so belong to the store itself (temporary files, locks); no listing shows them."""
+"""Prefix of names that the store uses itself (temporary files, locks); they are never listed."""
 
 PROBE = RESERVED + "check-"
-"""The one kind of reserved name that is written as a key: what `check` writes and takes away again."""
+"""Prefix of the probe objects of `check`, the only reserved names that are valid keys."""
 
 _IMPLEMENTATIONS = {"file": "regraft.store.folder:FolderStore", "s3": "regraft.store.s3:S3Store"}
-_MOST_KEY_BYTES = 900  # S3 allows 1024, of which the store's own prefix takes a part
+_MOST_KEY_BYTES = 900  # S3 allows 1024, which include the prefix of the store
 
 
 @dataclass(frozen=True)
@@ -43,76 +43,77 @@ class Stat:
 
 
 class ObjectStore(ABC):
-    """Keys that hold bytes. Every method may be called from any thread; each process opens its own by `url`."""
+    """Keys that hold bytes. All methods are thread-safe; each process opens its own store by `url`."""
 
     url: str
-    """What the user wrote, in its one canonical spelling: `open_store(store.url)` is the same store."""
+    """The canonical form of the URL that the user wrote: `open_store(store.url)` is the same store."""
 
     @abstractmethod
     def get(self, key: str) -> bytes:
-        """The bytes of `key`; NotFound when it does not exist."""
+        """Return the bytes of `key`. Raises NotFound if it does not exist."""
 
-    def start(self, key: str, size: int) -> tuple[bytes, int]:
-        """The first `size` bytes of `key` (all of them where it has fewer), and how many it has."""
-        whole = self.get(key)
-        return whole[:size], len(whole)
+    def read_start(self, key: str, size: int) -> tuple[bytes, int]:
+        """Return the first `size` bytes of `key` (all if it has fewer) and its total number of bytes."""
+        data = self.get(key)
+        return data[:size], len(data)
 
     @abstractmethod
     def fetch(self, key: str, path: Path) -> None:
-        """Stream `key` into the local file `path`, which appears whole or not at all; NotFound as in `get`."""
+        """Stream `key` into the local file `path`, which is created atomically. Raises NotFound as `get` does."""
 
     @abstractmethod
     def read(self, key: str) -> tuple[bytes, str]:
-        """The bytes of `key` and the version tag that `put_if_match` compares."""
+        """Return the bytes of `key` and the version tag that `put_if_match` compares."""
 
     @abstractmethod
     def put(self, key: str, body: Body) -> None:
-        """Write or replace `key`, all or nothing: a reader sees the old bytes or the new ones."""
+        """Write or replace `key` atomically: a reader sees the old bytes or the new ones."""
 
     @abstractmethod
     def put_if_absent(self, key: str, data: bytes) -> None:
-        """Write `key` unless it exists, in which case Conflict. Of many writers at once, one wins.
+        """Write `key`, or raise Conflict if it exists. Among concurrent writers exactly one succeeds.
 
-        `data` must differ between writers (hold a unique id): over a network whose answer was lost, a store tells
-        its own success from somebody else's by the bytes.
+        `data` must differ between writers (contain a unique id): after a lost response, the bytes tell a store whether
+        its own write or another one succeeded.
         """
 
     @abstractmethod
     def put_if_match(self, key: str, data: bytes, tag: str) -> None:
-        """Replace `key` if it still is what `read` returned with `tag`; Conflict when it changed or is gone.
+        """Replace `key` if it is unchanged since `read` returned `tag`, else raise Conflict.
 
         `data` must be unique, as in `put_if_absent`.
         """
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Stat]:
-        """Every object whose key begins with `prefix`, in the order of the keys. Nothing half-written is listed."""
+        """Yield every object whose key begins with `prefix`, in the order of the keys, without incomplete writes."""
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove `keys`; one that does not exist is fine. Several may go in any order."""
+        """Delete `keys`, in any order; keys that do not exist are ignored."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Whether `key` holds an object."""
+        """Return whether `key` holds an object."""
 
     @abstractmethod
     def check(self) -> None:
-        """Write, read and delete a probe object; raises StoreError or PermissionDenied where runs could not be kept."""
+        """Write, read and delete a probe object. Raises StoreError or PermissionDenied if the store is unusable."""
 
     @abstractmethod
     def local(self, key: str) -> Path | None:
-        """The real file of `key` in a folder store, to be memory-mapped and never written; None elsewhere."""
+        """Return the file of `key` in a folder store, to be memory-mapped and never written; None for other stores."""
 
     @abstractmethod
     def sweep(self, older_than_s: float) -> tuple[str, ...]:
-        """Remove what dead writers left half-written longer ago than that; the names of what went."""
+        """Delete incomplete writes and probes of dead processes older than `older_than_s` seconds; return names."""
 
 
 def open_store(url: str) -> ObjectStore:
-    """The store at `url`: `s3://bucket/prefix`, a folder, or `file:///folder`.
+    """Open the store at `url`: `s3://bucket/prefix`, a folder, or `file:///folder`.
 
-    Nothing is read or created yet; call `check` for an early, clear refusal.
+    Nothing is read or created yet; call `check` to detect an unusable store early. Raises RequestError for an invalid
+    URL.
     """
     scheme, _, name = _implementation(url).partition(":")
     implementation: type[ObjectStore] = getattr(importlib.import_module(scheme), name)
@@ -151,9 +152,9 @@ def _arguments(url: str) -> tuple[str, ...]:
 
 
 def checked(key: str) -> str:
-    """`key` itself when it is a safe relative path; RequestError otherwise."""
+    """Return `key` if it is a safe relative path; else raise RequestError."""
     parts = key.split("/")
-    wrong = next((part for part in parts if not speakable(part)), None)
+    wrong = next((part for part in parts if not valid_part(part)), None)
     if wrong is not None or len(key.encode("utf-8", "replace")) > _MOST_KEY_BYTES:
         raise RequestError(
             f"key {key[:200]!r} is not allowed: parts between single slashes, none empty, '.' or '..', "
@@ -162,20 +163,20 @@ def checked(key: str) -> str:
     return key
 
 
-def speakable(part: str) -> bool:
-    """Whether one part of a key (between slashes) may be written and is listed."""
+def valid_part(part: str) -> bool:
+    """Return whether one part of a key (between slashes) is valid."""
     if part in ("", ".", "..") or (part.startswith(RESERVED) and not part.startswith(PROBE)):
         return False
     return part.isprintable() and "\\" not in part
 
 
-def listable(key: str) -> bool:
-    """Whether a key found in storage is one of ours: other tools leave folder markers and stranger things."""
-    return all(speakable(part) and not part.startswith(RESERVED) for part in key.split("/"))
+def is_listable(key: str) -> bool:
+    """Return whether a key found in storage belongs to the store: other tools leave folder markers, for example."""
+    return all(valid_part(part) and not part.startswith(RESERVED) for part in key.split("/"))
 
 
 def size_of(body: Body) -> int:
-    """Bytes in `body`; StoreError when it is a file that is not there."""
+    """Return the size of `body` in bytes. Raises StoreError for a file that cannot be read."""
     if not isinstance(body, Path):
         return memoryview(body).nbytes
     try:
@@ -185,7 +186,7 @@ def size_of(body: Body) -> int:
 
 
 def chunks(body: Body, size: int) -> Iterator[memoryview]:
-    """`body` in pieces of at most `size` bytes, never all of a file at once."""
+    """Yield `body` in pieces of at most `size` bytes, without reading a file into memory at once."""
     if not isinstance(body, Path):
         view = memoryview(body).cast("B")
         yield from (view[at : at + size] for at in range(0, len(view), size))
@@ -199,5 +200,5 @@ def chunks(body: Body, size: int) -> Iterator[memoryview]:
 
 
 def absolute(folder: str) -> str:
-    """A folder as the user wrote it, absolute, `~` expanded, symbolic links left as they are."""
+    """Return a folder as an absolute path, with `~` expanded and symbolic links unresolved."""
     return os.path.abspath(os.path.expanduser(folder))

@@ -1,4 +1,4 @@
-"""What stands in the registry now? One listing of it, and only those alias documents read again that changed."""
+"""A view of the whole registry for repeated reads: one listing, and only changed alias documents are read again."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from regraft.store.objects import ObjectStore, Stat
 
 @dataclass(frozen=True)
 class RegistryModel:
-    """One model: its published versions, oldest first, and which of them its aliases mean."""
+    """One model: its published versions, oldest first, and the version of each alias."""
 
     versions: tuple[str, ...]
     aliases: Mapping[str, str]
     stamps: Mapping[str, str]
-    """What of each version is another once its manifest was written anew: a store may be deleted and made again."""
+    """For each version a text that changes when its manifest is rewritten: a store may be deleted and recreated."""
 
 
 class RegistryView:
-    """Looks at a registry again and again; `Registry` answers the same questions one at a time."""
+    """Reads all models of a registry repeatedly; `Registry` answers the same questions for one model at a time."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._read: dict[str, tuple[tuple[str, float, int], str | None]] = {}
+        """For each alias document that was read: tag, time and size in the listing, and the version in it."""
 
-    def look(self) -> Mapping[str, RegistryModel]:
-        """Every model that has a version, by name."""
+    def models(self) -> Mapping[str, RegistryModel]:
+        """Return every model that has a version, by name."""
         versions: dict[str, list[str]] = defaultdict(list)
-        aliases: dict[str, dict[str, str]] = defaultdict(dict)
         stamps: dict[str, dict[str, str]] = defaultdict(dict)
-        seen = set()
+        aliases: dict[str, Stat] = {}
         for stat in self._store.list("models/"):
             parts = stat.key.split("/")
             if len(parts) != 4:
@@ -45,18 +45,26 @@ class RegistryView:
                 versions[parts[1]].append(parts[2])
                 stamps[parts[1]][parts[2]] = f"{stat.tag} {stat.modified} {stat.size}"
             elif parts[2] == "aliases" and parts[3].endswith(".json"):
-                seen.add(stat.key)
-                if version := self._meant(stat):
-                    aliases[parts[1]][parts[3].removesuffix(".json")] = version
-        self._read = {key: kept for key, kept in self._read.items() if key in seen}
+                aliases[stat.key] = stat
+        targets = self._alias_targets(aliases)
         return {
             name: RegistryModel(
-                tuple(sorted(found, key=number_of)), MappingProxyType(aliases[name]), MappingProxyType(stamps[name])
+                tuple(sorted(found, key=number_of)), MappingProxyType(targets[name]), MappingProxyType(stamps[name])
             )
             for name, found in versions.items()
         }
 
-    def _meant(self, stat: Stat) -> str | None:
+    def _alias_targets(self, listed: Mapping[str, Stat]) -> dict[str, dict[str, str]]:
+        """Return the version of each alias by model; `listed` are the alias documents by key."""
+        targets: dict[str, dict[str, str]] = defaultdict(dict)
+        for key, stat in listed.items():
+            _, model, _, document = key.split("/")
+            if version := self._alias_target(stat):
+                targets[model][document.removesuffix(".json")] = version
+        self._read = {key: known for key, known in self._read.items() if key in listed}
+        return targets
+
+    def _alias_target(self, stat: Stat) -> str | None:
         stamp = (stat.tag, stat.modified, stat.size)
         known = self._read.get(stat.key)
         if known and known[0] == stamp:
@@ -65,6 +73,6 @@ class RegistryView:
             version = documents.read(self._store, stat.key).get("version")
         except (NotFound, Damaged):
             return None
-        meant = version if isinstance(version, str) else None
-        self._read[stat.key] = (stamp, meant)
-        return meant
+        target = version if isinstance(version, str) else None
+        self._read[stat.key] = (stamp, target)
+        return target

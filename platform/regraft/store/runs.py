@@ -1,4 +1,4 @@
-"""Which runs does the store know, and how far is each?"""
+"""The small documents of runs: record, log, stop request."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from regraft.store.objects import Body, ObjectStore, checked
 
 RECORD = "run.json"
 STOP = "stop.json"
-"""There while somebody wants the run to stop."""
+"""Exists while the run is requested to stop."""
 LOG = "log.jsonl"
-"""What the run said, one event a line."""
+"""The log of the run, one event a line."""
 
 _log = logging.getLogger(__name__)
-_Infos = list["RunInfo"]
+_RunList = list["RunInfo"]
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What `run.json` says: `updated` in Unix seconds; state "damaged" when it cannot be read."""
+    """The content of `run.json`: `updated` in Unix seconds; state "damaged" if it cannot be read."""
 
     name: str
     state: str = "unknown"
@@ -33,7 +33,7 @@ class RunInfo:
     updated: float = 0.0
     model: str = ""
     fields: Document = field(default_factory=dict, repr=False, compare=False)
-    """Everything that was given to `update`."""
+    """All fields that were given to `update`."""
 
 
 class Runs:
@@ -43,49 +43,49 @@ class Runs:
         self.store = store
 
     def write(self, run: str, document: str, data: Body) -> None:
-        """Write a document (`spec.yaml`, `metrics.jsonl`) of `run`, replacing what was there."""
+        """Write or replace a document (`spec.yaml`, `metrics.jsonl`) of `run`."""
         self.store.put(_key(run, document), data)
 
     def read(self, run: str, document: str) -> bytes:
-        """The bytes of a document of `run`; NotFound."""
+        """Return the bytes of a document of `run`. Raises NotFound."""
         return self.store.get(_key(run, document))
 
     def find(self, run: str) -> Document | None:
-        """The fields of `run.json`, None where there is no such run; Damaged when it cannot be read."""
+        """Return the fields of `run.json`, None if the run does not exist. Raises Damaged if it cannot be read."""
         try:
             return documents.read(self.store, _key(run, RECORD))
         except NotFound:
             return None
 
     def info(self, run: str) -> RunInfo:
-        """How far `run` is; NotFound with the nearest name, or Damaged."""
+        """Return state and progress of `run`. Raises NotFound, with the most similar name, or Damaged."""
         record = self.find(run)
         if record is None:
             raise names.unknown("run", run, [info.name for info in self.list()], self.store.url)
         return _info(run, record)
 
     def update(self, run: str, **fields: Any) -> Document:
-        """Set `fields` in `run.json` and leave the others as they are, whoever else writes at the same time."""
+        """Set `fields` in `run.json` and leave the others unchanged; safe against concurrent updates."""
 
         def edit(old: Document | None) -> Document:
             return {**(old or {}), **fields, "name": run, "updated": time.time()}
 
-        return documents.change(self.store, _key(run, RECORD), edit, on_damaged=_start_again)
+        return documents.change(self.store, _key(run, RECORD), edit, on_damaged=_warn_fields_lost)
 
-    def ask_stop(self, run: str) -> None:
-        """Ask whoever drives `run` to stop at the next step boundary, with a checkpoint."""
+    def request_stop(self, run: str) -> None:
+        """Request the driver of `run` to stop at the next step, with a checkpoint."""
         self.store.put(_key(run, STOP), documents.encode({"asked": time.time()}))
 
-    def stop_asked(self, run: str) -> bool:
-        """Whether `run` is asked to stop; what the document holds does not matter, so a cut one counts too."""
+    def stop_requested(self, run: str) -> bool:
+        """Return whether `run` is requested to stop; the existence of the document counts, even if it is damaged."""
         return self.store.exists(_key(run, STOP))
 
-    def forget_stop(self, run: str) -> None:
-        """Take the wish back: a run that is begun again goes on."""
+    def clear_stop(self, run: str) -> None:
+        """Withdraw the stop request, so that a run that is started again continues."""
         self.store.delete([_key(run, STOP)])
 
-    def list(self) -> _Infos:
-        """Every run that has a `run.json`, the last updated first."""
+    def list(self) -> _RunList:
+        """Return all runs that have a `run.json`, the last updated first."""
         found = []
         for stat in self.store.list("runs/"):
             run, slash, document = stat.key.removeprefix("runs/").rpartition("/")
@@ -116,8 +116,8 @@ class RunDocument:
         self.runs.update(self.run, **fields)
 
 
-def parsed(line: str) -> dict[str, Any] | None:
-    """A line of a log as an event; None for one that is none."""
+def parse_event(line: str) -> dict[str, Any] | None:
+    """Return a line of a log as an event; None if it is not one."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
@@ -141,5 +141,5 @@ def _info(run: str, record: Document) -> RunInfo:
     )
 
 
-def _start_again(error: Damaged) -> None:
-    _log.warning("%s; it is written anew and its other fields are lost", error)
+def _warn_fields_lost(error: Damaged) -> None:
+    _log.warning("%s; it is replaced and its other fields are lost", error)

@@ -1,4 +1,4 @@
-"""How does a bucket keep the promise of a store? By conditional writes, on AWS and on the servers that imitate it."""
+"""The store in a bucket: conditional writes, on AWS S3 and on compatible servers."""
 
 from __future__ import annotations
 
@@ -23,44 +23,44 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from regraft.errors import Conflict, NotFound, RequestError, StoreError
 from regraft.store import multipart
-from regraft.store.atomic_files import fresh_file, writing_here
-from regraft.store.objects import PROBE, Body, ObjectStore, Stat, checked, listable, size_of
-from regraft.store.s3_errors import code_of, retries_of, status_of, told
+from regraft.store.atomic_files import temporary_file, writing_locally
+from regraft.store.objects import PROBE, Body, ObjectStore, Stat, checked, is_listable, size_of
+from regraft.store.s3_errors import code_of, retries_of, status_of, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _PATIENT = 8
-"""Where a tenth of all requests fails, one in a hundred million fails so often in a row."""
+"""Attempts of a request: if a tenth of all requests fail, one in a hundred million fails so often in a row."""
 _QUICK = 3
 _TRIES = 6
 _PIECE = 1 << 20
 _PAGE = 1000
-_MOST_CLIENTS = 4
+_MAX_CLIENTS = 4
 _UNDECIDED = {409, 500}
-"""Answers to conditional writes that met: AWS says 409, Ceph 500; the write may be sent again."""
+"""Responses to concurrent conditional writes (409 on AWS, 500 on Ceph), after which the write may be repeated."""
 _CONNECT_S = 10
 _READ_S = 60
-_CARELESS = (
-    "the server does not keep to the conditions of conditional writes, so two writers could overwrite one another: "
+_IGNORES_CONDITIONS = (
+    "the server does not keep to the conditions of conditional writes, so two writers could overwrite each other: "
     "turn off the bucket's versioning (with which Ceph ignores them) or use another bucket"
 )
 
 _Tags = list[str]  # inside the class, `list` is the method
 
 
-class _Torn(Exception):
-    """A download broke off, or the object changed between two pieces of it."""
+class _BrokenDownload(Exception):
+    """A download was interrupted, or the object changed during it."""
 
 
-class _Refused(Exception):
-    """A conditional write was refused; `args[0]` says whether it may have been our own repeated request."""
+class _ConditionFailed(Exception):
+    """The condition of a write did not hold; `args[0]`: an earlier attempt of the same write may be the reason."""
 
 
 class S3Store(ObjectStore):
-    """A store below a prefix of a bucket. Server and keys come from the environment, as boto3 reads it.
+    """A store below a prefix of a bucket. Server and credentials come from the environment, as in boto3.
 
-    Nothing is asked of the server before the first request.
+    Creating a store sends no request.
     """
 
     def __init__(self, bucket: str, prefix: str = "", attempts: int = _PATIENT) -> None:
@@ -74,21 +74,21 @@ class S3Store(ObjectStore):
     def get(self, key: str) -> bytes:
         return self.read(key)[0]
 
-    def start(self, key: str, size: int) -> tuple[bytes, int]:
+    def read_start(self, key: str, size: int) -> tuple[bytes, int]:
         name = self._name(key)
-        with self._asking(f"reading {key}") as client:
+        with self._client_for(f"reading {key}") as client:
             try:
-                answer = client.get_object(Bucket=self._bucket, Key=name, Range=f"bytes=0-{size - 1}")
+                response = client.get_object(Bucket=self._bucket, Key=name, Range=f"bytes=0-{size - 1}")
             except ClientError as error:
                 if status_of(error) != 416:  # an empty object has no first byte
                     raise
                 return b"", 0
             with suppress(BotoCoreError):
-                found = answer["Body"].read()
-                total = answer.get("ContentRange", "").rpartition("/")[2]
-                if len(found) == answer["ContentLength"] and (total.isdecimal() or "ContentRange" not in answer):
+                found = response["Body"].read()
+                total = response.get("ContentRange", "").rpartition("/")[2]
+                if len(found) == response["ContentLength"] and (total.isdecimal() or "ContentRange" not in response):
                     return found[:size], int(total or len(found))
-        return super().start(key, size)  # broken off: the way that goes on where it was
+        return super().read_start(key, size)  # interrupted: `read` resumes where the connection broke
 
     def read(self, key: str) -> tuple[bytes, str]:
         sink = io.BytesIO()
@@ -96,54 +96,54 @@ class S3Store(ObjectStore):
         return sink.getvalue(), tag
 
     def fetch(self, key: str, path: Path) -> None:
-        with writing_here(path), fresh_file(path) as (file, temporary), os.fdopen(os.dup(file), "wb") as sink:
+        with writing_locally(path), temporary_file(path) as (file, temporary), os.fdopen(os.dup(file), "wb") as sink:
             self._download(key, sink)
             sink.flush()
             os.replace(temporary, path)
 
     def put(self, key: str, body: Body) -> None:
         name = self._name(key)
-        with self._asking(f"writing {key}") as client:
+        with self._client_for(f"writing {key}") as client:
             if size_of(body) > multipart.PART:
                 multipart.upload(client, self._bucket, name, body)
                 return
-            data = _whole(body)
+            data = _read_all(body)
             client.put_object(Bucket=self._bucket, Key=name, Body=data, ContentMD5=multipart.digest(data))
 
     def put_if_absent(self, key: str, data: bytes) -> None:
         name = self._name(key)
-        with self._asking(f"writing {key}") as client:
+        with self._client_for(f"writing {key}") as client:
             try:
                 self._conditional(partial(client.put_object, Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*"))
-            except _Refused as refused:
-                if not (refused.args[0] and self._holds(key, data)):
+            except _ConditionFailed as refused:
+                if not (refused.args[0] and self._is_ours(key, data)):
                     raise Conflict(f"{key} exists already", self.url) from None
 
     def put_if_match(self, key: str, data: bytes, tag: str) -> None:
         name = self._name(key)
-        with self._asking(f"writing {key}") as client:
+        with self._client_for(f"writing {key}") as client:
             put = partial(client.put_object, Bucket=self._bucket, Key=name, Body=data)
             try:
                 try:
                     self._conditional(partial(put, IfMatch=tag))
-                except _Refused:
-                    # Servers differ on quotes: Ceph wants none, others insist. Only an unchanged object is asked again.
+                except _ConditionFailed:
+                    # Ceph requires the tag without quotes, others with them; only an unchanged object is written.
                     if self._tag(key) != tag:
                         raise
                     self._conditional(partial(put, IfMatch=f'"{tag}"'))
-            except _Refused as refused:
-                if not (refused.args[0] and self._holds(key, data)):
-                    raise Conflict(f"{key} was changed by somebody else or is gone", self.url) from None
+            except _ConditionFailed as refused:
+                if not (refused.args[0] and self._is_ours(key, data)):
+                    raise Conflict(f"{key} was changed by another process or deleted", self.url) from None
 
     def list(self, prefix: str = "") -> Iterator[Stat]:
-        with self._asking(f"listing {prefix or 'the store'}") as client:
+        with self._client_for(f"listing {prefix or 'the store'}") as client:
             pages = client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig={"PageSize": _PAGE}
             )
             for page in pages:
                 for item in page.get("Contents", []):
                     key = item["Key"].removeprefix(self._prefix)
-                    if listable(key):
+                    if is_listable(key):
                         yield Stat(key, item["Size"], item["LastModified"].timestamp(), item["ETag"].strip('"'))
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -152,7 +152,7 @@ class S3Store(ObjectStore):
             for name in names:
                 self._delete(name)
             return
-        # One by one: the request for many wants a checksum that servers disagree about.
+        # One by one: servers disagree about the checksum that a request for many keys requires.
         with ThreadPoolExecutor(8, thread_name_prefix="regraft-delete") as pool:
             for _ in pool.map(self._delete, names):
                 pass
@@ -161,7 +161,7 @@ class S3Store(ObjectStore):
         return self._tag(key) is not None
 
     def check(self) -> None:
-        # A wrong address is to be told soon; a server that answers, and is busy, is worth the patience of any request.
+        # Few attempts for the first request report a wrong address soon; a busy server gets the usual ones after it.
         next(S3Store(self._bucket, self._prefix, _QUICK).list(), None)
         self._round_trip(PROBE + uuid4().hex)
 
@@ -170,92 +170,95 @@ class S3Store(ObjectStore):
 
     def sweep(self, older_than_s: float) -> tuple[str, ...]:
         before = time.time() - older_than_s
-        gone = []
-        with self._asking("sweeping") as client:
-            for page in client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self._bucket, Prefix=self._prefix
-            ):
-                for begun in page.get("Uploads", []):
-                    if begun["Initiated"].timestamp() < before:
-                        with suppress(client.exceptions.NoSuchUpload):  # completed meanwhile
-                            client.abort_multipart_upload(
-                                Bucket=self._bucket, Key=begun["Key"], UploadId=begun["UploadId"]
-                            )
-                        gone.append(begun["Key"].removeprefix(self._prefix))
-            probes = client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + PROBE).get("Contents", [])
-            for item in probes:
-                if item["LastModified"].timestamp() < before:
-                    client.delete_object(Bucket=self._bucket, Key=item["Key"])
-                    gone.append(item["Key"].removeprefix(self._prefix))
-        return tuple(sorted(gone))
+        with self._client_for("sweeping") as client:
+            removed = [*self._sweep_uploads(client, before), *self._sweep_probes(client, before)]
+        return tuple(sorted(name.removeprefix(self._prefix) for name in removed))
+
+    def _sweep_uploads(self, client: S3Client, before: float) -> Iterator[str]:
+        """Abort multipart uploads begun before then; yield their names."""
+        pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
+        for begun in (upload for page in pages for upload in page.get("Uploads", [])):
+            if begun["Initiated"].timestamp() < before:
+                with suppress(client.exceptions.NoSuchUpload):  # completed at the same time
+                    client.abort_multipart_upload(Bucket=self._bucket, Key=begun["Key"], UploadId=begun["UploadId"])
+                yield begun["Key"]
+
+    def _sweep_probes(self, client: S3Client, before: float) -> Iterator[str]:
+        """Delete probe objects written before then; yield their names."""
+        probes = client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + PROBE).get("Contents", [])
+        for item in probes:
+            if item["LastModified"].timestamp() < before:
+                client.delete_object(Bucket=self._bucket, Key=item["Key"])
+                yield item["Key"]
 
     def _name(self, key: str) -> str:
         return self._prefix + checked(key)
 
     @contextmanager
-    def _asking(self, doing: str) -> Iterator[S3Client]:
+    def _client_for(self, doing: str) -> Iterator[S3Client]:
+        """Yield the client and translate its errors; `doing` is a phrase for messages, like "reading runs/a"."""
         endpoint = ""
         try:
             client = _client(self._attempts)
             endpoint = client.meta.endpoint_url
             yield client
         except (ClientError, BotoCoreError) as error:
-            raise told(error, doing=doing, url=self.url, endpoint=endpoint) from error
+            raise translated(error, doing=doing, url=self.url, endpoint=endpoint) from error
 
     def _download(self, key: str, sink: BinaryIO) -> str:
-        """Write the object into `sink`, going on where a broken connection left off; its tag."""
+        """Write the object into `sink`, resuming after a broken connection; return its tag."""
         tags: _Tags = []
         tries = Retrying(
-            retry=retry_if_exception_type(_Torn),
+            retry=retry_if_exception_type(_BrokenDownload),
             stop=stop_after_attempt(_TRIES),
             wait=wait_random_exponential(multiplier=0.1, max=5),
             reraise=True,
         )
         try:
-            tries(self._continue, key, sink, tags)
-        except _Torn as error:
+            tries(self._resume, key, sink, tags)
+        except _BrokenDownload as error:
             raise StoreError(f"reading {key} broke off {_TRIES} times", self.url) from error
         return tags[-1].strip('"')
 
-    def _continue(self, key: str, sink: BinaryIO, tags: _Tags) -> None:
+    def _resume(self, key: str, sink: BinaryIO, tags: _Tags) -> None:
         done = sink.tell()
         name = self._name(key)
-        with self._asking(f"reading {key}") as client:
+        with self._client_for(f"reading {key}") as client:
             if done:
-                answer = client.get_object(Bucket=self._bucket, Key=name, Range=f"bytes={done}-")
+                response = client.get_object(Bucket=self._bucket, Key=name, Range=f"bytes={done}-")
             else:
-                answer = client.get_object(Bucket=self._bucket, Key=name)
-        if done and (answer["ETag"] != tags[-1] or "ContentRange" not in answer):
+                response = client.get_object(Bucket=self._bucket, Key=name)
+        if done and (response["ETag"] != tags[-1] or "ContentRange" not in response):
             sink.seek(0)
             sink.truncate()
-            raise _Torn
-        tags.append(answer["ETag"])
+            raise _BrokenDownload
+        tags.append(response["ETag"])
         try:
-            for piece in answer["Body"].iter_chunks(_PIECE):
+            for piece in response["Body"].iter_chunks(_PIECE):
                 sink.write(piece)
         except BotoCoreError as error:
-            raise _Torn from error
-        if sink.tell() != done + answer["ContentLength"]:
-            raise _Torn
+            raise _BrokenDownload from error
+        if sink.tell() != done + response["ContentLength"]:
+            raise _BrokenDownload
 
     def _conditional(self, put: Callable[[], object]) -> None:
-        """Send a conditional write; _Refused when the condition does not hold."""
-        for again in range(_TRIES):
+        """Send a conditional write. Raises _ConditionFailed if the condition does not hold."""
+        for attempt in range(_TRIES):
             try:
                 put()
                 return
             except ClientError as error:
                 if status_of(error) == 412 or code_of(error) == "NoSuchKey":
-                    raise _Refused(again > 0 or retries_of(error) > 0) from error
-                if status_of(error) not in _UNDECIDED or (status_of(error) == 500 and again == _TRIES - 1):
+                    raise _ConditionFailed(attempt > 0 or retries_of(error) > 0) from error
+                if status_of(error) not in _UNDECIDED or (status_of(error) == 500 and attempt == _TRIES - 1):
                     raise
-            time.sleep(random.uniform(0.02, 0.1) * 2**again)
-        raise _Refused(True)
+            time.sleep(random.uniform(0.02, 0.1) * 2**attempt)
+        raise _ConditionFailed(True)
 
-    def _holds(self, key: str, data: bytes) -> bool:
-        """Whether the object is what we sent: a repeated request is refused by its own first success.
+    def _is_ours(self, key: str, data: bytes) -> bool:
+        """Return whether the object has our bytes: a repeated write fails if its first attempt succeeded.
 
-        Safe because what is written conditionally holds a unique id: nobody else writes the same bytes.
+        Reliable because conditional writes contain a unique id, so that no other writer has the same bytes.
         """
         with suppress(NotFound):
             return self.get(key) == data
@@ -263,7 +266,7 @@ class S3Store(ObjectStore):
 
     def _tag(self, key: str) -> str | None:
         name = self._name(key)
-        with self._asking(f"looking for {key}") as client:
+        with self._client_for(f"looking for {key}") as client:
             try:
                 return client.head_object(Bucket=self._bucket, Key=name)["ETag"].strip('"')
             except ClientError as error:
@@ -272,7 +275,7 @@ class S3Store(ObjectStore):
         return None
 
     def _delete(self, name: str) -> None:
-        with self._asking("deleting") as client:
+        with self._client_for("deleting") as client:
             try:
                 client.delete_object(Bucket=self._bucket, Key=name)
             except ClientError as error:
@@ -290,22 +293,22 @@ class S3Store(ObjectStore):
                 with suppress(Conflict):
                     write()
             if self.get(key) != second:
-                raise StoreError(_CARELESS, self.url)
+                raise StoreError(_IGNORES_CONDITIONS, self.url)
         finally:
             self.delete([key])
 
 
 def _client(attempts: int) -> S3Client:
-    """Made at the first request and shared by all stores and threads of the process."""
+    """Return the client, created at the first request and shared by all stores and threads of the process."""
     key = (attempts, *sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
     with _clients.lock:
         if key not in _clients.made:
-            _clients.made = {key: _connect(attempts), **dict(list(_clients.made.items())[: _MOST_CLIENTS - 1])}
+            _clients.made = {key: _connect(attempts), **dict(list(_clients.made.items())[: _MAX_CLIENTS - 1])}
         return _clients.made[key]
 
 
 def _connect(attempts: int) -> S3Client:
-    """`when_required`: older servers refuse or ignore the checksums that boto3 would add by itself."""
+    """Create a client. `when_required`: older servers reject or ignore the checksums that boto3 adds by default."""
     config = Config(
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -323,9 +326,9 @@ def _connect(attempts: int) -> S3Client:
 
 
 class _Clients:
-    """The clients of this process, by the environment that they were made in.
+    """The clients of this process, by the environment that they were created in.
 
-    One loader for all of them: reading the service's description is nine tenths of what making a client costs.
+    They share one loader: reading the service's description takes nine tenths of the time to create a client.
     """
 
     def __init__(self) -> None:
@@ -333,16 +336,17 @@ class _Clients:
         self.forget()
 
     def forget(self) -> None:
+        """Drop all clients."""
         self.lock = threading.Lock()
         self.made: dict[tuple[object, ...], S3Client] = {}
 
 
 _clients = _Clients()
-# A connection must not cross a fork: two processes would read one another's answers.
+# A connection must not be used after a fork: both processes would read each other's responses.
 os.register_at_fork(after_in_child=_clients.forget)
 
 
-def _whole(body: Body) -> bytes:
+def _read_all(body: Body) -> bytes:
     if isinstance(body, Path):
         try:
             return body.read_bytes()

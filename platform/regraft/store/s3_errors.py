@@ -1,4 +1,4 @@
-"""What does an S3 failure mean for the user? One clear message each, with no key or secret in it."""
+"""Translation of S3 errors into regraft's errors, with a message for users that contains no key or secret."""
 
 from __future__ import annotations
 
@@ -25,54 +25,56 @@ _WRONG_KEYS = {
     "InvalidToken": "the session token is not valid: check AWS_SESSION_TOKEN",
     "RequestTimeTooSkewed": "the clock of this machine differs too much from the server's: set it",
 }
-_NOT_THERE = {("NoSuchKey", "GetObject"), ("404", "GetObject"), ("404", "HeadObject")}
+_NOT_FOUND = {("NoSuchKey", "GetObject"), ("404", "GetObject"), ("404", "HeadObject")}
 _FORBIDDEN = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"}
-_ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+_OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
 _NO_S3 = "does not answer as an S3 server does: is AWS_ENDPOINT_URL right?"
 _BUSY = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"}
 
 
 def code_of(error: ClientError) -> str:
-    """The server's own word for what went wrong, or the HTTP status where an answer has no body."""
+    """Return the server's error code, or the HTTP status for a response without a body."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def status_of(error: ClientError) -> int:
-    """The HTTP status of the answer; 0 when there is none."""
+    """Return the HTTP status of the response; 0 without one."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def retries_of(error: ClientError) -> int:
-    """How often the request had been sent before the answer that this error reports."""
+    """Return how often the request had been sent before the response that this error reports."""
     return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 
-def told(error: Exception, *, doing: str, url: str, endpoint: str) -> RegraftError:
-    """The error of our tree for a botocore one; `doing` reads like "reading runs/a"."""
+def translated(error: Exception, *, doing: str, url: str, endpoint: str) -> RegraftError:
+    """Return the regraft error for a botocore error; `doing` is a phrase like "reading runs/a"."""
     if isinstance(error, ClientError):
-        return _refused(error, doing, url, _host(endpoint))
+        return _translated_response(error, doing, url, _host_of(endpoint))
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError | ProfileNotFound):
         return PermissionDenied("no complete S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", url)
     if isinstance(error, ConnectionError | HTTPClientError):
-        return StoreError(f"{doing}: {_host(endpoint)} does not answer: is it running, is AWS_ENDPOINT_URL right?", url)
+        return StoreError(
+            f"{doing}: {_host_of(endpoint)} does not answer: is it running, is AWS_ENDPOINT_URL right?", url
+        )
     if isinstance(error, ResponseParserError):
-        return StoreError(f"{doing}: {_host(endpoint)} {_NO_S3}", url)
+        return StoreError(f"{doing}: {_host_of(endpoint)} {_NO_S3}", url)
     if isinstance(error, BotoCoreError):
         return StoreError(f"{doing}: {type(error).__name__}: {error}", url)
     return StoreError(f"{doing}: {type(error).__name__}", url)
 
 
-def _refused(error: ClientError, doing: str, url: str, host: str) -> RegraftError:
+def _translated_response(error: ClientError, doing: str, url: str, host: str) -> RegraftError:
     code = code_of(error)
     if code in _WRONG_KEYS:
         return PermissionDenied(f"{doing}: {_WRONG_KEYS[code]}", url)
-    if (code, error.operation_name) in _NOT_THERE:
+    if (code, error.operation_name) in _NOT_FOUND:
         return NotFound(f"{doing}: it is not in the store", url)
     if code == "NoSuchBucket":
         return StoreError(f"the bucket does not exist at {host}: create it or correct the store's name", url)
-    if code == "404":  # S3 gives its errors a name: this is some other web server
+    if code == "404":  # errors of S3 have a name: this is another web server
         return StoreError(f"{doing}: {host} {_NO_S3}", url)
-    if code in _ELSEWHERE:
+    if code in _OTHER_REGION:
         return StoreError(f"{doing}: the bucket is in another region: set AWS_REGION", url)
     if code == "NotImplemented" or status_of(error) == 501:
         return StoreError(f"{doing}: {host} has no conditional writes (If-Match), without which no store is safe", url)
@@ -83,8 +85,8 @@ def _refused(error: ClientError, doing: str, url: str, host: str) -> RegraftErro
     return StoreError(f"{doing}: {host} answered {code}: {error.response.get('Error', {}).get('Message', '')}", url)
 
 
-def _host(endpoint: str) -> str:
-    """Host and port only: an endpoint may be written with a password in it."""
+def _host_of(endpoint: str) -> str:
+    """Return host and port only: an endpoint may contain a password."""
     parts = urlsplit(endpoint)
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.hostname or 'the S3 server'}{port}"

@@ -1,4 +1,4 @@
-"""Which searches does the store know? What they say of themselves is theirs: `regraft.tuning.driver.search_store`."""
+"""The searches of a store; `regraft.tuning.driver.search_store` has their documents."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ RECORD = "search.json"
 
 
 def folder_of(search: str) -> str:
-    """Where a search's documents and checkpoints are."""
+    """Return the folder of a search's documents and checkpoints."""
     return checked(f"searches/{search}")
 
 
 def searches(store: ObjectStore) -> list[str]:
-    """Names of the searches that have a record."""
+    """Return the names of the searches that have a record, sorted."""
     found = []
     for stat in store.list("searches/"):
         name, _, document = stat.key.removeprefix("searches/").partition("/")
@@ -25,8 +25,8 @@ def searches(store: ObjectStore) -> list[str]:
     return sorted(found)
 
 
-def told(store: ObjectStore, name: str) -> Document:
-    """What a search's record says; of one that cannot be read that it is damaged."""
+def search_record(store: ObjectStore, name: str) -> Document:
+    """Return the record of a search; its state is "damaged" if it cannot be read."""
     try:
         return documents.read(store, f"searches/{name}/{RECORD}")
     except (Damaged, NotFound):

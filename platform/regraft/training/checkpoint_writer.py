@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from regraft.store.checkpoints import Checkpoints, Retention, Saved
+from regraft.store.checkpoints import Checkpoints, Retention, SavedCheckpoint
 from regraft.training.safetensors_buffer import SafetensorsBuffer
 
-Then = Callable[[Saved], None]
+Then = Callable[[SavedCheckpoint], None]
 """Called after the commit of a checkpoint, on the uploading thread."""
 
 
@@ -31,7 +31,7 @@ class CheckpointWriter:
         self._pinned = pinned
         self._buffers: dict[str, SafetensorsBuffer] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="regraft-checkpoint-writer")
-        self._pending: Future[Saved] | None = None
+        self._pending: Future[SavedCheckpoint] | None = None
 
     def save(
         self,
@@ -65,7 +65,7 @@ class CheckpointWriter:
 
     def _write(
         self, step: int, names: tuple[str, ...], document: bytes, *, meta: dict[str, Any], then: Then | None
-    ) -> Saved:
+    ) -> SavedCheckpoint:
         bodies: dict[str, Any] = {name: self._buffers[name].bytes() for name in names}
         saved = self._checkpoints.save(step, {**bodies, "state.json": document}, meta)
         if self._retention is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from regraft.contracts import CheckpointWritten, Event, Progress, RunFailed, Stepped, TrunkProgress
 from regraft.errors import NotFound, RegraftError, StoreError
 from regraft.store.redact import redacted
-from regraft.store.runs import LOG, Runs, parsed
+from regraft.store.runs import LOG, Runs, parse_event
 
 _log = logging.getLogger(__name__)
 STEP_S = 10.0
@@ -100,7 +100,7 @@ def earlier_lines(runs: Runs, run: str) -> list[str]:
         text = runs.read(run, LOG).decode("utf-8", "replace")
     except (NotFound, StoreError):
         return []
-    return [line for line in text.splitlines() if parsed(line) is not None][-MOST_LINES:]
+    return [line for line in text.splitlines() if parse_event(line) is not None][-MOST_LINES:]
 
 
 def _shortened(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from regraft.contracts import Note, Progress, Registered, Score
 from regraft.errors import Damaged, NotFound, RunError
 from regraft.spec.run import RunSpec
 from regraft.store.card import model_card
-from regraft.store.checkpoints import Checkpoints, Saved, ranked
+from regraft.store.checkpoints import Checkpoints, SavedCheckpoint, ranked
 from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry, Version
 from regraft.store.runs import Runs
@@ -62,7 +62,7 @@ class TrainedRun:
 
     job: Job
     base: Base
-    best: Saved
+    best: SavedCheckpoint
     delta: bytes
     """The delta of the best checkpoint, as a safetensors file."""
     state: RunState
@@ -115,12 +115,12 @@ def publish(store: ObjectStore, spec: RunSpec, trained: TrainedRun, meta: dict[s
     return Registry(store).publish(spec.name, contents, meta)
 
 
-def best_delta(checkpoints: Checkpoints, score: Score, progress: Progress | None) -> tuple[Saved, bytes]:
+def best_delta(checkpoints: Checkpoints, score: Score, progress: Progress | None) -> tuple[SavedCheckpoint, bytes]:
     """Return the best evaluated checkpoint whose files verify, the earliest of equals, and its delta.
 
     Raises RunError when there is none.
     """
-    for saved in ranked(checkpoints.sound(), score.name, score.mode):
+    for saved in ranked(checkpoints.valid(), score.name, score.mode):
         with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
             try:
                 return saved, (checkpoints.open(saved, Path(folder)) / "delta.safetensors").read_bytes()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from regraft.contracts import Note
 from regraft.errors import Damaged
-from regraft.store.checkpoints import Checkpoints, Saved
+from regraft.store.checkpoints import Checkpoints, SavedCheckpoint
 from regraft.training.harness import Harness
 
 log = logging.getLogger(__name__)
 
 
-def newest_checkpoint(checkpoints: Checkpoints, harness: Harness, folder: Path) -> tuple[Saved, Path] | None:
+def newest_checkpoint(checkpoints: Checkpoints, harness: Harness, folder: Path) -> tuple[SavedCheckpoint, Path] | None:
     """Fetch the newest valid checkpoint into `folder`; return it and the folder of its files, None if there is none.
 
     Rank 0 chooses and the others follow by id: two ranks that each looked for themselves could find different ones. A

@@ -46,7 +46,7 @@ def run_session(
         if known is not None and known.get("state") == "registered":
             yield registered_outcome(store, spec, run, known)
             return
-        runs.forget_stop(run)
+        runs.clear_stop(run)
         job = prepare(store, spec, run, events)
         with events.of(runs, run), failure_recorded(runs, run, lease):
             yield PreparedRun(store, spec, job, started, events, lease)

@@ -67,7 +67,7 @@ def on_stop_request(runs: Runs, run: str, notice: StopNotice) -> Iterator[None]:
 def _watch(runs: Runs, run: str, notice: StopNotice, done: threading.Event) -> None:
     while not done.wait(CHECK_S):
         try:
-            if runs.stop_asked(run):
+            if runs.stop_requested(run):
                 notice.give("`regraft runs stop` asked for it")
                 return
         except StoreError as error:

@@ -10,7 +10,7 @@ import pytest
 
 from regraft.cli import dispatch
 from regraft.cli.evaluate import worst_class
-from regraft.contracts import RowsEvaluated
+from regraft.contracts import Progress, RowsEvaluated
 from regraft.evaluation.options import EvaluationOptions
 from regraft.store.objects import ObjectStore
 from unit.cli.pretended import Regraft, publish
@@ -41,12 +41,14 @@ class PretendedEvaluation:
     """Stands where the evaluation does."""
 
     document: dict[str, Any] = field(default_factory=lambda: DOCUMENT)
-    calls: list[tuple[str, str, Path, dict[str, Any]]] = field(default_factory=list)
+    calls: list[tuple[str, str, EvaluationOptions]] = field(default_factory=list)
 
-    def __call__(self, store: ObjectStore, reference: str, data: str, output: Path, **options: Any) -> Any:
-        self.calls.append((reference, data, output, options))
-        options["progress"](RowsEvaluated(1, 240, reference))
-        self.json, self.html = output / "evaluation.json", output / "evaluation.html"
+    def __call__(
+        self, store: ObjectStore, reference: str, data: str, *, options: EvaluationOptions, progress: Progress
+    ) -> Any:
+        self.calls.append((reference, data, options))
+        progress(RowsEvaluated(1, 240, reference))
+        self.json, self.html = options.output / "evaluation.json", options.output / "evaluation.html"
         return self
 
 
@@ -89,10 +91,10 @@ def test_what_is_asked_reaches_the_evaluation(
     options = ("--columns", "text=review,label=stars", "--bad-rows", "skip", "--format", "{type: csv, header: null}")
     more = ("--against", "tickets@v1", "--resamples", "50", "--seconds", "2", "--worst", "3", "--device", "cpu")
     assert regraft("evaluate", "tickets", "s3://b/rows.csv", "--store", store.url, *options, *more).code == 0
-    reference, data, output, given = evaluation.calls[0]
-    assert (reference, data, output) == ("tickets@v1", "s3://b/rows.csv", Path("evaluation-tickets-v1-rows"))
-    assert given["device"] == "cpu"
-    assert given["options"] == EvaluationOptions(
+    reference, data, given = evaluation.calls[0]
+    assert (reference, data) == ("tickets@v1", "s3://b/rows.csv")
+    assert given == EvaluationOptions(
+        output=Path("evaluation-tickets-v1-rows"),
         columns={"text": "review", "label": "stars"},
         format="{type: csv, header: null}",
         bad_rows="skip",
@@ -100,6 +102,8 @@ def test_what_is_asked_reaches_the_evaluation(
         seconds=2.0,
         worst=3,
         against="tickets@v1",
+        plugins=[],
+        device="cpu",
     )
 
 

@@ -93,7 +93,7 @@ def test_a_run_that_nobody_drives_is_told_as_interrupted_and_cannot_be_stopped(
     assert found[0]["state"] == "interrupted"
     said = regraft("runs", "stop", "tickets-1", "--store", store.url)
     assert said.code == 2 and "nobody drives it" in said.err
-    assert not Runs(store).stop_asked("tickets-1")
+    assert not Runs(store).stop_requested("tickets-1")
 
 
 def test_stop_waits_until_the_driver_has_let_go(regraft: Regraft, store: ObjectStore) -> None:
@@ -102,7 +102,7 @@ def test_stop_waits_until_the_driver_has_let_go(regraft: Regraft, store: ObjectS
     assert regraft("runs", "list", "--store", store.url, "--json").document["runs"][0]["state"] == "running"
 
     def drive() -> None:
-        while not Runs(store).stop_asked("tickets-1"):
+        while not Runs(store).stop_requested("tickets-1"):
             time.sleep(0.01)
         Runs(store).update("tickets-1", state="stopped", step=21)
         lease.release()
@@ -120,7 +120,7 @@ def test_a_run_that_ended_before_it_could_stop_is_not_said_to_continue(regraft: 
     lease = Lease(store, "tickets-1").acquire()
 
     def drive() -> None:
-        while not Runs(store).stop_asked("tickets-1"):
+        while not Runs(store).stop_requested("tickets-1"):
             time.sleep(0.01)
         Runs(store).update("tickets-1", state="registered", step=40)
         lease.release()

@@ -164,11 +164,11 @@ def test_only_the_beginning_of_an_image_is_fetched_when_it_is_checked(moto_url: 
     assert (len(head), total, seen_size(head)) == (1 << 17, len(large), (900, 700))
     assert seen_size(beginning(f"{moto_url}/b.tif", image.complete)[0]) == (400, 300)
     assert beginning(f"{moto_url}/c.png", image.complete) == (picture(3), len(picture(3)))
-    assert store.start("a.jpg", 10) == (large[:10], len(large))
+    assert store.read_start("a.jpg", 10) == (large[:10], len(large))
     store.put("empty", b"")
-    assert store.start("empty", 10) == (b"", 0)
+    assert store.read_start("empty", 10) == (b"", 0)
     with pytest.raises(NotFound):
-        store.start("none", 10)
+        store.read_start("none", 10)
 
 
 def test_an_image_that_went_away_is_told_by_its_url(moto_url: str, tmp_path: Path) -> None:

@@ -56,18 +56,18 @@ def test_shelves_tell_what_the_registry_tells(own: ModelStore) -> None:
     own.add(seed=2)
     own.add(name="other")
     own.registry.promote(MODEL, "v2", "production")
-    shelves = RegistryView(open_store(own.store))
+    view = RegistryView(open_store(own.store))
     for _ in range(2):
-        found = shelves.look()
+        found = view.models()
         assert sorted(found) == own.registry.models()
-        for name, shelf in found.items():
-            assert list(shelf.versions) == [item.version for item in own.registry.versions(name)]
-            assert dict(shelf.aliases) == own.registry.aliases(name)
+        for name, model in found.items():
+            assert list(model.versions) == [item.version for item in own.registry.versions(name)]
+            assert dict(model.aliases) == own.registry.aliases(name)
         own.registry.rollback(MODEL, "production") if _ else own.registry.promote(MODEL, "v1", "production")
     own.registry.unalias(MODEL, "production")
-    assert dict(shelves.look()[MODEL].aliases) == {}
+    assert dict(view.models()[MODEL].aliases) == {}
     own.registry.delete("other", "v1")
-    assert sorted(shelves.look()) == [MODEL]
+    assert sorted(view.models()) == [MODEL]
 
 
 def test_promote_and_rollback_reach_a_running_endpoint_without_a_failed_request(own: ModelStore) -> None:
@@ -248,13 +248,13 @@ def test_many_who_ask_for_what_is_not_there_cost_few_looks(own: ModelStore, monk
     made = routes(own, Counted())
     made.start()
     looks: list[float] = []
-    look = made._registry.look
+    look = made._registry.models
 
     def counted() -> Any:
         looks.append(time.monotonic())
         return look()
 
-    monkeypatch.setattr(made._registry, "look", counted)
+    monkeypatch.setattr(made._registry, "models", counted)
     since = time.monotonic()
     for _ in range(200):
         with pytest.raises(NotFound):
@@ -272,7 +272,7 @@ def test_a_store_that_fails_for_a_while_changes_nothing(own: ModelStore, monkeyp
         fails.set()
         raise OSError("the network is gone")
 
-    monkeypatch.setattr(made._registry, "look", broken)
+    monkeypatch.setattr(made._registry, "models", broken)
     assert fails.wait(5)
     assert made.find(MODEL, BARE) == "v1"
     made.close()

@@ -35,7 +35,7 @@ def evaluated(trained: Path, tmp_path: Path) -> Any:
     """Evaluate `tiny` on a file, quickly."""
 
     def call(data: Path | str = trained / "rows.csv", reference: str = "tiny", **options: Any) -> EvaluationResult:
-        asked = EvaluationOptions(**{"resamples": 0, **options})
-        return evaluate(open_store(str(trained / "store")), reference, str(data), tmp_path / "out", options=asked)
+        chosen = EvaluationOptions(output=tmp_path / "out", **{"resamples": 0, **options})
+        return evaluate(open_store(str(trained / "store")), reference, str(data), options=chosen)
 
     return call

@@ -144,8 +144,8 @@ def test_a_version_and_rows_in_s3_give_the_same_figures(
         if path.is_file():
             store.put(path.relative_to(trained / "store").as_posix(), path)
     store.put("rows/rows.csv", trained / "rows.csv")
-    options = EvaluationOptions(resamples=0)
-    there = evaluate(store, "tiny", "s3://tests/evaluated/rows/rows.csv", tmp_path / "s3", options=options).document
+    options = EvaluationOptions(output=tmp_path / "s3", resamples=0)
+    there = evaluate(store, "tiny", "s3://tests/evaluated/rows/rows.csv", options=options).document
     here = evaluated(resamples=0).document
     assert there["metrics"] == here["metrics"] and there["id"] == here["id"]
     assert there["data"]["fingerprint"] == here["data"]["fingerprint"]

@@ -120,7 +120,7 @@ def test_an_export_names_its_own_library() -> None:
     text = model_card(META, SPEC, library="transformers", usage="Load it with from_pretrained.")
     assert read(text).library_name == "transformers"
     assert "Load it with from_pretrained." in text and "regraft.load" not in text
-    assert "the whole model" in text and "the whole model" not in model_card(META, SPEC)
+    assert "the complete model" in text and "the complete model" not in model_card(META, SPEC)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from regraft.errors import Damaged, StoreError
-from regraft.store.checkpoints import Checkpoints, Retention, Saved
+from regraft.store.checkpoints import Checkpoints, Retention, SavedCheckpoint
 from regraft.store.objects import ObjectStore
 
-Hurt = Callable[[ObjectStore, Saved, Saved], None]
+Hurt = Callable[[ObjectStore, SavedCheckpoint, SavedCheckpoint], None]
 
 
 def body(step: int) -> bytes:
@@ -25,7 +25,7 @@ def fail(error: Damaged) -> None:
     raise AssertionError(error)
 
 
-def save(runs: Checkpoints, step: int, **metrics: float) -> Saved:
+def save(runs: Checkpoints, step: int, **metrics: float) -> SavedCheckpoint:
     return runs.save(step, {"delta": body(step), "state.json": b"{%d}" % step}, {"metrics": metrics})
 
 
@@ -59,46 +59,46 @@ def test_of_one_step_saved_twice_the_later_counts(local: Checkpoints, tmp_path: 
     assert found is not None and found[0] == last
 
 
-def cut(store: ObjectStore, new: Saved, old: Saved) -> None:
+def cut(store: ObjectStore, new: SavedCheckpoint, old: SavedCheckpoint) -> None:
     store.put(new.prefix + "delta", store.get(new.prefix + "delta")[:-7])
 
 
-def emptied(store: ObjectStore, new: Saved, old: Saved) -> None:
+def emptied(store: ObjectStore, new: SavedCheckpoint, old: SavedCheckpoint) -> None:
     store.put(new.prefix + "delta", b"")
 
 
-def flipped(store: ObjectStore, new: Saved, old: Saved) -> None:
+def flipped(store: ObjectStore, new: SavedCheckpoint, old: SavedCheckpoint) -> None:
     data = bytearray(store.get(new.prefix + "delta"))
     data[len(data) // 2] ^= 4
     store.put(new.prefix + "delta", data)
 
 
-def deleted(store: ObjectStore, new: Saved, old: Saved) -> None:
+def deleted(store: ObjectStore, new: SavedCheckpoint, old: SavedCheckpoint) -> None:
     store.delete([new.prefix + "state.json"])
 
 
-def swapped(store: ObjectStore, new: Saved, old: Saved) -> None:
+def swapped(store: ObjectStore, new: SavedCheckpoint, old: SavedCheckpoint) -> None:
     store.put(new.prefix + "delta", store.get(old.prefix + "delta"))
 
 
-def whole_swapped(store: ObjectStore, new: Saved, old: Saved) -> None:
+def whole_swapped(store: ObjectStore, new: SavedCheckpoint, old: SavedCheckpoint) -> None:
     for name in ("delta", "state.json", "manifest.json"):
         store.put(new.prefix + name, store.get(old.prefix + name))
 
 
-def manifest_swapped(store: ObjectStore, new: Saved, old: Saved) -> None:
+def manifest_swapped(store: ObjectStore, new: SavedCheckpoint, old: SavedCheckpoint) -> None:
     store.put(new.prefix + "manifest.json", store.get(old.prefix + "manifest.json"))
 
 
-def manifest_cut(store: ObjectStore, new: Saved, old: Saved) -> None:
+def manifest_cut(store: ObjectStore, new: SavedCheckpoint, old: SavedCheckpoint) -> None:
     store.put(new.prefix + "manifest.json", store.get(new.prefix + "manifest.json")[:100])
 
 
-def manifest_emptied(store: ObjectStore, new: Saved, old: Saved) -> None:
+def manifest_emptied(store: ObjectStore, new: SavedCheckpoint, old: SavedCheckpoint) -> None:
     store.put(new.prefix + "manifest.json", b"")
 
 
-def manifest_edited(store: ObjectStore, new: Saved, old: Saved) -> None:
+def manifest_edited(store: ObjectStore, new: SavedCheckpoint, old: SavedCheckpoint) -> None:
     data = store.get(new.prefix + "manifest.json").replace(b'"size": ', b'"size": 1')
     store.put(new.prefix + "manifest.json", data)
 

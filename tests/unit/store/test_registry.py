@@ -18,8 +18,8 @@ from regraft.store.registry import Registry, Version
 class Interrupted(Registry):
     """Calls `between` at the moment between checking and acting that a race would need."""
 
-    def _refuse_while_meant(self, version: Version) -> None:
-        super()._refuse_while_meant(version)
+    def _refuse_while_aliased(self, version: Version) -> None:
+        super()._refuse_while_aliased(version)
         between, self.between = self.between, lambda: None
         between()
 
@@ -88,7 +88,7 @@ def test_an_alias_moves_and_goes_back(registry: Registry) -> None:
     assert registry.version("m", "production").version == "v2"
     assert registry.rollback("m", "production").version == "v3"
     assert registry.rollback("m", "production").version == "v1"
-    with pytest.raises(NotFound, match="nothing before"):
+    with pytest.raises(NotFound, match="no previous version"):
         registry.rollback("m", "production")
     assert registry.aliases("m") == {"production": "v1", "staging": "v2"}
 
@@ -162,7 +162,7 @@ def test_a_version_that_is_meant_is_not_deleted(registry: Registry) -> None:
     publish(registry)
     publish(registry, content=b"2")
     registry.promote("m", "v1", "production")
-    with pytest.raises(RequestError, match="m@v1 is what production means: move or remove the alias"):
+    with pytest.raises(RequestError, match="m@v1 is the version of production: move or remove the alias"):
         registry.delete("m", "v1")
     registry.delete("m", "v2")
     assert refs(registry) == ["v1"]
@@ -180,7 +180,7 @@ def test_a_version_promoted_while_it_is_deleted_stays_whole(folder: ObjectStore,
     registry = Interrupted(folder)
     made = publish(registry)
     registry.between = lambda: registry.promote("m", "v1", "production")  # type: ignore[assignment]
-    with pytest.raises(RequestError, match="production means"):
+    with pytest.raises(RequestError, match="is the version of production"):
         registry.delete("m", "v1")
     assert registry.aliases("m") == {"production": "v1"}
     assert (registry.fetch(registry.version("m", "production"), tmp_path) / "delta").exists()
@@ -198,7 +198,7 @@ def test_an_alias_is_not_left_meaning_a_version_deleted_meanwhile(
     monkeypatch.setattr(local, "version", lambda name, ref: found)
     local.store.delete([found.prefix + MANIFEST])
     for alias in ("production", "new"):
-        with pytest.raises(NotFound, match="deleted meanwhile"):
+        with pytest.raises(NotFound, match="deleted at the same time"):
             local.promote("m", "v2", alias)
     assert local.aliases("m") == {"production": "v1", "old": "v1"}
 

@@ -16,7 +16,7 @@ from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
-from regraft.store.runs import Runs, parsed
+from regraft.store.runs import Runs, parse_event
 from regraft.training import event_log, stop_signals
 from regraft.training.session import train_local
 from regraft.training.stop_signals import StopNotice
@@ -36,7 +36,7 @@ class AsksToStop:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Stepped) and event.step == self._step:
-            self._runs.ask_stop(self._run)
+            self._runs.request_stop(self._run)
             assert self._seen(), "the loop did not look"
 
 
@@ -69,7 +69,7 @@ def test_a_stopped_run_has_a_checkpoint_of_that_step_and_ends_bit_identical_late
 
 def test_a_wish_of_last_time_does_not_stop_the_next_attempt(tmp_path: Path) -> None:
     spec = RunSpec.resolve(document(tmp_path, epochs=1))
-    Runs(open_store(spec.store)).ask_stop(spec.run)
+    Runs(open_store(spec.store)).request_stop(spec.run)
     assert train_local(spec).version == "v1"
 
 
@@ -79,7 +79,7 @@ def test_what_a_run_said_is_in_the_store_over_all_attempts(tmp_path: Path, quick
         train_local(spec, progress=AsksToStop(spec, 3, quick))
     train_local(spec)
     text = Runs(open_store(spec.store)).read(spec.run, "log.jsonl").decode()
-    events = [parsed(line) for line in text.splitlines()]
+    events = [parse_event(line) for line in text.splitlines()]
     kinds = [event["event"] for event in events if event is not None]
     assert None not in events
     assert kinds.count("start") == 2 and kinds.count("eval") == 2 and kinds[-1] == "register"

@@ -39,7 +39,7 @@ def beginning(url: str, complete: Callable[[bytes], bool] | None = None) -> tupl
     remembered: a row is read several times while it is checked.
     """
     store, key = _location(url)
-    head, total = store.start(key, _BEGINNING)
+    head, total = store.read_start(key, _BEGINNING)
     if len(head) < total and complete is not None and not complete(head):
         head = store.get(key)
     return head, total

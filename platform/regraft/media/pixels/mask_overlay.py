@@ -1,4 +1,4 @@
-"""A mask over its image: the true classes and the predicted ones, in the same colours."""
+"""Masks drawn over their image: the true classes and the predicted ones, in the same colours."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _COLOURS = (
     *((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (240, 228, 66)),
     *((148, 103, 189), (140, 86, 75), (23, 190, 207), (188, 189, 34), (214, 39, 40)),
 )
-"""Okabe and Ito's, which people who confuse red with green can tell apart; then others."""
-_MOST_CLASSES = 12
+"""The palette of Okabe and Ito, which colour-blind people can distinguish; then others."""
+_MAX_CLASSES = 12
 
 Legend = tuple[tuple[str, str], ...]
 
@@ -28,20 +28,20 @@ Legend = tuple[tuple[str, str], ...]
 def mask_overlays(
     image: Image.Image, mask: Any, answer: Answer, *, thumbnails: ThumbnailMaker, labels: tuple[str, ...]
 ) -> tuple[Thumbnail | None, Thumbnail | None, Legend]:
-    """The image under its true mask (height, width), under the answer's, and the colours of the classes in either.
+    """Draw the true mask (height, width) and the answer's over the image; return both and the colours of the classes.
 
-    Class 0 is mostly what the image is otherwise made of, and is left as it is.
+    Class 0 is usually the background, and stays without colour.
     """
-    both = (mask, predicted_classes(answer, labels))
-    there = {int(number) for part in both if part is not None for number in np.unique(part)}
-    numbers = [number for number in sorted(there) if 0 < number < len(labels)][:_MOST_CLASSES]
-    pictures = [None if part is None else thumbnails.add(overlaid(image, part, numbers)) for part in both]
+    masks = (mask, predicted_classes(answer, labels))
+    present = {int(number) for classes in masks if classes is not None for number in np.unique(classes)}
+    numbers = [number for number in sorted(present) if 0 < number < len(labels)][:_MAX_CLASSES]
+    drawn = [None if classes is None else thumbnails.add(overlaid(image, classes, numbers)) for classes in masks]
     legend = tuple((labels[number], "#{:02x}{:02x}{:02x}".format(*colour(number))) for number in numbers)
-    return pictures[0], pictures[1], legend
+    return drawn[0], drawn[1], legend
 
 
 def predicted_classes(answer: Answer, labels: tuple[str, ...]) -> NDArray[np.int64] | None:
-    """The class numbers (height, width) that an answer tells: `map`, one PNG of them, or `segments`, one a class."""
+    """Return the class numbers (height, width) of an answer: `map`, one PNG, or `segments`, one PNG for each class."""
     if "map" in answer:
         return _pixels(answer["map"])
     found: NDArray[np.int64] | None = None
@@ -55,7 +55,7 @@ def predicted_classes(answer: Answer, labels: tuple[str, ...]) -> NDArray[np.int
 
 
 def _pixels(coded: Any) -> NDArray[np.int64] | None:
-    """The numbers in a PNG that is written in base64."""
+    """Decode the class numbers of a PNG in base64; None if it is not one."""
     try:
         return class_numbers(base64.b64decode(coded, validate=True)).astype(np.int64)
     except (DataError, TypeError, ValueError):
@@ -63,7 +63,7 @@ def _pixels(coded: Any) -> NDArray[np.int64] | None:
 
 
 def overlaid(image: Image.Image, classes: NDArray[np.int64], numbers: Sequence[int]) -> Image.Image:
-    """The image in grey under the colours of the classes `numbers`; every other pixel stays as it is."""
+    """Return the image in grey, with the pixels of the classes `numbers` in their colours."""
     shade = np.asarray(image.convert("L").convert("RGB"), np.float32)
     if classes.shape != shade.shape[:2]:
         resized = Image.fromarray(classes.astype(np.int32)).resize(image.size, Image.Resampling.NEAREST)
@@ -75,5 +75,5 @@ def overlaid(image: Image.Image, classes: NDArray[np.int64], numbers: Sequence[i
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """The colour of a class, the same on every picture."""
+    """Return the colour of a class as RGB, the same in every image."""
     return _COLOURS[number % len(_COLOURS)]

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from regraft.errors import Damaged, DataError
 from regraft.serving.batch.input_blocks import GIVEN, PROBLEM, WHERE
-from regraft.store.atomic_files import fresh_file, sync_folder, writing
+from regraft.store.atomic_files import sync_folder, temporary_file, writing
 from regraft.store.objects import ObjectStore, open_store
 from regraft.units import finite
 
@@ -146,7 +146,7 @@ def assemble(parts: OutputParts, out: str, meta: Mapping[str, str], before_publi
             open_store(folder).put(name, Path(scratch) / name)
         return
     path = Path(out)
-    with writing(out, "name another output"), fresh_file(path) as (descriptor, temporary):
+    with writing(out, "name another output"), temporary_file(path) as (descriptor, temporary):
         with open(os.dup(descriptor), "wb") as file:
             _write(parts, file, meta)
             file.flush()

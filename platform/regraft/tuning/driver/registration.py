@@ -11,7 +11,7 @@ from typing import Any
 from regraft.contracts import Note, Registered
 from regraft.errors import Damaged
 from regraft.spec.run import RunSpec
-from regraft.store.checkpoints import Checkpoints, Saved
+from regraft.store.checkpoints import Checkpoints, SavedCheckpoint
 from regraft.training.job import Job, RunState
 from regraft.training.registration import TrainedRun, publish, version_meta
 from regraft.tuning.driver.coordinator import SearchCoordinator
@@ -60,7 +60,7 @@ def register_trial(prepared: PreparedSearch, record: TrialRecord) -> bool:
     return True
 
 
-def _checkpoint_of(prepared: PreparedSearch, record: TrialRecord) -> tuple[Saved, bytes] | None:
+def _checkpoint_of(prepared: PreparedSearch, record: TrialRecord) -> tuple[SavedCheckpoint, bytes] | None:
     """Return the checkpoint that the record names, and its delta; None if it is missing or damaged."""
     checkpoints = Checkpoints.of_trial(prepared.search_store.store, prepared.record.name, record.id)
     saved = next((one for one in checkpoints.listed() if one.prefix == record.checkpoint), None)
@@ -74,7 +74,7 @@ def _checkpoint_of(prepared: PreparedSearch, record: TrialRecord) -> tuple[Saved
             return None
 
 
-def _trained_run(prepared: PreparedSearch, record: TrialRecord, saved: Saved, delta: bytes) -> TrainedRun:
+def _trained_run(prepared: PreparedSearch, record: TrialRecord, saved: SavedCheckpoint, delta: bytes) -> TrainedRun:
     job, search, trial = prepared.job, prepared.record, Trial(record.number, record.overrides)
     fitted = trial.spec(RunSpec.resolve(job.spec)).model_dump(mode="json")
     run = Job(fitted, f"{job.search}/{trial.id}", job.base_hash, job.fingerprint, job.labels, job.threads)

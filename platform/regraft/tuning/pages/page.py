@@ -11,7 +11,7 @@ from pathlib import Path
 from regraft.report import html
 from regraft.report.numbers import format_number
 from regraft.report.svg import Picture
-from regraft.store.atomic_files import writing_here
+from regraft.store.atomic_files import writing_locally
 from regraft.tuning.pages.by_depth import DepthColumn, Knee, depth_columns, epochs_of, find_knee, ranked, value
 from regraft.tuning.pages.curve_plots import PANELS, Panel, clock_of, curve_picture, number_picture, track
 from regraft.tuning.pages.depth_plot import depth_picture
@@ -59,7 +59,7 @@ def write_report(record: SearchRecord, trials: Sequence[TrialRecord], folder: Pa
     """
     pictures = _pictures(record, trials)
     text = _page(record, trials, pictures)
-    with writing_here(folder):
+    with writing_locally(folder):
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / f"{name}.png" for name in pictures]
         for path, drawn in zip(written, pictures.values(), strict=True):

@@ -74,12 +74,12 @@ class TrialCallbacks:
         """Find how a trial ended whose end was not reported."""
         self.restore_best(run.state)
         self.stopped = any(
-            saved.step == run.state.step and saved.meta.get("stopped") for saved in self.checkpoints.sound()
+            saved.step == run.state.step and saved.meta.get("stopped") for saved in self.checkpoints.valid()
         )
 
     def restore_best(self, state: RunState) -> None:
         """Find the best checkpoint of an earlier attempt."""
-        for saved in ranked(self.checkpoints.sound(), self.score.name, self.score.mode)[:1]:
+        for saved in ranked(self.checkpoints.valid(), self.score.name, self.score.mode)[:1]:
             self.best = BestCheckpoint(saved.prefix, float(saved.meta["metrics"][self.score.name]), state.best_correct)
 
     def on_pause(self, run: Run, metrics: Mapping[str, float] | None) -> bool:

@@ -84,12 +84,12 @@ class TextGeneration(Task):
 
     def input_columns(self) -> Mapping[str, Kind]:
         """Return the columns of `form`."""
-        forms: dict[str, Mapping[str, Kind]] = {
+        columns: dict[str, Mapping[str, Kind]] = {
             "text": {"text": "text"},
             "completion": {"prompt": "text", "completion": "text"},
             "chat": {"messages": "messages"},
         }
-        return forms[self.form]
+        return columns[self.form]
 
     def stored_columns(self) -> Mapping[str, Kind]:
         """Return the columns of a block where rows are packed: token ids, 1 for each that counts, lengths of

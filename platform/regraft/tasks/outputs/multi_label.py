@@ -16,7 +16,7 @@ from regraft.contracts import Answer, ApiForm, Batch, Context, Record, Row, Scor
 from regraft.contracts.findings import Findings, Table
 from regraft.lazy import Later
 from regraft.tasks.metrics.classification import auc, average_precision, both, calibration, precision_recall
-from regraft.tasks.outputs.one_vector import OneVector, float_tensor
+from regraft.tasks.outputs.one_vector import OneVector, float_tensor, stacked
 from regraft.tasks.outputs.single_label import output_of
 
 sklearn_metrics = Later("sklearn.metrics")
@@ -88,7 +88,7 @@ class MultiLabel(OneVector):
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
         """Return F1 over all labels of all rows (micro) and averaged over the labels that occur (macro), mean average
         precision over the labels that some row has, exact match (every label of a row right), and the loss."""
-        true, probabilities = _matrices(records)
+        true, probabilities = stacked(records, "true", "probabilities")
         predicted = probabilities >= self.threshold
         occurs = (true | predicted).any(0)
         precisions = [average_precision(*pair) for pair in zip(true.T, probabilities.T, strict=True)]
@@ -109,7 +109,7 @@ class MultiLabel(OneVector):
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
         """Return counts and scores by label, the reliability of all probabilities, and precision-recall curves of
         frequent labels."""
-        true, probabilities = _matrices(records)
+        true, probabilities = stacked(records, "true", "probabilities")
         reliability, _ = calibration(probabilities.ravel(), true.ravel(), "all labels of all rows")
         often = [at for at in np.argsort(-true.sum(0), kind="stable")[:_CURVES] if both(true[:, at])]
         curves = [precision_recall(context.labels[at], true[:, at], probabilities[:, at]) for at in often]
@@ -136,11 +136,6 @@ def _row_losses(logits: Tensor, labels: Tensor, context: Context) -> Tensor:
     weights = None if context.class_weights is None else context.class_weights.to(logits.device)
     losses = F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weights, reduction="none")
     return losses.mean(1)
-
-
-def _matrices(records: Sequence[Record]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Return true labels and probabilities, both (rows, labels)."""
-    return np.stack([record["true"] for record in records]), np.stack([record["probabilities"] for record in records])
 
 
 def _with_absent_label(*flags: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:

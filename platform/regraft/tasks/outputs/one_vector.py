@@ -6,10 +6,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from regraft.contracts import Batch, Context, Example, Row, Task
+from regraft.contracts import Batch, Context, Example, Record, Row, Task
 
 
 class OneVector(Task):
@@ -56,3 +58,8 @@ def class_tensor(values: Sequence[Any]) -> Tensor:
 def float_tensor(values: Sequence[Any]) -> Tensor:
     """Return lists of numbers as a tensor (rows, outputs) of fp32."""
     return torch.tensor(values, dtype=torch.float32)
+
+
+def stacked(records: Sequence[Record], *names: str) -> tuple[NDArray[Any], ...]:
+    """Return the named vectors of all records as matrices (rows, outputs), one for each name."""
+    return tuple(np.stack([record[name] for record in records]) for name in names)

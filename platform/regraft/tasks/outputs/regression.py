@@ -30,7 +30,7 @@ from regraft.contracts import (
 from regraft.contracts.findings import Curve, Findings, Table
 from regraft.errors import Unsupported
 from regraft.lazy import Later
-from regraft.tasks.outputs.one_vector import OneVector, float_tensor
+from regraft.tasks.outputs.one_vector import OneVector, float_tensor, stacked
 
 sklearn_metrics = Later("sklearn.metrics")
 
@@ -141,7 +141,7 @@ class Regression(OneVector):
 
         Correlations with constant numbers count as 0, and so does their R2.
         """
-        true, predicted = _columns(records)
+        true, predicted = stacked(records, "true", "predicted")
         each = {name: _fit(true[:, number], predicted[:, number]) for number, name in enumerate(self.target_names)}
         found = {
             metric: float(np.mean([fit[metric] for fit in each.values()])) for metric in each[self.target_names[0]]
@@ -152,7 +152,7 @@ class Regression(OneVector):
 
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
         """Return scores and quantiles of the residuals by target, and predicted numbers against true ones."""
-        true, predicted = _columns(records)
+        true, predicted = stacked(records, "true", "predicted")
         sides = {name: (true[:, at], predicted[:, at]) for at, name in enumerate(self.target_names)}
         return Findings(
             tables=(_fits(sides), _residuals(sides)),
@@ -240,11 +240,6 @@ def _last_linear(model: nn.Module, outputs: int) -> tuple[nn.Module, str, nn.Lin
             parent, _, leaf = name.rpartition(".")
             return model.get_submodule(parent), leaf, layer
     raise Unsupported(f"the head of {type(model).__name__} does not end in a linear layer", where="base")
-
-
-def _columns(records: Sequence[Record]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return true and predicted numbers, both (rows, targets)."""
-    return np.stack([record["true"] for record in records]), np.stack([record["predicted"] for record in records])
 
 
 def _fit(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:

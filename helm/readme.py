@@ -1,7 +1,7 @@
-"""What is said of the chart's values, written from the comments in values.yaml: README.md, the schema's descriptions.
+"""Write the chart's README.md and the descriptions of its schema from the comments in values.yaml.
 
 python helm/readme.py           # writes both
-python helm/readme.py --check   # says which one is out of date
+python helm/readme.py --check   # prints which one is out of date
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Written by `helm/readme.py` from the comments in `values.yaml`.
 
 One release is one thing, by `mode`: a Ray **cluster** that stays, a one-off **job** (train, search, predict) on a
 cluster of its own, or a **service** (endpoints for models of the store). All run on KubeRay 1.7, whose operator must be
-there:
+installed:
 
 ```sh
 helm repo add kuberay https://ray-project.github.io/kuberay-helm
@@ -44,13 +44,13 @@ helm install answers helm/regraft --set image.repository=REGISTRY/regraft --set 
     --set s3.existingSecret=regraft-s3 --set mode=service --set service.keys.existingSecret=endpoint-keys
 ```
 
-Whole sets of values are in `ci/`. Pods keep to the Pod Security Standard *restricted*: not root, no capabilities, a
-root file system that cannot be written. Secrets are read from Secrets, and stand in no argument and no other object.
+Complete sets of values are in `ci/`. Pods keep to the Pod Security Standard *restricted*: not root, no capabilities, a
+read-only root file system. Keys are read from Secrets, and appear in no argument and no other object.
 Ray's token authentication is always on; the token does not protect the endpoints' port: their own keys do
 (`regraft key`).
 
-What no chart can do for you: a node of a job may be lost at any time, and the run goes on from its last checkpoint; so
-spot nodes suit worker groups, but not the head. PodDisruptionBudgets hold back drains of nodes until you end the job.
+A node of a job may be lost at any time, and the run continues from its last checkpoint. So spot nodes suit worker
+groups, but not the head. PodDisruptionBudgets hold back drains of nodes until you end the job.
 
 ## Values
 
@@ -59,7 +59,7 @@ spot nodes suit worker groups, but not the head. PodDisruptionBudgets hold back 
 
 @dataclass(frozen=True)
 class Value:
-    """One value: where it is, what it is by default, what it means."""
+    """One value: its path, its default and its meaning."""
 
     path: tuple[str, ...]
     default: Any
@@ -67,33 +67,33 @@ class Value:
 
 
 def values(text: str) -> Iterator[Value]:
-    """The values that have a comment, in the order of the file."""
+    """Yield the values that have a comment, in the order of the file."""
     document = yaml.safe_load(text)
     path: list[str] = []
-    said: list[str] = []
+    comment: list[str] = []
     for line in text.splitlines():
         stripped = line.strip()
         if stripped.startswith(MARK):
-            said = [stripped.removeprefix(MARK)]
-        elif stripped.startswith("#") and said:
-            said.append(stripped.removeprefix("#").strip())
+            comment = [stripped.removeprefix(MARK)]
+        elif stripped.startswith("#") and comment:
+            comment.append(stripped.removeprefix("#").strip())
         elif key := re.match(r"( *)([A-Za-z0-9_-]+):", line):
             path = [*path[: len(key[1]) // 2], key[2]]
-            if said:
+            if comment:
                 default: Any = document
                 for name in path:
                     default = default[name]
-                yield Value(tuple(path), default, " ".join(said))
-            said = []
+                yield Value(tuple(path), default, " ".join(comment))
+            comment = []
 
 
 def holders_of(found: list[Value]) -> set[tuple[str, ...]]:
-    """The values that only hold others."""
+    """Return the paths of values that only hold others."""
     return {value.path[:depth] for value in found for depth in range(1, len(value.path))}
 
 
 def table(found: list[Value]) -> str:
-    """One Markdown table; what only holds other values has no default of its own."""
+    """Return a Markdown table of the values; those that only hold others have no default."""
     holders = holders_of(found)
     lines = ["| value | default | meaning |", "|---|---|---|"]
     for value in found:
@@ -104,7 +104,7 @@ def table(found: list[Value]) -> str:
 
 
 def described(schema: dict[str, Any], found: list[Value]) -> dict[str, Any]:
-    """The schema with the comments as descriptions, set beside the `$ref` of what several values share."""
+    """Add the comments to the schema as descriptions, beside the `$ref` of definitions that several values share."""
     holders = holders_of(found)
     for value in found:
         place = schema
@@ -119,7 +119,7 @@ def described(schema: dict[str, Any], found: list[Value]) -> dict[str, Any]:
 
 
 def written() -> dict[Path, str]:
-    """What the two files should hold."""
+    """Return the text that each of the two files should have."""
     found = list(values((CHART / "values.yaml").read_text()))
     path = CHART / "values.schema.json"
     schema = described(json.loads(path.read_text()), found)
@@ -127,7 +127,7 @@ def written() -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write, or with --check only look."""
+    """Write both files; with --check only compare them. Return the exit code."""
     stale = [path for path, text in written().items() if not path.exists() or path.read_text() != text]
     for path in stale:
         if "--check" in arguments:

@@ -7,7 +7,7 @@ proxy_location: EveryNode
 http_options:
   host: 0.0.0.0
   port: {{ int $service.port }}
-  {{- /* Beyond what the endpoint itself allows, so that its own refusals come first. */}}
+  {{- /* Longer than the endpoint itself allows, so that its own refusals come first. */}}
   request_timeout_s: {{ add 20 (mul 2 (int $limits.seconds)) }}
   keep_alive_timeout_s: 30
 logging_config:

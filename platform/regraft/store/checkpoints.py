@@ -82,7 +82,7 @@ class Checkpoints:
         id = uuid4().hex
         saved = SavedCheckpoint(step, id[:8], f"{self._prefix}{step:08d}-{id[:8]}/", self.run, self.store)
         meta = {**meta, "run": self.run, "step": step}
-        manifests.commit(self.store, saved.prefix, files, kind="checkpoint", meta=meta, id=id)
+        manifests.commit_as(self.store, saved.prefix, files, Manifest("checkpoint", id, (), meta))
         return saved
 
     def listed(self) -> list[SavedCheckpoint]:

@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 from uuid import uuid4
@@ -81,29 +81,28 @@ class Manifest:
 
 
 def commit(
-    store: ObjectStore,
-    prefix: str,
-    files: Mapping[str, Body],
-    *,
-    kind: Kind,
-    meta: Mapping[str, Any],
-    id: str | None = None,
+    store: ObjectStore, prefix: str, files: Mapping[str, Body], *, kind: Kind, meta: Mapping[str, Any]
 ) -> Manifest:
     """Write all `files` below `prefix`, then the manifest; before that last write nothing is committed.
 
     No other process may write to `prefix`. Raises Conflict if it already has a manifest.
     """
+    return commit_as(store, prefix, files, Manifest(kind, uuid4().hex, (), dict(meta)))
+
+
+def commit_as(store: ObjectStore, prefix: str, files: Mapping[str, Body], draft: Manifest) -> Manifest:
+    """Commit `files` as `commit` does, with the kind, id and meta of `draft`, a manifest without files."""
     prefix = _slashed(prefix)
     if MANIFEST in files:
         raise RequestError(f"a file may not be called {MANIFEST}")
-    made = Manifest(kind, id or uuid4().hex, (), _jsonable(dict(meta)))
-    made.to_json()  # raises for an invalid `meta` before gigabytes are written
+    draft = replace(draft, meta=_jsonable(draft.meta))
+    draft.to_json()  # raises for an invalid `meta` before gigabytes are written
     entries = []
     for name, body in sorted(files.items()):
         entry = FileEntry(checked(name), size_of(body), _hash(body))
         store.put(prefix + name, body)
         entries.append(entry)
-    manifest = Manifest(kind, made.id, tuple(entries), made.meta)
+    manifest = replace(draft, files=tuple(entries))
     store.put_if_absent(prefix + MANIFEST, manifest.to_json())
     return manifest
 

@@ -38,9 +38,9 @@ def train(
     """Run a spec (an object, a mapping, or the path of a YAML file) to its end and register the model.
 
     `overrides` replaces dotted fields (`{"training.lr": 1e-4}`), as `--set` does. The same spec again continues its
-    run, or says that it is finished; `fresh` starts another. `progress` is called with every event, a dataclass of
-    `regraft.contracts.events` such as `Stepped` or `EvaluationDone`; `event.document()` is the event as a dict.
-    Raises SpecError with all problems at once, before anything starts.
+    run, or returns the outcome of the finished one; `fresh` starts another. `progress` is called with every event, a
+    dataclass of `regraft.contracts.events` such as `Stepped` or `EvaluationDone`; `event.document()` is the event as a
+    dict. Raises SpecError with all problems at once, before anything starts.
     """
     spec = _resolved(spec, overrides)
     if spec.compute.workers == 0:
@@ -63,17 +63,17 @@ def search(
 ) -> SearchOutcome:
     """Search the space of a spec's section `search`, and register the best trial (`search.register`).
 
-    Arguments are as in `train`. The same spec again continues its search: trials that ended are not run again, and more
-    of `search.trials` or `search.seconds` goes on where it stood.
+    Arguments are those of `train`. The same spec again continues its search: ended trials are not run again, and larger
+    `search.trials` or `search.seconds` add to them.
     Raises SpecError with all problems at once, before anything starts.
     """
     from regraft.tuning.space import decides_without_tune, one_process_suffices
     from regraft.tuning.validate import check_search
 
     spec = _resolved(spec, overrides)
-    check_search(spec)  # before Ray and the libraries of models are read from disk
+    check_search(spec)  # before Ray and the libraries of models are imported
     if spec.compute.workers == 0 or (not _on_ray(address) and one_process_suffices(spec)):
-        # In this process: no Ray is started, and none is read from disk where Tune decides nothing.
+        # In this process: Ray is not started, and not even imported where Tune decides nothing.
         if decides_without_tune(spec):
             from regraft.tuning.driver.local_worker import search_here
         else:
@@ -82,7 +82,7 @@ def search(
         return search_here(spec, fresh=fresh, progress=progress)
     from regraft.cluster.connect import connected, reading
 
-    # Ray starts while the libraries of models are read.
+    # Ray starts while the libraries of models are imported.
     with reading("regraft.tuning.session") as read, connected(address):
         read()
         from regraft.cluster.search import search as search_on_ray
@@ -91,13 +91,13 @@ def search(
 
 
 def _on_ray(address: str | None) -> bool:
-    """Whether a Ray is named, or this process is connected to one."""
+    """Return whether a Ray cluster is named, or this process is connected to one."""
     ray = sys.modules.get("ray")
     return bool(address or os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()))
 
 
 def _resolved(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Mapping[str, object] | None) -> RunSpec:
-    """A spec in any form that it may have."""
+    """Return a spec from any of its forms."""
     from regraft.spec.run import RunSpec
 
     if isinstance(spec, str | Path):
@@ -108,10 +108,10 @@ def _resolved(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Mapping
 
 
 def load(reference: str, *, store: str | None = None, plugins: Sequence[str | Path] = ()) -> Predictor:
-    """A registered model, ready to answer: `load("support-tickets@production").predict([{"text": "..."}])`.
+    """Return a registered model, ready to answer: `load("support-tickets@production").predict([{"text": "..."}])`.
 
     `reference` is a name with an optional @version or @alias. `store` is the folder or s3:// URL that holds it; when
-    None, REGRAFT_STORE, else ./regraft-store. `plugins` are the folders of your own tasks and methods that it needs.
+    None, REGRAFT_STORE, else ./regraft-store. `plugins` are the folders of your own tasks and methods that it uses.
     Raises NotFound with the nearest match.
     """
     from regraft.serving.predictor import Predictor
@@ -138,12 +138,12 @@ def evaluate(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> EvaluationResult:
-    """How good a registered model is on the labelled rows at `data`: metrics with 95 % intervals, findings, worst rows.
+    """Evaluate a registered model on the labelled rows at `data`: metrics with 95 % intervals, findings, worst rows.
 
     `evaluation.json` and `evaluation.html` go into the folder `output`. `columns` maps the model's columns to the
-    file's, `format` is the source that reads it ("auto": by its name); what is not said is as it was in training.
-    `against` is another model, compared on the same rows. The intervals rest on as many of `resamples` as `seconds`
-    allow; `worst` rows are shown.
+    file's, `format` is the source that reads it ("auto": by its name); the defaults are those of the training data.
+    `against` is another model, compared on the same rows. Intervals use as many of `resamples` as `seconds` allow;
+    `worst` rows are shown.
     """
     from regraft.evaluation.evaluate import evaluate as run
     from regraft.evaluation.options import EvaluationOptions
@@ -184,13 +184,13 @@ def predict(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> BatchResult:
-    """Answer every row of `input` with a registered model, into `output` (.jsonl or .parquet), in order.
+    """Answer every row of `input` with a registered model, and write `output` (.jsonl or .parquet) in the same order.
 
-    `features` writes vectors in place of answers, for which `model` may also be a base as a spec writes it, computed
-    in `dtype`. `columns` maps the model's columns to the file's; `format` is the source that reads the file. A row that
-    cannot be answered ends it before anything is computed, or with `bad_rows="skip"` has an `error` in its line.
-    `workers` are processes on Ray (None: by what the cluster has); 0 is this process, without Ray. The same call again
-    goes on after a crash; `fresh` begins anew and replaces `output`.
+    `features` writes vectors in place of answers; `model` may then also be a base, as a spec writes it. They are
+    computed in `dtype`. `columns` maps the model's columns to the file's; `format` is the source that reads the file. A
+    row that cannot be answered raises DataError before anything is computed; with `bad_rows="skip"`, its line has an
+    `error`. `workers` are processes on Ray (None: by the size of the cluster); 0 is this process, without Ray. The same
+    call continues after a crash; `fresh` starts over and replaces `output`.
     """
     from regraft.contracts import Source
     from regraft.serving.batch.input_blocks import source_named

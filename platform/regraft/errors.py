@@ -1,29 +1,29 @@
-"""What can go wrong, as one tree; every message says what was written, what is allowed, what to do.
+"""The tree of errors; messages state what was written, what is allowed and what to do.
 
 RegraftError                     exit code 1
-├── RequestError                 exit code 2: the request itself is wrong, nothing was started
+├── RequestError                 exit code 2: the request is wrong, nothing was started
 │   ├── SpecError                one or more problems of a spec, all at once
 │   ├── UnknownPlugin            a task, method, loss or source that does not exist
 │   ├── DataError                rows that cannot be read or do not fit the task
-│   ├── BaseError                a base that is not there, not safetensors, or holds code
+│   ├── BaseError                a base that is missing, not safetensors, or holds code
 │   │   └── WrongBase            a delta that belongs to another base
 │   ├── NotFound                 a model, version, alias or run that does not exist
 │   └── Unsupported              a combination that no implementation covers
 ├── StoreError                   the store cannot be reached, read or written
 │   ├── PermissionDenied         wrong or missing credentials, or no permission
-│   ├── Conflict                 a compare-and-swap or put-if-absent that somebody else won
+│   ├── Conflict                 a compare-and-swap or put-if-absent that another writer won
 │   ├── Damaged                  stored bytes that do not match their manifest
 │   └── LeaseHeld                another driver holds the run
 ├── RunError                     training began and could not go on
 │   ├── Diverged                 the loss is not a number
-│   ├── Stopped                  somebody asked it to stop; the same command continues it
+│   ├── Stopped                  a stop was requested; the same command continues it
 │   └── ClusterError             Ray could not start, or lost its workers
 └── NotNow                       a server that could not answer this time
-    ├── Overloaded               more is asked than it can answer: come back after `retry_after` seconds
-    └── DeadlineExceeded         nobody waits for the answer any more
+    ├── Overloaded               too many requests: retry after `retry_after` seconds
+    └── DeadlineExceeded         the time for the answer is over
 
-Every error crosses process boundaries: arguments go to `super().__init__(*args)` unchanged and the text is
-made in `__str__`, so that pickling rebuilds the same error.
+Every error crosses process boundaries: arguments go to `super().__init__(*args)` unchanged and the text is made in
+`__str__`, so that pickling rebuilds the same error.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RegraftError(Exception):
 
     @property
     def kind(self) -> str:
-        """The class name, which `--json` prints."""
+        """The name of the class, as `--json` prints it."""
         return type(self).__name__
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class DataError(RequestError):
 
 
 class BaseError(RequestError):
-    """A base that is not there, is not safetensors, or would run code."""
+    """A base that is missing, is not safetensors, or would run code."""
 
 
 class WrongBase(BaseError):
@@ -108,11 +108,11 @@ class PermissionDenied(StoreError):
 
 
 class Conflict(StoreError):
-    """Somebody else wrote first: a put-if-absent or compare-and-swap that did not apply."""
+    """Another writer was first: a put-if-absent or compare-and-swap that did not apply."""
 
 
 class Damaged(StoreError):
-    """Stored bytes that do not match their manifest; never used, named instead."""
+    """Stored bytes that do not match their manifest; they are reported and never used."""
 
 
 class LeaseHeld(StoreError):
@@ -136,11 +136,11 @@ class ClusterError(RunError):
 
 
 class NotNow(RegraftError):
-    """A server could not answer this time; the same request may well be answered later."""
+    """A server could not answer this time; the same request may be answered later."""
 
 
 class Overloaded(NotNow):
-    """More is asked than can be answered; `retry_after` says in how many seconds there should be room again."""
+    """Too many requests to answer; `retry_after` is the number of seconds after which a retry should succeed."""
 
     def __init__(self, message: str, where: str = "", retry_after: float = 1.0) -> None:
         Exception.__init__(self, message, where, retry_after)
@@ -150,7 +150,7 @@ class Overloaded(NotNow):
 
 
 class DeadlineExceeded(NotNow):
-    """The time that was given for the answer is over: it was not computed."""
+    """The time for the answer is over; the answer was not computed."""
 
 
 def new_name(old: str) -> str | None:

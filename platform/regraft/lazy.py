@@ -1,4 +1,4 @@
-"""Modules that are read from disk when they are first needed: a command that only hands work on never needs them."""
+"""Modules that are imported on first use, so that commands that do not need them start faster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Later:
-    """A module by its name, imported when it is first asked for something."""
+    """A module by its name, imported when one of its attributes is first read."""
 
     def __init__(self, module: str) -> None:
         self._module = module

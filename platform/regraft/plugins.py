@@ -1,7 +1,7 @@
-"""How an open family is extended: a member is one file, and the file's name is its key in the spec.
+"""Open families: a member is one file, and the file's name is its key in the spec.
 
 `tasks/text_classification.py` is `task: text-classification`. Members are found by listing the family's folder and
-the folders of the user's (`plugins:` in the spec; they hold `tasks/`, `methods/`, `losses/`, `sources/`, `columns/`,
+the user's folders (`plugins:` in the spec; they hold `tasks/`, `methods/`, `losses/`, `sources/`, `columns/`,
 `media/`), so joining a family needs no list to be edited. A plugin *is* its configuration: frozen, typed, serialised as
 `{type: key, ...}`.
 """
@@ -46,29 +46,34 @@ _folders: list[Path] = []
 
 
 class Frozen(BaseModel):
-    """A piece of a spec: immutable, typed, unknown keys refused, attribute docstrings are its manual."""
+    """A part of a spec: immutable and typed, without unknown keys; attribute docstrings are its manual."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Plugin(Frozen):
-    """A member of an open family; the family's root sets `family`, a member's file name is its key."""
+    """A member of an open family; the family's root sets `family`, and a member's key is its file name."""
 
     family: ClassVar[str]
+    """Name of the family: that of its folder."""
 
     @classmethod
     def key(cls) -> str:
-        """The member's name in a spec: its file's name with dashes."""
+        """Return the member's name in a spec: its file's name with dashes."""
         return cls.__module__.rsplit(".", 1)[-1].replace("_", "-")
 
     @classmethod
     def names(cls) -> list[str]:
-        """Every member's key, the platform's and the user's, sorted."""
+        """Return the keys of all members, the platform's and the user's, sorted."""
         return sorted(_members(cls.family))
 
     @classmethod
     def lookup(cls, name: str) -> type[Self]:
-        """The member class of that key; UnknownPlugin names the nearest and the known ones."""
+        """Return the member class of that key.
+
+        Raises UnknownPlugin, which names the nearest and all known keys, and RequestError for a user's file that cannot
+        be loaded.
+        """
         members = _members(cls.family)
         if name not in members:
             raise UnknownPlugin(unknown(SINGULAR[cls.family], name, sorted(members)))
@@ -80,7 +85,8 @@ class Plugin(Frozen):
 
     @classmethod
     def parse(cls, written: object) -> object:
-        """What a spec wrote (`lora`, or `{type: lora, rank: 8}`) as a member."""
+        """Return the member that a spec writes as `lora` or `{type: lora, rank: 8}`. Raises ValueError for other
+        values."""
         if isinstance(written, str):
             written = {"type": written}
         if isinstance(written, cls):
@@ -106,14 +112,14 @@ P = TypeVar("P", bound=Plugin)
 
 
 def unknown(what: str, written: str, known: list[str]) -> str:
-    """The message for a name that does not exist: what was written, the nearest, what is allowed."""
+    """Return the message for an unknown name: what was written, the nearest, what is allowed."""
     near = get_close_matches(written, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"Unknown {what} {written!r}.{hint} Known: {', '.join(known) or 'none'}."
 
 
 def add_folder(folder: Path) -> None:
-    """Add a user's plugin folder; it holds sub-folders named after the families."""
+    """Add a user's plugin folder, which has sub-folders named after families. Raises RequestError where it has none."""
     folder = folder.resolve()
     if not any((folder / family).is_dir() for family in PACKAGES):
         wanted = ", ".join(f"{family}/" for family in PACKAGES)
@@ -123,7 +129,7 @@ def add_folder(folder: Path) -> None:
 
 
 def _members(family: str) -> dict[str, Path | None]:
-    """Key to file; None for the platform's own, which are imported as modules of their package."""
+    """Return the file of each key; None for the platform's own members, which are imported as modules."""
     package = importlib.import_module(PACKAGES[family])
     own = {name: None for folder in package.__path__ for name in _keys(Path(folder))}
     members: dict[str, Path | None] = dict(own)
@@ -163,7 +169,7 @@ def _load(path: Path | None, family: str, key: str) -> ModuleType:
 
 
 def _explained(error: Exception) -> str:
-    """The error in a line; where an import of a renamed module or class caused it, the old and new names instead."""
+    """Return the error in a line; for an import of a renamed module or class, its old and new names."""
     if isinstance(error, ImportError):
         frames = traceback.extract_tb(error.__traceback__)
         files = {Path(frame.filename) for frame in frames} - {Path(__file__)}
@@ -174,7 +180,7 @@ def _explained(error: Exception) -> str:
 
 
 def _imported(file: Path) -> Iterator[str]:
-    """Every dotted name that a Python file imports: modules, and names of modules."""
+    """Yield every dotted name that a Python file imports: modules, and names of modules."""
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -184,10 +190,9 @@ def _imported(file: Path) -> Iterator[str]:
 
 
 def _refuse_old_hooks(member: type[Plugin], file: Path) -> None:
-    """Raise RequestError if a user's class defines a hook by the name that it had in the previous edition.
+    """Raise RequestError if a user's class defines a hook by its former name, which the platform would never call.
 
-    The platform would never call such a method. A name may mean another hook today (`targets`): a method with as many
-    parameters as that hook overrides it, and is fine.
+    A former name may be that of another hook now (`targets`); a method with as many parameters as that hook is valid.
     """
     platform = [base for base in member.__mro__ if base.__module__.startswith("regraft.")]
     for owner in member.__mro__:

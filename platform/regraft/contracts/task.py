@@ -206,6 +206,14 @@ class Task(Plugin, ABC):
         depend on how rows are distributed over them. `output` is the model's, on the batch without `labels`.
         """
 
+    def target_tensor(self, rows: Iterable[Row], context: Context) -> Tensor | None:
+        """Return the targets of rows as one tensor (rows, ...), without encoding their inputs.
+
+        None, the default, is for tasks with other outputs than one vector per row. A task that overrides it may have
+        its head trained on features alone.
+        """
+        return None
+
     # Forward passes, metrics and answers.
 
     def eval_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:

@@ -25,6 +25,7 @@ class Prototypes(FeatureExtraction):
     """
 
     closed_form: ClassVar[bool] = True
+    by_depth: ClassVar[bool] = False
 
     metric: Literal["cosine", "euclidean"] = "cosine"
     """How a row is compared with the prototypes."""

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Documents of specs: YAML files, overrides by dotted keys, and messages for what is wrong in them."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ def read_document(path: Path, wanted: str) -> dict[str, Any]:
 
 
 def absolute(path: str) -> str:
-    """A local path made absolute; URLs (`scheme://`) stay as they are."""
+    """Return a local path as an absolute one; URLs (`scheme://`) stay as they are."""
     if re.match(r"^[a-z][a-z0-9+.-]*://", path):
         return path
     return str(Path(os.path.abspath(Path(path).expanduser())))
 
 
 def merged(document: Mapping[str, Any], overrides: Mapping[str, object], where: str = "") -> dict[str, Any]:
-    """The document with dotted keys replaced; `method.depth` on `method: freeze` opens the short form."""
+    """Return a copy of the document with values at dotted keys replaced.
+
+    `method.depth` on `method: freeze` expands the short form. Raises SpecError for a key inside of a plain value.
+    """
     result: dict[str, Any] = json.loads(json.dumps(document, default=str))
     for dotted, value in overrides.items():
         at = result
@@ -59,7 +62,8 @@ def merged(document: Mapping[str, Any], overrides: Mapping[str, object], where: 
 
 
 def parse_set(pairs: list[str]) -> dict[str, object]:
-    """`["training.lr=1e-4"]` as overrides; values are YAML, and 1e-4 is the number it looks like."""
+    """Return pairs such as `["training.lr=1e-4"]` as overrides; values are YAML. Raises RequestError for other
+    forms."""
     result: dict[str, object] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -75,7 +79,7 @@ def parse_set(pairs: list[str]) -> dict[str, object]:
 
 
 def problem(item: Mapping[str, Any], root: type[Frozen], document: Mapping[str, Any]) -> str:
-    """One pydantic error as: path, what was written, what is allowed, the nearest match."""
+    """Return the message of one pydantic error: path, what was written, what is allowed, the nearest match."""
     noise = re.compile(r"^(function-|constrained-|tuple\[|dict\[|lax-or-strict|(str|float|int)$)")
     path = ".".join(str(part) for part in item["loc"] if not noise.match(str(part)))
     written = item.get("input")
@@ -94,7 +98,7 @@ def problem(item: Mapping[str, Any], root: type[Frozen], document: Mapping[str, 
 
 
 def known_keys(parent: str, root: type[Frozen], document: Mapping[str, Any]) -> list[str]:
-    """The keys allowed at a dotted path; a plugin's are those of the member that the document names there."""
+    """Return the keys allowed at a dotted path; at a plugin's, those of the member that the document names there."""
     families: dict[str, type[Plugin]] = {"task": Task, "method": Method, "losses": Loss, "data.format": Source}
     family = families.get(".".join(part for part in parent.split(".") if not part.isdigit()))
     at: Any = document

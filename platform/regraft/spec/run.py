@@ -1,4 +1,4 @@
-"""One YAML file is the whole run: what may be written, checked at the edge, once and completely."""
+"""The spec of a run: one YAML file, checked completely before anything starts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMAT = 1
 
 
 class RunSpec(Frozen):
-    """The whole run."""
+    """A run, and optionally a search over its fields."""
 
     format: Literal[1] = 1
     """Version of this format."""
@@ -40,32 +40,32 @@ class RunSpec(Frozen):
     task: AnyTask
     """What the data mean; see `regraft show tasks`."""
     method: AnyMethod
-    """Which weights move; see `regraft show methods`."""
+    """Which weights are trained; see `regraft show methods`."""
     losses: tuple[AnyLoss, ...] = ()
     """Extra loss terms; see `regraft show losses`."""
     data: DataSpec
-    """Rows."""
+    """Files and columns of the rows."""
     training: TrainingSpec = TrainingSpec()
-    """How the weights are moved."""
+    """Optimisation."""
     compute: ComputeSpec = ComputeSpec()
-    """Where it runs."""
+    """Resources."""
     store: Annotated[str, StringConstraints(min_length=1)] = "./regraft-store"
-    """Folder or s3://bucket/prefix that keeps runs, models, data."""
+    """Folder or s3://bucket/prefix of runs, models and data."""
     plugins: tuple[str, ...] = ()
     """Folders with your own tasks/, methods/, losses/, sources/."""
     search: SearchSpec | None = None
-    """What `regraft search` varies; `regraft train` passes over it."""
+    """What `regraft search` varies; `regraft train` ignores it."""
 
     @model_serializer(mode="wrap")
-    def _only_a_search_that_is_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What a run is called and keeps is older than this field, and must not change by it.
+    def _omit_absent_search(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The names and documents of runs without a search must stay as they were before this field existed.
         document: dict[str, Any] = handler(self)
         if document.get("search", 0) is None:
             del document["search"]
         return document
 
     @model_validator(mode="after")
-    def _task_has_meaning_for_options(self) -> Self:
+    def _options_apply_to_the_task(self) -> Self:
         training, task = self.training, self.task
         asked = {
             "class_weights": training.class_weights != "none",
@@ -108,7 +108,10 @@ class RunSpec(Frozen):
 
     @classmethod
     def load(cls, path: Path, *, overrides: Mapping[str, object] | None = None) -> Self:
-        """Read a YAML file; relative paths count from the current directory. SpecError holds all problems at once."""
+        """Return the spec in a YAML file; relative paths are relative to the current directory.
+
+        Raises RequestError for a file that cannot be read, and SpecError with all problems at once.
+        """
         document = read_document(path, "a spec is a mapping of keys (name, base, task, ...)")
         return cls.resolve(document, overrides=overrides, where=str(path))
 
@@ -116,7 +119,10 @@ class RunSpec(Frozen):
     def resolve(
         cls, document: Mapping[str, Any], *, overrides: Mapping[str, object] | None = None, where: str = ""
     ) -> Self:
-        """A spec from a parsed document: overrides applied, plugin folders found, paths made absolute."""
+        """Return the spec in a parsed document: overrides applied, plugin folders added, paths made absolute.
+
+        Raises SpecError with all problems at once; `where` names the document in it.
+        """
         document = merged(document, overrides or {}, where)
         folders = document.get("plugins") or ()
         if isinstance(folders, str):
@@ -132,11 +138,11 @@ class RunSpec(Frozen):
         return spec.absolute()
 
     def override(self, changes: Mapping[str, object]) -> Self:
-        """A new spec with dotted fields replaced, validated as if written by hand."""
+        """Return a new spec with dotted fields replaced, validated as one that was written by hand."""
         return type(self).resolve(self.model_dump(mode="json"), overrides=changes)
 
     def absolute(self) -> Self:
-        """The same spec with every local path absolute: workers run in other directories."""
+        """Return the same spec with absolute local paths: workers run in other directories."""
         data = self.data.model_copy(
             update={
                 "train": absolute(self.data.train),
@@ -158,7 +164,7 @@ class RunSpec(Frozen):
         return self.search
 
     def dump(self) -> str:
-        """The resolved spec as YAML, as stored with the run."""
+        """Return the resolved spec as YAML, as stored with the run."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     @property
@@ -171,7 +177,8 @@ class RunSpec(Frozen):
         return self.named({"compute": True, "store": True, "search": True})
 
     def named(self, without: dict[str, Any]) -> str:
-        """The model's name and a hash of the resolved spec without some fields (as pydantic's `exclude` says them)."""
+        """Return the model's name and a hash of the resolved spec without some fields (in the form of pydantic's
+        `exclude`)."""
         document = self.model_dump(mode="json", exclude=without)
         text = json.dumps(document, sort_keys=True).replace(json.dumps(f"{Path.cwd()}/")[1:-1], "")
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"

@@ -1,4 +1,4 @@
-"""What a spec may say of a search: which fields vary, over what, who chooses, and how much of everything."""
+"""The search section of a spec: varied fields, their values, sampler, scheduler and limits."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ DRAWS = ("choice", "grid", "uniform", "loguniform", "randint")
 
 
 class Draw(Frozen):
-    """The values of one field, written in exactly one way."""
+    """Values of one field, in exactly one of these forms."""
 
     choice: tuple[Any, ...] | None = Field(None, min_length=1)
     """One of these."""
     grid: tuple[Any, ...] | None = Field(None, min_length=1)
-    """Each of these in turn: with samplers that draw, every combination of the grids is gone through."""
+    """Each of these in turn; samplers that draw go through every combination of the grids."""
     uniform: tuple[float, float] | None = None
     """A number between the two."""
     loguniform: tuple[float, float] | None = None
-    """A number between the two, every order of magnitude as likely as another."""
+    """A number between the two, uniform in its logarithm."""
     randint: tuple[int, int] | None = None
-    """A whole number from the first to the last, both included."""
+    """An integer from the first to the last, both included."""
 
     @model_validator(mode="before")
     @classmethod
@@ -64,16 +64,16 @@ class Draw(Frozen):
 
     @property
     def values(self) -> tuple[Any, ...] | None:
-        """The values where they can be counted and were written one by one; else None."""
+        """The values of `choice` or `grid`; None for ranges."""
         return self.choice if self.choice is not None else self.grid
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The two ends of a range; None for written values."""
+        """The two ends of a range; None for `choice` and `grid`."""
         return self.uniform or self.loguniform or self.randint
 
     def has(self, value: Any) -> bool:
-        """Whether the value may be drawn."""
+        """Return whether the value may be drawn."""
         if self.values is not None:
             return value in self.values
         assert self.bounds is not None
@@ -81,7 +81,7 @@ class Draw(Frozen):
         return number and self.bounds[0] <= value <= self.bounds[1]
 
     def at(self, share: float) -> Any:
-        """The value at a place between 0 and 1 (1 excluded) of all that may be drawn."""
+        """Return the value at `share` of the values, a number in [0, 1)."""
         if self.values is not None:
             return self.values[int(share * len(self.values))]
         if self.randint is not None:
@@ -95,42 +95,42 @@ class Draw(Frozen):
 
 
 class SearchSpec(Frozen):
-    """What `regraft search` varies; `regraft train` passes over it."""
+    """What `regraft search` varies; `regraft train` ignores it."""
 
-    # `register` is an attribute of every pydantic class, so the field has another name in Python.
+    # Every pydantic class has an attribute `register`, so the field has another name in Python.
     model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
 
     space: dict[str, Draw]
-    """Dotted fields of this spec, each with the values it may have; `method` and `method.depth` may both stand here: a
-    field that a trial's method does not have, or writes itself, is left out of that trial."""
+    """Dotted fields of this spec, each with its values. `method` and `method.depth` may both be given: a field that a
+    trial's method does not have, or sets itself, is left out of that trial."""
     trials: int | None = Field(None, ge=1)
-    """How many trials; null: each point where all can be counted and there is a grid, else 16, or with `seconds` as
+    """Number of trials; null: all points where they can be counted and there is a grid, else 16, or with `seconds` as
     many as they allow."""
     seconds: float | None = Field(None, gt=0)
-    """Wall-clock budget over all attempts: then nothing new begins, and what runs ends at its next evaluation."""
+    """Wall-clock budget over all attempts: after it no trial starts, and running ones end at their next evaluation."""
     sampler: Literal["random", "grid", "optuna"] = "random"
-    """Who chooses the points: at random, each combination in turn, or TPE (Bergstra et al., 2011) by Optuna."""
+    """What chooses the points: at random, each combination in turn, or TPE (Bergstra et al., 2011) by Optuna."""
     scheduler: Literal["asha", "median", "none"] = "asha"
-    """Who ends trials early: asynchronous successive halving (Li et al., 2020), the median rule (Golovin et al., 2017),
-    nobody."""
+    """What ends trials early: asynchronous successive halving (Li et al., 2020), the median rule (Golovin et al.,
+    2017), or none."""
     grace: int = Field(1, ge=1)
-    """Evaluations before a trial may be ended."""
+    """Evaluations before a trial may be stopped."""
     reduction: float = Field(3.0, gt=1)
-    """asha: of the trials that reach a rung, one in so many goes on; rungs stand this factor apart."""
+    """asha: one in this many trials of a rung continues; rungs are this factor apart."""
     concurrency: int | None = Field(None, ge=1)
-    """Trials at a time (those that train together count as one); null: what the cluster holds."""
+    """Trials at a time (those trained together count as one); null: as many as the cluster holds."""
     keep: int = Field(3, ge=1)
-    """How many of the best trials keep their checkpoint."""
+    """Number of best trials whose checkpoint is kept."""
     quota_gb: float | None = Field(None, gt=0)
-    """The most that all checkpoints of the search may take."""
+    """Limit of all checkpoints of the search, in GB."""
     to_register: Literal["none", "best"] | Annotated[int, Field(ge=1)] = Field("best", alias="register")
-    """Which trials become versions of the model: none, the best, or so many of the best."""
+    """Trials that become versions of the model: none, the best, or this many of the best."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Fixes which points are chosen; what a trial draws itself is fixed by training.seed."""
+    """Determines the points; the random numbers of a trial are determined by training.seed."""
 
     @property
     def points(self) -> int | None:
-        """How many combinations there are, fields that do not apply counted; None where they cannot be counted."""
+        """Number of combinations, including fields that do not apply; None where they cannot be counted."""
         sizes = [len(draw.values) if draw.values is not None else None for draw in self.space.values()]
         sizes = [
             draw.randint[1] - draw.randint[0] + 1 if size is None and draw.randint else size
@@ -140,7 +140,7 @@ class SearchSpec(Frozen):
 
     @property
     def most(self) -> int | None:
-        """How many trials there are to be at most; None: as many as the time allows."""
+        """Most trials of the search; None: as many as the time allows."""
         gridded = self.sampler == "grid" or any(draw.grid is not None for draw in self.space.values())
         if self.trials is not None:
             return self.trials

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Sections of a run's spec: data, training and compute."""
 
 from __future__ import annotations
 
@@ -23,39 +23,40 @@ AnySource = SerializeAsAny[Annotated[Source, BeforeValidator(Source.parse)]]
 
 
 class DataSpec(Frozen):
-    """Where the rows are and which columns the task reads."""
+    """Files of the rows, and the columns that the task reads."""
 
     train: str
     """The training rows: a file, a folder or a glob; on this machine, in S3 (s3://bucket/key) or on the hub
-    (hf://datasets/org/name[@revision]/path). `x.npz#train` reads a part of it, `train.{en,de}.gz` both files side by
-    side. What it may hold: `regraft show sources`."""
+    (hf://datasets/org/name[@revision]/path). `x.npz#train` reads a part of a file, `train.{en,de}.gz` two files side by
+    side. Formats: `regraft show sources`."""
     eval: str | Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """The same for the rows that choose the best checkpoint, or a share of `train` (by a stable hash of the row)."""
+    """The evaluation rows, which choose the best checkpoint: written as `train`, or as a share of `train` (by a stable
+    hash of the row)."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """The task's column names, each with the name it has in the files (a dot leads into a column: `objects.bbox`);
-    what is not named keeps the task's name."""
+    """The task's column names, each with its name in the files (a dot leads into a column: `objects.bbox`); other
+    columns have the task's names."""
     format: AnySource | None = None
-    """The source that reads the files; picked by suffix when not written."""
+    """The source that reads the files; null chooses by suffix."""
     labels: tuple[str, ...] | None = None
     """The labels in the order of the head's outputs; null takes those of the training rows. A row with another label
     is a bad row."""
     bad_rows: Literal["fail", "skip"] = "fail"
-    """What happens to rows that cannot be used: fail names them and trains nothing; skip leaves them out, and counts
-    them in the run's record."""
+    """Treatment of rows that cannot be used: fail lists them and trains nothing; skip leaves them out and counts them
+    in the run's record."""
     group: str | None = None
-    """Column of the files (a patient, a document) whose rows stay on one side of the split; refused when given sides
-    share one."""
+    """Column of the files (a patient, a document) whose rows stay on one side of the split; given sides that share a
+    value are refused."""
     augment: Literal["off", "light", "strong"] = "off"
-    """Random changes of training images, their boxes and masks, another in each epoch."""
+    """Random changes of training images, with their boxes and masks; different in each epoch."""
 
 
 class TrainingSpec(Frozen):
-    """How the weights are moved. Nothing here depends on how many workers there are."""
+    """Optimisation. Nothing here depends on the number of workers."""
 
     epochs: int = Field(3, ge=1)
     """Passes over the training rows."""
     steps: int | None = Field(None, ge=1)
-    """Train exactly so many optimizer steps, more or fewer than `epochs` would make."""
+    """Exact number of optimizer steps, in place of `epochs`."""
     batch_size: int = Field(32, ge=1)
     """Rows per optimizer step over all workers and micro-batches."""
     accumulation: int = Field(1, ge=1)
@@ -67,13 +68,13 @@ class TrainingSpec(Frozen):
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay; biases and norms are exempt."""
     schedule: Literal["cosine", "linear", "constant"] = "linear"
-    """How the learning rate falls after the warm-up."""
+    """Course of the learning rate after the warm-up."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the steps over which the learning rate rises from 0."""
     clip: float | None = Field(1.0, gt=0)
-    """Largest norm of the whole gradient; null for none."""
+    """Largest norm of the gradient over all weights; null for no limit."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """Factor on the learning rate for each block further from the head (1: all alike)."""
+    """Factor on the learning rate per block of distance from the head; 1 for equal rates."""
     head_factor: float = Field(1.0, gt=0)
     """Factor on the learning rate of the task's head."""
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(ge=0)]] = "none"
@@ -81,28 +82,28 @@ class TrainingSpec(Frozen):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target spread over all labels (Szegedy et al., 2016)."""
     dropout: float | None = Field(None, ge=0, lt=1)
-    """Replaces every dropout probability of the model; null keeps the base's own."""
+    """Replaces every dropout probability of the model; null keeps the base's."""
     bucketing: bool = True
-    """Put rows of like length into one batch, where the task has lengths."""
+    """Put rows of similar length into one batch, where the task has lengths."""
     early_stopping: int | None = Field(None, ge=1)
-    """End after so many evaluations without improvement."""
+    """Number of evaluations without improvement after which training ends."""
     eval_steps: int | None = Field(None, ge=1)
-    """Evaluate every so many steps instead of once an epoch."""
+    """Steps between evaluations; null evaluates once per epoch."""
     checkpoint_steps: int | None = Field(None, ge=1)
-    """A checkpoint every so many steps besides the one after each evaluation."""
+    """Steps between further checkpoints, besides the one after each evaluation."""
     keep: int = Field(1, ge=1)
-    """How many of the best checkpoints stay in the store; the last one always does."""
+    """Number of best checkpoints kept in the store; the last checkpoint is always kept."""
     baselines: bool = True
-    """Measure the honest baselines (majority class, nearest centroid on the frozen base) where the task has them."""
+    """Measure baselines (majority class, nearest centroid on the frozen base) where the task has them."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Fixes the order of rows, dropout and the head's first values."""
+    """Determines the order of rows, dropout and the head's initial values."""
 
 
 class ComputeSpec(Frozen):
-    """Where it runs. Not part of the run's identity: the same run may continue elsewhere."""
+    """Resources. Not part of the run's identity: the same run may continue elsewhere."""
 
     workers: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = 1
-    """Ray Train workers; [1, 8] lets Ray choose between; 0 trains in this process, without Ray."""
+    """Ray Train workers; [1, 8] lets Ray choose a number in that range; 0 trains in this process, without Ray."""
 
     @field_validator("workers")
     @classmethod
@@ -112,7 +113,7 @@ class ComputeSpec(Frozen):
         return workers
 
     cpus: Annotated[float, Field(gt=0)] | None = None
-    """CPUs, and threads, per worker; null shares this machine's among the workers."""
+    """CPUs, and threads, per worker; null divides this machine's among the workers."""
     gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """GPUs per worker; auto is 1 where the cluster has any."""
     accelerator: str | None = None
@@ -128,9 +129,9 @@ class ComputeSpec(Frozen):
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a quarter more time."""
     trunk: Literal["auto", "off", "memory", "disk"] = "auto"
-    """Where the outputs of the frozen part are kept, so that each row is computed once and not in every epoch: in the
-    store (disk), where later runs find them, or in memory. auto measures what is worth it."""
+    """Where outputs of the frozen part are cached, so that each row is computed once and not in every epoch: in the
+    store (disk), where later runs find them, or in memory. auto measures what pays off."""
     trunk_gb: float = Field(8.0, ge=0)
-    """The most that they may take."""
+    """Limit of the cached outputs, in GB."""
     max_failures: int = Field(3, ge=-1)
-    """How often lost workers are replaced, from the last checkpoint; -1 for ever."""
+    """Number of times that lost workers are replaced, from the last checkpoint; -1 for no limit."""

@@ -1,4 +1,4 @@
-"""What may be written about an endpoint: which models, for whom, within which limits, on how many replicas."""
+"""The spec of an endpoint: its models, access, limits and replicas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SUM_SLACK = 1e-6
 
 
 class LimitSpec(Frozen):
-    """What one request may ask, and how many may wait. More is refused with 413, 408 or 503."""
+    """Limits of one request, and of requests that wait; what exceeds them is refused with 413, 408 or 503."""
 
     body_bytes: int = Field(8 << 20, ge=1)
     """Bytes of a request's body, counted while they arrive."""
@@ -29,35 +29,35 @@ class LimitSpec(Frozen):
     tokens: int = Field(32_768, ge=1)
     """Tokens of all texts of one request, after each was cut to what its model reads."""
     megapixels: float = Field(25.0, gt=0, le=100)
-    """Pixels of one image, in millions, told by its header before anything is decoded."""
+    """Pixels of one image, in millions, read from its header before anything is decoded."""
     all_megapixels: float = Field(100.0, gt=0)
-    """Pixels of all images of one request, in millions: a few kilobytes may hold very many."""
+    """Pixels of all images of one request, in millions: a few kilobytes may decode to very many."""
     depth: int = Field(16, ge=2, le=100)
-    """How deep JSON may be nested."""
+    """Nesting depth of JSON."""
     queue: int = Field(128, ge=1)
-    """Requests that a replica holds at once, waiting or being answered; the next is refused at once with 503 and
+    """Requests that a replica holds at once, waiting or being answered; further ones are refused with 503 and
     Retry-After."""
     body_seconds: float = Field(10.0, gt=0)
-    """How long a body may take to arrive."""
+    """Time in which a body must arrive."""
     seconds: float = Field(30.0, gt=0)
-    """How long an answer may take."""
+    """Time in which a request must be answered."""
 
 
 class ScalingSpec(Frozen):
-    """How many replicas there are, by how much is asked."""
+    """Number of replicas, by load."""
 
     min_replicas: int = Field(1, ge=0)
-    """0: none while nobody asks; the first request then waits for one to start."""
+    """Fewest replicas; with 0, the first request after an idle time waits for a replica to start."""
     max_replicas: int = Field(1, ge=1)
-    """The most there may be."""
+    """Most replicas."""
     target: float = Field(16.0, gt=0)
-    """Requests that a replica has at once when there are enough replicas."""
+    """Concurrent requests per replica at which the number of replicas is right."""
     up_seconds: float = Field(5.0, ge=0)
-    """How long the load lasts before replicas are added."""
+    """Time for which the load must last before replicas are added."""
     down_seconds: float = Field(60.0, ge=0)
-    """How long replicas are idle before some are taken away."""
+    """Time for which replicas must be idle before some are removed."""
     drain_seconds: float = Field(30.0, gt=0)
-    """How long a replica that ends may take for what it has begun."""
+    """Time that a replica has to finish its requests when it is stopped."""
 
     @model_validator(mode="after")
     def _fewest_comes_first(self) -> Self:
@@ -69,56 +69,56 @@ class ScalingSpec(Frozen):
 
 
 class ReplicaSpec(Frozen):
-    """What one replica holds."""
+    """Resources of one replica."""
 
     cpus: float = Field(1.0, gt=0)
-    """CPUs, and threads of its arithmetic."""
+    """CPUs, and compute threads."""
     gpus: float | Literal["auto"] = "auto"
     """GPUs, or a share of one; auto is 1 where the cluster has any."""
     memory_gb: float | None = Field(None, gt=0)
     """Memory to reserve."""
     budget_mb: int = Field(2048, ge=1)
-    """Memory for deltas that are kept loaded; those asked longest ago go first."""
+    """Memory for loaded deltas; the least recently used are unloaded first."""
 
 
 class ServeSpec(Frozen):
-    """The whole endpoint."""
+    """An endpoint."""
 
     format: Literal[1] = 1
     """Version of this format."""
     models: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = (EVERY,)
-    """Models of the registry: `name`, or `name@alias` or `name@v3`, which is then what the bare name answers by
-    (else the newest version). `*` is every model, also those that come later."""
+    """Models of the registry: `name`, or `name@alias` or `name@v3` for the version that the bare name serves (else the
+    newest). `*` is every model, including later ones."""
     aliases: dict[str, dict[str, Annotated[float, Field(gt=0, le=1)]]] = Field(default_factory=dict)
     """Shares of an alias's requests by version: {production: {v3: 0.9, v4: 0.1}}, or with several models
-    {support-tickets@production: {...}}. They replace what the registry says of that alias."""
+    {support-tickets@production: {...}}. They replace the registry's entry of that alias."""
     store: Annotated[str, StringConstraints(min_length=1)] = "./regraft-store"
     """Folder or s3://bucket/prefix of the registry."""
     host: str = "127.0.0.1"
-    """Where to listen. Beyond this machine (0.0.0.0) only with keys."""
+    """Address to listen on; other than this machine's own (0.0.0.0) only with keys."""
     port: int = Field(8000, ge=0, le=65535)
-    """0: any that is free, where the endpoint runs without Ray."""
+    """Port; 0 takes a free one, for an endpoint without Ray."""
     keys: str | None = None
-    """File of keys (`regraft key`); null looks into the variable REGRAFT_KEYS, and without it nobody is asked."""
+    """File of API keys (`regraft key`); null takes that of the variable REGRAFT_KEYS, else requests need no key."""
     open_to_all: bool = False
-    """Whoever reaches it may ask, without keys: only behind something that asks in its place."""
+    """Serve requests without keys on any address: only behind a proxy that authenticates clients."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Arithmetic; auto is bf16 where it is native and agrees with fp32."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     limits: LimitSpec = LimitSpec()
-    """What a request may ask."""
+    """Limits of requests."""
     scaling: ScalingSpec = ScalingSpec()
-    """How many replicas."""
+    """Number of replicas."""
     replica: ReplicaSpec = ReplicaSpec()
-    """What one replica holds."""
+    """Resources of one replica."""
     proxy: Literal["auto", "python", "haproxy"] = "auto"
-    """What stands before the replicas on Ray; auto is python. haproxy refuses faster under overload, and its figures
-    and the replicas listen on every interface, so it is for an endpoint with keys."""
+    """Proxy in front of the replicas on Ray; auto is python. haproxy refuses faster under overload. Its statistics and
+    the replicas listen on every interface, so it needs an endpoint with keys."""
     refresh_seconds: float = Field(2.0, gt=0)
-    """How often the registry is looked at for versions and aliases that moved."""
+    """Interval at which the registry is read for new versions and moved aliases."""
     bases: dict[str, str] = Field(default_factory=dict)
-    """Where bases are now that are not where their versions say: the base's hash with a reference."""
+    """New places of bases that have moved since their versions were registered: reference by the base's hash."""
     plugins: tuple[str, ...] = ()
     """Folders with your own tasks/ and methods/."""
 
@@ -138,7 +138,7 @@ class ServeSpec(Frozen):
         return models
 
     @model_validator(mode="after")
-    def _shares_are_whole(self) -> Self:
+    def _shares_add_up_to_one(self) -> Self:
         named = [parse(written)[0] for written in self.models if written != EVERY]
         for alias, shares in self.aliases.items():
             if "@" not in alias and (len(named) != 1 or EVERY in self.models):
@@ -152,7 +152,10 @@ class ServeSpec(Frozen):
 
     @classmethod
     def load(cls, path: Path, *, overrides: Mapping[str, object] | None = None) -> Self:
-        """Read a YAML file; relative paths count from the current directory. SpecError holds all problems at once."""
+        """Return the spec in a YAML file; relative paths are relative to the current directory.
+
+        Raises RequestError for a file that cannot be read, and SpecError with all problems at once.
+        """
         document = read_document(path, "a serve spec is a mapping of keys (models, store, limits, ...)")
         return cls.resolve(document, overrides=overrides, where=str(path))
 
@@ -160,7 +163,10 @@ class ServeSpec(Frozen):
     def resolve(
         cls, document: Mapping[str, Any], *, overrides: Mapping[str, object] | None = None, where: str = ""
     ) -> Self:
-        """A spec from a parsed document, overrides applied and paths made absolute; SpecError tells all problems."""
+        """Return the spec in a parsed document, with overrides applied and paths made absolute.
+
+        Raises SpecError with all problems at once; `where` names the document in it.
+        """
         document = merged(document, overrides or {}, where)
         try:
             spec = cls.model_validate(document)
@@ -186,11 +192,11 @@ class ServeSpec(Frozen):
         return found
 
     def dump(self) -> str:
-        """The resolved spec as YAML."""
+        """Return the resolved spec as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def beyond(self) -> bool:
-        """Whether others than this machine are listened to."""
+        """Return whether the endpoint listens on an address that other machines reach."""
         if self.host == "localhost":
             return False
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,6 +37,10 @@ class OneVector(Task):
     @abstractmethod
     def targets(self, values: Sequence[Any]) -> Tensor:
         """Return the `target` values of several rows as one tensor (rows, ...)."""
+
+    def target_tensor(self, rows: Iterable[Row], context: Context) -> Tensor | None:
+        """Return the targets of rows as one tensor (rows, ...)."""
+        return self.targets([self.target(row, context) for row in rows])
 
     def with_target(self, example: Example, row: Row, context: Context) -> Example:
         """Return the encoded row with its target under `labels`, if it has one."""

@@ -15,7 +15,6 @@ from regraft.contracts import Batch, Task
 from regraft.data.rows import Rows
 from regraft.errors import Unsupported
 from regraft.spec.run import RunSpec
-from regraft.tasks.outputs.one_vector import OneVector
 from regraft.training.cut_check import CutSite, check_encoded_alike, probes
 from regraft.training.evaluate import to_device
 from regraft.trunk.boundary import GIVEN, Boundary
@@ -51,7 +50,8 @@ def head_only_obstacle(spec: RunSpec) -> str:
         return "loss terms look at the whole model"
     if spec.training.accumulation > 1:
         return "training.accumulation makes several batches of one"
-    if type(spec.task).eval_forward is not Task.eval_forward or not isinstance(spec.task, OneVector):
+    task = type(spec.task)
+    if task.eval_forward is not Task.eval_forward or task.target_tensor is Task.target_tensor:
         return f"task {spec.task.key()} does more than answer a row by one vector"
     return ""
 
@@ -109,8 +109,10 @@ def head_dropout(site: CutSite) -> float:
 
 def head_targets(task: Task, adapted: Adapted, rows: Rows) -> Tensor:
     """Return the targets of the head, (rows, ...), without opening an image."""
-    assert isinstance(task, OneVector)
-    return task.targets([task.target(rows.stored(index), adapted.context) for index in range(len(rows))])
+    found = task.target_tensor((rows.stored(index) for index in range(len(rows))), adapted.context)
+    if found is None:
+        raise NeedsModel(f"task {task.key()} gives no target tensor of its rows")
+    return found
 
 
 def _forward(adapted: Adapted, batch: Batch) -> tuple[Any, Tensor]:

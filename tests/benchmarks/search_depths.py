@@ -20,7 +20,7 @@ from typing import Any
 import record
 import torch
 from clock import Clock, Spent, compared
-from searched import RecordingCoordinator, job_of, spec_of, sst2, worked
+from searched import FakeCoordinator, job_of, spec_of, sst2, worked
 
 BLOCKS = 6
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
@@ -49,7 +49,7 @@ def points(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"method.depth": depth, "training.lr": rate} for depth in options.depths for rate in RATES[: options.rates]]
 
 
-def turn(trunk: str, data: dict[str, str], options: argparse.Namespace) -> tuple[Spent, RecordingCoordinator]:
+def turn(trunk: str, data: dict[str, str], options: argparse.Namespace) -> tuple[Spent, FakeCoordinator]:
     """What the whole search took in a worker, from finding the base to the last trial's end."""
     with tempfile.TemporaryDirectory() as folder:
         method = {"type": "freeze", "depth": options.depths[0]}
@@ -68,7 +68,7 @@ def units(options: argparse.Namespace) -> tuple[float, float]:
     return whole, once + sum(options.rates * (BLOCKS - k) * (3 * rows + held) for k in options.depths)
 
 
-def slowest(kept: list[RecordingCoordinator], whole: list[RecordingCoordinator]) -> tuple[str, float]:
+def slowest(kept: list[FakeCoordinator], whole: list[FakeCoordinator]) -> tuple[str, float]:
     """The trial that gains least, and its gain over itself without the trunk. The shared pass counts to none."""
     gains = {
         trial: median(two.ends[trial].seconds / one.ends[trial].seconds for one, two in zip(kept, whole, strict=True))
@@ -82,7 +82,7 @@ def main() -> int:
     options = arguments()
     torch.set_num_threads(1)
     spent: dict[str, list[Spent]] = {"off": [], "auto": []}
-    coordinators: dict[str, list[RecordingCoordinator]] = {"off": [], "auto": []}
+    coordinators: dict[str, list[FakeCoordinator]] = {"off": [], "auto": []}
     with tempfile.TemporaryDirectory() as folder:
         data = sst2(Path(folder), options.rows, options.held)
         for _ in range(options.pairs):

@@ -21,7 +21,7 @@ from typing import Any
 import record
 import torch
 from clock import Clock, Spent
-from searched import RecordingCoordinator, job_of, spec_of, sst2, worked
+from searched import FakeCoordinator, job_of, spec_of, sst2, worked
 
 from regraft.tuning.protocol import SearchJob
 from regraft.tuning.worker.stacked_heads import Stack
@@ -48,7 +48,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def timed(job: SearchJob, folder: Path, points: Sequence[dict[str, Any]]) -> tuple[Spent, RecordingCoordinator]:
+def timed(job: SearchJob, folder: Path, points: Sequence[dict[str, Any]]) -> tuple[Spent, FakeCoordinator]:
     """A search in one worker."""
     clock = Clock()
     coordinator = worked(job, folder, points)

@@ -19,7 +19,7 @@ from regraft.tuning.protocol import End, Report, SearchJob, Trial
 from regraft.tuning.worker.worker import TrialWorker
 
 
-class RecordingCoordinator:
+class FakeCoordinator:
     """Takes everything, and stops nothing."""
 
     def __init__(self) -> None:
@@ -94,10 +94,10 @@ def job_of(spec: RunSpec, depths: Sequence[int | str] = (), search: str = "bench
     return SearchJob(document, search, base.hash, snapshot.fingerprint, snapshot.labels, tuple(depths), 1)
 
 
-def worked(job: SearchJob, folder: Path, points: Sequence[Mapping[str, Any]]) -> RecordingCoordinator:
+def worked(job: SearchJob, folder: Path, points: Sequence[Mapping[str, Any]]) -> FakeCoordinator:
     """Run a trial for each point."""
     folder.mkdir(parents=True, exist_ok=True)
-    coordinator, worker = RecordingCoordinator(), TrialWorker(job, LocalHarness(), folder)
+    coordinator, worker = FakeCoordinator(), TrialWorker(job, LocalHarness(), folder)
     worker.prepare(coordinator)
     worker.run([Trial(number, dict(point)) for number, point in enumerate(points)], coordinator)
     worker.close()

@@ -1,4 +1,4 @@
-"""A command line to call, a store with real small versions, and a training that is only pretended."""
+"""Fixtures: a command line to call, a store with small real versions, and a fake training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from doubles.fake_training import DOCUMENT, CommandResult, FakeTraining, Regraft
 from regraft import plugins
 from regraft.cli import dispatch, main
 from regraft.store.objects import ObjectStore, open_store
-from unit.cli.pretended import DOCUMENT, PretendedTraining, Regraft, Said
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +35,10 @@ def nothing_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
 def regraft(capfd: pytest.CaptureFixture[str]) -> Regraft:
     """Call the command line; stdout and stderr are captured as the process's own descriptors."""
 
-    def call(*argv: str | Path) -> Said:
+    def call(*argv: str | Path) -> CommandResult:
         capfd.readouterr()
         code = main([str(part) for part in argv])
-        return Said(code, *capfd.readouterr())
+        return CommandResult(code, *capfd.readouterr())
 
     return call
 
@@ -58,8 +58,8 @@ def store(tmp_path: Path) -> ObjectStore:
 
 
 @pytest.fixture
-def training(monkeypatch: pytest.MonkeyPatch) -> PretendedTraining:
+def training(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
     """Takes the place of training in the dispatch table."""
-    pretended = PretendedTraining()
-    monkeypatch.setitem(dispatch.WORK, "train", pretended)
-    return pretended
+    fake = FakeTraining()
+    monkeypatch.setitem(dispatch.WORK, "train", fake)
+    return fake

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from doubles.fake_training import Regraft, publish
 from regraft.cli import dispatch
 from regraft.cli.evaluate import worst_class
 from regraft.contracts import Progress, RowsEvaluated
 from regraft.evaluation.options import EvaluationOptions
 from regraft.store.objects import ObjectStore
-from unit.cli.pretended import Regraft, publish
 
 DOCUMENT: dict[str, Any] = {
     "format": 1,
@@ -37,7 +37,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 @dataclass
-class PretendedEvaluation:
+class FakeEvaluation:
     """Stands where the evaluation does."""
 
     document: dict[str, Any] = field(default_factory=lambda: DOCUMENT)
@@ -53,15 +53,15 @@ class PretendedEvaluation:
 
 
 @pytest.fixture
-def evaluation(monkeypatch: pytest.MonkeyPatch, store: ObjectStore) -> PretendedEvaluation:
-    pretended = PretendedEvaluation()
-    monkeypatch.setitem(dispatch.WORK, "evaluate", pretended)
+def evaluation(monkeypatch: pytest.MonkeyPatch, store: ObjectStore) -> FakeEvaluation:
+    fake = FakeEvaluation()
+    monkeypatch.setitem(dispatch.WORK, "evaluate", fake)
     publish(store)
-    return pretended
+    return fake
 
 
 def test_a_summary_tells_score_interval_worst_class_and_page(
-    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore
+    regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore
 ) -> None:
     said = regraft("evaluate", "tickets", "rows.csv", "--store", store.url)
     assert said.code == 0
@@ -77,7 +77,7 @@ def test_a_summary_tells_score_interval_worst_class_and_page(
 
 
 def test_json_is_one_object_with_all_figures_and_the_files(
-    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore
+    regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore
 ) -> None:
     document = regraft("evaluate", "tickets@v1", "rows.csv", "--store", store.url, "--output", "o", "--json").document
     assert document["metrics"] == DOCUMENT["metrics"] and document["intervals"] == DOCUMENT["intervals"]
@@ -85,9 +85,7 @@ def test_json_is_one_object_with_all_figures_and_the_files(
     assert "findings" not in document
 
 
-def test_what_is_asked_reaches_the_evaluation(
-    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore
-) -> None:
+def test_what_is_asked_reaches_the_evaluation(regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore) -> None:
     options = ("--columns", "text=review,label=stars", "--bad-rows", "skip", "--format", "{type: csv, header: null}")
     more = ("--against", "tickets@v1", "--resamples", "50", "--seconds", "2", "--worst", "3", "--device", "cpu")
     assert regraft("evaluate", "tickets", "s3://b/rows.csv", "--store", store.url, *options, *more).code == 0
@@ -117,21 +115,21 @@ def test_what_is_asked_reaches_the_evaluation(
     ],
 )
 def test_what_is_asked_wrong_is_told_before_anything_starts(
-    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore, options: tuple[str, ...], told: str
+    regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore, options: tuple[str, ...], told: str
 ) -> None:
     said = regraft("evaluate", "tickets", "rows.csv", "--store", store.url, *options)
     assert said.code == 2 and told in said.err and not evaluation.calls
 
 
 def test_a_model_that_is_not_there_is_told_with_the_nearest(
-    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore
+    regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore
 ) -> None:
     said = regraft("evaluate", "ticket", "rows.csv", "--store", store.url)
     assert said.code == 2 and "tickets" in said.err and not evaluation.calls
 
 
 def test_a_comparison_says_whether_the_two_can_be_told_apart(
-    regraft: Regraft, evaluation: PretendedEvaluation, store: ObjectStore
+    regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore
 ) -> None:
     apart = {"low": -0.01, "high": 0.05}
     rival = {"model": "old", "version": "v7", "metrics": {"accuracy": 0.855}, "difference": {"accuracy": 0.02}}

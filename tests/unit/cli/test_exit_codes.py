@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from doubles.fake_training import DOCUMENT, FakeTraining, Regraft, publish
 from regraft.errors import Diverged
 from regraft.store.objects import ObjectStore
 from support.paths import ROOT
-from unit.cli.pretended import DOCUMENT, PretendedTraining, Regraft, publish
 
 WRONG = {
     "no command": ([], "required: COMMAND"),
@@ -49,7 +49,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 @pytest.mark.parametrize("form", ["people", "json"])
 def test_what_is_asked_wrong_is_2(
-    case: str, form: str, regraft: Regraft, spec: Path, store: ObjectStore, training: PretendedTraining
+    case: str, form: str, regraft: Regraft, spec: Path, store: ObjectStore, training: FakeTraining
 ) -> None:
     publish(store)
     argv, told = WRONG[case]
@@ -87,7 +87,7 @@ def test_what_is_no_yaml_mapping_is_told_with_the_file(text: str, regraft: Regra
     assert said.err.startswith(f"error: {path}: ")
 
 
-def test_a_failure_of_training_is_1(regraft: Regraft, spec: Path, training: PretendedTraining) -> None:
+def test_a_failure_of_training_is_1(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
     training.error = Diverged("the loss is nan at step 7: lower training.lr", "tickets-1")
     said = regraft("train", spec)
     assert (said.code, said.err) == (1, "error: tickets-1: the loss is nan at step 7: lower training.lr\n")
@@ -97,7 +97,7 @@ def test_a_failure_of_training_is_1(regraft: Regraft, spec: Path, training: Pret
 
 
 def test_what_nobody_expected_is_one_line_and_a_traceback_on_request(
-    regraft: Regraft, spec: Path, training: PretendedTraining
+    regraft: Regraft, spec: Path, training: FakeTraining
 ) -> None:
     training.error = ZeroDivisionError("division by zero\nand more")
     said = regraft("train", spec)
@@ -110,7 +110,7 @@ def test_what_nobody_expected_is_one_line_and_a_traceback_on_request(
     assert "Traceback (most recent call last)" in regraft("-v", "train", spec).err
 
 
-def test_an_interruption_is_130_and_one_line(regraft: Regraft, spec: Path, training: PretendedTraining) -> None:
+def test_an_interruption_is_130_and_one_line(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
     training.error = KeyboardInterrupt()
     said = regraft("train", spec)
     assert said.code == 130
@@ -119,7 +119,7 @@ def test_an_interruption_is_130_and_one_line(regraft: Regraft, spec: Path, train
 
 
 def test_with_json_stdout_holds_one_object_whatever_others_print(
-    regraft: Regraft, spec: Path, training: PretendedTraining
+    regraft: Regraft, spec: Path, training: FakeTraining
 ) -> None:
     def noise() -> None:
         print("a library prints")
@@ -143,7 +143,7 @@ def test_without_json_stdout_is_for_the_result(regraft: Regraft, store: ObjectSt
 
 
 def test_warnings_of_ours_are_shown_and_those_of_libraries_are_not(
-    regraft: Regraft, spec: Path, training: PretendedTraining
+    regraft: Regraft, spec: Path, training: FakeTraining
 ) -> None:
     def noise() -> None:
         logging.getLogger("regraft.training.loop").warning("a checkpoint was damaged")

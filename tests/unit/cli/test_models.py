@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from doubles.fake_training import Regraft, publish
 from regraft.cli import dispatch
 from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry
-from unit.cli.pretended import Regraft, publish
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from doubles.fake_training import Regraft
 from support.tiny import WORDS, tiny_bert
-from unit.cli.pretended import Regraft
 from unit.serving.tiny import publish
 
 

@@ -9,34 +9,34 @@ import pytest
 
 import regraft
 import regraft.cluster.train
+from doubles.fake_training import DOCUMENT, FakeTraining
 from regraft.errors import SpecError
 from regraft.serving.predictor import Predictor
 from regraft.spec.run import RunSpec
-from unit.cli.pretended import DOCUMENT, PretendedTraining
 
 
 @pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch) -> PretendedTraining:
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
     """Stands where training is imported from."""
-    found = PretendedTraining()
+    found = FakeTraining()
     monkeypatch.setattr(regraft.cluster.train, "train", found)
     return found
 
 
 @pytest.mark.parametrize("form", ["path", "text", "mapping", "spec"])
-def test_a_spec_may_be_a_file_a_mapping_or_an_object(form: str, spec: Path, pretended: PretendedTraining) -> None:
+def test_a_spec_may_be_a_file_a_mapping_or_an_object(form: str, spec: Path, fake: FakeTraining) -> None:
     given: Any = {"path": spec, "text": str(spec), "mapping": DOCUMENT, "spec": RunSpec.resolve(DOCUMENT)}[form]
     outcome = regraft.train(given, overrides={"training.lr": 0.5}, fresh=True)
     assert outcome.model == "tickets"
-    found, options = pretended.calls[-1]
+    found, options = fake.calls[-1]
     assert found.training.lr == 0.5
     assert options == {"fresh": True, "address": None}
 
 
-def test_a_wrong_override_is_refused_before_anything_starts(spec: Path, pretended: PretendedTraining) -> None:
+def test_a_wrong_override_is_refused_before_anything_starts(spec: Path, fake: FakeTraining) -> None:
     with pytest.raises(SpecError, match="Did you mean 'lr'"):
         regraft.train(spec, overrides={"training.lrr": 0.5})
-    assert pretended.calls == []
+    assert fake.calls == []
 
 
 def test_the_store_of_load_is_the_argument_then_the_environment(

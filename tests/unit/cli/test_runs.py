@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from doubles.fake_training import Regraft
 from regraft.store import documents
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore
 from regraft.store.runs import Runs
-from unit.cli.pretended import Regraft
 
 
 def record(store: ObjectStore) -> None:

@@ -10,12 +10,12 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from doubles.fake_training import DOCUMENT, Regraft
 from regraft.cli.schema import FAMILIES, run_schema
 from regraft.errors import RegraftError
 from regraft.spec.document import merged
 from regraft.spec.run import RunSpec
 from support.paths import ROOT
-from unit.cli.pretended import DOCUMENT, Regraft
 
 SPECS = sorted(path for path in (ROOT / "jobs/specs").glob("*.yaml") if path.stem != "serve")
 

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
+from doubles.fake_training import DOCUMENT, Regraft
 from regraft.cli import dispatch
 from regraft.cli.jobs import job_log
 from regraft.cli.search_progress import overrides_text
 from regraft.contracts import Event, Note, Progress, SearchStarted, Stepped, TrialUpdated
 from regraft.spec.run import RunSpec
 from regraft.tuning.driver.finish import SearchOutcome
-from unit.cli.pretended import DOCUMENT, Regraft
 
 SEARCH = {"space": {"training.lr": {"loguniform": [1e-5, 1e-3]}}, "trials": 2}
 TRIALS = [
@@ -58,7 +58,7 @@ EVENTS: list[Event] = [
 
 
 @dataclass
-class PretendedSearch:
+class FakeSearch:
     """Stands where a search does."""
 
     calls: list[tuple[RunSpec, dict[str, Any]]] = field(default_factory=list)
@@ -85,11 +85,11 @@ class PretendedSearch:
 
 
 @pytest.fixture
-def searching(monkeypatch: pytest.MonkeyPatch) -> PretendedSearch:
+def searching(monkeypatch: pytest.MonkeyPatch) -> FakeSearch:
     """Takes the place of the search in the dispatch table."""
-    pretended = PretendedSearch()
-    monkeypatch.setitem(dispatch.WORK, "search", pretended)
-    return pretended
+    fake = FakeSearch()
+    monkeypatch.setitem(dispatch.WORK, "search", fake)
+    return fake
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def spec(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_spec_and_its_options_are_handed_on(spec: Path, regraft: Regraft, searching: PretendedSearch) -> None:
+def test_the_spec_and_its_options_are_handed_on(spec: Path, regraft: Regraft, searching: FakeSearch) -> None:
     said = regraft("search", spec, "--set", "search.trials=5", "--register", "2", "--fresh", "--store", "other")
     assert said.code == 0, said.err
     handed, options = searching.calls[0]
@@ -123,7 +123,7 @@ def test_sigterm_ends_a_search_as_ctrl_c_does(spec: Path, regraft: Regraft, monk
 
 
 def test_in_a_submitted_job_a_search_tells_its_client_all_that_happens(
-    spec: Path, regraft: Regraft, searching: PretendedSearch, monkeypatch: pytest.MonkeyPatch
+    spec: Path, regraft: Regraft, searching: FakeSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(job_log.SWITCH, "1")
     lines = [marked for line in regraft("search", spec).out.splitlines() if (marked := job_log.parse(line))]
@@ -133,7 +133,7 @@ def test_in_a_submitted_job_a_search_tells_its_client_all_that_happens(
 
 
 def test_each_end_is_a_line_and_the_summary_says_what_to_do_next(
-    spec: Path, regraft: Regraft, searching: PretendedSearch
+    spec: Path, regraft: Regraft, searching: FakeSearch
 ) -> None:
     out = regraft("search", spec).out
     for line in (
@@ -151,7 +151,7 @@ def test_each_end_is_a_line_and_the_summary_says_what_to_do_next(
         assert line in out, out
 
 
-def test_json_is_one_object_with_every_trial(spec: Path, regraft: Regraft, searching: PretendedSearch) -> None:
+def test_json_is_one_object_with_every_trial(spec: Path, regraft: Regraft, searching: FakeSearch) -> None:
     said = regraft("search", spec, "--json")
     found = said.document
     assert set(found) == {

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from doubles.fake_training import Regraft
 from regraft.cli import dispatch
 from regraft.cli.parser import build
 from regraft.cli.serve import spec_of
@@ -23,7 +24,6 @@ from regraft.endpoint.api_keys import hashed, read
 from regraft.errors import SpecError
 from regraft.spec.serve import ServeSpec
 from support.tiny import tiny_bert
-from unit.cli.pretended import Regraft
 from unit.serving.tiny import publish
 
 
@@ -102,12 +102,12 @@ def test_ray_is_asked_for_unless_there_are_no_replicas(
     asked: list[tuple[ServeSpec, str | None]] = []
 
     @contextmanager
-    def pretended(spec: ServeSpec, address: str | None) -> Iterator[str]:
+    def fake(spec: ServeSpec, address: str | None) -> Iterator[str]:
         asked.append((spec, address))
         os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, as soon as it is up
         yield "http://there"
 
-    monkeypatch.setitem(dispatch.WORK, "serve", pretended)
+    monkeypatch.setitem(dispatch.WORK, "serve", fake)
     said = regraft("serve", "tiny", "--address", "head:6379", "--min-replicas", "2")
     assert said.code in (0, 130)
     assert [(spec.models, spec.scaling.max_replicas, address) for spec, address in asked] == [
@@ -119,11 +119,11 @@ def test_an_endpoint_that_is_interrupted_while_it_comes_up_speaks_of_no_checkpoi
     there: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def pretended(spec: ServeSpec, address: str | None) -> Iterator[str]:
+    def fake(spec: ServeSpec, address: str | None) -> Iterator[str]:
         raise KeyboardInterrupt
         yield ""
 
-    monkeypatch.setitem(dispatch.WORK, "serve", pretended)
+    monkeypatch.setitem(dispatch.WORK, "serve", fake)
     said = regraft("serve", "tiny")
     assert said.code == 130
     assert "interrupted; the endpoint is down" in said.err
@@ -132,11 +132,11 @@ def test_an_endpoint_that_is_interrupted_while_it_comes_up_speaks_of_no_checkpoi
 
 def test_an_alias_may_be_the_spec_s_own(there: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def pretended(spec: ServeSpec, address: str | None) -> Iterator[str]:
+    def fake(spec: ServeSpec, address: str | None) -> Iterator[str]:
         raise KeyboardInterrupt
         yield ""
 
-    monkeypatch.setitem(dispatch.WORK, "serve", pretended)
+    monkeypatch.setitem(dispatch.WORK, "serve", fake)
     (there / "SERVE.yaml").write_text("models: [tiny@live]\naliases: {live: {v1: 1.0}}\n")
     assert regraft("serve", "SERVE.yaml").code == 130
     assert regraft("serve", "tiny@live").code == 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from doubles.fake_training import Regraft
 from regraft.cli.schema import FAMILIES
-from unit.cli.pretended import Regraft
 
 MEMBERS = [(family, name) for family, root in FAMILIES.items() for name in root.names()]
 

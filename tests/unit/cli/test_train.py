@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from doubles.fake_training import FakeTraining, Regraft
 from regraft.contracts import (
     BaselineMeasured,
     CheckpointWritten,
@@ -21,7 +22,6 @@ from regraft.contracts import (
     Started,
     Stepped,
 )
-from unit.cli.pretended import PretendedTraining, Regraft
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ EVENTS: list[Event] = [
 
 
 def test_overrides_and_options_reach_training(
-    regraft: Regraft, spec: Path, training: PretendedTraining, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    regraft: Regraft, spec: Path, training: FakeTraining, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     regraft("train", spec, "--set", "training.lr=1e-4", "--set", "method.depth=2", "--fresh", "--address", "h:1")
     found, options = training.calls[-1]
@@ -59,7 +59,7 @@ def test_overrides_and_options_reach_training(
     assert training.calls[-1][0].store == str(tmp_path / "from-option")
 
 
-def test_a_log_gets_the_start_and_every_evaluation(regraft: Regraft, spec: Path, training: PretendedTraining) -> None:
+def test_a_log_gets_the_start_and_every_evaluation(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
     training.events = EVENTS
     lines = regraft("train", spec).out.splitlines()
     assert lines[:5] == [
@@ -71,16 +71,14 @@ def test_a_log_gets_the_start_and_every_evaluation(regraft: Regraft, spec: Path,
     ]
 
 
-def test_with_json_progress_goes_to_stderr(regraft: Regraft, spec: Path, training: PretendedTraining) -> None:
+def test_with_json_progress_goes_to_stderr(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
     training.events = EVENTS
     said = regraft("train", spec, "--json")
     assert said.document["version"] == "v1"
     assert "stopped early" in said.err
 
 
-def test_the_summary_puts_the_score_beside_the_baselines(
-    regraft: Regraft, spec: Path, training: PretendedTraining
-) -> None:
+def test_the_summary_puts_the_score_beside_the_baselines(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
     training.outcome = {"gain": {"mean": 0.125, "low": 0.05, "high": 0.2}}
     out = regraft("train", spec).out
     assert "tickets@v1 is registered" in out
@@ -95,15 +93,13 @@ def test_the_summary_puts_the_score_beside_the_baselines(
 
 @pytest.mark.parametrize(("low", "high", "told"), [(-0.1, 0.1, "not distinguishable from none"), (-0.2, -0.1, "worse")])
 def test_a_gain_that_is_none_is_called_so(
-    low: float, high: float, told: str, regraft: Regraft, spec: Path, training: PretendedTraining
+    low: float, high: float, told: str, regraft: Regraft, spec: Path, training: FakeTraining
 ) -> None:
     training.outcome = {"gain": {"mean": (low + high) / 2, "low": low, "high": high}}
     assert told in regraft("train", spec).out
 
 
-def test_what_to_do_next_can_be_pasted(
-    regraft: Regraft, spec: Path, training: PretendedTraining, tmp_path: Path
-) -> None:
+def test_what_to_do_next_can_be_pasted(regraft: Regraft, spec: Path, training: FakeTraining, tmp_path: Path) -> None:
     training.outcome = {"store": str(tmp_path / "it's a $store")}
     show, python = regraft("train", spec).out.splitlines()[-2:]
     assert shlex.split(show)[-3:] == ["tickets@v1", "--store", str(tmp_path / "it's a $store")]
@@ -115,14 +111,14 @@ def test_what_to_do_next_can_be_pasted(
     assert regraft("train", spec).out.splitlines()[-2].strip() == "regraft models show tickets@v1"
 
 
-def test_a_run_that_was_finished_says_so(regraft: Regraft, spec: Path, training: PretendedTraining) -> None:
+def test_a_run_that_was_finished_says_so(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
     training.outcome = {"already": True, "base_bytes": 0}
     out = regraft("train", spec).out
     assert "was finished before; --fresh starts another run" in out
     assert re.search(r"delta +600\.0 kB$", out, re.MULTILINE)
 
 
-def test_training_starts_knowing_what_to_keep_quiet(regraft: Regraft, spec: Path, training: PretendedTraining) -> None:
+def test_training_starts_knowing_what_to_keep_quiet(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
     seen: dict[str, str | None] = {}
     training.before = lambda: seen.update({name: os.environ.get(name) for name in ("TRANSFORMERS_VERBOSITY",)})
     regraft("train", spec)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from doubles.fake_tasks import Finding, Outlining, Reading, Seeing, Sorting, Tagging
 from regraft.contracts import Task
 from regraft.data.arrays import encode_png
 from regraft.data.ingest import ingest
@@ -24,7 +25,6 @@ from regraft.store.objects import open_store
 from regraft.tasks.object_detection import ObjectDetection
 from regraft.tasks.semantic_segmentation import SemanticSegmentation
 from regraft.tasks.text_classification import TextClassification
-from unit.data.fake_tasks import Finding, Outlining, Reading, Seeing, Sorting, Tagging
 
 ROWS = 1000
 BAD = 700

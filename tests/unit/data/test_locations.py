@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
+from doubles.fake_tasks import Sorting
 from regraft.contracts import Source
 from regraft.data import locations
 from regraft.data.ingest import ingest
@@ -18,7 +19,6 @@ from regraft.data.inputs import DataFile, find_data_files
 from regraft.errors import DataError
 from regraft.spec.document import absolute
 from regraft.spec.sections import DataSpec
-from unit.data.fake_tasks import Sorting
 
 
 def files(written: str, folder: Path, **form: Any) -> list[DataFile]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from doubles.fake_tasks import Finding, Rating, Seeing, Sorting, Tagging
 from regraft.contracts import Source, Task
 from regraft.data import locations
 from regraft.data.ingest import ingest
@@ -20,7 +21,6 @@ from regraft.spec.sections import DataSpec
 from regraft.store.objects import ObjectStore, open_store
 from regraft.tasks.object_detection import ObjectDetection
 from regraft.tasks.text_multi_label import TextMultiLabel
-from unit.data.fake_tasks import Finding, Rating, Seeing, Sorting, Tagging
 
 GOOD = [{"text": f"row {number}", "label": "ab"[number % 2]} for number in range(40)]
 

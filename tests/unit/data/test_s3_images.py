@@ -12,6 +12,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from doubles.fake_s3 import FakeS3
+from doubles.fake_tasks import Seeing, Sorting
 from regraft.columns.files import remote
 from regraft.columns.files.remote import beginning, fetched_ahead
 from regraft.columns.image import ImageColumn
@@ -26,13 +28,11 @@ from regraft.store.objects import ObjectStore, open_store
 from regraft.tasks.image_classification import ImageClassification
 from regraft.tasks.object_detection import ObjectDetection
 from regraft.tasks.semantic_segmentation import SemanticSegmentation
-from unit.data.fake_tasks import Seeing, Sorting
 from unit.store.conftest import flaky as flaky
 from unit.store.conftest import moto_endpoint as moto_endpoint
 from unit.store.conftest import moto_url as moto_url
 from unit.store.conftest import small_server as small_server
 from unit.store.conftest import small_url as small_url
-from unit.store.flaky_s3 import FlakyS3
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +180,7 @@ def test_an_image_that_went_away_is_told_by_its_url(moto_url: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("fault", ["503", "reset", "cut"])
-def test_a_store_that_fails_now_and_then_is_asked_again(flaky: FlakyS3, tmp_path: Path, fault: str) -> None:
+def test_a_store_that_fails_now_and_then_is_asked_again(flaky: FakeS3, tmp_path: Path, fault: str) -> None:
     url = "s3://b/pictures"
     put(url, classes(4))
     flaky.fault = lambda request: (

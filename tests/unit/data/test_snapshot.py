@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from doubles.fake_tasks import Finding, Rating, Seeing, Sorting, Tagging
 from regraft.contracts import ordered_labels
 from regraft.data import rows as rows_module
 from regraft.data.rows import Rows, RowWriter
@@ -28,7 +29,6 @@ from regraft.spec.sections import DataSpec
 from regraft.store.folder import FolderStore
 from regraft.store.objects import Body, ObjectStore, open_store
 from support.paths import ROOT
-from unit.data.fake_tasks import Finding, Rating, Seeing, Sorting, Tagging
 
 QUICK = settings(max_examples=40, deadline=None)
 KINDS = {"text": "text", "label": "label"}
@@ -313,7 +313,7 @@ def test_rows_go_to_another_process_as_their_path(store: ObjectStore, tmp_path: 
 
 BUILDER = """
 import sys
-from unit.data.fake_tasks import Sorting
+from doubles.fake_tasks import Sorting
 from regraft.data.snapshot import build_snapshot
 from regraft.spec.run import DataSpec
 from regraft.store.objects import open_store
@@ -326,7 +326,7 @@ GROWTH = """
 import sys
 from pathlib import Path
 from support.peak_memory import peak
-from unit.data.fake_tasks import Sorting
+from doubles.fake_tasks import Sorting
 from regraft.data.ingest import ingest
 from regraft.spec.run import DataSpec
 peaks = []

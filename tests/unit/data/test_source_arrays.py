@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from doubles.fake_tasks import Seeing
 from regraft.contracts import Raw
 from regraft.data.arrays import encode_png
 from regraft.data.ingest import ingest
@@ -26,7 +27,6 @@ from regraft.errors import DataError
 from regraft.media.pixels.images import seen_size
 from regraft.spec.sections import DataSpec
 from support.paths import ROOT, SHARED
-from unit.data.fake_tasks import Seeing
 
 DATA = SHARED / "data"
 

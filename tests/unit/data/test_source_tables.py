@@ -12,6 +12,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
+from doubles.fake_tasks import Finding, Rating, Seeing, Tagging
 from regraft.contracts import Source
 from regraft.data.arrays import encode_png
 from regraft.data.inputs import find_source
@@ -22,7 +23,6 @@ from regraft.data.sources.saved_dataset import SavedDataset
 from regraft.errors import DataError
 from regraft.spec.sections import DataSpec
 from regraft.store.objects import open_store
-from unit.data.fake_tasks import Finding, Rating, Seeing, Tagging
 
 NAMES = {"names": ["O", "B-x"], "_type": "ClassLabel"}
 

@@ -1,4 +1,4 @@
-"""Small versions to evaluate."""
+"""Fixtures with small versions to evaluate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store that holds `tiny`, two versions of a text classifier, and rows in `rows.csv`."""
+    """A folder with a store that holds two versions of `tiny`, a text classifier, and with rows in `rows.csv`."""
     import regraft
 
     folder = tmp_path_factory.mktemp("trained")

@@ -1,4 +1,4 @@
-"""Pages without a model: findings and exhibits as an evaluation hands them to the page, of every kind there is."""
+"""Sample pages without a model: findings and row views of every kind, as an evaluation passes them to the page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from regraft.media.pixels.mask_overlay import overlaid
 
 
 def findings(labels: Sequence[str] = ("ant", "bee", "wasp")) -> Findings:
-    """A table, a matrix and three curves about those labels."""
+    """Return a table, a matrix and three curves for these labels."""
     counts = tuple(tuple(9 if one == other else 1 for other in labels) for one in labels)
     return Findings(
         tables=(Table("By label", ("label", "f1", "rows"), tuple((name, 0.5, 11) for name in labels), "a note"),),
@@ -43,7 +43,7 @@ def findings(labels: Sequence[str] = ("ant", "bee", "wasp")) -> Findings:
 
 
 def row_views(text: str = "a bee on a leaf", label: str = "bee") -> tuple[RowView, ...]:
-    """One of each kind of column."""
+    """Return a row view for each kind of column."""
     thumbnails = Thumbnails()
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 120, 3), np.uint8))
     large = image.resize((600, 400))
@@ -73,7 +73,7 @@ def row_views(text: str = "a bee on a leaf", label: str = "bee") -> tuple[RowVie
 
 
 def document(found: Findings, **changes: Any) -> dict[str, Any]:
-    """What evaluation.json holds."""
+    """Return the content of evaluation.json."""
     return {
         "format": 1,
         "model": "insects",
@@ -104,6 +104,6 @@ def document(found: Findings, **changes: Any) -> dict[str, Any]:
 
 
 def html(found: Findings | None = None, shown: tuple[RowView, ...] | None = None, **changes: Any) -> str:
-    """A whole page."""
+    """Return a complete page."""
     found = findings() if found is None else found
     return page(document(found, **changes), found, WorstRows(row_views() if shown is None else shown, 8))

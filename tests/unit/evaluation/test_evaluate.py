@@ -1,4 +1,4 @@
-"""Evaluating a version: the figures are those of its rows, whatever the way there."""
+"""Evaluation of a version: its metrics are those of the rows, by every interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from unit.store.conftest import moto_endpoint as moto_endpoint
 
 
 def answers(trained: Path, path: Path, reference: str = "tiny") -> list[tuple[str, str]]:
-    """(true, said) of every row, by the predictor."""
+    """Return the true and the predicted label of every row, by the predictor."""
     with path.open() as file:
         rows = list(csv.DictReader(file))
     model = regraft.load(reference, store=str(trained / "store"))
@@ -166,7 +166,7 @@ def test_python_evaluates_as_the_command_does(trained: Path, tmp_path: Path) -> 
 
 
 def test_each_row_is_fetched_once(evaluated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images in S3 are downloaded whenever a row is fetched: putting rows into order must not do so."""
+    """Fetching a row downloads its images from S3: ordering the rows must not fetch them."""
     seen: list[int] = []
     fetch = Rows.row
 
@@ -182,7 +182,7 @@ def test_each_row_is_fetched_once(evaluated: Any, monkeypatch: pytest.MonkeyPatc
 def test_a_row_that_shows_itself_unusable_only_when_it_is_used_is_left_out_or_told(
     evaluated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An image whose file is cut short has a right header: it is found out when its pixels are decoded."""
+    """A truncated image has a valid header: it fails only when its pixels are decoded."""
     encode = TextClassification.encode
 
     def broken(self: TextClassification, row: Row, context: Context, *, train: bool) -> Example:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: as wide as theory says, the same every time, and silent where they would mean nothing."""
+"""Bootstrap intervals: the width of theory, deterministic, and absent if they would be meaningless."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_same_records_have_the_same_interval() -> None:
 
 
 def test_two_models_that_fail_together_are_told_apart_by_their_difference() -> None:
-    """Each accuracy is uncertain by 0.04, the difference by much less: that is what pairing is for."""
+    """Each accuracy is uncertain by 0.04, their paired difference by much less."""
     one, other = coins(300, 400), coins(290, 400)
     apart = paired((mean, mean), (one, other), Bootstrap(1000)).bounds["mean"]
     assert 0 < apart[0] <= 10 / 400 <= apart[1] < 0.05

@@ -1,4 +1,4 @@
-"""The page: whole in itself, legible on every screen, and deaf to what labels and texts would have it do."""
+"""The page: self-contained, legible on every screen, and safe against hostile labels and texts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WORDS = (
     "td.zero",
     ".scale span",
 )
-"""What a page is read by."""
+"""Selectors of the texts of a page."""
 SCREENS = pytest.mark.parametrize(("width", "scheme"), [(1180, "light"), (1180, "dark"), (390, "light"), (390, "dark")])
 
 
@@ -65,7 +65,7 @@ def test_nothing_is_wider_than_the_screen(browser: Look, tmp_path: Path, width: 
 
 
 def uneven() -> Findings:
-    """A matrix with every depth of colour, and with nothing."""
+    """Return a matrix with every strength of colour, and with empty rows."""
     names = tuple(f"class {number}" for number in range(6))
     counts = (
         (40, 0, 0, 0, 0, 0),
@@ -80,7 +80,7 @@ def uneven() -> Findings:
 
 @SCREENS
 def test_texts_stand_out_from_what_is_behind_them(browser: Look, tmp_path: Path, width: int, scheme: str) -> None:
-    """The contrast of 4.5 that WCAG 2.2 asks of words; counts of nothing may be fainter."""
+    """Texts have the contrast of 4.5 that WCAG 2.2 requires; counts of zero may be fainter."""
     with browser(written(tmp_path, sample_pages.html(uneven())), width=width, scheme=scheme) as seen:
         found = seen.contrasts(WORDS)
     assert found.pop("td.zero") >= 3

@@ -1,4 +1,4 @@
-"""How a row is shown follows from the kinds of its columns alone: a task nobody has heard of is shown as well."""
+"""Views of rows follow from the kinds of their columns alone, for unknown tasks too."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LABELS = ("ground", "red", "blue")
 
 
 class Unheard(Task):
-    """A task of whatever columns a test needs."""
+    """A task with the columns that a test needs."""
 
     auto: ClassVar[str] = "AutoModel"
     modality: ClassVar[Literal["text", "image"]] = "text"

@@ -1,4 +1,4 @@
-"""Stores of every kind to test against: a folder, moto's S3, and a real S3 server where one is given."""
+"""Fixtures for stores of every kind: a folder, moto's S3, and a real S3 server if one is configured."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from doubles.fake_s3 import FakeS3
 from regraft.store.objects import ObjectStore, open_store
-from unit.store.flaky_s3 import FlakyS3
 
 REAL = os.environ.get("REGRAFT_TEST_S3", "")
 BUCKET = "tests"
 
 
 def local_server(environment: pytest.MonkeyPatch, endpoint: str) -> None:
-    """Point boto3 at a server of ours, whatever is set up on this machine."""
+    """Configure boto3 for a local server, regardless of the machine's configuration."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_CA_BUNDLE"):
         environment.delenv(name, raising=False)
     environment.setenv("AWS_ENDPOINT_URL", endpoint)
@@ -46,20 +46,20 @@ def moto_endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def moto_url(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A prefix of its own on moto's server."""
+    """A unique prefix on moto's server."""
     local_server(monkeypatch, moto_endpoint)
     return f"s3://{BUCKET}/{uuid4().hex}"
 
 
 @pytest.fixture
 def real_url() -> str:
-    """A prefix of its own on the server named by REGRAFT_TEST_S3 (keys and endpoint by AWS_*)."""
+    """A unique prefix on the server that REGRAFT_TEST_S3 names (credentials and endpoint from AWS_*)."""
     return f"{REAL.rstrip('/')}/{uuid4().hex}"
 
 
 @contextmanager
 def root_on(server: str, request: pytest.FixtureRequest, name: str) -> Iterator[str]:
-    """A url of its own on moto's server or on the `real` one; everything below it is deleted in the end."""
+    """A unique URL on moto's server or on the `real` one; everything below it is deleted at the end."""
     with pytest.MonkeyPatch.context() as environment:
         bucket = REAL.rstrip("/")
         if server == "moto":
@@ -72,14 +72,14 @@ def root_on(server: str, request: pytest.FixtureRequest, name: str) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def small_server() -> Iterator[FlakyS3]:
-    with FlakyS3() as server:
+def small_server() -> Iterator[FakeS3]:
+    with FakeS3() as server:
         yield server
 
 
 @pytest.fixture
-def small_url(small_server: FlakyS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A prefix of its own on a small S3 server that is in good health, and four times as quick as moto's."""
+def small_url(small_server: FakeS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A unique prefix on a small S3 server without faults, four times as fast as moto's."""
     local_server(monkeypatch, small_server.endpoint)
     yield f"s3://b/{uuid4().hex}"
     small_server.objects.clear()
@@ -87,7 +87,7 @@ def small_url(small_server: FlakyS3, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 @pytest.fixture(params=["folder", "small", *(["real"] if REAL else [])])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The url of an empty store of each kind; test_objects.py, which compares the kinds, adds moto's."""
+    """The URL of an empty store of each kind; test_objects.py, which compares the kinds, adds moto's."""
     if request.param == "folder":
         return str(tmp_path / "store")
     return str(request.getfixturevalue(f"{request.param}_url"))
@@ -103,14 +103,14 @@ def store(url: str) -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ObjectStore:
-    """An empty folder store, for what does not depend on the kind of store."""
+    """An empty folder store, for tests that do not depend on the kind of store."""
     return open_store(str(tmp_path / "store"))
 
 
 @pytest.fixture
-def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyS3]:
-    """A small S3 server that fails as it is told to, and retries without their pauses."""
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
+    """A small S3 server with configurable faults; retries do not wait."""
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.001)
-    with FlakyS3() as server:
+    with FakeS3() as server:
         local_server(monkeypatch, server.endpoint)
         yield server

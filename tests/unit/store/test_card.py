@@ -1,4 +1,4 @@
-"""Does a model card say what a reader needs, in a form that the hub's own library reads?"""
+"""Model cards: the content that readers need, in a form that the hub's own library reads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SPEC: dict[str, Any] = {
 
 
 def read(text: str) -> Any:
-    """The front matter as the hub's library reads it; raises where the hub would refuse it."""
+    """Return the front matter as the hub's library reads it; raises if the hub would reject it."""
     return ModelCard(text, ignore_metadata_errors=False).data
 
 

@@ -1,4 +1,4 @@
-"""The newest checkpoint that can be trusted is found, whatever happened to the others."""
+"""The newest valid checkpoint is found, whatever the damage to the others."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a_damaged_one_neither_counts_nor_goes(local: Checkpoints, tmp_path: Pat
 
 
 def test_a_reader_never_meets_half_a_checkpoint(local: Checkpoints, tmp_path: Path) -> None:
-    """While one process saves and thins out, another only ever finds whole ones."""
+    """While one process saves and deletes checkpoints, another finds only complete ones."""
     save(local, 0)
     stop = threading.Event()
 

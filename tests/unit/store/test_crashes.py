@@ -1,4 +1,4 @@
-"""SIGKILL before and after every single change that an operation makes: the old state or the new one, never a third."""
+"""SIGKILL before and after every change of an operation leaves the old state or the new one, never a third."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from uuid import uuid4
 
 import pytest
 
+from doubles.fake_crashes import Countdown, FakeCountingStore, changes_of, counted_system, killed_at
 from regraft.errors import NotFound
 from regraft.store.checkpoints import Checkpoints, Retention
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
 from unit.store.conftest import REAL
-from unit.store.crashing import Countdown, FaultyStore, changes_of, counted_system, killed_at
 
 Work = Callable[[ObjectStore], object]
 View = tuple[Any, ...]
@@ -28,13 +28,13 @@ def files(mark: str) -> dict[str, bytes]:
 
 
 def checkpoints(store: ObjectStore) -> None:
-    """Three checkpoints, of which the first is the best."""
+    """Save three checkpoints, the first of which is the best."""
     for step in (1, 2, 3):
         Checkpoints(store, "run").save(step, files(f"step {step}"), {"metrics": {"f1": -step}})
 
 
 def versions(store: ObjectStore) -> None:
-    """Three versions, and an alias that has meant v1 and v2 and v1."""
+    """Publish three versions, and an alias with the history v1, v2, v1."""
     registry = Registry(store)
     for number in (1, 2, 3):
         registry.publish("m", files(f"version {number}"), work(str(number)))
@@ -47,7 +47,7 @@ def work(run: str) -> dict[str, Any]:
 
 
 def view(store: ObjectStore, scratch: Path) -> View:
-    """All that a fresh process sees, every listed file fetched and verified; ids and version numbers left out."""
+    """Return everything that a new process sees, without ids and version numbers; all files are verified."""
     runs, registry = Checkpoints(store, "run"), Registry(store)
     saved = [(one.step, contents(runs.open(one, scratch / uuid4().hex))) for one in runs.listed()]
     found = {one.version: contents(registry.fetch(one, scratch / uuid4().hex)) for one in registry.versions("m")}
@@ -66,7 +66,7 @@ MARKS = [*(f"step {n}" for n in range(9)), *(f"version {n}" for n in range(9))]
 
 
 def delete_again(store: ObjectStore) -> None:
-    """A deletion whose version is gone already has nothing more to do."""
+    """Delete a version unless it is already deleted."""
     with contextlib.suppress(NotFound):
         Registry(store).delete("m", "v3")
 
@@ -78,13 +78,13 @@ def unalias_again(store: ObjectStore) -> None:
 
 @dataclass(frozen=True)
 class Operation:
-    """`again` is what a user does after a crash, where that is not simply the same."""
+    """An operation; `again` is what a user does after a crash if it is not the same operation."""
 
     prepare: Callable[[ObjectStore], None]
     do: Work
     again: Work | None = None
     repeats: bool = True
-    """Whether doing it again after it was done changes nothing more."""
+    """Whether repeating the completed operation changes nothing."""
 
 
 OPERATIONS = {
@@ -105,7 +105,7 @@ OPERATIONS = {
 
 
 def no_garbage(store: ObjectStore) -> bool:
-    """After collecting and sweeping, every file belongs to something committed, or records a number as taken."""
+    """After collect and sweep, every file belongs to a commit, or marks a version number as used."""
     Checkpoints(store, "run").collect(-1e6)
     Registry(store).collect(-1e6)
     store.sweep(-1e6)
@@ -152,7 +152,7 @@ def test_a_folder_survives_a_kill_at_every_call(tmp_path: Path, name: str, momen
 
 @pytest.fixture(params=["small", *(["real"] if REAL else [])])
 def bucket_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A prefix of its own on a small S3 server, and on the one that REGRAFT_TEST_S3 names."""
+    """A unique prefix on a small S3 server, and on the one that REGRAFT_TEST_S3 names."""
     url = str(request.getfixturevalue(f"{request.param}_url"))
     yield url
     everything = open_store(url)
@@ -173,14 +173,14 @@ def test_a_bucket_survives_a_kill_at_every_request(bucket_url: str, tmp_path: Pa
         return store
 
     def doing(store: ObjectStore) -> Callable[[Countdown], object]:
-        return lambda countdown: operation.do(FaultyStore(store, countdown))
+        return lambda countdown: operation.do(FakeCountingStore(store, countdown))
 
     store = fresh()
     old = view(store, tmp_path)
     count = changes_of(doing(store))
     states = old, view(store, tmp_path)
     assert count >= 1 and states[0] != states[1]
-    # Between two requests nothing changes: dying before each, and after the last, is every state there is.
+    # Nothing changes between two requests: dying before each, and after the last, covers all states.
     for at, moment in [*((at, "before") for at in range(count)), (count - 1, "after")]:
         store = fresh()
         killed_at(doing(store), at, moment)

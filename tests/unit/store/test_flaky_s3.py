@@ -1,4 +1,4 @@
-"""Two hundred checkpoints through a network of which a tenth of all requests goes wrong, while a model trains on it."""
+"""Two hundred checkpoints over a network on which a tenth of all requests fail, during a training."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from uuid import uuid4
 import boto3
 import pytest
 
+from doubles.fake_proxy import FakeProxy
 from regraft.cli import gc, main
 from regraft.store import multipart, s3
 from regraft.store.checkpoints import Checkpoints
@@ -23,17 +24,16 @@ from regraft.store.registry import Registry
 from support.processes import in_child, train_counted
 from support.tiny import document
 from unit.store.conftest import REAL, local_server
-from unit.store.flaky_proxy import FlakyProxy
 
 pytestmark = pytest.mark.timeout(1200)
 COUNT = 200
 PART = 5 << 20
-"""The smallest part that a real server takes."""
+"""The smallest part that a real server accepts."""
 
 
 @pytest.fixture(params=["real" if REAL else "moto"])
-def flaky_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FlakyProxy, str]]:
-    """A proxy that fails, before the server that REGRAFT_TEST_S3 names or else moto's; a prefix of its own."""
+def flaky_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FakeProxy, str]]:
+    """A unique prefix behind a flaky proxy for the server that REGRAFT_TEST_S3 names, or else moto's."""
     if request.param == "moto":
         upstream, root = request.getfixturevalue("moto_endpoint"), f"s3://tests/{uuid4().hex}"
         local_server(monkeypatch, upstream)
@@ -44,20 +44,20 @@ def flaky_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(s3, "_READ_S", 2)
     monkeypatch.setattr(multipart, "PART", PART)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.02)
-    with FlakyProxy(upstream, seed=5, patience_s=2.0) as proxy:
+    with FakeProxy(upstream, seed=5, patience_s=2.0) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         yield proxy, root
 
 
 def contents(number: int) -> dict[str, bytes]:
-    """The files of a checkpoint; every twentieth has one that goes in three parts."""
+    """Return the files of a checkpoint; every twentieth has one that is uploaded in three parts."""
     size = 2 * PART + 1000 if number % 20 == 0 else 20_000
     return {"delta": random.Random(number).randbytes(size), "state.json": json.dumps({"step": number}).encode()}
 
 
 @pytest.mark.slow
 def test_two_hundred_checkpoints_on_a_bad_network_are_all_there_and_right_and_training_goes_on(
-    flaky_place: tuple[FlakyProxy, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flaky_place: tuple[FakeProxy, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     proxy, root = flaky_place
     local = document(tmp_path, checkpoint_steps=1, keep=2)
@@ -86,8 +86,8 @@ def delta(store: str) -> str:
     return hashlib.sha256(opened.get(f"{Registry(opened).version('tiny').prefix}delta.safetensors")).hexdigest()
 
 
-def nothing_unfinished_is_left(root: str, proxy: FlakyProxy, capsys: pytest.CaptureFixture[str]) -> None:
-    """After `regraft gc`, over the same bad network, with one upload begun whose end never came."""
+def nothing_unfinished_is_left(root: str, proxy: FakeProxy, capsys: pytest.CaptureFixture[str]) -> None:
+    """Return the rest after `regraft gc` over the same network, with one upload that was begun and never completed."""
     bucket, _, prefix = root.removeprefix("s3://").partition("/")
     client: Any = boto3.client("s3", endpoint_url=proxy.upstream.geturl())
     client.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/store/runs/many/checkpoints/1-abc/delta")

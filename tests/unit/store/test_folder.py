@@ -1,4 +1,4 @@
-"""A folder as a store: links that lead out, full disks, dead writers, file systems with less than Linux has."""
+"""The folder store: links to the outside, full disks, dead writers, file systems with fewer features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One driver a run: a second is refused, a dead one's place is taken, and a lost lease is noticed."""
+"""One driver for each run: a second is refused, a dead one is replaced, and a lost lease is detected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY = "runs/r/lease.json"
 
 
 def forked(work: Callable[[], object]) -> int:
-    """A child process that does `work` and then waits to be killed; returns once the work is done."""
+    """Start a child process that does `work` and then waits to be killed; return once the work is done."""
     done, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -181,7 +181,7 @@ def test_a_forked_child_does_not_release_its_parents_lease(folder: ObjectStore) 
 
 
 def test_a_hidden_process_counts_as_alive(folder: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where /proc hides other users' processes, their absence from it proves nothing."""
+    """If /proc hides the processes of other users, their absence proves nothing."""
     held = Lease(folder, "r").acquire()
 
     def forbidden(pid: int, number: int) -> None:

@@ -1,4 +1,4 @@
-"""A manifest speaks for its files: everything that does not match it is refused by name."""
+"""A manifest protects its files: every file that does not match it is named and refused."""
 
 from __future__ import annotations
 

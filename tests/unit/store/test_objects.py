@@ -1,4 +1,4 @@
-"""What every store promises, tested on each kind."""
+"""The contract of ObjectStore, tested on each kind of store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVERY_KIND = ["folder", "small", "moto", *(["real"] if os.environ.get("REGRAFT_T
 
 @pytest.fixture(params=EVERY_KIND)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The url of an empty store of each kind, moto's among them."""
+    """The URL of an empty store of each kind, moto's included."""
     if request.param == "folder":
         return str(tmp_path / "store")
     return str(request.getfixturevalue(f"{request.param}_url"))
@@ -149,7 +149,7 @@ def test_put_if_match_refuses_what_is_gone(store: ObjectStore) -> None:
 
 
 def race(count: int, write: Callable[[int], None]) -> list[int]:
-    """Numbers of the writers that did not lose."""
+    """Return the numbers of the writers that succeeded."""
     barrier = threading.Barrier(count)
 
     def one(number: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Versions are numbered once, aliases move whole, and nothing that is meant is deleted."""
+"""Version numbers are used once, aliases move atomically, and no version of an alias is deleted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from regraft.store.registry import Registry, Version
 
 
 class Interrupted(Registry):
-    """Calls `between` at the moment between checking and acting that a race would need."""
+    """Calls `between` after the check for aliases and before the deletion, as a race would."""
 
     def _refuse_while_aliased(self, version: Version) -> None:
         super()._refuse_while_aliased(version)

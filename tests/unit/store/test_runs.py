@@ -1,4 +1,4 @@
-"""The small documents of runs: found, listed, and changed by several at once without loss."""
+"""The small documents of runs: found, listed, and changed concurrently without loss."""
 
 from __future__ import annotations
 

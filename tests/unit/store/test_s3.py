@@ -1,4 +1,4 @@
-"""S3 servers at their worst: lost answers, torn downloads, odd quotes, wrong keys, nobody there."""
+"""Faults of S3 servers: lost responses, interrupted downloads, quotes, wrong credentials, no server."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pathlib import Path
 import boto3
 import pytest
 
+from doubles.fake_s3 import FakeS3, Request
 from regraft.errors import Conflict, NotFound, PermissionDenied, RegraftError, RequestError, StoreError
 from regraft.store import multipart, s3
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import ObjectStore, open_store
 from unit.store.conftest import local_server
-from unit.store.flaky_s3 import FlakyS3, Request
 
 
 @pytest.fixture
-def store(flaky: FlakyS3) -> ObjectStore:
+def store(flaky: FakeS3) -> ObjectStore:
     return open_store("s3://b/p")
 
 
 class Times:
-    """A fault for the first `count` requests that begin with `what`."""
+    """Return a fault for the first `count` requests that begin with `what`."""
 
     def __init__(self, fault: str, what: str, count: int = 1) -> None:
         self.fault, self.what, self.left = fault, what, count
@@ -41,14 +41,14 @@ class Times:
         return ""
 
 
-def test_a_lost_answer_to_our_own_creation_is_no_loss(flaky: FlakyS3, store: ObjectStore) -> None:
+def test_a_lost_answer_to_our_own_creation_is_no_loss(flaky: FakeS3, store: ObjectStore) -> None:
     flaky.fault = Times("lost", "PUT")
     store.put_if_absent("a", b"ours 1")
     assert flaky.seen.count("PUT p/a") == 2
     assert store.get("a") == b"ours 1"
 
 
-def test_a_retried_creation_that_somebody_else_won_is_lost(flaky: FlakyS3, store: ObjectStore) -> None:
+def test_a_retried_creation_that_somebody_else_won_is_lost(flaky: FakeS3, store: ObjectStore) -> None:
     store.put("a", b"theirs")
     flaky.fault = Times("reset", "PUT")
     with pytest.raises(Conflict):
@@ -56,13 +56,13 @@ def test_a_retried_creation_that_somebody_else_won_is_lost(flaky: FlakyS3, store
     assert store.get("a") == b"theirs"
 
 
-def test_equal_bytes_that_were_there_before_are_lost(flaky: FlakyS3, store: ObjectStore) -> None:
+def test_equal_bytes_that_were_there_before_are_lost(flaky: FakeS3, store: ObjectStore) -> None:
     store.put("a", b"same")
     with pytest.raises(Conflict):
         store.put_if_absent("a", b"same")
 
 
-def test_a_lost_answer_to_our_own_replacement_is_no_loss(flaky: FlakyS3, store: ObjectStore) -> None:
+def test_a_lost_answer_to_our_own_replacement_is_no_loss(flaky: FakeS3, store: ObjectStore) -> None:
     store.put("a", b"1")
     tag = store.read("a")[1]
     flaky.fault = Times("lost", "PUT")
@@ -73,7 +73,7 @@ def test_a_lost_answer_to_our_own_replacement_is_no_loss(flaky: FlakyS3, store: 
 
 
 def test_a_conflict_is_tried_again_and_then_lost(
-    flaky: FlakyS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    flaky: FakeS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "_TRIES", 3)
     flaky.fault = Times("409:ConditionalRequestConflict", "PUT", 2)
@@ -83,7 +83,7 @@ def test_a_conflict_is_tried_again_and_then_lost(
         store.put_if_absent("b", b"1")
 
 
-def test_writers_that_meet_in_ceph_are_told_500_and_try_again(flaky: FlakyS3, store: ObjectStore) -> None:
+def test_writers_that_meet_in_ceph_are_told_500_and_try_again(flaky: FakeS3, store: ObjectStore) -> None:
     store.put("a", b"1")
     tag = store.read("a")[1]
     flaky.fault = Times("500:UnknownError", "PUT", 7)
@@ -96,7 +96,7 @@ def test_writers_that_meet_in_ceph_are_told_500_and_try_again(flaky: FlakyS3, st
 
 
 @pytest.mark.parametrize("quotes", ["bare", "quoted", "either"])
-def test_servers_that_differ_on_quotes_all_compare(flaky: FlakyS3, store: ObjectStore, quotes: str) -> None:
+def test_servers_that_differ_on_quotes_all_compare(flaky: FakeS3, store: ObjectStore, quotes: str) -> None:
     flaky.quotes = quotes
     store.put("a", b"1")
     tag = store.read("a")[1]
@@ -108,20 +108,20 @@ def test_servers_that_differ_on_quotes_all_compare(flaky: FlakyS3, store: Object
     store.check()
 
 
-def test_a_server_that_ignores_conditions_is_refused(flaky: FlakyS3, store: ObjectStore) -> None:
+def test_a_server_that_ignores_conditions_is_refused(flaky: FakeS3, store: ObjectStore) -> None:
     flaky.conditions = False
     with pytest.raises(StoreError, match="does not keep to the conditions"):
         store.check()
     assert not flaky.objects
 
 
-def test_a_server_without_conditions_is_refused(flaky: FlakyS3, store: ObjectStore) -> None:
+def test_a_server_without_conditions_is_refused(flaky: FakeS3, store: ObjectStore) -> None:
     flaky.fault = Times("501:NotImplemented", "PUT", 9)
     with pytest.raises(StoreError, match="no conditional writes"):
         store.check()
 
 
-def test_a_torn_download_goes_on_where_it_broke(flaky: FlakyS3, store: ObjectStore, tmp_path: Path) -> None:
+def test_a_torn_download_goes_on_where_it_broke(flaky: FakeS3, store: ObjectStore, tmp_path: Path) -> None:
     data = random.Random(0).randbytes(3_000_000)
     store.put("a", data)
     flaky.fault = Times("cut", "GET", 3)
@@ -131,7 +131,7 @@ def test_a_torn_download_goes_on_where_it_broke(flaky: FlakyS3, store: ObjectSto
 
 
 def test_an_object_replaced_during_a_download_is_not_mixed(
-    flaky: FlakyS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    flaky: FakeS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = b"o" * 2_000_000, b"n" * 2_000_000
     store.put("a", old)
@@ -147,7 +147,7 @@ def test_an_object_replaced_during_a_download_is_not_mixed(
     assert store.get("a") == new
 
 
-def test_a_download_that_never_succeeds_leaves_nothing(flaky: FlakyS3, store: ObjectStore, tmp_path: Path) -> None:
+def test_a_download_that_never_succeeds_leaves_nothing(flaky: FakeS3, store: ObjectStore, tmp_path: Path) -> None:
     store.put("a", b"x" * 1000)
     flaky.fault = Times("cut", "GET", 1000)
     with pytest.raises(StoreError, match="broke off"):
@@ -157,7 +157,7 @@ def test_a_download_that_never_succeeds_leaves_nothing(flaky: FlakyS3, store: Ob
 
 
 def test_a_lost_answer_to_a_completed_upload_is_no_loss(
-    flaky: FlakyS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    flaky: FakeS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(multipart, "PART", 1000)
     data = random.Random(1).randbytes(4500)
@@ -173,7 +173,7 @@ def test_a_lost_answer_to_a_completed_upload_is_no_loss(
 
 @pytest.mark.parametrize("broken", ["part", "completion"])
 def test_a_broken_upload_leaves_the_old_object_and_no_parts(
-    flaky: FlakyS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, broken: str
+    flaky: FakeS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     store.put("a", b"old")
     monkeypatch.setattr(multipart, "PART", 1000)
@@ -190,7 +190,7 @@ def test_a_broken_upload_leaves_the_old_object_and_no_parts(
 
 
 def test_a_local_file_that_shrinks_is_not_stored(
-    flaky: FlakyS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    flaky: FakeS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "shrinking"
     path.write_bytes(b"x" * 3000)
@@ -207,7 +207,7 @@ def test_a_local_file_that_shrinks_is_not_stored(
 
 
 @pytest.mark.parametrize("code", ["SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied", "ExpiredToken"])
-def test_wrong_keys_are_denied_at_once_without_showing_them(flaky: FlakyS3, store: ObjectStore, code: str) -> None:
+def test_wrong_keys_are_denied_at_once_without_showing_them(flaky: FakeS3, store: ObjectStore, code: str) -> None:
     flaky.fault = Times(f"403:{code}", "", 1000)
     calls: list[Callable[[], object]] = [
         lambda: store.get("a"), lambda: store.put("a", b""), lambda: list(store.list()), store.check,
@@ -222,14 +222,14 @@ def test_wrong_keys_are_denied_at_once_without_showing_them(flaky: FlakyS3, stor
     assert time.monotonic() - began < 10
 
 
-def test_a_missing_bucket_is_named(flaky: FlakyS3) -> None:
+def test_a_missing_bucket_is_named(flaky: FakeS3) -> None:
     store = open_store("s3://not-made/p")
     for call in (store.check, lambda: store.put("a", b""), lambda: list(store.list()), lambda: store.get("a")):
         with pytest.raises(StoreError, match=r"s3://not-made/p: the bucket does not exist at 127.0.0.1:\d+"):
             call()
 
 
-def test_nobody_at_the_endpoint_is_told_soon(flaky: FlakyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_at_the_endpoint_is_told_soon(flaky: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -258,7 +258,7 @@ def test_a_web_server_that_is_no_s3_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         server.shutdown()
 
 
-def test_no_keys_at_all_are_denied(flaky: FlakyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_keys_at_all_are_denied(flaky: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -266,19 +266,19 @@ def test_no_keys_at_all_are_denied(flaky: FlakyS3, monkeypatch: pytest.MonkeyPat
         open_store("s3://b/p").check()
 
 
-def test_an_endpoint_that_is_no_url_is_told(flaky: FlakyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_is_no_url_is_told(flaky: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "not a url")
     with pytest.raises(RequestError, match="AWS_ENDPOINT_URL is not a url"):
         open_store("s3://b/p").check()
 
 
-def test_keys_of_other_tools_are_not_listed(flaky: FlakyS3, store: ObjectStore) -> None:
+def test_keys_of_other_tools_are_not_listed(flaky: FakeS3, store: ObjectStore) -> None:
     for key in ("p/", "p/folder/", "p/a", "p/x/../y", "p/x//y", "px/other"):
         flaky.objects[key] = b"", {"ETag": '"t"'}
     assert [stat.key for stat in store.list()] == ["a"]
 
 
-def test_a_busy_server_is_waited_for_and_then_told(flaky: FlakyS3, store: ObjectStore) -> None:
+def test_a_busy_server_is_waited_for_and_then_told(flaky: FakeS3, store: ObjectStore) -> None:
     flaky.fault = Times("503:SlowDown", "PUT", 3)
     store.put("a", b"1")
     flaky.fault = Times("503:SlowDown", "PUT", 1000)
@@ -301,9 +301,9 @@ def test_sweep_aborts_old_uploads_of_this_store_only(moto_url: str) -> None:
 
 
 def test_under_random_faults_nothing_is_lost_or_wrong(
-    flaky: FlakyS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    flaky: FakeS3, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """5 % busy, 2 % reset, 2 % done but not answered, 7 % torn downloads: every checkpoint that was saved is right."""
+    """5 % busy, 2 % reset, 2 % executed without a response, 7 % truncated: every saved checkpoint is valid."""
     monkeypatch.setattr(multipart, "PART", 4000)
     chance = random.Random(7)
     faults: Counter[str] = Counter()
@@ -332,7 +332,7 @@ def test_under_random_faults_nothing_is_lost_or_wrong(
     assert not flaky.uploads
 
 
-def test_not_there_is_not_taken_for_an_empty_store(flaky: FlakyS3, store: ObjectStore) -> None:
+def test_not_there_is_not_taken_for_an_empty_store(flaky: FakeS3, store: ObjectStore) -> None:
     with pytest.raises(NotFound):
         store.get("a")
     flaky.fault = Times("503", "", 1000)

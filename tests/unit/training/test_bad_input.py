@@ -15,6 +15,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from doubles.fake_s3 import FakeS3, Request
+from doubles.fake_training import CommandResult, Regraft
 from regraft.bases.locate import locate
 from regraft.errors import RequestError
 from regraft.store.checkpoints import Checkpoints
@@ -28,12 +30,10 @@ from support.processes import free_port, in_child, limited_command
 from support.tiny import document
 from unit.cli.conftest import nothing_left_behind as nothing_left_behind
 from unit.cli.conftest import regraft as regraft
-from unit.cli.pretended import Regraft, Said
 from unit.store.conftest import flaky as flaky
-from unit.store.flaky_s3 import FlakyS3, Request
 
 Document = dict[str, Any]
-Train = Callable[..., Said]
+Train = Callable[..., CommandResult]
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +52,14 @@ def wrong(whole: Document, tmp_path: Path) -> Document:
 def train(regraft: Regraft, tmp_path: Path) -> Train:
     """Write a spec and train it through the command line."""
 
-    def call(written: Document, *options: str) -> Said:
+    def call(written: Document, *options: str) -> CommandResult:
         (tmp_path / "spec.yaml").write_text(yaml.safe_dump(written))
         return regraft("train", tmp_path / "spec.yaml", *options)
 
     return call
 
 
-def refused(result: Said, code: int, *expected: str) -> None:
+def refused(result: CommandResult, code: int, *expected: str) -> None:
     """One message on stderr that contains all `expected` texts, and the exit code."""
     first, *others = result.err.splitlines()
     assert first.startswith("error: ")
@@ -209,7 +209,7 @@ S3_REFUSES = {
 
 @pytest.mark.parametrize("part", ["store", "base", "data"])
 @pytest.mark.parametrize("answer", S3_REFUSES)
-def test_an_s3_that_refuses_is_told(answer: str, part: str, wrong: Document, train: Train, flaky: FlakyS3) -> None:
+def test_an_s3_that_refuses_is_told(answer: str, part: str, wrong: Document, train: Train, flaky: FakeS3) -> None:
     flaky.fault = lambda request: answer
     at = {"store": "s3://b/p", "base": "s3://b/base", "data": {"train": "s3://b/rows.csv", "eval": 0.5}}
     result = train({**wrong, part: at[part]})
@@ -229,7 +229,7 @@ def test_an_s3_that_refuses_is_told(answer: str, part: str, wrong: Document, tra
     ],
 )
 def test_an_s3_that_cannot_be_asked_is_told(
-    variable: str, value: str, expected: tuple[str, ...], wrong: Document, train: Train, flaky: FlakyS3,
+    variable: str, value: str, expected: tuple[str, ...], wrong: Document, train: Train, flaky: FakeS3,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -238,12 +238,12 @@ def test_an_s3_that_cannot_be_asked_is_told(
     refused(result, 2 if "not a url" in expected[0] else 1, *expected)
 
 
-def test_an_s3_without_the_bucket_is_told(wrong: Document, train: Train, flaky: FlakyS3) -> None:
+def test_an_s3_without_the_bucket_is_told(wrong: Document, train: Train, flaky: FakeS3) -> None:
     refused(train({**wrong, "store": "s3://none/p"}), 1, "the bucket does not exist", "create it or correct")
 
 
 def test_credentials_that_expire_during_a_run_are_told_and_new_ones_continue_it(
-    wrong: Document, train: Train, flaky: FlakyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wrong: Document, train: Train, flaky: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
 
@@ -451,6 +451,6 @@ def test_a_full_disk_of_temporary_files_is_told(
 def test_a_quota_is_told_as_a_full_disk(wrong: Document, train: Train, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(wrong))
     code = in_child(limited_command, ["train", str(tmp_path / "spec.yaml")], str(tmp_path / "said"), 50_000)
-    refused(Said(code, "", (tmp_path / "said").read_text()), 1, wrong["store"], "the disk or quota is full")
+    refused(CommandResult(code, "", (tmp_path / "said").read_text()), 1, wrong["store"], "the disk or quota is full")
     nothing_half_written(open_store(wrong["store"]), tmp_path / "fetched")
     assert train(wrong).code == 0

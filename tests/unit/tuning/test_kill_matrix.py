@@ -14,6 +14,8 @@ from uuid import uuid4
 
 import pytest
 
+from doubles.fake_crashes import Countdown, changes_of, counted_requests, counted_system, killed_at
+from doubles.fake_pool import FakePool, a_spec, searched
 from regraft.spec.run import RunSpec
 from regraft.store.manifest import fetch_verified
 from regraft.store.objects import ObjectStore, open_store
@@ -21,8 +23,6 @@ from regraft.store.registry import Registry
 from regraft.tuning.driver.prepare import search_name
 from unit.store.conftest import REAL, root_on
 from unit.store.conftest import moto_endpoint as moto_endpoint
-from unit.store.crashing import Countdown, changes_of, counted_requests, counted_system, killed_at
-from unit.tuning.fake_pool import FakePool, a_spec, searched
 
 KILLS = 12
 SEARCH = {"space": {"training.lr": {"loguniform": [1e-5, 1e-1]}}, "trials": 4, "keep": 1}

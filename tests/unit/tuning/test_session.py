@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from doubles.fake_pool import EPOCHS, FakePool, a_spec, searched
 from regraft import load
 from regraft.errors import LeaseHeld, RequestError, RunError, StoreError
 from regraft.spec.run import RunSpec
@@ -29,7 +30,6 @@ from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.driver.workers import WorkerDied
 from regraft.tuning.protocol import Report, Trial
 from regraft.tuning.records import TrialRecord
-from unit.tuning.fake_pool import EPOCHS, FakePool, a_spec, searched
 
 RATES = {"training.lr": {"loguniform": [1e-5, 1e-1]}}
 
@@ -120,7 +120,7 @@ def test_a_driver_that_ends_five_times_finds_the_same_winner_and_reruns_nothing(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from unit.tuning.fake_pool import FakePool, a_spec, searched
+from doubles.fake_pool import FakePool, a_spec, searched
 
 left = [int(sys.argv[2])]
 

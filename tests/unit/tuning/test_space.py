@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from doubles.fake_pool import a_spec
 from regraft.bases.locate import locate
 from regraft.errors import RequestError, SpecError
 from regraft.spec.run import RunSpec
@@ -15,7 +16,6 @@ from regraft.tuning.model_checks import check_methods
 from regraft.tuning.space import methods, overrides_at
 from regraft.tuning.validate import check_search
 from support.tiny import document
-from unit.tuning.fake_pool import a_spec
 
 DOCUMENT: dict[str, Any] = {
     "name": "tickets",

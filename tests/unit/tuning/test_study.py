@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from doubles.fake_pool import study
 from regraft.spec.run import RunSpec
 from regraft.spec.search import Draw
 from regraft.tuning.protocol import Trial
 from regraft.tuning.records import TrialRecord
 from regraft.tuning.space import random_point
 from regraft.tuning.study import Study
-from unit.tuning.fake_pool import study
 from unit.tuning.test_space import DOCUMENT
 
 SPACE: dict[str, Any] = {

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from doubles.fake_training import DOCUMENT, Regraft
 from regraft.cli.doctor import command, machine_checks, probes
 from regraft.cli.doctor.finding import Check, Finding
 from regraft.errors import StoreError
 from regraft.store.folder import FolderStore
-from unit.cli.pretended import DOCUMENT, Regraft
 
 
 @pytest.fixture

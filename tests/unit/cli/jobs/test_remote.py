@@ -37,7 +37,7 @@ class Feed(Iterator[str | None]):
         return line if line is None else str(line)
 
 
-class StandIn:
+class FakeCluster:
     """A cluster whose one job says what it is told to."""
 
     address = "http://head:8265"
@@ -62,7 +62,7 @@ class StandIn:
 DONE = JobEnd("SUCCEEDED", 0, "")
 
 
-def watch(cluster: StandIn, screen: Screen | None = None) -> JobWatcher:
+def watch(cluster: FakeCluster, screen: Screen | None = None) -> JobWatcher:
     return JobWatcher(cluster, "job-1", screen or Screen(), {"store": "s3://b/x"})  # type: ignore[arg-type]
 
 
@@ -74,7 +74,7 @@ def test_progress_lines_and_the_reply_come_out_as_they_would_here(capsys: pytest
         "tiny@v1 is registered",
         line("reply", version="v1"),
     ]
-    reply = watch(StandIn(lines, DONE)).reply()
+    reply = watch(FakeCluster(lines, DONE)).reply()
     assert (dict(reply.document), reply.code) == ({"version": "v1"}, 0)
     assert capsys.readouterr().out == "left out 3 rows\ntiny@v1 is registered\n"
 
@@ -93,7 +93,7 @@ def test_a_command_with_a_progress_of_its_own_shows_it(capsys: pytest.CaptureFix
         line("progress", event="note"),
         line("reply", version="v1"),
     ]
-    JobWatcher(StandIn(lines, DONE), "job-1", Screen(), {}, shown=shown).reply()  # type: ignore[arg-type]
+    JobWatcher(FakeCluster(lines, DONE), "job-1", Screen(), {}, shown=shown).reply()  # type: ignore[arg-type]
     assert seen == [event], "what this edition cannot read is left out"
 
 
@@ -111,7 +111,7 @@ def test_an_error_there_is_the_same_error_here(
 ) -> None:
     told = line("error", kind=kind, message=message, where="x")
     with pytest.raises(expected) as caught:
-        watch(StandIn([told], JobEnd("FAILED", code, ""))).reply()
+        watch(FakeCluster([told], JobEnd("FAILED", code, ""))).reply()
     assert caught.value.exit_code == code
     assert message.split("\n")[0] in str(caught.value)
     assert ("environment of the" in str(caught.value)) == (kind == "PermissionDenied")
@@ -127,13 +127,13 @@ def test_an_error_there_is_the_same_error_here(
 )
 def test_a_job_that_ends_without_a_word_is_told_by_its_last_lines(said: str, status: str, told: str) -> None:
     with pytest.raises(ClusterError, match=told):
-        watch(StandIn([said], JobEnd(status, None, "exit 137"))).reply()
+        watch(FakeCluster([said], JobEnd(status, None, "exit 137"))).reply()
 
 
 def test_without_a_terminal_an_interrupt_leaves_the_job_and_says_how_to_find_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cluster = StandIn([KeyboardInterrupt], DONE)
+    cluster = FakeCluster([KeyboardInterrupt], DONE)
     reply = watch(cluster).reply()
     assert reply.code == 130 and not cluster.stopped
     out = capsys.readouterr().out
@@ -155,7 +155,7 @@ def test_on_a_terminal_an_interrupt_asks(
     screen = Screen()
     screen.terminal = True
     monkeypatch.setattr(remote, "following", lambda screen: _Silent())
-    cluster = StandIn([KeyboardInterrupt, line("reply", version="v1")], DONE)
+    cluster = FakeCluster([KeyboardInterrupt, line("reply", version="v1")], DONE)
     reply = watch(cluster, screen).reply()
     assert (reply.code, cluster.stopped) == (code, stopped)
 

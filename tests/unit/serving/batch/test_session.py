@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import regraft
+from doubles.fake_power_cut import FakePowerCut, die_at, dying
 from regraft.errors import BaseError, DataError, LeaseHeld, NotFound, RegraftError, RequestError
 from regraft.serving.batch import input_blocks
 from regraft.serving.batch.input_blocks import InputBlocks
@@ -20,7 +21,6 @@ from regraft.serving.version_files import Fetched
 from regraft.store.lease import Lease
 from regraft.store.objects import open_store
 from support.processes import in_child
-from unit.serving.dying import PowerCut, die_at, dying
 from unit.serving.tiny import TEXTS, publish
 
 ROWS = 23
@@ -85,7 +85,7 @@ def test_cut_off_at_any_write_the_same_command_goes_on_to_the_same_bytes(publish
     whole = Path(predict_here(asked(published, texts, "whole.jsonl")).out).read_bytes()
     request = asked(published, texts)
     for at in range(1, 16):  # 6 blocks of input, input.json, the job, 6 parts, and done.json before the rename
-        with dying(at, kill=False), pytest.raises(PowerCut):
+        with dying(at, kill=False), pytest.raises(FakePowerCut):
             predict_here(request, fresh=True)
         assert not Path(request.output).exists()
         predict_here(request)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from doubles.fake_coordinator import FakeCoordinator, searched
 from regraft.contracts import BaselinesMeasured
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
@@ -19,7 +20,6 @@ from regraft.training.session import train_local
 from regraft.tuning.worker.stacked_heads import Stack
 from support.image_bases import coloured, tiny_resnet
 from support.tiny import document
-from unit.tuning.coordinators import RecordingCoordinator, searched
 
 MANY: list[dict[str, Any]] = [
     {},
@@ -40,7 +40,7 @@ def spec_in(folder: Path, trunk: str = "disk", **training: Any) -> dict[str, Any
     return {**written, "compute": {**written["compute"], "trunk": trunk}}
 
 
-def whole(written: dict[str, Any], folder: Path, *points: dict[str, Any], **more: Any) -> RecordingCoordinator:
+def whole(written: dict[str, Any], folder: Path, *points: dict[str, Any], **more: Any) -> FakeCoordinator:
     """Run the same trials one by one through the complete model."""
     off = {**written, "compute": {**written["compute"], "trunk": "off"}}
     return searched(off, folder, *points, search="whole", **more)
@@ -53,7 +53,7 @@ def logits_of(written: dict[str, Any], prefix: str | None, features: torch.Tenso
     return features @ delta["classifier.weight"].T + delta["classifier.bias"]
 
 
-def alike(written: dict[str, Any], one: RecordingCoordinator, two: RecordingCoordinator, width: int = 32) -> None:
+def alike(written: dict[str, Any], one: FakeCoordinator, two: FakeCoordinator, width: int = 32) -> None:
     features = torch.randn(50, width, generator=torch.Generator().manual_seed(0))
     assert one.ends.keys() == two.ends.keys()
     for trial, end in one.ends.items():
@@ -115,7 +115,7 @@ def test_one_head_that_diverges_or_is_stopped_leaves_the_others_as_they_are(tmp_
         {"training.lr": 0.3, "training.early_stopping": 1},
         {"training.lr": 1e-9, "training.early_stopping": 1},
     ]
-    coordinator = searched(written, tmp_path / "w", *points, coordinator=RecordingCoordinator(stop={"t0002": 2}))
+    coordinator = searched(written, tmp_path / "w", *points, coordinator=FakeCoordinator(stop={"t0002": 2}))
     states = [coordinator.ends[f"t{number:04d}"].status for number in range(5)]
     assert states == ["finished", "failed", "stopped", "finished", "finished"]
     assert "not a number" in (coordinator.ends["t0001"].error or "") or "norm is" in (
@@ -153,7 +153,7 @@ def test_a_head_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.
     points: list[dict[str, Any]] = [{}, {"training.lr": 0.03, "training.dropout": 0.2}]
     straight = searched(written, tmp_path / "w", *points, search="straight")
 
-    class Dying(RecordingCoordinator):
+    class FakeDyingCoordinator(FakeCoordinator):
         def report(self, trial: str, report: Any) -> bool:
             super().report(trial, report)
             if len(self.reports[trial]) == 3:
@@ -161,7 +161,7 @@ def test_a_head_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.
             return True
 
     with pytest.raises(ConnectionError):
-        searched(written, tmp_path / "w", *points, coordinator=Dying())
+        searched(written, tmp_path / "w", *points, coordinator=FakeDyingCoordinator())
     coordinator = searched(written, tmp_path / "w", *points)
     for trial in coordinator.ends:
         assert [report.step for report in coordinator.reports[trial]] == [24, 32]

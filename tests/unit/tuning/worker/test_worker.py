@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from doubles.fake_coordinator import FakeCoordinator, computed_by_one, job_of, prepared_worker, searched, trials_of
 from regraft.contracts import TrunkProgress
 from regraft.errors import StoreError
 from regraft.spec.run import RunSpec
@@ -28,7 +29,6 @@ from regraft.tuning.worker import shared_cuts
 from regraft.tuning.worker.context import WorkerContext
 from support.processes import in_child
 from support.tiny import document, tickets
-from unit.tuning.coordinators import RecordingCoordinator, computed_by_one, job_of, prepared_worker, searched, trials_of
 
 MIXED: list[dict[str, Any]] = [
     {"method": {"type": "freeze", "depth": 1}},
@@ -145,7 +145,7 @@ def test_what_ends_a_trial_ends_it_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_error_of_the_store_or_the_desk_is_no_trials_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = spec_in(tmp_path, "off", epochs=1)
-    coordinator = RecordingCoordinator()
+    coordinator = FakeCoordinator()
     made = prepared_worker(written, tmp_path / "w", coordinator)
 
     def full(*args: Any, **kwargs: Any) -> Any:
@@ -167,7 +167,7 @@ def test_an_error_of_the_store_or_the_desk_is_no_trials_fault(tmp_path: Path, mo
 def test_a_trial_is_stopped_and_keeps_its_best(tmp_path: Path) -> None:
     written = spec_in(tmp_path, "off", epochs=4)
     coordinator = searched(
-        written, tmp_path / "w", {"method": "full"}, {}, coordinator=RecordingCoordinator(stop={"t0000": 2})
+        written, tmp_path / "w", {"method": "full"}, {}, coordinator=FakeCoordinator(stop={"t0000": 2})
     )
     assert [coordinator.ends[trial].status for trial in ("t0000", "t0001")] == ["stopped", "finished"]
     assert [report.step for report in coordinator.reports["t0000"]] == [8, 16]
@@ -180,7 +180,7 @@ def test_a_trial_is_stopped_and_keeps_its_best(tmp_path: Path) -> None:
 def test_nothing_is_written_without_room(tmp_path: Path) -> None:
     written = spec_in(tmp_path, "off", epochs=2)
     coordinator = searched(
-        written, tmp_path / "w", {}, {}, coordinator=RecordingCoordinator(reserve=lambda trial, count: trial == "t0001")
+        written, tmp_path / "w", {}, {}, coordinator=FakeCoordinator(reserve=lambda trial, count: trial == "t0001")
     )
     assert {trial for trial, _ in coordinator.asked} == {"t0000", "t0001"}
     assert {trial for trial, *_ in coordinator.kept} == {"t0001"}
@@ -196,14 +196,14 @@ def test_a_trial_whose_worker_died_goes_on_to_the_same_bits(tmp_path: Path) -> N
     written = spec_in(tmp_path, "off", epochs=4, optimizer="adamw", lr=3e-3, dropout=0.1)
     straight = searched(written, tmp_path / "w", {}, search="straight")
 
-    class Dying(RecordingCoordinator):
+    class FakeDyingCoordinator(FakeCoordinator):
         def report(self, trial: str, report: Report) -> bool:
             super().report(trial, report)
             if len(self.reports[trial]) == 3:
                 raise ConnectionError("the worker died")
             return True
 
-    dying = Dying()
+    dying = FakeDyingCoordinator()
     with pytest.raises(ConnectionError):
         searched(written, tmp_path / "w", {}, coordinator=dying)
     assert dying.kept
@@ -228,7 +228,7 @@ def test_a_trial_that_is_over_leaves_no_model_behind(tmp_path: Path, monkeypatch
         return adapted
 
     points = [{"method": "full", "compute.trunk": "off"}, *FROZEN]
-    coordinator = RecordingCoordinator()
+    coordinator = FakeCoordinator()
     worker = prepared_worker(written, tmp_path / "w", coordinator, depths=(1, 2))
     worker.run(trials_of(*points), coordinator)
     monkeypatch.setattr(WorkerContext, "adapted", watched)

@@ -1,4 +1,4 @@
-"""Kills a process at its n-th change to a store, just before it or just after: the whole list of possible crashes."""
+"""Kill a process just before or just after its n-th change to a store, for every n."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from botocore.client import BaseClient
 from regraft.store.objects import Body, ObjectStore, Stat
 
 CHANGES = ("open", "write", "fsync", "link", "replace", "unlink", "mkdir", "rmdir")
-"""The calls of the system by which a folder store changes anything."""
+"""The system calls with which a folder store makes changes."""
 READS = ("Get", "Head", "List")
-"""How the requests to S3 begin that change nothing."""
+"""Prefixes of the names of S3 requests that change nothing."""
 
 
 class Countdown:
-    """Dies at the change number `at` (from 0), before or after it; counts them all when `at` is negative."""
+    """Kills the process before or after change number `at` (from 0); only counts changes if `at` is negative."""
 
     def __init__(self, at: int, moment: str) -> None:
         self.at, self.moment, self.count = at, moment, 0
@@ -37,8 +37,8 @@ class Countdown:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-class FaultyStore(ObjectStore):
-    """Another store, whose every change is counted."""
+class FakeCountingStore(ObjectStore):
+    """A wrapper of another store that counts every change."""
 
     def __init__(self, inner: ObjectStore, countdown: Countdown) -> None:
         self.inner, self.countdown, self.url = inner, countdown, inner.url
@@ -83,7 +83,7 @@ class FaultyStore(ObjectStore):
 
 @contextlib.contextmanager
 def counted_system(countdown: Countdown) -> Iterator[None]:
-    """Every changing call of the system is a change that `countdown` counts."""
+    """Count every system call that makes a change with `countdown`."""
     real = {name: getattr(os, name) for name in CHANGES}
 
     def counted(name: str) -> Callable[..., Any]:
@@ -105,7 +105,7 @@ def counted_system(countdown: Countdown) -> Iterator[None]:
 
 @contextlib.contextmanager
 def counted_requests(countdown: Countdown) -> Iterator[None]:
-    """Every changing request to S3, of whatever client of this process, is a change that `countdown` counts."""
+    """Count every S3 request of this process that makes a change with `countdown`."""
     real = BaseClient._make_api_call  # type: ignore[attr-defined]
 
     def call(client: Any, operation: str, arguments: Any) -> Any:
@@ -121,7 +121,7 @@ def counted_requests(countdown: Countdown) -> Iterator[None]:
 
 
 def changes_of(work: Callable[[Countdown], object]) -> int:
-    """How many changes `work` makes, counted in a child process that is not killed."""
+    """Return the number of changes that `work` makes, counted in a child process that is not killed."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -137,7 +137,7 @@ def changes_of(work: Callable[[Countdown], object]) -> int:
 
 
 def killed_at(work: Callable[[Countdown], object], at: int, moment: str) -> None:
-    """Do `work` in a child process that is killed at change number `at`."""
+    """Run `work` in a child process that is killed at change number `at`."""
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):

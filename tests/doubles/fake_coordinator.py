@@ -16,7 +16,7 @@ from regraft.tuning.protocol import End, Report, SearchJob, Trial
 from regraft.tuning.worker.worker import TrialWorker
 
 
-class RecordingCoordinator:
+class FakeCoordinator:
     """Records reports and ends by trial; it can stop trials and refuse space."""
 
     def __init__(
@@ -86,9 +86,7 @@ def trials_of(*points: Mapping[str, Any]) -> list[Trial]:
     return [Trial(number, dict(point)) for number, point in enumerate(points)]
 
 
-def prepared_worker(
-    written: Mapping[str, Any], folder: Path, coordinator: RecordingCoordinator, **more: Any
-) -> TrialWorker:
+def prepared_worker(written: Mapping[str, Any], folder: Path, coordinator: FakeCoordinator, **more: Any) -> TrialWorker:
     """Return a worker that is ready to run trials."""
     folder.mkdir(parents=True, exist_ok=True)
     made = TrialWorker(job_of(written, **more), LocalHarness(), folder)
@@ -96,9 +94,9 @@ def prepared_worker(
     return made
 
 
-def searched(written: Mapping[str, Any], folder: Path, *points: Mapping[str, Any], **more: Any) -> RecordingCoordinator:
+def searched(written: Mapping[str, Any], folder: Path, *points: Mapping[str, Any], **more: Any) -> FakeCoordinator:
     """Run a trial for each point in one worker."""
-    coordinator = more.pop("coordinator", None) or RecordingCoordinator()
+    coordinator = more.pop("coordinator", None) or FakeCoordinator()
     made = prepared_worker(written, folder, coordinator, **more)
     made.run(trials_of(*points), coordinator)
     made.close()

@@ -1,4 +1,4 @@
-"""A proxy before a real S3 server, on which a share of the requests goes wrong in the ways that networks have."""
+"""A proxy for a real S3 server that lets a share of the requests fail as networks do."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 FAULTS = {"503": 0.05, "timeout": 0.02, "reset": 0.02, "cut": 0.01, "lost": 0.01}
-"""503: refused, not done. timeout: the client waits in vain, for what was done or was not. reset: the connection breaks
-in the middle of the body that is sent. cut: a body that ends in the middle. lost: done, and the answer is lost."""
+"""Share of each fault. 503: rejected, not executed. timeout: no response, executed or not. reset: the connection breaks
+while the request body is sent. cut: the response body is truncated. lost: executed, but the response is lost."""
 HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive"}
 
 
-class FlakyProxy:
-    """`with FlakyProxy(endpoint) as proxy:` serves at `proxy.endpoint`; `proxy.seen` counts what went wrong.
+class FakeProxy:
+    """`with FakeProxy(endpoint) as proxy:` serves at `proxy.endpoint`; `proxy.seen` counts the faults.
 
-    What happens to a request is drawn from the seed and its number, and put off where it cannot happen: only an answer
-    with a body can be cut.
+    The fault of a request is drawn from the seed and the request's number. A fault that is impossible for a request is
+    postponed: only a response with a body can be truncated.
     """
 
     def __init__(self, endpoint: str, seed: int = 0, patience_s: float = 2.0) -> None:
@@ -47,7 +47,7 @@ class FlakyProxy:
         self._server.server_close()
 
     def draw(self, possible: set[str]) -> str:
-        """What goes wrong with the next request, "" when nothing does."""
+        """Return the fault of the next request, "" for none."""
         with self._lock:
             self.seen["requests"] += 1
             number = self.seen["requests"]
@@ -68,7 +68,7 @@ class FlakyProxy:
 
 
 class Request(BaseHTTPRequestHandler):
-    proxy: FlakyProxy
+    proxy: FakeProxy
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
@@ -100,7 +100,7 @@ class Request(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve
 
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        """The server's own answer; the request goes on as it came, host and signature too."""
+        """Return the server's response to the unchanged request, host and signature included."""
         line = http.client.HTTPConnection(self.proxy.upstream.hostname or "", self.proxy.upstream.port, timeout=120)
         try:
             line.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -119,7 +119,7 @@ class Request(BaseHTTPRequestHandler):
         for name, value in headers:
             if name.lower() not in {*HOP_BY_HOP, "content-length"}:
                 self.send_header(name, value)
-        # The answer to HEAD tells a length and has no body.
+        # The response to HEAD has a length and no body.
         self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(body)))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if cut else body)
@@ -128,7 +128,7 @@ class Request(BaseHTTPRequestHandler):
             self._hang_up(hard=False)
 
     def _hang_up(self, *, hard: bool) -> None:
-        """End the connection: in good order, or with a reset."""
+        """End the connection, in order or with a reset."""
         self.close_connection = True
         if hard:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -13,18 +13,18 @@ from regraft.store.folder import FolderStore
 from regraft.store.objects import Body, ObjectStore, open_store
 
 
-class PowerCut(BaseException):
+class FakePowerCut(BaseException):
     """Ends a process as a power cut would: nothing can be written afterwards."""
 
 
-class Dying(FolderStore):
+class FakeDyingStore(FolderStore):
     """A store that kills its process at a write, or refuses all writes from then on."""
 
     at, writes, kill = 0, 0, False
 
     def put(self, key: str, body: Body) -> None:
-        Dying.writes += 1
-        if Dying.kill and Dying.writes == Dying.at:
+        FakeDyingStore.writes += 1
+        if FakeDyingStore.kill and FakeDyingStore.writes == FakeDyingStore.at:
             os.kill(os.getpid(), signal.SIGKILL)
         self._alive()
         super().put(key, body)
@@ -38,19 +38,19 @@ class Dying(FolderStore):
         super().delete(keys)
 
     def _alive(self) -> None:
-        if Dying.writes >= Dying.at:
-            raise PowerCut
+        if FakeDyingStore.writes >= FakeDyingStore.at:
+            raise FakePowerCut
 
 
 def opened(url: str) -> ObjectStore:
     """Open the work folder as a store that dies, and any other normally."""
-    return Dying(url) if url.endswith(".unfinished") else open_store(url)
+    return FakeDyingStore(url) if url.endswith(".unfinished") else open_store(url)
 
 
 @contextmanager
 def dying(at: int, *, kill: bool) -> Iterator[None]:
     """Let the work folder die instead of its `at`-th write, within the block."""
-    Dying.at, Dying.writes, Dying.kill = at, 0, kill
+    FakeDyingStore.at, FakeDyingStore.writes, FakeDyingStore.kill = at, 0, kill
     vars(bulk)["open_store"] = opened
     try:
         yield

@@ -1,4 +1,4 @@
-"""A real, small S3 server in memory that fails on demand: what no mock and no healthy server shows."""
+"""A small S3 server in memory with faults on demand, which neither a mock nor a healthy server shows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from uuid import uuid4
 from xml.sax.saxutils import escape
 
 Fault = Callable[["Request"], str]
-"""Says for each request what goes wrong: "" nothing, "503", "409", "403:Code", "lost" (done, never answered),
-"reset" (not done, never answered), "cut" (a body that ends in the middle)."""
+"""Returns the fault of a request: "" for none, "503", "409", "403:Code", "lost" (executed, no response), "reset" (not
+executed, no response), "cut" (a truncated body)."""
 
 
-class FlakyS3:
-    """`with FlakyS3() as server: server.fault = ...`; bucket "b" exists. `quotes` is how If-Match must be written."""
+class FakeS3:
+    """`with FakeS3() as server: server.fault = ...`; bucket "b" exists. `quotes` is the required form of If-Match."""
 
     def __init__(self) -> None:
         self.objects: dict[str, tuple[bytes, dict[str, str]]] = {}
@@ -44,9 +44,9 @@ class FlakyS3:
 
 
 class Request(BaseHTTPRequestHandler):
-    state: FlakyS3
+    state: FakeS3
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or each small answer waits 40 ms for an acknowledgement
+    disable_nagle_algorithm = True  # else each small response waits 40 ms for an acknowledgement
 
     def log_message(self, *_: Any) -> None:
         pass

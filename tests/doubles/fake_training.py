@@ -27,7 +27,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     """What a command left: exit code, stdout, stderr."""
 
     code: int
@@ -44,7 +44,7 @@ class Said:
         return found
 
 
-Regraft = Callable[..., Said]
+Regraft = Callable[..., CommandResult]
 
 
 def publish(
@@ -76,7 +76,7 @@ def publish(
 
 
 @dataclass
-class PretendedTraining:
+class FakeTraining:
     """Stands where training does: plays events, then returns an outcome or raises."""
 
     calls: list[tuple[RunSpec, dict[str, Any]]] = field(default_factory=list)
@@ -92,11 +92,11 @@ class PretendedTraining:
             progress(event)
         if self.error is not None:
             raise self.error
-        return PretendedOutcome(**{"model": spec.name, "run": spec.run, "store": spec.store, **self.outcome})
+        return FakeOutcome(**{"model": spec.name, "run": spec.run, "store": spec.store, **self.outcome})
 
 
 @dataclass(frozen=True)
-class PretendedOutcome:
+class FakeOutcome:
     """The fields of training's Outcome."""
 
     model: str

@@ -1,0 +1,1 @@
+"""Fakes: test doubles of trainings, tasks, stores, servers, workers and coordinators."""

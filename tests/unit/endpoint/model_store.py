@@ -16,7 +16,7 @@ from safetensors.torch import save
 from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import Base, processor_files
-from regraft.contracts import Method
+from regraft.contracts import Method, Task
 from regraft.endpoint.server import OpenEndpoint, running
 from regraft.serving.predictor import Predictor
 from regraft.spec.serve import ServeSpec
@@ -26,22 +26,17 @@ from regraft.store.registry import Registry, Version
 from unit.bases.families import shake
 from unit.every.rows import base_of, labels_of, task_of
 
-FAMILY = {
-    "text-classification": "bert",
-    "text-multi-label": "bert",
-    "text-pair-classification": "bert",
-    "text-pair-regression": "bert",
-    "text-regression": "bert",
-    "token-classification": "bert",
-    "text-generation": "llama",
-    "translation": "t5",
-    "summarization": "t5",
-    "image-classification": "vit",
-    "image-multi-label": "vit",
-    "image-regression": "vit",
-    "object-detection": "yolos",
-    "semantic-segmentation": "segformer",
+BY_AUTO = {
+    "AutoModelForSequenceClassification": "bert",
+    "AutoModelForTokenClassification": "bert",
+    "AutoModelForCausalLM": "llama",
+    "AutoModelForSeq2SeqLM": "t5",
+    "AutoModelForImageClassification": "vit",
+    "AutoModelForObjectDetection": "yolos",
+    "AutoModelForSemanticSegmentation": "segformer",
 }
+FAMILY = {key: BY_AUTO[Task.lookup(key).auto] for key in Task.names()}
+"""A tiny base for each task; tasks of one Auto class share theirs."""
 
 
 @dataclass

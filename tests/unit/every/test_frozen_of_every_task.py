@@ -14,32 +14,21 @@ from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
 from regraft.training.session import train_local
-from unit.every.rows import base_of, rows_of, task_of
+from unit.every.rows import NOTHING_NEW, base_of, family_of, keys_of, rows_of, task_of
 
-FAMILY = {
-    "image-classification": "mobilenet_v2",
-    "image-multi-label": "resnet",
-    "image-regression": "vit",
-    "object-detection": "yolos",
-    "semantic-segmentation": "segformer",
-    "summarization": "bart",
-    "text-classification": "bert",
-    "text-generation": "llama",
-    "text-multi-label": "bert-pooled",
-    "text-pair-classification": "roberta",
-    "text-pair-regression": "mpnet",
-    "text-regression": "distilbert",
-    "token-classification": "deberta-v2",
-    "translation": "t5",
-}
-MORE = [("object-detection", "detr"), ("translation", "marian"), ("text-classification", "gpt2")]
+FAMILY = {key: family_of(key) for key in Task.names()}
+MORE = [
+    (keys_of("AutoModelForObjectDetection")[0], "detr"),
+    (keys_of("AutoModelForSeq2SeqLM")[-1], "marian"),
+    (keys_of("AutoModelForSequenceClassification")[0], "gpt2"),
+    (keys_of("AutoModelForTokenClassification")[0], "deberta-v2"),
+]
 """Families beside the first of their task that are cut in other places."""
-NOTHING_NEW = ("text-generation", "translation", "summarization")
 CASES = [
     (key, family, method)
     for key, family in [*FAMILY.items(), *MORE]
     for method in ({"type": "freeze", "depth": 2}, "feature-extraction")
-    if key not in NOTHING_NEW or method != "feature-extraction"
+    if Task.lookup(key).auto not in NOTHING_NEW or method != "feature-extraction"
 ]
 
 

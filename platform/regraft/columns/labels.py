@@ -45,8 +45,8 @@ class LabelsColumn(Column):
             parts = [part.strip() for part in _JOINED.split(label)]
             if len(parts) > 1 and (other := next((part for part in parts if part in known), None)):
                 several = "|".join(parts)
-                told = f"if these are several, write {several!r}, or a JSON list"
-                return f"{label!r} is one label, beside the label {other!r}: {told}"
+                advice = f"if these are several, write {several!r}, or a JSON list"
+                return f"{label!r} is one label, beside the label {other!r}: {advice}"
         return None
 
     def answer_view(self, shown: ShownRow) -> AnswerView:

@@ -128,7 +128,7 @@ class MaskView(ViewPart):
 
 @dataclass(frozen=True)
 class AnswerView(ViewPart):
-    """What is true and what was said, in words."""
+    """The target and the prediction as texts."""
 
     shape: ClassVar[str] = "verdict"
     truth: tuple[str, ...]

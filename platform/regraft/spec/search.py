@@ -51,14 +51,14 @@ class Draw(Frozen):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        said = [name for name in DRAWS if getattr(self, name) is not None]
-        if len(said) != 1:
-            raise ValueError(f"{' and '.join(said) or 'nothing'} is written; write exactly one of {', '.join(DRAWS)}")
+        given = [name for name in DRAWS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"{' and '.join(given) or 'nothing'} is written; write exactly one of {', '.join(DRAWS)}")
         if self.bounds is not None:
             low, high = self.bounds
             if not low < high:
-                raise ValueError(f"{said[0]}: [{low:g}, {high:g}] is written; the smaller number comes first")
-            if said == ["loguniform"] and low <= 0:
+                raise ValueError(f"{given[0]}: [{low:g}, {high:g}] is written; the smaller number comes first")
+            if given == ["loguniform"] and low <= 0:
                 raise ValueError(f"loguniform: {low:g} is written; both numbers must be above 0")
         return self
 

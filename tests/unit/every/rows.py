@@ -46,7 +46,7 @@ PROCESSORS = {
 
 
 def base_of(family: str, folder: Path) -> Base:
-    """The family's tiny base with the tokenizer or the image processor that its tasks need."""
+    """Return the family's tiny base with the tokenizer or the image processor that its tasks need."""
     save(family, folder)
     config = json.loads((folder / "config.json").read_text())
     if medium_of(FAMILIES[family].task.modality).tokens:
@@ -66,7 +66,7 @@ def base_of(family: str, folder: Path) -> Base:
 
 
 def tokenizer(config: Mapping[str, Any]) -> PreTrainedTokenizerFast:
-    """Words by number: what the config pads with, an unknown word, a begin, and the end that classifiers look for."""
+    """Return a tokenizer of numbered words with the config's padding token, unknown, begin and end tokens."""
     pad = int(config.get("pad_token_id") or 0)
     names = {pad: "<pad>", 3: "<unk>", 2: "<s>", 29: "</s>"}
     vocabulary = {names.get(number, f"w{number}"): number for number in range(30)}
@@ -90,7 +90,7 @@ def tokenizer(config: Mapping[str, Any]) -> PreTrainedTokenizerFast:
 
 
 def task_of(key: str) -> Task:
-    """The task with its defaults, but for texts that fit the tiny bases, and short generations."""
+    """Return the task with its defaults, except for lengths that fit the tiny bases and short generations."""
     fields = Task.lookup(key).model_fields
     short = {"max_length": 12, "block_size": 12, "max_new_tokens": 4, "max_source_length": 12, "max_target_length": 8}
     chosen: dict[str, Any] = {"type": key, **{name: value for name, value in short.items() if name in fields}}
@@ -102,7 +102,7 @@ def task_of(key: str) -> Task:
 
 
 def labels_of(task: Task) -> tuple[str, ...]:
-    """The labels that a snapshot of these rows would have."""
+    """Return the labels that a snapshot of these rows has."""
     fixed = task.classes()
     columns = columns_of(task.input_columns()).values()
     return fixed if fixed is not None else next((each.made_up_labels() for each in columns if each.classes), ())
@@ -135,7 +135,7 @@ def size_of(number: int) -> tuple[int, int]:
 
 @lru_cache
 def picture(number: int) -> bytes:
-    """Pictures of three sizes, as the bytes of PNG files."""
+    """Return images of three sizes, as the bytes of PNG files."""
     pixels = np.random.default_rng(number).integers(0, 255, (*size_of(number), 3), dtype=np.uint8)
     return _png(pixels)
 
@@ -159,7 +159,7 @@ def family_of(key: str) -> str:
 
 
 def fits(key: str, family: str, config: Any) -> bool:
-    """Whether transformers has the task's class for the family's configuration."""
+    """Return whether transformers has the task's class for the family's configuration."""
     task = Task.lookup(key)
     if task.modality != FAMILIES[family].task.modality:
         return False

@@ -1,4 +1,4 @@
-"""Every task with every method on every family that they fit: adapted, stepped, saved, loaded, asked and exported."""
+"""Every task with every method on every family that fits: adapted, trained, saved, loaded, queried and exported."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Base]:
 
 
 def fitted(key: str, family: str, name: str, base: Base) -> Case:
-    """Adapted, with a batch of three rows; what does not fit is refused in words."""
+    """Return an adapted model with a batch of three rows; combinations that do not fit are refused with a message."""
     task, method = task_of(key), Method.parse(METHODS[name])
     assert isinstance(method, Method)
     try:
@@ -168,7 +168,7 @@ def test_a_version_answers_alone_as_in_a_batch_and_exports_to_the_same_outputs(
 
 
 def assert_alike(one: Any, two: Any) -> None:
-    """Equal but for the last bits of numbers."""
+    """Assert that values are equal up to rounding of numbers."""
     if isinstance(one, dict):
         assert one.keys() == two.keys()
         for key in one:
@@ -184,7 +184,7 @@ def assert_alike(one: Any, two: Any) -> None:
 
 
 def publish(store: Path, case: Case) -> None:
-    """A version of the case's model, as training would register it."""
+    """Return a version of the case's model, as training registers it."""
     task, method = case.task.model_dump(mode="json"), case.method.model_dump(mode="json")
     score = case.task.score
     meta: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Every task trains the same with its frozen part computed once as with it computed in every epoch."""
+"""Every task trains alike with its frozen part cached and with it computed in every epoch."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def spec_of(task: Task, method: Any, folder: Path) -> dict[str, Any]:
 
 
 def stored(row: Mapping[str, Any], task: Task, place: Path) -> dict[str, Any]:
-    """The row as a line of a file; images beside it."""
+    """Return the row as a line of a file, with images written beside it."""
     cells = {name: value for name, value in row.items() if name != "row"}
     for name, value in cells.items():
         if isinstance(value, bytes):
@@ -79,7 +79,7 @@ def stored(row: Mapping[str, Any], task: Task, place: Path) -> dict[str, Any]:
 
 
 def trained(written: dict[str, Any], trunk: str, folder: Path) -> tuple[dict[str, float], list[str]]:
-    """Every loss and metric of the run, by step, and what was noted."""
+    """Return the losses and metrics of the run by step, and its notes."""
     notes: list[str] = []
     compute = {**written["compute"], "trunk": trunk}
     spec = RunSpec.resolve({**written, "compute": compute, "store": str(folder / f"store-{trunk}")})

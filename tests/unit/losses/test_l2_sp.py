@@ -1,4 +1,4 @@
-"""L2-SP pulls what the base has back to the base, and nothing else."""
+"""L2-SP pulls weights of the base back to the base, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Augmentation: drawn from one number alone; boxes and masks go where their pixels go; only in training."""
+"""Augmentation: determined by one number; boxes and masks move with their pixels; in training only."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_labels_decide_whether_images_are_mirrored(labels: tuple[str, ...], allo
 
 
 def rectangle(box: tuple[int, int, int, int]) -> Image.Image:
-    """A white rectangle [x, y, width, height] on black."""
+    """Return a white rectangle [x, y, width, height] on black."""
     pixels = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
     left, top, across, down = box
     pixels[top : top + down, left : left + across] = 255
@@ -98,12 +98,12 @@ def rectangle(box: tuple[int, int, int, int]) -> Image.Image:
 
 
 def only_moved(found: Augmentation) -> Augmentation:
-    """The same movement without changes of colour."""
+    """Return the same movement without changes of colour."""
     return replace(found, factors=(1.0, 1.0, 1.0), operations=(), erased=None)
 
 
 def extent(seen: np.ndarray[Any, Any]) -> list[float]:
-    """The box [left, top, right, bottom] around what is seen."""
+    """Return the box [left, top, right, bottom] around the visible pixels."""
     rows, columns = np.nonzero(seen)
     return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 

@@ -1,4 +1,4 @@
-"""Image files as cameras, scanners and designers write them: seen as they are meant, or refused with the reason."""
+"""Image files of cameras, scanners and design tools: read as intended, or refused with the reason."""
 
 from __future__ import annotations
 

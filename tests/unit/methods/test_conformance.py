@@ -1,4 +1,4 @@
-"""Every method on every family: joining either costs no test, since both are enumerated."""
+"""Every method on every family; both are enumerated, so that new members need no new test."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ everywhere = pytest.mark.parametrize("family", FAMILIES)
 
 
 def every_method(*quick: str) -> pytest.MarkDecorator:
-    """Every family with every method; beyond EVERY_WAY, methods that are not `quick` are left to the slow run."""
+    """Yield every family with every method; beyond EVERY_WAY, methods that are not `quick` are marked slow."""
     return pytest.mark.parametrize(
         ("family", "method"),
         [
@@ -65,7 +65,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
 
 @pytest.fixture(scope="module")
 def make(bases: dict[str, Base]) -> Callable[[str, Method], Adapted]:
-    """A family adapted by a method with seed 0; copies of one, since loading takes most of the time here."""
+    """Return a family adapted by a method with seed 0, as copies of one, since loading takes most of the time."""
     made: dict[tuple[str, str], Adapted] = {}
 
     def copy(family: str, method: Method) -> Adapted:
@@ -79,14 +79,14 @@ def make(bases: dict[str, Base]) -> Callable[[str, Method], Adapted]:
 
 @pytest.fixture(scope="module")
 def base_names(bases: dict[str, Base]) -> dict[str, set[str]]:
-    """The names in each base's own state dict, tied ones once."""
+    """Return the names in each base's state dict, tied ones once."""
     with quiet():
         made = {name: AutoModel.from_pretrained(base.path) for name, base in bases.items()}
     return {name: set(_firsts(model).values()) for name, model in made.items()}
 
 
 def state(made: Adapted) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer, by canonical name, copied; tied ones once, by the first of their names."""
+    """Return copies of all parameters and persistent buffers; tied ones once, by the first of their names."""
     prefix = made.anatomy.prefix
     return {canonical_name(name, prefix): tensor.detach().clone() for tensor, name in _firsts(made.model).items()}
 

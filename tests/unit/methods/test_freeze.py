@@ -1,4 +1,4 @@
-"""What may be written as a depth, and what it means for a base."""
+"""Depths of freezing: allowed values, and their meaning for a base."""
 
 from __future__ import annotations
 

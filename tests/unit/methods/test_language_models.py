@@ -1,4 +1,4 @@
-"""Every way of training on every family of language models: what moves, what is stored, what merging keeps."""
+"""Every way of training on every family of language models: trained weights, deltas, and merging."""
 
 from __future__ import annotations
 

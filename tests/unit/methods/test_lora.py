@@ -1,4 +1,4 @@
-"""Which layers get factors, and what PEFT's wrappers must not break."""
+"""LoRA: which layers get factors, and what PEFT's wrappers must not break."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def chosen(made: Adapted) -> set[str]:
-    """Names of the adapted layers, in the base's own names."""
+    """Return the names of the adapted layers, as in the base."""
     return {name.split(".lora_")[0] for name in made.delta_names if ".lora_" in name}
 
 

@@ -1,4 +1,4 @@
-"""Prototypes are checked against nearest class means written out by hand."""
+"""Prototypes against nearest class means computed by hand."""
 
 from __future__ import annotations
 

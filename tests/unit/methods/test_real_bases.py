@@ -1,4 +1,4 @@
-"""The published weights: how small a delta is, and that real files load, adapt and learn."""
+"""Published weights: sizes of deltas; real files load, adapt and learn."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_minilm = pytest.mark.skipif(
 
 
 def size(made: Adapted) -> int:
-    """Bytes of a checkpoint: the delta and AdamW's two moments of each weight that trains."""
+    """Return the bytes of a checkpoint: the delta and AdamW's two moments of each trained weight."""
     delta = sum(tensor.nbytes for tensor in delta_tensors(made).values())
     return delta + 2 * sum(weight.nbytes for weight in made.model.parameters() if weight.requires_grad)
 

@@ -1,4 +1,4 @@
-"""Language models that share one table between input and output: a delta holds it once, and loading keeps it shared."""
+"""Language models with tied input and output embeddings: a delta holds them once, and loading keeps them tied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A name of the previous edition, wherever a user's code has it, fails with the name that replaced it."""
+"""Old names: a user's code that has one fails with the name that replaced it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Mine(TextClassification):
 
 
 def resolved(dotted: str) -> Any:
-    """The module, or the attribute of a module or class, of that dotted name."""
+    """Return the module, or the attribute of a module or class, of that dotted name."""
     parts = dotted.split(".")
     for count in range(len(parts), 0, -1):
         try:
@@ -61,7 +61,7 @@ def is_module(dotted: str) -> bool:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plugin folder of the user's, forgotten after the test."""
+    """Return a user's plugin folder that is known for one test."""
     monkeypatch.setattr("regraft.plugins._folders", [])
     for family in ("tasks", "methods"):
         (tmp_path / family).mkdir()
@@ -70,7 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(folder: Path, family: str, text: str) -> str:
-    """The message with which a plugin of that text is refused, which names its file."""
+    """Return the message that refuses a plugin of that text, and names its file."""
     file = folder / family / "mine.py"
     file.write_text(text)
     with pytest.raises(RequestError) as caught:

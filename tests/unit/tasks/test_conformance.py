@@ -1,4 +1,4 @@
-"""What every task must be, the platform's own found by listing the folder."""
+"""Requirements on every task; the platform's own are found by listing the folder."""
 
 from __future__ import annotations
 

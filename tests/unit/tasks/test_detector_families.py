@@ -1,4 +1,4 @@
-"""Every family of detectors: its loss is transformers' own, it trains, and its answers do not depend on company."""
+"""Every family of detectors: its loss is transformers' own, it trains, and answers do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_loss_is_the_models_own(folder: Path, family: str, counts: tuple[int
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_trained_weight_gets_a_gradient(folder: Path, family: str) -> None:
-    """DDP refuses a step in which one gets none."""
+    """DDP refuses a step in which a trained weight gets no gradient."""
     made = adapt(
         locate(str(folder / family)), Adaptation(task=ObjectDetection(), method=Full(), labels=CLASSES, seed=0)
     )

@@ -1,4 +1,4 @@
-"""Image classification: images as they are seen, the loss that of every single label, one shape a batch."""
+"""Image classification: upright images, the loss of single labels, one shape per batch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def context(base: Base) -> Context:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    """Noise of several sizes and modes."""
+    """Return rows with images of noise, of several sizes and modes."""
     folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     found: list[Row] = []
     for number, (mode, size) in enumerate([("RGB", (40, 30)), ("L", (33, 64)), ("RGBA", (50, 50)), ("P", (90, 31))]):

@@ -1,4 +1,4 @@
-"""Tokenizers that know languages, and sentencepiece files: what is read, what the decoder begins with, what travels."""
+"""Tokenizers with languages, and sentencepiece files: inputs, the decoder's start tokens, and files of exports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ READ = {"mbart": ["</s>", "en_XX"], "mbart50": ["</s>"], "nllb": ["</s>"], "m2m1
 
 
 def pieces(texts: list[str], most: int) -> tuple[bytes, list[str]]:
-    """A sentencepiece model trained on the texts, and its pieces without the special ones."""
+    """Return a sentencepiece model trained on the texts, and its pieces without the special ones."""
     file = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts * 5), model_writer=file, vocab_size=most, minloglevel=2, hard_vocab_limit=False
@@ -50,7 +50,7 @@ def pieces(texts: list[str], most: int) -> tuple[bytes, list[str]]:
 
 
 def marian(folder: Path) -> Any:
-    """Two sentencepiece files over one vocabulary, as Marian's translators have them."""
+    """Return two sentencepiece files over one vocabulary, as Marian's translators have them."""
     known = []
     for name, texts in (("source", ENGLISH), ("target", GERMAN)):
         model, found = pieces(texts, 60)
@@ -78,7 +78,7 @@ def unigrams(family: Callable[..., Any]) -> Any:
 
 
 def base(folder: Path, kind: str) -> Base:
-    """A model of the family with random weights that are large enough to write different words."""
+    """Return a model of the family with random weights that are large enough to generate different words."""
     scratch, out = folder / "scratch", folder / kind
     scratch.mkdir(parents=True)
     makers: dict[str, Callable[[], Any]] = {

@@ -1,4 +1,4 @@
-"""Object detection: the loss does not depend on the split, a perfect model scores 1, dirty rows are named."""
+"""Object detection: the loss does not depend on the split, a perfect model scores 1, bad rows are named."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 def guess(images: int, seed: int = 0) -> Any:
-    """What a model that knows nothing answers."""
+    """Return the output of a model with random logits."""
     generator = torch.Generator().manual_seed(seed)
     boxes = torch.rand(images, QUERIES, 4, generator=generator) * 0.5 + 0.25
     logits = torch.randn(images, QUERIES, len(rectangles.CLASSES) + 1, generator=generator)
@@ -74,7 +74,7 @@ def guess(images: int, seed: int = 0) -> Any:
 
 
 def perfect(batch: dict[str, Any]) -> Any:
-    """The truth, said with certainty; the queries after it say `no object`."""
+    """Return an output that predicts the targets with certainty; further queries predict `no object`."""
     answer = guess(len(batch["labels"]))
     answer.logits[:] = torch.tensor([0.0, 0.0, 0.0, 50.0])
     for image, target in enumerate(batch["labels"]):
@@ -85,7 +85,7 @@ def perfect(batch: dict[str, Any]) -> Any:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """One part of a PNG file."""
+    """Return one chunk of a PNG file."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 

@@ -1,4 +1,4 @@
-"""Semantic segmentation: what mask values mean, all of an image seen, metrics at the mask's own size, honest counts."""
+"""Semantic segmentation: meaning of mask values, uncropped images, metrics at the mask's own size, exact counts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 
 
 def saved(folder: Path, values: Any, mode: str | None = None) -> Row:
-    """A row whose mask holds these values, of an image of its size."""
+    """Return a row whose mask holds these values, with an image of its size."""
     pixels = np.asarray(values)
     Image.new("RGB", pixels.shape[1::-1]).save(folder / "image.png")
     image = Image.fromarray(pixels)
@@ -188,7 +188,7 @@ def test_pixels_that_do_not_count_have_no_gradient(context: Context) -> None:
 
 
 def sharp(answer: NDArray[Any], classes: int = 4) -> torch.Tensor:
-    """Logits (1, classes, height, width) that answer so."""
+    """Return logits (1, classes, height, width) that give these answers."""
     return F.one_hot(torch.from_numpy(answer).long(), classes).permute(2, 0, 1)[None].float() * 20
 
 
@@ -300,7 +300,7 @@ def batch_of(model: Adapted, rows: list[Row], *, train: bool = True) -> Any:
 
 @pytest.mark.parametrize("name", TINY)
 def test_every_weight_that_trains_gets_a_gradient(bases: dict[str, Base], rows: list[Row], name: str) -> None:
-    """What gets none stops training on several workers."""
+    """A trained weight without a gradient stops training on several workers."""
     model = made(bases[name])
     model.train_mode()
     batch = batch_of(model, rows)

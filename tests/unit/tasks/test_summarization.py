@@ -1,4 +1,4 @@
-"""Summarization: ROUGE is rouge-score's, the nearest of several summaries counts, other scripts are not lost."""
+"""Summarization: ROUGE is rouge-score's, the best of several references counts, other scripts are not lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text classification: the loss does not depend on the split, padding on nothing, answers are probabilities."""
+"""Text classification: the loss does not depend on the split or on padding, answers are probabilities."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def logits_of(model: torch.nn.Module, task: TextClassification, examples: list[E
 
 
 def sharpened(model: torch.nn.Module) -> torch.nn.Module:
-    """The model with larger weights: fresh ones are so small that every text would get nearly the same logits."""
+    """Return the model with larger weights: with initial ones every text would get nearly the same logits."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(10 if parameter.ndim > 1 else 1)

@@ -1,4 +1,4 @@
-"""Causal language modelling: which tokens count, packed as alone, alone as in a batch."""
+"""Causal language modelling: which tokens count; packed, single and batched rows agree."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def forward(model: Any, batch: Batch) -> Any:
 
 
 def counted(task: TextGeneration, row: Row, context: Context) -> str:
-    """The text of the tokens that count, of a row that is not packed."""
+    """Return the text of the tokens that count in a row that is not packed."""
     example = task.encode(row, context, train=True)
     targets = example["labels"]["targets"].tolist()
     for place, target in enumerate(targets):
@@ -87,7 +87,7 @@ def test_an_answer_that_the_template_leaves_open_is_ended(context: Context) -> N
 
 def test_a_token_that_began_in_the_prompt_does_not_count() -> None:
     class Joining:
-        """Makes one token of the last letter of the prompt and the first of the completion."""
+        """A tokenizer that joins the last letter of the prompt and the first of the completion in one token."""
 
         is_fast, eos_token, eos_token_id, model_max_length = True, None, None, 99
 
@@ -212,7 +212,7 @@ def written(task: TextGeneration, model: Any, some: Sequence[Row], context: Cont
 
 @pytest.fixture(params=FAMILIES)
 def writer(request: pytest.FixtureRequest) -> tuple[Any, Context]:
-    """A model of each family, whose tokenizer has a padding token or not."""
+    """Return a model of the family, whose tokenizer has a padding token or not."""
     model = model_of(request.param).eval()
     return model, Context(byte_tokenizer(pad=request.param == "llama", template=CHATML), (), model.config)
 
@@ -250,7 +250,7 @@ def test_an_answer_ends_where_the_model_says_so(context: Context) -> None:
 
 
 def test_an_answer_ends_where_a_turn_of_the_template_does(context: Context) -> None:
-    """Of a template that is not the base's own, whose end of turn the base's settings do not know."""
+    """The template is not the base's own, and the base's settings lack its end of turn."""
     model = model_of("llama").eval()
     task = TextGeneration(form="chat", template=CHATML.replace("<|end|>", "<|turn|>"))
     task.configure(model, Context(byte_tokenizer(), (), model.config))

@@ -1,4 +1,4 @@
-"""Pairs of texts: joined as the tokenizer does, both read, whatever family the base is of."""
+"""Pairs of texts: joined as the tokenizer does, both read, whatever the base's family."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL: Any = {"vocab_size": 64, "max_position_embeddings": 40}
 
 @pytest.fixture(scope="module")
 def context() -> Context:
-    """With a tokenizer that has a form for pairs, as BERT's own."""
+    """Return a context with a tokenizer that has a template for pairs, as BERT's."""
     tokenizer = tokenizer_of(SPECIAL + WORDS)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",

@@ -1,4 +1,4 @@
-"""Token classification: one tag a word whatever its tokens, offsets in the text, entities counted whole."""
+"""Token classification: one tag per word whatever its tokens, offsets in the text, counts of complete entities."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def examples(context: Context) -> list[Example]:
 
 
 def guess(batch: Batch, seed: int = 0) -> Any:
-    """What a model that knows nothing answers."""
+    """Return the output of a model with random logits."""
     generator = torch.Generator().manual_seed(seed)
     return SimpleNamespace(logits=torch.randn(*batch["input_ids"].shape, len(LABELS), generator=generator) * 3)
 
 
 def perfect(batch: Batch) -> Any:
-    """The truth at each word's first token, with certainty; nonsense at every other token."""
+    """Return an output with the target at each word's first token, with certainty, and noise at every other token."""
     answer = guess(batch)
     for row, item in enumerate(batch["labels"]):
         for first, tag in zip(item["firsts"].tolist(), item["tags"].tolist(), strict=True):
@@ -157,7 +157,7 @@ def test_an_entity_of_a_string_says_where_it_stands_in_that_string(context: Cont
 
 
 def test_a_token_that_begins_with_the_blank_before_a_word_is_that_words() -> None:
-    """As byte-level tokenizers write them; and a token over two words is the first word's alone."""
+    """Byte-level tokenizers make such tokens; a token over two words belongs to the first word alone."""
     text, spans = words_in_text(["the", "lamp", "off"])
     assert (text, spans) == ("the lamp off", [(0, 3), (4, 8), (9, 12)])
     assert first_tokens([(0, 0), (0, 3), (3, 6), (6, 8), (8, 12), (0, 0)], spans) == [1, 2, 4]
@@ -197,7 +197,7 @@ def test_a_perfect_model_scores_one(examples: list[Example], context: Context) -
 
 
 def entities(tags: list[int]) -> set[tuple[str, int, int]]:
-    """Type, first and last word of each entity, by conlleval's rules, written once more."""
+    """Return type, first and last word of each entity, by an independent implementation of conlleval's rules."""
     found, start = set(), 0
     names = [LABELS[tag] if tag >= 0 else "O" for tag in tags]
     for place, tag in enumerate(names):

@@ -39,7 +39,7 @@ def made(folder: Path, method: Any = "full", **fields: Any) -> Adapted:
 
 
 def shaken(folder: Path, **fields: Any) -> Adapted:
-    """Weights at which texts of several words are written, another one for each row."""
+    """Return the model with weights at which it generates texts of several words that differ between rows."""
     adapted = made(folder, **fields)
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_remembered_keys_and_values_change_no_text(folders: dict[str, Path], fam
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_written_text_is_what_single_steps_of_the_model_prefer(folders: dict[str, Path], family: str) -> None:
-    """Greedy writing by hand, from what training feeds the decoder: both must begin and go on alike."""
+    """Greedy decoding by hand, from the decoder's inputs in training: both must start and continue alike."""
     adapted = shaken(folders[family])
     adapted.model.generation_config.forced_eos_token_id = 1  # type: ignore[union-attr]
     for row, text in zip(ROWS, answered(adapted, ROWS), strict=True):

@@ -57,8 +57,8 @@ class FileColumn(Column):
             self.read_header(io.BytesIO(self._first_bytes(url)), url)
             return url
         if "://" in cell:
-            told = f"{self.noun}s are read from local files and s3:// URLs: download them first"
-            raise BadCell(f"{cell!r} is a URL; {told}")
+            advice = f"{self.noun}s are read from local files and s3:// URLs: download them first"
+            raise BadCell(f"{cell!r} is a URL; {advice}")
         path = os.path.abspath(os.path.join(folder, cell))
         try:
             self.read_header(path, path)

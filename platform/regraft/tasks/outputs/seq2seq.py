@@ -270,18 +270,22 @@ def _set_languages(processor: Any, source: str | None, target: str | None) -> No
         for field, code in written.items():
             if code is not None:
                 kind = type(processor).__name__
-                told = f"{code!r} is written; {kind} knows no languages: remove it, and say the language in task.prefix"
-                raise Unsupported(told, where=field)
+                message = (
+                    f"{code!r} is written; {kind} knows no languages: remove it, and say the language in task.prefix"
+                )
+                raise Unsupported(message, where=field)
         return
     for field, code in written.items():
         if code is None:
-            told = f"{type(processor).__name__} needs to know the languages: write source_language and target_language"
-            raise Unsupported(told, where=field)
+            message = (
+                f"{type(processor).__name__} needs to know the languages: write source_language and target_language"
+            )
+            raise Unsupported(message, where=field)
         codes = sorted(getattr(processor, "lang_code_to_id", None) or processor.all_special_tokens)
         if code not in codes:
             near = ", ".join(get_close_matches(code, codes, n=3, cutoff=0.0))
-            told = f"{code!r} is written; that is no language of {type(processor).__name__}. Nearest: {near}"
-            raise Unsupported(told, where=field)
+            message = f"{code!r} is written; that is no language of {type(processor).__name__}. Nearest: {near}"
+            raise Unsupported(message, where=field)
     processor.src_lang, processor.tgt_lang = source, target
 
 

@@ -1,4 +1,4 @@
-"""What the assistant says in a conversation is found to the character, whatever the template."""
+"""Chat templates: the assistant's turns are located to the character, whatever the template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks hold every token once, and documents in one block do not see each other."""
+"""Packing: blocks hold every token once, and documents in one block do not attend to each other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.language_models import FAMILIES, model_of
 
 
 def documents(lengths: list[int]) -> list[Document]:
-    """Documents whose ids are all different; every third token does not count."""
+    """Return documents with distinct ids; every third token does not count."""
     starts = accumulate(lengths, initial=0)
     ids = [list(range(start, start + length)) for start, length in zip(starts, lengths, strict=False)]
     return [Document(some, [int(number % 3 > 0) for number in some]) for some in ids]
@@ -49,7 +49,7 @@ def test_blocks_are_nearly_full() -> None:
 
 
 def test_few_blocks_wait_at_once() -> None:
-    """Rows are packed as they are read: a data set that does not fit into memory must not gather in it."""
+    """Rows are packed as they are read: a data set larger than memory must not accumulate in it."""
     taken = 0
 
     def counted() -> Any:

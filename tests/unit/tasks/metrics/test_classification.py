@@ -1,4 +1,4 @@
-"""What one label a row shows: tables by label, confusions, calibration and operating points, counted by hand."""
+"""Findings of one label per row: tables by label, confusions, calibration and operating points, counted by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes found are counted one by one, and precision is told by class and size."""
+"""Detection metrics: boxes are counted one by one, and precision is reported by class and size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABELS = ("cat", "dog")
 
 
 def record(true: list[tuple[int, list[float]]], found: list[tuple[int, float, list[float]]]) -> Record:
-    """True (label, box) and found (label, score, box)."""
+    """Return a record of true (label, box) and predicted (label, score, box)."""
     return {
         "true_boxes": np.array([box for _, box in true], np.float32).reshape(-1, 4),
         "true_labels": np.array([label for label, _ in true], np.int64),

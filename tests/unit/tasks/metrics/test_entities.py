@@ -1,4 +1,4 @@
-"""What an evaluation shows of entities: each type by itself, what it was taken for, and what wrong ends cost."""
+"""Findings of entities: scores by type, confusions, and the cost of wrong ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Several labels a row: the loss does not depend on the split, none of them is a truth too, answers keep the bar."""
+"""Several labels per row: the loss does not depend on the split, no label is a target too, answers obey the
+threshold."""
 
 from __future__ import annotations
 

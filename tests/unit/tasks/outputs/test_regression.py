@@ -1,4 +1,4 @@
-"""Numbers: columns depend on the field, the scale is in the model, and an export has it in a plain layer."""
+"""Regression: columns depend on the field, the model contains the scale, and an export has it in a plain layer."""
 
 from __future__ import annotations
 

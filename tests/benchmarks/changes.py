@@ -1,4 +1,4 @@
-"""How late are answers while an endpoint on Ray Serve is changed under a constant load, and after it had no replica?
+"""Latency of an endpoint on Ray Serve during changes under a constant load, and after it had no replica.
 
 python tests/benchmarks/changes.py
 python tests/benchmarks/changes.py --only zero
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it as it is imported
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
 
 import ray
 import record
@@ -41,12 +41,12 @@ from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 
 SLOWER, LATER_S = 3.0, 2.0
-"""p99 of a change over that of the steady load; seconds after the bare replica's first answer: at most."""
+"""Upper limits: p99 of a change over that of the steady load; seconds after the bare replica's first response."""
 SCALING = {"min_replicas": 0, "max_replicas": 1, "down_seconds": 1, "up_seconds": 0}
 
 
 def main() -> int:
-    """Measure; 1 when a goal is missed."""
+    """Measure; return 1 if a goal is missed."""
     options = arguments()
     found: dict[str, Any] = {"reached": {}}
     with model_folder() as (folder, _):
@@ -80,7 +80,7 @@ def arguments() -> argparse.Namespace:
 
 
 def again(folder: Path) -> None:
-    """The same model as a second version, since a run registers once: its lineage says another run."""
+    """Publish the model as a second version; its lineage names another run, because a run registers only once."""
     registry = Registry(open_store(f"{folder}/store"))
     first = registry.version(NAME)
     with tempfile.TemporaryDirectory() as scratch:
@@ -103,7 +103,7 @@ def spec_of(folder: Path, port: int, **more: Any) -> ServeSpec:
 
 
 class Load:
-    """A request each so many seconds, in a thread of its own."""
+    """Send a request at fixed intervals, in a thread."""
 
     def __init__(self, target: Target, texts: Sequence[str], rate: float) -> None:
         self.target, self.texts, self.pause = target, texts, 1 / rate
@@ -146,7 +146,7 @@ class Load:
 
 
 def changed(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Each change under the load."""
+    """Make each change under the load."""
     port, registry = free_port(), Registry(open_store(f"{folder}/store"))
     registry.promote(NAME, "v1", "production")
     target = Target(f"http://127.0.0.1:{port}", f"/models/{NAME}@production")
@@ -187,7 +187,7 @@ def changed(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def copied(registry: Registry) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Another model of the same base."""
+    """Publish another model of the same base."""
     first = registry.version(NAME)
     with tempfile.TemporaryDirectory() as scratch:
         there = registry.fetch(first, Path(scratch))
@@ -196,7 +196,7 @@ def copied(registry: Registry) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 
 def scaled(spec: ServeSpec) -> None:
-    """Deploy, and wait until there are as many replicas as asked, and no others."""
+    """Deploy, and wait for exactly the requested replicas."""
     endpoint.deploy(spec)
     while states("endpoint", endpoint.NAME) != {"RUNNING": spec.scaling.max_replicas}:
         time.sleep(0.1)
@@ -208,7 +208,7 @@ def states(deployment: str, application: str) -> dict[str, int]:
 
 
 class Bare:
-    """Imports what an endpoint imports, and answers."""
+    """Imports the modules of an endpoint, and answers."""
 
     def __init__(self) -> None:
         import transformers
@@ -222,7 +222,7 @@ class Bare:
 
 
 def from_zero(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds from the first request to its answer where no replica runs, in turns with a bare deployment."""
+    """Measure seconds from first request to response without a replica, in turns with a bare deployment."""
     port, spent = free_port(), {"regraft": list[float](), "bare": list[float]()}
     with endpoint.serving(spec_of(folder, port, scaling=SCALING)):
         bare = serve.deployment(

@@ -1,4 +1,4 @@
-"""What does a checkpoint cost: the step thread's stall, the whole run's time, and bytes?
+"""The cost of a checkpoint: the stall of the step thread, the time of a complete run, and bytes.
 
 python tests/benchmarks/checkpoint_stall.py
 
@@ -51,13 +51,13 @@ BYTES = {
     "lora": ({"type": "lora", "rank": 8, "targets": ["query", "value"]}, 1 / 100),
     "feature-extraction": ("feature-extraction", 1 / 1000),
 }
-"""Methods, and the share of the bytes of `full` that theirs may be."""
+"""Methods, and their largest allowed share of the bytes of `full`."""
 EVERY = 20
 """Steps between checkpoints."""
 
 
 def main() -> int:
-    """Measure the three, print, record; 1 when a goal is missed."""
+    """Measure the three, print and record; return 1 if a goal is missed."""
     options = arguments()
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     torch.set_num_threads(options.threads)
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=7, help="timed checkpoints, and copies beside them")
     parser.add_argument("--runs", type=int, default=3, help="runs with checkpoints, and runs without")
@@ -83,7 +83,7 @@ def arguments() -> argparse.Namespace:
 
 
 def stepped(case: Prepared, folder: Path) -> Run:
-    """A run after one step: the optimizer's moments are there."""
+    """Return a run after one step, so that the optimizer has moments."""
     snapshot = open_snapshot(case.store, case.job.fingerprint)
     base = base_of(case.spec, case.job)
     harness = LocalHarness(device=torch.device("cpu"))
@@ -99,13 +99,13 @@ def stepped(case: Prepared, folder: Path) -> Run:
 
 
 def kept(run: Run) -> RunCallbacks:
-    """What keeps the run's checkpoints."""
+    """Return the writer of the run's checkpoints."""
     assert isinstance(run.callbacks, RunCallbacks)
     return run.callbacks
 
 
 def measure_stall(folder: Path, pairs: int) -> dict[str, Any]:
-    """The first checkpoint, which makes its buffers, then checkpoints and plain copies in turns."""
+    """Write a first checkpoint, which allocates buffers, then time checkpoints and plain copies in turns."""
     run = stepped(prepared(folder), folder)
     tensors = {**delta_tensors(run.adapted), **optimizer_tensors(run.optimizer, run.names)}
     buffers = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
@@ -126,7 +126,7 @@ def measure_stall(folder: Path, pairs: int) -> dict[str, Any]:
 
 
 def checkpointed(run: Run) -> Spent:
-    """What the step thread loses to one checkpoint; returns when it is committed, which is not counted."""
+    """Time the step thread's part of one checkpoint; return after the commit, which is not counted."""
     clock = Clock(time.thread_time)
     kept(run).checkpoint(run, None)
     spent = clock.read()
@@ -135,7 +135,7 @@ def checkpointed(run: Run) -> Spent:
 
 
 def copied(tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Spent:
-    """The same bytes, copied."""
+    """Time a copy of the same bytes."""
     clock = Clock(time.thread_time)
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -144,7 +144,7 @@ def copied(tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Spen
 
 
 def assert_whole(run: Run, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """The newest checkpoint holds the very tensors that the copy is timed on."""
+    """Check that the newest checkpoint holds the tensors of the timed copy."""
     (saved,) = run.callbacks.checkpoints.listed()
     path = run.callbacks.checkpoints.open(saved, folder)
     stored = load_file(path / "delta.safetensors") | load_file(path / "optimizer.safetensors")
@@ -153,7 +153,7 @@ def assert_whole(run: Run, tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def measure_bytes(folder: Path, full: int) -> dict[str, Any]:
-    """Bytes of a checkpoint of each method beside those of `full`."""
+    """Return the bytes of a checkpoint of each method, compared with `full`."""
     found = {}
     for name, (method, goal) in BYTES.items():
         run = stepped(prepared(folder / name, method), folder)
@@ -174,7 +174,7 @@ class Enough(BaseException):
 
 @dataclass(frozen=True)
 class Timed:
-    """One run: up to its last step, and up to the commit of its last checkpoint."""
+    """Time one run: up to its last step, and up to the commit of its last checkpoint."""
 
     steps: Spent
     whole: Spent
@@ -207,7 +207,7 @@ class Watch(LocalHarness):
 
 
 def timed(case: Prepared, name: str, steps: int) -> Timed:
-    """Run `steps` steps under a name of their own; what is under way when they end is drained."""
+    """Run `steps` steps under a unique name, and wait for pending writes."""
     watch = Watch(steps)
     try:
         fit(replace(case.job, run=name), watch)
@@ -220,7 +220,7 @@ def timed(case: Prepared, name: str, steps: int) -> Timed:
 
 
 def measure_run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The same steps with and without checkpoints, in turns; the side that begins changes."""
+    """Time the same steps with and without checkpoints, in turns with alternating order."""
     steps: int = options.steps
     common = {"steps": steps + EVERY, "threads": options.threads}
     cases = {

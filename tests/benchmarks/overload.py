@@ -1,4 +1,4 @@
-"""What becomes of an endpoint that is asked ten times what it can answer, for 20 seconds?
+"""An endpoint under ten times the load that it can answer, for 20 seconds.
 
 python tests/benchmarks/overload.py
 python tests/benchmarks/overload.py --seconds 3 --connections 8 --without-ray     # to see that it runs
@@ -31,7 +31,7 @@ QUEUE = 64
 
 
 def main() -> int:
-    """Measure; 1 when a goal is missed."""
+    """Measure; return 1 if a goal is missed."""
     options = arguments()
     found: dict[str, Any] = {"reached": {}}
     with model_folder() as (folder, _):
@@ -62,13 +62,13 @@ def arguments() -> argparse.Namespace:
 
 
 def stormed(folder: Path, texts: Sequence[str], manner: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One server through calm, storm and calm."""
+    """Measure one server before, during and after the overload."""
     port = free_port()
     spec = folder / "SERVE.yaml"
     proxy = "haproxy" if options.haproxy else "python"
     spec.write_text(
         f"models: [{NAME}]\nstore: {folder}/store\nport: {port}\nproxy: {proxy}\nlimits: {{queue: {QUEUE}}}\n"
-        f"open_to_all: {str(options.haproxy).lower()}  # haproxy is refused without keys\n"
+        f"open_to_all: {str(options.haproxy).lower()}  # haproxy requires keys\n"
     )
     command = [sys.executable, "-m", "regraft", "serve", str(spec)]
     command += ["--replicas", "0"] if options.without_ray else []
@@ -87,7 +87,7 @@ def stormed(folder: Path, texts: Sequence[str], manner: str, options: argparse.N
 async def storm_of(
     target: Target, texts: Sequence[str], manner: str, options: argparse.Namespace, process: psutil.Process
 ) -> tuple[list[Reply], float]:
-    """Ten times as many clients; their requests, and the most memory that the server had meanwhile."""
+    """Run ten times as many clients; return their requests and the server's peak memory."""
     until = time.monotonic() + options.seconds
     count = TIMES * options.connections
     replies: list[Reply] = []
@@ -96,7 +96,7 @@ async def storm_of(
 
     async def client(number: int, line: Any) -> None:
         place, draw = number, random.Random(number)
-        await asyncio.sleep(draw.random())  # all at once they would wait for each other, in this process
+        await asyncio.sleep(draw.random())  # started together they would wait for each other in this process
         while time.monotonic() < until:
             reply = await target.ask(line, texts[place % len(texts)])
             replies.append(reply)
@@ -115,7 +115,7 @@ async def storm_of(
 
 
 def figures(calm: list[Reply], storm: list[Reply], after: list[Reply], ended: float) -> dict[str, Any]:
-    """What was seen; `normal_after_s` is when requests last took 1.5 times as long as nearly all did before."""
+    """Return the results; `normal_after_s`: when requests last took 1.5 times as long as nearly all did before."""
     capacity = rate(calm)
     refused = [reply for reply in storm if reply.status == 503]
     usual = percentile(calm, 0.99)

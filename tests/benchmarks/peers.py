@@ -1,4 +1,4 @@
-"""The servers that `serve.py` stands beside, each as its own documentation begins: `python peers.py NAME FOLDER PORT`.
+"""The servers that `serve.py` compares, each as in its own documentation: `python peers.py NAME FOLDER PORT`.
 
 FOLDER holds a plain transformers text classifier. All answer POST / with `{"inputs": "text"}` by all labels and scores.
 """
@@ -13,15 +13,15 @@ import torch
 
 try:
     import litserve
-except ImportError:  # left out of the comparison then
+except ImportError:  # then left out of the comparison
     litserve = None
 
 MOST, WAIT_S = 32, 0.01
-"""Rows of a batch, and how long the first of them waits for others."""
+"""Rows of a batch, and seconds that the first of them waits for others."""
 
 
 class Classifier:
-    """Texts to labels with scores, padded to the longest of the batch in the order in which they came."""
+    """Classify texts, padded to the longest of the batch, in the order of arrival."""
 
     def __init__(self, folder: str) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -40,7 +40,7 @@ class Classifier:
 
 
 def on_ray(folder: str, port: int) -> None:
-    """(a) Ray Serve with `@serve.batch`."""
+    """Serve by (a) Ray Serve with `@serve.batch`."""
     import ray
     from ray import serve
     from starlette.requests import Request
@@ -65,7 +65,7 @@ def on_ray(folder: str, port: int) -> None:
 
 
 class Api(litserve.LitAPI if litserve else object):  # type: ignore[misc]
-    """At the top of the module, since LitServe's workers are spawned and must find it there."""
+    """LitServe's API, at the top of the module because its spawned workers must import it."""
 
     folder = ""
 
@@ -83,7 +83,7 @@ class Api(litserve.LitAPI if litserve else object):  # type: ignore[misc]
 
 
 def on_litserve(folder: str, port: int) -> None:
-    """(b) LitServe with the same batching."""
+    """Serve by (b) LitServe with the same batching."""
     api = Api(max_batch_size=MOST, batch_timeout=WAIT_S, api_path="/")
     api.folder = folder
     litserve.LitServer(api, accelerator="cpu", workers_per_device=1).run(
@@ -92,7 +92,7 @@ def on_litserve(folder: str, port: int) -> None:
 
 
 def on_fastapi(folder: str, port: int) -> None:
-    """(c) FastAPI with a transformers pipeline, one text at a time."""
+    """Serve by (c) FastAPI with a transformers pipeline, one text at a time."""
     import uvicorn
     from fastapi import FastAPI
     from transformers import pipeline

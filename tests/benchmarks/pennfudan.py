@@ -1,4 +1,4 @@
-"""How well are pedestrians cut out of photos? Trains DeepLabV3 on two thirds of Penn-Fudan, measures the last third.
+"""Segmentation of pedestrians: trains DeepLabV3 on two thirds of Penn-Fudan and measures on the last third.
 
 python tests/benchmarks/pennfudan.py
 
@@ -36,7 +36,7 @@ GOAL = 0.80
 
 
 def main() -> int:
-    """Measure the base as it is, train, measure again; 1 when the goal is missed."""
+    """Measure the base, train, measure again; return 1 if the goal is missed."""
     options = trained.arguments(__doc__, [NAME])
     with tempfile.TemporaryDirectory(prefix="regraft-pennfudan-") as folder:
         rows = {side: written(Path(folder) / f"{side}.csv", side) for side in ("train", "eval")}
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def written(path: Path, side: str) -> list[dict[str, str]]:
-    """The rows of a side, also written as CSV."""
+    """Return the rows of one side, and write them as CSV."""
     folder = Path(trained.shared("../shared/data/pennfudan"))
     images = sorted((folder / "Images").iterdir())
     rows = [
@@ -83,7 +83,7 @@ def written(path: Path, side: str) -> list[dict[str, str]]:
 
 
 def untrained(spec: RunSpec) -> Adapted:
-    """The base with its own head and all of its labels."""
+    """Return the base with its own head and all of its labels."""
     base, method = locate(spec.base), Method.parse("feature-extraction")
     assert isinstance(method, Method)
     told = json.loads((base.path / "config.json").read_text(encoding="utf-8"))["id2label"]
@@ -96,7 +96,7 @@ def untrained(spec: RunSpec) -> Adapted:
 
 
 def person_iou(model: Adapted, rows: list[dict[str, str]]) -> float:
-    """Intersection over union of the pixels that are answered to be a person's, over all photos."""
+    """Return the intersection over union of the pixels predicted as person, over all photos."""
     person = model.context.labels.index("person")
     both = either = 0
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""How well is pneumonia seen on chest x-rays? Trains the smallest MobileNet with class weights, measures on test.
+"""Pneumonia on chest x-rays: trains the smallest MobileNet with class weights and measures on test.
 
 python tests/benchmarks/pneumonia.py pneumonia-feature-extraction
 
@@ -29,7 +29,7 @@ TEST = "../shared/data/pneumoniamnist/pneumoniamnist.npz#test"
 
 
 def main() -> int:
-    """Train each that is asked for and measure it on test; 1 when one misses the goal."""
+    """Train each requested benchmark and measure it on test; return 1 if one misses the goal."""
     options = trained.arguments(__doc__, NAMES)
     overrides = parse_set(options.set)
     reached = [measure(name, overrides, options.results) for name in options.names]
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def measure(name: str, overrides: Mapping[str, object], results: Path) -> bool:
-    """Train, evaluate on test, record, print the operating points; whether the goal is reached."""
+    """Train, evaluate on test, record and print; return whether the goal is reached."""
     with tempfile.TemporaryDirectory(prefix="regraft-benchmark-") as store:
         spec = trained.resolved(name, overrides, store)
         outcome = train_local(spec, progress=trained.show)
@@ -58,13 +58,13 @@ def measure(name: str, overrides: Mapping[str, object], results: Path) -> bool:
 
 
 def tested(spec: RunSpec, output: Path) -> dict[str, Any]:
-    """What `regraft evaluate` says of the registered version on the test rows."""
+    """Evaluate the registered version on the test rows."""
     options = EvaluationOptions(output=output, worst=0)
     return evaluate(open_store(spec.store), spec.name, trained.shared(TEST), options=options).document
 
 
 def shown(table: dict[str, Any]) -> None:
-    """A table of the findings in columns."""
+    """Print a table of the findings in columns."""
     for row in (table["columns"], *table["rows"]):
         cells = [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row]
         print("  ".join(f"{cell:>20}" for cell in cells))

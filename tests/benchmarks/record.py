@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: its figures, the machine they were measured on, the command that measured them."""
+"""The record of a benchmark: its results, the machine, and the command."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results"
 LOAD = [round(load, 2) for load in os.getloadavg()]
-"""Processes that wanted a core before this one began, over 1, 5 and 15 minutes: near 0 on a quiet machine."""
+"""Load average over 1, 5 and 15 minutes before the start: near 0 on an idle machine."""
 
 
 def write(name: str, figures: Mapping[str, Any], folder: Path = RESULTS) -> Path:
-    """Write `<folder>/<name>.json`; the path."""
+    """Write `<folder>/<name>.json`; return the path."""
     document = {
         "benchmark": name,
         "command": command(),
@@ -40,7 +40,7 @@ def write(name: str, figures: Mapping[str, Any], folder: Path = RESULTS) -> Path
 
 
 def command() -> str:
-    """The command line of this process, as it is typed in the root of the checkout; where results go is left out."""
+    """Return this process's command line, relative to the checkout, without the results folder."""
     script, words = Path(sys.argv[0]).resolve(), list(sys.argv[1:])
     if "--results" in words:
         at = words.index("--results")
@@ -49,7 +49,7 @@ def command() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Facts without which a figure in seconds says nothing."""
+    """Return the facts that a time depends on."""
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -63,7 +63,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name as the kernel gives it."""
+    """Return the processor's name by the kernel."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

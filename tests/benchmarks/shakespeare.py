@@ -1,4 +1,4 @@
-"""How far does a small language model come on Shakespeare? Perplexity of both methods, of random weights, and before.
+"""A small language model on Shakespeare: perplexity of both methods, of random weights, and before training.
 
 python tests/benchmarks/shakespeare.py full lora random
 
@@ -38,12 +38,12 @@ from regraft.training.session import train_local
 
 @dataclass(frozen=True)
 class Kind:
-    """A spec, and the perplexity that it may have at most; None for what is only compared with."""
+    """A spec and its largest allowed perplexity; None for a spec that is only a comparison."""
 
     spec: str
     most: float | None
     random: bool = False
-    """Whether the base's weights are drawn anew."""
+    """Whether the base gets random weights."""
 
 
 KINDS = {
@@ -54,13 +54,13 @@ KINDS = {
 
 
 def main() -> int:
-    """Train each kind asked for; 1 when one misses its goal."""
+    """Train each requested kind; return 1 if one misses its goal."""
     options = arguments(__doc__, list(KINDS))
     return 0 if all([measure(name, options) for name in options.names]) else 1
 
 
 def measure(name: str, options: argparse.Namespace) -> bool:
-    """Train one kind in a folder of its own and record what came out; whether the goal is reached."""
+    """Train one kind in a folder of its own and record the result; return whether the goal is reached."""
     kind = KINDS[name]
     with tempfile.TemporaryDirectory(prefix="regraft-shakespeare-") as scratch:
         spec = resolved(kind, parse_set(options.set), Path(scratch))
@@ -87,7 +87,7 @@ def measure(name: str, options: argparse.Namespace) -> bool:
 
 
 def resolved(kind: Kind, overrides: Mapping[str, object], scratch: Path) -> RunSpec:
-    """The spec with the plays cut in two, and with the base from the shared folder or one of random weights."""
+    """Return the spec with the plays split in two, and with the shared base or one of random weights."""
     plays, base = SHARED / "data" / "tinyshakespeare" / "input.txt", SHARED / "models" / "tinyllama_stories260K"
     if not (plays.is_file() and base.is_dir()):
         raise SystemExit(f"no plays in {plays} or no base in {base}: set REGRAFT_SHARED to the folder that holds both")
@@ -105,7 +105,7 @@ def resolved(kind: Kind, overrides: Mapping[str, object], scratch: Path) -> RunS
 
 
 def drawn(base: Path, into: Path) -> Path:
-    """The base's architecture and tokenizer with weights as they are before any training."""
+    """Save the base's architecture and tokenizer with initial weights."""
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base)).save_pretrained(into)
     for path in processor_files(locate(str(base))):
@@ -114,7 +114,7 @@ def drawn(base: Path, into: Path) -> Path:
 
 
 def untrained(spec: RunSpec, outcome: Outcome) -> dict[str, float]:
-    """The metrics of the base itself on the same blocks."""
+    """Return the metrics of the base on the same blocks."""
     store = open_store(outcome.store)
     snapshot = open_snapshot(store, (Runs(store).find(outcome.run) or {})["data"])
     adapted = adapt(locate(spec.base), Adaptation(task=spec.task, method=Full(), labels=(), seed=0))

@@ -1,4 +1,4 @@
-"""How good are the methods on SST-2? Trains MiniLM on 6,920 sentences and compares dev accuracy with the goals.
+"""The methods on SST-2: trains MiniLM on 6,920 sentences and compares dev accuracy with the goals.
 
 python tests/benchmarks/sst2.py sst2-full
 

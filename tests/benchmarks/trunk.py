@@ -1,4 +1,4 @@
-"""What does it save to compute the frozen part of a model once a row, and not in every epoch?
+"""The time saved by computing the frozen part of a model once for each row instead of in every epoch.
 
 python tests/benchmarks/trunk.py
 
@@ -30,13 +30,13 @@ from regraft.training.session import train_local
 
 BLOCKS, EPOCHS, ROWS, HELD = 6, 4, 1000, 200
 GOAL = 0.85
-"""Of the arithmetic limit, over all depths together."""
+"""Required share of the arithmetic limit, over all depths together."""
 NEVER_BELOW = 0.97
 TOLERANCE = 1e-4
 
 
 def sst2(folder: Path) -> dict[str, str]:
-    """The first rows of the train and dev files, as CSV."""
+    """Write the first rows of the train and dev files as CSV."""
     shared = SHARED / "data" / "sst2"
     paths = {}
     for side, name, count in (("train", "train.tsv", ROWS), ("eval", "dev.tsv", HELD)):
@@ -65,7 +65,7 @@ def spec_of(depth: int, trunk: str, data: dict[str, str], store: Path) -> RunSpe
 
 
 def run(depth: int, trunk: str, data: dict[str, str]) -> tuple[Spent, list[float]]:
-    """What a whole run took, and its evaluation losses."""
+    """Return the time of a complete run, and its evaluation losses."""
     with tempfile.TemporaryDirectory() as folder:
         spec = spec_of(depth, trunk, data, Path(folder) / "store")
         clock = Clock()
@@ -77,13 +77,13 @@ def run(depth: int, trunk: str, data: dict[str, str]) -> tuple[Spent, list[float
 
 
 def units(depth: int) -> tuple[float, float]:
-    """Forward passes of one block over one row: of a run that computes the frozen part anew, and of one that keeps."""
+    """Return forward passes of one block over one row, without and with the stored frozen part."""
     rows, held, above = ROWS * EPOCHS, HELD * EPOCHS, BLOCKS - depth
     return rows * (depth + 3 * above) + held * BLOCKS, (ROWS + HELD) * depth + rows * 3 * above + held * above
 
 
 def measured(depth: int, pairs: int, data: dict[str, str]) -> dict[str, Any]:
-    """Both ways in turns; their losses agree, or it ends here."""
+    """Time both ways in turns; exit if their losses differ."""
     turns: dict[str, list[Spent]] = {"off": [], "disk": []}
     losses: dict[str, list[float]] = {}
     for _ in range(pairs):
@@ -100,7 +100,7 @@ def measured(depth: int, pairs: int, data: dict[str, str]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print, write; 1 when a goal is missed."""
+    """Measure, print and write; return 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 5, 6])
     parser.add_argument("--pairs", type=int, default=3)

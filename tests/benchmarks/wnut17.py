@@ -1,4 +1,4 @@
-"""How well are the entities of WNUT17 found? Trains MiniLM on 3,394 sentences and measures entity F1 on dev.
+"""Entities of WNUT17: trains MiniLM on 3,394 sentences and measures entity F1 on dev.
 
 python tests/benchmarks/wnut17.py
 

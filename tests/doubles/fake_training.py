@@ -1,4 +1,4 @@
-"""What the tests of the command line share: small published versions, a pretended training, what a command said."""
+"""Shared by the tests of the command line: small published versions, a fake training, the output of a command."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DOCUMENT: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command left: exit code, stdout, stderr."""
+    """The result of a command: exit code, stdout, stderr."""
 
     code: int
     out: str
@@ -36,7 +36,7 @@ class CommandResult:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The one JSON object on stdout; fails when there is anything else."""
+        """Return the one JSON object on stdout; fail if there is anything else."""
         lines = self.out.splitlines()
         assert len(lines) == 1, f"stdout must hold exactly one JSON object: {self.out!r}"
         found = json.loads(lines[0], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -50,7 +50,7 @@ Regraft = Callable[..., CommandResult]
 def publish(
     store: ObjectStore, name: str = "tickets", *, seed: int = 0, overrides: Mapping[str, object] | None = None
 ) -> Version:
-    """A small version as training registers it; `overrides` are dotted fields of its spec."""
+    """Publish a small version as training registers it; `overrides` are dotted fields of its spec."""
     spec = RunSpec.resolve({**DOCUMENT, "name": name}, overrides=overrides)
     dump = spec.model_dump(mode="json")
     delta = save({"classifier.weight": np.full((2, 4), float(seed), np.float32)})
@@ -77,7 +77,7 @@ def publish(
 
 @dataclass
 class FakeTraining:
-    """Stands where training does: plays events, then returns an outcome or raises."""
+    """Replaces the training: sends events, then returns an outcome or raises."""
 
     calls: list[tuple[RunSpec, dict[str, Any]]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -115,5 +115,5 @@ class FakeOutcome:
     already: bool = False
 
     def document(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return the document that `--json` prints."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""The chart rendered by Helm's own engine, and what Kubernetes would be sent."""
+"""The chart rendered by Helm's own engine into the objects that Kubernetes would receive."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ needs_helm = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not
 
 
 def written(path: Path) -> dict[str, Any]:
-    """The values of a file."""
+    """Return the values of a file."""
     values: dict[str, Any] = yaml.safe_load(path.read_text())
     return values
 
 
 def render(values: Mapping[str, Any], *, name: str = "demo", namespace: str = "ml") -> dict[str, str]:
-    """What each template gives, by its path in the chart."""
+    """Return the output of each template by its path in the chart."""
     import helm_python
 
     with helm_python.Chart.load(str(CHART)) as chart:
@@ -36,7 +36,7 @@ def render(values: Mapping[str, Any], *, name: str = "demo", namespace: str = "m
 
 
 def refusal(values: Mapping[str, Any]) -> str:
-    """What is said of values that are refused."""
+    """Return the error for invalid values."""
     import helm_python
 
     with pytest.raises(helm_python.HelmError) as caught:
@@ -45,7 +45,7 @@ def refusal(values: Mapping[str, Any]) -> str:
 
 
 def objects(files: Mapping[str, str]) -> list[dict[str, Any]]:
-    """All objects, in the order of their files."""
+    """Return all objects in the order of their files."""
     return [
         document
         for path, text in sorted(files.items())
@@ -56,37 +56,37 @@ def objects(files: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def rendered(values: Mapping[str, Any], **options: str) -> list[dict[str, Any]]:
-    """All objects of these values."""
+    """Return all objects for these values."""
     return objects(render(values, **options))
 
 
 def the(kind: str, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The only object of its kind."""
+    """Return the only object of its kind."""
     (only,) = [item for item in found if item["kind"] == kind]
     return only
 
 
 def ray_object(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The only Ray object."""
+    """Return the only Ray object."""
     (only,) = [item for item in found if item["kind"] in RAY_KINDS]
     return only
 
 
 def cluster_spec(ray: Mapping[str, Any]) -> dict[str, Any]:
-    """The cluster within any of the three kinds."""
+    """Return the cluster specification in any of the three kinds."""
     key = RAY_KINDS[ray["kind"]]
     spec: dict[str, Any] = ray["spec"] if key == "spec" else ray["spec"][key]
     return spec
 
 
 def groups(ray: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Head and worker groups."""
+    """Return head and worker groups."""
     spec = cluster_spec(ray)
     return [spec["headGroupSpec"], *(spec["workerGroupSpecs"] or [])]
 
 
 def pods(found: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The specification of every pod that comes of these objects, with where it stands."""
+    """Return the specification of every pod of these objects, with its path."""
     for item in found:
         if item["kind"] == "Pod":
             yield "Pod", item["spec"]
@@ -98,6 +98,6 @@ def pods(found: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def templates(found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same as whole pods, as Kubernetes would get them."""
+    """Return the pods as complete objects, as Kubernetes would receive them."""
     for where, spec in pods(found):
         yield {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": where}, "spec": spec}

@@ -1,4 +1,4 @@
-"""What KubeRay 1.7's operator refuses beyond what its CRDs say (ray-operator/controllers/ray/utils/validation.go).
+"""Validation rules of KubeRay 1.7's operator beyond its CRDs (ray-operator/controllers/ray/utils/validation.go).
 
 No operator runs in the tests, so its rules are written down here, and tests/helm/test_operator_rules.py breaks each.
 """
@@ -15,7 +15,7 @@ DNS_1035 = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 
 
 def refusals(item: Mapping[str, Any]) -> list[str]:
-    """What the operator would say of a RayCluster, RayJob or RayService."""
+    """Yield the operator's errors for a RayCluster, RayJob or RayService."""
     inner = {"RayCluster": lambda spec: spec, "RayJob": _cluster_of_job, "RayService": _cluster_of_service}[
         item["kind"]
     ]
@@ -121,7 +121,7 @@ def _autoscaler(spec: Mapping[str, Any]) -> Iterator[str]:
 def _authentication(kind: str, spec: Mapping[str, Any]) -> Iterator[str]:
     options = spec.get("authOptions")
     if options is None or options.get("mode", "token") != "token":
-        yield "auth: no token"  # stricter than the operator: this chart never turns it off
+        yield "auth: no token"  # stricter than the operator: this chart never disables it
         return
     if options.get("enableK8sTokenAuth") and (kind != "RayCluster" or "secretName" in options):
         yield "auth: enableK8sTokenAuth is for a RayCluster without secretName"
@@ -225,7 +225,7 @@ def _service(spec: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _queue(item: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[str]:
-    """Kueue's own webhooks, not the operator."""
+    """Yield the errors of Kueue's webhooks, which are not the operator's."""
     if "kueue.x-k8s.io/queue-name" not in item["metadata"].get("labels", {}):
         return
     if spec.get("enableInTreeAutoscaling"):

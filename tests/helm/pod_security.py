@@ -1,4 +1,4 @@
-"""The Pod Security Standard `restricted`, as far as it concerns what this chart may write."""
+"""The Pod Security Standard `restricted`, for the fields that this chart can write."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persiste
 
 
 def breaches(pod: Mapping[str, Any]) -> Iterator[str]:
-    """What the admission controller would refuse of a pod's specification."""
+    """Yield the admission controller's errors for a pod's specification."""
     for key in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.get(key):
             yield key
@@ -22,7 +22,7 @@ def breaches(pod: Mapping[str, Any]) -> Iterator[str]:
 
 
 def of_container(container: Mapping[str, Any], pod: Mapping[str, Any]) -> Iterator[str]:
-    """What it would refuse of a container within a pod of that security context."""
+    """Yield its errors for a container in a pod with that security context."""
     name = container["name"]
     own = container.get("securityContext", {})
     if own.get("allowPrivilegeEscalation") is not False:

@@ -1,4 +1,4 @@
-"""Whatever values are allowed, what comes out is what Kubernetes, KubeRay and Ray accept."""
+"""For all allowed values, the rendered objects are accepted by Kubernetes, KubeRay and Ray."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ every_set = pytest.mark.parametrize("path", SETS, ids=lambda path: path.stem.rem
 
 @cache
 def crd(kind: str) -> Any:
-    """The CRD's schema; what has a default need not be written."""
+    """Return the CRD's schema; fields with a default are not required."""
     schema = json.loads((CRDS / f"{kind.lower()}_v1.json").read_text())
     return jsonschema.Draft202012Validator(without_defaults_required(schema))
 
@@ -63,7 +63,7 @@ def without_defaults_required(node: Any) -> Any:
 
 
 def check(found: list[dict[str, Any]]) -> None:
-    """Every object by its own authority."""
+    """Validate every object: Ray's by operator, CRD and autoscaler, others and all pods by Kubernetes' schemas."""
     import kubernetes_validate
 
     for item in found:
@@ -81,7 +81,7 @@ def check(found: list[dict[str, Any]]) -> None:
 
 
 def derived(ray: dict[str, Any]) -> dict[str, Any]:
-    """What Ray's autoscaler reads from a cluster; it checks resources, labels and numbers by itself."""
+    """Return the configuration that Ray's autoscaler reads from a cluster; it checks resources, labels and numbers."""
     spec = copy.deepcopy(cluster_spec(ray))
     config: dict[str, Any] = derive({"metadata": {"name": "demo", "namespace": "ml"}, "spec": spec})
     return config
@@ -276,7 +276,7 @@ def test_readme_and_descriptions_are_those_of_the_values() -> None:
 def test_the_schema_is_closed_and_every_value_is_described() -> None:
     def look(node: Any, where: str) -> None:
         if node.get("type") == "object" and where.rpartition(".")[2] not in {"if", "then", "else", "not"}:
-            # A parent chart may share what it likes with charts that do not ask for it.
+            # A parent chart may pass global values to charts that do not use them.
             assert (node.get("additionalProperties") is False) == (where != "values.global"), where
         for name, inner in node.get("properties", {}).items():
             assert inner.get("description") or "$ref" in inner, f"{where}.{name}"

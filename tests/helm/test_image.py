@@ -1,4 +1,4 @@
-"""The image is pinned, runs as nobody in particular, and holds no secret; read line by line, no engine is at hand."""
+"""The image is pinned, runs as an arbitrary user and contains no secret; checked on the Dockerfile's text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Step:
 
 
 def steps(text: str) -> list[Step]:
-    """The instructions, continued lines joined, comments left out."""
+    """Return the instructions, with continued lines joined and comments removed."""
     lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     joined = re.sub(r"\\\n\s*", "", lines)
     return [Step(*line.split(None, 1)) for line in joined.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Each rule of KubeRay's operator that is written down here is broken once, and caught; so is each rule on pods."""
+"""Each implemented rule of KubeRay's operator, and each rule on pods, detects a violation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def variable(name: str) -> Break:
 
 
 def rules(*written: tuple[str, str, str, int]) -> Break:
-    """Deletion rules of (policy, kind of status, status, seconds)."""
+    """Return deletion rules for (policy, kind of status, status, seconds)."""
     made = [{"policy": policy, "condition": {kind: status, "ttlSeconds": ttl}} for policy, kind, status, ttl in written]
     return lambda item: (
         item["spec"].pop("shutdownAfterJobFinishes"),

@@ -1,4 +1,4 @@
-"""Values that cannot work are answered with what was written and what to do, before anything is sent anywhere."""
+"""Invalid values give an error with the written value and the remedy, before anything is sent to the cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text in the RayService is what Ray Serve and the endpoint itself take, without a key that they would drop."""
+"""Ray Serve and the endpoint accept the text in the RayService, and ignore none of its keys."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ every_service = pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.
 
 
 def config_of(values: dict[str, Any]) -> dict[str, Any]:
-    """What the operator hands to Serve."""
+    """Return the configuration that the operator passes to Serve."""
     text = ray_object(rendered(values))["spec"]["serveConfigV2"]
     config: dict[str, Any] = yaml.safe_load(text)
     return config
 
 
 def unknown(given: Any, taken: Any, where: str = "") -> list[str]:
-    """Keys that were given and did not arrive: Serve drops what it does not know without a word."""
+    """Return the keys that Serve ignored: it silently drops unknown ones."""
     if isinstance(given, list):
         return [key for i, inner in enumerate(given) for key in unknown(inner, taken[i], f"{where}[{i}]")]
     if not isinstance(given, dict):
@@ -39,13 +39,13 @@ def unknown(given: Any, taken: Any, where: str = "") -> list[str]:
 
 
 def check(config: dict[str, Any]) -> None:
-    """By Serve's own schema and, for the arguments, by the endpoint's."""
+    """Parse by Serve's own schema and, for the arguments, by the endpoint's."""
     taken = ServeDeploySchema.model_validate(config).model_dump()
     assert unknown(config, taken) == []
     (application,) = config["applications"]
     assert application["import_path"] == "regraft.cluster.serve:app"
     spec = ServeSpec.resolve(application["args"])
-    # A folder is written its shortest way in a resolved spec; every other value stays as it was.
+    # A resolved spec normalizes folders; all other values are unchanged.
     given = {**application["args"], "store": absolute(application["args"]["store"]), "plugins": []}
     assert {**spec.model_dump(mode="json", exclude_unset=True, exclude_none=True), "plugins": []} == given
     assert spec.beyond() and (spec.keys or spec.open_to_all)

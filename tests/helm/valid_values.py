@@ -38,12 +38,12 @@ AWKWARD = [
     "%",
     "|",
 ]
-"""Texts that a careless template breaks on."""
+"""Texts that break templates without quoting."""
 MOST = 3
 
 
 def drawn(schema: Mapping[str, Any], chance: Random) -> Any:
-    """A value of a schema that is written as the chart's is."""
+    """Draw a value of a schema in the style of the chart's."""
     while "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         if name == "memory":
@@ -66,7 +66,7 @@ def of_string(schema: Mapping[str, Any], chance: Random) -> str:
 
 
 def matching(parsed: Any, chance: Random) -> str:
-    """A text that a regular expression matches, of those parts that JSON Schemas here use."""
+    """Draw a text that a regular expression matches; supports the syntax that the JSON Schemas here use."""
     text = ""
     for kind, told in parsed:
         if kind is pattern.LITERAL:
@@ -88,7 +88,7 @@ def matching(parsed: Any, chance: Random) -> str:
 
 
 def member(told: Any, chance: Random) -> str:
-    """One of a class of characters."""
+    """Draw one of a class of characters."""
     kind, value = chance.choice(told)
     return chr(value) if kind is pattern.LITERAL else chr(chance.randint(*value))
 
@@ -127,7 +127,7 @@ BY_TYPE = {
 
 
 def whole(values: Mapping[str, Any], *path: str) -> dict[str, Any]:
-    """A section as the chart sees it: what is written over the defaults."""
+    """Return a section as the chart sees it: the values over the defaults."""
     section: Any = DEFAULTS
     own: Any = values
     for name in path:
@@ -136,7 +136,7 @@ def whole(values: Mapping[str, Any], *path: str) -> dict[str, Any]:
 
 
 def mended(values: dict[str, Any]) -> dict[str, Any]:
-    """The same values where those that exclude one another agree: what _check.tpl asks for."""
+    """Return the values with conflicts removed, as _check.tpl requires."""
     values.setdefault("store", "s3://bucket/prefix")
     values["store"] = values["store"] or "s3://bucket/prefix"
     mend_groups(values)
@@ -151,7 +151,7 @@ def mended(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def mend_groups(values: dict[str, Any]) -> None:
-    """Numbers in order, room for shared memory, one group for everything; no autoscaler under Kueue."""
+    """Order the numbers, leave space for shared memory, one group for everything; no autoscaler with Kueue."""
     values.setdefault("workerGroups", {})["cpu"] = {"enabled": True, "replicas": 1, "cpu": 256, "gpus": 16}
     for group in (
         values.setdefault("workerDefaults", {}),
@@ -172,7 +172,7 @@ def mend_groups(values: dict[str, Any]) -> None:
 
 
 def mend_job(values: dict[str, Any]) -> None:
-    """A spec that says something, a whole prediction, clean-up in order."""
+    """Make the spec non-empty, the prediction complete and the clean-up consistent."""
     job = values.setdefault("job", {})
     job["spec"] = job.get("spec", "").strip() or "name: a"
     job["predict"] = {"model": "a", "input": "s3://in", "output": "s3://out"}
@@ -184,7 +184,7 @@ def mend_job(values: dict[str, Any]) -> None:
 
 
 def mend_service(values: dict[str, Any]) -> None:
-    """Replicas in order, shares that make 1, keys or none on purpose, an upgrade that the cluster can do."""
+    """Order the replicas, make shares sum to 1, keys explicit, and the upgrade possible."""
     service = values.setdefault("service", {})
     keys = whole(values, "service", "keys")
     service["openToAll"] = service.get("openToAll", False) or not any(keys.values())
@@ -202,7 +202,7 @@ def mend_service(values: dict[str, Any]) -> None:
 
 
 def valid(seed: int) -> dict[str, Any]:
-    """A whole set of values: some sections drawn, the others left at their defaults."""
+    """Draw a complete set of values: some sections random, the others at their defaults."""
     chance = Random(seed)
     names = sorted(set(SCHEMA["properties"]) - {"global", "mode"})
     values = {name: drawn(SCHEMA["properties"][name], chance) for name in names if chance.random() < 0.6}

@@ -1,1 +1,1 @@
-"""What several tests need: tiny bases and data, processes, a browser."""
+"""Shared by several tests: tiny bases and data, processes, a browser."""

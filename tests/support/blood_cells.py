@@ -1,4 +1,4 @@
-"""BCCD, blood cells under a microscope with their boxes as VOC documents, and a small detector that learns a few.
+"""BCCD, microscope images of blood cells with boxes as VOC documents, and a small detector that learns a few.
 
 The pictures are read from `$REGRAFT_SHARED/data/bccd` (default: `../shared` beside the checkout).
 """
@@ -29,11 +29,11 @@ TRAINING: dict[str, Any] = {
     "warmup": 0.1,
     "clip": 1.0,
 }
-"""For `small_yolos` to learn 16 pictures by heart: about 0.2 s of one core a step."""
+"""Training with which `small_yolos` memorizes 16 pictures: about 0.2 s of one core for each step."""
 
 
 def some_of(folder: Path, *, pictures: int) -> str:
-    """A VOC folder whose only split, `some`, is the first pictures of BCCD's training split; `folder#some`."""
+    """Make a VOC folder with one split, `some`, the first pictures of BCCD's training split; return `folder#some`."""
     (folder / "ImageSets" / "Main").mkdir(parents=True)
     for name in ("Annotations", "JPEGImages"):
         (folder / name).symlink_to(BCCD / name)
@@ -43,7 +43,7 @@ def some_of(folder: Path, *, pictures: int) -> str:
 
 
 def small_yolos(folder: Path, *, seed: int = 0) -> Path:
-    """Save a YOLOS of 1.2 million random weights and its image processor, as a base; the folder is returned."""
+    """Save a YOLOS of 1.2 million random weights and its image processor as a base; return the folder."""
     config = YolosConfig(
         hidden_size=128,
         num_hidden_layers=6,
@@ -72,7 +72,7 @@ def small_yolos(folder: Path, *, seed: int = 0) -> Path:
 
 
 def document(folder: Path, *, pictures: int = 16, cpus: int = 2, **training: Any) -> dict[str, Any]:
-    """A whole spec that learns the pictures by heart: they are the evaluation rows too."""
+    """Return a complete spec that memorizes the pictures, which are the evaluation rows too."""
     rows = some_of(folder / "bccd", pictures=pictures)
     return {
         "name": "blood-cells",

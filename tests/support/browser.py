@@ -1,4 +1,4 @@
-"""What a reader of a page sees: opened in a real browser, with everything that it complains of or asks for."""
+"""Pages in a real browser: visible elements, contrasts, console errors and requests."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 
 @dataclass
 class Seen:
-    """A page that is open."""
+    """An open page."""
 
     page: Any
     complaints: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
-    """Addresses that were asked for besides the file itself and what lies within it."""
+    """Requested addresses other than the file itself and embedded data."""
 
     def visible(self, selector: str) -> int:
-        """How many such elements take up room."""
+        """Return the number of such elements with a visible size."""
         return sum(item.is_visible() for item in self.page.query_selector_all(selector))
 
     def contrasts(self, selectors: Sequence[str]) -> dict[str, float]:
-        """Of each selector that is on the page, the least contrast of its words with what is behind them (WCAG 2.2)."""
+        """Return for each selector on the page the lowest contrast of its texts with the background (WCAG 2.2)."""
         found: dict[str, float] = self.page.evaluate(_CONTRAST, list(selectors))
         return found
 
 
 class Look:
-    """Opens pages; what a phone or a dark screen shows differs."""
+    """Opens pages, at a width and in a colour scheme."""
 
     def __init__(self, browser: Any) -> None:
         self._browser = browser

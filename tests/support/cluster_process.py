@@ -1,4 +1,4 @@
-"""A process that keeps a Ray cluster of several nodes on this machine, and does what it reads line by line.
+"""A process that runs a Ray cluster of several nodes on this machine, and executes commands line by line.
 
 A process of its own, since one process knows one token only. It answers every line of JSON with one.
 """
@@ -20,10 +20,10 @@ PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"
 
 
 class Keeper:
-    """The nodes and what is done to them."""
+    """The nodes and the commands for them."""
 
     def __init__(self, port: int, folder: str) -> None:
-        # Ray would name this cluster, to all other processes of the machine, as the one to join.
+        # Ray would announce this cluster to all other processes of the machine as the one to join.
         ray._private.utils.write_ray_address = lambda *_, **__: None
         self.cluster = Cluster(shutdown_at_exit=True)
         self.cluster.add_node(
@@ -32,7 +32,7 @@ class Keeper:
         self.nodes: dict[str, Any] = {}
 
     def add(self, cpus: int, count: int) -> list[str]:
-        """Bring nodes; they are there a little later."""
+        """Start nodes, which join a little later."""
         begun = {
             node.node_id: node for node in (self.cluster.add_node(wait=False, num_cpus=cpus) for _ in range(count))
         }
@@ -40,22 +40,22 @@ class Keeper:
         return list(begun)
 
     def kill(self, node: str) -> None:
-        """End all of a node from one moment to the next."""
+        """Kill all processes of a node."""
         self.cluster.remove_node(self.nodes.pop(node), allow_graceful=False)
 
     def drain(self, node: str, seconds: int) -> bool:
-        """Tell a node that it will be taken away."""
+        """Drain a node."""
         client = GcsClient(address=self.cluster.address)
         until = int((time.time() + seconds) * 1000)
         accepted, _ = client.drain_node(node, PREEMPTION, "the machine is wanted back", until)
         return bool(accepted)
 
     def living(self) -> dict[str, dict[str, float]]:
-        """What each living node has."""
+        """Return the resources of each living node."""
         return {node["NodeID"]: node["Resources"] for node in self.cluster.global_state.node_table() if node["Alive"]}
 
     def actors(self) -> dict[str, str]:
-        """Of each actor that lives: its class and its node."""
+        """Return class and node of each living actor."""
         table = self.cluster.global_state.actor_table(None)
         return {
             name: f"{one['ActorClassName']} {one['Address']['NodeID']}"
@@ -64,13 +64,13 @@ class Keeper:
         }
 
     def groups(self) -> list[str]:
-        """The states of the placement groups that are not removed."""
+        """Return the states of the placement groups that are not removed."""
         table = self.cluster.global_state.placement_group_table()
         return [group["state"] for group in table.values() if group["state"] != "REMOVED"]
 
 
 def main(port: str, folder: str) -> None:
-    """Do as told until standard input ends."""
+    """Execute commands until standard input ends."""
     keeper = Keeper(int(port), folder)
     print(json.dumps(keeper.cluster.address), flush=True)
     for line in sys.stdin:
@@ -84,7 +84,7 @@ def main(port: str, folder: str) -> None:
 
 
 def count(address: str) -> None:
-    """Tell how many nodes another cluster has."""
+    """Print the number of nodes of another cluster."""
     state = GlobalState()
     options = GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)
     state._initialize_global_state(options)

@@ -1,4 +1,4 @@
-"""A driver that trains a spec on a cluster as the command line does, and writes down which rows each step used.
+"""A driver that trains a spec on a cluster as the command line does, and records the rows of each step.
 
 python counted_driver.py SPEC.json OPTIONS.json ADDRESS: options are `journal` (a file), `hold` (steps after which to
 wait until the run had notice to leave), `kill` ({step: rank}: the node of that rank dies right after that step, once,
@@ -24,10 +24,10 @@ from regraft.training.loop import fit
 
 
 def main(written: dict[str, Any], options: dict[str, Any], address: str) -> int:
-    """Train; the outcome, or the error, is the last line of standard output."""
+    """Train, and print the outcome or the error as the last line of standard output."""
 
     class Counted(RayHarness):
-        """Writes a line a step, and dies when it is told to."""
+        """Writes one line for each step, and dies at the step that is configured."""
 
         def consumed(self, step: int, rows: Any) -> None:
             if self.first:
@@ -36,7 +36,7 @@ def main(written: dict[str, Any], options: dict[str, Any], address: str) -> int:
             marker = Path(options.get("markers", ".")) / f"killed-{step}"
             if options.get("kill", {}).get(str(step)) == self.rank and not marker.exists():
                 marker.touch()
-                for process in (os.getppid(), os.getpid()):  # the raylet, with which the node is gone
+                for process in (os.getppid(), os.getpid()):  # the raylet, without which the node is dead
                     os.kill(process, signal.SIGKILL)
             while step in options.get("hold", ()) and self.first and not self.notice:
                 time.sleep(0.1)

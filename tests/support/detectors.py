@@ -1,4 +1,4 @@
-"""Tiny detectors with random weights, one of each kind that the detection task trains, saved as a user's base."""
+"""Tiny detectors with random weights, one of each family that the detection task trains, saved as bases."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ STAGES: dict[str, Any] = {"embedding_size": 8, "depths": [1, 1, 1, 1], "layer_ty
 
 
 def detr() -> Any:
-    """A DETR, whose images keep their proportions: a mask hides the padding."""
+    """Return a DETR, whose images keep their proportions: a mask hides the padding."""
     backbone = hf.ResNetConfig(hidden_sizes=[8, 8, 8, 16], out_features=["stage4"], **STAGES)
     own = {"encoder_layers": 1, "decoder_layers": 2, "d_model": 16, **SIDES}
     return hf.DetrForObjectDetection(hf.DetrConfig(**_with(backbone), num_queries=6, **own))
 
 
 def deformable_detr(**fields: bool) -> Any:
-    """A Deformable DETR with two scales."""
+    """Return a Deformable DETR with two scales."""
     backbone = hf.ResNetConfig(hidden_sizes=[8, 8, 8, 16], out_features=["stage3", "stage4"], **STAGES)
     own = {"encoder_layers": 1, "decoder_layers": 2, "d_model": 32, "num_feature_levels": 2, **SIDES, **fields}
     return hf.DeformableDetrForObjectDetection(hf.DeformableDetrConfig(**_with(backbone), num_queries=6, **own))
 
 
 def rt_detr(kind: str = "RTDetr") -> Any:
-    """An RT-DETR, or of the second kind (`RTDetrV2`), as the hub's are: with denoising queries and fixed anchors."""
+    """Return an RT-DETR or RTDetrV2 like those of the hub: with denoising queries and fixed anchors."""
     backbone = hf.RTDetrResNetConfig(hidden_sizes=[8, 8, 16, 16], out_indices=[2, 3, 4], **STAGES)
     own = {"encoder_in_channels": [8, 16, 16], "decoder_in_channels": [16, 16, 16], "encoder_hidden_dim": 16}
     config = getattr(hf, f"{kind}Config")(
@@ -60,7 +60,7 @@ PROCESSORS = {"rt_detr": "RTDetr", "rt_detr_v2": "RTDetr", "detr": "Detr", "defo
 
 
 def saved(family: str, folder: Path) -> Path:
-    """The family's tiny detector and its image processor in a folder, which is returned."""
+    """Save the family's tiny detector and its image processor; return the folder."""
     if family == "yolos":
         return tiny_yolos(folder)
     with torch.random.fork_rng(devices=[]):
@@ -74,5 +74,5 @@ def saved(family: str, folder: Path) -> Path:
 
 
 def _with(backbone: Any) -> dict[str, Any]:
-    """The fields that make transformers build that backbone and look for no other."""
+    """Return the fields that make transformers build that backbone and download none."""
     return {"backbone_config": backbone, "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}

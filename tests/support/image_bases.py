@@ -1,4 +1,4 @@
-"""Tiny bases of image classifiers and folders of coloured pictures, for tests that must see a model learn them."""
+"""Tiny bases of image classifiers, and folders of coloured pictures that they can learn."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ COLOURS = ("blue", "green", "red")
 
 
 def tiny_mobilenet(folder: Path, *, seed: int = 0) -> Path:
-    """Save a MobileNetV2 of random weights and its image processor, as a base; the folder is returned."""
+    """Save a MobileNetV2 of random weights and its image processor as a base; return the folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = MobileNetV2Config(depth_multiplier=0.1, min_depth=8, image_size=32, finegrained_output=False)
         model = MobileNetV2Model(config)
         for weight in model.parameters():
-            if weight.ndim == 4:  # from transformers' own first values next to nothing of an image reaches the end
+            if weight.ndim == 4:  # with the default initialization hardly any signal reaches the end
                 torch.nn.init.kaiming_normal_(weight, nonlinearity="linear")
     model.save_pretrained(folder)
     return _with_processor(folder)
 
 
 def tiny_resnet(folder: Path, *, seed: int = 0) -> Path:
-    """The same with a ResNet of two short stages, whose random features tell colours apart."""
+    """Save a ResNet of two short stages, whose random features separate colours; return the folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic")
@@ -48,7 +48,7 @@ def _with_processor(folder: Path) -> Path:
 
 
 def coloured(folder: Path, *, each: int, seed: int) -> Path:
-    """Folders named after colours, each with that many noisy pictures of it; the folder is returned."""
+    """Make folders named after colours, each with that many noisy pictures of it; return the parent folder."""
     draw = np.random.default_rng(seed)
     for channel, colour in enumerate(reversed(COLOURS)):
         (folder / colour).mkdir(parents=True)

@@ -43,11 +43,11 @@ SIZES: dict[str, Any] = {
 }
 FAMILIES = ("llama", "gpt2", "qwen2")
 PROMPTS = ("ab", "The quick brown fox")
-"""Of the two ranks of `write_on_ranks`."""
+"""The prompts of the two ranks of `write_on_ranks`."""
 
 
 def byte_tokenizer(*, pad: bool = True, template: str | None = None) -> PreTrainedTokenizerFast:
-    """One token a byte, so that tokens of a text can be counted by hand."""
+    """Return a tokenizer with one token for each byte, so that tokens can be counted by hand."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*SPECIAL, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -62,7 +62,7 @@ def byte_tokenizer(*, pad: bool = True, template: str | None = None) -> PreTrain
 
 
 def model_of(family: str, *, tied: bool = False, seed: int = 3) -> Any:
-    """A language model of that family."""
+    """Return a language model of that family."""
     torch.manual_seed(seed)
     if family == "gpt2":
         return GPT2LMHeadModel(GPT2Config(**SIZES, tie_word_embeddings=tied))
@@ -77,14 +77,14 @@ def model_of(family: str, *, tied: bool = False, seed: int = 3) -> Any:
 def tiny_language(
     folder: Path, family: str = "llama", *, tied: bool = False, pad: bool = True, template: str | None = None
 ) -> Path:
-    """A base of that family; `template` is its tokenizer's chat template."""
+    """Save a base of that family; `template` is its tokenizer's chat template."""
     model_of(family, tied=tied).save_pretrained(folder)
     byte_tokenizer(pad=pad, template=template).save_pretrained(folder)
     return folder
 
 
 def write_on_ranks(rank: int, port: int, base: str, out: str) -> None:
-    """One of two gloo ranks: shard a model by FSDP2 and write after this rank's own prompt, into a file of ids."""
+    """Run one of two gloo ranks: shard a model by FSDP2, generate after this rank's prompt, write the ids."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)

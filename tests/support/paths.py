@@ -1,4 +1,4 @@
-"""Where the checkout is, and where data that do not travel with it may be."""
+"""Paths of the checkout and of the data beside it."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ ROOT = Path(__file__).resolve().parents[2]
 PLATFORM = ROOT / "platform"
 """The source root, for the PYTHONPATH of processes that tests start."""
 SHARED = Path(os.environ.get("REGRAFT_SHARED") or ROOT.parent / "shared")
-"""Real data and weights beside the checkout; tests that need them are skipped where there are none."""
+"""Real data and weights beside the checkout; tests that need them are skipped without them."""

@@ -1,4 +1,4 @@
-"""How much memory did this process ever hold?"""
+"""The peak memory of this process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ STATUS = Path("/proc/self/status")
 
 
 def peak() -> int:
-    """The most resident memory of this process so far, in bytes.
+    """Return the peak resident memory of this process so far in bytes.
 
     Where the kernel tells it, not `ru_maxrss`: in that counts what the parent held when it started this process, so
     that under a large parent nothing that a child does would ever be seen.

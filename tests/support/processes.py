@@ -1,4 +1,4 @@
-"""Processes for tests that kill, or that need several ranks: forked from one server that has torch loaded."""
+"""Processes for tests that kill them or need several ranks, forked from one server that has loaded torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from regraft.training.session import complete, run_session, train_local
 from support.paths import PLATFORM, ROOT
 from support.peak_memory import peak
 
-# The server imports what it preloads from PYTHONPATH alone; without it every child would import torch again.
+# The server finds preloaded modules only by PYTHONPATH; without it every child would import torch again.
 _roots = [str(ROOT / "tests"), str(PLATFORM)]
 os.environ["PYTHONPATH"] = os.pathsep.join([*_roots, *filter(None, [os.environ.get("PYTHONPATH")])])
 _context = multiprocessing.get_context("forkserver")
@@ -56,7 +56,7 @@ class CountingHarness(LocalHarness):
 
 
 def in_child(function: Callable[..., None], *arguments: Any, timeout: float = 120) -> int:
-    """Run a function in a fresh process, in this one's environment; its exit code (-9 when it was killed)."""
+    """Run a function in a new process with this environment; return its exit code (-9 if it was killed)."""
     process = _context.Process(target=_in_environment, args=(dict(os.environ), function, *arguments))
     process.start()
     process.join(timeout)
@@ -68,7 +68,7 @@ def in_child(function: Callable[..., None], *arguments: Any, timeout: float = 12
 
 
 def _in_environment(environment: Mapping[str, str], function: Callable[..., None], *arguments: Any) -> None:
-    """A forked server hands on the environment it was started in, which has none of what a test has set since."""
+    """Set the test's environment: a forked child has the environment in which the fork server was started."""
     os.environ.clear()
     os.environ.update(environment)
     function(*arguments)
@@ -84,7 +84,7 @@ def train_counted(document: Mapping[str, Any], row_log: str, kill_after: int | N
 
 
 class StopsItself(CountingHarness):
-    """Stops after a step: the process by SIGTERM, or one rank of several by its notice."""
+    """Stops after a step: the process by SIGTERM, or one of several ranks by its stop notice."""
 
     step = 5
 
@@ -97,7 +97,7 @@ class StopsItself(CountingHarness):
 
 
 def train_stopping(written: Mapping[str, Any], row_log: str) -> None:
-    """Train a spec in this process, which stops itself; it exits with the code LEFT when the run was stopped."""
+    """Train a spec in this process, which stops itself; exit with the code LEFT if the run was stopped."""
     session.LocalHarness = lambda progress=None: StopsItself(Path(row_log))  # type: ignore[misc, assignment]
     try:
         session.train_local(RunSpec.resolve(written))
@@ -106,7 +106,7 @@ def train_stopping(written: Mapping[str, Any], row_log: str) -> None:
 
 
 def limited_command(argv: list[str], said: str, largest: int) -> None:
-    """Run the command line where no file may become larger; its stderr goes into the file `said`."""
+    """Run the command line with a limit on the size of files; its stderr goes into the file `said`."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     with open(said, "w") as file, redirect_stderr(file):
         code = main(argv)
@@ -137,7 +137,7 @@ def on_ranks(
 
 
 def rank_main(rank: int, world: int, port: int, job: Job, row_log: str, harness: type[CountingHarness]) -> None:
-    """One rank of `on_ranks`."""
+    """Run one rank of `on_ranks`."""
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world)
     )
@@ -150,7 +150,7 @@ def rank_main(rank: int, world: int, port: int, job: Job, row_log: str, harness:
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -158,6 +158,6 @@ def free_port() -> int:
 
 
 def train_and_weigh(written: Mapping[str, Any], out: str) -> None:
-    """Train in this process and write down the most memory that it ever held, in bytes."""
+    """Train in this process and write its peak memory in bytes to a file."""
     train_local(RunSpec.resolve(written))
     Path(out).write_text(str(peak()))

@@ -1,4 +1,4 @@
-"""Ray nodes as processes of this machine: a head without work, and workers that come, are drained and die."""
+"""Ray nodes as processes of this machine: a head without CPUs, and workers that join, are drained and die."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 
 
 def until(true: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
-    """Wait until something is so, and give it back."""
+    """Wait until a function returns a true value, and return it."""
     end = time.monotonic() + patience_s
     while not (found := true()):
         assert time.monotonic() < end, f"{what}: not within {patience_s:.0f} s"
@@ -35,7 +35,7 @@ def until(true: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) ->
 
 
 def settings(folder: Path, **more: str) -> dict[str, str]:
-    """The environment of a cluster's nodes and drivers: a token, and nothing that this process set up for itself."""
+    """Return the environment of a cluster's nodes and drivers: with a token, without the settings of this process."""
     return {
         **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))},
         "RAY_AUTH_MODE": "token",
@@ -59,7 +59,7 @@ class Machines:
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="rgn", dir="/tmp"))  # short: a socket's path has at most 107 bytes
+        self.folder = Path(tempfile.mkdtemp(prefix="rgn", dir="/tmp"))  # short: a socket path has at most 107 bytes
         self.environment = settings(self.folder)
         self.nodes: list[str] = []
         self._blind: list[subprocess.Popen[bytes]] = []
@@ -81,11 +81,11 @@ class Machines:
         while True:
             line = self._keeper.stdout.readline()
             assert line, (self.folder / "keeper.log").read_text()[-3000:]
-            with contextlib.suppress(ValueError):  # Ray writes to standard output, too
+            with contextlib.suppress(ValueError):  # Ray writes to standard output too
                 return json.loads(line)
 
     def tell(self, do: str, **order: Any) -> Any:
-        """Have something done, or answered."""
+        """Execute a command and return its reply."""
         self._keeper.stdin.write(json.dumps({"do": do, **order}) + "\n")
         self._keeper.stdin.flush()
         answer = self._answer()
@@ -93,16 +93,16 @@ class Machines:
         return answer["ok"]
 
     def kill(self, node: str) -> None:
-        """The machine is gone from one moment to the next."""
+        """Kill a node."""
         self.nodes.remove(node)
         self.tell("kill", node=node)
 
     def drain(self, node: str, seconds: int = 300) -> None:
-        """The machine will be taken away."""
+        """Drain a node."""
         assert self.tell("drain", node=node, seconds=seconds)
 
     def bring_to(self, count: int, cpus: int = 1) -> list[str]:
-        """Exactly so many nodes beside the head; new ones get so many CPUs."""
+        """Start or end nodes until there are `count` beside the head; new ones get so many CPUs."""
 
         def there() -> bool:
             living = self.tell("living")
@@ -118,7 +118,7 @@ class Machines:
         return self.nodes
 
     def add_blind(self, folder: Path) -> None:
-        """A node that sees nothing of what lies in a folder, as another machine would not: a tmpfs hides it."""
+        """Start a node without access to a folder, as on another machine: a tmpfs hides it."""
         known = self.tell("living")
         start = [str(BIN / "ray"), "start", "--block", f"--address={self.address}", "--num-cpus=1"]
         start += [f"--dashboard-agent-listen-port={free_port()}", f"--object-store-memory={100 << 20}"]
@@ -131,18 +131,18 @@ class Machines:
 
 
 def can_hide() -> bool:
-    """Whether this machine lets us give a process its own view of the files."""
+    """Return whether this machine allows mount namespaces."""
     done = subprocess.run(["unshare", "-m", "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True)
     return done.returncode == 0
 
 
 class Grown:
-    """`with Grown(most=2) as cluster`: a head without CPUs and an autoscaler that brings so many nodes of one CPU."""
+    """`with Grown(most=2) as cluster`: a head without CPUs and an autoscaler for that many nodes of one CPU."""
 
     def __init__(self, most: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rga", dir="/tmp"))
         port, head = free_port(), "f" * 51 + "00000"
-        self.address = f"{get_node_ip_address()}:{port}"  # its nodes look for it there
+        self.address = f"{get_node_ip_address()}:{port}"  # its nodes expect it there
         more = {
             "RAY_FAKE_CLUSTER": "1",
             "RAY_enable_autoscaler_v2": "1",
@@ -203,7 +203,7 @@ class Grown:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def living(self) -> int:
-        """How many nodes live, the head among them; 0 while nobody answers."""
+        """Return the number of living nodes, the head included; 0 while the cluster does not answer."""
         assert self._process.poll() is None, (self.folder / "head.log").read_text()[-2000:]
         command = [sys.executable, str(HERE / "cluster_process.py"), "count", self.address]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
@@ -211,10 +211,10 @@ class Grown:
 
 
 class Driver:
-    """A driver at work: its events as they come, its journal, its end."""
+    """A running driver: its events, its row log, its end."""
 
     def __init__(self, cluster: Machines | Grown, folder: Path, written: dict[str, Any], **options: Any) -> None:
-        """`options` are those of counted_driver.py; `environment` is one in place of the cluster's."""
+        """`options` are those of counted_driver.py; `environment` replaces the cluster's."""
         environment = options.pop("environment", cluster.environment)
         folder.mkdir(parents=True, exist_ok=True)
         self.journal = folder / "journal"
@@ -227,17 +227,17 @@ class Driver:
             self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=err, start_new_session=True)
 
     def events(self) -> list[dict[str, Any]]:
-        """What the driver has said so far, in order; what Ray writes between is left out."""
+        """Return the driver's events so far, in order, without the output of Ray."""
         return [json.loads(line) for line in self.out.read_text().splitlines() if line.startswith('{"event"')]
 
     def steps(self) -> list[int]:
-        """The steps in the order in which they were made."""
+        """Return the steps in the order of their execution."""
         if not self.journal.exists():
             return []
         return [int(line.split()[1]) for line in self.journal.read_text().splitlines()]
 
     def ended(self, code: int = 0) -> list[dict[str, Any]]:
-        """Wait for its end; all that it has said."""
+        """Wait for its end and return all its events."""
         try:
             until(lambda: self.process.poll() is not None, "the driver ends", 1200)
         finally:
@@ -247,7 +247,7 @@ class Driver:
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """End a process and all that it started: there is nothing that it would have to put in order."""
+    """Kill a process and all processes that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(30)

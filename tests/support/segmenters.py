@@ -1,4 +1,4 @@
-"""Coloured rectangles on noise with a mask each, and small segmenters of random weights that learn them in seconds."""
+"""Coloured rectangles on noise with masks, and small segmenters of random weights that learn them in seconds."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from support.rectangles import CLASSES, draw
 
 LABELS = ("ground", *CLASSES)
 SIDE = 32
-"""Pixels to which the processors resize."""
+"""Side in pixels to which the processors resize."""
 
 
 def segments(folder: Path, *, images: int, seed: int) -> Path:
-    """Write that many images and masks, and `rows.csv` of the columns image and mask beside them; its path."""
+    """Write that many images and masks, and `rows.csv` with the columns image and mask; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(images):
@@ -45,7 +45,7 @@ def segments(folder: Path, *, images: int, seed: int) -> Path:
 
 
 def tiny_segformer(folder: Path, *, seed: int = 0) -> Path:
-    """Save a SegFormer of random weights whose labels are two that nobody asks for; the folder is returned."""
+    """Save a SegFormer of random weights with two unrelated labels; return the folder."""
     stages = {"depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [16, 24], "patch_sizes": [3, 3], "strides": [2, 2]}
     more = {"num_attention_heads": [1, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 16, "num_encoder_blocks": 2}
     config = SegformerConfig(**stages, **more)
@@ -53,13 +53,13 @@ def tiny_segformer(folder: Path, *, seed: int = 0) -> Path:
 
 
 def tiny_deeplab(folder: Path, *, seed: int = 0) -> Path:
-    """The same with DeepLabV3 on MobileNetV2."""
+    """Save a DeepLabV3 on MobileNetV2; return the folder."""
     config = MobileNetV2Config(depth_multiplier=0.05, min_depth=4, image_size=SIDE, finegrained_output=False)
     return _saved(MobileNetV2ForSemanticSegmentation, config, folder, seed, "MobileNetV2ImageProcessor")
 
 
 def tiny_beit(folder: Path, *, seed: int = 0) -> Path:
-    """The same with BEiT, whose files hold an auxiliary head and whose processor crops and would renumber masks."""
+    """Save a BEiT with an auxiliary head, whose processor crops and would renumber masks; return the folder."""
     config = BeitConfig(
         image_size=SIDE,
         patch_size=8,
@@ -86,7 +86,7 @@ def _saved(kind: Any, config: Any, folder: Path, seed: int, processor: str) -> P
         "do_normalize": True,
     }
     if processor != "SegformerImageProcessor":
-        # A crop that would leave a quarter of the image unseen.
+        # A crop that would hide a quarter of the image.
         written |= {"size": {"height": 40, "width": 40}, "do_center_crop": True, "do_reduce_labels": True}
         written |= {"crop_size": {"height": SIDE, "width": SIDE}}
     (folder / "preprocessor_config.json").write_text(json.dumps(written), encoding="utf-8")

@@ -23,7 +23,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def tiny_bert(folder: Path, *, layers: int = 2, width: int = 32, pooling: str | None = "mean", seed: int = 7) -> Path:
-    """A BERT with random weights and a word tokenizer, as a folder that a spec can name."""
+    """Save a BERT with random weights and a word tokenizer as a base; return the folder."""
     torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=len(SPECIAL) + len(WORDS),
@@ -45,7 +45,7 @@ def tiny_bert(folder: Path, *, layers: int = 2, width: int = 32, pooling: str | 
 
 
 def tokenizer_of(words: list[str]) -> PreTrainedTokenizerFast:
-    """A BERT-like tokenizer that knows whole words."""
+    """Return a BERT-like tokenizer of words."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -59,7 +59,7 @@ def tokenizer_of(words: list[str]) -> PreTrainedTokenizerFast:
 
 
 def tickets(path: Path, rows: int, *, seed: int = 0) -> Path:
-    """A CSV of short texts whose topic words decide the label."""
+    """Write a CSV file of short texts whose topic words decide the label."""
     draw = random.Random(seed)
     with path.open("w", newline="") as file:
         out = csv.writer(file)
@@ -75,7 +75,7 @@ def tickets(path: Path, rows: int, *, seed: int = 0) -> Path:
 def document(
     folder: Path, *, method: Any = "full", rows: int = 60, eval_rows: int = 30, **training: Any
 ) -> dict[str, Any]:
-    """A whole spec, as a mapping, on a tiny base and tiny data made under `folder`."""
+    """Return a complete spec as a mapping, on a tiny base and tiny data made under `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     base = folder / "base"
     if not base.exists():

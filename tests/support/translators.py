@@ -1,4 +1,4 @@
-"""Encoder-decoder bases with random weights and a tokenizer trained on the texts of the test, as a spec can name."""
+"""Encoder-decoder bases with random weights and a tokenizer trained on the texts of the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transformers import (
 
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>"]
 ENDINGS = {"t5": "$A </s>", "bart": "<s> $A </s>", "marian": "$A </s>"}
-"""How each family's tokenizer ends a text."""
+"""The end of a text by each family's tokenizer."""
 
 
 def translator(
@@ -33,7 +33,7 @@ def translator(
     words: int = 200,
     seed: int = 3,
 ) -> Path:
-    """A T5, BART or Marian with random weights, `layers` encoder and as many decoder layers."""
+    """Return a T5, BART or Marian with random weights and `layers` encoder and decoder layers each."""
     torch.manual_seed(seed)
     tokenizer = tokenizer_for(family, texts, words)
     tokenizer.save_pretrained(folder)
@@ -44,7 +44,7 @@ def translator(
 
 
 def tokenizer_for(family: str, texts: Sequence[str], words: int) -> PreTrainedTokenizerFast:
-    """Pieces of words by byte-pair encoding, with the blanks kept, so that what is decoded is the text again."""
+    """Return a byte-pair tokenizer that keeps blanks, so that decoding returns the text."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

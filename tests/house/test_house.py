@@ -15,7 +15,7 @@ import yaml
 
 import regraft
 from regraft import errors
-from regraft.contracts import Loss, Method, Source, Task
+from regraft.contracts import Column, Loss, Medium, Method, Source, Task
 from regraft.errors import RegraftError
 from regraft.plugins import Plugin
 from regraft.spec.run import RunSpec
@@ -23,7 +23,7 @@ from regraft.spec.serve import ServeSpec
 from support.paths import ROOT
 
 CODE = sorted((ROOT / "platform").rglob("*.py"))
-FAMILIES: tuple[type[Plugin], ...] = (Task, Method, Loss, Source)
+FAMILIES: tuple[type[Plugin], ...] = (Task, Method, Loss, Source, Column, Medium)
 DRAWERS = {"utils", "helpers", "common", "misc", "manager", "core", "base"}
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from regraft import __version__
 from regraft.errors import RequestError
 
-FAMILIES = ("tasks", "methods", "losses", "sources")
+FAMILIES = ("tasks", "methods", "losses", "sources", "columns", "media")
 
 _EPILOG = """\
 exit codes  0 done, 1 failed, 2 wrong request, 130 interrupted
@@ -242,7 +242,7 @@ def _runs(commands: Any) -> None:
 
 
 def _inspection(commands: Any) -> None:
-    show = _command(commands, "show", "what a spec may name: tasks, methods, losses, sources")
+    show = _command(commands, "show", "what a spec may name, kinds of columns, and media")
     show.add_argument("family", metavar="|".join(FAMILIES), choices=FAMILIES)
     show.add_argument("name", nargs="?", metavar="NAME", help="one of them, with its fields")
     _plugins(show)

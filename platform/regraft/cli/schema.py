@@ -12,11 +12,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from regraft.cli.screen import Reply, Screen
-from regraft.contracts import Loss, Method, Source, Task
+from regraft.contracts import Column, Loss, Medium, Method, Source, Task
 from regraft.plugins import Plugin, add_folder
 from regraft.spec.run import RunSpec
 
-FAMILIES: dict[str, type[Plugin]] = {"tasks": Task, "methods": Method, "losses": Loss, "sources": Source}
+SPEC_FAMILIES: dict[str, type[Plugin]] = {"tasks": Task, "methods": Method, "losses": Loss, "sources": Source}
+"""Families whose members a spec names."""
+FAMILIES: dict[str, type[Plugin]] = {**SPEC_FAMILIES, "columns": Column, "media": Medium}
 
 _TEMPLATE = "#/$defs/{model}"
 
@@ -37,7 +39,7 @@ def add_folders(folders: Iterable[str]) -> None:
 
 def run_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a spec with every plugin that is known now."""
-    members = {root.__name__: {name: root.lookup(name) for name in root.names()} for root in FAMILIES.values()}
+    members = {root.__name__: {name: root.lookup(name) for name in root.names()} for root in SPEC_FAMILIES.values()}
     models: list[type[BaseModel]] = [RunSpec, *(member for family in members.values() for member in family.values())]
     # One call for all: then pydantic gives two plugins' models of the same name different keys.
     refs, shared = models_json_schema([(model, "validation") for model in models], ref_template=_TEMPLATE)

@@ -9,7 +9,7 @@ from typing import Any
 
 from regraft.cli.schema import FAMILIES, add_folders, described
 from regraft.cli.screen import Reply, Screen
-from regraft.contracts import Loss, Method, Source, Task
+from regraft.contracts import Column, Medium, Method, Source, Task
 from regraft.plugins import Plugin
 
 
@@ -50,7 +50,10 @@ def _attributes(member: type[Plugin]) -> dict[str, Any]:
         return {"serves": _serves(member), "closed_form": member.closed_form}
     if issubclass(member, Source):
         return {"suffixes": list(member.suffixes)}
-    assert issubclass(member, Loss)
+    if issubclass(member, Column):
+        return {"target": member.target, "arrow": str(member.arrow), "schema": member().request_schema()}
+    if issubclass(member, Medium):
+        return {"processor": member.auto, "files": list(member.files)}
     return {}
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from doubles.fake_training import DOCUMENT, Regraft
-from regraft.cli.schema import FAMILIES, run_schema
+from regraft.cli.schema import SPEC_FAMILIES, run_schema
 from regraft.errors import RegraftError
 from regraft.spec.document import merged
 from regraft.spec.run import RunSpec
@@ -96,9 +96,9 @@ def test_a_resolved_spec_is_valid(validator: jsonschema.protocols.Validator) -> 
     validator.validate(json.loads(json.dumps(RunSpec.resolve(DOCUMENT).model_dump(mode="json"))))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SPEC_FAMILIES)
 def test_every_member_is_in_the_schema_with_its_manual(family: str) -> None:
-    root = FAMILIES[family]
+    root = SPEC_FAMILIES[family]
     definitions = run_schema()["$defs"]
     for name in root.names():
         member = next(item for item in definitions.values() if item.get("title") == name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import regraft
 from regraft import plugins
 from regraft.contracts import Column, MadeUp, Medium, Task, column_of
 from regraft.spec.serve import ServeSpec
+from unit.columns import test_conformance as columns
 from unit.endpoint.model_store import Endpoint, OpenEndpoint, running
 
 OWN = Path(__file__).parent / "own"
@@ -184,3 +186,20 @@ def test_an_evaluation_shows_the_worst_rows_in_the_kinds_own_view(trained: Path)
     page = (output / "evaluation.html").read_text()
     x, y = np.random.default_rng(100).random(2)
     assert f"x {x:.2f}" in page and f"y {y:.2f}" in page and "100.wav" in page
+
+
+@pytest.mark.parametrize("kind", ["point", "audio"])
+@pytest.mark.parametrize(
+    "check",
+    [
+        columns.test_the_kind_has_docs_and_says_how_it_is_kept,
+        columns.test_a_made_up_value_is_kept_and_comes_back_unchanged,
+        columns.test_a_made_up_value_is_a_cell_that_can_be_read,
+        columns.test_what_fits_no_kind_is_refused_in_words,
+        columns.test_a_fingerprint_tells_values_apart_and_is_json,
+        columns.test_labels_come_with_an_order_and_only_from_kinds_of_classes,
+    ],
+)
+def test_the_suite_of_its_family_holds(kind: str, check: Callable[..., None], tmp_path: Path) -> None:
+    given = {"column": column_of(kind), "tmp_path": tmp_path}
+    check(**{name: given[name] for name in inspect.signature(check).parameters})

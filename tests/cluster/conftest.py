@@ -1,4 +1,4 @@
-"""One Ray for all cluster tests of a session; only what was started here is ended here."""
+"""One Ray for all cluster tests of a session; it ends only what it started itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from regraft.cluster.connect import start
 
 @pytest.fixture(scope="session")
 def on_ray() -> Iterator[None]:
-    """A Ray of this session on this machine, with token authentication."""
+    """Start a Ray for this session on this machine, with token authentication."""
     start("local", verbose=False)
     yield
     ray.shutdown()

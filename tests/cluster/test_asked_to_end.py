@@ -1,4 +1,4 @@
-"""A driver that is told to end says `Stopped`, at whatever moment of its workers' lives the word comes."""
+"""A driver that receives SIGTERM raises `Stopped`, at any moment of its workers' lives."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from support.tiny import document
 
 
 def leave_to_grow(*_: Any, **__: Any) -> StopRequest:
-    """Workers that were leaving for another reason when the word came."""
+    """Workers that were stopping for another reason when the signal came."""
     signal.raise_signal(signal.SIGTERM)
     return StopRequest("there is room for more workers", restarts=True)
 
 
 def wait_for_nodes(*_: Any, **__: Any) -> StopRequest:
-    """Nobody has begun: the watch interrupts, since there is no step to wait for."""
+    """No worker has begun: the monitor interrupts, since there is no step to wait for."""
     signal.raise_signal(signal.SIGTERM)
     raise KeyboardInterrupt
 
@@ -57,4 +57,4 @@ def test_a_driver_whose_workers_have_not_begun_is_interrupted_once(monkeypatch: 
     notice.give("asked")
     monitor._check()
     monitor._check()
-    assert killed == [signal.SIGINT], "a second one would break off what the first sets off"
+    assert killed == [signal.SIGINT], "a second one would interrupt the cleanup that the first starts"

@@ -1,4 +1,4 @@
-"""How many workers nodes hold, what a worker gets where nothing is written, and what an autoscaler calls impossible."""
+"""Workers that fit on nodes, default resources of a worker, and requests that an autoscaler calls infeasible."""
 
 from __future__ import annotations
 

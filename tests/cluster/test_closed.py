@@ -1,4 +1,4 @@
-"""What listens while a Ray of our own runs: nothing of ours beyond loopback, and Ray's own ports ask for the token."""
+"""Open ports while a Ray started by regraft runs: only loopback for regraft, and Ray's own ports require the token."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CALLS = (
 
 @pytest.fixture(scope="module")
 def tree() -> Iterator[psutil.Process]:
-    """The process tree of a command with a Ray of its own."""
+    """Return the process tree of a command with a Ray of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     paths = os.pathsep.join([str(ROOT / "platform"), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
@@ -56,7 +56,7 @@ def tree() -> Iterator[psutil.Process]:
 
 
 def listening(tree: psutil.Process) -> dict[int, tuple[str, str]]:
-    """Port to (address, whose) of every TCP socket that the tree listens on."""
+    """Return port to (address, owner) of every TCP socket that the tree listens on."""
     found = {}
     for process in [tree, *tree.children(recursive=True)]:
         try:
@@ -69,7 +69,7 @@ def listening(tree: psutil.Process) -> dict[int, tuple[str, str]]:
 
 
 def answer_over_grpc(host: str, port: int) -> set[str]:
-    """The status codes that a port gives to calls without a token."""
+    """Return the status codes that a port gives to calls without a token."""
     codes = set()
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         for call in CALLS:
@@ -82,7 +82,7 @@ def answer_over_grpc(host: str, port: int) -> set[str]:
 
 
 def answer_over_http(host: str, port: int) -> str:
-    """The beginning of the answer to a GET without a token; empty when it is no HTTP."""
+    """Return the beginning of the answer to a GET without a token; empty if it is not HTTP."""
     said = b""
     with socket.create_connection((host, port), timeout=5) as line:
         try:

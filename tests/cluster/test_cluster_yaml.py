@@ -1,4 +1,4 @@
-"""cluster.yaml, as it stands and as its first lines turn it into others, is what Ray's cluster launcher accepts."""
+"""Ray's cluster launcher accepts cluster.yaml, and the variants that its first lines make of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROVIDERS = ("aws", "gcp", "azure", "local")
 
 @pytest.fixture(autouse=True)
 def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checking asks nobody."""
+    """Fail on network access: validation needs none."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a socket was opened")
@@ -30,7 +30,7 @@ def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def document(provider: str) -> dict[str, Any]:
-    """The configuration for a provider, made by the command in the file's own first lines."""
+    """Return the configuration for a provider, made by the command in the file's first lines."""
     text = TEXT
     if provider != "aws":
         (command,) = re.findall(rf"^#   (sed .*s/\^#{provider} //' cluster\.yaml) >", TEXT, re.MULTILINE)
@@ -41,7 +41,7 @@ def document(provider: str) -> dict[str, Any]:
 
 
 def prepared(config: dict[str, Any]) -> dict[str, Any]:
-    """As `ray up` prepares and checks it before it asks the cloud."""
+    """Prepare and validate the configuration as `ray up` does before it calls the cloud."""
     ready: dict[str, Any] = prepare_config(copy.deepcopy(config))
     validate_config(ready)
     return ready

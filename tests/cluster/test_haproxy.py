@@ -1,4 +1,4 @@
-"""HAProxy with Ray Serve's own configuration and our rules: what has no room is refused before it reaches a replica."""
+"""HAProxy with Ray Serve's configuration and regraft's rules refuses excess requests before they reach a replica."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOM = "x-regraft-room"
 
 
 class Replica(ThreadingHTTPServer):
-    """Answers everything, counts what it was asked, and says what it is told to of its room."""
+    """A fake replica: answers everything, counts requests, and states the queue space that the test sets."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -44,7 +44,7 @@ class Replica(ThreadingHTTPServer):
         self.room: str | None = None
         self.asked = 0
         self.holds = threading.Event()
-        """Clear while what is asked is not answered."""
+        """Clear while requests wait for their answers."""
         self.holds.set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -77,7 +77,7 @@ class Handler(BaseHTTPRequestHandler):
 def configuration(
     folder: Path, port: int, replicas: list[int], *, metrics: int | None = None, grpc: bool = False
 ) -> Path:
-    """What Ray Serve writes for an application at / and another at /other, of the same replicas."""
+    """Write what Ray Serve writes for applications at / and /other with the same replicas."""
     written = folder / "haproxy.cfg"
     functions = ["ray.serve.generated.serve_pb2_grpc.add_UserDefinedServiceServicer_to_server"]
     config = HAProxyConfig(
@@ -106,13 +106,13 @@ def configuration(
 
 
 def checked(written: Path) -> subprocess.CompletedProcess[str]:
-    """What the command says of a configuration."""
+    """Have the command validate a configuration."""
     command = [sys.executable, "-m", "regraft.cluster.haproxy", "-c", "-f", str(written)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 class Front:
-    """HAProxy before replicas."""
+    """HAProxy in front of replicas."""
 
     def __init__(self, port: int, replicas: list[Replica], metrics: int = 0) -> None:
         self.port, self.replicas, self.metrics = port, replicas, metrics

@@ -36,12 +36,12 @@ EPOCHS = 9
 
 
 def value(drawn: Any, epoch: int) -> float:
-    """Best at a learning rate of 1e-3."""
+    """Return a score that is best at a learning rate of 1e-3."""
     return 1 - abs(math.log10(drawn["training.lr"]) + 3) / 4 + epoch / 100
 
 
 def run(records: list[TrialRecord] | None = None, **search: Any) -> list[TrialRecord]:
-    """Every trial of a search, one after another; `records` are of an earlier attempt."""
+    """Run every trial of a search in turn; `records` are of an earlier attempt."""
     study = tune_study(RunSpec.resolve({**DOCUMENT, "search": {"space": SPACE, "trials": 30, **search}}))
     known = [TrialRecord.read(json.loads(json.dumps(record.document()))) for record in records or []]
     study.restore(known)

@@ -1,4 +1,4 @@
-"""Does Ray Serve answer as the model does, and go on answering whatever is changed?"""
+"""Ray Serve answers as the model does, and keeps answering during updates."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Seen:
 
 @dataclass
 class Load:
-    """Clients that ask without a pause, each request on a connection of its own."""
+    """Clients that send requests without a pause, each on a connection of its own."""
 
     port: int
     path: str = f"/models/{MODEL}@production"
@@ -322,7 +322,7 @@ def test_from_no_replica_to_the_first_answer(model_store: ModelStore, on_ray: No
 
 
 def exported() -> str:
-    """What Ray tells Prometheus of this node."""
+    """Return the metrics that Ray exports for this node."""
     node = ray.nodes()[0]
     line = http.client.HTTPConnection(node["NodeManagerAddress"], node["MetricsExportPort"], timeout=30)
     try:

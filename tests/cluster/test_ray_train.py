@@ -48,7 +48,7 @@ class Killer(Loss):
     folder: str = "."
     """Where the markers are."""
     calls: tuple[int, ...] = ()
-    """The forward passes of an attempt at which to die."""
+    """The forward passes of an attempt at which it dies."""
     rank: int = 0
     """Which rank dies."""
 

@@ -1,4 +1,4 @@
-"""How many workers a search has, and what each holds, by the nodes that there are and those that may come."""
+"""Number and resources of a search's workers, by existing nodes and by those that may be added."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def spec(folder: Path, **search: Any) -> RunSpec:
 
 
 def cluster(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float], comes: bool) -> list[int]:
-    """A cluster with these nodes; how many workers its autoscaler is asked for."""
+    """Fake a cluster with these nodes; return the list of workers that its autoscaler is asked for."""
     asked: list[int] = []
     monkeypatch.setattr(capacity, "nodes", lambda: dict(enumerate(nodes)))
     monkeypatch.setattr(capacity, "autoscales", lambda: comes)

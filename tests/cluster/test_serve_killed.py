@@ -1,4 +1,4 @@
-"""What is killed under an endpoint comes back by itself and answers as before, on a folder and on a real S3 server."""
+"""Killed processes of an endpoint restart and answer as before, on a folder and on a real S3 server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass
 class ModelStoreOnS3(ModelStore):
-    """Its models lie below a url."""
+    """A shop whose models are below a URL."""
 
     url: str = ""
 
@@ -46,7 +46,7 @@ def model_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mode
 
 
 def kill(title: str) -> None:
-    """SIGKILL what runs under that title, below this process's Ray."""
+    """Send SIGKILL to the processes with this title below this process's Ray."""
     below = psutil.Process().children(recursive=True)
     found = [one.pid for one in below if title in " ".join(one.cmdline())]
     assert found, f"nothing runs as {title}"

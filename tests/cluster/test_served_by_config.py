@@ -1,4 +1,4 @@
-"""The very text that the chart puts into a RayService starts the endpoint on a Ray cluster, and it answers."""
+"""The text that the chart puts into a RayService starts an endpoint on a Ray cluster, and it answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KEY = "rg_a-key-of-this-test-alone"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A registry with one tiny model."""
+    """Register one tiny model and return its store."""
     folder = tmp_path_factory.mktemp("served")
     spec = RunSpec.resolve(document(folder, epochs=1) | {"compute": {"workers": 0}})
     train_local(spec)
@@ -124,7 +124,7 @@ def test_the_text_of_the_ray_service_answers(head: tuple[str, dict[str, str]], s
 
 
 def wait(url: str, address: str, environment: dict[str, str]) -> None:
-    """Until it answers; what Serve says of itself when it does not."""
+    """Wait until it answers; fail with Serve's status if it does not."""
     for _ in range(120):
         try:
             ask(url)

@@ -139,7 +139,7 @@ def _evaluate(commands: Any) -> None:
         "--resamples", type=_count, default=1000, metavar="N", help="for the intervals (1000; 0: none)"
     )
     evaluate.add_argument("--seconds", type=float, default=20.0, metavar="S", help="that the intervals may take (20)")
-    evaluate.add_argument("--base", metavar="REFERENCE", help="where the base is now, if not where the version says")
+    evaluate.add_argument("--base", metavar="REFERENCE", help="where the base is now, if it has moved")
     evaluate.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1")
     _plugins(evaluate)
 
@@ -177,7 +177,7 @@ def _predict(commands: Any) -> None:
         help="skip: their line holds the error",
     )
     predict.add_argument("--workers", type=_count, metavar="N", help="processes on Ray; 0: this process, without Ray")
-    predict.add_argument("--base", metavar="REFERENCE", help="where the base is now, if not where the version says")
+    predict.add_argument("--base", metavar="REFERENCE", help="where the base is now, if it has moved")
     predict.add_argument("--fresh", action="store_true", help="replace the output, also an unfinished one")
     predict.add_argument(
         "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
@@ -222,7 +222,7 @@ def _models(commands: Any) -> None:
     export = _command(models, "export", "write a complete transformers model into a folder", store=True)
     export.add_argument("model", metavar="NAME[@REF]")
     export.add_argument("folder", metavar="FOLDER")
-    export.add_argument("--base", metavar="REFERENCE", help="where the base is now, if not where the version says")
+    export.add_argument("--base", metavar="REFERENCE", help="where the base is now, if it has moved")
     _plugins(export)
 
 

@@ -85,7 +85,8 @@ def stop(args: argparse.Namespace, screen: Screen) -> Reply:
     driver = holder(store, info.name)
     if driver is None:
         raise RequestError(
-            f"nobody drives it now (its state is {state_of(store, info)}), so there is nothing to stop", where=info.name
+            f"no process drives it now (its state is {state_of(store, info)}), so there is nothing to stop",
+            where=info.name,
         )
     runs.request_stop(info.name)
     screen.note(f"asked process {driver['pid']} on {driver['host']} to stop at the next step")
@@ -114,7 +115,7 @@ def _refuse_search(store: ObjectStore, name: str) -> None:
     if name not in searches(store):
         return
     driver = holder(store, name, folder=folder_of(name))
-    by = f"process {driver['pid']} on {driver['host']} drives it" if driver else "nobody drives it now"
+    by = f"process {driver['pid']} on {driver['host']} drives it" if driver else "no process drives it now"
     raise RequestError(
         f"that is a search ({by}), not a run: its trials and report are in {store.url}/{folder_of(name)}. Ctrl-C or "
         "SIGTERM ends it where it runs, `ray job stop` where it was submitted; the same `regraft search` goes on",

@@ -1,4 +1,4 @@
-"""Fixtures: a command line to call, a store with small real versions, and a fake training."""
+"""Fixtures: the command line, a store with small real versions, and a fake training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from regraft.store.objects import ObjectStore, open_store
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A command sets logging and the environment up for its process; here the process goes on."""
+    """Undo what a command sets up for its process (logging, environment), since this process goes on."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
     for name in ("REGRAFT_STORE", "RAY_ADDRESS", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
@@ -45,7 +45,7 @@ def regraft(capfd: pytest.CaptureFixture[str]) -> Regraft:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    """A right spec; nothing that it names exists."""
+    """Return a valid spec; nothing that it names exists."""
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump({**DOCUMENT, "store": str(tmp_path / "store")}), encoding="utf-8")
     return path
@@ -53,13 +53,13 @@ def spec(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path) -> ObjectStore:
-    """A folder store at tmp_path/store."""
+    """Return a folder store at tmp_path/store."""
     return open_store(str(tmp_path / "store"))
 
 
 @pytest.fixture
 def training(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
-    """Takes the place of training in the dispatch table."""
+    """Replace training in the dispatch table."""
     fake = FakeTraining()
     monkeypatch.setitem(dispatch.WORK, "train", fake)
     return fake

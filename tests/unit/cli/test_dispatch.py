@@ -1,4 +1,4 @@
-"""The command line answers at once, and every command that can be parsed can be found."""
+"""The command line starts quickly, and every command that can be parsed has a function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAVY = ("torch", "transformers", "ray", "pydantic", "numpy", "rich", "boto3")
 
 
 def loaded_by(code: str) -> list[str]:
-    """Which heavy packages a fresh interpreter holds after `code`."""
+    """Return the heavy packages that a fresh interpreter has imported after `code`."""
     told = f"import sys\n{code}\nprint('\\n' + ' '.join(m for m in {HEAVY!r} if m in sys.modules), file=sys.stderr)"
     environment = {"PYTHONPATH": str(ROOT / "platform"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", told], env=environment, capture_output=True, text=True, check=True)
@@ -46,7 +46,7 @@ def test_a_model_list_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
 
 
 def commands(parser: argparse.ArgumentParser) -> list[str]:
-    """Every leaf command by its full name."""
+    """Yield every leaf command by its full name."""
     groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not groups:
         return [str(parser.get_default("command"))]

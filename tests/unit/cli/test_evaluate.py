@@ -1,4 +1,4 @@
-"""`regraft evaluate`: what is asked reaches the evaluation, and what came out is told in a few lines or as JSON."""
+"""`regraft evaluate` passes its arguments to the evaluation, and prints the result in a few lines or as JSON."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DOCUMENT: dict[str, Any] = {
 
 @dataclass
 class FakeEvaluation:
-    """Stands where the evaluation does."""
+    """A fake evaluation."""
 
     document: dict[str, Any] = field(default_factory=lambda: DOCUMENT)
     calls: list[tuple[str, str, EvaluationOptions]] = field(default_factory=list)
@@ -63,8 +63,8 @@ def evaluation(monkeypatch: pytest.MonkeyPatch, store: ObjectStore) -> FakeEvalu
 def test_a_summary_tells_score_interval_worst_class_and_page(
     regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore
 ) -> None:
-    said = regraft("evaluate", "tickets", "rows.csv", "--store", store.url)
-    assert said.code == 0
+    result = regraft("evaluate", "tickets", "rows.csv", "--store", store.url)
+    assert result.code == 0
     for told in (
         "tickets@v1 is evaluated",
         "0.8750  (95 % interval 0.8500 to 0.9000)",
@@ -73,7 +73,7 @@ def test_a_summary_tells_score_interval_worst_class_and_page(
         "240, 2 left out",
         "evaluation-tickets-v1-rows/evaluation.html",
     ):
-        assert told in said.out
+        assert told in result.out
 
 
 def test_json_is_one_object_with_all_figures_and_the_files(
@@ -117,15 +117,15 @@ def test_what_is_asked_reaches_the_evaluation(regraft: Regraft, evaluation: Fake
 def test_what_is_asked_wrong_is_told_before_anything_starts(
     regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore, options: tuple[str, ...], told: str
 ) -> None:
-    said = regraft("evaluate", "tickets", "rows.csv", "--store", store.url, *options)
-    assert said.code == 2 and told in said.err and not evaluation.calls
+    result = regraft("evaluate", "tickets", "rows.csv", "--store", store.url, *options)
+    assert result.code == 2 and told in result.err and not evaluation.calls
 
 
 def test_a_model_that_is_not_there_is_told_with_the_nearest(
     regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore
 ) -> None:
-    said = regraft("evaluate", "ticket", "rows.csv", "--store", store.url)
-    assert said.code == 2 and "tickets" in said.err and not evaluation.calls
+    result = regraft("evaluate", "ticket", "rows.csv", "--store", store.url)
+    assert result.code == 2 and "tickets" in result.err and not evaluation.calls
 
 
 def test_a_comparison_says_whether_the_two_can_be_told_apart(
@@ -134,8 +134,8 @@ def test_a_comparison_says_whether_the_two_can_be_told_apart(
     apart = {"low": -0.01, "high": 0.05}
     rival = {"model": "old", "version": "v7", "metrics": {"accuracy": 0.855}, "difference": {"accuracy": 0.02}}
     evaluation.document = {**DOCUMENT, "against": {**rival, "intervals": {"accuracy": apart}}}
-    said = regraft("evaluate", "tickets", "rows.csv", "--store", store.url, "--against", "old")
-    assert "0.8550; the difference +0.0200, 95 % interval -0.0100 to +0.0500" in said.out
+    result = regraft("evaluate", "tickets", "rows.csv", "--store", store.url, "--against", "old")
+    assert "0.8550; the difference +0.0200, 95 % interval -0.0100 to +0.0500" in result.out
 
 
 def test_a_table_that_is_not_by_class_has_no_worst_class() -> None:

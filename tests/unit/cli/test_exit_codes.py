@@ -1,4 +1,4 @@
-"""Whatever is asked wrong is answered with code 2, a message that helps, no traceback; with --json as one object."""
+"""A wrong request gives exit code 2 and a helpful message without a traceback; with --json one object."""
 
 from __future__ import annotations
 
@@ -54,43 +54,43 @@ def test_what_is_asked_wrong_is_2(
     publish(store)
     argv, told = WRONG[case]
     if form == "people":
-        said = regraft(*argv)
-        assert said.out == ""
-        assert said.err.startswith("error: ")
-        assert told in said.err
-        assert "Traceback" not in said.err
+        result = regraft(*argv)
+        assert result.out == ""
+        assert result.err.startswith("error: ")
+        assert told in result.err
+        assert "Traceback" not in result.err
     else:
-        said = regraft(*argv, "--json")
-        error = said.document["error"]
+        result = regraft(*argv, "--json")
+        error = result.document["error"]
         assert set(error) == {"kind", "message", "where"}
         assert told in f"{error['where']}: {error['message']}"
-    assert said.code == 2
+    assert result.code == 2
     assert training.calls == []
 
 
 def test_all_problems_of_a_spec_are_told_at_once(regraft: Regraft, tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(yaml.safe_dump({**DOCUMENT, "trainin": {}, "compute": {"wrkers": 2}, "method": "loar"}))
-    said = regraft("train", path)
-    assert said.code == 2
-    assert f"{path}: 3 problems:" in said.err
+    result = regraft("train", path)
+    assert result.code == 2
+    assert f"{path}: 3 problems:" in result.err
     for nearest in ("'training'", "'workers'", "'lora'"):
-        assert f"Did you mean {nearest}?" in said.err
+        assert f"Did you mean {nearest}?" in result.err
 
 
 @pytest.mark.parametrize("text", ["name: [", "- a\n- b", "\tname: x", "\x00"])
 def test_what_is_no_yaml_mapping_is_told_with_the_file(text: str, regraft: Regraft, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    said = regraft("train", path)
-    assert said.code == 2
-    assert said.err.startswith(f"error: {path}: ")
+    result = regraft("train", path)
+    assert result.code == 2
+    assert result.err.startswith(f"error: {path}: ")
 
 
 def test_a_failure_of_training_is_1(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
     training.error = Diverged("the loss is nan at step 7: lower training.lr", "tickets-1")
-    said = regraft("train", spec)
-    assert (said.code, said.err) == (1, "error: tickets-1: the loss is nan at step 7: lower training.lr\n")
+    result = regraft("train", spec)
+    assert (result.code, result.err) == (1, "error: tickets-1: the loss is nan at step 7: lower training.lr\n")
     assert regraft("train", spec, "--json").document == {
         "error": {"kind": "Diverged", "message": training.error.message, "where": "tickets-1"}
     }
@@ -100,9 +100,9 @@ def test_what_nobody_expected_is_one_line_and_a_traceback_on_request(
     regraft: Regraft, spec: Path, training: FakeTraining
 ) -> None:
     training.error = ZeroDivisionError("division by zero\nand more")
-    said = regraft("train", spec)
-    assert (said.code, said.out) == (1, "")
-    assert said.err.splitlines() == [
+    result = regraft("train", spec)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines() == [
         "error: ZeroDivisionError: division by zero",
         "run again with -v for the traceback",
     ]
@@ -112,10 +112,10 @@ def test_what_nobody_expected_is_one_line_and_a_traceback_on_request(
 
 def test_an_interruption_is_130_and_one_line(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
     training.error = KeyboardInterrupt()
-    said = regraft("train", spec)
-    assert said.code == 130
-    assert said.err.count("\n") == 1
-    assert "interrupted" in said.err
+    result = regraft("train", spec)
+    assert result.code == 130
+    assert result.err.count("\n") == 1
+    assert "interrupted" in result.err
 
 
 def test_with_json_stdout_holds_one_object_whatever_others_print(
@@ -128,18 +128,18 @@ def test_with_json_stdout_holds_one_object_whatever_others_print(
 
     training.before = noise
     training.outcome = {"metrics": {"accuracy": float("nan")}}
-    said = regraft("train", spec, "--json")
-    assert said.code == 0
-    assert said.document["metrics"] == {"accuracy": None}
-    assert "a library prints" in said.err
-    assert "a child prints" in said.err
+    result = regraft("train", spec, "--json")
+    assert result.code == 0
+    assert result.document["metrics"] == {"accuracy": None}
+    assert "a library prints" in result.err
+    assert "a child prints" in result.err
 
 
 def test_without_json_stdout_is_for_the_result(regraft: Regraft, store: ObjectStore) -> None:
     publish(store)
-    said = regraft("models", "list", "--store", store.url)
-    assert "tickets" in said.out
-    assert said.err == ""
+    result = regraft("models", "list", "--store", store.url)
+    assert "tickets" in result.out
+    assert result.err == ""
 
 
 def test_warnings_of_ours_are_shown_and_those_of_libraries_are_not(
@@ -150,8 +150,8 @@ def test_warnings_of_ours_are_shown_and_those_of_libraries_are_not(
         logging.getLogger("botocore.hooks").warning("a hook was renamed")
 
     training.before = noise
-    said = regraft("train", spec)
-    assert said.err == "warning: a checkpoint was damaged\n"
+    result = regraft("train", spec)
+    assert result.err == "warning: a checkpoint was damaged\n"
     assert "a hook was renamed" in regraft("train", spec, "-v").err
 
 

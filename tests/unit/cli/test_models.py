@@ -1,4 +1,4 @@
-"""`regraft models` tells what the registry holds and changes only what it was asked to."""
+"""`regraft models` shows what the registry holds and changes only what was requested."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from regraft.store.registry import Registry
 
 @pytest.fixture
 def at(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    """The store, named by REGRAFT_STORE."""
+    """Return the store, named by REGRAFT_STORE."""
     monkeypatch.setenv("REGRAFT_STORE", store.url)
     return store
 
 
 def test_an_empty_store_says_what_makes_a_model(regraft: Regraft, at: ObjectStore) -> None:
-    said = regraft("models", "list")
-    assert said.code == 0
-    assert f"no models in {at.url}" in said.out
-    assert "regraft train" in said.out
+    result = regraft("models", "list")
+    assert result.code == 0
+    assert f"no models in {at.url}" in result.out
+    assert "regraft train" in result.out
     assert regraft("models", "list", "--json").document == {"store": at.url, "models": []}
 
 
@@ -46,10 +46,10 @@ def test_a_damaged_version_does_not_hide_the_others(regraft: Regraft, at: Object
     publish(at)
     publish(at, "other")
     at.put("models/tickets/v1/manifest.json", b"{}")
-    said = regraft("models", "list")
-    assert said.code == 0
-    assert "damaged" in said.out
-    assert "some/base" in said.out
+    result = regraft("models", "list")
+    assert result.code == 0
+    assert "damaged" in result.out
+    assert "some/base" in result.out
     assert regraft("models", "show", "tickets").code == 1
 
 
@@ -83,9 +83,9 @@ def test_an_alias_moves_and_goes_back(regraft: Regraft, at: ObjectStore) -> None
     assert Registry(at).aliases("tickets") == {"production": "v2"}
     assert "is v1 again" in regraft("models", "rollback", "tickets", "production").out
     assert Registry(at).aliases("tickets") == {"production": "v1"}
-    said = regraft("models", "rollback", "tickets", "production")
-    assert said.code == 2
-    assert "nothing before that" in said.err
+    result = regraft("models", "rollback", "tickets", "production")
+    assert result.code == 2
+    assert "nothing before that" in result.err
 
 
 def test_diff_tells_fields_of_the_spec_and_metrics(regraft: Regraft, at: ObjectStore) -> None:
@@ -107,9 +107,9 @@ def test_delete_refuses_what_an_alias_means_and_asks_for_a_version(regraft: Regr
     publish(at, seed=2)
     Registry(at).promote("tickets", "v1", "production")
     for asked, told in [("tickets@v1", "production"), ("tickets@production", "is an alias"), ("tickets", "tickets@v2")]:
-        said = regraft("models", "delete", asked, "--yes")
-        assert said.code == 2
-        assert told in said.err
+        result = regraft("models", "delete", asked, "--yes")
+        assert result.code == 2
+        assert told in result.err
     assert regraft("models", "delete", "tickets@v2", "--yes").code == 0
     assert [version.version for version in Registry(at).versions("tickets")] == ["v1"]
 
@@ -127,9 +127,9 @@ def test_delete_asks_on_a_terminal(
 
     publish(at)
     monkeypatch.setattr("sys.stdin", Person())
-    said = regraft("models", "delete", "tickets@v1")
-    assert said.code == code
-    assert "delete tickets@v1 from" in said.err
+    result = regraft("models", "delete", "tickets@v1")
+    assert result.code == code
+    assert "delete tickets@v1 from" in result.err
     assert [version.version for version in Registry(at).versions("tickets")] == left
 
 
@@ -147,8 +147,8 @@ def test_export_hands_on_the_exact_version(
 
     publish(at)
     monkeypatch.setitem(dispatch.WORK, "export", Exported)
-    said = regraft("models", "export", "tickets", tmp_path / "out", "--base", "./here")
-    assert said.code == 0
+    result = regraft("models", "export", "tickets", tmp_path / "out", "--base", "./here")
+    assert result.code == 0
     assert (tmp_path / "out/config.json").read_text() == "tickets@v1 [] ./here"
-    assert "for transformers: 1 files" in said.out
-    assert "AutoModel" in said.out
+    assert "for transformers: 1 files" in result.out
+    assert "AutoModel" in result.out

@@ -1,4 +1,4 @@
-"""`regraft predict` as it is typed: one object or a few lines, and errors that say what to do."""
+"""`regraft predict` prints one object or a few lines, and errors with what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unit.serving.tiny import publish
 
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a base, a store with a model on it, and rows."""
+    """Return the folder of a base, a store with a model on it, and rows."""
     monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
     tiny_bert(tmp_path / "base")
     publish(tmp_path / "regraft-store", tmp_path / "base", "text-classification", "full")
@@ -25,17 +25,19 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_json_is_one_object_with_rows_out_and_seconds(there: Path, regraft: Regraft) -> None:
-    said = regraft("predict", "tiny@v1", "in.jsonl", "--output", "out.jsonl", "--workers", "0", "--json")
-    assert said.code == 0, said.err
-    assert said.document == {"rows": 9, "out": str(there / "out.jsonl"), "seconds": said.document["seconds"]}
+    result = regraft("predict", "tiny@v1", "in.jsonl", "--output", "out.jsonl", "--workers", "0", "--json")
+    assert result.code == 0, result.err
+    assert result.document == {"rows": 9, "out": str(there / "out.jsonl"), "seconds": result.document["seconds"]}
     assert [json.loads(line)["id"] for line in (there / "out.jsonl").read_text().splitlines()] == list(range(9))
 
 
 def test_people_read_where_it_is_and_how_long_it_took(there: Path, regraft: Regraft) -> None:
-    said = regraft("predict", str(there / "base"), "in.jsonl", "--features", "--output", "v.parquet", "--workers", "0")
-    assert said.code == 0, said.err
-    assert f"{there / 'v.parquet'} holds the vectors to 9 rows" in said.out and "time" in said.out
-    assert "computing in " in said.out and said.err == ""
+    result = regraft(
+        "predict", str(there / "base"), "in.jsonl", "--features", "--output", "v.parquet", "--workers", "0"
+    )
+    assert result.code == 0, result.err
+    assert f"{there / 'v.parquet'} holds the vectors to 9 rows" in result.out and "time" in result.out
+    assert "computing in " in result.out and result.err == ""
     assert pq.read_table(there / "v.parquet").column_names == ["row", "features"]
 
 
@@ -43,10 +45,10 @@ def test_rows_that_were_skipped_are_counted(there: Path, regraft: Regraft) -> No
     with (there / "in.jsonl").open("a") as file:
         file.write('{"text": " "}\n')
     again = ["predict", "tiny", "in.jsonl", "--output", "out.jsonl", "--workers", "0"]
-    said = regraft(*again)
-    assert said.code == 2 and "in.jsonl:10: text is empty" in said.err and "--bad-rows skip" in said.err
-    said = regraft(*again, "--bad-rows", "skip")
-    assert said.code == 0 and "1, each explained in its row" in said.out
+    result = regraft(*again)
+    assert result.code == 2 and "in.jsonl:10: text is empty" in result.err and "--bad-rows skip" in result.err
+    result = regraft(*again, "--bad-rows", "skip")
+    assert result.code == 0 and "1, each explained in its row" in result.out
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,6 @@ def test_rows_that_were_skipped_are_counted(there: Path, regraft: Regraft) -> No
     ],
 )
 def test_what_is_typed_wrong_is_said(more: list[str], message: str, there: Path, regraft: Regraft) -> None:
-    said = regraft("predict", "tiny", "in.jsonl", "--workers", "0", *more)
-    assert said.code == 2 and message in said.err
+    result = regraft("predict", "tiny", "in.jsonl", "--workers", "0", *more)
+    assert result.code == 2 and message in result.err
     assert not [path for path in there.iterdir() if path.name.startswith((".", "out"))]

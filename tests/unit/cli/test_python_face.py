@@ -1,4 +1,4 @@
-"""`regraft.train` takes a spec in every form it may have, and `regraft.load` finds the store where the commands do."""
+"""`regraft.train` accepts a spec in every form, and `regraft.load` finds the store as the commands do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from regraft.spec.run import RunSpec
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
-    """Stands where training is imported from."""
+    """A fake of the module that training is imported from."""
     found = FakeTraining()
     monkeypatch.setattr(regraft.cluster.train, "train", found)
     return found

@@ -54,7 +54,7 @@ def validator() -> jsonschema.protocols.Validator:
 
 
 def loads(document: dict[str, Any]) -> bool:
-    """Whether the loader takes it."""
+    """Return whether the loader accepts a document."""
     try:
         RunSpec.resolve(document)
     except RegraftError:
@@ -116,8 +116,8 @@ def test_every_field_of_a_spec_has_its_manual() -> None:
 
 
 def test_the_command_prints_the_schema_in_both_forms(regraft: Regraft) -> None:
-    said = regraft("schema")
-    assert json.loads(said.out) == run_schema() == regraft("schema", "--json").document
+    result = regraft("schema")
+    assert json.loads(result.out) == run_schema() == regraft("schema", "--json").document
 
 
 def test_a_member_of_the_users_joins(regraft: Regraft, tmp_path: Path) -> None:

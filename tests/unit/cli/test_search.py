@@ -1,4 +1,4 @@
-"""`regraft search` hands the right spec on, shows how it goes, and says what came out; what is wrong starts nothing."""
+"""`regraft search` passes the right spec on, shows progress, and prints the result; a wrong spec starts nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ EVENTS: list[Event] = [
 
 @dataclass
 class FakeSearch:
-    """Stands where a search does."""
+    """A fake search."""
 
     calls: list[tuple[RunSpec, dict[str, Any]]] = field(default_factory=list)
 
@@ -86,7 +86,7 @@ class FakeSearch:
 
 @pytest.fixture
 def searching(monkeypatch: pytest.MonkeyPatch) -> FakeSearch:
-    """Takes the place of the search in the dispatch table."""
+    """Replace the search in the dispatch table."""
     fake = FakeSearch()
     monkeypatch.setitem(dispatch.WORK, "search", fake)
     return fake
@@ -94,15 +94,15 @@ def searching(monkeypatch: pytest.MonkeyPatch) -> FakeSearch:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    """A right spec with a search."""
+    """Return a valid spec with a search."""
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump({**DOCUMENT, "store": str(tmp_path / "store"), "search": SEARCH}))
     return path
 
 
 def test_the_spec_and_its_options_are_handed_on(spec: Path, regraft: Regraft, searching: FakeSearch) -> None:
-    said = regraft("search", spec, "--set", "search.trials=5", "--register", "2", "--fresh", "--store", "other")
-    assert said.code == 0, said.err
+    result = regraft("search", spec, "--set", "search.trials=5", "--register", "2", "--fresh", "--store", "other")
+    assert result.code == 0, result.err
     handed, options = searching.calls[0]
     search = handed.searched()
     assert (search.trials, search.to_register) == (5, 2)
@@ -117,8 +117,8 @@ def test_sigterm_ends_a_search_as_ctrl_c_does(spec: Path, regraft: Regraft, monk
 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setitem(dispatch.WORK, "search", told_to_end)
-    said = regraft("search", spec)
-    assert said.code == 130 and "the same command continues" in said.err
+    result = regraft("search", spec)
+    assert result.code == 130 and "the same command continues" in result.err
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -152,8 +152,8 @@ def test_each_end_is_a_line_and_the_summary_says_what_to_do_next(
 
 
 def test_json_is_one_object_with_every_trial(spec: Path, regraft: Regraft, searching: FakeSearch) -> None:
-    said = regraft("search", spec, "--json")
-    found = said.document
+    result = regraft("search", spec, "--json")
+    found = result.document
     assert set(found) == {
         "model",
         "version",
@@ -185,18 +185,18 @@ def test_json_is_one_object_with_every_trial(spec: Path, regraft: Regraft, searc
 def test_what_is_asked_wrong_is_one_clear_message_and_starts_nothing(
     change: list[str], told_: str, spec: Path, regraft: Regraft, tmp_path: Path
 ) -> None:
-    said = regraft("search", spec, *(part for pair in change for part in ("--set", pair)))
-    assert said.code == 2
-    assert told_ in said.err
-    assert said.err.count("error:") == 1
+    result = regraft("search", spec, *(part for pair in change for part in ("--set", pair)))
+    assert result.code == 2
+    assert told_ in result.err
+    assert result.err.count("error:") == 1
     assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("written", ["0", "all", "-1"])
 def test_register_is_none_best_or_a_number(written: str, spec: Path, regraft: Regraft) -> None:
-    said = regraft("search", spec, f"--register={written}")
-    assert said.code == 2
-    assert "allowed are none, best or a number" in said.err
+    result = regraft("search", spec, f"--register={written}")
+    assert result.code == 2
+    assert "allowed are none, best or a number" in result.err
 
 
 def test_overrides_are_told_by_their_last_names() -> None:

@@ -1,4 +1,4 @@
-"""`regraft serve` and `regraft key` as they are typed."""
+"""`regraft serve` and `regraft key`: arguments, specs, refusals, and an endpoint in this process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from unit.serving.tiny import publish
 
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a store that holds `tiny`."""
+    """Return a folder with a store that holds `tiny`."""
     monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
     tiny_bert(tmp_path / "base")
     publish(tmp_path / "regraft-store", tmp_path / "base", "text-classification", "full")
@@ -59,10 +59,10 @@ def test_all_that_is_wrong_with_a_spec_is_told_at_once(tmp_path: Path, regraft: 
     (tmp_path / "s.yaml").write_text(
         "models: [a, b, A]\nprot: 1\nlimits: {item: 3}\nscaling: {min_replicas: 3, max_replicas: 2}\n"
     )
-    said = regraft("serve", "s.yaml")
-    assert said.code == 2
+    result = regraft("serve", "s.yaml")
+    assert result.code == 2
     for told in ("model name 'A'", "Did you mean 'port'?", "Did you mean 'items'?", "min_replicas is 3"):
-        assert told in said.err
+        assert told in result.err
     for wrong, told in (
         ({"models": ["a", "a@v1"]}, "more than once"),
         ({"models": []}, "no model is written"),
@@ -91,9 +91,9 @@ def test_all_that_is_wrong_with_a_spec_is_told_at_once(tmp_path: Path, regraft: 
 def test_what_is_asked_wrong_ends_before_anything_starts(
     more: list[str], told: str, there: Path, regraft: Regraft
 ) -> None:
-    said = regraft("serve", *more)
-    assert said.code == 2, said.err
-    assert told in said.err
+    result = regraft("serve", *more)
+    assert result.code == 2, result.err
+    assert told in result.err
 
 
 def test_ray_is_asked_for_unless_there_are_no_replicas(
@@ -108,8 +108,8 @@ def test_ray_is_asked_for_unless_there_are_no_replicas(
         yield "http://there"
 
     monkeypatch.setitem(dispatch.WORK, "serve", fake)
-    said = regraft("serve", "tiny", "--address", "head:6379", "--min-replicas", "2")
-    assert said.code in (0, 130)
+    result = regraft("serve", "tiny", "--address", "head:6379", "--min-replicas", "2")
+    assert result.code in (0, 130)
     assert [(spec.models, spec.scaling.max_replicas, address) for spec, address in asked] == [
         (("tiny",), 2, "head:6379")
     ]
@@ -124,10 +124,10 @@ def test_an_endpoint_that_is_interrupted_while_it_comes_up_speaks_of_no_checkpoi
         yield ""
 
     monkeypatch.setitem(dispatch.WORK, "serve", fake)
-    said = regraft("serve", "tiny")
-    assert said.code == 130
-    assert "interrupted; the endpoint is down" in said.err
-    assert "checkpoint" not in said.err
+    result = regraft("serve", "tiny")
+    assert result.code == 130
+    assert "interrupted; the endpoint is down" in result.err
+    assert "checkpoint" not in result.err
 
 
 def test_an_alias_may_be_the_spec_s_own(there: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,9 +169,9 @@ def test_it_answers_and_ends_cleanly(there: Path) -> None:
 
 
 def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path, regraft: Regraft) -> None:
-    said = regraft("key", "shop", "--keys", "keys.yaml", "--model", "a", "--model", "b")
-    assert said.code == 0
-    key = said.out.strip().splitlines()[-1]
+    result = regraft("key", "shop", "--keys", "keys.yaml", "--model", "a", "--model", "b")
+    assert result.code == 0
+    key = result.out.strip().splitlines()[-1]
     kept = (tmp_path / "keys.yaml").read_text()
     assert key not in kept
     (entry,) = read(kept, "keys.yaml")

@@ -1,4 +1,4 @@
-"""`regraft show` reads its manual from the plugins, so that no member is without one."""
+"""`regraft show` reads the manual of every member from the plugin itself."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ MEMBERS = [(family, name) for family, root in FAMILIES.items() for name in root.
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_is_listed_with_what_each_member_is(family: str, regraft: Regraft) -> None:
-    said = regraft("show", family)
+    result = regraft("show", family)
     found = regraft("show", family, "--json").document[family]
     assert [member["name"] for member in found] == FAMILIES[family].names()
     for member in found:
         assert member["summary"]
-        assert member["name"] in said.out
+        assert member["name"] in result.out
 
 
 @pytest.mark.parametrize(("family", "name"), MEMBERS)
 def test_a_member_is_shown_with_every_field(family: str, name: str, regraft: Regraft) -> None:
-    said = regraft("show", family, name)
+    result = regraft("show", family, name)
     document = regraft("show", family, name, "--json").document
-    assert said.code == 0
-    assert "object at 0x" not in said.out
+    assert result.code == 0
+    assert "object at 0x" not in result.out
     for field in document["fields"]:
-        assert field["name"] in said.out
+        assert field["name"] in result.out
         assert field["doc"]
         assert field["type"]
 

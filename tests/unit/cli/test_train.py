@@ -1,4 +1,4 @@
-"""`regraft train` hands the right spec on, shows how it goes, and says what came out and what to do next."""
+"""`regraft train` passes the right spec on, shows progress, and prints the result and what to do next."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def test_a_log_gets_the_start_and_every_evaluation(regraft: Regraft, spec: Path,
 
 def test_with_json_progress_goes_to_stderr(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
     training.events = EVENTS
-    said = regraft("train", spec, "--json")
-    assert said.document["version"] == "v1"
-    assert "stopped early" in said.err
+    result = regraft("train", spec, "--json")
+    assert result.document["version"] == "v1"
+    assert "stopped early" in result.err
 
 
 def test_the_summary_puts_the_score_beside_the_baselines(regraft: Regraft, spec: Path, training: FakeTraining) -> None:

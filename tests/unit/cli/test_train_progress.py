@@ -1,4 +1,4 @@
-"""Live progress keeps one line moving and what should stay readable above it; plain progress stays sparse."""
+"""Live progress moves one line, with lasting lines above it; plain progress stays sparse."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unit.cli.test_train import EVENTS
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -22,7 +22,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
-    """A screen of 80 columns on a terminal. Its stream is set here: pytest replaces sys.stdout between phases."""
+    """Return a screen of 80 columns on a terminal. Its stream is set here: pytest replaces sys.stdout later."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm-256color")
     with pytest.MonkeyPatch.context() as patch:
@@ -31,13 +31,13 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 
 def shown(screen: Screen) -> str:
-    """Everything that reached the terminal."""
+    """Return everything that reached the terminal."""
     assert isinstance(screen.stream, Terminal)
     return screen.stream.getvalue()
 
 
 def plain(text: str) -> str:
-    """Without escape sequences."""
+    """Return text without escape sequences."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 

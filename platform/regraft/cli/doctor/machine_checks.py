@@ -152,8 +152,10 @@ def token() -> Iterator[Finding]:
     """Check that a Ray started here asks for a token: its processes listen on every interface."""
     mode = os.environ.get("RAY_AUTH_MODE", "")
     if mode.lower() == "disabled":
-        todo = "unset RAY_AUTH_MODE, or set it to token, unless nobody else can reach this machine"
-        yield Finding("ray token", "warn", "RAY_AUTH_MODE=disabled: whoever reaches Ray's ports can run code", todo)
+        todo = "unset RAY_AUTH_MODE, or set it to token, unless no one else can reach this machine"
+        yield Finding(
+            "ray token", "warn", "RAY_AUTH_MODE=disabled: everyone who reaches Ray's ports can run code", todo
+        )
     elif mode and mode.lower() != "token":
         yield Finding(
             "ray token", "fail", f"RAY_AUTH_MODE={mode} is written; allowed are token, disabled", "correct it"

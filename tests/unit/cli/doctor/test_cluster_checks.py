@@ -1,4 +1,4 @@
-"""What `regraft doctor` makes of what it saw on a cluster's nodes."""
+"""Findings of `regraft doctor` for measurements of a cluster's nodes."""
 
 from __future__ import annotations
 

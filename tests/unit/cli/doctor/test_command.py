@@ -1,4 +1,4 @@
-"""`regraft doctor` finds what is wrong with a machine or a store, says what to do, and fails only then."""
+"""`regraft doctor` finds what is wrong with a machine or a store, prints what to do, and fails only then."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from regraft.store.folder import FolderStore
 
 @pytest.fixture
 def only(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Check]]:
-    """The checks that run; the real ones are tried one by one below."""
+    """Return the list of checks that run; the real ones are tested one by one below."""
     chosen: list[tuple[str, Check]] = []
     monkeypatch.setattr(command, "checks", lambda store, address: chosen)
     return chosen
@@ -33,13 +33,13 @@ def test_one_failure_makes_the_code_1(regraft: Regraft, only: list[tuple[str, Ch
 
     only.append(("c", breaks))
     only.append(("d", lambda: [Finding("d", "fail", "is missing", "install it")]))
-    said = regraft("doctor")
-    assert said.code == 1
-    lines = [line.split(maxsplit=2) for line in said.out.splitlines()]
+    result = regraft("doctor")
+    assert result.code == 1
+    lines = [line.split(maxsplit=2) for line in result.out.splitlines()]
     assert ["ok", "a", "is fine"] in lines
     assert ["fail", "c", "RuntimeError: no idea"] in lines
-    assert "→ install it" in said.out
-    assert "2 failed, 1 to look at, 1 fine" in said.out
+    assert "→ install it" in result.out
+    assert "2 failed, 1 to look at, 1 fine" in result.out
     document = regraft("doctor", "--json").document
     assert [finding["status"] for finding in document["findings"]] == ["ok", "warn", "fail", "fail"]
 
@@ -140,9 +140,9 @@ def test_a_store_that_cannot_be_written_fails(
     monkeypatch.setattr(
         command, "checks", lambda store, address: [("store", lambda: machine_checks.store_round_trip(store))]
     )
-    said = regraft("doctor", "--store", url)
-    assert said.code == 1
-    assert said.out.startswith("fail  store")
+    result = regraft("doctor", "--store", url)
+    assert result.code == 1
+    assert result.out.startswith("fail  store")
 
 
 def test_two_processes_meet() -> None:
@@ -157,7 +157,7 @@ def test_a_ring_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Dashboard(http.server.BaseHTTPRequestHandler):
-    """Answers as a Ray dashboard does, or as one that wants a token."""
+    """Answers as a Ray dashboard does, or as one that requires a token."""
 
     status = 200
 

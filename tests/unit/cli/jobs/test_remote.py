@@ -23,7 +23,7 @@ def line(what: str, /, **body: Any) -> str:
 
 
 class Feed(Iterator[str | None]):
-    """A job's log; an exception among the lines is raised in its place."""
+    """A fake log of a job; an exception among the lines is raised in its place."""
 
     def __init__(self, lines: list[Any]) -> None:
         self._lines = lines
@@ -38,7 +38,7 @@ class Feed(Iterator[str | None]):
 
 
 class FakeCluster:
-    """A cluster whose one job says what it is told to."""
+    """A fake cluster with one job, whose log is given."""
 
     address = "http://head:8265"
 
@@ -118,16 +118,16 @@ def test_an_error_there_is_the_same_error_here(
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "told"),
+    ("result", "status", "told"),
     [
         ("/usr/bin/python: No module named regraft", "FAILED", "use an image with it"),
         ("Killed", "FAILED", "without a reply or an error"),
         ("", "STOPPED", "stopped by somebody else"),
     ],
 )
-def test_a_job_that_ends_without_a_word_is_told_by_its_last_lines(said: str, status: str, told: str) -> None:
+def test_a_job_that_ends_without_a_word_is_told_by_its_last_lines(result: str, status: str, told: str) -> None:
     with pytest.raises(ClusterError, match=told):
-        watch(FakeCluster([said], JobEnd(status, None, "exit 137"))).reply()
+        watch(FakeCluster([result], JobEnd(status, None, "exit 137"))).reply()
 
 
 def test_without_a_terminal_an_interrupt_leaves_the_job_and_says_how_to_find_it(

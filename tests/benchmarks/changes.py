@@ -3,10 +3,10 @@
 python tests/benchmarks/changes.py
 python tests/benchmarks/changes.py --only zero
 
-MiniLM with a classification head. The load is so many requests a second, whether earlier ones were answered or not;
-each change lasts some seconds, and its p99 stands beside that of the steady load before it. Nothing may fail. Then an
-endpoint that may have no replica is left alone until it has none, and asked: the seconds to its first answer stand
-beside those of a bare Ray Serve deployment that imports the same libraries.
+MiniLM with a classification head. The load has a constant rate of requests, whether earlier ones were answered or
+not. Each change lasts some seconds, and its p99 is compared with that of the steady load before it. No request may
+fail. Then an endpoint that scales to zero is left idle until it has no replica, and gets a request. The seconds to its
+first response are compared with those of a bare Ray Serve deployment that imports the same libraries.
 """
 
 from __future__ import annotations
@@ -135,13 +135,13 @@ class Load:
             await asyncio.gather(*open_ones)
 
     def between(self, since: float, until: float) -> dict[str, Any]:
-        told = [reply for reply in self.replies if since <= reply.at < until]
+        replies = [reply for reply in self.replies if since <= reply.at < until]
         return {
-            "requests": len(told),
-            "failed": sum(reply.status != 200 for reply in told),
-            "p50_ms": percentile(told, 0.5),
-            "p99_ms": percentile(told, 0.99),
-            "slowest_ms": round(1000 * max(reply.seconds for reply in told), 1),
+            "requests": len(replies),
+            "failed": sum(reply.status != 200 for reply in replies),
+            "p50_ms": percentile(replies, 0.5),
+            "p99_ms": percentile(replies, 0.99),
+            "slowest_ms": round(1000 * max(reply.seconds for reply in replies), 1),
         }
 
 

@@ -5,11 +5,11 @@ python tests/benchmarks/checkpoint_stall.py
 `full` on MiniLM, one training thread (`--threads 2`: as many as cores, so that the upload takes its CPU time from the
 steps), a store in a folder on this machine's disk (`TMPDIR` chooses which).
 
-stall    `Run.checkpoint` (all of it that the step thread waits for) beside a copy of the same tensors into buffers made
-         before; the upload of the turn before has ended when a turn begins.
+stall    `Run.checkpoint` (the part that the step thread waits for) compared with a copy of the same tensors into
+         existing buffers; each turn begins after the upload of the turn before has ended.
 run      the same steps with a checkpoint every 20 and with none: once up to the last step, and once up to the moment
          when the last checkpoint is committed. The losses of both sides must be the same bits.
-bytes    what one checkpoint with optimizer weighs, by method.
+bytes    the size of one checkpoint with optimizer, by method.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 
 import record
 import torch
-from clock import Clock, Spent, compared, told
+from clock import Clock, Spent, compared, print_comparison
 from safetensors.torch import load_file
 from tickets import Prepared, prepared
 from torch import Tensor
@@ -119,7 +119,7 @@ def measure_stall(folder: Path, pairs: int) -> dict[str, Any]:
     kept(run).writer.close()
     figures = compared(ours, theirs)
     size = sum(kept(run).writer.sizes.values())
-    told(f"a checkpoint of {size / 1e6:.0f} MB", figures, ours="stall", theirs="copy")
+    print_comparison(f"a checkpoint of {size / 1e6:.0f} MB", figures, ours="stall", theirs="copy")
     reached = figures["wall"]["ratio"] <= STALL_GOAL
     rest = {"first_stall_ms": round(1000 * first.wall, 1), "bytes": size, **figures}
     return {"goal": STALL_GOAL, "reached": reached, **rest}
@@ -238,7 +238,7 @@ def measure_run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "until_committed": compared([run.whole for run in ours], [run.whole for run in theirs]),
     }
     for name, figure in figures.items():
-        told(f"{steps} steps, {name.replace('_', ' ')}", figure, ours="with", theirs="without")
+        print_comparison(f"{steps} steps, {name.replace('_', ' ')}", figure, ours="with", theirs="without")
     stalls = [stall for run in ours for stall in run.stalls_ms]
     print(f"stalls within the runs: {median(stalls):.0f} ms median, {max(stalls):.0f} ms at most")
     reached = figures["until_committed"]["wall"]["ratio"] <= RUN_GOAL

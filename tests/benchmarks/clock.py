@@ -48,7 +48,7 @@ def compared(ours: Sequence[Spent], theirs: Sequence[Spent], *, per: int = 1) ->
     return found
 
 
-def told(name: str, figures: dict[str, Any], *, ours: str, theirs: str) -> None:
+def print_comparison(name: str, figures: dict[str, Any], *, ours: str, theirs: str) -> None:
     """Print a comparison."""
     for kind in ("cpu", "wall"):
         found = figures[kind]

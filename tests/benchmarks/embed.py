@@ -1,7 +1,7 @@
 """Speed of text embedding: `regraft predict --features`, sentence-transformers, and a plain Ray Data map.
 
 python tests/benchmarks/embed.py            # in turns, in this process: sentence-transformers, the plain map's function
-python tests/benchmarks/embed.py --ray      # whole commands on Ray: a map_batches that pads in the order of arrival
+python tests/benchmarks/embed.py --ray      # complete commands on Ray; the peer is a map_batches that pads by arrival
 
 Texts of 3 to 250 words are cut out of the corpora in `$REGRAFT_SHARED/data` (default: `../shared` beside the checkout).
 """
@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import record
 import torch
-from clock import Clock, Spent, compared, told
+from clock import Clock, Spent, compared, print_comparison
 from numpy.typing import NDArray
 
 from regraft.bases.locate import locate
@@ -81,9 +81,11 @@ def mixed(count: int) -> list[str]:
     with gzip.open(data / "multi30k/train.en.gz", "rt", encoding="utf-8") as file:
         captions = file.read()
     reviews = " ".join(line.partition("\t")[0] for line in (data / "sst2/train.tsv").read_text().splitlines())
-    said = (json.loads(line)["dialogue"] for line in (data / "dialogsum/dialogsum.dev.jsonl").read_text().splitlines())
+    dialogues = (
+        json.loads(line)["dialogue"] for line in (data / "dialogsum/dialogsum.dev.jsonl").read_text().splitlines()
+    )
     plays = (data / "tinyshakespeare/input.txt").read_text()
-    corpora = [text.split() for text in (captions, reviews, " ".join(said), plays)]
+    corpora = [text.split() for text in (captions, reviews, " ".join(dialogues), plays)]
     draw, made = random.Random(0), []
     for number in range(count):
         words = corpora[number % len(corpora)]
@@ -143,7 +145,7 @@ def in_turns(texts: list[str], options: argparse.Namespace) -> dict[str, Any]:
         if peer not in sides:
             continue
         figures[name] = compared(spent[side], spent[peer])
-        told(f"{name}, {len(texts)} texts", figures[name], ours="regraft", theirs=peer)
+        print_comparison(f"{name}, {len(texts)} texts", figures[name], ours="regraft", theirs=peer)
         faster = {kind: round(1 / figures[name][kind]["ratio"], 2) for kind in ("cpu", "wall")}
         print(f"{name}: {faster['cpu']} times as fast in CPU time, {faster['wall']} on the wall")
         figures[name]["times_as_fast"] = faster

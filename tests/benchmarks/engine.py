@@ -138,18 +138,18 @@ def published(store: str, base: str, stem: str, method: Any, count: int) -> list
 def texts(count: int, words: int) -> list[str]:
     """Return texts of about so many words, from half to one and a half times the number."""
     lines = (SHARED / "data" / "sst2" / "train.tsv").read_text(encoding="utf-8").splitlines()
-    said = " ".join(line.partition("\t")[0] for line in lines).split()
+    corpus = " ".join(line.partition("\t")[0] for line in lines).split()
     draw, made = random.Random(0), []
     for _ in range(count):
         length = draw.randint(words // 2, words + words // 2)
-        start = draw.randrange(len(said) - length)
-        made.append(" ".join(said[start : start + length]))
+        start = draw.randrange(len(corpus) - length)
+        made.append(" ".join(corpus[start : start + length]))
     return made
 
 
-def asked(engine: Engine, names: Sequence[str], said: Sequence[str]) -> list[Any]:
+def answers_of(engine: Engine, names: Sequence[str], inputs: Sequence[str]) -> list[Any]:
     """Return the engine's answers, from text to label."""
-    return engine.answer([engine.encode(RowRequest(n, "v1", {"text": t})) for n, t in zip(names, said, strict=True)])
+    return engine.answer([engine.encode(RowRequest(n, "v1", {"text": t})) for n, t in zip(names, inputs, strict=True)])
 
 
 def in_turns(ours: Turn, theirs: Turn, pairs: int) -> dict[str, Any]:
@@ -169,18 +169,18 @@ def in_turns(ours: Turn, theirs: Turn, pairs: int) -> dict[str, Any]:
 def batches(names: Sequence[str], options: argparse.Namespace) -> list[tuple[list[str], list[str]]]:
     """Return batches of as many rows as `--models`, each row for a model drawn from all."""
     draw, rows = random.Random(1), options.models
-    said = texts(rows * options.batches, options.words)
+    inputs = texts(rows * options.batches, options.words)
     found = []
-    for start in range(0, len(said), rows):
+    for start in range(0, len(inputs), rows):
         pool = list(names) * (rows // len(names) + 1)
         chosen = draw.sample(list(names), rows) if len(names) >= rows else pool[:rows]
-        found.append((chosen, said[start : start + rows]))
+        found.append((chosen, inputs[start : start + rows]))
     return found
 
 
 def answered(engine: Engine, work: Sequence[tuple[list[str], list[str]]]) -> Turn:
     """Run one turn of the engine."""
-    return lambda: [asked(engine, names, said) for names, said in work]
+    return lambda: [answers_of(engine, names, inputs) for names, inputs in work]
 
 
 def rate(figures: dict[str, Any]) -> dict[str, Any]:
@@ -217,14 +217,14 @@ class Switching:
                 inside = f"{prefix}.{bare}.{name}" if "lora_" in bare else f"{bare}.modules_to_save.{name}"
                 state[f"base_model.model.{inside}.{leaf}"].copy_(tensor)
 
-    def __call__(self, names: Sequence[str], said: Sequence[str]) -> list[Any]:
+    def __call__(self, names: Sequence[str], inputs: Sequence[str]) -> list[Any]:
         groups: dict[str, list[int]] = defaultdict(list)
         for place, name in enumerate(names):
             groups[name].append(place)
         found: list[Any] = [None] * len(names)
         for name, places in groups.items():
             self.model.set_adapter(name)
-            rows = [{"text": said[place], "row": 0} for place in places]
+            rows = [{"text": inputs[place], "row": 0} for place in places]
             examples = [self.task.encode(row, self.context, train=False) for row in rows]
             batch = self.task.collate(examples, self.context)
             with torch.inference_mode():
@@ -237,7 +237,7 @@ class Switching:
 def switching(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """Compare with PEFT and a switch for each model."""
     other, work = Switching(engine, names), batches(names, options)
-    apart = farthest(asked(engine, *work[0]), other(*work[0]))
+    apart = farthest(answers_of(engine, *work[0]), other(*work[0]))
     assert options.precision != "fp32" or apart <= TOLERANCE, f"the answers are {apart} apart"
     figures = in_turns(answered(engine, work), lambda: [other(*part) for part in work], options.pairs)
     return {**rate(figures), "apart": apart, "distinct_models": len(names)}
@@ -260,17 +260,17 @@ def bare(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> d
 
     def theirs() -> None:
         with weights.inference_context():
-            for _, said in work:
-                one_model(adapted, said)
+            for _, inputs in work:
+                one_model(adapted, inputs)
 
     figures = in_turns(answered(engine, work), theirs, options.pairs)
     return {**rate(figures), "distinct_models": len(names)}
 
 
-def one_model(adapted: Adapted, said: Sequence[str]) -> list[Any]:
+def one_model(adapted: Adapted, inputs: Sequence[str]) -> list[Any]:
     """Return answers for all rows by one model."""
     task, context = adapted.task, adapted.context
-    batch = task.collate([task.encode({"text": text, "row": 0}, context, train=False) for text in said], context)
+    batch = task.collate([task.encode({"text": text, "row": 0}, context, train=False) for text in inputs], context)
     return task.answers(adapted.forward(batch), batch, context)
 
 
@@ -282,8 +282,8 @@ def many(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> d
 
 def same_text(engine: Engine, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """Compare one text for many heads with one text for one; only the engine, from encoded rows to answers."""
-    [said] = texts(1, options.words)
-    rows = [engine.encode(RowRequest(name, "v1", {"text": said})) for name in names]
+    [text] = texts(1, options.words)
+    rows = [engine.encode(RowRequest(name, "v1", {"text": text})) for name in names]
     alone = [engine.answer([row])[0] for row in rows]
     apart = farthest(engine.answer(rows), alone)
     assert options.precision != "fp32" or apart <= TOLERANCE, f"the answers are {apart} apart"
@@ -309,7 +309,7 @@ def memory(store: str, names: Sequence[str], options: argparse.Namespace) -> dic
 def resident(store: str, names: Sequence[str], base: str) -> int:
     """Return the bytes of this process with the models open."""
     engine = Engine(store, device="cpu")
-    asked(engine, names, ["a film that was good and long"] * len(names))
+    answers_of(engine, names, ["a film that was good and long"] * len(names))
     return int(psutil.Process().memory_info().rss)
 
 

@@ -2,7 +2,7 @@
 
 python tests/benchmarks/movies.py
 
-Takes some ten minutes on two cores. The tenth is held out by a stable hash of the row, and looked at once, at the end.
+Takes some ten minutes on two cores. The tenth is held out by a stable hash of the row, and used once, at the end.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """An endpoint under ten times the load that it can answer, for 20 seconds.
 
 python tests/benchmarks/overload.py
-python tests/benchmarks/overload.py --seconds 3 --connections 8 --without-ray     # to see that it runs
+python tests/benchmarks/overload.py --seconds 3 --connections 8 --without-ray     # a quick check
 
-First its capacity, by as many clients as keep it busy. Then ten times as many: clients that come again when
-`Retry-After` says so, and clients that come again at once. Then as few as before.
+First the capacity is measured with as many clients as keep the endpoint busy. Then come ten times as many: clients that
+respect `Retry-After`, and clients that retry at once. Then there are as few as before.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The servers that `serve.py` compares, each as in its own documentation: `python peers.py NAME FOLDER PORT`.
 
-FOLDER holds a plain transformers text classifier. All answer POST / with `{"inputs": "text"}` by all labels and scores.
+FOLDER holds a plain transformers text classifier. All respond to POST / with `{"inputs": "text"}` by all labels and
+scores.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 python tests/benchmarks/pennfudan.py
 
-Of the 170 photos in the order of their names every third is held out, beginning with the third: 56 photos, which also
-choose the best epoch. IoU is that of all their pixels together, at the photos' own size. Takes minutes.
+Every third of the 170 photos in the order of their names is held out, beginning with the third: 56 photos, which also
+determine the best epoch. IoU is computed over all their pixels together, at the original size. Takes minutes.
 """
 
 from __future__ import annotations
@@ -86,11 +86,14 @@ def untrained(spec: RunSpec) -> Adapted:
     """Return the base with its own head and all of its labels."""
     base, method = locate(spec.base), Method.parse("feature-extraction")
     assert isinstance(method, Method)
-    told = json.loads((base.path / "config.json").read_text(encoding="utf-8"))["id2label"]
+    names_by_number = json.loads((base.path / "config.json").read_text(encoding="utf-8"))["id2label"]
     return adapt(
         base,
         Adaptation(
-            task=spec.task, method=method, labels=tuple(told[str(number)] for number in range(len(told))), seed=0
+            task=spec.task,
+            method=method,
+            labels=tuple(names_by_number[str(number)] for number in range(len(names_by_number))),
+            seed=0,
         ),
     )
 

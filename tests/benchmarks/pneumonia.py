@@ -2,7 +2,7 @@
 
 python tests/benchmarks/pneumonia.py pneumonia-feature-extraction
 
-Takes some minutes on two cores. The best epoch is chosen on val; the 624 test rows are looked at once, at the end.
+Takes some minutes on two cores. The best epoch is chosen on val; the 624 test rows are used once, at the end.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ python tests/benchmarks/search_heads.py                                         
 python tests/benchmarks/search_heads.py --trials 16 --epochs 5 --rows 2000 --repeats 1
 python tests/benchmarks/search_heads.py --peer logistic
 
-SST-2, all-MiniLM-L6-v2 frozen, whole commands from the shell, all imports and what is started of Ray included, each
+SST-2, all-MiniLM-L6-v2 frozen, complete commands from the shell with all imports and the start of Ray, each
 side in a process of its own and in turns. Ours starts no Ray: the heads train together, for which one process suffices.
 First every trial of ours is trained alone, by `regraft train` without kept features: the same losses to 1e-4 and the
-same accuracies. Then the best accuracy must be the peer's, less one point at most.
+same accuracies. Then the best accuracy may be at most one point below the peer's.
 """
 
 from __future__ import annotations

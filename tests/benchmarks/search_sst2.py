@@ -3,7 +3,7 @@
 python tests/benchmarks/search_sst2.py
 
 2,000 rows, 2 epochs, 12 trials of all-MiniLM-L6-v2, chosen on the 872 rows of the dev file. The winner, and each method
-by itself with the spec's own defaults, are then measured on the 1,820 rows of the test file, which chose nothing.
+with the spec's own defaults, are then measured on the 1,820 rows of the test file, which are used for no choice.
 """
 
 from __future__ import annotations

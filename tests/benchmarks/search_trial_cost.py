@@ -3,9 +3,9 @@
 python tests/benchmarks/search_trial_cost.py
 
 MiniLM on SST-2, one worker, one thread. `cost`: trials of about a second (`freeze` at depth 5, its trunk kept); the CPU
-time of many less that of few, less what the trials themselves trained, by the number of trials between. `heads`: heads
+time of many minus that of few and minus the trials' own training, divided by the difference in trials. `heads`: heads
 alone on cached features, one epoch, together; each must have the losses of the same head alone (1e-5) first. `memory`:
-the largest resident memory of a process that trains 8 heads, beside that of one that trains 1.
+the largest resident memory of a process that trains 8 heads, compared with that of one that trains 1.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Requests per second of `regraft serve` on one core, compared with three other servers of the same model.
 
 python tests/benchmarks/serve.py
-python tests/benchmarks/serve.py --seconds 3 --rounds 1 --peers fastapi     # to see that it runs
+python tests/benchmarks/serve.py --seconds 3 --rounds 1 --peers fastapi     # a quick check
 
-The model is MiniLM with a classification head; texts are SST-2 dev sentences joined to mixed lengths. The whole server
+The model is MiniLM with a classification head; texts are SST-2 dev sentences joined to mixed lengths. The server
 runs on one core, the load generator on another. Answers are compared first; then the sides take turns.
 """
 
@@ -184,10 +184,12 @@ def measured(folder: Path, plain: str, texts: list[str], options: argparse.Names
                 answers.setdefault(side, [target.answer(text) for text in texts[:20]])
                 asyncio.run(closed(target, texts, options.connections, min(3.0, options.seconds)))  # warm
                 before = worked(process)
-                told = asyncio.run(closed(target, texts, options.connections, options.seconds))
-                cpu[side].append(1000 * (worked(process) - before) / max(1, len(told)))
-            turns[side].append(told)
-            shown = f"{rate(told):.1f} a second, p99 {percentile(told, 0.99)} ms, {cpu[side][-1]:.1f} ms of CPU each"
+                replies = asyncio.run(closed(target, texts, options.connections, options.seconds))
+                cpu[side].append(1000 * (worked(process) - before) / max(1, len(replies)))
+            turns[side].append(replies)
+            shown = (
+                f"{rate(replies):.1f} a second, p99 {percentile(replies, 0.99)} ms, {cpu[side][-1]:.1f} ms of CPU each"
+            )
             print(f"round {number + 1}, {side}: {shown}", flush=True)
     differences = compared(answers)
     figures = {side: figures_of(turns[side]) for side in sides}

@@ -2,8 +2,7 @@
 
 python tests/benchmarks/shakespeare.py full lora random
 
-The first nine tenths of the plays are trained on, the last is what perplexity is of: per token of the base's own
-tokenizer.
+Training uses the first nine tenths of the plays; perplexity is that of the last, per token of the base's tokenizer.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import record
 import torch
-from clock import Clock, Spent, compared, told
+from clock import Clock, Spent, compared, print_comparison
 from tickets import Prepared, prepared
 from torch.nn import functional as F
 
@@ -130,7 +130,7 @@ def main() -> int:
     assert len(duel.theirs) == options.pairs + 1
     assert duel.apart(AGREEING) <= TOLERANCE, (duel.losses[:AGREEING], duel.plain.losses[:AGREEING])
     figures = compared(duel.ours[1:], duel.theirs[1:], per=options.window)
-    told("a step", figures, ours="regraft", theirs="plain loop")
+    print_comparison("a step", figures, ours="regraft", theirs="plain loop")
     reached = {kind: figures[kind]["ratio"] <= goal for kind, goal in GOALS.items()}
     found = {
         "goal": GOALS,

@@ -3,7 +3,7 @@
 python tests/benchmarks/trunk.py
 
 MiniLM on 1,000 rows of SST-2 of at most 64 tokens, 4 epochs, one thread, `freeze` at several depths, each trained with
-`compute.trunk: off` and with `disk` in an empty store, in turns; whole runs from spec to registered model. The losses
+`compute.trunk: off` and with `disk` in an empty store, in turns; runs from spec to registered model. The losses
 of both must agree to 1e-4 first. The limit is arithmetic: of L blocks the first k cost 1 each, and the others 3 each
 (forward, and twice that backward), and evaluation after every epoch sees 200 rows forward.
 """

@@ -56,9 +56,9 @@ def nothing_is_kept_busy(machines: Machines) -> None:
     """No placement group is left, and no actor but those that Ray itself keeps on the head."""
 
     def free() -> bool:
-        actors = [actor.split() for actor in machines.tell("actors").values()]
+        actors = [actor.split() for actor in machines.execute("actors").values()]
         kept = [name for name, node in actors if name not in RAYS_OWN or node in machines.nodes]
-        return not kept and not machines.tell("groups")
+        return not kept and not machines.execute("groups")
 
     until(free, "all that the command held is given back", 60)
 
@@ -158,7 +158,7 @@ def test_a_node_that_will_be_taken_away_and_a_driver_that_is_to_end_lose_no_step
 
 
 def home_of_the_worker(machines: Machines) -> str:
-    (home,) = {actor.split()[1] for actor in machines.tell("actors").values() if "RayTrainWorker" in actor}
+    (home,) = {actor.split()[1] for actor in machines.execute("actors").values() if "RayTrainWorker" in actor}
     return home
 
 

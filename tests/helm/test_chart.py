@@ -119,13 +119,13 @@ def test_the_defaults_give_a_valid_cluster() -> None:
 @every_set
 def test_kubernetes_reserves_what_ray_is_told(path: Path) -> None:
     ray = ray_object(rendered(written(path)))
-    told = {name: node["resources"] for name, node in derived(ray)["available_node_types"].items()}
-    assert told.pop("headgroup")["CPU"] == 0, "the head takes no work"
+    available = {name: node["resources"] for name, node in derived(ray)["available_node_types"].items()}
+    assert available.pop("headgroup")["CPU"] == 0, "the head takes no work"
     for group in groups(ray)[1:]:
         reserved = group["template"]["spec"]["containers"][0]["resources"]
         assert reserved["requests"] == reserved["limits"]
-        assert told[group["groupName"]]["CPU"] == int(reserved["limits"]["cpu"])
-        assert told[group["groupName"]].get("GPU", 0) == int(reserved["limits"].get("nvidia.com/gpu", 0))
+        assert available[group["groupName"]]["CPU"] == int(reserved["limits"]["cpu"])
+        assert available[group["groupName"]].get("GPU", 0) == int(reserved["limits"].get("nvidia.com/gpu", 0))
 
 
 @every_set

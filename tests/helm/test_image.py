@@ -125,8 +125,8 @@ def test_the_device_that_is_asked_for_decides_where_torch_comes_from(tmp_path: P
         "pip install --no-deps --index-url https://x/cpu --constraint constraints.txt torch torchvision\n",
     )
     for device, index in (("cpu", ""), ("cuda", "https://x"), ("tpu", "")):
-        code, said = run(device, index)
-        assert code == 2 and "DEVICE" in said
+        code, text = run(device, index)
+        assert code == 2 and "DEVICE" in text
 
 
 @pytest.mark.parametrize("text", ["FROM a \\\n  AS b\n# ENV X=1\nUSER 0"])

@@ -178,7 +178,7 @@ def test_what_the_operator_refuses_is_caught(values: str, rule: str, broken: Bre
     item = ray_object(rendered(written(CHART / "ci" / f"{values}-values.yaml")))
     assert refusals(item) == []
     broken(item)
-    assert any(rule in said for said in refusals(item)), refusals(item)
+    assert any(rule in message for message in refusals(item)), refusals(item)
 
 
 @pytest.mark.parametrize(
@@ -205,4 +205,4 @@ def test_what_the_restricted_profile_refuses_is_caught(breach: str, broken: Brea
     pod = copy.deepcopy(head(ray_object(rendered({})))["template"]["spec"])
     assert list(breaches(pod)) == []
     broken(pod)
-    assert any(breach in said for said in breaches(pod))
+    assert any(breach in message for message in breaches(pod))

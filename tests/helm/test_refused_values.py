@@ -22,7 +22,7 @@ def job(**own: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("values", "where", "said"),
+    ("values", "where", "message"),
     [
         ({"mode": "rayjob"}, "mode", "'cluster', 'job', 'service'"),
         ({"modes": "job"}, "modes", "not allowed"),
@@ -37,13 +37,13 @@ def job(**own: Any) -> dict[str, Any]:
         ({"head": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}}, "/head/tolerations/0", ""),
     ],
 )
-def test_the_schema_names_the_value(values: dict[str, Any], where: str, said: str) -> None:
+def test_the_schema_names_the_value(values: dict[str, Any], where: str, message: str) -> None:
     text = refusal(values)
-    assert where in text and said in text, text
+    assert where in text and message in text, text
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({**JOB, "workerGroups": {"cpu": {"enabled": False}}}, "workerGroups: none is enabled"),
         ({"workerGroups": {"cpu": {"minReplicas": 5}}}, "minReplicas is 5 and maxReplicas 4"),
@@ -72,8 +72,8 @@ def test_the_schema_names_the_value(values: dict[str, Any], where: str, said: st
         ({"serviceAccount": {"podLabels": {"app.kubernetes.io/name": "x"}}}, "belongs to the chart"),
     ],
 )
-def test_values_that_exclude_one_another_are_told_with_the_way_out(values: dict[str, Any], said: str) -> None:
-    assert said in refusal(values)
+def test_values_that_exclude_one_another_are_told_with_the_way_out(values: dict[str, Any], message: str) -> None:
+    assert message in refusal(values)
 
 
 def test_all_that_is_wrong_is_told_at_once_and_no_secret_with_it() -> None:

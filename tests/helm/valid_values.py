@@ -68,28 +68,28 @@ def of_string(schema: Mapping[str, Any], chance: Random) -> str:
 def matching(parsed: Any, chance: Random) -> str:
     """Draw a text that a regular expression matches; supports the syntax that the JSON Schemas here use."""
     text = ""
-    for kind, told in parsed:
+    for kind, argument in parsed:
         if kind is pattern.LITERAL:
-            text += chr(told)
+            text += chr(argument)
         elif kind is pattern.NOT_LITERAL:
             text += chance.choice("a'\"$ ;")
         elif kind is pattern.IN:
-            text += member(told, chance)
+            text += member(argument, chance)
         elif kind is pattern.MAX_REPEAT:
-            least, most, inner = told
+            least, most, inner = argument
             text += "".join(matching(inner, chance) for _ in range(chance.randint(least, min(most, least + MOST))))
         elif kind is pattern.SUBPATTERN:
-            text += matching(told[3], chance)
+            text += matching(argument[3], chance)
         elif kind is pattern.BRANCH:
-            text += matching(chance.choice(told[1]), chance)
+            text += matching(chance.choice(argument[1]), chance)
         else:
             assert kind is pattern.AT, kind
     return text
 
 
-def member(told: Any, chance: Random) -> str:
+def member(argument: Any, chance: Random) -> str:
     """Draw one of a class of characters."""
-    kind, value = chance.choice(told)
+    kind, value = chance.choice(argument)
     return chr(value) if kind is pattern.LITERAL else chr(chance.randint(*value))
 
 

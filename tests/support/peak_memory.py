@@ -11,8 +11,8 @@ STATUS = Path("/proc/self/status")
 def peak() -> int:
     """Return the peak resident memory of this process so far in bytes.
 
-    Where the kernel tells it, not `ru_maxrss`: in that counts what the parent held when it started this process, so
-    that under a large parent nothing that a child does would ever be seen.
+    From /proc if it exists: `ru_maxrss` includes the memory of the parent when it started this process, so a large
+    parent would hide the memory of its child.
     """
     if STATUS.exists():
         for line in STATUS.read_text().splitlines():

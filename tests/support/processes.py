@@ -105,10 +105,10 @@ def train_stopping(written: Mapping[str, Any], row_log: str) -> None:
         sys.exit(LEFT)
 
 
-def limited_command(argv: list[str], said: str, largest: int) -> None:
-    """Run the command line with a limit on the size of files; its stderr goes into the file `said`."""
+def limited_command(argv: list[str], stderr_file: str, largest: int) -> None:
+    """Run the command line with a limit on the size of files; its stderr goes into the file `stderr_file`."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    with open(said, "w") as file, redirect_stderr(file):
+    with open(stderr_file, "w") as file, redirect_stderr(file):
         code = main(argv)
     sys.exit(code)
 

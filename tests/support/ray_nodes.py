@@ -54,8 +54,8 @@ def settings(folder: Path, **more: str) -> dict[str, str]:
 class Machines:
     """`with Machines() as machines`: a head without CPUs; `machines.bring_to(4)`, `kill` and `drain` change the others.
 
-    All is below one process group and one temporary folder, with a token and on free ports: nothing that others run on
-    this machine is touched.
+    Everything is in one process group and one temporary folder, with a token and on free ports, isolated from other
+    processes of this machine.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Machines:
             with contextlib.suppress(ValueError):  # Ray writes to standard output too
                 return json.loads(line)
 
-    def tell(self, do: str, **order: Any) -> Any:
+    def execute(self, do: str, **order: Any) -> Any:
         """Execute a command and return its reply."""
         self._keeper.stdin.write(json.dumps({"do": do, **order}) + "\n")
         self._keeper.stdin.flush()
@@ -95,23 +95,23 @@ class Machines:
     def kill(self, node: str) -> None:
         """Kill a node."""
         self.nodes.remove(node)
-        self.tell("kill", node=node)
+        self.execute("kill", node=node)
 
     def drain(self, node: str, seconds: int = 300) -> None:
         """Drain a node."""
-        assert self.tell("drain", node=node, seconds=seconds)
+        assert self.execute("drain", node=node, seconds=seconds)
 
     def bring_to(self, count: int, cpus: int = 1) -> list[str]:
         """Start or end nodes until there are `count` beside the head; new ones get so many CPUs."""
 
         def there() -> bool:
-            living = self.tell("living")
+            living = self.execute("living")
             for node in list(self.nodes):
                 if node not in living or len(self.nodes) > count:
                     self.kill(node)
             if len(self.nodes) < count:
-                self.nodes += self.tell("add", cpus=cpus, count=count - len(self.nodes))
-            living = set(self.tell("living"))
+                self.nodes += self.execute("add", cpus=cpus, count=count - len(self.nodes))
+            living = set(self.execute("living"))
             return set(self.nodes) <= living and len(living) == count + 1 + len(self._blind)
 
         until(there, f"{count} nodes are there")
@@ -119,7 +119,7 @@ class Machines:
 
     def add_blind(self, folder: Path) -> None:
         """Start a node without access to a folder, as on another machine: a tmpfs hides it."""
-        known = self.tell("living")
+        known = self.execute("living")
         start = [str(BIN / "ray"), "start", "--block", f"--address={self.address}", "--num-cpus=1"]
         start += [f"--dashboard-agent-listen-port={free_port()}", f"--object-store-memory={100 << 20}"]
         hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder), *start]
@@ -127,7 +127,7 @@ class Machines:
             self._blind.append(
                 subprocess.Popen(hidden, env=self.environment, start_new_session=True, stdout=log, stderr=log)
             )
-        until(lambda: set(self.tell("living")) - set(known), "the blind node is there")
+        until(lambda: set(self.execute("living")) - set(known), "the blind node is there")
 
 
 def can_hide() -> bool:

@@ -75,7 +75,7 @@ class Request(BaseHTTPRequestHandler):
         self.connection.close()
 
     def _refuse(self, status: int, code: str) -> None:
-        self._answer(status, f"<Error><Code>{code}</Code><Message>told: {code}</Message></Error>".encode())
+        self._answer(status, f"<Error><Code>{code}</Code><Message>injected: {code}</Message></Error>".encode())
 
     def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         if self.wrong == "lost":
@@ -124,8 +124,8 @@ class Request(BaseHTTPRequestHandler):
             upload = uuid4().hex
             self.state.uploads[upload] = {}
             self.state.marks[upload] = self.headers.get("x-amz-meta-regraft-upload", "")
-            told = f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
-            return self._answer(200, told.encode())
+            document = f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
+            return self._answer(200, document.encode())
         upload = self.query["uploadId"]
         if upload not in self.state.uploads:
             return self._refuse(404, "NoSuchUpload")
@@ -169,8 +169,8 @@ class Request(BaseHTTPRequestHandler):
             for key, (data, headers) in sorted(self.state.objects.items())
             if key.startswith(prefix)
         )
-        told = f"<ListBucketResult><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>"
-        self._answer(200, told.encode())
+        document = f"<ListBucketResult><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>"
+        self._answer(200, document.encode())
 
 
 def _tag(data: bytes) -> str:

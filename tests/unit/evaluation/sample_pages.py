@@ -35,9 +35,9 @@ def findings(labels: Sequence[str] = ("ant", "bee", "wasp")) -> Findings:
         tables=(Table("By label", ("label", "f1", "rows"), tuple((name, 0.5, 11) for name in labels), "a note"),),
         matrices=(Matrix("Confusion", tuple(labels), tuple(labels), counts),),
         curves=(
-            Curve("Reliability", "said", "seen", ((0.1, 0.2), (0.9, 0.8)), (3, 9), ((0, 0), (1, 1))),
+            Curve("Reliability", "predicted", "seen", ((0.1, 0.2), (0.9, 0.8)), (3, 9), ((0, 0), (1, 1))),
             Curve("Losses", "step", "loss", ((0.0, 250.0), (10.0, 120.0), (20.0, 60.0))),
-            Curve("Cloud", "true", "said", ((-3.0, -2.0), (1.0, 4.0)), joined=False),
+            Curve("Cloud", "true", "predicted", ((-3.0, -2.0), (1.0, 4.0)), joined=False),
         ),
     )
 

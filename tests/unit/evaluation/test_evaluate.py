@@ -55,8 +55,8 @@ def test_the_files_say_what_was_evaluated(evaluated: Any, trained: Path) -> None
     assert document["delta_sha256"] == manifest.meta["delta_sha256"]
     assert document["base"]["hash"] == manifest.meta["base"]["hash"]
     html = found.html.read_text()
-    for told in (manifest.hash, manifest.meta["delta_sha256"], manifest.meta["base"]["hash"], "rows.csv"):
-        assert told in html
+    for expected in (manifest.hash, manifest.meta["delta_sha256"], manifest.meta["base"]["hash"], "rows.csv"):
+        assert expected in html
 
 
 def test_an_interval_holds_its_figure_and_has_its_name(evaluated: Any) -> None:
@@ -101,18 +101,18 @@ def test_a_label_that_the_model_does_not_know_is_a_bad_row(evaluated: Any, train
 
 def test_two_versions_are_compared_on_the_same_rows(evaluated: Any, trained: Path) -> None:
     document = evaluated(reference="tiny@v2", against="tiny@v1", resamples=40).document
-    rival = document["against"]
+    other = document["against"]
     alone = evaluated(reference="tiny@v1").document
-    assert rival["metrics"] == alone["metrics"]
-    for name, apart in rival["difference"].items():
+    assert other["metrics"] == alone["metrics"]
+    for name, apart in other["difference"].items():
         assert apart == pytest.approx(document["metrics"][name] - alone["metrics"][name])
-        assert rival["intervals"][name]["low"] <= apart <= rival["intervals"][name]["high"]
+        assert other["intervals"][name]["low"] <= apart <= other["intervals"][name]["high"]
 
 
 def test_a_version_does_not_differ_from_itself(evaluated: Any) -> None:
-    rival = evaluated(against="tiny", resamples=40).document["against"]
-    assert set(rival["difference"].values()) == {0.0}
-    assert all(bounds == {"low": 0.0, "high": 0.0} for bounds in rival["intervals"].values())
+    other = evaluated(against="tiny", resamples=40).document["against"]
+    assert set(other["difference"].values()) == {0.0}
+    assert all(bounds == {"low": 0.0, "high": 0.0} for bounds in other["intervals"].values())
 
 
 def test_what_is_not_there_is_told(evaluated: Any, trained: Path, tmp_path: Path) -> None:

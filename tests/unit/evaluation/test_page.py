@@ -146,8 +146,8 @@ def test_a_matrix_of_many_classes_lists_what_is_confused_most() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "expected"),
     [(0.91666, "0.917"), (0.00123, "0.00123"), (12, "12"), (1234567, "1,234,567"), (None, "–"), (134.0, "134")],
 )
-def test_figures_are_short(value: Any, told: str) -> None:
-    assert format_number(value) == told
+def test_figures_are_short(value: Any, expected: str) -> None:
+    assert format_number(value) == expected

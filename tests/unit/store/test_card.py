@@ -63,7 +63,7 @@ def test_people_read_metrics_beside_baselines_data_and_lineage() -> None:
     text = model_card(META, SPEC)
     assert "| metric | this model | majority | nearest_centroid |" in text
     assert "| accuracy | **0.9375** | 0.25 | 0.875 |" in text
-    for told in (
+    for expected in (
         "800",
         "200",
         "d" * 16,
@@ -73,7 +73,7 @@ def test_people_read_metrics_beside_baselines_data_and_lineage() -> None:
         "coral (weight 0.5)",
         "+0.020 to +0.100",
     ):
-        assert told in text
+        assert expected in text
     assert 'regraft.load("support-tickets")' in text
 
 

@@ -111,11 +111,11 @@ HURTS = [cut, emptied, flipped, deleted, swapped, whole_swapped, manifest_swappe
 def test_a_damaged_one_is_named_and_the_one_before_it_taken(runs: Checkpoints, tmp_path: Path, hurt: Hurt) -> None:
     old, new = save(runs, 10), save(runs, 20)
     hurt(runs.store, new, old)
-    told: list[Damaged] = []
-    found = runs.latest(tmp_path, told.append)
+    damaged: list[Damaged] = []
+    found = runs.latest(tmp_path, damaged.append)
     assert found is not None and found[0] == old
     assert (found[1] / "delta").read_bytes() == body(10)
-    assert len(told) == 1 and new.prefix in str(told[0])
+    assert len(damaged) == 1 and new.prefix in str(damaged[0])
     again = next(one for one in runs.listed() if one.step == 20)
     with pytest.raises(Damaged):
         runs.open(again, tmp_path)
@@ -127,10 +127,10 @@ def test_when_all_are_damaged_all_are_named_and_none_is_taken(local: Checkpoints
     for new, old in ((third, second), (second, first)):
         hurt(local.store, new, old)
     local.store.delete([first.prefix + "delta"])
-    told: list[Damaged] = []
-    assert local.latest(tmp_path, told.append) is None
+    damaged: list[Damaged] = []
+    assert local.latest(tmp_path, damaged.append) is None
     assert [one.prefix for one in (third, second, first)] == [
-        next(one.prefix for one in (first, second, third) if one.prefix in str(error)) for error in told
+        next(one.prefix for one in (first, second, third) if one.prefix in str(error)) for error in damaged
     ]
 
 
@@ -138,9 +138,9 @@ def test_anothers_run_is_refused(local: Checkpoints, tmp_path: Path) -> None:
     made = save(Checkpoints(local.store, "other"), 5)
     for stat in list(local.store.list(made.prefix)):
         local.store.put(stat.key.replace("/other/", "/run/"), local.store.get(stat.key))
-    told: list[Damaged] = []
-    assert local.latest(tmp_path, told.append) is None
-    assert "'other'" in str(told[0])
+    damaged: list[Damaged] = []
+    assert local.latest(tmp_path, damaged.append) is None
+    assert "'other'" in str(damaged[0])
 
 
 def test_a_store_that_fails_is_no_reason_to_fall_back(

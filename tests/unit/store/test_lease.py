@@ -20,16 +20,16 @@ KEY = "runs/r/lease.json"
 
 def forked(work: Callable[[], object]) -> int:
     """Start a child process that does `work` and then waits to be killed; return once the work is done."""
-    done, tell = os.pipe()
+    done, done_writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             work()
-            os.write(tell, b"1")
+            os.write(done_writer, b"1")
             time.sleep(60)
         finally:
             os._exit(1)
-    os.close(tell)
+    os.close(done_writer)
     assert os.read(done, 1) == b"1"
     os.close(done)
     return pid

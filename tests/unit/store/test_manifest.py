@@ -58,7 +58,7 @@ def flip(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", ["delta", "processor/vocab.txt"])
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda data: data[:-1], "bytes and should have"),
         (lambda data: b"", "has 0 bytes"),
@@ -69,7 +69,7 @@ def flip(data: bytes) -> bytes:
     ],
 )
 def test_a_damaged_file_is_refused_by_name(
-    store: ObjectStore, made: Manifest, tmp_path: Path, name: str, damage: Callable[[bytes], bytes] | None, told: str
+    store: ObjectStore, made: Manifest, tmp_path: Path, name: str, damage: Callable[[bytes], bytes] | None, message: str
 ) -> None:
     key = f"x/y/{name}"
     if damage is None:
@@ -81,7 +81,7 @@ def test_a_damaged_file_is_refused_by_name(
         lambda: read_verified(store, "x/y", name, made),
     ]
     for ask in asks:
-        with pytest.raises(Damaged, match=told) as caught:
+        with pytest.raises(Damaged, match=message) as caught:
             ask()
         assert f"{store.url}/{key}" in str(caught.value) and name in caught.value.message
     assert not (tmp_path / "into" / name).exists()
@@ -122,7 +122,7 @@ ENTRY = {"name": "a", "size": 1, "sha256": "0" * 64}
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"format": 2}, "reads 1: upgrade"),
         ({"kind": "party"}, "kind 'party'"),
@@ -146,11 +146,11 @@ ENTRY = {"name": "a", "size": 1, "sha256": "0" * 64}
     ],
 )
 def test_a_manifest_of_another_shape_is_refused(
-    folder: ObjectStore, tmp_path: Path, change: dict[str, Any], told: str
+    folder: ObjectStore, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     body = {"format": 1, "kind": "version", "id": "0" * 32, "files": [ENTRY], "meta": {}}
     folder.put("x/manifest.json", checksummed.dump(body | change))
-    with pytest.raises(Damaged, match=told):
+    with pytest.raises(Damaged, match=message):
         fetch_verified(folder, "x", tmp_path / "into")
     assert not (tmp_path / "into").exists()
 

@@ -259,7 +259,7 @@ def test_a_bucket_may_be_written_with_slashes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("gs://bucket/x", "unknown scheme gs://; allowed: a folder, file://, s3://"),
         ("s3a://bucket/x", "did you mean s3://"),
@@ -274,7 +274,7 @@ def test_a_bucket_may_be_written_with_slashes() -> None:
         ("file://server/x", "this machine"),
     ],
 )
-def test_a_url_that_means_nothing_is_refused(url: str, told: str) -> None:
-    with pytest.raises(RequestError, match=told.replace("?", r"\?")) as caught:
+def test_a_url_that_means_nothing_is_refused(url: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message.replace("?", r"\?")) as caught:
         open_store(url)
     assert "secret" not in str(caught.value).replace("AWS_SECRET_ACCESS_KEY", "")

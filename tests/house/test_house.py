@@ -109,6 +109,15 @@ def test_the_public_face_is_exact_and_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "module", ["regraft.contracts", "regraft.cli.runs", "regraft.cli.models", "regraft.cli.jobs.remote"]
+)
+def test_what_commands_without_a_model_import_is_light(module: str) -> None:
+    look = f"import {module}, sys; print(sorted({{'torch', 'ray', 'transformers'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT / "platform", capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_ci_runs_the_command_that_the_readme_gives() -> None:
     readme = (ROOT / "README.md").read_text()
     commands = [line for line in readme.splitlines() if line.startswith("python3 -m venv")]

@@ -7,70 +7,74 @@ names. Data are an Arrow snapshot read by index, in an order that is a pure func
 
 from __future__ import annotations
 
-from regraft.contracts.anatomy import Anatomy, device_of, under
-from regraft.contracts.api_form import (
-    ApiForm,
-    Parameters,
-    Schema,
-    entities_form,
-    json_list,
-    json_object,
-    objects_form,
-    own_form,
-    scores_form,
-    segments_form,
-    text_form,
-)
-from regraft.contracts.column import (
-    Allowance,
-    BadCell,
-    Column,
-    MadeUp,
-    TooLarge,
-    Widget,
-    absent,
-    column_of,
-    columns_of,
-    label_text,
-    ordered_labels,
-    quoted,
-)
-from regraft.contracts.events import (
-    BaselineMeasured,
-    BaselinesMeasured,
-    CheckpointWritten,
-    EvaluationDone,
-    Event,
-    Note,
-    Progress,
-    Registered,
-    Resampled,
-    Resumed,
-    RowsEvaluated,
-    RunFailed,
-    SearchStarted,
-    Started,
-    Stepped,
-    TrialUpdated,
-    TrunkProgress,
-    TrunkShared,
-    note,
-)
-from regraft.contracts.findings import Curve, Findings, Matrix, Table
-from regraft.contracts.loss import Loss, Step
-from regraft.contracts.medium import Medium, medium_of
-from regraft.contracts.method import Method, Serving
-from regraft.contracts.rows import (
-    Answer,
-    Batch,
-    Example,
-    Kind,
-    Numbers,
-    Record,
-    Row,
-)
-from regraft.contracts.source import Raw, Source
-from regraft.contracts.task import Context, Forward, Loader, Score, Task
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regraft.contracts.anatomy import Anatomy, device_of, under
+    from regraft.contracts.api_form import (
+        ApiForm,
+        Parameters,
+        Schema,
+        entities_form,
+        json_list,
+        json_object,
+        objects_form,
+        own_form,
+        scores_form,
+        segments_form,
+        text_form,
+    )
+    from regraft.contracts.column import (
+        Allowance,
+        BadCell,
+        Column,
+        MadeUp,
+        TooLarge,
+        Widget,
+        absent,
+        column_of,
+        columns_of,
+        label_text,
+        ordered_labels,
+        quoted,
+    )
+    from regraft.contracts.events import (
+        BaselineMeasured,
+        BaselinesMeasured,
+        CheckpointWritten,
+        EvaluationDone,
+        Event,
+        Note,
+        Progress,
+        Registered,
+        Resampled,
+        Resumed,
+        RowsEvaluated,
+        RunFailed,
+        SearchStarted,
+        Started,
+        Stepped,
+        TrialUpdated,
+        TrunkProgress,
+        TrunkShared,
+        note,
+    )
+    from regraft.contracts.findings import Curve, Findings, Matrix, Table
+    from regraft.contracts.loss import Loss, Step
+    from regraft.contracts.medium import Medium, medium_of
+    from regraft.contracts.method import Method, Serving
+    from regraft.contracts.rows import (
+        Answer,
+        Batch,
+        Example,
+        Kind,
+        Numbers,
+        Record,
+        Row,
+    )
+    from regraft.contracts.source import Raw, Source
+    from regraft.contracts.task import Context, Forward, Loader, Score, Task
 
 __all__ = [
     "Allowance",
@@ -143,3 +147,19 @@ __all__ = [
     "text_form",
     "under",
 ]
+
+_MODULES = ("events", "findings", "rows", "anatomy", "source", "api_form", "column", "medium", "loss", "method", "task")
+"""Modules of this package, those without heavy imports first."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a contract when it is first asked for.
+
+    A command that only reads events must not wait for pydantic, Arrow and NumPy.
+    """
+    for module in _MODULES if name in __all__ else ():
+        found = vars(importlib.import_module(f"regraft.contracts.{module}"))
+        if name in found:
+            globals()[name] = found[name]
+            return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,11 +6,12 @@ from abc import ABC
 from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from regraft.plugins import Plugin
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Medium(Plugin, ABC):

@@ -190,7 +190,7 @@ def _imported(file: Path) -> Iterator[str]:
 
 
 def _refuse_old_hooks(member: type[Plugin], file: Path) -> None:
-    """Raise RequestError if a user's class defines a hook by its former name, which the platform would never call.
+    """Raise RequestError if a user's class defines a hook by its former name, which the platform would never use.
 
     A former name may be that of another hook now (`targets`); a method with as many parameters as that hook is valid.
     """
@@ -198,14 +198,15 @@ def _refuse_old_hooks(member: type[Plugin], file: Path) -> None:
     for owner in member.__mro__:
         if owner in platform:
             continue
-        for name, method in vars(owner).items():
-            new = next((new for base in platform if (new := new_name(_hook(base, name)))), None)
-            if new is None or not inspect.isfunction(method):
+        for name, value in vars(owner).items():
+            base, new = next(((base, new) for base in platform if (new := new_name(_hook(base, name)))), (member, ""))
+            kind = "method" if inspect.isfunction(value) else "attribute"
+            if not new or inspect.isfunction(value) != inspect.isfunction(vars(base).get(new.rpartition(".")[2])):
                 continue
             current = next((vars(base)[name] for base in platform if name in vars(base)), None)
-            if current is None or len(_parameters(current)) != len(_parameters(method)):
+            if current is None or len(_parameters(current)) != len(_parameters(value)):
                 raise RequestError(
-                    f"{file}: {owner.__name__}.{name} overrides a hook that is now {new}: rename the method",
+                    f"{file}: {owner.__name__}.{name} overrides a hook that is now {new}: rename the {kind}",
                     where="plugins",
                 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,13 +25,37 @@ HOMES = {
 }
 """Folders in which members may be told apart: a task knows its own columns, and a source names those of its rows."""
 OTHER_MEANINGS = {
+    ("cli/evaluate.py", "label"): "the first column of a task's own tables",
+    ("cli/show.py", "arrow"): "a key of the document that `--json` prints",
+    ("data/json_shape.py", "images"): "a key of COCO files",
     ("data/sources/dicom.py", "full"): "all grey levels of a scan",
+    ("evaluation/page.py", "boxes"): "the shape of a view",
     ("report/html.py", "number"): "a filter of the templates",
     ("report/html.py", "words"): "a filter of the templates",
     ("serving/batch/output_parts.py", "jsonl"): "a format that answers are written in",
     ("serving/batch/session.py", "parquet"): "a format that answers are written in",
     ("spec/run.py", "prototypes"): "what a task supports",
+    **{
+        ("store/card.py", name): "a pipeline of the Hugging Face Hub"
+        for name in (
+            "feature-extraction",
+            "image-classification",
+            "object-detection",
+            "summarization",
+            "text-classification",
+            "text-generation",
+            "token-classification",
+            "translation",
+        )
+    },
+    ("tasks/image_classification.py", "prototypes"): "what a task supports",
+    ("tasks/metrics/detection.py", "images"): "a key of COCO files",
+    ("tasks/text_classification.py", "prototypes"): "what a task supports",
+    ("tasks/text_pair_classification.py", "prototypes"): "what a task supports",
+    ("training/baselines.py", "prototypes"): "the method whose result is the baseline; no model is asked for it",
     ("tuning/driver/centroid_baseline.py", "prototypes"): "what a task supports",
+    ("tuning/worker/worker.py", "feature-extraction"): "a method that is made, to compute ahead what others share",
+    ("tuning/worker/worker.py", "freeze"): "a method that is made, to compute ahead what others share",
 }
 """(file, string): what the string means there instead."""
 LABELS = "labels"
@@ -53,20 +78,23 @@ def classes() -> dict[str, str]:
     return {family.lookup(name).__name__: family.family for family in FAMILIES for name in family.names()}
 
 
-def compared(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Strings that code compares with, matches on, or looks up in a table of classes or functions."""
+def compared(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Strings that code compares with or matches on, and those in sets, keys of tables and constants of modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
             for side in (node.left, *node.comparators):
                 yield from _strings(side)
         elif isinstance(node, ast.MatchValue):
             yield from _strings(node.value)
-        elif isinstance(node, ast.Dict) and all(
-            isinstance(value, ast.Name | ast.Attribute | ast.Lambda) for value in node.values
-        ):
+        elif isinstance(node, ast.Set):
+            yield from _strings(node)
+        elif isinstance(node, ast.Dict):
             for key in node.keys:
                 if key is not None:
                     yield from _strings(key)
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            yield from _strings(node.value)
 
 
 def _strings(node: ast.AST) -> Iterator[tuple[int, str]]:
@@ -77,16 +105,20 @@ def _strings(node: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def asked_for(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Classes that `isinstance` and `issubclass` are asked about."""
+    """Classes that `isinstance` and `issubclass` are asked about, or that something is compared with."""
     for node in ast.walk(tree):
-        if (
+        asked: list[ast.expr] = []
+        if isinstance(node, ast.Compare):
+            asked = [node.left, *node.comparators]
+        elif (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
             and node.func.id in ("isinstance", "issubclass")
         ):
-            for part in ast.walk(node.args[1]) if len(node.args) > 1 else ():
-                if isinstance(part, ast.Name):
-                    yield part.lineno, part.id
+            asked = node.args[1:]
+        for part in (inner for each in asked for inner in ast.walk(each)):
+            if isinstance(part, ast.Name | ast.Attribute):
+                yield part.lineno, part.id if isinstance(part, ast.Name) else part.attr
 
 
 def place(path: Path) -> str:
@@ -129,6 +161,23 @@ def test_no_code_asks_for_a_members_class_outside_its_family() -> None:
         if name in known and not at_home(path, {known[name]}) and (place(path), name) != RICH
     }
     assert not found, "\n".join(sorted(found))
+
+
+def test_every_way_to_ask_for_a_member_is_found() -> None:
+    code = """
+        NAMES = ("in_a_tuple", "in_another")
+        NAME = "constant"
+        KINDS = frozenset({"in_a_set"})
+        SIZES = {"in_a_table": 3}
+        if kind == "equal" or kind in ("in", "or") or isinstance(column, columns.Attribute) or type(column) is Class:
+            match kind:
+                case "case":
+                    pass
+    """
+    tree = ast.parse(inspect.cleandoc(code))
+    names = {"in_a_tuple", "in_another", "constant", "in_a_set", "in_a_table", "equal", "in", "or", "case"}
+    assert {text for _, text in compared(tree)} == names
+    assert {"Attribute", "Class"} <= {name for _, name in asked_for(tree)}
 
 
 @pytest.mark.parametrize(("where", "text"), OTHER_MEANINGS)

@@ -21,8 +21,8 @@ def imported(path: Path, known: set[str]) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names} & known
-            found |= inner or {node.module}
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & known) | ({node.module} if names - known else set())
     return (found & known) - {module_name(path)}
 
 
@@ -55,6 +55,12 @@ def circles(edges: dict[str, set[str]]) -> Iterator[list[str]]:
 def test_circles_are_found() -> None:
     edges = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"a"}}
     assert list(circles(edges)) == [["a", "b", "c"]]
+
+
+def test_no_import_escapes_the_search_for_circles() -> None:
+    assert [
+        path for path in CODE for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom) and node.level
+    ] == []
 
 
 def test_no_modules_import_one_another_in_a_circle_typing_imports_counted() -> None:

@@ -89,7 +89,8 @@ def test_a_new_name_exists_and_an_old_one_does_not(old: str, new: str) -> None:
     if is_module(new):
         assert not is_module(old)
         return
-    assert callable(resolved(new))
+    owner, _, name = new.rpartition(".")
+    assert name in getattr(resolved(owner), "__annotations__", ()) or callable(resolved(new))
     with pytest.raises((ImportError, AttributeError)):
         resolved(old)
 
@@ -154,6 +155,23 @@ def test_a_task_that_overrides_an_old_hook_is_refused_with_the_new_one(
     name = define.removeprefix("def ").partition("(")[0]
     message = refused(folder, "tasks", TASK.format(define, call))
     assert f"Mine.{name} overrides a hook that is now regraft." in message and f"{new}: rename the method" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "new"),
+    [("reads_column", "text_column"), ("writes_column", "reference_column"), ("usual", "default_lengths")],
+)
+def test_a_task_that_sets_an_old_class_attribute_is_refused_with_the_new_one(name: str, new: str, folder: Path) -> None:
+    text = f"""
+from typing import Any, ClassVar
+from regraft.tasks.translation import Translation
+
+class Mine(Translation):
+    {name}: ClassVar[Any] = "french"
+"""
+    message = refused(folder, "tasks", text)
+    assert f"Mine.{name} overrides a hook that is now regraft." in message
+    assert f"Seq2Seq.{new}: rename the attribute" in message
 
 
 def test_new_hooks_and_names_that_are_no_hooks_load(folder: Path) -> None:

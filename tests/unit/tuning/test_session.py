@@ -19,6 +19,7 @@ import yaml
 
 from doubles.fake_pool import EPOCHS, FakePool, a_spec, searched
 from regraft import load
+from regraft.contracts import Event, Note
 from regraft.errors import LeaseHeld, RequestError, RunError, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
@@ -28,8 +29,9 @@ from regraft.tuning.driver.local_worker import LocalPool
 from regraft.tuning.driver.prepare import search_name
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.driver.workers import WorkerDied
-from regraft.tuning.protocol import Report, Trial
+from regraft.tuning.protocol import Coordinator, Report, Trial
 from regraft.tuning.records import TrialRecord
+from regraft.units import bytes_text
 
 RATES = {"training.lr": {"loguniform": [1e-5, 1e-1]}}
 
@@ -339,6 +341,19 @@ def test_as_many_become_versions_as_asked_and_the_best_is_the_newest(
         assert registry.version("tiny").meta["lineage"]["search"]["trial"] == outcome.winner
     else:
         assert outcome.version is None
+
+
+@pytest.mark.parametrize("count", [512, 3e4, 2e7, 4e10, 1.2e12], ids=bytes_text)
+def test_a_note_of_several_workers_is_shown_once_whatever_they_measured(count: float, tmp_path: Path) -> None:
+    class Noting(FakePool):
+        def work(self, slot: int, trials: Sequence[Trial], coordinator: Coordinator) -> None:
+            for part in (1.0, 1.1):
+                coordinator.emit(Note(f"{2 * part:.2g} ms to read a row, {bytes_text(part * count)} are free"))
+            super().work(slot, trials, coordinator)
+
+    events: list[Event] = []
+    searched(a_spec(tmp_path, {"space": RATES, "trials": 2}), Noting(), progress=events.append)
+    assert [bytes_text(count) in event.message for event in events if isinstance(event, Note)] == [True]
 
 
 def test_a_second_driver_is_refused(tmp_path: Path) -> None:

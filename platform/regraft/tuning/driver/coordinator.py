@@ -20,7 +20,7 @@ from regraft.tuning.records import OVER, TrialRecord, best_first
 from regraft.tuning.study import Study
 
 log = logging.getLogger(__name__)
-MEASURED = re.compile(r"[\d.e+-]+ (?:ms|bytes|[kMG]B)\b")
+MEASURED = re.compile(r"[\d.e+-]+ (?:ms|[kMGT]?B)\b")
 """Measured values, which differ between two workers' notes on the same fact."""
 
 

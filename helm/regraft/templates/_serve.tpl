@@ -1,4 +1,4 @@
-{{/* The text that Ray Serve reads: one application, told by its arguments what to answer for. */}}
+{{/* The configuration of Ray Serve: one application, whose arguments are the serve spec. */}}
 {{- define "regraft.serveConfig" -}}
 {{- $service := .Values.service -}}
 {{- $scaling := $service.scaling -}}

@@ -12,7 +12,7 @@ from support.processes import free_port
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_a_port_that_another_program_holds_is_told(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_another_program_holds_is_reported(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connect, "CONNECT_S", 1.0)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -30,7 +30,7 @@ def test_a_port_that_another_program_holds_is_told(answer: bytes, monkeypatch: p
     assert "no Ray that lets us in" in connect.explain(caught.value)
 
 
-def test_a_port_where_nobody_listens_is_told() -> None:
+def test_a_port_where_nobody_listens_is_reported() -> None:
     with pytest.raises(connect.Unreachable) as caught:
         connect.check_reachable(f"127.0.0.1:{free_port()}")
     assert "no Ray answers there" in connect.explain(caught.value)

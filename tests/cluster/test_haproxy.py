@@ -192,13 +192,13 @@ def test_what_has_no_room_reaches_no_replica(front: Front) -> None:
     assert front.ask(path="/other/models/a")[0] == 200, "another application has room of its own"
 
 
-def test_a_sender_of_a_large_body_is_told_too(front: Front) -> None:
+def test_a_sender_of_a_large_body_is_answered_too(front: Front) -> None:
     front.tell("0")
     status, headers, body = front.ask(body=b"x" * (5 << 20))
     assert (status, headers["retry-after"], body) == (503, "1", FULL.document())
 
 
-def test_what_asks_no_model_or_is_told_of_no_room_takes_none(front: Front) -> None:
+def test_what_asks_no_model_or_is_refused_takes_none(front: Front) -> None:
     front.tell("1")
     for replica in front.replicas:
         replica.room = None

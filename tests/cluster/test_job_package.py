@@ -118,11 +118,11 @@ def test_a_store_in_a_folder_is_marked_until_it_was_looked_at(package: JobPackag
 
 
 @pytest.mark.parametrize(
-    ("output", "told"), [("answers.jsonl", "the job's own folder"), ("./x/answers.jsonl", "the job's own folder")]
+    ("output", "message"), [("answers.jsonl", "the job's own folder"), ("./x/answers.jsonl", "the job's own folder")]
 )
-def test_answers_that_would_vanish_with_the_job_are_refused(package: JobPackage, output: str, told: str) -> None:
+def test_answers_that_would_vanish_with_the_job_are_refused(package: JobPackage, output: str, message: str) -> None:
     args: Any = type("Args", (), {"output": output, "model": "m"})
-    with pytest.raises(RequestError, match=told):
+    with pytest.raises(RequestError, match=message):
         pack_predict(package, args, "s3://b/x")
 
 

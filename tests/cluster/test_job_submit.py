@@ -165,7 +165,7 @@ def test_an_address_where_nobody_listens_is_answered_at_once(
     assert "no Ray answers there" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_client_of_another_ray_version_is_told_both_versions(
+def test_a_client_of_another_ray_version_is_shown_both_versions(
     cluster: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "spec.yaml"
@@ -278,7 +278,7 @@ def test_a_search_is_submitted_by_either_way(cluster: tuple[str, dict[str, str]]
 
 
 @pytest.mark.parametrize(
-    ("changes", "code", "told"),
+    ("changes", "code", "message"),
     [
         ({"compute": {"workers": 64, "cpus": 1}}, 2, "the cluster has 2"),
         ({"store": "s3://regraft-no-such-bucket/x"}, 1, "the bucket does not exist"),
@@ -286,16 +286,16 @@ def test_a_search_is_submitted_by_either_way(cluster: tuple[str, dict[str, str]]
     ],
 )
 @pytest.mark.slow
-def test_what_is_wrong_there_is_told_here_with_its_exit_code(
-    changes: dict[str, Any], code: int, told: str, cluster: tuple[str, dict[str, str]], tmp_path: Path
+def test_what_is_wrong_there_is_reported_here_with_its_exit_code(
+    changes: dict[str, Any], code: int, message: str, cluster: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     user_folder(tmp_path, **changes)
     done = regraft(cluster, tmp_path, "train", "spec.yaml", "--address", cluster[0])
-    assert (done.returncode, told in done.stderr) == (code, True), done.stdout + done.stderr
+    assert (done.returncode, message in done.stderr) == (code, True), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_an_address_that_lets_nobody_in_is_told_with_what_to_do(
+def test_an_address_that_lets_nobody_in_is_reported_with_what_to_do(
     cluster: tuple[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user_folder(tmp_path)
@@ -303,9 +303,9 @@ def test_an_address_that_lets_nobody_in_is_told_with_what_to_do(
     assert nobody.returncode == 1 and "no cluster answers there" in nobody.stderr
     assert not (tmp_path / "store").exists()
     monkeypatch.setenv("HOME", str(tmp_path))
-    for token, told in (("another-token", "does not know this token"), ("", "set RAY_AUTH_MODE=token")):
+    for token, message in (("another-token", "does not know this token"), ("", "set RAY_AUTH_MODE=token")):
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
-        with pytest.raises(ClusterError, match=told):
+        with pytest.raises(ClusterError, match=message):
             Cluster(cluster[0])
     monkeypatch.setenv("RAY_AUTH_TOKEN", cluster[1]["RAY_AUTH_TOKEN"])
     monkeypatch.setattr("ray.__version__", "2.40.0")

@@ -103,7 +103,7 @@ def test_three_nodes_that_die_leave_what_an_undisturbed_run_leaves(
     assert delta(written) == delta(four)
     assert last_tensors(written) == last_tensors(four)
     assert last_state(written) == last_state(four)
-    assert effective(driver.journal) == effective(inputs / "straight" / "journal")
+    assert effective(driver.row_log) == effective(inputs / "straight" / "journal")
     nothing_is_kept_busy(machines)
 
 
@@ -128,7 +128,7 @@ def test_workers_that_grow_from_one_to_two_and_fall_to_one_use_each_row_once_an_
     events = driver.ended()
     assert [event["workers"] for event in events if event["event"] == "start"] == [1, 2, 1]
     assert any("there is room for more workers" in event.get("message", "") for event in events)
-    used = effective(driver.journal)
+    used = effective(driver.row_log)
     for first in range(0, 32, 8):
         assert sorted(np.concatenate(used[first : first + 8]).tolist()) == list(range(60))
     # Growing costs no step: the second group went on right where the first one left.

@@ -115,7 +115,7 @@ def test_three_killed_actors_leave_every_row_once_and_in_order(
 
 
 @pytest.mark.slow
-def test_a_row_that_kills_every_worker_ends_the_command_and_is_told_by_its_block(
+def test_a_row_that_kills_every_worker_ends_the_command_and_is_reported_by_its_block(
     on_ray: None, deadly: tuple[Path, str], tmp_path: Path
 ) -> None:
     store, mine = deadly

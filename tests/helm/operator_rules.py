@@ -14,7 +14,7 @@ OWN_VARIABLES = {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD"}
 DNS_1035 = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 
 
-def refusals(item: Mapping[str, Any]) -> list[str]:
+def rule_violations(item: Mapping[str, Any]) -> list[str]:
     """Yield the operator's errors for a RayCluster, RayJob or RayService."""
     inner = {"RayCluster": lambda spec: spec, "RayJob": _cluster_of_job, "RayService": _cluster_of_service}[
         item["kind"]

@@ -32,7 +32,7 @@ from helm.charts import (
     the,
     written,
 )
-from helm.operator_rules import refusals
+from helm.operator_rules import rule_violations
 from helm.pod_security import breaches
 from helm.valid_values import SCHEMA, valid
 
@@ -68,7 +68,7 @@ def check(found: list[dict[str, Any]]) -> None:
 
     for item in found:
         if item["kind"] in RAY_KINDS:
-            assert refusals(item) == []
+            assert rule_violations(item) == []
             if CRDS.is_dir():
                 assert [error.message for error in crd(item["kind"]).iter_errors(item)] == []
             derived(item)
@@ -117,7 +117,7 @@ def test_the_defaults_give_a_valid_cluster() -> None:
 
 
 @every_set
-def test_kubernetes_reserves_what_ray_is_told(path: Path) -> None:
+def test_kubernetes_reserves_what_ray_is_given(path: Path) -> None:
     ray = ray_object(rendered(written(path)))
     available = {name: node["resources"] for name, node in derived(ray)["available_node_types"].items()}
     assert available.pop("headgroup")["CPU"] == 0, "the head takes no work"
@@ -192,7 +192,7 @@ def test_false_and_zero_of_a_group_count_as_written() -> None:
 def test_names_are_cut_to_what_kuberay_takes(mode: str, most: int, name: str) -> None:
     base = {"mode": mode, "store": "s3://b/p", "job": {"spec": "name: a"}, "service": {"openToAll": True}}
     ray = ray_object(rendered(base, name=name))
-    assert refusals(ray) == []
+    assert rule_violations(ray) == []
     assert 0 < len(ray["metadata"]["name"]) <= most
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from helm.charts import CHART, cluster_spec, needs_helm, ray_object, rendered, written
-from helm.operator_rules import refusals
+from helm.operator_rules import rule_violations
 from helm.pod_security import breaches
 
 pytestmark = needs_helm
@@ -176,9 +176,9 @@ BROKEN: list[tuple[str, str, Break]] = [
 @pytest.mark.parametrize(("values", "rule", "broken"), BROKEN, ids=lambda part: part if isinstance(part, str) else "")
 def test_what_the_operator_refuses_is_caught(values: str, rule: str, broken: Break) -> None:
     item = ray_object(rendered(written(CHART / "ci" / f"{values}-values.yaml")))
-    assert refusals(item) == []
+    assert rule_violations(item) == []
     broken(item)
-    assert any(rule in message for message in refusals(item)), refusals(item)
+    assert any(rule in message for message in rule_violations(item)), rule_violations(item)
 
 
 @pytest.mark.parametrize(

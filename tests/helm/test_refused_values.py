@@ -72,11 +72,11 @@ def test_the_schema_names_the_value(values: dict[str, Any], where: str, message:
         ({"serviceAccount": {"podLabels": {"app.kubernetes.io/name": "x"}}}, "belongs to the chart"),
     ],
 )
-def test_values_that_exclude_one_another_are_told_with_the_way_out(values: dict[str, Any], message: str) -> None:
+def test_values_that_exclude_one_another_are_reported_with_the_way_out(values: dict[str, Any], message: str) -> None:
     assert message in refusal(values)
 
 
-def test_all_that_is_wrong_is_told_at_once_and_no_secret_with_it() -> None:
+def test_all_that_is_wrong_is_reported_at_once_and_no_secret_with_it() -> None:
     text = refusal({"mode": "service", "s3": {"secretAccessKey": "SENTINEL"}, "kueue": {"queue": "a"}})
     assert text.count("\n  - ") >= 4
     assert "SENTINEL" not in text

@@ -19,7 +19,7 @@ from ray.core.generated import autoscaler_pb2
 PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
 
 
-class Keeper:
+class NodeProcesses:
     """The nodes and the commands for them."""
 
     def __init__(self, port: int, folder: str) -> None:
@@ -71,16 +71,16 @@ class Keeper:
 
 def main(port: str, folder: str) -> None:
     """Execute commands until standard input ends."""
-    keeper = Keeper(int(port), folder)
-    print(json.dumps(keeper.cluster.address), flush=True)
+    nodes = NodeProcesses(int(port), folder)
+    print(json.dumps(nodes.cluster.address), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
         try:
-            answer = {"ok": getattr(keeper, order.pop("do"))(**order)}
+            answer = {"ok": getattr(nodes, order.pop("do"))(**order)}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer, default=str), flush=True)
-    keeper.cluster.shutdown()
+    nodes.cluster.shutdown()
 
 
 def count(address: str) -> None:

@@ -67,27 +67,29 @@ class Machines:
     def __enter__(self) -> Self:
         command = [sys.executable, str(HERE / "cluster_process.py"), str(free_port()), str(self.folder)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        with (self.folder / "keeper.log").open("w") as log:
-            self._keeper = subprocess.Popen(command, env=self.environment, start_new_session=True, stderr=log, **pipes)
+        with (self.folder / "nodes.log").open("w") as log:
+            self._nodes_process = subprocess.Popen(
+                command, env=self.environment, start_new_session=True, stderr=log, **pipes
+            )
         self.address: str = self._answer()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in (*self._blind, self._keeper):
+        for process in (*self._blind, self._nodes_process):
             end(process)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _answer(self) -> Any:
         while True:
-            line = self._keeper.stdout.readline()
-            assert line, (self.folder / "keeper.log").read_text()[-3000:]
+            line = self._nodes_process.stdout.readline()
+            assert line, (self.folder / "nodes.log").read_text()[-3000:]
             with contextlib.suppress(ValueError):  # Ray writes to standard output too
                 return json.loads(line)
 
     def execute(self, do: str, **order: Any) -> Any:
         """Execute a command and return its reply."""
-        self._keeper.stdin.write(json.dumps({"do": do, **order}) + "\n")
-        self._keeper.stdin.flush()
+        self._nodes_process.stdin.write(json.dumps({"do": do, **order}) + "\n")
+        self._nodes_process.stdin.flush()
         answer = self._answer()
         assert "ok" in answer, answer
         return answer["ok"]
@@ -217,10 +219,10 @@ class Driver:
         """`options` are those of counted_driver.py; `environment` replaces the cluster's."""
         environment = options.pop("environment", cluster.environment)
         folder.mkdir(parents=True, exist_ok=True)
-        self.journal = folder / "journal"
+        self.row_log = folder / "journal"
         files = [folder / "spec.json", folder / "options.json"]
         files[0].write_text(json.dumps(written))
-        files[1].write_text(json.dumps({"journal": str(self.journal), "markers": str(folder), **options}))
+        files[1].write_text(json.dumps({"journal": str(self.row_log), "markers": str(folder), **options}))
         command = [sys.executable, str(HERE / "counted_driver.py"), *map(str, files), cluster.address]
         self.out = folder / "out"
         with self.out.open("a") as out, (folder / "err").open("a") as err:
@@ -232,9 +234,9 @@ class Driver:
 
     def steps(self) -> list[int]:
         """Return the steps in the order of their execution."""
-        if not self.journal.exists():
+        if not self.row_log.exists():
             return []
-        return [int(line.split()[1]) for line in self.journal.read_text().splitlines()]
+        return [int(line.split()[1]) for line in self.row_log.read_text().splitlines()]
 
     def ended(self, code: int = 0) -> list[dict[str, Any]]:
         """Wait for its end and return all its events."""

@@ -76,7 +76,7 @@ def entries(model: nn.Module, anatomy: Anatomy, batch: dict[str, Any]) -> list[s
 
 @families
 @models
-def test_blocks_run_once_each_in_the_order_told(name: str, make: Any) -> None:
+def test_blocks_run_once_each_in_the_order_stated(name: str, make: Any) -> None:
     model = make(name)
     anatomy = dissect(model)
     assert len(anatomy.blocks) == FAMILIES[name].blocks

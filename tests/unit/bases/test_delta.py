@@ -68,7 +68,7 @@ def test_the_tensors_are_the_live_ones(made: Adapted) -> None:
     assert delta_tensors(made)["classifier.bias"] is made.linear_head().bias
 
 
-def test_a_delta_of_another_base_is_told(base: Base) -> None:
+def test_a_delta_of_another_base_is_reported(base: Base) -> None:
     why = "the delta was made on that one: give the base it was made on"
     check_hash(base, base.hash, why)
     with pytest.raises(WrongBase) as caught:

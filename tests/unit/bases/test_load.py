@@ -93,12 +93,12 @@ def test_weights_of_another_shape_are_refused(folder: Path) -> None:
         BaseLoader(rewrite(folder, intermediate_size=16))("AutoModel")
 
 
-def test_an_unknown_architecture_is_told(folder: Path) -> None:
+def test_an_unknown_architecture_is_reported(folder: Path) -> None:
     with pytest.raises(BaseError, match=r"config\.json cannot be loaded.*nobodys-architecture"):
         BaseLoader(rewrite(folder, model_type="nobodys-architecture"))
 
 
-def test_a_task_the_family_has_not_is_told(folder: Path) -> None:
+def test_a_task_the_family_has_not_is_reported(folder: Path) -> None:
     with pytest.raises(BaseError, match="AutoModelForObjectDetection on bert cannot be loaded"):
         BaseLoader(locate(str(folder)))("AutoModelForObjectDetection", labels=LABELS)
 

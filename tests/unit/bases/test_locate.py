@@ -102,7 +102,7 @@ def test_an_unknown_hub_id_without_a_network_says_what_to_do(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("reference", ["gs://bucket/model", "./not/there", "/not/there", "a/b/c/d", "", "a b", "s3:/x"])
-def test_what_is_no_reference_is_told_what_is(reference: str) -> None:
+def test_what_is_no_reference_is_answered_with_what_is(reference: str) -> None:
     refused(reference, repr(reference), "allowed are a hub id")
 
 
@@ -179,7 +179,7 @@ def index(*shards: str) -> Callable[[Path], None]:
     return apply
 
 
-REFUSALS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "no config": (unlink("config.json"), ("no config.json", "save_pretrained")),
     "no weights": (unlink("model.safetensors"), ("no *.safetensors", "save_pretrained")),
     "pickle only": (
@@ -230,9 +230,9 @@ REFUSALS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("case", REFUSED)
 def test_an_unsafe_or_damaged_base_is_refused_by_name(folder: Path, case: str) -> None:
-    change, parts = REFUSALS[case]
+    change, parts = REFUSED[case]
     change(folder)
     refused(folder, str(folder), *parts)
 

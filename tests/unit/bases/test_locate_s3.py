@@ -85,6 +85,6 @@ def test_what_is_unsafe_or_cut_is_refused_and_not_kept(bucket: Bucket, tmp_path:
     assert list((tmp_path / "cache" / "bases").iterdir()) == []
 
 
-def test_an_empty_prefix_is_told(bucket: Bucket) -> None:
+def test_an_empty_prefix_is_reported(bucket: Bucket) -> None:
     with pytest.raises(BaseError, match="nothing is stored under s3://bases/other"):
         locate("s3://bases/other")

@@ -33,7 +33,7 @@ def hub_folder(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(THERE, reason="timm is installed: nothing is missing")
-def test_what_is_missing_is_told_with_the_extra_that_brings_it(tmp_path: Path) -> None:
+def test_what_is_missing_is_reported_with_the_extra_that_brings_it(tmp_path: Path) -> None:
     base = locate(str(hub_folder(tmp_path / "vgg")))
     for use in (lambda: BaseLoader(base), lambda: load_processor(base, "image")):
         with pytest.raises(Unsupported, match=r"timm and torchvision: pip install 'regraft\[timm\]'"):

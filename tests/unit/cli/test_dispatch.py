@@ -30,7 +30,7 @@ def loaded_by(code: str) -> list[str]:
 @pytest.mark.parametrize(
     "argv", [["--help"], ["train", "--help"], ["models", "promote", "-h"], ["--version"], ["trian"]]
 )
-def test_help_and_refusals_load_nothing_heavy(argv: list[str]) -> None:
+def test_help_and_errors_load_nothing_heavy(argv: list[str]) -> None:
     assert loaded_by(f"from regraft.cli import main; main({argv!r})") == []
 
 

@@ -65,7 +65,7 @@ def test_a_summary_tells_score_interval_worst_class_and_page(
 ) -> None:
     result = regraft("evaluate", "tickets", "rows.csv", "--store", store.url)
     assert result.code == 0
-    for told in (
+    for message in (
         "tickets@v1 is evaluated",
         "0.8750  (95 % interval 0.8500 to 0.9000)",
         "at training  0.9000",
@@ -73,7 +73,7 @@ def test_a_summary_tells_score_interval_worst_class_and_page(
         "240, 2 left out",
         "evaluation-tickets-v1-rows/evaluation.html",
     ):
-        assert told in result.out
+        assert message in result.out
 
 
 def test_json_is_one_object_with_all_figures_and_the_files(
@@ -106,7 +106,7 @@ def test_what_is_asked_reaches_the_evaluation(regraft: Regraft, evaluation: Fake
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--columns", "text"), "'text' is written; allowed is COLUMN=NAME-IN-THE-FILE"),
         (("--bad-rows", "maybe"), "'maybe' is written; allowed are fail, skip"),
@@ -114,21 +114,21 @@ def test_what_is_asked_reaches_the_evaluation(regraft: Regraft, evaluation: Fake
         (("--storre", "x"), "Did you mean --store?"),
     ],
 )
-def test_what_is_asked_wrong_is_told_before_anything_starts(
-    regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore, options: tuple[str, ...], told: str
+def test_what_is_asked_wrong_is_reported_before_anything_starts(
+    regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore, options: tuple[str, ...], message: str
 ) -> None:
     result = regraft("evaluate", "tickets", "rows.csv", "--store", store.url, *options)
-    assert result.code == 2 and told in result.err and not evaluation.calls
+    assert result.code == 2 and message in result.err and not evaluation.calls
 
 
-def test_a_model_that_is_not_there_is_told_with_the_nearest(
+def test_a_model_that_is_not_there_is_reported_with_the_nearest(
     regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore
 ) -> None:
     result = regraft("evaluate", "ticket", "rows.csv", "--store", store.url)
     assert result.code == 2 and "tickets" in result.err and not evaluation.calls
 
 
-def test_a_comparison_says_whether_the_two_can_be_told_apart(
+def test_a_comparison_says_whether_the_two_can_be_distinguished(
     regraft: Regraft, evaluation: FakeEvaluation, store: ObjectStore
 ) -> None:
     apart = {"low": -0.01, "high": 0.05}

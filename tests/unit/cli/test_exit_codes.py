@@ -68,7 +68,7 @@ def test_what_is_asked_wrong_is_2(
     assert training.calls == []
 
 
-def test_all_problems_of_a_spec_are_told_at_once(regraft: Regraft, tmp_path: Path) -> None:
+def test_all_problems_of_a_spec_are_reported_at_once(regraft: Regraft, tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(yaml.safe_dump({**DOCUMENT, "trainin": {}, "compute": {"wrkers": 2}, "method": "loar"}))
     result = regraft("train", path)
@@ -79,7 +79,7 @@ def test_all_problems_of_a_spec_are_told_at_once(regraft: Regraft, tmp_path: Pat
 
 
 @pytest.mark.parametrize("text", ["name: [", "- a\n- b", "\tname: x", "\x00"])
-def test_what_is_no_yaml_mapping_is_told_with_the_file(text: str, regraft: Regraft, tmp_path: Path) -> None:
+def test_what_is_no_yaml_mapping_is_reported_with_the_file(text: str, regraft: Regraft, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     result = regraft("train", path)

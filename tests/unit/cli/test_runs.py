@@ -85,7 +85,7 @@ def test_gc_of_a_clean_store_removes_nothing(regraft: Regraft, store: ObjectStor
     assert [stat.key for stat in store.list()] == before
 
 
-def test_a_run_that_nobody_drives_is_told_as_interrupted_and_cannot_be_stopped(
+def test_a_run_that_nobody_drives_is_reported_as_interrupted_and_cannot_be_stopped(
     regraft: Regraft, store: ObjectStore
 ) -> None:
     record(store)
@@ -147,7 +147,7 @@ def test_a_search_is_no_run_and_it_is_said_how_it_ends(command: str, regraft: Re
     assert listed[0]["state"] == "interrupted", "no process drives it"
 
 
-def test_logs_are_told_with_their_time_and_followed_to_the_end(regraft: Regraft, store: ObjectStore) -> None:
+def test_logs_are_reported_with_their_time_and_followed_to_the_end(regraft: Regraft, store: ObjectStore) -> None:
     record(store)
     lines = [
         {"time": 1e9, "event": "note", "message": "began"},

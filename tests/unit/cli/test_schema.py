@@ -115,7 +115,7 @@ def test_every_field_of_a_spec_has_its_manual() -> None:
     assert all(field.get("description") for part in parts for field in part["properties"].values())
 
 
-def test_the_command_prints_the_schema_in_both_forms(regraft: Regraft) -> None:
+def test_the_command_prints_the_schema_in_both_formats(regraft: Regraft) -> None:
     result = regraft("schema")
     assert json.loads(result.out) == run_schema() == regraft("schema", "--json").document
 

@@ -111,12 +111,12 @@ def test_the_spec_and_its_options_are_handed_on(spec: Path, regraft: Regraft, se
 
 
 def test_sigterm_ends_a_search_as_ctrl_c_does(spec: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch) -> None:
-    def told_to_end(*_: Any, **__: Any) -> None:
+    def asked_to_end(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setitem(dispatch.WORK, "search", told_to_end)
+    monkeypatch.setitem(dispatch.WORK, "search", asked_to_end)
     result = regraft("search", spec)
     assert result.code == 130 and "the same command continues" in result.err
     assert signal.getsignal(signal.SIGTERM) == before
@@ -170,7 +170,7 @@ def test_json_is_one_object_with_every_trial(spec: Path, regraft: Regraft, searc
 
 
 @pytest.mark.parametrize(
-    ("change", "told_"),
+    ("change", "reported_"),
     [
         (["search.space={}"], "search.space: is empty"),
         (['search.space={"method": {"choice": ["lora"]}, "method.depth": {"choice": [2]}}'], "no method of the space"),
@@ -183,11 +183,11 @@ def test_json_is_one_object_with_every_trial(spec: Path, regraft: Regraft, searc
     ],
 )
 def test_what_is_asked_wrong_is_one_clear_message_and_starts_nothing(
-    change: list[str], told_: str, spec: Path, regraft: Regraft, tmp_path: Path
+    change: list[str], reported_: str, spec: Path, regraft: Regraft, tmp_path: Path
 ) -> None:
     result = regraft("search", spec, *(part for pair in change for part in ("--set", pair)))
     assert result.code == 2
-    assert told_ in result.err
+    assert reported_ in result.err
     assert result.err.count("error:") == 1
     assert not (tmp_path / "store").exists()
 
@@ -199,6 +199,6 @@ def test_register_is_none_best_or_a_number(written: str, spec: Path, regraft: Re
     assert "allowed are none, best or a number" in result.err
 
 
-def test_overrides_are_told_by_their_last_names() -> None:
+def test_overrides_are_reported_by_their_last_names() -> None:
     frozen = {"type": "freeze", "depth": 4}
     assert overrides_text({"method": frozen, "training.lr": 0.00031234}) == "method freeze(depth 4), lr 0.000312"

@@ -55,27 +55,27 @@ def test_options_and_files_become_one_spec(tmp_path: Path) -> None:
     assert spec("SERVE.yaml", "--min-replicas", "2").scaling.max_replicas == 8
 
 
-def test_all_that_is_wrong_with_a_spec_is_told_at_once(tmp_path: Path, regraft: Regraft) -> None:
+def test_all_that_is_wrong_with_a_spec_is_reported_at_once(tmp_path: Path, regraft: Regraft) -> None:
     (tmp_path / "s.yaml").write_text(
         "models: [a, b, A]\nprot: 1\nlimits: {item: 3}\nscaling: {min_replicas: 3, max_replicas: 2}\n"
     )
     result = regraft("serve", "s.yaml")
     assert result.code == 2
-    for told in ("model name 'A'", "Did you mean 'port'?", "Did you mean 'items'?", "min_replicas is 3"):
-        assert told in result.err
-    for wrong, told in (
+    for message in ("model name 'A'", "Did you mean 'port'?", "Did you mean 'items'?", "min_replicas is 3"):
+        assert message in result.err
+    for wrong, message in (
         ({"models": ["a", "a@v1"]}, "more than once"),
         ({"models": []}, "no model is written"),
         ({"models": ["a"], "aliases": {"live": {"v1": 0.9, "v2": 0.2}}}, "add up to 1.1"),
         ({"models": ["a", "b"], "aliases": {"live": {"v1": 1.0}}}, "write model@live"),
         ({"models": ["a"], "aliases": {"live": {"new": 1.0}}}, "allowed are versions"),
     ):
-        with pytest.raises(SpecError, match=told):
+        with pytest.raises(SpecError, match=message):
             ServeSpec.resolve(wrong)
 
 
 @pytest.mark.parametrize(
-    "more, told",
+    "more, message",
     [
         (["tinny"], "did you mean 'tiny'?"),
         (["tiny@v7"], "there are v1"),
@@ -89,11 +89,11 @@ def test_all_that_is_wrong_with_a_spec_is_told_at_once(tmp_path: Path, regraft: 
     ],
 )
 def test_what_is_asked_wrong_ends_before_anything_starts(
-    more: list[str], told: str, there: Path, regraft: Regraft
+    more: list[str], message: str, there: Path, regraft: Regraft
 ) -> None:
     result = regraft("serve", *more)
     assert result.code == 2, result.err
-    assert told in result.err
+    assert message in result.err
 
 
 def test_ray_is_asked_for_unless_there_are_no_replicas(
@@ -164,8 +164,8 @@ def test_it_answers_and_ends_cleanly(there: Path) -> None:
     assert running.returncode == 0, err
     assert time.monotonic() - began < 20
     assert "Traceback" not in err
-    told = json.loads(out)
-    assert (told["url"], told["models"]) == (f"http://127.0.0.1:{port}", ["tiny@v1"])
+    message = json.loads(out)
+    assert (message["url"], message["models"]) == (f"http://127.0.0.1:{port}", ["tiny@v1"])
 
 
 def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path, regraft: Regraft) -> None:

@@ -32,5 +32,5 @@ def test_a_member_is_shown_with_every_field(family: str, name: str, regraft: Reg
         assert field["type"]
 
 
-def test_a_methods_way_of_being_served_is_told(regraft: Regraft) -> None:
+def test_a_methods_way_of_being_served_is_reported(regraft: Regraft) -> None:
     assert "(depends on its fields)" in regraft("show", "methods", "lora").out

@@ -91,12 +91,14 @@ def test_the_summary_puts_the_score_beside_the_baselines(regraft: Regraft, spec:
     assert re.search(r"time +1 min 23 s", out)
 
 
-@pytest.mark.parametrize(("low", "high", "told"), [(-0.1, 0.1, "not distinguishable from none"), (-0.2, -0.1, "worse")])
+@pytest.mark.parametrize(
+    ("low", "high", "message"), [(-0.1, 0.1, "not distinguishable from none"), (-0.2, -0.1, "worse")]
+)
 def test_a_gain_that_is_none_is_called_so(
-    low: float, high: float, told: str, regraft: Regraft, spec: Path, training: FakeTraining
+    low: float, high: float, message: str, regraft: Regraft, spec: Path, training: FakeTraining
 ) -> None:
     training.outcome = {"gain": {"mean": (low + high) / 2, "low": low, "high": high}}
-    assert told in regraft("train", spec).out
+    assert message in regraft("train", spec).out
 
 
 def test_what_to_do_next_can_be_pasted(regraft: Regraft, spec: Path, training: FakeTraining, tmp_path: Path) -> None:

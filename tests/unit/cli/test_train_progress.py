@@ -79,7 +79,7 @@ def test_step_lines_of_a_log_are_seconds_apart(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "step 2/4  epoch 0.5  loss 1.2500  310 rows/s  12 s left\n"
 
 
-def test_checkpoints_are_told_when_everything_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_are_reported_when_everything_is(capsys: pytest.CaptureFixture[str]) -> None:
     TrainLog(Screen(verbose=True))(EVENTS[6])
     assert capsys.readouterr().out == "checkpoint at step 2: 1.0 kB, training stood 0.010 s\n"
 

@@ -216,12 +216,12 @@ def as_expected(kind: str, found: list[dict[str, Any]]) -> None:
 
 
 def test_the_command_line_tells_what_the_store_holds(capsys: pytest.CaptureFixture[str]) -> None:
-    def told(*words: str) -> dict[str, Any]:
+    def printed(*words: str) -> dict[str, Any]:
         assert main([*words, "--store", "store", "--json"]) == 0
         answer: dict[str, Any] = json.loads(capsys.readouterr().out)
         return answer
 
-    listed = told("runs", "list")
+    listed = printed("runs", "list")
     states = {run["model"]: run["state"] for run in listed["runs"]}
     assert states == {
         **dict.fromkeys(("texts", "pictures", "photos"), "stopped"),
@@ -230,9 +230,9 @@ def test_the_command_line_tells_what_the_store_holds(capsys: pytest.CaptureFixtu
     assert [(search["search"], search["state"]) for search in listed["searches"]] == [
         (EXPECTED["search"]["run"], "interrupted")
     ]
-    models = {model["name"]: (model["versions"], model["aliases"]) for model in told("models", "list")["models"]}
+    models = {model["name"]: (model["versions"], model["aliases"]) for model in printed("models", "list")["models"]}
     assert models == {"colours": (["v1"], {}), "tickets": (["v1"], {"production": "v1"})}
-    assert told("runs", "show", EXPECTED["runs"]["texts"]["run"])["checkpoints"]
+    assert printed("runs", "show", EXPECTED["runs"]["texts"]["run"])["checkpoints"]
 
 
 def test_specs_of_every_task_method_loss_and_source_name_their_runs_as_they_did() -> None:

@@ -103,7 +103,7 @@ def test_braces_that_name_nothing_are_refused_by_name(tmp_path: Path) -> None:
     assert rows(f"{tmp_path}/{{a,b}}.csv", tmp_path) == [{"text": "x"}]
 
 
-def test_what_no_source_reads_is_told_how_to_be_written(tmp_path: Path) -> None:
+def test_what_no_source_reads_is_reported_with_how_to_write_it(tmp_path: Path) -> None:
     (tmp_path / "rows.dat").write_text("text;label\na;b\n")
     with pytest.raises(DataError) as refused:
         files(f"{tmp_path}/rows.dat", tmp_path)
@@ -216,7 +216,7 @@ def test_a_folder_on_the_hub_is_fetched_without_code_and_its_images_lie_here(hub
     assert {"train/*.png", "train/*.jsonl"} <= set(hub.asked[-1]["allow_patterns"])
 
 
-def test_a_hub_that_refuses_or_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_refuses_or_is_not_there_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REGRAFT_HUB_MIRROR", raising=False)
     answer: Any = SimpleNamespace(headers={}, request=None, status_code=404)
     errors = [LocalEntryNotFoundError("offline"), RepositoryNotFoundError("no such thing", response=answer)]

@@ -85,7 +85,7 @@ def patients(folder: Path, who: dict[str, str]) -> Path:
     return folder
 
 
-def test_a_folder_of_class_folders_is_told_from_one_of_pictures(tmp_path: Path) -> None:
+def test_a_folder_of_class_folders_is_distinguished_from_one_of_pictures(tmp_path: Path) -> None:
     folder = patients(tmp_path / "scans", {"a": "p1", "b": "p2"})
     takers = [name for name in Source.names() if name not in ("parallel",) and Source.lookup(name)().accepts(folder)]
     assert takers == ["dicom"]

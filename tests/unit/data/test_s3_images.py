@@ -171,7 +171,7 @@ def test_only_the_beginning_of_an_image_is_fetched_when_it_is_checked(moto_url: 
         store.read_start("none", 10)
 
 
-def test_an_image_that_went_away_is_told_by_its_url(moto_url: str, tmp_path: Path) -> None:
+def test_an_image_that_went_away_is_reported_by_its_url(moto_url: str, tmp_path: Path) -> None:
     store = put(moto_url, classes(4))
     snapshot = built(Seeing(), tmp_path, moto_url)
     store.delete(["a/00.png"])

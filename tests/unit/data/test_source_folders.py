@@ -113,7 +113,7 @@ def test_folders_are_named_where_their_names_are_their_own(tmp_path: Path) -> No
         (("train/state.json", "train/data.arrow", "dataset_dict.json"), "saved-dataset"),
     ],
 )
-def test_a_folder_is_told_by_its_layout(tmp_path: Path, names: tuple[str, ...], key: str) -> None:
+def test_a_folder_is_recognised_by_its_layout(tmp_path: Path, names: tuple[str, ...], key: str) -> None:
     if key in Source.names():
         assert find_source(touched(tmp_path, *names), "it").key() == key
 
@@ -193,7 +193,7 @@ def test_files_of_unequal_length_are_refused_with_their_counts(tmp_path: Path) -
     )
 
 
-def test_one_file_alone_is_told_how_to_be_written(tmp_path: Path) -> None:
+def test_one_file_alone_is_reported_with_how_to_write_it(tmp_path: Path) -> None:
     (tmp_path / "t.en").write_text("a\n")
     with pytest.raises(DataError, match=r"written with braces: train\.\{en,de\}\.txt"):
         list(Parallel().read(tmp_path / "t.en"))

@@ -237,7 +237,7 @@ def test_images_refuses_what_has_no_class_folders(tmp_path: Path) -> None:
         read(Images(), written(tmp_path / "x.txt", ""))
 
 
-def test_conll_takes_the_columns_it_is_told(tmp_path: Path) -> None:
+def test_conll_takes_the_columns_it_is_given(tmp_path: Path) -> None:
     path = written(tmp_path / "x.conll", "1 Ann NNP B-per _\n2 left VBD O _\n\n1 Bob NNP B-per _\n")
     found = [(raw.values, raw.where) for raw in Conll(token_column=1, tag_column=-2).read(path)]
     assert found == [

@@ -51,7 +51,7 @@ def read(source: Source, path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("write", [stream, in_file, feather])
-def test_arrow_in_each_of_its_forms(tmp_path: Path, write: Any) -> None:
+def test_arrow_in_each_of_its_formats(tmp_path: Path, write: Any) -> None:
     path = write(tmp_path / "rows.feather", pa.table({"a": range(2500), "b": [[1, None]] * 2500}))
     rows = list(Arrow().read(path))
     assert [row.values["a"] for row in rows] == list(range(2500))

@@ -316,7 +316,7 @@ def test_gives_the_same_when_it_is_read_again(name: str, tmp_path: Path) -> None
 
 
 @every_source
-def test_is_told_by_the_command_line_with_its_fields(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_is_shown_by_the_command_line_with_its_fields(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "sources", name]) == 0
     output = capsys.readouterr().out
     assert all(field in output for field in Source.lookup(name).model_fields)

@@ -274,13 +274,13 @@ def test_the_page_asks_for_nothing_outside(endpoint: Endpoint) -> None:
         assert b"http://" not in reply.body and b"https://" not in reply.body
 
 
-def test_a_port_that_is_taken_is_told(own: ModelStore, endpoint: Endpoint) -> None:
+def test_a_port_that_is_taken_is_reported(own: ModelStore, endpoint: Endpoint) -> None:
     port = urlsplit(endpoint.url).port
     with pytest.raises(RequestError, match=f"{port} cannot be listened on"), own.open(port=port):
         pass
 
 
-def test_the_first_model_that_cannot_open_is_told(own: ModelStore) -> None:
+def test_the_first_model_that_cannot_open_is_reported(own: ModelStore) -> None:
     with pytest.raises(RequestError, match="does not exist"), own.open(models=["nobody"]):
         pass
 

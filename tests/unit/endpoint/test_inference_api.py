@@ -159,7 +159,7 @@ def test_a_conversation_is_one_input_and_a_text_is_what_its_user_says() -> None:
 
 
 @pytest.mark.parametrize("task", sorted(FAMILY))
-def test_every_example_is_answered_and_told_with_its_schema(task: str, every: Endpoint) -> None:
+def test_every_example_is_answered_and_shown_with_its_schema(task: str, every: Endpoint) -> None:
     import jsonschema
 
     shown = every.get(f"/models/{task}").document

@@ -159,7 +159,7 @@ def test_two_texts_a_number_and_a_summary(chromium: Any, full: Endpoint) -> None
         assert seen.complaints == []
 
 
-def test_what_is_refused_is_told_in_words(chromium: Any, full: Endpoint) -> None:
+def test_what_is_refused_is_reported_in_words(chromium: Any, full: Endpoint) -> None:
     with opened(chromium, f"{full.url}/#text-classification") as seen:
         seen.page.wait_for_selector("#ask:not([disabled])")
         seen.page.fill("textarea", " ")

@@ -106,7 +106,7 @@ def test_a_model_is_there_as_soon_as_it_is_registered_and_gone_when_it_is_delete
         assert [model["name"] for model in endpoint.get("/models").document["models"]] == [MODEL]
 
 
-def test_a_version_that_does_not_open_takes_nothing_away_and_is_told_of(own: ModelStore) -> None:
+def test_a_version_that_does_not_open_takes_nothing_away_and_is_reported(own: ModelStore) -> None:
     own.registry.promote(MODEL, "v1", "production")
     with own.open() as endpoint, asked_all_the_time(endpoint, f"/models/{MODEL}@production") as replies:
         until(lambda: bool(replies))
@@ -225,7 +225,7 @@ def test_a_share_whose_version_does_not_open_goes_to_the_others(own: ModelStore)
     made.close()
 
 
-def test_what_cannot_be_opened_at_all_is_told_at_once(own: ModelStore) -> None:
+def test_what_cannot_be_opened_at_all_is_reported_at_once(own: ModelStore) -> None:
     with pytest.raises(Damaged):
         routes(own, Counted(frozenset({"v1"})), models=[MODEL]).start()
     with pytest.raises(NotFound, match="'live' does not exist; there are v1"):

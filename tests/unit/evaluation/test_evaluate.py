@@ -115,7 +115,7 @@ def test_a_version_does_not_differ_from_itself(evaluated: Any) -> None:
     assert all(bounds == {"low": 0.0, "high": 0.0} for bounds in other["intervals"].values())
 
 
-def test_what_is_not_there_is_told(evaluated: Any, trained: Path, tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported(evaluated: Any, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="tiny"):
         evaluated(reference="tinny")
     with pytest.raises(DataError, match="no such file"):
@@ -179,7 +179,7 @@ def test_each_row_is_fetched_once(evaluated: Any, monkeypatch: pytest.MonkeyPatc
     assert sorted(seen) == list(range(45))
 
 
-def test_a_row_that_shows_itself_unusable_only_when_it_is_used_is_left_out_or_told(
+def test_a_row_that_shows_itself_unusable_only_when_it_is_used_is_left_out_or_reported(
     evaluated: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A truncated image has a valid header: it fails only when its pixels are decoded."""

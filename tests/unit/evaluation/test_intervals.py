@@ -33,7 +33,7 @@ def test_the_same_records_have_the_same_interval() -> None:
     assert one == other and one.resamples == 200
 
 
-def test_two_models_that_fail_together_are_told_apart_by_their_difference() -> None:
+def test_two_models_that_fail_together_are_distinguished_by_their_difference() -> None:
     """Each accuracy is uncertain by 0.04, their paired difference by much less."""
     one, other = coins(300, 400), coins(290, 400)
     apart = paired((mean, mean), (one, other), Bootstrap(1000)).bounds["mean"]

@@ -122,7 +122,7 @@ def test_the_page_forbids_itself_to_run_or_fetch() -> None:
     assert "url(" not in text and "@import" not in text and "http-equiv" in text
 
 
-def test_the_score_and_its_interval_are_told(browser: Look, tmp_path: Path) -> None:
+def test_the_score_and_its_interval_are_reported(browser: Look, tmp_path: Path) -> None:
     with browser(written(tmp_path, sample_pages.html())) as seen:
         assert seen.page.inner_text(".score .figure") == "0.750"
         assert "0.500 and 0.875" in seen.page.inner_text(".score .range")

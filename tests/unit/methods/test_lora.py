@@ -90,7 +90,7 @@ def test_auto_finds_layers_of_every_family_that_get_gradients(name: str) -> None
 @pytest.mark.parametrize(
     ("name", "ending"), [("t5", "EncDecAttention.k"), ("detr", "encoder_attn.o_proj"), ("gpt2", "attn.c_proj")]
 )
-def test_attention_is_told_by_every_spelling_of_it(name: str, ending: str) -> None:
+def test_attention_is_recognised_by_every_spelling_of_it(name: str, ending: str) -> None:
     model = task_model(name)
     Lora(rank=2, targets="attention").adapt(model, dissect(model))
     layers = [key for key, module in model.named_modules() if isinstance(module, LoraLayer)]
@@ -145,7 +145,7 @@ def test_endings_of_names_choose_layers_of_the_base_only(base: Base) -> None:
     }  # fmt: skip
 
 
-def test_endings_that_name_nothing_are_told_what_there_is(base: Base) -> None:
+def test_endings_that_name_nothing_are_answered_with_what_there_is(base: Base) -> None:
     with pytest.raises(Unsupported) as caught:
         adapted("bert", base, Lora(targets=("ery",)))
     assert str(caught.value).startswith("method.targets: ('ery',) names no layer of this base")

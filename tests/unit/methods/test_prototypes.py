@@ -73,7 +73,7 @@ def test_rows_without_a_label_do_not_count(method: Prototypes) -> None:
 
 
 @METRICS
-def test_no_rows_at_all_is_told(method: Prototypes) -> None:
+def test_no_rows_at_all_is_reported(method: Prototypes) -> None:
     features, labels = rows(0)
     with pytest.raises(Unsupported, match="no labelled rows"):
         solved(method, features, labels)

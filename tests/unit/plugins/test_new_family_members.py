@@ -171,7 +171,7 @@ def test_the_api_document_has_its_schema(endpoint: Endpoint) -> None:
     assert "AudioPointingRequest" in found["components"]["schemas"]
 
 
-def test_the_page_is_told_how_to_ask_and_how_to_draw(endpoint: Endpoint) -> None:
+def test_the_page_knows_how_to_ask_and_how_to_draw(endpoint: Endpoint) -> None:
     shown = endpoint.get("/models/pointing").document
     assert shown["fields"] == {"audio": {"widget": "file", "accept": "audio/*", "called": "a sound"}}
     assert (shown["view"], shown["client"]) == ("scores", "audio_classification")

@@ -62,7 +62,7 @@ def test_the_store_itself_may_be_a_link(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["put", "put_if_absent", "put_if_match", "fetch", "check"])
 @pytest.mark.parametrize("fault", ["write", "fsync", "link", "replace"])
-def test_a_full_disk_is_told_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     folder: ObjectStore, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, fault: str
 ) -> None:
     folder.put("old", b"old")
@@ -95,7 +95,7 @@ def test_a_forbidden_folder_is_denied(folder: ObjectStore, monkeypatch: pytest.M
                     call()
 
 
-def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"1")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         store = open_store(str(path))
@@ -112,7 +112,7 @@ def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
     assert [stat.key for stat in store.list()] == ["a", "c/d"]
 
 
-def test_a_folder_that_cannot_be_made_is_told() -> None:
+def test_a_folder_that_cannot_be_made_is_reported() -> None:
     with pytest.raises(StoreError):
         open_store("/proc/regraft-store").check()
 
@@ -189,7 +189,7 @@ def test_a_reader_never_sees_half_a_replacement(folder: ObjectStore) -> None:
         thread.join()
 
 
-def test_a_lock_that_is_never_given_back_is_told(
+def test_a_lock_that_is_never_given_back_is_reported(
     folder: ObjectStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.put("a", b"1")

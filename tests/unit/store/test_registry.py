@@ -123,7 +123,7 @@ def test_moves_at_once_lose_none(registry: Registry) -> None:
     assert registry.aliases("m")["production"] in ("v1", "v2")
 
 
-def test_what_does_not_exist_is_told_with_the_nearest(registry: Registry) -> None:
+def test_what_does_not_exist_is_reported_with_the_nearest(registry: Registry) -> None:
     with pytest.raises(NotFound, match="there is none yet"):
         registry.version("m")
     publish(registry, "support-tickets")

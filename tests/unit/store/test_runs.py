@@ -45,7 +45,7 @@ def test_runs_are_listed_the_newest_first(runs: Runs) -> None:
     assert [(info.name, info.state) for info in runs.list()] == [("a", "done"), ("c", "running"), ("b", "running")]
 
 
-def test_a_run_that_does_not_exist_is_told_with_the_nearest(runs: Runs) -> None:
+def test_a_run_that_does_not_exist_is_reported_with_the_nearest(runs: Runs) -> None:
     runs.update("support-tickets-1a2b", state="done")
     with pytest.raises(NotFound, match="did you mean 'support-tickets-1a2b'"):
         runs.info("support-tickets-1a2c")

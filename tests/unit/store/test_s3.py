@@ -83,7 +83,7 @@ def test_a_conflict_is_tried_again_and_then_lost(
         store.put_if_absent("b", b"1")
 
 
-def test_writers_that_meet_in_ceph_are_told_500_and_try_again(flaky: FakeS3, store: ObjectStore) -> None:
+def test_writers_that_meet_in_ceph_get_500_and_try_again(flaky: FakeS3, store: ObjectStore) -> None:
     store.put("a", b"1")
     tag = store.read("a")[1]
     flaky.fault = Times("500:UnknownError", "PUT", 7)
@@ -229,7 +229,7 @@ def test_a_missing_bucket_is_named(flaky: FakeS3) -> None:
             call()
 
 
-def test_nobody_at_the_endpoint_is_told_soon(flaky: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_at_the_endpoint_is_reported_soon(flaky: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -240,7 +240,7 @@ def test_nobody_at_the_endpoint_is_told_soon(flaky: FakeS3, monkeypatch: pytest.
     assert time.monotonic() - began < 10 and "s3cr3t" not in str(caught.value)
 
 
-def test_a_web_server_that_is_no_s3_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_web_server_that_is_no_s3_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(404)
@@ -266,7 +266,7 @@ def test_no_keys_at_all_are_denied(flaky: FakeS3, monkeypatch: pytest.MonkeyPatc
         open_store("s3://b/p").check()
 
 
-def test_an_endpoint_that_is_no_url_is_told(flaky: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_is_no_url_is_reported(flaky: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "not a url")
     with pytest.raises(RequestError, match="AWS_ENDPOINT_URL is not a url"):
         open_store("s3://b/p").check()
@@ -278,7 +278,7 @@ def test_keys_of_other_tools_are_not_listed(flaky: FakeS3, store: ObjectStore) -
     assert [stat.key for stat in store.list()] == ["a"]
 
 
-def test_a_busy_server_is_waited_for_and_then_told(flaky: FakeS3, store: ObjectStore) -> None:
+def test_a_busy_server_is_waited_for_and_then_reported(flaky: FakeS3, store: ObjectStore) -> None:
     flaky.fault = Times("503:SlowDown", "PUT", 3)
     store.put("a", b"1")
     flaky.fault = Times("503:SlowDown", "PUT", 1000)

@@ -246,7 +246,7 @@ def test_models_that_take_a_mask_get_padding_and_mask(picture: Path, rows: list[
 
 
 @pytest.mark.parametrize(
-    ("boxes", "labels", "told"),
+    ("boxes", "labels", "message"),
     [
         ([[0, 0, 5, 5]], ["red", "red"], "1 boxes and 2 labels"),
         ([[0, 0, 5, 5]], None, "1 boxes and 0 labels"),
@@ -259,8 +259,8 @@ def test_models_that_take_a_mask_get_padding_and_mask(picture: Path, rows: list[
         ([[0, 0, 5]], ["red"], "has 3 numbers"),
     ],
 )
-def test_a_dirty_box_is_named(picture: Path, boxes: Any, labels: Any, told: str) -> None:
-    assert told in str(TASK.check({"image": str(picture), "boxes": boxes, "labels": labels}))
+def test_a_dirty_box_is_named(picture: Path, boxes: Any, labels: Any, message: str) -> None:
+    assert message in str(TASK.check({"image": str(picture), "boxes": boxes, "labels": labels}))
 
 
 def test_clean_rows_pass(picture: Path, rows: list[Row]) -> None:

@@ -100,17 +100,17 @@ def test_a_palette_mask_is_read_by_its_places_not_its_colours(tmp_path: Path, co
 
 
 @pytest.mark.parametrize(
-    ("fields", "values", "told"),
+    ("fields", "values", "message"),
     [
         ({}, [[0, 255]], r"no label: 255; 0 to 1 stand for background, object.*task\.ignore.*task\.values: nonzero"),
         ({"first": 1}, [[0, 1]], "no label: 0; 1 to 2 stand for"),
         ({"ignore": 255}, [[9, 8], [255, 7], [6, 5], [4, 3]], "no label: 3, 4, 5, 6, 7 and 2 more"),
     ],
 )
-def test_a_value_that_is_no_label_is_a_bad_row(tmp_path: Path, fields: Any, values: Any, told: str) -> None:
+def test_a_value_that_is_no_label_is_a_bad_row(tmp_path: Path, fields: Any, values: Any, message: str) -> None:
     problem = SemanticSegmentation(**fields).check(saved(tmp_path, np.array(values, np.uint8)))
     assert problem is not None
-    assert re.search(told, problem), problem
+    assert re.search(message, problem), problem
 
 
 def test_a_mask_of_another_size_or_of_colours_is_a_bad_row(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_mask_of_another_size_or_of_colours_is_a_bad_row(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"labels": ["a", "a"]}, "each may stand there once"),
         ({"labels": ["a"]}, "at least 2 items"),
@@ -134,8 +134,8 @@ def test_a_mask_of_another_size_or_of_colours_is_a_bad_row(tmp_path: Path) -> No
         ({"labels": ["a", "b"], "first": 1, "ignore": 2}, "1 to 2 are labels"),
     ],
 )
-def test_fields_that_contradict_one_another_are_refused(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_fields_that_contradict_one_another_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         SemanticSegmentation(**fields)
 
 

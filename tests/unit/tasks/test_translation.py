@@ -237,11 +237,11 @@ def test_the_first_reference_is_learned_from_and_all_are_kept(folders: dict[str,
 
 
 def test_the_prefix_is_read_before_every_text_and_counts_as_length(folders: dict[str, Path]) -> None:
-    plain, told = made(folders["t5"]), made(folders["t5"], prefix="please the light: ", max_length=6)
-    ids = encoded(told)[1]["input_ids"]
+    plain, prefixed = made(folders["t5"]), made(folders["t5"], prefix="please the light: ", max_length=6)
+    ids = encoded(prefixed)[1]["input_ids"]
     assert len(ids) == 6 and ids[-1] == 1
-    assert told.context.processor.decode(ids, skip_special_tokens=True).startswith("please the light")
-    assert [encoded(adapted)[1]["labels"]["cut"] for adapted in (plain, told)] == [0, 1]
+    assert prefixed.context.processor.decode(ids, skip_special_tokens=True).startswith("please the light")
+    assert [encoded(adapted)[1]["labels"]["cut"] for adapted in (plain, prefixed)] == [0, 1]
 
 
 def test_fields_become_the_models_generation_settings_and_absent_ones_keep_the_bases(tmp_path: Path) -> None:
@@ -254,9 +254,9 @@ def test_fields_become_the_models_generation_settings_and_absent_ones_keep_the_b
     kept: Any = made(base).model.generation_config
     assert (kept.num_beams, kept.no_repeat_ngram_size, kept.length_penalty, kept.min_length) == (4, 3, 2.0, 5)
     assert (kept.max_length, kept.max_new_tokens) == (None, 14)
-    told: Any = made(base, beams=1, no_repeat=0, length_penalty=0.5, min_target_length=2).model.generation_config
-    assert (told.num_beams, told.no_repeat_ngram_size, told.length_penalty) == (1, 0, 0.5)
-    assert (told.min_length, told.min_new_tokens) == (None, 2)
+    settings: Any = made(base, beams=1, no_repeat=0, length_penalty=0.5, min_target_length=2).model.generation_config
+    assert (settings.num_beams, settings.no_repeat_ngram_size, settings.length_penalty) == (1, 0, 0.5)
+    assert (settings.min_length, settings.min_new_tokens) == (None, 2)
 
 
 def test_beams_change_what_is_written(folders: dict[str, Path]) -> None:
@@ -287,7 +287,7 @@ def test_a_text_to_predict_needs_no_target(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ({"source": " ", "target": ["x"]}, "source is empty"),
         ({"source": "a", "target": ["x", "\n"]}, "target is empty"),
@@ -295,9 +295,9 @@ def test_a_text_to_predict_needs_no_target(folders: dict[str, Path]) -> None:
         ({"source": "a"}, None),
     ],
 )
-def test_empty_texts_are_refused(row: Row, told: str | None) -> None:
+def test_empty_texts_are_refused(row: Row, message: str | None) -> None:
     problem = Translation().check(row)
-    assert problem is None if told is None else problem and told in problem
+    assert problem is None if message is None else problem and message in problem
 
 
 def test_more_tokens_than_the_base_can_write_are_refused(folders: dict[str, Path]) -> None:

@@ -171,7 +171,7 @@ ASKED_WRONG: dict[str, tuple[Callable[[Document, Path], Document], Sequence[str]
 
 
 @pytest.mark.parametrize("case", ASKED_WRONG)
-def test_what_is_asked_wrong_is_told_once_with_code_2(
+def test_what_is_asked_wrong_is_reported_once_with_code_2(
     case: str, wrong: Document, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -189,7 +189,7 @@ def test_what_is_asked_wrong_is_told_once_with_code_2(
 
 
 @pytest.mark.parametrize("below", ["", "below", "below/deeper"])
-def test_a_store_that_cannot_be_written_is_told(below: str, wrong: Document, train: Train, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_reported(below: str, wrong: Document, train: Train, tmp_path: Path) -> None:
     # A folder without write permission does not stop root, so a file stands in the way.
     (tmp_path / "file").write_text("mine")
     result = train({**wrong, "store": str(tmp_path / "file" / below)})
@@ -209,7 +209,7 @@ S3_REFUSES = {
 
 @pytest.mark.parametrize("part", ["store", "base", "data"])
 @pytest.mark.parametrize("answer", S3_REFUSES)
-def test_an_s3_that_refuses_is_told(answer: str, part: str, wrong: Document, train: Train, flaky: FakeS3) -> None:
+def test_an_s3_that_refuses_is_reported(answer: str, part: str, wrong: Document, train: Train, flaky: FakeS3) -> None:
     flaky.fault = lambda request: answer
     at = {"store": "s3://b/p", "base": "s3://b/base", "data": {"train": "s3://b/rows.csv", "eval": 0.5}}
     result = train({**wrong, part: at[part]})
@@ -228,7 +228,7 @@ def test_an_s3_that_refuses_is_told(answer: str, part: str, wrong: Document, tra
         ("AWS_SECRET_ACCESS_KEY", "", ("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",)),
     ],
 )
-def test_an_s3_that_cannot_be_asked_is_told(
+def test_an_s3_that_cannot_be_asked_is_reported(
     variable: str, value: str, expected: tuple[str, ...], wrong: Document, train: Train, flaky: FakeS3,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -238,11 +238,11 @@ def test_an_s3_that_cannot_be_asked_is_told(
     refused(result, 2 if "not a url" in expected[0] else 1, *expected)
 
 
-def test_an_s3_without_the_bucket_is_told(wrong: Document, train: Train, flaky: FakeS3) -> None:
+def test_an_s3_without_the_bucket_is_reported(wrong: Document, train: Train, flaky: FakeS3) -> None:
     refused(train({**wrong, "store": "s3://none/p"}), 1, "the bucket does not exist", "create it or correct")
 
 
-def test_credentials_that_expire_during_a_run_are_told_and_new_ones_continue_it(
+def test_credentials_that_expire_during_a_run_are_reported_and_new_ones_continue_it(
     wrong: Document, train: Train, flaky: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
@@ -410,7 +410,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.mark.parametrize("kilobytes", [4, 12, 24, 100, 250, 600])
-def test_a_full_disk_is_told_and_every_listed_checkpoint_is_whole(
+def test_a_full_disk_is_reported_and_every_listed_checkpoint_is_whole(
     kilobytes: int, wrong: Document, train: Train, disk: Disk, tmp_path: Path
 ) -> None:
     disk.size(kilobytes)
@@ -437,7 +437,7 @@ def test_a_run_goes_on_when_the_disk_has_room_again(wrong: Document, train: Trai
     assert [str(version) for version in Registry(store).versions("tiny")] == ["tiny@v1"]
 
 
-def test_a_full_disk_of_temporary_files_is_told(
+def test_a_full_disk_of_temporary_files_is_reported(
     wrong: Document, train: Train, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(disk.folder))
@@ -448,7 +448,7 @@ def test_a_full_disk_of_temporary_files_is_told(
         assert not list(disk.folder.iterdir())
 
 
-def test_a_quota_is_told_as_a_full_disk(wrong: Document, train: Train, tmp_path: Path) -> None:
+def test_a_quota_is_reported_as_a_full_disk(wrong: Document, train: Train, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(wrong))
     code = in_child(limited_command, ["train", str(tmp_path / "spec.yaml")], str(tmp_path / "said"), 50_000)
     refused(CommandResult(code, "", (tmp_path / "said").read_text()), 1, wrong["store"], "the disk or quota is full")

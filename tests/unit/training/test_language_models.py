@@ -140,7 +140,7 @@ def test_a_base_without_a_chat_template_is_refused_before_training(tmp_path: Pat
     assert AutoTokenizer.from_pretrained(folder).chat_template == PLAIN
 
 
-def test_rows_in_which_nobody_answers_are_told(tmp_path: Path) -> None:
+def test_rows_in_which_nobody_answers_are_reported(tmp_path: Path) -> None:
     data = talks(tmp_path)
     mute = [{"messages": [{"role": "user", "content": "a"}]}] * 3
     data["eval"] = lines(tmp_path / "mute.jsonl", mute)

@@ -115,7 +115,7 @@ def test_as_many_rows_as_tokens_are_not_mistaken(make: Callable[[str, str], Adap
     assert difference(made, cut, square, capture(made, square, cut.kept)) <= EXACT
 
 
-def test_lengths_that_grow_alike_and_differ_are_not_told_apart() -> None:
+def test_lengths_that_grow_alike_and_differ_are_not_distinguished() -> None:
     before, after = {"rows": 2, "a.1": 4, "b.1": 4}, {"rows": 3, "a.1": 7, "b.1": 7}
     assert distinguishes(before, after, [{"rows": 1, "a.1": 5, "b.1": 5}])
     assert not distinguishes(before, after, [{"rows": 1, "a.1": 5, "b.1": 6}])

@@ -84,7 +84,7 @@ def test_what_no_trial_could_be_is_refused_with_its_path(space: dict[str, Any], 
         check_search(spec_with(space))
 
 
-def test_all_problems_of_a_space_are_told_at_once() -> None:
+def test_all_problems_of_a_space_are_reported_at_once() -> None:
     with pytest.raises(SpecError) as caught:
         check_search(spec_with({"training.lr": {"choice": [-1]}, "training.epoch": {"choice": [1]}}))
     assert len(caught.value.problems) == 2

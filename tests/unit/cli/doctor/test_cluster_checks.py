@@ -34,7 +34,7 @@ def test_another_version_on_a_node_is_named_with_both(name: str, status: str) ->
     assert found.found == f"b has {name} 0.0.1, the client {GOOD.versions[name]}"
 
 
-def test_each_trouble_is_told_with_what_to_do() -> None:
+def test_each_trouble_is_reported_with_what_to_do() -> None:
     bad = Node("b", versions(), "disabled", 10**8, 10**7, "no permission", -400.0, ahead_s=-30.0)
     found = [
         *cluster_checks.tokens([GOOD, bad]),

@@ -83,13 +83,13 @@ def test_a_version_that_is_not_allowed_fails(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(("mode", "status"), [(None, "ok"), ("token", "ok"), ("disabled", "warn"), ("tokn", "fail")])
-def test_a_ray_without_a_token_is_told(mode: str | None, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ray_without_a_token_is_reported(mode: str | None, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if mode is not None:
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
     assert [finding.status for finding in machine_checks.token()] == [status]
 
 
-def test_more_threads_than_cpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_threads_than_cpus_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "cpus", lambda: 0.5)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
     (finding,) = machine_checks.processor()
@@ -97,7 +97,7 @@ def test_more_threads_than_cpus_are_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "OMP_NUM_THREADS=1" in finding.todo
 
 
-def test_little_memory_and_disk_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_little_memory_and_disk_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(probes, "memory", lambda: (10**10, 10**10 - 10**8))
     assert [finding.status for finding in machine_checks.memory()] == ["warn"]
     monkeypatch.setattr(machine_checks, "_GB", 10**15)
@@ -125,9 +125,9 @@ class Replaces(FolderStore):
         self.put(key, data)
 
 
-@pytest.mark.parametrize(("kind", "told"), [(Overwrites, "If-None-Match"), (Replaces, "If-Match")])
-def test_a_server_that_ignores_conditions_is_refused(kind: type[FolderStore], told: str, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=told):
+@pytest.mark.parametrize(("kind", "wording"), [(Overwrites, "If-None-Match"), (Replaces, "If-Match")])
+def test_a_server_that_ignores_conditions_is_refused(kind: type[FolderStore], wording: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=wording):
         machine_checks.conditional_writes(kind(str(tmp_path)))
     assert not [path for path in tmp_path.rglob("*") if "check" in path.name]
 
@@ -170,8 +170,8 @@ class Dashboard(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize(("status", "told"), [(200, ""), (401, "token"), (500, "500")])
-def test_a_cluster_is_asked_over_its_job_api(status: int, told: str) -> None:
+@pytest.mark.parametrize(("status", "wording"), [(200, ""), (401, "token"), (500, "500")])
+def test_a_cluster_is_asked_over_its_job_api(status: int, wording: str) -> None:
     handler = type("Answers", (Dashboard,), {"status": status})
     server = http.server.HTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -180,7 +180,7 @@ def test_a_cluster_is_asked_over_its_job_api(status: int, told: str) -> None:
     finally:
         server.shutdown()
         server.server_close()
-    assert told in trouble if told else trouble == ""
+    assert wording in trouble if wording else trouble == ""
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "127.0.0.1:1", "ray://127.0.0.1:1", "http://", "auto"])

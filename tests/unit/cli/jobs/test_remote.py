@@ -109,24 +109,24 @@ def test_a_command_with_a_progress_of_its_own_shows_it(capsys: pytest.CaptureFix
 def test_an_error_there_is_the_same_error_here(
     kind: str, message: str, expected: type[RegraftError], code: int
 ) -> None:
-    told = line("error", kind=kind, message=message, where="x")
+    wording = line("error", kind=kind, message=message, where="x")
     with pytest.raises(expected) as caught:
-        watch(FakeCluster([told], JobEnd("FAILED", code, ""))).reply()
+        watch(FakeCluster([wording], JobEnd("FAILED", code, ""))).reply()
     assert caught.value.exit_code == code
     assert message.split("\n")[0] in str(caught.value)
     assert ("environment of the" in str(caught.value)) == (kind == "PermissionDenied")
 
 
 @pytest.mark.parametrize(
-    ("result", "status", "told"),
+    ("result", "status", "wording"),
     [
         ("/usr/bin/python: No module named regraft", "FAILED", "use an image with it"),
         ("Killed", "FAILED", "without a reply or an error"),
         ("", "STOPPED", "stopped by somebody else"),
     ],
 )
-def test_a_job_that_ends_without_a_word_is_told_by_its_last_lines(result: str, status: str, told: str) -> None:
-    with pytest.raises(ClusterError, match=told):
+def test_a_job_that_ends_without_a_word_is_reported_by_its_last_lines(result: str, status: str, wording: str) -> None:
+    with pytest.raises(ClusterError, match=wording):
         watch(FakeCluster([result], JobEnd(status, None, "exit 137"))).reply()
 
 

@@ -220,7 +220,9 @@ def test_an_empty_input_is_refused(published: Path, texts: Path) -> None:
     assert left_over(texts.parent) == []
 
 
-def test_bad_rows_are_named_before_anything_is_computed_or_told_in_their_lines(published: Path, texts: Path) -> None:
+def test_bad_rows_are_named_before_anything_is_computed_or_reported_in_their_lines(
+    published: Path, texts: Path
+) -> None:
     content = texts.read_text().splitlines()
     content[6], content[15] = "bad,  ,gold", "worse,,gold"
     texts.write_text("\n".join(content) + "\n")
@@ -253,7 +255,7 @@ def test_columns_are_found_by_option_and_by_the_name_they_had_in_training(
     assert predict_here(asked(published, texts, "o2.jsonl")).rows == ROWS
 
 
-def test_an_image_cut_short_is_told_by_its_row(
+def test_an_image_cut_short_is_reported_by_its_row(
     store: Path, bases: dict[str, Path], pictures: list[str], tmp_path: Path
 ) -> None:
     publish(store, bases["squares"], "object-detection", "full")

@@ -180,7 +180,7 @@ def test_a_lone_row_waits_for_others_only_as_long_as_it_may(engine: Gated) -> No
     assert batcher.close(30)
 
 
-def test_a_row_that_fails_gives_its_own_caller_the_error_and_batches_are_told_of(engine: Gated) -> None:
+def test_a_row_that_fails_gives_its_own_caller_the_error_and_batches_are_reported(engine: Gated) -> None:
     heard: list[ComputedBatch] = []
     batcher = Batcher(engine, on_batch=heard.append)
     first, good = held(engine, batcher), row(engine)

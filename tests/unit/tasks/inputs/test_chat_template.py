@@ -89,7 +89,7 @@ def test_an_answer_to_nothing_does_not_count(processor: Any) -> None:
     assert said(CHATML, processor, [*talk, {"role": "assistant", "content": "So?"}]) == ["So?<|end|>\n"]
 
 
-def test_a_conversation_that_the_template_refuses_is_told_in_its_words(processor: Any) -> None:
+def test_a_conversation_that_the_template_refuses_is_reported_in_its_words(processor: Any) -> None:
     with pytest.raises(DataError, match="refuses this conversation: roles must alternate"):
         said(STRICT, processor)
 

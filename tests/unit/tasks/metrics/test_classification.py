@@ -72,7 +72,7 @@ def test_too_many_labels_for_a_matrix_are_shown_by_their_confusions() -> None:
     assert titled(found, "Most frequent confusions").rows == (("l04", "l05", 2),)
 
 
-def test_sensitivity_is_told_at_each_specificity() -> None:
+def test_sensitivity_is_reported_at_each_specificity() -> None:
     healthy = [0.05, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40, 0.60, 0.90]
     sick = [0.20, 0.45, 0.65, 0.95]
     table = titled(ill(healthy + sick, [0] * 10 + [1] * 4), "Operating points")

@@ -57,7 +57,7 @@ def test_mistakes_are_counted_by_what_was_true_and_what_was_said() -> None:
     assert matrix.counts == ((1, 0, 1), (1, 0, 0), (0, 1, 0))
 
 
-def test_precision_is_told_by_class() -> None:
+def test_precision_is_reported_by_class() -> None:
     found = table(findings_of(MIXED, LABELS, 0.5), 0)
     assert found["cat"]["AP50"] == pytest.approx(0.5, abs=0.01)
     assert found["dog"]["AP50"] == pytest.approx(0.5, abs=0.01)
@@ -65,7 +65,7 @@ def test_precision_is_told_by_class() -> None:
     assert counts == {"cat": [2, 1, 1, 1], "dog": [1, 0, 1, 1]}
 
 
-def test_precision_is_told_by_size_and_absent_where_nothing_is_to_be_found() -> None:
+def test_precision_is_reported_by_size_and_absent_where_nothing_is_to_be_found() -> None:
     found = table(findings_of(MIXED, LABELS, 0.5), 1)
     assert {size: row["true boxes"] for size, row in found.items()} == {"small": 2, "medium": 0, "large": 1}
     assert found["medium"]["AP50"] is None

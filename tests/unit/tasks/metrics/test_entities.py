@@ -42,7 +42,7 @@ def test_entities_are_counted_for_what_they_were_taken_for(found: Findings) -> N
     assert matrix.counts == ((2, 0, 0), (1, 0, 1), (0, 1, 0))
 
 
-def test_wrong_ends_are_told_apart_from_wrong_types(found: Findings) -> None:
+def test_wrong_ends_are_distinguished_from_wrong_types(found: Findings) -> None:
     f1 = {str(cells[0]): cells[-1] for cells in found.tables[1].rows}
     assert f1["type and both ends"] == pytest.approx(1 / 4)
     assert f1["both ends, whatever the type"] == pytest.approx(2 / 4)

@@ -60,7 +60,7 @@ def test_a_spec_writes_targets_and_renames_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"targets": ["text"]}, "'text' is written"),
         ({"targets": ["a", "a"]}, "'a' is written"),
@@ -69,8 +69,8 @@ def test_a_spec_writes_targets_and_renames_them(tmp_path: Path) -> None:
         ({"targets": ["a"], "deviation": [0.0]}, "greater than 0"),
     ],
 )
-def test_targets_that_cannot_be_are_refused(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_targets_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         TextRegression.model_validate(fields)
 
 

@@ -137,7 +137,7 @@ def test_long_searches_fold_their_table(browser: Look, tmp_path: Path) -> None:
         assert seen.visible("section#trials tbody tr") >= 200
 
 
-def test_trials_are_told_best_first_with_all_that_is_known(usual: list[Path]) -> None:
+def test_trials_are_reported_best_first_with_all_that_is_known(usual: list[Path]) -> None:
     text = usual[0].read_text(encoding="utf-8")
     table = text[text.index('id="trials"') :]
     shown = [float(found) for found in re.findall(r'<td>t\d+</td><td class="num">(0\.\d+)</td>', table)]

@@ -169,7 +169,7 @@ def test_a_head_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.
         assert coordinator.ends[trial].correct == straight.ends[trial].correct
 
 
-def test_heads_that_need_more_run_one_after_another_and_it_is_told(tmp_path: Path) -> None:
+def test_heads_that_need_more_run_one_after_another_and_it_is_reported(tmp_path: Path) -> None:
     written = spec_in(tmp_path, epochs=1, accumulation=2)
     coordinator = searched(written, tmp_path / "w", {}, {"training.lr": 0.2})
     assert "one after another: training.accumulation makes several batches of one" in coordinator.notes()

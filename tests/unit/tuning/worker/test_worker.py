@@ -143,7 +143,9 @@ def test_what_ends_a_trial_ends_it_alone(tmp_path: Path, monkeypatch: pytest.Mon
     assert [end.status for end in coordinator.ends.values()].count("failed") == 6
 
 
-def test_an_error_of_the_store_or_the_desk_is_no_trials_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_store_or_the_coordinator_is_no_trials_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written = spec_in(tmp_path, "off", epochs=1)
     coordinator = FakeCoordinator()
     made = prepared_worker(written, tmp_path / "w", coordinator)

@@ -55,7 +55,7 @@ def test_each_file_of_a_pattern_must_have_the_columns(tmp_path: Path) -> None:
     assert refused.value.where == str(tmp_path / "b.jsonl")
 
 
-def test_all_problems_are_counted_and_the_first_five_told(tmp_path: Path) -> None:
+def test_all_problems_are_counted_and_the_first_five_reported(tmp_path: Path) -> None:
     bad = [{"text": "bad", "label": "a"}, {"text": None, "label": "a"}, {"text": "a", "label": " "}, {"text": "a"}]
     error = refusal(Sorting(), tmp_path, [*GOOD, *bad, *bad])
     assert error == (
@@ -69,7 +69,7 @@ def test_all_problems_are_counted_and_the_first_five_told(tmp_path: Path) -> Non
     )
 
 
-def test_a_file_that_breaks_off_is_told_with_the_rows_before(tmp_path: Path) -> None:
+def test_a_file_that_breaks_off_is_reported_with_the_rows_before(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text('text,label\nbad,a\nfine,b\n"open')
     with pytest.raises(DataError) as refused:
         ingest(Sorting(), DataSpec(train=str(tmp_path / "train.csv")), tmp_path)
@@ -110,7 +110,7 @@ def test_a_file_that_breaks_off_is_told_with_the_rows_before(tmp_path: Path) -> 
         (Seeing(), {"image": "bomb.png", "label": "a"}, "bomb.png has more than"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_told_by_file_and_row(
+def test_a_value_of_the_wrong_kind_is_reported_by_file_and_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task, row: dict[str, Any], message: str
 ) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
@@ -158,7 +158,7 @@ def test_a_label_that_only_evaluation_has_is_named_with_its_row(tmp_path: Path) 
     )
 
 
-def test_labels_that_a_comma_makes_one_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_that_a_comma_makes_one_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = tmp_path / "tickets.csv"
     table.write_text('text,labels\na,light\nb,"light, money"\nc,money|light\n')
     ingest(TextMultiLabel(), DataSpec(train=str(table), eval=str(table)), tmp_path)
@@ -174,7 +174,7 @@ def found(written: str, folder: Path, form: Source | None = None) -> list[str]:
     return [file.name for file in find_data_files(written, form, folder / "scratch")]
 
 
-def test_files_that_are_not_there_are_told_with_the_nearest_name(tmp_path: Path) -> None:
+def test_files_that_are_not_there_are_reported_with_the_nearest_name(tmp_path: Path) -> None:
     lines(tmp_path / "tickets.jsonl", GOOD)
     with pytest.raises(DataError, match=r"there is no such file or folder; did you mean .*/tickets\.jsonl\?"):
         found(str(tmp_path / "tickts.jsonl"), tmp_path)
@@ -187,7 +187,7 @@ def test_a_name_that_looks_like_a_pattern_is_a_file_when_there_is_one(tmp_path: 
     assert found(path, tmp_path) == [path]
 
 
-def test_what_no_source_reads_is_told_with_the_sources(tmp_path: Path) -> None:
+def test_what_no_source_reads_is_reported_with_the_sources(tmp_path: Path) -> None:
     (tmp_path / "rows.xlsx").touch()
     with pytest.raises(DataError) as refused:
         found(str(tmp_path / "rows.xlsx"), tmp_path)

@@ -1,4 +1,4 @@
-"""The tree of errors; messages state what was written, what is allowed and what to do.
+"""The hierarchy of errors. A message states the value written, the values allowed, and what to do.
 
 RegraftError                     exit code 1
 ├── RequestError                 exit code 2: the request is wrong, nothing was started
@@ -18,7 +18,7 @@ RegraftError                     exit code 1
 │   ├── Diverged                 the loss is not a number
 │   ├── Stopped                  a stop was requested; the same command continues it
 │   └── ClusterError             Ray could not start, or lost its workers
-└── NotNow                       a server that could not answer this time
+└── NotNow                       a server could not answer this time
     ├── Overloaded               too many requests: retry after `retry_after` seconds
     └── DeadlineExceeded         the time for the answer is over
 
@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, ClassVar, Never
 
 
 class RegraftError(Exception):
-    """The root: `RegraftError(message, where="")`."""
+    """The base class of all errors: `RegraftError(message, where="")`."""
 
     exit_code: ClassVar[int] = 1
 
@@ -154,10 +154,10 @@ class DeadlineExceeded(NotNow):
 
 
 def new_name(old: str) -> str | None:
-    """The dotted name that replaced `old`, a name of the previous edition; None where `old` is no such name.
+    """Return the dotted name that replaced `old`, a name of the previous edition; None if `old` is not one.
 
-    `old` is a module (`regraft.augment`), a name in a module (`regraft.spec.RunSpec`), or a method of a contract that
-    plugins override, by the class that defines it (`regraft.contracts.task.Task.settle`).
+    `old` is a module (`regraft.augment`) or a name in a module (`regraft.spec.RunSpec`). It may also be a method that
+    plugins override, named with the class that defines it (`regraft.contracts.task.Task.settle`).
     """
     return _new_names().get(old)
 
@@ -175,7 +175,7 @@ if not TYPE_CHECKING:  # for type checkers, a module with `__getattr__` has ever
     def __getattr__(name: str) -> Never:
         """Raise ImportError with the new name of a renamed error class, and AttributeError for any other name.
 
-        An AttributeError would be lost: `from regraft.errors import name` replaces it by an ImportError of its own.
+        The message of an AttributeError would be lost: `from regraft.errors import name` replaces it by an ImportError.
         """
         old = f"{__name__}.{name}"
         if new := new_name(old):

@@ -122,8 +122,8 @@ def add_folder(folder: Path) -> None:
     """Add a user's plugin folder, which has sub-folders named after families. Raises RequestError where it has none."""
     folder = folder.resolve()
     if not any((folder / family).is_dir() for family in PACKAGES):
-        wanted = ", ".join(f"{family}/" for family in PACKAGES)
-        raise RequestError(f"{folder} is no plugin folder: it holds none of {wanted}", where="plugins")
+        wanted = " or ".join(f"{family}/" for family in PACKAGES)
+        raise RequestError(f"{folder} is not a plugin folder: one holds a folder {wanted}", where="plugins")
     if folder not in _folders:
         _folders.append(folder)
 

@@ -1,4 +1,4 @@
-"""Numbers as texts for people, and as values that JSON has."""
+"""Format numbers as readable text, and as values that JSON can hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Return a document with null in place of NaN and infinity, which JSON does not have.
+    """Replace NaN and infinity in a document by null, since JSON does not have them.
 
     Keys become text, tuples and numpy arrays lists, numpy numbers Python's. Every other value stays as it is.
     """

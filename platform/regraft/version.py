@@ -1,3 +1,3 @@
-"""Which release this is; `pyproject.toml` reads it from here."""
+"""The release's version; `pyproject.toml` reads it from here."""
 
 VERSION = "0.1.0"

@@ -27,7 +27,7 @@ def test_a_port_that_another_program_holds_is_reported(answer: bytes, monkeypatc
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(ConnectionError, match="another program holds this port") as caught:
             connect.check_reachable(address)
-    assert "no Ray that lets us in" in connect.explain(caught.value)
+    assert "not a Ray that accepts this client" in connect.explain(caught.value)
 
 
 def test_a_port_where_nobody_listens_is_reported() -> None:

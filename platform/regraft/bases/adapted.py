@@ -15,10 +15,10 @@ from regraft.errors import Unsupported
 
 
 class TrunkBypass(Protocol):
-    """A supplier of the frozen trunk's outputs, in place of the trunk itself."""
+    """A replacement of the frozen trunk that supplies its outputs."""
 
     def bypass(self, batch: Batch) -> AbstractContextManager[None]:
-        """Return a context in which a forward pass on the batch begins behind the trunk."""
+        """Return a context in which a forward pass on the batch begins after the trunk."""
         ...
 
 
@@ -40,7 +40,7 @@ class Adapted:
     delta_names: tuple[str, ...]
     """Canonical names of the tensors in the delta."""
     frozen_modules: tuple[nn.Module, ...] = field(default=(), repr=False)
-    """Modules that compute what they compute in the base, and so are never in train mode."""
+    """Modules that compute the same as in the base, and so are never in train mode."""
     trunk: TrunkBypass | None = field(default=None, repr=False)
     """Supplies the trunk's outputs from a cache; None when the model computes them."""
 

@@ -27,8 +27,8 @@ def repair_batch_norm(model: nn.Module) -> None:
 def _use_running_statistics(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Use the running statistics in a batch norm that gets one value per channel.
 
-    If an image is pooled to one pixel (DeepLab's and PSPNet's heads, small images in deep networks), a micro-batch of
-    one row holds one value, which has no variance: torch raises ValueError in the middle of a run.
+    Some layers pool an image to one pixel (heads of DeepLab and PSPNet, deep networks with small images). There a
+    micro-batch of one row has one value, which has no variance: torch raises ValueError in the middle of a run.
     """
     if module.training and inputs[0].numel() == inputs[0].shape[1]:
         module.training, module._was_training = False, True  # type: ignore[assignment]

@@ -1,8 +1,8 @@
-"""Discovery of the blocks of a family that has no rule: found in the module tree, then verified by a forward pass.
+"""Discover the blocks of a model family without a rule, in its module tree, and verify them by a forward pass.
 
-The modules of a list may run side by side (a decoder's projections of each stage), in another order, or many times. So
-each call of a candidate is recorded on a dummy input, and autograd's graph is walked back from the candidate's inputs:
-it must lead through the candidate before it.
+The modules of a list may run in parallel (a decoder's projections of each stage), in another order, or many times. So a
+forward pass on a dummy input records each call of a candidate. Autograd's graph is then walked back from the
+candidate's inputs, and must lead through the candidate before it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class NoBlocks(Exception):
 
 
 def discover_blocks(model: nn.Module, prefix: str) -> Anatomy:
-    """Find the stem, the blocks and what belongs to each, in the base at `prefix`, by one forward pass.
+    """Find the stem, the blocks and the modules that belong to each, in the base at `prefix`, by one forward pass.
 
-    The stem is what the first block's output depends on besides that block. `beside` is what each later block's output
-    depends on besides everything before it, and `idle` is what no output depends on. The pass takes a few tokens or a
-    small image; the model's modes, weights and statistics do not change. Raises NoBlocks.
+    The stem holds the modules outside the first block that its output depends on. `beside` holds the same for each
+    later block, without modules that belong to earlier ones. No output depends on the modules in `idle`. The pass
+    takes a few tokens or a small image; the model's modes, weights and statistics do not change. Raises NoBlocks.
     """
     candidates = [units for units in _lists(model.get_submodule(prefix), prefix) if units]
     if not candidates:
@@ -50,7 +50,7 @@ def discover_blocks(model: nn.Module, prefix: str) -> Anatomy:
 
 
 class _ForwardTrace:
-    """A recorded forward pass: when each module was called, on what, and its output, as nodes of autograd's graph."""
+    """A recorded forward pass: each module's call times, inputs and outputs, as nodes of autograd's graph."""
 
     def __init__(self, model: nn.Module, prefix: str) -> None:
         self.modules = dict(model.named_modules())
@@ -93,12 +93,12 @@ class _ForwardTrace:
         return any(getattr(node, "variable", None) in weights for node in _walk(self.inputs_at[later][1]))
 
     def has_residual(self, outer: str, last: str) -> bool:
-        """Return whether the input of `outer` reaches its output around its inner module `last`."""
+        """Return whether the input of `outer` reaches its output on a path that skips its inner module `last`."""
         inputs = {id(node) for node in self.inputs_at[outer][1]}
         return any(id(node) in inputs for node in _walk(self.outputs_at[outer][1], stop=self.outputs_at[last][1]))
 
     def owners(self, blocks: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """Return, for each block, the largest other modules that its output is the first to depend on."""
+        """Return for each block the other modules that its output depends on and no earlier block's does."""
         seen: set[Node] = set()
         found = []
         for block in blocks:
@@ -111,8 +111,8 @@ class _ForwardTrace:
     def unused(self, blocks: tuple[str, ...]) -> tuple[str, ...]:
         """Return the parts of the base that no output depends on.
 
-        They are modules beside the blocks and complete blocks (the last ones of BEiT, if a segmenter reads earlier
-        ones). A part of a block is not among them: it may be an expert that this input was not routed to.
+        They are modules outside the blocks, and whole blocks (the last ones of BEiT, if a segmenter reads earlier
+        ones). A part of a block is never listed: it may be an expert that this input was not routed to.
         """
         reached = {self.names.get(getattr(node, "variable", None)) for node in _walk(self.outputs)}
         inside = {name for name in self.names.values() if not self.prefix or under(name, (self.prefix,))}
@@ -120,7 +120,7 @@ class _ForwardTrace:
         return self._largest({name for name in inside - reached if not under(name, used)})
 
     def dropouts(self, first: str, stem: tuple[str, ...]) -> Iterator[str]:
-        """Yield dropout modules of their own before the first block: they must be off in the trunk."""
+        """Yield separate dropout modules before the first block: they must be off in the trunk."""
         for name, module in self.modules.items():
             alone = isinstance(module, _DropoutNd) and self.calls.get(name) == 1 and not under(name, stem)
             if alone and self.inputs_at[name][0] < self.inputs_at[first][0]:
@@ -131,12 +131,12 @@ class _ForwardTrace:
         return sum(parameter.numel() for name in names for parameter in self.modules[name].parameters())
 
     def _largest(self, names: set[str]) -> tuple[str, ...]:
-        """Return the fewest modules and parameters of the base that hold exactly these parameters."""
+        """Return the smallest set of modules and parameters of the base that holds exactly these parameters."""
         return tuple(_cover(self.modules[self.prefix], self.prefix, names, set(self.names.values())))
 
 
 def _cover(module: nn.Module, at: str, names: set[str], known: set[str]) -> Iterator[str]:
-    """Yield the largest modules and parameters below `at` that hold none but the parameters `names`."""
+    """Yield the largest modules and parameters below `at` that hold only parameters in `names`."""
     own = {f"{at}.{name}" if at else name for name, _ in module.named_parameters()} & known
     if at and own and own <= names:
         yield at
@@ -147,7 +147,7 @@ def _cover(module: nn.Module, at: str, names: set[str], known: set[str]) -> Iter
 
 
 def _lists(module: nn.Module, at: str) -> Iterator[list[str]]:
-    """Yield the names in each outermost list of layers whose members contain layers themselves."""
+    """Yield the members of each outermost list of modules whose members contain submodules."""
     for name, child in module.named_children():
         inner = f"{at}.{name}" if at else name
         layers = {f"{inner}.{key}": layer for key, layer in child.named_children()}
@@ -163,7 +163,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _runs(trace: _ForwardTrace, candidates: list[list[str]]) -> list[list[str]]:
-    """Return the lists that are chains, in their finest units, joined if one leads into the next."""
+    """Return the lists that are chains, split into their finest units, and joined if one feeds the next."""
     chains = [_finest_units(trace, units) for units in candidates if not _chain_problem(trace, units)]
     runs: list[list[str]] = []
     for units in sorted(chains, key=lambda units: trace.inputs_at[units[0]][0]):
@@ -175,13 +175,13 @@ def _runs(trace: _ForwardTrace, candidates: list[list[str]]) -> list[list[str]]:
 
 
 def _chain_problem(trace: _ForwardTrace, units: list[str]) -> str:
-    """Return why a list is no chain; empty when it is one."""
+    """Return the reason why a list is not a chain; empty when it is one."""
     for unit in units:
         if (calls := trace.calls.get(unit, 0)) != 1 or unit not in trace.outputs_at:
             return f"{unit} is called {calls} times in a forward pass"
     for earlier, later in pairwise(units):
         if not trace.follows(later, earlier):
-            return f"{later} does not read what {earlier} computes"
+            return f"{later} does not depend on the output of {earlier}"
     return ""
 
 
@@ -202,20 +202,20 @@ def _of_one_type(trace: _ForwardTrace, units: list[str]) -> bool:
 
 
 def _heaviest(trace: _ForwardTrace, runs: list[list[str]], candidates: list[list[str]]) -> tuple[str, ...]:
-    """Return the run with the most weights; NoBlocks if there is none or the others together have as many."""
+    """Return the chain with the most weights. Raises NoBlocks if there is none, or the others together have as many."""
     if not runs:
         raise NoBlocks("; ".join(dict.fromkeys(_chain_problem(trace, units) for units in candidates)))
     weights = [trace.count_weights(run) for run in runs]
     heaviest = runs[weights.index(max(weights))]
     if max(weights) * 2 <= sum(weights):
-        raise NoBlocks(f"{' and '.join(run[0] for run in runs)} begin chains that do not lead into one another")
+        raise NoBlocks(f"{' and '.join(run[0] for run in runs)} begin chains that do not feed each other")
     if len(heaviest) < 2:
         raise NoBlocks(f"{heaviest[0]} is its only layer")
     return tuple(heaviest)
 
 
 def _walk(starts: Iterable[Node], seen: set[Node] | None = None, stop: Iterable[Node] = ()) -> Iterator[Node]:
-    """Yield every node that `starts` depend on, themselves included, except those in `seen` and beyond `stop`."""
+    """Yield `starts` and every node that they depend on, except those in `seen` and those before `stop`."""
     seen = set() if seen is None else seen
     seen.update(stop)
     left = [node for node in starts if node not in seen]
@@ -266,7 +266,7 @@ def _run(model: nn.Module, base: nn.Module) -> Any:
 
 @contextmanager
 def _state_preserved(model: nn.Module) -> Iterator[None]:
-    """Set eval mode and gradients for every weight; afterwards restore each module's mode and each weight's flag."""
+    """Set eval mode, and `requires_grad` for every weight; restore both at the end."""
     modes = {module: module.training for module in model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval()

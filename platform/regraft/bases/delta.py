@@ -1,4 +1,4 @@
-"""Deltas: the tensors that an adapted model has beyond its base, under the base's own names."""
+"""Deltas: the tensors in which an adapted model differs from its base, named as in the base."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WRAPPERS = re.compile(
 
 
 def canonical_name(name: str, prefix: str) -> str:
-    """Return the base's own name of a tensor: without the prefixes of wrappers (DDP, torch.compile, PEFT) and base."""
+    """Return a tensor's name in the base, without prefixes of DDP, torch.compile, PEFT and the task's model."""
     while (bare := _WRAPPERS.sub("", name)) != name:
         name = bare
     return name.removeprefix(f"{prefix}.") if prefix else name
@@ -33,26 +33,27 @@ def canonical_name(name: str, prefix: str) -> str:
 def delta_names(model: nn.Module, anatomy: Anatomy, frozen: Collection[nn.Module]) -> tuple[str, ...]:
     """Return the delta's canonical names: trained parameters, buffers of modules not in `frozen`, and the head.
 
-    Tied tensors count once, under the first of their names. Raises Unsupported when two tensors would share a name.
+    Parameters in `anatomy.idle` are left out. Tied tensors count once, under the first of their names. Raises
+    Unsupported when two tensors would share a name.
     """
     owners = dict(model.named_modules())
     names: list[str] = []
     for name, tensor in _tensors(model):
         owner = owners[name.rpartition(".")[0]]
-        moves = tensor.requires_grad if isinstance(tensor, nn.Parameter) else owner not in frozen
-        if (moves and not under(name, anatomy.idle)) or under(name, anatomy.head):
+        varies = tensor.requires_grad if isinstance(tensor, nn.Parameter) else owner not in frozen
+        if (varies and not under(name, anatomy.idle)) or under(name, anatomy.head):
             names.append(canonical_name(name, anatomy.prefix))
-    everything = Counter(canonical_name(name, anatomy.prefix) for name, _ in _tensors(model))
-    if twice := sorted(name for name in names if everything[name] > 1):
+    counts = Counter(canonical_name(name, anatomy.prefix) for name, _ in _tensors(model))
+    if ambiguous := sorted(name for name in names if counts[name] > 1):
         raise Unsupported(
-            f"two tensors of this model are both called {twice[0]!r} once the base's prefix {anatomy.prefix!r} is "
-            "taken off: rename the one that is not the base's"
+            f"two tensors of this model have the name {ambiguous[0]!r} without the base's prefix {anatomy.prefix!r}: "
+            "rename the one that is not in the base"
         )
     return tuple(names)
 
 
 def delta_tensors(adapted: Adapted) -> dict[str, Tensor]:
-    """Return the delta's live tensors by canonical name.
+    """Return the delta's current values by canonical name.
 
     Sharded tensors are gathered, so every rank must call this.
     """
@@ -62,7 +63,7 @@ def delta_tensors(adapted: Adapted) -> dict[str, Tensor]:
 def apply_delta(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
     """Copy a delta's values into the model.
 
-    Raises Damaged, before anything is written, when names, shapes or kinds of numbers differ.
+    Raises Damaged, before anything is written, when names, shapes or number types (float or not) differ.
     """
     live = live_tensors(adapted)
     check_fit(live, tensors)
@@ -72,9 +73,9 @@ def apply_delta(adapted: Adapted, tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_fit(live: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Raise Damaged when a delta's names, shapes or kinds of numbers differ from those of `live`.
+    """Raise Damaged when a delta's names, shapes or number types (float or not) differ from those of `live`.
 
-    The values of `live` do not matter: they may be on the device `meta`.
+    The values of `live` do not matter, so it may be on the device `meta`.
     """
     if problem := _misfit(live, tensors):
         raise Damaged(f"this delta does not fit: {problem}", where="delta.safetensors")
@@ -91,7 +92,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def live_tensors(adapted: Adapted) -> dict[str, Tensor]:
-    """Return the delta's live tensors by canonical name, sharded ones as they are."""
+    """Return the model's tensors that belong to the delta, by canonical name; sharded ones are not gathered."""
     wanted = dict.fromkeys(adapted.delta_names)
     prefix = adapted.anatomy.prefix
     found = {key: tensor for name, tensor in _tensors(adapted.model) if (key := canonical_name(name, prefix)) in wanted}
@@ -101,7 +102,7 @@ def live_tensors(adapted: Adapted) -> dict[str, Tensor]:
 
 
 def _misfit(live: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
-    """Return the first difference in names, shapes or kinds of numbers; empty when there is none."""
+    """Return the first difference in names, shapes or number types; empty when there is none."""
     if missing := sorted(live.keys() - tensors.keys()):
         return f"{_first_three(missing)} {'is' if len(missing) == 1 else 'are'} missing"
     if unexpected := sorted(tensors.keys() - live.keys()):
@@ -126,7 +127,7 @@ def _gathered(tensor: Any) -> Tensor:
 
 
 def _sharded_like(values: Tensor, target: Any) -> Tensor:
-    """Return `values`, sharded as `target` is; every rank already holds all of them."""
+    """Return `values`, sharded as `target` is. Every rank must pass the complete values."""
     if not hasattr(target, "device_mesh"):
         return values
     moved = values.to(target.device)

@@ -186,7 +186,7 @@ def _missing_parameters(model: Any, report: Mapping[str, Any], base: Base) -> fr
 
 
 def _pooling(base: Base) -> str | None:
-    """Return the pooling of a sentence-transformers base, or None when it names none of those known."""
+    """Return the pooling of a sentence-transformers base, or None when its configuration names no known one."""
     path = base.path / "1_Pooling" / "config.json"
     if not path.is_file():
         return None

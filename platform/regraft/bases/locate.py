@@ -143,8 +143,8 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
         )
     except LocalEntryNotFoundError:
         raise BaseError(
-            f"{name!r} is no folder, is not in the local cache, and the hub cannot be reached: check the spelling and "
-            f"the network, or set REGRAFT_HUB_MIRROR; allowed are {ALLOWED}",
+            f"{name!r} is not a folder, is not in the local cache, and the hub cannot be reached: check the spelling "
+            f"and the network, or set REGRAFT_HUB_MIRROR; allowed are {ALLOWED}",
             where="base",
         ) from None
     except (HfHubHTTPError, HFValidationError) as error:

@@ -1,4 +1,4 @@
-"""Models without weights, on torch's meta device: quick to build whatever their size, to see what would be trained."""
+"""Models without weights, on torch's meta device: quick to build at any size, to count what would be trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from regraft.contracts import Anatomy, Method, Task
 
 @dataclass(frozen=True, slots=True)
 class TrainableWeights:
-    """Numbers about the weights that a method would move."""
+    """Numbers about the weights that a method would train."""
 
     depth: int
     """Frozen blocks."""
@@ -31,7 +31,7 @@ class TrainableWeights:
 
 
 class _MetaLoader(BaseLoader):
-    """Builds models whose tensors have shapes and no values."""
+    """Builds models whose tensors have shapes but no values."""
 
     def _load(self, family: Any, settings: Any, arguments: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         with torch.device("meta"):
@@ -46,7 +46,7 @@ def meta_model(task: Task, base: Base, labels: tuple[str, ...]) -> tuple[nn.Modu
 
 
 def trainable_weights(task: Task, method: Method, base: Base, labels: tuple[str, ...]) -> TrainableWeights:
-    """Return which weights the method would move; Unsupported in the cases in which training raises it."""
+    """Count the weights that the method would train. Raises Unsupported where training would."""
     model, anatomy = meta_model(task, base, labels)
     depth = method.depth_of(anatomy)
     method.adapt(model, anatomy)

@@ -1,4 +1,4 @@
-"""Validation of a safetensors file's header, before any reader maps a byte of the tensors.
+"""Validate the header of a safetensors file before any reader maps its tensors.
 
 The format (https://github.com/huggingface/safetensors): an 8-byte little-endian header length, a JSON header naming
 dtype, shape and byte range of each tensor, then the bytes, without gaps, overlaps or anything after them.
@@ -18,6 +18,7 @@ BITS = {
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "F64": 64, "I64": 64, "U64": 64, "C64": 64,
 }  # fmt: skip
+"""Bits of one number of each dtype."""
 
 
 class DuplicateKey(ValueError):
@@ -25,7 +26,7 @@ class DuplicateKey(ValueError):
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object for the `object_pairs_hook` of json; DuplicateKey when a key comes twice."""
+    """Return the pairs as a dict, as json's `object_pairs_hook`. Raises DuplicateKey when a key occurs twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
@@ -34,28 +35,30 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def find_problem(path: Path) -> str:
-    """Return what is wrong with a safetensors file; empty when nothing is."""
+    """Return what is wrong with a safetensors file, to follow the file's name; empty when nothing is."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            # A header that is longer than the file: a truncated file, or no safetensors file.
-            return f"is cut: its header should be {length} bytes long and the file is {size}"
+            # The file is truncated, or is not a safetensors file.
+            return f"is cut short: its header should have {length} bytes and the file has {size}"
         if length > MAX_HEADER_BYTES:
-            return f"has a header of {length} bytes; allowed are {MAX_HEADER_BYTES}"
+            return f"has a header of {length} bytes; at most {MAX_HEADER_BYTES} are allowed"
         try:
             header = json.loads(file.read(length), object_pairs_hook=unique_keys)
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             wrong, end = _entries_problem(entries)
         except DuplicateKey as error:
-            return f"has a header that is not to be trusted: {error}"
+            return f"has an invalid header: {error}"
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OverflowError):
             return "has a header that is not readable"
     if wrong:
-        return f"has a header that is not to be trusted: {wrong}"
+        return f"has an invalid header: {wrong}"
     expected = 8 + length + end
     return (
-        "" if expected == size else f"is cut or padded: its header describes {expected} bytes and the file has {size}"
+        ""
+        if expected == size
+        else f"is cut short or padded: its header describes {expected} bytes and the file has {size}"
     )
 
 
@@ -67,11 +70,11 @@ def _entries_problem(entries: dict[str, Any]) -> tuple[str, int]:
         if set(entry) != {"dtype", "shape", "data_offsets"} or entry["dtype"] not in BITS:
             return f"{name[:80]!r} has dtype {str(entry.get('dtype'))[:20]!r}", 0
         if not all(type(number) is int and number >= 0 for number in (first, last, *entry["shape"])):
-            return f"{name[:80]!r} has a shape or a byte range that is invalid", 0
+            return f"{name[:80]!r} has an invalid shape or byte range", 0
         bits = math.prod(entry["shape"]) * BITS[entry["dtype"]]
         if first != end or last < first:
             return f"{name[:80]!r} does not begin where the tensor before it ends", 0
         if bits != 8 * (last - first):
-            return f"{name[:80]!r} has {last - first} bytes, which is not what its shape and dtype need", 0
+            return f"{name[:80]!r} has {last - first} bytes, but its shape and dtype need another number", 0
         end = last
     return "", end

@@ -29,7 +29,7 @@ _EVERY_S = 5.0
 _CLASSES = frozenset({"label", "class", "type"})
 """Names of the first column of a table by class."""
 _JUDGED_BY = ("f1", "iou", "ap", "recall", "accuracy")
-"""Columns by which the worst class is chosen; the first one that a table has."""
+"""Columns that may decide which class is worst; the first one that a table has does."""
 
 
 def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:

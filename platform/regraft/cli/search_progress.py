@@ -44,7 +44,7 @@ def following(screen: Screen) -> contextlib.AbstractContextManager[Progress]:
 
 
 class SearchState:
-    """What the events of a search have reported so far."""
+    """The state of a search, from its events so far."""
 
     def __init__(self) -> None:
         self.score = ""

@@ -11,7 +11,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Raise KeyboardInterrupt for SIGTERM, by which containers and jobs are ended, as for Ctrl-C."""
+    """Raise KeyboardInterrupt for SIGTERM, which ends containers and jobs, as for Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

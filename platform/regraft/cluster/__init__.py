@@ -1,1 +1,1 @@
-"""The only floor that imports Ray."""
+"""The only package of regraft that imports Ray."""

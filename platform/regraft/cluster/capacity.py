@@ -13,7 +13,7 @@ from ray.core.generated import autoscaler_pb2
 from ray.train import ScalingConfig
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from regraft.cluster.connect import living
+from regraft.cluster.connect import usable_nodes
 from regraft.contracts import Note, Progress
 from regraft.errors import RequestError
 from regraft.spec.sections import ComputeSpec
@@ -29,12 +29,12 @@ STATUS_S = 10
 """Seconds that Ray's control service has to answer."""
 
 Need = dict[str, float]
-"""What one worker holds, by resource."""
+"""Resources of one worker, by name."""
 
 
 def nodes() -> dict[str, Mapping[str, float]]:
     """Return the resources of each living node that is not about to be taken away, by its id."""
-    return {node["NodeID"]: node["Resources"] for node in living()}
+    return {node["NodeID"]: node["Resources"] for node in usable_nodes()}
 
 
 def free() -> dict[str, Mapping[str, float]]:

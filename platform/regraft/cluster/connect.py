@@ -141,8 +141,8 @@ def explain(error: Exception) -> str:
         return f"no Ray answers there: {first_line(text)}; start one with `ray start --head`, or leave the address out"
     if isinstance(error, ConnectionError):
         return (
-            f"something listens there, but it is no Ray that lets us in: {first_line(text)}; if it asks for a token, "
-            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's"
+            f"something listens there, but it is not a Ray that accepts this client: {first_line(text)}; if it "
+            "asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's"
         )
     return f"Ray did not start: {type(error).__name__}: {first_line(text)}"
 
@@ -168,7 +168,7 @@ def came_with_the_job() -> bool:
 
 
 def check_store(url: str, where: str = "store") -> None:
-    """Raise RequestError for a folder that not every node sees: files written there would be lost to the others."""
+    """Raise RequestError for a folder that some node does not see: it would not see the files written there."""
     if url.startswith("s3://"):
         return
     if "runtime_resources" in Path(url).parts:
@@ -177,26 +177,26 @@ def check_store(url: str, where: str = "store") -> None:
             "every node sees, or s3://bucket/prefix",
             where=where,
         )
-    nodes = len(living())
+    nodes = len(usable_nodes())
     if nodes < 2:
         return
     Path(url).mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=url, prefix=".seen-") as marker:
-        if blind := count_blind_nodes([marker.name])[marker.name]:
+        if blind := count_nodes_missing([marker.name])[marker.name]:
             raise RequestError(
                 f"{blind} of {nodes} nodes do not see {url}: use s3://bucket/prefix or a shared folder", where=where
             )
 
 
-def alive() -> list[dict[str, Any]]:
+def alive_nodes() -> list[dict[str, Any]]:
     """Return all nodes that have not died, as Ray describes them."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def living() -> list[dict[str, Any]]:
+def usable_nodes() -> list[dict[str, Any]]:
     """Return the nodes that can be given work, as Ray describes them."""
     going = draining()
-    return [node for node in alive() if node["NodeID"] not in going]
+    return [node for node in alive_nodes() if node["NodeID"] not in going]
 
 
 def draining() -> set[str]:
@@ -204,9 +204,9 @@ def draining() -> set[str]:
     return set(ray_state.state.get_draining_nodes())
 
 
-def count_blind_nodes(paths: Sequence[str]) -> dict[str, int]:
-    """Count for each path the nodes that do not see it. A node that goes or does not answer is not counted."""
-    asked = [sees.options(scheduling_strategy=on(node["NodeID"])).remote(list(paths)) for node in living()]
+def count_nodes_missing(paths: Sequence[str]) -> dict[str, int]:
+    """Count for each path the nodes that do not see it. Nodes that are removed or do not answer are not counted."""
+    asked = [sees.options(scheduling_strategy=on(node["NodeID"])).remote(list(paths)) for node in usable_nodes()]
     answered, _ = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
     missing = dict.fromkeys(paths, 0)
     for answer in answered:

@@ -1,13 +1,13 @@
 """`regraft-haproxy`: HAProxy as Ray Serve configures it, which also refuses requests that the replicas cannot queue.
 
-A refusal costs a replica's core a fortieth of an answer, and a client that retries at once sends thousands of requests
-a second. So every answer states how many more requests its replica would queue (`x-regraft-room`). HAProxy removes
-that header, and lets no more requests pass until the next answer states a new number. It delays its own refusals for a
-moment, so that clients that retry at once do not use up its core either. Connections that send a head or a body slowly
-are closed, and are not counted before that.
+A refusal costs a replica a fortieth of the CPU time of an answer, and clients that retry at once send thousands of
+requests a second. So every answer states how many more requests its replica would queue (`x-regraft-room`). HAProxy
+removes that header, and lets no more requests pass until the next answer states a new number. It delays its own
+refusals for a moment, so that clients that retry at once do not use up its core either. Connections that send a head or
+a body slowly are closed, and until then do not count.
 
-Ray runs the program that RAY_SERVE_HAPROXY_BINARY_PATH names in place of HAProxy, and waits for it. So nothing that is
-slow to import is imported here.
+Ray runs the program that RAY_SERVE_HAPROXY_BINARY_PATH names in place of HAProxy, and waits for it. So this
+module imports nothing slow.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ except ImportError:  # only on Linux
 VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 COMMAND = "regraft-haproxy"
 HELD_MS = 25
-"""Milliseconds by which a refusal is delayed."""
+"""Delay of a refusal in milliseconds."""
 TRUSTED_MS = 1000
-"""Milliseconds for which a full queue is believed: a replica that has ended reports nothing any more."""
+"""Milliseconds for which a reported full queue counts: a replica that has ended reports nothing any more."""
 ARRIVES_S = 10
 """Seconds in which a request's head must arrive, and then the beginning of its body."""
 FULL = busy("as many requests are waiting already as may: come again", kind="Overloaded")
@@ -43,7 +43,7 @@ _MARK = "    # regraft: who may come in\n"
 
 
 def main() -> None:
-    """Become HAProxy, after adding regraft's rules to the configuration file that -f names.
+    """Add regraft's rules to the configuration file that -f names, then replace this process by HAProxy.
 
     The file keeps its name: Ray recognises its HAProxy processes by it.
     """
@@ -65,12 +65,12 @@ def haproxy() -> str:
     except OSError:
         found = None
     if found is None:
-        raise SystemExit(f"{COMMAND}: there is no HAProxy: ray[serve] brings it on Linux, or install haproxy")
+        raise SystemExit(f"{COMMAND}: there is no HAProxy: ray[serve] contains it on Linux, else install haproxy")
     return found
 
 
 def with_rules(config: str) -> str:
-    """Return Serve's configuration with rules for each application; unchanged if it has them or no place for them."""
+    """Return Serve's configuration with rules for each application; unchanged if it has them or cannot take them."""
     start = config.find(_FRONT)
     if start < 0 or _MARK in config:
         return config
@@ -84,9 +84,9 @@ def with_rules(config: str) -> str:
 
 
 def _rules(name: str) -> str:
-    """Return the rules of an application's backend, which requests for other applications never pass.
+    """Return the rules for an application's backend; requests for other applications do not reach them.
 
-    Their variables belong to the process, not to one request. An answer without the header (an unknown path, or a
+    The variables in them belong to the process, not to one request. An answer without the header (an unknown path, or a
     request without a key) gives back the place that was counted for its request. A clock that was set back does not
     end the trust in a full queue.
     """
@@ -115,7 +115,7 @@ def _rules(name: str) -> str:
 
 
 def installed() -> str | None:
-    """Return where this command is installed, for Ray's variable; None if it is not."""
+    """Return this command's path, for Ray's variable; None if it is not installed."""
     beside = Path(sysconfig.get_path("scripts")) / COMMAND
     return str(beside) if os.access(beside, os.X_OK) else shutil.which(COMMAND)
 

@@ -35,14 +35,14 @@ CONNECT_S = 10.0
 WAIT_S = 60.0
 """Seconds in which Ray must report how a job ended whose log has ended."""
 LEAVE_S = 60
-"""Seconds that a stopped job has to end by itself before Ray kills it; Ray's own default is three."""
+"""Seconds that a stopped job has to end before Ray kills it; Ray's own default is three."""
 _TRIES = 6
 _TERMINAL = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED}
 
 
 @dataclass(frozen=True)
 class JobEnd:
-    """How a job ended: Ray's status, the exit code of its command (None if it never ran), and Ray's message."""
+    """The end of a job: Ray's status, the exit code of its command (None if it never ran), and Ray's message."""
 
     status: str
     code: int | None
@@ -135,7 +135,7 @@ class Cluster:
     def follow(self, job: str) -> Iterator[str | None]:
         """Yield the lines of a job's log as they come, and None about once a second while there are none.
 
-        It ends when the job has ended. A thread of its own reads the log, so an interrupted iteration can be resumed.
+        It ends when the job has ended. A separate thread reads the log, so an interrupted iteration can be resumed.
         """
         return JobLog(self._client, job)
 

@@ -149,7 +149,7 @@ def pack_search(package: JobPackage, spec: RunSpec, *, fresh: bool) -> None:
 
 
 def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, fresh: bool) -> None:
-    """Pack a spec and its command; `run` is the name by which the job is found again."""
+    """Pack a spec and its command; `run` is the name that later commands look up."""
     document: dict[str, Any] = spec.model_dump(mode="json")
     around = any(column.by_reference for column in columns_of(spec.task.input_columns()).values())
     data = document["data"]
@@ -196,7 +196,7 @@ def pack_predict(package: JobPackage, args: Any, store: str) -> None:
 
 
 def pack_doctor(package: JobPackage, store: str, compute: str | None) -> None:
-    """Pack the checks that are made inside a cluster; the path of a folder store is checked as it is there."""
+    """Pack the checks that are made inside a cluster; the path of a folder store is checked there, unchanged."""
     package.arguments = ["doctor", "--inside", "--store", absolute(store), "--client", json.dumps(versions())]
     package.arguments += ["--compute", compute] if compute else []
     package.metadata = {"command": "doctor"}

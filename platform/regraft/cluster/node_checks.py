@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from ray.exceptions import GetTimeoutError
 
-from regraft.cluster.connect import alive, on
+from regraft.cluster.connect import alive_nodes, on
 from regraft.errors import RegraftError
 from regraft.store.objects import open_store
 from regraft.version import VERSION
@@ -68,7 +68,7 @@ def versions() -> dict[str, str]:
 
 def nodes(store: str, note: Callable[[str], None]) -> list[Node | str]:
     """Measure every living node; return for each the measurement, or why there is none. `note` shows progress."""
-    tasks = [(node, measure.options(scheduling_strategy=on(node["NodeID"])).remote(store)) for node in alive()]
+    tasks = [(node, measure.options(scheduling_strategy=on(node["NodeID"])).remote(store)) for node in alive_nodes()]
     found: list[Node | str] = []
     for number, (node, answer) in enumerate(tasks):
         note(f"node {number + 1} of {len(tasks)}: {node['NodeManagerHostname']}")
@@ -166,7 +166,7 @@ class Rank:
 
 def ring() -> tuple[str, float, str]:
     """Have workers on all nodes sum a number, over NCCL if there are GPUs; return (what, seconds, error)."""
-    existing = alive()
+    existing = alive_nodes()
     gpus = [node["NodeID"] for node in existing for _ in range(int(node["Resources"].get("GPU", 0)))][:MOST_RANKS]
     backend = "nccl" if len(gpus) > 1 else "gloo"
     places = gpus if backend == "nccl" else [node["NodeID"] for node in existing][:MOST_RANKS]

@@ -58,7 +58,7 @@ LEVEL = "RAY_BACKEND_LOG_LEVEL"
 def quiet_start() -> Iterator[None]:
     """Start Ray with the log of its core turned off, unless regraft logs at DEBUG.
 
-    It would warn about every pool of Ray Data that lost arguments of its actors could not be recovered, but they are
+    For every pool of Ray Data, the core would warn that lost arguments of its actors cannot be recovered. But they are
     lost only together with this process. Ray reads the level when it starts, and prints it to standard error.
     """
     if ray.is_initialized() or logging.getLogger("regraft").isEnabledFor(logging.DEBUG):

@@ -71,7 +71,7 @@ class RayHarness(Harness):
         ray.train.report(dict(metrics))
 
     def _poll(self, mailbox: Any) -> None:
-        """Ask the driver, in a thread of its own, whether to stop."""
+        """Ask the driver whether to stop, in a separate thread."""
         while not self.notice:
             time.sleep(POLL_S)
             try:

@@ -60,7 +60,7 @@ def _study(spec: RunSpec) -> Study:
 
 @dataclass(frozen=True, slots=True)
 class PoolSize:
-    """How many workers a search has, and what each holds."""
+    """The number of workers of a search, and the resources of each."""
 
     slots: int
     cpus: float

@@ -36,9 +36,9 @@ from regraft.training.stop_signals import StopNotice, on_sigterm, on_stop_reques
 
 log = logging.getLogger(__name__)
 MOST_PAUSE_S = 30.0
-"""Longest pause between two attempts, in seconds."""
+"""Longest pause between two attempts, in seconds; pauses double after each failure."""
 LOST = (RayActorError, NodeDiedError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, PreemptionError)
-"""Errors of workers that were ended from outside."""
+"""Errors of workers that were killed or lost, not of their code."""
 LOST_NAMES = frozenset(
     {
         "WorkerHealthCheckTimeoutError",
@@ -48,9 +48,9 @@ LOST_NAMES = frozenset(
         "BroadcastCollectiveTimeoutError",
     }
 )
-"""Such errors whose classes Ray does not make public."""
+"""Names of such errors whose classes Ray does not make public."""
 CONNECTION_TEXTS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
-"""Texts of the errors that gloo raises in the other ranks when one is gone; they have no class of their own."""
+"""Texts of the errors that gloo raises in the other ranks when one is lost. Their classes are too general."""
 
 
 def train(
@@ -73,7 +73,7 @@ def train(
 def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress | None) -> None:
     """Run workers until the job is done; replace lost ones, which continue from the last checkpoint.
 
-    regraft retries by itself, each time under a new Ray run name. So a wrong request or a failing plugin is not tried
+    regraft retries, not Ray, each time under a new Ray run name. So a wrong request or a failing plugin is not tried
     again, and a truncated snapshot of Ray's own run state never blocks the next attempt. Nodes that are taken away are
     not counted as failures.
     """
@@ -88,7 +88,7 @@ def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Prog
             except RegraftError:
                 raise
             except KeyboardInterrupt:
-                if notice:  # before any worker had begun, or a second time: there is no step to wait for
+                if notice:  # no worker had begun, or this is the second Ctrl-C: there is no step to wait for
                     raise stopped(job, notice.reason) from None
                 raise
             except Exception as error:
@@ -110,9 +110,9 @@ def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Prog
 
 
 def classify(error: Exception, job: Job) -> tuple[BaseException, bool]:
-    """Return what ended an attempt from outside, and whether it counts as a failure.
+    """Return the loss that ended an attempt, and whether it counts as a failure.
 
-    Raises the worker's own error if it would only happen again.
+    Raises the error of the worker's code if there is one: it would only happen again.
     """
     causes = causes_of(error)
     ours = next((cause for cause in causes if isinstance(cause, RegraftError)), None)
@@ -164,7 +164,7 @@ def work(config: dict[str, Any]) -> bool:
 def restored_interrupts() -> Iterator[None]:
     """Restore the handler of Ctrl-C after Ray Train has run, and raise KeyboardInterrupt for it while it runs.
 
-    Ray Train installs a handler of its own and leaves it there, which later calls an actor that is dead.
+    Ray Train leaves its own handler installed, which would later call a dead actor.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -179,7 +179,7 @@ def restored_interrupts() -> Iterator[None]:
 
 
 def causes_of(error: BaseException) -> list[BaseException]:
-    """Return every exception inside the one that Ray raised, from its wrappers to the workers' own."""
+    """Return all exceptions inside the one that Ray raised, from its wrappers to the workers' errors."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
@@ -194,7 +194,7 @@ def causes_of(error: BaseException) -> list[BaseException]:
 
 
 def is_preemption(error: BaseException) -> bool:
-    """Return whether a machine was taken away, which is not the job's fault."""
+    """Return whether a machine was taken away (preempted), which does not count as a failure."""
     return isinstance(error, PreemptionError) or (isinstance(error, RayActorError) and error.preempted)
 
 

@@ -1,7 +1,7 @@
 """An actor that runs trials, and the way its calls of the coordinator reach the driver.
 
 The calls wait in a queue of the actor. The driver takes them with a call that returns as soon as there is one, and
-sends the answers back. No process stands between the two, and a dead actor leaves nothing behind.
+sends the answers back. No other process is involved, and a dead actor leaves nothing behind.
 """
 
 from __future__ import annotations

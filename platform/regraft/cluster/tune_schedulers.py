@@ -12,7 +12,7 @@ from regraft.spec.run import RunSpec
 from regraft.tuning.study import GridPoints, NoStopping, RandomPoints, Sampler, StoppingRule, Study
 
 MOST_EVALUATIONS = 100_000
-"""ASHA makes rungs up to this number; a trial ends by itself long before."""
+"""ASHA makes rungs up to this number; every trial ends long before."""
 MEDIAN_OF = 3
 """Fewest other trials for which the median rule stops one."""
 TPE = "regraft.cluster.optuna_sampler"
@@ -26,7 +26,7 @@ def tune_study(spec: RunSpec) -> Study:
     sampler: Sampler
     if search.sampler == "optuna":
         # Imported only here: it takes seconds.
-        sampler = importlib.import_module(TPE).OptunaPoints(spec)
+        sampler = importlib.import_module(TPE).OptunaSampler(spec)
     else:
         sampler = GridPoints(spec) if search.sampler == "grid" else RandomPoints(spec)
     rule: StoppingRule = NoStopping() if search.scheduler == "none" else TuneRule(spec)

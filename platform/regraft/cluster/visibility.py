@@ -1,6 +1,6 @@
-"""Checks that the workers' nodes see the files they will read, made before the workers begin.
+"""Check, before workers start, that their nodes see the files that they will read.
 
-Without them the workers would fail one by one.
+Without these checks the workers would fail one by one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from regraft.cluster.connect import alive, count_blind_nodes, living, on
+from regraft.cluster.connect import alive_nodes, count_nodes_missing, on, usable_nodes
 from regraft.contracts import columns_of
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import RequestError
@@ -23,18 +23,18 @@ from regraft.store.objects import open_store
 from regraft.training.job import Job
 
 SAMPLE = 200
-"""Rows of each side whose images are looked for."""
+"""Rows of each side whose images are checked."""
 REMEDY = {
     "base": "name it by s3://, a hub id or package:, or put it into a folder that every node sees",
     "plugins": "put them into a folder that every node sees, or into the job's working directory",
-    "data": "its pictures are read where they lie: put them into S3, or into a folder that every node sees",
+    "data": "its images are read from where they are: put them into S3, or into a folder that every node sees",
 }
 
 
 def check_folders(spec: RunSpec) -> None:
     """Raise RequestError if a node does not see the base or the plugins that the workers will read.
 
-    Rows are in the snapshot, which is in the store, so only the driver must see tables.
+    Only the driver must see tables: their rows are in the snapshot, which is in the store.
     """
     refuse_unseen(list(folders(spec)))
 
@@ -45,18 +45,18 @@ def check_images(spec: RunSpec, job: Job) -> None:
 
 
 def refuse_unseen(paths: list[tuple[str, str]]) -> None:
-    """Raise RequestError if a node does not see one of the paths, each given with the spec's field that names it."""
-    nodes = len(living())
+    """Raise RequestError if a node does not see one of `paths`: pairs of the spec's field and the path."""
+    nodes = len(usable_nodes())
     if nodes < 2 or not paths:
         return
-    missing = count_blind_nodes([path for _, path in paths])
+    missing = count_nodes_missing([path for _, path in paths])
     for where, path in paths:
         if blind := missing[path]:
             raise RequestError(f"{blind} of {nodes} nodes do not see {path}: {REMEDY[where]}", where=where)
 
 
 def folders(spec: RunSpec) -> Iterator[tuple[str, str]]:
-    """Yield the folders of this machine that a spec names besides its data."""
+    """Yield the local folders that a spec names besides its data, each with its field."""
     if Path(spec.base).expanduser().is_dir():
         yield "base", str(Path(spec.base).expanduser().resolve())
     for plugins in spec.plugins:
@@ -64,7 +64,7 @@ def folders(spec: RunSpec) -> Iterator[tuple[str, str]]:
 
 
 def images(spec: RunSpec, job: Job) -> list[str]:
-    """Return an image of each folder that the rows name; the rows are sampled evenly from all."""
+    """Return one image path for each folder that an even sample of the rows names."""
     columns = [name for name, column in columns_of(spec.task.stored_columns()).items() if column.by_reference]
     if not columns:
         return []
@@ -79,20 +79,20 @@ def images(spec: RunSpec, job: Job) -> list[str]:
 
 
 MARKER = ".regraft-seen-"
-"""Prefix of files that exist only to be looked for; the store lists no such name."""
+"""Prefix of empty files that a client makes to check who sees a folder; a store's listing leaves them out."""
 _MOST_NAMES = 1000
 OUTPUT_REMEDY = {
     "store": "use s3://bucket/prefix, or a folder that every node mounts at the same place",
     "output": "write s3://bucket/key, or a file in a folder that every node mounts at the same place",
 }
 INPUT_REMEDY = (
-    "put it into S3 (s3://bucket/key), or into a folder that every node mounts at the same place; what lies below the "
-    "folder that you submit from and is small travels with the job"
+    "put it into S3 (s3://bucket/key), or into a folder that every node mounts at the same place; small files "
+    "below the folder that you submit from are sent with the job"
 )
 
 
 def proof(path: str) -> str:
-    """Return what identifies the content of a path: a file's size, or a hash of a folder's first names."""
+    """Return a proof that two machines see the same path: a file's size, or a hash of a folder's first names."""
     if os.path.isdir(path):
         names = sorted(os.listdir(path))[:_MOST_NAMES]
         return hashlib.sha256("\0".join(names).encode()).hexdigest()
@@ -112,11 +112,11 @@ def proofs(paths: Sequence[str]) -> list[str]:
 
 
 def check_shared(shared: Sequence[Mapping[str, Any]]) -> None:
-    """Raise RequestError if a node does not see, under the same path, what the client has there.
+    """Raise RequestError if a node does not see the client's files under the same paths.
 
-    Each item of `shared` has `where` (the field that names it), `path` and `proof`. Marker files are then deleted.
+    Each item of `shared` has `where` (the field that names it), `path` and `proof`. Deletes the client's marker files.
     """
-    nodes = [node["NodeID"] for node in alive()]
+    nodes = [node["NodeID"] for node in alive_nodes()]
     paths = [item["path"] for item in shared]
     seen = ray.get([proofs.options(scheduling_strategy=on(node)).remote(paths) for node in nodes])
     for number, item in enumerate(shared):
@@ -124,8 +124,8 @@ def check_shared(shared: Sequence[Mapping[str, Any]]) -> None:
         if blind:
             path = str(Path(item["path"]).parent) if item["where"] in OUTPUT_REMEDY else item["path"]
             raise RequestError(
-                f"{path} is on the machine that submitted the job: {blind} of {len(nodes)} nodes do not see it, or "
-                f"something else under that path; {OUTPUT_REMEDY.get(item['where'], INPUT_REMEDY)}",
+                f"{blind} of {len(nodes)} nodes do not see {path} as the machine that submitted the job does: it is "
+                f"missing or different there; {OUTPUT_REMEDY.get(item['where'], INPUT_REMEDY)}",
                 where=item["where"],
             )
     for path in paths:

@@ -15,7 +15,7 @@ from regraft.columns.files.file_column import FileColumn
 from regraft.contracts.column import Allowance, BadCell, MadeUp, TooLarge, column_of
 from regraft.contracts.views import ImageView, ShownRow
 from regraft.errors import DataError
-from regraft.media.pixels.images import MEGAPIXELS, UNREADABLE, opened, seen_size
+from regraft.media.pixels.images import MEGAPIXELS, UNREADABLE, open_rgb, upright_size
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats that a request may hold."""
@@ -39,7 +39,7 @@ class ImageColumn(FileColumn):
         except FileNotFoundError:
             raise
         except UnidentifiedImageError:
-            raise BadCell(f"{name} is no image that can be read: repair it or leave the row out") from None
+            raise BadCell(f"{name} is not an image that can be read: repair it or leave the row out") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise BadCell(f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller") from None
         except (OSError, SyntaxError, ValueError) as error:  # raised by Pillow for headers that are cut short
@@ -48,9 +48,9 @@ class ImageColumn(FileColumn):
             raise BadCell(f"{name} has no pixels")
 
     def complete(self, head: bytes) -> bool:
-        """Return False where the header stands elsewhere (TIFF), or reading it needs the whole file (WebP)."""
+        """Return False where the header is not at the start (TIFF), or reading it needs the whole file (WebP)."""
         try:
-            seen_size(head)
+            upright_size(head)
         except DataError:
             return False
         return True
@@ -61,7 +61,7 @@ class ImageColumn(FileColumn):
             raise BadCell("is empty; it is a picture's file")
         _check_format(body)
         try:
-            width, height = seen_size(body)
+            width, height = upright_size(body)
         except DataError as error:
             raise BadCell(f"is refused: {error.message}") from None
         allowance.decode(width * height, f"the picture has {width} x {height} pixels")
@@ -86,9 +86,9 @@ class ImageColumn(FileColumn):
 
 
 def displayed(value: Any) -> Image.Image | None:
-    """Return the image as it is meant to be seen; None when it cannot be opened any more."""
+    """Return the upright image in RGB; None when it cannot be opened any more."""
     try:
-        return opened(value)
+        return open_rgb(value)
     except DataError:
         return None
 
@@ -116,11 +116,11 @@ def _check_format(body: bytes) -> None:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
             width, height = image.size
     except UnidentifiedImageError:
-        raise BadCell(f"is no image of a known format; allowed are {', '.join(FORMATS)}") from None
+        raise BadCell(f"is not an image of a known format; allowed are {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError as error:
         raise TooLarge(f"is refused: {error}; {allowed}") from None
     except UNREADABLE:
-        return  # `seen_size` says what is wrong with it
+        return  # `upright_size` says what is wrong with it
     if width * height > MEGAPIXELS * 1_000_000:
         raise TooLarge(f"has {width} x {height} pixels; {allowed}")
 

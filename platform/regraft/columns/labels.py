@@ -72,4 +72,4 @@ def _split(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError:
-        raise BadCell(f"is {quoted(text)}, which is no JSON list") from None
+        raise BadCell(f"is {quoted(text)}, which is not a JSON list") from None

@@ -26,7 +26,7 @@ class MessagesColumn(Column):
             try:
                 cell = json.loads(cell)
             except ValueError:
-                raise BadCell("is text that is no JSON; a list of {role, content} is wanted") from None
+                raise BadCell("is text that is not JSON; a list of {role, content} is wanted") from None
         if not isinstance(cell, list | tuple) or not cell:
             raise BadCell.unfit(cell, "a list of {role, content}")
         for message in cell:

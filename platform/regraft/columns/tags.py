@@ -11,7 +11,7 @@ from regraft.contracts.column import MadeUp, column_of
 from regraft.contracts.views import EntitiesView, ShownRow, Span
 
 Entity = tuple[int, int, str]
-"""First letter, the letter behind the last, and type."""
+"""First letter, the letter after the last, and type."""
 MADE_UP = ("O", "B-thing", "I-thing")
 
 
@@ -32,7 +32,7 @@ class TagsColumn(LabelsColumn):
     def drawn_on(self, input_name: str, name: str, shown: ShownRow) -> EntitiesView | None:
         """Return the words with the true entities, and again with the predicted ones.
 
-        Entities stand by letters in the words joined by blanks, as answers count them.
+        Entities have character offsets in the words joined by spaces, as answers count them.
         """
         if not isinstance(column_of(shown.kinds[input_name]), WordsColumn):
             return None

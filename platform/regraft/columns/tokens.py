@@ -17,9 +17,9 @@ class TokensColumn(Column):
 
     def read_cell(self, cell: object, folder: str) -> list[int]:
         """Raise BadCell: no file holds tokens."""
-        raise BadCell("holds tokens, which no file brings")
+        raise BadCell("holds tokens, which cannot be read from a file")
 
     def view(self, name: str, shown: ShownRow) -> ViewPart | None:
-        """Return the text of the first such column; the others tell which of its tokens count."""
+        """Return the text of the first such column; the others mark which of its tokens count."""
         first = next(other for other, kind in shown.kinds.items() if kind == self.key() and other not in shown.targets)
         return text_view(name, str(shown.processor.decode(shown.row[name]))) if name == first else None

@@ -10,7 +10,7 @@ from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget,
 
 
 class WordsColumn(Column):
-    """A list of words; one text stands for it when predicting."""
+    """A list of words; for prediction, a text is accepted too."""
 
     arrow: ClassVar[pa.DataType] = pa.list_(pa.string())
     bare: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Column: what one kind of column holds, and how its values are read, kept, requested and made up."""
+"""Column: one kind of column, with methods that parse, store, request, show and make up its values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 60
 """Characters of a bad value that a message quotes."""
 JSON_NAMES = {"str": "text", "dict": "JSON object", "list": "list", "NoneType": "null", "bool": "boolean"}
 Widget = Literal["text", "number", "lines", "file", "json"]
-"""How the endpoint's page asks for a value: a text area, a number field, one text a line, a file, or raw JSON."""
+"""The input element of the endpoint's page: a text area, a number field, one text a line, a file, or raw JSON."""
 
 
 class BadCell(ValueError):
@@ -35,7 +35,7 @@ class BadCell(ValueError):
         return cls("is missing" if absent(value) else f"is {quoted(value)}; {wanted} is wanted")
 
     def of(self, name: str) -> str:
-        """Return the sentence about the value that is called `name`."""
+        """Return the message as a sentence whose subject is `name`."""
         return f"{name}{self._inside} {self}"
 
 
@@ -44,10 +44,10 @@ class TooLarge(BadCell):
 
 
 class Allowance(Protocol):
-    """The decoding that a request may still cause; the endpoint counts it."""
+    """A request's remaining budget of values to decode."""
 
     def decode(self, count: int, described: str) -> None:
-        """Count numbers (pixels, samples) that a value decodes to; `described` begins the refusal of too many."""
+        """Charge `count` pixels or samples to the budget; `described` begins the message if they are too many."""
         ...
 
 
@@ -62,7 +62,7 @@ class MadeUp:
     size: tuple[int, int] = (96, 80)
     """Height and width of an image in pixels."""
     train: bool = False
-    """Whether a model is to learn from the row: a conversation then holds a reply."""
+    """Whether the row is for training: a conversation then has a reply."""
 
 
 class Column(Plugin, ABC):
@@ -74,62 +74,62 @@ class Column(Plugin, ABC):
 
     family: ClassVar[str] = "columns"
     arrow: ClassVar[pa.DataType]
-    """How a snapshot keeps a value."""
+    """The Arrow type of a value in a snapshot."""
     target: ClassVar[bool] = False
-    """Whether a column of this kind holds what a model is to find out, unless a task says otherwise."""
+    """Whether a column of this kind is a target by default; a task may decide otherwise."""
     classes: ClassVar[bool] = False
     """Whether values are labels, from which the classes of the head are gathered."""
     counted: ClassVar[bool] = False
     """Whether the labels of all rows are counted, for class weights and baselines."""
     drawn: ClassVar[bool] = False
-    """Whether a target of this kind is drawn on an input in a report, so that no words are needed."""
+    """Whether a report draws a target of this kind on an input, instead of writing it."""
     by_reference: ClassVar[bool] = False
-    """Whether values name files, whose contents can change while the value stays."""
+    """Whether values are paths of files, whose contents can change."""
     bare: ClassVar[bool] = False
-    """Whether a caller may pass the bare value (text, path, bytes) for a row that has no other column."""
+    """Whether a caller may pass the value itself (text, path, bytes) as a row, if the row has no other column."""
     media_type: ClassVar[str] = ""
     """The media type of a request body that is a bare value, such as `image/*`; empty where none is allowed."""
     widget: ClassVar[Widget] = "json"
-    """How the endpoint's page asks for a value."""
+    """The input element of the endpoint's page."""
     called: ClassVar[str] = "a value"
-    """What the page and messages about requests call a value, with its article."""
+    """The name of a value on the page and in messages about requests, with its article."""
 
     @abstractmethod
     def read_cell(self, cell: object, folder: str) -> Any:
-        """Return a file's cell as a value. BadCell when it does not fit.
+        """Parse a file's cell into a value. BadCell when it does not fit.
 
         `folder` is where relative paths begin: a folder on this machine, or an s3:// URL.
         """
 
     def stored(self, value: Any) -> Any:
-        """Return the value as `arrow` holds it."""
+        """Convert a value to the type `arrow`."""
         return value
 
     def restored(self, value: Any) -> Any:
-        """Return the value that `stored` was given."""
+        """Convert a stored value back: the inverse of `stored`."""
         return value
 
     def fetched(self, value: Any) -> Any:
-        """Return the value as `Task.encode` gets it: with the contents of a file that lies elsewhere."""
+        """Return the value for `Task.encode`: the contents instead of a path in S3."""
         return value
 
     def for_check(self, value: Any) -> Any:
-        """Return the value as `Task.check` gets it: of a file that lies elsewhere, as much as the check needs."""
+        """Return the value for `Task.check`: as much of a file in S3 as the check needs."""
         return value
 
     def identity(self, value: Any) -> Any:
-        """Return what a fingerprint knows the value by, JSON-able, wherever files lie."""
+        """Return the value's contribution to a fingerprint, as JSON; it does not depend on the place of files."""
         return value
 
     def remote(self, cell: object, folder: str) -> str | None:
-        """Return the URL that is worth fetching before the cell is parsed, or None."""
+        """Return the URL to fetch before the cell is parsed, or None."""
         return None
 
     def prefetch(self, url: str) -> None:
-        """Fetch what `read_cell` needs of a URL that `remote` returned, and remember it."""
+        """Fetch and cache the part of a URL from `remote` that `read_cell` needs."""
 
     def as_written(self, cell: object) -> str:
-        """Return the key of the kind by which an input's cell is kept, when it is read for a prediction."""
+        """Return the key of the kind that stores an input's cell during a batch prediction."""
         return self.key()
 
     def labels(self, value: Any) -> Iterable[str]:
@@ -141,26 +141,26 @@ class Column(Plugin, ABC):
         return ordered_labels(labels)
 
     def lacking(self, labels: Mapping[str, int], rows: int) -> str | None:
-        """Return why these labels of all training rows, with their counts, cannot be learned; or None."""
+        """Return the reason why these label counts of the training rows cannot be learned, or None."""
         return None
 
     def doubts(self, labels: Iterable[str]) -> str | None:
-        """Return a warning about labels that were probably meant otherwise, or None."""
+        """Return a warning about labels that are probably a mistake, or None."""
         return None
 
     def accept(self, value: Any) -> Any:
-        """Return a value that a Python caller passed, ready for `Task.encode`. BadCell when it does not fit."""
+        """Check and convert a value from a Python caller for `Task.encode`. BadCell when it does not fit."""
         return value
 
     def receive(self, value: Any, allowance: Allowance) -> Any:
-        """Return a JSON value of a request as a value for `accept`. BadCell when it does not fit.
+        """Convert a request's JSON value to a value for `accept`. BadCell when it does not fit.
 
         Requests come from strangers: a text must never name a file or an address that the server then opens.
         """
         return well_formed(value)
 
     def receive_body(self, body: bytes, allowance: Allowance) -> Any:
-        """Return a request's body as a value for `accept`, where `media_type` allows one. BadCell as in `receive`."""
+        """Convert a request's body of type `media_type` to a value for `accept`. BadCell as in `receive`."""
         raise NotImplementedError
 
     def request_schema(self) -> dict[str, Any]:
@@ -176,15 +176,15 @@ class Column(Plugin, ABC):
         return ""
 
     def placeholder(self) -> Any:
-        """Return a value for the commands that a finished run prints: its form, without content."""
+        """Return a placeholder value for the example commands that a finished run prints."""
         return "..."
 
     def made_up(self, shared: MadeUp) -> Any:
-        """Return a value that `accept` takes, or a target that `Task.encode` takes. BadCell where none can be made."""
+        """Return a dummy value for `accept`, or a dummy target for `Task.encode`. BadCell where none can be made."""
         raise BadCell(f"of kind {self.key()} cannot be made up")
 
     def view(self, name: str, shown: ShownRow) -> ViewPart | None:
-        """Return what a report shows of an input; None for nothing."""
+        """Return a report's view of an input, or None."""
         value = shown.row[name]
         return text_view(name, " ".join(map(str, value)) if isinstance(value, list) else str(value))
 
@@ -193,7 +193,7 @@ class Column(Plugin, ABC):
         return None
 
     def answer_view(self, shown: ShownRow) -> ViewPart:
-        """Return what is true beside what the model answered; asked of the kind of the row's first target."""
+        """Return the view of the target and the prediction; called on the kind of the row's first target."""
         name = shown.targets[0]
         value = shown.row[name]
         truth = tuple(map(short_text, value)) if isinstance(value, list | tuple) else (short_text(value),)
@@ -206,12 +206,12 @@ class Column(Plugin, ABC):
 
 @cache
 def column_of(kind: str) -> Column:
-    """Return the kind of column of that key. UnknownPlugin names the nearest and the known ones."""
+    """Return the kind of column with that key. Raises UnknownPlugin, which names the nearest and the known ones."""
     return Column.lookup(kind)()
 
 
 def columns_of(kinds: Mapping[str, str]) -> dict[str, Column]:
-    """Return the kinds of named columns, resolved once for many rows."""
+    """Replace the keys of kinds by the kinds themselves; call it once for many rows."""
     return {name: column_of(kind) for name, kind in kinds.items()}
 
 
@@ -221,7 +221,7 @@ def absent(value: object) -> bool:
 
 
 def quoted(value: object) -> str:
-    """Return a bad value with its type, cut where it is long."""
+    """Return a bad value with its type, shortened to SHOWN characters."""
     text = repr(value)
     return f"{text[:SHOWN]}... ({type(value).__name__})" if len(text) > SHOWN else f"{text} ({type(value).__name__})"
 
@@ -236,7 +236,7 @@ def label_text(value: str | float) -> str:
 
 
 def json_name(value: object) -> str:
-    """Return what JSON calls the type of a value."""
+    """Return the JSON name of a value's type."""
     return JSON_NAMES.get(type(value).__name__, "number")
 
 
@@ -247,7 +247,7 @@ def received_text(value: Any, inside: str = "") -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise BadCell("holds half of a surrogate pair, which is no character", inside) from None
+        raise BadCell("holds half of a surrogate pair, which is not a character", inside) from None
     return value
 
 
@@ -266,7 +266,7 @@ def well_formed(value: Any) -> Any:
 
 
 def ordered_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return labels by number when all are whole numbers, else by the alphabet."""
+    """Sort labels by number when all are whole numbers, else alphabetically."""
     known = tuple(labels)
     if all(label.removeprefix("-").isdecimal() and label.isascii() and len(label) < 20 for label in known):
         return tuple(sorted(known, key=lambda label: (int(label), label)))

@@ -124,7 +124,7 @@ class EvaluationDone(Event):
 
 @dataclass(frozen=True)
 class CheckpointWritten(Event):
-    """A checkpoint was copied from the device; a thread writes it to the store while training goes on."""
+    """A checkpoint was copied from the device; a thread writes it to the store while training continues."""
 
     event = "checkpoint"
     step: int
@@ -221,7 +221,7 @@ class TrialUpdated(Event):
 
 @dataclass(frozen=True)
 class TrunkShared(Event):
-    """What trials of one worker have shared of the frozen part's outputs since its last such event."""
+    """The frozen part's outputs that trials of one worker shared since its last such event."""
 
     event = "shared"
     rows: int
@@ -243,7 +243,7 @@ class BaselinesMeasured(Event):
     baselines: Mapping[str, Mapping[str, float]]
     """Metrics by the baseline's name."""
     correct: str
-    """Which evaluation rows the best baseline had right, as `training.evaluate.packed` writes it."""
+    """The evaluation rows that the best baseline predicts correctly, as `training.evaluate.packed` writes them."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a task shows of an evaluation's records, in reading order."""
+    """A task's tables and charts of an evaluation's records, in reading order."""
 
     tables: tuple[Table, ...] = ()
     matrices: tuple[Matrix, ...] = ()

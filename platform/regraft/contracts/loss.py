@@ -1,4 +1,4 @@
-"""Loss: an extra term beside the task's own loss."""
+"""Loss: an extra term, added to the task's own loss."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Loss(Plugin, ABC):
 
     family: ClassVar[str] = "losses"
     weight: float = Field(1.0, ge=0)
-    """Factor of this term beside the task's own loss."""
+    """Factor of this term in the sum with the task's own loss."""
 
     @abstractmethod
     def build(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:
         """Return the term: a module whose `forward(step: Step)` returns a scalar on the scale of a mean over rows.
 
-        Called once on the freshly adapted model, before a checkpoint is loaded into it, so that values which the term
-        copies from the model are the base's. The module's parameters are optimised and checkpointed with the run.
+        Called once on the freshly adapted model, before a checkpoint is loaded into it: values that the term copies
+        from the model are then the base's. The module's parameters are optimised and checkpointed with the run.
         Raises Unsupported where the term has no meaning for this model and method.
         """

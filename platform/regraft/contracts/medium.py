@@ -19,7 +19,7 @@ class Medium(Plugin, ABC):
 
     family: ClassVar[str] = "media"
     noun: ClassVar[str]
-    """What messages call the processor, with its article: `a tokenizer`."""
+    """The processor's name in messages, with its article: `a tokenizer`."""
     auto: ClassVar[str]
     """The transformers Auto class of the processor."""
     options: ClassVar[Mapping[str, Any]] = {}
@@ -27,7 +27,7 @@ class Medium(Plugin, ABC):
     files: ClassVar[tuple[str, ...]]
     """Glob patterns, one of which a base's folder must hold: transformers would make up a processor without files."""
     column: ClassVar[str]
-    """The kind of column that holds one value, where a base alone is asked for vectors."""
+    """The kind of column that holds one value, when a base alone computes feature vectors."""
     tokens: ClassVar[bool] = False
     """Whether the processor makes lists of numbers, of different lengths, out of many values at once."""
     in_timm: ClassVar[bool] = False

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Serving = Literal["head", "low_rank", "whole"]
-"""How served models share one base: `head`, its output up to the head; `low_rank`, its weights, with low-rank factors
-for each row of a batch; `whole`, not at all."""
+"""The part that served models of one base share. `head`: its computation up to the head. `low_rank`: its weights, with
+low-rank factors for each row of a batch. `whole`: nothing."""
 
 
 class Method(Plugin, ABC):
-    """Which weights of a model are trained. Other floors use these attributes and hooks, never a method's name.
+    """A choice of the weights that are trained. Other packages use these attributes and hooks, never a method's name.
 
     The default `adapt` freezes what `frozen` returns: feature extraction, freezing at a depth and full fine-tuning
     differ in that hook alone. A closed-form method overrides `statistics` and `solve` instead of taking steps.
@@ -26,14 +26,14 @@ class Method(Plugin, ABC):
 
     family: ClassVar[str] = "methods"
     serves: ClassVar[Serving] = "whole"
-    """How served models of this method share their base."""
+    """The part that served models of this method share."""
     by_depth: ClassVar[bool] = False
-    """Whether the method differs from others of its sort only in how many blocks stay frozen, which reports compare."""
+    """Whether its settings differ only in how many blocks stay frozen, so that reports compare them by depth."""
     closed_form: ClassVar[bool] = False
     """Whether the head is solved from sums over the training rows, by `statistics` and `solve`, without steps."""
 
     def frozen_blocks(self, blocks: int) -> int | None:
-        """Return how many of a base's `blocks` stay frozen, as far as the fields tell without a base; `by_depth`."""
+        """Return how many of `blocks` stay frozen, or None if it depends on the base; for methods `by_depth`."""
         return None
 
     def depth_of(self, anatomy: Anatomy) -> int:

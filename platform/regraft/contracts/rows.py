@@ -14,12 +14,12 @@ also `draw`, a 64-bit number made of (seed, epoch, row) from which every random 
 Example = dict[str, Any]
 """One encoded row, not padded yet."""
 Batch = dict[str, Any]
-"""Collated examples: tensors, or lists of dicts of tensors and strings; the key `labels` is never passed to the model,
-so that it may also hold what answers are made of, and `kept` holds what the frozen part gave for these rows."""
+"""Collated examples: tensors, or lists of dicts of tensors and strings. The key `labels` is never passed to the model,
+so it may also hold values that answers need. `kept` holds the frozen part's outputs for these rows."""
 Record = dict[str, Any]
-"""What evaluation keeps of one row: small, made of Python numbers, strings and numpy arrays."""
+"""One row's result of an evaluation: small, made of Python numbers, strings and numpy arrays."""
 Answer = dict[str, Any]
-"""What a user gets for one row; JSON-able."""
+"""The answer for one row, as a user gets it; JSON-able."""
 Numbers = Callable[[str], NDArray[np.float64]]
 """A column of numbers of the training rows, (rows,), by its name."""
 Kind = str

@@ -45,7 +45,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a task's hooks need besides its own fields; the same in training, evaluation and serving."""
+    """Inputs of a task's hooks besides its own fields; the same in training, evaluation and serving."""
 
     processor: Any
     """The base's tokenizer or image processor."""
@@ -84,7 +84,7 @@ class Loader(Protocol):
 
 
 class Task(Plugin, ABC):
-    """What the data mean; one class for training, evaluation and serving.
+    """The meaning of the data: one class that training, evaluation and serving share.
 
     `encode` and `collate` are the only way from a row to a batch in all three, so that they cannot drift apart.
 
@@ -123,7 +123,7 @@ class Task(Plugin, ABC):
         return self.input_columns()
 
     def target_columns(self) -> frozenset[str]:
-        """Return the input columns that hold what the model is to predict; rows to predict need none of them."""
+        """Return the input columns that hold what the model is to predict; rows to predict do not need them."""
         return frozenset(name for name, kind in columns_of(self.input_columns()).items() if kind.target)
 
     def classes(self) -> tuple[str, ...] | None:
@@ -163,7 +163,7 @@ class Task(Plugin, ABC):
     def merge(self, model: nn.Module) -> None:
         """Replace, in place, layers that `build` added to the base's architecture by plain ones with the same outputs.
 
-        Called before an export, so that the exported model needs none of this platform's classes. Raises Unsupported
+        Called before an export, so that the exported model needs no class of this platform. Raises Unsupported
         where plain layers cannot hold the same function.
         """
 
@@ -183,7 +183,7 @@ class Task(Plugin, ABC):
         return None
 
     def length(self, row: Row) -> int:
-        """Return a row's length, by which rows of like length share batches; a constant where none matters."""
+        """Return a row's length, so that batches hold rows of similar length; a constant if lengths do not matter."""
         return 1
 
     @abstractmethod
@@ -237,7 +237,7 @@ class Task(Plugin, ABC):
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
         """Return what `metrics` and `findings` need of each row of an evaluated batch, one record per row.
 
-        A record holds `error`, larger for worse, by which the worst rows are found, and `correct` (0 or 1) where a row
+        A record holds `error`, which is larger for worse rows and ranks them, and `correct` (0 or 1) where a row
         can be right. Unknown values are None: NaN means that training diverged.
         """
 

@@ -1,4 +1,4 @@
-"""What a report shows of a row: parts that the page's templates draw, and what a kind of column makes them of."""
+"""Views of a row in a report: parts that the page's templates draw, and the means to make them of a column."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MOST_LETTERS = 900
 MOST_SCORES = 3
 MOST_LISTED = 6
 SMALL = 96
-"""Images no larger are kept as they are, without loss: every pixel of a digit or an icon counts."""
+"""Images up to this size are stored without loss: every pixel of a digit or an icon counts."""
 
 Span = tuple[str, str, bool]
-"""A piece of a text, the type of the entity that it is (or nothing), and whether the other side has it too."""
+"""A piece of a text, its entity type (empty if none), and whether truth and prediction agree on it."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Thumbnail:
 
     @property
     def small(self) -> bool:
-        """Whether it is shown larger than it is, pixels as squares."""
+        """True if it is enlarged, with pixels as squares."""
         return max(self.width, self.height) <= SMALL
 
 
 class ThumbnailMaker(Protocol):
-    """Makes the pictures that a page carries within itself, as long as its budget of bytes lasts."""
+    """Makes the pictures that a page embeds, within its budget of bytes."""
 
     def add(self, image: Image) -> Thumbnail | None:
         """Return a picture of the image; None when the budget is spent."""
@@ -46,7 +46,7 @@ class ThumbnailMaker(Protocol):
 
 @dataclass(frozen=True)
 class ViewPart:
-    """One thing shown of a row; `shape` names the template's piece that draws it."""
+    """One part of a row's view; `shape` names the template's block that draws it."""
 
     shape: ClassVar[str]
     name: str
@@ -64,7 +64,7 @@ class TextView(ViewPart):
 
 @dataclass(frozen=True)
 class ConversationView(ViewPart):
-    """A conversation: who says what."""
+    """A conversation: pairs of role and text."""
 
     shape: ClassVar[str] = "talk"
     lines: tuple[tuple[str, str], ...]
@@ -109,7 +109,7 @@ class BoxesView(ViewPart):
     predicted: tuple[Box, ...]
 
     def listed(self, boxes: tuple[Box, ...]) -> tuple[str, ...]:
-        """The boxes in words: each with its score, or how many of each label where there are many."""
+        """Return the boxes as texts: each with its score, or how many of each label where there are many."""
         if len(boxes) > MOST_LISTED:
             return tuple(f"{label} × {count}" for label, count in Counter(box.label for box in boxes).most_common())
         return tuple(box.label if box.score is None else f"{box.label} {box.score:.3f}" for box in boxes)
@@ -117,7 +117,7 @@ class BoxesView(ViewPart):
 
 @dataclass(frozen=True)
 class MaskView(ViewPart):
-    """An image under its true classes, beside the same under the predicted ones."""
+    """An image with its true classes drawn on it, and the same image with the predicted ones."""
 
     shape: ClassVar[str] = "masks"
     truth: Thumbnail | None
@@ -134,23 +134,23 @@ class AnswerView(ViewPart):
     truth: tuple[str, ...]
     predicted: tuple[str, ...]
     scores: tuple[tuple[str, float], ...] = ()
-    """The likeliest labels, with what the model gave them."""
+    """The likeliest labels, with their scores."""
     several: bool = False
-    """Whether truth and answer are sets, each member right by itself."""
+    """Whether truth and answer are sets, whose members are compared one by one."""
     prose: bool = False
-    """Whether they are texts, to be read rather than looked up."""
+    """Whether truth and answer are long texts, not labels or numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownRow:
-    """One row with its answer: all that a kind of column makes a part of."""
+    """One row with its answer, from which kinds of columns make view parts."""
 
     row: Row
     answer: Answer
     kinds: Mapping[str, Kind]
     """The kinds of the row's columns by name."""
     targets: tuple[str, ...]
-    """The columns that hold what the model was to find out, in their order."""
+    """The target columns, in order."""
     labels: tuple[str, ...]
     """The model's labels, in the order of its outputs."""
     processor: Any
@@ -176,7 +176,7 @@ def short_text(value: Any) -> str:
 
 
 def predicted_text(answer: Answer) -> tuple[str, ...]:
-    """Return the one label, text or number of an answer; all of it as JSON where there is no such one."""
+    """Return an answer's label, text or number; if it has none, the whole answer as JSON."""
     plain = [value for value in answer.values() if isinstance(value, str | int | float)]
     if plain:
         return (short_text(answer.get("label", plain[0])),)

@@ -72,7 +72,7 @@ def plain_value(row: NDArray[Any]) -> Any:
 
 
 def has_channels_first(array: ArrayReader) -> bool:
-    """Return whether an array of images has its channels first. Raises BadArray when it is no array of images."""
+    """Return whether an array of images has its channels first. Raises BadArray when it is not an array of images."""
     shape = array.shape[1:]
     if array.dtype.kind not in "biuf" or len(shape) not in (2, 3):
         raise BadArray(
@@ -115,8 +115,8 @@ def encode_image(row: NDArray[Any], channels_first: bool, *, fractions: bool) ->
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """Return pixels (height, width[, 1 | 3 | 4]) as a PNG file (ISO/IEC 15948), the same bytes everywhere.
 
-    The pixels are not compressed: the output of a compressor differs between its versions, and a row with other bytes
-    is another row, which may be on the other side of the split.
+    The pixels are not compressed, since the output of a compressor differs between its versions. A row with other
+    bytes would be another row, which may be on the other side of the split.
     """
     height, width = pixels.shape[:2]
     channels = pixels.shape[2] if pixels.ndim == 3 else 1

@@ -71,7 +71,7 @@ def subfolders(folder: Path) -> list[Path]:
     """Return the folders inside a folder, sorted by name, without hidden ones."""
     if not folder.is_dir():
         return []
-    with os.scandir(folder) as entries:  # a folder may have millions of files: none of them is opened or examined
+    with os.scandir(folder) as entries:  # a folder may have millions of files, so files are not opened
         names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     return [folder / name for name in sorted(names)]
 

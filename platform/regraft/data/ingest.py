@@ -47,7 +47,7 @@ def ingest(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
     """Read `data` as rows of `task` into two Arrow files in the folder `scratch`.
 
     `processor` returns the base's tokenizer, for a task that packs. Raises DataError for bad rows, unless they are
-    skipped, and for data that cannot be trained on, such as no rows, or labels that no training row has.
+    skipped. It also does for data that cannot be trained on: no rows, or labels that no training row has.
     """
     files = {side: scratch / f"{side}.arrow" for side in ("train", "eval")}
     bad_rows = BadRows()
@@ -169,7 +169,7 @@ class _SplitReader:
         try:
             identity = _row_identity(row, self._columns)
         except UnicodeEncodeError:
-            message = "holds half a character (a lone surrogate), which is no text: repair it"
+            message = "holds half a character (a lone surrogate), which is not text: repair it"
             self._bad_rows.add(side.name, message, raw.where)
             return
         try:

@@ -40,7 +40,7 @@ class DataFile:
 
     @property
     def folder(self) -> str:
-        """Where relative paths of images begin: a folder on this machine or an s3:// URL."""
+        """The folder or s3:// URL that relative paths of images are relative to."""
         return self.resolved.remote_root if self.resolved.by_reference else str(self.path.parent)
 
     def rows(self) -> Iterator[Raw]:
@@ -147,14 +147,14 @@ def _select_part(source: Source, part: str, name: str) -> Source:
         return type(source).model_validate({**{key: getattr(source, key) for key in fields}, "part": part})
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise DataError(f"#{part} is no part that source {source.key()} reads: {problem}", where=name) from None
+        raise DataError(f"#{part} is not a part that source {source.key()} reads: {problem}", where=name) from None
 
 
 def _resolve(written: str, location: Location, form: Source | None) -> Iterator[ResolvedPath]:
-    """Yield the files and folders that are named.
+    """Yield the files and folders that `written` names.
 
-    Braces name several files. They are yielded as one path, to be read side by side, if `form` accepts such names, or
-    without `form` if no source reads one of the files by its suffix.
+    Braces name several files. They are yielded as one path, to be read side by side, if `form` accepts such names.
+    Without `form`, they are if no source reads one of the files by its suffix.
     """
     try:
         named = {} if "{" not in written or location.exists(written) else expand_braces(written)

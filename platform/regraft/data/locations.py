@@ -243,7 +243,7 @@ def _repository(written: str) -> tuple[str, Mapping[str, str | None]]:
     """Return the data set's URL, and the components of the name that is written."""
     found = _HUB.fullmatch(written)
     if found is None:
-        raise DataError(f"is no address on the hub: write {_HUB_FORM}", where=written)
+        raise DataError(f"is not an address on the hub: write {_HUB_FORM}", where=written)
     parts = found.groupdict()
     if parts["revision"]:
         parts["revision"] = unquote(parts["revision"])

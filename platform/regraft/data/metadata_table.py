@@ -1,4 +1,4 @@
-"""Tables of further columns for files that hold none themselves, such as medical images."""
+"""Tables of labels and other columns for files that cannot contain them, such as medical images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class MetadataTable:
     """A CSV file with further columns of files, such as labels, by file name, patient or study."""
 
     def __init__(self, path: Path, key: str) -> None:
-        """`key` is the column by which rows are found. Raises DataError when the file does not have it."""
+        """`key` is the column that identifies rows. Raises DataError when the file does not have it."""
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file))

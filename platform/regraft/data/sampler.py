@@ -76,7 +76,7 @@ def shuffled(count: int, *key: object) -> Indices:
     """Return the numbers below `count` in a pseudo-random order that depends on `key`, its parts written with `str`.
 
     The order is the argsort of raw 64-bit Philox numbers (Salmon et al., 2011) keyed by SHA-256. NumPy guarantees the
-    stream of a bit generator (NEP 19) but not the result of `Generator.permutation`, with which a run resumed under
+    stream of a bit generator (NEP 19), but not the result of `Generator.permutation`: with that, a run resumed under
     another version of NumPy could see other rows.
     """
     digest = hashlib.sha256("\0".join(str(part) for part in key).encode()).digest()

@@ -6,15 +6,15 @@ import re
 from collections.abc import Mapping
 
 SETTINGS = ("data.columns", "data.format", "data.bad_rows: skip", "data.labels allows")
-"""What messages of this floor call the settings that a caller may have under other names."""
+"""The settings that messages of this package name, and that a caller may call otherwise."""
 
 
 def with_names(message: str, names: Mapping[str, str]) -> str:
-    """Return a message of this floor with the settings under other names, given by their names in a spec.
+    """Return a message of this package with settings renamed; `names` maps a setting's name in a spec to the new one.
 
     Raises KeyError for a name that is not one of SETTINGS.
     """
     if strange := set(names) - set(SETTINGS):
-        raise KeyError(f"{sorted(strange)[0]!r} is none of {', '.join(SETTINGS)}")
+        raise KeyError(f"{sorted(strange)[0]!r} is not among {', '.join(SETTINGS)}")
     pattern = "|".join(map(re.escape, names))
     return re.sub(pattern, lambda match: names[match[0]], message) if names else message

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Rows of both sides by index; the fingerprint determines them."""
+    """The training and evaluation rows, read by index; equal fingerprints mean equal rows."""
 
     fingerprint: str
     labels: tuple[str, ...]
@@ -34,7 +34,7 @@ class Snapshot:
     meta: Mapping[str, Any]
     """`task`, `columns` (name to kind), `labels`, `rows` (per side), `format`."""
     skipped: Mapping[str, Any] = field(default_factory=dict)
-    """Bad rows that were left out when it was built: their numbers, `train` and `eval`, and `rows`, messages."""
+    """Bad rows left out of the snapshot: their number per side (`train`, `eval`), and messages (`rows`)."""
 
 
 def build_snapshot(
@@ -45,9 +45,9 @@ def build_snapshot(
     cache: Path | None = None,
     processor: Callable[[], Any] | None = None,
 ) -> Snapshot:
-    """Read and check `data` once, store them in `<store>/data/<fingerprint>/`, and open them.
+    """Read and check the rows of `data`, store them in `<store>/data/<fingerprint>/`, and open the snapshot.
 
-    Data that are stored already are not written again. `cache` is as in `open_snapshot`; `processor` returns the base's
+    A snapshot that exists is not written again. `cache` is as in `open_snapshot`. `processor` returns the base's
     tokenizer, for a task that packs its rows. Raises DataError, which names file and row.
     """
     with tempfile.TemporaryDirectory(prefix="regraft-data-") as scratch:
@@ -66,9 +66,9 @@ def build_snapshot(
 def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = None) -> Snapshot:
     """Return the snapshot of that fingerprint, memory-mapped and verified.
 
-    The files of a folder store are mapped themselves. Files in S3 are downloaded once per machine into the folder
-    `cache` (`~/.cache/regraft/data`, below REGRAFT_CACHE if set); of several processes, one downloads and the others
-    wait. Raises NotFound, and Damaged with the file's name.
+    Files of a store in a folder are mapped in place. Files in S3 are downloaded once per machine into the folder
+    `cache` (`~/.cache/regraft/data`, or `data` in REGRAFT_CACHE if set). If several processes need them, one downloads
+    and the others wait. Raises NotFound, and Damaged with the file's name.
     """
     manifest, paths = local_files(store, f"data/{fingerprint}", (cache or cache_folder("data")) / fingerprint)
     meta = manifest.meta
@@ -101,7 +101,7 @@ def _store_rows(store: ObjectStore, ingested: IngestedRows, task: Task) -> None:
 
 
 def _repair(store: ObjectStore, ingested: IngestedRows) -> bool:
-    """Write the files again if their hashes are those in the manifest; return whether they are."""
+    """Write the files again if their hashes match the manifest; return whether they match."""
     prefix = f"data/{ingested.fingerprint}"
     manifest = load(store, prefix)
     if any(file_sha256(ingested.files[entry.name]) != entry.sha256 for entry in manifest.files):

@@ -75,7 +75,7 @@ def _has_label_names(feature: Any) -> bool:
 
 
 def _name_labels(value: Any, feature: Any) -> Any:
-    """Return a value with class names in place of class numbers.
+    """Replace class numbers in a value by class names.
 
     Features nest as all versions of the `datasets` library write them. A list is `{feature: ..., _type: Sequence |
     List | LargeList}`, in early versions also `[...]`; a sequence of structures is stored as a structure of lists. A

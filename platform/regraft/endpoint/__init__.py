@@ -1,1 +1,1 @@
-"""Models over HTTP: who may ask what, in which form, and a page to try them; no Ray, so it is tested without."""
+"""Models over HTTP: routes, keys, formats of requests, and a page to try them. It does not use Ray."""

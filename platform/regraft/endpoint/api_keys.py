@@ -1,7 +1,7 @@
 """Bearer keys of an endpoint, kept as hashes; a key may be limited to some models.
 
-A key is 256 random bits, so that one round of SHA-256 protects it as well as a slow hash protects a password, and a
-check takes microseconds. Files and the variable REGRAFT_KEYS hold YAML: `- {name: shop, sha256: ..., models: [a]}`.
+A key is 256 random bits. So one round of SHA-256 protects it as well as a slow hash protects a password, and a check
+takes microseconds. Files and the variable REGRAFT_KEYS hold YAML: `- {name: shop, sha256: ..., models: [a]}`.
 """
 
 from __future__ import annotations

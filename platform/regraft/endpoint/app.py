@@ -153,7 +153,7 @@ class Endpoint:
         return self._with_capacity(response)
 
     def _with_capacity(self, response: Response) -> Response:
-        """Add the number of further requests that would be accepted, by which a proxy refuses requests itself.
+        """Add the number of further requests that would be accepted, so that a proxy can refuse requests itself.
 
         Not for unauthenticated requests: a stranger could keep the proxy believing that replicas are full.
         """

@@ -1,7 +1,7 @@
 """Parsing of request bodies, within limits, into rows of the model's task.
 
-Anyone who reaches the endpoint reaches this code: sizes are limited before values are decoded, a picture's header is
-read before its pixels, and a text is never opened as a file or an address.
+Anyone who reaches the endpoint reaches this code. So sizes are limited before values are decoded, and an image's header
+is read before its pixels. A text is never opened as a file or an address.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from regraft.serving.row_checks import prediction_columns
 from regraft.spec.serve import LimitSpec
 
 LONGEST_TOKEN = 16
-"""Most characters of a token, by which a text's tokens are bounded without a tokenizer."""
+"""Most characters of a token: a lower bound of a text's tokens follows without a tokenizer."""
 ESCAPED = 6
 """Most bytes of a character in JSON (\\uXXXX)."""
 

@@ -161,7 +161,7 @@ class ModelRoutes:
         self._refresh_after(time.monotonic(), pause_s=0.0)
 
     def _refresh_after(self, since: float, pause_s: float = _MIN_REFRESH_S) -> None:
-        """Refresh unless a refresh began after `since`; at least `pause_s` lie between two."""
+        """Refresh unless a refresh began after `since`; two refreshes are at least `pause_s` apart."""
         with self._refreshing:
             if self._refreshed > since:
                 return

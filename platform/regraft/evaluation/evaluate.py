@@ -44,10 +44,10 @@ def evaluate(
     options: EvaluationOptions,
     progress: Progress | None = None,
 ) -> EvaluationResult:
-    """Run the version that `reference` means on the labelled rows at `data`; write JSON and HTML.
+    """Evaluate the version `reference` on the labelled rows at `data`; write JSON and HTML.
 
-    `progress` receives RowsEvaluated and Resampled events. Raises NotFound, BaseError or another error of opening for
-    a version that cannot be opened, and DataError for rows that do not fit the model.
+    `progress` receives RowsEvaluated and Resampled events. Raises NotFound, BaseError or another error when the version
+    cannot be opened, and DataError when the rows do not fit the model.
     """
     began, started = time.monotonic(), datetime.now(UTC)
     _refuse_file(options.output)
@@ -82,7 +82,7 @@ def _other_model(
     options: EvaluationOptions,
     progress: Progress | None,
 ) -> Measurement | None:
-    """Measure the model that `options.against` names on the same rows; None without one."""
+    """Measure the model `options.against` on the same rows; None if it is not given."""
     if options.against is None:
         return None
     predictor = Predictor.open(store, options.against, plugins=options.plugins, device=options.device)
@@ -116,7 +116,7 @@ def _write(evaluation: Evaluation, output: Path) -> EvaluationResult:
 
 def _refuse_file(output: Path) -> None:
     if output.exists() and not output.is_dir():
-        raise RequestError("is a file; write a folder, which is created if it does not exist", where=str(output))
+        raise RequestError("is a file; write the name of a folder, which may not exist yet", where=str(output))
 
 
 def _refuse_other_rows(predictor: Predictor, other: Predictor) -> None:
@@ -124,13 +124,13 @@ def _refuse_other_rows(predictor: Predictor, other: Predictor) -> None:
     task, other_task = predictor.adapted.task, other.adapted.task
     where = "--against"
     if task.packs or other_task.packs:
-        raise Unsupported("rows that a task packs depend on the tokenizer: evaluate each model by itself", where)
+        raise Unsupported("rows that a task packs depend on the tokenizer: evaluate each model separately", where)
     if dict(task.input_columns()) != dict(other_task.input_columns()) or task.score != other_task.score:
         raise Unsupported(
             f"{other.name} has task {other_task.key()} and {predictor.name} task {task.key()}: "
-            "allowed is a model of the same",
+            "compare models of the same task",
             where,
         )
     unknown = [label for label in predictor.labels if label not in other.labels]
     if unknown:
-        raise Unsupported(f"{other.name} does not know the label {unknown[0]!r}, which {predictor.name} knows", where)
+        raise Unsupported(f"{other.name} lacks the label {unknown[0]!r}, which {predictor.name} has", where)

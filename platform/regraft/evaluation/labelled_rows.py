@@ -26,7 +26,7 @@ _OPTIONS = {
     "data.columns": "--columns",
     "data.format": "--format",
 }
-"""Settings of the data floor under the names that this command has for them."""
+"""Settings of `regraft.data`, with their names in this command."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _refuse_unknown_columns(task: Task, columns: Iterable[str]) -> None:
     unknown = [name for name in columns if name not in task.input_columns()]
     if unknown:
         raise RequestError(
-            f"{unknown[0]!r} is no column of task {task.key()}, which reads {', '.join(task.input_columns())}: "
+            f"{unknown[0]!r} is not a column of task {task.key()}, which reads {', '.join(task.input_columns())}: "
             "write COLUMN=NAME-IN-THE-FILE",
             where="--columns",
         )

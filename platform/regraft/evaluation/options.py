@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Options of an evaluation beside the model and its rows; the defaults are those of the command."""
+    """Options of an evaluation, besides the model and its rows; the defaults are those of the command."""
 
     output: Path = Path("evaluation")
     """The folder that evaluation.json and evaluation.html are written into."""

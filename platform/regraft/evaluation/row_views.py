@@ -1,4 +1,4 @@
-"""How one row is shown, with its truth and with the model's answer: by the kinds of its columns, whatever the task."""
+"""Views of one row with its truth and the model's answer; the kinds of its columns decide, not the task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regraft.contracts.views import ShownRow, ThumbnailMaker, ViewPart
 
 @dataclass(frozen=True)
 class RowView:
-    """A row as a page shows it."""
+    """One row on the page: its error and its view."""
 
     row: int
     error: float
@@ -25,7 +25,7 @@ class RowView:
 
 
 def view_parts(row: Row, answer: Answer, thumbnails: ThumbnailMaker, adapted: Adapted) -> tuple[ViewPart, ...]:
-    """Return what is shown of a row: its inputs, each with the targets that are drawn on it, then the answer."""
+    """Return the view of a row: its inputs, with targets drawn on them where possible, then the answer."""
     task, context = adapted.task, adapted.context
     kinds, targets = task.stored_columns(), task.target_columns()
     shown = ShownRow(
@@ -42,7 +42,7 @@ def view_parts(row: Row, answer: Answer, thumbnails: ThumbnailMaker, adapted: Ad
 
 
 def image_file_name(row: Row, kinds: Mapping[str, Kind]) -> str:
-    """Return the name of the file that a row's image (or sound, ...) lies in, by which people know it."""
+    """Return the name of the file of a row's image (or sound, ...), which readers recognise."""
     columns = columns_of(kinds).items()
     named = (row[name] for name, column in columns if column.by_reference and not column.target)
     return next((value.rsplit("/", 1)[-1] for value in named if isinstance(value, str)), "")

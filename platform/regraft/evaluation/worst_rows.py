@@ -65,7 +65,7 @@ def _answers(predictor: Predictor, rows: Sequence[Row]) -> list[Answer]:
 
 
 def _shortened(value: Any) -> Any:
-    """Return an answer for people to read: long values (an image in base64) are replaced by their length."""
+    """Return an answer in readable form: long values (an image in base64) are replaced by their length."""
     if isinstance(value, Mapping):
         return {str(key): _shortened(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""Losses: extra terms beside the task's own loss; one file per loss."""
+"""Losses: extra terms, added to the task's own loss; one file per loss."""

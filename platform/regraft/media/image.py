@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from regraft.contracts.medium import Medium
-from regraft.media.pixels.images import opened
+from regraft.media.pixels.images import open_rgb
 
 
 class ImageMedium(Medium):
@@ -31,7 +31,7 @@ class ImageMedium(Medium):
 
     def tensors(self, processor: Any, value: Any) -> dict[str, Tensor]:
         """Return `pixel_values` (channels, height, width)."""
-        return {"pixel_values": processor(opened(value), return_tensors="pt")["pixel_values"][0]}
+        return {"pixel_values": processor(open_rgb(value), return_tensors="pt")["pixel_values"][0]}
 
 
 def _settings(path: Path) -> dict[str, Any]:

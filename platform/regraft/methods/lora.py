@@ -36,9 +36,9 @@ class Lora(Method):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the input of A."""
     targets: Literal["auto", "attention", "linear", "conv"] | tuple[str, ...] = "auto"
-    """Adapted layers: auto (query and value projections, else the blocks' linear layers, else convolutions), attention
-    (all its projections), linear (every linear layer of the blocks), conv (every convolution that is not depthwise), or
-    endings of module names."""
+    """Adapted layers: attention (all its projections), linear (every linear layer of the blocks), conv (every
+    convolution that is not depthwise), or endings of module names. auto takes the query and value projections, else
+    the blocks' linear layers, else convolutions."""
     rslora: bool = False
     """Rank-stabilised scaling (Kalajdzievski, 2023)."""
     dora: bool = False

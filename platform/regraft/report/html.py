@@ -42,7 +42,7 @@ def style(*more: Path) -> Markup:
 
 
 def moment(text: str) -> str:
-    """Return a time in ISO 8601 as text for people: `3 May 2026, 14:05 UTC`."""
+    """Return a time in ISO 8601 as readable text: `3 May 2026, 14:05 UTC`."""
     return f"{datetime.fromisoformat(text):%-d %B %Y, %H:%M} UTC"
 
 

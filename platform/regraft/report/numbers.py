@@ -1,4 +1,4 @@
-"""Numbers as text for people, and views of tables and matrices with everything that their templates draw."""
+"""Numbers as readable text, and views of tables and matrices with everything that their templates draw."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def _built(base: Base, recipe: Recipe) -> tuple[nn.Module, Pooling]:
 
 
 def _reads_both_ways(model: Any) -> bool:
-    """Return whether the first token's state depends on later tokens; in a decoder it does not, and is no summary."""
+    """Return whether the first token's state depends on later tokens; in a decoder it does not."""
     vocabulary = int(getattr(model.config, "vocab_size", 2))
     few = min(vocabulary - 1, 3)
     ids = torch.tensor([[1, few, 1, few], [1, few, few, 1]])
@@ -280,10 +280,10 @@ def _budgeted(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def chosen_dtype(base: Base, rows: Sequence[Row], *, device: torch.device) -> Mapping[str, Any]:
-    """Return the `dtype` that auto means for these rows, and `why`.
+    """Choose the `dtype` for `auto` and these rows, with `why` in words.
 
-    It is bf16 where the processor supports it, it is faster on a sample of the rows, and every vector of the sample has
-    at least MIN_COSINE to its fp32 vector; else fp32.
+    It is bf16 if the processor supports it, and a sample of the rows shows that it is faster and accurate. Every
+    vector of the sample must have at least MIN_COSINE to its fp32 vector. Otherwise it is fp32.
     """
     if not has_bf16(device):
         return {"dtype": "fp32", "why": "this processor has no native bf16"}

@@ -29,7 +29,7 @@ def prediction_columns(task: Task) -> dict[str, Kind]:
 def check_rows(task: Task, rows: Sequence[str | Mapping[str, Any]]) -> list[Row]:
     """Return the rows with the task's own columns and `row`, their index; targets are dropped.
 
-    A string may stand for a row whose only column allows it (text, words, image). Raises DataError, which names the
+    A string is accepted as a row if the only column allows it (text, words, image). Raises DataError, which names the
     first row that does not fit.
     """
     if isinstance(rows, str | bytes | Mapping):
@@ -99,7 +99,7 @@ def _encoded(row: Row, encode: Callable[[Row], Example | None]) -> Example | Non
 
 
 def _parts(group: list[tuple[int, Example]]) -> Iterator[list[tuple[int, Example]]]:
-    """Yield consecutive parts within the limits; an example that exceeds them is a part of its own."""
+    """Yield consecutive parts within the limits; an example that exceeds them is alone in a part."""
     part: list[tuple[int, Example]] = []
     for item in group:  # sorted by size: the last is the largest, and the others are padded to it
         if part and (len(part) == MAX_BATCH_ROWS or (len(part) + 1) * _numbers(item[1]) > MAX_BATCH_NUMBERS):

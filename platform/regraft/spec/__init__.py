@@ -1,1 +1,1 @@
-"""What may be written: a run, its search, an endpoint."""
+"""Specs that users write: of a run, its search, and an endpoint."""

@@ -95,7 +95,7 @@ class Draw(Frozen):
 
 
 class SearchSpec(Frozen):
-    """What `regraft search` varies; `regraft train` ignores it."""
+    """The search that `regraft search` makes; `regraft train` ignores it."""
 
     # Every pydantic class has an attribute `register`, so the field has another name in Python.
     model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
@@ -161,7 +161,7 @@ class SearchSpec(Frozen):
             for name, draw in self.space.items():
                 if draw.values is None and draw.randint is None:
                     raise ValueError(
-                        f"sampler grid goes through every value, and space.{name} has no end of them: write "
+                        f"sampler grid needs a list of values, and space.{name} is a range: write "
                         "grid: [...] for it, or sampler: random"
                     )
         return self

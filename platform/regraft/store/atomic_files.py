@@ -93,7 +93,7 @@ def _store_error(error: OSError, where: str, instead: str = _ANOTHER_STORE) -> S
     if error.errno in _FORBIDDEN:
         return PermissionDenied(f"no permission{name}: make the folder writable for this user or {instead}", where)
     if error.errno in _IN_THE_WAY:
-        return StoreError(f"a file stands where a folder is needed, or the reverse{name}: {instead}", where)
+        return StoreError(f"there is a file where a folder is needed, or the reverse{name}: {instead}", where)
     return StoreError(f"{error.strerror or error}{name}", where)
 
 

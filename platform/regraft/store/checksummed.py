@@ -22,7 +22,7 @@ def load(data: bytes, where: str, format: int) -> dict[str, Any]:
         body = json.loads(data)
         checksum = body.pop(_CHECKSUM)
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise Damaged("is no document of regraft, or only a part of one", where) from error
+        raise Damaged("is not a document of regraft, or only a part of one", where) from error
     if body.get("format") != format:
         raise Damaged(f"has format {body.get('format')!r}; this regraft reads {format}: upgrade it", where)
     if checksum != _checksum(body):

@@ -73,8 +73,8 @@ class ObjectStore(ABC):
     def put_if_absent(self, key: str, data: bytes) -> None:
         """Write `key`, or raise Conflict if it exists. Among concurrent writers exactly one succeeds.
 
-        `data` must differ between writers (contain a unique id): after a lost response, the bytes tell a store whether
-        its own write or another one succeeded.
+        `data` must differ between writers (contain a unique id): after a lost response, the bytes show whether this
+        write or another one succeeded.
         """
 
     @abstractmethod

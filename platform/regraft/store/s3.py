@@ -42,7 +42,7 @@ _UNDECIDED = {409, 500}
 _CONNECT_S = 10
 _READ_S = 60
 _IGNORES_CONDITIONS = (
-    "the server does not keep to the conditions of conditional writes, so two writers could overwrite each other: "
+    "the server ignores the conditions of conditional writes, so two writers could overwrite each other: "
     "turn off the bucket's versioning (with which Ceph ignores them) or use another bucket"
 )
 

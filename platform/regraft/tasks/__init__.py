@@ -1,1 +1,1 @@
-"""What the data mean: one file a task."""
+"""Tasks, which give the data their meaning: one file each."""

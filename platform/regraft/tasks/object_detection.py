@@ -34,7 +34,7 @@ from regraft.contracts import (
 from regraft.contracts.findings import Findings
 from regraft.errors import DataError, Unsupported
 from regraft.media.pixels.augmentation import Augmentation, mirrors
-from regraft.media.pixels.images import opened, seen_size
+from regraft.media.pixels.images import open_rgb, upright_size
 from regraft.tasks.metrics.detection import confusions, findings_of, precision_of
 from regraft.tasks.outputs.detr import (
     BoxTarget,
@@ -52,11 +52,11 @@ from regraft.tasks.outputs.single_label import output_of
 WITH_NO_OBJECT = ("detr", "table-transformer", "yolos")
 """Families whose last class means that there is no object: a query has one class, by softmax."""
 VARIFOCAL = ("rt_detr", "rt_detr_v2")
-"""Families (Zhao et al., 2024) whose queries score each class on its own, by the expected overlap of the box."""
+"""Families (Zhao et al., 2024) whose queries score each class independently, by the box's expected overlap."""
 FOCAL = ("deformable_detr",)
-"""Families whose queries score each class on its own (Zhu et al., 2021)."""
+"""Families whose queries score each class independently (Zhu et al., 2021)."""
 SLACK = 1.0
-"""Pixels by which a box may exceed its image: annotation tools round, and such boxes are cut at the border."""
+"""Pixels by which a box may exceed its image, since annotation tools round. Such boxes are cut at the border."""
 
 
 class ObjectDetection(Task):
@@ -72,10 +72,10 @@ class ObjectDetection(Task):
     supports: ClassVar[frozenset[str]] = frozenset({"augment"})
 
     size: tuple[PositiveInt, PositiveInt] | None = None
-    """[height, width] to which every image is resized, whatever its proportions; null takes the size of the base's
+    """[height, width] to which every image is resized without keeping its proportions; null: the size of the base's
     image processor. Models without a padding mask (YOLOS) then get squares of the processor's shortest edge."""
     threshold: float = Field(0.5, ge=0, le=1)
-    """Least score of an object in an answer; metrics count all objects."""
+    """Lowest score of an object in an answer; metrics count all objects."""
     no_object_weight: float = Field(0.1, gt=0)
     """Weight of the class `no object` in the classification loss of DETR, Table Transformer and YOLOS."""
     l1_weight: float = Field(5.0, ge=0)
@@ -116,10 +116,12 @@ class ObjectDetection(Task):
             )
 
     def check(self, row: Row) -> str | None:
-        """Refuse an unreadable or huge image, by its header, and boxes without label, without area or outside the
-        image."""
+        """Refuse an image whose header cannot be read or shows a huge size, and wrong boxes.
+
+        A box is wrong without a label, without an area, or outside the image.
+        """
         try:
-            width, height = seen_size(row["image"])
+            width, height = upright_size(row["image"])
         except DataError as error:
             return str(error)
         boxes, labels = row.get("boxes"), row.get("labels")
@@ -136,11 +138,11 @@ class ObjectDetection(Task):
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         """Return `pixel_values` (3, height, width) and `labels`, a dict of tensors.
 
-        `labels` holds `size`, the image's own height and width, which answers need, and where the row has boxes
-        `class_labels` (boxes,) and `boxes` (boxes, 4), centre and extent as shares of the image. Shares stay the same
-        however the processor resizes the image.
+        `labels` holds `size`, the image's original height and width, which answers need. If the row has boxes, it also
+        holds `class_labels` (boxes,) and `boxes` (boxes, 4): centre and extent as fractions of the image. Fractions
+        stay the same however the processor resizes the image.
         """
-        image = opened(row["image"])
+        image = open_rgb(row["image"])
         boxes: Any = row.get("boxes")
         names: Any = row.get("labels")
         if train and context.augment != "off":
@@ -176,11 +178,11 @@ class ObjectDetection(Task):
         return batch
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-        """Return the family's own loss as (sum, weight); an image's weight is its number of boxes, at least 1.
+        """Return the loss of the base's family as (sum, weight); an image's weight is its number of boxes, at least 1.
 
-        Boxes are matched within each image. The quotient is transformers' loss of the batch, with two differences: the
-        class term of families with softmax is normalised within each image (theirs: over the batch), and an image
-        without boxes weighs 1 (theirs: 0, unless no image of the batch has any).
+        Boxes are matched within each image. The quotient is transformers' loss of the batch, with two differences. The
+        class term of families with softmax is normalised within each image (theirs: over the batch). An image without
+        boxes weighs 1 (theirs: 0, unless no image of the batch has any).
         """
         layers, targets = trained_layers(output), batch["labels"]
         counts = weights_of(targets, output.logits.device)
@@ -247,8 +249,7 @@ class ObjectDetection(Task):
         return answers
 
     def _fixed_size(self, context: Context) -> tuple[int, int] | None:
-        """Return (height, width) of every input, or None where the processor keeps proportions and a mask marks
-        padding.
+        """Return the (height, width) of every input, or None if the processor keeps proportions and there is a mask.
 
         Without a mask, the model would read padding as image, and answers would depend on the batch.
         """

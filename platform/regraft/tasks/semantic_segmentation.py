@@ -32,19 +32,19 @@ from regraft.contracts import (
 from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.errors import DataError
 from regraft.media.pixels.augmentation import Augmentation, mirrors
-from regraft.media.pixels.images import class_numbers, opened, seen_size, shown
+from regraft.media.pixels.images import class_numbers, image_name, open_rgb, upright_size
 
 IGNORED = -1
 """Class number of pixels that do not count, in batches."""
-AT_ONCE = 1 << 25
-"""Logits that are upsampled at a time: those of a photo would take gigabytes for 150 classes."""
+LOGITS_AT_ONCE = 1 << 25
+"""Most logits upsampled at a time: a whole photo with 150 classes would take gigabytes."""
 
 
 class SemanticSegmentation(Task):
     """One class for each pixel, learned from masks: image files whose pixel values are class numbers.
 
-    An image is resized to the model's input size, whatever its proportions, so that all of it is read. Metrics and
-    answers have the image's own size.
+    An image is resized to the model's input size without keeping its proportions, so that nothing is cropped. Metrics
+    and answers are computed at the image's original size.
     """
 
     auto: ClassVar[str] = "AutoModelForSemanticSegmentation"
@@ -54,12 +54,12 @@ class SemanticSegmentation(Task):
     supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing", "augment"})
 
     labels: tuple[str, ...] = Field(("background", "object"), min_length=2)
-    """The classes in the order of the masks' pixel values: 0 is the first."""
+    """The classes in the order of the masks' pixel values, which begin at `first`."""
     values: Literal["classes", "nonzero"] = "classes"
     """Meaning of a mask's pixel values. classes: numbers of `labels`. nonzero: 0 is the first label and every other
     value the second, such as numbers of instances, or 255."""
     ignore: int | None = Field(None, ge=0)
-    """Pixel value that does not count, neither in the loss nor in metrics, often 255; null for none."""
+    """Pixel value that is left out of the loss and the metrics, often 255; null: every pixel counts."""
     first: int = Field(0, ge=0)
     """Pixel value of the first label: 1 where 0 marks unlabelled pixels (with `ignore: 0`, as in ADE20K)."""
     size: tuple[PositiveInt, PositiveInt] | None = None
@@ -68,17 +68,21 @@ class SemanticSegmentation(Task):
     @model_validator(mode="after")
     def _values_have_one_meaning(self) -> Self:
         if len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels {list(self.labels)} are written; each may stand there once")
+            raise ValueError(f"labels {list(self.labels)} are written; each may be listed once")
         if self.values == "nonzero" and (len(self.labels) != 2 or self.first):
-            raise ValueError("values: nonzero knows two labels, of 0 and of the rest: write two, and no first")
+            raise ValueError(
+                "values: nonzero needs two labels, for 0 and for all other values: write two, and leave out first"
+            )
         if self.values == "classes" and self.ignore is not None:
             last = self.first + len(self.labels) - 1
             if self.first <= self.ignore <= last:
-                raise ValueError(f"ignore: {self.ignore} is written, and {self.first} to {last} are labels")
+                raise ValueError(
+                    f"ignore: {self.ignore} is written, but {self.first} to {last} are pixel values of labels"
+                )
         return self
 
     def classes(self) -> tuple[str, ...]:
-        """Return the field `labels`: a mask contains no names."""
+        """Return the field `labels`: masks contain numbers, not names."""
         return self.labels
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
@@ -90,9 +94,9 @@ class SemanticSegmentation(Task):
         return load(self.auto, labels=labels, **plain)
 
     def check(self, row: Row) -> str | None:
-        """Refuse an unreadable or huge image, a mask of another size, and pixel values that are no label."""
+        """Refuse an unreadable or huge image, a mask of another size, and pixel values of no label."""
         try:
-            size = seen_size(row["image"])
+            size = upright_size(row["image"])
             if (mask := row.get("mask")) is None:
                 return None
             found = class_numbers(mask)
@@ -100,18 +104,19 @@ class SemanticSegmentation(Task):
             return str(error)
         if found.shape != size[::-1]:
             height, width = found.shape
-            return f"mask {shown(mask)} has {width} x {height} pixels, and its image {size[0]} x {size[1]}"
+            return f"mask {image_name(mask)} has {width} x {height} pixels, and its image {size[0]} x {size[1]}"
         numbers = self._numbers(found)
-        strange = np.unique(found[(numbers != IGNORED) & ((numbers < 0) | (numbers >= len(self.labels)))])
-        return self._strange(strange.tolist(), shown(mask)) if strange.size else None
+        unknown = np.unique(found[(numbers != IGNORED) & ((numbers < 0) | (numbers >= len(self.labels)))])
+        return self._unknown_values(unknown.tolist(), image_name(mask)) if unknown.size else None
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         """Return `pixel_values` (3, height, width) and `labels`, a dict of tensors.
 
-        `labels` holds `size`, the image's own height and width, and where the row has one `mask` of int16, IGNORED
-        where pixels do not count; it has the input's size in training, else the image's own.
+        `labels` holds `size`, the image's height and width. If the row has a mask, it also holds `mask`: class numbers
+        as int16, IGNORED for pixels that do not count. The mask has the size of `pixel_values` in training, else the
+        image's.
         """
-        image = opened(row["image"])
+        image = open_rgb(row["image"])
         labels = {"size": torch.tensor([image.height, image.width])}
         mask = None if row.get("mask") is None else self._numbers(class_numbers(row["mask"]))
         if train and context.augment != "off" and mask is not None:
@@ -137,20 +142,23 @@ class SemanticSegmentation(Task):
         total, weight = output.logits.float().sum() * 0, torch.zeros((), device=output.logits.device)
         for logits, target in zip(output.logits, batch["labels"], strict=True):
             truth = target["mask"].long()
-            full = _upsampled(logits, truth.shape[0], truth.shape[1], corners=_at_corners(context.config))
+            full = _upsampled(logits, truth.shape[0], truth.shape[1], corners=_aligns_corners(context.config))
             losses, weights = _pixel_losses(full, truth, context)
             total, weight = total + losses, weight + weights
         return total, weight
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """Return per image its confusion matrix as `cells` (target * classes + answer) and the `pixels` in each, its
-        loss and weight, and as `error` 1 - its own mean IoU."""
+        """Return each image's confusion matrix, loss and weight, and its `error`, 1 - mean IoU.
+
+        The matrix is stored as its nonzero cells: `cells` (target * classes + answer) and the number of `pixels` in
+        each.
+        """
         records: list[Record] = []
         classes = len(context.labels)
         for logits, target in zip(output.logits.detach(), batch["labels"], strict=True):
             counts = np.zeros(classes * classes, np.int64)
             loss, weight = 0.0, 0.0
-            for top, band in _bands(logits, *target["mask"].shape, corners=_at_corners(context.config)):
+            for top, band in _bands(logits, *target["mask"].shape, corners=_aligns_corners(context.config)):
                 truth = target["mask"][top : top + band.shape[1]].long()
                 counted = truth != IGNORED
                 cells = (truth * classes + band.argmax(0))[counted]
@@ -158,9 +166,9 @@ class SemanticSegmentation(Task):
                 losses, weights = _pixel_losses(band, truth, context)
                 loss, weight = loss + losses.item(), weight + weights.item()
             filled = np.flatnonzero(counts)
-            own = _means(counts.reshape(classes, classes))["mean_iou"] if filled.size else 1.0
+            mean_iou = _means(counts.reshape(classes, classes))["mean_iou"] if filled.size else 1.0
             records.append(
-                {"cells": filled, "pixels": counts[filled], "loss": loss, "weight": weight, "error": 1 - own}
+                {"cells": filled, "pixels": counts[filled], "loss": loss, "weight": weight, "error": 1 - mean_iou}
             )
         return records
 
@@ -180,10 +188,10 @@ class SemanticSegmentation(Task):
         rows = [
             (
                 label,
-                _share(hit[k], true[k] + predicted[k] - hit[k]),
-                _share(2 * hit[k], true[k] + predicted[k]),
-                _share(hit[k], predicted[k]),
-                _share(hit[k], true[k]),
+                _ratio(hit[k], true[k] + predicted[k] - hit[k]),
+                _ratio(2 * hit[k], true[k] + predicted[k]),
+                _ratio(hit[k], predicted[k]),
+                _ratio(hit[k], true[k]),
                 int(true[k]),
             )
             for k, label in enumerate(context.labels)
@@ -203,24 +211,24 @@ class SemanticSegmentation(Task):
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """Return `segments`, largest first, and `map`, a PNG in base64 whose pixels are class numbers.
 
-        A segment is a label, its mask (a PNG in base64, 255 where the class is) and score, its mean probability there.
-        Both images have the size of the input image.
+        A segment has a label, a mask (a PNG in base64, 255 inside) and a score, the label's mean probability inside.
+        Masks and map have the size of the input image.
         """
         answers: list[Answer] = []
         for logits, target in zip(output.logits.detach(), batch["labels"], strict=True):
             numbers: list[NDArray[Any]] = []
-            sure = np.zeros(len(context.labels))
-            for _, band in _bands(logits, *target["size"].tolist(), corners=_at_corners(context.config)):
+            confidence = np.zeros(len(context.labels))
+            for _, band in _bands(logits, *target["size"].tolist(), corners=_aligns_corners(context.config)):
                 best, chosen = (found.cpu().numpy() for found in band.softmax(0).max(0))
-                sure += np.bincount(chosen.ravel(), best.ravel().astype(np.float64), minlength=len(sure))
+                confidence += np.bincount(chosen.ravel(), best.ravel().astype(np.float64), minlength=len(confidence))
                 numbers.append(chosen)
             chosen = np.concatenate(numbers)
-            sizes = np.bincount(chosen.ravel(), minlength=len(sure))
+            sizes = np.bincount(chosen.ravel(), minlength=len(confidence))
             segments = [
                 {
                     "label": context.labels[number],
                     "mask": _png(np.where(chosen == number, 255, 0).astype(np.uint8)),
-                    "score": float(sure[number] / sizes[number]),
+                    "score": float(confidence[number] / sizes[number]),
                 }
                 for number in sorted(np.flatnonzero(sizes).tolist(), key=lambda number: -sizes[number])
             ]
@@ -229,31 +237,31 @@ class SemanticSegmentation(Task):
         return answers
 
     def _numbers(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return pixel values as class numbers, IGNORED where they do not count; unknown values stay out of range."""
+        """Convert pixel values to class numbers, or to IGNORED. Values of no label become numbers out of range."""
         ignored = np.zeros_like(values, dtype=bool) if self.ignore is None else values == self.ignore
         numbers = (values != 0).astype(np.int32) if self.values == "nonzero" else values - self.first
-        # The value below the first label must not become IGNORED.
+        # The value below the first label would become -1, which is IGNORED.
         return np.where(ignored, IGNORED, np.where(numbers == IGNORED, IGNORED - 1, numbers)).astype(np.int32)
 
-    def _strange(self, strange: list[int], name: str) -> str:
-        """Return the message about pixel values of a mask that are no label."""
-        some = ", ".join(map(str, strange[:5])) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
+    def _unknown_values(self, unknown: list[int], name: str) -> str:
+        """Return the message about pixel values of a mask of no label."""
+        some = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         last = self.first + len(self.labels) - 1
         return (
-            f"mask {name} holds pixel values that are no label: {some}; {self.first} to {last} stand for "
-            f"{', '.join(self.labels)}. Write all classes in task.labels; task.ignore for a value that counts nowhere; "
-            "or task.values: nonzero where every value but 0 is one class (numbers of instances, 255)"
+            f"mask {name} holds pixel values of no label: {some}; {self.first} to {last} are "
+            f"{', '.join(self.labels)}. List all classes in task.labels, name a value to leave out in task.ignore, or "
+            "set task.values: nonzero if every value but 0 is one class (numbers of instances, 255)"
         )
 
 
 def _pixels(image: Image.Image, processor: Any, size: tuple[int, int] | None) -> Tensor:
     """Return the image (3, height, width) as the base's processor scales and normalises it, not cropped or padded.
 
-    Pixels that the processor crops would get no answer.
+    Cropped pixels would get no answer.
     """
     height, width = size or _processors_size(processor)
-    spared = ("do_center_crop", "do_pad", "keep_aspect_ratio")
-    plain = {name: False for name in spared if getattr(processor, name, None)}
+    geometry = ("do_center_crop", "do_pad", "keep_aspect_ratio")
+    plain = {name: False for name in geometry if getattr(processor, name, None)}
     found: Tensor = processor(
         images=image, size={"height": height, "width": width}, do_resize=True, return_tensors="pt", **plain
     )["pixel_values"][0]
@@ -261,7 +269,7 @@ def _pixels(image: Image.Image, processor: Any, size: tuple[int, int] | None) ->
 
 
 def _processors_size(processor: Any) -> tuple[int, int]:
-    """Return (height, width) for which the model was made: after the crop, where the processor crops."""
+    """Return the (height, width) of the images that the base's processor makes, after its crop if it crops."""
     crops = getattr(processor, "do_center_crop", None) and processor.crop_size
     size = processor.crop_size if crops else processor.size
     if size.get("height") and size.get("width"):
@@ -287,11 +295,11 @@ def _pixel_losses(logits: Tensor, truth: Tensor, context: Context) -> tuple[Tens
     return loss, logits.new_tensor(float(counted.numel())) if weights is None else weights[counted].sum()
 
 
-def _at_corners(config: Any) -> bool:
-    """Return whether a model's outermost logits lie on the image's outermost pixels, not half a cell inside.
+def _aligns_corners(config: Any) -> bool:
+    """Return whether a model's outer logits belong to the image's outer pixels (torch's `align_corners`).
 
     DeepLab's do, as it was trained in TensorFlow: an input of 16 n + 1 pixels (513), padded equally on both sides, has
-    its features at every 16th pixel, both ends included. Read as cells, objects move 7 pixels towards the middle.
+    its features at every 16th pixel, both ends included. Otherwise objects would move 7 pixels towards the middle.
     """
     return getattr(config, "model_type", "") == "mobilenet_v2" and bool(getattr(config, "tf_padding", False))
 
@@ -306,18 +314,18 @@ def _upsampled(logits: Tensor, height: int, width: int, *, corners: bool) -> Ten
 def _bands(logits: Tensor, height: int, width: int, *, corners: bool) -> Iterator[tuple[int, Tensor]]:
     """Yield bands of the upsampled logits from top to bottom, each with the number of its first line.
 
-    A band has as many lines as AT_ONCE allows. Bilinear interpolation along the height comes first; that along the
-    width then needs only the lines of the band.
+    A band has as many lines as LOGITS_AT_ONCE allows. All logits are interpolated along the height first. The
+    interpolation along the width then needs only the lines of the band.
     """
     tall = _upsampled(logits, height, logits.shape[2], corners=corners)
-    lines = max(1, AT_ONCE // (logits.shape[0] * width))
+    lines = max(1, LOGITS_AT_ONCE // (logits.shape[0] * width))
     for top in range(0, height, lines):
         band = tall[:, top : top + lines]
         yield top, _upsampled(band, band.shape[1], width, corners=corners)
 
 
 def _confusion(records: Sequence[Record], classes: int) -> NDArray[np.int64]:
-    """Return counts of pixels (classes, classes): true classes as rows, predicted ones as columns."""
+    """Return the number of pixels (classes, classes) by true class (rows) and predicted class (columns)."""
     counts = np.zeros(classes * classes, np.int64)
     for record in records:
         counts[record["cells"]] += record["pixels"]
@@ -338,7 +346,7 @@ def _means(counts: NDArray[np.int64]) -> dict[str, float]:
     }
 
 
-def _share(part: Any, whole: Any) -> float | None:
+def _ratio(part: Any, whole: Any) -> float | None:
     return float(part / whole) if whole else None
 
 

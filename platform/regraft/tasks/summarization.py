@@ -57,7 +57,7 @@ class Summarization(Seq2Seq):
 
 
 class _LowercaseTokenizer(Tokenizer):  # type: ignore[misc]
-    """A tokenizer of sacreBLEU behind rouge-score's interface."""
+    """A tokenizer of sacreBLEU with rouge-score's interface."""
 
     def __init__(self, split: Callable[[str], str]) -> None:
         self._split = split

@@ -75,11 +75,11 @@ class TextGeneration(Task):
     top_p: float = Field(1.0, gt=0, le=1)
     """Draw only among the most probable tokens that together have this probability (Holtzman et al., 2020)."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of the draws: the same prompt has the same answer, whatever the rest of its batch."""
+    """Seed of the draws: equal prompts have equal answers, in any batch."""
 
     @property
     def packs(self) -> bool:  # type: ignore[override]
-        """Whether rows of the snapshot are blocks of packed rows."""
+        """True if rows of the snapshot are blocks of packed rows."""
         return self.packing
 
     def input_columns(self) -> Mapping[str, Kind]:
@@ -343,7 +343,9 @@ def _counted(text: str, spans: Sequence[Span], processor: Any, **settings: bool)
     """
     if not getattr(processor, "is_fast", False):
         kind = type(processor).__name__
-        raise Unsupported(f"{kind} does not say where its tokens stand: a fast tokenizer is needed", where="base")
+        raise Unsupported(
+            f"{kind} does not report the positions of its tokens: a fast tokenizer is needed", where="base"
+        )
     found = processor(text, return_offsets_mapping=True, verbose=False, **settings)
     ids, offsets = found["input_ids"], found["offset_mapping"]
     if settings.get("add_special_tokens", True) and ids and ids[-1] == processor.eos_token_id:
@@ -367,7 +369,7 @@ def _conversation_problem(messages: Sequence[Any]) -> str | None:
     if all(message["role"] == ASSISTANT for message in messages):
         return "only the assistant speaks in this conversation: write what it answers, or leave the row out"
     if not any(message["content"].strip() for message in messages):
-        return "nobody says anything in this conversation: write something, or leave the row out"
+        return "all messages of this conversation are empty: write their content, or leave the row out"
     return None
 
 

@@ -96,7 +96,9 @@ class TokenClassification(Task):
         """
         if not getattr(context.processor, "is_fast", False):
             kind = type(context.processor).__name__
-            raise Unsupported(f"{kind} does not say where its tokens stand: a fast tokenizer is needed", where="base")
+            raise Unsupported(
+                f"{kind} does not report the positions of its tokens: a fast tokenizer is needed", where="base"
+            )
         text, spans = words_in_text(row["tokens"])
         length = length_read(self.max_length, context)
         example: Example = dict(
@@ -133,8 +135,10 @@ class TokenClassification(Task):
         ]
 
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
-        """Return precision, recall and F1 of entities (type and both ends exact, over all types), accuracy of words,
-        the loss that training minimises, and `unread`, the share of words that were cut off."""
+        """Return precision, recall and F1 of entities, accuracy of words, the training loss, and `unread`.
+
+        An entity is right if its type and both ends are. `unread` is the share of words that were cut off.
+        """
         words = sum(len(record["true"]) for record in records)
         weight = sum(record["weight"] for record in records)
         return {

@@ -23,7 +23,7 @@ CENTROID = "prototypes"
 def measure_baselines(
     spec: RunSpec, base: Base, snapshot: Snapshot, harness: Harness, *, document: RunDocument
 ) -> None:
-    """Measure the baselines once a run and store them in the run's document; called on every rank."""
+    """Measure the baselines once per run and store them in the run's document; called on every rank."""
     if not spec.training.baselines or "baselines" not in spec.task.supports or spec.method.closed_form:
         return
     if harness.from_first("baselines" in document.read() if harness.first else None):
@@ -49,7 +49,7 @@ def majority(snapshot: Snapshot) -> dict[str, float]:
 
 
 def nearest_centroid(spec: RunSpec, base: Base, snapshot: Snapshot, harness: Harness) -> tuple[dict[str, float], str]:
-    """Return the metrics of class means of the base's features, and as hex which evaluation rows were right."""
+    """Return the metrics of a classifier by class means of the base's features, and its correct rows as hex."""
     method = Method.lookup(CENTROID)()
     frozen = adapt(base, Adaptation(task=spec.task, method=method, labels=snapshot.labels, seed=spec.training.seed))
     frozen.model.to(harness.device)

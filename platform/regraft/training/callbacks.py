@@ -1,4 +1,4 @@
-"""Callbacks of a run by itself: its documents, checkpoints, log and TensorBoard file."""
+"""Callbacks of a run outside a search: its documents, checkpoints, log and TensorBoard file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from regraft.training.step import scaler_state
 
 
 class RunCallbacks:
-    """The `Callbacks` of a run by itself: a checkpoint at every pause, then a report."""
+    """The `Callbacks` of a run outside a search: a checkpoint at every pause, then a report."""
 
     def __init__(self, spec: RunSpec, job: Job, store: ObjectStore, harness: Harness, *, folder: Path) -> None:
         self.job, self.harness = job, harness
@@ -52,7 +52,7 @@ class RunCallbacks:
         )
 
     def on_pause(self, run: Run, metrics: Mapping[str, float] | None) -> bool:
-        """Write a checkpoint, then report metrics; the run always goes on."""
+        """Write a checkpoint, then report metrics; the run always continues."""
         self.checkpoint(run, metrics)
         if metrics is not None:
             self.harness.report(metrics)
@@ -85,7 +85,7 @@ class RunCallbacks:
             self.metrics_log.close()
 
     def _record_bits(self) -> None:
-        """Store what the last bits of the result depend on; a note says when a run continues with something else."""
+        """Store what the last bits of the result depend on; emit a note if a resumed run differs in it."""
         now = {"threads": torch.get_num_threads(), "workers": self.harness.world, "device": self.harness.device.type}
         before = self.document.read().get("bits", now)
         if before != now:

@@ -54,12 +54,12 @@ class CutSite:
 
 
 def cache_requested(spec: RunSpec) -> bool:
-    """Whether the user named the place where the frozen part's outputs are kept."""
+    """Return whether the user named the place where the frozen part's outputs are kept."""
     return spec.compute.trunk in ("memory", "disk")
 
 
 def may_cache(site: CutSite) -> bool:
-    """Whether the spec leaves the frozen part one function of the row.
+    """Return whether the frozen part's outputs for a row stay the same during the run, as far as the spec shows.
 
     Raises Unsupported if it does not and the user asked for the cache.
     """
@@ -116,7 +116,7 @@ def checked_cut(site: CutSite) -> CheckedCut:
             rejoined = to_device(cut.join(_split(adapted, cut, tensors, examples), sizes_of(long)), device)
             if loss_difference(adapted, cut, long, rejoined, given=batch) <= site.stored_tolerance:
                 return CheckedCut(cut, shape_only)
-    raise NotCut("the model computes something else when it begins behind its frozen part")
+    raise NotCut("the model's outputs differ when it begins after its frozen part")
 
 
 def _split(adapted: Adapted, cut: Cut, tensors: dict[str, Tensor], examples: list[Example]) -> list[dict[str, Tensor]]:
@@ -146,7 +146,7 @@ def probes(adapted: Adapted, rows: Rows) -> tuple[tuple[Batch, Batch], list[Exam
             short = task.collate([dict(example) for example in few[start : start + 2]], context)
             if distinguishes(sizes_of(short), sizes_of(long), samples):
                 return (short, long), examples
-    raise NotCut("its rows are too alike to tell which length is which, or hold images of several sizes")
+    raise NotCut("its rows vary too little to distinguish their lengths, or hold images of several sizes")
 
 
 def _examples(adapted: Adapted, rows: Rows, indices: list[int], *, train: bool = False) -> list[Example]:
@@ -156,7 +156,7 @@ def _examples(adapted: Adapted, rows: Rows, indices: list[int], *, train: bool =
 def check_encoded_alike(adapted: Adapted, rows: Rows) -> None:
     """Raise NotCut for a task whose inputs in training differ from those in evaluation, or are random.
 
-    Words masked at random are an example: each epoch would have a trunk of its own.
+    Words masked at random are an example: each epoch would have other outputs.
     """
     indices = list(range(min(8, len(rows))))
     expected = _examples(adapted, rows, indices)

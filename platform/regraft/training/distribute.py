@@ -72,7 +72,7 @@ def recompute_activations(adapted: Adapted) -> None:
 
 
 def shard(module: StepModule, adapted: Adapted, harness: Harness) -> None:
-    """Shard the model with FSDP2: each block by itself, then the rest with the head; raises Unsupported for losses.
+    """Shard the model with FSDP2: each block separately, then the rest with the head; raises Unsupported for losses.
 
     The model is the root, not the step module: evaluation calls the model directly, and only a root gathers
     the weights outside the blocks.

@@ -105,7 +105,7 @@ def eval_output(adapted: Adapted, batch: Batch) -> Any:
 
 
 def finite(record: Record) -> bool:
-    """Whether all floating-point numbers of a record, arrays included, are finite; unknown values are None."""
+    """Return whether all floating-point numbers of a record, arrays included, are finite; unknown values are None."""
     return all(
         np.isfinite(value).all()
         for value in record.values()
@@ -114,7 +114,7 @@ def finite(record: Record) -> bool:
 
 
 def packed(records: Sequence[Record]) -> str:
-    """Return which rows were right, one bit per row, as hex; empty for tasks without right answers."""
+    """Return the correct rows as hex, one bit per row; empty for tasks without correct answers."""
     if not records or "correct" not in records[0]:
         return ""
     return np.packbits([int(record["correct"]) for record in records]).tobytes().hex()

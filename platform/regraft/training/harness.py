@@ -1,6 +1,6 @@
 """The place where a run's loop runs: the only interface between the loop and its surroundings.
 
-`LocalHarness` is this process, or one rank of a process group that the caller made. `RayHarness` in the cluster floor
+`LocalHarness` is this process, or one rank of a process group that the caller made. `RayHarness` in `regraft.cluster`
 is a Ray Train worker. Both run the same loop.
 """
 
@@ -41,7 +41,7 @@ class Harness:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which alone writes to the store and shows progress."""
+        """True on rank 0, which alone writes to the store and shows progress."""
         return self.rank == 0
 
     def emit(self, event: Event) -> None:

@@ -31,7 +31,7 @@ class Job:
 
 @dataclass(slots=True)
 class RunState:
-    """The loop's state between steps: everything that a checkpoint holds beside tensors."""
+    """The loop's state between steps: everything that a checkpoint holds besides tensors."""
 
     step: int = 0
     format: int = 1

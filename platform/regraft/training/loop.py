@@ -38,7 +38,7 @@ from regraft.training.trunk_cache import build_trunk
 def fit(job: Job, harness: Harness) -> RunState:
     """Train a job to its end on this rank, from the newest valid checkpoint in the store, and return the run's state.
 
-    The state is not `finished` when a rank was asked to stop: what was trained until then is in a checkpoint.
+    The state is not `finished` when a rank was asked to stop; its progress is then in a checkpoint.
     """
     if job.threads:
         torch.set_num_threads(job.threads)
@@ -64,7 +64,7 @@ def fit(job: Job, harness: Harness) -> RunState:
 
 
 def begin(run: Run, folder: Path) -> bool:
-    """Restore a run and call its callbacks; return whether any step is left.
+    """Restore a run and call `on_start` or `on_already_finished`; return whether any step is left.
 
     `folder` is scratch space for the checkpoint's files.
     """
@@ -77,18 +77,18 @@ def begin(run: Run, folder: Path) -> bool:
 
 
 def restore(run: Run, folder: Path) -> None:
-    """Read the newest valid checkpoint into the run, if there is one; raises WrongBase if its base is another."""
+    """Load the newest valid checkpoint into the run, if there is one; raises WrongBase if its base differs."""
     found = newest_checkpoint(run.callbacks.checkpoints, run.harness, folder)
     if found is None:
         return
     saved, files = found
-    check_hash(run.adapted.base, saved.meta["base"], f"checkpoint {saved.prefix} was made on that one")
+    check_hash(run.adapted.base, saved.meta["base"], f"checkpoint {saved.prefix} was made on the base with that hash")
     run.load(files)
     run.harness.emit(Resumed(run.state.step, saved.prefix))
 
 
 def train(run: Run) -> None:
-    """Train a run that has begun to its end, or until it is stopped."""
+    """Train a run after `begin`, until it ends or is stopped."""
     if run.spec.method.closed_form:
         solve(run)
     else:
@@ -96,7 +96,7 @@ def train(run: Run) -> None:
 
 
 def solve(run: Run) -> None:
-    """Carry out a closed-form method: one step, one evaluation, one checkpoint."""
+    """Solve the head of a closed-form method: one step, one evaluation, one checkpoint."""
     size = max(32, run.spec.training.batch_size)
     solve_head(run.adapted, run.spec.method, run.snapshot.train, run.harness, size=size)
     run.state.step = run.steps
@@ -106,7 +106,7 @@ def solve(run: Run) -> None:
 
 
 def take_steps(run: Run) -> None:
-    """Take steps from the run's state on; evaluate and checkpoint between them until the run ends or is stopped."""
+    """Take the remaining steps, with evaluations and checkpoints, until the run ends or is stopped."""
     training, state, harness = run.spec.training, run.state, run.harness
     stepper = Stepper(run.wrapped, run.optimizer, run.accelerator, harness, training=training)
     started, first, elapsed_before = time.monotonic(), state.step, state.seconds
@@ -122,7 +122,7 @@ def take_steps(run: Run) -> None:
         stopping = stepper.stop_requested
         if not (stopping or is_pause_due(run)):
             continue
-        # Checked before anything is stored, so that no checkpoint holds a value that is not a number.
+        # Checked before anything is stored: no checkpoint may hold NaN.
         finite_loss(run, loss, norm)
         metrics = run.evaluate() if is_evaluation_due(run) else None
         state.seconds = elapsed_before + time.monotonic() - started
@@ -134,7 +134,8 @@ def take_steps(run: Run) -> None:
 def micro_batches(run: Run, first: int) -> Iterator[tuple[int, np.ndarray, list[tuple[Batch, bool]]]]:
     """Yield each step's number, its rows over all ranks, and this rank's micro-batches.
 
-    A micro-batch comes with whether its rows are this rank's own: without rows, a rank runs one that does not count.
+    Each micro-batch comes with a flag that is False when this rank has no rows left: it then runs another rank's row,
+    which does not count, to take part in collective operations.
     """
     training, rows = run.spec.training, run.snapshot.train
     bucketing = training.bucketing and "bucketing" in run.spec.task.supports
@@ -156,19 +157,19 @@ def micro_batches(run: Run, first: int) -> Iterator[tuple[int, np.ndarray, list[
 
 
 def is_pause_due(run: Run) -> bool:
-    """Whether to evaluate or to checkpoint after this step."""
+    """Return whether to evaluate or to checkpoint after this step."""
     every = run.spec.training.checkpoint_steps
     return is_evaluation_due(run) or bool(every and run.state.step % every == 0)
 
 
 def is_evaluation_due(run: Run) -> bool:
-    """Whether this step ends an epoch, `eval_steps` steps, or the run."""
+    """Return whether this step ends an epoch, `eval_steps` steps, or the run."""
     step, every = run.state.step, run.spec.training.eval_steps or run.per_epoch
     return step % every == 0 or step == run.steps
 
 
 def log_step(run: Run, loss: torch.Tensor, norm: torch.Tensor, rate: float, *, steps_per_second: float) -> None:
-    """Log and show every `stride`-th step: reading a loss waits for the device."""
+    """Log and report every `stride`-th step; not every step, since reading a loss waits for the device."""
     step, every = run.state.step, run.stride
     if step % every and step != run.steps:
         return

@@ -35,7 +35,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes that a run needs in one kind of memory, beside the bytes that are free there."""
+    """Bytes that a run needs in one kind of memory, and the bytes that are free there."""
 
     what: str
     """What needs the memory, for the message."""

@@ -20,8 +20,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the trained parameters in groups of equal learning rate and weight decay.
 
-    Layer-wise decay (Howard and Ruder, 2018): the head has `lr * head_factor`, layers above the blocks `lr`, block i of
-    n `lr * layer_decay ** (n - i)`, the stem one power more. Vectors (biases, norms) are exempt from weight decay.
+    Learning rates decay by layer (Howard and Ruder, 2018). The head has `lr * head_factor`, layers above the blocks
+    `lr`, block i of n `lr * layer_decay ** (n - i)`, and the stem `lr * layer_decay ** (n + 1)`. Vectors (biases,
+    norms) are exempt from weight decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named:
@@ -94,7 +95,7 @@ def restore_optimizer(
             raise Damaged(f"the optimizer's entry {key!r} belongs to no parameter of this run", where="checkpoint")
         parameter = parameters[name]
         if value.ndim == 0:
-            value = value.to(parameter.device)  # the fused optimizer keeps `step` beside the parameter
+            value = value.to(parameter.device)  # the fused optimizer keeps `step` on the parameter's device
         elif isinstance(parameter, DTensor):
             value = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
         else:

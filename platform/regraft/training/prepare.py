@@ -132,7 +132,7 @@ def check_unchanged(run: str, known: Mapping[str, Any], base: Base, snapshot: Sn
 
 def base_of(spec: RunSpec, job: Job) -> Base:
     """Locate the base that the run began with; raises WrongBase when its reference now leads to another."""
-    why = f"run {job.run} began with that one: put it back, or write the hub revision behind an @"
+    why = f"run {job.run} began with that one: put it back, or write @ and the hub revision after the base"
     return base_named(spec.base, job.base_hash, why)
 
 

@@ -29,11 +29,11 @@ from regraft.training.optimizer import build_optimizer, optimizer_tensors, param
 from regraft.training.step import StepModule
 
 LOG_LINES = 500
-"""The most step lines that a run leaves in metrics.jsonl."""
+"""Limit of step lines that a run leaves in metrics.jsonl."""
 
 
 class Callbacks(Protocol):
-    """What the loop calls on the way: it stores checkpoints and reports evaluations."""
+    """Calls that the loop makes, to store checkpoints and report evaluations."""
 
     checkpoints: Checkpoints
     """The checkpoints that the run continues from."""
@@ -43,7 +43,7 @@ class Callbacks(Protocol):
         ...
 
     def on_pause(self, run: Run, metrics: Mapping[str, float] | None) -> bool:
-        """Called between two steps, with metrics if rows were evaluated; returns whether the run goes on."""
+        """Called between two steps, with metrics if rows were evaluated; returns whether the run continues."""
         ...
 
     def on_already_finished(self, run: Run) -> None:
@@ -160,5 +160,5 @@ class Run:
 
 
 def is_term(key: str) -> bool:
-    """Whether an entry of a checkpoint is a value of a loss term, not an optimizer's moment."""
+    """Return whether an entry of a checkpoint is a value of a loss term, not an optimizer's moment."""
     return key.startswith("terms.") and "|" not in key

@@ -1,7 +1,7 @@
 """A safetensors file laid out in memory once, so that a checkpoint is one copy and needs no serialisation.
 
 The format (https://github.com/huggingface/safetensors): an 8-byte little-endian header length, a JSON header with
-dtype, shape and byte range of each tensor, then the bytes. Names and shapes of a run's checkpoints never change, so
+dtype, shape and byte range of each tensor, then the bytes. Names and shapes of a run's checkpoints never change. So
 the header is made once, and each checkpoint copies the tensors to their places in one buffer.
 """
 

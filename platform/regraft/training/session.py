@@ -36,7 +36,7 @@ def run_session(
     """
     events = EventLog(progress)
     started = time.monotonic()
-    spec = spec.model_copy(update={"search": None})  # the search section is no part of a run
+    spec = spec.model_copy(update={"search": None})  # the search section is not a part of a run
     store = open_store(spec.store)
     store.check()
     runs = Runs(store)

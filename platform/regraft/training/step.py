@@ -96,9 +96,9 @@ class Stepper:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether any rank was asked to stop; equal on every rank, so that all of them end at the same step.
+        """True if any rank was asked to stop. It is equal on every rank, so that all end at the same step.
 
-        On a GPU the notices of the previous step are read: those of this step would have to be waited for.
+        On a GPU this reads the notices of the previous step, since reading those of this step would wait for it.
         """
         notices = self._notices if self.harness.device.type == "cpu" else self._before
         return notices.item() > 0

@@ -136,7 +136,7 @@ def measured_plan(site: CutSite, checked: CheckedCut, folder: Path, passes: floa
 
 
 def free_bytes(site: CutSite, folder: Path) -> dict[Where, int]:
-    """Return the places that may hold values, with half of what is free there: checkpoints need space too."""
+    """Return the places that may hold values, with half of their free bytes: checkpoints need space too."""
     found: dict[Where, int] = {"disk": shutil.disk_usage(folder).free // 2}
     if site.harness.world == 1:
         found["memory"] = available() // 2

@@ -17,7 +17,7 @@ GIVEN = -1
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """One value that a frozen module returns, and how a bypassed module answers it."""
+    """One value that a frozen module returns, and the way in which a bypassed module supplies it."""
 
     module: str
     place: int
@@ -49,7 +49,7 @@ class Boundary:
 
     @property
     def folds(self) -> int:
-        """How many slices of axis 0 belong to one row; more than one where a module folds windows of an image there."""
+        """Slices of axis 0 that belong to one row: several if a module folds windows of an image into that axis."""
         return self.dims[0].times
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The trunk's outputs for the rows of a snapshot: computed once a row, then read in place of computing them."""
+"""Cache of the trunk's outputs for the rows of a snapshot: each row is computed once, then read."""
 
 from __future__ import annotations
 
@@ -24,34 +24,36 @@ from regraft.trunk.shapes import sizes_of
 from regraft.trunk.verify import relative_deviation
 
 BATCH = 32
-"""Rows computed at once. Fixed, since the last bits of a row's values depend on the rest of its batch."""
+"""Rows computed at once. It is fixed, since the last bits of a row's values depend on the rest of its batch."""
 LARGE = 4096
-"""Numbers in a floating-point input from which on it counts as an image, which no layer behind the cut reads."""
+"""A floating-point input with at least so many numbers is taken for an image, which no layer after the cut reads."""
 MEMO_BYTES = 512 << 20
-"""Limit for encoded rows held in memory. Reading and tokenising them again would cost more than the suffix does."""
+"""Memory for encoded rows. To read and tokenise a row again takes longer than the layers after the cut."""
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Opens the run's precision for the model's forward pass."""
 RowsDone = Callable[[int, int], None]
-"""Called with the rows done and the rows in all."""
+"""Called with the number of rows done and of all rows."""
 
 
 class CachedRows:
-    """Where the values of one side's rows are: in the store's features, or in this process."""
+    """Locations of the cached values of one side's rows: in the feature store, or in this process."""
 
     def __init__(self, rows: Rows, images: Iterable[str] = ()) -> None:
-        """Know no values yet; `images` are the columns whose content, not whose location, identifies a row."""
+        """Begin without values. Columns in `images` identify a row by the content of their files, not by path."""
         self.rows, self._images = rows, tuple(images)
         self.places: dict[str, NDArray[np.int64]] = {}
+        """By boundary key, each row's place in the feature store; negative if it is not there."""
         self.held: dict[str, dict[int, Tensor]] = {}
+        """By boundary key and row, the values in this process."""
 
     @cached_property
     def hashes(self) -> NDArray[np.bytes_]:
-        """(rows,) keys of the rows in the feature store; computed only where values are kept there."""
+        """Keys of the rows in the feature store (rows,); computed only if values are kept there."""
         return row_hashes(self.rows, self._images)
 
     def missing(self, boundaries: Sequence[Boundary], features: Mapping[str, Features]) -> NDArray[np.bool_]:
-        """Look for the values of all rows and return (rows,) whether a row lacks any of them."""
+        """Look up the values of all rows; return a mask (rows,) of the rows that lack any."""
         lacking = np.zeros(len(self.rows), dtype=bool)
         for boundary in boundaries:
             if boundary.key in features:
@@ -65,14 +67,14 @@ class CachedRows:
 
 @dataclass
 class Memo:
-    """Encoded rows, valid for every model of one task: the task alone decides how a row is read."""
+    """Encoded rows, which all models of one task can share: the task alone decides how a row is encoded."""
 
     examples: dict[tuple[int, int, bool], Example] = field(default_factory=dict)
-    """By side, row, and whether it is encoded for training."""
+    """By (side, row, encoded for training)."""
     bytes: int = 0
 
     def keep(self, key: tuple[int, int, bool], example: Example) -> None:
-        """Hold a row while the limit allows it."""
+        """Keep a row unless MEMO_BYTES are used."""
         if self.bytes < MEMO_BYTES:
             self.examples[key] = dict(example)
             self.bytes += sum(_bytes(value) for value in example.values())
@@ -88,18 +90,18 @@ class Trunk:
     features: Mapping[str, Features]
     """By boundary key; a value without features is held in memory."""
     shape_only: bool = True
-    """Whether images may be given to the model without pixels, because no layer behind the cut reads them."""
+    """Whether images are replaced by empty ones of the same shape, since no layer after the cut reads their pixels."""
     memo: Memo = field(default_factory=Memo)
 
     def holds(self, rows: Rows) -> bool:
-        """Whether these are the rows of one of its sides."""
+        """Return whether these are the rows of one of its sides."""
         return any(side.rows is rows for side in self.sides)
 
     def batch(self, rows: Rows, indices: Sequence[int], *, train: bool = False) -> Batch:
         """Return the rows as one batch, with the trunk's values under `kept`.
 
-        Rows with images of several sizes get no values, since padding changes what the model computes of an image:
-        their batch runs through the complete model.
+        A batch with images of several sizes gets no `kept`, since padding changes an image's outputs. It runs through
+        the complete model.
         """
         number, side = next((number, side) for number, side in enumerate(self.sides) if side.rows is rows)
         task, context = self.adapted.task, self.adapted.context
@@ -112,7 +114,7 @@ class Trunk:
         return batch
 
     def bypass(self, batch: Batch) -> AbstractContextManager[None]:
-        """Let the model's forward pass on this batch begin at the cut, while the context is open."""
+        """While the context is open, make the model's forward pass on this batch begin at the cut."""
         return self.cut.bypassed(self.adapted.model, batch["kept"], sizes_of(batch))
 
     def value(self, side: CachedRows, boundary: Boundary, index: int) -> Tensor:
@@ -140,11 +142,11 @@ def fill(
     share: tuple[int, int] = (0, 1),
     progress: RowsDone | None = None,
 ) -> int:
-    """Compute and keep the missing values of this rank's share of the rows, and return the number of those rows.
+    """Compute and store the missing values of this rank's share of the rows; return the number of those rows.
 
-    `share` is (rank, world). Batches are cut from all rows in the order of their lengths, so that values depend on the
-    data alone. A batch of which only some rows are missing, as after a run in which another rank alone kept its share,
-    is not used: its missing rows are computed among those of other such batches.
+    `share` is (rank, world). Batches are taken from all rows in the order of their lengths, so that values depend on
+    the data alone. If only some rows of a batch are missing, they are computed together with those of other such
+    batches. This happens after a run in which not every rank stored its share.
     """
     kept = trunk.cut.kept
     trunk.adapted.eval_mode()
@@ -176,23 +178,24 @@ def check_stored(trunk: Trunk, autocast: Autocast, allowed: float) -> None:
     if (found := max_deviation(trunk, autocast)) > allowed:
         places = ", ".join(features.prefix for features in trunk.features.values())
         raise NotCut(
-            f"what the store holds in {places} is not what this model computes (it differs by {found:.1%}): "
-            "delete it there"
+            f"the values stored in {places} differ by {found:.1%} from those that this model computes: "
+            "delete them there"
         )
 
 
 def check_complete(trunk: Trunk) -> None:
-    """Look for the values again, and raise NotCut when a row of either side lacks any."""
+    """Read the feature store again, and raise NotCut when a row of either side still lacks a value."""
     for features in trunk.features.values():
         features.refresh()
     if any(side.missing(trunk.cut.kept, trunk.features).any() for side in trunk.sides):
-        raise NotCut("features that were written are not in the store")
+        raise NotCut("values that were written are not in the feature store")
 
 
 def max_deviation(trunk: Trunk, autocast: Autocast) -> float:
-    """Return the largest relative deviation of the stored values from the model's, in one batch that has any; else 0.
+    """Return the largest relative deviation of stored values from the model's, in one batch; 0 if none are stored.
 
-    A trunk-id names what is known to decide the values. This notices the rest: a task's own code, a patched library.
+    A trunk-id covers the known causes of a difference. This check finds the others: a task's own code, a patched
+    library.
     """
     kept = trunk.cut.kept
     trunk.adapted.eval_mode()
@@ -216,14 +219,16 @@ def max_deviation(trunk: Trunk, autocast: Autocast) -> float:
 def compute_rows(
     adapted: Adapted, cut: Cut, rows: Rows, indices: Sequence[int], *, seen: Callable[[str], None] | None = None
 ) -> tuple[list[dict[str, Tensor]], dict[str, int]]:
-    """Compute some rows as one batch; return each row's values without padding, and the batch's sizes.
+    """Compute these rows as one batch; return each row's values without padding, and the batch's sizes.
 
     `seen` is called as by `capture`. Raises NotCut for images of several sizes.
     """
     task, context = adapted.task, adapted.context
     examples = [task.encode(rows.row(index), context, train=False) for index in indices]
     if _has_several_image_sizes(examples):
-        raise NotCut("the rows hold images of several sizes, and what is kept of one depends on those beside it")
+        raise NotCut(
+            "the rows hold images of several sizes, and an image's values then depend on the others in its batch"
+        )
     batch = task.collate([dict(example) for example in examples], context)
     device = device_of(adapted.model)
     moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
@@ -239,7 +244,7 @@ def row_sizes(adapted: Adapted, example: Example) -> dict[str, int]:
 
 
 def without_pixels(example: Example) -> Example:
-    """Return the example with images replaced by a view of one zero, which has their shape."""
+    """Return the example with its images replaced by zeros of the same shape, which take no memory."""
     return {name: value if name == "labels" else _shape_only(value) for name, value in example.items()}
 
 
@@ -249,7 +254,7 @@ def _shape_only(value: Any) -> Any:
 
 
 def _bytes(value: Any) -> int:
-    """Estimate the memory of an example's value: a number in a list takes a pointer, and often an object too."""
+    """Estimate the memory of an example's value. A number in a list takes a pointer, and often an object too."""
     if isinstance(value, Tensor):
         return 256 + (value.untyped_storage().nbytes() if value.numel() else 0)
     if isinstance(value, Mapping):
@@ -276,7 +281,7 @@ def _image_shapes(example: Example) -> Iterator[tuple[int, ...]]:
 
 
 def _canonical_batches(side: CachedRows, wanted: NDArray[np.bool_]) -> Iterator[list[int]]:
-    """Yield the batches that hold any wanted row; how rows are divided into batches depends on the data alone."""
+    """Yield the batches that hold any wanted row. The division into batches depends on the data alone."""
     order = np.argsort(side.rows.lengths, kind="stable")
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
@@ -285,7 +290,7 @@ def _canonical_batches(side: CachedRows, wanted: NDArray[np.bool_]) -> Iterator[
 
 
 def _missing_batches(side: CachedRows, missing: NDArray[np.bool_]) -> Iterator[list[int]]:
-    """Yield batches that hold each missing row once, and no other row."""
+    """Yield batches of the missing rows, each once, without any other row."""
     rest: list[int] = []
     for batch in _canonical_batches(side, missing):
         if missing[batch].all():

@@ -26,7 +26,7 @@ DISK_S_PER_BYTE = 1 / 200e6
 
 @dataclass(frozen=True, slots=True)
 class CheckedCut:
-    """A verified cut, and whether images behind it may be given by their shape alone."""
+    """A verified cut, and whether the layers after it use only the shapes of images, not their pixels."""
 
     cut: Cut
     shape_only: bool
@@ -35,10 +35,10 @@ class CheckedCut:
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
-    """The limits that a plan has to keep to."""
+    """The limits of a plan."""
 
     budget: int
-    """The most bytes that the user allows."""
+    """The limit of bytes that the user set."""
     free: Mapping[Where, int]
     """Places that may hold the values, with the bytes available there."""
     passes: float
@@ -49,7 +49,7 @@ class CacheLimits:
 
 @dataclass(frozen=True, slots=True)
 class CachePlacement:
-    """Where values are kept, and the measurements behind it; stored with the run, so that it continues alike."""
+    """The place of the values, and the measurements that decided it. A resumed run uses it again."""
 
     where: Where
     why: str
@@ -126,8 +126,7 @@ def _bytes(tensor: Tensor) -> int:
 def choose_placement(costs: CutCosts, row_bytes: float, total: int, limits: CacheLimits) -> CachePlacement:
     """Choose where `total` rows of `row_bytes` each are kept, or that they are computed again.
 
-    Values are kept where they fit, and where computing once and reading in every pass is quicker than computing in
-    every pass, or where the user asked for it.
+    Values are kept where they fit, if that is quicker than computing them in every pass, or if the user asked for it.
     """
     size = round(row_bytes * total)
     compute_s, join_s = costs.compute_s, costs.join_s

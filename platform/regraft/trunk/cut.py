@@ -48,7 +48,7 @@ class Bypass:
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a model is cut, and which values of each row must be stored for it."""
+    """The place where a model is cut, and the values of each row that must be stored for it."""
 
     bypasses: tuple[Bypass, ...]
     sizes: Sizes = field(default_factory=Sizes)
@@ -97,7 +97,7 @@ class Cut:
     ) -> dict[str, Tensor]:
         """Return the values of some rows of a batch of `rows`, as those of a batch of these sizes.
 
-        Indices may repeat and stand in any order. No size may be larger than in the batch: entries beyond are padding
+        Indices may repeat, in any order. No size may be larger than in the batch: entries beyond are padding
         and are cut off.
         """
         found: dict[str, Tensor] = {}
@@ -248,7 +248,7 @@ def _with_roles(adapted: Adapted, batch: Batch, trace: Trace, bypasses: tuple[By
     leaves = {(call.name, place): leaf for call in trace.calls for place, leaf in enumerate(call.leaves)}
 
     def unread(spoiled: Boundary, after: int = 0) -> bool:
-        """Whether the output stays free of NaN when the value is NaN from this entry of axis 1 on."""
+        """Return whether the output has no NaN when the value is NaN from entry `after` of axis 1 on."""
 
         def value(boundary: Boundary) -> Tensor:
             found: Tensor = leaves[boundary.module, boundary.place]

@@ -1,8 +1,8 @@
-"""The trunk's outputs in the store, by the hash of each row: a second run reads what the first one computed.
+"""The trunk's outputs in the store, by the hash of each row: a second run reads the outputs of the first.
 
 `<store>/features/<trunk-id>/<shard>/` holds one Arrow file for each writer: row hash, shape and values. The trunk-id
-is a hash of the base, the place in the model, the preprocessing and the precision, so that values of another model or
-of another preprocessing are never read. Files are memory-mapped: all processes of a machine share their pages.
+is a hash of the base, the place in the model, the preprocessing and the precision. So values of another model or of
+another preprocessing are never read. Files are memory-mapped: all processes of a machine share their pages.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Dim:
 
 
 def sizes_of(batch: Batch) -> dict[str, int]:
-    """Return the rows of a batch and the further axes of its tensors; `labels` are no input and do not count."""
+    """Return the rows of a batch and the further axes of its tensors; `labels` are not an input and do not count."""
     tensors = {name: value for name, value in batch.items() if name != "labels" and isinstance(value, Tensor)}
     sizes = {ROWS: next(len(value) for value in tensors.values())}
     for name, value in tensors.items():
@@ -74,7 +74,7 @@ def _grew_alike(one: int, two: int, was: int, now: int) -> bool:
 
 
 def distinguishes(before: Mapping[str, int], after: Mapping[str, int], samples: Sequence[Mapping[str, int]]) -> bool:
-    """Whether two probe batches have a distinct value for every size that varies between samples, rows included.
+    """Return whether two probe batches have a distinct value for every size that varies between samples, rows included.
 
     Otherwise a target could be taken to be as long as its text, or a varying length to be constant.
     """
@@ -117,7 +117,7 @@ class Sizes:
         """Return how a row of these sizes breaks an assumption, in words; empty if it breaks none."""
         for name, size in self.fixed.items():
             if row.get(name) != size:
-                return f"rows are of several sizes ({name}: {size} and {row.get(name)}), which it cannot tell apart"
+                return f"rows are of several sizes ({name}: {size} and {row.get(name)}), which look the same to it"
         for name, other in self.same.items():
             if row[name] != row[other]:
                 return f"{name} and {other} are alike in some rows and not in others"

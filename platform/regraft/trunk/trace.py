@@ -26,7 +26,7 @@ class Call:
     """Its output, flattened: tensors and other values."""
     tree: TreeSpec
     given: tuple[int | None, ...] = ()
-    """Length of axis 0 of each argument, flattened; None for an argument that is no tensor."""
+    """Length of axis 0 of each argument, flattened; None for an argument that is not a tensor."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def loss_difference(adapted: Adapted, cut: Cut, batch: Batch, tensors: BoundaryT
 
 
 def bypassed_copy(adapted: Adapted, cut: Cut, batch: Batch, tensors: BoundaryTensors) -> AbstractContextManager[None]:
-    """Return `Cut.bypassed` for a batch on a copy of the tensors: a dropout behind the cut may work in place."""
+    """Return `Cut.bypassed` for a batch on a copy of the tensors: a dropout after the cut may work in place."""
     copy = {key: value.clone() for key, value in tensors.items()}
     return cut.bypassed(adapted.model, copy, sizes_of(batch))
 

@@ -46,7 +46,7 @@ def check_methods(spec: RunSpec, base: Base) -> tuple[int | str, ...]:
 
 
 def _depth_is_fixed(method: Method) -> bool:
-    """Return whether the method freezes everything or nothing, whatever the base."""
+    """Return whether the method freezes everything, or nothing, on every base."""
     return method.serves == "head" or type(method).depth_of is Method.depth_of
 
 

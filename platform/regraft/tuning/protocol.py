@@ -1,4 +1,4 @@
-"""What driver and workers of a search exchange: jobs, trials, reports, ends, and the coordinator's interface."""
+"""Messages between driver and workers of a search: jobs, trials, reports, ends, and the coordinator's interface."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from regraft.spec.run import RunSpec
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One point of the space. Its spec is the search's with `overrides` applied, complete and valid by itself."""
+    """One point of the space. Its spec is the search's with `overrides` applied, which is complete and valid."""
 
     number: int
     overrides: Mapping[str, Any]
@@ -57,7 +57,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a trial ended."""
+    """The end of a trial."""
 
     status: Literal["finished", "stopped", "failed"]
     seconds: float
@@ -75,20 +75,20 @@ class End:
     together: int = 1
     """Number of trials that were trained in one computation, this one included."""
     correct: str = ""
-    """Which evaluation rows its best checkpoint had right, encoded by `training.evaluate.packed`."""
+    """The evaluation rows that its best checkpoint predicts correctly, encoded by `training.evaluate.packed`."""
 
 
 class Coordinator(Protocol):
     """The interface through which workers report and ask. Calls wait for the answer."""
 
     def report(self, trial: str, report: Report) -> bool:
-        """Record an evaluation and return whether the trial goes on."""
+        """Record an evaluation and return whether the trial continues."""
         ...
 
     def reserve(self, trial: str, count: int) -> bool:
         """Reserve `count` bytes for a checkpoint, after deleting what may go.
 
-        Returns False if the search's quota has no room; the trial then goes on without writing the checkpoint.
+        Returns False if the search's quota has no room; the trial then continues without writing the checkpoint.
         """
         ...
 

@@ -41,7 +41,7 @@ class TrialRecord:
     drawn: dict[str, Any] = field(default_factory=dict)
     """A value for every field of the space, including those that do not apply to this trial's method."""
     correct: str = ""
-    """Which evaluation rows its best checkpoint had right."""
+    """The evaluation rows that its best checkpoint predicts correctly."""
 
     def document(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""
@@ -68,13 +68,13 @@ class SearchRecord:
     store: str
     state: Literal["running", "finished", "failed", "interrupted"] = "running"
     trials: int | None = None
-    """Number of trials that were asked for."""
+    """Number of trials in the spec."""
     created: str = ""
     seconds: float = 0.0
     """Wall time over all attempts."""
     winner: str | None = None
     shared: dict[str, Any] = field(default_factory=dict)
-    """What trials shared and what it saved: rows, computed, reused, bytes, where, why, saved_s, together."""
+    """Counts of shared outputs and savings: rows, computed, reused, bytes, where, why, saved_s, together."""
     base: str = ""
     rows: dict[str, int] = field(default_factory=dict)
     base_hash: str = ""
@@ -82,7 +82,7 @@ class SearchRecord:
     baselines: dict[str, Any] = field(default_factory=dict)
     """Metrics of the baselines, by name."""
     baseline_correct: str = ""
-    """Which evaluation rows the nearest centroid had right."""
+    """The evaluation rows that the nearest centroid predicts correctly."""
 
     def document(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""

@@ -98,7 +98,7 @@ def announce(prepared: PreparedSearch, records: Sequence[TrialRecord], deleted: 
     record = prepared.record
     if records:
         done = sum(one.status in OVER for one in records)
-        left = f"; {deleted} checkpoints that were left behind are gone" if deleted else ""
+        left = f"; {deleted} unused checkpoints were deleted" if deleted else ""
         prepared.progress(Note(f"search {record.name} goes on: {done} of its trials are done{left}"))
     prepared.progress(
         SearchStarted(

@@ -16,11 +16,11 @@ FIXED = {
     "name": "all trials are of one model",
     "store": "all trials share one store",
     "plugins": "all trials share the plugin folders",
-    "format": "it is no setting",
+    "format": "it is not a setting",
     "search": "a search does not vary itself",
-    "base": "trials share one base: search each base by itself and compare the winners",
-    "task": "trials share the rows as the task reads them: search each by itself and compare the winners",
-    "data": "trials share the rows: search each by itself and compare the winners",
+    "base": "trials share one base: search each base separately and compare the winners",
+    "task": "trials share the rows as the task reads them: search each separately and compare the winners",
+    "data": "trials share the rows: search each separately and compare the winners",
     "compute.workers": "a trial trains in one worker",
     "compute.cpus": "all workers of a search are alike",
     "compute.gpus": "all workers of a search are alike",
@@ -137,7 +137,7 @@ def countable(draw: Draw) -> tuple[Any, ...]:
 
 
 def probe_values(draw: Draw) -> tuple[Any, ...]:
-    """Return the values by which a draw is checked: all written values, or both ends of a range."""
+    """Return the values of a draw that are checked: all listed values, or both ends of a range."""
     return draw.values if draw.values is not None else (draw.bounds or ())
 
 

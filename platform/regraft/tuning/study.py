@@ -1,8 +1,8 @@
-"""The seam behind which samplers and schedulers stand: the next trial, and whether a running one goes on.
+"""The interface of samplers and schedulers: they choose the next trial, and whether a running one continues.
 
-A `Sampler` chooses points, a `StoppingRule` ends trials early, and a `Study` combines the two over plain records, so
-that a search continues from its stored documents. Random and grid sampling are here, pure functions of the seed and a
-count; Optuna and Ray Tune's schedulers are in the cluster floor, the only one that imports Ray.
+A `Sampler` chooses points, a `StoppingRule` ends trials early, and a `Study` combines the two. It works on plain
+records, so a search continues from its stored documents. Random and grid sampling are here, pure functions of the seed
+and a count. Optuna and Ray Tune's schedulers are in `cluster`, the only package that imports Ray.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Sampler(Protocol):
         ...
 
     def learn(self, turn: int, drawn: Mapping[str, Any], score: float | None) -> None:
-        """Take in the score of a point; None for a trial that failed."""
+        """Record the score of a point; None for a trial that failed."""
         ...
 
 
@@ -39,11 +39,11 @@ class StoppingRule(Protocol):
     """Ends trials that are not worth their time."""
 
     def goes_on(self, trial: str, evaluation: int, score: float) -> bool:
-        """Return whether a trial goes on after its `evaluation`-th evaluation, counted from 1."""
+        """Return whether a trial continues after its `evaluation`-th evaluation, counted from 1."""
         ...
 
     def over(self, trial: str, evaluation: int, score: float | None) -> None:
-        """Take in the end of a trial after that many evaluations."""
+        """Record the end of a trial after that many evaluations."""
         ...
 
 
@@ -138,7 +138,7 @@ class Study:
         return None
 
     def report(self, trial: str, evaluation: int, metrics: Mapping[str, float]) -> bool:
-        """Take in a trial's `evaluation`-th evaluation, counted from 1, and return whether the trial goes on."""
+        """Record a trial's `evaluation`-th evaluation, counted from 1, and return whether the trial continues."""
         value = self._value(metrics)
         reported = self._reported.get(trial, 0)
         # A trial that runs again after its worker died repeats its reports.

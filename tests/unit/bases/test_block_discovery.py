@@ -111,7 +111,7 @@ class Decorated(Toy):
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
 def test_heavy_lists_that_stand_side_by_side_need_a_rule(name: str, make: Any) -> None:
     model = make(name)
-    with pytest.raises(NoBlocks, match="begin chains that do not lead into one another"):
+    with pytest.raises(NoBlocks, match="begin chains that do not feed each other"):
         discover_blocks(model, dissect(model).prefix)
 
 
@@ -138,11 +138,11 @@ def test_it_finds_what_the_rules_say(name: str, make: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (Parallel, "layers.1 does not read what layers.0 computes"),
+        (Parallel, "layers.1 does not depend on the output of layers.0"),
         (Repeated, "layers.0 is called 2 times in a forward pass"),
-        (Backwards, "layers.1 does not read what layers.0 computes"),
+        (Backwards, "layers.1 does not depend on the output of layers.0"),
         (Failing, "it did not run on a dummy input: IndexError: three is too few"),
-        (TwoTowers, "layers.0 and others.0 begin chains that do not lead into one another"),
+        (TwoTowers, "layers.0 and others.0 begin chains that do not feed each other"),
         (lambda: nn.Linear(1, 1), "it holds no list of layers"),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_hub_id_is_found_in_the_mirror(folder: Path, tmp_path: Path, monkeypat
 
 def test_an_unknown_hub_id_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refused("acme/there-is-no-such-model", "is no folder", "REGRAFT_HUB_MIRROR")
+    refused("acme/there-is-no-such-model", "is not a folder", "REGRAFT_HUB_MIRROR")
 
 
 @pytest.mark.parametrize("reference", ["gs://bucket/model", "./not/there", "/not/there", "a/b/c/d", "", "a b", "s3:/x"])
@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "weights cut": (damage("model.safetensors", lambda content: content[:-7]), ("model.safetensors is cut",)),
     "weights cut in the header": (damage("model.safetensors", lambda content: content[:50]), ("is cut",)),
     "weights empty": (damage("model.safetensors", lambda _: b""), ("is cut",)),
-    "weights padded": (damage("model.safetensors", lambda content: content + b"x"), ("cut or padded",)),
+    "weights padded": (damage("model.safetensors", lambda content: content + b"x"), ("cut short or padded",)),
     "header not JSON": (
         damage("model.safetensors", lambda content: content[:8] + b"x" + content[9:]),
         ("header that is not readable",),

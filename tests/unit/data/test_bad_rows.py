@@ -159,10 +159,10 @@ def document(folder: Path) -> tuple[Path, str]:
 
 KINDS = {
     "csv, one cell too few": Kind(
-        Sorting(), partial(lines, name="r.csv", good=table, bad="alone", header="text,label"), "has 1 cell where 2"
+        Sorting(), partial(lines, name="r.csv", good=table, bad="alone", header="text,label"), "has 1 cell for 2"
     ),
     "csv, one cell too many": Kind(
-        Sorting(), partial(lines, name="r.csv", good=table, bad="a,b,c", header="text,label"), "has 3 cells where 2"
+        Sorting(), partial(lines, name="r.csv", good=table, bad="a,b,c", header="text,label"), "has 3 cells for 2"
     ),
     "csv, text after a quote": Kind(
         Sorting(),
@@ -172,7 +172,7 @@ KINDS = {
     "tsv without header, one cell too few": Kind(
         Sorting(),
         partial(lines, name="r.tsv", good=tabbed, bad="alone"),
-        "has 1 cell where 2",
+        "has 1 cell for 2",
         {"format": {"type": "csv", "header": ["text", "label"]}},
     ),
     "jsonl, no JSON": Kind(
@@ -196,8 +196,8 @@ KINDS = {
     "a document of blanks": Kind(Reading(), document, "is empty"),
     "conll, a word without a tag": Kind(Tagging(), sentences, "has 1 column where the lines before have 2"),
     "an image cut short": Kind(Seeing(), partial(pictures, content=TINY[:20]), "cannot be read"),
-    "no image": Kind(Seeing(), partial(pictures, content=b"no image"), "is no image that can be read"),
-    "an image beside the class folders": Kind(Seeing(), stray, "is beside the class folders"),
+    "no image": Kind(Seeing(), partial(pictures, content=b"no image"), "is not an image that can be read"),
+    "an image beside the class folders": Kind(Seeing(), stray, "is outside the class folders"),
     "parquet, no image in a structure": Kind(Seeing(), partial(struct, content=b"no"), "the image in this row is no"),
     "parquet, an empty structure": Kind(Seeing(), partial(struct, content=None), "image: is missing"),
     "npz, a pixel that is no number": Kind(Seeing(), fractions, "image: holds values of nan"),
@@ -206,9 +206,11 @@ KINDS = {
     "coco, no box": Kind(Finding(), partial(coco, box=[1, 2, 3]), "bbox is [1, 2, 3]"),
     "coco, an unknown category": Kind(Finding(), partial(coco, box=[1, 1, 2, 2], category=9), "category_id is 9"),
     "coco, no image file": Kind(Finding(), partial(coco, box=[1, 1, 2, 2], name="none.png"), "there is no image"),
-    "coco, a path out of the folder": Kind(Finding(), partial(coco, box=[1, 1, 2, 2], name="../a.png"), "leads out of"),
+    "coco, a path out of the folder": Kind(
+        Finding(), partial(coco, box=[1, 1, 2, 2], name="../a.png"), "is outside of"
+    ),
     "masks, an image without one": Kind(Outlining(), partial(masks, bad=None), "has no mask: 0700_mask.png or"),
-    "masks, one that is no image": Kind(Outlining(), partial(masks, bad=b"no"), "is no image that can be read"),
+    "masks, one that is no image": Kind(Outlining(), partial(masks, bad=b"no"), "is not an image that can be read"),
     "masks, one of another size": Kind(
         SemanticSegmentation(labels=("ground", "rest")),
         partial(masks, bad=encode_png(np.zeros((8, 9), np.uint8))),

@@ -153,7 +153,7 @@ def test_files_on_the_hub_are_called_by_their_url(mirror: Path, tmp_path: Path) 
         ("hf://datasets/org/films@v2/a.csv", "is not in the mirror"),
         ("hf://datasets/org/films/films.py", "names no data file: code and pickled objects are never fetched"),
         ("hf://datasets/org/films/../../x.csv", "names no data file"),
-        ("hf://org/films/a.csv", r"is no address on the hub: write hf://datasets/<org>/<name>\[@<revision>\]/"),
+        ("hf://org/films/a.csv", r"is not an address on the hub: write hf://datasets/<org>/<name>\[@<revision>\]/"),
         ("hf://datasets/org/films", "no source reads it by its name"),
     ],
 )

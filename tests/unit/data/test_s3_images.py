@@ -22,7 +22,7 @@ from regraft.data.ingest import ingest
 from regraft.data.inputs import find_data_files
 from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.errors import DataError, NotFound, StoreError
-from regraft.media.pixels.images import opened, seen_size
+from regraft.media.pixels.images import open_rgb, upright_size
 from regraft.spec.sections import DataSpec
 from regraft.store.objects import ObjectStore, open_store
 from regraft.tasks.image_classification import ImageClassification
@@ -99,7 +99,7 @@ def test_a_table_in_s3_names_images_beside_it_and_a_local_one_names_them_by_url(
     train = built(Seeing(), tmp_path, f"{moto_url}/deep/rows.csv").train
     wanted = [f"{moto_url}/{name}" for name in ("deep/img/x.png", "y.jpg", "y.jpg")]
     assert [train.stored(index)["image"] for index in range(3)] == wanted
-    assert opened(train.row(1)["image"]).size == (12, 8)
+    assert open_rgb(train.row(1)["image"]).size == (12, 8)
     (tmp_path / "rows.csv").write_text(f"image,label\n{moto_url}/y.jpg,a\n{moto_url}/deep/img/x.png,b\n")
     assert built(Seeing(), tmp_path, str(tmp_path / "rows.csv")).train.row(0)["image"] == picture(2, "JPEG")
 
@@ -161,8 +161,8 @@ def test_only_the_beginning_of_an_image_is_fetched_when_it_is_checked(moto_url: 
     store = put(moto_url, {"a.jpg": large, "b.tif": picture(2, "TIFF", (400, 300)), "c.png": picture(3)})
     image = ImageColumn()
     head, total = beginning(f"{moto_url}/a.jpg", image.complete)
-    assert (len(head), total, seen_size(head)) == (1 << 17, len(large), (900, 700))
-    assert seen_size(beginning(f"{moto_url}/b.tif", image.complete)[0]) == (400, 300)
+    assert (len(head), total, upright_size(head)) == (1 << 17, len(large), (900, 700))
+    assert upright_size(beginning(f"{moto_url}/b.tif", image.complete)[0]) == (400, 300)
     assert beginning(f"{moto_url}/c.png", image.complete) == (picture(3), len(picture(3)))
     assert store.read_start("a.jpg", 10) == (large[:10], len(large))
     store.put("empty", b"")

@@ -24,7 +24,7 @@ from regraft.data.ingest import ingest
 from regraft.data.inputs import find_data_files
 from regraft.data.sources.npz import Npz
 from regraft.errors import DataError
-from regraft.media.pixels.images import seen_size
+from regraft.media.pixels.images import upright_size
 from regraft.spec.sections import DataSpec
 from support.paths import ROOT, SHARED
 
@@ -122,7 +122,7 @@ def test_arrays_are_named_where_their_names_are_their_own(tmp_path: Path) -> Non
         read(path, images="pixels", labels="classes")
     path = saved(tmp_path / "y.npz", pixels=np.zeros((2, 2, 2), np.uint8), classes=[3, 4])
     rows = read(path, images="pixels", labels="classes")
-    assert [(seen_size(row.values["image"]), row.values["label"]) for row in rows] == [((2, 2), 3), ((2, 2), 4)]
+    assert [(upright_size(row.values["image"]), row.values["label"]) for row in rows] == [((2, 2), 3), ((2, 2), 4)]
     with pytest.raises(DataError, match=r"has no array 'nothing'\. It holds pixels, classes"):
         read(path, images="nothing")
 
@@ -215,4 +215,4 @@ def test_published_archives_are_read(tmp_path: Path, name: str, counts: set[str]
     assert set(gathered.labels) == counts
     assert sum(gathered.rows.values()) == {"p": 624, "d": 2007}[name[0]]
     [file] = find_data_files(str(DATA / name), None, tmp_path)
-    assert seen_size(next(file.rows()).values["image"]) == size
+    assert upright_size(next(file.rows()).values["image"]) == size

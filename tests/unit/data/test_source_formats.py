@@ -99,7 +99,7 @@ def test_csv_reads_a_cell_longer_than_pythons_limit(tmp_path: Path) -> None:
     [
         ("", "is empty", ""),
         ("text,text\n", "names 'text' twice", ":1"),
-        ("text,label\na,b\na,b,c\n", "has 3 cells where 2 columns", ":3"),
+        ("text,label\na,b\na,b,c\n", "has 3 cells for 2 columns", ":3"),
         ('text,label\na,b\n"open,c\n', "not readable as a table", ":3"),
     ],
 )
@@ -188,12 +188,16 @@ NOTE = {"id": 3, "image_id": 1, "category_id": 2, "bbox": [0, 0, 5, 5]}
         ({"annotations": [NOTE | {"image_id": 8}]}, "image_id is 8, which is not the id of any", ":annotation 3"),
         ({"annotations": [NOTE | {"category_id": []}]}, r"category_id is \[\]", ":annotation 3"),
         ({"annotations": [NOTE | {"bbox": [1, 2, 3]}]}, "four numbers are wanted", ":annotation 3"),
-        ({"annotations": ["x"]}, "is no object", ":annotation x"),
+        ({"annotations": ["x"]}, "is not a JSON object", ":annotation x"),
         ({"images": [{"id": 1}]}, "the image with id 1 has no file_name", ":image 1"),
-        ({"images": [{"id": 1}, {"id": 1}]}, "the id 1 stands for None and for None", ":image 2"),
+        ({"images": [{"id": 1}, {"id": 1}]}, "the id 1 is used twice, for None and None", ":image 2"),
         ({"images": [{"file_name": "a.png"}]}, "the image has no id", ":image 1"),
-        ({"categories": [{"id": 2, "name": "a"}, {"id": 2, "name": "b"}]}, "stands for 'a' and for 'b'", ":category 2"),
-        ({"images": [{"id": 1, "file_name": "../a.png"}]}, "leads out of the folder", ":image 1"),
+        (
+            {"categories": [{"id": 2, "name": "a"}, {"id": 2, "name": "b"}]},
+            "is used twice, for 'a' and 'b'",
+            ":category 2",
+        ),
+        ({"images": [{"id": 1, "file_name": "../a.png"}]}, "is outside of the folder", ":image 1"),
     ],
 )
 def test_coco_names_the_entry_that_is_wrong(tmp_path: Path, changes: Any, message: str, where: str) -> None:

@@ -18,7 +18,7 @@ from regraft.cli import main
 from regraft.contracts import Source
 from regraft.data.inputs import find_data_files, find_source
 from regraft.errors import DataError
-from regraft.media.pixels.images import seen_size
+from regraft.media.pixels.images import upright_size
 from unit.data.scans import scan, volume
 
 TEXTS: list[dict[str, Any]] = [{"text": "good, day", "label": "a"}, {"text": "línea\u2028dos", "label": "b"}]
@@ -303,7 +303,7 @@ def plain(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     row = dict(values)
     for column in {"image", "mask"} & row.keys():
         value = row[column]
-        row[column] = seen_size(value) if isinstance(value, bytes) else str(Path(value).relative_to(folder))
+        row[column] = upright_size(value) if isinstance(value, bytes) else str(Path(value).relative_to(folder))
     return row
 
 

@@ -108,7 +108,7 @@ def test_a_renamed_document_keeps_to_the_image_of_its_own_name(tmp_path: Path) -
     [
         ("<annotation><object>", "is not readable as XML: no element found"),
         ("", "is not readable as XML: no element found"),
-        ("<data/>", "is no VOC document: it holds <data>"),
+        ("<data/>", "is not a VOC document: it holds <data>"),
         ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>', "DTD declarations are"),
         (f"<annotation>{thing('', 1, 1, 2, 2)}</annotation>", "object 1 has no <name>"),
         ("<annotation><object><name>cat</name></object></annotation>", "object 1 (cat): <xmin> is missing"),

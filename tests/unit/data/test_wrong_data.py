@@ -105,7 +105,7 @@ def test_a_file_that_breaks_off_is_reported_with_the_rows_before(tmp_path: Path)
         (Seeing(), {"image": "https://b/a.png", "label": "a"}, "'https://b/a.png' is a URL"),
         (Seeing(), {"image": "s3://b", "label": "a"}, "'s3://b' names no image in S3: names no object"),
         (Seeing(), {"image": "none.png", "label": "a"}, "there is no image none.png"),
-        (Seeing(), {"image": "text.png", "label": "a"}, "text.png is no image that can be read"),
+        (Seeing(), {"image": "text.png", "label": "a"}, "text.png is not an image that can be read"),
         (Seeing(), {"image": "cut.png", "label": "a"}, "cut.png"),
         (Seeing(), {"image": "bomb.png", "label": "a"}, "bomb.png has more than"),
     ],

@@ -83,7 +83,7 @@ def test_columns_of_another_name_are_named(evaluated: Any, trained: Path, tmp_pa
         evaluated(path)
     renamed = evaluated(path, columns={"text": "review", "label": "stars"}).document
     assert renamed["metrics"] == evaluated().document["metrics"]
-    with pytest.raises(RequestError, match="'body' is no column of task text-classification"):
+    with pytest.raises(RequestError, match="'body' is not a column of task text-classification"):
         evaluated(path, columns={"body": "review"})
 
 
@@ -121,7 +121,7 @@ def test_what_is_not_there_is_reported(evaluated: Any, trained: Path, tmp_path: 
     with pytest.raises(DataError, match="no such file"):
         evaluated(tmp_path / "nowhere.csv")
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(RequestError, match="is a file; write a folder"):
+    with pytest.raises(RequestError, match="is a file; write the name of a folder"):
         evaluated()
 
 

@@ -100,14 +100,14 @@ def test_a_file_in_the_way_is_reported(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         store = open_store(str(path))
         for call in (store.check, lambda s=store: s.put("a", b"")):
-            with pytest.raises(StoreError, match="a file stands where a folder is needed"):
+            with pytest.raises(StoreError, match="there is a file where a folder is needed"):
                 call()
     store = open_store(str(tmp_path / "store"))
     store.put("a", b"1")
-    with pytest.raises(StoreError, match="a file stands"):
+    with pytest.raises(StoreError, match="there is a file where"):
         store.put("a/b", b"2")
     store.put("c/d", b"1")
-    with pytest.raises(StoreError, match="a file stands"):
+    with pytest.raises(StoreError, match="there is a file where"):
         store.put("c", b"2")
     assert [stat.key for stat in store.list()] == ["a", "c/d"]
 

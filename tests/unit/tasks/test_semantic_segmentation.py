@@ -102,8 +102,8 @@ def test_a_palette_mask_is_read_by_its_places_not_its_colours(tmp_path: Path, co
 @pytest.mark.parametrize(
     ("fields", "values", "message"),
     [
-        ({}, [[0, 255]], r"no label: 255; 0 to 1 stand for background, object.*task\.ignore.*task\.values: nonzero"),
-        ({"first": 1}, [[0, 1]], "no label: 0; 1 to 2 stand for"),
+        ({}, [[0, 255]], r"no label: 255; 0 to 1 are background, object.*task\.ignore.*task\.values: nonzero"),
+        ({"first": 1}, [[0, 1]], "no label: 0; 1 to 2 are background"),
         ({"ignore": 255}, [[9, 8], [255, 7], [6, 5], [4, 3]], "no label: 3, 4, 5, 6, 7 and 2 more"),
     ],
 )
@@ -127,11 +127,11 @@ def test_a_mask_of_another_size_or_of_colours_is_a_bad_row(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"labels": ["a", "a"]}, "each may stand there once"),
+        ({"labels": ["a", "a"]}, "each may be listed once"),
         ({"labels": ["a"]}, "at least 2 items"),
-        ({"labels": ["a", "b", "c"], "values": "nonzero"}, "nonzero knows two labels"),
-        ({"labels": ["a", "b"], "ignore": 1}, "ignore: 1 is written, and 0 to 1 are labels"),
-        ({"labels": ["a", "b"], "first": 1, "ignore": 2}, "1 to 2 are labels"),
+        ({"labels": ["a", "b", "c"], "values": "nonzero"}, "nonzero needs two labels"),
+        ({"labels": ["a", "b"], "ignore": 1}, "ignore: 1 is written, but 0 to 1 are pixel values of labels"),
+        ({"labels": ["a", "b"], "first": 1, "ignore": 2}, "1 to 2 are pixel values of labels"),
     ],
 )
 def test_fields_that_contradict_one_another_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -241,7 +241,7 @@ def test_a_large_image_is_upsampled_in_bands_to_the_same_logits(
     batch = {"labels": [{"mask": mask, "size": torch.tensor([61, 50])}]}
     output = SimpleNamespace(logits=logits)
     whole = TASK.records(output, batch, context)[0], TASK.answers(output, batch, context)[0]
-    monkeypatch.setattr(semantic_segmentation, "AT_ONCE", 4 * 50 * 6)  # six lines of 61
+    monkeypatch.setattr(semantic_segmentation, "LOGITS_AT_ONCE", 4 * 50 * 6)  # six lines of 61
     banded = TASK.records(output, batch, context)[0], TASK.answers(output, batch, context)[0]
     assert (whole[0]["pixels"] == banded[0]["pixels"]).all()
     assert whole[1]["map"] == banded[1]["map"]

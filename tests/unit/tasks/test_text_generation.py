@@ -319,7 +319,11 @@ def test_a_block_has_no_answer(context: Context) -> None:
         (TextGeneration(form="completion"), {"prompt": "a", "completion": ""}, "completion is empty"),
         (TextGeneration(form="completion"), {"prompt": "", "completion": "a"}, "prompt is empty"),
         (TextGeneration(form="chat"), {"messages": [TALK[1]]}, "only the assistant speaks"),
-        (TextGeneration(form="chat"), {"messages": [{"role": "user", "content": " "}]}, "nobody says anything"),
+        (
+            TextGeneration(form="chat"),
+            {"messages": [{"role": "user", "content": " "}]},
+            "all messages of this conversation are empty",
+        ),
         (TextGeneration(form="chat"), {"messages": ["Hi"]}, "message 1 is 'Hi'; a message is"),
         (TextGeneration(form="chat"), {"messages": [{"role": "user", "content": 1}]}, "both text"),
     ],

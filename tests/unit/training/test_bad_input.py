@@ -146,7 +146,7 @@ ASKED_WRONG: dict[str, tuple[Callable[[Document, Path], Document], Sequence[str]
         ("eval.csv:2", "the label 'entry'", "in no training row", "correct it, or add training rows of it"),
     ),
     "only a header": (rows("text,label"), ("rows.csv", "holds no rows", "add some")),
-    "an empty file": (rows(), ("rows.csv", "is empty; a header line is wanted")),
+    "an empty file": (rows(), ("rows.csv", "is empty; its first line must name the columns")),
     "one class only": (
         rows("text,label", "a lamp,light", "a bulb,light"),
         ("all 2 training rows have the label 'light'", "needs two", "add rows of another label"),
@@ -166,7 +166,7 @@ ASKED_WRONG: dict[str, tuple[Callable[[Document, Path], Document], Sequence[str]
         ("method.depth: 9 is written; this base has 2 blocks: 0 to 2",),
     ),
     "fp16 on a CPU": (keys(compute={"precision": "fp16"}), ("compute.precision: fp16", "fp32 or bf16")),
-    "a plugin folder that is none": (keys(plugins=["/nowhere"]), ("/nowhere", "is no plugin folder")),
+    "a plugin folder that is none": (keys(plugins=["/nowhere"]), ("/nowhere", "is not a plugin folder")),
 }
 
 
@@ -193,7 +193,7 @@ def test_a_store_that_cannot_be_written_is_reported(below: str, wrong: Document,
     # A folder without write permission does not stop root, so a file stands in the way.
     (tmp_path / "file").write_text("mine")
     result = train({**wrong, "store": str(tmp_path / "file" / below)})
-    refused(result, 1, str(tmp_path / "file"), "a file stands where a folder is needed", "name another store")
+    refused(result, 1, str(tmp_path / "file"), "there is a file where a folder is needed", "name another store")
     assert (tmp_path / "file").read_text() == "mine"
 
 

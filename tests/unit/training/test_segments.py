@@ -66,7 +66,7 @@ def test_masks_that_do_not_fit_are_named_before_training(tmp_path: Path) -> None
     with pytest.raises(DataError, match="2 rows cannot be used") as caught:
         train_local(RunSpec.resolve(written))
     assert "001_mask.png has 64 x 63 pixels, and its image 64 x 64" in str(caught.value)
-    assert "002_mask.png holds pixel values that are no label: 9" in str(caught.value)
+    assert "002_mask.png holds pixel values of no label: 9" in str(caught.value)
     assert "rows.csv" in str(caught.value)
     kept = train_local(
         RunSpec.resolve({**written, "data": {**written["data"], "bad_rows": "skip"}, "training": {"steps": 1}})

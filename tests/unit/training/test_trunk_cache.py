@@ -190,7 +190,7 @@ def test_values_that_another_model_wrote_are_not_used(tmp_path: Path, monkeypatc
     rerun(written)
     monkeypatch.undo()
     monkeypatch.setattr(cost_model, "DISK_S_PER_BYTE", 0.0)
-    assert "is not what this model computes" in notes(rerun(written))
+    assert "from those that this model computes" in notes(rerun(written))
 
 
 def spoiling(add: Any) -> Any:

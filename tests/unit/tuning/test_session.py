@@ -309,7 +309,7 @@ def test_a_version_has_the_metrics_of_its_own_checkpoint(tmp_path: Path) -> None
     version = Registry(open_store(spec.store)).version("tiny")
     assert version.meta["metrics"]["accuracy"] == records(spec)[0].reports[0]["metrics"]["accuracy"]
     assert version.meta["metrics"]["accuracy"] < outcome.metrics["accuracy"]
-    assert any("no room for its best checkpoint" in note for note in notes)
+    assert any("its best checkpoint exceeded the quota" in note for note in notes)
 
 
 def test_nothing_begins_when_the_time_is_up(tmp_path: Path) -> None:

@@ -66,10 +66,13 @@ def tokens(nodes: Sequence[Node]) -> Iterator[Finding]:
     if open_ones:
         todo = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN on every node before `ray start` (KubeRay: authOptions)"
         yield Finding(
-            "ray token", "fail", f"not asked for on {', '.join(open_ones[:5])}: who reaches Ray runs code", todo
+            "ray token",
+            "fail",
+            f"not required on {', '.join(open_ones[:5])}: anyone who can connect to Ray can run code",
+            todo,
         )
     elif nodes:
-        yield Finding("ray token", "ok", f"asked for on {len(nodes)} nodes")
+        yield Finding("ray token", "ok", f"required on {len(nodes)} nodes")
 
 
 def space(nodes: Sequence[Node]) -> Iterator[Finding]:

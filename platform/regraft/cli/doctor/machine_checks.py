@@ -106,7 +106,7 @@ def memory() -> Iterator[Finding]:
 
 
 def disk(store: str) -> Iterator[Finding]:
-    """Measure the free space where the store, downloaded bases and Ray's session lie."""
+    """Measure the free space of the file systems of the store, downloaded bases and Ray's session."""
     places = {"disk: cache": Path(os.environ.get("REGRAFT_CACHE") or "~/.cache/regraft").expanduser()}
     places["disk: temporary"] = Path(tempfile.gettempdir())
     if "://" not in store:

@@ -29,7 +29,7 @@ Showing = Callable[[Screen], AbstractContextManager[Progress]]
 _PATIENT_S = 15.0
 """Seconds without a line after which the reason is shown why a job has not begun."""
 _LAST = 20
-"""Last lines of the log that are quoted when a job ends without a reply or an error of its own."""
+"""Number of last log lines that are quoted when a job ends without a reply or an error."""
 _RAY_LINES = re.compile(r"^(Running entrypoint for job |\S+ \S+\s+INFO job_manager\.py)")
 """Lines that Ray writes at the top of every job's log."""
 KEYS = (
@@ -95,7 +95,7 @@ class JobWatcher:
         self._heard = time.monotonic()
         self._stopping = False
         self.detached = False
-        """Whether the job goes on without this command."""
+        """Whether the job continues without this command."""
 
     def reply(self) -> Reply:
         """Follow the job to its end; on Ctrl-C ask whether to stop it or to leave it running."""
@@ -181,8 +181,8 @@ class JobWatcher:
 def ask_what_to_do(screen: Screen) -> str:
     """Ask for s (stop the job), d (leave it running) or g (go on); d without a terminal, and on a second Ctrl-C.
 
-    An interrupt without a terminal (a CI runner that is shut down, `timeout`) is seldom meant for the training on the
-    cluster, and only a person could answer.
+    Without a terminal there is no person to answer. Such an interrupt (a CI runner that is shut down, `timeout`) is
+    seldom meant for the training on the cluster.
     """
     if not (sys.stdin.isatty() and screen.terminal):
         return "d"

@@ -1,4 +1,4 @@
-"""A kind of column whose values are files: kept by reference, or as bytes where no file of its own exists."""
+"""A kind of column whose values are files: stored by reference, or as bytes if they are not separate files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regraft.contracts.column import Allowance, BadCell, Column, Widget, absent,
 from regraft.errors import NotFound, RequestError
 
 ARROW = pa.struct([("path", pa.string()), ("bytes", pa.binary())])
-"""How a snapshot keeps a file; the layout that the `datasets` library writes too."""
+"""The Arrow type of a file in a snapshot; the `datasets` library uses the same."""
 
 
 class FileColumn(Column):
@@ -30,7 +30,7 @@ class FileColumn(Column):
     by_reference: ClassVar[bool] = True
     widget: ClassVar[Widget] = "file"
     noun: ClassVar[str] = "file"
-    """What messages call the file."""
+    """The file's name in messages."""
     called: ClassVar[str] = "a file"
 
     @abstractmethod
@@ -67,7 +67,7 @@ class FileColumn(Column):
         return path
 
     def _first_bytes(self, url: str) -> bytes:
-        """Return the first bytes of a file in S3. A store that cannot be reached is no fault of the row."""
+        """Return the first bytes of a file in S3. A store that cannot be reached is not a fault of the row."""
         try:
             return beginning(url, self.complete)[0]
         except NotFound:
@@ -85,15 +85,15 @@ class FileColumn(Column):
         return found
 
     def fetched(self, value: Any) -> str | bytes:
-        """Return what can be opened: a file in S3 as its bytes."""
+        """Return a value that can be opened: the bytes of a file in S3, else the value itself."""
         return contents(value)
 
     def for_check(self, value: Any) -> Any:
-        """Return a file in S3 as its first bytes, which tell its size."""
+        """Return a file in S3 as its first bytes, which contain the image's size."""
         return beginning(value, self.complete)[0] if isinstance(value, str) and value.startswith(S3) else value
 
     def identity(self, value: Any) -> list[str | int]:
-        """Return the name and size in bytes, wherever the folder lies; of bytes their hash and number."""
+        """Return the file's name and size, without its folder; for bytes, their hash and number."""
         if isinstance(value, bytes):
             return [hashlib.sha256(value).hexdigest(), len(value)]
         if value.startswith(S3):
@@ -131,6 +131,6 @@ class FileColumn(Column):
         try:
             body = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
-            raise BadCell(f"is no base64: send {self.called}'s file in it, not its name or address") from None
+            raise BadCell(f"is not base64: send {self.called}'s file in it, not its name or address") from None
         received: bytes = self.receive_body(body, allowance)
         return received

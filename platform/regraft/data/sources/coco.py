@@ -22,12 +22,13 @@ class Coco(Source):
     """COCO detection (Lin et al., 2014): a JSON document with images, annotations and categories.
 
     The columns are `image`, `boxes` ([x, y, width, height] in pixels) and `labels` (category names); an image without
-    annotations is a row without boxes. Annotations of crowds (`iscrowd: 1`) are left out: they do not mark one object.
+    annotations is a row without boxes. Annotations of crowds (`iscrowd: 1`) are left out, since they do not mark one
+    object.
     """
 
     suffixes = (".json",)
     images: str | None = None
-    """Folder of the images, or its s3:// URL; null: beside the JSON file. A relative path begins at the current
+    """Folder of the images, or its s3:// URL; null: the folder of the JSON file. A relative path begins at the current
     directory."""
 
     def accepts(self, path: Path) -> bool:
@@ -37,7 +38,7 @@ class Coco(Source):
         return super().accepts(path) and json_shape(path) == "document"
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Yield rows in the order of `images`, with the entire document in memory: boxes are separate from images.
+        """Yield rows in the order of `images`. The document is read into memory, since boxes are separate from images.
 
         An image with a wrong annotation is a bad row, and so is an annotation of an image that does not exist.
         """
@@ -66,7 +67,7 @@ class Coco(Source):
             return Raw({}, where, f"the image with id {item.id!r} has no file_name")
         image = self._image(item.text, path.parent)
         if image is None:
-            return Raw({}, where, f"{item.text!r} leads out of the folder {self.images or path.parent}")
+            return Raw({}, where, f"{item.text!r} is outside of the folder {self.images or path.parent}")
         if wrong := next((annotation for annotation in annotations if annotation.problem), None):
             return Raw({"image": image}, wrong.where, wrong.problem)
         objects = [annotation for annotation in annotations if not annotation.crowd]
@@ -74,7 +75,7 @@ class Coco(Source):
         return Raw({"image": image, "boxes": boxes, "labels": labels}, where)
 
     def _image(self, name: str, beside: Path) -> str | None:
-        """Return the path or URL of the image of that name; None for one outside the images' folder."""
+        """Return an image's path or URL; None if it is outside the images' folder."""
         if posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] == "..":
             return None
         if self.images and "://" in self.images:
@@ -94,7 +95,7 @@ class _Item:
 
 @dataclass(frozen=True)
 class _Annotation:
-    """One annotation, or the message about a wrong one."""
+    """One annotation; `problem` is the message if it is wrong."""
 
     image: Any
     box: list[Any]
@@ -132,17 +133,17 @@ def _named(items: list[Any], what: str, key: str, path: Path) -> Iterator[_Item]
         if text is None and what == "category":
             raise DataError(f"the {what} with id {number!r} has no {key}", where)
         if number in found:
-            raise DataError(f"the id {number!r} stands for {found[number]!r} and for {text!r}", where)
+            raise DataError(f"the id {number!r} is used twice, for {found[number]!r} and {text!r}", where)
         found[number] = text
         yield _Item(number, text)
 
 
 def _annotation(note: Any, names: Mapping[Any, str | None], path: Path) -> _Annotation:
-    """Return an annotation from its JSON; `names` are the categories' names by id."""
+    """Parse an annotation; `names` are the categories' names by id."""
     number = note.get("id", "without id") if isinstance(note, dict) else note
     where = f"{path}:annotation {number}"
     if not isinstance(note, dict):
-        return _Annotation(None, [], "", where, problem="the annotation is no object")
+        return _Annotation(None, [], "", where, problem="the annotation is not a JSON object")
     image, category = (note.get(key) if isinstance(note.get(key), int | str) else None for key in _IDS)
     label = names.get(category)
     if label is None:

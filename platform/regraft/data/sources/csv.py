@@ -1,4 +1,4 @@
-"""Source of tables in text: comma or tab separated, with or without a header."""
+"""Read comma or tab separated files, with or without a header line."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from regraft.data.json_shape import open_text
 from regraft.errors import DataError
 
 _LONGEST_CELL = 16 << 20
-_Sign = Annotated[str, Field(min_length=1, max_length=1)]
+_Character = Annotated[str, Field(min_length=1, max_length=1)]
 
 
 class Csv(Source):
-    """Comma or tab separated text (RFC 4180), UTF-8 with or without a byte order mark, also packed with gzip."""
+    """Comma or tab separated text (RFC 4180) in UTF-8, with or without a byte order mark, also gzipped."""
 
     suffixes = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-    delimiter: _Sign | None = None
-    """Separates cells; null: a tab in .tsv files and a comma in others."""
-    quote: _Sign | None = '"'
-    """Encloses a cell with the delimiter or a line break in it; null: quotes are text like any other."""
+    delimiter: _Character | None = None
+    """Character between cells; null: a tab in .tsv files and a comma in others."""
+    quote: _Character | None = '"'
+    """Character around cells that contain the delimiter or a line break; null: quotes are plain text."""
     header: Literal[True] | tuple[str, ...] = True
-    """True when the first line names the columns; else their names, as in [text, label]."""
+    """True: the first line names the columns. Else the names, as in [text, label]."""
 
     @field_validator("header", mode="before")
     @classmethod
@@ -38,9 +38,9 @@ class Csv(Source):
         return written
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Yield rows by their first line; a row with more or fewer cells than there are columns is a bad row."""
+        """Yield each row with its first line's number; a row with too many or too few cells is a bad row."""
         if csv.field_size_limit() < _LONGEST_CELL:
-            csv.field_size_limit(_LONGEST_CELL)  # Python's own limit, 128 KiB, is less than a long document
+            csv.field_size_limit(_LONGEST_CELL)  # Python's default of 128 KiB is too small for long documents
         with open_text(path, newline="") as file:
             lines = self._lines(file, path)
             names = _header(next(lines, None), path) if self.header is True else list(self.header)
@@ -50,15 +50,15 @@ class Csv(Source):
                     continue
                 problem = None
                 if len(cells) != len(names):
-                    hint = "" if self.quote is None else ", or write data.format.quote: null if quotes are plain text"
+                    hint = "" if self.quote is None else ", or set data.format.quote: null if quotes are plain text"
                     problem = (
-                        f"has {_cells(len(cells))} where {len(names)} columns are named: "
-                        f"enclose cells with the delimiter in them in quotes{hint}"
+                        f"has {_cells(len(cells))} for {len(names)} columns: "
+                        f"put quotes around cells that contain the delimiter{hint}"
                     )
                 yield Raw(dict(zip(names, cells, strict=False)), where, problem)
 
     def _lines(self, file: Iterator[str], path: Path) -> Iterator[tuple[str, list[str] | str]]:
-        """Yield the position of each row in the file, and its cells or the message about an unreadable row."""
+        """Yield each row's position in the file, and its cells, or an error message if it cannot be read."""
         delimiter = self.delimiter or ("\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ",")
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
         reader = csv.reader(file, delimiter=delimiter, quotechar=self.quote, quoting=quoting, strict=True)
@@ -80,9 +80,9 @@ class Csv(Source):
 
 
 def _header(line: tuple[str, list[str] | str] | None, path: Path) -> list[str]:
-    """Return the columns' names from the first line. Raises DataError for an empty or unreadable one."""
+    """Return the columns' names from the first line. Raises DataError if it is missing or cannot be read."""
     if line is None:
-        raise DataError("is empty; a header line is wanted", str(path))
+        raise DataError("is empty; its first line must name the columns", str(path))
     where, names = line
     if isinstance(names, str):
         raise DataError(names, where)

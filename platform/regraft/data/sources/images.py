@@ -23,10 +23,10 @@ class Images(Source):
         return is_image_folder(path) if path.is_dir() else super().accepts(path)
 
     def read(self, path: Path) -> Iterator[Raw]:
-        """Yield images by class folder and name; files that are no images (by their suffix) are skipped."""
+        """Yield images in the order of class folder and name; files without an image's suffix are skipped."""
         if not path.is_dir():
             if not super().accepts(path):
-                raise DataError("is a file and no image; a folder of class folders is wanted", str(path))
+                raise DataError("is a file, not an image; give an image or a folder of class folders", str(path))
             yield Raw({"image": str(path)}, str(path))
             return
         folders = subfolders(path)
@@ -34,12 +34,12 @@ class Images(Source):
             if deeper := next(iter(subfolders(folder)), None):
                 raise DataError(
                     f"is a folder inside the class folder {folder.name!r}: images must be directly in it; if "
-                    f"{folder.name!r} is a part of the data and not a label, name {folder} itself",
+                    f"{folder.name!r} is a part of the data and not a label, give {folder} as the path",
                     str(deeper),
                 )
         loose = list_images(path)
         if folders:
-            problem = "is beside the class folders: move it into one of them"
+            problem = "is outside the class folders: move it into one of them"
             yield from (Raw({}, str(image), problem) for image in loose)
         elif (first := next(loose, None)) is None:
             raise DataError("holds no class folders: one for each label, with its images in it", str(path))

@@ -90,6 +90,6 @@ def _list_items(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _skip_space(text: str, at: int) -> int:
-    """Return the index of the next character that is no space, or of the end."""
+    """Return the index of the next character that is not a space, or of the end."""
     spaces = _SPACE.match(text, at)
     return spaces.end() if spaces else at

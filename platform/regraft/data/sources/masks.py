@@ -13,7 +13,7 @@ from regraft.contracts import Raw, Source
 from regraft.data.arrays import encode_png
 from regraft.data.folders import find_mask_folders, has_masks_beside, image_stem, list_images, subfolders
 from regraft.errors import DataError
-from regraft.media.pixels.images import seen_size
+from regraft.media.pixels.images import upright_size
 
 
 class Masks(Source):
@@ -107,7 +107,7 @@ def _by_image(masks: list[Path], stems: Container[str]) -> dict[str, list[Path]]
 def _with_zero_mask(image: Path, values: dict[str, Any]) -> Raw:
     """Return a row whose mask is 0 everywhere, as the bytes of a file: no such file exists."""
     try:
-        width, height = seen_size(image)
+        width, height = upright_size(image)
     except DataError as error:
         return Raw(values, str(image), error.message)
     return Raw({**values, "mask": encode_png(np.zeros((height, width), np.uint8))}, str(image))

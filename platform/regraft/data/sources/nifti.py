@@ -122,7 +122,7 @@ def load_volume(file: Path) -> NDArray[Any]:
     while values.ndim > 3:
         values = values[..., 0]
     if not np.isfinite(values).all():
-        raise DataError("holds values that are no numbers: repair the volume or leave it out", str(file))
+        raise DataError("holds values that are not numbers: repair the volume or leave it out", str(file))
     return values
 
 

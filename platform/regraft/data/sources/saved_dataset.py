@@ -57,7 +57,7 @@ class SavedDataset(Source):
         written = _document(path / "dataset_dict.json", path).get("splits")
         splits = [str(name) for name in written] if isinstance(written, list) else []
         if self.part not in splits:
-            problem = f"there is no {self.part!r}" if self.part else "none of them is named"
+            problem = f"there is no {self.part!r}" if self.part else "choose one of them"
             raise DataError(
                 f"holds the splits {', '.join(splits) or 'of no name'}; {problem}: "
                 f"write {path}#{splits[0] if splits else 'train'}",

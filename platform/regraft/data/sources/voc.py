@@ -65,7 +65,7 @@ class Voc(Source):
                 raise DataError(f"is not readable as XML: {_parser_message(error)}", where) from None
             return Raw({}, where, f"is not readable as XML: {_parser_message(error)}")
         if root.tag != "annotation":
-            return Raw({}, where, f"is no VOC document: it holds <{root.tag}>, and <annotation> is wanted")
+            return Raw({}, where, f"is not a VOC document: it holds <{root.tag}>, and <annotation> is wanted")
         try:
             objects = [_object(item, number) for number, item in enumerate(root.findall("object"), 1)]
             image = self._image(document, root)

@@ -176,7 +176,7 @@ class _Draws:
 
 @dataclass(frozen=True)
 class _Motion:
-    """How an image is moved within its frame."""
+    """The movement of an image within its frame."""
 
     flip: float
     """-1 to mirror left and right, else 1."""

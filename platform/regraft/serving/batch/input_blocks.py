@@ -30,7 +30,7 @@ GIVEN, WHERE, PROBLEM = ":given", ":where", ":problem"
 """Columns of a block beside the task's: the file's values (JSON), file:row, and why the row cannot be answered."""
 _EXTRA: dict[str, Kind] = {GIVEN: "text", WHERE: "text", PROBLEM: "text"}
 _ARGUMENTS = {"data.columns": "columns", "data.format": "format"}
-"""Settings of the data floor under the names that a batch request has for them."""
+"""Settings of `regraft.data`, with their names in a batch request."""
 _RESERVED = frozenset({"row", "answer", "error", "features"})
 _MAX_SHOWN = 5
 _BYTES = (bytes, bytearray, memoryview)

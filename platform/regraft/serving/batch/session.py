@@ -1,4 +1,4 @@
-"""Batch prediction: each row answered exactly once and in order, whatever process dies meanwhile.
+"""Batch prediction: each row is answered exactly once and in order, even if processes die.
 
 The input becomes blocks in a work folder beside the output. A worker answers a block and puts its answers there as one
 part. When every block has its part, the parts become the output in one atomic step, and the work folder is removed. The
@@ -183,8 +183,8 @@ def predict_session(
 ) -> BatchResult:
     """Read the input into blocks, let `execute` answer them, and write the output; a lease allows one driver an output.
 
-    Raises RequestError when the output exists (unless `fresh`), when its folder does not, and when an unfinished output
-    was begun with another model, another input or other options.
+    Raises RequestError when the output exists (unless `fresh`) or its folder does not. It also does when an unfinished
+    output was begun with another model, another input or other options.
     """
     started = time.monotonic()
     prepared = prepare(request)

@@ -92,7 +92,7 @@ def resolve_target(written: str, store: str, *, features: bool, base: str | None
             missing = error
     elif not features:
         raise NotFound(
-            f"{written!r} is no model's name: answers come from registered models (regraft models list), features "
+            f"{written!r} is not a model's name: answers come from registered models (regraft models list), features "
             "(--features) from bases too",
             where=store,
         )
@@ -106,7 +106,7 @@ def resolve_target(written: str, store: str, *, features: bool, base: str | None
 
 
 def _portable(written: str, base: Base) -> str:
-    """Return a reference by which any process finds the same base: with the hub's commit, or an absolute path."""
+    """Return a reference that names the same base in any process: with the hub's commit, or an absolute path."""
     if base.revision is not None:
         return f"{written.partition('@')[0]}@{base.revision}"
     return written if re.match(r"package:|\w+://", written) else str(base.path)

@@ -70,7 +70,7 @@ class BaseWeights:
         }
 
     def unshared_bytes(self, delta: Delta) -> int:
-        """Return the bytes of a delta beside those that it shares with the base."""
+        """Return the bytes of a delta that it does not share with the base."""
         return sum(tensor.nbytes for name, tensor in delta.items() if self._tensors.get(name) is not tensor)
 
 
@@ -100,7 +100,7 @@ class Frame:
 def inference_context(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Run the block without gradients and in this precision.
 
-    Autocast is on for bf16: where a model mixes it with fp32, such as a mean over tokens, the matrix products behind it
+    Autocast is on for bf16: where a model mixes it with fp32, such as a mean over tokens, the matrix products after it
     run in bf16 again.
     """
     bf16 = dtype == torch.bfloat16

@@ -1,6 +1,6 @@
-"""Classifiers that read only the first token: their last block computes no other token behind its attention.
+"""Classifiers that read only the first token: after its attention, their last block computes no other token.
 
-Behind its attention, an encoder block computes each token by itself, which is three quarters of its work, and only the
+After its attention, an encoder block computes each token independently. That is three quarters of its work. Only the
 head reads the last block's tokens. In BERT's family that part is `attention.output`, a function of the attention's
 states and of the block's input; it gets the first token only.
 """

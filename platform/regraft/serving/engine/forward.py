@@ -1,4 +1,4 @@
-"""Forward passes for rows of many models: the shared prefix is computed once, and each model's suffix behind it."""
+"""Forward passes for rows of many models: the shared prefix is computed once, and each model's suffix after it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from regraft.trunk.shapes import sizes_of
 
 @dataclass(frozen=True, eq=False)
 class Suffix:
-    """The part of a model behind a shared prefix: which frame computes it, and which values it starts from."""
+    """The part of a model after a shared prefix: the frame that computes the prefix, and the values it starts from."""
 
     frame: Frame
     """Computes the suffix."""

@@ -35,7 +35,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
 
 
 def find_suffix(frame: Frame, prefix_frames: Iterable[Frame], guard: AbstractContextManager[object]) -> Suffix:
-    """Return the frame's suffix behind the first prefix frame that computes what the frame itself would.
+    """Return the frame's suffix after the first prefix frame that gives the frame's own results.
 
     Passes of the prefix frames run under `guard`. The frame must not have loaded a delta yet: its trainable parameters
     show where to cut. Raises NotCut when no prefix frame fits.

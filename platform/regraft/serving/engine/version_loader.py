@@ -57,7 +57,7 @@ class ServedVersion:
     """The part of its base that its method lets it share."""
     loaded: LoadedModel = field(repr=False)
     bytes: int = 0
-    """Memory that it takes beside its base."""
+    """Memory that it takes in addition to its base."""
 
     def __str__(self) -> str:
         return f"{self.model}@{self.version}"
@@ -69,7 +69,7 @@ class ServedVersion:
 
     @property
     def shares(self) -> bool:
-        """Whether its rows are computed together with those of other models of its base."""
+        """True if its rows are computed together with those of other models of its base."""
         return self.loaded.suffix is not None
 
 
@@ -150,7 +150,7 @@ class VersionLoader:
         return found
 
     def _share(self, loaded: LoadedModel, plan: OpenPlan) -> LoadedModel:
-        """Return the model with its suffix behind the base's shared prefix, or unchanged where it cannot share one."""
+        """Return the model with its suffix after the base's shared prefix, or unchanged where it cannot share one."""
         if plan.method.serves == "whole" and not plan.method.depth_of(loaded.frame.adapted.anatomy):
             self._drop_unread_tokens(loaded.frame)
             return loaded  # all of its weights moved: there is nothing to share
@@ -163,7 +163,7 @@ class VersionLoader:
             return loaded
 
     def _behind_prefix(self, loaded: LoadedModel, plan: OpenPlan) -> LoadedModel:
-        """Split a model behind a shared prefix; NotCut, NotStackable or Unsupported where that is impossible."""
+        """Split a model after a shared prefix; NotCut, NotStackable or Unsupported where that is impossible."""
         frame, delta = loaded.frame, loaded.delta
         if type(plan.task).predict_forward is not Task.predict_forward:
             raise NotCut(f"an answer of task {plan.task.key()} takes more than one pass")

@@ -11,7 +11,7 @@ from torch import nn
 from regraft.contracts import Batch, Context, Example, Loader, Row
 from regraft.errors import DataError, Unsupported
 from regraft.media.pixels.augmentation import Augmentation, mirrors
-from regraft.media.pixels.images import opened, seen_size
+from regraft.media.pixels.images import open_rgb, upright_size
 from regraft.tasks.outputs.one_vector import OneVector
 
 
@@ -30,14 +30,14 @@ class ImageRow(OneVector):
     def check(self, row: Row) -> str | None:
         """Refuse an unreadable or huge image; only its header is read."""
         try:
-            seen_size(row["image"])
+            upright_size(row["image"])
         except DataError as error:
             return str(error)
         return super().check(row)
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         """Return `pixel_values` (channels, height, width), and `labels` where the row has its target."""
-        image = opened(row["image"])
+        image = open_rgb(row["image"])
         if train and context.augment != "off":
             change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
             image = (change if self.moved else change.in_place()).image(image)

@@ -164,8 +164,8 @@ def _with_pad_id(config: Any) -> dict[str, Any]:
 def _knows_types(config: type, types: int | None) -> bool:
     """Return whether a base of that configuration separates two texts by `token_type_ids`.
 
-    Tokenizers make them also for bases that do not take the argument (DistilBERT), and for bases with a single type,
-    whose table has no entry for the second text (RoBERTa).
+    Tokenizers make them also for bases that do not take the argument (DistilBERT). They make them for bases with a
+    single type too, whose table has no entry for the second text (RoBERTa).
     """
     family = _family(config)
     if family is None:

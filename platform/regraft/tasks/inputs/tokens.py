@@ -14,25 +14,26 @@ from regraft.contracts import Batch, Context, Example
 from regraft.errors import Unsupported
 
 USUAL_LENGTH = 256
+"""Tokens of a text that are read if the spec does not limit them."""
 IGNORED = -100
 """Target of tokens that do not count: torch's cross entropy skips them."""
 
 
 def refuse_length(written: int | None, config: Any, *, where: str = "task.max_length") -> None:
-    """Raise Unsupported, at the field `where`, if a written length is more than the base can read."""
+    """Raise Unsupported, naming the field `where`, if the written length is more than the base can read."""
     limit = positions(config)
     if written is not None and limit is not None and written > limit:
         raise Unsupported(f"{written} is written; this base reads 2 to {limit} tokens", where=where)
 
 
 def length_read(written: int | None, context: Context) -> int:
-    """Return how many tokens of a text are read: the written length, within the limits of tokenizer and base."""
+    """Return how many tokens of a text are read: the written length, or less if tokenizer or base read less."""
     wanted = written or USUAL_LENGTH
     return min(wanted, int(context.processor.model_max_length), positions(context.config) or wanted)
 
 
 def padded(examples: Sequence[Example], context: Context) -> Batch:
-    """Return every list of numbers but `labels` as a tensor (rows, tokens), padded on the right to the longest row."""
+    """Pad every list of numbers on the right to the longest row; return tensors (rows, tokens), without `labels`."""
     longest = max(len(example["input_ids"]) for example in examples)
     fill = {"input_ids": _pad_id(context)}
     batch: Batch = {}
@@ -44,9 +45,10 @@ def padded(examples: Sequence[Example], context: Context) -> Batch:
 
 
 def token_losses(logits: Tensor, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-    """Return each token's cross entropy, 0 where its target is IGNORED, and which targets count, both (rows, tokens).
+    """Return each token's cross entropy and a mask of the tokens that count, both (rows, tokens).
 
-    `logits` are (rows, tokens, outputs); a row's targets are `targets` in its dict of `labels`.
+    A token does not count, and its loss is 0, where its target is IGNORED. `logits` are (rows, tokens, outputs).
+    Targets are `targets` in each row's dict of `labels`.
     """
     targets = pad_sequence([item["targets"] for item in batch["labels"]], batch_first=True, padding_value=IGNORED)
     losses = F.cross_entropy(
@@ -62,7 +64,7 @@ def token_losses(logits: Tensor, batch: Batch, context: Context) -> tuple[Tensor
 def positions(config: Any) -> int | None:
     """Return how many tokens the base's position table holds, or None where it has no such limit.
 
-    Families after RoBERTa count positions from the padding id + 1: entries of their table up to it are not used.
+    RoBERTa and its successors number positions from the padding id + 1. The entries before are not used.
     """
     found = getattr(config, "max_position_embeddings", None)
     if not isinstance(found, int) or found <= 0:
@@ -80,7 +82,7 @@ def own_pad_id(config: Any) -> int | None:
 
 
 def _pad_id(context: Context) -> int:
-    """Return the padding id: the model's before the tokenizer's, since the model skips padding by comparing ids."""
+    """Return the padding id of the model, else the tokenizer's: the model finds padding by comparing ids."""
     own = own_pad_id(context.config)
     own = context.processor.pad_token_id if own is None else own
     return 0 if own is None else int(own)

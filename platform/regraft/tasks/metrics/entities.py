@@ -20,7 +20,7 @@ OUTSIDE = "O"
 _NOTHING = "no entity"
 _SCHEMES = {
     "strict": "type and both ends",
-    "exact": "both ends, whatever the type",
+    "exact": "both ends, any type",
     "ent_type": "the type, with any overlap",
     "partial": "any overlap, which counts half where an end is wrong",
 }
@@ -117,7 +117,7 @@ def _confusion(pairs: Sequence[tuple[Tags, Tags]], kinds: Sequence[str]) -> Matr
         names,
         names,
         tuple(tuple(seen[truth, answer] for answer in names) for truth in names),
-        "A true entity is compared with the predicted one that shares the most words with it, whatever its ends.",
+        "A true entity is compared with the predicted one that shares the most words with it, even if its ends differ.",
     )
 
 

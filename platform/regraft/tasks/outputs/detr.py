@@ -33,7 +33,7 @@ class LayerOutput:
 
     @property
     def finite(self) -> bool:
-        """Whether all numbers are finite: matchers refuse others with an error about corners."""
+        """True if all numbers are finite; a matcher would refuse others with an error about corners."""
         return bool(torch.isfinite(self.logits).all() and torch.isfinite(self.boxes).all())
 
 

@@ -20,9 +20,9 @@ from regraft.tasks.inputs.tokens import own_pad_id
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: at temperature 0 the most probable one.
+    """The choice of the next token: at temperature 0, the most probable one.
 
-    Above, a token is drawn from the `top_p` share of the probability (Holtzman et al., 2020).
+    At a higher temperature, a token is drawn from the `top_p` share of the probability (Holtzman et al., 2020).
     """
 
     temperature: float = 0.0
@@ -121,7 +121,7 @@ def _sampling(inputs: Mapping[str, Tensor], sampling: Sampling) -> LogitsProcess
 class RowDraws(LogitsProcessor):  # type: ignore[misc]
     """Adds Gumbel noise to logits, so that the largest is a draw from the softmax (Maddison et al., 2014).
 
-    Each row has its own generator, seeded by its prompt, so that draws do not depend on the other rows of the batch, as
+    Each row has its own generator, seeded by its prompt. So a row's draws do not depend on the rest of its batch, as
     those of torch's multinomial do.
     """
 

@@ -86,8 +86,11 @@ class MultiLabel(OneVector):
         ]
 
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:
-        """Return F1 over all labels of all rows (micro) and averaged over the labels that occur (macro), mean average
-        precision over the labels that some row has, exact match (every label of a row right), and the loss."""
+        """Return F1 (micro and macro), mean average precision, exact match and the loss.
+
+        Macro F1 is the mean over labels that occur in targets or predictions. Average precision is the mean over
+        labels that some row has. Exact match is the share of rows with every label right.
+        """
         true, probabilities = stacked(records, "true", "probabilities")
         predicted = probabilities >= self.threshold
         occurs = (true | predicted).any(0)

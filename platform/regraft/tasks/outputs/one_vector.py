@@ -1,4 +1,4 @@
-"""What tasks share whose model returns one vector of logits for each row."""
+"""Code of tasks whose model returns one vector of logits for each row."""
 
 from __future__ import annotations
 

@@ -147,8 +147,8 @@ class Seq2Seq(Task):
         """Return token ids as lists of int; the first reference is the target.
 
         `decoder_input_ids` is the target shifted by one; without a target, the start of every target. `labels` holds
-        `row`, `length` (tokens read), `cut` (1 where the text fills max_length, so that it may have been cut) and,
-        where the row has references, `targets` (target tokens,) and all `references`.
+        `row`, `length` (tokens read), and `cut` (1 where the text fills max_length and may have been cut). If the row
+        has references, it also holds `targets` (target tokens,) and all `references`.
         """
         most_read, most_generated = self._limits(context)
         text = self.prefix + row[self.text_column]
@@ -284,7 +284,7 @@ def _set_languages(processor: Any, source: str | None, target: str | None) -> No
         codes = sorted(getattr(processor, "lang_code_to_id", None) or processor.all_special_tokens)
         if code not in codes:
             near = ", ".join(get_close_matches(code, codes, n=3, cutoff=0.0))
-            message = f"{code!r} is written; that is no language of {type(processor).__name__}. Nearest: {near}"
+            message = f"{code!r} is written; that is not a language of {type(processor).__name__}. Nearest: {near}"
             raise Unsupported(message, where=field)
     processor.src_lang, processor.tgt_lang = source, target
 

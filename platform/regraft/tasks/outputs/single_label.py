@@ -47,8 +47,11 @@ class SingleLabel(OneVector):
         return losses.sum(), weights.sum()
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
-        """Return per row the predicted and the true label, the predicted one's probability (`score`), those of all
-        labels (`probabilities`, in fp32), loss and weight, and as `error` 1 - the true label's probability."""
+        """Return each row's predicted and true label, `score`, `probabilities`, loss, weight and `error`.
+
+        `probabilities` are those of all labels in fp32, `score` is the predicted label's. `error` is 1 - the true
+        label's probability.
+        """
         losses, weights = _row_losses(output.logits, batch["labels"], context)
         everything = output.logits.detach().double().softmax(-1).cpu().numpy()
         rows = zip(everything, batch["labels"].tolist(), losses.tolist(), weights.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""The nearest-centroid baseline of a search, measured on the untouched base like a trial that does not count."""
+"""Measure the nearest-centroid baseline of a search on the unchanged base, like a trial that does not count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class BaselineCoordinator:
-    """A coordinator for one baseline run, which stays out of the search's records."""
+    """A coordinator for one baseline run, which the search's records do not contain."""
 
     def __init__(self, coordinator: SearchCoordinator) -> None:
         self._coordinator = coordinator
@@ -27,12 +27,12 @@ class BaselineCoordinator:
         self.error: str | None = None
 
     def report(self, trial: str, report: Report) -> bool:
-        """Keep the metrics."""
+        """Store the metrics."""
         self.metrics = dict(report.metrics)
         return True
 
     def reserve(self, trial: str, count: int) -> bool:
-        """Reserve space as for any trial: only a written checkpoint shows which rows were right."""
+        """Reserve space as for any trial: the correct rows are known only once a checkpoint is written."""
         return self._coordinator.reserve(trial, count)
 
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
@@ -41,11 +41,11 @@ class BaselineCoordinator:
         remove(self._coordinator.search_store.store, prefix if prefix.endswith("/") else f"{prefix}/")
 
     def ended(self, trial: str, end: End) -> None:
-        """Keep which rows were right, or the error."""
+        """Store the correct rows, or the error."""
         self.correct, self.error = end.correct, end.error
 
     def emit(self, event: Event) -> None:
-        """Pass on shared outputs; no other event belongs to the search."""
+        """Pass on TrunkShared events only; others do not belong to the search."""
         if isinstance(event, TrunkShared):
             self._coordinator.emit(event)
 

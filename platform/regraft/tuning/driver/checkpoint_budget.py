@@ -16,7 +16,7 @@ from regraft.tuning.records import TrialRecord
 
 log = logging.getLogger(__name__)
 OVERHEAD = 4096
-"""The most bytes that a checkpoint takes beside its tensors: its state and its manifest."""
+"""An upper limit of a checkpoint's bytes besides its tensors: its state and its manifest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The coordinator of a search: it hands out trials, records their results, and decides which go on."""
+"""The coordinator of a search: it hands out trials, records their results, and decides which continue."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class SearchCoordinator:
         self.left = False
         """Whether the driver is leaving: reports no longer count, and no new trial begins."""
         self.evicted = threading.Event()
-        """Set when another driver has taken the search over; this one then touches none of its documents."""
+        """Set when another driver has taken the search over; this one then writes no documents any more."""
         for known in self.records():
             if known.status not in OVER:
-                known.attempts = 0  # the driver died, which is no failure of the trial
+                known.attempts = 0  # the driver died, which is not a failure of the trial
                 self._requeue(known)
 
     def records(self) -> list[TrialRecord]:
@@ -68,7 +68,7 @@ class SearchCoordinator:
 
     @property
     def over(self) -> bool:
-        """Whether no new trial may begin."""
+        """True if no new trial may begin."""
         return self.left or (self.left_s is not None and self.left_s <= 0)
 
     # For the driver: handing out trials.
@@ -92,9 +92,9 @@ class SearchCoordinator:
             return []
 
     def lost(self, batch: Sequence[Trial], why: str, *, blame: bool = True) -> None:
-        """Requeue the unfinished trials of a worker that died, each by itself; a trial fails after too many deaths.
+        """Requeue the unfinished trials of a dead worker in separate batches; a trial fails after too many deaths.
 
-        Without `blame` the worker died before it began with them, which does not count as an attempt.
+        Without `blame`, the worker died before it began with them, and the attempt does not count.
         """
         with self._news:
             for trial in batch:
@@ -113,7 +113,7 @@ class SearchCoordinator:
             self._news.notify_all()
 
     def failed(self, batch: Sequence[Trial], why: str) -> None:
-        """Fail the trial of a batch that raised an error; of several trials requeue each by itself."""
+        """Fail the trial of a batch that raised an error. Several trials are requeued in separate batches."""
         with self._news:
             if self.left:
                 return
@@ -142,7 +142,7 @@ class SearchCoordinator:
             self.budget.ended(trial)
 
     def _requeue(self, record: TrialRecord) -> None:
-        """Put a trial back; after a first attempt it runs by itself. Its reports stay: a checkpoint may continue it."""
+        """Put a trial back into the queue, alone after its first attempt. A checkpoint may continue it."""
         record.status, record.checkpoint = "waiting", None
         self._queue.put(Trial(record.number, record.overrides), apart=record.attempts > 0)
 
@@ -158,7 +158,7 @@ class SearchCoordinator:
     # For workers: `protocol.Coordinator`.
 
     def report(self, trial: str, report: Report) -> bool:
-        """Record an evaluation and return whether the trial goes on."""
+        """Record an evaluation and return whether the trial continues."""
         with self._news:
             record = self._records[trial]
             if self.evicted.is_set():

@@ -55,7 +55,7 @@ def _created(search_store: SearchStore) -> str:
 
 
 def check_unchanged(record: SearchRecord, base: Base, snapshot: Snapshot) -> None:
-    """Check that a search goes on with its base and rows. Raises WrongBase or RequestError."""
+    """Check that a search continues with its base and rows. Raises WrongBase or RequestError."""
     check_hash(base, record.base_hash, f"search {record.name} began with that one; --fresh starts another search")
     if record.fingerprint != snapshot.fingerprint:
         raise RequestError(

@@ -1,4 +1,4 @@
-"""The registration of a search's best trials as model versions."""
+"""Register a search's best trials as model versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def register_best(prepared: PreparedSearch, coordinator: SearchCoordinator, ranked: Sequence[TrialRecord]) -> None:
-    """Register as many of the ranked trials as the spec asks for, the best one last: it is then the newest version."""
+    """Register as many of the best trials as the spec asks for, the best one last, as the newest version."""
     wanted = prepared.spec.searched().to_register
     count = {"none": 0, "best": 1}[wanted] if isinstance(wanted, str) else wanted
     for record in reversed(ranked[:count]):
@@ -43,12 +43,12 @@ def register_trial(prepared: PreparedSearch, record: TrialRecord) -> bool:
     store, spec, name = prepared.search_store.store, prepared.spec, prepared.record.score["name"]
     found = _checkpoint_of(prepared, record)
     if found is None or found[0].meta["metrics"].get(name) is None:
-        why = "has no whole checkpoint (the quota may have left no room for it)"
+        why = "has no complete checkpoint (the quota may have been used up)"
         _note(prepared, f"trial {record.id} {why}, so it is not registered")
         return False
     saved, delta = found
     if saved.meta["metrics"][name] != (record.best or {}).get(name):
-        why = f"there was no room for its best checkpoint; registered is the one with {name}"
+        why = f"its best checkpoint exceeded the quota; the one that is registered has {name}"
         _note(prepared, f"trial {record.id}: {why} {saved.meta['metrics'][name]:.4g}")
     trial = Trial(record.number, record.overrides)
     trial_spec = trial.spec(without_search(spec))

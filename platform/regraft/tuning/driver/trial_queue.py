@@ -12,7 +12,7 @@ from regraft.tuning.space import without_search
 from regraft.tuning.study import Study
 
 TOGETHER = 64
-"""The most trials that train only a head and are handed out together."""
+"""Limit of trials that train only a head and run together."""
 TOGETHER_LEARNING = 8
 """The same for a sampler that learns from results, which it gets only after a batch."""
 

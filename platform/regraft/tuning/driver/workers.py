@@ -14,12 +14,12 @@ from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.records import error_line
 
 log = logging.getLogger(__name__)
-DEATHS = 5
-"""The most workers of a slot that may die in a row before running a trial."""
+MAX_DEATHS = 5
+"""How many workers of a slot may die one after another without having run a trial."""
 
 
 class WorkerDied(Exception):
-    """The process that ran trials is gone, and with it their progress."""
+    """The process that ran trials has died; their progress since the last checkpoint is lost."""
 
 
 class WorkerPool(Protocol):
@@ -33,11 +33,11 @@ class WorkerPool(Protocol):
         ...
 
     def ready(self, slot: int, coordinator: Coordinator) -> None:
-        """Load base and rows, and compute the shared outputs. Errors end the search, except for WorkerDied."""
+        """Load base and rows, and compute the shared outputs. Any error but WorkerDied ends the search."""
         ...
 
     def work(self, slot: int, trials: Sequence[Trial], coordinator: Coordinator) -> None:
-        """Run trials to their ends. Raises StoreError, WorkerDied, or any other error of these trials."""
+        """Run trials to their ends. Raises StoreError, WorkerDied, or an error of one of these trials."""
         ...
 
     def close(self) -> None:
@@ -50,7 +50,7 @@ PoolFactory = Callable[[], WorkerPool]
 
 
 class LazyPool:
-    """A worker pool that is made at once, or when there is work for it; the stack closes it."""
+    """A worker pool that is made at once or at first use; the stack closes it."""
 
     def __init__(self, make_pool: PoolFactory, stack: ExitStack, *, at_once: bool) -> None:
         self._make_pool, self._stack = make_pool, stack
@@ -67,7 +67,7 @@ class LazyPool:
 
 
 def run_slots(coordinator: SearchCoordinator, pool: WorkerPool, first: list[Trial]) -> None:
-    """Run each slot of the pool in a thread, slot 0 in this one with `first`; raise the first error of any."""
+    """Run each slot in a thread, slot 0 in this one, beginning with `first`; raise the first error of any slot."""
     errors: list[BaseException] = []
 
     def run(slot: int, begin: list[Trial]) -> None:
@@ -75,7 +75,7 @@ def run_slots(coordinator: SearchCoordinator, pool: WorkerPool, first: list[Tria
             run_slot(coordinator, pool, slot, begin)
         except BaseException as error:
             errors.append(error)
-            coordinator.leave()  # trials of other slots must not end as if that had been decided
+            coordinator.leave()  # else the end of other slots' trials would be stored as a decision
 
     threads = [
         threading.Thread(target=run, args=(slot, []), daemon=True, name=f"regraft-slot-{slot}")
@@ -95,7 +95,7 @@ def run_slots(coordinator: SearchCoordinator, pool: WorkerPool, first: list[Tria
 def run_slot(coordinator: SearchCoordinator, pool: WorkerPool, slot: int, first: list[Trial]) -> None:
     """Run batches in one slot, beginning with `first`, until the coordinator has no more.
 
-    Raises RunError if more than DEATHS workers in a row die before running a trial.
+    Raises RunError if more than MAX_DEATHS workers in a row die before running a trial.
     """
     batch: list[Trial] | None = first
     deaths = 0
@@ -108,7 +108,7 @@ def run_slot(coordinator: SearchCoordinator, pool: WorkerPool, slot: int, first:
             except WorkerDied as error:
                 deaths += 1
                 coordinator.lost(batch, error_line(error), blame=False)
-                if deaths > DEATHS:
+                if deaths > MAX_DEATHS:
                     raise RunError(f"{deaths} workers died before they could run a trial: {error}") from error
             else:
                 deaths = 0

@@ -18,7 +18,7 @@ from regraft.tuning.pages.words import brief, compact_number, numeric_fields, to
 from regraft.tuning.records import SearchRecord, TrialRecord
 
 PANELS = 12
-"""The most panels of one picture."""
+"""Limit of panels of one picture."""
 
 
 @dataclass(frozen=True)

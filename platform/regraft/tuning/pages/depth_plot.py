@@ -32,7 +32,7 @@ def depth_picture(record: SearchRecord, columns: Sequence[DepthColumn], knee: Kn
 
 @dataclass(frozen=True)
 class _Layout:
-    """The columns, where each stands on the x axis, and the knee among them."""
+    """The columns, each with its place on the x axis, and the knee among them."""
 
     columns: tuple[DepthColumn, ...]
     knee: Knee
@@ -58,7 +58,7 @@ class _Layout:
         return self.places[-1] - self.places[0]
 
     def place_of(self, column: DepthColumn) -> float:
-        """Return where one of the columns stands."""
+        """Return the place of a column on the x axis."""
         return next(place for place, other in self.placed if other is column)
 
     def ticks(self) -> tuple[list[float], list[str]]:

@@ -55,7 +55,7 @@ def write_report(record: SearchRecord, trials: Sequence[TrialRecord], folder: Pa
     """Write `report.html` and a PNG of each picture into the folder, and return their paths, the page first.
 
     The report of a running search may be written repeatedly: each file is replaced atomically, and pictures that no
-    longer apply are deleted. Raises the store floor's errors if the folder cannot be written.
+    longer apply are deleted. Raises StoreError if the folder cannot be written.
     """
     pictures = _pictures(record, trials)
     text = _page(record, trials, pictures)

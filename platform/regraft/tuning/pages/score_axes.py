@@ -1,4 +1,4 @@
-"""Axes with the deciding metric upwards: their limits, and trials as dots with tooltips."""
+"""Axes whose y axis is the deciding metric: their limits, and trials drawn as dots with tooltips."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from regraft.tuning.pages.words import tooltip
 from regraft.tuning.records import TrialRecord
 
 _FAR, _NEAR = 4.0, 1.7
+"""Largest height of the axes, in units of the usual range: without `least`, and with it."""
 _DOT, _LARGE = 16, 46
+"""Areas of a dot and of a best trial's dot, in square points."""
 
 
 @dataclass(frozen=True)
 class ScoreAxes:
-    """Axes of a canvas whose y axis is the deciding metric."""
+    """Axes on a canvas whose y axis is the deciding metric."""
 
     canvas: Canvas
     axes: Axes
@@ -37,9 +39,10 @@ class ScoreAxes:
         return 0.0 if found is None else found
 
     def limit(self, values: Sequence[float], *, least: float | None = None) -> None:
-        """Set the y limits to all values, without outliers so bad that the others would become indistinguishable.
+        """Fit the y limits to the values, except for outliers so bad that the others would look alike.
 
-        With `least` the limits reach at least down to it; worse values get as much space again, and no more.
+        The usual range reaches from the best value to `least`, or over the best three quarters of the values. A value
+        is an outlier when it is more than _NEAR (with `least`) or _FAR times that range below the best.
         """
         ordered = sorted(values, key=lambda height: -self.sign * height)
         best, worst = ordered[0], ordered[-1]
@@ -54,7 +57,7 @@ class ScoreAxes:
         self.axes.yaxis.set_major_locator(MaxNLocator(5))
 
     def dots(self, mark: str, placed: Sequence[tuple[float, TrialRecord]], *, best: bool = False) -> None:
-        """Draw trials as dots, stopped ones as rings, and those beyond the limits as triangles on the edge."""
+        """Draw (x, trial) pairs as dots, stopped trials as rings, those beyond the limits as triangles on the edge."""
         low, high = self.axes.get_ylim()
         groups: dict[str, list[tuple[float, TrialRecord]]] = {"whole": [], "stopped": [], "beyond": []}
         for place, trial in placed:

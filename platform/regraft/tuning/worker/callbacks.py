@@ -44,13 +44,13 @@ class TrialCheckpoint:
     """The document of the `RunState`."""
     metrics: Mapping[str, float]
     correct: str
-    """Which evaluation rows were right."""
+    """The evaluation rows that were predicted correctly."""
 
 
 class TrialCallbacks:
     """Callbacks of one trial.
 
-    An evaluation is reported before a checkpoint is written, so that only trials that go on, or are best, write one.
+    An evaluation is reported before a checkpoint is written, so that only trials that continue, or are best, write one.
     """
 
     def __init__(

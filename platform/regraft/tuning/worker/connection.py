@@ -30,7 +30,7 @@ class Connection:
         self._coordinator = coordinator
 
     def report(self, trial: str, report: Report) -> bool:
-        """Forward an evaluation and return whether the trial goes on."""
+        """Forward an evaluation and return whether the trial continues."""
         return _forward(self._coordinator.report, trial, report)
 
     def reserve(self, trial: str, count: int) -> bool:

@@ -1,4 +1,4 @@
-"""Head trials that are trained together, while each reports, stops, fails and writes checkpoints by itself."""
+"""Head trials that are trained together, while each reports, stops, fails and writes checkpoints separately."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class HeadCohort:
                 self.pause(due)
 
     def disband(self) -> None:
-        """Write a checkpoint of every open head, from which it may go on by itself."""
+        """Write a checkpoint of every open head, from which it may continue alone."""
         for at, one in enumerate(self.open):
             one.state.step = one.head.step
             self._save_last(one, at)

@@ -47,7 +47,7 @@ class FeatureHead:
 def head_only_obstacle(spec: RunSpec) -> str:
     """Return why a spec cannot train a head on features alone, whatever the model; empty if it may."""
     if spec.losses:
-        return "loss terms look at the whole model"
+        return "loss terms need the whole model"
     if spec.training.accumulation > 1:
         return "training.accumulation makes several batches of one"
     task = type(spec.task)
@@ -158,7 +158,7 @@ def _check_task(adapted: Adapted, head: FeatureHead, output: Any, logits: Tensor
         *zip(both, (a + b for a, b in zip(first, second, strict=True)), strict=True),
     ]
     if not all(_close(one, two) for one, two in pairs) or metrics[0].keys() != metrics[1].keys():
-        raise NeedsModel("its loss is no sum over rows of what their logits and labels say")
+        raise NeedsModel("its loss is not a sum over rows that depends only on their logits and labels")
 
 
 def _close(one: Tensor, two: Tensor) -> bool:

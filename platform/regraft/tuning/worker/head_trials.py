@@ -93,7 +93,7 @@ class HeadTrials:
         coordinator.emit(BaselinesMeasured(found, correct))
 
     def _nearest_centroid(self, site: CutSite, train: HeadRows, held: HeadRows) -> tuple[dict[str, float], str]:
-        """Return the baseline's metrics, and which evaluation rows it had right."""
+        """Return the baseline's metrics, and the evaluation rows that it predicts correctly."""
         task, context = site.spec.task, replace(site.adapted.context, class_weights=None, label_smoothing=0.0)
         method = Method.lookup(CENTROID)()
         head = solved(method, train.features, train.labels, len(context.labels), head=site.adapted.linear_head())

@@ -1,7 +1,7 @@
 """Kept outputs of frozen parts, shared by all trials of a search: one pass over the rows computes every depth.
 
-A trial's model is cut where its training begins. The cuts of one task lie along the same frozen base, so that one pass
-over the rows, up to the deepest cut, computes the outputs at all of them.
+A trial's model is cut where its training begins. The cuts of one task lie along the same frozen base. So one pass over
+the rows, up to the deepest cut, computes the outputs at all of them.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ class CutEntry:
     """One cut with its plan: where its outputs are kept, or why they are not."""
 
     name: str
-    """Its name for people, such as `depth 4`."""
+    """Its name on screens and pages, such as `depth 4`."""
     cut: Cut | None
     shape_only: bool
     plan: CachePlacement
 
     @property
     def kept(self) -> bool:
-        """Whether trials read the outputs instead of computing them."""
+        """True if trials read the outputs instead of computing them."""
         return self.cut is not None and self.plan.where != "recompute"
 
 
 @dataclass
 class SharingStats:
-    """What trials shared and what it saved, as numbers that add up over workers."""
+    """Counts of rows and seconds that trials shared and saved; they are summed over workers."""
 
     rows: int = 0
     computed: int = 0
@@ -78,7 +78,7 @@ class SharedCuts:
     folder: Path
     """Scratch folder of this worker."""
     budget: int
-    """The most bytes that all cuts may take."""
+    """Limit of bytes for all cuts."""
     emit: Progress
     shared: SharingStats = field(default_factory=SharingStats)
     entries: dict[Key, CutEntry] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class SharedCuts:
             self._give_up(cuts, str(as_not_cut(error)))
 
     def trunk(self, site: CutSite) -> Trunk | None:
-        """Return the cache in place of a model's frozen part; None if the model computes it.
+        """Return the cache that replaces a model's frozen part; None if the model computes it.
 
         Raises Unsupported if the spec forces the cache and outputs cannot be kept.
         """
@@ -223,7 +223,7 @@ class SharedCuts:
             self.emit(TrunkProgress(done, of))
 
     def _give_up(self, cuts: Iterable[tuple[Key, CutSite, CheckedCut]], why: str) -> None:
-        """Use no outputs of these cuts, except for those that other cuts keep too."""
+        """Drop the outputs of these cuts, except for those that other cuts need."""
         for key, site, checked in cuts:
             plan = CachePlacement("recompute", why, 0, 0.0, 0.0)
             self.entries[key] = CutEntry(frozen_name(site.adapted), checked.cut, checked.shape_only, plan)
@@ -284,7 +284,7 @@ def site_with_modules(sites: Sequence[CutSite], cuts: Sequence[Cut]) -> CutSite:
 
 
 def frozen_name(adapted: Adapted) -> str:
-    """Return the name of a model's frozen part, for people."""
+    """Return a readable name of a model's frozen part."""
     method = adapted.method
     if method.serves == "head":
         return "all but the head"
@@ -298,7 +298,7 @@ def task_key(spec: RunSpec) -> str:
 
 
 def sharing_totals(every: Iterable[SharedCuts]) -> dict[str, Any]:
-    """Return what trials shared over all tasks, as it stands in the search's record."""
+    """Return what trials of all tasks shared, in the form of the search's record."""
     every = list(every)
     entries = [entry for cuts in every for entry in cuts.entries.values() if entry.cut is not None]
     places = dict.fromkeys(entry.plan.where for entry in entries)

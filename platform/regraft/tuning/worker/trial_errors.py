@@ -1,4 +1,4 @@
-"""Which errors fail a single trial and which ones end the worker."""
+"""Sort errors into those that fail a single trial and those that end the worker."""
 
 from __future__ import annotations
 

@@ -45,5 +45,5 @@ def test_entities_are_counted_for_what_they_were_taken_for(found: Findings) -> N
 def test_wrong_ends_are_distinguished_from_wrong_types(found: Findings) -> None:
     f1 = {str(cells[0]): cells[-1] for cells in found.tables[1].rows}
     assert f1["type and both ends"] == pytest.approx(1 / 4)
-    assert f1["both ends, whatever the type"] == pytest.approx(2 / 4)
+    assert f1["both ends, any type"] == pytest.approx(2 / 4)
     assert f1["the type, with any overlap"] == pytest.approx(2 / 4)

@@ -192,7 +192,7 @@ def test_a_head_that_is_more_than_it_seems_is_found_out(tmp_path: Path, monkeypa
 
     for patched, why in (
         ((MeanPooledClassifier, "forward", doubled), "the model does more with the head's output than hand it on"),
-        ((TextClassification, "loss", mixed), "its loss is no sum over rows"),
+        ((TextClassification, "loss", mixed), "its loss is not a sum over rows"),
     ):
         with monkeypatch.context() as context:
             context.setattr(*patched)

@@ -30,8 +30,9 @@ from unit.bases.families import FAMILIES, shake, step
 from unit.every.rows import NOTHING_NEW, base_of, family_of, fits, labels_of, rows_of, task_of
 
 METHODS: dict[str, Any] = {
-    **{key: {"type": key} for key in Method.names() if not Method.lookup(key).closed_form},
-    "freeze": {"type": "freeze", "depth": 1},
+    key: {"type": key} | ({"depth": 1} if "depth" in Method.lookup(key).model_fields else {})
+    for key in Method.names()
+    if not Method.lookup(key).closed_form
 }
 QUICK = {(key, family_of(key)) for key in Task.names()}
 """A family for each task in every run of the tests; the others are many, and slow for that alone."""
@@ -88,7 +89,7 @@ def fitted(key: str, family: str, name: str, base: Base) -> Case:
         adapted = adapt(base, Adaptation(task=task, method=method, labels=labels_of(task), seed=5))
     except Unsupported as refusal:
         assert len(str(refusal)) > 20
-        if method.key() == "feature-extraction" and task.auto in NOTHING_NEW:
+        if method.serves == "head" and task.auto in NOTHING_NEW:
             pytest.skip(f"refused, as it should be: {refusal}")
         if family in REFUSED.get(task.auto, ()) and refusal.where == "base":
             pytest.skip(f"refused, as it should be: {refusal}")

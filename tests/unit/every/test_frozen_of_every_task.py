@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from regraft.contracts import Task
+from regraft.contracts import Method, Task
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
@@ -24,11 +24,13 @@ MORE = [
     (keys_of("AutoModelForTokenClassification")[0], "deberta-v2"),
 ]
 """Families beside the first of their task that are cut in other places."""
+METHODS = {key: Method.lookup(key) for key in Method.names() if not Method.lookup(key).closed_form}
+AT_A_DEPTH = [{"type": key, "depth": 2} for key, method in METHODS.items() if "depth" in method.model_fields]
+HEAD_ALONE = [key for key, method in METHODS.items() if method.serves == "head"]
 CASES = [
     (key, family, method)
     for key, family in [*FAMILY.items(), *MORE]
-    for method in ({"type": "freeze", "depth": 2}, "feature-extraction")
-    if Task.lookup(key).auto not in NOTHING_NEW or method != "feature-extraction"
+    for method in (*AT_A_DEPTH, *(HEAD_ALONE if Task.lookup(key).auto not in NOTHING_NEW else ()))
 ]
 
 

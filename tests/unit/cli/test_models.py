@@ -85,7 +85,7 @@ def test_an_alias_moves_and_goes_back(regraft: Regraft, at: ObjectStore) -> None
     assert Registry(at).aliases("tickets") == {"production": "v1"}
     result = regraft("models", "rollback", "tickets", "production")
     assert result.code == 2
-    assert "nothing before that" in result.err
+    assert "no previous version to go back to" in result.err
 
 
 def test_diff_tells_fields_of_the_spec_and_metrics(regraft: Regraft, at: ObjectStore) -> None:

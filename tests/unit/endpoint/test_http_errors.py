@@ -176,7 +176,7 @@ def bomb() -> bytes:
     [
         (bomb(), 413, "pixels"),
         (picture(0)[:200], 422, "not readable"),
-        (b"no picture", 422, "no image of a known format"),
+        (b"no picture", 422, "not an image of a known format"),
         (icon(), 422, "allowed are PNG, JPEG"),
         (program(), 422, "allowed are PNG, JPEG"),
         (b"", 422, "is empty"),

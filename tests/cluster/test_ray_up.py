@@ -167,7 +167,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
 def test_the_node_is_set_up_as_the_file_says(launched: Launched) -> None:
     installed = (launched.home / "pip.log").read_text().splitlines(keepends=True)
     assert installed[0] == f"install -q -c {launched.home}/regraft/constraints.txt {launched.home}/regraft\n"
-    assert (launched.home / "regraft" / "platform" / "regraft" / "spec.py").is_file()
+    assert (launched.home / "regraft" / "platform" / "regraft" / "errors.py").is_file()
     assert (launched.home / "regraft" / "pyproject.toml").read_text() == (ROOT / "pyproject.toml").read_text()
     assert (launched.home / "stopped.log").read_text().startswith("stop\n")
     assert (launched.home / ".bashrc").read_text().count(".regraft.sh") == 1

@@ -48,18 +48,6 @@ def test_no_file_is_long_and_no_module_is_a_drawer() -> None:
         assert path.stem not in DRAWERS, path
 
 
-def test_functions_are_short() -> None:
-    lengths = [
-        (node.end_lineno - node.lineno + 1, f"{path.name}:{node.name}")
-        for path in CODE
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
-    ]
-    longest = max(lengths)
-    assert longest[0] <= 70, longest
-    assert sum(length <= 35 for length, _ in lengths) / len(lengths) > 0.95
-
-
 def test_nothing_unsafe_is_written() -> None:
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -11,7 +11,6 @@ from pathlib import Path
 from house.sources import CODE, TESTS, Function, functions, module_name, tree, words
 from support.paths import ROOT
 
-DRAWERS = {"utils", "helpers", "common", "misc", "manager", "core", "base"}
 BANNED = frozenset(
     [
         "desk",
@@ -79,10 +78,6 @@ def banned(path: Path) -> set[str]:
 def test_names_hold_no_banned_word() -> None:
     found = {path.name: sorted(wrong) for path in (*CODE, *TESTS) if path not in OF_0_1_0 and (wrong := banned(path))}
     assert found == {}
-
-
-def test_no_module_is_a_drawer() -> None:
-    assert [path for path in CODE if path.stem in DRAWERS] == []
 
 
 def test_no_class_name_is_used_twice() -> None:

@@ -6,7 +6,6 @@ import ast
 
 from house.sources import CODE, Function, length, methods_and_functions, module_name, tree
 
-MOST_LINES = 400
 MOST_PARAMETERS = 5
 MOST_POSITIONAL = 4
 FACE = {"regraft.evaluate", "regraft.predict", "regraft.search", "regraft.train"}
@@ -18,11 +17,6 @@ def parameters(function: Function) -> tuple[int, int]:
     positional = [item.arg for item in (*function.args.posonlyargs, *function.args.args)]
     own = len(positional) - (positional[:1] in (["self"], ["cls"]))
     return own + len(function.args.kwonlyargs), own
-
-
-def test_files_are_short() -> None:
-    lengths = {str(path): len(path.read_text().splitlines()) for path in CODE}
-    assert {path: lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
 
 
 def test_functions_are_short() -> None:

@@ -121,6 +121,8 @@ def _summary(evaluated: EvaluationResult, screen: Screen) -> None:
     rows.append(("report", shlex.quote(str(evaluated.html))))
     screen.say(Text.assemble((f"{document['model']}@{document['version']}", "bold green"), " is evaluated"))
     screen.facts(rows)
+    for text in document["notes"]:
+        screen.say(text)
 
 
 def _comparison(against: Mapping[str, Any], score: str) -> str:

@@ -148,6 +148,13 @@ class Column(Plugin, ABC):
         """Return a warning about labels that are probably a mistake, or None."""
         return None
 
+    def remark(self, value: Any) -> str | None:
+        """Return what a user should know about a parsed value that is usable but doubtful, or None.
+
+        The same text is counted over all rows and reported once, so it names no row.
+        """
+        return None
+
     def accept(self, value: Any) -> Any:
         """Check and convert a value from a Python caller for `Task.encode`. BadCell when it does not fit."""
         return value

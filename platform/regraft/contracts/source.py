@@ -21,6 +21,8 @@ class Raw:
     """The row's place for messages, such as file:row."""
     problem: str | None = None
     """Why this row cannot be read, as a message; the source continues with the next row (`data.bad_rows: skip`)."""
+    ignored: str = ""
+    """A plural noun phrase for a thing that is not a row, such as `files named *.xmp`: it is counted and reported."""
 
 
 class Source(Plugin, ABC):
@@ -42,6 +44,7 @@ class Source(Plugin, ABC):
     def read(self, path: Path) -> Iterator[Raw]:
         """Yield the rows in file order.
 
-        A row that cannot be read is yielded with its `problem`. Raises DataError where the rest of the file cannot be
+        A row that cannot be read is yielded with its `problem`, and a thing that is passed over with its kind in
+        `ignored`: nothing is left out without a trace. Raises DataError where the rest of the file cannot be
         read either.
         """

@@ -182,6 +182,13 @@ class Task(Plugin, ABC):
         """
         return None
 
+    def remark(self, row: Row) -> str | None:
+        """Return what a user should know about a checked row that is usable but doubtful, or None.
+
+        The same text is counted over all rows and reported once, so it names no row.
+        """
+        return None
+
     def length(self, row: Row) -> int:
         """Return a row's length, so that batches hold rows of similar length; a constant if lengths do not matter."""
         return 1

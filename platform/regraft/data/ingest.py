@@ -15,6 +15,7 @@ from regraft.columns.files.remote import fetched_ahead
 from regraft.contracts import BadCell, Column, Raw, Row, Task, columns_of, ordered_labels
 from regraft.data.cell_parsing import ColumnMapping, group_of
 from regraft.data.inputs import DataFile, find_data_files
+from regraft.data.observations import Observations, remarks
 from regraft.data.rows import Rows, RowWriter
 from regraft.data.split_side import BadRows, SplitRow, SplitSide, row_labels
 from regraft.errors import DataError
@@ -41,6 +42,8 @@ class IngestedRows:
     """`train.arrow` and `eval.arrow`."""
     skipped: dict[str, Any]
     """Number of rows left out of each side, and messages of the first ones; empty when there are none."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was passed over, and about rows that are usable but doubtful."""
 
 
 def ingest(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], Any] | None = None) -> IngestedRows:
@@ -83,6 +86,7 @@ def ingest(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
         rows={side.name: side.rows for side in (train, evaluation)},
         files={path.name: path for path in files.values()},
         skipped=bad_rows.document(),
+        notes=reader.observations.lines(),
     )
 
 
@@ -97,7 +101,8 @@ def ingest_for_evaluation(
     path, bad_rows = scratch / "eval.arrow", BadRows()
     with RowWriter(path, task.input_columns()) as writer:
         side = SplitSide("eval", writer, columns_of(task.input_columns()))
-        _SplitReader(task, data, scratch, bad_rows).read(data.train, _Split(side))
+        reader = _SplitReader(task, data, scratch, bad_rows)
+        reader.read(data.train, _Split(side))
     if data.bad_rows == "fail" or not side.rows:
         bad_rows.report()
     if not side.rows:
@@ -110,6 +115,7 @@ def ingest_for_evaluation(
         rows={side.name: side.rows},
         files={path.name: path},
         skipped=bad_rows.document(),
+        notes=reader.observations.lines(),
     )
 
 
@@ -135,6 +141,7 @@ class _SplitReader:
         self._columns = columns_of(task.input_columns())
         self._has_files = any(column.by_reference for column in self._columns.values())
         self._allowed = None if data.labels is None else frozenset(data.labels)
+        self.observations = Observations()
 
     def read(self, written: str, split: _Split) -> None:
         """Read the rows of the files that `written` names into the split."""
@@ -148,6 +155,9 @@ class _SplitReader:
         first = True
         try:
             for raw in fetched_ahead(file.rows(), columns.remote) if self._has_files else file.rows():
+                if raw.ignored:
+                    self.observations.pass_over(raw.ignored, raw.where)
+                    continue
                 if raw.problem:
                     self._bad_rows.add(side.name, raw.problem, raw.where)
                     continue
@@ -182,6 +192,8 @@ class _SplitReader:
         if problem := self._label_problem(row) or self._task.check(indexed):
             self._bad_rows.add(side.name, problem, raw.where)
             return
+        for remark in remarks(self._task, indexed, self._columns):
+            self.observations.remark(remark, raw.where)
         length = self._task.length(indexed)
         side.add(SplitRow(row, length, _fingerprint_part(identity, row, length, self._columns), raw.where, group))
 

@@ -35,6 +35,8 @@ class Snapshot:
     """`task`, `columns` (name to kind), `labels`, `rows` (per side), `format`."""
     skipped: Mapping[str, Any] = field(default_factory=dict)
     """Bad rows left out of the snapshot: their number per side (`train`, `eval`), and messages (`rows`)."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was passed over, and about rows that are usable but doubtful."""
 
 
 def build_snapshot(
@@ -54,13 +56,14 @@ def build_snapshot(
         with writing_locally(Path(scratch)):
             ingested = ingest(task, data, Path(scratch), processor)
         _store_rows(store, ingested, task)
+        facts: dict[str, Any] = {"skipped": ingested.skipped, "notes": ingested.notes}
         try:
-            return replace(open_snapshot(store, ingested.fingerprint, cache), skipped=ingested.skipped)
+            return replace(open_snapshot(store, ingested.fingerprint, cache), **facts)
         except Damaged as error:
             if not _repair(store, ingested):
                 raise
             log.warning("%s: written again from the data just read", error)
-            return replace(open_snapshot(store, ingested.fingerprint, cache), skipped=ingested.skipped)
+            return replace(open_snapshot(store, ingested.fingerprint, cache), **facts)
 
 
 def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = None) -> Snapshot:

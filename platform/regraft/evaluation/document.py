@@ -53,7 +53,7 @@ class Evaluation:
             "device": str(predictor.device),
             "regraft": VERSION,
             **self._metrics(),
-            "notes": _notes(predictor),
+            "notes": [*_notes(predictor), *self.labelled.notes],
             "recorded": _recorded(predictor.meta),
             "findings": asdict(self.findings),
             "wrong": self.worst.wrong,

@@ -41,6 +41,8 @@ class LabelledRows:
     """Bad rows that were left out: `eval`, their number, and `rows`, messages about the first ones."""
     columns: Mapping[str, str]
     """The names of the task's columns in the files."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was passed over, and about rows that are usable but doubtful."""
 
 
 def read_labelled(predictor: Predictor, path: str, scratch: Path, options: EvaluationOptions) -> LabelledRows:
@@ -56,7 +58,7 @@ def read_labelled(predictor: Predictor, path: str, scratch: Path, options: Evalu
     except DataError as error:
         raise DataError(with_names(error.message, _OPTIONS), error.where) from error
     rows = Rows(gathered.files["eval.arrow"], task.stored_columns())
-    return LabelledRows(rows, path, gathered.fingerprint, gathered.skipped, spec.columns)
+    return LabelledRows(rows, path, gathered.fingerprint, gathered.skipped, spec.columns, gathered.notes)
 
 
 def _data_spec(predictor: Predictor, path: str, options: EvaluationOptions) -> DataSpec:

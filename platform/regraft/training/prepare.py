@@ -12,7 +12,7 @@ from typing import Any
 
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base, base_named, check_hash, locate
-from regraft.contracts import Note, Progress
+from regraft.contracts import Progress, note
 from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.errors import Damaged, RequestError
 from regraft.spec.run import RunSpec
@@ -66,8 +66,8 @@ def build_rows(store: ObjectStore, spec: RunSpec, base: Base, progress: Progress
     if spec.compute.workers == 0:
         check_weights_fit(base, LocalHarness())  # before the data are read; workers check their own machines
     snapshot = build_snapshot(store, spec.task, spec.data, processor=lambda: load_processor(base, spec.task.modality))
-    if snapshot.skipped and progress is not None:
-        progress(Note(skipped_text(snapshot.skipped)))
+    for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
+        note(progress, text)
     return snapshot
 
 
@@ -94,6 +94,7 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         data=snapshot.fingerprint,
         rows={"train": len(snapshot.train), "eval": len(snapshot.eval)},
         skipped=dict(snapshot.skipped),
+        **({"notes": list(snapshot.notes)} if snapshot.notes else {}),
         created=created,
     )
     fitted = spec.model_copy(update={"task": spec.task.fit_to_rows(snapshot.train.numbers)})

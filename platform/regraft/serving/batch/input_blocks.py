@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from regraft.contracts import BadCell, Kind, Raw, Row, Source, column_of, columns_of
 from regraft.data.cell_parsing import ColumnMapping
 from regraft.data.inputs import DataFile, find_data_files
+from regraft.data.observations import Observations
 from regraft.data.rows import Rows, RowWriter
 from regraft.data.setting_names import with_names
 from regraft.errors import DataError, RequestError
@@ -54,6 +55,10 @@ class ReadOptions:
     source: Source | None
     bad_rows: Literal["fail", "skip"]
     block_rows: int
+    remarks: Callable[[Row], Sequence[str]] = lambda row: ()
+    """Returns what is to be said about a usable row (`Task.remark`)."""
+    observations: Observations = field(default_factory=Observations)
+    """What was passed over and remarked while the input was read."""
 
 
 def source_named(written: object) -> Source:
@@ -99,6 +104,9 @@ def _read_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
     names: dict[str, str] = {}
     kinds: dict[str, Kind] = dict(reading.wanted)
     for raw in file.rows():
+        if raw.ignored:
+            reading.observations.pass_over(raw.ignored, raw.where)
+            continue
         if raw.problem:
             yield InputRow(raw, {}, kinds, raw.problem)
             continue
@@ -112,7 +120,10 @@ def _read_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
             row = mappings[key].row(raw)
             _canonical(row_identity(row, kinds)).encode()
             checked = {name: column.for_check(row[name]) for name, column in columns_of(kinds).items()}
-            yield InputRow(raw, row, kinds, reading.check({**checked, "row": 0}))
+            problem = reading.check({**checked, "row": 0})
+            for text in () if problem else reading.remarks(checked):
+                reading.observations.remark(text, raw.where)
+            yield InputRow(raw, row, kinds, problem)
         except BadCell as error:
             yield InputRow(raw, {}, kinds, str(error))
 

@@ -236,6 +236,7 @@ class PreparedRequest:
             source=request.format,
             bad_rows=request.bad_rows,
             block_rows=request.block_rows,
+            remarks=schema.remarks,
         )
 
     def job(self) -> BatchJob:
@@ -297,7 +298,10 @@ def _resume(
 def _start(prepared: PreparedRequest, choose: ChooseDtype, progress: Progress | None) -> tuple[InputBlocks, BatchJob]:
     store, job = prepared.store, prepared.job()
     empty(store)
-    blocks = InputBlocks.read(store, prepared.read_options())
+    reading = prepared.read_options()
+    blocks = InputBlocks.read(store, reading)
+    for text in reading.observations.lines():
+        note(progress, text)
     if job.target.base is not None and job.dtype == "auto":
         few = blocks.total < WORTH_MEASURING
         plain: Mapping[str, Any] = {"dtype": "fp32", "why": f"fewer than {WORTH_MEASURING} rows"}

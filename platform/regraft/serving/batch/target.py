@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from regraft.bases.locate import Base, locate
-from regraft.contracts import Kind, Row, Task
+from regraft.contracts import Kind, Row, Task, columns_of
+from regraft.data.observations import remarks
 from regraft.errors import BaseError, NotFound, WrongBase
 from regraft.serving.encoder import recipe_of
 from regraft.serving.predictor import parse_member, version_base
@@ -29,6 +30,8 @@ class RowSchema:
     """Returns the problem of a row, or None."""
     trained: Mapping[str, str]
     """The columns' names in the training files."""
+    remarks: Callable[[Row], Sequence[str]] = lambda row: ()
+    """Returns what is to be said about a usable row."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,10 @@ class Target:
         assert isinstance(task, Task)
         wanted = prediction_columns(task)
         return RowSchema(
-            wanted, task.check, {name: written for name, written in self.trained.items() if name in wanted}
+            wanted,
+            task.check,
+            {name: written for name, written in self.trained.items() if name in wanted},
+            lambda row: remarks(task, row, columns_of(wanted)),
         )
 
     def located(self) -> Base:

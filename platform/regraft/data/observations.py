@@ -1,0 +1,44 @@
+"""Facts about data that are not errors: each kind is counted, and reported once with an example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from regraft.contracts import Column, Row, Task
+
+
+class Observations:
+    """Counts of what was noticed while rows were read, by kind, with the first place of each."""
+
+    def __init__(self) -> None:
+        self._passed_over: dict[str, tuple[int, str]] = {}
+        self._remarks: dict[str, tuple[int, str]] = {}
+
+    def pass_over(self, kind: str, where: str) -> None:
+        """Count one more thing that is not a row; `kind` is a plural noun phrase, such as `files named *.xmp`."""
+        _count(self._passed_over, kind, where)
+
+    def remark(self, text: str, where: str) -> None:
+        """Count one more row about which `text` is to be said."""
+        _count(self._remarks, text, where)
+
+    def lines(self) -> tuple[str, ...]:
+        """Return one sentence for each kind, in the order in which they were met."""
+        passed = [f"passed over {kind}: {count:,}, the first {at}" for kind, (count, at) in self._passed_over.items()]
+        rows = [f"{text}: {_rows(count)}, the first {at}" for text, (count, at) in self._remarks.items()]
+        return (*passed, *rows)
+
+
+def remarks(task: Task, row: Row, columns: Mapping[str, Column]) -> list[str]:
+    """Return what the task and the kinds of columns have to say about a usable row."""
+    found = [task.remark(row), *(column.remark(row[name]) for name, column in columns.items() if name in row)]
+    return [text for text in found if text]
+
+
+def _count(found: dict[str, tuple[int, str]], kind: str, where: str) -> None:
+    count, first = found.get(kind, (0, where))
+    found[kind] = (count + 1, first)
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"

@@ -5,15 +5,19 @@ Importing this package imports neither torch nor Ray: the functions bring them i
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+import os as _os
+import sys as _sys
+import typing as _typing
+from collections.abc import Mapping as _Mapping
+from pathlib import Path as _Path
 
-from regraft.version import VERSION
+from regraft.version import VERSION as _VERSION
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import Any, Literal
+
     from regraft.contracts import Progress, Source
     from regraft.evaluation.evaluate import EvaluationResult
     from regraft.serving.batch.session import BatchResult
@@ -24,25 +28,46 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "evaluate", "load", "predict", "search", "train"]
 
-__version__ = VERSION
+__version__ = _VERSION
+
+del annotations  # the package's names are those above
 
 
 def train(
     spec: RunSpec | Mapping[str, Any] | str | Path,
     *,
     overrides: Mapping[str, object] | None = None,
+    store: str | Path | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
     address: str | None = None,
 ) -> Outcome:
     """Run a spec (an object, a mapping, or the path of a YAML file) to its end and register the model.
 
-    `overrides` replaces dotted fields (`{"training.lr": 1e-4}`), as `--set` does. The same spec again continues its
-    run, or returns the outcome of the finished one; `fresh` starts another. `progress` is called with every event, a
-    dataclass of `regraft.contracts.events` such as `Stepped` or `EvaluationDone`; `event.document()` is the event as a
-    dict. Raises SpecError with all problems at once, before anything starts.
+    `overrides` replaces dotted fields (`{"training.lr": 1e-4}`), as `--set` does. `store` is the folder or s3:// URL of
+    runs and models; when None, the one that an object or a mapping names, else REGRAFT_STORE, else the one in the file,
+    else ./regraft-store. The same spec again continues its run, or returns the outcome of the finished one; `fresh`
+    starts another. `progress` is called with every event, a dataclass of `regraft.contracts.events` such as `Stepped`;
+    `event.document()` is the event as a dict. Without it, progress and result are shown in a terminal or a notebook.
+    Raises SpecError with all problems at once, before anything starts.
     """
-    spec = _resolved(spec, overrides)
+    from regraft.store.scratch_folder import swept
+
+    resolved = _resolved(spec, overrides, store)
+
+    def run(shown: Progress | None) -> Outcome:
+        with swept():
+            return _train(resolved, fresh=fresh, progress=shown, address=address)
+
+    if progress is not None:
+        return run(progress)
+    from regraft.cli.python_progress import train_shown
+
+    return train_shown(run)
+
+
+def _train(spec: RunSpec, *, fresh: bool, progress: Progress | None, address: str | None) -> Outcome:
+    """Train in this process, or on Ray."""
     if spec.compute.workers == 0:
         # In this process, so that machines without Ray can train too.
         from regraft.training.session import train_local
@@ -57,6 +82,7 @@ def search(
     spec: RunSpec | Mapping[str, Any] | str | Path,
     *,
     overrides: Mapping[str, object] | None = None,
+    store: str | Path | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
     address: str | None = None,
@@ -67,11 +93,27 @@ def search(
     `search.trials` or `search.seconds` add to them.
     Raises SpecError with all problems at once, before anything starts.
     """
-    from regraft.tuning.space import decides_without_tune, one_process_suffices
+    from regraft.store.scratch_folder import swept
     from regraft.tuning.validate import check_search
 
-    spec = _resolved(spec, overrides)
-    check_search(spec)  # before Ray and the libraries of models are imported
+    resolved = _resolved(spec, overrides, store)
+    check_search(resolved)  # before Ray and the libraries of models are imported
+
+    def run(shown: Progress | None) -> SearchOutcome:
+        with swept():
+            return _search(resolved, fresh=fresh, progress=shown, address=address)
+
+    if progress is not None:
+        return run(progress)
+    from regraft.cli.python_progress import search_shown
+
+    return search_shown(run)
+
+
+def _search(spec: RunSpec, *, fresh: bool, progress: Progress | None, address: str | None) -> SearchOutcome:
+    """Search in this process, or on Ray."""
+    from regraft.tuning.space import decides_without_tune, one_process_suffices
+
     if spec.compute.workers == 0 or (not _on_ray(address) and one_process_suffices(spec)):
         # In this process: Ray is not started, and not even imported where Tune decides nothing.
         if decides_without_tune(spec):
@@ -92,22 +134,50 @@ def search(
 
 def _on_ray(address: str | None) -> bool:
     """Return whether a Ray cluster is named, or this process is connected to one."""
-    ray = sys.modules.get("ray")
-    return bool(address or os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()))
+    ray = _sys.modules.get("ray")
+    return bool(address or _os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()))
 
 
-def _resolved(spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Mapping[str, object] | None) -> RunSpec:
-    """Return a spec from any of its forms."""
+def _resolved(
+    spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Mapping[str, object] | None, store: str | Path | None
+) -> RunSpec:
+    """Return a spec from any of its forms, with the overrides; `store` is one of them."""
+    from regraft.errors import RequestError
+    from regraft.spec.in_memory import refuse_rows
     from regraft.spec.run import RunSpec
 
-    if isinstance(spec, str | Path):
-        return RunSpec.load(Path(spec), overrides=overrides)
+    overrides = dict(overrides or {})
+    if store is not None:
+        if str(overrides.get("store", store)) != str(store):
+            raise RequestError("it is given by store= and, differently, by overrides: keep one", where="store")
+        overrides["store"] = str(store)
+    if isinstance(spec, str | _Path):
+        return RunSpec.load(_Path(spec), overrides=overrides)
     if isinstance(spec, RunSpec):
         return spec.override(overrides) if overrides else spec
+    if not isinstance(spec, _Mapping):
+        refuse_rows("spec", spec)
+        allowed = "a spec is a mapping, a RunSpec, or the path of a YAML file"
+        raise RequestError(f"a {type(spec).__name__} is given; {allowed}")
+    for place, value in (*_leaves(spec), *overrides.items()):
+        refuse_rows(place, value)
     return RunSpec.resolve(spec, overrides=overrides)
 
 
-def load(reference: str, *, store: str | None = None, plugins: Sequence[str | Path] = ()) -> Predictor:
+def _leaves(document: Mapping[str, Any], path: str = "") -> list[tuple[str, object]]:
+    """Return the values of a nested mapping by their dotted keys."""
+    found: list[tuple[str, object]] = []
+    for key, value in document.items():
+        found += _leaves(value, f"{path}{key}.") if isinstance(value, _Mapping) else [(f"{path}{key}", value)]
+    return found
+
+
+def _store(store: str | Path | None) -> str:
+    """Return the store of a call without a spec: the argument, else REGRAFT_STORE, else ./regraft-store."""
+    return str(store or _os.environ.get("REGRAFT_STORE") or "./regraft-store")
+
+
+def load(reference: str, *, store: str | Path | None = None, plugins: Sequence[str | Path] = ()) -> Predictor:
     """Return a registered model, ready to answer: `load("support-tickets@production").predict([{"text": "..."}])`.
 
     `reference` is a name with an optional @version or @alias. `store` is the folder or s3:// URL that holds it; when
@@ -116,16 +186,15 @@ def load(reference: str, *, store: str | None = None, plugins: Sequence[str | Pa
     """
     from regraft.serving.predictor import Predictor
 
-    store = store or os.environ.get("REGRAFT_STORE") or "./regraft-store"
-    return Predictor.open(store, reference, plugins=plugins)
+    return Predictor.open(_store(store), reference, plugins=plugins)
 
 
 def evaluate(
     model: str,
     data: str | Path,
-    output: str | Path,
+    output: str | Path | None = None,
     *,
-    store: str | None = None,
+    store: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     format: Mapping[str, Any] | str | None = None,
     bad_rows: Literal["fail", "skip"] = "fail",
@@ -140,17 +209,22 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate a registered model on the labelled rows at `data`: metrics with 95 % intervals, findings, worst rows.
 
-    `evaluation.json` and `evaluation.html` go into the folder `output`. `columns` maps the model's columns to the
+    `evaluation.json` and `evaluation.html` go into the folder `output`, ./evaluation-NAME-VERSION-DATA if it is None.
+    `columns` maps the model's columns to the
     file's, `format` is the source that reads it ("auto": by its name); the defaults are those of the training data.
     `against` is another model, compared on the same rows. Intervals use as many of `resamples` as `seconds` allow;
     `worst` rows are shown.
     """
     from regraft.evaluation.evaluate import evaluate as run
-    from regraft.evaluation.options import EvaluationOptions
+    from regraft.evaluation.options import EvaluationOptions, default_folder
     from regraft.store.objects import open_store
+    from regraft.store.registry import Registry
 
+    opened = open_store(_store(store))
+    registry = Registry(opened)
+    version = str(registry.version(*registry.parse(model)))
     options = EvaluationOptions(
-        output=Path(output),
+        output=default_folder(version, str(data)) if output is None else _Path(output),
         columns=dict(columns or {}),
         format=format,
         bad_rows=bad_rows,
@@ -162,8 +236,7 @@ def evaluate(
         base=base,
         device=device,
     )
-    opened = open_store(store or os.environ.get("REGRAFT_STORE") or "./regraft-store")
-    return run(opened, model, str(data), options=options, progress=progress)
+    return run(opened, version, str(data), options=options, progress=progress)
 
 
 def predict(
@@ -171,7 +244,7 @@ def predict(
     input: str | Path,
     output: str | Path,
     *,
-    store: str | None = None,
+    store: str | Path | None = None,
     features: bool = False,
     columns: Mapping[str, str] | None = None,
     format: Source | Mapping[str, Any] | str | None = None,
@@ -200,7 +273,7 @@ def predict(
         model=str(model),
         input=str(input),
         output=str(output),
-        store=store or os.environ.get("REGRAFT_STORE") or "./regraft-store",
+        store=_store(store),
         features=features,
         columns=dict(columns or {}),
         format=format if format is None or isinstance(format, Source) else source_named(format),

@@ -85,11 +85,12 @@ class FakeTraining:
     before: Callable[[], None] = lambda: None
     outcome: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, spec: RunSpec, *, progress: Progress, **options: Any) -> Any:
+    def __call__(self, spec: RunSpec, *, progress: Progress | None, **options: Any) -> Any:
         self.calls.append((spec, options))
         self.before()
         for event in self.events:
-            progress(event)
+            if progress is not None:
+                progress(event)
         if self.error is not None:
             raise self.error
         return FakeOutcome(**{"model": spec.name, "run": spec.run, "store": spec.store, **self.outcome})
@@ -113,6 +114,8 @@ class FakeOutcome:
     delta_bytes: int = 600_000
     base_bytes: int = 90_000_000
     already: bool = False
+    note: str = ""
+    advice: str = ""
 
     def document(self) -> dict[str, Any]:
         """Return the document that `--json` prints."""

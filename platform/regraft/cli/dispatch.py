@@ -30,6 +30,7 @@ TABLE: dict[str, Target] = {
     "runs show": "regraft.cli.runs:show",
     "runs stop": "regraft.cli.runs:stop",
     "runs logs": "regraft.cli.runs:logs",
+    "runs delete": "regraft.cli.runs:delete",
     "show": "regraft.cli.show:show",
     "schema": "regraft.cli.schema:schema",
     "doctor": "regraft.cli.doctor.command:doctor",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import time
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from regraft.cli.models import chosen, registry_of
 from regraft.cli.screen import Reply, Screen, figure
 from regraft.contracts import Event, Resampled, RowsEvaluated
 from regraft.errors import RequestError
-from regraft.evaluation.options import EvaluationOptions
+from regraft.evaluation.options import EvaluationOptions, default_folder
 from regraft.units import seconds_text
 
 if TYPE_CHECKING:
@@ -36,9 +35,8 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
     """Run the `evaluate` command."""
     registry = registry_of(args)
     version = chosen(registry, args.model)
-    output = Path(args.output) if args.output else Path(f"evaluation-{_slug(f'{version}-{Path(args.data).stem}')}")
     options = EvaluationOptions(
-        output=output,
+        output=Path(args.output) if args.output else default_folder(str(version), args.data),
         columns=columns_of(args.columns),
         format=args.format,
         bad_rows=args.bad_rows,
@@ -69,10 +67,6 @@ def columns_of(written: list[str]) -> dict[str, str]:
             )
         found[name.strip()] = column.strip()
     return found
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")
 
 
 def _brief(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,36 +1,42 @@
-"""`regraft gc`: delete what crashed processes left unfinished in a store."""
+"""`regraft gc`: delete what crashed processes left unfinished in a store, and say what stays and why."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from regraft.cli.screen import Reply, Screen, store_of
+from regraft.errors import LeaseHeld
 from regraft.store.checkpoints import Checkpoints
-from regraft.store.objects import open_store
+from regraft.store.objects import ObjectStore, open_store
+from regraft.store.optimizer_states import UnneededStates, unneeded_states
 from regraft.store.registry import Registry
+from regraft.store.scratch_folder import sweep_scratch
 from regraft.trunk.feature_store import collect as collect_features
 from regraft.units import bytes_text
 
 _DAY_S = 24 * 3600.0
 """Age below which an object is kept, longer than any upload: it may be about to be committed."""
+_KEPT = {
+    "models": "registered versions; `regraft models delete NAME@VERSION` removes one",
+    "runs": "records and checkpoints, from which unfinished runs go on; versions do not need them: "
+    "`regraft runs delete RUN`",
+    "searches": "records, reports and the checkpoints of the best trials (search.keep), which can be registered; "
+    "`regraft runs delete SEARCH`",
+    "features": "outputs of frozen parts, which speed up later runs of the same base and rows: delete the folder, or "
+    "a part of it, to free space; runs compute again what they miss",
+    "data": "the checked rows of runs and searches; a command that misses them reads its files again",
+}
+"""Why each folder of a store stays."""
 
 
 def collect(args: argparse.Namespace, screen: Screen) -> Reply:
-    """Delete uncommitted checkpoints, aborted publications and the store's own temporary files."""
+    """Delete uncommitted checkpoints, aborted publications and temporary files; list what else could go."""
     store = open_store(store_of(args.store))
     sizes = {stat.key: stat.size for stat in store.list()}
-    runs = sorted({key.split("/")[1] for key in sizes if key.startswith("runs/") and key.count("/") > 1})
-    gone = [prefix for run in runs for prefix in Checkpoints(store, run).collect(_DAY_S)]
-    gone += [
-        prefix
-        for search, trial in _trials(sizes)
-        for prefix in Checkpoints.of_trial(store, search, trial).collect(_DAY_S)
-    ]
-    gone += Registry(store).collect(_DAY_S)
-    features, kept = collect_features(store, _DAY_S)
-    gone += features
-    temporary = store.sweep(_DAY_S)
+    gone = _unfinished(store, sizes)
+    temporary = (*store.sweep(_DAY_S), *map(str, sweep_scratch()))
     freed = sum(count for key, count in sizes.items() if key.startswith(tuple(gone)))
     for prefix in (*gone, *temporary):
         screen.note(f"removed {prefix}")
@@ -38,20 +44,84 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
         f"{store.url}: {len(gone)} unfinished checkpoints, versions and features ({bytes_text(freed)}) "
         f"and {len(temporary)} temporary files removed; those younger than a day are kept"
     )
-    if kept:
-        screen.say(
-            f"features/ holds {bytes_text(kept)} of kept outputs of frozen parts, which speed up later runs of the "
-            "same base and rows: delete the folder, or a part of it, to free space; runs compute again what they miss"
-        )
+    states = unneeded_states(store)
+    dropped = _drop(store, states, screen) if args.optimizer_states else _list(states, screen)
+    kept = _show_kept(store, screen)
     return Reply(
         {
             "store": store.url,
             "removed": gone,
             "temporary": list(temporary),
-            "freed_bytes": freed,
-            "features_bytes": kept,
+            "freed_bytes": freed + dropped,
+            "features_bytes": kept.get("features", 0),
+            "optimizer_states": [
+                {kind: getattr(one, kind) for kind in ("kind", "name", "bytes")} | {"checkpoints": len(one.found)}
+                for one in states
+            ],
+            "optimizer_states_removed": bool(args.optimizer_states),
+            "kept_bytes": kept,
         }
     )
+
+
+def _unfinished(store: ObjectStore, keys: Iterable[str]) -> list[str]:
+    """Delete what was never committed, and return its prefixes."""
+    keys = list(keys)
+    runs = sorted({key.split("/")[1] for key in keys if key.startswith("runs/") and key.count("/") > 1})
+    gone = [prefix for run in runs for prefix in Checkpoints(store, run).collect(_DAY_S)]
+    gone += [
+        prefix
+        for search, trial in _trials(keys)
+        for prefix in Checkpoints.of_trial(store, search, trial).collect(_DAY_S)
+    ]
+    gone += Registry(store).collect(_DAY_S)
+    features, _ = collect_features(store, _DAY_S)
+    return gone + features
+
+
+def _list(states: Sequence[UnneededStates], screen: Screen) -> int:
+    """List the optimizer states that nothing will read again, without deleting them."""
+    if states:
+        total = bytes_text(sum(one.bytes for one in states))
+        screen.say(f"optimizer states of finished runs ({total}), which no step will read again:")
+        screen.table(("  run", "checkpoints", "size"), [_row(one) for one in states])
+        screen.say("  `regraft gc --optimizer-states` removes them; deltas, metrics and versions stay as they are")
+    return 0
+
+
+def _drop(store: ObjectStore, states: Sequence[UnneededStates], screen: Screen) -> int:
+    """Delete these optimizer states and return the freed bytes."""
+    freed = 0
+    for one in states:
+        try:
+            freed += one.drop(store)
+        except LeaseHeld as error:
+            screen.note(f"the optimizer states of {one.name} stay: {error}")
+            continue
+        screen.note(f"removed the optimizer states of {one.kind} {one.name} ({bytes_text(one.bytes)})")
+    if not states:
+        screen.say("no finished run has optimizer states")
+    return freed
+
+
+def _row(one: UnneededStates) -> tuple[object, ...]:
+    return f"  {one.name}", len(one.found), bytes_text(one.bytes)
+
+
+def _show_kept(store: ObjectStore, screen: Screen) -> Mapping[str, int]:
+    """Show what the store holds now, and why; return the bytes of each folder."""
+    sizes: dict[str, int] = defaultdict(int)
+    for stat in store.list():
+        sizes[stat.key.partition("/")[0]] += stat.size
+    if sizes:
+        screen.head("what stays, and why")
+        other = "not written by regraft, or by a later edition"
+        rows = [
+            (f"  {folder}/" if folder in _KEPT else f"  {folder}", bytes_text(count), _KEPT.get(folder, other))
+            for folder, count in sorted(sizes.items(), key=lambda item: -item[1])
+        ]
+        screen.table(("  folder", "size", ""), rows)
+    return dict(sizes)
 
 
 def _trials(keys: Iterable[str]) -> list[tuple[str, str]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
 
 from regraft.cli import metric_table
-from regraft.cli.screen import Reply, Screen, figure, store_of
+from regraft.cli.screen import Reply, Screen, confirmed, figure, store_of
 from regraft.errors import Damaged, NotFound, RequestError
 from regraft.store.manifest import read_verified
 from regraft.store.objects import open_store
@@ -229,17 +228,9 @@ def delete(args: argparse.Namespace, screen: Screen) -> Reply:
         version = registry.version(name, ref)
         raise RequestError(f"{ref} is an alias; name the version to delete: {version}", where=args.model)
     version = registry.version(name, ref)
-    if not args.yes and not _confirmed(f"delete {version} from {registry.store.url}? [y/N] "):
+    if not args.yes and not confirmed(f"delete {version} from {registry.store.url}? [y/N] "):
         screen.say("nothing was deleted")
         return Reply({"deleted": None}, code=1)
     registry.delete(name, version.version)
     screen.say(f"{version} is deleted; its number is not given again")
     return Reply({"deleted": str(version)})
-
-
-def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise RequestError("there is no terminal to ask on; write --yes to delete without a question", where="delete")
-    sys.stderr.write(question)
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -12,6 +12,8 @@ from regraft import __version__
 from regraft.errors import RequestError
 
 FAMILIES = ("tasks", "methods", "losses", "sources", "columns", "media")
+SECTIONS = ("spec", "data", "training", "compute", "search", "serve")
+"""Parts of a spec whose fields `show` explains; `spec` are the fields outside the others."""
 
 _EPILOG = """\
 exit codes  0 done, 1 failed, 2 wrong request, 130 interrupted
@@ -47,7 +49,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise RequestError with the nearest match for a command or an option that does not exist."""
         if choice := re.search(r"invalid choice: '([^']*)'", message):
-            names = list(self.commands.choices) if self.commands else list(FAMILIES)
+            names = list(self.commands.choices) if self.commands else [*FAMILIES, *SECTIONS]
             raise RequestError(
                 f"unknown {choice[1]!r}.{_nearest(choice[1], names)} Known: {', '.join(names)}", where=self.prog
             )
@@ -227,8 +229,8 @@ def _models(commands: Any) -> None:
 
 
 def _runs(commands: Any) -> None:
-    runs = _group(commands, "runs", "look at runs")
-    _command(runs, "list", "every run with its state", store=True)
+    runs = _group(commands, "runs", "look at, stop and delete runs")
+    _command(runs, "list", "every run and search with its state, score and time", store=True)
     show = _command(runs, "show", "one run: state, checkpoints, metrics", store=True)
     show.add_argument("run", metavar="RUN")
     stop = _command(
@@ -239,12 +241,15 @@ def _runs(commands: Any) -> None:
     logs = _command(runs, "logs", "the log of a run, from any machine", store=True)
     logs.add_argument("run", metavar="RUN")
     logs.add_argument("-f", "--follow", action="store_true", help="follow until the run ends")
+    delete = _command(runs, "delete", "remove runs and searches; the versions registered from them stay", store=True)
+    delete.add_argument("runs", metavar="RUN", nargs="+", help="a run, or a search")
+    delete.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _inspection(commands: Any) -> None:
-    show = _command(commands, "show", "what a spec may name, kinds of columns, and media")
-    show.add_argument("family", metavar="|".join(FAMILIES), choices=FAMILIES)
-    show.add_argument("name", nargs="?", metavar="NAME", help="one of them, with its fields")
+    show = _command(commands, "show", "every field of a spec, what it may name, kinds of columns, and media")
+    show.add_argument("family", metavar="|".join((*FAMILIES, *SECTIONS)), choices=(*FAMILIES, *SECTIONS))
+    show.add_argument("name", nargs="?", metavar="NAME", help="one of them, with its fields; of a section one field")
     _plugins(show)
     schema = _command(commands, "schema", "the JSON Schema of a spec, for editors and checks")
     _plugins(schema)
@@ -261,7 +266,14 @@ def _upkeep(commands: Any) -> None:
     for name in ("compute", "client"):
         doctor.add_argument(f"--{name}", help=argparse.SUPPRESS)  # set by the client for the job
     doctor.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    _command(commands, "gc", "delete what crashed runs left unfinished", store=True)
+    gc = _command(
+        commands, "gc", "delete what crashed runs left unfinished; say what stays and why it does", store=True
+    )
+    gc.add_argument(
+        "--optimizer-states",
+        action="store_true",
+        help="also those of finished runs, which nothing reads again; without this they are only listed",
+    )
     _command(commands, "version", "versions of regraft and its main libraries")
 
 
@@ -302,16 +314,24 @@ def _search(commands: Any) -> None:
     )
     search.add_argument("--fresh", action="store_true", help="start another search instead of continuing this spec's")
     search.add_argument(
-        "--register", type=_none_best_or_count, metavar="none|best|N", help="which trials become versions (best)"
+        "--register",
+        type=_registered,
+        metavar="none|best|N|TRIAL",
+        help="which trials become versions (best): N: the N best; a trial such as t0011: that one",
     )
     search.add_argument(
         "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
 
 
-def _none_best_or_count(written: str) -> str | int:
+def _registered(written: str) -> str | int:
     if written in ("none", "best"):
         return written
+    if trial := re.fullmatch(r"t(\d+)", written):
+        return f"t{int(trial[1]):04d}"
     if not written.isdecimal() or int(written) < 1:
-        raise argparse.ArgumentTypeError(f"{written!r} is written; allowed are none, best or a number from 1 on")
+        raise argparse.ArgumentTypeError(
+            f"{written!r} is written; allowed are none, best, a number from 1 on (that many of the best), or a trial "
+            "such as t0011 (that one)"
+        )
     return int(written)

@@ -1,4 +1,4 @@
-"""`regraft runs`: the runs of a store, trained on any machine: their state, their logs, and how to stop them."""
+"""`regraft runs`: the runs of a store, trained on any machine: their results and logs; how to stop and delete them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from regraft.cli.screen import Reply, Screen, figure, store_of
+from regraft.cli.screen import Reply, Screen, confirmed, figure, store_of
 from regraft.cli.train_progress import line_of, step_text
 from regraft.contracts import Event, Registered, RunFailed, Stepped
 from regraft.errors import Damaged, NotFound, RequestError
 from regraft.store.checkpoints import Checkpoints, SavedCheckpoint
+from regraft.store.deletion import Deletable, deletable
+from regraft.store.deletion import delete as delete_work
 from regraft.store.lease import holder
 from regraft.store.objects import ObjectStore, open_store
+from regraft.store.run_results import run_result, search_result
 from regraft.store.runs import LOG, RunInfo, Runs, parse_event
 from regraft.store.searches import folder_of, search_record, searches
-from regraft.units import bytes_text
+from regraft.units import bytes_text, seconds_text
 
 _LINES = 12
 """Metric lines shown of a run; --json has all of them."""
+_RUN_COLUMNS = ("run", "model", "state", "step", "score", "time", "version", "updated")
+_SEARCH_COLUMNS = ("search", "model", "state", "trials", "score", "time", "winner")
 _LOOK_S = 1.0
 """Seconds between two checks of a run that is waited for."""
 
@@ -28,23 +33,14 @@ _LOOK_S = 1.0
 def listing(args: argparse.Namespace, screen: Screen) -> Reply:
     """List every run, the last updated first (`runs list`)."""
     store = open_store(store_of(args.store))
-    runs = [
-        {
-            "run": info.name,
-            "model": info.model,
-            "state": state_of(store, info),
-            "step": info.step,
-            "updated": _time(info.updated),
-        }
-        for info in Runs(store).list()
-    ]
+    runs = [_run(store, info) for info in Runs(store).list()]
     found = [_search(store, name) for name in searches(store)]
     if runs:
-        screen.table(("run", "model", "state", "step", "updated"), [tuple(run.values()) for run in runs])
+        screen.table(_RUN_COLUMNS, [_row(run, _RUN_COLUMNS) for run in runs])
     elif not found:
         screen.say(f"no runs in {store.url}; `regraft train SPEC` makes one, --store names another store")
     if found:
-        screen.table(("search", "model", "state", "trials", "winner"), [tuple(one.values()) for one in found])
+        screen.table(_SEARCH_COLUMNS, [_row(one, _SEARCH_COLUMNS) for one in found])
     return Reply({"store": store.url, "runs": runs, "searches": found})
 
 
@@ -102,12 +98,61 @@ def stop(args: argparse.Namespace, screen: Screen) -> Reply:
     return Reply({"store": store.url, "run": info.name, "state": state_of(store, found), "step": found.step})
 
 
+def delete(args: argparse.Namespace, screen: Screen) -> Reply:
+    """Delete runs and searches that no process drives (`runs delete`); versions that they registered stay."""
+    store = open_store(store_of(args.store))
+    found = [deletable(store, name) for name in dict.fromkeys(args.runs)]  # all, before any is deleted
+    for one in found:
+        screen.note(f"{one.kind} {one.name}: {bytes_text(one.bytes)}, {_lost(one)}")
+    total = bytes_text(sum(one.bytes for one in found))
+    what = found[0].name if len(found) == 1 else f"these {len(found)}"
+    if not args.yes and not confirmed(f"delete {what} ({total}) from {store.url}? [y/N] "):
+        screen.say("nothing was deleted")
+        return Reply({"store": store.url, "deleted": [], "freed_bytes": 0}, code=1)
+    done: list[dict[str, Any]] = []
+    for one in found:
+        delete_work(store, one)
+        done.append({"kind": one.kind, "name": one.name, "bytes": one.bytes, "versions": list(one.versions)})
+        screen.say(f"{one.name} is deleted")
+    return Reply({"store": store.url, "deleted": done, "freed_bytes": sum(one["bytes"] for one in done)})
+
+
+def _lost(one: Deletable) -> str:
+    """Return what is lost with a run or a search, and what is not."""
+    if one.versions:
+        stay = "stays: it has" if len(one.versions) == 1 else "stay: they have"
+        return f"{one.state}; {', '.join(one.versions)} {stay} copies of all that is needed"
+    unfinished = one.state not in ("registered", "finished")
+    goes_on = "; the same command could go on from its checkpoints until now" if unfinished else ""
+    return f"{one.state}, no version was registered from it{goes_on}"
+
+
+def _run(store: ObjectStore, info: RunInfo) -> dict[str, Any]:
+    return {
+        "run": info.name,
+        "model": info.model,
+        "state": state_of(store, info),
+        "step": info.step,
+        **run_result(store, info).document(),
+        "version": info.fields.get("version"),
+        "updated": _time(info.updated),
+    }
+
+
 def _search(store: ObjectStore, name: str) -> dict[str, Any]:
     record = search_record(store, name)
     found = {"search": name, **{key: record.get(key) for key in ("model", "state", "trials", "winner")}}
     if found["state"] == "running" and holder(store, name, folder=folder_of(name)) is None:
         found["state"] = "interrupted"
-    return found
+    return found | search_result(store, name, record).document()
+
+
+def _row(entry: dict[str, Any], columns: tuple[str, ...]) -> tuple[object, ...]:
+    """Return the cells of a run or search; the column `time` shows its seconds."""
+    score = ", ".join(f"{name} {figure(value)}" for name, value in entry["score"].items())
+    seconds = "" if entry["seconds"] is None else seconds_text(entry["seconds"])
+    shown = entry | {"score": score, "time": seconds}
+    return tuple(shown[column] for column in columns)
 
 
 def _refuse_search(store: ObjectStore, name: str) -> None:

@@ -97,9 +97,10 @@ def described(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return f"list of {described(field.get('items', {}), definitions)}"
     if kind == "object" and isinstance(field.get("additionalProperties"), Mapping):
         return f"mapping to {described(field['additionalProperties'], definitions)}"
-    return kind + _bounds(field)
+    return kind + bounds(field)
 
 
-def _bounds(field: Mapping[str, Any]) -> str:
+def bounds(field: Mapping[str, Any]) -> str:
+    """Return the limits of a number or text: ` ≥ 1`."""
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "pattern": "like"}
     return "".join(f" {sign} {field[key]}" for key, sign in signs.items() if key in field)

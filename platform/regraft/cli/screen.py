@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from regraft.errors import RequestError
 from regraft.units import finite
 
 _QUIET = {
@@ -52,7 +53,9 @@ class Screen:
         self.stream: TextIO = sys.stderr if as_json else sys.stdout
         self.terminal = self.stream.isatty()
         # A pipe has no width: folded at 80 columns, a line could not be found with grep.
-        self.console = Console(file=self.stream, highlight=False, soft_wrap=True, width=None if self.terminal else 1000)
+        width = None if self.terminal else 1000
+        # Never as HTML: in a notebook each line would be an output of its own.
+        self.console = Console(file=self.stream, highlight=False, soft_wrap=True, width=width, force_jupyter=False)
 
     def say(self, text: str | Text = "") -> None:
         """Write a line of the result; with --json nothing, since the object holds it."""
@@ -175,6 +178,15 @@ def figure(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 1e4 else f"{value:.3g}"
+
+
+def confirmed(question: str) -> bool:
+    """Ask on the terminal whether to delete something. Raises RequestError where there is none."""
+    if not sys.stdin.isatty():
+        raise RequestError("there is no terminal to ask on; write --yes to delete without a question", where="delete")
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def store_of(written: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,12 +48,20 @@ def search(args: argparse.Namespace, screen: Screen) -> Reply:
 
 def summary(outcome: SearchOutcome, screen: Screen) -> None:
     """Show the result beside the baselines, and what to do next."""
+    show_result(outcome, screen)
+    shown = outcome.added[-1].reference if outcome.added else f"{outcome.model}@{outcome.version}"
+    if outcome.added or outcome.version is not None:
+        elsewhere = absolute(store_of(None)) != outcome.store
+        store = f" --store {shlex.quote(outcome.store)}" if elsewhere else ""
+        screen.say("next")
+        screen.say(f"  regraft models show {shown}{store}")
+
+
+def show_result(outcome: SearchOutcome, screen: Screen) -> None:
+    """Show what was registered, the winner beside the baselines, and the best trials."""
     screen.say()
-    if outcome.version is None:
-        screen.say(f"the best is trial {outcome.winner}; nothing is registered")
-    else:
-        state = "was found before; --fresh starts another search" if outcome.already else "is registered"
-        screen.say(Text.assemble((f"{outcome.model}@{outcome.version}", "bold green"), f" {state}"))
+    for line in _registered(outcome):
+        screen.say(line)
     score, gain = outcome.score, gained(outcome.gain)
     screen.facts(
         [
@@ -69,11 +77,27 @@ def summary(outcome: SearchOutcome, screen: Screen) -> None:
         ]
     )
     _table(outcome, screen)
-    if outcome.version is not None:
-        elsewhere = absolute(store_of(None)) != outcome.store
-        store = f" --store {shlex.quote(outcome.store)}" if elsewhere else ""
-        screen.say("next")
-        screen.say(f"  regraft models show {outcome.model}@{outcome.version}{store}")
+    screen.say("  `--register N` registers the N best of them, `--register t0011` that trial")
+    if outcome.advice:
+        screen.say(outcome.advice)
+
+
+def _registered(outcome: SearchOutcome) -> Iterator[Text | str]:
+    """Yield a line for each trial that was registered, in the order of the versions."""
+    for one in outcome.added:
+        score = f", {outcome.score} {figure(one.value)}" if one.value is not None else ""
+        yield Text.assemble((one.reference, "bold green"), f" is registered: trial {one.trial}{score}")
+        if one.note:
+            yield f"  {one.note}"
+    if outcome.added:
+        return
+    if outcome.version is None:
+        yield f"the best is trial {outcome.winner}; nothing is registered"
+    else:
+        state = "was found before; --fresh starts another search" if outcome.already else "is registered"
+        yield Text.assemble((f"{outcome.model}@{outcome.version}", "bold green"), f" {state}")
+    if outcome.registered:
+        yield f"registered before: {', '.join(f'{trial} as {one}' for trial, one in outcome.registered.items())}"
 
 
 def _baselines(outcome: SearchOutcome) -> list[tuple[str, object]]:

@@ -1,4 +1,4 @@
-"""`regraft show`: the plugins that a spec may name, with their fields."""
+"""`regraft show`: the plugins that a spec may name with their fields, and the fields of a spec's sections."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 
 from regraft.cli.schema import FAMILIES, add_folders, described
 from regraft.cli.screen import Reply, Screen
+from regraft.cli.show_section import SECTIONS, show_section
 from regraft.contracts import Column, Medium, Method, Source, Task
 from regraft.plugins import Plugin
 
 
 def show(args: argparse.Namespace, screen: Screen) -> Reply:
-    """Show the members of a family, or one of them with its fields (`show`)."""
+    """Show the members of a family, or one of them with its fields; or a section with its fields (`show`)."""
     add_folders(args.plugins)
+    if args.family in SECTIONS:
+        return show_section(args.family, args.name, screen)
     root = FAMILIES[args.family]
     if args.name:
         document = _document(root.lookup(args.name))

@@ -49,6 +49,14 @@ def overrides_of(args: argparse.Namespace) -> dict[str, object]:
 
 def summary(spec: RunSpec, outcome: Outcome, screen: Screen) -> None:
     """Show the result beside the baselines, and what to do next."""
+    show_result(outcome, screen)
+    screen.say("next")
+    for command in commands(spec, outcome):
+        screen.say(f"  {command}")
+
+
+def show_result(outcome: Outcome, screen: Screen) -> None:
+    """Show the result beside the baselines, and what follows where it is worse than one or than an earlier version."""
     reference = f"{outcome.model}@{outcome.version}"
     state = "was finished before; --fresh starts another run" if outcome.already else "is registered"
     screen.say()
@@ -67,9 +75,9 @@ def summary(spec: RunSpec, outcome: Outcome, screen: Screen) -> None:
         ("store", outcome.store),
     ]
     screen.facts(rows)
-    screen.say("next")
-    for command in commands(spec, outcome):
-        screen.say(f"  {command}")
+    for text in (outcome.note, outcome.advice):
+        if text:
+            screen.say(text)
 
 
 def _delta(outcome: Outcome) -> str:

@@ -7,19 +7,18 @@ sends the answers back. No other process is involved, and a dead actor leaves no
 from __future__ import annotations
 
 import queue
-import shutil
-import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 
 from regraft.contracts import Event
+from regraft.store.scratch_folder import scratch_folder
 from regraft.training.harness import LocalHarness
 from regraft.tuning.protocol import Coordinator, End, Report, SearchJob, Trial
 from regraft.tuning.worker.worker import TrialWorker
@@ -86,7 +85,8 @@ class TrialActor:
     def __init__(self) -> None:
         self._coordinator = CoordinatorClient()
         self._worker: TrialWorker | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix="regraft-search-"))
+        self._scratch = ExitStack()
+        self._folder = self._scratch.enter_context(scratch_folder("regraft-search-"))
 
     @ray.method(concurrency_group="work")  # type: ignore[untyped-decorator]
     def ready(self, job: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ class TrialActor:
     @ray.method(concurrency_group="coordinator")  # type: ignore[untyped-decorator]
     def clear(self) -> None:
         """Delete the scratch folder: the process is killed next, and cannot do it then."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
 
 def answer_calls(actor: Any, running: Any, coordinator: Coordinator) -> None:

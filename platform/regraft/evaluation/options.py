@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+
+def default_folder(version: str, data: str) -> Path:
+    """Return the folder of an evaluation of `name@version` on `data`: ./evaluation-NAME-VERSION-DATA."""
+    text = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{version}-{Path(data).stem}").strip("-")
+    return Path(f"evaluation-{text}")
 
 
 @dataclass(frozen=True)

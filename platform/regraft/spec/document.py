@@ -44,7 +44,8 @@ def absolute(path: str) -> str:
 def merged(document: Mapping[str, Any], overrides: Mapping[str, object], where: str = "") -> dict[str, Any]:
     """Return a copy of the document with values at dotted keys replaced.
 
-    `method.depth` on `method: freeze` expands the short form. Raises SpecError for a key inside of a plain value.
+    `method.depth` on `method: freeze` expands the short form. A document without a store gets that of REGRAFT_STORE,
+    where it is set. Raises SpecError for a key inside of a plain value.
     """
     result: dict[str, Any] = json.loads(json.dumps(document, default=str))
     for dotted, value in overrides.items():
@@ -58,6 +59,8 @@ def merged(document: Mapping[str, Any], overrides: Mapping[str, object], where: 
                 raise SpecError((f"{dotted}: {parent} is {inner!r}, which has no fields",), where)
             at = inner
         at[last] = value
+    if store := os.environ.get("REGRAFT_STORE"):
+        result.setdefault("store", store)
     return result
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    StringConstraints,
     field_validator,
     model_serializer,
     model_validator,
@@ -17,6 +20,23 @@ from pydantic import (
 from regraft.plugins import Frozen, unknown
 
 DRAWS = ("choice", "grid", "uniform", "loguniform", "randint")
+TRIAL = r"^t[0-9]{4,}$"
+"""Names of trials."""
+REGISTER = "none, best, a number from 1 on (that many of the best), or a trial such as t0011 (that one)"
+
+
+def _registered(written: object) -> object:
+    """Return what `register` says; raises ValueError for anything else, in one message for all its forms."""
+    count = isinstance(written, int) and not isinstance(written, bool) and written >= 1
+    if count or (isinstance(written, str) and (written in ("none", "best") or re.match(TRIAL, written))):
+        return written
+    raise ValueError(f"{written!r} is written; allowed are {REGISTER}")
+
+
+RegisteredTrials = Annotated[
+    Literal["none", "best"] | Annotated[int, Field(ge=1)] | Annotated[str, StringConstraints(pattern=TRIAL)],
+    BeforeValidator(_registered),
+]
 
 
 class Draw(Frozen):
@@ -120,11 +140,13 @@ class SearchSpec(Frozen):
     concurrency: int | None = Field(None, ge=1)
     """Trials at a time (those trained together count as one); null: as many as the cluster holds."""
     keep: int = Field(3, ge=1)
-    """Number of best trials whose checkpoint is kept."""
+    """Number of best trials whose checkpoint is kept, so that they can be registered later; as many as `register` says,
+    where that is more."""
     quota_gb: float | None = Field(None, gt=0)
     """Limit of all checkpoints of the search, in GB."""
-    to_register: Literal["none", "best"] | Annotated[int, Field(ge=1)] = Field("best", alias="register")
-    """Trials that become versions of the model: none, the best, or this many of the best."""
+    to_register: RegisteredTrials = Field("best", alias="register")
+    """Trials that become versions of the model: none, the best, a number (that many of the best), or the name of one
+    trial (t0011)."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Determines the points; the random numbers of a trial are determined by training.seed."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,6 +19,9 @@ from regraft.store import manifest as manifests
 from regraft.store.manifest import MANIFEST, Manifest
 from regraft.store.objects import Body, ObjectStore, Stat, checked
 
+OPTIMIZER = "optimizer.safetensors"
+"""The file of a checkpoint that only further steps need."""
+STATE = "state.json"
 _FOLDER = re.compile(r"(\d{8,})-([0-9a-f]{8})")
 
 
@@ -99,12 +103,14 @@ class Checkpoints:
     def latest(self, into: Path, on_damaged: Callable[[Damaged], None]) -> tuple[SavedCheckpoint, Path] | None:
         """Return the newest checkpoint whose files all verify, fetched to a folder below `into`; None without one.
 
+        Checkpoints without what further steps would need are passed over (see `drop_optimizer`).
         `on_damaged` is called for each damaged checkpoint that is passed over, and may raise. A store that does not
         answer is an error, never a reason to fall back to an older checkpoint.
         """
         for saved in reversed(self.listed()):
             try:
-                return saved, self.open(saved, into)
+                if saved.meta.get("resumable", True):
+                    return saved, self.open(saved, into)
             except NotFound:
                 continue  # deleted by another process since it was listed
             except Damaged as error:
@@ -122,6 +128,23 @@ class Checkpoints:
     def valid(self) -> list[SavedCheckpoint]:
         """Return the committed checkpoints whose manifest is valid, oldest first."""
         return [saved for saved in self.listed() if _is_valid(saved)]
+
+    def drop_optimizer(self, saved: SavedCheckpoint) -> int:
+        """Delete a checkpoint's optimizer state, for a run that takes no further step; return the freed bytes.
+
+        Everything else of the checkpoint stays committed and verifies as before. Unless the run was finished there,
+        it is marked as not resumable.
+        """
+        manifest = saved.manifest
+        size = sum(entry.size for entry in manifest.files if entry.name == OPTIMIZER)
+        if size:
+            state = json.loads(manifests.read_verified(self.store, saved.prefix, STATE, manifest))
+            files = tuple(entry for entry in manifest.files if entry.name != OPTIMIZER)
+            meta = {**manifest.meta, "resumable": bool(state.get("finished"))}
+            # The manifest first: a crash then leaves a file that no manifest lists, and not a damaged checkpoint.
+            self.store.put(saved.prefix + MANIFEST, replace(manifest, files=files, meta=meta).to_json())
+        self.store.delete([saved.prefix + OPTIMIZER])
+        return size
 
     def retain(self, policy: Retention) -> list[str]:
         """Delete the checkpoints that `policy` does not keep; return their prefixes.

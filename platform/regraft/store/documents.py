@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable
@@ -32,6 +33,21 @@ def decode(data: bytes, where: str) -> Document:
 def read(store: ObjectStore, key: str) -> Document:
     """Return the document at `key`. Raises NotFound or Damaged."""
     return decode(store.get(key), f"{store.url}/{key}")
+
+
+def json_lines(store: ObjectStore, key: str) -> list[Document]:
+    """Return the objects in a file of JSON lines; lines that cannot be read are left out, a missing file is empty."""
+    try:
+        text = store.get(key).decode("utf-8", "replace")
+    except NotFound:
+        return []
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return [document for document in found if isinstance(document, dict)]
 
 
 def raise_damaged(error: Damaged) -> None:

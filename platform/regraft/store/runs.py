@@ -18,9 +18,12 @@ STOP = "stop.json"
 """Exists while the run is requested to stop."""
 LOG = "log.jsonl"
 """The log of the run, one event a line."""
+METRICS = "metrics.jsonl"
+"""Losses and evaluations, one line each."""
 
 _log = logging.getLogger(__name__)
 _RunList = list["RunInfo"]
+_Documents = list[Document]
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ class Runs:
             return {**(old or {}), **fields, "name": run, "updated": time.time()}
 
         return documents.change(self.store, _key(run, RECORD), edit, on_damaged=_warn_fields_lost)
+
+    def metric_lines(self, run: str) -> _Documents:
+        """Return the lines of the run's metrics.jsonl; none if it has none."""
+        return documents.json_lines(self.store, _key(run, METRICS))
 
     def request_stop(self, run: str) -> None:
         """Request the driver of `run` to stop at the next step, with a checkpoint."""

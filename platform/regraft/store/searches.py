@@ -8,6 +8,7 @@ from regraft.store.documents import Document
 from regraft.store.objects import ObjectStore, checked
 
 RECORD = "search.json"
+TRIALS = "trials.jsonl"
 
 
 def folder_of(search: str) -> str:
@@ -31,3 +32,8 @@ def search_record(store: ObjectStore, name: str) -> Document:
         return documents.read(store, f"searches/{name}/{RECORD}")
     except (Damaged, NotFound):
         return {"name": name, "state": "damaged"}
+
+
+def trial_documents(store: ObjectStore, name: str) -> list[Document]:
+    """Return the stored trials of a search as they are."""
+    return documents.json_lines(store, f"{folder_of(name)}/{TRIALS}")

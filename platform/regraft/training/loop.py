@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,6 +18,7 @@ from regraft.data.snapshot import open_snapshot
 from regraft.errors import Diverged
 from regraft.store.objects import open_store
 from regraft.store.runs import RunDocument, Runs
+from regraft.store.scratch_folder import scratch_folder
 from regraft.training.baselines import measure_baselines
 from regraft.training.callbacks import RunCallbacks
 from regraft.training.closed_form import solve_head
@@ -44,8 +44,8 @@ def fit(job: Job, harness: Harness) -> RunState:
         torch.set_num_threads(job.threads)
     spec = job.resolved()
     store = open_store(spec.store)
-    with tempfile.TemporaryDirectory(prefix="regraft-") as scratch, explain_out_of_memory(spec):
-        folder, document = Path(scratch), RunDocument(Runs(store), job.run)
+    with scratch_folder() as folder, explain_out_of_memory(spec):
+        document = RunDocument(Runs(store), job.run)
         snapshot = open_snapshot(store, job.fingerprint)
         base = base_of(spec, job)
         check_weights_fit(base, harness)

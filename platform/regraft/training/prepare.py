@@ -96,6 +96,7 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         skipped=dict(snapshot.skipped),
         **({"notes": list(snapshot.notes)} if snapshot.notes else {}),
         created=created,
+        score={"name": spec.task.score.name, "mode": spec.task.score.mode},
     )
     fitted = spec.model_copy(update={"task": spec.task.fit_to_rows(snapshot.train.numbers)})
     return Job(

@@ -23,6 +23,8 @@ from regraft.store.checkpoints import Checkpoints, SavedCheckpoint, ranked
 from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry, Version
 from regraft.store.runs import Runs
+from regraft.store.version_scores import better_version, newest_version
+from regraft.training.advice import run_advice
 from regraft.training.evaluate import gain
 from regraft.training.job import Job, RunState
 from regraft.training.prepare import PreparedRun, base_bytes, base_of, find_document, pinned_reference
@@ -50,6 +52,10 @@ class Outcome:
     base_bytes: int = 0
     already: bool = False
     """Whether the run was finished before this command."""
+    note: str = ""
+    """What to know where an earlier version of the model scores better."""
+    advice: str = ""
+    """What to try next, where a baseline is better than this run."""
 
     def document(self) -> dict[str, Any]:
         """Return the outcome as `--json` prints it."""
@@ -79,6 +85,7 @@ def register(prepared: PreparedRun) -> Outcome:
     document = find_document(runs, job.run) or {}
     trained = TrainedRun(job, base_of(spec, job), best, delta, last_state(checkpoints), document)
     meta = version_meta(spec, trained)
+    better = better_version(newest_version(Registry(store), spec.name), meta)
     version = publish(store, spec, trained, meta)
     runs.update(
         job.run,
@@ -87,6 +94,8 @@ def register(prepared: PreparedRun) -> Outcome:
         step=trained.state.step,
         gain=meta["gain"],
         metrics=meta["metrics"],
+        score=meta["score"],
+        seconds=meta["seconds"],
     )
     progress(Registered(spec.name, version.version))
     return Outcome(
@@ -101,6 +110,8 @@ def register(prepared: PreparedRun) -> Outcome:
         gain=meta["gain"],
         delta_bytes=len(delta),
         base_bytes=base_bytes(trained.base),
+        note=better.text(str(version), spec.task.score.name) if better else "",
+        advice=run_advice(spec, meta["metrics"], meta["baselines"], runs.metric_lines(job.run)),
     )
 
 
@@ -197,4 +208,5 @@ def registered_outcome(store: ObjectStore, spec: RunSpec, run: str, known: Mappi
         delta_bytes=int(meta["delta_bytes"]),
         base_bytes=int(meta["base"].get("bytes", 0)),
         already=True,
+        advice=run_advice(spec, meta["metrics"], meta["baselines"], Runs(store).metric_lines(run)),
     )

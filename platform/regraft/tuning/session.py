@@ -31,6 +31,7 @@ from regraft.tuning.driver.prepare import (
     new_record,
     update_record,
 )
+from regraft.tuning.driver.registration import check_trial_asked_for, number_to_keep, trial_asked_for
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.driver.workers import LazyPool, PoolFactory, run_slots
 from regraft.tuning.model_checks import check_methods
@@ -84,8 +85,12 @@ def coordinate(prepared: PreparedSearch, study: Study) -> SearchCoordinator:
     records = search_store.trials()
     quota = round(search.quota_gb * 1e9) if search.quota_gb else None
     score = prepared.spec.task.score
-    budget = CheckpointBudget(search_store.store, search_store.folder, score, keep=search.keep, quota=quota)
+    keep = number_to_keep(search)
+    budget = CheckpointBudget(search_store.store, search_store.folder, score, keep=keep, quota=quota)
+    if named := trial_asked_for(search):
+        budget.registered(named)  # its checkpoint is to stay until then
     deleted = budget.collect(records)
+    check_trial_asked_for(prepared, records)
     study.restore(records)
     announce(prepared, records, deleted)
     return SearchCoordinator(prepared, records, study, budget)

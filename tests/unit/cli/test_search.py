@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from regraft.cli.jobs import job_log
 from regraft.cli.search_progress import overrides_text
 from regraft.contracts import Event, Note, Progress, SearchStarted, Stepped, TrialUpdated
 from regraft.spec.run import RunSpec
-from regraft.tuning.driver.finish import SearchOutcome
+from regraft.tuning.driver.finish import RegisteredTrial, SearchOutcome
 
 SEARCH = {"space": {"training.lr": {"loguniform": [1e-5, 1e-3]}}, "trials": 2}
 TRIALS = [
@@ -62,12 +62,14 @@ class FakeSearch:
     """A fake search."""
 
     calls: list[tuple[RunSpec, dict[str, Any]]] = field(default_factory=list)
+    outcome: dict[str, Any] = field(default_factory=dict)
+    """Fields of the outcome that are not the usual ones."""
 
     def __call__(self, spec: RunSpec, *, progress: Progress, **options: Any) -> Any:
         self.calls.append((spec, options))
         for event in EVENTS:
             progress(event)
-        return SearchOutcome(
+        outcome = SearchOutcome(
             model="tickets",
             version="v3",
             run="tickets-1",
@@ -82,6 +84,7 @@ class FakeSearch:
             overrides={"training.lr": 1e-3},
             report="/there/report.html",
         )
+        return replace(outcome, **self.outcome)
 
 
 @pytest.fixture
@@ -151,20 +154,44 @@ def test_each_end_is_a_line_and_the_summary_says_what_to_do_next(
         assert line in out, out
 
 
+@pytest.mark.parametrize(
+    ("written", "handed"), [("t0011", "t0011"), ("t11", "t0011"), ("11", 11), ("none", "none"), ("best", "best")]
+)
+def test_a_number_is_how_many_and_a_name_is_a_trial(
+    written: str, handed: object, spec: Path, regraft: Regraft, searching: FakeSearch
+) -> None:
+    assert regraft("search", spec, "--register", written).code == 0
+    assert searching.calls[0][0].searched().to_register == handed
+    assert f"--register {written}".split()[0] in regraft("search", spec).out
+
+
+def test_each_registered_trial_is_named_with_its_score_and_what_is_better(
+    spec: Path, regraft: Regraft, searching: FakeSearch
+) -> None:
+    first = RegisteredTrial("t0002", "tickets@v3", 0.858, "tickets@v3 scores worse than tickets@v2")
+    second = RegisteredTrial("t0011", "tickets@v4", 0.904)
+    searching.outcome = {"added": (first, second), "already": True, "version": "v2", "advice": "Next: another range"}
+    out = regraft("search", spec).out
+    for line in (
+        "tickets@v3 is registered: trial t0002, accuracy 0.8580",
+        "tickets@v3 scores worse than tickets@v2",
+        "tickets@v4 is registered: trial t0011, accuracy 0.9040",
+        "`--register N` registers the N best of them, `--register t0011` that trial",
+        "Next: another range",
+        "regraft models show tickets@v4",
+    ):
+        assert line in out, out
+    assert "was found before" not in out
+    searching.outcome = {"registered": {"t0001": "tickets@v2"}, "already": True, "version": "v2"}
+    out = regraft("search", spec).out
+    assert "tickets@v2 was found before" in out and "registered before: t0001 as tickets@v2" in out
+
+
 def test_json_is_one_object_with_every_trial(spec: Path, regraft: Regraft, searching: FakeSearch) -> None:
     result = regraft("search", spec, "--json")
     found = result.document
-    assert set(found) == {
-        "model",
-        "version",
-        "run",
-        "metrics",
-        "baselines",
-        "seconds",
-        "store",
-        "trials",
-        "shared",
-    }
+    names = "model version run metrics baselines seconds store trials shared winner registered advice"
+    assert set(found) == set(names.split())
     assert found["trials"] == TRIALS
     assert found["shared"]["reused"] == 300
 
@@ -196,7 +223,7 @@ def test_what_is_asked_wrong_is_one_clear_message_and_starts_nothing(
 def test_register_is_none_best_or_a_number(written: str, spec: Path, regraft: Regraft) -> None:
     result = regraft("search", spec, f"--register={written}")
     assert result.code == 2
-    assert "allowed are none, best or a number" in result.err
+    assert "allowed are none, best, a number from 1 on (that many of the best), or a trial" in result.err
 
 
 def test_overrides_are_reported_by_their_last_names() -> None:

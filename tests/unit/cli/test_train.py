@@ -101,6 +101,15 @@ def test_a_gain_that_is_none_is_called_so(
     assert message in regraft("train", spec).out
 
 
+def test_the_end_says_what_is_better_and_what_to_try(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
+    note, advice = "tickets@v1 scores worse than tickets@v0", "worse than the majority. Next: ..."
+    training.outcome = {"note": note, "advice": advice}
+    result = regraft("train", spec)
+    assert f"{note}\n{advice}\nnext\n" in result.out
+    found = regraft("train", spec, "--json").document
+    assert (found["note"], found["advice"]) == (note, advice)
+
+
 def test_what_to_do_next_can_be_pasted(regraft: Regraft, spec: Path, training: FakeTraining, tmp_path: Path) -> None:
     training.outcome = {"store": str(tmp_path / "it's a $store")}
     show, python = regraft("train", spec).out.splitlines()[-2:]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from regraft.contracts import Note
@@ -16,16 +14,31 @@ from regraft.errors import Damaged, NotFound, RunError
 from regraft.lazy import Later
 from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry
+from regraft.store.scratch_folder import scratch_folder
 from regraft.training.prepare import base_bytes
 from regraft.tuning.driver.coordinator import SearchCoordinator
 from regraft.tuning.driver.prepare import PreparedSearch
-from regraft.tuning.driver.registration import register_best
+from regraft.tuning.driver.registration import register_chosen
+from regraft.tuning.driver.search_advice import search_advice
 from regraft.tuning.records import TrialRecord, best_first, error_line
 
 log = logging.getLogger(__name__)
 page = Later("regraft.tuning.pages.page")
 """Imports matplotlib, which takes half a second; read ahead while trials run."""
 REPORT = "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredTrial:
+    """A trial that a command registered."""
+
+    trial: str
+    reference: str
+    """`name@version`."""
+    value: float | None
+    """The deciding metric of the version."""
+    note: str = ""
+    """What to know where an earlier version scores better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +61,11 @@ class SearchOutcome:
     winner: str
     overrides: dict[str, Any]
     registered: dict[str, str] = field(default_factory=dict)
-    """Trial to `name@version`."""
+    """Trial to `name@version`, for all that were ever registered."""
+    added: tuple[RegisteredTrial, ...] = ()
+    """The trials that this command registered, in this order."""
+    advice: str = ""
+    """What to try next, where a baseline is better than the winner."""
     gain: dict[str, Any] | None = None
     delta_bytes: int = 0
     base_bytes: int = 0
@@ -60,7 +77,8 @@ class SearchOutcome:
     def document(self) -> dict[str, Any]:
         """Return the outcome as `--json` prints it."""
         names = ("model", "version", "run", "metrics", "baselines", "seconds", "store", "trials", "shared")
-        return {name: getattr(self, name) for name in names}
+        more = {"winner": self.winner, "registered": [asdict(one) for one in self.added], "advice": self.advice}
+        return {name: getattr(self, name) for name in names} | more
 
 
 def complete(prepared: PreparedSearch, coordinator: SearchCoordinator, started: float, *, ran: bool) -> SearchOutcome:
@@ -76,7 +94,7 @@ def complete(prepared: PreparedSearch, coordinator: SearchCoordinator, started: 
         record.state, record.seconds = "failed", coordinator.seconds
         search_store.write_record(record)
         raise RunError(no_result(trials), where=record.name)
-    register_best(prepared, coordinator, ranked)
+    register_chosen(prepared, coordinator, ranked)
     record.winner, record.state = ranked[0].id, "finished"
     if ran:
         record.seconds = coordinator.seconds
@@ -109,10 +127,24 @@ def outcome_of(prepared: PreparedSearch, trials: Sequence[TrialRecord], winner: 
         winner=winner.id,
         overrides=winner.overrides,
         registered={one.id: one.registered for one in trials if one.registered},
+        added=added_by(prepared, trials),
+        advice=search_advice(spec, record, trials, winner),
         gain=meta.get("gain"),
         delta_bytes=int(meta.get("delta_bytes", 0)),
         base_bytes=base_bytes(prepared.base),
     )
+
+
+def added_by(prepared: PreparedSearch, trials: Sequence[TrialRecord]) -> tuple[RegisteredTrial, ...]:
+    """Return the trials that this command registered, in that order."""
+    known, score = {one.id: one for one in trials}, prepared.record.score["name"]
+    found = []
+    for trial, better in prepared.added.items():
+        reference = str(known[trial].registered)
+        value = version_meta_of(prepared.search_store.store, known[trial]).get("metrics", {}).get(score)
+        note = better.text(reference, score) if better else ""
+        found.append(RegisteredTrial(trial, reference, value, note))
+    return tuple(found)
 
 
 def read_ahead() -> None:
@@ -148,9 +180,9 @@ def report_address(prepared: PreparedSearch) -> str:
 
 def write_report(prepared: PreparedSearch, trials: Sequence[TrialRecord]) -> str:
     """Write the report beside the records and return its address; empty, with a note, if it cannot be made."""
-    with tempfile.TemporaryDirectory(prefix="regraft-report-") as folder:
+    with scratch_folder("regraft-report-") as folder:
         try:
-            for path in page.write_report(prepared.record, trials, Path(folder)):
+            for path in page.write_report(prepared.record, trials, folder):
                 prepared.search_store.write(path.name, path)
         except Exception as error:
             log.info("the report failed", exc_info=True)

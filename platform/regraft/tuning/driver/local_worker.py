@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 from regraft.contracts import Progress
 from regraft.errors import RequestError
 from regraft.spec.run import RunSpec
+from regraft.store.scratch_folder import scratch_folder
 from regraft.training.harness import LocalHarness
 from regraft.training.prepare import threads_per_rank
 from regraft.tuning.driver.finish import SearchOutcome
@@ -26,7 +26,8 @@ class LocalPool:
     slots = 1
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="regraft-search-")
+        self._scratch = ExitStack()
+        self._folder = self._scratch.enter_context(scratch_folder("regraft-search-"))
         self._job: SearchJob | None = None
         self._worker: TrialWorker | None = None
 
@@ -39,7 +40,7 @@ class LocalPool:
         if self._worker is None:
             assert self._job is not None
             harness = LocalHarness(progress=coordinator.emit)
-            worker = TrialWorker(self._job, harness, Path(self._folder.name))
+            worker = TrialWorker(self._job, harness, self._folder)
             worker.prepare(coordinator)
             self._worker = worker
 
@@ -52,7 +53,7 @@ class LocalPool:
         """Release the model and delete the scratch folder."""
         if self._worker is not None:
             self._worker.close()
-        self._folder.cleanup()
+        self._scratch.close()
 
 
 def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> SearchOutcome:

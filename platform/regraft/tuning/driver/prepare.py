@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from regraft.bases.locate import Base, check_hash
@@ -13,6 +13,7 @@ from regraft.errors import RequestError
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.store.searches import searches
+from regraft.store.version_scores import BetterVersion
 from regraft.training.baselines import majority
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.protocol import SearchJob
@@ -33,6 +34,8 @@ class PreparedSearch:
     record: SearchRecord
     search_store: SearchStore
     progress: Progress | None
+    added: dict[str, BetterVersion | None] = field(default_factory=dict)
+    """Trials that this command registered, each with an earlier version that scores better, if there is one."""
 
 
 def search_name(spec: RunSpec) -> str:

@@ -15,12 +15,11 @@ from regraft.errors import Damaged, NotFound
 from regraft.spec.run import RunSpec
 from regraft.store import documents
 from regraft.store.objects import Body, ObjectStore, checked
-from regraft.store.searches import RECORD, folder_of
+from regraft.store.searches import RECORD, TRIALS, folder_of
 from regraft.tuning.records import SearchRecord, TrialRecord
 from regraft.units import finite
 
 log = logging.getLogger(__name__)
-TRIALS = "trials.jsonl"
 EVERY_S = 2.0
 """Seconds between two writes of mere progress."""
 

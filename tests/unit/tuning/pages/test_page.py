@@ -143,7 +143,7 @@ def test_trials_are_reported_best_first_with_all_that_is_known(usual: list[Path]
     shown = [float(found) for found in re.findall(r'<td>t\d+</td><td class="num">(0\.\d+)</td>', table)]
     assert len(shown) == 23 and shown == sorted(shown, reverse=True)
     assert "the loss is not a number at step 41" in table
-    assert "<code>--register 12</code>" in table and "<b>sentiment@v3</b>" in table
+    assert "<code>--register t0012</code>" in table and "<b>sentiment@v3</b>" in table
     assert "regraft predict sentiment@v3 rows.csv" in text
     assert "computed for 872 of them, found again from earlier runs for 2,000; 291.0 MB on disk" in text
     assert "That saved 7 min 11 s of computing" in text
@@ -151,7 +151,7 @@ def test_trials_are_reported_best_first_with_all_that_is_known(usual: list[Path]
 
 def test_another_store_is_named_in_commands(tmp_path: Path) -> None:
     assert "--store" not in page(tmp_path, search(), [trial(1)])
-    assert "regraft search SPEC --register 1 --store s3://bucket/models" in page(
+    assert "regraft search SPEC --register t0001 --store s3://bucket/models" in page(
         tmp_path, search(store="s3://bucket/models"), [trial(1)]
     )
 

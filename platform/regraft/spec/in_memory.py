@@ -1,0 +1,25 @@
+"""The message for rows in memory, such as a DataFrame, where a spec names files."""
+
+from __future__ import annotations
+
+from regraft.errors import RequestError
+
+_TABLES = ("to_csv", "to_pandas", "column_names", "write_csv")
+"""Attributes of tables: of pandas, Arrow, datasets, Polars."""
+
+
+def refuse_rows(place: str, value: object) -> None:
+    """Raise RequestError if a value of a spec, or what is given as the spec, is a table, an array or a list of rows."""
+    table = any(hasattr(value, name) for name in _TABLES)
+    array = bool(getattr(value, "shape", ()))
+    rows = place in ("data.train", "data.eval", "spec") and isinstance(value, list | tuple)
+    if not (table or array or rows):
+        return
+    kind = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}".removeprefix("builtins ")
+    writes = "its to_csv('rows.csv', index=False) writes" if hasattr(value, "to_csv") else "write"
+    what = "a spec, which names files" if place == "spec" else "the path of a file, a folder or a glob"
+    raise RequestError(
+        f"a {kind} is given; allowed is {what}. Rows in memory cannot be trained on yet: {writes} them to a file "
+        "(CSV, Parquet, JSON lines), and name it as data.train",
+        where=place,
+    )

@@ -241,7 +241,7 @@ def evaluate(
 
 def predict(
     model: str,
-    input: str | Path,
+    input: Any,
     output: str | Path,
     *,
     store: str | Path | None = None,
@@ -257,34 +257,35 @@ def predict(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> BatchResult:
-    """Answer every row of `input` with a registered model, and write `output` (.jsonl or .parquet) in the same order.
+    """Answer every row of `input` with a registered model, and write `output` (.jsonl, .csv, .tsv, .parquet) in order.
 
-    `features` writes vectors in place of answers; `model` may then also be a base, as a spec writes it. They are
-    computed in `dtype`. `columns` maps the model's columns to the file's; `format` is the source that reads the file. A
-    row that cannot be answered raises DataError before anything is computed; with `bad_rows="skip"`, its line has an
-    `error`. `workers` are processes on Ray (None: by the size of the cluster); 0 is this process, without Ray. The same
-    call continues after a crash; `fresh` starts over and replaces `output`.
+    `input` is a path, glob, s3:// URL or table (pandas, pyarrow, a list of mappings). `features` writes vectors, made
+    in `dtype`, in place of answers; `model` may then also be a base, as a spec writes it. `columns` maps the model's
+    columns to the file's; `format` is the source that reads the file. A row that cannot be answered raises DataError
+    before anything is computed; with `bad_rows="skip"`, its line has an `error`. `workers` are processes on Ray (None:
+    by the size of the cluster); 0 is this process. The same call continues after a crash; `fresh` starts over.
     """
     from regraft.contracts import Source
     from regraft.serving.batch.input_blocks import source_named
     from regraft.serving.batch.session import BatchRequest, predict_here
+    from regraft.serving.batch.table_input import as_input
 
-    request = BatchRequest(
-        model=str(model),
-        input=str(input),
-        output=str(output),
-        store=_store(store),
-        features=features,
-        columns=dict(columns or {}),
-        format=format if format is None or isinstance(format, Source) else source_named(format),
-        bad_rows=bad_rows,
-        dtype=dtype,
-        plugins=tuple(map(str, plugins)),
-        base=base,
-    )
-    if workers == 0:
-        # In this process, so that machines without Ray can predict too.
-        return predict_here(request, fresh=fresh, progress=progress)
-    from regraft.cluster.predict import predict as predict_on_ray
+    with as_input(input) as path:
+        request = BatchRequest(
+            model=str(model),
+            input=path,
+            output=str(output),
+            store=_store(store),
+            features=features,
+            columns=dict(columns or {}),
+            format=format if format is None or isinstance(format, Source) else source_named(format),
+            bad_rows=bad_rows,
+            dtype=dtype,
+            plugins=tuple(map(str, plugins)),
+            base=base,
+        )
+        if workers == 0:  # in this process, so that machines without Ray can predict too
+            return predict_here(request, fresh=fresh, progress=progress)
+        from regraft.cluster.predict import predict as predict_on_ray
 
-    return predict_on_ray(request, workers=workers, fresh=fresh, progress=progress, address=address)
+        return predict_on_ray(request, workers=workers, fresh=fresh, progress=progress, address=address)

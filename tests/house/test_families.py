@@ -32,7 +32,9 @@ OTHER_MEANINGS = {
     ("evaluation/page.py", "boxes"): "the shape of a view",
     ("report/html.py", "number"): "a filter of the templates",
     ("report/html.py", "words"): "a filter of the templates",
+    ("serving/batch/output_parts.py", "csv"): "a format that answers are written in",
     ("serving/batch/output_parts.py", "jsonl"): "a format that answers are written in",
+    ("serving/batch/output_parts.py", "parquet"): "a format that answers are written in",
     ("serving/batch/session.py", "parquet"): "a format that answers are written in",
     ("spec/run.py", "prototypes"): "what a task supports",
     **{

@@ -37,6 +37,9 @@ applications:
       keys: /etc/regraft/keys/keys.yaml
       {{- end }}
       open_to_all: {{ $service.openToAll }}
+      {{- if $service.allowOrigins }}
+      allow_origins: {{ $service.allowOrigins | toJson }}
+      {{- end }}
       proxy: {{ $service.proxy }}
       precision: {{ $service.precision }}
       scaling:

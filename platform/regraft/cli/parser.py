@@ -153,9 +153,9 @@ def _predict(commands: Any) -> None:
     predict.add_argument(
         "model", metavar="NAME[@REF]", help="a version (@v3) or an alias (@production); else the newest"
     )
-    predict.add_argument("input", metavar="INPUT", help="file, folder, glob or s3:// URL of rows")
+    predict.add_argument("input", metavar="INPUT", help="file, folder, glob or s3:// URL of rows; -: standard input")
     predict.add_argument(
-        "--output", required=True, metavar="OUT", help="OUT.jsonl or OUT.parquet, local or s3://, complete or absent"
+        "--output", required=True, metavar="OUT", help="OUT.jsonl, .csv, .tsv or .parquet, local or s3://"
     )
     predict.add_argument(
         "--features", action="store_true", help="vectors instead of answers; NAME may also be a base, as in a spec"
@@ -289,6 +289,9 @@ def _serve(commands: Any) -> None:
     serve.add_argument("--port", type=_count, metavar="N", help="8000; 0 with --replicas 0: any")
     serve.add_argument(
         "--keys", metavar="FILE", help="keys of its users (regraft key); else REGRAFT_KEYS, else open on this machine"
+    )
+    serve.add_argument(
+        "--allow-origin", action="append", metavar="ORIGIN", help="web pages that may ask: https://app.example.org"
     )
     serve.add_argument("--replicas", type=_count, metavar="N", help="on Ray Serve (1); 0: this process, without Ray")
     serve.add_argument("--min-replicas", type=_count, metavar="N", help="fewest; 0: none while there are no requests")

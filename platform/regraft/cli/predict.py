@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from regraft.cli.jobs.remote import is_job_api, run_as_job
 from regraft.cli.screen import Reply, Screen, store_of
 from regraft.cli.train_progress import following
 from regraft.errors import RequestError
+from regraft.spec.document import STANDARD_INPUT
 from regraft.units import seconds_text
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 def predict(args: argparse.Namespace, screen: Screen) -> Reply:
     """Run the `predict` command."""
+    if args.input == STANDARD_INPUT:
+        _check_standard_input(args, screen)
     if is_job_api(args.address):
         return run_as_job(
             args.address, screen, partial(function(WORK["pack predict"]), args=args, store=store_of(args.store))
@@ -47,6 +51,18 @@ def predict(args: argparse.Namespace, screen: Screen) -> Reply:
         )
     _summary(written, screen, vectors=args.features)
     return Reply(written.document())
+
+
+def _check_standard_input(args: argparse.Namespace, screen: Screen) -> None:
+    """Raise RequestError where `-` cannot be read: without --format, or by a job on a cluster."""
+    if is_job_api(args.address):
+        raise RequestError("- is standard input, which a submitted job does not have: name a file", where="INPUT")
+    if args.format is None:
+        raise RequestError(
+            "- is standard input, which has no name to tell its form by: add --format jsonl, or csv", "-"
+        )
+    if sys.stdin.isatty():
+        screen.note("reading rows from the keyboard; Ctrl-D ends them")
 
 
 def parse_format(written: str | None) -> Any:

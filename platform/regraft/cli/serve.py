@@ -81,6 +81,7 @@ def _options(args: argparse.Namespace) -> Mapping[str, Any]:
         "host": args.host,
         "port": args.port,
         "keys": args.keys,
+        "allow_origins": args.allow_origin,
         "precision": args.precision,
         "plugins": args.plugins or None,
         "scaling.min_replicas": fewest,

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from regraft.columns.files.file_column import FileColumn
+from regraft.columns.files.pixels_in_memory import holds_pixels, is_one_picture, picture_file
 from regraft.contracts.column import Allowance, BadCell, MadeUp, TooLarge, column_of
 from regraft.contracts.views import ImageView, ShownRow
 from regraft.errors import DataError
@@ -54,6 +55,14 @@ class ImageColumn(FileColumn):
         except DataError:
             return False
         return True
+
+    def accept(self, value: Any) -> Any:
+        """Return a path or an open file; a PIL image, or an array of pixels, as an open PNG file."""
+        return io.BytesIO(picture_file(value)) if holds_pixels(value) else super().accept(value)
+
+    def is_one(self, items: Any) -> bool:
+        """Return whether a Python caller gives one picture in place of rows."""
+        return is_one_picture(items) or super().is_one(items)
 
     def receive_body(self, body: bytes, allowance: Allowance) -> bytes:
         """Return the bytes of a picture that may be decoded."""

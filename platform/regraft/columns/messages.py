@@ -19,6 +19,7 @@ class MessagesColumn(Column):
 
     arrow: ClassVar[pa.DataType] = pa.list_(pa.struct([(key, pa.string()) for key in KEYS]))
     widget: ClassVar[Widget] = "text"
+    bare: ClassVar[bool] = True
 
     def read_cell(self, cell: object, folder: str) -> list[dict[str, str]]:
         """Return a conversation; a CSV cell holds it as JSON."""
@@ -35,10 +36,13 @@ class MessagesColumn(Column):
         return [{key: message[key] for key in KEYS} for message in cell]
 
     def accept(self, value: Any) -> Any:
-        """Return a list of messages; the task checks what they hold."""
+        """Return a list of messages, whose contents the task checks; a bare text is what the user says."""
+        if isinstance(value, str):
+            return [{"role": "user", "content": value}]
+        value = value.tolist() if hasattr(value, "tolist") else value
         if not (isinstance(value, list | tuple) and value):
             raise BadCell(f"is {value!r}; allowed is a list of messages, {{role, content}}")
-        return value
+        return list(value)
 
     def receive(self, value: Any, allowance: Allowance) -> list[dict[str, str]]:
         """Return a conversation; a bare text is what its user says."""
@@ -60,9 +64,9 @@ class MessagesColumn(Column):
         }
         return {"anyOf": [text, {"type": "array", "minItems": 1, "items": message}]}
 
-    def is_one(self, items: list[Any]) -> bool:
+    def is_one(self, items: Any) -> bool:
         """Return whether the list is one conversation."""
-        return any(isinstance(item, dict) and "role" in item for item in items)
+        return isinstance(items, list | tuple) and any(isinstance(item, dict) and "role" in item for item in items)
 
     def placeholder(self) -> list[dict[str, str]]:
         """Return a conversation without content."""

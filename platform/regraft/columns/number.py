@@ -32,7 +32,8 @@ class NumberColumn(Column):
         raise BadCell.unfit(cell, "a finite number")
 
     def accept(self, value: Any) -> float:
-        """Return an int or a float."""
+        """Return an int or a float, also of NumPy's."""
+        value = value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise BadCell(f"is a {type(value).__name__}; allowed is a number")
         return value

@@ -27,7 +27,8 @@ class TextColumn(Column):
     def accept(self, value: Any) -> str:
         """Return a str."""
         if not isinstance(value, str):
-            raise BadCell(f"is a {type(value).__name__}; allowed is text")
+            advice = ": decode it" if isinstance(value, bytes) else ""
+            raise BadCell(f"is a {type(value).__name__}; allowed is text{advice}")
         return value
 
     def receive(self, value: Any, allowance: Allowance) -> str:

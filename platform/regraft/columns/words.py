@@ -31,6 +31,7 @@ class WordsColumn(Column):
 
     def accept(self, value: Any) -> Any:
         """Return a str, or a list of str."""
+        value = value.tolist() if hasattr(value, "tolist") else value
         words = isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
         if not isinstance(value, str) and not words:
             raise BadCell(f"is a {type(value).__name__}; allowed is a list of words, or one text")

@@ -174,8 +174,11 @@ class Column(Plugin, ABC):
         """Return the JSON Schema of a value in a request."""
         return {}
 
-    def is_one(self, items: list[Any]) -> bool:
-        """Return whether a JSON list is one value of the only column, rather than a list of several inputs."""
+    def is_one(self, items: Any) -> bool:
+        """Return whether a list is one value of the only column, rather than several inputs.
+
+        It is a JSON list, or whatever a Python caller gives in place of rows.
+        """
         return False
 
     def example(self, position: int) -> Any:

@@ -41,7 +41,8 @@ class DataFile:
     @property
     def folder(self) -> str:
         """The folder or s3:// URL that relative paths of images are relative to."""
-        return self.resolved.remote_root if self.resolved.by_reference else str(self.path.parent)
+        resolved = self.resolved
+        return resolved.remote_root if resolved.by_reference else resolved.folder or str(self.path.parent)
 
     def rows(self) -> Iterator[Raw]:
         """Yield its rows. Every failure to read it is raised as a DataError that names it."""

@@ -6,6 +6,8 @@ import fnmatch
 import glob
 import os
 import re
+import shutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from regraft.data.folders import IMAGE_SUFFIXES
 from regraft.errors import DataError, NotFound, Unsupported
+from regraft.spec.document import STANDARD_INPUT
 from regraft.store.objects import open_store
 
 _GLOB = "*?["
@@ -41,6 +44,8 @@ class ResolvedPath:
     local_root: str = ""
     """The folder on this machine that holds the copy of `remote_root`; empty when nothing was copied."""
     remote_root: str = ""
+    folder: str = ""
+    """Where relative paths in it begin; empty for the folder that it is in."""
     by_reference: bool = False
     """Whether its images are empty placeholder files, to be read at their URL."""
 
@@ -63,6 +68,8 @@ class Location(ABC):
 
 def location_of(written: str, scratch: Path, suffixes: Sequence[str]) -> Location:
     """Return the location that a spec names; `scratch` is a folder for copies, `suffixes` are those of sources."""
+    if written == STANDARD_INPUT:
+        return StandardInput(scratch)
     scheme = written.partition("://")[0] if "://" in written else ""
     if not scheme:
         return LocalLocation()
@@ -103,6 +110,30 @@ class LocalLocation(Location):
         for name in names:
             next(self.find(name))
         return _unchanged(Path(written).expanduser())
+
+
+class StandardInput(Location):
+    """The rows that are piped into the command. They are copied, since sources read a file more than once."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+
+    def exists(self, written: str) -> bool:
+        """Return True: the name is always that of standard input."""
+        return True
+
+    def find(self, written: str) -> Iterator[ResolvedPath]:
+        """Yield a copy of all that is piped in; relative paths in it begin in the current folder."""
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        copy = self._scratch / "standard-input"
+        with copy.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        name = "standard input"
+        yield ResolvedPath(copy, name, local_root=str(copy), remote_root=name, folder=os.getcwd())
+
+    def combine(self, written: str, names: Sequence[str]) -> ResolvedPath:
+        """Return the copy: the name has no braces."""
+        return next(self.find(written))
 
 
 class S3Location(Location):

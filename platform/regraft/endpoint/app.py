@@ -14,6 +14,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -22,12 +23,14 @@ from regraft.contracts import Answer, Task
 from regraft.endpoint.api_keys import ApiKey, ApiKeys
 from regraft.endpoint.backend import Backend
 from regraft.endpoint.body_reader import BodyBudget, ClientDisconnected, read_body
-from regraft.endpoint.http_errors import HttpError, busy, http_error_of
+from regraft.endpoint.content_coding import coding_of, unpack
+from regraft.endpoint.http_errors import HttpError, busy, error_response, http_error_of
 from regraft.endpoint.inference_api import form_for
 from regraft.endpoint.metrics import Metrics, NoMetrics
 from regraft.endpoint.model_info import describe_model, list_models
 from regraft.endpoint.open_versions import OpenVersions, RequestState
 from regraft.endpoint.openapi import document
+from regraft.endpoint.origins import OriginGuard
 from regraft.endpoint.pages import DOCS, PAGE, Page
 from regraft.endpoint.request_body import ParsedRequest, most_bytes, parse_request
 from regraft.endpoint.routes import BARE, ModelRoutes
@@ -45,8 +48,9 @@ _MAX_DESCRIBING = 64
 READERS = 8
 """Bodies that may be arriving, for each request that may be answered at once: slow senders take up little."""
 _UNAUTHENTICATED = {401, 403}
-_CLOSING = {408, 413}
-"""Statuses after which the rest of a body may still arrive: the connection is closed."""
+_ENDING = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
+"""Errors that end the process or the request, and are not answered."""
+_OPENAI = re.compile(r"(?:/models/[^/]+)?/v1(?:/.*)?")
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +90,12 @@ class Endpoint:
         routes = [Route(path, handler, methods=["GET"]) for path, handler in gets.items()]
         routes.append(Route("/models/{reference}", self._model, methods=["GET", "POST"]))
         handlers = {HTTPException: _router_error, HttpError: _error, RegraftError: _error, Exception: _error}
-        return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan or _no_lifespan)
+        return Starlette(
+            routes=routes,
+            middleware=[Middleware(OriginGuard, allowed=self._spec.allow_origins)],
+            exception_handlers=handlers,
+            lifespan=lifespan or _no_lifespan,
+        )
 
     async def _model(self, request: Request) -> Response:
         if request.method == "POST":
@@ -135,17 +144,19 @@ class Endpoint:
         state = RequestState()
         if self._answering >= self._spec.limits.queue or self._body_budget.full():
             self._metrics.answered("", "", 503, seconds=0.0, rows=0)
-            return self._with_capacity(_error_response(self._overloaded()))
+            return self._with_capacity(error_response(self._overloaded()))
         status = 499
         try:
             response = await self._respond(request, state)
             status = response.status_code
         except ClientDisconnected:
             response = Response(status_code=499)  # the client does not read it
-        except Exception as error:
+        except _ENDING:
+            raise
+        except BaseException as error:  # a panic of an extension in Rust is no Exception
             http_error = _logged(error, state)
             status = http_error.status
-            response = _error_response(http_error)
+            response = error_response(http_error)
             response.headers.update(state.headers)
         finally:
             seconds = time.perf_counter() - started
@@ -167,8 +178,11 @@ class Endpoint:
         name, ref = self._named(request, key)
         task = await self._open(name, ref, key, state)
         most, length = most_bytes(task, limits), request.headers.get("content-length")
+        coding = coding_of(",".join(request.headers.getlist("content-encoding")))
         body = await read_body(request.receive, length, most, limits.body_seconds, budget=self._body_budget)
         with self._counted():
+            if coding:
+                body = await unpack(body, coding, most, budget=self._body_budget)
             parsed = await self._parse(body, request.headers.get("content-type", ""), task)
             answers = await self._answers(parsed, state)
         self._routes.relied_on(name, ref)
@@ -261,14 +275,7 @@ def _html(page: Page) -> Response:
     return Response(page.text, media_type="text/html", headers=page.headers)
 
 
-def _error_response(http_error: HttpError) -> Response:
-    headers = http_error.headers()
-    if http_error.status in _CLOSING:
-        headers["connection"] = "close"
-    return JSONResponse(http_error.document(), http_error.status, headers)
-
-
-def _logged(error: Exception, state: RequestState) -> HttpError:
+def _logged(error: BaseException, state: RequestState) -> HttpError:
     """Convert an error, and log it if it is unexpected."""
     http_error = http_error_of(error, state.model)
     if http_error.status == 500:
@@ -277,15 +284,30 @@ def _logged(error: Exception, state: RequestState) -> HttpError:
 
 
 async def _error(_: Request, error: Exception) -> Response:
-    return _error_response(_logged(error, RequestState()))
+    return error_response(_logged(error, RequestState()))
 
 
 async def _router_error(request: Request, error: Exception) -> Response:
     """Return the error of a request with an unknown path or method."""
     assert isinstance(error, HTTPException)
     messages = {
-        404: f"there is nothing at {request.url.path[:200]}; there are /, /models, /models/NAME, /docs",
+        404: _nothing_at(request.url.path[:200]),
         405: f"{request.method} is not answered here: POST asks a model, GET describes it",
     }
     http_error = HttpError(error.status_code, "NotFound", messages.get(error.status_code, str(error.detail)))
     return JSONResponse(http_error.document(), error.status_code, dict(error.headers or {}))
+
+
+def _nothing_at(path: str) -> str:
+    """Return the message for a path that does not exist; it names the way for those that other servers have."""
+    if path == "/metrics":
+        return (
+            "there are no metrics at this address: an endpoint on Ray exports them with Ray's own (regraft_*), on the "
+            "metrics port of each node; without Ray (--replicas 0) there are none"
+        )
+    if _OPENAI.fullmatch(path):
+        return (
+            'the routes of OpenAI\'s API (/v1/...) are not served: send {"inputs": ...} to POST /models/NAME; a chat '
+            "model takes a list of {role, content} as one input"
+        )
+    return f"there is nothing at {path}; there are /, /models, /models/NAME, /docs"

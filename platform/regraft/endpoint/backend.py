@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from regraft.contracts import Answer
 from regraft.endpoint.http_errors import HttpError
 from regraft.endpoint.metrics import Metrics, NoMetrics
+from regraft.errors import DataError
 from regraft.plugins import add_folder
 from regraft.serving.engine.batcher import Batcher, BatchLimits
 from regraft.serving.engine.engine import EncodedRow, Engine, RowRequest, ServedVersion
@@ -80,9 +82,10 @@ class EngineBackend:
         abandoned = threading.Event()
         try:
             await loop.run_in_executor(self._encoders, self._submit, requests, tokens, futures, abandoned)
-            if len(futures) == 1:
-                return [await asyncio.wrap_future(futures[0])]
-            return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in futures)))
+            with _naming_inputs(futures):
+                if len(futures) == 1:
+                    return [await asyncio.wrap_future(futures[0])]
+                return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in futures)))
         except BaseException:
             abandoned.set()
             for future in tuple(futures):  # the other answers are not needed: rows that wait need not be computed
@@ -101,16 +104,34 @@ class EngineBackend:
     ) -> None:
         """Encode rows and queue them; a thread cannot be cancelled, so it checks whether the caller still waits."""
         encoded = []
-        for request in requests:
+        for number, request in enumerate(requests):
             if abandoned.is_set():
                 return
-            encoded.append(self._engine.encode(request))
+            try:
+                encoded.append(self._engine.encode(request))
+            except DataError as error:
+                raise _of_input(number, error) from None
         _refuse_costly(encoded, tokens)
         for item in encoded:
             futures.append(self._batcher.submit(item, within_s=self._within_s))
         if abandoned.is_set():
             for future in futures:
                 future.cancel()
+
+
+@contextlib.contextmanager
+def _naming_inputs(futures: Sequence[Future[Any]]) -> Iterator[None]:
+    """Name the input in the DataError of an answer."""
+    try:
+        yield
+    except DataError as error:
+        ended = (number for number, future in enumerate(futures) if future.done() and not future.cancelled())
+        number = next((number for number in ended if futures[number].exception() is error), 0)
+        raise _of_input(number, error) from None
+
+
+def _of_input(number: int, error: DataError) -> DataError:
+    return DataError(error.message, where=f"input {number}")
 
 
 def _refuse_costly(encoded: Sequence[EncodedRow], tokens: int) -> None:

@@ -60,7 +60,7 @@ async def read_body(
     Raises HttpError 413 as soon as it exceeds `most` bytes, HttpError 408 after `seconds`, and ClientDisconnected.
     """
     if content_length is not None and content_length.isdecimal() and int(content_length[:20]) > most:
-        raise _too_large(most)
+        raise too_large(most)
     try:
         async with asyncio.timeout(seconds):
             with budget.one() as take:
@@ -74,7 +74,7 @@ async def _receive_all(receive: Receive, most: int, take: Callable[[int], None])
     if message["type"] == "http.request" and not message.get("more_body"):  # nearly always: one piece
         only: bytes = message.get("body", b"")
         if len(only) > most:
-            raise _too_large(most)
+            raise too_large(most)
         return only
     body = bytearray()  # not a list of pieces: each may be a single byte
     while True:
@@ -84,11 +84,12 @@ async def _receive_all(receive: Receive, most: int, take: Callable[[int], None])
         body += piece
         take(len(piece))
         if len(body) > most:
-            raise _too_large(most)
+            raise too_large(most)
         if not message.get("more_body"):
             return bytes(body)
         message = await receive()
 
 
-def _too_large(most: int) -> HttpError:
-    return HttpError(413, "TooLarge", f"the body is larger than {most:,} bytes, which are allowed for this model")
+def too_large(most: int, what: str = "is larger") -> HttpError:
+    """Return the error for a body of too many bytes."""
+    return HttpError(413, "TooLarge", f"the body {what} than {most:,} bytes, which are allowed for this model")

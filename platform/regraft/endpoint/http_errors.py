@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
+
+from starlette.responses import JSONResponse
 
 from regraft.errors import (
     BaseError,
@@ -32,6 +35,10 @@ STATUS: tuple[tuple[type[RegraftError], int], ...] = (
 )
 """Status by class of error; the first match counts."""
 RETRY_S = 1.0
+CLOSING = {408, 413}
+"""Statuses after which the rest of a body may still arrive: the connection is closed."""
+_PLACES = ("row ", "input ")
+"""Beginnings of an error's place that a client can know."""
 _PATH = re.compile(r"(?:\b[a-z][a-z0-9+.-]*:/|(?<![\w./<-]))/(?:[^\s/'\",;()]+/)+(?=[^\s/])")
 """The folders of a path or URL."""
 
@@ -39,8 +46,18 @@ _PATH = re.compile(r"(?:\b[a-z][a-z0-9+.-]*:/|(?<![\w./<-]))/(?:[^\s/'\",;()]+/)
 class HttpError(Exception):
     """A request that gets no answer: HTTP status, kind, message, and `retry_after` in seconds if a retry may help."""
 
-    def __init__(self, status: int, kind: str, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`headers` are further headers of the response."""
         super().__init__(message)
+        self._headers = headers or {}
         self.status = status
         self.kind = kind
         self.message = message
@@ -52,7 +69,9 @@ class HttpError(Exception):
 
     def headers(self) -> dict[str, str]:
         """Return the headers that the status requires."""
-        headers = {}
+        headers = dict(self._headers)
+        if self.status in CLOSING:
+            headers["connection"] = "close"
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         if self.status == 401:
@@ -79,14 +98,19 @@ def http_error_of(error: BaseException, where: str = "") -> HttpError:
 
 
 def _message(error: RegraftError) -> str:
-    """Return the message with the row that it is about, and without the folders of the store or its files."""
-    row = error.where if error.where.startswith("row ") else ""
+    """Return the message with the input that it is about, and without the folders of the store or its files."""
+    row = error.where if error.where.startswith(_PLACES) else ""
     return without_folders(f"{row}: {error.message}" if row else error.message)
 
 
 def without_folders(text: str) -> str:
     """Return the text with only the last part of each path and URL, which hides where the server keeps its files."""
     return _PATH.sub("", text)
+
+
+def error_response(http_error: HttpError) -> JSONResponse:
+    """Return the response that a client gets."""
+    return JSONResponse(http_error.document(), http_error.status, http_error.headers())
 
 
 def wrong(message: str, *, status: int = 422, kind: str = "DataError") -> HttpError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regraft.contracts import ApiForm, Column, Schema, Task, column_of, columns_of
 from regraft.contracts.api_form import TEXT
 from regraft.endpoint.api_keys import ApiKey
 from regraft.endpoint.backend import Backend
+from regraft.endpoint.form_fields import MULTIPART, URLENCODED
 from regraft.endpoint.model_info import example_of, open_or_none
 from regraft.endpoint.routes import BARE, ModelRoutes
 from regraft.errors import RegraftError
@@ -20,12 +21,13 @@ MAX_MODELS = 200
 """Further models are not loaded for their own schemas; the schemas of their tasks are in the document."""
 ERRORS = {
     "401": "no key, or one that is not known",
-    "403": "a key that is not for this model",
+    "403": "a key that is not for this model, or a web page of an origin that is not allowed",
     "404": "no such model, version or alias",
     "408": "the body took too long to arrive",
     "409": "the version's stored bytes are not those that were registered",
     "413": "more bytes, inputs, tokens or pixels than are allowed",
-    "422": "an input that does not fit the model",
+    "415": "a Content-Encoding or a kind of multipart that is not read",
+    "422": "an input that does not fit the model; the message has its index and column",
     "424": "the model's base or plugin cannot be reached",
     "503": "too many requests at once; Retry-After gives the seconds to wait",
 }
@@ -34,6 +36,13 @@ HEADERS = {
     "X-Model-Version": "its version, such as v3",
     "X-Model-Delta": "SHA-256 of the delta that answered",
     "X-Model-Hash": "id of the version's manifest",
+}
+PACKED = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "schema": {"enum": ["gzip", "deflate", "identity"]},
+    "description": "how the body is packed; its limit holds before and after unpacking",
 }
 ERROR: Schema = {
     "type": "object",
@@ -124,16 +133,31 @@ def _model_paths(
     summary = f"{model}: {served.task.key()}" + (f", labels {', '.join(served.labels)}" if served.labels else "")
     columns = list(columns_of(prediction_columns(served.task)).values())
     bare = [columns[0].media_type] if len(columns) == 1 and columns[0].media_type else []
-    post = _post(summary[:1000], f"{stem}-request", f"{stem}-reply", bare=bare)
+    fields = columns_of(prediction_columns(served.task))
+    post = _post(summary[:1000], f"{stem}-request", f"{stem}-reply", bodies=_other_bodies(bare, fields))
     return {f"/models/{model}": {"post": post}}
 
 
-def _post(summary: str, request: str, reply: str, *, bare: Sequence[str], parameters: Any = None) -> dict[str, Any]:
-    content: dict[str, Any] = {"application/json": {"schema": _ref(request)}}
-    content |= {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in bare}
+def _other_bodies(bare: Sequence[str], fields: Mapping[str, Column]) -> dict[str, Any]:
+    """Return the bodies besides JSON: files as they are, and forms with a field for each column."""
+    binary = {"type": "string", "format": "binary"}
+    values = {name: binary if column.media_type else column.request_schema() for name, column in fields.items()}
+    schema: Schema = {
+        "type": "object",
+        "properties": {**values, "parameters": {"type": "object"}},
+        "description": "several fields of one name are several inputs",
+    }
+    forms = {MULTIPART: {"schema": schema}, URLENCODED: {"schema": schema}}
+    return {**{media_type: {"schema": binary} for media_type in bare}, **forms}
+
+
+def _post(
+    summary: str, request: str, reply: str, *, bodies: Mapping[str, Any], parameters: Sequence[Any] = ()
+) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": _ref(request)}, **bodies}
     return {
         "summary": summary,
-        **({"parameters": parameters} if parameters else {}),
+        "parameters": [*parameters, PACKED],
         "requestBody": {"required": True, "content": content},
         "responses": {
             "200": {
@@ -160,7 +184,7 @@ def _paths(tasks: list[str]) -> dict[str, Any]:
         "schema": TEXT,
         "description": "NAME, NAME@ALIAS or NAME@v3",
     }
-    ask = _post("Ask a model", "Request", "Reply", bare=_media_types(), parameters=[reference])
+    ask = _post("Ask a model", "Request", "Reply", bodies=_other_bodies(_media_types(), {}), parameters=[reference])
     ask["requestBody"]["content"]["application/json"]["schema"] = {"anyOf": [_ref(f"{stem}Request") for stem in stems]}
     ask["responses"]["200"]["content"]["application/json"]["schema"] = {
         "anyOf": [_ref(f"{stem}Reply") for stem in stems]

@@ -1,20 +1,25 @@
 """Parsing of request bodies, within limits, into rows of the model's task.
 
+A body is JSON, a form, or the only column's value itself, such as a picture's file.
+
 Anyone who reaches the endpoint reaches this code. So sizes are limited before values are decoded, and an image's header
 is read before its pixels. A text is never opened as a file or an address.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from regraft.contracts import ApiForm, BadCell, Column, Task, TooLarge, columns_of
 from regraft.contracts.column import json_name
+from regraft.endpoint.form_fields import MULTIPART, URLENCODED, FormField, multipart_fields, urlencoded_fields
+from regraft.endpoint.form_inputs import INPUTS, FormInputs
 from regraft.endpoint.http_errors import HttpError, wrong
 from regraft.endpoint.inference_api import parameters_of
+from regraft.endpoint.json_body import BYTE_ORDER_MARK, parse_json, refuse_deep
 from regraft.plugins import unknown
 from regraft.serving.row_checks import prediction_columns
 from regraft.spec.serve import LimitSpec
@@ -25,6 +30,8 @@ ESCAPED = 6
 """Most bytes of a character in JSON (\\uXXXX)."""
 
 KEYS = ("inputs", "parameters", "options", "stream")
+_FIELD = re.compile(rb"([\w.%\[\]-]{1,80})=")
+"""The beginning of a urlencoded form; curl sends any body under that media type unless it is given another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +52,49 @@ def most_bytes(task: Task, limits: LimitSpec) -> int:
 
 
 def parse_request(body: bytes, content_type: str, task: Task, limits: LimitSpec) -> ParsedRequest:
-    """Parse a body into rows. Raises HttpError 422 or 413 with the reason."""
+    """Parse a body into rows. Raises HttpError 422, 415 or 413 with the reason."""
     form, wanted = task.api_form(), columns_of(prediction_columns(task))
     allowance = DecodingAllowance(limits)
-    if _is_bare(body, content_type, wanted):
+    inputs = FormInputs(wanted, task.api_names, limits)
+    fields = _form_fields(body, content_type, inputs, {*wanted, *task.api_names, INPUTS})
+    if fields is None and _is_bare(body, content_type, wanted):
         name, column = next(iter(wanted.items()))
-        value = allowance.count(lambda: column.receive_body(body, allowance), "the body")
+        value = allowance.count(lambda: column.receive_body(body, allowance), f"the body ({name})")
         return ParsedRequest([{name: value}], True, form, {})
-    document = _parsed(body)
-    _refuse_deep(document, limits.depth)
-    if not isinstance(document, dict):
-        raise wrong(f'the body is a JSON {type(document).__name__}; it is an object: {{"inputs": ...}}')
-    for key in document:
-        if key not in KEYS:
-            raise wrong(f'{unknown("key", str(key)[:80], list(KEYS))} It is {{"inputs": ...}}')
-    if "inputs" not in document:
-        raise wrong('"inputs" is missing: write {"inputs": ...}')
+    if fields is None:
+        document = _checked(_parsed(body, content_type, wanted), limits)
+        single = not _is_batch(document["inputs"], wanted)
+    else:
+        document, several = inputs.document(fields)
+        single = not several
     if document.get("stream"):
         raise wrong("stream is written; answers are not streamed: leave it out")
-    parameters = parameters_of(form, document.get("parameters"))
-    given = document["inputs"]
-    single = not _is_batch(given, wanted)
-    items = [given] if single else given
+    parameters = parameters_of(task, document.get("parameters"))
+    items = [document["inputs"]] if single else document["inputs"]
     if len(items) > limits.items:
         raise HttpError(413, "TooLarge", f"{len(items)} inputs are asked at once; at most {limits.items} are allowed")
     reader = _RowReader(wanted, task.api_names, allowance)
-    rows = [reader.row(item, "" if single else f"input {number}: ") for number, item in enumerate(items)]
+    rows = [reader.row(item, f"input {number}: ") for number, item in enumerate(items)]
     _refuse_long(rows, limits)
     return ParsedRequest(rows, single, form, parameters)
+
+
+def _form_fields(body: bytes, content_type: str, inputs: FormInputs, names: set[str]) -> list[FormField] | None:
+    """Return the fields of a form, or None for another body. Raises HttpError 415 for another kind of multipart."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == MULTIPART:
+        return multipart_fields(body, content_type, inputs.most_fields())
+    if media_type.startswith("multipart/"):
+        raise HttpError(
+            415,
+            "UnreadBody",
+            f"{media_type[:80]} is not read; allowed are {MULTIPART}, application/json, or the file's own bytes "
+            "(curl --data-binary @FILE)",
+        )
+    beginning = _FIELD.match(body) if media_type == URLENCODED else None
+    if beginning is None or beginning[1].decode("latin-1").removesuffix("[]").removesuffix("%5B%5D") not in names:
+        return None
+    return urlencoded_fields(body, inputs.most_fields())
 
 
 def _is_bare(body: bytes, content_type: str, wanted: Mapping[str, Column]) -> bool:
@@ -82,35 +104,32 @@ def _is_bare(body: bytes, content_type: str, wanted: Mapping[str, Column]) -> bo
     """
     if [bool(column.media_type) for column in wanted.values()] != [True] or "json" in content_type.lower():
         return False
-    return not body[:64].lstrip().startswith(b"{")
+    return not body[:64].removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{")
 
 
-def _parsed(body: bytes) -> Any:
-    def refuse(name: str) -> Any:
-        raise wrong(f"{name} is written, which JSON does not have")
-
+def _parsed(body: bytes, content_type: str, wanted: Mapping[str, Column]) -> Any:
+    """Parse a JSON body. Raises HttpError 422, which names the way for a file under the media type of JSON."""
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=refuse)
-    except UnicodeDecodeError:
-        raise wrong("the body is not UTF-8, as JSON must be") from None
-    except RecursionError:
-        raise wrong("the JSON is nested too deep") from None
-    except ValueError as error:
-        raise wrong(f"the body is not JSON: {str(error)[:120]}") from None
+        return parse_json(body)
+    except HttpError as error:
+        media_type = next((column.media_type for column in wanted.values() if column.media_type), "")
+        if not media_type or body[:64].isascii():
+            raise
+        how = f"if it is the file itself, write Content-Type: {media_type} in place of {content_type[:80]}"
+        raise wrong(f"{error.message}; {how}") from None
 
 
-def _refuse_deep(document: Any, most: int) -> None:
-    level = [document]
-    for _ in range(most):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return
-    raise wrong(f"the JSON is nested deeper than {most}")
+def _checked(document: Any, limits: LimitSpec) -> dict[str, Any]:
+    """Return a request's document. Raises HttpError 422 for one that is not an object with inputs."""
+    refuse_deep(document, limits.depth)
+    if not isinstance(document, dict):
+        raise wrong(f'the body is a JSON {json_name(document)}; it is an object: {{"inputs": ...}}')
+    for key in document:
+        if key not in KEYS:
+            raise wrong(f'{unknown("key", str(key)[:80], list(KEYS))} It is {{"inputs": ...}}')
+    if "inputs" not in document:
+        raise wrong('"inputs" is missing: write {"inputs": ...}')
+    return document
 
 
 def _is_batch(given: Any, wanted: Mapping[str, Column]) -> bool:
@@ -184,7 +203,9 @@ class _RowReader:
         return {renamed.get(name, name): value for name, value in item.items()} if renamed else item
 
     def _value(self, column: Column, value: Any, where: str) -> Any:
-        return self.allowance.count(lambda: column.receive(value, self.allowance), where)
+        """Return a JSON value, or a file of a form, as the column's own."""
+        receive = column.receive_body if isinstance(value, bytes) else column.receive
+        return self.allowance.count(lambda: receive(value, self.allowance), where)
 
 
 def _refuse_long(rows: list[dict[str, Any]], limits: LimitSpec) -> None:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -92,13 +93,21 @@ class Predictor:
         task, method = self.adapted.task.key(), self.adapted.method.key()
         return f"Predictor({self.name}, {task} by {method} on {self.adapted.base.reference}, {self.device})"
 
-    def predict(self, rows: Sequence[str | Mapping[str, Any]]) -> list[Answer]:
+    @cached_property
+    def column_names(self) -> Mapping[str, str]:
+        """The columns' names in the training files, by the task's; empty where they are the task's own."""
+        return dict((self.fetched.spec.get("data") or {}).get("columns") or {})
+
+    def predict(self, rows: Any) -> list[Answer]:
         """Return one answer per row, in order; its fields depend on the task (`regraft show tasks NAME`).
 
-        A row holds the task's columns without the targets; a string suffices for a task with one text or image column.
-        Raises DataError, which names the first row that does not fit.
+        `rows` is a list of rows, a table (pandas, pyarrow, Polars, `datasets`), or one row, which gets a list of one
+        answer. A row holds the task's columns without the targets, under the task's names or those of the training
+        files. For a task with one input its value suffices: a text, a list of words, what a chat's user says, or a
+        picture (path, bytes, PIL image, array of 8 bits). Raises DataError, which names the first row that does not
+        fit.
         """
-        good = check_rows(self.adapted.task, rows)
+        good = check_rows(self.adapted.task, rows, self.column_names)
         return self._results(good, self._read_answers, self._forward)
 
     def attempt(self, rows: Sequence[Row]) -> list[Answer | DataError]:
@@ -116,10 +125,10 @@ class Predictor:
         self.adapted.linear_head()
         return self._attempted(rows, lambda output, _: list(output.float().cpu()), self.adapted.features)
 
-    def logits(self, rows: Sequence[str | Mapping[str, Any]]) -> Tensor:
+    def logits(self, rows: Any) -> Tensor:
         """Return the model's logits, (rows, labels) for one label a row, on the CPU; rows as in `predict`."""
         task = self.adapted.task
-        good = check_rows(task, rows)
+        good = check_rows(task, rows, self.column_names)
         found = self._results(good, lambda output, _: list(_logits(task, output).float().cpu()), self.adapted.forward)
         return torch.stack(found) if found else torch.zeros(0, len(self.labels))
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from regraft.contracts import BadCell, Column, Example, Kind, Row, Task, columns_of
+from regraft.data.cell_parsing import find_value
 from regraft.errors import DataError
 from regraft.plugins import unknown
+from regraft.serving.python_rows import as_mapping, is_missing, listed
 
 MAX_BATCH_ROWS = 32
 MAX_BATCH_NUMBERS = 1 << 23
 """Input numbers in a batch: 32 images of 224 x 224, or 2 of DETR's size, so that memory stays bounded."""
 WINDOW = 256
 """Rows that are encoded together, and sorted into batches."""
+_NOTHING = find_value({}, "")
+"""The value of a column that a row does not have."""
 
 
 def prediction_columns(task: Task) -> dict[str, Kind]:
@@ -26,40 +31,79 @@ def prediction_columns(task: Task) -> dict[str, Kind]:
     return {name: kind for name, kind in task.input_columns().items() if name not in targets}
 
 
-def check_rows(task: Task, rows: Sequence[str | Mapping[str, Any]]) -> list[Row]:
+def check_rows(task: Task, rows: Any, names: Mapping[str, str] | None = None) -> list[Row]:
     """Return the rows with the task's own columns and `row`, their index; targets are dropped.
 
-    A string is accepted as a row if the only column allows it (text, words, image). Raises DataError, which names the
-    first row that does not fit.
+    `rows` is anything that `python_rows.listed` takes. A value is accepted as a row if the only column allows it (text,
+    words, image, conversation). `names` are the columns' names in the training files, which are accepted too. Raises
+    DataError, which names the first row that does not fit.
     """
-    if isinstance(rows, str | bytes | Mapping):
-        raise DataError(f"one {type(rows).__name__} is given; allowed is a list of rows: write [row]", where="rows")
-    wanted = columns_of(prediction_columns(task))
-    return [_checked(task, wanted, number, row) for number, row in enumerate(rows)]
+    check = _RowCheck(task, columns_of(prediction_columns(task)), dict(names or {}))
+    given, is_table = listed(rows, check.wanted, check.names.values())
+    return [check.row(number, row, is_table=is_table) for number, row in enumerate(given)]
 
 
-def _checked(task: Task, wanted: Mapping[str, Column], number: int, given: Any) -> Row:
-    where = f"row {number}"
-    if not isinstance(given, Mapping):
-        given = _named(wanted, given, where)
-    absent = [name for name in wanted if given.get(name) is None]
-    if absent:
-        raise DataError(f"column {absent[0]!r} is missing; a row has {', '.join(wanted)}", where=where)
-    for name in given:
-        if name not in task.input_columns() and name != "row":
-            raise DataError(unknown("column", str(name), sorted(wanted)), where=where)
-    row = {name: _accepted(column, name, given[name], where) for name, column in wanted.items()} | {"row": number}
-    if problem := task.check(row):
-        raise DataError(problem, where=where)
-    return row
+def with_column(task: Task, problem: str) -> str:
+    """Return a problem of a row with the column that it is about, unless it names one or there are several."""
+    names = list(prediction_columns(task))
+    named = any(re.search(rf"\b{re.escape(name)}\b", problem) for name in names)
+    return problem if named or len(names) != 1 else f"column {names[0]!r}: {problem}"
 
 
-def _named(wanted: Mapping[str, Column], given: Any, where: str) -> Mapping[str, Any]:
-    bare = [name for name, column in wanted.items() if column.bare]
-    if len(wanted) == 1 and bare and isinstance(given, str | Path | bytes):
-        return {bare[0]: given}
-    example = ", ".join(f"{name!r}: ..." for name in wanted)
-    raise DataError(f"a {type(given).__name__} is given; this task's row is {{{example}}}", where=where)
+@dataclass(frozen=True)
+class _RowCheck:
+    """Checks the rows that a Python caller gives for a task."""
+
+    task: Task
+    wanted: Mapping[str, Column]
+    names: Mapping[str, str]
+    """The columns' names in the training files."""
+
+    def row(self, number: int, given: Any, *, is_table: bool) -> Row:
+        """Return a row as the task reads it; a table may have other columns beside. Raises DataError."""
+        where = f"row {number}"
+        mapping = as_mapping(given)
+        values = self._named(given, where) if mapping is None else self._renamed(mapping)
+        missing = [name for name in self.wanted if is_missing(values.get(name))]
+        if missing:
+            raise DataError(f"column {missing[0]!r} is missing; a row has {self._known()}", where=where)
+        if not is_table:
+            self._refuse_unknown(values, where)
+        row = {name: _accepted(column, name, values[name], where) for name, column in self.wanted.items()}
+        row["row"] = number
+        if problem := self.task.check(row):
+            raise DataError(with_column(self.task, problem), where=where)
+        return row
+
+    def _renamed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a row with the task's names in place of those that the training files have."""
+        values = dict(given)
+        for name, written in self.names.items():
+            found = _NOTHING if name in values else find_value(values, written)
+            if found is not _NOTHING:
+                values[name] = found
+        return values
+
+    def _refuse_unknown(self, values: Mapping[str, Any], where: str) -> None:
+        known = {"row", *self.task.input_columns(), *self.names.values()}
+        known |= {written.partition(".")[0] for written in self.names.values()}
+        for name in values:
+            if name not in known:
+                raise DataError(unknown("column", str(name), sorted(self.wanted)), where=where)
+
+    def _known(self) -> str:
+        """Return the columns of a row, with their names in the training files."""
+        also = {name: self.names[name] for name in self.wanted if self.names.get(name, name) != name}
+        shown = [f"{name} (in the training files {also[name]})" if name in also else name for name in self.wanted]
+        return ", ".join(shown)
+
+    def _named(self, given: Any, where: str) -> dict[str, Any]:
+        """Return a bare value as a row of the only column."""
+        columns = list(self.wanted.items())
+        if len(columns) == 1 and columns[0][1].bare and not isinstance(given, bool | int | float | None):
+            return {columns[0][0]: given}
+        example = ", ".join(f"{name!r}: ..." for name in self.wanted)
+        raise DataError(f"a {type(given).__name__} is given; this task's row is {{{example}}}", where=where)
 
 
 def _accepted(column: Column, name: str, value: Any, where: str) -> Any:
@@ -82,7 +126,7 @@ def batches(
     for start in range(0, len(order), WINDOW):
         alike: dict[tuple[Any, ...], list[tuple[int, Example]]] = defaultdict(list)
         for position in order[start : start + WINDOW]:
-            example = _encoded(rows[position], encode)
+            example = _encoded(task, rows[position], encode)
             if example is None:
                 continue
             alike[_shapes(example)].append((position, example))
@@ -91,11 +135,11 @@ def batches(
                 yield [position for position, _ in part], [example for _, example in part]
 
 
-def _encoded(row: Row, encode: Callable[[Row], Example | None]) -> Example | None:
+def _encoded(task: Task, row: Row, encode: Callable[[Row], Example | None]) -> Example | None:
     try:
         return encode(row)
     except DataError as error:
-        raise DataError(error.message, where=f"row {row['row']}") from error
+        raise DataError(with_column(task, error.message), where=f"row {row['row']}") from error
 
 
 def _parts(group: list[tuple[int, Example]]) -> Iterator[list[tuple[int, Example]]]:

@@ -15,6 +15,9 @@ from regraft.contracts import Loss, Method, Source, Task
 from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen, Plugin, unknown
 
+STANDARD_INPUT = "-"
+"""The name of standard input in place of a file's, as other commands have it."""
+
 
 def read_document(path: Path, wanted: str) -> dict[str, Any]:
     """Read a YAML file as a mapping; REGRAFT_STORE, where set, replaces its `store`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,12 @@ from regraft.spec.document import absolute, merged, problem, read_document
 from regraft.store.names import is_version, parse
 
 EVERY = "*"
+ANY_ORIGIN = "*"
+NO_ORIGIN = "null"
+"""The origin that browsers send for a page without one: a file, or a frame in a sandbox."""
+PORTS = {"http": "80", "https": "443"}
+"""Ports that browsers leave out of an origin."""
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?")
 _SUM_SLACK = 1e-6
 
 
@@ -102,6 +109,9 @@ class ServeSpec(Frozen):
     """File of API keys (`regraft key`); null takes that of the variable REGRAFT_KEYS, else requests need no key."""
     open_to_all: bool = False
     """Serve requests without keys on any address: only behind a proxy that authenticates clients."""
+    allow_origins: tuple[str, ...] = ()
+    """Origins of web pages whose scripts may ask, such as https://app.example.org; the endpoint's own pages always may.
+    `*` is every page of every site."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Arithmetic; auto is bf16 where it is native and agrees with fp32."""
     device: str = "auto"
@@ -136,6 +146,16 @@ class ServeSpec(Frozen):
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"{', '.join(sorted(twice))} is written more than once: a bare name has one meaning")
         return models
+
+    @field_validator("allow_origins", mode="before")
+    @classmethod
+    def _one_origin_is_a_list(cls, written: object) -> object:
+        return (written,) if isinstance(written, str) else written
+
+    @field_validator("allow_origins")
+    @classmethod
+    def _origins_as_browsers_send_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(_origin, origins)))
 
     @model_validator(mode="after")
     def _shares_add_up_to_one(self) -> Self:
@@ -203,3 +223,18 @@ class ServeSpec(Frozen):
             return not ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return True
+
+
+def _origin(written: str) -> str:
+    """Return an origin as browsers send it. Raises ValueError for anything else, such as a page's address."""
+    lowered = written.strip().lower().removesuffix("/")
+    if lowered in (ANY_ORIGIN, NO_ORIGIN):
+        return lowered
+    found = _ORIGIN.fullmatch(lowered)
+    if found is None:
+        raise ValueError(
+            f"{written!r} is written; an origin is scheme://host[:port] without a path or a pattern, such as "
+            "https://app.example.org or http://localhost:3000; '*' is every page"
+        )
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}" if port in (None, PORTS.get(scheme)) else f"{scheme}://{host}:{int(port)}"

@@ -54,7 +54,7 @@ def _numbers(draw: random.Random) -> bytes:
 
 def _encoded(draw: random.Random) -> bytes:
     text = json.dumps({"inputs": "déjà vu"}, ensure_ascii=False)
-    coding = draw.choice(["utf-16", "utf-32", "latin-1", "utf-8-sig", "cp037"])
+    coding = draw.choice(["utf-16", "utf-32", "latin-1", "utf-16-le", "cp037"])
     return text.encode(coding) if coding != "latin-1" else text.encode("latin-1")
 
 

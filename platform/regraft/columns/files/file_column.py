@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import io
 import os
@@ -15,6 +13,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from regraft.columns.files.base64_text import decoded
 from regraft.columns.files.remote import S3, beginning, contents
 from regraft.contracts.column import Allowance, BadCell, Column, Widget, absent, json_name
 from regraft.errors import NotFound, RequestError
@@ -115,22 +114,22 @@ class FileColumn(Column):
         beginning(url, self.complete)
 
     def accept(self, value: Any) -> Any:
-        """Return a path or an open file; bytes as an open file."""
-        if isinstance(value, bytes):
+        """Return a path or an open file; bytes as an open file, and a file as the `datasets` library writes it."""
+        if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):
+            value = value["path"] if value["bytes"] is None else value["bytes"]
+        if isinstance(value, bytes | bytearray | memoryview):
             return io.BytesIO(value)
         if not isinstance(value, str | Path) and not hasattr(value, "read"):
             raise BadCell(f"is a {type(value).__name__}; allowed is the path of {self.called}'s file or its bytes")
         return value
 
+    def is_one(self, items: Any) -> bool:
+        """Return whether a Python caller gives one open file in place of rows."""
+        return hasattr(items, "read")
+
     def receive(self, value: Any, allowance: Allowance) -> bytes:
         """Return a file's bytes out of base64, with or without `data:image/png;base64,` before it."""
         if not isinstance(value, str):
             raise BadCell(f"is a {json_name(value)}; allowed is {self.called}'s file in base64")
-        if value[:5].lower() == "data:":
-            value = value.partition(",")[2]
-        try:
-            body = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            raise BadCell(f"is not base64: send {self.called}'s file in it, not its name or address") from None
-        received: bytes = self.receive_body(body, allowance)
+        received: bytes = self.receive_body(decoded(value, self.called), allowance)
         return received

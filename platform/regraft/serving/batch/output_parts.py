@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -23,7 +24,9 @@ from regraft.store.atomic_files import sync_folder, temporary_file, writing
 from regraft.store.objects import ObjectStore, open_store
 from regraft.units import finite
 
-Form = Literal["jsonl", "parquet"]
+Form = Literal["jsonl", "parquet", "csv", "tsv"]
+DELIMITERS: Mapping[str, str] = {"csv": ",", "tsv": "\t"}
+"""Forms that are tables of text. Their parts are JSON lines: the columns of all parts must be known first."""
 ROWS_TOGETHER = 1 << 16
 """Rows of a Parquet row group, as far as the parts allow."""
 _NAME = re.compile(r"parts/(\d{6,})-(\d+)-([0-9a-f]{64})\.(jsonl|parquet)")
@@ -45,7 +48,7 @@ def block_output(
     """Write the answers of one block as a file; `results` are answers or DataErrors by the row's position."""
     records = [_record(row, results.get(place), vectors=vectors) for place, row in enumerate(rows)]
     failed = sum(record.get("error") is not None for record in records)
-    return BlockOutput(_jsonl(records) if form == "jsonl" else _parquet(records, vectors=vectors), failed)
+    return BlockOutput(_parquet(records, vectors=vectors) if form == "parquet" else _jsonl(records), failed)
 
 
 def _jsonl(records: Sequence[Mapping[str, Any]]) -> bytes:
@@ -103,17 +106,18 @@ class OutputParts:
 
     def __init__(self, store: ObjectStore, form: Form) -> None:
         self.store, self.form = store, form
+        self._suffix = "parquet" if form == "parquet" else "jsonl"
 
     def put(self, number: int, part: BlockOutput) -> None:
         """Store the part of a block, atomically."""
         known = hashlib.sha256(part.content).hexdigest()
-        self.store.put(f"parts/{number:06d}-{part.failed}-{known}.{self.form}", part.content)
+        self.store.put(f"parts/{number:06d}-{part.failed}-{known}.{self._suffix}", part.content)
 
     def keys(self) -> dict[int, str]:
         """Return each block's key; a block that was answered twice (its first worker was presumed dead) has one."""
         found: dict[int, str] = {}
         for stat in self.store.list("parts/"):
-            if (name := _NAME.fullmatch(stat.key)) and name[4] == self.form:
+            if (name := _NAME.fullmatch(stat.key)) and name[4] == self._suffix:
                 found.setdefault(int(name[1]), stat.key)
         return found
 
@@ -161,6 +165,9 @@ def _write(parts: OutputParts, file: Any, meta: Mapping[str, str]) -> None:
         for content in parts.contents():
             file.write(content)
         return
+    if parts.form in DELIMITERS:
+        _write_table(parts, file)
+        return
     schema = _common_schema(parts).with_metadata({f"regraft.{name}": value for name, value in meta.items()})
     waiting: list[pa.Table] = []
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
@@ -171,6 +178,26 @@ def _write(parts: OutputParts, file: Any, meta: Mapping[str, str]) -> None:
                 waiting = []
         if waiting:
             writer.write_table(pa.concat_tables(waiting))
+
+
+def _write_table(parts: OutputParts, file: Any) -> None:
+    """Write a table in UTF-8 (RFC 4180): the input's columns, then the answer's as `answer.label`, then `error`."""
+    names = list(dict.fromkeys(name for row in _flat_rows(parts) for name in row))
+    names.sort(key=lambda name: (name == "error", name.startswith("answer.")))  # stable: else as they appeared
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer = csv.DictWriter(text, names, delimiter=DELIMITERS[parts.form], lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(_flat_rows(parts))
+    text.detach()
+
+
+def _flat_rows(parts: OutputParts) -> Iterator[dict[str, str | None]]:
+    """Yield every row with a text for each column; lists and objects as JSON, but the answer's fields as columns."""
+    for content in parts.contents():
+        for line in content.splitlines():
+            record = json.loads(line)
+            answer = {f"answer.{name}": value for name, value in (record.pop("answer", None) or {}).items()}
+            yield {name: _text(value) for name, value in (record | answer).items()}
 
 
 def _common_schema(parts: OutputParts) -> pa.Schema:

@@ -23,13 +23,13 @@ from regraft.serving.batch.target import Target, resolve_target
 from regraft.serving.batch.work_folder import DONE, JOB, cleared, empty, refuse_existing, work_folder
 from regraft.serving.encoder import Dtype, Encoder, chosen_dtype
 from regraft.serving.predictor import Predictor, resolve_device
-from regraft.spec.document import absolute
+from regraft.spec.document import STANDARD_INPUT, absolute
 from regraft.spec.sections import AnySource
 from regraft.store.objects import ObjectStore, open_store
 
 WORTH_MEASURING = 1000
 """Rows from which it pays to load a base twice more to compare bf16 with fp32."""
-SUFFIXES: dict[str, Form] = {".jsonl": "jsonl", ".parquet": "parquet"}
+SUFFIXES: dict[str, Form] = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class BatchRequest:
     model: str
     """`name[@alias|@version]`; for features also a base, written as in a spec."""
     input: str
+    """File, folder, glob or s3:// URL; `-` is standard input."""
     output: str
-    """OUT.jsonl or OUT.parquet, local or s3://."""
+    """OUT.jsonl, OUT.csv, OUT.tsv or OUT.parquet, local or s3://."""
     store: str = "./regraft-store"
     features: bool = False
     """Whether the output holds feature vectors instead of answers."""
@@ -256,7 +257,8 @@ class PreparedRequest:
 
 def prepare(request: BatchRequest) -> PreparedRequest:
     """Resolve a request's paths, format, plugins and target. Raises RequestError, NotFound, BaseError."""
-    request = replace(request, output=absolute(request.output), input=absolute(request.input))
+    source = request.input if request.input == STANDARD_INPUT else absolute(request.input)
+    request = replace(request, output=absolute(request.output), input=source)
     form = form_of(request)
     for folder in request.plugins:
         add_folder(Path(folder).expanduser())
@@ -271,7 +273,9 @@ def form_of(request: BatchRequest) -> Form:
     suffix = Path(request.output).suffix.lower()
     form = SUFFIXES.get(suffix)
     if form is None:
-        raise RequestError(f"{request.output} is written; allowed are names that end with .jsonl or .parquet", "output")
+        *most, last = SUFFIXES
+        allowed = f"{', '.join(most)} or {last}"
+        raise RequestError(f"{request.output} is written; allowed are names that end with {allowed}", "output")
     if request.features and form != "parquet":
         raise RequestError(f"{request.output} is written; features go into a file that ends with .parquet", "output")
     return form

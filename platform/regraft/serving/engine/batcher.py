@@ -227,7 +227,7 @@ class Batcher:
         rows = tuple(entry.encoded for entry in batch)
         try:
             answers: Sequence[Any] = self._engine.answer(rows)
-        except Exception as error:
+        except BaseException as error:  # a panic of an extension in Rust is no Exception, and must not end the thread
             log.exception("a batch failed")
             answers = [RunError(f"it could not be answered: {type(error).__name__}")] * len(batch)
         seconds = time.monotonic() - started

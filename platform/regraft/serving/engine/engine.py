@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from regraft.contracts import Answer, Example, medium_of
-from regraft.errors import NotFound, RegraftError, RequestError, RunError, StoreError
+from regraft.errors import DataError, NotFound, RegraftError, RequestError, RunError, StoreError
 from regraft.serving.encoder import TOKENS_ON_GPU, TOKENS_PER_THREAD
 from regraft.serving.engine.batch_cost import group_into_passes
 from regraft.serving.engine.forward import LoadedModel, PassOutput, RoutedExample, forward_alone, forward_shared
@@ -28,7 +28,7 @@ from regraft.serving.engine.precision import Precision
 from regraft.serving.engine.version_cache import VersionCache
 from regraft.serving.engine.version_loader import ServedVersion, VersionLoader
 from regraft.serving.predictor import resolve_device
-from regraft.serving.row_checks import MAX_BATCH_NUMBERS, check_rows
+from regraft.serving.row_checks import MAX_BATCH_NUMBERS, check_rows, with_column
 from regraft.store.names import is_version
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
@@ -170,7 +170,10 @@ class Engine:
         loaded = served.loaded
         row = check_rows(served.task, [request.row])[0]
         with loaded.frame.tokenizer_lock if medium_of(served.task.modality).serial else nullcontext():
-            example = loaded.task.encode(row, loaded.context, train=False)
+            try:
+                example = loaded.task.encode(row, loaded.context, train=False)
+            except DataError as error:
+                raise DataError(with_column(served.task, error.message), error.where) from error
         inputs = [value for name, value in example.items() if name != "labels"]
         shapes = tuple(tuple(value.shape) for value in inputs if isinstance(value, Tensor) and value.ndim > 1)
         pixels = sum(shape[-1] * shape[-2] for shape in shapes)
@@ -275,6 +278,8 @@ class Engine:
     def _answer_alone(self, item: EncodedRow, row: RoutedExample) -> Answer | RegraftError:
         try:
             return self._answers([row], [self._forward([row])])[0]
+        except DataError as error:
+            return DataError(with_column(item.served.task, error.message), error.where)
         except RegraftError as error:
             return error
         except Exception as error:

@@ -191,7 +191,7 @@ WRONG: list[tuple[dict[str, Any], type[RegraftError], str]] = [
     ({"model": "org/name"}, NotFound, "--features"),
     ({"model": "org/name", "features": True, "output": "o.parquet"}, BaseError, "'org/name'"),
     ({"model": "nothing-here", "features": True, "output": "o.parquet"}, NotFound, "neither a model"),
-    ({"output": "out.csv"}, RequestError, "end with .jsonl or .parquet"),
+    ({"output": "out.xlsx"}, RequestError, "end with .jsonl, .csv, .tsv or .parquet"),
     ({"features": True}, RequestError, "ends with .parquet"),
     ({"output": "nowhere/out.jsonl"}, RequestError, "no folder"),
     ({"input": "missing.csv"}, DataError, "no such file"),

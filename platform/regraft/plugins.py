@@ -56,6 +56,8 @@ class Plugin(Frozen):
 
     family: ClassVar[str]
     """Name of the family: that of its folder."""
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are newer than 0.1.0: left out of documents at their defaults, so older runs keep their names."""
 
     @classmethod
     def key(cls) -> str:
@@ -105,7 +107,10 @@ class Plugin(Frozen):
 
     @model_serializer(mode="wrap")
     def _with_type(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {"type": self.key(), **handler(self)}
+        document: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        usual = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {"type": self.key(), **{name: value for name, value in document.items() if name not in usual}}
 
 
 P = TypeVar("P", bound=Plugin)

@@ -28,7 +28,6 @@ OTHER_MEANINGS = {
     ("cli/evaluate.py", "label"): "the first column of a task's own tables",
     ("cli/show.py", "arrow"): "a key of the document that `--json` prints",
     ("data/json_shape.py", "images"): "a key of COCO files",
-    ("data/sources/dicom.py", "full"): "all grey levels of a scan",
     ("evaluation/page.py", "boxes"): "the shape of a view",
     ("report/html.py", "number"): "a filter of the templates",
     ("report/html.py", "words"): "a filter of the templates",

@@ -16,7 +16,7 @@ from regraft.columns.files.pixels_in_memory import holds_pixels, is_one_picture,
 from regraft.contracts.column import Allowance, BadCell, MadeUp, TooLarge, column_of
 from regraft.contracts.views import ImageView, ShownRow
 from regraft.errors import DataError
-from regraft.media.pixels.images import MEGAPIXELS, UNREADABLE, open_rgb, upright_size
+from regraft.media.pixels.images import MEGAPIXELS, UNREADABLE, frames_remark, open_rgb, upright_size
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats that a request may hold."""
@@ -47,6 +47,10 @@ class ImageColumn(FileColumn):
             raise BadCell(f"{name} cannot be read: {error}") from None
         if not width or not height:
             raise BadCell(f"{name} has no pixels")
+
+    def remark(self, value: Any) -> str | None:
+        """Return a remark about an image with several frames or pages."""
+        return frames_remark(value)
 
     def complete(self, head: bytes) -> bool:
         """Return False where the header is not at the start (TIFF), or reading it needs the whole file (WebP)."""

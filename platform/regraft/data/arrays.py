@@ -13,10 +13,12 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from regraft.media.pixels.grey_levels import stretch
 from regraft.media.pixels.images import MEGAPIXELS
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _CHANNELS = (1, 3, 4)
+_SCALE = "write which become black and white, as in data.format: {type: npz, levels: [0, 4095]}"
 _BLOCK = 65535
 """Largest number of bytes in a deflate block that is not compressed."""
 
@@ -90,26 +92,38 @@ def has_channels_first(array: ArrayReader) -> bool:
     return first
 
 
-def encode_image(row: NDArray[Any], channels_first: bool, *, fractions: bool) -> bytes | BadArray:
+def encode_image(
+    row: NDArray[Any], channels_first: bool, *, fractions: bool, levels: tuple[float, float] | None = None
+) -> bytes | BadArray:
     """Return one image as the bytes of a PNG file, or BadArray (not raised) for values that no image has.
 
-    `fractions` allows floats of 0 to 1, which are scaled to 0 to 255; masks have integers only.
+    `fractions` allows floats of 0 to 1, which are scaled to 0 to 255; masks have integers only. `levels` are the values
+    that become black and white.
     """
     pixels = np.moveaxis(row, 0, -1) if channels_first else row
-    if pixels.dtype.kind == "b":
+    if levels is not None:
+        if not np.isfinite(pixels).all():
+            return BadArray("holds values that are not numbers: repair it or leave it out")
+        pixels = stretch(pixels, *levels)
+    elif pixels.dtype.kind == "b":
         pixels = pixels.astype(np.uint8) * (255 if fractions else 1)
     elif pixels.dtype.kind == "f" and fractions:
         if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
-            return BadArray(f"holds values of {pixels.min():g} to {pixels.max():g}; fractions are 0 to 1: scale them")
+            return BadArray(f"holds values of {_span(pixels)}; fractions are 0 to 1: {_SCALE}")
         pixels = np.rint(pixels * 255).astype(np.uint8)
     elif pixels.dtype != np.uint8:
         rounded = np.rint(pixels)
         if not (rounded == pixels).all() or rounded.min() < 0 or rounded.max() > 255:
             return BadArray(
-                f"holds values of {pixels.min():g} to {pixels.max():g}; whole numbers of 0 to 255 are wanted"
+                f"holds values of {_span(pixels)}; whole numbers of 0 to 255 are wanted"
+                + (f": {_SCALE}" if fractions else "")
             )
         pixels = rounded.astype(np.uint8)
     return encode_png(pixels)
+
+
+def _span(pixels: NDArray[Any]) -> str:
+    return f"{pixels.min():g} to {pixels.max():g}"
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

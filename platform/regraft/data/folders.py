@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from regraft.contracts import Raw
+from regraft.data.file_kinds import (
+    IMAGE_SUFFIXES,
+    SYSTEM,
+    TABLE_SUFFIXES,
+    has_dicom_magic,
+    is_dicom,
+    is_image,
+    is_unread_image,
+    leftover_kind,
+    suffix_of,
+    unread_kind,
+)
 from regraft.data.json_shape import json_shape
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-"""Suffixes of image files."""
-DICOM_SUFFIXES = (".dcm", ".dicom")
-"""Suffixes of DICOM files, which may also have none."""
 _MASK_FOLDER = re.compile(r"masks?$|^(masks?|annotations?|labels?|segmentations?|ground_?truth|gt)", re.IGNORECASE)
 _IMAGE_FOLDER = re.compile(r"images?$|^(images?|imgs?|pictures?|photos?)", re.IGNORECASE)
+BROKEN_LINK = "is a link to a file that does not exist: fetch the file (git annex get, dvc pull), or remove the link"
+BROKEN_LINKS = "links to files that do not exist"
+DICOMDIR = "DICOMDIR files, which are indexes of folders"
+"""The kind of the index that an export from an archive of medical images has."""
+_DICOM_DEPTH = 6
+"""Levels of folders that are searched for DICOM: an archive's export has patient, study, series and image."""
+_SMALL = 1 << 20
+"""Bytes of a JSON document that is opened to see what it is."""
+_NAMES_FILES = re.compile(r"^(file_?name|file|image|img|picture|photo|path|image_?(id|name|path|file))$", re.IGNORECASE)
 _MASK_NAME = re.compile(r"(?P<stem>.+)[_-](mask|gt|seg|label|matte|labels?ids)$", re.IGNORECASE)
 
 
@@ -23,8 +44,10 @@ def find_coco_document(folder: Path) -> Path | None:
     named = folder / "_annotations.coco.json"
     if named.is_file():
         return named
-    found = sorted(folder.glob("*.json"))
-    return found[0] if len(found) == 1 and json_shape(found[0]) == "document" else None
+    found = [file for file in sorted(folder.glob("*.json")) if not leftover_kind(file.name)]
+    if len(found) != 1 or json_shape(found[0]) != "document" or _is_beside_classes(found[0]):
+        return None
+    return found[0]
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -36,7 +59,7 @@ def is_saved_dataset(folder: Path) -> bool:
 
 def find_mask_folders(folder: Path) -> tuple[Path, Path] | None:
     """Return the folders of images and of masks inside a folder, by their names; None unless there is one of each."""
-    inside = [entry for entry in subfolders(folder) if _has_file(entry, IMAGE_SUFFIXES)]
+    inside = [entry for entry in subfolders(folder) if _has_image(entry)]
     masks = [entry for entry in inside if _MASK_FOLDER.search(entry.name)]
     pictures = [entry for entry in inside if entry not in masks and _IMAGE_FOLDER.search(entry.name)]
     return (pictures[0], masks[0]) if len(masks) == len(pictures) == 1 else None
@@ -60,60 +83,177 @@ def image_stem(stem: str) -> str | None:
 def is_image_folder(folder: Path) -> bool:
     """Return whether a folder has images, or class folders of images, in the layout of no other source.
 
-    Images two folders deep count too: such a folder is probably one level too high, and the source reports that.
+    Images two folders deep count too: such a folder is probably one level too high, and the source reports that. So do
+    images of formats that are not read, and links to images that were not fetched.
     """
     inside = subfolders(folder)
     candidates = [candidate for one in inside for candidate in (one, *subfolders(one))] or [folder]
-    return any(_has_file(candidate, IMAGE_SUFFIXES) for candidate in candidates) and not _has_other_layout(folder)
+    return any(_has_image(candidate, unread=True) for candidate in candidates) and not _has_other_layout(folder)
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders inside a folder, sorted by name, without hidden ones."""
+    """Return the folders inside a folder, sorted by name, without hidden ones and those that systems leave."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:  # a folder may have millions of files, so files are not opened
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        names = [entry.name for entry in entries if entry.is_dir() and not leftover_kind(entry.name)]
     return [folder / name for name in sorted(names)]
 
 
 def list_images(folder: Path) -> Iterator[Path]:
-    """Yield the images directly in a folder (by their suffixes), sorted by name."""
+    """Yield the images directly in a folder, sorted by name."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if _has_suffix(entry, IMAGE_SUFFIXES)]
+        names = [entry.name for entry in entries if _is_image(entry)]
     yield from (folder / name for name in sorted(names))
 
 
-def find_dicom_files(folder: Path, depth: int | None = None) -> Iterator[Path]:
-    """Yield DICOM files below a folder in order, by suffix or by the magic number at their beginning.
+@dataclass(frozen=True)
+class FolderContents:
+    """What is directly in a folder of images, each part sorted by name."""
 
-    `depth` limits the levels of folders; None reads all.
+    folder: Path
+    folders: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    """Links that lead nowhere."""
+    others: list[tuple[str, str]] = field(default_factory=list)
+    """What is passed over, with its kind."""
+
+    @classmethod
+    def read(cls, folder: Path) -> FolderContents:
+        """List a folder. Files without a suffix are opened to see what they are."""
+        found = cls(folder)
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                found._add(entry)
+        return found
+
+    def _add(self, entry: os.DirEntry[str]) -> None:
+        if kind := leftover_kind(entry.name):
+            self.others.append((entry.name, kind))
+        elif entry.is_dir():
+            self.folders.append(entry.name)
+        elif not entry.is_file():
+            if entry.is_symlink():
+                self.broken.append(entry.name)
+            else:
+                self.others.append((entry.name, "pipes and devices"))
+        elif is_image(entry):
+            self.images.append(entry.name)
+        else:
+            self.others.append((entry.name, self._kind(entry)))
+
+    def _kind(self, entry: os.DirEntry[str]) -> str:
+        if suffix_of(entry.name) not in TABLE_SUFFIXES:
+            return unread_kind(entry)
+        return f"tables beside images (to read one, write {table_advice(self.folder / entry.name)})"
+
+    def passed_over(self) -> Iterator[Raw]:
+        """Yield what is no row: links that lead nowhere are bad rows, all else is counted by kind."""
+        for name in self.broken:
+            yield Raw({}, str(self.folder / name), BROKEN_LINK)
+        for name, kind in self.others:
+            yield Raw({}, str(self.folder / name), ignored=kind)
+
+    def described(self) -> str:
+        """Return the number of what is passed over of each kind, as text."""
+        kinds = Counter(kind for _, kind in self.others if kind != SYSTEM)
+        kinds.update({BROKEN_LINKS: len(self.broken)} if self.broken else {})
+        return "; ".join(f"{kind}: {count:,}" for kind, count in kinds.items()) or "nothing"
+
+    def label_hint(self) -> str:
+        """Return how to read the labels of images without class folders from a table beside them; empty for none."""
+        tables = [name for name, _ in self.others if suffix_of(name) in TABLE_SUFFIXES and not leftover_kind(name)]
+        return f"to read labels from a table, write {table_advice(self.folder / tables[0])}" if tables else ""
+
+
+def table_advice(table: Path) -> str:
+    """Return what a spec needs to read a table of images, as text."""
+    return f"train: {table.parent.name}/{table.name}, columns: {{image: {_file_column(table)}}}"
+
+
+def _file_column(table: Path) -> str:
+    """Return the column of a table that probably names files; `file_name`, as `datasets` calls it, if none is found."""
+    try:
+        with table.open(encoding="utf-8-sig", errors="replace") as file:
+            line = file.readline(1 << 12)
+        names = list(json.loads(line)) if suffix_of(table.name) == ".jsonl" else re.split("[,;\t]", line)
+    except (OSError, ValueError, TypeError):
+        names = []
+    return next(
+        (name for name in (name.strip().strip('"') for name in names) if _NAMES_FILES.search(name)), "file_name"
+    )
+
+
+def dicom_entries(folder: Path, depth: int | None = None) -> Iterator[tuple[Path, str]]:
+    """Yield the files below a folder in order, each with the kind for which it is passed over; DICOM files with none.
+
+    `depth` limits the levels of folders, and then files of other kinds are not opened; None reads all.
     """
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if depth is None or depth > 1:
-                yield from find_dicom_files(entry, None if depth is None else depth - 1)
-        elif entry.suffix.lower() in DICOM_SUFFIXES or (not entry.suffix and _has_dicom_magic(entry)):
-            yield entry
-
-
-def _has_file(folder: Path, suffixes: tuple[str, ...]) -> bool:
     with os.scandir(folder) as entries:
-        return any(_has_suffix(entry, suffixes) for entry in entries)
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        path = folder / entry.name
+        if kind := leftover_kind(entry.name):
+            yield path, kind
+        elif entry.is_dir():
+            if depth is None or depth > 1:
+                yield from dicom_entries(path, None if depth is None else depth - 1)
+        elif not entry.is_file():
+            yield path, BROKEN_LINKS if entry.is_symlink() else "pipes and devices"
+        elif entry.name.upper() == "DICOMDIR":
+            yield path, DICOMDIR
+        elif is_dicom(entry) or (depth is None and has_dicom_magic(entry)):
+            yield path, ""
+        elif depth is None:
+            yield path, unread_kind(entry)
 
 
-def _has_suffix(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> bool:
-    return entry.name.lower().endswith(suffixes) and not entry.name.startswith(".") and entry.is_file()
+def has_dicom(folder: Path) -> bool:
+    """Return whether there are DICOM files below a folder, or the index of some."""
+    return any(kind in ("", DICOMDIR) for _, kind in dicom_entries(folder, _DICOM_DEPTH))
 
 
-def _has_dicom_magic(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(132)[128:] == b"DICM"
+def _has_image(folder: Path, *, unread: bool = False) -> bool:
+    """Return whether an image is in a folder; with `unread`, also one that is not read or a link that leads nowhere."""
+    with os.scandir(folder) as entries:
+        return any(
+            _is_image(entry) or (unread and not leftover_kind(entry.name) and _is_lost_image(entry))
+            for entry in entries
+        )
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return not leftover_kind(entry.name) and entry.is_file() and is_image(entry)
+
+
+def _is_lost_image(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is an image of a format that is not read, or a link to an image that is not there."""
+    if leftover_kind(entry.name):
+        return False
+    if entry.is_file():
+        return is_unread_image(entry.name)
+    return entry.is_symlink() and not entry.is_dir() and suffix_of(entry.name) in IMAGE_SUFFIXES
+
+
+def _has_document(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(suffix_of(entry.name) == ".xml" and not leftover_kind(entry.name) for entry in entries)
+
+
+def _is_beside_classes(document: Path) -> bool:
+    """Return whether a JSON document is no COCO, and beside class folders of images: settings, or names of classes."""
+    try:
+        if document.stat().st_size > _SMALL or not any(map(_has_image, subfolders(document.parent))):
+            return False
+        content = json.loads(document.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return not isinstance(content, dict) or not {"annotations", "categories"} & set(content)
 
 
 def _has_other_layout(folder: Path) -> bool:
     """Return whether the folder has the layout of COCO, `datasets`, masks, or VOC with its XML documents."""
     if find_coco_document(folder) or is_saved_dataset(folder) or find_mask_folders(folder) or has_masks_beside(folder):
         return True
-    return any(_has_file(candidate, (".xml",)) for candidate in (folder, *subfolders(folder)))
+    return any(_has_document(candidate) for candidate in (folder, *subfolders(folder)))

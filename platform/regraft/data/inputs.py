@@ -20,6 +20,8 @@ _HOW = (
     "format: {type: csv, delimiter: ';'} (`regraft show sources NAME` lists them)"
 )
 
+_SHOWN_SUFFIXES = 8
+
 
 @dataclass(frozen=True)
 class DataFile:
@@ -112,7 +114,8 @@ def _all_sources() -> list[type[Source]]:
 def _describe(member: type[Source]) -> str:
     """Return the first clause of a source's docstring, and the suffixes that it reads."""
     summary = re.split("[.,:;]", " ".join((member.__doc__ or "").split()))[0].partition(" (")[0]
-    return f"{summary} ({', '.join(member.suffixes)})" if member.suffixes else summary
+    more = ", ..." if len(member.suffixes) > _SHOWN_SUFFIXES else ""
+    return f"{summary} ({', '.join(member.suffixes[:_SHOWN_SUFFIXES])}{more})" if member.suffixes else summary
 
 
 def _with_defaults(member: type[Source]) -> Source | None:

@@ -18,13 +18,16 @@ from urllib.parse import unquote
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from regraft.data.folders import IMAGE_SUFFIXES
+from regraft.data.file_kinds import DICOM_SUFFIXES, IMAGE_SUFFIXES, UNREAD_IMAGES, leftover_kind, suffix_of
 from regraft.errors import DataError, NotFound, Unsupported
 from regraft.spec.document import STANDARD_INPUT
 from regraft.store.objects import open_store
 
 _GLOB = "*?["
-_DOCUMENTS = (".json", ".jsonl", ".xml", ".txt", ".csv", ".tsv", ".arrow", ".dcm", ".nii", ".nii.gz")
+_DOCUMENTS = (
+    *(".json", ".jsonl", ".xml", ".txt", ".csv", ".tsv", ".arrow", ".yaml", ".yml"),
+    *(*DICOM_SUFFIXES, ".nii", ".nii.gz"),
+)
 """Suffixes of files that sources read completely; images are read by reference."""
 _NEVER = (".py", ".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".npy", ".sh", ".exe", ".so")
 """Suffixes of files that are never downloaded from the hub: code, and formats that can contain code."""
@@ -196,9 +199,11 @@ class S3Location(Location):
         for stat in open_store(f"s3://{bucket}").list(below):
             path = root / stat.key.removeprefix(below)
             try:
+                if stat.key.endswith("/"):  # the empty object that S3's console writes for a folder
+                    path.mkdir(parents=True, exist_ok=True)
+                    continue
                 path.parent.mkdir(parents=True, exist_ok=True)
-                lower = path.name.lower()
-                if lower.endswith(_DOCUMENTS) or ("." not in lower and stat.size):
+                if _is_read_here(path.name, stat.size):
                     _fetch(bucket, stat.key, path)
                 else:
                     path.touch()
@@ -219,7 +224,8 @@ class HubLocation(Location):
     """
 
     def __init__(self, suffixes: Sequence[str]) -> None:
-        self._suffixes = tuple(dict.fromkeys((*suffixes, *IMAGE_SUFFIXES, *_DOCUMENTS, ".gz")))
+        # Images that are not read are fetched, so that they are counted.
+        self._suffixes = tuple(dict.fromkeys((*suffixes, *IMAGE_SUFFIXES, *UNREAD_IMAGES, *_DOCUMENTS, ".gz")))
 
     def exists(self, written: str) -> bool:
         """Return False: existence is not known before the download, so a name is split at its #."""
@@ -300,6 +306,13 @@ def _download(written: str, name: str, revision: str | None, patterns: list[str]
             f"{name!r} cannot be downloaded from the hub ({type(error).__name__}): {message}", where=written
         ) from None
     return Path(folder)
+
+
+def _is_read_here(name: str, size: int) -> bool:
+    """Return whether a source reads an object's content, to see what it is or to make rows of it."""
+    if leftover_kind(name):
+        return False
+    return name.lower().endswith(_DOCUMENTS) or (not suffix_of(name) and size > 0)
 
 
 def _fetch(bucket: str, key: str, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from regraft.contracts import Column, Row, Task
+from regraft.contracts.remark import Measured
 
 
 class Observations:
@@ -13,6 +14,7 @@ class Observations:
     def __init__(self) -> None:
         self._passed_over: dict[str, tuple[int, str]] = {}
         self._remarks: dict[str, tuple[int, str]] = {}
+        self._largest: dict[str, Measured] = {}
 
     def pass_over(self, kind: str, where: str) -> None:
         """Count one more thing that is not a row; `kind` is a plural noun phrase, such as `files named *.xmp`."""
@@ -21,12 +23,25 @@ class Observations:
     def remark(self, text: str, where: str) -> None:
         """Count one more row about which `text` is to be said."""
         _count(self._remarks, text, where)
+        if isinstance(text, Measured) and text.number >= self._largest.get(text, text).number:
+            self._largest[text] = text
 
     def lines(self) -> tuple[str, ...]:
         """Return one sentence for each kind, in the order in which they were met."""
         passed = [f"passed over {kind}: {count:,}, the first {at}" for kind, (count, at) in self._passed_over.items()]
-        rows = [f"{text}: {_rows(count)}, the first {at}" for text, (count, at) in self._remarks.items()]
+        rows = [
+            f"{text}: {_rows(count)}, the first {at}"
+            for kind, (count, at) in self._remarks.items()
+            if (text := self._with_largest(kind))
+        ]
         return (*passed, *rows)
+
+    def _with_largest(self, text: str) -> str:
+        """Return a remark with the largest number over all rows; empty when that shows that all is well."""
+        largest = self._largest.get(text)
+        if largest is None:
+            return text
+        return largest.with_number() if largest.number < largest.limit else ""
 
 
 def remarks(task: Task, row: Row, columns: Mapping[str, Column]) -> list[str]:

@@ -28,13 +28,13 @@ from regraft.contracts import (
     Record,
     Row,
     Score,
-    Task,
     objects_form,
 )
 from regraft.contracts.findings import Findings
 from regraft.errors import DataError, Unsupported
 from regraft.media.pixels.augmentation import Augmentation, mirrors
-from regraft.media.pixels.images import open_rgb, upright_size
+from regraft.media.pixels.images import checked_size, open_rgb
+from regraft.tasks.inputs.levels import GreyLevels
 from regraft.tasks.metrics.detection import confusions, findings_of, precision_of
 from regraft.tasks.outputs.detr import (
     BoxTarget,
@@ -59,7 +59,7 @@ SLACK = 1.0
 """Pixels by which a box may exceed its image, since annotation tools round. Such boxes are cut at the border."""
 
 
-class ObjectDetection(Task):
+class ObjectDetection(GreyLevels):
     """A set of labelled boxes for each image, by models of the DETR kind (Carion et al., 2020).
 
     RT-DETR's inner layers and its query selection are trained too, but without the denoising queries of its paper.
@@ -121,7 +121,7 @@ class ObjectDetection(Task):
         A box is wrong without a label, without an area, or outside the image.
         """
         try:
-            width, height = upright_size(row["image"])
+            width, height = checked_size(row["image"], self.levels)
         except DataError as error:
             return str(error)
         boxes, labels = row.get("boxes"), row.get("labels")
@@ -142,7 +142,7 @@ class ObjectDetection(Task):
         holds `class_labels` (boxes,) and `boxes` (boxes, 4): centre and extent as fractions of the image. Fractions
         stay the same however the processor resizes the image.
         """
-        image = open_rgb(row["image"])
+        image = open_rgb(row["image"], self.levels)
         boxes: Any = row.get("boxes")
         names: Any = row.get("labels")
         if train and context.augment != "off":

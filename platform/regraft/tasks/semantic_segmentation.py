@@ -26,13 +26,13 @@ from regraft.contracts import (
     Record,
     Row,
     Score,
-    Task,
     segments_form,
 )
 from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.errors import DataError
 from regraft.media.pixels.augmentation import Augmentation, mirrors
-from regraft.media.pixels.images import class_numbers, image_name, open_rgb, upright_size
+from regraft.media.pixels.images import checked_size, class_numbers, image_name, open_rgb
+from regraft.tasks.inputs.levels import GreyLevels
 
 IGNORED = -1
 """Class number of pixels that do not count, in batches."""
@@ -40,7 +40,7 @@ LOGITS_AT_ONCE = 1 << 25
 """Most logits upsampled at a time: a whole photo with 150 classes would take gigabytes."""
 
 
-class SemanticSegmentation(Task):
+class SemanticSegmentation(GreyLevels):
     """One class for each pixel, learned from masks: image files whose pixel values are class numbers.
 
     An image is resized to the model's input size without keeping its proportions, so that nothing is cropped. Metrics
@@ -96,7 +96,7 @@ class SemanticSegmentation(Task):
     def check(self, row: Row) -> str | None:
         """Refuse an unreadable or huge image, a mask of another size, and pixel values of no label."""
         try:
-            size = upright_size(row["image"])
+            size = checked_size(row["image"], self.levels)
             if (mask := row.get("mask")) is None:
                 return None
             found = class_numbers(mask)
@@ -116,7 +116,7 @@ class SemanticSegmentation(Task):
         as int16, IGNORED for pixels that do not count. The mask has the size of `pixel_values` in training, else the
         image's.
         """
-        image = open_rgb(row["image"])
+        image = open_rgb(row["image"], self.levels)
         labels = {"size": torch.tensor([image.height, image.width])}
         mask = None if row.get("mask") is None else self._numbers(class_numbers(row["mask"]))
         if train and context.augment != "off" and mask is not None:

@@ -37,7 +37,7 @@ def touched(folder: Path, *names: str) -> Path:
 
 
 def pairs(source: Source, folder: Path) -> list[tuple[str, str]]:
-    rows = list(source.read(folder))
+    rows = [row for row in source.read(folder) if not row.ignored]
     assert not [row.problem for row in rows if row.problem]
     return [tuple(str(Path(row.values[key]).relative_to(folder)) for key in ("image", "mask")) for row in rows]  # type: ignore[misc]
 
@@ -134,7 +134,7 @@ def test_images_beside_class_folders_are_bad_rows(tmp_path: Path) -> None:
 
 def test_images_without_class_folders_are_rows_without_a_label(tmp_path: Path) -> None:
     touched(tmp_path, "b.jpg", "a.PNG", "notes.txt")
-    assert [row.values for row in Images().read(tmp_path)] == [
+    assert [row.values for row in Images().read(tmp_path) if not row.ignored] == [
         {"image": f"{tmp_path}/{name}"} for name in ("a.PNG", "b.jpg")
     ]
     files = list(find_data_files(f"{tmp_path}/*.jpg", None, tmp_path))
@@ -201,7 +201,7 @@ def test_one_file_alone_is_reported_with_how_to_write_it(tmp_path: Path) -> None
 
 def counted(written: str, folder: Path, form: Source | None = None) -> tuple[str, int, int]:
     [file] = find_data_files(written, form, folder)
-    rows = list(file.rows())
+    rows = [row for row in file.rows() if not row.ignored]
     return file.source.key(), sum(not row.problem for row in rows), sum(bool(row.problem) for row in rows)
 
 

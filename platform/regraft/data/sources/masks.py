@@ -11,7 +11,14 @@ import numpy as np
 
 from regraft.contracts import Raw, Source
 from regraft.data.arrays import encode_png
-from regraft.data.folders import find_mask_folders, has_masks_beside, image_stem, list_images, subfolders
+from regraft.data.folders import (
+    FolderContents,
+    find_mask_folders,
+    has_masks_beside,
+    image_stem,
+    list_images,
+    subfolders,
+)
 from regraft.errors import DataError
 from regraft.media.pixels.images import upright_size
 
@@ -42,6 +49,8 @@ class Masks(Source):
             raise DataError("is a file; a folder of images and masks is wanted", str(path))
         if folders := self._folders(path):
             image_folder, mask_folder = folders
+            for folder in folders:
+                yield from FolderContents.read(folder).passed_over()
             yield from self._pair_rows(list(list_images(image_folder)), list(list_images(mask_folder)), mask_folder, {})
             return
         if not has_masks_beside(path):
@@ -52,6 +61,7 @@ class Masks(Source):
                 str(path),
             )
         for folder in (path, *subfolders(path)):
+            yield from FolderContents.read(folder).passed_over()
             files = list(list_images(folder))
             masks = [file for file in files if image_stem(file.stem) is not None]
             images = [file for file in files if image_stem(file.stem) is None]

@@ -12,9 +12,11 @@ from pydantic import Field
 
 from regraft.contracts import Raw, Source
 from regraft.data.arrays import encode_png
-from regraft.data.grey_levels import WINDOWS, apply_window, stretch
+from regraft.data.file_kinds import leftover_kind, unread_kind
+from regraft.data.folders import BROKEN_LINK
 from regraft.data.metadata_table import MetadataTable
 from regraft.errors import DataError, Unsupported
+from regraft.media.pixels.grey_levels import apply_window, named_window, stretch
 
 _SUFFIXES = (".nii", ".nii.gz")
 _AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -55,14 +57,19 @@ class Nifti(Source):
         files = [path] if path.is_file() else list(_volumes(path))
         if not files:
             raise DataError("holds no .nii or .nii.gz file", str(path))
+        window = named_window(self.window, "range")
         table = MetadataTable(Path(self.table).expanduser(), self.table_key) if self.table else None
         masks = None if self.masks is None else (path.parent / self.masks)
         if masks is not None and not masks.is_dir():
             raise DataError(f"data.format.masks names {masks}, and there is no such folder", str(path))
+        if path.is_dir():
+            yield from _passed_over(path)
         for file in files:
-            yield from self._slices(file, masks, table)
+            yield from self._slices(file, masks, table, window)
 
-    def _slices(self, file: Path, masks: Path | None, table: MetadataTable | None) -> Iterator[Raw]:
+    def _slices(
+        self, file: Path, masks: Path | None, table: MetadataTable | None, window: str | tuple[float, float]
+    ) -> Iterator[Raw]:
         name = _stem(file)
         more: Mapping[str, Any] = {}
         if table is not None:
@@ -81,26 +88,22 @@ class Nifti(Source):
             problem = f"its mask is {target.shape} and itself {volume.shape}: one class number a voxel is wanted"
             yield Raw({"volume": name}, str(file), problem)
             return
-        grey = self._levels(volume)
+        if series := _series_of(file):
+            yield Raw({}, str(file), ignored=series)
+        grey = _levels(volume, window)
         for number in range(0, volume.shape[_AXES[self.axis]], self.every):
             mask = None if target is None else slice_of(target, self.axis, number)
             if mask is None or not self.labelled or mask.any():
                 row = {"volume": name, "slice": number, **more, "image": encode_png(slice_of(grey, self.axis, number))}
                 yield _with_mask(row, mask, f"{file}:slice {number}")
 
-    def _levels(self, volume: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return a volume's grey levels by the window."""
-        if not isinstance(self.window, str):
-            return apply_window(volume, *self.window)
-        if self.window == "range":
-            low, high = np.percentile(volume, [0.5, 99.5])
-            return stretch(volume, float(low), float(high))
-        if self.window not in WINDOWS:
-            allowed = ", ".join(["range", *WINDOWS])
-            raise DataError(
-                f"{self.window!r} is written; allowed are {allowed}, or [centre, width]", "data.format.window"
-            )
-        return apply_window(volume, *WINDOWS[self.window])
+
+def _levels(volume: NDArray[Any], window: str | tuple[float, float]) -> NDArray[np.uint8]:
+    """Return a volume's grey levels by the window."""
+    if not isinstance(window, str):
+        return apply_window(volume, *window)
+    low, high = np.percentile(volume, [0.5, 99.5])
+    return stretch(volume, float(low), float(high))
 
 
 def load_volume(file: Path) -> NDArray[Any]:
@@ -117,6 +120,8 @@ def load_volume(file: Path) -> NDArray[Any]:
         values: NDArray[Any] = np.asanyarray(image.dataobj)
     except Exception as error:  # the errors of nibabel, zlib and NumPy have no common class
         raise DataError(f"is not readable as NIfTI: {type(error).__name__}: {error}", str(file)) from None
+    if values.dtype.kind not in "iuf":
+        raise DataError(f"holds values of the kind {values.dtype}; plain numbers are wanted: convert it", str(file))
     if values.ndim < 3:
         raise DataError(f"has the shape {values.shape}; a volume has three axes", str(file))
     while values.ndim > 3:
@@ -151,8 +156,25 @@ def _mask_file(masks: Path, name: str) -> Path:
 
 def _volumes(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
-        if entry.name.lower().endswith(_SUFFIXES) and not entry.name.startswith(".") and entry.is_file():
+        if entry.name.lower().endswith(_SUFFIXES) and not leftover_kind(entry.name) and entry.is_file():
             yield entry
+
+
+def _passed_over(folder: Path) -> Iterator[Raw]:
+    """Yield what is no volume in a folder: links that lead nowhere are bad rows, other files are counted by kind."""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_symlink() and not entry.exists():
+            yield Raw({}, str(entry), BROKEN_LINK)
+        elif entry.is_file() and (leftover_kind(entry.name) or not entry.name.lower().endswith(_SUFFIXES)):
+            yield Raw({}, str(entry), ignored=unread_kind(entry))
+
+
+def _series_of(file: Path) -> str:
+    """Return the kind of the volumes of a time series that are not read; empty for a single volume."""
+    import nibabel
+
+    shape = nibabel.load(file).shape
+    return "later volumes of series (the first of each is read)" if int(np.prod(shape[3:], dtype=np.int64)) > 1 else ""
 
 
 def _stem(file: Path) -> str:

@@ -8,11 +8,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import field_validator
 
 from regraft.contracts import Raw, Source
 from regraft.data.arrays import ArrayReader, BadArray, encode_image, has_channels_first, plain_value
 from regraft.errors import DataError
+from regraft.media.pixels.grey_levels import ordered_levels
 
 _COLUMNS = {
     **dict.fromkeys(("image", "images", "img", "imgs", "x", "data"), "image"),
@@ -31,6 +34,7 @@ class Npz(Source):
     `train_...` (or `x_train`, `y_train`) without the part in their names: a patient's number for `data.group`, say.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"levels"})
     suffixes = (".npz",)
     part: str | None = None
     """Read the arrays with this word and an underscore before their name, or an underscore and the word after it."""
@@ -38,13 +42,25 @@ class Npz(Source):
     """The array of the images; null finds it by its name (images, x, data)."""
     labels: str | None = None
     """The array of the labels; null finds it by its name (labels, y, target)."""
+    levels: tuple[float, float] | None = None
+    """[black, white]: the values of images that become black and white, such as [0, 4095] for 12 bits; null: 0 and 255,
+    or 0 and 1 for fractions."""
+
+    @field_validator("levels")
+    @classmethod
+    def _white_is_above_black(cls, levels: tuple[float, float] | None) -> tuple[float, float] | None:
+        return ordered_levels(levels)
 
     def read(self, path: Path) -> Iterator[Raw]:
         """Yield rows by their number from 1; archives are read sequentially, a row at a time."""
         try:
             with zipfile.ZipFile(path) as archive, ExitStack() as stack:
                 arrays = self._arrays(archive, path, stack)
-                readers = {name: _column(name, array) for name, array in arrays.items()}
+                readers = {name: _column(name, array, self.levels) for name, array in arrays.items()}
+                kept = {array.name for array in arrays.values()}
+                for name in archive.namelist():
+                    if self.part is None and name.removesuffix(".npy") not in kept:
+                        yield Raw({}, f"{path}:{name}", ignored="arrays without rows")
                 for number in range(1, next(iter(arrays.values())).rows + 1):
                     yield _row(readers, f"{path}:{number}")
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -96,12 +112,13 @@ def _row(readers: dict[str, Iterator[Any]], where: str) -> Raw:
     return Raw(values, where, problem)
 
 
-def _column(name: str, array: ArrayReader) -> Iterator[Any]:
+def _column(name: str, array: ArrayReader, levels: tuple[float, float] | None) -> Iterator[Any]:
     """Return the column's cells, row by row; BadArray in place of a cell that cannot be used."""
     if name not in ("image", "mask"):
         return (plain_value(row) for row in array)
     layout = has_channels_first(array)
-    return (encode_image(row, layout, fractions=name == "image") for row in array)
+    image = name == "image"
+    return (encode_image(row, layout, fractions=image, levels=levels if image else None) for row in array)
 
 
 def _without_part(name: str, part: str) -> str | None:

@@ -13,7 +13,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from regraft.contracts import Raw, Source
-from regraft.data.folders import IMAGE_SUFFIXES
+from regraft.data.file_kinds import IMAGE_SUFFIXES
 from regraft.errors import DataError
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

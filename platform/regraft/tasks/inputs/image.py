@@ -11,11 +11,12 @@ from torch import nn
 from regraft.contracts import Batch, Context, Example, Loader, Row
 from regraft.errors import DataError, Unsupported
 from regraft.media.pixels.augmentation import Augmentation, mirrors
-from regraft.media.pixels.images import open_rgb, upright_size
+from regraft.media.pixels.images import checked_size, open_rgb
+from regraft.tasks.inputs.levels import GreyLevels
 from regraft.tasks.outputs.one_vector import OneVector
 
 
-class ImageRow(OneVector):
+class ImageRow(GreyLevels, OneVector):
     """Half of a task: a row is an image, resized and cropped as the base's own image processor does."""
 
     auto: ClassVar[str] = "AutoModelForImageClassification"
@@ -30,14 +31,14 @@ class ImageRow(OneVector):
     def check(self, row: Row) -> str | None:
         """Refuse an unreadable or huge image; only its header is read."""
         try:
-            upright_size(row["image"])
+            checked_size(row["image"], self.levels)
         except DataError as error:
             return str(error)
         return super().check(row)
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         """Return `pixel_values` (channels, height, width), and `labels` where the row has its target."""
-        image = open_rgb(row["image"])
+        image = open_rgb(row["image"], self.levels)
         if train and context.augment != "off":
             change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
             image = (change if self.moved else change.in_place()).image(image)

@@ -1,4 +1,4 @@
-"""Conversion of a scanner's measured values to the grey levels of an image."""
+"""Conversion of measured values, of scanners and 16-bit cameras, to the grey levels of an image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from regraft.errors import DataError
 
 WINDOWS: dict[str, tuple[float, float]] = {
     "abdomen": (40, 400),
@@ -15,6 +17,28 @@ WINDOWS: dict[str, tuple[float, float]] = {
     "mediastinum": (50, 350),
 }
 """Centre and width in Hounsfield units, as radiologists commonly set them for computed tomography."""
+
+
+def named_window(written: str | tuple[float, float], *others: str) -> str | tuple[float, float]:
+    """Return the centre and width of the window that a spec names, or `written` if it is one of `others`.
+
+    Raises DataError for an unknown name, and for a width that no window has.
+    """
+    if isinstance(written, str) and written not in others:
+        if written not in WINDOWS:
+            allowed = ", ".join([*others, *WINDOWS])
+            raise DataError(f"{written!r} is written; allowed are {allowed}, or [centre, width]", "data.format.window")
+        return WINDOWS[written]
+    if not isinstance(written, str) and written[1] < 1:
+        raise DataError(f"a width of {written[1]:g} is written; the least is 1, a threshold", "data.format.window")
+    return written
+
+
+def ordered_levels(levels: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return the levels of black and white that a spec gives. Raises ValueError where white is not above black."""
+    if levels is not None and levels[0] >= levels[1]:
+        raise ValueError(f"{list(levels)} is written; black comes first and is below white, as in [0, 4095]")
+    return levels
 
 
 def apply_window(values: NDArray[Any], centre: float, width: float) -> NDArray[np.uint8]:

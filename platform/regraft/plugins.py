@@ -56,6 +56,8 @@ class Plugin(Frozen):
 
     family: ClassVar[str]
     """Name of the family: that of its folder."""
+    synonyms: ClassVar[frozenset[str]] = frozenset()
+    """What other tools call the member, with dashes: the message for such a name gives the member's."""
     later: ClassVar[frozenset[str]] = frozenset()
     """Fields that are newer than 0.1.0: left out of documents at their defaults, so older runs keep their names."""
 
@@ -78,7 +80,7 @@ class Plugin(Frozen):
         """
         members = _members(cls.family)
         if name not in members:
-            raise UnknownPlugin(unknown(SINGULAR[cls.family], name, sorted(members)))
+            raise UnknownPlugin(unknown(SINGULAR[cls.family], name, sorted(members), cls._meant(name)))
         file = members[name]
         member = _only_member(_load(file, cls.family, name), cls)
         if file is not None:
@@ -105,6 +107,16 @@ class Plugin(Frozen):
             raise ValueError(str(error)) from None
         return member.model_validate(fields)
 
+    @classmethod
+    def _meant(cls, name: str) -> str:
+        """Return the platform's member that other tools call `name`; empty if none or several do."""
+        word = name.strip().lower().replace("_", "-").replace(" ", "-")
+        own = (key for key, file in _members(cls.family).items() if file is None)
+        found = [
+            key for key in own if word in vars(_only_member(_load(None, cls.family, key), cls)).get("synonyms", ())
+        ]
+        return found[0] if len(found) == 1 else ""
+
     @model_serializer(mode="wrap")
     def _with_type(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = handler(self)
@@ -116,10 +128,10 @@ class Plugin(Frozen):
 P = TypeVar("P", bound=Plugin)
 
 
-def unknown(what: str, written: str, known: list[str]) -> str:
-    """Return the message for an unknown name: what was written, the nearest, what is allowed."""
-    near = get_close_matches(written, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+def unknown(what: str, written: str, known: list[str], meant: str = "") -> str:
+    """Return the message for an unknown name: what was written, what is meant or the nearest, what is allowed."""
+    near = meant or next(iter(get_close_matches(written, known, n=1)), "")
+    hint = f" Did you mean {near!r}?" if near else ""
     return f"Unknown {what} {written!r}.{hint} Known: {', '.join(known) or 'none'}."
 
 

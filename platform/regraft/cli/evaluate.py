@@ -115,7 +115,7 @@ def _summary(evaluated: EvaluationResult, screen: Screen) -> None:
     rows.append(("report", shlex.quote(str(evaluated.html))))
     screen.say(Text.assemble((f"{document['model']}@{document['version']}", "bold green"), " is evaluated"))
     screen.facts(rows)
-    for text in document["notes"]:
+    for text in document.get("notes", ()):
         screen.say(text)
 
 

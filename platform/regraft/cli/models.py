@@ -14,7 +14,7 @@ from regraft.errors import Damaged, NotFound, RequestError
 from regraft.store.manifest import read_verified
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry, Version
-from regraft.units import bytes_text, seconds_text
+from regraft.units import bytes_text, counted, seconds_text
 
 _COLUMNS = ("model", "versions", "aliases", "score", "method", "delta", "created", "base")
 _WIDE = 130
@@ -141,11 +141,11 @@ def _lineage(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
     lineage = meta.get("lineage", {})
     data = lineage.get("data", {})
     rows = data.get("rows", {})
-    counted = ", ".join(f"{count} {split} rows" for split, count in rows.items())
+    sides = ", ".join(counted(count, f"{split} row") for split, count in rows.items())
     pairs = [
         ("run", lineage.get("run")),
         ("checkpoint", lineage.get("checkpoint")),
-        ("data", f"{data.get('fingerprint', '')}{f'  ({counted})' if counted else ''}"),
+        ("data", f"{data.get('fingerprint', '')}{f'  ({sides})' if sides else ''}"),
         ("parent", lineage.get("parent")),
         ("delta", f"sha256 {meta['delta_sha256']}" if meta.get("delta_sha256") else ""),
     ]

@@ -7,7 +7,6 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
@@ -17,7 +16,8 @@ from regraft.cli.screen import Reply, Screen, store_of
 from regraft.cli.train_progress import following
 from regraft.errors import RequestError
 from regraft.spec.document import STANDARD_INPUT
-from regraft.units import seconds_text
+from regraft.spec.yaml_words import parse_yaml
+from regraft.units import counted, seconds_text
 
 if TYPE_CHECKING:
     from regraft.serving.batch.session import BatchResult
@@ -68,15 +68,15 @@ def _check_standard_input(args: argparse.Namespace, screen: Screen) -> None:
 def parse_format(written: str | None) -> Any:
     """Parse the name of a source, or its fields as YAML: `{type: csv, delimiter: ;}`."""
     try:
-        return None if written is None else yaml.safe_load(written)
-    except yaml.YAMLError as error:
+        return None if written is None else parse_yaml(written)
+    except ValueError as error:
         raise RequestError(f"{written!r} is not a YAML value: {error}", where="--format") from None
 
 
 def _summary(written: BatchResult, screen: Screen, *, vectors: bool) -> None:
     what = "vectors" if vectors else "answers"
     screen.say()
-    screen.say(Text.assemble((written.out, "bold green"), f" holds the {what} to {written.rows:,} rows"))
+    screen.say(Text.assemble((written.out, "bold green"), f" holds the {what} to {counted(written.rows, 'row')}"))
     rows: list[tuple[str, object]] = [("time", seconds_text(written.seconds))]
     if written.failed:
         rows.insert(0, ("errors", f"{written.failed:,}, each explained in its row"))

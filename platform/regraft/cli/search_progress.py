@@ -27,7 +27,7 @@ from regraft.contracts import (
     TrunkProgress,
     TrunkShared,
 )
-from regraft.units import seconds_text
+from regraft.units import counted, seconds_text
 
 _ROWS = 12
 """Most trials shown during a search: those that run, then the best."""
@@ -70,7 +70,7 @@ class SearchState:
             return self.doing
         counts, total = self.last.counts, self.last.trials
         done = sum(counts[state] for state in _OVER)
-        parts = [f"{done} of {total} trials done" if total else f"{done} trials done"]
+        parts = [f"{done} of {counted(total, 'trial')} done" if total else f"{counted(done, 'trial')} done"]
         parts += [f"{counts[state]} {state}" for state in ("running", "stopped", "failed") if counts[state]]
         text = ", ".join(parts)
         if leader := self.last.leader:

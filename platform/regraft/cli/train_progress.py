@@ -26,7 +26,7 @@ from regraft.contracts import (
     Stepped,
     TrunkProgress,
 )
-from regraft.units import bytes_text, seconds_text
+from regraft.units import bytes_text, counted, seconds_text
 
 _SPARSE_S = 10.0
 """Seconds between the step lines of a log: few enough for a run of hours, frequent enough for one of a minute."""
@@ -152,7 +152,7 @@ def _start(event: Started) -> str:
     where = f"{event.workers} worker{'s' if event.workers > 1 else ''}" if event.workers else "this process"
     share = event.trainable / event.total if event.total else 0
     return (
-        f"run {event.run}: {event.rows:,} rows, {event.steps:,} steps in {where}; "
+        f"run {event.run}: {counted(event.rows, 'row')}, {counted(event.steps, 'step')} in {where}; "
         f"{_count(event.trainable)} of {_count(event.total)} parameters move ({share:.1%})"
     )
 

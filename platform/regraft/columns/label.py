@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from regraft.contracts.column import BadCell, Column, MadeUp, absent, label_text, quoted
+from regraft.contracts.label_names import look_alikes
 from regraft.contracts.views import AnswerView, ShownRow, likeliest, predicted_text, short_text
 
 MADE_UP = ("no", "yes", "perhaps")
@@ -39,9 +40,14 @@ class LabelColumn(Column):
         if len(labels) >= 2:
             return None
         return (
-            f"all {rows} training rows have the label {next(iter(labels))!r}: a classifier needs two; add rows of "
+            f"{f'all {rows} training rows have' if rows > 1 else 'the only training row has'} the label "
+            f"{next(iter(labels))!r}: a classifier needs two; add rows of "
             "another label, or say in data.columns which column holds the labels"
         )
+
+    def doubts(self, labels: Iterable[str]) -> str | None:
+        """Return a warning about two labels that are probably one, such as `1` and `1.0`, or `Yes` and `yes`."""
+        return look_alikes(self.in_order(set(labels)))
 
     def answer_view(self, shown: ShownRow) -> AnswerView:
         """Return the label beside the likeliest ones."""

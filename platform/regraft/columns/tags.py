@@ -20,6 +20,7 @@ class TagsColumn(LabelsColumn):
 
     drawn: ClassVar[bool] = True
     counted: ClassVar[bool] = False
+    joins: ClassVar[bool] = False
 
     def in_order(self, labels: Iterable[str]) -> tuple[str, ...]:
         """Return O, then the other tags by the alphabet."""

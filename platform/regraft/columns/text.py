@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, received_text
+from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, absent, received_text
 
 EXAMPLES = ("the lamp drops off wifi every night", "the light loses its connection at night")
 
@@ -15,6 +16,7 @@ class TextColumn(Column):
     """A text."""
 
     arrow: ClassVar[pa.DataType] = pa.string()
+    joins: ClassVar[bool] = True
     bare: ClassVar[bool] = True
     widget: ClassVar[Widget] = "text"
 
@@ -22,7 +24,22 @@ class TextColumn(Column):
         """Return the cell, which must be text: numbers are not turned into it."""
         if isinstance(cell, str):
             return cell
+        if isinstance(cell, list | tuple) and len(cell) > 1 and all(isinstance(item, str) for item in cell):
+            raise BadCell(
+                f"is a list of {len(cell)} texts; one text is wanted. If the file holds whole columns, write orient: "
+                "columns in data.format"
+            )
         raise BadCell.unfit(cell, "text")
+
+    def join(self, cells: Mapping[str, object], folder: str) -> str:
+        """Return the texts of several columns joined by line breaks; empty and missing ones are left out."""
+        texts = []
+        for name, cell in cells.items():
+            try:
+                texts.append("" if absent(cell) else self.read_cell(cell, folder))
+            except BadCell as error:
+                raise BadCell(f"{name}: {error}") from None
+        return "\n".join(text for text in texts if text.strip())
 
     def accept(self, value: Any) -> str:
         """Return a str."""

@@ -85,6 +85,8 @@ class Column(Plugin, ABC):
     """Whether a report draws a target of this kind on an input, instead of writing it."""
     by_reference: ClassVar[bool] = False
     """Whether values are paths of files, whose contents can change."""
+    joins: ClassVar[bool] = False
+    """Whether `data.columns` may name several columns of a file for one value: see `join`."""
     bare: ClassVar[bool] = False
     """Whether a caller may pass the value itself (text, path, bytes) as a row, if the row has no other column."""
     media_type: ClassVar[str] = ""
@@ -100,6 +102,13 @@ class Column(Plugin, ABC):
 
         `folder` is where relative paths begin: a folder on this machine, or an s3:// URL.
         """
+
+    def join(self, cells: Mapping[str, object], folder: str) -> Any:
+        """Parse the cells of several columns, by their names, into one value; called where `joins`.
+
+        The message of a BadCell names the column that it is about.
+        """
+        raise NotImplementedError
 
     def stored(self, value: Any) -> Any:
         """Convert a value to the type `arrow`."""

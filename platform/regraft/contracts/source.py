@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,6 +42,25 @@ class Source(Plugin, ABC):
         """Return whether the source reads this path where a spec names no format."""
         return path.name.lower().endswith(self.suffixes) if self.suffixes else False
 
+    def written(self, **changes: object) -> str:
+        """Return the source as `data.format` writes it, with some of its fields changed."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        usual = {name: field.default for name, field in type(self).model_fields.items()}
+        shown = {name: value for name, value in {**fields, **changes}.items() if value != usual[name]}
+        return f"{{{', '.join(f'{name}: {_yaml(value)}' for name, value in {'type': self.key(), **shown}.items())}}}"
+
+    def advice(self, raw: Raw, wanted: Sequence[str]) -> str:
+        """Return what to write so that the columns `wanted` are found, if `raw` shows it; empty if it does not.
+
+        Called with a row that lacks one of them, and again without names: then for how the file is probably meant. The
+        text continues a sentence.
+        """
+        return ""
+
+    def smaller_rows(self) -> str:
+        """Return what to write so that a file has more rows, where there is such a setting; it continues a sentence."""
+        return ""
+
     @abstractmethod
     def read(self, path: Path) -> Iterator[Raw]:
         """Yield the rows in file order.
@@ -48,3 +69,8 @@ class Source(Plugin, ABC):
         `ignored`: nothing is left out without a trace. Raises DataError where the rest of the file cannot be
         read either.
         """
+
+
+def _yaml(value: object) -> str:
+    """Return a value as YAML in one line: plain words bare, everything else as JSON."""
+    return value if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w.-]*", value) else json.dumps(value)

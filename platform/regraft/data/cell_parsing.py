@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from regraft.contracts import BadCell, Column, Kind, Raw, absent, column_of, label_text, quoted
+from regraft.contracts import BadCell, Column, Kind, Raw, Source, absent, column_of, label_text, quoted
 from regraft.errors import DataError
+from regraft.spec.column_names import Names, column_line, column_names
 
 _SHOWN = 20
 _MISSING = object()
@@ -17,7 +18,7 @@ _MISSING = object()
 class ColumnMapping:
     """Converts the rows of one file to rows of a task."""
 
-    def __init__(self, wanted: Mapping[str, Kind], names: Mapping[str, str], folder: str | Path) -> None:
+    def __init__(self, wanted: Mapping[str, Kind], names: Mapping[str, Names], folder: str | Path) -> None:
         """`names` are the file's column names by the task's; a dot selects a field inside a column.
 
         `folder` is where relative paths of files begin: a folder on this machine, or an s3:// URL.
@@ -25,13 +26,13 @@ class ColumnMapping:
         self._columns = [(column, names.get(column, column), column_of(kind)) for column, kind in wanted.items()]
         self._folder = str(folder)
 
-    def check(self, raw: Raw, file: str, manual: str, group: str | None = None) -> None:
+    def check(self, raw: Raw, file: str, source: Source, group: str | None = None) -> None:
         """Raise DataError unless the first row of a file has every column.
 
-        `manual` is the command that documents the file's source. `group` is one more column that the file must have,
-        by its own name.
+        `source` is what read the file. `group` is one more column that the file must have, by its own name.
         """
-        wanted = [name for _, name, _ in self._columns] + ([] if group is None else [group])
+        wanted = [name for _, names, _ in self._columns for name in column_names(names)]
+        wanted += [] if group is None else [group]
         missing = [name for name in wanted if find_value(raw.values, name) is _MISSING]
         if not missing:
             return
@@ -39,34 +40,89 @@ class ColumnMapping:
         near = {name: get_close_matches(name, has, n=1) for name in missing}
         hints = [f"{name!r} (nearest: {near[name][0]!r})" if near[name] else repr(name) for name in missing]
         more = f" and {len(has) - _SHOWN} more" if len(has) > _SHOWN else ""
-        needed = ", ".join(map(repr, wanted))
+        advice = source.advice(raw, wanted) or self._advice(raw, wanted, source.advice(raw, ()))
+        usual = (
+            f"needed are {', '.join(map(repr, wanted))}: write in data.columns what they are called here, "
+            f"or in data.format how to read the file (regraft show sources {source.key()})"
+        )
         raise DataError(
-            f"has no column {', '.join(hints)}; it has {', '.join(map(repr, has[:_SHOWN]))}{more}; "
-            f"needed are {needed}: write in data.columns what they are called here, "
-            f"or in data.format how to read the file ({manual})",
+            f"has no column {', '.join(hints)}; it has {', '.join(map(repr, has[:_SHOWN]))}{more}; {advice or usual}",
             where=file,
         )
+
+    def _advice(self, raw: Raw, wanted: list[str], otherwise: str) -> str:
+        """Return the line of data.columns that fits, unless none or several do; `otherwise` is the source's advice."""
+        known: dict[str, Names] = {name: names for name, names, _ in self._columns if self._has(raw, names)}
+        found = {**known, **(self._instructions(raw) or dict(self._fitting(raw, wanted)))}
+        if len(found) < len(self._columns):
+            return otherwise
+        line = f"write data.columns: {column_line({name: found[name] for name, _, _ in self._columns})}"
+        taken = any(repr(names) in otherwise for names in found.values())
+        return line if taken or not otherwise else f"{otherwise}; or {line}"
+
+    def _has(self, raw: Raw, names: Names) -> bool:
+        return all(find_value(raw.values, name) is not _MISSING for name in column_names(names))
+
+    def _instructions(self, raw: Raw) -> dict[str, Names]:
+        """Return the columns of Alpaca's rows for a task that reads what is asked and what is answered."""
+        asked = [name for name in ("instruction", "input") if name in raw.values]
+        joined = [name for name, _, column in self._columns if column.joins and not column.classes]
+        if asked[:1] != ["instruction"] or "output" not in raw.values or len(joined) != len(self._columns):
+            return {}
+        if len(joined) == 1:
+            return {joined[0]: [*asked, "output"]}
+        return {joined[0]: asked, joined[1]: "output"} if len(joined) == 2 else {}
+
+    def _fitting(self, raw: Raw, wanted: list[str]) -> Iterator[tuple[str, Names]]:
+        """Yield each missing column with the only other column of the file that has a value of its kind."""
+        free = {name: value for name, value in raw.values.items() if name not in wanted}
+        for name, names, column in self._columns:
+            if self._has(raw, names) or column.by_reference:
+                continue
+            fits = [str(other) for other, value in free.items() if self._reads(column, value)]
+            if len(fits) == 1:
+                del free[fits[0]]
+                yield name, fits[0]
+
+    def _reads(self, column: Column, value: object) -> bool:
+        try:
+            column.read_cell(value, self._folder)
+        except BadCell:
+            return False
+        return True
 
     def remote(self, raw: Raw) -> list[tuple[Column, str]]:
         """Return the URLs of the row's files that are worth fetching ahead of `row`, each with its kind of column."""
         return [
             (column, url)
-            for _, name, column in self._columns
-            if column.by_reference and (url := column.remote(find_value(raw.values, name), self._folder)) is not None
+            for _, names, column in self._columns
+            if column.by_reference
+            and isinstance(names, str)
+            and (url := column.remote(find_value(raw.values, names), self._folder)) is not None
         ]
 
     def row(self, raw: Raw) -> dict[str, Any]:
         """Return the task's columns of one row. Raises BadCell."""
         row = {}
-        for wanted, name, column in self._columns:
-            value = find_value(raw.values, name)
+        for wanted, names, column in self._columns:
+            if not isinstance(names, str):
+                row[wanted] = column.join(self._cells(raw, names), self._folder)
+                continue
+            value = find_value(raw.values, names)
             if value is _MISSING:
-                raise BadCell(f"has no {name!r}")
+                raise BadCell(f"has no {names!r}")
             try:
                 row[wanted] = column.read_cell(value, self._folder)
             except BadCell as error:
-                raise BadCell(f"{name}: {error}") from None
+                raise BadCell(f"{names}: {error}") from None
         return row
+
+    def _cells(self, raw: Raw, names: Names) -> dict[str, object]:
+        """Return the cells of several columns by their names; None for one that this row does not have."""
+        found = {name: find_value(raw.values, name) for name in column_names(names)}
+        if all(value is _MISSING for value in found.values()):
+            raise BadCell(f"has no {', '.join(map(repr, found))}")
+        return {name: None if value is _MISSING else value for name, value in found.items()}
 
 
 def group_of(raw: Raw, name: str) -> str:

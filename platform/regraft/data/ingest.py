@@ -13,6 +13,7 @@ from typing import Any
 
 from regraft.columns.files.remote import fetched_ahead
 from regraft.contracts import BadCell, Column, Raw, Row, Task, columns_of, ordered_labels
+from regraft.contracts.label_names import alike, labels_text
 from regraft.data.cell_parsing import ColumnMapping, group_of
 from regraft.data.inputs import DataFile, find_data_files
 from regraft.data.observations import Observations, remarks
@@ -20,6 +21,7 @@ from regraft.data.rows import Rows, RowWriter
 from regraft.data.split_side import BadRows, SplitRow, SplitSide, row_labels
 from regraft.errors import DataError
 from regraft.spec.sections import DataSpec
+from regraft.units import counted
 
 FORMAT = 2
 """Version of the fingerprint and of the Arrow files: another number gives another snapshot."""
@@ -69,7 +71,7 @@ def ingest(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
     if data.bad_rows == "fail":
         bad_rows.report()
     _refuse_shared_groups(data, train, evaluation)
-    _refuse_empty(data, train, evaluation)
+    _refuse_empty(data, train, evaluation, reader.smaller_rows)
     if data.bad_rows == "skip" and data.labels is None:
         _drop_unseen_labels(task, files["eval"], train=train, evaluation=evaluation, bad_rows=bad_rows)
         _refuse_empty(data, train, evaluation)
@@ -142,10 +144,13 @@ class _SplitReader:
         self._has_files = any(column.by_reference for column in self._columns.values())
         self._allowed = None if data.labels is None else frozenset(data.labels)
         self.observations = Observations()
+        self.smaller_rows = ""
+        """What to write so that a file has more rows, where its source has a setting for that."""
 
     def read(self, written: str, split: _Split) -> None:
         """Read the rows of the files that `written` names into the split."""
         for file in find_data_files(written, self._data.format, self._scratch / "inputs"):
+            self.smaller_rows = file.source.smaller_rows()
             for raw, row in self._rows(file, split.side):
                 self._assign(raw, row, split)
 
@@ -162,7 +167,7 @@ class _SplitReader:
                     self._bad_rows.add(side.name, raw.problem, raw.where)
                     continue
                 if first:
-                    columns.check(raw, file.name, f"regraft show sources {file.source.key()}", self._data.group)
+                    columns.check(raw, file.name, file.source, self._data.group)
                     first = False
                 try:
                     yield raw, columns.row(raw)
@@ -297,15 +302,16 @@ def _refuse_shared_groups(data: DataSpec, train: SplitSide, evaluation: SplitSid
     if not shared:
         return
     raise DataError(
-        f"{len(shared)} values of {data.group!r} are in the training rows and in the evaluation rows, the first here "
+        f"{counted(len(shared), 'value')} of {data.group!r} {'is' if len(shared) == 1 else 'are'} in the training rows "
+        "and in the evaluation rows, the first here "
         "and in " + train.groups[shared[0]] + ": the evaluation would use rows seen in training. Move each group to "
         "one side, or write a share in data.eval",
         where=evaluation.groups[shared[0]],
     )
 
 
-def _refuse_empty(data: DataSpec, train: SplitSide, evaluation: SplitSide) -> None:
-    """Raise DataError when a side has no rows."""
+def _refuse_empty(data: DataSpec, train: SplitSide, evaluation: SplitSide, smaller_rows: str = "") -> None:
+    """Raise DataError when a side has no rows. `smaller_rows` says how to make more rows of a file."""
     if not train.rows and (not evaluation.rows or isinstance(data.eval, str)):
         raise DataError(_NO_ROWS, where=data.train)
     if isinstance(data.eval, str):
@@ -313,10 +319,14 @@ def _refuse_empty(data: DataSpec, train: SplitSide, evaluation: SplitSide) -> No
             raise DataError(_NO_ROWS, where=data.eval)
     elif not train.rows or not evaluation.rows:
         side = "train on" if not train.rows else "evaluate on"
-        what = "rows" if data.group is None else f"rows, split by {data.group},"
+        total = train.rows + evaluation.rows
+        what = "row" if total == 1 else "rows"
+        what = what if data.group is None else f"{what}, split by {data.group},"
+        ways = ["write another share"] if total > 1 else []
+        ways += [smaller_rows] if smaller_rows else []
         raise DataError(
-            f"a share of {data.eval} of {train.rows + evaluation.rows} {what} leaves none to {side}: "
-            "write another share, or name a file of rows in data.eval",
+            f"a share of {data.eval} of {total} {what} leaves none to {side}: "
+            + ", or ".join([*ways, "name a file of rows in data.eval"]),
             where="data.eval",
         )
 
@@ -335,8 +345,11 @@ def _refuse_labels(task: Task, data: DataSpec, train: SplitSide, evaluation: Spl
     if unseen and data.labels is None:
         more = f" (and {len(unseen) - 1} more)" if len(unseen) > 1 else ""
         what = "correct it, or add" if isinstance(data.eval, str) else "name a file of rows in data.eval, or add"
+        known = ordered_labels(train.labels)
+        if other := alike(unseen[0], known):
+            what = f"is it {other!r}, written otherwise? Write it alike in all rows, or add"
         raise DataError(
             f"the label {unseen[0]!r}{more} is in the evaluation rows and in no training row: {what} training rows "
-            "of it, or leave it out",
+            f"of it, or leave it out. The training rows have {labels_text(known)}",
             where=evaluation.first[unseen[0]],
         )

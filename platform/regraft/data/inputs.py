@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from regraft.contracts import Raw, Source
 from regraft.data.locations import Location, ResolvedPath, location_of
+from regraft.data.text_encoding import decoding_error
 from regraft.errors import DataError
 
 _HOW = (
@@ -21,6 +22,13 @@ _HOW = (
 )
 
 _SHOWN_SUFFIXES = 8
+
+
+_WAYS = (
+    ((".xlsx", ".xls", ".xlsm", ".ods"), "save the workbook's sheet as CSV in UTF-8"),
+    ((".zip", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tar"), "unpack it, or pack its files with gzip"),
+)
+"""Endings of names that no source reads, with what to do."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,16 @@ class DataFile:
                 )
         except DataError as error:
             raise DataError(self._with_remote_names(error.message), self._with_remote_names(error.where)) from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"is not UTF-8 text (byte {error.start}): save it as UTF-8", self.name) from None
+        except UnicodeDecodeError:
+            found = decoding_error(self._text_files(), self.source, self.name)
+            raise DataError(found.message, self._with_remote_names(found.where)) from None
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(self._with_remote_names(f"cannot be read: {error}"), self.name) from None
+
+    def _text_files(self) -> list[Path]:
+        """Return the files to look into for what cannot be decoded."""
+        named = {} if self.path.exists() else expand_braces(str(self.path))
+        return [file for file in ([Path(name) for name in named.values()] or [self.path]) if file.is_file()]
 
     def _with_remote_names(self, text: str) -> str:
         """Return a text with paths of local copies replaced by the names of the originals."""
@@ -103,6 +117,7 @@ def find_source(path: Path, name: str, members: Sequence[type[Source]] = ()) -> 
         both = " and ".join(source.key() for source in accepting)
         raise DataError(f"{both} both read it: write data.format to choose", where=name)
     hint = f"name the files in it with a glob, such as {name}/*.csv, or " if path.is_dir() else ""
+    hint = next((f"{way}, or " for suffixes, way in _WAYS if name.lower().endswith(suffixes)), hint)
     known = "".join(f"\n  - {member.key()}: {_describe(member)}" for member in members)
     raise DataError(f"no source reads it by its name: {hint}{_HOW}. Sources are{known}", where=name)
 

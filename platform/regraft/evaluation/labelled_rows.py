@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from regraft.contracts import Task
@@ -17,8 +16,11 @@ from regraft.data.setting_names import with_names
 from regraft.errors import DataError, RequestError
 from regraft.evaluation.options import EvaluationOptions
 from regraft.serving.predictor import Predictor
-from regraft.spec.document import absolute, problem
+from regraft.spec.column_names import Names, misnamed
+from regraft.spec.document import absolute
+from regraft.spec.problems import problems
 from regraft.spec.sections import DataSpec
+from regraft.spec.yaml_words import parse_yaml
 
 _OPTIONS = {
     "data.labels allows": "the model knows",
@@ -39,7 +41,7 @@ class LabelledRows:
     """SHA-256 over the rows in order, the task's key and its columns."""
     skipped: Mapping[str, Any]
     """Bad rows that were left out: `eval`, their number, and `rows`, messages about the first ones."""
-    columns: Mapping[str, str]
+    columns: Mapping[str, Names]
     """The names of the task's columns in the files."""
     notes: tuple[str, ...] = ()
     """Sentences about what was passed over, and about rows that are usable but doubtful."""
@@ -75,8 +77,7 @@ def _data_spec(predictor: Predictor, path: str, options: EvaluationOptions) -> D
     try:
         return DataSpec.model_validate(written)
     except ValidationError as error:
-        problems = "; ".join(problem(item, DataSpec, written) for item in error.errors())
-        raise RequestError(problems, where="evaluate") from None
+        raise RequestError("; ".join(problems(error, DataSpec, written)), where="evaluate") from None
 
 
 def _format(written: Mapping[str, Any] | str | None, trained: Any) -> Any:
@@ -88,15 +89,17 @@ def _format(written: Mapping[str, Any] | str | None, trained: Any) -> Any:
     if written == "auto":
         return None
     try:
-        return yaml.safe_load(written)
-    except yaml.YAMLError:
+        return parse_yaml(written)
+    except ValueError:
         raise RequestError(
             f"{written!r} is written; allowed are a source or {{type: source, ...}}", "--format"
         ) from None
 
 
-def _refuse_unknown_columns(task: Task, columns: Iterable[str]) -> None:
+def _refuse_unknown_columns(task: Task, columns: Mapping[str, Names]) -> None:
     unknown = [name for name in columns if name not in task.input_columns()]
+    if unknown and columns[unknown[0]] in tuple(task.input_columns()):
+        raise RequestError(str(misnamed(columns, task.input_columns())), where="--columns")
     if unknown:
         raise RequestError(
             f"{unknown[0]!r} is not a column of task {task.key()}, which reads {', '.join(task.input_columns())}: "

@@ -14,6 +14,7 @@ from regraft.errors import Unsupported
 class FeatureExtraction(Method):
     """Everything but the task's head is frozen (linear probing)."""
 
+    synonyms: ClassVar[frozenset[str]] = frozenset({"linear-probe", "linear-probing", "head-only", "frozen"})
     serves: ClassVar[Serving] = "head"
     by_depth: ClassVar[bool] = True
 

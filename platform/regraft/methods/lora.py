@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
@@ -28,6 +28,8 @@ _ON_THE_WRAPPER = ("stride", "kernel_size", "dilation", "padding", "padding_mode
 
 class Lora(Method):
     """Low-rank adaptation (Hu et al., 2022): y = Wx + scaling * B(Ax); the base itself stays frozen."""
+
+    synonyms: ClassVar[frozenset[str]] = frozenset({"peft", "qlora", "adapter", "adapters", "low-rank"})
 
     rank: int = Field(8, ge=1)
     """Rank of the factors A and B."""

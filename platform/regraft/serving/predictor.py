@@ -96,7 +96,8 @@ class Predictor:
     @cached_property
     def column_names(self) -> Mapping[str, str]:
         """The columns' names in the training files, by the task's; empty where they are the task's own."""
-        return dict((self.fetched.spec.get("data") or {}).get("columns") or {})
+        written = (self.fetched.spec.get("data") or {}).get("columns") or {}
+        return {name: names for name, names in written.items() if isinstance(names, str)}
 
     def predict(self, rows: Any) -> list[Answer]:
         """Return one answer per row, in order; its fields depend on the task (`regraft show tasks NAME`).

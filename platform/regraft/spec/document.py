@@ -1,4 +1,4 @@
-"""Documents of specs: YAML files, overrides by dotted keys, and messages for what is wrong in them."""
+"""Documents of specs: YAML files, and overrides by dotted keys."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
-
-from regraft.contracts import Loss, Method, Source, Task
 from regraft.errors import RequestError, SpecError
-from regraft.plugins import Frozen, Plugin, unknown
+from regraft.spec.yaml_words import parse_yaml
 
 STANDARD_INPUT = "-"
 """The name of standard input in place of a file's, as other commands have it."""
@@ -25,10 +22,10 @@ def read_document(path: Path, wanted: str) -> dict[str, Any]:
     `wanted` describes the content for messages. Raises RequestError where the file is missing or no mapping.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RequestError("there is no such file", where=str(path)) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise RequestError(f"is not readable as YAML: {error}", where=str(path)) from None
     if not isinstance(document, dict):
         raise RequestError(wanted, where=str(path))
@@ -78,41 +75,7 @@ def parse_set(pairs: list[str]) -> dict[str, object]:
                 f"{pair!r} is written; what is allowed is key=value, as in training.lr=1e-4", where="--set"
             )
         try:
-            result[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            result[key.strip()] = parse_yaml(value, key.strip())
+        except ValueError as error:
             raise RequestError(f"{value!r} is not a YAML value: {error}", where=f"--set {key}") from None
     return result
-
-
-def problem(item: Mapping[str, Any], root: type[Frozen], document: Mapping[str, Any]) -> str:
-    """Return the message of one pydantic error: path, what was written, what is allowed, the nearest match."""
-    noise = re.compile(r"^(function-|constrained-|tuple\[|dict\[|lax-or-strict|(str|float|int)$)")
-    path = ".".join(str(part) for part in item["loc"] if not noise.match(str(part)))
-    written = item.get("input")
-    kind, message = item["type"], str(item["msg"]).removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        parent, _, name = path.rpartition(".")
-        return f"{path}: {unknown('key', name, sorted(known_keys(parent, root, document)))}"
-    if kind == "missing":
-        return f"{path}: is missing; it must be written"
-    if kind == "value_error":
-        return f"{path}: {message}" if path else message
-    if kind == "string_pattern_mismatch":
-        return f"{path}: {written!r} is written; allowed are lower case letters, digits, dots, dashes (at most 64)"
-    message = message.replace("valid tuple", "list").replace("tuple", "list").replace("valid dictionary", "mapping")
-    return f"{path}: {written!r} is written; {message[0].lower()}{message[1:]}"
-
-
-def known_keys(parent: str, root: type[Frozen], document: Mapping[str, Any]) -> list[str]:
-    """Return the keys allowed at a dotted path; at a plugin's, those of the member that the document names there."""
-    families: dict[str, type[Plugin]] = {"task": Task, "method": Method, "losses": Loss, "data.format": Source}
-    family = families.get(".".join(part for part in parent.split(".") if not part.isdigit()))
-    at: Any = document
-    model: Any = root
-    for part in filter(None, parent.split(".")):
-        at = at[int(part)] if isinstance(at, list | tuple) else at[part]
-        model = None if family else model.model_fields[part].annotation
-        model = next((kind for kind in get_args(model) if hasattr(kind, "model_fields")), model)
-    if family:
-        model = family.lookup(at["type"] if isinstance(at, Mapping) else str(at))
-    return list(model.model_fields)

@@ -20,8 +20,10 @@ from pydantic import (
 
 from regraft.contracts import columns_of
 from regraft.errors import RequestError, SpecError
-from regraft.plugins import Frozen, add_folder, unknown
-from regraft.spec.document import absolute, merged, problem, read_document
+from regraft.plugins import Frozen, add_folder
+from regraft.spec.column_names import column_names, misnamed
+from regraft.spec.document import absolute, merged, read_document
+from regraft.spec.problems import problems
 from regraft.spec.search import SearchSpec
 from regraft.spec.sections import AnyLoss, AnyMethod, AnyTask, ComputeSpec, DataSpec, Slug, TrainingSpec
 
@@ -101,10 +103,25 @@ class RunSpec(Frozen):
 
     @model_validator(mode="after")
     def _columns_belong_to_the_task(self) -> Self:
-        for name in self.data.columns:
-            if name not in self.task.input_columns():
-                raise ValueError(f"data.columns: {unknown('column', name, sorted(self.task.input_columns()))}")
+        kinds = self.task.input_columns()
+        if problem := misnamed(self.data.columns, kinds):
+            raise ValueError(f"data.columns: {problem}")
+        columns = columns_of(kinds)
+        for name, names in self.data.columns.items():
+            if not isinstance(names, str) and not columns[name].joins:
+                raise ValueError(
+                    f"data.columns.{name}: {list(names)} is written; {name} is read from one column: write its name"
+                )
         return self
+
+    def _with_labels_of_columns(self) -> Self:
+        """Return the spec with `data.labels` where a column for each label is written: one may be in no row."""
+        columns = columns_of(self.task.input_columns())
+        written = [names for name, names in self.data.columns.items() if columns[name].classes]
+        if self.data.labels is not None or not written or isinstance(written[0], str):
+            return self
+        labels = tuple(name.strip() for name in column_names(written[0]))
+        return self.model_copy(update={"data": self.data.model_copy(update={"labels": labels})})
 
     @classmethod
     def load(cls, path: Path, *, overrides: Mapping[str, object] | None = None) -> Self:
@@ -132,10 +149,8 @@ class RunSpec(Frozen):
         try:
             spec = cls.model_validate(document)
         except ValidationError as error:
-            raise SpecError(
-                tuple(dict.fromkeys(problem(item, cls, document) for item in error.errors())), where
-            ) from None
-        return spec.absolute()
+            raise SpecError(problems(error, cls, document), where) from None
+        return spec._with_labels_of_columns().absolute()
 
     def override(self, changes: Mapping[str, object]) -> Self:
         """Return a new spec with dotted fields replaced, validated as one that was written by hand."""

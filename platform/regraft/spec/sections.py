@@ -12,7 +12,7 @@ from pydantic import (
     field_validator,
 )
 
-from regraft.contracts import Loss, Method, Source, Task
+from regraft.contracts import Loss, Method, Source, Task, label_text
 from regraft.plugins import Frozen
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -32,14 +32,15 @@ class DataSpec(Frozen):
     eval: str | Annotated[float, Field(gt=0, lt=1)] = 0.1
     """The evaluation rows, which choose the best checkpoint: written as `train`, or as a share of `train` (by a stable
     hash of the row)."""
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: dict[str, str | Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """The task's column names, each with its name in the files (a dot leads into a column: `objects.bbox`); other
-    columns have the task's names."""
+    columns have the task's names. A list names several columns for one value: `labels: [toxic, rude]`, a column for
+    each label; `prompt: [instruction, input]`, texts that are joined by a line break."""
     format: AnySource | None = None
     """The source that reads the files; null chooses by suffix."""
     labels: tuple[str, ...] | None = None
     """The labels in the order of the head's outputs; null takes those of the training rows. A row with another label
-    is a bad row."""
+    is a bad row. They are text: in YAML, `yes` and `007` are what is written."""
     bad_rows: Literal["fail", "skip"] = "fail"
     """Treatment of rows that cannot be used: fail lists them and trains nothing; skip leaves them out and counts them
     in the run's record."""
@@ -48,6 +49,20 @@ class DataSpec(Frozen):
     value are refused."""
     augment: Literal["off", "light", "strong"] = "off"
     """Random changes of training images, with their boxes and masks; different in each epoch."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_are_text(cls, written: object) -> object:
+        """Accept whole numbers, and refuse labels that are written twice."""
+        if not isinstance(written, list | tuple):
+            return written
+        for label in written:
+            if isinstance(label, bool):
+                raise ValueError(f"{label} is written; a label is text: write it as the rows have it, in quotes")
+        labels = [label_text(label) if isinstance(label, int | float) else label for label in written]
+        if twice := [label for number, label in enumerate(labels) if label in labels[:number]]:
+            raise ValueError(f"{twice[0]!r} is written twice: each label is written once")
+        return labels
 
 
 class TrainingSpec(Frozen):

@@ -13,7 +13,8 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 
 from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen
-from regraft.spec.document import absolute, merged, problem, read_document
+from regraft.spec.document import absolute, merged, read_document
+from regraft.spec.problems import problems
 from regraft.store.names import is_version, parse
 
 EVERY = "*"
@@ -191,8 +192,7 @@ class ServeSpec(Frozen):
         try:
             spec = cls.model_validate(document)
         except ValidationError as error:
-            problems = tuple(dict.fromkeys(problem(item, cls, document) for item in error.errors()))
-            raise SpecError(problems, where) from None
+            raise SpecError(problems(error, cls, document), where) from None
         return spec.model_copy(
             update={
                 "store": absolute(spec.store),

@@ -13,6 +13,9 @@ from regraft.tasks.outputs.single_label import SingleLabel
 class ImageClassification(SingleLabel, ImageRow):
     """One label for each image, resized and cropped as the base's own image processor does."""
 
+    synonyms: ClassVar[frozenset[str]] = frozenset(
+        {"image-classifier", "picture-classification", "vision-classification"}
+    )
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "label": "label"}
     supports: ClassVar[frozenset[str]] = frozenset(
         {"class_weights", "label_smoothing", "baselines", "prototypes", "augment"}

@@ -13,5 +13,8 @@ from regraft.tasks.outputs.multi_label import MultiLabel
 class ImageMultiLabel(MultiLabel, ImageRow):
     """Any number of labels for each image; each label is present or not."""
 
+    synonyms: ClassVar[frozenset[str]] = frozenset(
+        {"multi-label-image-classification", "image-multilabel", "image-tagging"}
+    )
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "labels": "labels"}
     supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "augment"})

@@ -16,6 +16,7 @@ class ImageRegression(Regression, ImageRow):
     Augmentation changes colours and erases rectangles, but moves nothing: numbers may be places or angles.
     """
 
+    synonyms: ClassVar[frozenset[str]] = frozenset({"picture-regression"})
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "target": "number"}
     supports: ClassVar[frozenset[str]] = frozenset({"augment"})
     # A grasp moves with its image and an angle turns with it; names of targets do not show which numbers are places.

@@ -65,6 +65,7 @@ class ObjectDetection(GreyLevels):
     RT-DETR's inner layers and its query selection are trained too, but without the denoising queries of its paper.
     """
 
+    synonyms: ClassVar[frozenset[str]] = frozenset({"detection", "detect", "bounding-boxes", "box-detection"})
     auto: ClassVar[str] = "AutoModelForObjectDetection"
     modality: ClassVar[str] = "image"
     score: ClassVar[Score] = Score("map", "max")

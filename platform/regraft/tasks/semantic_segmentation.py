@@ -47,6 +47,7 @@ class SemanticSegmentation(GreyLevels):
     and answers are computed at the image's original size.
     """
 
+    synonyms: ClassVar[frozenset[str]] = frozenset({"image-segmentation", "segmentation", "segment"})
     auto: ClassVar[str] = "AutoModelForSemanticSegmentation"
     modality: ClassVar[str] = "image"
     score: ClassVar[Score] = Score("mean_iou", "max")

@@ -28,6 +28,7 @@ class Summarization(Seq2Seq):
     so `feature-extraction` has no head to train: use lora, freeze or full.
     """
 
+    synonyms: ClassVar[frozenset[str]] = frozenset({"summarisation", "text-summarization", "abstractive-summarization"})
     score: ClassVar[Score] = Score("rougeL", "max")
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "summary": "texts"}
     text_column: ClassVar[str] = "text"

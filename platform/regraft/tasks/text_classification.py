@@ -13,6 +13,9 @@ from regraft.tasks.outputs.single_label import SingleLabel
 class TextClassification(SingleLabel, TextRow):
     """One label for each text; longer texts are cut at `max_length` tokens."""
 
+    synonyms: ClassVar[frozenset[str]] = frozenset(
+        {"sentiment-analysis", "sentiment", "sequence-classification", "topic-classification", "intent-classification"}
+    )
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "label": "label"}
     supports: ClassVar[frozenset[str]] = frozenset(
         {"class_weights", "label_smoothing", "bucketing", "baselines", "prototypes"}

@@ -52,6 +52,18 @@ class TextGeneration(Task):
     All tokens of a document count for the loss; of the other two, only those of completions and assistant turns.
     """
 
+    synonyms: ClassVar[frozenset[str]] = frozenset(
+        {
+            "causal-lm",
+            "language-modeling",
+            "causal-language-modeling",
+            "sft",
+            "instruction-tuning",
+            "chat",
+            "conversational",
+            "llm",
+        }
+    )
     auto: ClassVar[str] = "AutoModelForCausalLM"
     modality: ClassVar[str] = "text"
     score: ClassVar[Score] = Score("perplexity", "min")

@@ -13,5 +13,8 @@ from regraft.tasks.outputs.multi_label import MultiLabel
 class TextMultiLabel(MultiLabel, TextRow):
     """Any number of labels for each text; each label is present or not."""
 
+    synonyms: ClassVar[frozenset[str]] = frozenset(
+        {"multi-label-classification", "multilabel-classification", "multi-label", "multi-label-text-classification"}
+    )
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "labels": "labels"}
     supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "bucketing"})

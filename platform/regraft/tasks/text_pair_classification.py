@@ -15,6 +15,9 @@ from regraft.tasks.outputs.single_label import SingleLabel
 class TextPairClassification(SingleLabel, TextRow):
     """One label for each pair of texts, joined as the base's own tokenizer does it."""
 
+    synonyms: ClassVar[frozenset[str]] = frozenset(
+        {"nli", "natural-language-inference", "entailment", "sentence-pair-classification", "paraphrase-detection"}
+    )
     inputs: ClassVar[tuple[str, ...]] = ("text", "pair")
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "pair": "text", "label": "label"}
     supports: ClassVar[frozenset[str]] = frozenset(

@@ -15,6 +15,7 @@ from regraft.tasks.outputs.regression import Regression
 class TextPairRegression(Regression, TextRow):
     """One number for each pair of texts, or several: `targets` names their columns."""
 
+    synonyms: ClassVar[frozenset[str]] = frozenset({"sts", "sentence-similarity", "semantic-textual-similarity"})
     inputs: ClassVar[tuple[str, ...]] = ("text", "pair")
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "pair": "text", "target": "number"}
     supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})

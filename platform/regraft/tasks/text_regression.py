@@ -13,5 +13,6 @@ from regraft.tasks.outputs.regression import Regression
 class TextRegression(Regression, TextRow):
     """One number for each text, or several: `targets` names their columns."""
 
+    synonyms: ClassVar[frozenset[str]] = frozenset({"regression", "sequence-regression"})
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "target": "number"}
     supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})

@@ -45,6 +45,9 @@ class TokenClassification(Task):
     metrics; `unread` is the share of words that were cut off.
     """
 
+    synonyms: ClassVar[frozenset[str]] = frozenset(
+        {"ner", "named-entity-recognition", "pos", "pos-tagging", "chunking", "sequence-labeling", "sequence-tagging"}
+    )
     auto: ClassVar[str] = "AutoModelForTokenClassification"
     modality: ClassVar[str] = "text"
     score: ClassVar[Score] = Score("f1", "max")

@@ -20,6 +20,7 @@ class Translation(Seq2Seq):
     full.
     """
 
+    synonyms: ClassVar[frozenset[str]] = frozenset({"machine-translation", "mt"})
     score: ClassVar[Score] = Score("chrf", "max")
     columns: ClassVar[Mapping[str, Kind]] = {"source": "text", "target": "texts"}
     text_column: ClassVar[str] = "source"

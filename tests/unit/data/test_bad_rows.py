@@ -317,7 +317,7 @@ def test_given_sides_that_share_a_group_are_refused_with_both_places(tmp_path: P
     with pytest.raises(DataError) as refused:
         build(tmp_path, train=train, eval=held, group="patient")
     assert refused.value.where == f"{held}:101"
-    assert "1 values of 'patient' are in the training rows and in the evaluation rows" in refused.value.message
+    assert "1 value of 'patient' is in the training rows and in the evaluation rows" in refused.value.message
     assert f"{train}:9" in refused.value.message
     apart = rows(tmp_path / "e.jsonl", GOOD[100:])
     assert len(build(tmp_path, train=train, eval=apart, group="patient").eval) == 100

@@ -103,7 +103,7 @@ def test_a_patient_on_both_given_sides_is_refused(tmp_path: Path) -> None:
     train = patients(tmp_path / "train", {"a": "p1", "b": "p2"})
     held = patients(tmp_path / "eval", {"c": "p3", "d": "p1"})
     data = DataSpec(train=str(train), eval=str(held), group="patient_id")
-    with pytest.raises(DataError, match="1 values of 'patient_id' are in the training rows and in the evaluation"):
+    with pytest.raises(DataError, match="1 value of 'patient_id' is in the training rows and in the evaluation"):
         ingest(ImageClassification(), data, tmp_path)
 
 

@@ -3,35 +3,59 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from regraft.contracts import Raw, Source
 from regraft.data.json_shape import open_text
+from regraft.data.text_encoding import Encoding
 from regraft.errors import DataError
+from regraft.units import counted
 
 _LONGEST_CELL = 16 << 20
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)
+"""The first line by which Excel is told the character between cells."""
+_TYPE_LINE = re.compile(r'"?#TYPE ')
+_OTHER_DELIMITERS = ("\t", ";", "|", ",")
+_TAG = re.compile(r"O|[BIESLUM]-\S+")
 _Character = Annotated[str, Field(min_length=1, max_length=1)]
 
 
 class Csv(Source):
-    """Comma or tab separated text (RFC 4180) in UTF-8, with or without a byte order mark, also gzipped."""
+    """Comma or tab separated text (RFC 4180) in UTF-8 or UTF-16, also gzipped.
+
+    A first line `sep=;` (Excel) sets the delimiter. Passed over are #TYPE lines of PowerShell and rows without any
+    value. A column that is not read may have any name, or none.
+    """
 
     suffixes = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+    later: ClassVar[frozenset[str]] = frozenset({"escape", "encoding"})
+    synonyms: ClassVar[frozenset[str]] = frozenset({"tsv", "table", "excel", "spreadsheet", "pandas"})
+
     delimiter: _Character | None = None
-    """Character between cells; null: a tab in .tsv files and a comma in others."""
+    """Character between cells; null: that of the line `sep=`, else a tab in .tsv files and a comma in others."""
     quote: _Character | None = '"'
     """Character around cells that contain the delimiter or a line break; null: quotes are plain text."""
     header: Literal[True] | tuple[str, ...] = True
     """True: the first line names the columns. Else the names, as in [text, label]."""
+    escape: _Character | None = None
+    """Character before a quote that is part of a cell, such as the backslash that Spark writes; null: a quote is
+    doubled."""
+    encoding: Encoding | None = None
+    """Encoding of the file, such as cp1252; null: by its mark, else UTF-8."""
 
     @field_validator("header", mode="before")
     @classmethod
     def _require_names_without_header(cls, written: object) -> object:
-        if written is False or written is None or written == []:
+        if written in ("yes", "on", "true"):
+            return True
+        if written in (False, None, [], (), "no", "off", "none"):
             raise ValueError("columns need names: for a file without a header write them, as in header: [text, label]")
         if isinstance(written, list | tuple) and len(set(map(str, written))) != len(written):
             raise ValueError(f"{list(written)} names a column twice")
@@ -41,56 +65,149 @@ class Csv(Source):
         """Yield each row with its first line's number; a row with too many or too few cells is a bad row."""
         if csv.field_size_limit() < _LONGEST_CELL:
             csv.field_size_limit(_LONGEST_CELL)  # Python's default of 128 KiB is too small for long documents
-        with open_text(path, newline="") as file:
-            lines = self._lines(file, path)
-            names = _header(next(lines, None), path) if self.header is True else list(self.header)
-            for where, cells in lines:
+        with open_text(path, newline="", encoding=self.encoding) as file:
+            lines = _CsvLines(file, path, self)
+            for where in lines.type_lines:
+                yield Raw({}, where, ignored="#TYPE lines of PowerShell")
+            rows = lines.rows()
+            names = _header(rows, path) if self.header is True else list(self.header)
+            for where, cells in rows:
                 if isinstance(cells, str):
                     yield Raw({}, where, cells)
-                    continue
-                problem = None
-                if len(cells) != len(names):
-                    hint = "" if self.quote is None else ", or set data.format.quote: null if quotes are plain text"
-                    problem = (
-                        f"has {_cells(len(cells))} for {len(names)} columns: "
-                        f"put quotes around cells that contain the delimiter{hint}"
-                    )
-                yield Raw(dict(zip(names, cells, strict=False)), where, problem)
+                elif len(cells) != len(names):
+                    yield self._uneven(where, cells, names)
+                elif any(cells) and (len(cells) > 1 or cells[0].strip()):
+                    yield Raw(dict(zip(names, cells, strict=True)), where)
+                else:
+                    yield Raw({}, where, ignored=_EMPTY)
 
-    def _lines(self, file: Iterator[str], path: Path) -> Iterator[tuple[str, list[str] | str]]:
+    def advice(self, raw: Raw, wanted: Sequence[str]) -> str:
+        """Return how to read a table whose names show another delimiter, no header, or words with their tags."""
+        names = [*raw.values, ""]
+        twice = [name for name in wanted if f"{name}#1" in raw.values]
+        if twice:
+            return f"the header names {twice[0]!r} more than once: write {twice[0]}#1 for the first of them"
+        if any(_TAG.fullmatch(name) for name in names[1:]) or names[0].startswith("-DOCSTART-"):
+            return "its first line looks like a word with its tag: write data.format: conll"
+        if len(names) == 2:
+            for other in _OTHER_DELIMITERS:
+                if other in names[0] and (not wanted or set(wanted) & set(names[0].split(other))):
+                    return f"its cells are separated by {other!r}: write data.format: {self.written(delimiter=other)}"
+        return ""
+
+    def _uneven(self, where: str, cells: list[str], names: list[str]) -> Raw:
+        """Return a row whose cells are not as many as the columns: bad, unless nothing is lost without the others."""
+        if not any(cell.strip() for cell in cells):
+            return Raw({}, where, ignored=_EMPTY)
+        if len(cells) > len(names) and not any(cells[len(names) :]):
+            return Raw(dict(zip(names, cells, strict=False)), where)
+        hint = "" if self.quote is None else ", or set data.format.quote: null if quotes are plain text"
+        problem = (
+            f"has {counted(len(cells), 'cell')} for {len(names)} columns: "
+            f"put quotes around cells that contain the delimiter{hint}"
+        )
+        return Raw(dict(zip(names, cells, strict=False)), where, problem)
+
+
+_EMPTY = "rows without any value"
+
+
+class _CsvLines:
+    """The lines of a file without those that come before the table, and the rows in them."""
+
+    def __init__(self, file: Iterator[str], path: Path, source: Csv) -> None:
+        self._path, self._source = path, source
+        self.type_lines: list[str] = []
+        """Positions of the lines by which PowerShell names its type."""
+        self._before = 0
+        self._nul = False
+        self._delimiter = source.delimiter or ("\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ",")
+        self._file = self._table(file)
+
+    def _table(self, file: Iterator[str]) -> Iterator[str]:
+        """Return the lines of the table itself; what is written before it is obeyed or noted."""
+        for line in file:
+            if found := _SEPARATOR_LINE.fullmatch(line):
+                self._delimiter = self._source.delimiter or found[1]
+            elif _TYPE_LINE.match(line):
+                self.type_lines.append(f"{self._path}:{self._before + 1}")
+            else:
+                return chain([line], file)
+            self._before += 1
+        return iter(())
+
+    def _lines(self) -> Iterator[str]:
+        """Yield lines as `csv` reads them: escapes of quotes doubled, those of other characters kept."""
+        escape, quote = self._source.escape, self._source.quote
+        pairs = re.compile(re.escape(escape) + "(.?)", re.DOTALL) if escape else None
+        kept = {escape, quote or self._delimiter}
+        for line in self._file:
+            if "\0" in line:
+                self._nul = True
+            if pairs is None:
+                yield line
+            else:
+                yield pairs.sub(lambda pair: pair[0] if pair[1] in kept else pair[0][0] + pair[0], line)
+
+    def rows(self) -> Iterator[tuple[str, list[str] | str]]:
         """Yield each row's position in the file, and its cells, or an error message if it cannot be read."""
-        delimiter = self.delimiter or ("\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ",")
-        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE
-        reader = csv.reader(file, delimiter=delimiter, quotechar=self.quote, quoting=quoting, strict=True)
+        source = self._source
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if source.quote else csv.QUOTE_NONE
+        reader = csv.reader(
+            self._lines(),
+            delimiter=self._delimiter,
+            quotechar=source.quote,
+            quoting=quoting,
+            escapechar=source.escape,
+            strict=True,
+        )
         while True:
-            where = f"{path}:{reader.line_num + 1}"
+            first = self._before + reader.line_num + 1
+            where = f"{self._path}:{first}"
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                hint = "write data.format.quote: null if quotes are plain text in this file"
-                problem = f"is not readable as a table: {error}; {hint}"
+                problem = self._unreadable(error, first, self._before + reader.line_num)
                 if "expected after" not in str(error):  # an unclosed quote extends to the end of the file
                     raise DataError(problem, where) from None
                 yield where, problem
                 continue
-            if cells:
+            if self._nul:
+                self._nul = False
+                yield where, "holds a NUL character, which is not text: leave it out, or write data.format.encoding"
+            elif cells:
                 yield where, cells
 
+    def _unreadable(self, error: csv.Error, first: int, last: int) -> str:
+        """Return the message about a row that `csv` cannot read, with the settings that may help."""
+        over = f" (lines {first} to {last}, which a quote holds together)" if last > first else ""
+        hints = ["quote: null if quotes are plain text in this file"]
+        if self._source.escape is None:
+            hints.append(
+                f"escape: '\\' if \\{self._source.quote or ''} is a quote inside of a cell, as Spark writes it"
+            )
+        return f"is not readable as a table{over}: {error}; write in data.format {', or '.join(hints)}"
 
-def _header(line: tuple[str, list[str] | str] | None, path: Path) -> list[str]:
-    """Return the columns' names from the first line. Raises DataError if it is missing or cannot be read."""
+
+def _header(rows: Iterator[tuple[str, list[str] | str]], path: Path) -> list[str]:
+    """Return the columns' names from the first line that is not blank. DataError if there is none, or no table.
+
+    Names that stand there more than once get a number: `text#1`, `text#2`. Columns without a name do too, unless there
+    is only one.
+    """
+    line = next((row for row in rows if any(cell.strip() for cell in row[1])), None)
     if line is None:
         raise DataError("is empty; its first line must name the columns", str(path))
     where, names = line
     if isinstance(names, str):
         raise DataError(names, where)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"the header names {', '.join(map(repr, twice))} twice: rename one of the columns", where)
-    return names
-
-
-def _cells(count: int) -> str:
-    return f"{count} cell" if count == 1 else f"{count} cells"
+    count, so_far = Counter(names), Counter[str]()
+    if max(count.values()) == 1:
+        return names
+    numbered = []
+    for name in names:
+        so_far[name] += 1
+        numbered.append(name if count[name] == 1 else f"{name}#{so_far[name]}")
+    return numbered

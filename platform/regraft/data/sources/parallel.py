@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import zip_longest
 from pathlib import Path
+from typing import ClassVar
 
 from regraft.contracts import Raw, Source
 from regraft.data.inputs import expand_braces
 from regraft.data.json_shape import open_text
+from regraft.data.text_encoding import Encoding
 from regraft.errors import DataError
+from regraft.units import counted
 
 
 class Parallel(Source):
@@ -20,6 +23,11 @@ class Parallel(Source):
     en, target: de}`. UTF-8, also compressed with gzip. Files of unequal length are refused, because their lines may
     not correspond.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"encoding"})
+
+    encoding: Encoding | None = None
+    """Encoding of the files, such as cp1252; null: by their marks, else UTF-8."""
 
     def accepts(self, path: Path) -> bool:
         """Accept a name with braces that no file has itself."""
@@ -39,7 +47,7 @@ class Parallel(Source):
                 "is one file; line-aligned text is several, written with braces: train.{en,de}.txt", str(path)
             )
         with ExitStack() as stack:
-            files = [stack.enter_context(open_text(Path(name))) for name in names.values()]
+            files = [stack.enter_context(open_text(Path(name), encoding=self.encoding)) for name in names.values()]
             for number, lines in enumerate(zip_longest(*files), 1):
                 present = [line for line in lines if line is not None]
                 if len(present) < len(lines):
@@ -53,5 +61,5 @@ class Parallel(Source):
 
 
 def _unequal(names: list[str], counts: list[int]) -> str:
-    lengths = ", ".join(f"{name} has {count} lines" for name, count in zip(names, counts, strict=True))
+    lengths = ", ".join(f"{name} has {counted(count, 'line')}" for name, count in zip(names, counts, strict=True))
     return f"the files do not correspond line by line: {lengths}"

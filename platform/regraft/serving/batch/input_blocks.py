@@ -20,7 +20,7 @@ from regraft.data.observations import Observations
 from regraft.data.rows import Rows, RowWriter
 from regraft.data.setting_names import with_names
 from regraft.errors import DataError, RequestError
-from regraft.plugins import unknown
+from regraft.spec.column_names import Names, column_names, misnamed
 from regraft.store.objects import ObjectStore
 
 BLOCK_ROWS = 1024
@@ -48,9 +48,9 @@ class ReadOptions:
     """The columns that an answer needs."""
     check: Callable[[Row], str | None]
     """Returns the problem of a row, or None (`Task.check`)."""
-    columns: Mapping[str, str]
+    columns: Mapping[str, Names]
     """The file's column names by the wanted ones, as the request gives them."""
-    trained: Mapping[str, str]
+    trained: Mapping[str, Names]
     """The names in the training files, for columns that the file does not have under the wanted name."""
     source: Source | None
     bad_rows: Literal["fail", "skip"]
@@ -89,9 +89,8 @@ def read_rows(reading: ReadOptions, scratch: Path) -> Iterator[InputRow]:
 
     Raises DataError when the input itself cannot be read, and RequestError for an unknown column.
     """
-    for name in reading.columns:
-        if name not in reading.wanted:
-            raise RequestError(unknown("column", name, sorted(reading.wanted)), where="columns")
+    if problem := misnamed(reading.columns, reading.wanted):
+        raise RequestError(problem, where="columns")
     try:
         for file in find_data_files(reading.input, reading.source, scratch):
             yield from _read_file(file, reading)
@@ -101,7 +100,7 @@ def read_rows(reading: ReadOptions, scratch: Path) -> Iterator[InputRow]:
 
 def _read_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
     mappings: dict[tuple[Kind, ...], ColumnMapping] = {}
-    names: dict[str, str] = {}
+    names: dict[str, Names] = {}
     kinds: dict[str, Kind] = dict(reading.wanted)
     for raw in file.rows():
         if raw.ignored:
@@ -115,7 +114,7 @@ def _read_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
         if (key := tuple(kinds.values())) not in mappings:
             mappings[key] = ColumnMapping(kinds, names, file.folder)
             if len(mappings) == 1:
-                mappings[key].check(raw, file.name, f"regraft show sources {file.source.key()}")
+                mappings[key].check(raw, file.name, file.source)
         try:
             row = mappings[key].row(raw)
             _canonical(row_identity(row, kinds)).encode()
@@ -128,17 +127,24 @@ def _read_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
             yield InputRow(raw, {}, kinds, str(error))
 
 
-def _column_names(reading: ReadOptions, raw: Raw) -> dict[str, str]:
+def _column_names(reading: ReadOptions, raw: Raw) -> dict[str, Names]:
     """Return the file's column names: as requested, else the wanted ones, else those of the training files."""
     values = raw.values
-    names = {name: known for name, known in reading.trained.items() if name not in values and known in values}
+    names = {
+        name: known
+        for name, known in reading.trained.items()
+        if name not in values and all(one in values for one in column_names(known))
+    }
     return {**names, **reading.columns}
 
 
-def _as_written(wanted: Mapping[str, Kind], names: Mapping[str, str], raw: Raw) -> dict[str, Kind]:
+def _as_written(wanted: Mapping[str, Kind], names: Mapping[str, Names], raw: Raw) -> dict[str, Kind]:
     """Return the kinds as this row holds them: an input for prediction may hold one text for a list of words."""
-    values = raw.values
-    return {name: column_of(kind).as_written(values.get(names.get(name, name))) for name, kind in wanted.items()}
+    kinds = {}
+    for name, kind in wanted.items():
+        known = names.get(name, name)
+        kinds[name] = column_of(kind).as_written(raw.values.get(known) if isinstance(known, str) else None)
+    return kinds
 
 
 def row_identity(row: Row, kinds: Mapping[str, Kind]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from regraft.serving.encoder import recipe_of
 from regraft.serving.predictor import parse_member, version_base
 from regraft.serving.row_checks import prediction_columns
 from regraft.serving.version_files import fetch
+from regraft.spec.column_names import Names
 from regraft.spec.document import absolute
 from regraft.store.objects import open_store
 
@@ -28,7 +29,7 @@ class RowSchema:
     columns: dict[str, Kind]
     check: Callable[[Row], str | None]
     """Returns the problem of a row, or None."""
-    trained: Mapping[str, str]
+    trained: Mapping[str, Names]
     """The columns' names in the training files."""
     remarks: Callable[[Row], Sequence[str]] = lambda row: ()
     """Returns what is to be said about a usable row."""
@@ -49,7 +50,7 @@ class Target:
     """Reference of the base whose features are computed; None for a version."""
     task: Mapping[str, Any] | None = None
     """The version's task, in the form of a spec."""
-    trained: Mapping[str, str] = field(default_factory=dict)
+    trained: Mapping[str, Names] = field(default_factory=dict)
     """The columns' names in the training files."""
     elsewhere: str | None = None
     """Reference of the version's base, if it is not at the version's own."""

@@ -102,5 +102,7 @@ def described(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
 
 def bounds(field: Mapping[str, Any]) -> str:
     """Return the limits of a number or text: ` ≥ 1`."""
+    if "examples" in field:
+        return f" {field['examples'][0]}, for example"
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "pattern": "like"}
     return "".join(f" {sign} {field[key]}" for key, sign in signs.items() if key in field)

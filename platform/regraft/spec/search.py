@@ -11,7 +11,6 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    StringConstraints,
     field_validator,
     model_serializer,
     model_validator,
@@ -34,7 +33,7 @@ def _registered(written: object) -> object:
 
 
 RegisteredTrials = Annotated[
-    Literal["none", "best"] | Annotated[int, Field(ge=1)] | Annotated[str, StringConstraints(pattern=TRIAL)],
+    Literal["none", "best"] | Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=TRIAL, examples=["t0011"])],
     BeforeValidator(_registered),
 ]
 

@@ -9,6 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
+
+from regraft.store.atomic_files import writing_locally
 
 _LOCK = "in-use"
 """A file in each folder that its process holds locked; the kernel frees it when the process ends, however it ends."""
@@ -18,15 +21,24 @@ _LOCK = "in-use"
 def scratch_folder(prefix: str = "regraft-") -> Iterator[Path]:
     """Yield a new folder in the temporary folder, and delete it at the end; delete abandoned ones before."""
     sweep_scratch()
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    with writing_locally(Path(tempfile.gettempdir())):
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
     try:
-        with (folder / f"{_LOCK}.new").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            # Under its name only when it is locked: another process would take the folder for an abandoned one.
-            os.replace(folder / f"{_LOCK}.new", folder / _LOCK)
+        with writing_locally(folder):
+            lock = _locked(folder)
+        with lock:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(folder: Path) -> TextIO:
+    """Return the open lock of a new folder."""
+    lock = (folder / f"{_LOCK}.new").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    # Under its name only when it is locked: another process would take the folder for an abandoned one.
+    os.replace(folder / f"{_LOCK}.new", folder / _LOCK)
+    return lock
 
 
 @contextmanager

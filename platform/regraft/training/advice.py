@@ -10,7 +10,9 @@ from regraft.spec.run import RunSpec
 from regraft.units import finite_number
 
 MORE = 3
-"""Factor on the number of epochs, or on the learning rate, that is proposed."""
+"""Factor on the number of epochs, and divisor of the learning rate, that are proposed."""
+_STILL = 0.05
+"""Share by which a loss may change over a run and still count as the same."""
 
 
 def better_baselines(score: Score, metrics: Mapping[str, Any], baselines: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -38,7 +40,7 @@ def run_advice(
 ) -> str:
     """Return that a run's result is below a baseline, and what to try next; empty if it is not.
 
-    `lines` are those of the run's metrics.jsonl: they show whether training ended too early or went too far.
+    `lines` are those of the run's metrics.jsonl, which show how training went.
     """
     below = below_text(spec.task.score, metrics, baselines)
     if not below:
@@ -46,14 +48,26 @@ def run_advice(
     if spec.method.closed_form:
         return f"{below}. Next: another method (regraft show methods)"
     scores = [line[key] for line in lines if (key := f"eval_{spec.task.score.name}") in line]
-    best = best_index(scores, spec.task.score)
-    if best == len(scores) - 1:
-        how = "the last evaluation was the best" if len(scores) > 1 else "there was only one evaluation"
-        return f"{below}. Next: train longer, since {how}: {longer(spec)}"
+    losses = [line["loss"] for line in lines if "loss" in line]
     rate = rate_of(spec, lines)
-    lower = f"--set training.lr={rate / MORE:.2g}" if rate else "a smaller training.lr"
-    why = f"evaluation {best + 1} of {len(scores)} was the best, and later ones were worse"
-    return f"{below}. Next: smaller steps, since {why}: {lower}; or let `regraft search` choose: {space_text(rate)}"
+    search = f"; or let `regraft search` choose: {space_text(rate)}"
+    if losses and losses[-1] > losses[0] * (1 + _STILL):
+        return f"{below}. Next: smaller steps, since the loss rose: {_rate_option(rate, 1 / MORE)}{search}"
+    if losses and losses[-1] > losses[0] * (1 - _STILL):
+        return f"{below}. Next: larger steps, since the loss hardly fell: {_rate_option(rate, 10)}{search}"
+    best = best_index(scores, spec.task.score)
+    if scores and spec.task.score.better(scores[best], scores[-1]):
+        why = f"evaluation {best + 1} of {len(scores)} was the best, and the last one was worse"
+        return f"{below}. Next: smaller steps, since {why}: {_rate_option(rate, 1 / MORE)}{search}"
+    how = "the last evaluation was the best" if len(scores) > 1 else "there was only one evaluation"
+    return f"{below}. Next: train longer, since {how}: {longer(spec)}"
+
+
+def _rate_option(rate: float | None, factor: float) -> str:
+    """Return the option that multiplies the learning rate."""
+    if rate is None:
+        return "a larger training.lr" if factor > 1 else "a smaller training.lr"
+    return f"--set training.lr={rate * factor:.2g}"
 
 
 def best_index(scores: Sequence[float], score: Score) -> int:

@@ -44,7 +44,7 @@ def shown(section: str, name: str, regraft: Regraft) -> dict[str, object]:
         ("data", "bad_rows", "fail, skip", "fail"),
         ("data", "format", "a name, or {type: name, ...}: see `regraft show sources`, or null", None),
         ("compute", "precision", "auto, fp32, bf16, fp16", "auto"),
-        ("search", "register", "none, best, or ≥ 1, or like ^t[0-9]{4,}$", "best"),
+        ("search", "register", "none, best, or ≥ 1, or t0011, for example", "best"),
         ("search", "space.FIELD.loguniform", "a list of 2 (number), or null", None),
         ("serve", "limits.queue", "≥ 1", 128),
     ],

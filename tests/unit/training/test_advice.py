@@ -17,10 +17,10 @@ BASELINES = {"majority": {"accuracy": 0.2}, "nearest_centroid": {"accuracy": 0.7
 SPACE = {"training.lr": {"loguniform": [1e-5, 1e-3]}}
 
 
-def lines(*scores: float) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl of a run with these evaluations."""
+def lines(*scores: float, losses: tuple[float, ...] = (1.0, 0.5)) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl of a run with these losses and evaluations."""
     evaluations = [{"step": number, "eval_accuracy": value} for number, value in enumerate(scores)]
-    return [{"step": 1, "lr": 3e-4, "loss": 1.0}, *evaluations]
+    return [*({"step": 1, "lr": 3e-4, "loss": loss} for loss in losses), *evaluations]
 
 
 def spec(**fields: Any) -> RunSpec:
@@ -53,6 +53,16 @@ def test_what_got_worse_is_to_take_smaller_steps() -> None:
     assert "evaluation 1 of 3" in text
 
 
+def test_the_loss_shows_whether_steps_are_too_small_or_too_large() -> None:
+    text = run_advice(spec(), {"accuracy": 0.4}, BASELINES, lines(0.4, 0.4, losses=(1.0, 0.99)))
+    assert "the loss hardly fell" in text and "--set training.lr=0.01" in text
+    text = run_advice(spec(), {"accuracy": 0.4}, BASELINES, lines(0.4, 0.4, losses=(1.0, 1.5)))
+    assert "the loss rose" in text and "--set training.lr=0.00033" in text
+    text = run_advice(spec(), {"accuracy": 0.4}, BASELINES, lines(0.4, 0.4))
+    assert "--set training.epochs=6" in text, "equal evaluations are not worse ones"
+    assert "train longer" in run_advice(spec(), {"accuracy": 0.4}, BASELINES, []), "nothing is known of its course"
+
+
 def test_a_method_without_steps_is_not_to_be_trained_longer() -> None:
     text = run_advice(spec(method="prototypes"), {"accuracy": 0.4}, BASELINES, lines(0.4))
     assert "another method" in text and "training." not in text
@@ -65,6 +75,14 @@ def a_search(rate: float, scores: tuple[float, ...]) -> str:
     score = {"name": "accuracy", "mode": "max"}
     record = SearchRecord("s", "m", score, SPACE, "random", "none", "x", baselines=BASELINES)
     return search_advice(spec(search={"space": SPACE}), record, [winner], winner)
+
+
+def test_trials_that_are_all_alike_do_not_show_a_direction() -> None:
+    trials = [TrialRecord(f"t{n:04d}", n, {"training.lr": 1e-5}, "finished", best={"accuracy": 0.3}) for n in (0, 1)]
+    score = {"name": "accuracy", "mode": "max"}
+    record = SearchRecord("s", "m", score, SPACE, "random", "none", "x", baselines=BASELINES)
+    text = search_advice(spec(search={"space": SPACE}), record, trials, trials[0])
+    assert "all trials came to the same result" in text
 
 
 def test_a_search_says_what_to_widen() -> None:

@@ -18,6 +18,9 @@ def search_advice(spec: RunSpec, record: SearchRecord, trials: Sequence[TrialRec
     below = below_text(score, winner.best or {}, record.baselines)
     if not below:
         return ""
+    results = {(trial.best or {}).get(score.name) for trial in trials}
+    if len(results - {None}) == 1 and len(trials) > 1:
+        return f"{below}. Next: wider ranges in search.space, since all trials came to the same result"
     if edge := _edge(spec, winner):
         return f"{below}. Next: a wider range, since the winner lies at its edge: {edge}"
     scores = [report["metrics"][score.name] for report in winner.reports if score.name in report["metrics"]]

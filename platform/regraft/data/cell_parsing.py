@@ -53,9 +53,11 @@ class ColumnMapping:
     def _advice(self, raw: Raw, wanted: list[str], otherwise: str) -> str:
         """Return the line of data.columns that fits, unless none or several do; `otherwise` is the source's advice."""
         known: dict[str, Names] = {name: names for name, names, _ in self._columns if self._has(raw, names)}
-        found = {**known, **(self._instructions(raw) or dict(self._fitting(raw, wanted)))}
+        marked = self._marked(raw, wanted)
+        found = {**known, **(self._instructions(raw) or {**marked, **dict(self._fitting(raw, wanted, marked))})}
         if len(found) < len(self._columns):
-            return otherwise
+            line = f"if each label has a column of its own, write them in data.columns: {column_line(marked)}"
+            return otherwise or (line if marked else "")
         line = f"write data.columns: {column_line({name: found[name] for name, _, _ in self._columns})}"
         taken = any(repr(names) in otherwise for names in found.values())
         return line if taken or not otherwise else f"{otherwise}; or {line}"
@@ -73,11 +75,31 @@ class ColumnMapping:
             return {joined[0]: [*asked, "output"]}
         return {joined[0]: asked, joined[1]: "output"} if len(joined) == 2 else {}
 
-    def _fitting(self, raw: Raw, wanted: list[str]) -> Iterator[tuple[str, Names]]:
-        """Yield each missing column with the only other column of the file that has a value of its kind."""
-        free = {name: value for name, value in raw.values.items() if name not in wanted}
+    def _marked(self, raw: Raw, wanted: list[str]) -> dict[str, Names]:
+        """Return the columns of single labels, which hold 1 or 0, for a missing column of labels."""
         for name, names, column in self._columns:
-            if self._has(raw, names) or column.by_reference:
+            if column.joins and column.classes and not self._has(raw, names):
+                free = {str(other): value for other, value in raw.values.items() if other not in wanted}
+                marks = [other for other, value in free.items() if self._joins(column, {other: value})]
+                return {name: marks} if len(marks) > 1 else {}
+        return {}
+
+    def _joins(self, column: Column, cells: dict[str, object]) -> bool:
+        try:
+            column.join(cells, self._folder)
+        except BadCell:
+            return False
+        return True
+
+    def _fitting(self, raw: Raw, wanted: list[str], marked: Mapping[str, Names]) -> Iterator[tuple[str, Names]]:
+        """Yield each missing column with the only other column of the file that has a value of its kind.
+
+        `marked` are columns of the task whose columns in the file are known.
+        """
+        used = {*wanted, *(name for names in marked.values() for name in column_names(names))}
+        free = {name: value for name, value in raw.values.items() if name not in used}
+        for name, names, column in self._columns:
+            if self._has(raw, names) or column.by_reference or name in marked:
                 continue
             fits = [str(other) for other, value in free.items() if self._reads(column, value)]
             if len(fits) == 1:

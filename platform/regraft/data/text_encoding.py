@@ -123,7 +123,7 @@ class Undecodable:
         best = max((score for score, _ in scores), default=0)
         found: dict[str, str] = {}
         for score, name in sorted(scores, key=lambda item: -item[0]):
-            if score >= 0.95 * best:
+            if score >= 0.9 * best:
                 found.setdefault(self.shown(name), name)
         return list(found.values())[:3]
 
@@ -228,15 +228,15 @@ def _fit(text: str, place: int, encoding: str) -> float:
     script, around = _script(letter), [_script(before), _script(after)]
     if not script:
         inside = all(around) and letter != "\u2019"
-        return (0.5 if letter in _TYPOGRAPHIC else -0.2) - (1.0 if inside else 0.0) - (_strange(letter) * 2.0)
+        return (1.0 if letter in _TYPOGRAPHIC else -0.2) - (1.0 if inside else 0.0) - (_strange(letter) * 2.0)
     if any(other and other != script and not _asian(script, other) for other in around):
         return -1.0
     if script == "LATIN":
         crowded = before > "\x7f" and after > "\x7f" and all(around)
         capital = letter.isupper() and before.islower()
-        return -0.5 if crowded or capital else 1.0
+        return -0.5 if crowded or capital or before.isdigit() or after.isdigit() else 1.0
     if _asian(script, script):
-        own = 1.1 if script != "CJK" else 1.0
+        own = 1.2 if script != "CJK" else 1.0
         return own if _is_common(letter, script, encoding) else -0.5
     return -0.5 if letter.isupper() and before.islower() else 1.0
 
@@ -255,7 +255,7 @@ def _asian(script: str, other: str) -> bool:
 def _is_common(letter: str, script: str, encoding: str) -> bool:
     """Return whether a letter of an encoding with thousands is an ordinary one."""
     if script != "CJK":  # letters that one language has: their block of another encoding is read by chance
-        return encoding in (_KOREAN if script == "HANGUL" else _JAPANESE)
+        return encoding in _KOREAN and letter >= "\uac00" if script == "HANGUL" else encoding in _JAPANESE
     name, last = _COMMON.get(encoding, ("", 0))
     try:
         coded = letter.encode(name) if name else b""

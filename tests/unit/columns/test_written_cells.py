@@ -181,3 +181,17 @@ def test_other_kinds_are_of_one_column() -> None:
     kinds = {name for name in ("label", "number", "image", "words", "tags", "boxes") if column_of(name).joins}
     assert not kinds
     assert Sorting().input_columns() == {"text": "text", "label": "label"}
+
+
+def test_columns_of_single_labels_are_named_where_the_labels_are_missing() -> None:
+    both = mapping({"text": "text", "labels": "labels"}, {})
+    with pytest.raises(DataError) as refused:
+        both.check(Raw({"text": "a", "toxic": "0", "rude": "1"}, "f:1"), "f", Jsonl())
+    assert "write data.columns: {text: text, labels: [toxic, rude]}" in refused.value.message
+    with pytest.raises(DataError) as refused:
+        both.check(Raw({"id": "x", "comment": "a", "toxic": 0, "rude": 1}, "f:1"), "f", Jsonl())
+    assert "if each label has a column of its own, write them in data.columns: {labels: [toxic, rude]}" in str(
+        refused.value
+    )
+    with pytest.raises(DataError, match=r"write in data\.columns what they are called"):
+        both.check(Raw({"text": "a", "toxic": "0", "stars": "5"}, "f:1"), "f", Jsonl())

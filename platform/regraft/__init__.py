@@ -39,6 +39,7 @@ def train(
     overrides: Mapping[str, object] | None = None,
     store: str | Path | None = None,
     fresh: bool = False,
+    same: bool = False,
     progress: Progress | None = None,
     address: str | None = None,
 ) -> Outcome:
@@ -47,7 +48,8 @@ def train(
     `overrides` replaces dotted fields (`{"training.lr": 1e-4}`), as `--set` does. `store` is the folder or s3:// URL of
     runs and models; when None, the one that an object or a mapping names, else REGRAFT_STORE, else the one in the file,
     else ./regraft-store. The same spec again continues its run, or returns the outcome of the finished one; `fresh`
-    starts another. `progress` is called with every event, a dataclass of `regraft.contracts.events` such as `Stepped`;
+    starts another. Rows that have changed since begin another run, unless `same` keeps to the one that there is.
+    `progress` is called with every event, a dataclass of `regraft.contracts.events` such as `Stepped`;
     `event.document()` is the event as a dict. Without it, progress and result are shown in a terminal or a notebook.
     Raises SpecError with all problems at once, before anything starts.
     """
@@ -57,7 +59,7 @@ def train(
 
     def run(shown: Progress | None) -> Outcome:
         with swept():
-            return _train(resolved, fresh=fresh, progress=shown, address=address)
+            return _train(resolved, fresh=fresh, same=same, progress=shown, address=address)
 
     if progress is not None:
         return run(progress)
@@ -66,16 +68,16 @@ def train(
     return train_shown(run)
 
 
-def _train(spec: RunSpec, *, fresh: bool, progress: Progress | None, address: str | None) -> Outcome:
+def _train(spec: RunSpec, *, fresh: bool, same: bool, progress: Progress | None, address: str | None) -> Outcome:
     """Train in this process, or on Ray."""
     if spec.compute.workers == 0:
         # In this process, so that machines without Ray can train too.
         from regraft.training.session import train_local
 
-        return train_local(spec, fresh=fresh, progress=progress)
+        return train_local(spec, fresh=fresh, same=same, progress=progress)
     from regraft.cluster.train import train as train_on_ray
 
-    return train_on_ray(spec, fresh=fresh, progress=progress, address=address)
+    return train_on_ray(spec, fresh=fresh, same=same, progress=progress, address=address)
 
 
 def search(
@@ -84,6 +86,7 @@ def search(
     overrides: Mapping[str, object] | None = None,
     store: str | Path | None = None,
     fresh: bool = False,
+    same: bool = False,
     progress: Progress | None = None,
     address: str | None = None,
 ) -> SearchOutcome:
@@ -101,7 +104,7 @@ def search(
 
     def run(shown: Progress | None) -> SearchOutcome:
         with swept():
-            return _search(resolved, fresh=fresh, progress=shown, address=address)
+            return _search(resolved, fresh=fresh, same=same, progress=shown, address=address)
 
     if progress is not None:
         return run(progress)
@@ -110,7 +113,7 @@ def search(
     return search_shown(run)
 
 
-def _search(spec: RunSpec, *, fresh: bool, progress: Progress | None, address: str | None) -> SearchOutcome:
+def _search(spec: RunSpec, *, fresh: bool, same: bool, progress: Progress | None, address: str | None) -> SearchOutcome:
     """Search in this process, or on Ray."""
     from regraft.tuning.space import decides_without_tune, one_process_suffices
 
@@ -121,7 +124,7 @@ def _search(spec: RunSpec, *, fresh: bool, progress: Progress | None, address: s
         else:
             from regraft.cluster.search import search_here
 
-        return search_here(spec, fresh=fresh, progress=progress)
+        return search_here(spec, fresh=fresh, same=same, progress=progress)
     from regraft.cluster.connect import connected, reading
 
     # Ray starts while the libraries of models are imported.
@@ -129,7 +132,7 @@ def _search(spec: RunSpec, *, fresh: bool, progress: Progress | None, address: s
         read()
         from regraft.cluster.search import search as search_on_ray
 
-        return search_on_ray(spec, fresh=fresh, progress=progress, address=address)
+        return search_on_ray(spec, fresh=fresh, same=same, progress=progress, address=address)
 
 
 def _on_ray(address: str | None) -> bool:

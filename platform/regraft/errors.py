@@ -17,6 +17,7 @@ RegraftError                     exit code 1
 ├── RunError                     training began and could not go on
 │   ├── Diverged                 the loss is not a number
 │   ├── Stopped                  a stop was requested; the same command continues it
+│   │   └── Interrupted          Ctrl-C requested it
 │   └── ClusterError             Ray could not start, or lost its workers
 └── NotNow                       a server could not answer this time
     ├── Overloaded               too many requests: retry after `retry_after` seconds
@@ -129,6 +130,12 @@ class Diverged(RunError):
 
 class Stopped(RunError):
     """The run was asked to stop (`regraft runs stop`, SIGTERM) and did, with a checkpoint."""
+
+
+class Interrupted(Stopped):
+    """The run was stopped by Ctrl-C, with a checkpoint."""
+
+    exit_code = 130
 
 
 class ClusterError(RunError):

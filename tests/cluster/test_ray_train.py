@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from regraft.cluster.train import train
-from regraft.errors import ClusterError, DataError, Diverged, RegraftError, RequestError, Unsupported
+from regraft.contracts import Event, Resumed, Stepped
+from regraft.errors import ClusterError, DataError, Diverged, Interrupted, RegraftError, RequestError, Unsupported
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
+from regraft.store.runs import Runs
 from support.tiny import document
 
 KILLER = '''
@@ -140,6 +144,41 @@ def test_a_plugin_that_fails_is_not_tried_again_and_interrupts_keep_their_handle
         train(RunSpec.resolve(written), progress=lambda event: events.append(event.document()))
     assert not any("workers were lost" in event.get("message", "") for event in events)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ctrl_c_stops_at_a_step_with_a_checkpoint_and_the_same_command_goes_on(
+    workers: int, on_ray: None, tmp_path: Path
+) -> None:
+    written = document(tmp_path, epochs=200, checkpoint_steps=10_000) | {"compute": {"workers": workers, "cpus": 1}}
+    spec, seen = RunSpec.resolve(written), list[int]()
+    runs = Runs(open_store(spec.store))
+
+    def interrupts(event: Event) -> None:
+        if isinstance(event, Stepped):
+            if not seen:
+                os.kill(os.getpid(), signal.SIGINT)
+            seen.append(event.step)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match="the same command goes on from there") as stopped:
+        train(spec, progress=interrupts)
+    assert stopped.value.exit_code == 130 and signal.getsignal(signal.SIGINT) is before
+    info = runs.info(spec.run)
+    assert info.state == "stopped" and info.step >= seen[-1] > 0
+    resumed: list[int] = []
+    with pytest.raises(Interrupted):
+        train(spec, progress=partial(interrupted_at, resumed))
+    assert resumed[0] == info.step, "no step is taken twice"
+
+
+def interrupted_at(resumed: list[int], event: Event) -> None:
+    """Note where the run goes on, and interrupt it again."""
+    if isinstance(event, Resumed):
+        resumed.append(event.step)
+    if isinstance(event, Stepped) and len(resumed) == 1:
+        resumed.append(event.step)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_job_api_address_is_answered_with_the_command_to_use(tmp_path: Path) -> None:

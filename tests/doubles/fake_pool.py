@@ -18,7 +18,7 @@ from regraft.store.objects import open_store
 from regraft.tuning.driver.finish import SearchOutcome
 from regraft.tuning.driver.workers import WorkerPool
 from regraft.tuning.protocol import Coordinator, End, Report, SearchJob, Trial
-from regraft.tuning.session import search_session
+from regraft.tuning.session import again_of, search_session
 from regraft.tuning.study import GridPoints, NoStopping, RandomPoints, Study
 from support.tiny import document
 
@@ -90,6 +90,8 @@ class FakePool:
         coordinator.ended(trial.id, End("finished" if goes_on else "stopped", 0.1 * EPOCHS, best, blocks=2, together=1))
 
 
-def searched(spec: RunSpec, pool: WorkerPool, progress: Progress | None = None, **options: Any) -> SearchOutcome:
+def searched(
+    spec: RunSpec, pool: WorkerPool, progress: Progress | None = None, *, fresh: bool = False, same: bool = False
+) -> SearchOutcome:
     """Run a search with this pool."""
-    return search_session(spec, study, lambda: pool, progress=progress, **options)
+    return search_session(spec, study, lambda: pool, again=again_of(fresh=fresh, same=same), progress=progress)

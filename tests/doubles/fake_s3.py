@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -50,6 +51,10 @@ class Request(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Return the server's own time, also where a test sets the clock of its client."""
+        return format_datetime(datetime.now(UTC), usegmt=True)
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import subprocess
 import tomllib
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from regraft.cli import dispatch
+from regraft.spec.run import RunSpec
 from regraft.version import VERSION
 from support.paths import ROOT
 
@@ -118,3 +120,36 @@ def test_the_build_finds_version_and_commands() -> None:
     scripts = project["project"]["scripts"]
     assert scripts == {"regraft": "regraft.cli:console", "regraft-haproxy": "regraft.cluster.haproxy:main"}
     assert all(exists(target) for target in scripts.values())
+
+
+DOCUMENTS = ("README.md", "docs/flows.md", "docs/glossary.md")
+"""Documents beside the package that name its modules without `regraft.` before them."""
+PACKAGES = {path.name for path in (ROOT / "platform/regraft").iterdir() if (path / "__init__.py").is_file()}
+QUOTED = re.compile(r"`([a-z_]+(?:\.\w+)+)(?:\(.*?\))?`")
+
+
+def names_something(dotted: str) -> bool:
+    """Return whether a dotted name is a module, something in one, or a setting of a spec."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(["regraft", *parts[:length]]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[length:]:
+            if not hasattr(found, name) and name not in getattr(found, "model_fields", {}):
+                break
+            found = getattr(found, name, found)
+        else:
+            return True
+    section = RunSpec.model_fields.get(parts[0])
+    return section is not None and f'"{parts[1]}"' in json.dumps(RunSpec.model_json_schema())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_the_map_and_its_pages_name_exists(document: str) -> None:
+    text = (ROOT / "platform" / document).read_text(encoding="utf-8")
+    found = {name for name in QUOTED.findall(text) if not (ROOT / name).exists()}
+    dotted = {name for name in found if name.partition(".")[0] in PACKAGES}
+    assert dotted or document.endswith("glossary.md")
+    assert [name for name in sorted(dotted) if not names_something(name)] == []

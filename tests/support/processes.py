@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from regraft.cli import main
-from regraft.errors import Stopped
+from regraft.errors import Interrupted, Stopped
 from regraft.spec.run import RunSpec
 from regraft.training import session
 from regraft.training.harness import LocalHarness
@@ -161,3 +162,41 @@ def train_and_weigh(written: Mapping[str, Any], out: str) -> None:
     """Train in this process and write its peak memory in bytes to a file."""
     train_local(RunSpec.resolve(written))
     Path(out).write_text(str(peak()))
+
+
+def train_interruptible(written: Mapping[str, Any], row_log: str) -> None:
+    """Train a spec as the leader of a process group, as a terminal's command is; exit with the command's code."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    session.LocalHarness = lambda progress=None: CountingHarness(Path(row_log))  # type: ignore[misc, assignment]
+    try:
+        session.train_local(RunSpec.resolve(written))
+    except KeyboardInterrupt:
+        sys.exit(Interrupted.exit_code)
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
+
+
+def interrupted_child(written: Mapping[str, Any], row_log: Path, *, steps: int, then: float, times: int = 1) -> int:
+    """Train in a child, send Ctrl-C to its group some seconds after a number of steps; return its exit code."""
+    arguments = (dict(os.environ), train_interruptible, written, str(row_log))
+    process = _context.Process(target=_in_environment, args=arguments)
+    process.start()
+    deadline = time.monotonic() + 120
+    while process.is_alive() and time.monotonic() < deadline and _lines(row_log) < steps:
+        time.sleep(0.001)
+    time.sleep(then)
+    for _ in range(times):
+        if process.is_alive() and process.pid is not None:
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.01)
+    process.join(120)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError("the interrupted child did not end")
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0

@@ -108,6 +108,7 @@ def _train(commands: Any) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a field: training.lr=1e-4"
     )
     train.add_argument("--fresh", action="store_true", help="start another run instead of continuing this spec's")
+    train.add_argument("--same", action="store_true", help="keep to this spec's run, whatever its rows are now")
     train.add_argument(
         "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
@@ -316,6 +317,7 @@ def _search(commands: Any) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a field: search.trials=30"
     )
     search.add_argument("--fresh", action="store_true", help="start another search instead of continuing this spec's")
+    search.add_argument("--same", action="store_true", help="keep to this spec's search, whatever its rows are now")
     search.add_argument(
         "--register",
         type=_registered,

@@ -36,11 +36,11 @@ def search(args: argparse.Namespace, screen: Screen) -> Reply:
         overrides["search.register"] = args.register
     spec = RunSpec.load(Path(args.spec), overrides=overrides)
     if is_job_api(args.address):
-        pack = partial(function(WORK["pack search"]), spec=spec, fresh=args.fresh)
+        pack = partial(function(WORK["pack search"]), spec=spec, fresh=args.fresh, same=args.same)
         return run_as_job(args.address, screen, pack, follow_running=not args.fresh, shown=following)
     with ended_by_signals(), following(screen) as progress:
         outcome: SearchOutcome = function(WORK["search"])(
-            spec, fresh=args.fresh, progress=progress, address=args.address
+            spec, fresh=args.fresh, same=args.same, progress=progress, address=args.address
         )
     summary(outcome, screen)
     return Reply(outcome.document())

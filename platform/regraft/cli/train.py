@@ -29,10 +29,12 @@ def train(args: argparse.Namespace, screen: Screen) -> Reply:
     """Run the `train` command."""
     spec = RunSpec.load(Path(args.spec), overrides=overrides_of(args))
     if is_job_api(args.address):
-        pack = partial(function(WORK["pack train"]), spec=spec, fresh=args.fresh)
+        pack = partial(function(WORK["pack train"]), spec=spec, fresh=args.fresh, same=args.same)
         return run_as_job(args.address, screen, pack, follow_running=not args.fresh)
     with following(screen) as progress:
-        outcome: Outcome = function(WORK["train"])(spec, fresh=args.fresh, progress=progress, address=args.address)
+        outcome: Outcome = function(WORK["train"])(
+            spec, fresh=args.fresh, same=args.same, progress=progress, address=args.address
+        )
     summary(spec, outcome, screen)
     return Reply(outcome.document())
 

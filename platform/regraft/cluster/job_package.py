@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,18 +137,18 @@ class JobPackage:
         return str(path)
 
 
-def pack_train(package: JobPackage, spec: RunSpec, *, fresh: bool) -> None:
-    """Pack a training run."""
-    _pack(package, "train", spec, spec.run, fresh=fresh)
+def pack_train(package: JobPackage, spec: RunSpec, **switches: bool) -> None:
+    """Pack a training run; `switches` are `fresh` and `same`, as the command has them."""
+    _pack(package, "train", spec, spec.run, switches=switches)
 
 
-def pack_search(package: JobPackage, spec: RunSpec, *, fresh: bool) -> None:
-    """Pack a search. Raises SpecError or RequestError for a wrong space, before anything is sent."""
+def pack_search(package: JobPackage, spec: RunSpec, **switches: bool) -> None:
+    """Pack a search, as `pack_train` does; SpecError or RequestError for a wrong space, before anything is sent."""
     check_search(spec)
-    _pack(package, "search", spec, search_name(spec), fresh=fresh)
+    _pack(package, "search", spec, search_name(spec), switches=switches)
 
 
-def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, fresh: bool) -> None:
+def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, switches: Mapping[str, bool]) -> None:
     """Pack a spec and its command; `run` is the name that later commands look up."""
     document: dict[str, Any] = spec.model_dump(mode="json")
     around = any(column.by_reference for column in columns_of(spec.task.input_columns()).values())
@@ -164,7 +164,7 @@ def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, fresh: 
     text = json.dumps(document, indent=1)  # JSON is YAML
     (package.folder / name).write_text(text, encoding="utf-8")
     # --store repeats the spec's store: the nodes' REGRAFT_STORE takes precedence over the file's.
-    package.arguments = [command, name, "--store", store, *(["--fresh"] if fresh else [])]
+    package.arguments = [command, name, "--store", store, *(f"--{switch}" for switch, on in switches.items() if on)]
     package.metadata = {"command": command, "name": spec.name, "run": run, "store": store}
 
 

@@ -23,7 +23,7 @@ from regraft.tuning.driver.finish import SearchOutcome
 from regraft.tuning.driver.local_worker import LocalPool
 from regraft.tuning.driver.workers import WorkerDied
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
-from regraft.tuning.session import search_session
+from regraft.tuning.session import again_of, search_session
 from regraft.tuning.space import heads_alone
 from regraft.tuning.study import Study
 from regraft.tuning.validate import check_search
@@ -37,7 +37,12 @@ DEAD = (ActorDiedError, ActorUnavailableError, RayActorError)
 
 
 def search(
-    spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None, address: str | None = None
+    spec: RunSpec,
+    *,
+    fresh: bool = False,
+    same: bool = False,
+    progress: Progress | None = None,
+    address: str | None = None,
 ) -> SearchOutcome:
     """Search a spec's space on Ray."""
     check_search(spec)
@@ -45,12 +50,16 @@ def search(
         check_store(spec.store)
         check_folders(spec)
         size = pool_size(spec, progress)
-        return search_session(spec, _study, lambda: RayPool(size), fresh=fresh, progress=progress)
+        return search_session(
+            spec, _study, lambda: RayPool(size), again=again_of(fresh=fresh, same=same), progress=progress
+        )
 
 
-def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> SearchOutcome:
+def search_here(
+    spec: RunSpec, *, fresh: bool = False, same: bool = False, progress: Progress | None = None
+) -> SearchOutcome:
     """Search a spec's space in this process; only the schedulers of Ray Tune are used, and no Ray is started."""
-    return search_session(spec, _study, LocalPool, fresh=fresh, progress=progress)
+    return search_session(spec, _study, LocalPool, again=again_of(fresh=fresh, same=same), progress=progress)
 
 
 def _study(spec: RunSpec) -> Study:

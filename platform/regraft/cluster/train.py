@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+import ray
 import torch.distributed as dist
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
@@ -32,9 +29,11 @@ from regraft.training.job import Job
 from regraft.training.loop import fit
 from regraft.training.registration import Outcome
 from regraft.training.session import complete, run_session, stopped
-from regraft.training.stop_signals import StopNotice, on_sigterm, on_stop_request
+from regraft.training.stop_signals import StopNotice, on_interrupt, on_sigterm, on_stop_request
 
 log = logging.getLogger(__name__)
+ABORT_S = 10.0
+"""Seconds that workers have to end when the command is interrupted."""
 MOST_PAUSE_S = 30.0
 """Longest pause between two attempts, in seconds; pauses double after each failure."""
 LOST = (RayActorError, NodeDiedError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, PreemptionError)
@@ -54,7 +53,12 @@ CONNECTION_TEXTS = ("Connection closed by peer", "Connection reset by peer", "Br
 
 
 def train(
-    spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None, address: str | None = None
+    spec: RunSpec,
+    *,
+    fresh: bool = False,
+    same: bool = False,
+    progress: Progress | None = None,
+    address: str | None = None,
 ) -> Outcome:
     """Train a spec to a registered model on Ray workers."""
     # The cluster is checked before anything is written: a wrong address leaves no run behind.
@@ -62,7 +66,7 @@ def train(
         check_store(spec.store)
         check_folders(spec)
         scaling = scaling_config(spec.compute, progress)
-        with run_session(spec, fresh=fresh, progress=progress) as prepared:
+        with run_session(spec, fresh=fresh, same=same, progress=progress) as prepared:
             if isinstance(prepared, Outcome):
                 return prepared
             check_images(spec, prepared.job)
@@ -80,7 +84,11 @@ def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Prog
     job = replace(job, threads=job.threads or int(scaling.resources_per_worker["CPU"]))
     notice = StopNotice()
     failures, number = 0, -1
-    with on_sigterm(notice), on_stop_request(Runs(open_store(spec.store)), job.run, notice):
+    with (
+        on_sigterm(notice),
+        on_interrupt(notice),
+        on_stop_request(Runs(open_store(spec.store)), job.run, notice),
+    ):
         while True:
             number += 1
             try:
@@ -89,7 +97,7 @@ def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Prog
                 raise
             except KeyboardInterrupt:
                 if notice:  # no worker had begun, or this is the second Ctrl-C: there is no step to wait for
-                    raise stopped(job, notice.reason) from None
+                    raise stopped(job, notice.reason, interrupted=notice.interrupted) from None
                 raise
             except Exception as error:
                 cause, counts = classify(error, job)
@@ -97,14 +105,14 @@ def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Prog
                 if 0 <= spec.compute.max_failures < failures:
                     raise ClusterError(f"a worker failed: {type(cause).__name__}: {cause}", where=job.run) from error
                 if notice:
-                    raise stopped(job, notice.reason) from error
+                    raise stopped(job, notice.reason, interrupted=notice.interrupted) from error
                 note(progress, f"workers were lost ({type(cause).__name__}); going on from the last checkpoint")
                 time.sleep(min(MOST_PAUSE_S, 2.0 ** max(0, failures - 1)))
                 continue
             if stop is None:
                 return
             if notice or not stop.restarts:  # notice may have come when they were stopping already
-                raise stopped(job, notice.reason or stop.reason)
+                raise stopped(job, notice.reason or stop.reason, interrupted=notice.interrupted)
             note(progress, f"{stop.reason}; going on from a checkpoint of this step")
             wait_until_free(scaling)
 
@@ -136,9 +144,8 @@ def attempt(
     with (
         tempfile.TemporaryDirectory(prefix="regraft-ray-") as folder,
         monitoring(mailbox, scaling, notice, progress) as monitor,
-        restored_interrupts(),
     ):
-        result = TorchTrainer(
+        result = InterruptibleTrainer(
             work,
             train_loop_config={"job": asdict(job), "mailbox": mailbox},
             scaling_config=scaling,
@@ -160,22 +167,22 @@ def work(config: dict[str, Any]) -> bool:
     return fit(job, RayHarness(config["mailbox"])).finished
 
 
-@contextmanager
-def restored_interrupts() -> Iterator[None]:
-    """Restore the handler of Ctrl-C after Ray Train has run, and raise KeyboardInterrupt for it while it runs.
+class InterruptibleTrainer(TorchTrainer):  # type: ignore[misc]
+    """Ray Train's trainer, which leaves Ctrl-C to the caller: a run then stops at a step instead of being aborted."""
 
-    Ray Train leaves its own handler installed, which would later call a dead actor.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before)
+    _controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+    def fit(self) -> Any:
+        """Run the workers; abort them when a second Ctrl-C, or one before they began, ends the wait for them."""
+        try:
+            return super().fit()
+        except KeyboardInterrupt:
+            if self._controller is not None:
+                ray.wait([self._controller.abort.remote()], timeout=ABORT_S)
+            raise
 
 
 def causes_of(error: BaseException) -> list[BaseException]:

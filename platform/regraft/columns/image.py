@@ -16,6 +16,7 @@ from regraft.columns.files.pixels_in_memory import holds_pixels, is_one_picture,
 from regraft.contracts.column import Allowance, BadCell, MadeUp, TooLarge, column_of
 from regraft.contracts.views import ImageView, ShownRow
 from regraft.errors import DataError
+from regraft.media.pixels.check import METHOD, damage
 from regraft.media.pixels.images import MEGAPIXELS, UNREADABLE, frames_remark, open_rgb, upright_size
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -47,6 +48,14 @@ class ImageColumn(FileColumn):
             raise BadCell(f"{name} cannot be read: {error}") from None
         if not width or not height:
             raise BadCell(f"{name} has no pixels")
+
+    def problem(self, content: bytes) -> str:
+        """Return what is wrong with a picture: its header is read, then all of it is decoded."""
+        return super().problem(content) or damage(content)
+
+    def method(self) -> str:
+        """Return the name of the decoder."""
+        return f"image {METHOD}"
 
     def remark(self, value: Any) -> str | None:
         """Return a remark about an image with several frames or pages."""

@@ -131,11 +131,18 @@ class Column(Plugin, ABC):
         return value
 
     def remote(self, cell: object, folder: str) -> str | None:
-        """Return the URL to fetch before the cell is parsed, or None."""
+        """Return the URL of a file in S3 that a cell names, or None."""
         return None
 
-    def prefetch(self, url: str) -> None:
-        """Fetch and cache the part of a URL from `remote` that `read_cell` needs."""
+    def ahead(self, cell: object, folder: str) -> str | None:
+        """Return the file to `prefetch` before the cell is parsed, or None."""
+        return self.remote(cell, folder)
+
+    def prefetch(self, file: str) -> None:
+        """Fetch and remember what `read_cell` needs of a file from `ahead`. Called in any thread."""
+
+    def fetched_all(self) -> None:
+        """Called when all rows of a reading are parsed: what was remembered may be written down."""
 
     def as_written(self, cell: object) -> str:
         """Return the key of the kind that stores an input's cell during a batch prediction."""

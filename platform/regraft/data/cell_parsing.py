@@ -113,14 +113,14 @@ class ColumnMapping:
             return False
         return True
 
-    def remote(self, raw: Raw) -> list[tuple[Column, str]]:
-        """Return the URLs of the row's files that are worth fetching ahead of `row`, each with its kind of column."""
+    def ahead(self, raw: Raw) -> list[tuple[Column, str]]:
+        """Return the row's files that are worth fetching ahead of `row`, each with its kind of column."""
         return [
-            (column, url)
+            (column, file)
             for _, names, column in self._columns
             if column.by_reference
             and isinstance(names, str)
-            and (url := column.remote(find_value(raw.values, names), self._folder)) is not None
+            and (file := column.ahead(find_value(raw.values, names), self._folder)) is not None
         ]
 
     def row(self, raw: Raw) -> dict[str, Any]:

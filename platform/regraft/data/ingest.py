@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -17,18 +16,21 @@ from regraft.contracts.label_names import alike, labels_text
 from regraft.data.cell_parsing import ColumnMapping, group_of
 from regraft.data.inputs import DataFile, find_data_files
 from regraft.data.observations import Observations, remarks
+from regraft.data.rare_labels import Candidate, RareLabels
+from regraft.data.row_identity import by_name, canonical, fingerprint_part, row_identity, unit_hash
 from regraft.data.rows import Rows, RowWriter
 from regraft.data.split_side import BadRows, SplitRow, SplitSide, row_labels
 from regraft.errors import DataError
 from regraft.spec.sections import DataSpec
 from regraft.units import counted
 
-FORMAT = 2
+FORMAT = 3
 """Version of the fingerprint and of the Arrow files: another number gives another snapshot."""
+BY_NAME = 2
+"""The version before: files count by name and size. Rows without files have the same fingerprint in both."""
 
 log = logging.getLogger(__name__)
 _NO_ROWS = "holds no rows: add some, or name another file"
-_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,25 @@ class IngestedRows:
     """`train.arrow` and `eval.arrow`."""
     skipped: dict[str, Any]
     """Number of rows left out of each side, and messages of the first ones; empty when there are none."""
+    format: int
+    """FORMAT, or BY_NAME."""
     notes: tuple[str, ...] = ()
     """Sentences about what was passed over, and about rows that are usable but doubtful."""
 
 
-def ingest(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], Any] | None = None) -> IngestedRows:
+def ingest(
+    task: Task,
+    data: DataSpec,
+    scratch: Path,
+    processor: Callable[[], Any] | None = None,
+    *,
+    form: int = FORMAT,
+) -> IngestedRows:
     """Read `data` as rows of `task` into two Arrow files in the folder `scratch`.
 
-    `processor` returns the base's tokenizer, for a task that packs. Raises DataError for bad rows, unless they are
-    skipped. It also does for data that cannot be trained on: no rows, or labels that no training row has.
+    `processor` returns the base's tokenizer, for a task that packs. `form` is the version of the fingerprint. Raises
+    DataError for bad rows, unless they are skipped. It also does for data that cannot be trained on: no rows, or labels
+    that no training row has.
     """
     files = {side: scratch / f"{side}.arrow" for side in ("train", "eval")}
     bad_rows = BadRows()
@@ -62,14 +74,12 @@ def ingest(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
         positions = stack.enter_context((scratch / "eval.positions").open("w", encoding="utf-8"))
         train = SplitSide("train", writers[0], columns)
         evaluation = SplitSide("eval", writers[1], columns, positions)
-        reader = _SplitReader(task, data, scratch, bad_rows)
-        if isinstance(data.eval, str):
-            reader.read(data.train, _Split(train))
-            reader.read(data.eval, _Split(evaluation))
-        else:
-            reader.read(data.train, _Split(train, evaluation, data.eval))
+        reader = _SplitReader(task, data, scratch, bad_rows, form=form)
+        moved, sentence = reader.read_sides(train, evaluation)
     if data.bad_rows == "fail":
         bad_rows.report()
+    if moved:
+        _rewrite(task, files["eval"], evaluation, lambda row, index, where: index not in moved)
     _refuse_shared_groups(data, train, evaluation)
     _refuse_empty(data, train, evaluation, reader.smaller_rows)
     if data.bad_rows == "skip" and data.labels is None:
@@ -83,12 +93,13 @@ def ingest(task: Task, data: DataSpec, scratch: Path, processor: Callable[[], An
         for side in (train, evaluation):
             _pack(task, side, files[side.name], processor() if processor else None)
     return IngestedRows(
-        fingerprint=_fingerprint(task, train, evaluation),
+        fingerprint=_fingerprint(task, reader.form, train, evaluation),
+        format=reader.form,
         labels=_labels(task, data, train),
         rows={side.name: side.rows for side in (train, evaluation)},
         files={path.name: path for path in files.values()},
         skipped=bad_rows.document(),
-        notes=reader.observations.lines(),
+        notes=(*reader.observations.lines(), *filter(None, [sentence])),
     )
 
 
@@ -112,7 +123,8 @@ def ingest_for_evaluation(
     if task.packs:
         _pack(task, side, path, processor() if processor else None)
     return IngestedRows(
-        fingerprint=_fingerprint(task, side),
+        fingerprint=_fingerprint(task, reader.form, side),
+        format=reader.form,
         labels=data.labels or task.classes() or (),
         rows={side.name: side.rows},
         files={path.name: path},
@@ -128,20 +140,23 @@ class _Split:
     side: SplitSide
     other: SplitSide | None = None
     share: float = 0.0
+    rare: RareLabels | None = None
+    """Rows of the other side that may move, for labels that this side lacks."""
 
     def choose(self, identity: bytes) -> SplitSide:
         """Return the side of a row, or of a group of rows, by its identity alone."""
-        return self.other if self.other is not None and _unit_hash(identity) < self.share else self.side
+        return self.other if self.other is not None and unit_hash(identity) < self.share else self.side
 
 
 class _SplitReader:
     """Reads the rows of files, checks each and appends it to its side of the split."""
 
-    def __init__(self, task: Task, data: DataSpec, scratch: Path, bad_rows: BadRows) -> None:
+    def __init__(self, task: Task, data: DataSpec, scratch: Path, bad_rows: BadRows, *, form: int = FORMAT) -> None:
         self._bad_rows = bad_rows
         self._task, self._data, self._scratch = task, data, scratch
         self._columns = columns_of(task.input_columns())
         self._has_files = any(column.by_reference for column in self._columns.values())
+        self.form = BY_NAME if form == BY_NAME or not self._has_files else FORMAT
         self._allowed = None if data.labels is None else frozenset(data.labels)
         self.observations = Observations()
         self.smaller_rows = ""
@@ -154,12 +169,24 @@ class _SplitReader:
             for raw, row in self._rows(file, split.side):
                 self._assign(raw, row, split)
 
+    def read_sides(self, train: SplitSide, evaluation: SplitSide) -> tuple[frozenset[int], str]:
+        """Read both sides. Returns indices of evaluation rows that moved to training, and a sentence about them."""
+        data = self._data
+        if isinstance(data.eval, str):
+            self.read(data.train, _Split(train))
+            self.read(data.eval, _Split(evaluation))
+            return frozenset(), ""
+        fixed = data.labels is not None or data.group is not None or self._task.classes() is not None
+        rare = None if fixed else RareLabels(self._columns)
+        self.read(data.train, _Split(train, evaluation, data.eval, rare))
+        return (frozenset(), "") if rare is None or not train.rows else rare.move(train)
+
     def _rows(self, file: DataFile, side: SplitSide) -> Iterator[tuple[Raw, dict[str, Any]]]:
         """Yield each row of a file as the source and as the task have it; bad rows are counted to `side`."""
         columns = ColumnMapping(self._task.input_columns(), self._data.columns, file.folder)
         first = True
         try:
-            for raw in fetched_ahead(file.rows(), columns.remote) if self._has_files else file.rows():
+            for raw in fetched_ahead(file.rows(), columns.ahead) if self._has_files else file.rows():
                 if raw.ignored:
                     self.observations.pass_over(raw.ignored, raw.where)
                     continue
@@ -170,7 +197,8 @@ class _SplitReader:
                     columns.check(raw, file.name, file.source, self._data.group)
                     first = False
                 try:
-                    yield raw, columns.row(raw)
+                    row = columns.row(raw)
+                    yield raw, by_name(row, self._columns) if self.form == BY_NAME else row
                 except BadCell as error:
                     self._bad_rows.add(side.name, str(error), raw.where)
         except DataError as error:
@@ -182,7 +210,7 @@ class _SplitReader:
         """Append a row to its side, or count it as a bad row."""
         side = split.side
         try:
-            identity = _row_identity(row, self._columns)
+            identity = row_identity(row, self._columns)
         except UnicodeEncodeError:
             message = "holds half a character (a lone surrogate), which is not text: repair it"
             self._bad_rows.add(side.name, message, raw.where)
@@ -200,7 +228,10 @@ class _SplitReader:
         for remark in remarks(self._task, indexed, self._columns):
             self.observations.remark(remark, raw.where)
         length = self._task.length(indexed)
-        side.add(SplitRow(row, length, _fingerprint_part(identity, row, length, self._columns), raw.where, group))
+        added = SplitRow(row, length, fingerprint_part(identity, row, length, self._columns), raw.where, group)
+        if split.rare is not None and side is split.other:
+            split.rare.consider(Candidate(unit_hash(identity), side.rows, added))
+        side.add(added)
 
     def _label_problem(self, row: Row) -> str | None:
         """Return a message about a label that `data.labels` does not list, or None."""
@@ -217,31 +248,11 @@ def for_check(row: Row, columns: Mapping[str, Column]) -> dict[str, Any]:
     return {name: column.for_check(row[name]) for name, column in columns.items()}
 
 
-def _row_identity(row: Row, columns: Mapping[str, Column]) -> bytes:
-    """Return the row as canonical JSON, independent of the location of the files that it names.
-
-    Raises UnicodeEncodeError for a text with a lone surrogate.
-    """
-    return _canonical({name: column.identity(row[name]) for name, column in columns.items()}).encode()
-
-
-def _fingerprint_part(identity: bytes, row: Row, length: int, columns: Mapping[str, Column]) -> bytes:
-    """Return a row's contribution to the fingerprint: paths included, as a snapshot names files by them."""
-    values = (row[name] for name, column in columns.items() if column.by_reference)
-    paths = [value if isinstance(value, str) else "" for value in values]
-    return identity + f"\n{length}\n{paths}\n".encode()
-
-
-def _unit_hash(identity: bytes) -> float:
-    """Return a number in [0, 1) that depends on the row alone, so that a row is on the same side of every split."""
-    return int.from_bytes(hashlib.sha256(identity).digest()[:8]) / 2**64
-
-
-def _fingerprint(task: Task, *sides: SplitSide) -> str:
+def _fingerprint(task: Task, form: int, *sides: SplitSide) -> str:
     """Return the SHA-256 over the task, its columns and the rows of the sides."""
     columns = list(task.stored_columns().items())
-    content = [FORMAT, task.key(), columns, *(side.hash.hexdigest() for side in sides)]
-    return hashlib.sha256(_canonical(content).encode()).hexdigest()
+    content = [form, task.key(), columns, *(side.hash.hexdigest() for side in sides)]
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
 def _labels(task: Task, data: DataSpec, train: SplitSide) -> tuple[str, ...]:
@@ -266,7 +277,7 @@ def _pack(task: Task, side: SplitSide, path: Path, processor: Any) -> None:
         side.restart(writer, {})
         for row in task.pack((rows.row(index) for index in range(len(rows))), processor):
             length = task.length({**row, "row": side.rows})
-            side.add(SplitRow(row, length, _canonical(row).encode() + b"\n", str(path)))
+            side.add(SplitRow(row, length, canonical(row).encode() + b"\n", str(path)))
     unpacked.unlink()
     if not side.rows:
         raise DataError(f"the {side.name} rows hold too little to make one row of task {task.key()}: add more")
@@ -278,6 +289,19 @@ def _drop_unseen_labels(task: Task, path: Path, *, train: SplitSide, evaluation:
     unseen = evaluation.labels.keys() - train.labels.keys()
     if not unseen or task.classes() is not None:
         return
+
+    def keeps(row: Row, index: int, where: str) -> bool:
+        unknown = next((label for label in row_labels(row, columns) if label in unseen), None)
+        if unknown is not None:
+            bad_rows.add(evaluation.name, f"label {unknown!r} is in no training row", where)
+        return unknown is None
+
+    _rewrite(task, path, evaluation, keeps)
+
+
+def _rewrite(task: Task, path: Path, evaluation: SplitSide, keeps: Callable[[Row, int, str], bool]) -> None:
+    """Write the evaluation rows again without those for which `keeps(row, index, file:row)` is false."""
+    columns = columns_of(task.input_columns())
     complete = path.with_suffix(".read.arrow")
     path.rename(complete)
     rows = Rows(complete, task.input_columns())
@@ -287,12 +311,9 @@ def _drop_unseen_labels(task: Task, path: Path, *, train: SplitSide, evaluation:
         for index, (length, line) in enumerate(zip(rows.lengths.tolist(), positions, strict=True)):
             row, where = rows.stored(index), line.rstrip("\n")
             row.pop("row")
-            unknown = next((label for label in row_labels(row, columns) if label in unseen), None)
-            if unknown is None:
-                identity = _fingerprint_part(_row_identity(row, columns), row, length, columns)
+            if keeps(row, index, where):
+                identity = fingerprint_part(row_identity(row, columns), row, length, columns)
                 evaluation.add(SplitRow(row, length, identity, where))
-            else:
-                bad_rows.add(evaluation.name, f"label {unknown!r} is in no training row", where)
     complete.unlink()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -32,11 +31,6 @@ def local_files(store: ObjectStore, prefix: str, cache: Path) -> tuple[Manifest,
             fetch_verified(store, prefix, cache)
         paths = {entry.name: cache / entry.name for entry in manifest.files}
     return manifest, paths
-
-
-def cache_folder(kind: str) -> Path:
-    """Return the folder of this machine's copies of files in S3: `~/.cache/regraft/<kind>`, or below REGRAFT_CACHE."""
-    return Path(os.environ.get("REGRAFT_CACHE") or "~/.cache/regraft").expanduser() / kind
 
 
 def file_sha256(path: Path) -> str:

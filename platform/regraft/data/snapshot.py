@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from regraft.contracts import Task
-from regraft.data.ingest import FORMAT, IngestedRows, ingest
-from regraft.data.local_cache import cache_folder, file_sha256, local_files
+from regraft.data.ingest import BY_NAME, FORMAT, IngestedRows, ingest
+from regraft.data.local_cache import file_sha256, local_files
 from regraft.data.rows import Rows
 from regraft.errors import Conflict, Damaged, NotFound
 from regraft.spec.sections import DataSpec
 from regraft.store.atomic_files import writing_locally
+from regraft.store.machine_cache import cache_folder
 from regraft.store.manifest import MANIFEST, commit, load
 from regraft.store.objects import ObjectStore
 
@@ -44,26 +45,27 @@ def build_snapshot(
     task: Task,
     data: DataSpec,
     *,
-    cache: Path | None = None,
     processor: Callable[[], Any] | None = None,
+    as_in: str | None = None,
 ) -> Snapshot:
     """Read and check the rows of `data`, store them in `<store>/data/<fingerprint>/`, and open the snapshot.
 
-    A snapshot that exists is not written again. `cache` is as in `open_snapshot`. `processor` returns the base's
-    tokenizer, for a task that packs its rows. Raises DataError, which names file and row.
+    A snapshot that exists is not written again. `processor` returns the base's
+    tokenizer, for a task that packs its rows. `as_in` is the fingerprint of a snapshot whose version of the fingerprint
+    is kept, so that equal rows have the same one. Raises DataError, which names file and row.
     """
     with tempfile.TemporaryDirectory(prefix="regraft-data-") as scratch:
         with writing_locally(Path(scratch)):
-            ingested = ingest(task, data, Path(scratch), processor)
+            ingested = ingest(task, data, Path(scratch), processor, form=_form(store, as_in))
         _store_rows(store, ingested, task)
         facts: dict[str, Any] = {"skipped": ingested.skipped, "notes": ingested.notes}
         try:
-            return replace(open_snapshot(store, ingested.fingerprint, cache), **facts)
+            return replace(open_snapshot(store, ingested.fingerprint), **facts)
         except Damaged as error:
             if not _repair(store, ingested):
                 raise
             log.warning("%s: written again from the data just read", error)
-            return replace(open_snapshot(store, ingested.fingerprint, cache), **facts)
+            return replace(open_snapshot(store, ingested.fingerprint), **facts)
 
 
 def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = None) -> Snapshot:
@@ -79,6 +81,17 @@ def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = Non
     return Snapshot(fingerprint, tuple(meta["labels"]), train, evaluation, meta)
 
 
+def _form(store: ObjectStore, fingerprint: str | None) -> int:
+    """Return the version of a stored snapshot's fingerprint; the newest where the snapshot cannot be read."""
+    if fingerprint is None:
+        return FORMAT
+    try:
+        found = load(store, f"data/{fingerprint}").meta.get("format")
+    except (NotFound, Damaged):
+        return FORMAT
+    return BY_NAME if found == BY_NAME else FORMAT
+
+
 def _store_rows(store: ObjectStore, ingested: IngestedRows, task: Task) -> None:
     """Commit the files as a snapshot unless it exists; a damaged manifest is replaced."""
     prefix = f"data/{ingested.fingerprint}"
@@ -91,7 +104,7 @@ def _store_rows(store: ObjectStore, ingested: IngestedRows, task: Task) -> None:
         log.warning("%s: written again from the data just read", error)
         store.delete([f"{prefix}/{MANIFEST}"])
     meta = {
-        "format": FORMAT,
+        "format": ingested.format,
         "task": task.key(),
         "columns": dict(task.stored_columns()),
         "labels": list(ingested.labels),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -165,7 +164,7 @@ class Checkpoints:
 
         `older_than_s` must be longer than any upload takes. Returns the deleted prefixes.
         """
-        before = time.time() - older_than_s
+        before = self.store.now() - older_than_s
         deleted = []
         for folder, stats in self._folders().items():
             committed = any(stat.key.endswith(f"/{folder}/{MANIFEST}") for stat in stats)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import math
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -136,8 +138,16 @@ class FolderStore(ObjectStore):
                 with suppress(OSError):
                     folder.rmdir()
 
+    def free_bytes(self) -> int:
+        existing = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        return shutil.disk_usage(existing).free
+
+    def now(self) -> float:
+        with writing(self.url), temporary_file(self.root / "clock") as (file, _):
+            return os.fstat(file).st_mtime
+
     def sweep(self, older_than_s: float) -> tuple[str, ...]:
-        before = time.time() - older_than_s
+        before = self.now() - older_than_s
         deleted = []
         with writing(self.url):
             for folder, _, names in os.walk(self.root):
@@ -223,10 +233,11 @@ def _tag(data: bytes) -> str:
 
 
 def _modified(path: Path) -> float:
+    """Return when a file was written, never where it is gone by now."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
-        return time.time()
+        return math.inf
 
 
 def _is_listed(entry: os.DirEntry[str]) -> bool:

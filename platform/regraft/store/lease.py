@@ -1,6 +1,7 @@
 """The lease of a run in the store, which its driver keeps renewing, so that at most one process drives the run.
 
-A lease is free if it was released, has expired, or was held by a process of this machine that has ended. The lease
+A lease is free if it was released, has expired by the store's clock, or was held by a process of this machine that has
+ended. The lease
 prevents two drivers. A driver that has lost its lease does no harm, because every checkpoint has a prefix of its own.
 """
 
@@ -95,14 +96,14 @@ class Lease:
             _log.log(level, "the lease of %s stays until it expires in %.0f s: %s", self.run, self._ttl_s, failure)
 
     def _taken(self, old: Document | None) -> Document:
-        if old is not None and not _free(old):
+        if old is not None and not _free(old, self._store):
             raise self._held(old)
-        return self._holder | {"until": time.time() + self._ttl_s}
+        return self._holder | {"until": self._store.now() + self._ttl_s}
 
     def _renewed(self, old: Document | None) -> Document:
         if old is None or old.get("id") != self._holder["id"]:
             raise Conflict(f"the lease of {self.run} was taken over", self._store.url)
-        return self._holder | {"until": time.time() + self._ttl_s}
+        return self._holder | {"until": self._store.now() + self._ttl_s}
 
     def _released(self, old: Document | None) -> Document:
         return self._renewed(old) | {"until": 0.0}
@@ -125,7 +126,7 @@ class Lease:
 
     def _held(self, holder: Document) -> LeaseHeld:
         since = datetime.datetime.fromtimestamp(holder["since"]).astimezone().isoformat(" ", "seconds")
-        left = max(holder["until"] - time.time(), 0)
+        left = max(holder["until"] - _now(self._store), 0)
         return LeaseHeld(
             f"run {self.run} is driven by process {holder['pid']} on {holder['host']} since {since}: wait for it, "
             f"or end that process; if it is dead, try again in {left:.0f} s",
@@ -139,14 +140,23 @@ def holder(store: ObjectStore, run: str, *, folder: str | None = None) -> Docume
         lease = documents.read(store, checked(f"{folder or f'runs/{run}'}/lease.json"))
     except (NotFound, Damaged):
         return None
-    return None if _free(lease) else lease
+    return None if _free(lease, store) else lease
 
 
-def _free(lease: Document) -> bool:
+def _free(lease: Document, store: ObjectStore) -> bool:
     try:
-        return bool(lease["until"] <= time.time()) or _dead(lease)
+        return not lease["until"] or _dead(lease) or bool(lease["until"] <= _now(store))
     except (KeyError, TypeError):
         return True
+
+
+def _now(store: ObjectStore) -> float:
+    """Return the store's time, in which leases are written; this host's where the store may only be read."""
+    try:
+        return store.now()
+    except StoreError as error:
+        _log.info("the store does not tell the time, so this host's is taken: %s", error)
+        return time.time()
 
 
 def _myself() -> dict[str, Any]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 from regraft.errors import RequestError, StoreError
 
@@ -65,6 +67,10 @@ class ObjectStore(ABC):
     def read(self, key: str) -> tuple[bytes, str]:
         """Return the bytes of `key` and the version tag that `put_if_match` compares."""
 
+    def tag(self, key: str) -> str:
+        """Return the version tag of `key` without reading all of it, where the store can. Raises NotFound."""
+        return self.read(key)[1]
+
     @abstractmethod
     def put(self, key: str, body: Body) -> None:
         """Write or replace `key` atomically: a reader sees the old bytes or the new ones."""
@@ -83,6 +89,22 @@ class ObjectStore(ABC):
 
         `data` must be unique, as in `put_if_absent`.
         """
+
+    def free_bytes(self) -> int | None:
+        """Return how much the store can still take, or None where nothing is known to bound it."""
+        return None
+
+    def now(self) -> float:
+        """Return the store's own time in Unix seconds: what the times of its objects are compared with.
+
+        The clocks of hosts may differ by hours, or jump.
+        """
+        key = f"clock/{uuid4().hex}"
+        self.put(key, b"")
+        try:
+            return max((stat.modified for stat in self.list(key)), default=time.time())
+        finally:
+            self.delete([key])
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Stat]:

@@ -207,7 +207,7 @@ class Registry:
 
     def collect(self, older_than_s: float) -> list[str]:
         """Delete remains of publications and deletions that failed over `older_than_s` seconds ago; return prefixes."""
-        before = time.time() - older_than_s
+        before = self.store.now() - older_than_s
         folders: dict[str, list[Stat]] = defaultdict(list)
         for stat in self.store.list("models/"):
             parts = stat.key.split("/")

@@ -37,6 +37,8 @@ class Harness:
         self.here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if grouped else 1
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.notice = StopNotice()
+        self.stepping = False
+        """Whether steps are taken, so that a notice is met at the end of one."""
         self._progress = progress
 
     @property

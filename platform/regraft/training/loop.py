@@ -107,6 +107,14 @@ def solve(run: Run) -> None:
 
 def take_steps(run: Run) -> None:
     """Take the remaining steps, with evaluations and checkpoints, until the run ends or is stopped."""
+    run.harness.stepping = True
+    try:
+        _take_steps(run)
+    finally:
+        run.harness.stepping = False
+
+
+def _take_steps(run: Run) -> None:
     training, state, harness = run.spec.training, run.state, run.harness
     stepper = Stepper(run.wrapped, run.optimizer, run.accelerator, harness, training=training)
     started, first, elapsed_before = time.monotonic(), state.step, state.seconds

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import count
 from typing import Any
 
 from regraft.bases.load import load_processor
@@ -42,6 +44,10 @@ class PreparedRun:
     lease: Lease
 
 
+class RowsChanged(RequestError):
+    """The rows that the spec names are not those that the run or the search began with."""
+
+
 def choose_run(runs: Runs, spec: RunSpec, *, fresh: bool) -> str:
     """Return the name of the newest run of this spec, or a new name if it is to be trained `fresh`."""
     if not fresh:
@@ -50,6 +56,18 @@ def choose_run(runs: Runs, spec: RunSpec, *, fresh: bool) -> str:
     if find_document(runs, spec.run) is None:
         return spec.run
     return f"{spec.run}.{secrets.token_hex(3)}"
+
+
+def run_names(runs: Runs, spec: RunSpec, *, fresh: bool) -> Iterator[str]:
+    """Yield the run that `choose_run` returns, then unused names for runs with other rows: NAME.2, NAME.3, ..."""
+    newest = choose_run(runs, spec, fresh=fresh)
+    yield newest
+    yield from (name for name in numbered(spec.run) if name != newest and find_document(runs, name) is None)
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Yield NAME.2, NAME.3, ... without an end."""
+    return (f"{name}.{number}" for number in count(2))
 
 
 def find_document(runs: Runs, run: str) -> dict[str, Any] | None:
@@ -61,25 +79,43 @@ def find_document(runs: Runs, run: str) -> dict[str, Any] | None:
         return None
 
 
-def build_rows(store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | None) -> Snapshot:
-    """Return the spec's rows as a snapshot in the store; emits a note if rows were left out."""
+def build_rows(
+    store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | None, *, as_in: str | None = None
+) -> Snapshot:
+    """Return the spec's rows as a snapshot in the store; emits a note if rows were left out.
+
+    `as_in` is the fingerprint that the run began with, if any.
+    """
     if spec.compute.workers == 0:
         check_weights_fit(base, LocalHarness())  # before the data are read; workers check their own machines
-    snapshot = build_snapshot(store, spec.task, spec.data, processor=lambda: load_processor(base, spec.task.modality))
+    processor = partial(load_processor, base, spec.task.modality)
+    snapshot = build_snapshot(store, spec.task, spec.data, processor=processor, as_in=as_in)
     for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
         note(progress, text)
     return snapshot
 
 
+def check_rows(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, Any]) -> None:
+    """Raise RowsChanged unless the rows of a finished run are what its spec names now."""
+    if known.get("data") is None:
+        return
+
+    def processor() -> Any:
+        return load_processor(locate(spec.base), spec.task.modality)
+
+    snapshot = build_snapshot(store, spec.task, spec.data, processor=processor, as_in=known["data"])
+    refuse_changed(run, known, snapshot)
+
+
 def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | None) -> Job:
     """Locate the base, build the snapshot, write the run's document, and return its job.
 
-    Raises WrongBase or RequestError when the run began with another base or other rows.
+    Raises WrongBase or RowsChanged when the run began with another base or other rows.
     """
     base = locate(spec.base)
-    snapshot = build_rows(store, spec, base, progress)
     runs = Runs(store)
     known = find_document(runs, run)
+    snapshot = build_rows(store, spec, base, progress, as_in=(known or {}).get("data"))
     if known is not None:
         check_unchanged(run, known, base, snapshot)
     else:
@@ -123,11 +159,16 @@ def threads_per_rank(spec: RunSpec) -> int | None:
 
 
 def check_unchanged(run: str, known: Mapping[str, Any], base: Base, snapshot: Snapshot) -> None:
-    """Raise WrongBase or RequestError unless the base and the rows are those that the run began with."""
+    """Raise WrongBase or RowsChanged unless the base and the rows are those that the run began with."""
     if known.get("base") is not None:
         check_hash(base, known["base"], f"run {run} began with that one; --fresh starts another run")
+    refuse_changed(run, known, snapshot)
+
+
+def refuse_changed(run: str, known: Mapping[str, Any], snapshot: Snapshot) -> None:
+    """Raise RowsChanged unless the rows are those that the run began with."""
     if known.get("data") not in (None, snapshot.fingerprint):
-        raise RequestError(
+        raise RowsChanged(
             f"the rows have changed since run {run} began; --fresh starts another run with the new ones", where="data"
         )
 

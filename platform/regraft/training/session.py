@@ -7,49 +7,71 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from regraft.contracts import Progress
-from regraft.errors import LeaseHeld, Stopped, StoreError
+from regraft.contracts import Note, Progress
+from regraft.errors import Interrupted, LeaseHeld, RequestError, Stopped, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.lease import Lease
-from regraft.store.objects import open_store
+from regraft.store.objects import ObjectStore, open_store
 from regraft.store.runs import Runs
 from regraft.training.event_log import EventLog
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.loop import fit
-from regraft.training.prepare import PreparedRun, choose_run, find_document, prepare
+from regraft.training.prepare import PreparedRun, RowsChanged, check_rows, find_document, prepare, run_names
 from regraft.training.registration import Outcome, last_state, register, registered_outcome
-from regraft.training.stop_signals import on_sigterm, on_stop_request
+from regraft.training.stop_signals import on_interrupt, on_sigterm, on_stop_request
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def run_session(
-    spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None
+    spec: RunSpec, *, fresh: bool = False, same: bool = False, progress: Progress | None = None
 ) -> Iterator[PreparedRun | Outcome]:
-    """Hold a run as its only driver; yield it prepared, or its outcome if it was registered before.
+    """Hold a run as its only driver; yield it prepared, or its outcome if it was registered before with these rows.
+
+    Where the rows have changed since the spec's newest run, another run of the name with a number is begun. With
+    `same`, a finished run is returned whatever its rows are now, and an unfinished one raises RowsChanged.
 
     The caller trains `prepared.job` and then calls `complete`. Events passed to `prepared.log` are shown to `progress`
     and stored with the run. An error that ends the context is recorded in the run's document.
     """
+    if fresh and same:
+        raise RequestError("--fresh begins another run and --same keeps to the one that there is: write one of them")
     events = EventLog(progress)
     started = time.monotonic()
     spec = spec.model_copy(update={"search": None})  # the search section is not a part of a run
     store = open_store(spec.store)
     store.check()
     runs = Runs(store)
-    run = choose_run(runs, spec, fresh=fresh)
-    with Lease(store, run) as lease:
-        known = find_document(runs, run)
-        if known is not None and known.get("state") == "registered":
-            yield registered_outcome(store, spec, run, known)
+    for run in run_names(runs, spec, fresh=fresh):
+        with Lease(store, run) as lease:
+            try:
+                begun = _begun(store, spec, run, events, same=same)
+            except RowsChanged:
+                if same:
+                    raise
+                events(Note(f"the rows have changed since run {run} began: another run of this spec begins with them"))
+                continue
+            if isinstance(begun, Outcome):
+                yield begun
+                return
+            with events.of(runs, run), failure_recorded(runs, run, lease):
+                yield PreparedRun(store, spec, begun, started, events, lease)
             return
-        runs.clear_stop(run)
-        job = prepare(store, spec, run, events)
-        with events.of(runs, run), failure_recorded(runs, run, lease):
-            yield PreparedRun(store, spec, job, started, events, lease)
+
+
+def _begun(store: ObjectStore, spec: RunSpec, run: str, events: EventLog, *, same: bool) -> Job | Outcome:
+    """Return the job of a run, or the outcome of a finished one. Raises RowsChanged."""
+    runs = Runs(store)
+    known = find_document(runs, run)
+    if known is not None and known.get("state") == "registered":
+        if not same:
+            check_rows(store, spec, run, known)
+        return registered_outcome(store, spec, run, known)
+    runs.clear_stop(run)
+    return prepare(store, spec, run, events)
 
 
 def complete(prepared: PreparedRun) -> Outcome:
@@ -69,7 +91,7 @@ def failure_recorded(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
     except BaseException as ended:
         if not lease.lost.is_set():
             try:
-                if isinstance(ended, Stopped):
+                if isinstance(ended, Stopped | KeyboardInterrupt):
                     runs.update(run, state="stopped", step=last_state(Checkpoints(runs.store, run)).step)
                 else:
                     runs.update(run, state="failed")
@@ -79,19 +101,25 @@ def failure_recorded(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
         raise
 
 
-def train_local(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> Outcome:
+def train_local(spec: RunSpec, *, fresh: bool = False, same: bool = False, progress: Progress | None = None) -> Outcome:
     """Train in this process, without Ray, and register the model."""
-    with run_session(spec, fresh=fresh, progress=progress) as prepared:
+    with run_session(spec, fresh=fresh, same=same, progress=progress) as prepared:
         if isinstance(prepared, Outcome):
             return prepared
         job, harness = prepared.job, LocalHarness(progress=prepared.log)
-        with on_sigterm(harness.notice), on_stop_request(Runs(prepared.store), job.run, harness.notice):
+        notice = harness.notice
+        with (
+            on_sigterm(notice),
+            on_interrupt(notice, lambda: harness.stepping),
+            on_stop_request(Runs(prepared.store), job.run, notice),
+        ):
             state = fit(job, harness)
-        if harness.notice and not state.finished:
-            raise stopped(job, harness.notice.reason)
+        if notice and not state.finished:
+            raise stopped(job, notice.reason, interrupted=notice.interrupted)
         return complete(prepared)
 
 
-def stopped(job: Job, reason: str) -> Stopped:
+def stopped(job: Job, reason: str, *, interrupted: bool = False) -> Stopped:
     """Return the error of a command that ended before its run did."""
-    return Stopped(f"{reason}: what was trained is in a checkpoint, and the same command goes on from there", job.run)
+    text = f"{reason}: what was trained is in a checkpoint, and the same command goes on from there"
+    return Interrupted(text, job.run) if interrupted else Stopped(text, job.run)

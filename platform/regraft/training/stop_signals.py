@@ -1,4 +1,4 @@
-"""Requests to stop a run: SIGTERM, `regraft runs stop`, or a machine that is taken away."""
+"""Requests to stop a run: SIGTERM, Ctrl-C, `regraft runs stop`, or a machine that is taken away."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -19,6 +19,8 @@ class StopNotice:
 
     def __init__(self) -> None:
         self.reason = ""
+        self.interrupted = False
+        """Whether Ctrl-C asked for it: the command then ends with the exit code of an interrupt."""
 
     def give(self, reason: str) -> None:
         """Request that the run stops, with the reason."""
@@ -45,6 +47,31 @@ def on_sigterm(notice: StopNotice) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+@contextmanager
+def on_interrupt(notice: StopNotice, waits: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Turn Ctrl-C into a notice, as SIGTERM is; a second one raises KeyboardInterrupt at once.
+
+    So does the first one while `waits()` is false: there is then no step under way to wait for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if notice or not waits():
+            raise KeyboardInterrupt
+        notice.give("interrupted (Ctrl-C)")
+        notice.interrupted = True
+        # Not as an event: the handler may run while a lock of the progress display is held.
+        os.write(2, b"\nstopping with a checkpoint after the step under way; Ctrl-C again leaves at once\n")
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
 
 
 _log = logging.getLogger(__name__)

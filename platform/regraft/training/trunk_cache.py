@@ -136,8 +136,12 @@ def measured_plan(site: CutSite, checked: CheckedCut, folder: Path, passes: floa
 
 
 def free_bytes(site: CutSite, folder: Path) -> dict[Where, int]:
-    """Return the places that may hold values, with half of their free bytes: checkpoints need space too."""
-    found: dict[Where, int] = {"disk": shutil.disk_usage(folder).free // 2}
+    """Return the places that may hold values, with half of their free bytes: checkpoints need space too.
+
+    Values are written to the scratch folder first, and end in the store: the smaller of both bounds them.
+    """
+    rooms = (shutil.disk_usage(folder).free, site.store.free_bytes())
+    found: dict[Where, int] = {"disk": min(room for room in rooms if room is not None) // 2}
     if site.harness.world == 1:
         found["memory"] = available() // 2
     place = site.spec.compute.trunk

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -26,9 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regraft.bases.delta import canonical_name
-from regraft.data.local_cache import cache_folder, file_sha256, local_files
+from regraft.contracts.file_ref import FileRef
+from regraft.data.local_cache import file_sha256, local_files
 from regraft.data.rows import Rows
 from regraft.errors import Damaged, NotFound, StoreError
+from regraft.store.machine_cache import cache_folder
 from regraft.store.manifest import MANIFEST, commit
 from regraft.store.objects import ObjectStore, Stat
 from regraft.trunk.boundary import Boundary
@@ -54,10 +55,13 @@ def trunk_id(boundary: Boundary, prefix: str, **made_by: Any) -> str:
 def row_hashes(rows: Rows, images: Iterable[str] = ()) -> NDArray[np.bytes_]:
     """Return (rows,) hashes of HASH bytes over all columns; the columns `images` count by their content."""
     names = tuple(images)
-    return np.array([_row_hash(rows.row(index), names) for index in range(len(rows))], dtype=f"S{HASH}")
+    return np.array([_row_hash(rows, index, names) for index in range(len(rows))], dtype=f"S{HASH}")
 
 
-def _row_hash(row: dict[str, Any], images: Sequence[str]) -> bytes:
+def _row_hash(rows: Rows, index: int, images: Sequence[str]) -> bytes:
+    row = rows.stored(index)
+    if any(_is_unknown(row[name]) for name in images):
+        row = rows.row(index)
     row.pop("row")
     for name in images:
         row[name] = _content(row[name])
@@ -66,9 +70,19 @@ def _row_hash(row: dict[str, Any], images: Sequence[str]) -> bytes:
     return digest[:-1] + bytes([digest[-1] | 1])
 
 
+def _is_unknown(image: str | bytes | None) -> bool:
+    """Return whether the bytes have to be read to know an image's content."""
+    return not isinstance(image, bytes) and not (isinstance(image, FileRef) and image.sha256)
+
+
 def _content(image: str | bytes) -> str:
-    """Return the hash of an image's file; its name and size do not show that it was replaced."""
-    return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else file_sha256(Path(image))
+    """Return the hash of an image's bytes; its name and size do not show that it was replaced.
+
+    A reference has the hash of the bytes that were checked, and gives no others to compute values of.
+    """
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    return image.sha256 if isinstance(image, FileRef) and image.sha256 else file_sha256(Path(image))
 
 
 def collect(store: ObjectStore, older_than_s: float) -> tuple[list[str], int]:
@@ -79,7 +93,7 @@ def collect(store: ObjectStore, older_than_s: float) -> tuple[list[str], int]:
     folders: dict[str, list[Stat]] = {}
     for stat in store.list("features/"):
         folders.setdefault(stat.key.rpartition("/")[0] + "/", []).append(stat)
-    gone, kept, before = [], 0, time.time() - older_than_s
+    gone, kept, before = [], 0, store.now() - older_than_s
     for prefix, stats in folders.items():
         if any(stat.key == prefix + MANIFEST for stat in stats):
             kept += sum(stat.size for stat in stats)

@@ -10,15 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal
 
 from regraft.bases.locate import locate
-from regraft.contracts import Note, Progress, SearchStarted
-from regraft.errors import LeaseHeld, StoreError
+from regraft.contracts import Note, Progress, SearchStarted, note
+from regraft.errors import LeaseHeld, RequestError, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
-from regraft.store.objects import open_store
+from regraft.store.objects import ObjectStore, open_store
 from regraft.store.searches import folder_of
-from regraft.training.prepare import build_rows
+from regraft.training.prepare import RowsChanged, build_rows
 from regraft.tuning.driver.centroid_baseline import measure_centroid
 from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
 from regraft.tuning.driver.coordinator import SearchCoordinator
@@ -26,9 +28,9 @@ from regraft.tuning.driver.finish import SearchOutcome, complete, read_ahead
 from regraft.tuning.driver.prepare import (
     PreparedSearch,
     check_unchanged,
-    choose_search,
     job_of,
     new_record,
+    search_names,
     update_record,
 )
 from regraft.tuning.driver.registration import check_trial_asked_for, number_to_keep, trial_asked_for
@@ -42,6 +44,14 @@ from regraft.tuning.study import Study
 from regraft.tuning.validate import check_search
 
 StudyFactory = Callable[[RunSpec], Study]
+Again = Literal["continue", "fresh", "same"]
+
+
+def again_of(*, fresh: bool, same: bool) -> Again:
+    """Return what the switches of a command ask for. Raises RequestError where they contradict one another."""
+    if fresh and same:
+        raise RequestError("--fresh begins another search and --same keeps to the one that there is: write one of them")
+    return "fresh" if fresh else "same" if same else "continue"
 
 
 def search_session(
@@ -49,34 +59,63 @@ def search_session(
     make_study: StudyFactory,
     make_pool: PoolFactory,
     *,
-    fresh: bool = False,
+    again: Again = "continue",
     progress: Progress | None = None,
 ) -> SearchOutcome:
-    """Search a spec's space. A lease admits one driver per search; LeaseHeld if another one takes the search over."""
+    """Search a spec's space. A lease admits one driver per search; LeaseHeld if another one takes the search over.
+
+    `again` says which search: `continue` the spec's newest one, or a `fresh` one. Where the rows have changed since the
+    newest, another search of the name with a number is begun; with `same`, RowsChanged is raised.
+    """
     started = time.monotonic()
     check_search(spec)
     store = open_store(spec.store)
     store.check()
-    name = choose_search(store, spec, fresh=fresh)
+    names = search_names(store, spec, fresh=again == "fresh")
+    while True:
+        name = next(names)
+        try:
+            return _search(store, spec, name, SearchMeans(make_study, make_pool, progress, started))
+        except RowsChanged:
+            if again == "same":
+                raise
+            note(progress, f"the rows have changed since search {name} began: another search begins with them")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchMeans:
+    """What a search works with besides its spec and its store."""
+
+    make_study: StudyFactory
+    make_pool: PoolFactory
+    progress: Progress | None
+    started: float
+    """Monotonic time at which the command began."""
+
+
+def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) -> SearchOutcome:
+    """Run or continue the search of that name. Raises RowsChanged before anything is written."""
+    progress = means.progress
     with Lease(store, name, folder=folder_of(name)) as lease:
         search_store = SearchStore(store, name)
         base = locate(spec.base)
         depths = check_methods(spec, base)
         with ExitStack() as stack:
             known = search_store.record()
-            pool = LazyPool(make_pool, stack, at_once=known is None or known.state != "finished")
-            snapshot = build_rows(store, without_search(spec), base, progress)
+            pool = LazyPool(means.make_pool, stack, at_once=known is None or known.state != "finished")
+            as_in = None if known is None else known.fingerprint
+            snapshot = build_rows(store, without_search(spec), base, progress, as_in=as_in)
             record = known or new_record(name, spec, base, snapshot)
             check_unchanged(record, base, snapshot)
             update_record(record, spec, snapshot)
             search_store.write_spec(spec)
             job = job_of(record, spec, snapshot, depths)
             prepared = PreparedSearch(spec, base, job, record, search_store, progress)
-            coordinator = coordinate(prepared, make_study(spec))
+            coordinator = coordinate(prepared, means.make_study(spec))
             ran = execute(coordinator, job, pool, lease)
         if lease.lost.is_set():
             raise LeaseHeld("another driver took this search over; it will register the winner", name)
-        return complete(prepared, coordinator, started, ran=ran)
+        return complete(prepared, coordinator, means.started, ran=ran)
 
 
 def coordinate(prepared: PreparedSearch, study: Study) -> SearchCoordinator:

@@ -80,12 +80,12 @@ def pictures(folder: Path, content: bytes) -> tuple[Path, str]:
     for label in "ab":
         (folder / "data" / label).mkdir(parents=True)
     for number, name in enumerate(names):
-        name.write_bytes(content if number == BAD else TINY)
+        name.write_bytes(content if number == BAD else tiny(number))
     return folder / "data", str(names[BAD])
 
 
 def stray(folder: Path) -> tuple[Path, str]:
-    path, _ = pictures(folder, TINY)
+    path, _ = pictures(folder, tiny(BAD))
     inside = path / "a" / f"{BAD:04}.png"
     return path, str(inside.rename(path / inside.name))
 

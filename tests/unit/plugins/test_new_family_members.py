@@ -21,6 +21,7 @@ from regraft.contracts import Column, MadeUp, Medium, Task, column_of
 from regraft.spec.serve import ServeSpec
 from unit.columns import test_conformance as columns
 from unit.endpoint.model_store import Endpoint, OpenEndpoint, running
+from unit.endpoint.test_page import opened
 
 OWN = Path(__file__).parent / "own"
 
@@ -175,6 +176,20 @@ def test_the_page_knows_how_to_ask_and_how_to_draw(endpoint: Endpoint) -> None:
     shown = endpoint.get("/models/pointing").document
     assert shown["fields"] == {"audio": {"widget": "file", "accept": "audio/*", "called": "a sound"}}
     assert (shown["view"], shown["client"]) == ("scores", "audio_classification")
+
+
+def test_the_page_asks_with_a_sound_and_draws_the_answer(chromium: Any, endpoint: Endpoint, tmp_path: Path) -> None:
+    (tmp_path / "5.wav").write_bytes(sound(5))
+    wanted = InferenceClient(model=f"{endpoint.url}/models/pointing", token="none").audio_classification(sound(5))
+    with opened(chromium, f"{endpoint.url}/#pointing") as seen:
+        seen.page.wait_for_selector("#ask:not([disabled])")
+        assert seen.page.get_attribute(".drop input", "accept") == "audio/*"
+        seen.page.set_input_files(".drop input", str(tmp_path / "5.wav"))
+        seen.ask()
+        shown = [row.inner_text().split("\n") for row in seen.page.query_selector_all(".bar")]
+        assert [name for name, _ in shown] == [item.label for item in wanted]
+        assert [float(value) for _, value in shown] == pytest.approx([item.score for item in wanted], abs=1e-4)
+        assert seen.complaints == [] and seen.outside == []
 
 
 def test_an_evaluation_shows_the_worst_rows_in_the_kinds_own_view(trained: Path) -> None:

@@ -359,8 +359,15 @@ def test_other_rows_are_another_search(tmp_path: Path) -> None:
     searched(spec, FakePool())
     with (tmp_path / "train.csv").open("a") as file:
         file.write("a lamp,light\n")
+    events: list[Event] = []
+    other = searched(spec, FakePool(), progress=events.append)
+    assert other.run == f"{search_name(spec)}.2"
+    assert any("the rows have changed since search" in event.message for event in events if isinstance(event, Note))
+    assert searched(spec, FakePool()).run == other.run, "the newest"
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("a lamp,light\n")
     with pytest.raises(RequestError, match="the rows have changed since search"):
-        searched(spec, FakePool())
+        searched(spec, FakePool(), same=True)
 
 
 def test_a_line_that_cannot_be_read_is_a_trial_that_runs_again(tmp_path: Path) -> None:

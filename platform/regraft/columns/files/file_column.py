@@ -14,12 +14,15 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from regraft.columns.files.base64_text import decoded
-from regraft.columns.files.remote import S3, beginning, contents
+from regraft.columns.files.content import Content, ContentCache, content_cache, examined, judged
+from regraft.columns.files.remote import S3, beginning, contents, object_examined
 from regraft.contracts.column import Allowance, BadCell, Column, Widget, absent, json_name
+from regraft.contracts.file_ref import FileRef
 from regraft.errors import NotFound, RequestError
+from regraft.store.machine_cache import cache_folder
 
-ARROW = pa.struct([("path", pa.string()), ("bytes", pa.binary())])
-"""The Arrow type of a file in a snapshot; the `datasets` library uses the same."""
+ARROW = pa.struct([("path", pa.string()), ("bytes", pa.binary()), ("sha256", pa.string()), ("size", pa.int64())])
+"""The Arrow type of a file in a snapshot: its place and the hash and number of its bytes, or the bytes themselves."""
 
 
 class FileColumn(Column):
@@ -43,45 +46,78 @@ class FileColumn(Column):
         """Return whether the first bytes of a larger file hold its header."""
         return True
 
+    def problem(self, content: bytes) -> str:
+        """Return what is wrong with a file's content, as the rest of a sentence about it; empty where nothing is.
+
+        Called once for each content, in any thread. By default only the header is looked at.
+        """
+        try:
+            self.read_header(io.BytesIO(content), "")
+        except BadCell as error:
+            return str(error).strip()
+        return ""
+
+    def method(self) -> str:
+        """Return a name for what `problem` looks at: another name makes known files be checked again."""
+        return f"{self.key()} 1"
+
     def read_cell(self, cell: object, folder: str) -> str | bytes:
-        """Return the absolute path, the URL or the bytes of a readable file; no more than its header is read."""
+        """Return the bytes of a usable file, or its absolute path or URL as a `FileRef`.
+
+        All of the file is read, hashed and checked once; later readings find the result while it is unchanged.
+        """
         if isinstance(cell, Mapping) and {"bytes", "path"} <= set(cell):  # as the `datasets` library writes files
             cell = cell["path"] if cell["bytes"] is None else cell["bytes"]
         if isinstance(cell, bytes):
-            self.read_header(io.BytesIO(cell), f"the {self.noun} in this row")
+            if problem := judged(cell, self._cache(), self.method(), self.problem).problem:
+                raise BadCell(f"the {self.noun} in this row {problem}")
             return cell
         if not isinstance(cell, str) or not cell:
             raise BadCell("is missing") if absent(cell) or cell == "" else BadCell.unfit(cell, "a path")
         if url := self.remote(cell, folder):
-            self.read_header(io.BytesIO(self._first_bytes(url)), url)
-            return url
+            return self._usable(url, self._object(url))
         if "://" in cell:
             advice = f"{self.noun}s are read from local files and s3:// URLs: download them first"
             raise BadCell(f"{cell!r} is a URL; {advice}")
         path = os.path.abspath(os.path.join(folder, cell))
         try:
-            self.read_header(path, path)
+            return self._usable(path, examined(path, self._cache(), self.method(), self.problem))
         except FileNotFoundError:
             raise BadCell(f"there is no {self.noun} {path}") from None
-        return path
+        except OSError as error:
+            raise BadCell(f"{path} cannot be read: {error.strerror or error}") from None
 
-    def _first_bytes(self, url: str) -> bytes:
-        """Return the first bytes of a file in S3. A store that cannot be reached is not a fault of the row."""
+    def _usable(self, place: str, content: Content) -> FileRef:
+        if content.problem:
+            raise BadCell(f"{place} {content.problem}")
+        return FileRef(place, content.sha256, content.size)
+
+    def _cache(self) -> ContentCache:
+        return content_cache(str(cache_folder("content")), os.getpid())
+
+    def _object(self, url: str) -> Content:
+        """Return the content of a file in S3. A store that cannot be reached is not a fault of the row."""
         try:
-            return beginning(url, self.complete)[0]
+            return object_examined(url, self._cache(), self.method(), self.problem)
         except NotFound:
             raise BadCell(f"there is no {self.noun} {url}") from None
         except RequestError as error:
             raise BadCell(f"{url!r} names no {self.noun} in S3: {error.message}") from None
 
-    def stored(self, value: Any) -> dict[str, str | bytes | None]:
+    def stored(self, value: Any) -> dict[str, str | bytes | int | None]:
         """Return a path, a URL or bytes as ARROW holds them."""
-        return {"path": None, "bytes": value} if isinstance(value, bytes) else {"path": value, "bytes": None}
+        if isinstance(value, bytes):
+            return {"path": None, "bytes": value, "sha256": None, "size": None}
+        if isinstance(value, FileRef) and value.sha256:
+            return {"path": str(value), "bytes": None, "sha256": value.sha256, "size": value.size}
+        return {"path": str(value), "bytes": None, "sha256": None, "size": None}
 
-    def restored(self, value: Any) -> str | bytes:
+    def restored(self, value: Any) -> FileRef | bytes:
         """Return the reference or the bytes that `stored` was given."""
-        found: str | bytes = value["path"] if value["bytes"] is None else value["bytes"]
-        return found
+        if value["bytes"] is not None:
+            found: bytes = value["bytes"]
+            return found
+        return FileRef(value["path"], value.get("sha256") or "", value.get("size") or 0)
 
     def fetched(self, value: Any) -> str | bytes:
         """Return a value that can be opened: the bytes of a file in S3, else the value itself."""
@@ -92,9 +128,11 @@ class FileColumn(Column):
         return beginning(value, self.complete)[0] if isinstance(value, str) and value.startswith(S3) else value
 
     def identity(self, value: Any) -> list[str | int]:
-        """Return the file's name and size, without its folder; for bytes, their hash and number."""
+        """Return the hash and the number of the file's bytes; for a file known by name alone, its name and size."""
         if isinstance(value, bytes):
             return [hashlib.sha256(value).hexdigest(), len(value)]
+        if isinstance(value, FileRef) and value.sha256:
+            return [value.sha256, value.size]
         if value.startswith(S3):
             return [posixpath.basename(value), beginning(value, self.complete)[1]]
         return [os.path.basename(value), os.path.getsize(value)]
@@ -109,9 +147,24 @@ class FileColumn(Column):
             return None
         return f"{S3}{posixpath.normpath(posixpath.join(folder.removeprefix(S3), cell))}"
 
-    def prefetch(self, url: str) -> None:
-        """Fetch and remember the first bytes of a file in S3."""
-        beginning(url, self.complete)
+    def ahead(self, cell: object, folder: str) -> str | None:
+        """Return the URL or the path of the file that a cell names, to be examined ahead of its row."""
+        if url := self.remote(cell, folder):
+            return url
+        local = isinstance(cell, str) and cell and "://" not in cell
+        return os.path.abspath(os.path.join(folder, str(cell))) if local else None
+
+    def prefetch(self, file: str) -> None:
+        """Examine a file, and fetch and remember the first bytes of one in S3."""
+        if file.startswith(S3):
+            object_examined(file, self._cache(), self.method(), self.problem)
+            beginning(file, self.complete)
+        else:
+            examined(file, self._cache(), self.method(), self.problem)
+
+    def fetched_all(self) -> None:
+        """Write what is known about files to this machine's disk, for the next reading."""
+        self._cache().flush()
 
     def accept(self, value: Any) -> Any:
         """Return a path or an open file; bytes as an open file, and a file as the `datasets` library writes it."""

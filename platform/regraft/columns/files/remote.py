@@ -9,7 +9,9 @@ from functools import lru_cache
 from itertools import islice
 from typing import TypeVar
 
+from regraft.columns.files.content import Check, Content, ContentCache, judged
 from regraft.contracts.column import Column
+from regraft.contracts.file_ref import FileRef
 from regraft.errors import RegraftError, RequestError
 from regraft.store.objects import ObjectStore, open_store
 
@@ -24,11 +26,25 @@ T = TypeVar("T")
 
 
 def contents(value: str | bytes) -> str | bytes:
-    """Return what can be opened: a file in S3 as its bytes, fetched at each call; anything else as it is."""
+    """Return what can be opened: a file in S3 as its bytes, fetched at each call; anything else as it is.
+
+    Raises DataError where the bytes are not those that were checked when the data were read.
+    """
     if not isinstance(value, str) or not value.startswith(S3):
         return value
-    store, key = _location(value)
-    return store.get(key)
+    return value.read(_get) if isinstance(value, FileRef) else _get(value)
+
+
+def object_examined(url: str, cache: ContentCache, method: str, check: Check) -> Content:
+    """Return the content of a file in S3, fetched and checked unless it is remembered. NotFound, or StoreError."""
+    store, key = _location(url)
+    tag = store.tag(key)
+    if known := cache.find(url, tag, method):
+        return known
+    body, tag = store.read(key)
+    content = judged(body, cache, method, check)
+    cache.keep(url, tag, content)
+    return content
 
 
 @lru_cache(maxsize=4 * _AHEAD)
@@ -45,24 +61,34 @@ def beginning(url: str, complete: Callable[[bytes], bool] | None = None) -> tupl
     return head, total
 
 
-def fetched_ahead(items: Iterable[T], urls: Callable[[T], Iterable[tuple[Column, str]]]) -> Iterator[T]:
-    """Yield the same items in the same order, with the URLs that `urls(item)` lists fetched before.
+def fetched_ahead(items: Iterable[T], files: Callable[[T], Iterable[tuple[Column, str]]]) -> Iterator[T]:
+    """Yield the same items in the same order, with the files that `files(item)` lists prefetched over all cores.
 
     An error of a fetch is dropped here: parsing the row meets it again, and can name the row.
     """
     waiting = iter(items)
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="regraft-files") as pool:
-        while piece := list(islice(waiting, _AHEAD)):
-            wanted = {pair for item in piece for pair in urls(item)}
-            if wanted:
+    met: set[Column] = set()
+    try:
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="regraft-files") as pool:
+            while piece := list(islice(waiting, _AHEAD)):
+                wanted = {pair for item in piece for pair in files(item)}
+                met.update(column for column, _ in wanted)
                 list(pool.map(_try, wanted))
-            yield from piece
+                yield from piece
+    finally:
+        for column in met:
+            column.fetched_all()
 
 
 def _try(pair: tuple[Column, str]) -> None:
-    column, url = pair
-    with suppress(RegraftError):
-        column.prefetch(url)
+    column, file = pair
+    with suppress(RegraftError, OSError):
+        column.prefetch(file)
+
+
+def _get(url: str) -> bytes:
+    store, key = _location(url)
+    return store.get(key)
 
 
 def _location(url: str) -> tuple[ObjectStore, str]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from regraft.contracts.file_ref import FileBytes, opened
 from regraft.contracts.remark import Measured
 from regraft.errors import DataError
 from regraft.media.pixels.grey_levels import stretch
@@ -122,6 +123,7 @@ def open_rgb(path: Any, levels: Levels | None = None) -> Image.Image:
     greys of 16 bits keep their upper 8 bits. Raises DataError for a file that is not an image, is truncated or too
     large, or has pixels whose white is not known.
     """
+    path = opened(path)
     with _opened_image(path) as image:
         _refuse_floats(image, path, levels)
         try:
@@ -166,6 +168,7 @@ def class_numbers(path: Any) -> NDArray[np.int32]:
 
     Raises DataError for a file that is not an image, is truncated or too large, or has several channels.
     """
+    path = opened(path)
     with _opened_image(path) as image:
         if len(bands := image.getbands()) > 1 or image.mode == "F":
             message = f"mask {image_name(path)} has {len(bands)} channels ({image.mode}); a mask has one, of integers"
@@ -178,6 +181,8 @@ def class_numbers(path: Any) -> NDArray[np.int32]:
 
 def image_name(path: Any) -> str:
     """Return an image's name in messages: its path, or `in this row` for bytes."""
+    if isinstance(path, FileBytes):
+        return path.name
     return str(path) if isinstance(path, str | os.PathLike) else "in this row"
 
 

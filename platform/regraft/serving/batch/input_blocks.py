@@ -7,16 +7,19 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from regraft.columns.files.remote import fetched_ahead
 from regraft.contracts import BadCell, Kind, Raw, Row, Source, column_of, columns_of
 from regraft.data.cell_parsing import ColumnMapping
+from regraft.data.ingest import BY_NAME, FORMAT
 from regraft.data.inputs import DataFile, find_data_files
 from regraft.data.observations import Observations
+from regraft.data.row_identity import by_name
 from regraft.data.rows import Rows, RowWriter
 from regraft.data.setting_names import with_names
 from regraft.errors import DataError, RequestError
@@ -55,6 +58,8 @@ class ReadOptions:
     source: Source | None
     bad_rows: Literal["fail", "skip"]
     block_rows: int
+    by_name: bool = False
+    """Whether files count by name and size, as in outputs that the first edition began."""
     remarks: Callable[[Row], Sequence[str]] = lambda row: ()
     """Returns what is to be said about a usable row (`Task.remark`)."""
     observations: Observations = field(default_factory=Observations)
@@ -102,7 +107,9 @@ def _read_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
     mappings: dict[tuple[Kind, ...], ColumnMapping] = {}
     names: dict[str, Names] = {}
     kinds: dict[str, Kind] = dict(reading.wanted)
-    for raw in file.rows():
+    ahead = ColumnMapping(reading.wanted, {**reading.trained, **reading.columns}, file.folder).ahead
+    by_reference = any(column.by_reference for column in columns_of(reading.wanted).values())
+    for raw in fetched_ahead(file.rows(), ahead) if by_reference else file.rows():
         if raw.ignored:
             reading.observations.pass_over(raw.ignored, raw.where)
             continue
@@ -117,6 +124,7 @@ def _read_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
                 mappings[key].check(raw, file.name, file.source)
         try:
             row = mappings[key].row(raw)
+            row = by_name(row, columns_of(kinds)) if reading.by_name else row
             _canonical(row_identity(row, kinds)).encode()
             checked = {name: column.for_check(row[name]) for name, column in columns_of(kinds).items()}
             problem = reading.check({**checked, "row": 0})
@@ -166,8 +174,10 @@ def _has_surrogate(value: Any) -> bool:
 class InputBlocks:
     """The blocks of one input in the work folder; they are complete once `input.json` exists."""
 
-    def __init__(self, store: ObjectStore, rows: list[int], hashes: list[str]) -> None:
+    def __init__(self, store: ObjectStore, rows: list[int], hashes: list[str], form: int = FORMAT) -> None:
         self.store = store
+        self.form = form
+        """The version of the fingerprint that the hashes are of."""
         self.rows = rows
         """Rows of each block."""
         self.hashes = hashes
@@ -187,7 +197,7 @@ class InputBlocks:
         if not store.exists(SEAL):
             return None
         document = json.loads(store.get(SEAL))
-        return cls(store, document["rows"], document["hashes"])
+        return cls(store, document["rows"], document["hashes"], document.get("format", BY_NAME))
 
     @classmethod
     def read(cls, store: ObjectStore, reading: ReadOptions) -> InputBlocks:
@@ -207,13 +217,14 @@ class InputBlocks:
             _refuse_bad_rows(problems, count)
         if not made.rows:
             raise DataError("holds no rows: name another file", where=reading.input)
-        store.put(SEAL, json.dumps({"rows": made.rows, "hashes": made.hashes}).encode())
+        store.put(SEAL, json.dumps({"rows": made.rows, "hashes": made.hashes, "format": made.form}).encode())
         return made
 
     def verify(self, reading: ReadOptions) -> None:
         """Raise RequestError unless the input still holds the rows of the blocks."""
         blocks = 0
         start = 0
+        reading = replace(reading, by_name=self.form == BY_NAME)
         with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
             for block in _blocks(reading, Path(folder) / "inputs"):
                 if blocks == len(self.rows) or block_hash(block) != self.hashes[blocks]:

@@ -14,7 +14,7 @@ from regraft.training.harness import LocalHarness
 from regraft.training.prepare import threads_per_rank
 from regraft.tuning.driver.finish import SearchOutcome
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
-from regraft.tuning.session import search_session
+from regraft.tuning.session import again_of, search_session
 from regraft.tuning.space import decides_without_tune
 from regraft.tuning.study import GridPoints, NoStopping, RandomPoints, Study
 from regraft.tuning.worker.worker import TrialWorker
@@ -56,9 +56,11 @@ class LocalPool:
         self._scratch.close()
 
 
-def search_here(spec: RunSpec, *, fresh: bool = False, progress: Progress | None = None) -> SearchOutcome:
+def search_here(
+    spec: RunSpec, *, fresh: bool = False, same: bool = False, progress: Progress | None = None
+) -> SearchOutcome:
     """Search a spec's space in this process, without any part of Ray."""
-    return search_session(spec, plain_study, LocalPool, fresh=fresh, progress=progress)
+    return search_session(spec, plain_study, LocalPool, again=again_of(fresh=fresh, same=same), progress=progress)
 
 
 def plain_study(spec: RunSpec) -> Study:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from regraft.bases.locate import Base, check_hash
 from regraft.contracts import Progress
 from regraft.data.snapshot import Snapshot
-from regraft.errors import RequestError
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.store.searches import searches
 from regraft.store.version_scores import BetterVersion
 from regraft.training.baselines import majority
+from regraft.training.prepare import RowsChanged, numbered
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.protocol import SearchJob
 from regraft.tuning.records import SearchRecord
@@ -52,16 +53,24 @@ def choose_search(store: ObjectStore, spec: RunSpec, *, fresh: bool) -> str:
     return f"{name}.{secrets.token_hex(3)}" if same else name
 
 
+def search_names(store: ObjectStore, spec: RunSpec, *, fresh: bool) -> Iterator[str]:
+    """Yield the search that `choose_search` returns, then unused names for searches with other rows."""
+    newest = choose_search(store, spec, fresh=fresh)
+    yield newest
+    taken = {newest, *searches(store)}
+    yield from (name for name in numbered(search_name(spec)) if name not in taken)
+
+
 def _created(search_store: SearchStore) -> str:
     record = search_store.record()
     return record.created if record is not None else ""
 
 
 def check_unchanged(record: SearchRecord, base: Base, snapshot: Snapshot) -> None:
-    """Check that a search continues with its base and rows. Raises WrongBase or RequestError."""
+    """Check that a search continues with its base and rows. Raises WrongBase or RowsChanged."""
     check_hash(base, record.base_hash, f"search {record.name} began with that one; --fresh starts another search")
     if record.fingerprint != snapshot.fingerprint:
-        raise RequestError(
+        raise RowsChanged(
             f"the rows have changed since search {record.name} began; --fresh starts another search with the new ones",
             where="data",
         )

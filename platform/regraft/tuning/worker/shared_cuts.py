@@ -21,10 +21,11 @@ from torch import Tensor
 
 from regraft.bases.adapted import Adapted
 from regraft.contracts import Note, Progress, TrunkProgress
-from regraft.data.local_cache import cache_folder, exclusive
+from regraft.data.local_cache import exclusive
 from regraft.data.snapshot import Snapshot
 from regraft.errors import StoreError, Unsupported
 from regraft.spec.run import RunSpec
+from regraft.store.machine_cache import cache_folder
 from regraft.training.cut_check import CutSite, as_not_cut, cache_requested, checked_cut, may_cache
 from regraft.training.trunk_cache import cached_sides, fill_trunk, free_bytes, open_features
 from regraft.trunk.cache import CachedRows, Memo, Trunk

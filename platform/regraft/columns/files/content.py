@@ -1,0 +1,172 @@
+"""Files known by their content: each is hashed and checked once, and remembered while it is unchanged.
+
+A file on this machine counts as unchanged while its path, device, inode, size and both times (in ns) are. A result is
+not remembered while either time is within `SETTLED_S` of the hashing: a later write could then leave all of them equal.
+An object in S3 counts as unchanged while its ETag is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from regraft.errors import StoreError
+from regraft.store.atomic_files import writing_locally
+
+log = logging.getLogger(__name__)
+SETTLED_S = 2.0
+"""Age of a file's times from which equal times mean equal content; file systems tick more finely than that."""
+FILE = "files.sqlite"
+_WAITING = 1024
+"""Results that are written to the disk together."""
+_SCHEMA = """
+create table if not exists files (name text primary key, tag text, sha256 text, size integer) without rowid;
+create table if not exists checks (sha256 text, method text, problem text, primary key (sha256, method)) without rowid;
+"""
+
+_CHECKS = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+"""Checks at a time in this process: more of them would hold more decoded pictures, and be no faster."""
+
+Check = Callable[[bytes], str]
+"""Returns what is wrong with a file's content, or an empty text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The hash, size and verdict of a file's content."""
+
+    sha256: str
+    size: int
+    problem: str
+    """What is wrong with it, as the rest of a sentence about the file; empty where nothing is."""
+
+
+def local_tag(path: str) -> tuple[str, float]:
+    """Return the tag of a file's present state, and the later of its two times in Unix seconds. OSError."""
+    found = os.stat(path)
+    tag = f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+    return tag, max(found.st_mtime, found.st_ctime)
+
+
+class ContentCache:
+    """Remembered results of one machine, in a small database; without one that can be written, in memory alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.Lock()
+        self._files: dict[str, tuple[str, str, int]] = {}
+        self._verdicts: dict[tuple[str, str], str] = {}
+        """Results that are not in the database yet, which no transaction waits for."""
+        try:
+            with writing_locally(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._database = _database(str(folder / FILE))
+        except (StoreError, sqlite3.Error) as error:
+            log.info("contents of files are remembered by this process alone: %s", error)
+            self._database = _database(":memory:")
+
+    def find(self, name: str, tag: str, method: str) -> Content | None:
+        """Return what is known about the file in this state, checked by this method; None if nothing is."""
+        with self._lock:
+            file = self._files.get(name) or self._row("select tag, sha256, size from files where name = ?", name)
+            if file is None or file[0] != tag:
+                return None
+            problem = self._verdict(file[1], method)
+        return None if problem is None else Content(file[1], file[2], problem)
+
+    def verdict(self, sha256: str, method: str) -> str | None:
+        """Return the verdict about this content under any name, or None."""
+        with self._lock:
+            return self._verdict(sha256, method)
+
+    def keep(self, name: str, tag: str, content: Content) -> None:
+        """Remember the content of a file in this state; results reach the disk in groups."""
+        with self._lock:
+            self._files[name] = (tag, content.sha256, content.size)
+            if len(self._files) >= _WAITING:
+                self._write()
+
+    def keep_verdict(self, sha256: str, method: str, problem: str) -> None:
+        """Remember the verdict about a content, whatever files hold it."""
+        with self._lock:
+            self._verdicts[sha256, method] = problem
+
+    def flush(self) -> None:
+        """Write what waits to the disk."""
+        with self._lock:
+            self._write()
+
+    def _verdict(self, sha256: str, method: str) -> str | None:
+        known = self._verdicts.get((sha256, method))
+        if known is not None:
+            return known
+        found = self._row("select problem from checks where sha256 = ? and method = ?", sha256, method)
+        return None if found is None else str(found[0])
+
+    def _row(self, query: str, *values: str) -> tuple[Any, ...] | None:
+        try:
+            found: tuple[Any, ...] | None = self._database.execute(query, values).fetchone()
+        except sqlite3.Error as error:
+            log.info("contents of files cannot be looked up: %s", error)
+            return None
+        return found
+
+    def _write(self) -> None:
+        files = [(name, *file) for name, file in self._files.items()]
+        verdicts = [(*key, problem) for key, problem in self._verdicts.items()]
+        try:
+            with self._database:
+                self._database.executemany("insert or replace into files values (?, ?, ?, ?)", files)
+                self._database.executemany("insert or replace into checks values (?, ?, ?)", verdicts)
+        except sqlite3.Error as error:
+            log.info("contents of files are not remembered: %s", error)
+            return
+        self._files.clear()
+        self._verdicts.clear()
+
+
+def examined(path: str, cache: ContentCache, method: str, check: Check) -> Content:
+    """Return the content of a file on this machine, hashed and checked unless it is remembered. OSError.
+
+    The check gets the very bytes that were hashed.
+    """
+    tag, _ = local_tag(path)
+    if known := cache.find(path, tag, method):
+        return known
+    body = Path(path).read_bytes()
+    content = judged(body, cache, method, check)
+    after, changed = local_tag(path)
+    if after == tag and time.time() - changed > SETTLED_S:
+        cache.keep(path, tag, content)
+    return content
+
+
+def judged(body: bytes, cache: ContentCache, method: str, check: Check) -> Content:
+    """Return the hash and the verdict of bytes; content that is known under another name is not checked again."""
+    sha256 = hashlib.sha256(body).hexdigest()
+    problem = cache.verdict(sha256, method)
+    if problem is None:
+        with _CHECKS:
+            problem = check(body)
+        cache.keep_verdict(sha256, method, problem)
+    return Content(sha256, len(body), problem)
+
+
+@cache
+def content_cache(folder: str, process: int) -> ContentCache:
+    """Return the cache in that folder for that process: a database is not shared with a forked child."""
+    return ContentCache(Path(folder))
+
+
+def _database(name: str) -> sqlite3.Connection:
+    made = sqlite3.connect(name, timeout=10, check_same_thread=False)
+    made.executescript("pragma journal_mode = wal; pragma synchronous = normal;" + _SCHEMA)
+    return made

@@ -1,0 +1,64 @@
+"""Labels whose rows all fall to the evaluation side of a share: one row of each is moved to the training side.
+
+The split is by a hash of each row, so no seed helps a label of few rows. Of its rows, the one whose hash is nearest to
+the training side moves; all other rows stay where their hash puts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from regraft.contracts import Column, ordered_labels
+from regraft.data.split_side import SplitRow, SplitSide, row_labels
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An evaluation row that could move: its hash as a number in [0, 1), and its index on the evaluation side."""
+
+    hash: float
+    index: int
+    row: SplitRow
+
+
+class RareLabels:
+    """The evaluation row of each label that is nearest to the training side."""
+
+    def __init__(self, columns: Mapping[str, Column]) -> None:
+        self._columns = columns
+        self._nearest: dict[str, Candidate] = {}
+
+    def consider(self, candidate: Candidate) -> None:
+        """Keep a row of the evaluation side for each of its labels, if it is nearer than the one that is kept."""
+        for label in row_labels(candidate.row.values, self._columns):
+            known = self._nearest.get(label)
+            if known is None or candidate.hash > known.hash:
+                self._nearest[label] = candidate
+
+    def move(self, train: SplitSide) -> tuple[frozenset[int], str]:
+        """Add rows to the training side until no label lacks one.
+
+        Returns the indices that the rows had on the evaluation side, and a sentence about them; both empty where
+        nothing moved.
+        """
+        moved: set[int] = set()
+        labels: list[str] = []
+        for label in ordered_labels(self._nearest):
+            candidate = self._nearest[label]
+            if label not in train.labels and candidate.index not in moved:
+                labels.append(label)
+                moved.add(candidate.index)
+                train.add(candidate.row)
+        return frozenset(moved), _sentence(labels) if labels else ""
+
+
+def _sentence(labels: list[str]) -> str:
+    shown = ", ".join(map(repr, labels[:_SHOWN])) + (f" and {len(labels) - _SHOWN} more" if labels[_SHOWN:] else "")
+    one = len(labels) == 1
+    return (
+        f"data.eval as a share put all rows of the {'label' if one else 'labels'} {shown} on the evaluation side: one "
+        f"row of {'it' if one else 'each'} is trained on instead"
+    )

@@ -34,7 +34,7 @@ from regraft.endpoint.origins import OriginGuard
 from regraft.endpoint.pages import DOCS, PAGE, Page
 from regraft.endpoint.request_body import ParsedRequest, most_bytes, parse_request
 from regraft.endpoint.routes import BARE, ModelRoutes
-from regraft.errors import NotFound, RegraftError, RequestError
+from regraft.errors import NotFound, RegraftError, RequestError, StoreError
 from regraft.serving.engine.engine import RowRequest
 from regraft.spec.serve import ServeSpec
 from regraft.store.names import parse
@@ -280,6 +280,8 @@ def _logged(error: BaseException, state: RequestState) -> HttpError:
     http_error = http_error_of(error, state.model)
     if http_error.status == 500:
         _log.error("%s@%s could not answer", state.model, state.version, exc_info=error)
+    elif isinstance(error, StoreError):
+        _log.warning("%s could not be answered: %s", state.model or "a request", error)
     return http_error
 
 

@@ -22,6 +22,15 @@ LARGEST_HEAD = 8 << 10
 """Bytes of a field's headers."""
 MOST_HEADERS = 16
 _PARAMETER = re.compile(r""";\s*([\w*!#$&^`|~.+-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))""", re.DOTALL)
+CHARSETS = {
+    "utf-8": "utf-8-sig",
+    "utf8": "utf-8-sig",
+    "us-ascii": "utf-8-sig",
+    "iso-8859-1": "latin-1",
+    "windows-1252": "cp1252",
+    "utf-16": "utf-16",
+}
+"""Charsets of a text in a form, with the codecs that read them; Apache's HttpClient writes ISO-8859-1 by default."""
 _PLAIN = ("", "7bit", "8bit", "binary")
 
 
@@ -34,14 +43,19 @@ class FormField:
     is_file: bool = False
     """Whether it has a file's name, or the media type of one."""
     media_type: str = ""
+    charset: str = "utf-8"
 
     def text(self) -> str:
-        """Return the content as a text; a byte order mark is left out. Raises HttpError 422."""
+        """Return the content as a text; a byte order mark is left out. Raises HttpError 415 and 422."""
+        codec = CHARSETS.get(self.charset)
+        if codec is None:
+            raise _not_read(self.name, f"charset {self.charset[:80]}")
         try:
-            return self.content.decode("utf-8-sig")
+            return self.content.decode(codec)
         except UnicodeDecodeError as error:
             byte = self.content[error.start]
-            raise wrong(f"{self.name[:80]}: byte {error.start} is 0x{byte:02X}, which is not UTF-8") from None
+            problem = f"byte {error.start} is 0x{byte:02X}, which is not {self.charset}"
+            raise wrong(f"{self.name[:80]}: {problem}: send UTF-8, or write the charset") from None
 
 
 def urlencoded_fields(body: bytes, most: int) -> list[FormField]:
@@ -127,7 +141,8 @@ def _field(head: str, content: bytes) -> FormField:
         raise _not_read(written["name"], f"Content-Encoding {packed[:80]}")
     binary = bool(media_type) and not media_type.startswith(("text/", "application/json"))
     is_file = binary or not {"filename", "filename*"}.isdisjoint(written)
-    return FormField(written["name"], _plain(content, coding, written["name"]), is_file, media_type)
+    charset = parameters_in(headers.get("content-type", "")).get("charset", "utf-8").lower()
+    return FormField(written["name"], _plain(content, coding, written["name"]), is_file, media_type, charset)
 
 
 def _plain(content: bytes, coding: str, name: str) -> bytes:

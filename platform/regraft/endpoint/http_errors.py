@@ -35,6 +35,8 @@ STATUS: tuple[tuple[type[RegraftError], int], ...] = (
 )
 """Status by class of error; the first match counts."""
 RETRY_S = 1.0
+UNREACHABLE = "the store cannot be read now: try again; the server's log has the details"
+"""The message for errors of the store, whose own ones name the host that holds it."""
 CLOSING = {408, 413}
 """Statuses after which the rest of a body may still arrive: the connection is closed."""
 _PLACES = ("row ", "input ")
@@ -91,7 +93,8 @@ def http_error_of(error: BaseException, where: str = "") -> HttpError:
         elif status == 503:
             wait = RETRY_S
         if status != 500:
-            return HttpError(status, error.kind, _message(error), retry_after=wait)
+            message = UNREACHABLE if status == 503 and isinstance(error, StoreError) else _message(error)
+            return HttpError(status, error.kind, message, retry_after=wait)
     return HttpError(
         500, type(error).__name__, f"{where or 'this request'} could not be answered; the server's log has the details"
     )

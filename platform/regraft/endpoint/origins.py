@@ -20,6 +20,12 @@ EXPOSED = "X-Model, X-Model-Version, X-Model-Delta, X-Model-Hash, Retry-After"
 """Headers of an answer that a page's script may read."""
 USUAL_HEADERS = "Authorization, Content-Type, Content-Encoding"
 MAX_AGE_S = 600
+STRANGE = "StrangeOrigin"
+"""The kind of the errors here."""
+_EMBEDDED = (
+    "a page of another site loads this address as a part of itself, which is refused: let a script of the page fetch "
+    "it, and write the page's origin into allow_origins of the endpoint's spec"
+)
 _SHOWN = 100
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]+(?:\s*,\s*[A-Za-z0-9_-]+)*")
 _MOST_HEADER_NAMES = 1024
@@ -39,6 +45,9 @@ class OriginGuard:
         headers = Headers(scope=scope)
         foreign = [origin for origin in headers.getlist("origin") if not is_own(origin, headers.get("host", ""))]
         refused = [origin for origin in foreign if not self._allows(origin)]
+        if not headers.get("origin") and _is_embedded(headers):
+            await error_response(HttpError(403, STRANGE, _EMBEDDED))(scope, receive, send)
+            return
         if refused:
             await error_response(_strange_origin(refused[0]))(scope, receive, send)
             return
@@ -64,6 +73,12 @@ def is_own(origin: str, host: str) -> bool:
     """Return whether an origin is the endpoint itself, which the header Host names. Its scheme may be a proxy's."""
     scheme, _, place = origin.lower().partition("://")
     return scheme in PORTS and bool(host) and _with_port(place, scheme) == _with_port(host.lower(), scheme)
+
+
+def _is_embedded(headers: Headers) -> bool:
+    """Return whether a page of another site loads this as an image or a script, for which browsers send no origin."""
+    site, mode = headers.get("sec-fetch-site", ""), headers.get("sec-fetch-mode", "")
+    return site in ("cross-site", "same-site") and mode != "navigate"
 
 
 def _with_port(place: str, scheme: str) -> str:
@@ -104,7 +119,7 @@ def _strange_origin(origin: str) -> HttpError:
     page = "a page without an origin (a file, or a frame in a sandbox)" if shown == NO_ORIGIN else f"a page of {shown}"
     return HttpError(
         403,
-        "StrangeOrigin",
+        STRANGE,
         f"{page} asks, and pages of other origins are refused: write allow_origins: ['{shown}'] in the endpoint's "
         f"spec, or pass --allow-origin {shown}",
     )

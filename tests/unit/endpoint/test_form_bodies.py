@@ -120,6 +120,12 @@ def test_texts_come_as_fields() -> None:
         {"text": "a", "pair": "c"},
         {"text": "b", "pair": "d"},
     ]
+    apache = part(
+        'Content-Disposition: form-data; name="text"\nContent-Type: text/plain; charset=ISO-8859-1\n'
+        "Content-Transfer-Encoding: 8bit",
+        "café".encode("latin-1"),
+    )
+    assert read(written(apache), TEXT).rows == [{"text": "café"}]
     several = sent(files={"inputs": (None, '[{"text": "a", "pair": "b"}]')})
     assert (read(several, PAIR).rows, read(several, PAIR).single) == ([{"text": "a", "pair": "b"}], False)
     assert read(sent(data={"inputs": '{"text": "a", "pair": "b"}'}), PAIR).single
@@ -161,6 +167,12 @@ def test_curl_s_json_under_a_form_s_media_type_is_json() -> None:
         (sent(data={"text": ["a", "b"], "pair": "c"}), PAIR, 422, "2 of 'text', 1 of 'pair'"),
         (sent(data={"text": "a"}), PAIR, 422, "input 0: 'pair' is missing"),
         (sent(files={"text": ("a.txt", b"caf\xe9")}), TEXT, 422, "0xE9"),
+        (
+            written(part('Content-Disposition: form-data; name="text"\nContent-Type: text/plain; charset=x', "a")),
+            TEXT,
+            415,
+            "charset x",
+        ),
         (sent(data={"text": "a", "parameters": "{"}), TEXT, 422, "parameters is not JSON"),
         (sent(data={"text": "a", "parameters": '{"top_k": 0}'}), TEXT, 422, "from 1 on"),
         (written(), IMAGE, 422, "write a field for each of image"),

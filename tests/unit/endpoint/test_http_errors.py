@@ -212,7 +212,8 @@ def test_an_error_nobody_foresaw_tells_nothing_but_its_class() -> None:
     error = http_error_of(ZeroDivisionError("secret in the text"), "tickets")
     assert (error.status, error.kind) == (500, "ZeroDivisionError")
     assert "secret" not in error.message
-    assert http_error_of(PermissionDenied("no permission", "s3://private")).status == 503
+    unreachable = http_error_of(PermissionDenied("no permission at s3.inside.example:9000", "s3://private"))
+    assert unreachable.status == 503 and "inside" not in unreachable.message and "try again" in unreachable.message
     assert "s3://" not in http_error_of(PermissionDenied("no permission", "s3://private")).message
     assert "secret" not in http_error_of(RunError("it could not be answered: KeyError: secret")).message
     assert http_error_of(BaseError("/srv/bases/bert: is gone; s3://b/c/d too")).message == "bert: is gone; d too"

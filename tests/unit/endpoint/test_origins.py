@@ -47,6 +47,17 @@ def test_other_clients_and_the_endpoint_s_own_pages_are_answered(endpoint: Endpo
     assert from_page(endpoint, f"http://localhost:{port}").status == 403, "the page of one name asks another"
 
 
+def test_what_a_page_of_another_site_embeds_is_refused_and_a_link_to_the_endpoint_is_followed(
+    endpoint: Endpoint,
+) -> None:
+    for mode, status in (("no-cors", 403), ("navigate", 200)):
+        for site in ("cross-site", "same-site"):
+            headers = {"sec-fetch-site": site, "sec-fetch-mode": mode}
+            assert endpoint.get("/models", headers=headers).status == status
+    for site in ("none", "same-origin"):
+        assert endpoint.get("/models", headers={"sec-fetch-site": site, "sec-fetch-mode": "no-cors"}).status == 200
+
+
 def test_an_allowed_page_is_answered_and_may_read_the_answer(own: ModelStore) -> None:
     with own.open(allow_origins=[APP]) as endpoint:
         asked = from_page(

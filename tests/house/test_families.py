@@ -53,6 +53,7 @@ OTHER_MEANINGS = {
     ("tasks/metrics/detection.py", "images"): "a key of COCO files",
     ("tasks/text_classification.py", "prototypes"): "what a task supports",
     ("tasks/text_pair_classification.py", "prototypes"): "what a task supports",
+    ("tasks/token_classification.py", "spans"): "the places of words in an encoded row",
     ("training/baselines.py", "prototypes"): "the method whose result is the baseline; no model is asked for it",
     ("tuning/driver/centroid_baseline.py", "prototypes"): "what a task supports",
     ("tuning/worker/worker.py", "feature-extraction"): "a method that is made, to compute ahead what others share",

@@ -20,6 +20,7 @@ from regraft.bases.label_transfer import copy_known_outputs, known_labels
 from regraft.bases.locate import Base, processor_files
 from regraft.contracts import medium_of, under
 from regraft.errors import BaseError, Unsupported
+from regraft.tasks.inputs.tokens import table_size
 
 __all__ = ["BaseLoader", "load_processor", "processor_files", "quiet"]
 
@@ -28,6 +29,8 @@ _log = logging.getLogger(__name__)
 BROKEN_DROPOUT = {"mobilenet_v1": 0.999, "mobilenet_v2": 0.8}
 """Defaults of transformers for classifier_dropout_prob, by model_type, with which a head cannot learn."""
 USUAL_DROPOUT = 0.2
+SHOWN_TOKENS = 5
+"""Tokens that a message lists."""
 _LOCAL_ONLY = {"trust_remote_code": False, "local_files_only": True}
 
 
@@ -106,6 +109,29 @@ def load_processor(base: Base, modality: str) -> Any:
     with quiet(), _as_base_error(base, f"the {modality} processor"):
         processor = getattr(transformers, medium.auto)
         return processor.from_pretrained(base.path, **medium.options, **_LOCAL_ONLY)
+
+
+def surplus_note(processor: Any, config: Any) -> str | None:
+    """Return a sentence about tokens of a tokenizer that the base's embedding table lacks, or None.
+
+    A table that is larger than the tokenizer is normal. Special tokens (a mask) are never made of a text.
+    """
+    size, added = table_size(config), getattr(processor, "added_tokens_decoder", None)
+    if size is None or added is None:
+        return None
+    count = max(len(processor), *(number + 1 for number in added), 0)
+    if count <= size:
+        return None
+    lacking = [number for number in range(size, count) if not (number in added and added[number].special)]
+    if not lacking:
+        return None
+    names = processor.convert_ids_to_tokens(lacking[:SHOWN_TOKENS])
+    more = f" and {len(lacking) - SHOWN_TOKENS:,} more" if len(lacking) > SHOWN_TOKENS else ""
+    return (
+        f"the tokenizer has {count:,} tokens, the embedding table {size:,} rows: no text with the tokens "
+        f"{', '.join(map(repr, names))}{more} can be used. Call model.resize_token_embeddings({count}) and save the "
+        "base again, or remove the added tokens from its tokenizer"
+    )
 
 
 def is_timm(base: Base) -> bool:

@@ -14,6 +14,8 @@ from regraft.errors import BaseError
 MAX_JSON_BYTES = 64 * 2**20
 """The largest configuration that is read, in bytes."""
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+"""The configuration of an adapter, as peft's save_pretrained writes it."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _TRICKS = re.compile(r"\.\s*__\w+|\[\s*['\"]__\w+|\battr\s*\(|\{%-?\s*(?:include|import|from|extends)\b")
 _CONVERT = "convert it once with model.save_pretrained(folder), which writes safetensors, and name that folder"
@@ -21,6 +23,7 @@ _CONVERT = "convert it once with model.save_pretrained(folder), which writes saf
 
 def check(folder: Path, reference: str) -> None:
     """Raise BaseError, naming the file, unless the folder is a complete and harmless base."""
+    _refuse_adapter(folder, reference)
     if not (folder / "config.json").is_file():
         raise BaseError(
             f"{folder} holds no config.json; allowed are folders as transformers' save_pretrained writes them",
@@ -28,6 +31,37 @@ def check(folder: Path, reference: str) -> None:
         )
     check_harmless(folder, reference)
     _weights(folder, reference)
+
+
+def _refuse_adapter(folder: Path, reference: str) -> None:
+    """Raise BaseError for a PEFT adapter, which is no base: its weights are changes of another one's.
+
+    transformers itself would load that other base in place of the weights beside an adapter's configuration.
+    """
+    inside = [folder / ADAPTER, *sorted(folder.glob(f"*/{ADAPTER}"))]
+    found = next((path for path in inside if path.is_file()), None)
+    if found is None or (found.parent != folder and (folder / "config.json").is_file()):
+        return
+    try:
+        document = json.loads(_read(found, reference))
+    except ValueError:
+        document = {}
+    document = document if isinstance(document, dict) else {}
+    of = document.get("base_model_name_or_path") or document.get("model_name")
+    base, kind = (f" of {of}" if of else ""), document.get("peft_type") or "PEFT"
+    if weights(folder) and (folder / "config.json").is_file() and not list(folder.glob("adapter_model.*")):
+        raise BaseError(
+            f"holds {ADAPTER}{base} beside the weights of a complete model, and transformers would load that base in "
+            f"their place: remove {ADAPTER} if the model is merged",
+            where=reference,
+        )
+    other = f"or name {of}, the base inside, and train a new adapter" if of else "or name the base that it was made of"
+    raise BaseError(
+        f"this is a PEFT adapter ({kind}){base}, not a complete model: load it with peft's "
+        "AutoPeftModel...from_pretrained, call merge_and_unload() and save_pretrained(folder), save the tokenizer "
+        f"there too, and name that folder; {other}",
+        where=reference,
+    )
 
 
 def check_harmless(folder: Path, reference: str) -> None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 _QUIET_S = 2.0
 _EVERY_S = 5.0
-_CLASSES = frozenset({"label", "class", "type"})
+_COUNTS = ("rows", "support", "true boxes", "pixels")
+"""Columns with the evaluation rows of a class; a class without any is not the worst."""
+_CLASSES = frozenset({"label", "class", "type", "tag"})
 """Names of the first column of a table by class."""
 _JUDGED_BY = ("f1", "iou", "ap", "recall", "accuracy")
 """Columns that may decide which class is worst; the first one that a table has does."""
@@ -127,13 +129,18 @@ def _comparison(against: Mapping[str, Any], score: str) -> str:
 
 
 def worst_class(findings: Mapping[str, Any]) -> str:
-    """Return `other (f1 0.8293)`: the class with the lowest score in the first table by class; empty without one."""
+    """Return `other (f1 0.8293)`: the class with the lowest score in the first table by class; empty without one.
+
+    A class without evaluation rows has no score.
+    """
     for table in findings["tables"]:
         names = [str(column).lower() for column in table["columns"]]
         judge = next((names.index(name) for name in _JUDGED_BY if name in names), None)
         if judge is None or names[0] not in _CLASSES:
             continue
-        known = [(row[judge], str(row[0])) for row in table["rows"] if isinstance(row[judge], float)]
+        count = next((names.index(name) for name in _COUNTS if name in names), None)
+        measured = [row for row in table["rows"] if count is None or row[count]]
+        known = [(row[judge], str(row[0])) for row in measured if isinstance(row[judge], float)]
         if len(known) > 1:
             value, name = min(known)
             return f"{name} ({names[judge]} {figure(value)})"

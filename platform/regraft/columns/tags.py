@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from regraft.columns.labels import LabelsColumn
 from regraft.columns.words import WordsColumn
@@ -28,6 +28,13 @@ class TagsColumn(LabelsColumn):
 
     def doubts(self, labels: Iterable[str]) -> str | None:
         """Return None: a tag may hold a comma."""
+        return None
+
+    def instead(self, values: Mapping[str, Any]) -> str | None:
+        """Return the source of texts with spans, where the first row looks like one of them."""
+        marked = [name for name, value in values.items() if isinstance(value, list) and all(map(_is_span, value))]
+        if marked and any(isinstance(value, str | Mapping) for value in values.values()):
+            return f"{marked[0]!r} looks like spans of a text, as annotation tools write them: write data.format: spans"
         return None
 
     def drawn_on(self, input_name: str, name: str, shown: ShownRow) -> EntitiesView | None:
@@ -55,12 +62,21 @@ class TagsColumn(LabelsColumn):
         return MADE_UP
 
 
+def _is_span(item: object) -> bool:
+    """Return whether an item of a list is a span of characters, as annotation tools export them."""
+    if isinstance(item, Mapping):
+        return bool({"start", "start_offset", "result"} & set(item))
+    return isinstance(item, list) and len(item) == 3 and isinstance(item[0], int) and isinstance(item[1], int)
+
+
 def _entities(words: Sequence[str], tags: Sequence[str]) -> list[Entity]:
     ends, at = [], 0
     for word in words:
         ends.append((at, at + len(word)))
         at += len(word) + 1
     found: list[Entity] = []
+    if not any(tag == "O" or tag.startswith(("B-", "I-")) for tag in tags):
+        return [(*place, tag) for place, tag in zip(ends, tags, strict=True)]  # tags that mark no spans
     for (start, end), tag in zip(ends, tags, strict=True):
         if tag.startswith("B-"):
             found.append((start, end, tag[2:]))

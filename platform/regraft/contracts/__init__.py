@@ -60,18 +60,20 @@ if TYPE_CHECKING:
         TrunkShared,
         note,
     )
-    from regraft.contracts.findings import Curve, Findings, Matrix, Table
+    from regraft.contracts.findings import Curve, Findings, Matrix, OtherForm, Table
     from regraft.contracts.loss import Loss, Step
     from regraft.contracts.medium import Medium, medium_of
     from regraft.contracts.method import Method, Serving
     from regraft.contracts.rows import (
         Answer,
+        Ask,
         Batch,
         Example,
         Kind,
         Numbers,
         Record,
         Row,
+        TextLengths,
     )
     from regraft.contracts.source import Raw, Source
     from regraft.contracts.task import Context, Forward, Loader, Score, Task
@@ -81,6 +83,7 @@ __all__ = [
     "Anatomy",
     "Answer",
     "ApiForm",
+    "Ask",
     "BadCell",
     "BaselineMeasured",
     "BaselinesMeasured",
@@ -103,6 +106,7 @@ __all__ = [
     "Method",
     "Note",
     "Numbers",
+    "OtherForm",
     "Parameters",
     "Progress",
     "Raw",
@@ -123,6 +127,7 @@ __all__ = [
     "Stepped",
     "Table",
     "Task",
+    "TextLengths",
     "TooLarge",
     "TrialUpdated",
     "TrunkProgress",

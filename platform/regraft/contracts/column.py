@@ -171,6 +171,10 @@ class Column(Plugin, ABC):
         """
         return None
 
+    def instead(self, values: Mapping[str, Any]) -> str | None:
+        """Return how to read a file that lacks this column, by its first row, or None where that is not known."""
+        return None
+
     def accept(self, value: Any) -> Any:
         """Check and convert a value from a Python caller for `Task.encode`. BadCell when it does not fit."""
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -56,3 +57,14 @@ class Findings:
     tables: tuple[Table, ...] = ()
     matrices: tuple[Matrix, ...] = ()
     curves: tuple[Curve, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OtherForm:
+    """Metrics of the evaluated rows asked in another form, such as plain texts in place of words."""
+
+    name: str
+    """What the rows are asked as, such as `plain text`."""
+    metrics: Mapping[str, float]
+    note: str
+    """The result in a sentence, beside that of the usual form."""

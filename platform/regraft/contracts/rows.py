@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,25 @@ Record = dict[str, Any]
 """One row's result of an evaluation: small, made of Python numbers, strings and numpy arrays."""
 Answer = dict[str, Any]
 """The answer for one row, as a user gets it; JSON-able."""
+Ask = Callable[[Sequence[Row]], Sequence[Answer]]
+"""The model's answers to rows without targets, in their order."""
 Numbers = Callable[[str], NDArray[np.float64]]
 """A column of numbers of the training rows, (rows,), by its name."""
 Kind = str
 """The key of a kind of column, as `regraft show columns` lists them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextLengths:
+    """Tokens of one text of each row, and how many of them are read."""
+
+    what: str
+    """The text: `text`, or the name of its column."""
+    tokens: Sequence[int]
+    """Tokens of the whole text, (rows,), with those that the tokenizer adds."""
+    limit: int
+    """Tokens that are read; the others are cut off."""
+    most: int | None
+    """The most that this base can read; None where it has no limit."""
+    setting: str
+    """The field of the spec that sets the limit, such as `task.max_length`."""

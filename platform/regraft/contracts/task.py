@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from regraft.contracts.api_form import ApiForm, own_form
 from regraft.contracts.column import columns_of
-from regraft.contracts.findings import Findings
-from regraft.contracts.rows import Answer, Batch, Example, Kind, Numbers, Record, Row
+from regraft.contracts.findings import Findings, OtherForm
+from regraft.contracts.rows import Answer, Ask, Batch, Example, Kind, Numbers, Record, Row, TextLengths
 from regraft.plugins import Plugin
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class Task(Plugin, ABC):
     """Other names of the input columns that clients of the Inference API send."""
     packs: ClassVar[bool] = False
     """Whether `pack` makes the rows of the snapshot out of the rows that are read."""
+    answer_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change answers alone, and not how rows with targets are encoded."""
 
     # Columns, head and loss.
 
@@ -146,6 +148,13 @@ class Task(Plugin, ABC):
         """
         return self
 
+    def fit_to_sample(self, rows: Iterable[Row]) -> Self:
+        """Return the task with fields filled in that depend on the text of training rows, of which `rows` is a sample.
+
+        Called after `fit_to_rows`; the sample is a function of the rows alone.
+        """
+        return self
+
     def balance(self, counts: Mapping[str, int], rows: int, labels: Sequence[str]) -> list[float]:
         """Return the weight of each label for `class_weights: balanced`.
 
@@ -174,6 +183,13 @@ class Task(Plugin, ABC):
         where base, processor and fields do not fit one another.
         """
 
+    def convert(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row with targets, as it was read, with its values in the form that `check` and `encode` take.
+
+        Called once per row before `check`. Raises BadCell for a value that cannot be converted.
+        """
+        return row
+
     def check(self, row: Row) -> str | None:
         """Return what is wrong with a row as a message for the user, or None.
 
@@ -188,6 +204,13 @@ class Task(Plugin, ABC):
         The same text is counted over all rows and reported once, so it names no row.
         """
         return None
+
+    def text_lengths(self, rows: Sequence[Row], context: Context) -> Sequence[TextLengths]:
+        """Return how many tokens the texts of these rows have, and how many `encode` reads; by default none is cut.
+
+        `context` is the base's own: the processor and the configuration, without labels.
+        """
+        return ()
 
     def length(self, row: Row) -> int:
         """Return a row's length, so that batches hold rows of similar length; a constant if lengths do not matter."""
@@ -258,6 +281,13 @@ class Task(Plugin, ABC):
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
         """Return what an evaluation shows besides metrics: tables by class, confusion matrices, curves."""
         return Findings()
+
+    def other_form(self, rows: Iterable[Row], ask: Ask) -> OtherForm | None:
+        """Return the metrics of rows that are asked in another form than the one they are evaluated in, or None.
+
+        `ask` returns the model's answers to rows without targets. Called by an evaluation, not in training.
+        """
+        return None
 
     @abstractmethod
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:

@@ -40,7 +40,9 @@ class ColumnMapping:
         near = {name: get_close_matches(name, has, n=1) for name in missing}
         hints = [f"{name!r} (nearest: {near[name][0]!r})" if near[name] else repr(name) for name in missing]
         more = f" and {len(has) - _SHOWN} more" if len(has) > _SHOWN else ""
-        advice = source.advice(raw, wanted) or self._advice(raw, wanted, source.advice(raw, ()))
+        read_otherwise = (column.instead(raw.values) for _, names, column in self._columns if not self._has(raw, names))
+        advice = next(filter(None, read_otherwise), None)
+        advice = advice or source.advice(raw, wanted) or self._advice(raw, wanted, source.advice(raw, ()))
         usual = (
             f"needed are {', '.join(map(repr, wanted))}: write in data.columns what they are called here, "
             f"or in data.format how to read the file (regraft show sources {source.key()})"

@@ -197,7 +197,7 @@ class _SplitReader:
                     columns.check(raw, file.name, file.source, self._data.group)
                     first = False
                 try:
-                    row = columns.row(raw)
+                    row = self._task.convert(columns.row(raw))
                     yield raw, by_name(row, self._columns) if self.form == BY_NAME else row
                 except BadCell as error:
                     self._bad_rows.add(side.name, str(error), raw.where)
@@ -371,6 +371,7 @@ def _refuse_labels(task: Task, data: DataSpec, train: SplitSide, evaluation: Spl
             what = f"is it {other!r}, written otherwise? Write it alike in all rows, or add"
         raise DataError(
             f"the label {unseen[0]!r}{more} is in the evaluation rows and in no training row: {what} training rows "
-            f"of it, or leave it out. The training rows have {labels_text(known)}",
+            "of it, leave it out, or list it with all labels in data.labels. "
+            f"The training rows have {labels_text(known)}",
             where=evaluation.first[unseen[0]],
         )

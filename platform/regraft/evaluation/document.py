@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from regraft.contracts.findings import Findings
+from regraft.contracts.findings import Findings, OtherForm
 from regraft.evaluation.intervals import CONFIDENCE, Intervals
 from regraft.evaluation.labelled_rows import LabelledRows
 from regraft.evaluation.measure import Measurement
@@ -42,6 +42,10 @@ class Evaluation:
     worst: WorstRows
     started: datetime
     seconds: float
+    other_form: OtherForm | None = None
+    """Metrics of the rows asked in another form, such as plain text in place of words."""
+    cut: tuple[str, ...] = ()
+    """Sentences about texts that are longer than what is read."""
 
     def document(self) -> dict[str, Any]:
         """Return the content of evaluation.json: JSON values only, with None for NaN and infinity."""
@@ -53,7 +57,7 @@ class Evaluation:
             "device": str(predictor.device),
             "regraft": VERSION,
             **self._metrics(),
-            "notes": [*_notes(predictor), *self.labelled.notes],
+            "notes": [*_notes(predictor), *self.labelled.notes, *self.cut, *_form_notes(self.other_form)],
             "recorded": _recorded(predictor.meta),
             "findings": asdict(self.findings),
             "wrong": self.worst.wrong,
@@ -61,6 +65,7 @@ class Evaluation:
                 {"row": view.row, "file": view.file, "error": view.error, "answer": view.answer}
                 for view in self.worst.row_views
             ],
+            **({"other_form": _form(self.other_form)} if self.other_form else {}),
             "against": None if self.comparison is None else _against(self.measurement, self.comparison),
             "seconds": self.seconds,
         }
@@ -140,6 +145,14 @@ def _notes(predictor: Predictor) -> list[str]:
     }
     names = " and ".join(name for name, used in changed.items() if used)
     return [f"The loss here is plain; the loss of training includes {names}"] if names else []
+
+
+def _form(form: OtherForm) -> dict[str, Any]:
+    return {"name": form.name, "metrics": dict(form.metrics)}
+
+
+def _form_notes(form: OtherForm | None) -> list[str]:
+    return [form.note] if form else []
 
 
 def _skipped(labelled: LabelledRows, measurement: Measurement) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from regraft.contracts import Progress
+from regraft.contracts import Findings, OtherForm, Progress, Row, Table
+from regraft.data.row_sample import cut_notes
 from regraft.errors import RequestError, Unsupported
 from regraft.evaluation.document import SEED, Comparison, Evaluation
 from regraft.evaluation.intervals import Bootstrap, bootstrap, paired
@@ -57,17 +59,44 @@ def evaluate(
             labelled = read_labelled(predictor, data, Path(scratch), options)
         ours = measure(predictor, labelled, progress, skip=options.bad_rows == "skip")
         other = _other_model(store, ours, labelled, options=options, progress=progress)
+        form = _other_form(ours, labelled)
+        task, context = predictor.adapted.task, predictor.adapted.context
         evaluation = Evaluation(
             labelled,
             ours,
             intervals=bootstrap(ours.metrics_of, ours.record_list, _bootstrap(options), progress=progress),
             worst=worst_rows(predictor, labelled.rows, ours.records, options.worst),
-            findings=predictor.adapted.task.findings(ours.record_list, predictor.adapted.context),
+            findings=_with_form(task.findings(ours.record_list, context), form, ours),
             comparison=None if other is None else _compare(ours, other, options, progress),
+            other_form=form,
+            cut=tuple(cut_notes(task, labelled.rows, context, "evaluated")),
             started=started,
             seconds=round(time.monotonic() - began, 3),
         )
     return _write(evaluation, options.output)
+
+
+def _other_form(ours: Measurement, labelled: LabelledRows) -> OtherForm | None:
+    """Measure the rows in the task's other form, such as plain text in place of words."""
+    predictor = ours.predictor
+
+    def ask(rows: Sequence[Row]) -> list[Any]:
+        return predictor.predict(list(rows))
+
+    return predictor.adapted.task.other_form((labelled.rows.stored(row) for row in ours.records), ask)
+
+
+def _with_form(findings: Findings, form: OtherForm | None, ours: Measurement) -> Findings:
+    """Return the findings with a table that compares the two forms in which the rows were asked."""
+    if form is None:
+        return findings
+    names = tuple(name for name in form.metrics if name in ours.metrics)
+    rows: list[tuple[str | int | float | None, ...]] = []
+    for row, metrics in (("as evaluated", ours.metrics), (form.name, form.metrics)):
+        rows.append((row, *(metrics[name] for name in names)))
+    return replace(
+        findings, tables=(*findings.tables, Table("Forms of a request", ("form", *names), tuple(rows), form.note))
+    )
 
 
 def _bootstrap(options: EvaluationOptions) -> Bootstrap:

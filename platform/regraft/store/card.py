@@ -210,7 +210,8 @@ def _data(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     ]
     rows += [("evaluated on", _dataset_name(meta, spec))]
     rows += [("fingerprint", f"`{data['fingerprint']}`")] if "fingerprint" in data else []
-    return _table(("", "value"), rows)
+    notes = "".join(f"\n- {_code(text)}" for text in data.get("notes", ()))
+    return _table(("", "value"), rows) + (f"\n{notes}" if notes else "")
 
 
 def _lineage(meta: Mapping[str, Any]) -> str:

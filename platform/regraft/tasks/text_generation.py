@@ -28,13 +28,14 @@ from regraft.contracts import (
     Row,
     Score,
     Task,
+    TextLengths,
     text_form,
 )
 from regraft.contracts.findings import Curve, Findings, Table
 from regraft.errors import DataError, Unsupported
 from regraft.tasks.inputs.chat_template import ASSISTANT, Span, end_token_id, render_prompt, render_turns, template_of
 from regraft.tasks.inputs.packing import Document, blocks, firsts_of, positions_in, refuse_leaks
-from regraft.tasks.inputs.tokens import IGNORED, padded, positions, refuse_length
+from regraft.tasks.inputs.tokens import IGNORED, longest_read, padded, positions, refuse_length, refuse_unknown_ids
 from regraft.tasks.outputs.generation import Sampling, end_ids, generate, left_padded
 
 USUAL_BLOCK = 512
@@ -152,6 +153,14 @@ class TextGeneration(Task):
         empty = next((name for name in self.input_columns() if name in row and not row[name].strip()), None)
         return f"{empty} is empty: write one, or leave the row out" if empty else None
 
+    def text_lengths(self, rows: Sequence[Row], context: Context) -> Sequence[TextLengths]:
+        """Return the tokens of each row; none is cut where rows are packed."""
+        if self.packing:
+            return ()
+        processor, limit = context.processor, longest_read(context)
+        counts = [len(self._document(row, processor).ids) for row in rows]
+        return [TextLengths("", counts, self._block(processor), limit, "task.block_size")]
+
     def length(self, row: Row) -> int:
         """Return the tokens of a block, or the characters of a row that is not packed."""
         if "ids" in row:
@@ -196,6 +205,7 @@ class TextGeneration(Task):
             document, size = self._document(row, processor), self._block(processor)
             ids, counts, firsts, cut = document.ids[:size], document.counts[:size], [0], sum(document.counts[size:])
             positions_or_mask = {"attention_mask": [1] * len(ids)}
+        refuse_unknown_ids(ids, row.get("row"), context)
         targets = torch.where(torch.tensor(counts, dtype=torch.bool), torch.tensor(ids), IGNORED)
         targets[firsts] = IGNORED
         labels: dict[str, Any] = {"targets": targets, "cut": cut, "row": row.get("row", 0)}

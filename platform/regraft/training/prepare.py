@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -15,6 +15,7 @@ from typing import Any
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base, base_named, check_hash, locate
 from regraft.contracts import Progress, note
+from regraft.data.row_sample import fit_to_data
 from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.errors import Damaged, RequestError
 from regraft.spec.run import RunSpec
@@ -25,6 +26,7 @@ from regraft.training.event_log import EventLog
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.memory_check import check_weights_fit
+from regraft.training.text_checks import TextChecks
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +84,23 @@ def find_document(runs: Runs, run: str) -> dict[str, Any] | None:
 def build_rows(
     store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | None, *, as_in: str | None = None
 ) -> Snapshot:
-    """Return the spec's rows as a snapshot in the store; emits a note if rows were left out.
+    """Return the spec's rows as a snapshot in the store; its notes are emitted, and that rows were left out.
 
     `as_in` is the fingerprint that the run began with, if any.
     """
     if spec.compute.workers == 0:
         check_weights_fit(base, LocalHarness())  # before the data are read; workers check their own machines
+    checks = TextChecks.of(spec.task, base)
+    opened = (checks.surplus,) if checks and checks.surplus else ()
+    for text in opened:
+        note(progress, text)
     processor = partial(load_processor, base, spec.task.modality)
     snapshot = build_snapshot(store, spec.task, spec.data, processor=processor, as_in=as_in)
+    if checks:
+        snapshot = replace(snapshot, notes=(*snapshot.notes, *checks.cut(snapshot)))
     for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
         note(progress, text)
-    return snapshot
+    return replace(snapshot, notes=(*opened, *snapshot.notes))
 
 
 def check_rows(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, Any]) -> None:
@@ -134,7 +142,7 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         created=created,
         score={"name": spec.task.score.name, "mode": spec.task.score.mode},
     )
-    fitted = spec.model_copy(update={"task": spec.task.fit_to_rows(snapshot.train.numbers)})
+    fitted = spec.model_copy(update={"task": fit_to_data(spec.task, snapshot.train)})
     return Job(
         spec=fitted.model_dump(mode="json"),
         run=run,

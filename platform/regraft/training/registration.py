@@ -74,7 +74,7 @@ class TrainedRun:
     state: RunState
     """The state of the last checkpoint."""
     document: Mapping[str, Any]
-    """The fields `rows`, `baselines` and `baseline_correct` of the run's document."""
+    """The fields `rows`, `notes`, `baselines` and `baseline_correct` of the run's document."""
 
 
 def register(prepared: PreparedRun) -> Outcome:
@@ -177,7 +177,11 @@ def version_meta(spec: RunSpec, trained: TrainedRun) -> dict[str, Any]:
         "lineage": {
             "run": job.run,
             "checkpoint": best.prefix,
-            "data": {"fingerprint": job.fingerprint, "rows": counts},
+            "data": {
+                "fingerprint": job.fingerprint,
+                "rows": counts,
+                **({"notes": list(document["notes"])} if document.get("notes") else {}),
+            },
             "parent": None,
         },
         "delta_sha256": hashlib.sha256(trained.delta).hexdigest(),

@@ -154,7 +154,7 @@ def open_features(site: CutSite, boundaries: Iterable[Boundary]) -> dict[str, Fe
     made_by = {
         "base": adapted.base.hash,
         "processor": adapted.base.processor_hash,
-        "task": json.loads(adapted.task.model_dump_json()),
+        "task": json.loads(adapted.task.model_dump_json(exclude=set(adapted.task.answer_fields))),
         "labels": list(adapted.context.labels) if site.spec.task.classes() else [],
         "precision": site.accelerator.mixed_precision,
         "device": site.harness.device.type,

@@ -110,7 +110,7 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
             update_record(record, spec, snapshot)
             search_store.write_spec(spec)
             job = job_of(record, spec, snapshot, depths)
-            prepared = PreparedSearch(spec, base, job, record, search_store, progress)
+            prepared = PreparedSearch(spec, base, job, record, search_store, progress, snapshot.notes)
             coordinator = coordinate(prepared, means.make_study(spec))
             ran = execute(coordinator, job, pool, lease)
         if lease.lost.is_set():

@@ -259,3 +259,28 @@ def test_reading_needs_no_right_to_write(folder: Path) -> None:
     before = sorted(os.listdir(folder))
     locate(str(folder))
     assert sorted(os.listdir(folder)) == before
+
+
+ADAPTER = {"peft_type": "LORA", "base_model_name_or_path": "org/gpt", "r": 4}
+
+
+@pytest.mark.parametrize(("config", "inside"), [(False, ""), (True, ""), (False, "default")])
+def test_an_adapter_named_as_base_names_the_base_inside(tmp_path: Path, config: bool, inside: str) -> None:
+    folder = tmp_path / "adapter" / inside
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    save_file({"lora_A": torch.zeros(1)}, folder / "adapter_model.safetensors")
+    if config:
+        (folder / "config.json").write_text("{}")
+    refused(tmp_path / "adapter", "PEFT adapter (LORA) of org/gpt", "merge_and_unload()", "or name org/gpt")
+
+
+def test_an_adapter_that_names_no_base_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("[]")
+    (tmp_path / "adapter_model.bin").write_bytes(b"x")
+    refused(tmp_path, "this is a PEFT adapter", "name the base that it was made of")
+
+
+def test_an_adapters_configuration_beside_complete_weights_is_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    refused(folder, "remove adapter_config.json if the model is merged")

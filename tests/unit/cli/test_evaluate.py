@@ -32,6 +32,7 @@ DOCUMENT: dict[str, Any] = {
     "against": None,
     "labels": ["billing", "bug"],
     "worst": [],
+    "notes": [],
     "seconds": 3.5,
 }
 
@@ -143,3 +144,9 @@ def test_a_table_that_is_not_by_class_has_no_worst_class() -> None:
     types = {"columns": ["type", "f1"], "rows": [["person", 0.9], ["place", 0.4]]}
     assert worst_class({"tables": [ends]}) == ""
     assert worst_class({"tables": [ends, types]}) == "place (f1 0.4000)"
+
+
+@pytest.mark.parametrize("count", ["rows", "support", "true boxes", "pixels"])
+def test_a_class_without_evaluation_rows_is_not_the_worst(count: str) -> None:
+    rows = [["person", 9, 0.9], ["place", 3, 0.4], ["thing", 0, 0.0]]
+    assert worst_class({"tables": [{"columns": ["class", count, "f1"], "rows": rows}]}) == "place (f1 0.4000)"

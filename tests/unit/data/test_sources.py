@@ -145,6 +145,16 @@ def _bad_conll(folder: Path) -> tuple[Path, str]:
     return path, f"{path}:3"
 
 
+def _spans(folder: Path) -> Path:
+    row = {"text": "Ann left.", "label": [[0, 3, "per"]]}
+    return _written(folder / "rows.spans", json.dumps(row))
+
+
+def _bad_spans(folder: Path) -> tuple[Path, str]:
+    path = _written(folder / "rows.spans", '{"text": "Ann", "label": [[0, 9, "per"]]}')
+    return path, f"{path}:1"
+
+
 def _arrow(folder: Path) -> Path:
     table = pa.Table.from_pylist(TEXTS)
     with pa.ipc.new_file(str(folder / "rows.arrow"), table.schema) as writer:
@@ -224,8 +234,8 @@ def _bad_parallel(folder: Path) -> tuple[Path, str]:
 
 
 SENTENCES = [
-    {"tokens": ["Ann\u00a0Lee", "saw"], "tags": ["B-per", "O"]},
-    {"tokens": ["Paris", "Hilton"], "tags": ["B-loc", "I-loc"]},
+    {"tokens": ["Ann\u00a0Lee", "saw"], "tags": ["B-per", "O"], "document": "1"},
+    {"tokens": ["Paris", "Hilton"], "tags": ["B-loc", "I-loc"], "document": "1"},
 ]
 SCAN: dict[str, Any] = {
     **dict.fromkeys(("study", "series", "view"), ""),
@@ -236,6 +246,18 @@ SCAN: dict[str, Any] = {
 }
 SAMPLES = {
     "conll": Sample(_conll, SENTENCES, _bad_conll),
+    "spans": Sample(
+        _spans,
+        [
+            {
+                "text": "Ann left.",
+                "label": [[0, 3, "per"]],
+                "tokens": ["Ann", "left", "."],
+                "tags": ["B-per", "O", "O"],
+            }
+        ],
+        _bad_spans,
+    ),
     "csv": Sample(_csv, TEXTS, _bad_csv),
     "jsonl": Sample(_jsonl, TEXTS, _bad_jsonl),
     "parquet": Sample(_parquet, TEXTS, _bad_parquet),

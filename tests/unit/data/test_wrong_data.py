@@ -154,7 +154,8 @@ def test_a_label_that_only_evaluation_has_is_named_with_its_row(tmp_path: Path) 
     error = refusal(Sorting(), tmp_path, GOOD, eval=held)
     assert error == (
         "held.jsonl:4: the label 'c' (and 1 more) is in the evaluation rows and in no training row: correct it, "
-        "or add training rows of it, or leave it out. The training rows have 'a', 'b'"
+        "or add training rows of it, leave it out, or list it with all labels in data.labels. "
+        "The training rows have 'a', 'b'"
     )
 
 

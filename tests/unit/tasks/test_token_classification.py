@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import locate
-from regraft.contracts import Batch, Context, Example, Row
+from regraft.contracts import BadCell, Batch, Context, Example, Row
 from regraft.errors import DataError, Unsupported
 from regraft.tasks.metrics.entities import counts, scores
 from regraft.tasks.token_classification import TokenClassification, first_tokens, words_in_text
@@ -165,6 +165,117 @@ def test_a_token_that_begins_with_the_blank_before_a_word_is_that_words() -> Non
     assert first_tokens([(0, 3), (3, 4), (4, 8)], spans) == [0, 2, -1]
 
 
+TEXTS = {
+    "The red lamp, is off.": "The red lamp , is off .",
+    '"lamp" (old) phone\'s light!': '" lamp " ( old ) phone \'s light !',
+    "\u201elamp\u201c \u2013 blue; \u00abcloud\u00bb?": "\u201e lamp \u201c \u2013 blue ; \u00ab cloud \u00bb ?",
+    "lamp/light:on,off\u2026": "lamp / light : on , off \u2026",
+    "[red] {blue}  lamp\n7.5% of $3": "[ red ] { blue } lamp 7.5 % of $ 3",
+}
+"""Plain texts, each with its words."""
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_plain_text_is_read_as_its_words_are(text: str, context: Context) -> None:
+    words = TEXTS[text].split()
+    alone, apart = (TASK.encode({"row": 0, "tokens": tokens}, context, train=False) for tokens in (text, words))
+    assert alone["input_ids"] == apart["input_ids"]
+    assert alone["labels"]["firsts"].tolist() == apart["labels"]["firsts"].tolist()
+    assert [text[start:end] for start, end in alone["labels"]["spans"].tolist()] == words
+    batch = TASK.collate([alone, apart], context)
+    logits = guess(batch).logits[:1].expand(2, -1, -1)
+    first, second = (answer["entities"] for answer in TASK.answers(output(logits), batch, context))
+    assert [(item["entity_group"], item["score"]) for item in first] == [
+        (item["entity_group"], item["score"]) for item in second
+    ]
+    assert [_without_blanks(item["word"]) for item in first] == [_without_blanks(item["word"]) for item in second]
+    assert all(text[item["start"] : item["end"]] == item["word"] for item in first)
+
+
+def _without_blanks(word: str) -> str:
+    return "".join(word.split())
+
+
+def test_a_text_is_cut_as_the_training_rows_are(context: Context) -> None:
+    rows = [{"tokens": ["lamp-light", "is", "on."]}] * 30
+    task = TASK.fit_to_sample(rows)
+    example = task.encode({"row": 0, "tokens": "the lamp-light, on."}, context, train=False)
+    assert [end - start for start, end in example["labels"]["spans"].tolist()] == [3, 11, 3]
+    assert task.fit_to_sample([]) is task
+
+
+def test_fields_that_came_later_are_not_stored_at_their_default() -> None:
+    assert TASK.model_dump(mode="json") == {"type": "token-classification", "max_length": None}
+    fitted = TASK.fit_to_sample([])
+    assert TokenClassification.parse(fitted.model_dump(mode="json")) == fitted
+    assert fitted.model_dump(exclude=set(fitted.answer_fields)) == {"type": "token-classification", "max_length": None}
+
+
+def test_the_same_sentences_as_texts_are_measured_by_characters(context: Context) -> None:
+    rows = [
+        {"row": 0, "tokens": ["(", "red", "lamp", ")", "."], "tags": ["O", "B-lamp", "I-lamp", "O", "O"]},
+        {"row": 1, "tokens": ["cloud", "'s", "lamp-light"], "tags": ["B-place", "O", "B-lamp"]},
+    ]
+    asked: list[Any] = []
+
+    def ask(texts: Any) -> list[Any]:
+        asked.extend(texts)
+        right = [{"entity_group": "lamp", "start": 1, "end": 9}]
+        return [{"entities": right}, {"entities": [{"entity_group": "place", "start": 0, "end": 7}]}]
+
+    form = TASK.other_form(rows, ask)
+    assert [row["tokens"] for row in asked] == ["(red lamp).", "cloud's lamp-light"]
+    assert form is not None and form.name == "plain text"
+    assert form.metrics == {"precision": 0.5, "recall": pytest.approx(1 / 3), "f1": 0.4, "same_words": 1.0}
+    assert "f1 0.4000; 2 of 2 texts are cut into the words of their rows" in form.note
+
+
+PLAIN = TokenClassification(scheme="plain")
+KINDS = ("ADJ", "NOUN", "VERB")
+
+
+def test_plain_tags_are_measured_and_answered_word_by_word(context: Context) -> None:
+    context = Context(context.processor, KINDS, context.config)
+    rows = [
+        {"row": 0, "tokens": ["red", "lamp", "is", "on"], "tags": ["ADJ", "NOUN", "VERB", "ADJ"]},
+        {"row": 1, "tokens": ["lamp", "light"], "tags": ["NOUN", "NOUN"]},
+    ]
+    assert [PLAIN.check(row) for row in rows] == [None, None]
+    batch = PLAIN.collate([PLAIN.encode(row, context, train=True) for row in rows], context)
+    logits = torch.zeros(*batch["input_ids"].shape, 3)
+    for row, guessed in enumerate(([0, 1, 2, 1], [1, 1])):
+        for first, tag in zip(batch["labels"][row]["firsts"].tolist(), guessed, strict=True):
+            logits[row, first, tag] = 9
+    records = PLAIN.records(output(logits), batch, context)
+    metrics = PLAIN.metrics(records, context)
+    assert metrics["accuracy"] == pytest.approx(5 / 6)
+    assert metrics["f1"] == pytest.approx((2 / 3 + 6 / 7 + 1) / 3)
+    assert [record["error"] < 1 for record in records] == [False, True]
+    table = PLAIN.findings(records, context).tables[0]
+    assert [row[0] for row in table.rows] == list(KINDS) and table.rows[0][4:] == (2, 1)
+    answers = PLAIN.answers(output(logits), batch, context)
+    assert [(item["word"], item["entity_group"]) for item in answers[1]["entities"]] == [
+        ("lamp", "NOUN"), ("light", "NOUN")
+    ]  # fmt: skip
+
+
+def test_other_schemes_are_converted_when_rows_are_read() -> None:
+    row = {"tokens": ["a", "b", "c"], "tags": ["B-x", "E-x", "S-y"]}
+    assert TokenClassification(scheme="bioes").convert(row)["tags"] == ["B-x", "I-x", "B-y"]
+    assert TokenClassification(scheme="io").convert({**row, "tags": ["x", "x", "O"]})["tags"] == ["B-x", "I-x", "O"]
+    assert PLAIN.convert(row) == TASK.convert(row) == row
+    with pytest.raises(BadCell, match="tags: tag 1 is 'I-x' after the beginning; in BILOU"):
+        TokenClassification(scheme="bilou").convert({**row, "tags": ["I-x", "O", "O"]})
+    short = {**row, "tags": ["E-x"]}
+    assert TokenClassification(scheme="bioes").convert(short) == short
+
+
+def test_a_token_without_a_row_in_the_base_is_a_bad_row(context: Context) -> None:
+    small = Context(context.processor, LABELS, SimpleNamespace(vocab_size=20, max_position_embeddings=64))
+    with pytest.raises(DataError, match=r"row 3: holds 'blue', token \d+ of the tokenizer, .* table has 20 rows"):
+        TASK.encode({"row": 3, "tokens": ["blue"]}, small, train=False)
+
+
 def test_words_that_were_cut_off_count_as_outside(context: Context) -> None:
     task = TokenClassification(max_length=4)
     row = {"row": 0, "tokens": ["red", "lamp", "lamp", "off"], "tags": ["O", "B-lamp", "B-lamp", "O"]}
@@ -239,6 +350,7 @@ def test_f1_counts_entities_that_are_exactly_right(rows: list[list[tuple[int, in
         ({"tokens": ["a", "b"], "tags": ["O"]}, "2 words and 1 tags: there must be one tag a word"),
         ({"tokens": ["a"], "tags": ["NOUN"]}, "tag 1 is 'NOUN'; IOB2 has O, B-<type> and I-<type>"),
         ({"tokens": ["a"], "tags": ["B-"]}, "tag 1 is 'B-'"),
+        ({"tokens": ["a"], "tags": ["S-a"]}, "scheme: bioes"),
         ({"tokens": ["a", "b"], "tags": ["O", "I-lamp"]}, "tag 2 is 'I-lamp' after 'O'; in IOB2 an entity begins"),
         ({"tokens": ["a", "b"], "tags": ["B-place", "I-lamp"]}, "'I-lamp' after 'B-place'.*scheme: iob1"),
     ],

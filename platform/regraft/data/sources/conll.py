@@ -2,98 +2,119 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from regraft.contracts import Raw, Source
 from regraft.data.json_shape import open_text
-from regraft.errors import DataError
+from regraft.data.word_columns import DOCUMENT, Cells, Columns, Documents, column_count, columns_in
+from regraft.tasks.inputs.tag_schemes import Scheme, WrongTags, to_iob2
+
+_AHEAD = 2000
+"""Lines that are read to tell the columns apart."""
 
 
 class Conll(Source):
     """Words and tags in columns (Tjong Kim Sang and De Meulder, 2003): one word a line, a blank line after a sentence.
 
-    The columns are `tokens` and `tags`, two lists of one length. Lines that begin with -DOCSTART- are skipped.
+    The columns are `tokens` and `tags`, two lists of one length, and `document` where the file says which document a
+    sentence is in (-DOCSTART-, `# newdoc`), so that `data.group: document` keeps documents together. Comments,
+    multiword tokens and empty nodes of CoNLL-U are passed over and counted.
     """
 
-    suffixes = (".conll", ".iob", ".iob2", ".bio")
+    suffixes = (".conll", ".iob", ".iob2", ".bio", ".conllu", ".conllup", ".bioes", ".iobes", ".bilou")
     separator: Annotated[str, Field(min_length=1)] | None = None
-    """Separates columns; null: any number of blanks and tabs."""
+    """Separates columns; null: any number of blanks and tabs, or tabs alone where cells hold blanks."""
     token_column: int = 0
-    """Column of the word, counted from 0; negative numbers count from the last."""
+    """Column of the word, counted from 0; negative numbers count from the last. 0 is 1 where the first column numbers
+    the words of each sentence."""
     tag_column: int = -1
-    """Column of the tag, counted likewise."""
-    scheme: Literal["iob2", "iob1"] = "iob2"
-    """iob2: entities begin with B-. iob1: they begin with B- only directly after another entity of their type, which is
-    turned into iob2."""
+    """Column of the tag, counted likewise. -1 is the column with tags of entities where words are numbered."""
+    scheme: Scheme = "iob2"
+    """iob2: entities begin with B-; iob1: they begin with B- only directly after another entity of their type; bioes:
+    E- ends an entity and S- is one of one word; bilou: L- and U- likewise; io: words of one type in a row are an
+    entity. All are turned into iob2."""
 
     def read(self, path: Path) -> Iterator[Raw]:
         """Yield rows by their first line; a row with a line of more or fewer columns than the first is a bad row."""
-        width = 0
         with open_text(path) as file:
-            for blank, sentence in groupby(self._lines(file), key=lambda line: not line[1]):
-                if blank:
-                    continue
-                lines = list(sentence)
-                width = width or self._checked(len(lines[0][1]), f"{path}:{lines[0][0]}")
-                wrong = next(((number, len(cells)) for number, cells in lines if len(cells) != width), None)
-                if wrong:
-                    problem = (
-                        f"has {_columns(wrong[1])} where the lines before have {width}: correct the line, or write "
-                        "data.format.separator if columns may hold blanks or be empty"
-                    )
-                    yield Raw({}, f"{path}:{wrong[0]}", problem)
-                    continue
-                tokens, tags = ([cells[at] for _, cells in lines] for at in (self.token_column, self.tag_column))
-                values = {"tokens": tokens, "tags": _iob2(tags) if self.scheme == "iob1" else tags}
-                yield Raw(values, f"{path}:{lines[0][0]}")
-
-    def _lines(self, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-        """Yield the cells of each line with its number; no cells at the end of a sentence."""
-        for number, line in enumerate(file, 1):
-            cells = self._cells(line)
-            yield number, [] if cells and cells[0].startswith("-DOCSTART-") else cells
-
-    def _cells(self, line: str) -> list[str]:
-        """Return a line's cells, none for a blank line. Only blanks and tabs separate: words may have other spaces."""
-        bare = line.strip(" \t\r\n")
-        if not bare:
-            return []
-        return line.rstrip("\r\n").split(self.separator) if self.separator else re.split(r"[ \t]+", bare)
-
-    def _checked(self, width: int, where: str) -> int:
-        """Return the number of columns. Raises DataError when the fields do not name two of them."""
-        at = {}
-        for name in ("token_column", "tag_column"):
-            written = getattr(self, name)
-            if not -width <= written < width:
-                raise DataError(
-                    f"has {_columns(width)}; data.format.{name} is {written}: write 0 to {width - 1}, or "
-                    "data.format.separator if that is not what separates columns",
-                    where,
-                )
-            at[name] = written % width
-        if at["token_column"] == at["tag_column"]:
-            raise DataError(
-                f"has {_columns(width)}, and data.format takes words and tags from the same one: each line needs a "
-                "word and a tag, or write data.format.separator if that is not what separates columns",
+            lines = enumerate(file, 1)
+            ahead = list(islice(lines, _AHEAD))
+            lines_of_words = [number for number, line in ahead if line.strip() and not line.startswith((DOCUMENT, "#"))]
+            where = f"{path}:{lines_of_words[0] if lines_of_words else 1}"
+            columns = columns_in(
+                (line for _, line in ahead),
                 where,
+                separator=self.separator,
+                token=self.token_column,
+                tag=self.tag_column,
             )
-        return width
+            if columns.found:
+                read = f"words are read from column {columns.token}, tags from column {columns.tag}"
+                yield Raw({}, where, ignored=f"columns of word numbers ({read}, counted from 0)")
+            every = chain(ahead, lines)
+            yield from self._piped(every, columns, path) if columns.piped else self._read(every, columns, path)
 
+    def _read(self, lines: Iterator[tuple[int, str]], columns: Columns, path: Path) -> Iterator[Raw]:
+        """Yield a row for each sentence, and what is passed over between and inside them."""
+        documents = Documents()
+        sentence: list[tuple[int, Cells]] = []
+        for number, line in chain(lines, [(0, "")]):
+            where = f"{path}:{number}"
+            bare = line.strip(" \t\r\n")
+            cells = columns.cells(line)
+            document = bool(bare) and self._is_border(bare, cells, columns, first=not sentence)
+            if not bare or document:
+                if sentence:
+                    yield self._row(sentence, columns, path, documents)
+                    sentence = []
+                if document and documents.begins(bare):
+                    yield Raw({}, where, ignored=f"{DOCUMENT} lines" if bare.startswith(DOCUMENT) else "comment lines")
+            elif columns.is_comment(bare, cells, first=not sentence):
+                yield Raw({}, where, ignored="comment lines")
+            elif kind := columns.passed_over(cells):
+                yield Raw({}, where, ignored=kind)
+            else:
+                sentence.append((number, cells))
 
-def _iob2(tags: list[str]) -> list[str]:
-    """Convert IOB1 tags to IOB2: an I- that does not continue an entity of its type becomes a B-."""
-    return [
-        f"B-{tag[2:]}" if tag.startswith("I-") and before[1:] != tag[1:] else tag
-        for before, tag in zip(["O", *tags], tags, strict=False)
-    ]
+    @staticmethod
+    def _is_border(bare: str, cells: Cells, columns: Columns, *, first: bool) -> bool:
+        """Return whether a line begins another document."""
+        if bare.startswith(DOCUMENT):
+            return True
+        return columns.is_comment(bare, cells, first=first) and Documents().begins(bare)
 
+    def _row(self, lines: list[tuple[int, Cells]], columns: Columns, path: Path, documents: Documents) -> Raw:
+        """Return the row of a sentence."""
+        wrong = next(((number, len(cells)) for number, cells in lines if len(cells) != columns.width), None)
+        if wrong:
+            problem = (
+                f"has {column_count(wrong[1])} where the lines before have {columns.width}: correct the line, or write "
+                "data.format.separator if columns may hold blanks or be empty"
+            )
+            return Raw({}, f"{path}:{wrong[0]}", problem)
+        tokens, tags = ([cells[at] for _, cells in lines] for at in (columns.token, columns.tag))
+        return self._converted(tokens, tags, f"{path}:{lines[0][0]}", documents.current)
 
-def _columns(count: int) -> str:
-    return f"{count} column" if count == 1 else f"{count} columns"
+    def _piped(self, lines: Iterator[tuple[int, str]], columns: Columns, path: Path) -> Iterator[Raw]:
+        """Yield a row for each line of words such as `Oslo|B-LOC`, as spaCy's .iob files have them."""
+        for number, line in lines:
+            where = f"{path}:{number}"
+            cells = [word.split("|") for word in line.split()]
+            if any(len(word) != columns.width for word in cells):
+                yield Raw({}, where, f"holds a word without {columns.width} parts separated by |: correct the line")
+            elif cells:
+                tokens, tags = ([word[at] for word in cells] for at in (columns.token, columns.tag))
+                yield self._converted(tokens, tags, where, "")
+
+    def _converted(self, tokens: list[str], tags: list[str], where: str, document: str) -> Raw:
+        """Return a row with its tags in IOB2, or a bad row."""
+        try:
+            values = {"tokens": tokens, "tags": to_iob2(tags, self.scheme)}
+        except WrongTags as error:
+            return Raw({}, where, f"tags: {error}")
+        return Raw({**values, "document": document} if document else values, where)

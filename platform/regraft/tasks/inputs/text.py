@@ -13,8 +13,15 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from regraft.contracts import Batch, Context, Example, Loader, Row
-from regraft.tasks.inputs.tokens import length_read, own_pad_id, padded, refuse_length
+from regraft.contracts import Batch, Context, Example, Loader, Row, TextLengths
+from regraft.tasks.inputs.tokens import (
+    length_read,
+    lengths_of,
+    own_pad_id,
+    padded,
+    refuse_length,
+    refuse_unknown_ids,
+)
 from regraft.tasks.outputs.one_vector import OneVector
 
 _LONG = 16
@@ -58,6 +65,11 @@ class TextRow(OneVector):
                 return f"{name} is empty: write one, or leave the row out"
         return super().check(row)
 
+    def text_lengths(self, rows: Sequence[Row], context: Context) -> Sequence[TextLengths]:
+        """Return the tokens of each text, or of each pair."""
+        texts = [[row[name] for name in self.inputs] for row in rows]
+        return [lengths_of(texts, length_read(self.max_length, context), context)]
+
     def length(self, row: Row) -> int:
         """Return the number of characters: close enough to tokens for bucketing, and known without a tokenizer."""
         return sum(len(row[name]) for name in self.inputs)
@@ -72,6 +84,7 @@ class TextRow(OneVector):
         if len(texts) > 1 and min(map(len, texts)) > _LONG * length:
             texts = _readable_starts(texts, length, context.processor)
         example: Example = dict(context.processor(*texts, truncation=True, max_length=length))
+        refuse_unknown_ids(example["input_ids"], row.get("row"), context)
         config: type = type(context.config)
         if not _knows_types(config, getattr(context.config, "type_vocab_size", None)):
             example.pop("token_type_ids", None)

@@ -10,11 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from regraft.contracts import Batch, Context, Example
-from regraft.errors import Unsupported
+from regraft.contracts import Batch, Context, Example, TextLengths
+from regraft.errors import DataError, Unsupported
 
 USUAL_LENGTH = 256
 """Tokens of a text that are read if the spec does not limit them."""
+_UNLIMITED = 10**9
+"""Tokenizers without a limit name one that is larger."""
+_COUNTED = 64
+"""Texts whose tokens are counted at a time."""
+_MOST_CHARACTERS = 1_000_000
 IGNORED = -100
 """Target of tokens that do not count: torch's cross entropy skips them."""
 
@@ -29,7 +34,50 @@ def refuse_length(written: int | None, config: Any, *, where: str = "task.max_le
 def length_read(written: int | None, context: Context) -> int:
     """Return how many tokens of a text are read: the written length, or less if tokenizer or base read less."""
     wanted = written or USUAL_LENGTH
-    return min(wanted, int(context.processor.model_max_length), positions(context.config) or wanted)
+    return min(wanted, longest_read(context) or wanted)
+
+
+def longest_read(context: Context) -> int | None:
+    """Return how many tokens tokenizer and base can read at most, or None where neither has a limit."""
+    limits = (int(context.processor.model_max_length), positions(context.config) or _UNLIMITED)
+    return found if (found := min(limits)) < _UNLIMITED else None
+
+
+def lengths_of(
+    texts: Sequence[Sequence[str]], limit: int, context: Context, *, what: str = "", setting: str = "task.max_length"
+) -> TextLengths:
+    """Return the tokens of whole texts, (rows,); each of `texts` holds one row's texts, which are joined to one.
+
+    Reads texts only to their first million characters, which is more than any limit.
+    """
+    counts: list[int] = []
+    for start in range(0, len(texts), _COUNTED):
+        columns = [list(column) for column in zip(*texts[start : start + _COUNTED], strict=True)]
+        capped = [[text[:_MOST_CHARACTERS] for text in column] for column in columns]
+        found = context.processor(*capped, truncation=False, add_special_tokens=True, verbose=False)
+        counts += [len(ids) for ids in found["input_ids"]]
+    return TextLengths(what, counts, limit, longest_read(context), setting)
+
+
+def refuse_unknown_ids(ids: Sequence[int], row: Any, context: Context) -> None:
+    """Raise DataError if a row holds a token that the base's embedding table lacks."""
+    size = table_size(context.config)
+    if size is None or not ids or (highest := max(ids)) < size:
+        return
+    token = context.processor.convert_ids_to_tokens([highest])[0]
+    raise DataError(
+        f"holds {token!r}, token {highest:,} of the tokenizer, and the base's embedding table has {size:,} rows: "
+        "leave it out of the text, or save the base with resize_token_embeddings and train again",
+        where=f"row {row}",
+    )
+
+
+def table_size(config: Any) -> int | None:
+    """Return the rows of the base's table of token embeddings, or None where its configuration does not say it."""
+    size = getattr(config, "vocab_size", None)
+    if size is None and hasattr(config, "get_text_config"):
+        size = getattr(config.get_text_config(), "vocab_size", None)
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def padded(examples: Sequence[Example], context: Context) -> Batch:

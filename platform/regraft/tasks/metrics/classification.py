@@ -19,6 +19,8 @@ Flags = NDArray[np.bool_]
 
 BINS = 10
 SPECIFICITIES = (0.80, 0.90, 0.95)
+_NAMED = 10
+"""Labels without rows that a note names."""
 _POINTS = 200
 """Most points of a curve."""
 
@@ -62,6 +64,28 @@ def auc(truth: Flags, scores: Floats) -> float | None:
 def average_precision(truth: Flags, scores: Floats) -> float | None:
     """Return the area under the precision-recall curve by scikit-learn's steps; None where no row is positive."""
     return float(sklearn_metrics.average_precision_score(truth, scores)) if truth.any() else None
+
+
+def scores_by_label(
+    precision: float, recall: float, f1: float, *, rows: int, predicted: bool
+) -> tuple[float | None, float | None, float | None]:
+    """Return a label's precision, recall and F1, None for those that its rows cannot show.
+
+    A label without rows has neither recall nor F1; one that is never predicted there has no precision either.
+    """
+    if rows:
+        return float(precision), float(recall), float(f1)
+    return float(precision) if predicted else None, None, None
+
+
+def unmeasured(labels: Sequence[str], rows: Sequence[int]) -> str:
+    """Return a sentence, with a blank before it, that names the labels without rows; empty where there are none."""
+    without = [label for label, count in zip(labels, rows, strict=True) if not count]
+    if not without:
+        return ""
+    more = f" and {len(without) - _NAMED:,} more" if len(without) > _NAMED else ""
+    verb = "has" if len(without) == 1 else "have"
+    return f" {', '.join(without[:_NAMED])}{more} {verb} no rows here, and so no recall and no F1."
 
 
 def roc(label: str, truth: Flags, scores: Floats) -> Curve:

@@ -15,7 +15,15 @@ from torch.nn import functional as F
 from regraft.contracts import Answer, ApiForm, Batch, Context, Record, Row, Score, medium_of, scores_form
 from regraft.contracts.findings import Findings, Table
 from regraft.lazy import Later
-from regraft.tasks.metrics.classification import auc, average_precision, both, calibration, precision_recall
+from regraft.tasks.metrics.classification import (
+    auc,
+    average_precision,
+    both,
+    calibration,
+    precision_recall,
+    scores_by_label,
+    unmeasured,
+)
 from regraft.tasks.outputs.one_vector import OneVector, float_tensor, stacked
 from regraft.tasks.outputs.single_label import output_of
 
@@ -164,7 +172,9 @@ def _by_label(
         hits = int((true[:, at] & predicted[:, at]).sum())
         counts = (int(support), hits, int(predicted[:, at].sum()) - hits, int(support) - hits)
         ranking = (average_precision(true[:, at], probabilities[:, at]), auc(true[:, at], probabilities[:, at]))
-        rows.append((label, *counts, float(precision), float(recall), float(f1), *ranking))
+        measured = scores_by_label(precision, recall, f1, rows=int(support), predicted=bool(predicted[:, at].any()))
+        rows.append((label, *counts, *measured, *ranking))
     columns = ("label", "rows", "found", "false", "missed", "precision", "recall", "F1", "average precision", "AUC")
     note = f"A label is predicted from the probability {threshold:g} on; average precision and AUC do not depend on it."
+    note += unmeasured(labels, true.sum(0).tolist())
     return Table("Labels", columns, tuple(rows), note)

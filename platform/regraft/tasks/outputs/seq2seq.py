@@ -16,10 +16,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from regraft.contracts import Answer, Batch, Context, Example, Forward, Loader, Record, Row, Task
+from regraft.contracts import Answer, Batch, Context, Example, Forward, Loader, Record, Row, Task, TextLengths
 from regraft.contracts.findings import Findings, Table
 from regraft.errors import Unsupported
-from regraft.tasks.inputs.tokens import length_read, padded, refuse_length, token_losses
+from regraft.tasks.inputs.tokens import (
+    length_read,
+    lengths_of,
+    longest_read,
+    padded,
+    refuse_length,
+    refuse_unknown_ids,
+    token_losses,
+)
 from regraft.tasks.outputs.generation import generate
 
 WRAPPING = frozenset({"mbart", "plbart", "fsmt"})
@@ -139,6 +147,15 @@ class Seq2Seq(Task):
             return f"{self.reference_column} is empty: write a text, or leave the row out"
         return None
 
+    def text_lengths(self, rows: Sequence[Row], context: Context) -> Sequence[TextLengths]:
+        """Return the tokens of each text with its prefix, and of each first reference."""
+        most_read, most_generated = self._limits(context)
+        texts = [[self.prefix + row[self.text_column]] for row in rows]
+        counted = [len(_target_ids(row[self.reference_column][0], context, None)) for row in rows]
+        setting = "task.max_target_length"
+        targets = TextLengths(self.reference_column, counted, most_generated, longest_read(context), setting)
+        return [lengths_of(texts, most_read, context, what=self.text_column), targets]
+
     def length(self, row: Row) -> int:
         """Return the characters of the text and of the first reference."""
         return len(row[self.text_column]) + len((row.get(self.reference_column) or ("",))[0])
@@ -153,6 +170,7 @@ class Seq2Seq(Task):
         most_read, most_generated = self._limits(context)
         text = self.prefix + row[self.text_column]
         example: Example = dict(context.processor(text, truncation=True, max_length=most_read))
+        refuse_unknown_ids(example["input_ids"], row.get("row"), context)
         length = len(example["input_ids"])
         if context.config.model_type in GLOBAL:
             example["global_attention_mask"] = [1] + [0] * (length - 1)
@@ -312,7 +330,7 @@ def _start(ids: Sequence[int], context: Context) -> int:
 def _target_ids(text: str, context: Context, most: int | None) -> list[int]:
     """Return a target's tokens, with those that the tokenizer puts before and after it."""
     limit = {} if most is None else {"truncation": True, "max_length": most}
-    return [int(token) for token in context.processor(text_target=text, **limit)["input_ids"]]
+    return [int(token) for token in context.processor(text_target=text, verbose=False, **limit)["input_ids"]]
 
 
 def matches(metric: Any, text: str, references: Sequence[str]) -> list[int]:

@@ -15,7 +15,16 @@ from regraft.contracts import Answer, ApiForm, Batch, Context, Record, Row, Scor
 from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.errors import DataError
 from regraft.lazy import Later
-from regraft.tasks.metrics.classification import auc, both, calibration, operating_points, precision_recall, roc
+from regraft.tasks.metrics.classification import (
+    auc,
+    both,
+    calibration,
+    operating_points,
+    precision_recall,
+    roc,
+    scores_by_label,
+    unmeasured,
+)
 from regraft.tasks.outputs.one_vector import OneVector, class_tensor
 
 sklearn_metrics = Later("sklearn.metrics")
@@ -140,15 +149,20 @@ def _row_losses(logits: Tensor, labels: Tensor, context: Context) -> tuple[Tenso
 
 
 def _by_label(truth: Classes, probabilities: NDArray[np.float32], labels: Sequence[str]) -> Table:
-    outputs = range(len(labels))
+    outputs, guess = range(len(labels)), probabilities.argmax(1)
     scores = sklearn_metrics.precision_recall_fscore_support(
-        truth, probabilities.argmax(1), labels=list(outputs), average=None, zero_division=0
+        truth, guess, labels=list(outputs), average=None, zero_division=0
     )
     rows = [
-        (label, int(rows), float(precision), float(recall), float(f1), auc(truth == at, probabilities[:, at]))
+        (
+            label,
+            int(rows),
+            *scores_by_label(precision, recall, f1, rows=int(rows), predicted=bool((guess == at).any())),
+            auc(truth == at, probabilities[:, at]),
+        )
         for at, label, precision, recall, f1, rows in zip(outputs, labels, *scores, strict=True)
     ]
-    note = "AUC is that of the label against all others."
+    note = f"AUC is that of the label against all others.{unmeasured(labels, [row[1] for row in rows])}"
     return Table("Labels", ("label", "rows", "precision", "recall", "F1", "AUC"), tuple(rows), note)
 
 

@@ -11,7 +11,6 @@ from regraft.training.baselines import CENTROID
 from regraft.tuning.driver.coordinator import SearchCoordinator
 from regraft.tuning.driver.workers import WorkerDied, WorkerPool
 from regraft.tuning.protocol import End, Report, Trial
-from regraft.tuning.records import error_line
 from regraft.tuning.space import without_search
 
 log = logging.getLogger(__name__)
@@ -66,8 +65,8 @@ def measure_centroid(coordinator: SearchCoordinator, pool: WorkerPool) -> None:
         log.info("no nearest-centroid baseline: %s", error)
         return
     if baseline.error or not baseline.metrics:
-        reason = error_line(RuntimeError(baseline.error or "no metrics"))
-        coordinator.emit(Note(f"no nearest-centroid baseline: {reason}"))
+        reason = baseline.error or "its measurement ended without a result"
+        coordinator.emit(Note(f"the search goes on without the nearest-centroid baseline: {reason}"))
         return
     record.baselines["nearest_centroid"], record.baseline_correct = baseline.metrics, baseline.correct
     coordinator.emit(BaselineMeasured("nearest_centroid", baseline.metrics))

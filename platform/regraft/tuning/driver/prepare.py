@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from regraft.bases.locate import Base, check_hash
 from regraft.contracts import Progress
+from regraft.data.row_sample import fit_to_data
 from regraft.data.snapshot import Snapshot
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
@@ -35,6 +36,8 @@ class PreparedSearch:
     record: SearchRecord
     search_store: SearchStore
     progress: Progress | None
+    notes: tuple[str, ...] = ()
+    """Sentences about the rows, for the cards of registered trials."""
     added: dict[str, BetterVersion | None] = field(default_factory=dict)
     """Trials that this command registered, each with an earlier version that scores better, if there is one."""
 
@@ -105,7 +108,7 @@ def update_record(record: SearchRecord, spec: RunSpec, snapshot: Snapshot) -> No
 def job_of(record: SearchRecord, spec: RunSpec, snapshot: Snapshot, depths: tuple[int | str, ...]) -> SearchJob:
     """Return the job of the search's workers, its task fitted to the training rows."""
     bare = without_search(spec)
-    fitted = bare.model_copy(update={"task": bare.task.fit_to_rows(snapshot.train.numbers)})
+    fitted = bare.model_copy(update={"task": fit_to_data(bare.task, snapshot.train)})
     return SearchJob(
         spec=fitted.model_dump(mode="json"),
         search=record.name,

@@ -145,7 +145,12 @@ def _trained_run(prepared: PreparedSearch, record: TrialRecord, saved: SavedChec
     fitted = trial.spec(RunSpec.resolve(job.spec)).model_dump(mode="json")
     run = Job(fitted, f"{job.search}/{trial.id}", job.base_hash, job.fingerprint, job.labels, job.threads)
     state = RunState(seconds=record.seconds, best_correct=record.correct)
-    document = {"rows": search.rows, "baselines": search.baselines, "baseline_correct": search.baseline_correct}
+    document = {
+        "rows": search.rows,
+        "baselines": search.baselines,
+        "baseline_correct": search.baseline_correct,
+        "notes": prepared.notes,
+    }
     return TrainedRun(run, prepared.base, saved, delta, state, document)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from regraft.contracts import Method, TrunkShared
+from regraft.data.row_sample import fit_to_data
 from regraft.errors import RequestError, Unsupported
 from regraft.spec.run import RunSpec
 from regraft.training.cut_check import CutSite
@@ -93,7 +94,7 @@ class TrialWorker:
             changed.append("task")
         if changed:
             raise Unsupported("trials of one search share it: search over another field", where=changed[0])
-        return spec.model_copy(update={"task": spec.task.fit_to_rows(self.context.snapshot.train.numbers)})
+        return spec.model_copy(update={"task": fit_to_data(spec.task, self.context.snapshot.train)})
 
     def _specs_at(self, depth: int | str) -> Iterator[RunSpec]:
         """Yield the specs at one of the space's depths, which may be a method's name, without contradictory ones.

@@ -62,10 +62,12 @@ class MessagesColumn(Column):
     def join(self, cells: Mapping[str, object], folder: str) -> list[dict[str, str]]:
         """Return the conversation in Alpaca's columns: the last is the answer, those before it are what is asked.
 
-        A column named `system` is the system's message; empty cells are left out.
+        A column named `system` is the system's message; empty cells are left out. With one other column, that one holds
+        the conversation.
         """
-        if len(cells) == 1:
-            return self.read_cell(next(iter(cells.values())), folder)
+        others = [name for name in cells if name != SYSTEM]
+        if len(others) == 1:
+            return self._with_system(cells.get(SYSTEM), self.read_cell(cells[others[0]], folder))
         texts = {name: "" if absent(cell) else cell for name, cell in cells.items()}
         if wrong := next((name for name, text in texts.items() if not isinstance(text, str)), None):
             raise BadCell(f"{wrong}: {BadCell.unfit(texts[wrong], 'text')}")
@@ -77,6 +79,16 @@ class MessagesColumn(Column):
         if empty := next((role for role, text in turns[1:] if not str(text).strip()), None):
             raise BadCell(f"{', '.join(names)}: the {empty}'s text is empty: write one, or leave the row out")
         return [{"role": role, "content": str(text)} for role, text in turns if str(text).strip()]
+
+    def _with_system(self, system: object, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+        """Return a conversation behind the message of the system's that a column of its own holds."""
+        if absent(system) or system == "":
+            return messages
+        if not isinstance(system, str):
+            raise BadCell(f"{SYSTEM}: {BadCell.unfit(system, 'text')}")
+        if messages[0]["role"] == SYSTEM:
+            raise BadCell(f"{SYSTEM}: the conversation has a message of the system's too: leave one of them out")
+        return [{"role": SYSTEM, "content": system}, *messages]
 
     def accept(self, value: Any) -> Any:
         """Return a list of messages, whose contents the task checks; a bare text is what the user says."""

@@ -9,6 +9,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     StringConstraints,
+    WithJsonSchema,
     field_validator,
 )
 
@@ -20,6 +21,7 @@ AnyTask = SerializeAsAny[Annotated[Task, BeforeValidator(Task.parse)]]
 AnyMethod = SerializeAsAny[Annotated[Method, BeforeValidator(Method.parse)]]
 AnyLoss = SerializeAsAny[Annotated[Loss, BeforeValidator(Loss.parse)]]
 AnySource = SerializeAsAny[Annotated[Source, BeforeValidator(Source.parse)]]
+_Label = Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}, mode="validation")]
 
 
 class DataSpec(Frozen):
@@ -38,7 +40,7 @@ class DataSpec(Frozen):
     each label; `prompt: [instruction, input]`, texts that are joined by a line break."""
     format: AnySource | None = None
     """The source that reads the files; null chooses by suffix."""
-    labels: tuple[str, ...] | None = None
+    labels: tuple[_Label, ...] | None = None
     """The labels in the order of the head's outputs; null takes those of the training rows. A row with another label
     is a bad row. They are text: in YAML, `yes` and `007` are what is written."""
     bad_rows: Literal["fail", "skip"] = "fail"

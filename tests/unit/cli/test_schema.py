@@ -27,6 +27,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "one plugin folder": {"plugins": "own"},
     "a share for evaluation": {"data.eval": 0.2},
     "a source": {"data.format": "csv"},
+    "whole numbers as labels": {"data.labels": [0, 1]},
+    "a column for each label": {"task": "text-multi-label", "data.columns": {"labels": ["toxic", "rude"]}},
     "weights by label": {"training.class_weights": {"bug": 2.0}},
 }
 

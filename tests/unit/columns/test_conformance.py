@@ -154,3 +154,14 @@ def test_a_page_draws_its_view(column: Column) -> None:
     view = RowView(0, 1.0, True, (part,))
     html = page(document(findings()), findings(), WorstRows((view,), 1))
     assert "row 0" in html
+
+
+def test_several_columns_make_one_value_only_of_a_kind_that_joins_them(column: Column) -> None:
+    """What is joined is stored and restored as any other value."""
+    if not column.joins:
+        pytest.skip(f"a value of {column.key()} is one column")
+    texts, marks = {"a": "x", "b": "y"}, {"a": 1, "b": 0}
+    value = column.join(marks if column.classes else texts, "")
+    assert column.restored(column.stored(value)) == value
+    with pytest.raises(BadCell, match="b: "):
+        column.join({"a": "x" if not column.classes else 1, "b": [5]}, "")

@@ -195,3 +195,16 @@ def test_columns_of_single_labels_are_named_where_the_labels_are_missing() -> No
     )
     with pytest.raises(DataError, match=r"write in data\.columns what they are called"):
         both.check(Raw({"text": "a", "toxic": "0", "stars": "5"}, "f:1"), "f", Jsonl())
+
+
+def test_a_column_of_the_systems_goes_before_the_conversation() -> None:
+    column = MessagesColumn()
+    assert column.join({"system": "Be brief.", "conversations": TALK}, "") == [
+        {"role": "system", "content": "Be brief."},
+        *TALK,
+    ]
+    for empty in ("", None, float("nan")):
+        assert column.join({"system": empty, "conversations": TALK}, "") == TALK
+    for system, talked in ((5, TALK), ("x", [{"role": "system", "content": "y"}, *TALK])):
+        with pytest.raises(BadCell, match="system: "):
+            column.join({"system": system, "conversations": talked}, "")

@@ -28,6 +28,7 @@ from regraft.errors import BaseError, Damaged, DataError, RequestError, UnknownP
 from regraft.plugins import Plugin, add_folder
 from regraft.serving.row_checks import batches, check_rows
 from regraft.serving.version_files import Fetched, fetch
+from regraft.spec.column_names import Names
 from regraft.store.objects import ObjectStore, open_store
 
 P = TypeVar("P", bound=Plugin)
@@ -94,7 +95,7 @@ class Predictor:
         return f"Predictor({self.name}, {task} by {method} on {self.adapted.base.reference}, {self.device})"
 
     @cached_property
-    def column_names(self) -> Mapping[str, str]:
+    def column_names(self) -> Mapping[str, Names]:
         """The columns' names in the training files, by the task's; empty where they are the task's own."""
         written = (self.fetched.spec.get("data") or {}).get("columns") or {}
         return {name: names for name, names in written.items() if isinstance(names, str)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from regraft.data.cell_parsing import find_value
 from regraft.errors import DataError
 from regraft.plugins import unknown
 from regraft.serving.python_rows import as_mapping, is_missing, listed
+from regraft.spec.column_names import Names, column_names
 
 MAX_BATCH_ROWS = 32
 MAX_BATCH_NUMBERS = 1 << 23
@@ -31,7 +33,7 @@ def prediction_columns(task: Task) -> dict[str, Kind]:
     return {name: kind for name, kind in task.input_columns().items() if name not in targets}
 
 
-def check_rows(task: Task, rows: Any, names: Mapping[str, str] | None = None) -> list[Row]:
+def check_rows(task: Task, rows: Any, names: Mapping[str, Names] | None = None) -> list[Row]:
     """Return the rows with the task's own columns and `row`, their index; targets are dropped.
 
     `rows` is anything that `python_rows.listed` takes. A value is accepted as a row if the only column allows it (text,
@@ -39,7 +41,7 @@ def check_rows(task: Task, rows: Any, names: Mapping[str, str] | None = None) ->
     DataError, which names the first row that does not fit.
     """
     check = _RowCheck(task, columns_of(prediction_columns(task)), dict(names or {}))
-    given, is_table = listed(rows, check.wanted, check.names.values())
+    given, is_table = listed(rows, check.wanted, check.written())
     return [check.row(number, row, is_table=is_table) for number, row in enumerate(given)]
 
 
@@ -56,14 +58,18 @@ class _RowCheck:
 
     task: Task
     wanted: Mapping[str, Column]
-    names: Mapping[str, str]
+    names: Mapping[str, Names]
     """The columns' names in the training files."""
+
+    def written(self) -> set[str]:
+        """Return every name in the training files."""
+        return {name for names in self.names.values() for name in column_names(names)}
 
     def row(self, number: int, given: Any, *, is_table: bool) -> Row:
         """Return a row as the task reads it; a table may have other columns beside. Raises DataError."""
         where = f"row {number}"
         mapping = as_mapping(given)
-        values = self._named(given, where) if mapping is None else self._renamed(mapping)
+        values = self._named(given, where) if mapping is None else self._renamed(mapping, where)
         missing = [name for name in self.wanted if is_missing(values.get(name))]
         if missing:
             raise DataError(f"column {missing[0]!r} is missing; a row has {self._known()}", where=where)
@@ -75,27 +81,33 @@ class _RowCheck:
             raise DataError(with_column(self.task, problem), where=where)
         return row
 
-    def _renamed(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a row with the task's names in place of those that the training files have."""
+    def _renamed(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Return a row with values under the task's names, where it has those of the training files."""
         values = dict(given)
         for name, written in self.names.items():
-            found = _NOTHING if name in values else find_value(values, written)
-            if found is not _NOTHING:
-                values[name] = found
+            cells = {each: find_value(given, each) for each in column_names(written)}
+            if name in given or any(cell is _NOTHING for cell in cells.values()):
+                continue
+            if isinstance(written, str):
+                values[name] = cells[written]
+            elif name in self.wanted:
+                values[name] = _joined(self.wanted[name], cells, where)
         return values
 
     def _refuse_unknown(self, values: Mapping[str, Any], where: str) -> None:
-        known = {"row", *self.task.input_columns(), *self.names.values()}
-        known |= {written.partition(".")[0] for written in self.names.values()}
+        written = self.written()
+        known = {"row", *self.task.input_columns(), *written, *(name.partition(".")[0] for name in written)}
         for name in values:
             if name not in known:
                 raise DataError(unknown("column", str(name), sorted(self.wanted)), where=where)
 
     def _known(self) -> str:
         """Return the columns of a row, with their names in the training files."""
-        also = {name: self.names[name] for name in self.wanted if self.names.get(name, name) != name}
-        shown = [f"{name} (in the training files {also[name]})" if name in also else name for name in self.wanted]
-        return ", ".join(shown)
+        names = {name: " and ".join(column_names(self.names.get(name, name))) for name in self.wanted}
+        shown = {
+            name: f" (in the training files {written})" if written != name else "" for name, written in names.items()
+        }
+        return ", ".join(f"{name}{more}" for name, more in shown.items())
 
     def _named(self, given: Any, where: str) -> dict[str, Any]:
         """Return a bare value as a row of the only column."""
@@ -104,6 +116,14 @@ class _RowCheck:
             return {columns[0][0]: given}
         example = ", ".join(f"{name!r}: ..." for name in self.wanted)
         raise DataError(f"a {type(given).__name__} is given; this task's row is {{{example}}}", where=where)
+
+
+def _joined(column: Column, cells: Mapping[str, Any], where: str) -> Any:
+    """Return the value that several columns of the training files make."""
+    try:
+        return column.join(cells, os.getcwd())
+    except BadCell as error:
+        raise DataError(str(error), where=where) from None
 
 
 def _accepted(column: Column, name: str, value: Any, where: str) -> Any:

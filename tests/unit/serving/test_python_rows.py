@@ -38,7 +38,7 @@ def chat() -> Task:
     return found
 
 
-def texts(rows: Any, task: Task = TEXT, names: Mapping[str, str] | None = None) -> list[Any]:
+def texts(rows: Any, task: Task = TEXT, names: Mapping[str, Any] | None = None) -> list[Any]:
     return [{name: value for name, value in row.items() if name != "row"} for row in check_rows(task, rows, names)]
 
 
@@ -106,6 +106,13 @@ def test_names_of_the_training_files_are_names_too() -> None:
         texts([{"revue": "a"}], names=names)
     with pytest.raises(DataError, match="Unknown column 'colour'"):
         texts([{"review": "a", "colour": "b"}], names=names)
+    several: Any = {"text": ["title", "body"], "label": ["rude", "kind"]}
+    assert texts([{"title": "one", "body": "text", "rude": 1, "kind": 0}], names=several) == [{"text": "one\ntext"}]
+    assert texts(pd.DataFrame({"title": ["one"], "body": ["text"]}), names=several) == [{"text": "one\ntext"}]
+    with pytest.raises(DataError, match="title: is 3"):
+        texts([{"title": 3, "body": "text"}], names=several)
+    with pytest.raises(DataError, match="in the training files title and body"):
+        texts([{"title": "one"}], names=several)
     swapped = {"text": "pair", "pair": "text"}
     assert texts([{"text": "a", "pair": "b"}], PAIR, swapped) == [{"text": "a", "pair": "b"}], (
         "its own names come first"

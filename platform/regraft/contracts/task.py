@@ -293,6 +293,10 @@ class Task(Plugin, ABC):
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """Return the answer for each row, JSON-able; `output` is that of `predict_forward`."""
 
+    def shown(self, row: Row) -> Row:
+        """Return a row as a report draws it, where the model sees its input otherwise than it is stored."""
+        return row
+
     # The form of the Inference API.
 
     def api_form(self) -> ApiForm:

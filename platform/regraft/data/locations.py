@@ -199,9 +199,6 @@ class S3Location(Location):
         for stat in open_store(f"s3://{bucket}").list(below):
             path = root / stat.key.removeprefix(below)
             try:
-                if stat.key.endswith("/"):  # the empty object that S3's console writes for a folder
-                    path.mkdir(parents=True, exist_ok=True)
-                    continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if _is_read_here(path.name, stat.size):
                     _fetch(bucket, stat.key, path)

@@ -29,7 +29,7 @@ def view_parts(row: Row, answer: Answer, thumbnails: ThumbnailMaker, adapted: Ad
     task, context = adapted.task, adapted.context
     kinds, targets = task.stored_columns(), task.target_columns()
     shown = ShownRow(
-        row=row,
+        row=task.shown(row),
         answer=answer,
         kinds=kinds,
         targets=tuple(name for name in kinds if name in targets),

@@ -294,6 +294,9 @@ def test_a_table_beside_images_is_named_with_how_to_read_it(
     table, image = Images().read(folder)
     assert advice in table.ignored
     assert advice in Images().advice(image, ["image", "label"])
+    with pytest.raises(DataError) as refused:
+        ingest(ImageClassification(), DataSpec(train=str(folder), eval=0.3), tmp_path)
+    assert advice in refused.value.message
 
 
 def test_a_folder_without_an_image_that_is_read_says_what_it_has(tmp_path: Path) -> None:

@@ -78,6 +78,21 @@ def test_a_folder_of_class_folders_is_read_by_reference(moto_url: str, tmp_path:
     assert size < 10_000 * 2
 
 
+def test_a_bucket_as_phones_and_consoles_fill_it_is_read_named_or_counted(moto_url: str, tmp_path: Path) -> None:
+    files = {**classes(), "a/phone.jfif": picture(50, "JPEG"), "b/without_suffix": picture(51)}
+    others = {"c/IMG_2.HEIC": b"photo", "a/IMG_1.HEIC": b"photo", "b/Thumbs.db": b"x", ".DS_Store": b"x"}
+    put(moto_url, {**files, **others})
+    snapshot = built(ImageClassification(), tmp_path, moto_url, bad_rows="skip")
+    assert len(snapshot.train) == len(files)
+    assert [snapshot.train.row(index)["image"] for index in range(len(files))].count(files["a/phone.jfif"]) == 1
+    notes = "\n".join(snapshot.notes)
+    assert (
+        f"passed over files named *.heic (photos in HEIF, which are not read: convert to .jpg): 4, the first {moto_url}"
+        in notes
+    )
+    assert f"{moto_url}/c: is a class folder of which nothing is read" in "\n".join(snapshot.skipped["rows"])
+
+
 def test_the_same_images_fall_on_the_same_side_in_s3_and_in_a_folder(moto_url: str, tmp_path: Path) -> None:
     files = classes(40)
     put(moto_url, files)
@@ -215,7 +230,7 @@ def test_files_side_by_side_and_parts_are_read_from_s3(moto_url: str, tmp_path: 
     [file] = find_data_files(f"{moto_url}/{{en,fr}}/t.tok", None, tmp_path / "3")
     with pytest.raises(DataError) as refused:
         list(file.rows())
-    assert f"{moto_url}/en/t.tok has 2 lines, {moto_url}/fr/t.tok has 1 lines" in refused.value.message
+    assert f"{moto_url}/en/t.tok has 2 lines, {moto_url}/fr/t.tok has 1 line" in refused.value.message
     with pytest.raises(DataError, match="no object has this name"):
         list(find_data_files(f"{moto_url}/{{en,es}}/t.tok", None, tmp_path / "4"))
 

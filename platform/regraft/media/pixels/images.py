@@ -137,6 +137,18 @@ def open_rgb(path: Any, levels: Levels | None = None) -> Image.Image:
             raise DataError(f"image {image_name(path)} is not readable: {error}") from None
 
 
+def with_levels(path: Any, levels: Levels) -> Any:
+    """Return a deep image as the bytes of one of 8 bits; any other, and one that cannot be read, as it is."""
+    try:
+        if not _is_deep(read_header(path).mode):
+            return path
+        file = io.BytesIO()
+        open_rgb(path, levels).save(file, "PNG")
+    except DataError:
+        return path
+    return file.getvalue()
+
+
 def depth_remark(path: Any, levels: Levels | None) -> str | None:
     """Return a remark about an image of more than 8 bits, with the highest level in it; None for another.
 

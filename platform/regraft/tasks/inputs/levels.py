@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from regraft.contracts import Row, Task
 from regraft.media.pixels.grey_levels import ordered_levels
-from regraft.media.pixels.images import Levels, depth_remark
+from regraft.media.pixels.images import Levels, depth_remark, with_levels
 
 
 class GreyLevels(Task):
@@ -25,6 +25,10 @@ class GreyLevels(Task):
     @classmethod
     def _white_is_above_black(cls, levels: Levels | None) -> Levels | None:
         return ordered_levels(levels)
+
+    def shown(self, row: Row) -> Row:
+        """Return the row with an image of 16 bits as one of 8, by the levels."""
+        return row if self.levels is None else {**row, "image": with_levels(row["image"], self.levels)}
 
     def remark(self, row: Row) -> str | None:
         """Return a remark about an image of 16 bits, for the case that no image has high levels."""

@@ -58,7 +58,8 @@ def classes(folder: Path, *whites: int) -> Path:
 
 def notes(folder: Path, scratch: Path, **fields: Any) -> tuple[str, ...]:
     task = CLASSIFICATION.model_validate(fields)
-    return ingest(task, DataSpec(train=str(folder), eval=0.4), scratch).notes
+    found = ingest(task, DataSpec(train=str(folder), eval=0.4), scratch).notes
+    return tuple(note for note in found if "16 bits" in note)
 
 
 def test_levels_that_use_a_small_part_of_the_range_are_said_once(tmp_path: Path) -> None:
@@ -118,6 +119,16 @@ def test_a_path_bytes_and_a_request_are_seen_alike(kind: str, dtype: Any, contex
     for other in (*seen[1:], trained):
         torch.testing.assert_close(other, seen[0], rtol=0, atol=1e-6)
     assert seen[0].std() > 0.3
+
+
+def test_a_report_shows_an_image_as_the_model_sees_it(tmp_path: Path) -> None:
+    greys(1, 500).save(tmp_path / "a.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    task = CLASSIFICATION.model_validate({"levels": [0, 500]})
+    shown = task.shown({"image": str(tmp_path / "a.png")})["image"]
+    assert np.ptp(np.asarray(Image.open(io.BytesIO(shown)))) > 200
+    for name in ("b.png", "none.png"):
+        assert task.shown({"image": str(tmp_path / name)})["image"] == str(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -12,6 +12,9 @@ from regraft.columns.number import NumberColumn
 from regraft.contracts.column import BadCell, Column, MadeUp, column_of, quoted
 from regraft.contracts.rows import Answer
 from regraft.contracts.views import Box, BoxesView, ShownRow
+from regraft.errors import DataError
+from regraft.media.pixels.annotated_boxes import AnnotatedBoxes
+from regraft.media.pixels.picture_sizes import picture_size
 
 _NUMBER = NumberColumn()
 
@@ -30,7 +33,28 @@ class BoxesColumn(Column):
         for box in cell:
             if not isinstance(box, list | tuple) or len(box) != 4 or any(isinstance(side, str) for side in box):
                 raise BadCell(f"holds {quoted(box)}; a box is four numbers: x, y, width, height in pixels")
-        return [[_NUMBER.read_cell(side, folder) for side in box] for box in cell]
+        boxes = [[_NUMBER.read_cell(side, folder) for side in box] for box in cell]
+        return (
+            AnnotatedBoxes.of(boxes, cell.form, cell.size, cell.remark) if isinstance(cell, AnnotatedBoxes) else boxes
+        )
+
+    def in_row(self, value: Any, row: Mapping[str, Any], columns: Mapping[str, Column]) -> list[list[float]]:
+        """Return boxes in pixels of the row's upright image, where their file says something else about them."""
+        name = next((name for name, column in columns.items() if _is_input(column)), None)
+        if name is None or not isinstance(value, AnnotatedBoxes) or (value.form == "xywh" and value.size is None):
+            return list(value) if not isinstance(value, list) else value
+        try:
+            return value.in_picture(picture_size(columns[name].for_check(row[name])))
+        except DataError as error:
+            raise BadCell(f"cannot be placed: {error.message}") from None
+
+    def stored(self, value: Any) -> list[list[float]]:
+        """Return plain lists."""
+        return list(value)
+
+    def remark(self, value: Any) -> str | None:
+        """Return what was assumed about the boxes, or None."""
+        return value.remark if isinstance(value, AnnotatedBoxes) else None
 
     def drawn_on(self, input_name: str, name: str, shown: ShownRow) -> BoxesView | None:
         """Return an image with the true boxes and the predicted ones."""
@@ -44,6 +68,10 @@ class BoxesColumn(Column):
     def made_up(self, shared: MadeUp) -> list[list[float]]:
         """Return one box inside any image of at least 16 x 15 pixels."""
         return [[4.0, 5.0, 12.0, 10.0]]
+
+
+def _is_input(column: Column) -> bool:
+    return isinstance(column, ImageColumn) and not column.target
 
 
 def _objects(answer: Answer) -> Iterator[Box]:

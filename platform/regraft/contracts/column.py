@@ -103,6 +103,13 @@ class Column(Plugin, ABC):
         `folder` is where relative paths begin: a folder on this machine, or an s3:// URL.
         """
 
+    def in_row(self, value: Any, row: Mapping[str, Any], columns: Mapping[str, Column]) -> Any:
+        """Return a parsed value converted to agree with the other values of its row. BadCell when it does not.
+
+        `columns` are the kinds of the row's columns by name.
+        """
+        return value
+
     def join(self, cells: Mapping[str, object], folder: str) -> Any:
         """Parse the cells of several columns, by their names, into one value; called where `joins`.
 

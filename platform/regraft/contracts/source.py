@@ -25,6 +25,8 @@ class Raw:
     """Why this row cannot be read, as a message; the source continues with the next row (`data.bad_rows: skip`)."""
     ignored: str = ""
     """A plural noun phrase for a thing that is not a row, such as `files named *.xmp`: it is counted and reported."""
+    remark: str = ""
+    """What a user should know about a usable but doubtful row; equal texts are counted and reported once."""
 
 
 class Source(Plugin, ABC):

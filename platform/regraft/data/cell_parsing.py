@@ -25,6 +25,8 @@ class ColumnMapping:
         """
         self._columns = [(column, names.get(column, column), column_of(kind)) for column, kind in wanted.items()]
         self._folder = str(folder)
+        self._kinds = {column: kind for column, _, kind in self._columns}
+        self._joined = [item for item in self._columns if type(item[2]).in_row is not Column.in_row]
 
     def check(self, raw: Raw, file: str, source: Source, group: str | None = None) -> None:
         """Raise DataError unless the first row of a file has every column.
@@ -139,6 +141,11 @@ class ColumnMapping:
                 row[wanted] = column.read_cell(value, self._folder)
             except BadCell as error:
                 raise BadCell(f"{names}: {error}") from None
+        for wanted, names, column in self._joined:
+            try:
+                row[wanted] = column.in_row(row[wanted], row, self._kinds)
+            except BadCell as error:
+                raise BadCell(f"{names} {error}") from None
         return row
 
     def _cells(self, raw: Raw, names: Names) -> dict[str, object]:

@@ -24,6 +24,7 @@ from regraft.data.file_kinds import (
     unread_kind,
 )
 from regraft.data.json_shape import json_shape
+from regraft.data.yolo_layout import is_yolo_data
 
 _MASK_FOLDER = re.compile(r"masks?$|^(masks?|annotations?|labels?|segmentations?|ground_?truth|gt)", re.IGNORECASE)
 _IMAGE_FOLDER = re.compile(r"images?$|^(images?|imgs?|pictures?|photos?)", re.IGNORECASE)
@@ -253,7 +254,9 @@ def _is_beside_classes(document: Path) -> bool:
 
 
 def _has_other_layout(folder: Path) -> bool:
-    """Return whether the folder has the layout of COCO, `datasets`, masks, or VOC with its XML documents."""
+    """Return whether the folder has the layout of COCO, `datasets`, masks, YOLO, or VOC with its XML documents."""
     if find_coco_document(folder) or is_saved_dataset(folder) or find_mask_folders(folder) or has_masks_beside(folder):
+        return True
+    if is_yolo_data(folder):
         return True
     return any(_has_document(candidate) for candidate in (folder, *subfolders(folder)))

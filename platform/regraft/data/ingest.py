@@ -225,7 +225,7 @@ class _SplitReader:
         if problem := self._label_problem(row) or self._task.check(indexed):
             self._bad_rows.add(side.name, problem, raw.where)
             return
-        for remark in remarks(self._task, indexed, self._columns):
+        for remark in (*([raw.remark] if raw.remark else ()), *remarks(self._task, indexed, self._columns)):
             self.observations.remark(remark, raw.where)
         length = self._task.length(indexed)
         added = SplitRow(row, length, fingerprint_part(identity, row, length, self._columns), raw.where, group)

@@ -20,6 +20,7 @@ from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 from regraft.contracts import (
     Answer,
     ApiForm,
+    BadCell,
     Batch,
     Context,
     Example,
@@ -28,12 +29,17 @@ from regraft.contracts import (
     Record,
     Row,
     Score,
+    column_of,
     objects_form,
 )
 from regraft.contracts.findings import Findings
 from regraft.errors import DataError, Unsupported
+from regraft.media.pixels.annotated_boxes import AnnotatedBoxes
 from regraft.media.pixels.augmentation import Augmentation, mirrors
+from regraft.media.pixels.box_readings import BoxForm
 from regraft.media.pixels.images import checked_size, open_rgb
+from regraft.media.pixels.picture_sizes import picture_size
+from regraft.tasks.inputs.box_checks import boxes_problem
 from regraft.tasks.inputs.levels import GreyLevels
 from regraft.tasks.metrics.detection import confusions, findings_of, precision_of
 from regraft.tasks.outputs.detr import (
@@ -55,8 +61,6 @@ VARIFOCAL = ("rt_detr", "rt_detr_v2")
 """Families (Zhao et al., 2024) whose queries score each class independently, by the box's expected overlap."""
 FOCAL = ("deformable_detr",)
 """Families whose queries score each class independently (Zhu et al., 2021)."""
-SLACK = 1.0
-"""Pixels by which a box may exceed its image, since annotation tools round. Such boxes are cut at the border."""
 
 
 class ObjectDetection(GreyLevels):
@@ -71,7 +75,12 @@ class ObjectDetection(GreyLevels):
     score: ClassVar[Score] = Score("map", "max")
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "boxes": "boxes", "labels": "labels"}
     supports: ClassVar[frozenset[str]] = frozenset({"augment"})
+    later: ClassVar[frozenset[str]] = GreyLevels.later | {"boxes"}
 
+    boxes: BoxForm | None = None
+    """Meaning of a box's four numbers in tables (JSON, Parquet, ...); null is x, y, width, height in pixels (xywh).
+    xyxy: two corners; cxcywh: the centre, width and height; shares, xyxy-shares, cxcywh-shares: the same as shares of
+    the image's width and height. COCO, VOC and YOLO define it themselves."""
     size: tuple[PositiveInt, PositiveInt] | None = None
     """[height, width] to which every image is resized without keeping its proportions; null: the size of the base's
     image processor. Models without a padding mask (YOLOS) then get squares of the processor's shortest edge."""
@@ -116,13 +125,24 @@ class ObjectDetection(GreyLevels):
                 where="task.size",
             )
 
+    def convert(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the row with boxes in pixels, [x, y, width, height], whatever the field `boxes` says of a table."""
+        boxes = row.get("boxes")
+        if self.boxes is None or boxes is None or isinstance(boxes, AnnotatedBoxes):
+            return row
+        try:
+            picture = picture_size(column_of(self.columns["image"]).for_check(row["image"]))
+        except DataError as error:
+            raise BadCell(error.message) from None
+        return {**row, "boxes": AnnotatedBoxes.of(boxes, self.boxes, None).in_picture(picture)}
+
     def check(self, row: Row) -> str | None:
         """Refuse an image whose header cannot be read or shows a huge size, and wrong boxes.
 
         A box is wrong without a label, without an area, or outside the image.
         """
         try:
-            width, height = checked_size(row["image"], self.levels)
+            size = checked_size(row["image"], self.levels)
         except DataError as error:
             return str(error)
         boxes, labels = row.get("boxes"), row.get("labels")
@@ -130,11 +150,7 @@ class ObjectDetection(GreyLevels):
             return None
         if len(boxes or ()) != len(labels or ()):
             return f"{len(boxes or ())} boxes and {len(labels or ())} labels: there must be one label a box"
-        for number, box in enumerate(boxes or ()):
-            if wrong := _box_problem(box, width, height):
-                written = ", ".join(f"{value:g}" for value in box)
-                return f"box {number} is [{written}] and {wrong}"
-        return None
+        return boxes_problem(boxes or (), size, row["image"])
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         """Return `pixel_values` (3, height, width) and `labels`, a dict of tensors.
@@ -307,21 +323,6 @@ def relative(boxes: Sequence[Sequence[float]], width: int, height: int) -> Tenso
     corners = corners.clamp(min=0) / torch.tensor([width, height, width, height])
     corners = corners.clamp(max=1)
     return torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
-
-
-def _box_problem(box: Sequence[float], width: int, height: int) -> str | None:
-    """Return what is wrong with a box in an image of that size, or None."""
-    if len(box) != 4:
-        return f"has {len(box)} numbers; a box is [x, y, width, height]"
-    if not np.isfinite(box).all():
-        return "has a number that is not finite"
-    left, top, across, down = box
-    if across <= 0 or down <= 0:
-        return "has no area"
-    out = left < -SLACK or top < -SLACK or left + across > width + SLACK or top + down > height + SLACK
-    # A box that lies entirely in the slack would be cut to nothing.
-    empty = left >= width or top >= height or left + across <= 0 or top + down <= 0
-    return f"lies outside of its image of {width} x {height} pixels" if out or empty else None
 
 
 def _found(output: Any, batch: Batch, context: Context) -> list[dict[str, Tensor]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,11 +31,11 @@ from regraft.contracts import (
 from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.errors import DataError
 from regraft.media.pixels.augmentation import Augmentation, mirrors
-from regraft.media.pixels.images import checked_size, class_numbers, image_name, open_rgb
+from regraft.media.pixels.images import checked_size, image_name, open_rgb
 from regraft.tasks.inputs.levels import GreyLevels
+from regraft.tasks.inputs.mask_values import IGNORED, MaskValues, other_size
 
-IGNORED = -1
-"""Class number of pixels that do not count, in batches."""
+Colour = Annotated[str, StringConstraints(pattern="^#[0-9A-Fa-f]{6}$")]
 LOGITS_AT_ONCE = 1 << 25
 """Most logits upsampled at a time: a whole photo with 150 classes would take gigabytes."""
 
@@ -53,14 +53,19 @@ class SemanticSegmentation(GreyLevels):
     score: ClassVar[Score] = Score("mean_iou", "max")
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "mask": "mask"}
     supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing", "augment"})
+    later: ClassVar[frozenset[str]] = GreyLevels.later | {"colours"}
 
     labels: tuple[str, ...] = Field(("background", "object"), min_length=2)
     """The classes in the order of the masks' pixel values, which begin at `first`."""
     values: Literal["classes", "nonzero"] = "classes"
     """Meaning of a mask's pixel values. classes: numbers of `labels`. nonzero: 0 is the first label and every other
     value the second, such as numbers of instances, or 255."""
+    colours: dict[str, Colour] | None = None
+    """Colour of each label in masks that are coloured, such as {background: '#000000', object: '#ff0000'}; null: masks
+    hold numbers."""
     ignore: int | None = Field(None, ge=0)
-    """Pixel value that is left out of the loss and the metrics, often 255; null: every pixel counts."""
+    """Pixel value that is left out of the loss and the metrics, often 255; null: every pixel counts. With `colours` it
+    is a colour, such as 0xe0e0c0."""
     first: int = Field(0, ge=0)
     """Pixel value of the first label: 1 where 0 marks unlabelled pixels (with `ignore: 0`, as in ADE20K)."""
     size: tuple[PositiveInt, PositiveInt] | None = None
@@ -74,13 +79,19 @@ class SemanticSegmentation(GreyLevels):
             raise ValueError(
                 "values: nonzero needs two labels, for 0 and for all other values: write two, and leave out first"
             )
-        if self.values == "classes" and self.ignore is not None:
+        if self.colours is not None and (problem := self._mask_values.colour_problem()):
+            raise ValueError(problem)
+        if self.colours is None and self.values == "classes" and self.ignore is not None:
             last = self.first + len(self.labels) - 1
             if self.first <= self.ignore <= last:
                 raise ValueError(
                     f"ignore: {self.ignore} is written, but {self.first} to {last} are pixel values of labels"
                 )
         return self
+
+    @property
+    def _mask_values(self) -> MaskValues:
+        return MaskValues(self.labels, self.values, self.colours, self.ignore, self.first)
 
     def classes(self) -> tuple[str, ...]:
         """Return the field `labels`: masks contain numbers, not names."""
@@ -100,15 +111,17 @@ class SemanticSegmentation(GreyLevels):
             size = checked_size(row["image"], self.levels)
             if (mask := row.get("mask")) is None:
                 return None
-            found = class_numbers(mask)
+            found = self._mask_values.pixels(mask)
         except DataError as error:
             return str(error)
         if found.shape != size[::-1]:
-            height, width = found.shape
-            return f"mask {image_name(mask)} has {width} x {height} pixels, and its image {size[0]} x {size[1]}"
-        numbers = self._numbers(found)
-        unknown = np.unique(found[(numbers != IGNORED) & ((numbers < 0) | (numbers >= len(self.labels)))])
-        return self._unknown_values(unknown.tolist(), image_name(mask)) if unknown.size else None
+            return other_size(row, found.shape, size)
+        return self._mask_values.problem(found, image_name(mask))
+
+    def remark(self, row: Row) -> str | None:
+        """Return what a lossy file of a mask means for its classes, or None."""
+        found = None if row.get("mask") is None else self._mask_values.remark(row["mask"])
+        return found or super().remark(row)
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         """Return `pixel_values` (3, height, width) and `labels`, a dict of tensors.
@@ -119,7 +132,7 @@ class SemanticSegmentation(GreyLevels):
         """
         image = open_rgb(row["image"], self.levels)
         labels = {"size": torch.tensor([image.height, image.width])}
-        mask = None if row.get("mask") is None else self._numbers(class_numbers(row["mask"]))
+        mask = None if row.get("mask") is None else self._mask_values.numbers(row["mask"])
         if train and context.augment != "off" and mask is not None:
             change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
             image, mask = change.image(image), change.mask(mask, IGNORED)
@@ -236,23 +249,6 @@ class SemanticSegmentation(GreyLevels):
             depth = np.uint8 if len(context.labels) <= 256 else np.uint16
             answers.append({"segments": segments, "map": _png(chosen.astype(depth))})
         return answers
-
-    def _numbers(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Convert pixel values to class numbers, or to IGNORED. Values of no label become numbers out of range."""
-        ignored = np.zeros_like(values, dtype=bool) if self.ignore is None else values == self.ignore
-        numbers = (values != 0).astype(np.int32) if self.values == "nonzero" else values - self.first
-        # The value below the first label would become -1, which is IGNORED.
-        return np.where(ignored, IGNORED, np.where(numbers == IGNORED, IGNORED - 1, numbers)).astype(np.int32)
-
-    def _unknown_values(self, unknown: list[int], name: str) -> str:
-        """Return the message about pixel values of a mask of no label."""
-        some = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        last = self.first + len(self.labels) - 1
-        return (
-            f"mask {name} holds pixel values of no label: {some}; {self.first} to {last} are "
-            f"{', '.join(self.labels)}. List all classes in task.labels, name a value to leave out in task.ignore, or "
-            "set task.values: nonzero if every value but 0 is one class (numbers of instances, 255)"
-        )
 
 
 def _pixels(image: Image.Image, processor: Any, size: tuple[int, int] | None) -> Tensor:

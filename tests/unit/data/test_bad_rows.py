@@ -207,7 +207,7 @@ KINDS = {
     "coco, an unknown category": Kind(Finding(), partial(coco, box=[1, 1, 2, 2], category=9), "category_id is 9"),
     "coco, no image file": Kind(Finding(), partial(coco, box=[1, 1, 2, 2], name="none.png"), "there is no image"),
     "coco, a path out of the folder": Kind(
-        Finding(), partial(coco, box=[1, 1, 2, 2], name="../a.png"), "is outside of"
+        Finding(), partial(coco, box=[1, 1, 2, 2], name="../a.png"), "there is no image"
     ),
     "masks, an image without one": Kind(Outlining(), partial(masks, bad=None), "has no mask: 0700_mask.png or"),
     "masks, one that is no image": Kind(Outlining(), partial(masks, bad=b"no"), "is not an image that can be read"),

@@ -109,6 +109,8 @@ def test_folders_are_named_where_their_names_are_their_own(tmp_path: Path) -> No
         (("images/a.jpg", "masks/a.png"), "masks"),
         (("labels/a.jpg", "masks/a.png"), "images"),
         (("a.jpg", "b.png"), "images"),
+        (("images/a.jpg", "labels/a.txt"), "yolo"),
+        (("train/images/a.jpg", "train/labels/a.txt", "valid/images/b.jpg"), "yolo"),
         (("JPEGImages/a.jpg", "Annotations/a.xml"), "voc"),
         (("train/state.json", "train/data.arrow", "dataset_dict.json"), "saved-dataset"),
     ],

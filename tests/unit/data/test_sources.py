@@ -104,6 +104,19 @@ def _bad_voc(folder: Path) -> tuple[Path, str]:
     return folder, str(_written(folder / "Annotations/three.xml", "<annotation><object></annotation>"))
 
 
+def _yolo(folder: Path) -> Path:
+    for name in ("one.png", "two.png"):
+        _written(folder / f"images/{name}", "")
+    _written(folder / "labels/one.txt", "0 0.25 0.5 0.1 0.2\n")
+    _written(folder / "classes.txt", "cat\n")
+    return folder
+
+
+def _bad_yolo(folder: Path) -> tuple[Path, str]:
+    _yolo(folder)
+    return folder, f"{_written(folder / 'labels/two.txt', '7 0.25 0.5 0.1 0.2')}:1"
+
+
 def _dicom(folder: Path) -> Path:
     return scan(folder / "cine.dcm", [[[0, 1, 2], [3, 4, 5]], [[5, 4, 3], [2, 1, 0]]], SOPInstanceUID="1.2")
 
@@ -278,6 +291,14 @@ SAMPLES = {
     "saved-dataset": Sample(_saved_dataset, TEXTS, _bad_saved_dataset),
     "text": Sample(_text, [{"text": "To be,\nor not.\n"}], _bad_text),
     "voc": Sample(_voc, [{**row, "image": f"JPEGImages/{row['image']}"} for row in BOXES], _bad_voc),
+    "yolo": Sample(
+        _yolo,
+        [
+            {"image": "images/one.png", "boxes": [[0.25, 0.5, 0.1, 0.2]], "labels": ["cat"]},
+            {"image": "images/two.png", "boxes": [], "labels": []},
+        ],
+        _bad_yolo,
+    ),
     "images": Sample(
         _images, [{"image": "cat/a.png", "label": "cat"}, {"image": "dog/b.JPG", "label": "dog"}], _bad_images
     ),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from regraft.contracts import Raw
-from regraft.data.ingest import ingest
+from regraft.data.ingest import IngestedRows, ingest
+from regraft.data.rows import Rows
 from regraft.data.sources.voc import Voc
 from regraft.errors import DataError
 from regraft.spec.sections import DataSpec
@@ -63,7 +65,8 @@ def test_corners_counted_from_zero_are_within_the_slack(tmp_path: Path) -> None:
 def test_difficult_objects_are_left_out_unless_asked_for(tmp_path: Path) -> None:
     hard = "<difficult>1</difficult>"
     document(tmp_path, "a", thing("cat", 1, 1, 9, 9, extra=hard), thing("dog", 1, 1, 9, 9))
-    assert [row.values["labels"] for row in read(tmp_path)] == [["dog"]]
+    left_out, row = read(tmp_path)
+    assert (left_out.ignored, row.values["labels"]) == ("objects that are marked as difficult", ["dog"])
     assert [row.values["labels"] for row in read(tmp_path, Voc(difficult="keep"))] == [["cat", "dog"]]
 
 
@@ -143,3 +146,96 @@ def test_the_two_dirty_boxes_of_bccd_are_named_by_file(tmp_path: Path) -> None:
     assert found.rows["train"] + found.rows["eval"] == 205 + 87 - 2
     assert found.labels == ("Platelets", "RBC", "WBC")
     assert found.skipped["train"] + found.skipped["eval"] == 2
+
+
+def sized(folder: Path, *objects: str, size: tuple[object, object] = (40, 20), orientation: int = 1) -> Path:
+    """Write one document with a <size>, and its image of 40 x 20 stored pixels."""
+    path = document(folder, "a", *objects)
+    text = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
+    path.write_text(path.read_text().replace("</filename>", f"</filename>{text}"))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (40, 20)).save(folder / "JPEGImages" / "a.jpg", exif=exif)
+    return path
+
+
+def ingested(path: Path, scratch: Path, **data: object) -> IngestedRows:
+    return ingest(ObjectDetection(), DataSpec.model_validate({"train": str(path), "eval": str(path), **data}), scratch)
+
+
+def first_boxes(path: Path, scratch: Path, **data: object) -> list[list[float]]:
+    return Rows(ingested(path, scratch, **data).files["train.arrow"], ObjectDetection.columns).row(0)["boxes"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation", "box"),
+    [
+        ((40, 20), 1, [30, 0, 10, 5]),
+        ((40, 20), 6, [15, 30, 5, 10]),
+        ((40, 20), 8, [0, 0, 5, 10]),
+        ((0, 0), 1, [30, 0, 10, 5]),
+    ],
+)
+def test_boxes_lie_where_the_declared_size_says(
+    tmp_path: Path, size: tuple[int, int], orientation: int, box: list[float]
+) -> None:
+    sized(tmp_path / "v", thing("cat", 31, 1, 40, 5), size=size, orientation=orientation)
+    assert first_boxes(tmp_path / "v", tmp_path) == [box]
+
+
+def test_an_image_of_another_size_than_declared_is_a_bad_row(tmp_path: Path) -> None:
+    path = sized(tmp_path / "v", thing("cat", 1, 1, 10, 5), size=(20, 10))
+    with pytest.raises(DataError) as refused:
+        ingested(tmp_path / "v", tmp_path)
+    assert f"{path}: boxes were drawn on an image of 20 x 10 pixels" in str(refused.value)
+    assert "and the image has 40 x 20" in str(refused.value)
+    sized(tmp_path / "v", thing("cat", 1, 1, 10, 5), size=("wide", 10))
+    with pytest.raises(DataError, match="width is 'wide'; the image's width in pixels is wanted"):
+        ingested(tmp_path / "v", tmp_path)
+
+
+def test_corners_as_shares_are_refused_with_both_readings_and_read_where_written(tmp_path: Path) -> None:
+    sized(tmp_path / "v", thing("cat", 0.25, 0.5, 0.75, 1))
+    with pytest.raises(DataError) as refused:
+        ingested(tmp_path / "v", tmp_path)
+    message = str(refused.value)
+    assert "no corner is above 1: [0.25, 0.5, 0.75, 1] in an image of 40 x 20 pixels is 0.5 x 0.5 pixels at" in message
+    assert "20 x 10 pixels at 10, 10 as corners x1, y1, x2, y2 as shares" in message
+    assert "data.format: {type: voc, boxes: xyxy-shares}" in message
+    shares = {"type": "voc", "boxes": "xyxy-shares"}
+    assert first_boxes(tmp_path / "v", tmp_path, format=shares) == [[10, 10, 20, 10]]
+
+
+POINTS = ((5, 6), (15, 6), (10, 16))
+ROBOFLOW = "".join(f"<x{number}>{x}</x{number}><y{number}>{y}</y{number}>" for number, (x, y) in enumerate(POINTS, 1))
+LABELME = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in POINTS)
+
+
+@pytest.mark.parametrize("polygon", [ROBOFLOW, LABELME])
+def test_an_object_without_corners_is_the_box_around_its_polygon(tmp_path: Path, polygon: str) -> None:
+    sized(tmp_path / "v", f"<object><name>cat</name><polygon>{polygon}</polygon></object>")
+    assert first_boxes(tmp_path / "v", tmp_path) == [[5, 6, 10, 10]]
+    assert any("read as the box around their polygon" in note for note in ingested(tmp_path / "v", tmp_path).notes)
+
+
+def test_what_other_tools_write_is_named_or_counted(tmp_path: Path) -> None:
+    rotated = "<object><name>cat</name><robndbox><cx>9</cx></robndbox></object>"
+    document(tmp_path, "a", rotated)
+    assert "object 1 (cat) is a rotated box, <robndbox>; an upright <bndbox> is wanted" in str(
+        read(tmp_path)[0].problem
+    )
+    path = document(tmp_path, "a", thing("cat", 1, 1, 5, 5), "<object><name>dog</name><deleted>1</deleted></object>")
+    assert [row.ignored for row in read(tmp_path)] == ["objects that are marked as deleted", ""]
+    path.write_text("<annotations><image/></annotations>")
+    assert "it is CVAT's own format, so export it as PASCAL VOC or COCO" in str(read(tmp_path)[0].problem)
+
+
+def test_a_document_finds_its_image_whatever_its_accents_and_spaces_are_written_as(tmp_path: Path) -> None:
+    path = document(tmp_path, "b", thing("cat", 1, 1, 9, 9), picture=False, filename="C:\\x\\my%20cat")
+    Image.new("RGB", (40, 20)).save(tmp_path / "JPEGImages" / "my cat.jpg")
+    name = unicodedata.normalize("NFD", "k\u00e4tzchen")
+    Image.new("RGB", (40, 20)).save(tmp_path / "JPEGImages" / f"{name}.jpg")
+    document(tmp_path, unicodedata.normalize("NFC", name), thing("cat", 1, 1, 9, 9), picture=False, filename="x")
+    named = [Path(row.values["image"]).name for row in read(tmp_path)]
+    assert named == ["my cat.jpg", f"{name}.jpg"]
+    assert path.is_file()

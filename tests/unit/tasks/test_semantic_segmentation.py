@@ -117,8 +117,8 @@ def test_a_mask_of_another_size_or_of_colours_is_a_bad_row(tmp_path: Path) -> No
     row = saved(tmp_path, np.zeros((4, 6), np.uint8))
     Image.new("RGB", (5, 4)).save(tmp_path / "image.png")
     assert str(SemanticSegmentation().check(row)).endswith("mask.png has 6 x 4 pixels, and its image 5 x 4")
-    row = saved(tmp_path, np.zeros((4, 6), np.uint8), "RGB")
-    assert "mask.png has 3 channels (RGB); a mask has one" in str(SemanticSegmentation().check(row))
+    row = saved(tmp_path, np.full((4, 6, 3), (0, 9, 0), np.uint8))
+    assert "mask.png has 3 channels (RGB) with 1 colour (#000900): write" in str(SemanticSegmentation().check(row))
     (tmp_path / "mask.png").write_text("no image")
     assert "is not readable" in str(SemanticSegmentation().check(row))
     assert SemanticSegmentation().check({"row": 0, "image": row["image"]}) is None

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from regraft.columns.files.base64_text import decoded
 from regraft.columns.files.content import Content, ContentCache, content_cache, examined, judged
+from regraft.columns.files.file_names import absence, find_file, is_file_address, url_beside, url_readings
 from regraft.columns.files.remote import S3, beginning, contents, object_examined
 from regraft.contracts.column import Allowance, BadCell, Column, Widget, absent, json_name
 from regraft.contracts.file_ref import FileRef
@@ -75,15 +76,16 @@ class FileColumn(Column):
         if not isinstance(cell, str) or not cell:
             raise BadCell("is missing") if absent(cell) or cell == "" else BadCell.unfit(cell, "a path")
         if url := self.remote(cell, folder):
-            return self._usable(url, self._object(url))
-        if "://" in cell:
+            found, place = self._object(url)
+            return self._usable(place, found)
+        if "://" in cell and not is_file_address(cell) and find_file(cell, folder) is None:
             advice = f"{self.noun}s are read from local files and s3:// URLs: download them first"
             raise BadCell(f"{cell!r} is a URL; {advice}")
-        path = os.path.abspath(os.path.join(folder, cell))
+        path = find_file(cell, folder) or os.path.abspath(os.path.join(folder, cell))
         try:
             return self._usable(path, examined(path, self._cache(), self.method(), self.problem))
         except FileNotFoundError:
-            raise BadCell(f"there is no {self.noun} {path}") from None
+            raise BadCell(f"there is no {self.noun} {path}{absence(cell, folder)}") from None
         except OSError as error:
             raise BadCell(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -95,14 +97,20 @@ class FileColumn(Column):
     def _cache(self) -> ContentCache:
         return content_cache(str(cache_folder("content")), os.getpid())
 
-    def _object(self, url: str) -> Content:
-        """Return the content of a file in S3. A store that cannot be reached is not a fault of the row."""
-        try:
-            return object_examined(url, self._cache(), self.method(), self.problem)
-        except NotFound:
-            raise BadCell(f"there is no {self.noun} {url}") from None
-        except RequestError as error:
-            raise BadCell(f"{url!r} names no {self.noun} in S3: {error.message}") from None
+    def _object(self, url: str) -> tuple[Content, str]:
+        """Return the content of a file in S3, and its URL.
+
+        A store that cannot be reached is not a fault of the row.
+        """
+        problem = f"{url} leads out of its bucket"
+        for reading in url_readings(url):
+            try:
+                return object_examined(reading, self._cache(), self.method(), self.problem), reading
+            except NotFound:
+                problem = f"there is no {self.noun} {url}"
+            except RequestError as error:
+                problem = f"{url!r} names no {self.noun} in S3: {error.message}"
+        raise BadCell(problem)
 
     def stored(self, value: Any) -> dict[str, str | bytes | int | None]:
         """Return a path, a URL or bytes as ARROW holds them."""
@@ -145,14 +153,14 @@ class FileColumn(Column):
             return cell
         if not cell or not folder.startswith(S3) or "://" in cell or os.path.isabs(cell):
             return None
-        return f"{S3}{posixpath.normpath(posixpath.join(folder.removeprefix(S3), cell))}"
+        return url_beside(cell, folder)
 
     def ahead(self, cell: object, folder: str) -> str | None:
         """Return the URL or the path of the file that a cell names, to be examined ahead of its row."""
         if url := self.remote(cell, folder):
             return url
         local = isinstance(cell, str) and cell and "://" not in cell
-        return os.path.abspath(os.path.join(folder, str(cell))) if local else None
+        return find_file(str(cell), folder) if local else None
 
     def prefetch(self, file: str) -> None:
         """Examine a file, and fetch and remember the first bytes of one in S3."""

@@ -3,33 +3,56 @@
 from __future__ import annotations
 
 import json
-import posixpath
-from collections.abc import Iterator, Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from regraft.contracts import Raw, Source
 from regraft.data.folders import find_coco_document
 from regraft.data.json_shape import json_shape, open_text
+from regraft.data.picture_finder import FoundPicture, PictureFinder, named_folder, remote_picture, usual_folders
 from regraft.errors import DataError
+from regraft.media.pixels.annotated_boxes import AnnotatedBoxes
+from regraft.media.pixels.box_readings import BoxEvidence, BoxForm, around
+from regraft.media.pixels.picture_sizes import Extent, declared_size, picture_size
 
 _LISTS = ("images", "annotations", "categories")
 _IDS = ("image_id", "category_id")
+_OTHERS = (
+    ({"shapes", "imagePath"}, "LabelMe's or X-AnyLabeling's JSON of one image: export it as COCO, VOC or YOLO"),
+    ({"_via_img_metadata"}, "a project of the VGG Image Annotator: export its annotations as COCO"),
+    ({"items", "categories"}, "Datumaro's JSON: export it as COCO"),
+)
+"""Keys of JSON files that other tools write, and what to do about them."""
+_WHOLE = re.compile(r"(0|[1-9][0-9]{0,30})(\.0)?")
+_HEADERS_READ = 500
+"""Images without a declared size whose headers are read, to see what boxes mean."""
+_POLYGONS = "annotations without a bbox are read as the box around their polygons"
 
 
 class Coco(Source):
     """COCO detection (Lin et al., 2014): a JSON document with images, annotations and categories.
 
     The columns are `image`, `boxes` ([x, y, width, height] in pixels) and `labels` (category names); an image without
-    annotations is a row without boxes. Annotations of crowds (`iscrowd: 1`) are left out, since they do not mark one
-    object.
+    annotations is a row without boxes. Annotations of crowds (`iscrowd: 1`) are left out and counted, since they do not
+    mark one object. An annotation without `bbox` is the box around its polygons. Where `width` and `height` are
+    declared, boxes are placed on the image by them; an image of another size is a bad row.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"boxes"})
     suffixes = (".json",)
     images: str | None = None
-    """Folder of the images, or its s3:// URL; null: the folder of the JSON file. A relative path begins at the current
-    directory."""
+    """Folder of the images, or its s3:// URL; null: the folder of the JSON file, or that of COCO's layout beside it. A
+    relative path begins at the current directory, or else at the JSON file. An image is looked for by its whole name,
+    and then by its last part."""
+    boxes: BoxForm | None = None
+    """Meaning of the four numbers of a bbox; null is COCO's own, x, y, width, height in pixels (xywh), and a file whose
+    boxes contradict it is refused. xyxy: two corners; cxcywh: the centre, width and height; shares, xyxy-shares,
+    cxcywh-shares: the same as shares of the image's width and height."""
 
     def accepts(self, path: Path) -> bool:
         """Accept a .json that is one document, and a folder with `_annotations.coco.json` or one such document."""
@@ -50,47 +73,57 @@ class Coco(Source):
         document = _document(path)
         names = {item.id: item.text for item in _named(document["categories"], "category", "name", path)}
         images = list(_named(document["images"], "image", "file_name", path))
+        parse = partial(_annotation, names=names, path=path, form=self.boxes or "xywh")
+        notes = [parse(item) for item in document["annotations"]]
         annotations: dict[Any, list[_Annotation]] = {item.id: [] for item in images}
-        for item in document["annotations"]:
-            annotation = _annotation(item, names, path)
-            if annotation.image in annotations:
-                annotations[annotation.image].append(annotation)
-            else:
-                absent = f"image_id is {annotation.image!r}, which is not the id of any of the images"
-                yield Raw({}, annotation.where, annotation.problem or absent)
-        for item in images:
-            yield self._row(item, annotations[item.id], path)
+        for note in notes:
+            annotations.get(note.image, []).append(note)
+        find = self._finder(path)
+        pictures = [None if item.text is None else find(item.text) for item in images]
+        if self.boxes is None:
+            _refuse_doubtful(images, pictures, annotations, path)
+        for note in notes:
+            if note.image not in annotations:
+                absent = f"image_id is {note.image!r}, which is not the id of any of the images"
+                yield Raw({}, note.where, note.problem or absent)
+            elif note.crowd:
+                yield Raw({}, note.where, ignored="annotations of crowds (iscrowd: 1)")
+        for item, picture in zip(images, pictures, strict=True):
+            yield self._row(item, picture, annotations[item.id], path)
 
-    def _row(self, item: _Item, annotations: list[_Annotation], path: Path) -> Raw:
+    def _row(self, item: _Item, picture: FoundPicture | None, notes: Sequence[_Annotation], path: Path) -> Raw:
         where = f"{path}:image {item.id}"
-        if item.text is None:
+        if picture is None:
             return Raw({}, where, f"the image with id {item.id!r} has no file_name")
-        image = self._image(item.text, path.parent)
-        if image is None:
-            return Raw({}, where, f"{item.text!r} is outside of the folder {self.images or path.parent}")
-        if wrong := next((annotation for annotation in annotations if annotation.problem), None):
-            return Raw({"image": image}, wrong.where, wrong.problem)
-        objects = [annotation for annotation in annotations if not annotation.crowd]
-        boxes, labels = [item.box for item in objects], [item.label for item in objects]
-        return Raw({"image": image, "boxes": boxes, "labels": labels}, where)
+        if picture.problem or item.problem:
+            return Raw({}, where, picture.problem or item.problem)
+        if wrong := next((note for note in notes if note.problem), None):
+            return Raw({"image": picture.path}, wrong.where, wrong.problem)
+        objects = [note for note in notes if not note.crowd]
+        remark = _POLYGONS if any(note.polygon for note in objects) else None
+        boxes = AnnotatedBoxes.of((note.box for note in objects), self.boxes or "xywh", item.size, remark)
+        labels = [note.label for note in objects]
+        return Raw({"image": picture.path, "boxes": boxes, "labels": labels}, where, remark=picture.remark)
 
-    def _image(self, name: str, beside: Path) -> str | None:
-        """Return an image's path or URL; None if it is outside the images' folder."""
-        if posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] == "..":
-            return None
+    def _finder(self, path: Path) -> Any:
+        """Return the function that finds an image by its name."""
         if self.images and "://" in self.images:
-            return f"{self.images.rstrip('/')}/{posixpath.normpath(name)}"
-        folder = Path(self.images).expanduser().absolute() if self.images else beside
-        return str(folder / name)
+            return partial(remote_picture, images=self.images)
+        folders = [named_folder(self.images, path.parent)] if self.images else usual_folders(path)
+        return PictureFinder(
+            folders, "data.format: {type: coco, images: FOLDER}", by_last_part=self.images is not None
+        ).find
 
 
 @dataclass(frozen=True)
 class _Item:
     """An image or a category."""
 
-    id: int | str
+    id: int | str | float
     text: str | None
     """Its name; None for an image that has none."""
+    size: Extent | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +135,8 @@ class _Annotation:
     label: str
     where: str
     crowd: bool = False
+    polygon: bool = False
+    """Whether the box is that around its polygons."""
     problem: str | None = None
 
 
@@ -113,9 +148,12 @@ def _document(path: Path) -> dict[str, list[Any]]:
         raise DataError(f"is not JSON: {error}", str(path)) from None
     missing = [key for key in _LISTS if not isinstance(document, dict) or not isinstance(document.get(key), list)]
     if missing:
+        known = document.keys() if isinstance(document, dict) else set()
+        other = next((f"is {what}" for keys, what in _OTHERS if keys <= known), None)
         raise DataError(
-            f"has no list {', '.join(map(repr, missing))}; COCO has {', '.join(_LISTS)}. If it holds rows, one object "
-            "on each line or in a list, write data.format: jsonl",
+            other
+            or f"has no list {', '.join(map(repr, missing))}; COCO has {', '.join(_LISTS)}. If it holds rows, one "
+            "object on each line or in a list, write data.format: jsonl",
             str(path),
         )
     return dict(document)
@@ -126,33 +164,107 @@ def _named(items: list[Any], what: str, key: str, path: Path) -> Iterator[_Item]
     found: dict[Any, str | None] = {}
     for position, item in enumerate(items, 1):
         where = f"{path}:{what} {position}"
-        if not isinstance(item, dict) or not isinstance(item.get("id"), int | str):
+        if not isinstance(item, dict) or item.get("id") is None:
             raise DataError(f"the {what} has no id", where)
-        number, text = item["id"], item.get(key)
+        number, text = _identifier(item["id"]), item.get(key)
+        if number is None:
+            raise DataError(f"the {what}'s id is {item['id']!r:.60}; a number or a text is wanted", where)
+        if isinstance(text, int) and not isinstance(text, bool) and what == "category":
+            text = str(text)
         text = text if isinstance(text, str) and text else None
         if text is None and what == "category":
             raise DataError(f"the {what} with id {number!r} has no {key}", where)
         if number in found:
             raise DataError(f"the id {number!r} is used twice, for {found[number]!r} and {text!r}", where)
         found[number] = text
-        yield _Item(number, text)
+        size, problem = _declared(item) if what == "image" else (None, None)
+        yield _Item(number, text, size, problem)
 
 
-def _annotation(note: Any, names: Mapping[Any, str | None], path: Path) -> _Annotation:
+def _identifier(written: object) -> int | str | float | None:
+    """Return an id, the same for 7, 7.0 and "7", as different tools write it; None for what is no id."""
+    if isinstance(written, bool) or not isinstance(written, int | float | str):
+        return None
+    if isinstance(written, float):
+        return None if not math.isfinite(written) else int(written) if written.is_integer() else written
+    if isinstance(written, str):
+        return int(written.removesuffix(".0")) if _WHOLE.fullmatch(written) else written
+    return written
+
+
+def _declared(item: Mapping[str, Any]) -> tuple[Extent | None, str | None]:
+    """Return the declared size of an image, or None and the message if it is nonsense."""
+    try:
+        return declared_size(item.get("width"), item.get("height")), None
+    except ValueError as error:
+        return None, str(error)
+
+
+def _annotation(note: Any, *, names: Mapping[Any, str | None], path: Path, form: BoxForm) -> _Annotation:
     """Parse an annotation; `names` are the categories' names by id."""
     number = note.get("id", "without id") if isinstance(note, dict) else note
     where = f"{path}:annotation {number}"
     if not isinstance(note, dict):
         return _Annotation(None, [], "", where, problem="the annotation is not a JSON object")
-    image, category = (note.get(key) if isinstance(note.get(key), int | str) else None for key in _IDS)
+    image, category = (_identifier(note.get(key)) for key in _IDS)
     label = names.get(category)
+    if image is None:
+        absent = f"image_id is {note.get('image_id')!r:.60}, which is not the id of any of the images"
+        return _Annotation(None, [], "", where, problem=absent)
     if label is None:
-        problem = f"category_id is {note.get('category_id')!r}, which is not the id of any of the categories"
+        problem = f"category_id is {note.get('category_id')!r:.60}, which is not the id of any of the categories"
         return _Annotation(image, [], "", where, problem=problem)
     if note.get("iscrowd"):
         return _Annotation(image, [], label, where, crowd=True)
     box = note.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or any(isinstance(side, bool | str) for side in box):
-        problem = f"bbox is {box!r}; four numbers are wanted: x, y, width, height in pixels"
+    if box in (None, []) and (points := _polygon_points(note.get("segmentation"))):
+        return _Annotation(image, around(points, form), label, where, polygon=True)
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        problem = f"bbox is {box!r:.200}; four numbers are wanted: x, y, width, height in pixels"
         return _Annotation(image, [], label, where, problem=problem)
     return _Annotation(image, box, label, where)
+
+
+def _is_number(side: object) -> bool:
+    return isinstance(side, int | float) and not isinstance(side, bool)
+
+
+def _polygon_points(segmentation: object) -> list[tuple[float, float]]:
+    """Return the points of polygons [[x1, y1, x2, y2, ...], ...]; none for run lengths or anything else."""
+    polygons = segmentation if isinstance(segmentation, list) else []
+    if polygons and all(map(_is_number, polygons)):
+        polygons = [polygons]
+    points: list[tuple[float, float]] = []
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(map(_is_number, polygon)):
+            return []
+        points += zip(polygon[::2], polygon[1::2], strict=True)
+    return points
+
+
+def _refuse_doubtful(
+    images: Sequence[_Item],
+    pictures: Sequence[FoundPicture | None],
+    annotations: Mapping[Any, Sequence[_Annotation]],
+    path: Path,
+) -> None:
+    """Raise DataError where the boxes of the whole file are probably no x, y, width, height in pixels."""
+    evidence, headers = BoxEvidence(), 0
+    for item, picture in zip(images, pictures, strict=True):
+        boxes = [note.box for note in annotations[item.id] if note.box and not note.problem]
+        size = item.size
+        if size is None and boxes and picture is not None and picture.exists and headers < _HEADERS_READ:
+            headers += 1
+            size = _seen_size(picture.path)
+        for box in boxes:
+            evidence.add(box, size, str(item.text))
+    if doubt := evidence.doubt("coco"):
+        raise DataError(doubt, str(path))
+
+
+def _seen_size(path: str) -> Extent | None:
+    """Return the size of an upright image; None for one that cannot be read, or whose file is elsewhere."""
+    try:
+        return picture_size(path).upright
+    except DataError:
+        return None

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from regraft.columns.files.file_names import find_file, last_part
 from regraft.contracts import Raw, Source
 from regraft.data.file_kinds import IMAGE_SUFFIXES
 from regraft.errors import DataError
+from regraft.media.pixels.annotated_boxes import AnnotatedBoxes
+from regraft.media.pixels.box_readings import around, described, looks_like_shares, written_box
+from regraft.media.pixels.picture_sizes import Extent, declared_size
 
+_POLYGONS = "objects without <bndbox> are read as the box around their polygon"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -26,9 +32,11 @@ class Voc(Source):
     ([x, y, width, height] in pixels) and `labels` (the objects' names); `data.train: folder#train` reads the images of
     one split. Corners are integer pixels counted from 1, both inside the box, as VOC defines them: (1, 1, 4, 4) becomes
     [0, 0, 4, 4]. Corners on one line or column are an annotator's mistake, not a box one pixel wide: such a box has no
-    area, for which the row is refused.
+    area, for which the row is refused. An object without corners is the box around its polygon. Where <size> is
+    declared, boxes are placed on the image by it; an image of another size is a bad row.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"boxes"})
     suffixes = (".xml",)
     part: str | None = None
     """The split: images named in ImageSets/Main/<part>.txt, in that order; null reads every document."""
@@ -36,6 +44,9 @@ class Voc(Source):
     """skip: leave out objects marked as difficult, which VOC's own evaluation ignores. keep: read them."""
     images: str | None = None
     """Folder of the images; null: JPEGImages beside Annotations, else beside each document."""
+    boxes: Literal["xyxy", "xyxy-shares"] | None = None
+    """Meaning of the corners; null is VOC's own, pixels (xyxy), and a document with corners of 0 to 1 is a bad row.
+    xyxy-shares: shares of the image's width and height."""
 
     def accepts(self, path: Path) -> bool:
         """Accept an .xml, and a folder with some, itself or in Annotations/."""
@@ -52,9 +63,44 @@ class Voc(Source):
         if not chosen:
             raise DataError("holds no .xml, itself or in Annotations/", str(path))
         for document in chosen:
-            yield self._row(document)
+            yield from self._rows(document)
 
-    def _row(self, document: Path) -> Raw:
+    def _rows(self, document: Path) -> Iterator[Raw]:
+        """Yield the objects that are passed over, and the row of a document."""
+        found = self._parsed(document)
+        if isinstance(found, Raw):
+            yield found
+            return
+        objects, size, image = found
+        kept = [item for item in objects if item.passed_over(self.difficult) is None]
+        for item in objects:
+            if kind := item.passed_over(self.difficult):
+                yield Raw({}, str(document), ignored=f"objects that are marked as {kind}")
+        if doubt := self._doubt(kept, size):
+            yield Raw({"image": str(image)}, str(document), doubt)
+            return
+        if self.boxes == "xyxy-shares":
+            boxes = AnnotatedBoxes.of((item.corners for item in kept), "xyxy-shares", size)
+        else:
+            boxes = AnnotatedBoxes.of((_in_pixels(item) for item in kept), "xywh", size)
+        boxes.remark = _POLYGONS if any(item.polygon for item in kept) else None
+        yield Raw({"image": str(image), "boxes": boxes, "labels": [item.name for item in kept]}, str(document))
+
+    def _doubt(self, objects: Sequence[_Object], size: Extent | None) -> str | None:
+        """Return the message for corners that are probably shares of the image, or None."""
+        corners = [item.corners for item in objects]
+        if self.boxes is not None or not looks_like_shares(corners) or all(x % 1 == 0 for box in corners for x in box):
+            return None
+        extent = size or (100, 100)
+        pixels, share = (described(corners[0], form, extent) for form in ("xyxy", "xyxy-shares"))
+        at = f"{'an image' if size else 'a picture, say,'} of {extent[0]:g} x {extent[1]:g} pixels"
+        return (
+            f"no corner is above 1: {written_box(corners[0])} in {at} is {pixels}; or {share}. Write what is meant: "
+            "data.format: {type: voc, boxes: xyxy}, or data.format: {type: voc, boxes: xyxy-shares}"
+        )
+
+    def _parsed(self, document: Path) -> Raw | tuple[list[_Object], Extent | None, Path]:
+        """Return the objects, the declared size and the image of a document, or the row that says what is wrong."""
         where = str(document)
         try:
             root = fromstring(document.read_bytes(), forbid_dtd=True)
@@ -65,16 +111,14 @@ class Voc(Source):
                 raise DataError(f"is not readable as XML: {_parser_message(error)}", where) from None
             return Raw({}, where, f"is not readable as XML: {_parser_message(error)}")
         if root.tag != "annotation":
-            return Raw({}, where, f"is not a VOC document: it holds <{root.tag}>, and <annotation> is wanted")
+            return Raw(
+                {}, where, f"is not a VOC document: it holds <{root.tag}>, and <annotation> is wanted{_way(root)}"
+            )
         try:
             objects = [_object(item, number) for number, item in enumerate(root.findall("object"), 1)]
-            image = self._image(document, root)
+            return objects, _size(root), self._image(document, root)
         except ValueError as error:
             return Raw({}, where, str(error))
-        kept = [(label, box) for label, box, difficult in objects if self.difficult == "keep" or not difficult]
-        return Raw(
-            {"image": str(image), "boxes": [box for _, box in kept], "labels": [label for label, _ in kept]}, where
-        )
 
     def _image(self, document: Path, root: Element) -> Path:
         """Return the image with the document's name, or else the one that it names: renamed files keep an old name.
@@ -82,12 +126,15 @@ class Voc(Source):
         Folders in that name are dropped: they are those of the annotator's machine, and must not lead out of this one.
         """
         folder = self._images_of(document)
-        named = (root.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
+        named = last_part((root.findtext("filename") or "").strip())
         for suffix in (Path(named).suffix, *IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)):
             if suffix and (image := folder / f"{document.stem}{suffix}").is_file():
                 return image
-        if named and (folder / named).is_file():
-            return folder / named
+        if named and (found := find_file(named, folder)):
+            return Path(found)
+        for suffix in IMAGE_SUFFIXES:  # a name with letters that another system writes otherwise
+            if not document.stem.isascii() and (found := find_file(f"{document.stem}{suffix}", folder)):
+                return Path(found)
         also = f" and no {named!r}, which it names" if named else ""
         raise ValueError(f"{folder} holds no image {document.stem!r}{also}: put it there, or write data.format.images")
 
@@ -119,17 +166,74 @@ def _split(path: Path, part: str) -> list[str]:
     return [line.split()[0] for line in lines if line.strip()]
 
 
-def _object(item: Element, number: int) -> tuple[str, list[float], bool]:
-    """Return an object's name, its box, and whether it is difficult. Raises ValueError for a wrong object."""
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """One object of a document."""
+
+    name: str
+    corners: list[float]
+    """Left, top, right and bottom, as they are written."""
+    difficult: bool = False
+    polygon: bool = False
+    """Whether the corners are those around a polygon."""
+    deleted: bool = False
+
+    def passed_over(self, difficult: str) -> str | None:
+        """Return what the object is marked as, where it is left out."""
+        return "deleted" if self.deleted else "difficult" if self.difficult and difficult == "skip" else None
+
+
+def _object(item: Element, number: int) -> _Object:
+    """Return an object. Raises ValueError for a wrong one."""
     name = (item.findtext("name") or "").strip()
     what = f"object {number} ({name})" if name else f"object {number}"
     if not name:
         raise ValueError(f"{what} has no <name>")
+    if (item.findtext("deleted") or "").strip() == "1":
+        return _Object(name, [], deleted=True)
+    difficult = (item.findtext("difficult") or "").strip() in ("1", "true")
+    if item.find("bndbox") is None and item.find("robndbox") is not None:
+        raise ValueError(f"{what} is a rotated box, <robndbox>; an upright <bndbox> is wanted: export it so")
+    if item.find("bndbox") is None and (points := _polygon(item, what)):
+        return _Object(name, around(points, "xyxy"), difficult, polygon=True)
     corners = [_number(item.findtext(f"bndbox/{corner}"), f"{what}: <{corner}>") for corner in _CORNERS]
-    left, top, right, bottom = corners
+    return _Object(name, corners, difficult, polygon=False)
+
+
+def _in_pixels(item: _Object) -> list[float]:
+    """Return an object's box, whose corners are pixels counted from 1; those around a polygon are points."""
+    left, top, right, bottom = item.corners
+    if item.polygon:
+        return [left, top, right - left, bottom - top]
     # Counting both ends would make a box whose corners are the same point one pixel wide, and a valid object.
     width, height = (end - start + 1 if end > start else end - start for start, end in ((left, right), (top, bottom)))
-    return name, [left - 1, top - 1, width, height], (item.findtext("difficult") or "").strip() in ("1", "true")
+    return [left - 1, top - 1, width, height]
+
+
+def _polygon(item: Element, what: str) -> list[tuple[float, float]]:
+    """Return the points of an object's polygon, as LabelMe (<pt>) or Roboflow (<x1>, <y1>, ...) write them, or none."""
+    polygon = item.find("polygon")
+    if polygon is None:
+        return []
+    pairs = [(point.findtext("x"), point.findtext("y")) for point in polygon.findall("pt")]
+    number = 1
+    while not pairs or polygon.find(f"x{number}") is not None:
+        pairs.append((polygon.findtext(f"x{number}"), polygon.findtext(f"y{number}")))
+        number += 1
+    return [(_number(x, f"{what}: x of <polygon>"), _number(y, f"{what}: y of <polygon>")) for x, y in pairs]
+
+
+def _size(root: Element) -> Extent | None:
+    """Return the size that a document declares, in VOC's words or LabelMe's; None where it declares none."""
+    written = [(root.findtext("size/width"), root.findtext("size/height"))]
+    written.append((root.findtext("imagesize/ncols"), root.findtext("imagesize/nrows")))
+    width, height = next((pair for pair in written if any(pair)), (None, None))
+    return declared_size((width or "").strip(), (height or "").strip())
+
+
+def _way(root: Element) -> str:
+    """Return what to do about an XML document of another tool."""
+    return ": it is CVAT's own format, so export it as PASCAL VOC or COCO" if root.tag == "annotations" else ""
 
 
 def _number(text: str | None, what: str) -> float:

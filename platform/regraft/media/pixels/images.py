@@ -17,6 +17,7 @@ from regraft.contracts.file_ref import FileBytes, opened
 from regraft.contracts.remark import Measured
 from regraft.errors import DataError
 from regraft.media.pixels.grey_levels import stretch
+from regraft.media.pixels.mask_channels import Colours, channel_numbers
 
 MEGAPIXELS = 100
 ORIENTATION = 0x0112
@@ -73,6 +74,8 @@ class Header:
     """Whether colours have 16 bits, of which Pillow keeps the upper 8."""
     several: bool
     """Whether other frames or pages follow the first."""
+    orientation: int
+    """How EXIF says to turn the stored pixels: 1 to 8, 1 for not at all."""
 
 
 def read_header(path: Any) -> Header:
@@ -175,18 +178,19 @@ def frames_remark(path: Any) -> str | None:
         return None
 
 
-def class_numbers(path: Any) -> NDArray[np.int32]:
+def class_numbers(path: Any, *, colours: Colours = "refuse") -> NDArray[np.int32]:
     """Return a mask's pixel values (height, width), unconverted; for a palette image, the indices.
 
-    Raises DataError for a file that is not an image, is truncated or too large, or has several channels.
+    Raises DataError for a file that is not an image, is truncated or too large, or has several different channels;
+    `colours` allows those.
     """
     path = opened(path)
     with _opened_image(path) as image:
-        if len(bands := image.getbands()) > 1 or image.mode == "F":
-            message = f"mask {image_name(path)} has {len(bands)} channels ({image.mode}); a mask has one, of integers"
+        if image.mode == "F":
+            message = f"mask {image_name(path)} has 1 channel of fractions (F); a mask has one, of integers"
             raise DataError(f"{message}: save it as a greyscale or palette PNG of class numbers")
         try:
-            return np.asarray(ImageOps.exif_transpose(image)).astype(np.int32)
+            return channel_numbers(ImageOps.exif_transpose(image), image_name(path), colours)
         except UNREADABLE as error:
             raise DataError(f"mask {image_name(path)} is not readable: {error}") from None
 
@@ -209,9 +213,10 @@ def _read_header(path: Any) -> Header:
         deep = _has_deep_colours(image)
         _refuse_truncated(image, path)
         # Pillow's method for PNG decodes all pixels in search of a late chunk; the general one reads the header.
-        rotated = Image.Image.getexif(image).get(ORIENTATION) in ROTATED
-        size = (image.height, image.width) if rotated else (image.width, image.height)
-        return Header(size, image.mode, deep, _has_several(image))
+        written = Image.Image.getexif(image).get(ORIENTATION)
+        orientation = next((known for known in range(1, 9) if known == written), 1)
+        size = (image.height, image.width) if orientation in ROTATED else (image.width, image.height)
+        return Header(size, image.mode, deep, _has_several(image), orientation)
 
 
 def _is_deep(mode: str) -> bool:

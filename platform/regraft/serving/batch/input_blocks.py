@@ -128,7 +128,7 @@ def _read_file(file: DataFile, reading: ReadOptions) -> Iterator[InputRow]:
             _canonical(row_identity(row, kinds)).encode()
             checked = {name: column.for_check(row[name]) for name, column in columns_of(kinds).items()}
             problem = reading.check({**checked, "row": 0})
-            for text in () if problem else reading.remarks(checked):
+            for text in () if problem else (*([raw.remark] if raw.remark else ()), *reading.remarks(checked)):
                 reading.observations.remark(text, raw.where)
             yield InputRow(raw, row, kinds, problem)
         except BadCell as error:

@@ -1,0 +1,215 @@
+"""Layouts of YOLO data: where the images, labels and class names of a folder are."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from regraft.contracts import label_text
+from regraft.errors import DataError
+
+YAML_SUFFIXES = (".yaml", ".yml")
+_NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "_darknet.labels")
+"""Files with a class name on each line, as LabelImg, Label Studio, CVAT and Roboflow write them."""
+_SPLITS = ("train", "val", "test")
+_ALIASES = {"valid": "val", "validation": "val"}
+_LARGEST = 1 << 20
+_LINE = re.compile(rb"\s*\d+(\.0)?(\s+-?[0-9.]+(e-?\d+)?){4,}\s*")
+_CVAT = re.compile(r"obj_(\w+)_data")
+
+
+@dataclass(frozen=True)
+class YoloLayout:
+    """One split of YOLO data."""
+
+    images: tuple[Path, ...]
+    """Folders of images, or lists of them (.txt)."""
+    names: dict[int, str] | None
+    """Class names by number; None where no file gives them."""
+    keypoints: int = 0
+    """Numbers behind each box that are key points."""
+    root: Path = Path()
+    """The folder at which names in lists begin."""
+
+
+def is_yolo_data(path: Path) -> bool:
+    """Return whether a path is YOLO's: a description in YAML, or a folder with one or with labels beside images."""
+    if not path.is_dir():
+        return path.suffix.lower() in YAML_SUFFIXES and path.is_file() and _describes(path)
+    if _description(path) or (path / "obj.names").is_file():
+        return True
+    if (path / "images").is_dir() and (path / "labels").is_dir():
+        return any((path / "labels").rglob("*.txt"))
+    if (path / "train" / "images").is_dir() and (path / "train" / "labels").is_dir():
+        return True
+    return _has_labels_beside(path)
+
+
+def find_layout(path: Path, part: str | None) -> YoloLayout:
+    """Return the split `part` of YOLO data; null is the only one. Raises DataError."""
+    described = path if not path.is_dir() else _description(path)
+    if described is not None:
+        document = _read_yaml(described)
+        images = _select(_described_splits(document, described), part, path)
+        return YoloLayout(images, _names(document, described), _keypoints(document), described.parent)
+    images = _select(_plain_splits(path), part, path)
+    names = _names_beside(path)
+    above = next((found for folder in (path.parent, path.parent.parent) if (found := _description(folder))), None)
+    if names is not None or above is None:
+        return YoloLayout(images, names, root=path)
+    document = _read_yaml(above)  # the folder is one split of a folder that is described
+    return YoloLayout(images, _names(document, above), _keypoints(document), path)
+
+
+def label_file(image: Path) -> Path:
+    """Return the file of an image's labels: in `labels` where the image is in `images`, else beside it."""
+    parts = list(image.parent.parts)
+    places = [number for number, name in enumerate(parts) if name == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+        found = Path(*parts) / f"{image.stem}.txt"
+        if found.parent.is_dir() or not image.with_suffix(".txt").is_file():
+            return found
+    return image.with_suffix(".txt")
+
+
+def _select(splits: dict[str, tuple[Path, ...]], part: str | None, path: Path) -> tuple[Path, ...]:
+    """Return the images of one split."""
+    if part is None and len(splits) == 1:
+        return next(iter(splits.values()))
+    known = {_ALIASES.get(name, name): name for name in splits}
+    chosen = known.get(_ALIASES.get(part, part)) if part else None
+    if chosen is not None:
+        return splits[chosen]
+    shown = ", ".join(splits) or "none"
+    if part is None:
+        raise DataError(f"holds the splits {shown}: write one of them, as in {path}#{next(iter(splits))}", str(path))
+    near = get_close_matches(part, splits, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise DataError(f"has no split {part!r}{hint}: splits are {shown}", str(path))
+
+
+def _description(folder: Path) -> Path | None:
+    """Return the YAML file in a folder that describes YOLO data; `data.yaml` before others."""
+    found = [entry for suffix in YAML_SUFFIXES for entry in sorted(folder.glob(f"*{suffix}"))]
+    found.sort(key=lambda entry: entry.stem not in ("data", "dataset"))
+    return next((entry for entry in found if _describes(entry)), None)
+
+
+def _describes(path: Path) -> bool:
+    try:
+        document = _read_yaml(path)
+    except DataError:
+        return False
+    return "names" in document and any(split in document for split in (*_SPLITS, *_ALIASES, "path"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Return a description. Texts are kept as they are written: `no` is the name of a class, too."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise DataError("is too large for the description of YOLO data", str(path))
+        document = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"is not readable as YAML: {' '.join(str(error).split())[:200]}", str(path)) from None
+    if not isinstance(document, dict):
+        raise DataError("is no description of YOLO data: names, train and val are wanted", str(path))
+    return document
+
+
+def _described_splits(document: dict[str, Any], path: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the images of every split that a description names and that is there."""
+    splits: dict[str, tuple[Path, ...]] = {}
+    for name in (*_SPLITS, *_ALIASES):
+        written = document.get(name)
+        items = written if isinstance(written, list) else [written]
+        if texts := [item for item in items if isinstance(item, str) and item]:
+            splits[name] = tuple(_place(item, document.get("path"), path) for item in texts)
+    if not splits:
+        raise DataError("names no images: write train and val, as in train: images/train", str(path))
+    return splits
+
+
+def _place(written: str, root: object, path: Path) -> Path:
+    """Return the folder or list of images that a description names, wherever it was written.
+
+    Roboflow writes `../train/images` for the folder beside the file, and notebooks write absolute paths of theirs.
+    """
+    text = written.replace("\\", "/")
+    base = Path(str(root).replace("\\", "/")).expanduser() if isinstance(root, str) and root else Path()
+    inside = text.lstrip("/")
+    while inside.startswith(("../", "./")):
+        inside = inside.partition("/")[2]
+    tail = "/".join(text.rstrip("/").split("/")[-2:])
+    places = (path.parent / base / text, path.parent / text, path.parent / inside, path.parent / tail)
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _plain_splits(path: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the images of every split of a folder without a description; one of no name where it has none."""
+    folders = {entry.name: entry for entry in sorted(path.iterdir()) if entry.is_dir()}
+    splits: dict[str, tuple[Path, ...]]
+    splits = {found[1]: (folder,) for name, folder in folders.items() if (found := _CVAT.fullmatch(name))}
+    if splits:
+        return splits
+    if "images" in folders:
+        inside = {entry.name: (entry,) for entry in sorted(folders["images"].iterdir()) if entry.is_dir()}
+        splits = {name: place for name, place in inside.items() if name in (*_SPLITS, *_ALIASES)}
+        return splits or {"": (folders["images"],)}
+    splits = {
+        name: (folder / "images",)
+        for name, folder in folders.items()
+        if name in (*_SPLITS, *_ALIASES) and (folder / "images").is_dir()
+    }
+    return splits or {"": (path,)}
+
+
+def _names(document: dict[str, Any], path: Path) -> dict[int, str]:
+    """Return the class names of a description. Raises DataError where they are no list or mapping of texts."""
+    written = document.get("names")
+    pairs = list(written.items()) if isinstance(written, dict) else list(enumerate(written or ()))
+    names: dict[int, str] = {}
+    for number, name in pairs if isinstance(written, dict | list) else [("", None)]:
+        if not isinstance(name, str) or not str(number).isdecimal():
+            raise DataError("names is no list of class names: write names: [cat, dog], or {0: cat, 1: dog}", str(path))
+        names[int(number)] = label_text(name)
+    count = document.get("nc")
+    if isinstance(count, str) and count.isdecimal() and int(count) != len(names):
+        raise DataError(f"nc is {count}, and there are {len(names)} names: correct one of them", str(path))
+    return names
+
+
+def _names_beside(path: Path) -> dict[int, str] | None:
+    """Return the class names in a file of one name a line, in a folder or above it; None where there is none."""
+    for folder in (path, path.parent):
+        for file in (folder / name for name in _NAME_FILES):
+            if file.is_file() and file.stat().st_size <= _LARGEST:
+                lines = file.read_text(encoding="utf-8-sig").splitlines()
+                return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
+    return None
+
+
+def _keypoints(document: dict[str, Any]) -> int:
+    """Return how many numbers of key points follow each box, as `kpt_shape: [17, 3]` says."""
+    shape = document.get("kpt_shape")
+    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, str) and n.isdecimal() for n in shape):
+        return 0
+    return int(shape[0]) * int(shape[1])
+
+
+def _has_labels_beside(path: Path) -> bool:
+    """Return whether some image of a folder has a file of YOLO's lines beside it, of the same name."""
+    texts = sorted(path.glob("*.txt"))
+    stems = {entry.stem for entry in path.iterdir() if entry.suffix.lower() != ".txt"} if texts else set()
+    for entry in texts:
+        if entry.stem in stems:
+            with entry.open("rb") as file:
+                return _LINE.fullmatch(file.readline(1 << 12).rstrip(b"\r\n")) is not None
+    return False

@@ -1,0 +1,324 @@
+"""COCO documents as other tools write them: ids, declared sizes, meanings of boxes, polygons, what is passed over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regraft.contracts import Raw
+from regraft.data.ingest import IngestedRows, ingest
+from regraft.data.snapshot import Snapshot, build_snapshot
+from regraft.data.sources.coco import Coco
+from regraft.errors import DataError
+from regraft.media.pixels.images import open_rgb
+from regraft.spec.run import RunSpec
+from regraft.spec.sections import DataSpec
+from regraft.store.objects import open_store
+from regraft.tasks.object_detection import ObjectDetection
+
+SIZE = (120, 80)
+BOX = [10, 20, 30, 20]
+
+
+def photo(path: Path, orientation: int = 1, box: list[int] = BOX, scale: int = 1) -> Path:
+    """Save a dark picture of SIZE, as it is stored, with a bright object in `box`."""
+    pixels = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    left, top, across, down = box
+    pixels[top : top + down, left : left + across] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(pixels)
+    image.resize((SIZE[0] * scale, SIZE[1] * scale)).save(path, exif=exif, quality=95)
+    return path
+
+
+def document(
+    folder: Path, image: dict[str, Any] | None = None, note: dict[str, Any] | None = None, **changes: Any
+) -> Path:
+    parts = {
+        "images": [{"id": 1, "file_name": "p.jpg", "width": SIZE[0], "height": SIZE[1], **(image or {})}],
+        "annotations": [{"id": 5, "image_id": 1, "category_id": 2, "bbox": BOX, **(note or {})}],
+        "categories": [{"id": 2, "name": "cell"}],
+        **changes,
+    }
+    path = folder / "coco.json"
+    path.write_text(json.dumps(parts))
+    return path
+
+
+def built(folder: Path, path: Path, task: ObjectDetection | None = None, **format_: Any) -> Snapshot:
+    data = {"train": str(path), "eval": str(path)} | ({"format": {"type": "coco", **format_}} if format_ else {})
+    store = open_store(str(folder / "store"))
+    return build_snapshot(store, task or ObjectDetection(), DataSpec.model_validate(data))
+
+
+def ingested(folder: Path, path: Path, **data: Any) -> IngestedRows:
+    return ingest(ObjectDetection(), DataSpec.model_validate({"train": str(path), "eval": str(path), **data}), folder)
+
+
+def share_of_object(row: dict[str, Any]) -> float:
+    """The share of bright pixels under the first box of a row."""
+    left, top, across, down = map(round, row["boxes"][0])
+    pixels = np.asarray(open_rgb(row["image"]))[top : top + down, left : left + across]
+    return float((pixels > 128).mean())
+
+
+@pytest.mark.parametrize("orientation", [1, 5, 6, 7, 8])
+def test_boxes_of_the_stored_picture_turn_with_it(tmp_path: Path, orientation: int) -> None:
+    photo(tmp_path / "p.jpg", orientation)
+    row = built(tmp_path, document(tmp_path)).train.row(0)
+    assert share_of_object(row) > 0.97
+    found = ingested(tmp_path, document(tmp_path))
+    turned = [note for note in found.notes if "turned with it as its EXIF orientation says" in note]
+    assert bool(turned) == (orientation != 1)
+
+
+def test_boxes_of_the_seen_picture_stay(tmp_path: Path) -> None:
+    photo(tmp_path / "p.jpg", 6)
+    path = document(tmp_path, {"width": 80, "height": 120}, {"bbox": [40, 10, 20, 30]})
+    assert share_of_object(built(tmp_path, path).train.row(0)) > 0.97
+    assert not ingested(tmp_path, path).notes
+
+
+@pytest.mark.parametrize(("orientation", "said"), [(1, False), (3, True)])
+def test_a_turn_that_sizes_do_not_show_is_said(tmp_path: Path, orientation: int, said: bool) -> None:
+    photo(tmp_path / "p.jpg", orientation)
+    notes = ingested(tmp_path, document(tmp_path)).notes
+    assert [("taken as drawn on the upright picture" in note) for note in notes] == [True] * said
+
+
+def test_a_picture_of_another_size_is_a_bad_row_with_both_sizes(tmp_path: Path) -> None:
+    photo(tmp_path / "p.jpg", scale=2)
+    with pytest.raises(DataError) as refused:
+        ingested(tmp_path, document(tmp_path))
+    assert "boxes were drawn on an image of 120 x 80 pixels, as their file says, and the image has 240 x 160" in str(
+        refused.value
+    )
+    assert "coco.json:image 1" in str(refused.value)
+    photo(tmp_path / "p.jpg", 6, scale=2)
+    with pytest.raises(DataError, match="the image has 240 x 160, seen as 160 x 240 by its EXIF orientation"):
+        ingested(tmp_path, document(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [{"width": 0, "height": 0}, {"width": None}, {"width": ""}, {"width": "120", "height": "80.0"}, {"height": 0}],
+)
+def test_a_size_that_says_nothing_or_the_same_is_no_matter(tmp_path: Path, declared: dict[str, Any]) -> None:
+    photo(tmp_path / "p.jpg")
+    assert built(tmp_path, document(tmp_path, declared)).train.row(0)["boxes"] == [BOX]
+
+
+@pytest.mark.parametrize("width", ["wide", -1, True, float("nan")])
+def test_a_size_that_is_no_number_is_a_bad_row(tmp_path: Path, width: Any) -> None:
+    photo(tmp_path / "p.jpg")
+    with pytest.raises(DataError, match="the image's width in pixels is wanted"):
+        ingested(tmp_path, document(tmp_path, {"width": width}))
+
+
+def test_a_box_outside_of_a_turned_picture_without_a_declared_size_says_that_it_is_turned(tmp_path: Path) -> None:
+    photo(tmp_path / "p.jpg", 6)
+    path = document(tmp_path, {"width": 0}, {"bbox": [70, 20, 30, 20]})
+    with pytest.raises(DataError, match="it lies inside of the image as it is stored, 120 x 80, which is turned by"):
+        ingested(tmp_path, path, format={"type": "coco", "boxes": "xywh"})
+
+
+def read(path: Path, **fields: Any) -> list[Raw]:
+    return list(Coco(**fields).read(path))
+
+
+@pytest.mark.parametrize(
+    ("image", "note"),
+    [(1, 1.0), (1.0, 1), ("1", 1), (1, "1"), ("1.0", 1), ("a7", "a7"), (1.5, 1.5), ("007", "007"), ("id 1", "id 1")],
+)
+def test_ids_are_the_same_however_they_are_written(tmp_path: Path, image: Any, note: Any) -> None:
+    path = document(tmp_path, {"id": image}, {"image_id": note, "category_id": "2.0"})
+    [row] = read(path)
+    assert (row.problem, row.values["labels"]) == (None, ["cell"])
+
+
+def test_ids_that_differ_stay_apart(tmp_path: Path) -> None:
+    images = [{"id": name, "file_name": f"{name}.jpg"} for name in ("7", "07", "7.5", "7a")]
+    path = document(tmp_path, images=images, annotations=[{"image_id": 7.0, "category_id": 2, "bbox": BOX}])
+    assert [row.values["labels"] for row in read(path)] == [["cell"], [], [], []]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ({"id": None}, "the image has no id"),
+        ({"id": True}, "the image's id is True; a number or a text is wanted"),
+        ({"id": [1]}, r"the image's id is \[1\]; a number or a text is wanted"),
+    ],
+)
+def test_what_is_no_id_is_said_as_it_is(tmp_path: Path, image: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(document(tmp_path, image))
+
+
+def test_categories_may_be_numbers(tmp_path: Path) -> None:
+    [row] = read(document(tmp_path, categories=[{"id": 2, "name": 17}]))
+    assert row.values["labels"] == ["17"]
+
+
+def test_an_annotation_without_bbox_is_the_box_around_its_polygons(tmp_path: Path) -> None:
+    photo(tmp_path / "p.jpg")
+    polygons = [[10, 20, 40, 20, 40, 30], [20, 20, 25, 40, 30, 30]]
+    for bbox in (None, []):
+        path = document(tmp_path, note={"bbox": bbox, "segmentation": polygons})
+        assert built(tmp_path, path).train.row(0)["boxes"] == [BOX]
+        assert any("read as the box around their polygons" in note for note in ingested(tmp_path, path).notes)
+    corners = built(tmp_path, document(tmp_path, note={"bbox": None, "segmentation": polygons}), boxes="xyxy")
+    assert corners.train.row(0)["boxes"] == [BOX]
+
+
+@pytest.mark.parametrize("segmentation", [None, [], {"counts": "abc", "size": [80, 120]}, [[1, 2]], [["a"] * 6]])
+def test_an_annotation_without_box_and_polygon_is_a_bad_row(tmp_path: Path, segmentation: Any) -> None:
+    [row] = read(document(tmp_path, note={"bbox": None, "segmentation": segmentation}))
+    assert "bbox is None; four numbers are wanted" in str(row.problem)
+
+
+def test_crowds_are_counted(tmp_path: Path) -> None:
+    photo(tmp_path / "p.jpg")
+    notes = [{"image_id": 1, "category_id": 2, "bbox": BOX, "iscrowd": crowd, "id": crowd} for crowd in (0, 1)]
+    found = ingested(tmp_path, document(tmp_path, annotations=notes))
+    assert found.notes == (
+        f"passed over annotations of crowds (iscrowd: 1): 2, the first {tmp_path}/coco.json:annotation 1",
+    )
+
+
+FORMS = {
+    "xyxy": [10, 20, 40, 40],
+    "cxcywh": [25, 30, 30, 20],
+    "shares": [10 / 120, 20 / 80, 30 / 120, 20 / 80],
+    "xyxy-shares": [10 / 120, 20 / 80, 40 / 120, 40 / 80],
+    "cxcywh-shares": [25 / 120, 30 / 80, 30 / 120, 20 / 80],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("declared", "orientation"), [(True, 1), (False, 1), (True, 6)])
+def test_boxes_are_read_as_the_format_says(tmp_path: Path, form: str, declared: bool, orientation: int) -> None:
+    photo(tmp_path / "p.jpg", orientation)
+    size = {} if declared else {"width": None}
+    row = built(tmp_path, document(tmp_path, size, {"bbox": FORMS[form]}), boxes=form).train.row(0)
+    assert row["boxes"][0] == pytest.approx(BOX if orientation == 1 else [40, 10, 20, 30])
+    assert share_of_object(row) > 0.97
+
+
+def test_shares_do_not_mind_a_resized_picture(tmp_path: Path) -> None:
+    photo(tmp_path / "p.jpg", scale=2)
+    row = built(tmp_path, document(tmp_path, note={"bbox": FORMS["shares"]}), boxes="shares").train.row(0)
+    assert row["boxes"][0] == pytest.approx([20, 40, 60, 40])
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_shares_that_are_taken_for_pixels_are_refused_with_both_readings(tmp_path: Path, declared: bool) -> None:
+    photo(tmp_path / "p.jpg")
+    path = document(tmp_path, {} if declared else {"width": None}, {"bbox": [0.25, 0.5, 0.5, 0.25]})
+    with pytest.raises(DataError) as refused:
+        read(path)
+    message = str(refused.value)
+    assert (
+        "all numbers of its 1 box are between 0 and 1: [0.25, 0.5, 0.5, 0.25] in p.jpg, a picture of 120 x 80"
+        in message
+    )
+    assert "0.5 x 0.25 pixels at 0.25, 0.5 as x, y, width, height in pixels" in message
+    assert "60 x 20 pixels at 30, 40 as x, y, width, height as shares of the picture" in message
+    assert "data.format: {type: coco, boxes: shares}" in message and "{type: coco, boxes: xywh}" in message
+    assert [row.problem for row in read(path, boxes="xywh")] == [None]
+
+
+def many(folder: Path, boxes: list[list[float]]) -> Path:
+    notes = [{"id": n, "image_id": 1, "category_id": 2, "bbox": box} for n, box in enumerate(boxes)]
+    return document(folder, annotations=notes)
+
+
+def test_corners_that_are_taken_for_width_and_height_are_refused_with_both_readings(tmp_path: Path) -> None:
+    photo(tmp_path / "p.jpg")
+    path = many(tmp_path, [[1, 1, 20, 20], [60, 40, 70, 60], [100, 10, 119, 70]])
+    with pytest.raises(DataError) as refused:
+        read(path)
+    message = str(refused.value)
+    assert "2 of 3 boxes do not lie in their pictures as x, y, width, height in pixels" in message
+    assert "[60, 40, 70, 60] in p.jpg, a picture of 120 x 80 pixels" in message
+    assert "10 x 20 pixels at 60, 40 as corners x1, y1, x2, y2 in pixels" in message
+    assert "data.format: {type: coco, boxes: xyxy}" in message
+    assert built(tmp_path, path, boxes="xyxy").train.row(0)["boxes"][1] == [60, 40, 10, 20]
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[0, 0, 120, 80]],
+        [[10, 10, 5, 5], [0, 0, 20, 20]],
+        [[10, 10, 5, 5], [100, 10, 30, 20], [50, 50, 10, 10]],  # a mistake, which does not fit as corners either
+        [[n, 10, 20, 8] for n in range(60)] + [[110, 10, 12, 12]],  # one mistake of many
+        [[0, 0, 1, 1], [5, 5, 1, 1]],
+    ],
+)
+def test_ordinary_boxes_are_not_doubted(tmp_path: Path, boxes: list[list[float]]) -> None:
+    assert [row.problem for row in read(many(tmp_path, boxes))] == [None]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"shapes": [], "imagePath": "p.jpg", "imageData": None}, "is LabelMe's or X-AnyLabeling's JSON of one image"),
+        ({"_via_img_metadata": {}, "_via_settings": {}}, "is a project of the VGG Image Annotator"),
+        ({"info": {}, "items": [], "categories": {}}, "is Datumaro's JSON"),
+    ],
+)
+def test_documents_of_other_tools_are_named(tmp_path: Path, content: Any, message: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(content, indent=1))
+    with pytest.raises(DataError, match=message):
+        read(path)
+
+
+def test_names_of_runs_stay_where_nothing_is_said_about_boxes(tmp_path: Path) -> None:
+    spec = {"name": "n", "base": "b", "task": "object-detection", "method": "full"}
+    plain, written = (
+        RunSpec.resolve({**spec, "data": {"train": "x", "format": {"type": "coco", **more}}})
+        for more in ({}, {"boxes": "xyxy"})
+    )
+    dumped = plain.model_dump(mode="json")
+    assert dumped["data"]["format"] == {"type": "coco", "images": None}
+    assert "boxes" not in dumped["task"]
+    assert plain.run != written.run
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        (
+            [[60, 40, 70, 60]],
+            "lies outside of its image of 120 x 80 pixels; it would be 10 x 20 pixels at 60, 40 as corners",
+        ),
+        ([[0.25, 0.5, 0.5, 0.25]], "no number of its boxes is above 1: [0.25, 0.5, 0.5, 0.25] in an image of 120 x 80"),
+    ],
+)
+def test_doubtful_boxes_of_a_table_are_bad_rows_with_the_setting(tmp_path: Path, boxes: Any, message: str) -> None:
+    photo(tmp_path / "p.jpg")
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"image": "p.jpg", "boxes": boxes, "labels": ["cell"]}) + "\n")
+    with pytest.raises(DataError) as refused:
+        ingested(tmp_path, path)
+    assert message in str(refused.value)
+    assert "task: {type: object-detection, boxes: " in str(refused.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_boxes_of_a_table_are_read_as_the_task_says(tmp_path: Path, form: str) -> None:
+    photo(tmp_path / "p.jpg")
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"image": "p.jpg", "boxes": [FORMS[form]], "labels": ["cell"]}) + "\n")
+    task = ObjectDetection.model_validate({"boxes": form})
+    assert built(tmp_path, path, task).train.row(0)["boxes"][0] == pytest.approx(BOX)
+    coco = document(tmp_path)
+    assert built(tmp_path, coco, task).train.row(0)["boxes"] == [BOX]

@@ -94,11 +94,12 @@ def _drop(store: ObjectStore, states: Sequence[UnneededStates], screen: Screen) 
     freed = 0
     for one in states:
         try:
-            freed += one.drop(store)
+            count = one.drop(store)
         except LeaseHeld as error:
             screen.note(f"the optimizer states of {one.name} stay: {error}")
             continue
-        screen.note(f"removed the optimizer states of {one.kind} {one.name} ({bytes_text(one.bytes)})")
+        screen.note(f"removed the optimizer states of {one.kind} {one.name} ({bytes_text(count)})")
+        freed += count
     if not states:
         screen.say("no finished run has optimizer states")
     return freed

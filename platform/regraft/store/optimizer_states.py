@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
+from regraft.errors import Damaged
 from regraft.store.checkpoints import OPTIMIZER, Checkpoints, SavedCheckpoint
 from regraft.store.lease import Lease, holder
 from regraft.store.objects import ObjectStore
 from regraft.store.runs import Runs
 from regraft.store.searches import folder_of, search_record, searches, trial_documents
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +27,18 @@ class UnneededStates:
     bytes: int
 
     def drop(self, store: ObjectStore) -> int:
-        """Delete them and return the freed bytes. Raises LeaseHeld if a process drives the run by now."""
+        """Delete them and return the freed bytes; damaged checkpoints stay as they are.
+
+        Raises LeaseHeld if a process drives the run by now.
+        """
+        freed = 0
         with Lease(store, self.name, folder=self.folder):
-            return sum(checkpoints.drop_optimizer(saved) for checkpoints, saved in self.found)
+            for checkpoints, saved in self.found:
+                try:
+                    freed += checkpoints.drop_optimizer(saved)
+                except Damaged as error:
+                    _log.warning("the optimizer state of a damaged checkpoint stays: %s", error)
+        return freed
 
 
 def unneeded_states(store: ObjectStore) -> list[UnneededStates]:

@@ -187,6 +187,17 @@ def test_gc_lists_optimizer_states_and_deletes_them_only_when_asked(regraft: Reg
     assert regraft("gc", "--store", store.url, "--json").document["optimizer_states"] == []
 
 
+def test_gc_leaves_a_damaged_checkpoint_as_it_is(regraft: Regraft, store: ObjectStore) -> None:
+    registered(store)
+    a_search(store)
+    key = f"{Checkpoints(store, 'tickets-0').listed()[0].prefix}state.json"
+    store.put(key, b"{}")
+    result = regraft("gc", "--optimizer-states", "--store", store.url, "--json")
+    assert result.code == 0 and result.document["freed_bytes"] == 50
+    assert "damaged checkpoint stays" in result.err
+    assert f"{key.rpartition('/')[0]}/optimizer.safetensors" in content(store)
+
+
 def test_gc_leaves_a_run_alone_that_a_process_drives(regraft: Regraft, store: ObjectStore) -> None:
     registered(store)
     with Lease(store, "tickets-0"):

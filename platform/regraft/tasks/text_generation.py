@@ -105,8 +105,7 @@ class TextGeneration(Task):
         return columns[self.form]
 
     def stored_columns(self) -> Mapping[str, Kind]:
-        """Return the columns of a block where rows are packed: token ids, 1 for each that counts, lengths of
-        documents."""
+        """Return the columns of a block where rows are packed: token ids, 1 where one counts, lengths of documents."""
         return {"ids": "tokens", "counts": "tokens", "documents": "tokens"} if self.packing else self.input_columns()
 
     def target_columns(self) -> frozenset[str]:
@@ -124,9 +123,7 @@ class TextGeneration(Task):
             message = f"a base of type {load.config.model_type} has an encoder and a decoder: write task translation or"
             raise Unsupported(f"{message} summarization, or a base that is a decoder alone", where="base")
         if (limit := positions(load.config)) is not None and self.max_new_tokens >= limit:
-            message = (
-                f"answers of {self.max_new_tokens} tokens are asked for; this base reads {limit} with their prompt"
-            )
+            message = f"answers of {self.max_new_tokens} tokens are wanted; this base reads {limit} with their prompt"
             raise Unsupported(f"{message}: write at most {limit - 1}", where="task.max_new_tokens")
         model = load(self.auto)
         refuse_leaks(model, packed=self.packing)

@@ -109,6 +109,7 @@ class FakeOutcome:
         default_factory=lambda: {"majority": {"accuracy": 0.25}, "nearest_centroid": {"accuracy": 0.75}}
     )
     seconds: float = 83.0
+    verdicts: str = ""
     score: str = "accuracy"
     gain: dict[str, Any] | None = None
     delta_bytes: int = 600_000

@@ -22,6 +22,16 @@ class Seen:
         """Return the number of such elements with a visible size."""
         return sum(item.is_visible() for item in self.page.query_selector_all(selector))
 
+    def cut(self) -> list[str]:
+        """Return what a reader cannot see or reach: parts beyond the screen, cut texts, scrollers without a hint."""
+        found: list[str] = self.page.evaluate(_CUT)
+        return found
+
+    def scrolling(self) -> list[str]:
+        """Return the names of the elements that can be scrolled to the side."""
+        found: list[str] = self.page.evaluate(_SCROLLING)
+        return found
+
     def contrasts(self, selectors: Sequence[str]) -> dict[str, float]:
         """Return for each selector on the page the lowest contrast of its texts with the background (WCAG 2.2)."""
         found: dict[str, float] = self.page.evaluate(_CONTRAST, list(selectors))
@@ -55,6 +65,31 @@ class Look:
             context.close()
 
 
+_SCROLLING = """() => [...document.querySelectorAll('.scroll')]
+  .filter(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 1)
+  .map(box => box.getAttribute('aria-label'))"""
+_CUT = """async () => {
+  for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+  const found = [], edge = document.documentElement.clientWidth;
+  const name = element => `${element.tagName} ${element.className?.baseVal ?? element.className}: `
+    + element.textContent.trim().slice(0, 40);
+  const scrolls = element => ['auto', 'scroll'].includes(getComputedStyle(element).overflowX);
+  const inside = element => {
+    for (let at = element.parentElement; at; at = at.parentElement) if (scrolls(at)) return true;
+  };
+  if (document.scrollingElement.scrollWidth > innerWidth)
+    found.push(`the page is ${document.scrollingElement.scrollWidth} wide`);
+  for (const element of document.body.querySelectorAll('*')) {
+    if (!element.checkVisibility() || element.closest('svg')) continue;
+    const box = element.getBoundingClientRect();
+    const over = element.scrollWidth > element.clientWidth + 1;
+    if ((box.right > edge + 1 || box.left < -1) && !inside(element)) found.push(`beyond the screen, ${name(element)}`);
+    if (over && getComputedStyle(element).overflowX === 'hidden') found.push(`cut, ${name(element)}`);
+    if (over && scrolls(element) && !(element.querySelector('.further')?.offsetHeight > 4))
+      found.push(`scrolls without a hint, ${name(element)}`);
+  }
+  return found;
+}"""
 _CONTRAST = """names => {
   const light = value => { const c = value / 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4 };
   const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});

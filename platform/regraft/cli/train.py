@@ -77,7 +77,7 @@ def show_result(outcome: Outcome, screen: Screen) -> None:
         ("store", outcome.store),
     ]
     screen.facts(rows)
-    for text in (outcome.note, outcome.advice):
+    for text in (outcome.verdicts, outcome.note, outcome.advice):
         if text:
             screen.say(text)
 

@@ -16,6 +16,7 @@ from regraft.contracts.label_names import alike, labels_text
 from regraft.data.cell_parsing import ColumnMapping, group_of
 from regraft.data.inputs import DataFile, find_data_files
 from regraft.data.observations import Observations, remarks
+from regraft.data.overlap import compared_columns, content_key, count_overlap, overlap_note
 from regraft.data.rare_labels import Candidate, RareLabels
 from regraft.data.row_identity import by_name, canonical, fingerprint_part, row_identity, unit_hash
 from regraft.data.rows import Rows, RowWriter
@@ -50,6 +51,8 @@ class IngestedRows:
     """FORMAT, or BY_NAME."""
     notes: tuple[str, ...] = ()
     """Sentences about what was passed over, and about rows that are usable but doubtful."""
+    overlap: int = 0
+    """Number of evaluation rows whose inputs are those of a training row."""
 
 
 def ingest(
@@ -86,9 +89,9 @@ def ingest(
         _drop_unseen_labels(task, files["eval"], train=train, evaluation=evaluation, bad_rows=bad_rows)
         _refuse_empty(data, train, evaluation)
     _refuse_labels(task, data, train, evaluation)
-    for column in columns.values():
-        if doubts := column.doubts(train.labels):
-            log.warning("%s: %s", data.train, doubts)
+    overlap = count_overlap(train.inputs, evaluation.inputs)
+    overlap_notes = overlap_note(overlap, evaluation.rows)  # before packing, after which rows are others
+    _warn_of_doubts(data, columns, train)
     if task.packs:
         for side in (train, evaluation):
             _pack(task, side, files[side.name], processor() if processor else None)
@@ -99,8 +102,15 @@ def ingest(
         rows={side.name: side.rows for side in (train, evaluation)},
         files={path.name: path for path in files.values()},
         skipped=bad_rows.document(),
-        notes=(*reader.observations.lines(), *filter(None, [sentence])),
+        notes=(*reader.observations.lines(), *filter(None, [sentence]), *overlap_notes),
+        overlap=overlap,
     )
+
+
+def _warn_of_doubts(data: DataSpec, columns: Mapping[str, Column], train: SplitSide) -> None:
+    for column in columns.values():
+        if doubts := column.doubts(train.labels):
+            log.warning("%s: %s", data.train, doubts)
 
 
 def ingest_for_evaluation(
@@ -155,6 +165,7 @@ class _SplitReader:
         self._bad_rows = bad_rows
         self._task, self._data, self._scratch = task, data, scratch
         self._columns = columns_of(task.input_columns())
+        self._compared = compared_columns(task)
         self._has_files = any(column.by_reference for column in self._columns.values())
         self.form = BY_NAME if form == BY_NAME or not self._has_files else FORMAT
         self._allowed = None if data.labels is None else frozenset(data.labels)
@@ -228,7 +239,8 @@ class _SplitReader:
         for remark in (*([raw.remark] if raw.remark else ()), *remarks(self._task, indexed, self._columns)):
             self.observations.remark(remark, raw.where)
         length = self._task.length(indexed)
-        added = SplitRow(row, length, fingerprint_part(identity, row, length, self._columns), raw.where, group)
+        part, key = fingerprint_part(identity, row, length, self._columns), content_key(row, self._compared)
+        added = SplitRow(row, length, part, raw.where, group, key)
         if split.rare is not None and side is split.other:
             split.rare.consider(Candidate(unit_hash(identity), side.rows, added))
         side.add(added)
@@ -301,7 +313,7 @@ def _drop_unseen_labels(task: Task, path: Path, *, train: SplitSide, evaluation:
 
 def _rewrite(task: Task, path: Path, evaluation: SplitSide, keeps: Callable[[Row, int, str], bool]) -> None:
     """Write the evaluation rows again without those for which `keeps(row, index, file:row)` is false."""
-    columns = columns_of(task.input_columns())
+    columns, compared = columns_of(task.input_columns()), compared_columns(task)
     complete = path.with_suffix(".read.arrow")
     path.rename(complete)
     rows = Rows(complete, task.input_columns())
@@ -313,7 +325,7 @@ def _rewrite(task: Task, path: Path, evaluation: SplitSide, keeps: Callable[[Row
             row.pop("row")
             if keeps(row, index, where):
                 identity = fingerprint_part(row_identity(row, columns), row, length, columns)
-                evaluation.add(SplitRow(row, length, identity, where))
+                evaluation.add(SplitRow(row, length, identity, where, inputs=content_key(row, compared)))
     complete.unlink()
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import compute
 
 from regraft.contracts import Kind, columns_of
 
@@ -122,6 +123,12 @@ class Rows:
             for item in single.value_counts().to_pylist():
                 found[item["values"]] = found.get(item["values"], 0) + item["counts"]
         return {label: found[label] for label in column.in_order(found)}
+
+    def labelled(self, label: str) -> NDArray[np.bool_]:
+        """Return which rows have this label, (rows,), where the task counts one label a row."""
+        name = next(name for name, column in self._columns.items() if column.counted)
+        equal = [compute.equal(chunk, label).to_numpy(zero_copy_only=False) for chunk in self._chunks[name]]
+        return np.concatenate(equal).astype(bool)
 
     def __reduce__(self) -> tuple[type[Rows], tuple[Path, dict[str, Kind]]]:
         return type(self), (self._path, self._kinds)

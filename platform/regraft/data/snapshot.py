@@ -38,6 +38,8 @@ class Snapshot:
     """Bad rows left out of the snapshot: their number per side (`train`, `eval`), and messages (`rows`)."""
     notes: tuple[str, ...] = ()
     """Sentences about what was passed over, and about rows that are usable but doubtful."""
+    overlap: int | None = None
+    """Number of evaluation rows whose inputs are those of a training row; None where it was not counted."""
 
 
 def build_snapshot(
@@ -58,7 +60,7 @@ def build_snapshot(
         with writing_locally(Path(scratch)):
             ingested = ingest(task, data, Path(scratch), processor, form=_form(store, as_in))
         _store_rows(store, ingested, task)
-        facts: dict[str, Any] = {"skipped": ingested.skipped, "notes": ingested.notes}
+        facts: dict[str, Any] = {"skipped": ingested.skipped, "notes": ingested.notes, "overlap": ingested.overlap}
         try:
             return replace(open_snapshot(store, ingested.fingerprint), **facts)
         except Damaged as error:

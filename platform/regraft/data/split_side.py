@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class SplitRow:
     where: str
     """file:row, for messages."""
     group: str | None = None
+    inputs: int = 0
+    """The key of its inputs, by which `overlap` compares the sides."""
 
 
 class SplitSide:
@@ -56,6 +59,8 @@ class SplitSide:
         self.labels: Counter[str] = Counter()
         self.first: dict[str, str] = {}
         """First position (file:row) of each label."""
+        self.inputs = array("q")
+        """The key of each row's inputs."""
 
     @property
     def rows(self) -> int:
@@ -68,6 +73,7 @@ class SplitSide:
         if self._positions:
             self._positions.write(row.where.replace("\n", " ") + "\n")
         self.hash.update(row.identity)
+        self.inputs.append(row.inputs)
         for label in row_labels(row.values, self._columns):
             self.labels[label] += 1
             self.first.setdefault(label, row.where)

@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from regraft.contracts.findings import Findings, OtherForm
+from regraft.evaluation.baseline_comparison import baseline_text, baseline_verdicts_here
 from regraft.evaluation.intervals import CONFIDENCE, Intervals
 from regraft.evaluation.labelled_rows import LabelledRows
 from regraft.evaluation.measure import Measurement
+from regraft.evaluation.training_rows import SeenRows
 from regraft.evaluation.worst_rows import WorstRows
 from regraft.serving.predictor import Predictor
 from regraft.units import finite
@@ -40,6 +42,7 @@ class Evaluation:
     comparison: Comparison | None
     findings: Findings
     worst: WorstRows
+    seen: SeenRows
     started: datetime
     seconds: float
     other_form: OtherForm | None = None
@@ -57,8 +60,16 @@ class Evaluation:
             "device": str(predictor.device),
             "regraft": VERSION,
             **self._metrics(),
-            "notes": [*_notes(predictor), *self.labelled.notes, *self.cut, *_form_notes(self.other_form)],
+            "notes": [
+                *_notes(predictor),
+                *self.labelled.notes,
+                *self.cut,
+                *_form_notes(self.other_form),
+                *([self.seen.text] if self.seen.doubtful else []),
+            ],
+            "overlap": self.seen.document(),
             "recorded": _recorded(predictor.meta),
+            "beside_baselines": self._beside_baselines(),
             "findings": asdict(self.findings),
             "wrong": self.worst.wrong,
             "worst": [
@@ -79,6 +90,20 @@ class Evaluation:
             "fingerprint": self.labelled.fingerprint,
             "columns": dict(self.labelled.columns),
         }
+
+    def _beside_baselines(self) -> dict[str, Any]:
+        """Return the verdicts about the score, and as sentences."""
+        predictor, same = self.measurement.predictor, self.seen.same
+        score = predictor.adapted.task.score
+        verdicts = baseline_verdicts_here(
+            predictor.meta,
+            {"name": score.name, "mode": score.mode},
+            self.measurement.metrics[score.name],
+            self.intervals,
+            same_rows=same,
+        )
+        text = baseline_text(verdicts, score.name, same_rows=same)
+        return {"sentence": text, "verdicts": [verdict.document() for verdict in verdicts]}
 
     def _metrics(self) -> dict[str, Any]:
         score = self.measurement.predictor.adapted.task.score

@@ -20,6 +20,7 @@ from regraft.evaluation.labelled_rows import LabelledRows, read_labelled
 from regraft.evaluation.measure import Measurement, measure
 from regraft.evaluation.options import EvaluationOptions
 from regraft.evaluation.page import page
+from regraft.evaluation.training_rows import seen_rows
 from regraft.evaluation.worst_rows import worst_rows
 from regraft.report.html import put
 from regraft.serving.predictor import Predictor
@@ -68,6 +69,7 @@ def evaluate(
             worst=worst_rows(predictor, labelled.rows, ours.records, options.worst),
             findings=_with_form(task.findings(ours.record_list, context), form, ours),
             comparison=None if other is None else _compare(ours, other, options, progress),
+            seen=seen_rows(store, predictor, labelled),
             other_form=form,
             cut=tuple(cut_notes(task, labelled.rows, context, "evaluated")),
             started=started,

@@ -35,6 +35,8 @@ def page(document: Mapping[str, Any], findings: Findings, shown: WorstRows) -> s
             place=document["data"]["path"].rstrip("/").rsplit("/", 1)[-1] or document["data"]["path"],
             main=document["intervals"].get(score),
             standing=_score_chart(document),
+            beside=document["beside_baselines"]["sentence"],
+            overlap=_sentence(document["overlap"]["sentence"]),
             columns=columns,
             metrics=rows,
             interval_note=_interval_note(document["bootstrap"], document),
@@ -118,8 +120,12 @@ def _interval_note(bootstrap: Mapping[str, Any], document: Mapping[str, Any]) ->
     )
     training = "; metrics at training were measured on training's own evaluation rows" if _recorded(document) else ""
     fewer = f" {bootstrap['note']}." if bootstrap["note"] else ""
-    notes = "".join(f" {note}." for note in document["notes"])
+    notes = "".join(f" {note}." for note in document["notes"] if note != document["overlap"]["sentence"])
     return f"{method}{training}.{fewer}{notes}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text}." if text else ""
 
 
 def _comparison(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -216,8 +222,13 @@ def _facts(document: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         ("data fingerprint", data["fingerprint"], True),
         ("columns", columns, False),
         ("rows", f"{data['rows']:,}", False),
+        ("training rows among them", _count_or_unknown(document["overlap"]["train"]), False),
         ("left out", f"{data['skipped']['count']:,} rows that cannot be used" if data["skipped"] else "", False),
         ("device", document["device"], False),
         ("time", seconds_text(document["seconds"]), False),
     ]
     return [(name, str(value), code) for name, value, code in facts if value]
+
+
+def _count_or_unknown(count: int | None) -> str:
+    return "not known" if count is None else f"{count:,}"

@@ -17,17 +17,18 @@ from transformers import PreTrainedModel
 
 from regraft.bases.adapted import Adapted
 from regraft.bases.load import quiet
-from regraft.contracts import Example, MadeUp, columns_of, medium_of
+from regraft.contracts import Example, MadeUp, columns_of
 from regraft.errors import RequestError, Unsupported
 from regraft.plugins import add_folder
+from regraft.serving.export_usage import HEAD, HEAD_LABELS, SENTENCE_NOTE, sentence_usage, transformers_usage
 from regraft.serving.predictor import load_adapted
 from regraft.serving.row_checks import prediction_columns
 from regraft.serving.version_files import Fetched, fetch
 from regraft.store.card import model_card
 from regraft.store.objects import ObjectStore, open_store
+from regraft.tasks.inputs.text import TextRow
 
-POOLING = "1_Pooling"
-HEAD, HEAD_LABELS = "head.safetensors", "head.json"
+ENCODER, POOLING = "0_Transformer", "1_Pooling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ def export(
 
     The folder appears atomically. Models that a transformers class covers become a transformers folder. A classifier
     on mean-pooled tokens, for which transformers has no class, becomes a sentence-transformers folder with its linear
-    head beside it. Raises Unsupported for any other model, and the errors of `Predictor.open`.
+    head beside it; transformers alone refuses that folder. Raises Unsupported for any other model, and the errors of
+    `Predictor.open`.
     """
     into = into.expanduser().resolve()
     _refuse_full(into)
@@ -76,23 +78,35 @@ def export(
 def _write(
     adapted: Adapted, fetched: Fetched, folder: Path
 ) -> tuple[Literal["transformers", "sentence-transformers"], str]:
+    model = adapted.model
+    if isinstance(model, PreTrainedModel):
+        _processor(adapted, fetched, folder)
+        _save(model, adapted.context.labels, folder)
+        usage, note = transformers_usage(adapted, model)
+        _card(fetched, folder, "transformers", usage)
+        return "transformers", note
+    encoder, head = _pooled(model, adapted)
+    # Not in the folder itself, where transformers would load the encoder as a classifier with a head of random weights.
+    below = folder / ENCODER
+    _processor(adapted, fetched, below)
+    _save(encoder, (), below)
+    _sentence_files(adapted, encoder, folder)
+    # A task without classes names the head's outputs itself.
+    _head_files(head, adapted.context.labels or tuple(encoder.config.id2label.values()), folder)
+    _card(fetched, folder, "sentence-transformers", sentence_usage(adapted, encoder.config.problem_type))
+    return "sentence-transformers", SENTENCE_NOTE
+
+
+def _processor(adapted: Adapted, fetched: Fetched, folder: Path) -> None:
+    """Write tokenizer or image processor, with the task's chat template and the number of tokens that it reads."""
     shutil.copytree(fetched.processor, folder, dirs_exist_ok=True)
     if template := getattr(adapted.context.processor, "chat_template", None):
         # The task's template if it has one: the model was trained with it, not with the base's.
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    model = adapted.model
-    if isinstance(model, PreTrainedModel):
-        _save(model, adapted.context.labels, folder)
-        usage, note = _transformers_usage(adapted, model)
-        _card(fetched, folder, "transformers", usage)
-        return "transformers", note
-    encoder, head = _pooled(model, adapted)
-    _save(encoder, adapted.context.labels, folder)
-    _sentence_files(adapted, encoder, folder)
-    # A task without classes names the head's outputs itself.
-    _head_files(head, adapted.context.labels or tuple(encoder.config.id2label.values()), folder)
-    _card(fetched, folder, "sentence-transformers", _sentence_usage(adapted, encoder.config.problem_type))
-    return "sentence-transformers", _SENTENCE_NOTE
+    settings = folder / "tokenizer_config.json"
+    if isinstance(adapted.task, TextRow) and settings.is_file():
+        written = json.loads(settings.read_text(encoding="utf-8"))
+        _json(settings, {**written, "model_max_length": _tokens(adapted)})
 
 
 def _save(model: PreTrainedModel, labels: Sequence[str], folder: Path) -> None:
@@ -135,7 +149,7 @@ def _example(adapted: Adapted, text: str) -> Example:
 
 def _sentence_files(adapted: Adapted, encoder: PreTrainedModel, folder: Path) -> None:
     """Write the files of a sentence-transformers model, in a layout that all of its versions read."""
-    parts = (("", "Transformer"), (POOLING, "Pooling"))
+    parts = ((ENCODER, "Transformer"), (POOLING, "Pooling"))
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
         for number, (path, name) in enumerate(parts)
@@ -150,7 +164,7 @@ def _sentence_files(adapted: Adapted, encoder: PreTrainedModel, folder: Path) ->
     }
     (folder / POOLING).mkdir()
     _json(folder / POOLING / "config.json", pooling)
-    _json(folder / "sentence_bert_config.json", {"max_seq_length": _tokens(adapted), "do_lower_case": False})
+    _json(folder / ENCODER / "sentence_bert_config.json", {"max_seq_length": _tokens(adapted), "do_lower_case": False})
     _json(folder / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None})
 
 
@@ -168,52 +182,6 @@ def _head_files(head: nn.Linear, labels: Sequence[str], folder: Path) -> None:
 def _card(fetched: Fetched, folder: Path, library: str, usage: str) -> None:
     text = model_card(fetched.meta, fetched.spec, library=library, usage=usage)
     (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def _transformers_usage(adapted: Adapted, model: PreTrainedModel) -> tuple[str, str]:
-    auto = adapted.task.auto
-    processor = medium_of(adapted.task.modality).auto
-    code = (
-        f"```python\nfrom transformers import {auto}, {processor}\n\n"
-        f'model = {auto}.from_pretrained("FOLDER")\nprocessor = {processor}.from_pretrained("FOLDER")\n```\n'
-    )
-    return code, f"a {type(model).__name__}: load it by transformers.{auto}.from_pretrained"
-
-
-_SENTENCE_NOTE = (
-    "a sentence-transformers encoder with mean pooling, because transformers' own classifiers read the first token: "
-    "load it by sentence_transformers.SentenceTransformer; its embeddings times head.safetensors (weight, bias) are "
-    "the logits of the labels in head.json"
-)
-_READ = {
-    "multi_label_classification": "answers = [dict(zip(labels, row)) for row in logits.sigmoid().tolist()]",
-    "regression": "answers = [dict(zip(labels, row)) for row in logits.tolist()]",
-}
-_SENTENCE_USAGE = f"""The encoder pools by the mean over tokens; the head is one linear layer beside it.
-
-```python
-import json
-from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer
-
-encoder = SentenceTransformer("FOLDER")
-head = load_file("FOLDER/{HEAD}")
-labels = json.loads(Path("FOLDER/{HEAD_LABELS}").read_text())["labels"]
-embeddings = encoder.encode(TEXTS, convert_to_tensor=True).cpu()
-logits = torch.nn.functional.linear(embeddings, head["weight"], head["bias"])
-ANSWERS
-```
-"""
-
-
-def _sentence_usage(adapted: Adapted, problem: str | None) -> str:
-    """Return the usage of the folder, which depends on the texts of a row and the meaning of the logits."""
-    texts = "texts" if len(prediction_columns(adapted.task)) == 1 else "[(text, pair), ...]"
-    read = _READ.get(problem or "", "answers = [labels[i] for i in logits.argmax(-1)]")
-    return _SENTENCE_USAGE.replace("TEXTS", texts).replace("ANSWERS", read)
 
 
 def _refuse_full(folder: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from regraft.contracts import Task
 from regraft.errors import RegraftError
+from regraft.store.baseline_verdicts import recorded_verdicts, sentence
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@[\w./-]+)?")
 # The hub rejects unknown pipelines, and a user's own task may have any name.
@@ -31,8 +32,18 @@ _PIPELINES = {
     "translation",
 }
 
+_ENCODERS, _ENCODER = "sentence-transformers", "feature-extraction"
+"""A library whose models are encoders, whatever head lies beside them, and the pipeline that runs them."""
+_FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/:'\"]+/)+")
+
 _DELTA = "The version holds only the weights that training changed (the delta); the base is unchanged."
 _MERGED = "This folder holds the complete model: the base with the trained weights merged into it."
+
+
+_BASELINES = {
+    "majority": "The baseline majority always answers the most frequent label.",
+    "nearest_centroid": "The baseline nearest centroid compares features of the frozen base with the classes' means.",
+}
 
 
 def model_card(
@@ -45,8 +56,7 @@ def model_card(
     """
     front = yaml.safe_dump(_front(meta, spec, library), sort_keys=False, allow_unicode=True, width=1000)
     sections = (
-        _header(meta, library),
-        _section("How to use it", usage or _usage(meta, spec)),
+        _header(meta, library, usage or _usage(meta, spec)),
         _section("How it was adapted", _adaptation(meta, spec)),
         _section("Results", _results(meta)),
         _section("Data", _data(meta, spec)),
@@ -65,7 +75,7 @@ def _front(meta: Mapping[str, Any], spec: Mapping[str, Any], library: str) -> di
     task = str(meta["task"]["type"])
     base = hub_id(str(meta["base"]["reference"]))
     front: dict[str, Any] = {"library_name": library}
-    if pipeline := _pipeline(meta["task"]):
+    if pipeline := _ENCODER if library == _ENCODERS else _pipeline(meta["task"]):
         front["pipeline_tag"] = pipeline
     if base:
         front["base_model"] = base
@@ -125,7 +135,8 @@ def _dataset_type(spec: Mapping[str, Any]) -> str:
     return suffix if re.fullmatch(r"[a-z0-9]+", suffix) else "folder"
 
 
-def _header(meta: Mapping[str, Any], library: str) -> str:
+def _header(meta: Mapping[str, Any], library: str, usage: str) -> str:
+    """Return title, one sentence, the code that uses the model, and its labels."""
     version = f" ({meta['version']})" if "version" in meta else ""
     task = str(meta["task"]["type"]).replace("-", " ")
     lines = [
@@ -133,6 +144,8 @@ def _header(meta: Mapping[str, Any], library: str) -> str:
         "",
         f"A model for {task}: {_code(meta['base']['reference'])} adapted by `{meta['method']['type']}` "
         f"with regraft. {_DELTA if library == 'regraft' else _MERGED}",
+        "",
+        usage.rstrip(),
         "",
     ]
     if labels := list(meta.get("labels", ())):
@@ -188,14 +201,16 @@ def _results(meta: Mapping[str, Any]) -> str:
         for name in names
     ]
     chosen = f"\n\nThe checkpoint was chosen by `{score['name']}` ({score['mode']})." if score else ""
-    return _table(("metric", "this model", *measured), rows) + _gain(meta.get("gain")) + chosen
+    return _table(("metric", "this model", *measured), rows) + _beside_baselines(meta) + chosen
 
 
-def _gain(gain: Mapping[str, float] | None) -> str:
-    if not gain:
+def _beside_baselines(meta: Mapping[str, Any]) -> str:
+    """Return the verdicts about the score, and what the baselines are."""
+    text = sentence(recorded_verdicts(meta), str((meta.get("score") or {}).get("name", "")))
+    if not text:
         return ""
-    interval = f"95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}, paired bootstrap"
-    return f"\n\nAccuracy gained over the nearest centroid on the frozen base: {gain['mean']:+.3f} ({interval})."
+    what = [_BASELINES[name] for name in meta["baselines"] if name in _BASELINES]
+    return f"\n\n{text} Intervals are of paired bootstraps on the evaluation rows. {' '.join(what)}".rstrip()
 
 
 def _number(value: float | None) -> str:
@@ -209,9 +224,28 @@ def _data(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
         (f"{split} rows", counts[split]) for split in ("train", "eval") if split in counts
     ]
     rows += [("evaluated on", _dataset_name(meta, spec))]
+    if (overlap := data.get("overlap")) is not None:
+        rows += [("evaluation rows that are training rows too", f"{overlap:,} of {counts.get('eval', 0):,}")]
+    rows += [(f"{split} rows left out as unusable", number) for split, number in data.get("skipped", {}).items()]
     rows += [("fingerprint", f"`{data['fingerprint']}`")] if "fingerprint" in data else []
-    notes = "".join(f"\n- {_code(text)}" for text in data.get("notes", ()))
-    return _table(("", "value"), rows) + (f"\n{notes}" if notes else "")
+    return _table(("", "value"), rows) + _data_notes(data.get("notes", ()), spec)
+
+
+def _data_notes(notes: Sequence[str], spec: Mapping[str, Any]) -> str:
+    """Return what was noticed while the rows were read, without the folders of the machine that trained."""
+    if not notes:
+        return ""
+    lines = "".join(f"\n- {_code(_without_folders(note, spec))}" for note in notes)
+    return f"\n\nNoticed while the rows were read:\n{lines}"
+
+
+def _without_folders(text: str, spec: Mapping[str, Any]) -> str:
+    """Return a text in which files of the data are named without the folders that they lie in."""
+    written = [spec.get("data", {}).get(side) for side in ("train", "eval")]
+    for path in sorted((item for item in written if isinstance(item, str)), key=len, reverse=True):
+        folder, slash, _ = path.rstrip("/").rpartition("/")
+        text = text.replace(f"{folder}{slash}", "") if folder else text
+    return _FOLDERS.sub("", text)
 
 
 def _lineage(meta: Mapping[str, Any]) -> str:

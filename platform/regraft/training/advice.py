@@ -27,12 +27,12 @@ def better_baselines(score: Score, metrics: Mapping[str, Any], baselines: Mappin
 
 
 def below_text(score: Score, metrics: Mapping[str, Any], baselines: Mapping[str, Any]) -> str:
-    """Return `accuracy 0.2540 is worse than the baseline nearest centroid (0.7670)`; empty if no baseline is better."""
+    """Return `accuracy 0.2540 does not reach the baseline majority (0.7670)`; empty if no baseline is better."""
     better = better_baselines(score, metrics, baselines)
     if not better:
         return ""
     named = " and ".join(f"{name} ({value:.4f})" for name, value in better)
-    return f"{score.name} {metrics[score.name]:.4f} is worse than the baseline{'s' * (len(better) > 1)} {named}"
+    return f"{score.name} {metrics[score.name]:.4f} does not reach the baseline{'s' * (len(better) > 1)} {named}"
 
 
 def run_advice(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
+
 from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.locate import Base
 from regraft.contracts import BaselineMeasured, Method, Note
@@ -29,6 +31,7 @@ def measure_baselines(
     if harness.from_first("baselines" in document.read() if harness.first else None):
         return
     found: dict[str, Any] = {"majority": majority(snapshot)}
+    right = majority_correct(snapshot)
     harness.emit(BaselineMeasured("majority", found["majority"]))
     try:
         found["nearest_centroid"], correct = nearest_centroid(spec, base, snapshot, harness)
@@ -38,14 +41,22 @@ def measure_baselines(
     else:
         harness.emit(BaselineMeasured("nearest_centroid", found["nearest_centroid"]))
     if harness.first:
-        document.update(baselines=found, baseline_correct=correct)
+        document.update(baselines=found, baseline_correct=correct, majority_correct=right)
 
 
 def majority(snapshot: Snapshot) -> dict[str, float]:
     """Return the accuracy of always answering the most frequent training label."""
+    return {"accuracy": snapshot.eval.counts.get(_most_frequent(snapshot), 0) / len(snapshot.eval)}
+
+
+def majority_correct(snapshot: Snapshot) -> str:
+    """Return the evaluation rows that have the most frequent training label, as hex, one bit per row."""
+    return np.packbits(snapshot.eval.labelled(_most_frequent(snapshot))).tobytes().hex()
+
+
+def _most_frequent(snapshot: Snapshot) -> str:
     counts = snapshot.train.counts
-    label = max(sorted(counts), key=lambda name: counts[name])
-    return {"accuracy": snapshot.eval.counts.get(label, 0) / len(snapshot.eval)}
+    return max(sorted(counts), key=lambda name: counts[name])
 
 
 def nearest_centroid(spec: RunSpec, base: Base, snapshot: Snapshot, harness: Harness) -> tuple[dict[str, float], str]:

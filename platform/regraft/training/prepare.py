@@ -26,6 +26,7 @@ from regraft.training.event_log import EventLog
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.memory_check import check_weights_fit
+from regraft.training.name_checks import NameUse, base_family, warn_of_changes
 from regraft.training.text_checks import TextChecks
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def find_document(runs: Runs, run: str) -> dict[str, Any] | None:
 def build_rows(
     store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | None, *, as_in: str | None = None
 ) -> Snapshot:
-    """Return the spec's rows as a snapshot in the store; its notes are emitted, and that rows were left out.
+    """Return the spec's rows as a snapshot in the store; its notes are emitted, and a name that changes.
 
     `as_in` is the fingerprint that the run began with, if any.
     """
@@ -99,6 +100,8 @@ def build_rows(
     if checks:
         snapshot = replace(snapshot, notes=(*snapshot.notes, *checks.cut(snapshot)))
     for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
+        note(progress, text)
+    for text in warn_of_changes(store, spec.name, NameUse(spec.task.key(), base_family(base), snapshot.labels)):
         note(progress, text)
     return replace(snapshot, notes=(*opened, *snapshot.notes))
 
@@ -138,7 +141,8 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         data=snapshot.fingerprint,
         rows={"train": len(snapshot.train), "eval": len(snapshot.eval)},
         skipped=dict(snapshot.skipped),
-        **({"notes": list(snapshot.notes)} if snapshot.notes else {}),
+        notes=list(snapshot.notes),
+        overlap=snapshot.overlap,
         created=created,
         score={"name": spec.task.score.name, "mode": spec.task.score.mode},
     )

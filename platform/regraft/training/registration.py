@@ -18,6 +18,7 @@ from regraft.bases.locate import Base
 from regraft.contracts import Note, Progress, Registered, Score
 from regraft.errors import Damaged, NotFound, RunError
 from regraft.spec.run import RunSpec
+from regraft.store.baseline_verdicts import recorded_verdicts, sentence
 from regraft.store.card import model_card
 from regraft.store.checkpoints import Checkpoints, SavedCheckpoint, ranked
 from regraft.store.objects import ObjectStore
@@ -27,6 +28,7 @@ from regraft.store.version_scores import better_version, newest_version
 from regraft.training.advice import run_advice
 from regraft.training.evaluate import gain
 from regraft.training.job import Job, RunState
+from regraft.training.name_checks import base_family
 from regraft.training.prepare import PreparedRun, base_bytes, base_of, find_document, pinned_reference
 from regraft.version import VERSION
 
@@ -48,6 +50,8 @@ class Outcome:
     score: str
     gain: dict[str, Any] | None = None
     """Gain in score over the nearest centroid: `mean`, and the 95 % interval from `low` to `high`."""
+    verdicts: str = ""
+    """The score beside the baselines as a sentence; empty where there are none."""
     delta_bytes: int = 0
     base_bytes: int = 0
     already: bool = False
@@ -74,7 +78,7 @@ class TrainedRun:
     state: RunState
     """The state of the last checkpoint."""
     document: Mapping[str, Any]
-    """The fields `rows`, `notes`, `baselines` and `baseline_correct` of the run's document."""
+    """The run's document: its fields about rows, notes and baselines become metadata of the version."""
 
 
 def register(prepared: PreparedRun) -> Outcome:
@@ -108,6 +112,7 @@ def register(prepared: PreparedRun) -> Outcome:
         store=spec.store,
         score=spec.task.score.name,
         gain=meta["gain"],
+        verdicts=beside_baselines(meta),
         delta_bytes=len(delta),
         base_bytes=base_bytes(trained.base),
         note=better.text(str(version), spec.task.score.name) if better else "",
@@ -157,6 +162,7 @@ def version_meta(spec: RunSpec, trained: TrainedRun) -> dict[str, Any]:
     job, base, best, document = trained.job, trained.base, trained.best, trained.document
     counts = document.get("rows", {})
     over_baseline = gain(counts.get("eval", 0), trained.state.best_correct, document.get("baseline_correct", ""))
+    over_majority = gain(counts.get("eval", 0), trained.state.best_correct, document.get("majority_correct", ""))
     return {
         "name": spec.name,
         "task": job.spec["task"],
@@ -167,21 +173,19 @@ def version_meta(spec: RunSpec, trained: TrainedRun) -> dict[str, Any]:
             "reference": pinned_reference(base),
             "hash": base.hash,
             "processor_hash": base.processor_hash,
+            "family": base_family(base),
             "bytes": base_bytes(base),
         },
         "metrics": best.meta["metrics"],
         "baselines": document.get("baselines", {}),
         "gain": over_baseline,
+        **({"gains": {"majority": over_majority}} if over_majority else {}),
         "score": {"name": spec.task.score.name, "mode": spec.task.score.mode},
         "seed": spec.training.seed,
         "lineage": {
             "run": job.run,
             "checkpoint": best.prefix,
-            "data": {
-                "fingerprint": job.fingerprint,
-                "rows": counts,
-                **({"notes": list(document["notes"])} if document.get("notes") else {}),
-            },
+            "data": {"fingerprint": job.fingerprint, "rows": counts, **_remarks_of(document)},
             "parent": None,
         },
         "delta_sha256": hashlib.sha256(trained.delta).hexdigest(),
@@ -189,6 +193,25 @@ def version_meta(spec: RunSpec, trained: TrainedRun) -> dict[str, Any]:
         "seconds": trained.state.seconds,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"regraft": VERSION, "torch": installed("torch"), "transformers": installed("transformers")},
+    }
+
+
+def beside_baselines(meta: Mapping[str, Any]) -> str:
+    """Return a version's score beside the baselines as a sentence; empty where there are none."""
+    return sentence(recorded_verdicts(meta), str((meta.get("score") or {}).get("name", "")))
+
+
+def _remarks_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run's document says of its rows: doubts, rows left out, and the overlap of both sides."""
+    skipped = document.get("skipped") or {}
+    found = {
+        "notes": list(document.get("notes") or ()),
+        "skipped": {side: skipped[side] for side in ("train", "eval") if skipped.get(side)},
+    }
+    overlap = document.get("overlap")
+    return {
+        **{name: value for name, value in found.items() if value},
+        **({} if overlap is None else {"overlap": overlap}),
     }
 
 
@@ -209,6 +232,7 @@ def registered_outcome(store: ObjectStore, spec: RunSpec, run: str, known: Mappi
         store=spec.store,
         score=meta["score"]["name"],
         gain=meta.get("gain"),
+        verdicts=beside_baselines(meta),
         delta_bytes=int(meta["delta_bytes"]),
         base_bytes=int(meta["base"].get("bytes", 0)),
         already=True,

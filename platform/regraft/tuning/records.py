@@ -83,6 +83,12 @@ class SearchRecord:
     """Metrics of the baselines, by name."""
     baseline_correct: str = ""
     """The evaluation rows that the nearest centroid predicts correctly."""
+    majority_correct: str = ""
+    """The evaluation rows that have the most frequent training label."""
+    skipped: dict[str, Any] = field(default_factory=dict)
+    """Bad rows that were left out, as in a run's document."""
+    overlap: int | None = None
+    """Number of evaluation rows that are training rows too; None where it was not counted."""
 
     def document(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""

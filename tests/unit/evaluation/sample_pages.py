@@ -99,6 +99,11 @@ def document(found: Findings, **changes: Any) -> dict[str, Any]:
         "worst": [],
         "against": None,
         "notes": [],
+        "overlap": {"train": 0, "chosen_by": 0, "sentence": "No row here was a training row of this version"},
+        "beside_baselines": {
+            "sentence": "By accuracy, this model is better than the baseline majority.",
+            "verdicts": [],
+        },
         **changes,
     }
 

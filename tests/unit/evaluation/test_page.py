@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from regraft.contracts.findings import Findings, Matrix
+from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.report.numbers import format_number
 from support.browser import Look
 from unit.evaluation import sample_pages
@@ -34,6 +35,7 @@ WORDS = (
 )
 """Selectors of the texts of a page."""
 SCREENS = pytest.mark.parametrize(("width", "scheme"), [(1180, "light"), (1180, "dark"), (390, "light"), (390, "dark")])
+WIDTHS = pytest.mark.parametrize("width", [390, 768, 1280])
 
 
 def written(folder: Path, text: str) -> Path:
@@ -62,6 +64,28 @@ def test_nothing_is_wider_than_the_screen(browser: Look, tmp_path: Path, width: 
     with browser(written(tmp_path, text), width=width, scheme=scheme) as seen:
         assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
         assert seen.complaints == []
+
+
+@WIDTHS
+def test_nothing_is_cut(browser: Look, tmp_path: Path, width: int) -> None:
+    """Long names and wide tables are wrapped, or scroll in a box that shows it."""
+    many = tuple(f"a rather long name of class {number}" for number in range(40))
+    wide = Table("Wide", tuple(f"a column {n}" for n in range(14)), tuple((0.123,) * 14 for _ in range(3)))
+    for labels in (("ant", "bee"), ("a" * 60, "long name with many words in it, and more of them"), many):
+        found = sample_pages.findings(labels)
+        text = sample_pages.html(
+            replace(found, tables=(*found.tables, wide)), sample_pages.row_views("x" * 300, "y" * 90)
+        )
+        with browser(written(tmp_path, text), width=width) as seen:
+            assert seen.cut() == []
+            assert "table: Wide" in seen.scrolling() or width > 900
+
+
+def test_a_table_that_fits_has_no_hint(browser: Look, tmp_path: Path) -> None:
+    with browser(written(tmp_path, sample_pages.html()), width=1280) as seen:
+        assert seen.cut() == [] and seen.scrolling() == []
+        heights = seen.page.eval_on_selector_all(".further", "all => all.map(one => one.offsetHeight)")
+        assert heights and set(heights) == {0}
 
 
 def uneven() -> Findings:

@@ -78,7 +78,7 @@ def test_the_card_speaks_of_the_library_that_reads_the_folder(published: Path, t
     data: Any = ModelCard.load(out.folder / "README.md").data
     assert data.library_name == out.kind == "transformers"
     text = (out.folder / "README.md").read_text()
-    assert "AutoModelForSequenceClassification.from_pretrained" in text and "regraft.load" not in text
+    assert 'pipeline("text-classification", folder, truncation=True)' in text and "regraft.load" not in text
     assert "AutoModelForSequenceClassification.from_pretrained" in out.note
 
 
@@ -96,7 +96,7 @@ def test_the_sentence_encoder_reads_as_many_tokens_as_the_task(
     _, made = publish(store, bases["mean"], {"type": "text-classification", "max_length": 12}, "full")
     out = export(str(store), "tiny", tmp_path / "out")
     assert "head.safetensors" in out.note
-    assert json.loads((out.folder / "sentence_bert_config.json").read_text())["max_seq_length"] == 12
+    assert json.loads((out.folder / "0_Transformer" / "sentence_bert_config.json").read_text())["max_seq_length"] == 12
     wanted = torch.stack([alone(made, "text", text) for text in TEXTS])
     torch.testing.assert_close(by_sentence_transformers(out, TEXTS), wanted, rtol=1e-5, atol=1e-5)
 

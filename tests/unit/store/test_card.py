@@ -142,3 +142,48 @@ def test_only_the_hubs_own_ids_count_as_such(reference: str, expected: str | Non
 def test_a_task_that_the_hub_has_no_name_for_names_the_pipeline_that_runs_it() -> None:
     changed = {**META, "task": {"type": "text-regression", "targets": ["rating"]}}
     assert "pipeline_tag: text-classification" in model_card(changed, SPEC)
+
+
+def test_the_card_opens_with_the_code_that_uses_the_model() -> None:
+    text = model_card(META, SPEC).split("---\n", 2)[2]
+    assert (
+        text.index("# support-tickets")
+        < text.index("```python")
+        < text.index("It knows 3 labels")
+        < text.index("\n## ")
+    )
+
+
+def test_the_score_is_judged_against_each_baseline() -> None:
+    text = model_card(META, SPEC)
+    assert "not distinguishable" not in text and "better than the baseline nearest centroid (0.875; +0.062" in text
+    worse = {**META, "gain": {"mean": -0.06, "low": -0.1, "high": -0.02}}
+    worse["metrics"] = {"accuracy": 0.815}
+    assert "worse than the baseline nearest centroid" in model_card(worse, SPEC)
+    unclear = {**META, "gain": {"mean": 0.01, "low": -0.02, "high": 0.04}}
+    assert "not distinguishable from the baseline nearest centroid" in model_card(unclear, SPEC)
+
+
+def remarked(**data: Any) -> str:
+    lineage = {**META["lineage"], "data": {**META["lineage"]["data"], **data}}
+    return model_card({**META, "lineage": lineage}, SPEC)
+
+
+def test_rows_of_both_sides_are_counted_on_the_card() -> None:
+    assert "| evaluation rows that are training rows too | 12 of 200 |" in remarked(overlap=12)
+    assert "| evaluation rows that are training rows too | 0 of 200 |" in remarked(overlap=0)
+    assert "training rows too" not in model_card(META, SPEC), "an older version does not know"
+
+
+def test_what_was_noticed_about_the_rows_is_on_the_card_without_the_folders_of_the_machine() -> None:
+    notes = [
+        "passed over files named *.xmp: 3, the first /home/someone/private/tickets-train/a b.xmp",
+        "3 <b>labels</b> | are\nodd: 2 rows, the first /home/someone/private/tickets-eval.csv:7",
+        "cut at 128 tokens: 4 rows, the first /srv/other/rows.csv:2",
+    ]
+    text = remarked(notes=notes, skipped={"train": 2, "eval": 1})
+    assert "/home" not in text and "private" not in text and "/srv" not in text
+    assert "- `passed over files named *.xmp: 3, the first tickets-train/a b.xmp`" in text
+    assert "- `3 <b>labels</b> | are odd: 2 rows, the first tickets-eval.csv:7`" in text
+    assert "the first rows.csv:2" in text
+    assert "| train rows left out as unusable | 2 |" in text and "| eval rows left out as unusable | 1 |" in text

@@ -34,15 +34,15 @@ def test_a_result_above_all_baselines_needs_no_advice() -> None:
 
 def test_the_baselines_that_are_better_are_named_with_their_values() -> None:
     text = below_text(Score("accuracy", "max"), {"accuracy": 0.1}, BASELINES)
-    assert text == "accuracy 0.1000 is worse than the baselines nearest centroid (0.7000) and majority (0.2000)"
+    assert text == "accuracy 0.1000 does not reach the baselines nearest centroid (0.7000) and majority (0.2000)"
     error = below_text(Score("mae", "min"), {"mae": 2.0}, {"mean": {"mae": 1.5}, "old": 3.0})
-    assert error == "mae 2.0000 is worse than the baseline mean (1.5000)"
+    assert error == "mae 2.0000 does not reach the baseline mean (1.5000)"
 
 
 @pytest.mark.parametrize("scores", [(0.2,), (0.2, 0.3, 0.4)])
 def test_what_still_improved_is_to_be_trained_longer(scores: tuple[float, ...]) -> None:
     text = run_advice(spec(), {"accuracy": scores[-1]}, BASELINES, lines(*scores))
-    assert "worse than the baseline nearest centroid (0.7000)" in text and "--set training.epochs=6" in text
+    assert "does not reach the baseline nearest centroid (0.7000)" in text and "--set training.epochs=6" in text
     text = run_advice(spec(training={"steps": 5}), {"accuracy": 0.3}, BASELINES, lines(*scores))
     assert "--set training.steps=15" in text
 

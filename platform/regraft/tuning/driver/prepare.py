@@ -15,7 +15,7 @@ from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.store.searches import searches
 from regraft.store.version_scores import BetterVersion
-from regraft.training.baselines import majority
+from regraft.training.baselines import majority, majority_correct
 from regraft.training.prepare import RowsChanged, numbered
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.protocol import SearchJob
@@ -99,10 +99,14 @@ def new_record(name: str, spec: RunSpec, base: Base, snapshot: Snapshot) -> Sear
 
 
 def update_record(record: SearchRecord, spec: RunSpec, snapshot: Snapshot) -> None:
-    """Set what may change between attempts: the number of trials, and the majority baseline if it is missing."""
+    """Set what may change between attempts: the number of trials, remarks about rows, and a missing baseline."""
     record.trials = spec.searched().most
-    if not record.baselines and spec.training.baselines and "baselines" in spec.task.supports:
+    record.skipped, record.overlap = dict(snapshot.skipped), snapshot.overlap
+    if not spec.training.baselines or "baselines" not in spec.task.supports:
+        return
+    if not record.baselines:
         record.baselines = {"majority": majority(snapshot)}
+    record.majority_correct = majority_correct(snapshot)
 
 
 def job_of(record: SearchRecord, spec: RunSpec, snapshot: Snapshot, depths: tuple[int | str, ...]) -> SearchJob:

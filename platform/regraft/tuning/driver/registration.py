@@ -149,7 +149,10 @@ def _trained_run(prepared: PreparedSearch, record: TrialRecord, saved: SavedChec
         "rows": search.rows,
         "baselines": search.baselines,
         "baseline_correct": search.baseline_correct,
+        "majority_correct": search.majority_correct,
         "notes": prepared.notes,
+        "skipped": search.skipped,
+        "overlap": search.overlap,
     }
     return TrainedRun(run, prepared.base, saved, delta, state, document)
 

@@ -37,14 +37,27 @@ class DepthColumn:
     method: str
     """The method of all its trials; empty if they differ or it is not known."""
     trials: tuple[TrialRecord, ...]
-    """Trials with a result, the best first."""
+    """Trials that ran to their end, the best first: only these are compared."""
+    unfinished: tuple[TrialRecord, ...]
+    """Trials with a result after fewer epochs, since they were stopped: not comparable. The best first."""
     others: int
     """Number of trials without a result."""
     best: float | None
+    """The best result of the trials that ran to their end."""
     seconds: float | None
     """Duration of a trial of full length: the median of seconds per epoch, times the most epochs of any trial."""
     share: float | None
     """Trainable share of all parameters."""
+
+    @property
+    def shown(self) -> tuple[TrialRecord, ...]:
+        """Every trial with a result."""
+        return (*self.trials, *self.unfinished)
+
+    @property
+    def count(self) -> int:
+        """The number of its trials, with those that have no result."""
+        return len(self.shown) + self.others
 
     @property
     def brief(self) -> str:
@@ -83,6 +96,11 @@ def value(metrics: Mapping[str, Any] | None, name: str) -> float | None:
 def ranked(trials: Sequence[TrialRecord], score: Mapping[str, str]) -> list[TrialRecord]:
     """Return the trials with a finite result, the best first."""
     return best_first([trial for trial in trials if value(trial.best, score["name"]) is not None], score)
+
+
+def ended(trial: TrialRecord) -> bool:
+    """Return whether the trial ran to its end, so that its result can be compared with those of other trials."""
+    return trial.status == "finished"
 
 
 def method_of(trial: TrialRecord) -> str:
@@ -155,19 +173,21 @@ def _column(
     depth: int | None, blocks: int, trials: Sequence[TrialRecord], score: Mapping[str, str], *, longest: float
 ) -> DepthColumn:
     methods = {method_of(trial) for trial in trials}
-    best = ranked(trials, score)
+    with_result = ranked(trials, score)
+    best = [trial for trial in with_result if ended(trial)]
     costs = [
         trial.seconds / epochs_of(trial) * longest if epochs_of(trial) else trial.seconds
-        for trial in best
+        for trial in with_result
         if trial.seconds > 0
     ]
-    shares = [trial.trainable / trial.total for trial in best if trial.total]
+    shares = [trial.trainable / trial.total for trial in with_result if trial.total]
     return DepthColumn(
         depth,
         blocks,
         methods.pop() if len(methods) == 1 else "",
         tuple(best),
-        len(trials) - len(best),
+        tuple(trial for trial in with_result if not ended(trial)),
+        len(trials) - len(with_result),
         value(best[0].best, score["name"]) if best else None,
         median(costs) if costs else None,
         median(shares) if shares else None,
@@ -175,7 +195,10 @@ def _column(
 
 
 def find_knee(columns: Sequence[DepthColumn], score: Mapping[str, str], rows: int) -> Knee | None:
-    """Return the knee over these columns; None if no column has a result. `rows` is the number of evaluation rows."""
+    """Return the knee over the columns in which a trial ran to its end; None if there is none.
+
+    `rows` is the number of evaluation rows.
+    """
     measured = [column for column in columns if column.best is not None]
     if not measured:
         return None

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from regraft.report.svg import COLOURS, Canvas, Picture, picture, plain
-from regraft.tuning.pages.by_depth import epochs_of, value
+from regraft.tuning.pages.by_depth import ended, epochs_of, value
 from regraft.tuning.pages.score_axes import ScoreAxes
 from regraft.tuning.pages.words import brief, compact_number, numeric_fields, tooltip
 from regraft.tuning.records import SearchRecord, TrialRecord
@@ -75,13 +75,15 @@ def _draw_panels(
         score_axes = ScoreAxes(canvas, axes, record.score)
         score_axes.limit([score_axes.height_of(trial) for trial in trials])
         plain(axes, brief(panel.title, 18 if canvas.narrow else 34))
-        best = score_axes.height_of(trials[0])
-        axes.axhline(best, color=COLOURS["faint"], linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
+        if compared := [trial for trial in trials if ended(trial)]:
+            best = score_axes.height_of(compared[0])
+            axes.axhline(best, color=COLOURS["faint"], linewidth=0.9, linestyle=(0, (3, 3)), zorder=1)
         reach = {number for other in panels if other.field == panel.field for number in other.numbers}
         _scale_x(axes, sorted(reach), log=logarithmic[panel.field], narrow=canvas.narrow)
         placed = list(zip(panel.numbers, panel.trials, strict=True))
-        score_axes.dots(f"panel-{place}", placed[1:])
-        score_axes.dots(f"top-{place}", placed[:1], best=True)
+        top = next((pair for pair in placed if ended(pair[1])), None)
+        score_axes.dots(f"panel-{place}", [pair for pair in placed if pair is not top])
+        score_axes.dots(f"top-{place}", [top] if top else [], best=True)
     width, height = canvas.figure.get_size_inches()
     canvas.figure.subplots_adjust(
         left=0.5 / width, right=1 - 0.14 / width, top=1 - 0.28 / height, bottom=0.32 / height, hspace=0.42, wspace=0.1

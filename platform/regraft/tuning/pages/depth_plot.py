@@ -103,7 +103,7 @@ def _tick(column: DepthColumn) -> str:
 def _draw_scores(score_axes: ScoreAxes, layout: _Layout) -> None:
     axes, sign, knee = score_axes.axes, score_axes.sign, layout.knee
     best = knee.best.best or 0.0
-    every = [(place, trial) for place, column in layout.placed for trial in column.trials]
+    every = [(place, trial) for place, column in layout.placed for trial in column.shown]
     bests = [column.best for column in layout.columns if column.best is not None]
     least = min(min(sign * height for height in bests), sign * best - 2 * knee.noise)
     score_axes.limit([score_axes.height_of(trial) for _, trial in every], least=sign * least)

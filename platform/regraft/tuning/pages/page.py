@@ -12,7 +12,8 @@ from regraft.report import html
 from regraft.report.numbers import format_number
 from regraft.report.svg import Picture
 from regraft.store.atomic_files import writing_locally
-from regraft.tuning.pages.by_depth import DepthColumn, Knee, depth_columns, epochs_of, find_knee, ranked, value
+from regraft.tuning.pages.beside_baselines import baseline_chart, baseline_rows, baseline_sentence
+from regraft.tuning.pages.by_depth import DepthColumn, Knee, depth_columns, ended, epochs_of, find_knee, ranked, value
 from regraft.tuning.pages.curve_plots import PANELS, Panel, clock_of, curve_picture, number_picture, track
 from regraft.tuning.pages.depth_plot import depth_picture
 from regraft.tuning.pages.words import (
@@ -23,6 +24,7 @@ from regraft.tuning.pages.words import (
     shared_facts,
     shared_paragraph,
     short_name,
+    status_text,
 )
 from regraft.tuning.records import SearchRecord, TrialRecord
 from regraft.units import seconds_text
@@ -49,6 +51,8 @@ class TrialRow:
     epochs: str
     share: str
     chosen: bool
+    partial: bool
+    """Whether it has a result, but was stopped before its end."""
 
 
 def write_report(record: SearchRecord, trials: Sequence[TrialRecord], folder: Path) -> list[Path]:
@@ -74,7 +78,7 @@ def write_report(record: SearchRecord, trials: Sequence[TrialRecord], folder: Pa
 def _pictures(record: SearchRecord, trials: Sequence[TrialRecord]) -> dict[str, Picture]:
     """Draw every picture that has something to show, by name."""
     best_first = ranked(trials, record.score)
-    columns = [column for column in depth_columns(trials, record.score) if column.trials]
+    columns = [column for column in depth_columns(trials, record.score) if column.shown]
     drawn: list[Picture] = []
     if len(columns) > 1 and (knee := find_knee(columns, record.score, record.rows.get("eval", 0))):
         drawn.append(depth_picture(record, columns, knee))
@@ -99,7 +103,7 @@ def _winner(record: SearchRecord, trials: Sequence[TrialRecord]) -> TrialRecord 
 
 def _rate_panels(best_first: Sequence[TrialRecord], columns: Sequence[DepthColumn]) -> list[Panel]:
     """Return the learning rates of each column, the least frozen first; of many columns those with the best trials."""
-    groups = [(column.brief, column.trials) for column in columns] if len(columns) > 1 else [("all trials", best_first)]
+    groups = [(column.brief, column.shown) for column in columns] if len(columns) > 1 else [("all trials", best_first)]
     rated = [
         (name, tuple(trial for trial in group if numeric_fields(trial).get(_RATE, 0) > 0)) for name, group in groups
     ]
@@ -150,12 +154,17 @@ def _page(record: SearchRecord, trials: Sequence[TrialRecord], pictures: Mapping
         winner=winner,
         winner_score=value(winner.best, record.score["name"]) if winner else None,
         winner_settings=_settings(winner) if winner else (),
+        winner_partial=status_text(winner) if winner and not ended(winner) else "",
+        standing=baseline_chart(record, winner) if winner else None,
+        beside=baseline_sentence(record, winner) if winner else "",
+        baselines=baseline_rows(record),
         columns=columns,
         knee=knee,
-        knee_text=_knee_text(knee, record.score) if knee else "",
+        knee_text=_knee_text(knee, columns, record.score),
         pictures=pictures,
         panels_note=_panels_note(columns),
         statuses={trial.status for trial in trials},
+        partial=any(not ended(trial) for trial in best_first),
         fields=fields,
         rows=rows[:_OPEN],
         more=rows[_OPEN:],
@@ -183,14 +192,19 @@ def _settings(trial: TrialRecord) -> list[tuple[str, str]]:
 def _rows(
     record: SearchRecord, trials: Sequence[TrialRecord], best_first: Sequence[TrialRecord]
 ) -> tuple[list[TrialRow], list[str]]:
-    """Return the table's rows, the best first and those without a result last, and its searched columns' names."""
+    """Return the table's rows, and the names of its searched columns.
+
+    Trials that ran to their end come first, the best of them at the top; then those that were stopped, and then those
+    without a result.
+    """
     fields = fields_of(trials)
     apart = 0 < len(fields) <= _MOST_FIELDS
     ids = {trial.id for trial in best_first}
     rest = sorted((trial for trial in trials if trial.id not in ids), key=lambda trial: trial.number)
     winner = _winner(record, trials)
+    longest = max(map(epochs_of, trials), default=0.0)
     rows = []
-    for trial in [*best_first, *rest]:
+    for trial in [*sorted(best_first, key=lambda trial: not ended(trial)), *rest]:
         each = [setting_text(trial.overrides[field]) if field in trial.overrides else "" for field in fields]
         joined = " · ".join(f"{name} {written}" for name, written in _settings(trial))
         rows.append(
@@ -198,12 +212,21 @@ def _rows(
                 trial,
                 tuple(each) if apart else (brief(joined, 400),),
                 value(trial.best, record.score["name"]),
-                f"{epochs_of(trial):.3g}" if epochs_of(trial) else "–",
+                _epochs_text(trial, longest),
                 percent(trial.trainable / trial.total) if trial.total else "–",
                 winner is not None and trial.id == winner.id,
+                trial.id in ids and not ended(trial),
             )
         )
     return rows, [short_name(field) for field in fields] if apart else ["settings"]
+
+
+def _epochs_text(trial: TrialRecord, longest: float) -> str:
+    """Return a trial's epochs, of a trial that was stopped with the most that a trial had: `1 of 4`."""
+    epochs = epochs_of(trial)
+    if not epochs:
+        return "–"
+    return f"{epochs:.3g}" if ended(trial) or epochs >= longest else f"{epochs:.3g} of {longest:.3g}"
 
 
 def percent(share: float) -> str:
@@ -214,17 +237,26 @@ def percent(share: float) -> str:
     return f"{number:.0f} %" if number >= 10 else f"{number:.1f} %"
 
 
-def _knee_text(knee: Knee, score: Mapping[str, str]) -> str:
-    """Return what the knee means for the choice of a depth."""
+def _knee_text(knee: Knee | None, columns: Sequence[DepthColumn], score: Mapping[str, str]) -> str:
+    """Return what the knee means for the choice of a depth, and which columns could not be compared."""
+    left_out = [column for column in columns if column.unfinished and not column.trials]
+    names = ", ".join(column.name for column in left_out)
+    without = f" Nothing can be said of {names}: all trials there were stopped before their end." if left_out else ""
+    if knee is None:
+        return f"No trial ran to its end, so that none can be compared with another.{without}" if left_out else ""
+    return f"{_knee_sentence(knee, score)}{without}"
+
+
+def _knee_sentence(knee: Knee, score: Mapping[str, str]) -> str:
     name, best, column = score["name"].replace("_", " "), knee.best, knee.column
     if best is column:
         return (
-            f"The best trial is also the knee: nothing that costs less comes within noise of its {name} of "
-            f"{format_number(best.best)}, noise being {knee.source}."
+            "Of the trials that ran to their end, the best is also the knee: nothing that costs less comes within "
+            f"noise of its {name} of {format_number(best.best)}, noise being {knee.source}."
         )
     text = (
         f"The knee is at {column.name}: its best {name}, {format_number(column.best)}, lies within noise of the best "
-        f"of all, {format_number(best.best)} ({best.name}), noise being {knee.source}."
+        f"of all trials that ran to their end, {format_number(best.best)} ({best.name}), noise being {knee.source}."
     )
     cost = []
     if column.seconds is not None and best.seconds is not None:
@@ -240,7 +272,7 @@ def _unbroken(seconds: float) -> str:
 
 
 def _panels_note(columns: Sequence[DepthColumn]) -> str:
-    count = sum(bool(column.trials) for column in columns)
+    count = sum(bool(column.shown) for column in columns)
     return f" Of {count} depths and methods, the {PANELS} with the best trials are shown." if count > PANELS else ""
 
 

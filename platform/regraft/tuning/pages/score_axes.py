@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from regraft.report.svg import COLOURS, Canvas
-from regraft.tuning.pages.by_depth import value
+from regraft.tuning.pages.by_depth import ended, value
 from regraft.tuning.pages.words import tooltip
 from regraft.tuning.records import TrialRecord
 
@@ -57,23 +57,21 @@ class ScoreAxes:
         self.axes.yaxis.set_major_locator(MaxNLocator(5))
 
     def dots(self, mark: str, placed: Sequence[tuple[float, TrialRecord]], *, best: bool = False) -> None:
-        """Draw (x, trial) pairs as dots, stopped trials as rings, those beyond the limits as triangles on the edge."""
+        """Draw (x, trial) pairs as dots, unfinished trials as rings, those beyond the limits as triangles."""
         low, high = self.axes.get_ylim()
-        groups: dict[str, list[tuple[float, TrialRecord]]] = {"whole": [], "stopped": [], "beyond": []}
+        groups: dict[str, list[tuple[float, TrialRecord]]] = {"whole": [], "unfinished": [], "beyond": []}
         for place, trial in placed:
             within = low <= self.height_of(trial) <= high
-            groups["beyond" if not within else "stopped" if trial.status == "stopped" else "whole"].append(
-                (place, trial)
-            )
+            groups["beyond" if not within else "whole" if ended(trial) else "unfinished"].append((place, trial))
         for name, group in groups.items():
             self.axes.scatter(
                 [place for place, _ in group],
                 [min(max(self.height_of(trial), low), high) for _, trial in group],
                 s=_LARGE if best else _DOT,
-                facecolors="none" if name == "stopped" else COLOURS["right"],
+                facecolors="none" if name == "unfinished" else COLOURS["right"],
                 edgecolors=COLOURS["right"],
                 alpha=1.0 if best else 0.5,
-                linewidths=(1.6 if best else 0.8) if name == "stopped" else 0,
+                linewidths=(1.6 if best else 0.8) if name == "unfinished" else 0,
                 marker=("v" if self.sign > 0 else "^") if name == "beyond" else "o",
                 clip_on=False,
                 zorder=4 if best else 3,

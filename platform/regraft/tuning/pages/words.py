@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regraft.report.numbers import format_number, plugin_text
-from regraft.tuning.pages.by_depth import value
+from regraft.tuning.pages.by_depth import ended, epochs_of, value
 from regraft.tuning.records import SearchRecord, TrialRecord
 from regraft.units import bytes_text, seconds_text
 
@@ -58,7 +58,15 @@ def tooltip(trial: TrialRecord, score: Mapping[str, str]) -> str:
     """Return the tooltip of a trial's mark in a plot."""
     reached = value(trial.best, score["name"])
     result = f"{score['name'].replace('_', ' ')} {format_number(reached)}" if reached is not None else "no result"
-    return f"{trial.id} · {brief(point_text(trial), 120)} · {result} · {trial.status}"
+    return f"{trial.id} · {brief(point_text(trial), 120)} · {result} · {status_text(trial)}"
+
+
+def status_text(trial: TrialRecord) -> str:
+    """Return the status, of a trial that was stopped also when: `stopped after 1 epoch`."""
+    epochs = epochs_of(trial)
+    if ended(trial) or not epochs:
+        return trial.status
+    return f"{trial.status} after {epochs:.3g} epoch{'' if epochs == 1 else 's'}"
 
 
 def numeric_fields(trial: TrialRecord) -> dict[str, float]:

@@ -98,3 +98,22 @@ def test_what_is_no_number_is_no_result(score: float | None) -> None:
 
 def test_of_equal_columns_the_best_is_that_of_the_earlier_trial() -> None:
     assert found([at(7, 0, 0.9, 90), at(3, 4, 0.9, 90)]).best.depth == 4
+
+
+def test_trials_that_were_stopped_are_not_compared_with_those_that_ended() -> None:
+    trials = [
+        at(1, 0, 0.90, 90),
+        at(2, 4, 0.95, 30, status="stopped"),
+        at(3, 5, 0.80, 10),
+        at(4, 5, 0.99, 10, status="stopped"),
+    ]
+    columns = {column.depth: column for column in depth_columns(trials, ACCURACY)}
+    assert columns[4].best is None and [one.number for one in columns[4].unfinished] == [2]
+    assert columns[5].best == 0.80 and columns[5].count == 2
+    where = found(trials)
+    assert (where.best.depth, where.column.depth) == (0, 0)
+
+
+def test_no_knee_without_a_trial_that_ended() -> None:
+    trials = [at(1, 0, 0.9, 90, status="stopped"), at(2, 4, 0.8, 30, status="failed")]
+    assert find_knee(depth_columns(trials, ACCURACY), ACCURACY, 872) is None

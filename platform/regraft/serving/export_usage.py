@@ -1,0 +1,120 @@
+"""The code at the top of an exported folder's README: it runs in that folder as it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from regraft.bases.adapted import Adapted
+from regraft.contracts import columns_of, medium_of
+from regraft.serving.row_checks import prediction_columns
+from regraft.tasks.inputs.text import TextRow
+
+HEAD, HEAD_LABELS = "head.safetensors", "head.json"
+SENTENCE_NOTE = (
+    "a sentence-transformers encoder with mean pooling, because transformers' own classifiers read the first token: "
+    "load it by sentence_transformers.SentenceTransformer; its embeddings times head.safetensors (weight, bias) are "
+    "the logits of the labels in head.json. transformers' pipeline refuses the folder"
+)
+_FOLDER = 'folder = "."  # this folder; from elsewhere its path'
+_READ = {
+    "multi_label_classification": "answers = [dict(zip(labels, row)) for row in logits.sigmoid().tolist()]",
+    "regression": "answers = [dict(zip(labels, row)) for row in logits.tolist()]",
+}
+_PIPELINE = f"""```python
+from transformers import pipeline
+
+{_FOLDER}
+model = pipeline("NAME", folderARGUMENTS)
+print(model(EXAMPLE))
+```
+"""
+_PICTURE_PIPELINE = f"""```python
+from PIL import Image
+from transformers import pipeline
+
+{_FOLDER}
+model = pipeline("NAME", folderARGUMENTS)
+picture = Image.new("RGB", (640, 480))  # for example; yours is Image.open(path)
+print(model(picture))
+```
+"""
+_SEQUENCES = f"""```python
+from transformers import AUTO, PROCESSOR
+
+{_FOLDER}
+tokenizer = PROCESSOR.from_pretrained(folder)
+model = AUTO.from_pretrained(folder)
+inputs = tokenizer([EXAMPLE], truncation=True, return_tensors="pt")
+print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True))
+```
+"""
+_LOADED = f"""```python
+from transformers import AUTO, PROCESSOR
+
+{_FOLDER}
+processor = PROCESSOR.from_pretrained(folder)
+model = AUTO.from_pretrained(folder)
+```
+"""
+_SENTENCES = f"""The encoder pools by the mean over tokens, and the head is one linear layer beside it.
+transformers has no class for such a classifier: its `pipeline` refuses this folder.
+
+```python
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+{_FOLDER}
+encoder = SentenceTransformer(folder)
+head = load_file(f"{{folder}}/{HEAD}")
+labels = json.loads(Path(folder, "{HEAD_LABELS}").read_text(encoding="utf-8"))["labels"]
+texts = [EXAMPLE]
+embeddings = encoder.encode(texts, convert_to_tensor=True).cpu()
+logits = torch.nn.functional.linear(embeddings, head["weight"], head["bias"])
+ANSWERS
+print(answers)
+```
+"""
+
+
+def transformers_usage(adapted: Adapted, model: PreTrainedModel) -> tuple[str, str]:
+    """Return the code that uses a transformers folder, and a note for the command line."""
+    auto, name = adapted.task.auto, adapted.task.api_form().name
+    note = f"a {type(model).__name__}: load it by transformers.{auto}.from_pretrained"
+    processor = medium_of(adapted.task.modality).auto
+    if name not in PIPELINE_REGISTRY.get_supported_tasks():
+        template = _SEQUENCES if model.can_generate() else _LOADED
+        code = template.replace("AUTO", auto).replace("PROCESSOR", processor)
+        return code.replace("EXAMPLE", repr(f"{getattr(adapted.task, 'prefix', '')}{_examples(adapted)[0]}")), note
+    template = _PIPELINE if medium_of(adapted.task.modality).tokens else _PICTURE_PIPELINE
+    arguments = ", truncation=True" if isinstance(adapted.task, TextRow) else ""
+    code = template.replace("NAME", name).replace("ARGUMENTS", arguments)
+    return code.replace("EXAMPLE", _input(adapted)), f"{note}, or by transformers.pipeline({name!r}, FOLDER)"
+
+
+def sentence_usage(adapted: Adapted, problem: str | None) -> str:
+    """Return the code that uses a sentence-transformers folder, by the texts of a row and the meaning of the logits."""
+    examples = _examples(adapted)
+    example = repr(examples[0]) if len(examples) == 1 else repr(tuple(examples))
+    read = _READ.get(problem or "", "answers = [labels[i] for i in logits.argmax(-1)]")
+    return _SENTENCES.replace("EXAMPLE", example).replace("ANSWERS", read)
+
+
+def _input(adapted: Adapted) -> str:
+    """Return the input of a pipeline for texts, as code; pairs are written as the pipeline expects them."""
+    examples = _examples(adapted)
+    if len(examples) > 1:
+        return repr(dict(zip(("text", "text_pair"), examples, strict=False)))
+    return repr(examples[0])
+
+
+def _examples(adapted: Adapted) -> list[Any]:
+    """Return an example value of each column that a row to predict needs."""
+    columns = columns_of(prediction_columns(adapted.task)).values()
+    return [column.example(place) for place, column in enumerate(columns)]

@@ -348,7 +348,7 @@ def test_good_rows_are_accepted() -> None:
         ),
         (
             {"max_new_tokens": 128},
-            r"task\.max_new_tokens: answers of 128 tokens are asked for; this base reads 128 .*: write at most 127",
+            r"task\.max_new_tokens: answers of 128 tokens are wanted; this base reads 128 .*: write at most 127",
         ),
     ],
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pydantic import field_validator
+from torch import nn
 
 from regraft.contracts import Row, Task
+from regraft.errors import Unsupported
 from regraft.media.pixels.grey_levels import ordered_levels
 from regraft.media.pixels.images import Levels, depth_remark, with_levels
 
@@ -25,6 +27,16 @@ class GreyLevels(Task):
     @classmethod
     def _white_is_above_black(cls, levels: Levels | None) -> Levels | None:
         return ordered_levels(levels)
+
+    def merge(self, model: nn.Module) -> None:
+        """Raise Unsupported where levels are set: an exported image processor would read 16 bits otherwise."""
+        if self.levels is not None:
+            raise Unsupported(
+                "an exported folder has no place for task.levels, and transformers reads 16 bits otherwise: serve the "
+                "model with regraft, or save the images in 8 bits by these levels and train without task.levels",
+                where="task.levels",
+            )
+        super().merge(model)
 
     def shown(self, row: Row) -> Row:
         """Return the row with an image of 16 bits as one of 8, by the levels."""

@@ -106,6 +106,7 @@ class Regression(OneVector):
 
     def merge(self, model: nn.Module) -> None:
         """Replace the last layer by a plain linear layer that contains the scale."""
+        super().merge(model)
         parent, name, head = _last_linear(model, len(self.target_names))
         if isinstance(head, ScaledLinear):
             setattr(parent, name, head.plain())

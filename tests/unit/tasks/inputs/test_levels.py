@@ -19,6 +19,7 @@ from regraft.bases.locate import locate
 from regraft.columns.image import ImageColumn
 from regraft.contracts import Context, Task
 from regraft.data.ingest import ingest, ingest_for_evaluation
+from regraft.errors import Unsupported
 from regraft.serving.row_checks import check_rows
 from regraft.spec.sections import DataSpec
 from support.image_bases import tiny_mobilenet
@@ -129,6 +130,12 @@ def test_a_report_shows_an_image_as_the_model_sees_it(tmp_path: Path) -> None:
     assert np.ptp(np.asarray(Image.open(io.BytesIO(shown)))) > 200
     for name in ("b.png", "none.png"):
         assert task.shown({"image": str(tmp_path / name)})["image"] == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_export_that_would_see_other_greys_is_refused(name: str) -> None:
+    with pytest.raises(Unsupported, match=r"no place for task\.levels.*serve the model with regraft"):
+        Task.lookup(name).model_validate({"levels": [0, 500]}).merge(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("name", NAMES)

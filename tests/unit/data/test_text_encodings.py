@@ -209,3 +209,13 @@ def test_what_is_no_text_is_named_as_what_it_is(tmp_path: Path, content: bytes, 
 def test_a_name_that_no_source_reads_comes_with_a_way(tmp_path: Path, name: str, way: str) -> None:
     (tmp_path / name).touch()
     assert way in refused(tmp_path / name).message
+
+
+def test_words_and_tags_are_read_in_latin_1_as_the_corpora_of_2002_are(tmp_path: Path) -> None:
+    path = tmp_path / "esp.conll"
+    path.write_bytes("La O\nCoruña B-LOC\n\nMartínez B-PER\n".encode("latin-1"))
+    assert "{type: conll, encoding: cp1252}" in refused(path).message
+    form = Source.parse({"type": "conll", "encoding": "cp1252"})
+    assert isinstance(form, Source)
+    assert [row["tokens"] for row in rows_of(path, form)] == [["La", "Coruña"], ["Martínez"]]
+    assert "encoding" not in Source.lookup("conll")().model_dump()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from regraft.contracts import Raw, Source
 from regraft.data.json_shape import open_text
+from regraft.data.text_encoding import Encoding
 from regraft.data.word_columns import DOCUMENT, Cells, Columns, Documents, column_count, columns_in
 from regraft.tasks.inputs.tag_schemes import Scheme, WrongTags, to_iob2
 
@@ -27,6 +28,9 @@ class Conll(Source):
     """
 
     suffixes = (".conll", ".iob", ".iob2", ".bio", ".conllu", ".conllup", ".bioes", ".iobes", ".bilou")
+    later: ClassVar[frozenset[str]] = frozenset({"encoding"})
+    synonyms: ClassVar[frozenset[str]] = frozenset({"conll2003", "conllu", "conll-u", "iob", "bio"})
+
     separator: Annotated[str, Field(min_length=1)] | None = None
     """Separates columns; null: any number of blanks and tabs, or tabs alone where cells hold blanks."""
     token_column: int = 0
@@ -38,10 +42,12 @@ class Conll(Source):
     """iob2: entities begin with B-; iob1: they begin with B- only directly after another entity of their type; bioes:
     E- ends an entity and S- is one of one word; bilou: L- and U- likewise; io: words of one type in a row are an
     entity. All are turned into iob2."""
+    encoding: Encoding | None = None
+    """Encoding of the file, such as cp1252; null: by its mark, else UTF-8."""
 
     def read(self, path: Path) -> Iterator[Raw]:
         """Yield rows by their first line; a row with a line of more or fewer columns than the first is a bad row."""
-        with open_text(path) as file:
+        with open_text(path, encoding=self.encoding) as file:
             lines = enumerate(file, 1)
             ahead = list(islice(lines, _AHEAD))
             lines_of_words = [number for number, line in ahead if line.strip() and not line.startswith((DOCUMENT, "#"))]

@@ -36,7 +36,7 @@ class TextLengths:
     what: str
     """The text: `text`, or the name of its column."""
     tokens: Sequence[int]
-    """Tokens of the whole text, (rows,), with those that the tokenizer adds."""
+    """Tokens of the whole text, (rows,), with those that the tokenizer adds; only exact where they are too many."""
     limit: int
     """Tokens that are read; the others are cut off."""
     most: int | None

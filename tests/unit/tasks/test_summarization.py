@@ -55,6 +55,15 @@ def test_a_dialogue_becomes_metrics_and_an_answer(folder: Path) -> None:
     assert [answer["summary_text"] for answer in answers] == [output.texts[0], output.texts[1]]
 
 
+def test_long_texts_and_long_summaries_are_both_counted(folder: Path) -> None:
+    adapted = made(folder, max_length=32, max_target_length=8)
+    long = {**ROWS[1], "summary": ["the lamp is off and someone turns the lamp on again"]}
+    texts, summaries = adapted.task.text_lengths([*ROWS, long], adapted.context)
+    assert [count > texts.limit for count in texts.tokens] == [True, False, False]
+    assert [count > summaries.limit for count in summaries.tokens] == [False, False, True]
+    assert (texts.what, summaries.what, summaries.setting) == ("text", "summary", "task.max_target_length")
+
+
 def test_rouge_is_rouge_scores_in_points_of_100() -> None:
     texts = [("the lamps were turned off today", "someone turned the lamp off"), ("they greet", "two people meet")]
     found = Summarization().scores([record(text, reference) for text, reference in texts])

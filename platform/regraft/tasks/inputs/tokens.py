@@ -20,6 +20,8 @@ _UNLIMITED = 10**9
 _COUNTED = 64
 """Texts whose tokens are counted at a time."""
 _MOST_CHARACTERS = 1_000_000
+_ADDED = 16
+"""More tokens than a tokenizer puts around a text; apart from these, a text has no more tokens than bytes."""
 IGNORED = -100
 """Target of tokens that do not count: torch's cross entropy skips them."""
 
@@ -46,17 +48,26 @@ def longest_read(context: Context) -> int | None:
 def lengths_of(
     texts: Sequence[Sequence[str]], limit: int, context: Context, *, what: str = "", setting: str = "task.max_length"
 ) -> TextLengths:
-    """Return the tokens of whole texts, (rows,); each of `texts` holds one row's texts, which are joined to one.
+    """Return the tokens of whole texts, (rows,), as far as they can be cut.
 
-    Reads texts only to their first million characters, which is more than any limit.
+    Each of `texts` holds one row's texts, which are joined to one. They are read to their first million characters,
+    which is more than any limit. A text of so few bytes that it cannot be longer than the limit is not given to the
+    tokenizer, and counts with its bytes.
     """
-    counts: list[int] = []
-    for start in range(0, len(texts), _COUNTED):
-        columns = [list(column) for column in zip(*texts[start : start + _COUNTED], strict=True)]
+    counts = [sum(map(_byte_count, row)) + _ADDED for row in texts]
+    long = [number for number, count in enumerate(counts) if count > limit]
+    for start in range(0, len(long), _COUNTED):
+        numbers = long[start : start + _COUNTED]
+        columns = zip(*(texts[number] for number in numbers), strict=True)
         capped = [[text[:_MOST_CHARACTERS] for text in column] for column in columns]
         found = context.processor(*capped, truncation=False, add_special_tokens=True, verbose=False)
-        counts += [len(ids) for ids in found["input_ids"]]
+        for number, ids in zip(numbers, found["input_ids"], strict=True):
+            counts[number] = len(ids)
     return TextLengths(what, counts, limit, longest_read(context), setting)
+
+
+def _byte_count(text: str) -> int:
+    return len(text.encode(errors="replace"))
 
 
 def refuse_unknown_ids(ids: Sequence[int], row: Any, context: Context) -> None:

@@ -151,10 +151,13 @@ class Seq2Seq(Task):
         """Return the tokens of each text with its prefix, and of each first reference."""
         most_read, most_generated = self._limits(context)
         texts = [[self.prefix + row[self.text_column]] for row in rows]
-        counted = [len(_target_ids(row[self.reference_column][0], context, None)) for row in rows]
+        targets = [row[self.reference_column][0] for row in rows]
+        counted = [
+            len(_target_ids(text, context, None)) if 4 * len(text) + 16 > most_generated else 0 for text in targets
+        ]
         setting = "task.max_target_length"
-        targets = TextLengths(self.reference_column, counted, most_generated, longest_read(context), setting)
-        return [lengths_of(texts, most_read, context, what=self.text_column), targets]
+        references = TextLengths(self.reference_column, counted, most_generated, longest_read(context), setting)
+        return [lengths_of(texts, most_read, context, what=self.text_column), references]
 
     def length(self, row: Row) -> int:
         """Return the characters of the text and of the first reference."""

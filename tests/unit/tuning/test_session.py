@@ -29,7 +29,7 @@ from regraft.tuning.driver.local_worker import LocalPool
 from regraft.tuning.driver.prepare import search_name
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.driver.workers import WorkerDied
-from regraft.tuning.protocol import Coordinator, Report, Trial
+from regraft.tuning.protocol import Coordinator, End, Report, Trial
 from regraft.tuning.records import TrialRecord
 from regraft.units import bytes_text
 
@@ -260,6 +260,25 @@ def test_what_trains_while_the_driver_goes_is_not_taken_for_over(method: str, tm
     searched(spec, LocalPool())
     assert {record.status for record in records(spec)} == {"finished"}
     assert {len(record.reports) for record in records(spec)} == {3}
+
+
+class NoCentroid(FakePool):
+    """A pool whose baseline run fails with this message."""
+
+    def work(self, slot: int, trials: Sequence[Trial], coordinator: Coordinator) -> None:
+        for trial in trials:
+            if trial.number < 0:
+                coordinator.ended(trial.id, End("failed", 0.0, error="the head of a decoder reads no vector for a row"))
+        super().work(slot, trials, coordinator)
+
+
+def test_a_baseline_that_cannot_be_measured_is_said_in_words(tmp_path: Path) -> None:
+    spec = a_spec(tmp_path, {"space": RATES, "trials": 1}).override({"training.baselines": True})
+    seen: list[Event] = []
+    searched(spec, NoCentroid(), seen.append)
+    notes = [event.message for event in seen if isinstance(event, Note)]
+    wanted = "the search goes on without the nearest-centroid baseline: the head of a decoder reads no vector for a row"
+    assert wanted in notes
 
 
 @pytest.mark.parametrize("method", ["feature-extraction", {"type": "freeze", "depth": 1}])

@@ -57,7 +57,9 @@ def test_each_label_has_its_scores_and_its_own_auc() -> None:
     rows = columns(titled(found, "Labels"), "label")
     assert [rows["a"][name] for name in ("rows", "precision", "recall")] == [2, 1, 0.5]
     assert rows["b"]["precision"] == pytest.approx(2 / 3) and rows["a"]["AUC"] == 1
-    assert rows["c"]["rows"] == 0 and rows["c"]["AUC"] is None
+    assert rows["c"]["rows"] == 0
+    assert {rows["c"][name] for name in ("AUC", "precision", "recall", "F1")} == {None}
+    assert titled(found, "Labels").note.endswith("c has no rows here, and so no recall and no F1.")
     (matrix,) = found.matrices
     assert matrix.counts == ((1, 1, 0), (0, 2, 0), (0, 0, 0)) and matrix.truths == context.labels
     assert [curve.title for curve in found.curves] == ["Reliability of the predicted label"]

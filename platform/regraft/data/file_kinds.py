@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 IMAGE_SUFFIXES = (
@@ -75,19 +74,19 @@ _IMAGE_BEGINNINGS = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
     *(b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51", b"8BPS\x00\x01", b"qoif", b"DDS ", b"icns"),
 )
-_NUMBER = re.compile(r"\.\d+")
+_READ = frozenset(IMAGE_SUFFIXES)
+_SYSTEM_NAMES = _SYSTEM_FILES | _SYSTEM_FOLDERS
 
 
 def suffix_of(name: str) -> str:
     """Return a file name's suffix in lower case; a number after the last dot is none, as DICOM's names have it."""
     suffix = os.path.splitext(name)[1].lower()
-    return "" if _NUMBER.fullmatch(suffix) else suffix
+    return "" if suffix[1:].isdecimal() else suffix
 
 
 def leftover_kind(name: str) -> str:
     """Return the kind of a hidden file or folder, or of one that a system leaves; empty for any other."""
-    lower = name.lower()
-    if lower in _SYSTEM_FILES or lower in _SYSTEM_FOLDERS or name.startswith("._"):
+    if name.lower() in _SYSTEM_NAMES or name.startswith("._"):
         return SYSTEM
     return HIDDEN if name.startswith(".") else ""
 
@@ -95,7 +94,7 @@ def leftover_kind(name: str) -> str:
 def is_image(path: Path | os.DirEntry[str]) -> bool:
     """Return whether an existing file is an image by its suffix; one without suffix, by its first bytes."""
     suffix = suffix_of(path.name)
-    return suffix in IMAGE_SUFFIXES or (not suffix and has_image_magic(path))
+    return suffix in _READ or (not suffix and has_image_magic(path))
 
 
 def is_unread_image(name: str) -> bool:

@@ -194,20 +194,25 @@ def dicom_entries(folder: Path, depth: int | None = None) -> Iterator[tuple[Path
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
-        path = folder / entry.name
-        if kind := leftover_kind(entry.name):
-            yield path, kind
-        elif entry.is_dir():
+        kind: str | None = leftover_kind(entry.name)
+        if not kind and entry.is_dir():
             if depth is None or depth > 1:
-                yield from dicom_entries(path, None if depth is None else depth - 1)
-        elif not entry.is_file():
-            yield path, BROKEN_LINKS if entry.is_symlink() else "pipes and devices"
-        elif entry.name.upper() == "DICOMDIR":
-            yield path, DICOMDIR
-        elif is_dicom(entry) or (depth is None and has_dicom_magic(entry)):
-            yield path, ""
-        elif depth is None:
-            yield path, unread_kind(entry)
+                yield from dicom_entries(folder / entry.name, None if depth is None else depth - 1)
+            continue
+        kind = kind or _kind_beside_dicom(entry, every=depth is None)
+        if kind is not None:
+            yield folder / entry.name, kind
+
+
+def _kind_beside_dicom(entry: os.DirEntry[str], *, every: bool) -> str | None:
+    """Return the kind for which an entry is passed over; empty for DICOM, None for others unless `every` is asked."""
+    if not entry.is_file():
+        return BROKEN_LINKS if entry.is_symlink() else "pipes and devices"
+    if entry.name.upper() == "DICOMDIR":
+        return DICOMDIR
+    if is_dicom(entry) or (every and has_dicom_magic(entry)):
+        return ""
+    return unread_kind(entry) if every else None
 
 
 def has_dicom(folder: Path) -> bool:
@@ -239,7 +244,7 @@ def _is_lost_image(entry: os.DirEntry[str]) -> bool:
 
 def _has_document(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(suffix_of(entry.name) == ".xml" and not leftover_kind(entry.name) for entry in entries)
+        return any(entry.name.lower().endswith(".xml") and not leftover_kind(entry.name) for entry in entries)
 
 
 def _is_beside_classes(document: Path) -> bool:

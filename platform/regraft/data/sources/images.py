@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -75,9 +76,10 @@ def _of_class(contents: FolderContents) -> Iterator[Raw]:
         problem = f"is a class folder of which nothing is read; it has {contents.described()}"
         yield Raw({}, str(contents.folder), f"{problem}. Add images that are read, or remove the folder")
     yield from contents.passed_over()
+    folder, label = str(contents.folder), contents.folder.name
     for name in contents.images:
-        image = str(contents.folder / name)
-        yield Raw({"image": image, "label": contents.folder.name}, image)
+        image = f"{folder}{os.sep}{name}"
+        yield Raw({"image": image, "label": label}, image)
 
 
 def _refuse_deeper(contents: FolderContents) -> None:

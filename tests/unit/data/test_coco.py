@@ -61,6 +61,11 @@ def ingested(folder: Path, path: Path, **data: Any) -> IngestedRows:
     return ingest(ObjectDetection(), DataSpec.model_validate({"train": str(path), "eval": str(path), **data}), folder)
 
 
+def notes(found: IngestedRows) -> list[str]:
+    """What is said about rows, besides that evaluation rows are training rows too."""
+    return [note for note in found.notes if "evaluation row" not in note]
+
+
 def share_of_object(row: dict[str, Any]) -> float:
     """The share of bright pixels under the first box of a row."""
     left, top, across, down = map(round, row["boxes"][0])
@@ -82,14 +87,14 @@ def test_boxes_of_the_seen_picture_stay(tmp_path: Path) -> None:
     photo(tmp_path / "p.jpg", 6)
     path = document(tmp_path, {"width": 80, "height": 120}, {"bbox": [40, 10, 20, 30]})
     assert share_of_object(built(tmp_path, path).train.row(0)) > 0.97
-    assert not ingested(tmp_path, path).notes
+    assert not notes(ingested(tmp_path, path))
 
 
 @pytest.mark.parametrize(("orientation", "said"), [(1, False), (3, True)])
 def test_a_turn_that_sizes_do_not_show_is_said(tmp_path: Path, orientation: int, said: bool) -> None:
     photo(tmp_path / "p.jpg", orientation)
-    notes = ingested(tmp_path, document(tmp_path)).notes
-    assert [("taken as drawn on the upright picture" in note) for note in notes] == [True] * said
+    found = notes(ingested(tmp_path, document(tmp_path)))
+    assert [("taken as drawn on the upright picture" in note) for note in found] == [True] * said
 
 
 def test_a_picture_of_another_size_is_a_bad_row_with_both_sizes(tmp_path: Path) -> None:
@@ -185,11 +190,10 @@ def test_an_annotation_without_box_and_polygon_is_a_bad_row(tmp_path: Path, segm
 
 def test_crowds_are_counted(tmp_path: Path) -> None:
     photo(tmp_path / "p.jpg")
-    notes = [{"image_id": 1, "category_id": 2, "bbox": BOX, "iscrowd": crowd, "id": crowd} for crowd in (0, 1)]
-    found = ingested(tmp_path, document(tmp_path, annotations=notes))
-    assert found.notes == (
-        f"passed over annotations of crowds (iscrowd: 1): 2, the first {tmp_path}/coco.json:annotation 1",
-    )
+    written = [{"image_id": 1, "category_id": 2, "bbox": BOX, "iscrowd": crowd, "id": crowd} for crowd in (0, 1)]
+    assert notes(ingested(tmp_path, document(tmp_path, annotations=written))) == [
+        f"passed over annotations of crowds (iscrowd: 1): 2, the first {tmp_path}/coco.json:annotation 1"
+    ]
 
 
 FORMS = {
@@ -279,6 +283,16 @@ def test_documents_of_other_tools_are_named(tmp_path: Path, content: Any, messag
     path.write_text(json.dumps(content, indent=1))
     with pytest.raises(DataError, match=message):
         read(path)
+    with pytest.raises(DataError, match=message.removeprefix("is ")):
+        ingested(tmp_path, path)
+
+
+def test_a_folder_above_that_of_a_document_says_which_to_give(tmp_path: Path) -> None:
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    photo(tmp_path / "set" / "train" / "p.jpg")
+    document(tmp_path / "set" / "train").rename(tmp_path / "set" / "train" / "_annotations.coco.json")
+    with pytest.raises(DataError, match=r"_annotations\.coco\.json holds COCO's boxes: give .*/set/train as the path"):
+        ingested(tmp_path, tmp_path / "set")
 
 
 def test_names_of_runs_stay_where_nothing_is_said_about_boxes(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ def ingested(folder: Path, path: str | Path, **data: Any) -> IngestedRows:
     return ingest(ObjectDetection(), DataSpec.model_validate({"train": str(path), "eval": str(path), **data}), folder)
 
 
+def notes(found: IngestedRows) -> list[str]:
+    """What is said about rows, besides that evaluation rows are training rows too."""
+    return [note for note in found.notes if "evaluation row" not in note]
+
+
 YAML = "path: ../datasets/coco8\ntrain: images/train\nval: images/val\ntest:\nnames:\n  0: cat\n  1: dog\n"
 ROBOFLOW = "train: ../train/images\nval: ../valid/images\n\nnc: 2\nnames: ['cat', 'dog']\nroboflow: {version: 1}\n"
 NOTEBOOK = "train: /content/set/train/images\nval: /content/set/valid/images\nnames: [cat, dog]\n"
@@ -222,7 +227,7 @@ def test_what_is_passed_over_or_assumed_is_counted(tmp_path: Path) -> None:
     image(path / "images" / "b.jpg")
     image(path / "images" / "c.jpg")
     text(path / "labels" / "c.txt", "")
-    assert sorted(ingested(tmp_path, path).notes) == [
+    assert sorted(notes(ingested(tmp_path, path))) == [
         f"an image without a file of labels is taken as one without objects: 2 rows, the first {path}/images/b.jpg",
         f"passed over files named *.cache: 2, the first {path}/labels/train.cache",
         f"passed over files named *.pdf (documents: convert their pages to .png): 2, the first {path}/images/note.pdf",
@@ -236,6 +241,14 @@ def test_class_numbers_are_the_labels_where_nothing_names_them_and_that_is_said(
     found = ingested(tmp_path, path)
     assert found.labels == ("1",)
     assert any(note.startswith("no data.yaml and no classes.txt names the classes") for note in found.notes)
+
+
+def test_images_of_which_none_has_labels_can_be_predicted_and_not_trained_on(tmp_path: Path) -> None:
+    path = one(tmp_path / "set", LINE)
+    (path / "labels" / "a.txt").unlink()
+    assert [row.values for row in read(path)] == [{"image": f"{path}/images/a.jpg"}]
+    with pytest.raises(DataError, match=r"no image has a file of labels: it is looked for as .*/set/labels/a\.txt"):
+        ingested(tmp_path, path)
 
 
 def test_labels_without_an_image_are_a_bad_row(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from regraft.contracts import Raw, Source
+from regraft.data.annotation_tools import document_of_a_tool
 from regraft.data.folders import find_coco_document
 from regraft.data.json_shape import json_shape, open_text
 from regraft.data.picture_finder import FoundPicture, PictureFinder, named_folder, remote_picture, usual_folders
@@ -22,12 +23,6 @@ from regraft.media.pixels.picture_sizes import Extent, declared_size, picture_si
 
 _LISTS = ("images", "annotations", "categories")
 _IDS = ("image_id", "category_id")
-_OTHERS = (
-    ({"shapes", "imagePath"}, "LabelMe's or X-AnyLabeling's JSON of one image: export it as COCO, VOC or YOLO"),
-    ({"_via_img_metadata"}, "a project of the VGG Image Annotator: export its annotations as COCO"),
-    ({"items", "categories"}, "Datumaro's JSON: export it as COCO"),
-)
-"""Keys of JSON files that other tools write, and what to do about them."""
 _WHOLE = re.compile(r"(0|[1-9][0-9]{0,30})(\.0)?")
 _HEADERS_READ = 500
 """Images without a declared size whose headers are read, to see what boxes mean."""
@@ -149,10 +144,11 @@ def _document(path: Path) -> dict[str, list[Any]]:
     missing = [key for key in _LISTS if not isinstance(document, dict) or not isinstance(document.get(key), list)]
     if missing:
         known = document.keys() if isinstance(document, dict) else set()
-        other = next((f"is {what}" for keys, what in _OTHERS if keys <= known), None)
+        other = document_of_a_tool(known)
         raise DataError(
-            other
-            or f"has no list {', '.join(map(repr, missing))}; COCO has {', '.join(_LISTS)}. If it holds rows, one "
+            f"is {other}"
+            if other
+            else f"has no list {', '.join(map(repr, missing))}; COCO has {', '.join(_LISTS)}. If it holds rows, one "
             "object on each line or in a list, write data.format: jsonl",
             str(path),
         )

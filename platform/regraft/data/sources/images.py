@@ -8,7 +8,7 @@ from pathlib import Path
 
 from regraft.contracts import Raw, Source
 from regraft.data.file_kinds import IMAGE_SUFFIXES, has_image_magic, is_image, is_unread_image, unread_kind
-from regraft.data.folders import FolderContents, is_image_folder
+from regraft.data.folders import FolderContents, find_coco_document, is_image_folder
 from regraft.errors import DataError
 
 
@@ -31,6 +31,8 @@ class Images(Source):
     def advice(self, raw: Raw, wanted: Sequence[str]) -> str:
         """Return how to read the labels of images without class folders from a table beside them."""
         folder = Path(str(raw.values.get("image", ""))).parent
+        if (document := find_coco_document(folder)) is not None:
+            return f"{document} holds COCO's boxes: give {folder} as the path"
         return FolderContents.read(folder).label_hint() if "label" not in raw.values and folder.is_dir() else ""
 
     def read(self, path: Path) -> Iterator[Raw]:

@@ -11,6 +11,7 @@ from typing import IO, Any, ClassVar
 
 from regraft.contracts import Raw, Source
 from regraft.contracts.column import json_name
+from regraft.data.annotation_tools import document_of_a_tool
 from regraft.data.json_shape import json_shape, open_text
 from regraft.data.json_tables import Orient, fields_of_rows, find_inside, is_index, table_rows
 from regraft.data.text_encoding import Encoding
@@ -64,6 +65,8 @@ class Jsonl(Source):
 
     def advice(self, raw: Raw, wanted: Sequence[str]) -> str:
         """Return the key under which rows with the wanted columns stand, or the form of the table."""
+        if other := document_of_a_tool(raw.values):
+            return f"it is {other}"
         if is_index(raw.values, wanted):
             return f"each of its keys holds a row: write data.format: {self.written(orient='index')}"
         fields = fields_of_rows(raw.values, wanted)

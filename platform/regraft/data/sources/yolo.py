@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from regraft.columns.files.file_names import find_file
@@ -30,7 +30,7 @@ class Yolo(Source):
     A line is a class number and a box, centre and size as shares of the image, or a polygon. Labels are in `labels/`
     where images are in `images/`, or else beside the images. Class names come from `data.yaml` or `classes.txt`. The
     columns are `image`, `boxes` ([x, y, width, height] in pixels) and `labels`; `data.train: folder#train` reads the
-    images of one split. An image without lines is a row without boxes.
+    images of one split. An image without lines is a row without boxes; where no image has any, rows are images alone.
     """
 
     part: str | None = None
@@ -55,16 +55,20 @@ class Yolo(Source):
         for place in layout.images:
             if not place.exists():
                 raise DataError(f"does not exist, though {path} names it: correct its path", str(place))
-            images = _listed(place, layout.root) if place.is_file() else _inside(place)
-            seen: set[Path] = set()
+            found = list(_listed(place, layout.root) if place.is_file() else _inside(place))
+            images = [image for image in found if isinstance(image, Path)]
+            seen = {label_file(image) for image in images}
+            labelled = any(file.is_file() for file in seen)
+            yield from (raw for raw in found if isinstance(raw, Raw))
             for image in images:
-                if isinstance(image, Raw):
-                    yield image
-                    continue
-                seen.add(label_file(image))
-                yield self._row(image, layout)
+                yield self._row(image, layout) if labelled else Raw({"image": str(image)}, str(image))
             if place.is_dir():
                 yield from _unmatched(place, seen)
+
+    def advice(self, raw: Raw, wanted: Sequence[str]) -> str:
+        """Return where labels are looked for, for images of which none has any."""
+        file = label_file(Path(str(raw.values.get("image", ""))))
+        return "" if "boxes" in raw.values else f"no image has a file of labels: it is looked for as {file}"
 
     def _row(self, image: Path, layout: YoloLayout) -> Raw:
         values = {"image": str(image)}

@@ -78,8 +78,9 @@ def show_result(outcome: SearchOutcome, screen: Screen) -> None:
     )
     _table(outcome, screen)
     screen.say("  `--register N` registers the N best of them, `--register t0011` that trial")
-    if outcome.advice:
-        screen.say(outcome.advice)
+    for text in (outcome.verdicts, outcome.advice):
+        if text:
+            screen.say(text)
 
 
 def _registered(outcome: SearchOutcome) -> Iterator[Text | str]:

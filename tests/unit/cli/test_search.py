@@ -110,7 +110,7 @@ def test_the_spec_and_its_options_are_handed_on(spec: Path, regraft: Regraft, se
     search = handed.searched()
     assert (search.trials, search.to_register) == (5, 2)
     assert handed.store.endswith("/other")
-    assert options == {"fresh": True, "address": None}
+    assert options == {"fresh": True, "same": False, "address": None}
 
 
 def test_sigterm_ends_a_search_as_ctrl_c_does(spec: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,3 +229,10 @@ def test_register_is_none_best_or_a_number(written: str, spec: Path, regraft: Re
 def test_overrides_are_reported_by_their_last_names() -> None:
     frozen = {"type": "freeze", "depth": 4}
     assert overrides_text({"method": frozen, "training.lr": 0.00031234}) == "method freeze(depth 4), lr 0.000312"
+
+
+def test_the_end_says_how_the_winner_stands_to_the_baselines(
+    regraft: Regraft, spec: Path, searching: FakeSearch
+) -> None:
+    searching.outcome = {"verdicts": "By accuracy, this model is worse than the baseline majority (0.5)."}
+    assert "By accuracy, this model is worse than the baseline majority (0.5)." in regraft("search", spec).out

@@ -51,7 +51,7 @@ def test_overrides_and_options_reach_training(
     found, options = training.calls[-1]
     assert found.training.lr == 1e-4
     assert found.method.model_dump()["depth"] == 2
-    assert options == {"fresh": True, "address": "h:1"}
+    assert options == {"fresh": True, "same": False, "address": "h:1"}
     monkeypatch.setenv("REGRAFT_STORE", "from-environment")
     regraft("train", spec)
     assert training.calls[-1][0].store == str(tmp_path / "from-environment")
@@ -134,3 +134,10 @@ def test_training_starts_knowing_what_to_keep_quiet(regraft: Regraft, spec: Path
     training.before = lambda: seen.update({name: os.environ.get(name) for name in ("TRANSFORMERS_VERBOSITY",)})
     regraft("train", spec)
     assert seen == {"TRANSFORMERS_VERBOSITY": "error"}
+
+
+def test_the_end_says_how_the_score_stands_to_the_baselines(
+    regraft: Regraft, spec: Path, training: FakeTraining
+) -> None:
+    training.outcome = {"verdicts": "By accuracy, this model is not distinguishable from the baseline majority (0.5)."}
+    assert "not distinguishable from the baseline majority" in " ".join(regraft("train", spec).out.split())

@@ -16,6 +16,7 @@ from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry
 from regraft.store.scratch_folder import scratch_folder
 from regraft.training.prepare import base_bytes
+from regraft.training.registration import beside_baselines
 from regraft.tuning.driver.coordinator import SearchCoordinator
 from regraft.tuning.driver.prepare import PreparedSearch
 from regraft.tuning.driver.registration import register_chosen
@@ -64,6 +65,8 @@ class SearchOutcome:
     """Trial to `name@version`, for all that were ever registered."""
     added: tuple[RegisteredTrial, ...] = ()
     """The trials that this command registered, in this order."""
+    verdicts: str = ""
+    """The registered winner's score beside the baselines as a sentence; empty where there are none."""
     advice: str = ""
     """What to try next, where a baseline is better than the winner."""
     gain: dict[str, Any] | None = None
@@ -130,6 +133,7 @@ def outcome_of(prepared: PreparedSearch, trials: Sequence[TrialRecord], winner: 
         added=added_by(prepared, trials),
         advice=search_advice(spec, record, trials, winner),
         gain=meta.get("gain"),
+        verdicts=beside_baselines(meta),
         delta_bytes=int(meta.get("delta_bytes", 0)),
         base_bytes=base_bytes(prepared.base),
     )

@@ -21,7 +21,7 @@ from unit.tuning.sample_records import search, trial, trials
 
 HOSTILE = "</script><script>alert(1)</script>\"><img src=x onerror=alert(2)>'</style></svg><b>$x_1$"
 SCREENS = pytest.mark.parametrize(("width", "scheme"), [(1180, "light"), (1180, "dark"), (390, "light"), (390, "dark")])
-WORDS = ("h1", "h2", "h3", ".lede", ".note", "nav a", ".facts dt", "td", "td.error", ".point i", "code", "svg text")
+WORDS = ("h1", "h2", ".title", ".lede", ".note", "nav a", ".facts dt", "td", "td.error", ".point i", "code", "svg text")
 
 
 @pytest.fixture(scope="module")

@@ -293,7 +293,7 @@ def test_a_volume_of_colours_is_a_bad_row(tmp_path: Path) -> None:
     assert "plain numbers are wanted" in str(row.problem)
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_every_file_that_pydicom_tests_with_is_read_named_or_counted() -> None:
     """They come from scanners and tools of many makers: big endian, without a header, compressed, damaged, reports."""
     folder = Path(pydicom.__file__).parent / "data" / "test_files"

@@ -25,7 +25,7 @@ def _page(name: str) -> Page:
     scripts = " ".join(_hash(found) for found in re.findall(r"<script>(.*?)</script>", text, re.DOTALL))
     styles = " ".join(_hash(found) for found in re.findall(r"<style>(.*?)</style>", text, re.DOTALL))
     policy = (
-        f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self' data: blob:; "
+        f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self' data: blob:; media-src blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return Page(

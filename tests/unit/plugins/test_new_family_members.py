@@ -165,7 +165,7 @@ def test_the_client_of_the_inference_api_reads_the_answers(trained: Path, endpoi
 def test_the_api_document_has_its_schema(endpoint: Endpoint) -> None:
     found = endpoint.get("/openapi.json").document
     post = found["paths"]["/models/pointing"]["post"]["requestBody"]["content"]
-    assert set(post) == {"application/json", "audio/*"}
+    assert set(post) == {"application/json", "audio/*", "multipart/form-data", "application/x-www-form-urlencoded"}
     request = found["components"]["schemas"]["model-pointing-request"]
     one = request["properties"]["inputs"]["anyOf"][0]["anyOf"][0]
     assert one == column_of("audio").request_schema()

@@ -84,14 +84,14 @@ def test_a_share_of_the_rows_has_no_copies_of_the_others(tmp_path: Path) -> None
     assert found.overlap == 0
 
 
-def test_pictures_are_compared(tmp_path: Path) -> None:
+def test_pictures_are_compared_whatever_their_names(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     pictures = [Image.fromarray(draw.integers(0, 255, (8, 8, 3), np.uint8)) for _ in range(5)]
     for side, chosen in (("train", (0, 1, 2)), ("eval", (2, 3, 4))):
         for number in chosen:
             folder = tmp_path / side / "ab"[number % 2]
             folder.mkdir(parents=True, exist_ok=True)
-            pictures[number].save(folder / f"{number}.png")
+            pictures[number].save(folder / f"{side} {number}.png")
     found = read(tmp_path, "image-classification", train=str(tmp_path / "train"), eval=str(tmp_path / "eval"))
     assert found.overlap == 1
 

@@ -113,7 +113,7 @@ def test_what_was_trained_answers_alike_wherever_it_is_loaded(
     torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
     assert len(predictor.predict(rows)) == len(rows) and spec.task.score.name in outcome.metrics
     names = predictor.labels or tuple(task["targets"])
-    config = transformers.AutoConfig.from_pretrained(out.folder)
+    config = transformers.AutoConfig.from_pretrained(out.folder / ("0_Transformer" if pooling == "mean" else "."))
     assert tuple(config.id2label.values()) == names and config.problem_type == spec.task.problem  # type: ignore[attr-defined]
     if pooling == "mean":
         assert json.loads((out.folder / "head.json").read_text())["labels"] == list(names)

@@ -52,7 +52,8 @@ def choose_search(store: ObjectStore, spec: RunSpec, *, fresh: bool) -> str:
     name = search_name(spec)
     same = [found for found in searches(store) if found == name or found.startswith(f"{name}.")]
     if not fresh:
-        return max(same, default=name, key=lambda found: _created(SearchStore(store, found)))
+        # Names grow: of two searches of the same second, the longer name is the newer one.
+        return max(same, default=name, key=lambda found: (_created(SearchStore(store, found)), len(found), found))
     return f"{name}.{secrets.token_hex(3)}" if same else name
 
 

@@ -196,10 +196,9 @@ def test_a_finished_run_says_so_and_fresh_starts_another(tmp_path: Path) -> None
     assert deltas[0] == deltas[1], "the same spec, seed and machine give the same bits"
 
 
-def test_rows_that_changed_since_a_run_began_are_refused(tmp_path: Path) -> None:
+def test_rows_that_changed_since_a_run_began_are_another_run(tmp_path: Path) -> None:
     written = document(tmp_path)
     spec = RunSpec.resolve(written)
     runs = Runs(open_store(spec.store))
     runs.update(spec.run, state="running", data="of-other-rows")
-    with pytest.raises(RequestError, match="--fresh starts another"):
-        train_local(spec)
+    assert train_local(spec).run == f"{spec.run}.2"

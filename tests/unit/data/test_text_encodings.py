@@ -193,10 +193,11 @@ def test_the_run_reads_what_the_message_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"text,label\na,b\n"), "it is packed with gzip, so let its name end with .gz"),
+        (gzip.compress(b"text,label\na,b\n", mtime=0), "it is packed with gzip, so let its name end with .gz"),
         (b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00\xff\xfe", "save the sheet as CSV"),
         (b"PAR1\x15\x04\x15\xff", "write data.format: parquet"),
     ],
+    ids=["gzip", "workbook", "parquet"],
 )
 def test_what_is_no_text_is_named_as_what_it_is(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "rows.csv").write_bytes(content)

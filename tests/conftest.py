@@ -58,6 +58,11 @@ def browser(chromium: Any) -> Look:
     return Look(chromium)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests on Ray last: Ray and the plugins of its tests stay in the process for all that follow."""
+    items.sort(key=lambda item: "tests/cluster/" in item.nodeid)
+
+
 def pytest_deselected(items: list[pytest.Item]) -> None:
     """Remember what a run leaves out; with several processes each collects everything."""
     _left_out.update(item.nodeid for item in items if item.get_closest_marker("slow"))

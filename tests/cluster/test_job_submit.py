@@ -201,6 +201,7 @@ def user_folder(folder: Path, **changes: Any) -> dict[str, Any]:
     return written
 
 
+@pytest.mark.slow
 def test_a_command_with_the_clusters_address_trains_and_predicts_there(
     cluster: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:

@@ -170,6 +170,7 @@ def test_haproxy_is_refused_without_keys(model_store: ModelStore) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_nothing_fails_while_everything_is_changed(model_store: ModelStore, on_ray: None) -> None:
     model_store.add(seed=2)
     model_store.registry.promote(MODEL, "v1", "production")

@@ -146,7 +146,8 @@ def test_a_plugin_that_fails_is_not_tried_again_and_interrupts_keep_their_handle
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_stops_at_a_step_with_a_checkpoint_and_the_same_command_goes_on(
     workers: int, on_ray: None, tmp_path: Path
 ) -> None:
@@ -225,6 +226,7 @@ class Crowded(Loss):
 '''
 
 
+@pytest.mark.slow
 def test_workers_on_one_machine_are_refused_once_when_together_they_need_more_memory_than_it_has(
     on_ray: None, tmp_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ def test_a_spec_may_be_a_file_a_mapping_or_an_object(form: str, spec: Path, fake
     assert outcome.model == "tickets"
     found, options = fake.calls[-1]
     assert found.training.lr == 0.5
-    assert options == {"fresh": True, "address": None}
+    assert options == {"fresh": True, "same": False, "address": None}
 
 
 def test_a_wrong_override_is_refused_before_anything_starts(spec: Path, fake: FakeTraining) -> None:

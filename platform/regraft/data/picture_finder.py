@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from regraft.columns.files.file_names import FileName, find_file, last_part
 
@@ -36,12 +38,10 @@ class PictureFinder:
         """
         self._folders = [folders[0], *(folder for folder in folders[1:] if folder.is_dir())]
         self._setting, self._by_last_part = setting, by_last_part
-        self._taken: dict[str, str] = {}
 
     def find(self, name: str) -> FoundPicture:
         """Return where the image of that name is."""
         if path := find_file(name, self._folders[0]):
-            self._taken.setdefault(path, name)
             return FoundPicture(path, exists=True)
         others = {path for folder in self._folders[1:] if (path := find_file(name, folder))}
         if len(others) > 1:
@@ -52,9 +52,6 @@ class PictureFinder:
         path = find_file(last_part(name), self._folders[0]) if self._by_last_part else None
         if path is None:
             return FoundPicture(FileName.advised(os.path.join(self._folders[0], name), self._advice(name)))
-        other = self._taken.setdefault(path, name)
-        if other != name:
-            return FoundPicture(name, problem=f"{name!r} and {other!r} would both be {path}: rename one of the images")
         return FoundPicture(path, _BY_LAST_PART, exists=True)
 
     def _advice(self, name: str) -> str:
@@ -73,6 +70,34 @@ def remote_picture(name: str, images: str) -> FoundPicture:
     if posixpath.isabs(inside) or inside.split("/")[0] == ".." or _DRIVE.match(inside):
         return FoundPicture(f"{images.rstrip('/')}/{last_part(name)}", _BY_LAST_PART)
     return FoundPicture(f"{images.rstrip('/')}/{posixpath.normpath(name)}")
+
+
+def refuse_shared(names: Sequence[str | None], pictures: Sequence[FoundPicture | None]) -> list[FoundPicture | None]:
+    """Return the pictures of a document's names, with a problem for each that was found for two of the names.
+
+    A name without its folders may lead to the picture of another name. That none is taken for another is known only
+    once all names of a document are found.
+    """
+    owners: dict[str, dict[str, bool]] = {}
+    for name, picture in zip(names, pictures, strict=True):
+        if name is not None and picture is not None and not picture.problem:
+            owners.setdefault(_any_spelling(picture), {})[name] = picture.remark == _BY_LAST_PART
+    checked: list[FoundPicture | None] = []
+    for name, picture in zip(names, pictures, strict=True):
+        found = owners.get(_any_spelling(picture), {}) if picture is not None else {}
+        other = next((other for other in found if other != name), None)
+        if name is not None and picture is not None and name in found and other is not None and any(found.values()):
+            both = f"{name!r} and {other!r} would both be {picture.path}: rename one of the images"
+            picture = FoundPicture(name, problem=both)
+        checked.append(picture)
+    return checked
+
+
+def _any_spelling(picture: FoundPicture) -> str:
+    """Return a picture's path, the same for every spelling of a URL."""
+    if "://" not in picture.path:
+        return str(picture.path)
+    return unicodedata.normalize("NFC", unquote(picture.path.replace("\\", "/")))
 
 
 def named_folder(written: str, beside: Path) -> Path:

@@ -178,11 +178,29 @@ def test_other_names_are_found_by_their_last_part_in_the_folder_that_is_named(
 
 def test_a_last_part_of_two_names_is_no_name(tmp_path: Path) -> None:
     saved(tmp_path / "pics" / "p.png")
-    first, second = read(Coco(images=str(tmp_path / "pics")), coco(tmp_path / "c.json", "/x/a/p.png", "/x/b/p.png"))
-    assert first.problem is None
-    assert second.problem == (
-        f"'/x/b/p.png' and '/x/a/p.png' would both be {tmp_path}/pics/p.png: rename one of the images"
-    )
+    names = ("/x/a/p.png", "/x/b/p.png")
+    message = "'{}' and '{}' would both be {}/p.png: rename one of the images"
+    for images in (str(tmp_path / "pics"), "s3://b/pics"):
+        first, second = read(Coco(images=images), coco(tmp_path / "c.json", *names))
+        assert first.problem == message.format(*names, images)
+        assert second.problem == message.format(*reversed(names), images)
+
+
+@pytest.mark.parametrize("names", [("p.png", "/x/b/p.png"), ("/x/b/p.png", "p.png")])
+@pytest.mark.parametrize("remote", [True, False])
+def test_a_last_part_never_leads_to_the_picture_of_another_name(
+    tmp_path: Path, names: tuple[str, str], remote: bool
+) -> None:
+    saved(tmp_path / "pics" / "p.png")
+    images = "s3://b/pics" if remote else str(tmp_path / "pics")
+    found = read(Coco(images=images), coco(tmp_path / "c.json", *names))
+    assert ["would both be" in str(row.problem) for row in found] == [True, True]
+
+
+def test_a_picture_that_is_listed_twice_by_its_whole_name_is_two_rows(tmp_path: Path) -> None:
+    saved(tmp_path / "pics" / "deep" / "p.png")
+    found = read(Coco(images=str(tmp_path / "pics")), coco(tmp_path / "c.json", "deep/p.png", "deep\\p.png"))
+    assert [row.problem for row in found] == [None, None]
 
 
 def test_an_image_that_is_not_there_is_named_with_the_folders_and_the_setting(tmp_path: Path) -> None:

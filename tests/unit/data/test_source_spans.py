@@ -60,6 +60,17 @@ def test_spans_become_words_and_tags(tmp_path: Path, row: Any) -> None:
     assert (raw.values["tokens"], raw.values["tags"], raw.problem) == (WORDS, TAGS, None)
 
 
+def test_an_empty_list_hides_no_other(tmp_path: Path) -> None:
+    (raw,) = read(tmp_path, DOCCANO_NEW | {"label": []})
+    assert (raw.values["tags"], raw.problem) == (TAGS, None)
+
+
+@pytest.mark.parametrize("result", [None, [{"value": None}], [None], {}, 5])
+def test_a_result_without_spans_marks_nothing(tmp_path: Path, result: Any) -> None:
+    (raw,) = read(tmp_path, {**STUDIO, "annotations": [{"result": result}]})
+    assert (set(raw.values["tags"]), raw.problem) == ({"O"}, None)
+
+
 def test_the_tokens_of_a_row_are_its_words(tmp_path: Path) -> None:
     (raw,) = read(tmp_path, PRODIGY)
     assert raw.values["tokens"] == [*WORDS[:5], "left."]
@@ -87,6 +98,17 @@ def test_blanks_at_the_ends_of_a_span_are_no_part_of_it(tmp_path: Path) -> None:
         ({"text": "a b", "label": [[0, 1]]}, r"allowed is \[start, end, type\]"),
         ({"text": "a b", "label": "X"}, "has no list of spans"),
         ({"body": "a b", "label": []}, "has no text 'text'; it has 'body', 'label'"),
+        (PRODIGY | {"tokens": PRODIGY["tokens"][:3]}, r"its tokens do not cover every span, as 'Oslo\)' \(LOC\)"),
+        (PRODIGY | {"tokens": [{"start": 2, "end": 8}, {"start": 13, "end": 18}]}, "do not cover .*'Anna-Lena'"),
+        (PRODIGY | {"tokens": [{"start": None}]}, "token 1 is .*start and end are whole numbers"),
+        (PRODIGY | {"tokens": [{"start": None, "end": 3}]}, "token 1 is .*start and end are whole numbers"),
+        (PRODIGY | {"tokens": [{"start": 0, "end": 99}]}, "token 1 is of characters 0 to 99"),
+        (PRODIGY | {"tokens": [{"start": 0, "end": 9}, {"start": 4, "end": 24}]}, "tokens follow one another"),
+        (
+            DOCCANO | {"entities": DOCCANO_NEW["entities"]},
+            r"several lists that may be its spans \(label, entities\): write data.format: {type: spans, spans: label",
+        ),
+        ({**STUDIO, "annotations": 5}, "annotations is 5; a list is wanted"),
         (studio((3, 12, "Oslo", "PER")), "'Oslo' by its text and 'nna-Lena ' by its characters 3 to 12"),
         ({**STUDIO, "annotations": [*STUDIO["annotations"], {"result": []}]}, "has 2 annotations that differ"),
     ],

@@ -15,7 +15,14 @@ from regraft.contracts import Raw, Source
 from regraft.data.annotation_tools import document_of_a_tool
 from regraft.data.folders import find_coco_document
 from regraft.data.json_shape import json_shape, open_text
-from regraft.data.picture_finder import FoundPicture, PictureFinder, named_folder, remote_picture, usual_folders
+from regraft.data.picture_finder import (
+    FoundPicture,
+    PictureFinder,
+    named_folder,
+    refuse_shared,
+    remote_picture,
+    usual_folders,
+)
 from regraft.errors import DataError
 from regraft.media.pixels.annotated_boxes import AnnotatedBoxes
 from regraft.media.pixels.box_readings import BoxEvidence, BoxForm, around
@@ -74,7 +81,8 @@ class Coco(Source):
         for note in notes:
             annotations.get(note.image, []).append(note)
         find = self._finder(path)
-        pictures = [None if item.text is None else find(item.text) for item in images]
+        found_pictures = [None if item.text is None else find(item.text) for item in images]
+        pictures = refuse_shared([item.text for item in images], found_pictures)
         if self.boxes is None:
             _refuse_doubtful(images, pictures, annotations, path)
         for note in notes:

@@ -32,7 +32,7 @@ class Spans(Source):
     text: str = "text"
     """The field with the text; of a row of Label Studio, a field of its `data`."""
     spans: str | None = None
-    """The field with the spans; null: the first of label, labels, entities, spans and annotations."""
+    """The field with the spans; null: the one of label, labels, entities, spans and annotations that has any."""
 
     def read(self, path: Path) -> Iterator[Raw]:
         """Yield rows by their place in the file; rows that were not annotated are passed over."""
@@ -76,31 +76,41 @@ class Spans(Source):
 
     def _written(self, values: Mapping[str, Any]) -> Sequence[Any]:
         names = _SPANS if self.spans is None else (self.spans,)
-        name = next((name for name in names if isinstance(values.get(name), list)), None)
-        if name is None:
+        lists = [name for name in names if isinstance(values.get(name), list)]
+        if not lists:
             raise ValueError(
                 f"has no list of spans ({', '.join(names)}); it has {', '.join(map(repr, list(values)[:20]))}: write "
                 "data.format: {type: spans, spans: ...}"
             )
-        found: Sequence[Any] = values[name]
+        full = [name for name in lists if values[name]]
+        if len(full) > 1:
+            ways = ", or ".join(f"data.format: {{type: spans, spans: {name}}}" for name in full)
+            raise ValueError(f"has several lists that may be its spans ({', '.join(full)}): write {ways}")
+        found: Sequence[Any] = values[(full or lists)[0]]
         return found
 
 
 def _of_label_studio(values: Mapping[str, Any]) -> Sequence[Any] | None:
     """Return the spans of the only annotation of a task of Label Studio; None where it has none."""
     annotations = values.get("annotations", values.get("completions")) or []
+    if not isinstance(annotations, list):
+        raise ValueError(f"annotations is {annotations!r:.60}; a list is wanted, as Label Studio exports it")
     done = [item for item in annotations if isinstance(item, Mapping) and not item.get("was_cancelled")]
     results = [
         [
             item["value"]
-            for item in one.get("result", ())
-            if isinstance(item, Mapping) and "start" in item.get("value", {})
+            for item in _items_of(one.get("result"))
+            if isinstance(item, Mapping) and isinstance(item.get("value"), Mapping) and "start" in item["value"]
         ]
         for one in done
     ]
     if any(result != results[0] for result in results[1:]):
         raise ValueError(f"has {len(results)} annotations that differ: keep one of them")
     return results[0] if results else None
+
+
+def _items_of(written: object) -> Sequence[Any]:
+    return written if isinstance(written, list) else ()
 
 
 def _span(item: Any, number: int, text: str) -> tuple[int, int, str]:
@@ -166,12 +176,35 @@ def _words(text: str, spans: Sequence[tuple[int, int, str]], given: Any) -> list
     if (
         isinstance(given, list)
         and given
-        and all(isinstance(item, Mapping) and {"start", "end"} <= set(item) for item in given)
+        and all(isinstance(item, Mapping) and {"start", "end"} & set(item) for item in given)
     ):
-        words = [(int(item["start"]), int(item["end"])) for item in given]
-        words = [(start, end) for start, end in words if text[start:end].strip()]
+        words = _given_words(text, spans, given)
     borders = sorted({at for start, end, _ in spans for at in (start, end)})
     return [part for word in words for part in _divided(word, borders)]
+
+
+def _given_words(text: str, spans: Sequence[tuple[int, int, str]], given: Sequence[Mapping[str, Any]]) -> list[Span]:
+    """Return the places of a row's own tokens. Raises ValueError where they are wrong, or lose a part of a span."""
+    words: list[Span] = []
+    for number, item in enumerate(given, 1):
+        start: Any = item.get("start")
+        end: Any = item.get("end")
+        if not all(isinstance(at, int) and not isinstance(at, bool) for at in (start, end)):
+            raise ValueError(f"token {number} is {item!r:.80}: start and end are whole numbers")
+        if not (words[-1][1] if words else 0) <= start <= end <= len(text):
+            raise ValueError(
+                f"token {number} is of characters {start} to {end}: tokens follow one another within the text, which "
+                f"has {len(text)}: leave out `tokens`, or correct them"
+            )
+        words.append((start, end))
+    covered = {at for start, end in words for at in range(start, end)}
+    for start, end, label in spans:
+        if any(at not in covered and not text[at].isspace() for at in range(start, end)):
+            raise ValueError(
+                f"its tokens do not cover every span, as {text[start:end][:_SHOWN]!r} ({label}): leave out `tokens`, "
+                "or correct them"
+            )
+    return [(start, end) for start, end in words if text[start:end].strip()]
 
 
 def _divided(word: Span, borders: Sequence[int]) -> list[Span]:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from regraft.endpoint.http_errors import HttpError, error_response
-from regraft.spec.serve import ANY_ORIGIN, NO_ORIGIN, PORTS
+from regraft.spec.serve import ANY_ORIGIN, NO_ORIGIN, PORTS, origin_as_sent
 
 EXPOSED = "X-Model, X-Model-Version, X-Model-Delta, X-Model-Hash, Retry-After"
 """Headers of an answer that a page's script may read."""
@@ -26,7 +26,8 @@ _EMBEDDED = (
     "a page of another site loads this address as a part of itself, which is refused: let a script of the page fetch "
     "it, and write the page's origin into allow_origins of the endpoint's spec"
 )
-_SHOWN = 100
+_SHOWN = 300
+"""Characters of an origin in a message; the longest name of a machine has 253."""
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_-]+(?:\s*,\s*[A-Za-z0-9_-]+)*")
 _MOST_HEADER_NAMES = 1024
 
@@ -43,7 +44,7 @@ class OriginGuard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        foreign = [origin for origin in headers.getlist("origin") if not is_own(origin, headers.get("host", ""))]
+        foreign = [] if _is_of_own_page(headers) else _foreign(headers)
         refused = [origin for origin in foreign if not self._allows(origin)]
         if not headers.get("origin") and _is_embedded(headers):
             await error_response(HttpError(403, STRANGE, _EMBEDDED))(scope, receive, send)
@@ -73,6 +74,19 @@ def is_own(origin: str, host: str) -> bool:
     """Return whether an origin is the endpoint itself, which the header Host names. Its scheme may be a proxy's."""
     scheme, _, place = origin.lower().partition("://")
     return scheme in PORTS and bool(host) and _with_port(place, scheme) == _with_port(host.lower(), scheme)
+
+
+def _foreign(headers: Headers) -> list[str]:
+    """Return the origins of a request that are not the endpoint's."""
+    return [origin for origin in headers.getlist("origin") if not is_own(origin, headers.get("host", ""))]
+
+
+def _is_of_own_page(headers: Headers) -> bool:
+    """Return whether the browser says that the page was loaded from the address that it asks.
+
+    No script can set this header. It holds behind a proxy that writes another Host than the page's.
+    """
+    return headers.getlist("sec-fetch-site") == ["same-origin"]
 
 
 def _is_embedded(headers: Headers) -> bool:
@@ -117,9 +131,18 @@ def _adding(send: Send, added: Mapping[str, str]) -> Send:
 def _strange_origin(origin: str) -> HttpError:
     shown = origin[:_SHOWN]
     page = "a page without an origin (a file, or a frame in a sandbox)" if shown == NO_ORIGIN else f"a page of {shown}"
-    return HttpError(
-        403,
-        STRANGE,
-        f"{page} asks, and pages of other origins are refused: write allow_origins: ['{shown}'] in the endpoint's "
-        f"spec, or pass --allow-origin {shown}",
-    )
+    way = f"write allow_origins: ['{shown}'] in the endpoint's spec, or pass --allow-origin {shown}"
+    if not _can_be_allowed(origin):
+        way = (
+            "let a web server give the page to browsers (`python -m http.server` does), and write that server's "
+            "origin into allow_origins of the endpoint's spec, such as http://localhost:3000"
+        )
+    return HttpError(403, STRANGE, f"{page} asks, and pages of other origins are refused: {way}")
+
+
+def _can_be_allowed(origin: str) -> bool:
+    """Return whether an endpoint's spec takes this origin as one of those that are allowed."""
+    try:
+        return origin != ANY_ORIGIN and len(origin) <= _SHOWN and bool(origin_as_sent(origin))
+    except ValueError:
+        return False

@@ -156,7 +156,7 @@ class ServeSpec(Frozen):
     @field_validator("allow_origins")
     @classmethod
     def _origins_as_browsers_send_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(map(_origin, origins)))
+        return tuple(dict.fromkeys(map(origin_as_sent, origins)))
 
     @model_validator(mode="after")
     def _shares_add_up_to_one(self) -> Self:
@@ -225,7 +225,7 @@ class ServeSpec(Frozen):
             return True
 
 
-def _origin(written: str) -> str:
+def origin_as_sent(written: str) -> str:
     """Return an origin as browsers send it. Raises ValueError for anything else, such as a page's address."""
     lowered = written.strip().lower().removesuffix("/")
     if lowered in (ANY_ORIGIN, NO_ORIGIN):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 import re
+import tracemalloc
 from urllib.parse import quote
 
 import pytest
@@ -80,3 +81,25 @@ def test_megabytes_of_spaces_or_lines_take_no_time() -> None:
             decoded(text, "a picture")
         except BadCell:
             continue
+
+
+@pytest.mark.parametrize(
+    "written", [lines("A" * 200_000, 4, "\n"), lines("A" * 200_000, 4, "\n  "), lines("A" * 200_000, 4, " ")]
+)
+def test_short_lines_take_little_memory(written: str) -> None:
+    tracemalloc.start()
+    try:
+        assert decoded(written, "image") == bytes(150_000)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(written)
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_escapes_take_little_memory() -> None:
+    written = "data:image/png;base64," + "%41" * 200_000
+    tracemalloc.start()
+    try:
+        assert decoded(written, "image") == bytes(150_000)
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(written)
+    finally:
+        tracemalloc.stop()

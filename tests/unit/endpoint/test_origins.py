@@ -47,6 +47,30 @@ def test_other_clients_and_the_endpoint_s_own_pages_are_answered(endpoint: Endpo
     assert from_page(endpoint, f"http://localhost:{port}").status == 403, "the page of one name asks another"
 
 
+def test_the_endpoint_s_page_behind_a_proxy_that_writes_another_host_is_answered(endpoint: Endpoint) -> None:
+    """A browser alone can write sec-fetch-site."""
+    for site, status in (("same-origin", 200), ("same-site", 403), ("cross-site", 403), ("none", 403), ("", 403)):
+        reply = from_page(endpoint, "https://models.example.org", sec_fetch_site=site, sec_fetch_mode="cors")
+        assert (reply.status, cors(reply)) == (status, {})
+
+
+def test_a_page_whose_name_was_pointed_here_is_refused_without_keys(endpoint: Endpoint) -> None:
+    """To a browser such a page (DNS rebinding) is of the same origin; the header Host tells."""
+    for path, method in ((MODEL, "POST"), ("/models", "GET")):
+        host = f"evil.example:{endpoint.url.rpartition(':')[2]}"
+        reply = from_page(endpoint, f"http://{host}", method, path, host=host, sec_fetch_site="same-origin")
+        assert (reply.status, reply.document["kind"]) == (403, "StrangeHost")
+
+
+@pytest.mark.parametrize("origin", [APP, "null", "capacitor://localhost", "file://", "*", "x", "http://" + "a" * 400])
+def test_an_origin_is_recommended_only_where_a_spec_takes_it(origin: str, endpoint: Endpoint) -> None:
+    message = from_page(endpoint, origin).document["error"]
+    if f"--allow-origin {origin}" in message:
+        assert ServeSpec.resolve({"allow_origins": [origin]}).allow_origins == (origin,)
+    assert ("--allow-origin" in message) is (origin in (APP, "null", "capacitor://localhost"))
+    assert "allow_origins" in message
+
+
 def test_what_a_page_of_another_site_embeds_is_refused_and_a_link_to_the_endpoint_is_followed(
     endpoint: Endpoint,
 ) -> None:

@@ -8,6 +8,7 @@ type touch), BIOES or IOBES (E ends a span, S is a span of one word; BMES writes
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -89,21 +90,32 @@ def _from_iob1(tags: Sequence[str]) -> list[str]:
 
 def _from_io(tags: Sequence[str]) -> list[str]:
     """Convert IO: the first word of a type in a row becomes a B-, the others an I-."""
-    types = []
+    types, other = [], _letters_of_another_scheme(tags)
     for number, tag in enumerate(tags, 1):
         found = _PREFIXED.fullmatch(tag)
-        if found and found[1] != "I":
+        if found and found[1] in other:
             raise WrongTags(
                 f"tag {number} is {tag!r}; IO has O and a type, or I-<type>, and no word for a beginning: write "
                 "another scheme (iob2, iob1, bioes, bilou)"
             )
         if not tag.strip():
             raise WrongTags(f"tag {number} is empty; IO has O and a type for each word")
-        types.append(found[2] if found else tag)
+        types.append(found[2] if found and found[1] == "I" else tag)
     return [
         OUTSIDE if kind == OUTSIDE else f"{'I' if kind == before else 'B'}-{kind}"
         for before, kind in zip([OUTSIDE, *types], types, strict=False)
     ]
+
+
+def _letters_of_another_scheme(tags: Sequence[str]) -> set[str]:
+    """Return the letters that are prefixes, of tags of which those of IO are wanted.
+
+    A letter before several types is one, and so are two letters before one type: B-PER, I-PER. Any other is the
+    beginning of a type, as in E-mail and B-cell.
+    """
+    pairs = {(found[1], found[2]) for tag in tags if (found := _PREFIXED.fullmatch(tag))}
+    types, letters = Counter(letter for letter, _ in pairs), Counter(kind for _, kind in pairs)
+    return {letter for letter, kind in pairs if letter != "I" and (types[letter] > 1 or letters[kind] > 1)}
 
 
 def _check_ends(tags: Sequence[str], scheme: Scheme) -> None:

@@ -29,7 +29,10 @@ _ENDS = ".,;:!?)"
 _CLITIC = re.compile(r"(?:['\u2019](?:s|re|ve|ll|d|m)|n['\u2019]t)$", re.IGNORECASE)
 _CLITIC_SIGN = re.compile(r"['\u2019](?:s|re|ve|ll|d|m)(?!\w)", re.IGNORECASE)
 _ELISION = re.compile(r"(?:[ldjnsmtc\u00e7]|qu|jusqu|lorsqu|puisqu|quoiqu|dell|all|dall|nell|sull|un)['\u2019](?=\w)")
-_ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://|www\.)\S+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"(?:[a-z][a-z0-9+.-]{0,15}://|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", re.IGNORECASE
+)
+"""An address; without bounds, each sign of a long chunk would have the rest of the chunk searched again."""
 _OPENING = frozenset(["(", "[", "{", "\u00ab", "\u201e", "\u2018", "``", "\u00bf", "\u00a1", "$", "\u00a3"])
 _CLOSING = frozenset(["''", "\u201d", "\u00bb"])
 _CLINGING = frozenset(".,;:!?)]}%\u00bb\u2026\u3001\u3002\uff0c\uff01\uff1f")
@@ -105,7 +108,9 @@ class WordRule(Frozen):
             at += 1
             while at < end and not is_sign(text[at]):
                 at += 1
-        return at + (first < at < end and text[at] == "." and _owns_stop(text[first:at], text[at + 1 : end], last=last))
+        return at + (
+            first < at < end and text[at] == "." and _owns_stop(text[first:at], ends=not last and at + 1 == end)
+        )
 
     def _joined(self, text: str, at: int) -> bool:
         """Return whether the sign at `at` joins the characters beside it to one word."""
@@ -220,11 +225,13 @@ def _joins(sign: str, inside: int, alone: int) -> bool:
     return inside * 5 >= alone
 
 
-def _owns_stop(word: str, rest: str, *, last: bool) -> bool:
-    """Return whether the full stop after a word belongs to it: U.S., J. Smith, Dr. Jones."""
+def _owns_stop(word: str, *, ends: bool) -> bool:
+    """Return whether the full stop after a word belongs to it: U.S., J. Smith, Dr. Jones.
+
+    `ends` says that a blank and more text follow the full stop.
+    """
     if _INITIALS.fullmatch(f"{word}."):
         return True
-    ends = not last and not rest
     return ends and (word in _TITLE or (len(word) == 1 and word.isupper()))
 
 

@@ -54,7 +54,9 @@ def test_bmes_is_bioes_with_m() -> None:
         (["O", "B-a"], "bilou", "the sentence ends after 'B-a'; in BILOU .* ends with L-, and is U-"),
         (["U-a"], "bioes", "tag 1 is 'U-a'; BIOES has O"),
         (["NOUN"], "bilou", "tag 1 is 'NOUN'; BILOU has O"),
-        (["B-a"], "io", "tag 1 is 'B-a'; IO has O and a type"),
+        (["B-a", "I-a"], "io", "tag 1 is 'B-a'; IO has O and a type"),
+        (["O", "B-a", "B-b"], "io", "tag 2 is 'B-a'; IO has O and a type"),
+        (["B-a", "E-a"], "io", "tag 1 is 'B-a'; IO has O and a type"),
         ([" "], "io", "tag 1 is empty"),
     ],
 )
@@ -82,3 +84,8 @@ def test_the_message_names_the_way_to_read_other_schemes(tags: list[str], way: s
 
 def test_iob2_has_no_problem() -> None:
     assert iob2_problem(["O", "B-a", "I-a", "B-a", "B-b", "I-b"]) is None
+
+
+def test_types_of_io_may_begin_like_prefixes() -> None:
+    tags = ["E-mail", "E-mail", "O", "B-cell", "I-B-cell", "I-x", "U_boat"]
+    assert to_iob2(tags, "io") == ["B-E-mail", "I-E-mail", "O", "B-B-cell", "I-B-cell", "B-x", "B-U_boat"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from itertools import pairwise
 
 import pytest
@@ -123,3 +124,22 @@ def test_words_written_as_a_text_are_where_it_says(words: list[str]) -> None:
 def test_a_long_text_is_cut_in_linear_time() -> None:
     text = "Anna's (Oslo), " * 20_000
     assert len(WordRule().spans(text)) == 6 * 20_000
+
+
+@pytest.mark.parametrize("part", ["a--", "a.)", "a+", "a@", "www.;", "a://", "aa@a.", "'", "a'"])
+def test_the_work_grows_with_the_text_and_not_faster(part: str) -> None:
+    def seconds(count: int) -> float:
+        text, tries = part * count, []
+        for _ in range(3):
+            start = time.process_time()
+            WordRule().spans(text)
+            tries.append(time.process_time() - start)
+        return min(tries)
+
+    seconds(10)
+    assert seconds(8000) < 10 * seconds(2000) + 0.05
+
+
+def test_addresses_stay_one_word() -> None:
+    for word in ("https://a.example/b?c=d", "www.a.example", "svn+ssh://a.b/c", "first.last+tag@mail.example.org"):
+        assert words_of(f"see {word}, there", WordRule().spans(f"see {word}, there")) == ["see", word, ",", "there"]

@@ -107,7 +107,9 @@ def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Prog
                 if notice:
                     raise stopped(job, notice.reason, interrupted=notice.interrupted) from error
                 note(progress, f"workers were lost ({type(cause).__name__}); going on from the last checkpoint")
-                time.sleep(min(MOST_PAUSE_S, 2.0 ** max(0, failures - 1)))
+                pause(min(MOST_PAUSE_S, 2.0 ** max(0, failures - 1)), notice)
+                if notice:
+                    raise stopped(job, notice.reason, interrupted=notice.interrupted) from error
                 continue
             if stop is None:
                 return
@@ -115,6 +117,13 @@ def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Prog
                 raise stopped(job, notice.reason or stop.reason, interrupted=notice.interrupted)
             note(progress, f"{stop.reason}; going on from a checkpoint of this step")
             wait_until_free(scaling)
+
+
+def pause(seconds: float, notice: StopNotice) -> None:
+    """Wait, but no longer than until a stop is requested."""
+    until = time.monotonic() + seconds
+    while not notice and (left := until - time.monotonic()) > 0:
+        time.sleep(min(0.2, left))
 
 
 def classify(error: Exception, job: Job) -> tuple[BaseException, bool]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -34,18 +33,18 @@ class ImageColumn(FileColumn):
     def read_header(self, file: str | io.BytesIO, name: str) -> None:
         """BadCell unless the header is that of an image of a size that is safe to decode."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(file) as image:
-                    width, height = image.size
+            with Image.open(file) as image:
+                width, height = image.size
         except FileNotFoundError:
             raise
         except UnidentifiedImageError:
             raise BadCell(f"{name} is not an image that can be read: repair it or leave the row out") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        except Image.DecompressionBombError:
             raise BadCell(f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller") from None
-        except (OSError, SyntaxError, ValueError) as error:  # raised by Pillow for headers that are cut short
+        except UNREADABLE as error:  # raised by Pillow for headers that are cut short
             raise BadCell(f"{name} cannot be read: {error}") from None
+        if width * height > (Image.MAX_IMAGE_PIXELS or width * height):
+            raise BadCell(f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller")
         if not width or not height:
             raise BadCell(f"{name} has no pixels")
 
@@ -55,7 +54,7 @@ class ImageColumn(FileColumn):
 
     def method(self) -> str:
         """Return the name of the decoder."""
-        return f"image {METHOD}"
+        return f"{type(self).__qualname__} {METHOD}"
 
     def remark(self, value: Any) -> str | None:
         """Return a remark about an image with several frames or pages."""

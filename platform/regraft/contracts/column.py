@@ -145,6 +145,10 @@ class Column(Plugin, ABC):
         """Return the file to `prefetch` before the cell is parsed, or None."""
         return self.remote(cell, folder)
 
+    def is_known(self, file: str) -> bool:
+        """Return whether `prefetch` has nothing to do for a file from `ahead`."""
+        return False
+
     def prefetch(self, file: str) -> None:
         """Fetch and remember what `read_cell` needs of a file from `ahead`. Called in any thread."""
 

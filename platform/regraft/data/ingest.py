@@ -15,7 +15,7 @@ from regraft.contracts import BadCell, Column, Raw, Row, Task, columns_of, order
 from regraft.contracts.label_names import alike, labels_text
 from regraft.data.cell_parsing import ColumnMapping, group_of
 from regraft.data.inputs import DataFile, find_data_files
-from regraft.data.observations import Observations, remarks
+from regraft.data.observations import Observations, remarkers
 from regraft.data.overlap import compared_columns, content_key, count_overlap, overlap_note
 from regraft.data.rare_labels import Candidate, RareLabels
 from regraft.data.row_identity import by_name, canonical, fingerprint_part, row_identity, unit_hash
@@ -153,9 +153,9 @@ class _Split:
     rare: RareLabels | None = None
     """Rows of the other side that may move, for labels that this side lacks."""
 
-    def choose(self, identity: bytes) -> SplitSide:
-        """Return the side of a row, or of a group of rows, by its identity alone."""
-        return self.other if self.other is not None and unit_hash(identity) < self.share else self.side
+    def choose(self, unit: float) -> SplitSide:
+        """Return the side of a row, or of a group of rows, by the hash of its identity alone."""
+        return self.other if self.other is not None and unit < self.share else self.side
 
 
 class _SplitReader:
@@ -170,6 +170,7 @@ class _SplitReader:
         self.form = BY_NAME if form == BY_NAME or not self._has_files else FORMAT
         self._allowed = None if data.labels is None else frozenset(data.labels)
         self.observations = Observations()
+        self._remarkers = remarkers(task, self._columns)
         self.smaller_rows = ""
         """What to write so that a file has more rows, where its source has a setting for that."""
 
@@ -231,18 +232,20 @@ class _SplitReader:
         except BadCell as error:
             self._bad_rows.add(side.name, str(error), raw.where)
             return
-        side = split.choose(identity if group is None else group.encode())
+        unit = 1.0 if split.other is None else unit_hash(identity if group is None else group.encode())
+        side = split.choose(unit)
         indexed = {**for_check(row, self._columns), "row": side.rows}
         if problem := self._label_problem(row) or self._task.check(indexed):
             self._bad_rows.add(side.name, problem, raw.where)
             return
-        for remark in (*([raw.remark] if raw.remark else ()), *remarks(self._task, indexed, self._columns)):
-            self.observations.remark(remark, raw.where)
+        for remark in (raw.remark, *(asked(indexed) for asked in self._remarkers)):
+            if remark:
+                self.observations.remark(remark, raw.where)
         length = self._task.length(indexed)
         part, key = fingerprint_part(identity, row, length, self._columns), content_key(row, self._compared)
         added = SplitRow(row, length, part, raw.where, group, key)
         if split.rare is not None and side is split.other:
-            split.rare.consider(Candidate(unit_hash(identity), side.rows, added))
+            split.rare.consider(Candidate(unit, side.rows, added))
         side.add(added)
 
     def _label_problem(self, row: Row) -> str | None:

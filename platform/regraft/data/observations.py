@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from regraft.contracts import Column, Row, Task
 from regraft.contracts.remark import Measured
+
+Remarker = Callable[[Row], str | None]
 
 
 class Observations:
@@ -46,8 +49,18 @@ class Observations:
 
 def remarks(task: Task, row: Row, columns: Mapping[str, Column]) -> list[str]:
     """Return what the task and the kinds of columns have to say about a usable row."""
-    found = [task.remark(row), *(column.remark(row[name]) for name, column in columns.items() if name in row)]
-    return [text for text in found if text]
+    return [text for remark in remarkers(task, columns) if (text := remark(row))]
+
+
+def remarkers(task: Task, columns: Mapping[str, Column]) -> list[Remarker]:
+    """Return the functions that may remark on a row: for most tasks there are none, and rows cost no calls."""
+    found: list[Remarker] = [] if type(task).remark is Task.remark else [task.remark]
+    remarking = {name: column for name, column in columns.items() if type(column).remark is not Column.remark}
+    return [*found, *(partial(_of_column, name, column) for name, column in remarking.items())]
+
+
+def _of_column(name: str, column: Column, row: Row) -> str | None:
+    return column.remark(row[name]) if name in row else None
 
 
 def _count(found: dict[str, tuple[int, str]], kind: str, where: str) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from uuid import uuid4
 
 from regraft.errors import Conflict, NotFound, RequestError, StoreError
@@ -143,8 +144,10 @@ class FolderStore(ObjectStore):
         return shutil.disk_usage(existing).free
 
     def now(self) -> float:
-        with writing(self.url), temporary_file(self.root / "clock") as (file, _):
-            return os.fstat(file).st_mtime
+        # Of the folder that will hold the store where there is none yet: asking for the time must not create it.
+        place = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
+        with writing(self.url), TemporaryFile(dir=place) as file:
+            return os.fstat(file.fileno()).st_mtime
 
     def sweep(self, older_than_s: float) -> tuple[str, ...]:
         before = self.now() - older_than_s

@@ -131,6 +131,7 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         check_unchanged(run, known, base, snapshot)
     else:
         runs.write(run, "spec.yaml", spec.dump().encode())
+    fitted = spec.model_copy(update={"task": fit_to_data(spec.task, snapshot.train)})
     now = datetime.now(UTC).isoformat(timespec="seconds")
     created = (known or {}).get("created", now)
     runs.update(
@@ -146,7 +147,6 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         created=created,
         score={"name": spec.task.score.name, "mode": spec.task.score.mode},
     )
-    fitted = spec.model_copy(update={"task": fit_to_data(spec.task, snapshot.train)})
     return Job(
         spec=fitted.model_dump(mode="json"),
         run=run,

@@ -19,7 +19,7 @@ from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.loop import fit
 from regraft.training.prepare import PreparedRun, RowsChanged, check_rows, find_document, prepare, run_names
-from regraft.training.registration import Outcome, last_state, register, registered_outcome
+from regraft.training.registration import Outcome, register, registered_outcome
 from regraft.training.stop_signals import on_interrupt, on_sigterm, on_stop_request
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ def failure_recorded(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
         if not lease.lost.is_set():
             try:
                 if isinstance(ended, Stopped | KeyboardInterrupt):
-                    runs.update(run, state="stopped", step=last_state(Checkpoints(runs.store, run)).step)
+                    kept = Checkpoints(runs.store, run).listed()
+                    runs.update(run, state="stopped", step=max((saved.step for saved in kept), default=0))
                 else:
                     runs.update(run, state="failed")
             except StoreError as error:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from regraft.errors import StoreError
@@ -65,7 +65,8 @@ def on_interrupt(notice: StopNotice, waits: Callable[[], bool] = lambda: True) -
         notice.give("interrupted (Ctrl-C)")
         notice.interrupted = True
         # Not as an event: the handler may run while a lock of the progress display is held.
-        os.write(2, b"\nstopping with a checkpoint after the step under way; Ctrl-C again leaves at once\n")
+        with suppress(OSError):  # what reads stderr may have been ended by the same Ctrl-C
+            os.write(2, b"\nstopping with a checkpoint after the step under way; Ctrl-C again leaves at once\n")
 
     before = signal.signal(signal.SIGINT, handle)
     try:

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from regraft.columns.files import content
 from regraft.columns.files.content import Content, ContentCache, examined
+from regraft.columns.files.remote import fetched_ahead
 from regraft.columns.image import ImageColumn
 from regraft.contracts.column import BadCell
 from regraft.contracts.file_ref import FileBytes, FileRef
@@ -193,3 +195,67 @@ def test_the_bytes_of_a_reference_bear_its_name(tmp_path: Path) -> None:
     found = FileRef(str(tmp_path / "a")).read()
     assert isinstance(found, FileBytes) and found == b"abc" and found.name == str(tmp_path / "a")
     assert pickle.loads(pickle.dumps(found)).name == found.name
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"a\0b.png"])
+def test_a_name_that_cannot_be_stored_is_a_bad_row(tmp_path: Path, name: bytes) -> None:
+    column, written = ImageColumn(), os.fsdecode(name)
+    with pytest.raises(BadCell, match="is no name of a file in UTF-8"):
+        column.read_cell(written, str(tmp_path))
+    assert column.ahead(written, str(tmp_path)) is None
+
+
+def test_short_memory_is_no_verdict_about_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(picture())
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+
+    def no_memory(self: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.ImageFile.ImageFile.load", no_memory)
+        with pytest.raises(DataError, match="too little free memory"):
+            ImageColumn().read_cell("a.png", str(tmp_path))
+    assert ImageColumn().read_cell("a.png", str(tmp_path))
+
+
+@pytest.mark.usefixtures("trusted")
+def test_each_picture_of_a_reading_is_decoded_once_and_known_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    names = [f"{number:03}.png" for number in range(150)]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(picture(seed=number, size=(4, 4)))
+    column, calls = ImageColumn(), Counting()
+    monkeypatch.setattr(ImageColumn, "problem", lambda self, body: calls(body))
+    before = list(warnings.filters)
+    for _ in range(2):
+        ahead = fetched_ahead(names, lambda name: [(column, str(tmp_path / name))])
+        assert all(column.read_cell(name, str(tmp_path)) for name in ahead)
+    assert calls.calls == len(names)
+    assert warnings.filters == before, "filters are those of all threads"
+
+
+def test_what_no_reader_expects_is_damage() -> None:
+    body = bytearray(picture("AVIF"))
+    for at in range(12, 300, 2):
+        body[at] ^= 255
+    with pytest.raises(BadCell, match="the image in this row"):
+        ImageColumn().read_cell(bytes(body), "/")
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(BadCell, match="it is no regular file"):
+        ImageColumn().read_cell("a.png", str(tmp_path))
+
+
+def test_a_cache_that_stops_taking_results_is_left(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path)
+    cache._database.execute("drop table files")
+    for number in range(3):
+        cache.keep(f"{number}", "tag", Content("00", 2, ""))
+        cache.keep_verdict("00", "m", "")
+        cache.flush()
+    assert all(cache.find(f"{number}", "tag", "m") for number in range(3))

@@ -82,3 +82,8 @@ def test_a_lease_of_a_host_whose_clock_is_off_expires_in_time(store: ObjectStore
     time.sleep(1.3)  # S3 tells whole seconds
     with Lease(store, "r"):
         pass
+
+
+def test_asking_a_store_that_is_not_there_creates_nothing(tmp_path: Path) -> None:
+    assert FolderStore(str(tmp_path / "missing" / "deep")).now() == pytest.approx(time.time(), abs=60)
+    assert not (tmp_path / "missing").exists()

@@ -38,6 +38,21 @@ def test_the_first_is_a_notice_and_the_second_an_interrupt(capfd: pytest.Capture
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_closed_terminal_does_not_turn_the_stop_into_an_error() -> None:
+    notice, kept = StopNotice(), os.dup(2)
+    read, write = os.pipe()
+    os.close(read)
+    os.dup2(write, 2)
+    try:
+        with on_interrupt(notice):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        os.dup2(kept, 2)
+        os.close(write)
+        os.close(kept)
+    assert notice.interrupted
+
+
 def test_without_a_step_under_way_the_first_one_is_an_interrupt() -> None:
     notice = StopNotice()
     with on_interrupt(notice, lambda: False), pytest.raises(KeyboardInterrupt):

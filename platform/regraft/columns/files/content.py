@@ -11,11 +11,11 @@ import hashlib
 import logging
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ create table if not exists checks (sha256 text, method text, problem text, prima
 _CHECKS = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 """Checks at a time in this process: more of them would hold more decoded pictures, and be no faster."""
 
+_making = threading.Lock()
+_caches: dict[tuple[str, int], ContentCache] = {}
+
 Check = Callable[[bytes], str]
 """Returns what is wrong with a file's content, or an empty text."""
 
@@ -48,6 +51,11 @@ class Content:
     size: int
     problem: str
     """What is wrong with it, as the rest of a sentence about the file; empty where nothing is."""
+
+
+Prefetched = tuple[Content, str]
+"""A content, and the place that the file's name turned out to mean."""
+_prefetched: dict[tuple[str, str], Prefetched] = {}
 
 
 def local_tag(path: str) -> tuple[str, float]:
@@ -98,6 +106,8 @@ class ContentCache:
         """Remember the verdict about a content, whatever files hold it."""
         with self._lock:
             self._verdicts[sha256, method] = problem
+            if len(self._verdicts) >= _WAITING:
+                self._write()
 
     def flush(self) -> None:
         """Write what waits to the disk."""
@@ -120,17 +130,21 @@ class ContentCache:
         return found
 
     def _write(self) -> None:
-        files = [(name, *file) for name, file in self._files.items()]
-        verdicts = [(*key, problem) for key, problem in self._verdicts.items()]
         try:
-            with self._database:
-                self._database.executemany("insert or replace into files values (?, ?, ?, ?)", files)
-                self._database.executemany("insert or replace into checks values (?, ?, ?)", verdicts)
+            self._insert()
         except sqlite3.Error as error:
-            log.info("contents of files are not remembered: %s", error)
-            return
+            log.warning("contents of files are remembered by this process alone: %s", error)
+            self._database = _database(":memory:")
+            self._insert()
         self._files.clear()
         self._verdicts.clear()
+
+    def _insert(self) -> None:
+        files = [(name, *file) for name, file in self._files.items()]
+        verdicts = [(*key, problem) for key, problem in self._verdicts.items()]
+        with self._database:
+            self._database.executemany("insert or replace into files values (?, ?, ?, ?)", files)
+            self._database.executemany("insert or replace into checks values (?, ?, ?)", verdicts)
 
 
 def examined(path: str, cache: ContentCache, method: str, check: Check) -> Content:
@@ -138,9 +152,11 @@ def examined(path: str, cache: ContentCache, method: str, check: Check) -> Conte
 
     The check gets the very bytes that were hashed.
     """
-    tag, _ = local_tag(path)
-    if known := cache.find(path, tag, method):
+    if known := remembered(path, cache, method):
         return known
+    tag, _ = local_tag(path)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is no regular file")
     body = Path(path).read_bytes()
     content = judged(body, cache, method, check)
     after, changed = local_tag(path)
@@ -160,10 +176,41 @@ def judged(body: bytes, cache: ContentCache, method: str, check: Check) -> Conte
     return Content(sha256, len(body), problem)
 
 
-@cache
+def remembered(path: str, cache: ContentCache, method: str) -> Content | None:
+    """Return what is known about a file on this machine in its present state, or None. OSError."""
+    return cache.find(path, local_tag(path)[0], method)
+
+
 def content_cache(folder: str, process: int) -> ContentCache:
     """Return the cache in that folder for that process: a database is not shared with a forked child."""
-    return ContentCache(Path(folder))
+    with _making:
+        if (folder, process) not in _caches:
+            _caches[folder, process] = ContentCache(Path(folder))
+        return _caches[folder, process]
+
+
+def keep_prefetched(method: str, file: str, found: Prefetched) -> None:
+    """Keep the result of a prefetch for the row that it was made for."""
+    _prefetched[method, file] = found
+
+
+def prefetched(method: str, file: str) -> Prefetched | None:
+    """Return and forget the result of a prefetch."""
+    return _prefetched.pop((method, file), None)
+
+
+def forget_prefetched() -> None:
+    """Forget results that no row has asked for, so that no later reading takes them for its own."""
+    _prefetched.clear()
+
+
+def _renew_lock() -> None:
+    """Replace a lock that another thread may have held when this process was forked."""
+    global _making
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _database(name: str) -> sqlite3.Connection:

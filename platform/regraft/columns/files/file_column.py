@@ -14,12 +14,22 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from regraft.columns.files.base64_text import decoded
-from regraft.columns.files.content import Content, ContentCache, content_cache, examined, judged
+from regraft.columns.files.content import (
+    Content,
+    ContentCache,
+    content_cache,
+    examined,
+    forget_prefetched,
+    judged,
+    keep_prefetched,
+    prefetched,
+    remembered,
+)
 from regraft.columns.files.file_names import absence, find_file, is_file_address, url_beside, url_readings
 from regraft.columns.files.remote import S3, beginning, contents, object_examined
 from regraft.contracts.column import Allowance, BadCell, Column, Widget, absent, json_name
 from regraft.contracts.file_ref import FileRef
-from regraft.errors import NotFound, RequestError
+from regraft.errors import DataError, NotFound, RequestError
 from regraft.store.machine_cache import cache_folder
 
 ARROW = pa.struct([("path", pa.string()), ("bytes", pa.binary()), ("sha256", pa.string()), ("size", pa.int64())])
@@ -56,11 +66,15 @@ class FileColumn(Column):
             self.read_header(io.BytesIO(content), "")
         except BadCell as error:
             return str(error).strip()
+        except MemoryError:
+            raise DataError(f"there is too little free memory to read a {self.noun}: free some, try again") from None
+        except Exception as error:  # readers of formats raise nearly every kind for bytes that they do not expect
+            return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
         return ""
 
     def method(self) -> str:
         """Return a name for what `problem` looks at: another name makes known files be checked again."""
-        return f"{self.key()} 1"
+        return f"{type(self).__qualname__} 2"
 
     def read_cell(self, cell: object, folder: str) -> str | bytes:
         """Return the bytes of a usable file, or its absolute path or URL as a `FileRef`.
@@ -75,15 +89,18 @@ class FileColumn(Column):
             return cell
         if not isinstance(cell, str) or not cell:
             raise BadCell("is missing") if absent(cell) or cell == "" else BadCell.unfit(cell, "a path")
+        if not _is_name(cell):
+            raise BadCell(f"{cell!a} is no name of a file in UTF-8: rename the file")
         if url := self.remote(cell, folder):
-            found, place = self._object(url)
+            found, place = prefetched(self.method(), url) or self._object(url)
             return self._usable(place, found)
         if "://" in cell and not is_file_address(cell) and find_file(cell, folder) is None:
             advice = f"{self.noun}s are read from local files and s3:// URLs: download them first"
             raise BadCell(f"{cell!r} is a URL; {advice}")
         path = find_file(cell, folder) or os.path.abspath(os.path.join(folder, cell))
         try:
-            return self._usable(path, examined(path, self._cache(), self.method(), self.problem))
+            known = prefetched(self.method(), path)
+            return self._usable(path, known[0] if known else examined(path, self._cache(), self.method(), self.problem))
         except FileNotFoundError:
             raise BadCell(f"there is no {self.noun} {path}{absence(cell, folder)}") from None
         except OSError as error:
@@ -157,22 +174,36 @@ class FileColumn(Column):
 
     def ahead(self, cell: object, folder: str) -> str | None:
         """Return the URL or the path of the file that a cell names, to be examined ahead of its row."""
+        if not isinstance(cell, str) or not cell or not _is_name(cell):
+            return None
         if url := self.remote(cell, folder):
             return url
-        local = isinstance(cell, str) and cell and "://" not in cell
-        return find_file(str(cell), folder) if local else None
+        return None if "://" in cell else find_file(cell, folder)
+
+    def is_known(self, file: str) -> bool:
+        """Return whether a file's content is remembered, and keep the result for `read_cell`."""
+        try:
+            found = None if file.startswith(S3) else remembered(file, self._cache(), self.method())
+        except OSError:
+            return False
+        if found is not None:
+            keep_prefetched(self.method(), file, (found, file))
+        return found is not None
 
     def prefetch(self, file: str) -> None:
         """Examine a file, and fetch and remember the first bytes of one in S3."""
-        if file.startswith(S3):
-            object_examined(file, self._cache(), self.method(), self.problem)
-            beginning(file, self.complete)
-        else:
-            examined(file, self._cache(), self.method(), self.problem)
+        if not file.startswith(S3):
+            keep_prefetched(self.method(), file, (examined(file, self._cache(), self.method(), self.problem), file))
+            return
+        found = self._object(file)
+        keep_prefetched(self.method(), file, found)
+        beginning(found[1], self.complete)
 
     def fetched_all(self) -> None:
         """Write what is known about files to this machine's disk, for the next reading."""
         self._cache().flush()
+        forget_prefetched()
+        beginning.cache_clear()  # the next reading may meet other objects of the same names
 
     def accept(self, value: Any) -> Any:
         """Return a path or an open file; bytes as an open file, and a file as the `datasets` library writes it."""
@@ -194,3 +225,8 @@ class FileColumn(Column):
             raise BadCell(f"is a {json_name(value)}; allowed is {self.called}'s file in base64")
         received: bytes = self.receive_body(decoded(value, self.called), allowance)
         return received
+
+
+def _is_name(name: str) -> bool:
+    """Return whether a name can be stored: bytes that are no UTF-8 are half characters in it, and NUL ends a name."""
+    return "\0" not in name and (name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name))

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TypeVar
 
 from regraft.columns.files.content import Check, Content, ContentCache, judged
-from regraft.contracts.column import Column
+from regraft.contracts.column import BadCell, Column
 from regraft.contracts.file_ref import FileRef
 from regraft.errors import RegraftError, RequestError
 from regraft.store.objects import ObjectStore, open_store
@@ -73,7 +73,9 @@ def fetched_ahead(items: Iterable[T], files: Callable[[T], Iterable[tuple[Column
             while piece := list(islice(waiting, _AHEAD)):
                 wanted = {pair for item in piece for pair in files(item)}
                 met.update(column for column, _ in wanted)
-                list(pool.map(_try, wanted))
+                unknown = [pair for pair in wanted if not pair[0].is_known(pair[1])]
+                if unknown:
+                    list(pool.map(_try, unknown))
                 yield from piece
     finally:
         for column in met:
@@ -82,7 +84,7 @@ def fetched_ahead(items: Iterable[T], files: Callable[[T], Iterable[tuple[Column
 
 def _try(pair: tuple[Column, str]) -> None:
     column, file = pair
-    with suppress(RegraftError, OSError):
+    with suppress(RegraftError, BadCell, OSError):
         column.prefetch(file)
 
 

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import io
-import warnings
 
 import PIL
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from regraft.errors import DataError
 from regraft.media.pixels.images import FORMATS
 
-METHOD = f"decoded by Pillow {PIL.__version__}"
-"""What `damage` depends on besides the content."""
+METHOD = f"2, Pillow {PIL.__version__}"
+"""The number of this check and the decoder: another one makes known files be checked again."""
 
 
 def damage(content: bytes) -> str:
     """Return why a picture cannot be decoded, as the rest of a sentence about it; an empty text where it can.
 
-    The header was found to be that of a picture of a safe size before. Only the first frame is decoded.
+    The header was found to be that of a picture of a safe size before. Only the first frame is decoded. Called in any
+    thread. Raises DataError where memory is short, which says nothing about the picture.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # notes about unusual metadata say nothing about the pixels
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                image.load()
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            if not upright.mode.startswith(("I", "F")):  # others are converted by their levels
+                upright.convert("RGB")
+    except MemoryError:
+        raise DataError("there is too little free memory to decode a picture: free some and try again") from None
     except UnidentifiedImageError:
         return f"is not an image of a format that is read ({', '.join(FORMATS)}): save it as one of them"
     except Exception as error:  # Pillow's readers raise nearly every kind for bytes that they do not expect

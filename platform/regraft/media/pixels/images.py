@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,12 +20,17 @@ from regraft.errors import DataError
 from regraft.media.pixels.grey_levels import stretch
 from regraft.media.pixels.mask_channels import Colours, channel_numbers
 
+# Sizes are checked here, and notes about unusual metadata say nothing about the pixels. Set once: filters that a thread
+# sets for a while are those of all threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
 MEGAPIXELS = 100
 ORIENTATION = 0x0112
 """The EXIF tag of the camera's orientation."""
 ROTATED = (5, 6, 7, 8)
 """Values of that tag for images stored with width and height exchanged."""
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error)
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, RuntimeError, OverflowError)
 """Errors that Pillow raises for damaged files."""
 END_MARKERS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 """Bytes at the end of a complete file, which do not occur among its pixels."""
@@ -89,7 +95,7 @@ def read_header(path: Any) -> Header:
         state = os.stat(path)
     except OSError as error:
         raise DataError(f"image {image_name(path)} is not readable: {error}") from None
-    return _remembered_header(os.fspath(path), state.st_mtime_ns, state.st_size)
+    return _remembered_header(os.fspath(path), (state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_size))
 
 
 def upright_size(path: Any) -> tuple[int, int]:
@@ -203,8 +209,8 @@ def image_name(path: Any) -> str:
 
 
 @lru_cache(maxsize=64)
-def _remembered_header(path: str, changed: int, size: int) -> Header:
-    """Return the header of a file that was changed at that time and has that size."""
+def _remembered_header(path: str, state: tuple[int, ...]) -> Header:
+    """Return the header of a file in that state."""
     return _read_header(path)
 
 

@@ -109,6 +109,7 @@ def submit(cluster: tuple[str, dict[str, str]], *arguments: str) -> subprocess.C
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_submitted_job_registers_a_model_and_its_workers_use_the_uploaded_code(
     cluster: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_store_inside_the_jobs_own_directory_is_refused(cluster: tuple[str, di
     assert "deleted with it" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_wrong_token_is_one_clear_message(cluster: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     _, environment = cluster
     written = document(tmp_path) | {"compute": {"workers": 1}}

@@ -81,6 +81,7 @@ def request(store: Path, texts: Path, out: str, **more: Any) -> BatchRequest:
     return BatchRequest("tiny", str(texts), str(texts.parent / out), str(store), block_rows=8, device="cpu", **more)
 
 
+@pytest.mark.slow
 def test_two_actors_give_what_one_process_gives(on_ray: None, deadly: tuple[Path, str], tmp_path: Path) -> None:
     store, mine = deadly
     texts = rows_in(tmp_path, 50)

@@ -147,6 +147,7 @@ class Killer(Loss):
 '''
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_replaced_and_the_search_ends_as_in_one_process(tmp_path: Path, on_ray: None) -> None:
     (tmp_path / "mine" / "losses").mkdir(parents=True)
     name = "once_" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]  # a process knows one plugin of a name
@@ -178,6 +179,7 @@ def test_a_dead_worker_is_replaced_and_the_search_ends_as_in_one_process(tmp_pat
     assert (again.winner, again.version) == (outcome.winner, outcome.version)
 
 
+@pytest.mark.slow
 def test_two_workers_share_what_is_frozen_and_heads_train_together(tmp_path: Path, on_ray: None) -> None:
     written = document(tmp_path, baselines=True)
     spec = RunSpec.resolve(

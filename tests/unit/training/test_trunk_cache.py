@@ -275,6 +275,7 @@ def test_the_same_losses_whatever_else_the_run_does(changes: dict[str, Any], tmp
     same_run(whole, kept, 5e-3 if rough else 1e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_fill_one_trunk(tmp_path: Path) -> None:
     whole = spec_in(tmp_path, "off")
     kept = beside(whole, "disk", tmp_path / "kept")

@@ -25,7 +25,7 @@ from regraft.store.objects import open_store
 
 _GLOB = "*?["
 _DOCUMENTS = (
-    *(".json", ".jsonl", ".xml", ".txt", ".csv", ".tsv", ".arrow", ".yaml", ".yml", ".names"),
+    *(".json", ".jsonl", ".xml", ".txt", ".csv", ".tsv", ".arrow", ".yaml", ".yml", ".names", ".labels"),
     *(*DICOM_SUFFIXES, ".nii", ".nii.gz"),
 )
 """Suffixes of files that sources read completely; images are read by reference."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from regraft.contracts import label_text
+from regraft.data.file_kinds import IMAGE_SUFFIXES
 from regraft.errors import DataError
 
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -18,8 +22,11 @@ _NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "_darknet.label
 """Files with a class name on each line, as LabelImg, Label Studio, CVAT and Roboflow write them."""
 _SPLITS = ("train", "val", "test")
 _ALIASES = {"valid": "val", "validation": "val"}
+SPLIT_NAMES = (*_SPLITS, *_ALIASES)
 _LARGEST = 1 << 20
-_LINE = re.compile(rb"\s*\d+(\.0)?(\s+-?[0-9.]+(e-?\d+)?){4,}\s*")
+_BLANK_LINES = 1000
+"""Lines of a file that are searched for the first that is not blank."""
+_LINE = re.compile(rb"\s*\d+(\.0)?(\s+[+-]?[0-9.]+([eE][+-]?\d+)?){4,}\s*")
 _CVAT = re.compile(r"obj_(\w+)_data")
 
 
@@ -41,12 +48,15 @@ def is_yolo_data(path: Path) -> bool:
     """Return whether a path is YOLO's: a description in YAML, or a folder with one or with labels beside images."""
     if not path.is_dir():
         return path.suffix.lower() in YAML_SUFFIXES and path.is_file() and _describes(path)
-    if _description(path) or (path / "obj.names").is_file():
+    described = _description(path)
+    if described is not None and (_leads_somewhere(described) or not _has_class_folders(path)):
+        return True
+    if (path / "obj.names").is_file():
         return True
     if (path / "images").is_dir() and (path / "labels").is_dir():
-        return any((path / "labels").rglob("*.txt"))
+        return any((path / "labels").rglob("*.txt")) and not _holds_masks(path / "labels")
     if (path / "train" / "images").is_dir() and (path / "train" / "labels").is_dir():
-        return True
+        return not _holds_masks(path / "train" / "labels")
     return _has_labels_beside(path)
 
 
@@ -64,6 +74,26 @@ def find_layout(path: Path, part: str | None) -> YoloLayout:
         return YoloLayout(images, names, root=path)
     document = _read_yaml(above)  # the folder is one split of a folder that is described
     return YoloLayout(images, _names(document, above), _keypoints(document), path)
+
+
+def first_filled_line(file: Path) -> bytes:
+    """Return the first line of a file that is not blank; empty where it has none."""
+    with file.open("rb") as lines:
+        found = (line.strip() for line in islice(_read_lines(lines), _BLANK_LINES))
+        return next(filter(None, found), b"")
+
+
+def is_label_line(line: bytes) -> bool:
+    """Return whether a line looks like one of YOLO's labels: a class number, and four numbers or more."""
+    return _LINE.fullmatch(line.removeprefix(codecs.BOM_UTF8)) is not None
+
+
+def read_names(file: Path) -> list[str]:
+    """Return the lines of a file of names. Raises DataError where it is in another encoding than UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError("is not text in UTF-8: save it in this encoding", str(file)) from None
 
 
 def label_file(image: Path) -> Path:
@@ -106,7 +136,35 @@ def _describes(path: Path) -> bool:
         document = _read_yaml(path)
     except DataError:
         return False
-    return "names" in document and any(split in document for split in (*_SPLITS, *_ALIASES, "path"))
+    return "names" in document and any(split in document for split in (*SPLIT_NAMES, "path"))
+
+
+def _leads_somewhere(description: Path) -> bool:
+    """Return whether a description names a folder or list that is there."""
+    try:
+        splits = _described_splits(_read_yaml(description), description)
+    except DataError:
+        return False
+    return any(place.exists() for places in splits.values() for place in places)
+
+
+def _has_class_folders(path: Path) -> bool:
+    """Return whether a folder has folders of images that are no parts of a YOLO layout."""
+    own = {"images", "labels", *SPLIT_NAMES}
+    folders = [entry for entry in path.iterdir() if entry.is_dir() and entry.name not in own]
+    return any(entry.suffix.lower() in IMAGE_SUFFIXES for folder in folders for entry in folder.iterdir())
+
+
+def _holds_masks(labels: Path) -> bool:
+    """Return whether a folder `labels` has images and no file of YOLO's lines."""
+    if any(is_label_line(first_filled_line(entry)) for entry in labels.rglob("*.txt") if entry.is_file()):
+        return False
+    return any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in labels.rglob("*"))
+
+
+def _read_lines(file: IO[bytes]) -> Iterator[bytes]:
+    while line := file.readline(1 << 16):
+        yield line
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -127,7 +185,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _described_splits(document: dict[str, Any], path: Path) -> dict[str, tuple[Path, ...]]:
     """Return the images of every split that a description names and that is there."""
     splits: dict[str, tuple[Path, ...]] = {}
-    for name in (*_SPLITS, *_ALIASES):
+    for name in SPLIT_NAMES:
         written = document.get(name)
         items = written if isinstance(written, list) else [written]
         if texts := [item for item in items if isinstance(item, str) and item]:
@@ -161,12 +219,12 @@ def _plain_splits(path: Path) -> dict[str, tuple[Path, ...]]:
         return splits
     if "images" in folders:
         inside = {entry.name: (entry,) for entry in sorted(folders["images"].iterdir()) if entry.is_dir()}
-        splits = {name: place for name, place in inside.items() if name in (*_SPLITS, *_ALIASES)}
+        splits = {name: place for name, place in inside.items() if name in SPLIT_NAMES}
         return splits or {"": (folders["images"],)}
     splits = {
         name: (folder / "images",)
         for name, folder in folders.items()
-        if name in (*_SPLITS, *_ALIASES) and (folder / "images").is_dir()
+        if name in SPLIT_NAMES and (folder / "images").is_dir()
     }
     return splits or {"": (path,)}
 
@@ -191,8 +249,9 @@ def _names_beside(path: Path) -> dict[int, str] | None:
     for folder in (path, path.parent):
         for file in (folder / name for name in _NAME_FILES):
             if file.is_file() and file.stat().st_size <= _LARGEST:
-                lines = file.read_text(encoding="utf-8-sig").splitlines()
-                return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
+                names = {number: line.strip() for number, line in enumerate(read_names(file)) if line.strip()}
+                if names:
+                    return names
     return None
 
 
@@ -209,7 +268,6 @@ def _has_labels_beside(path: Path) -> bool:
     texts = sorted(path.glob("*.txt"))
     stems = {entry.stem for entry in path.iterdir() if entry.suffix.lower() != ".txt"} if texts else set()
     for entry in texts:
-        if entry.stem in stems:
-            with entry.open("rb") as file:
-                return _LINE.fullmatch(file.readline(1 << 12).rstrip(b"\r\n")) is not None
+        if entry.stem in stems and (line := first_filled_line(entry)):
+            return is_label_line(line)
     return False

@@ -112,14 +112,25 @@ def test_a_picture_of_another_size_is_a_bad_row_with_both_sizes(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "declared",
-    [{"width": 0, "height": 0}, {"width": None}, {"width": ""}, {"width": "120", "height": "80.0"}, {"height": 0}],
+    [
+        {"width": 0, "height": 0},
+        {"width": None},
+        {"width": ""},
+        {"width": "120", "height": "80.0"},
+        {"height": 0},
+        {"width": -1, "height": -1},
+        {"width": "none"},
+        {"height": "null"},
+        {"width": "NaN"},
+        {"width": float("nan")},
+    ],
 )
 def test_a_size_that_says_nothing_or_the_same_is_no_matter(tmp_path: Path, declared: dict[str, Any]) -> None:
     photo(tmp_path / "p.jpg")
     assert built(tmp_path, document(tmp_path, declared)).train.row(0)["boxes"] == [BOX]
 
 
-@pytest.mark.parametrize("width", ["wide", -1, True, float("nan")])
+@pytest.mark.parametrize("width", ["wide", True, float("inf"), 10**400])
 def test_a_size_that_is_no_number_is_a_bad_row(tmp_path: Path, width: Any) -> None:
     photo(tmp_path / "p.jpg")
     with pytest.raises(DataError, match="the image's width in pixels is wanted"):
@@ -221,6 +232,18 @@ def test_shares_do_not_mind_a_resized_picture(tmp_path: Path) -> None:
     assert row["boxes"][0] == pytest.approx([20, 40, 60, 40])
 
 
+@pytest.mark.parametrize("crowd", ["0", "false", "False", " ", 0.0, None])
+def test_a_mark_of_crowds_that_says_no_is_none(tmp_path: Path, crowd: Any) -> None:
+    photo(tmp_path / "p.jpg")
+    assert [row.values.get("labels") for row in read(document(tmp_path, note={"iscrowd": crowd}))] == [["cell"]]
+
+
+def test_a_number_that_counts_no_pixels_is_a_bad_row(tmp_path: Path) -> None:
+    photo(tmp_path / "p.jpg")
+    [row] = read(document(tmp_path, note={"bbox": [1, 2, 3, 10**400]}))
+    assert "four numbers are wanted" in str(row.problem)
+
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_shares_that_are_taken_for_pixels_are_refused_with_both_readings(tmp_path: Path, declared: bool) -> None:
     photo(tmp_path / "p.jpg")
@@ -264,6 +287,8 @@ def test_corners_that_are_taken_for_width_and_height_are_refused_with_both_readi
         [[10, 10, 5, 5], [100, 10, 30, 20], [50, 50, 10, 10]],  # a mistake, which does not fit as corners either
         [[n, 10, 20, 8] for n in range(60)] + [[110, 10, 12, 12]],  # one mistake of many
         [[0, 0, 1, 1], [5, 5, 1, 1]],
+        [[0, 0, 0, 0]],
+        [[0, 0, 1, 0], [0, 0, 0, 1]],
     ],
 )
 def test_ordinary_boxes_are_not_doubted(tmp_path: Path, boxes: list[list[float]]) -> None:

@@ -75,6 +75,11 @@ def test_a_file_of_that_very_name_comes_first(tmp_path: Path, name: str) -> None
     assert find_file(name, tmp_path) == str(path)
 
 
+def test_an_address_with_a_single_bracket_is_a_name(tmp_path: Path) -> None:
+    assert find_file("http://[x/data/local-files/?d=p.png", tmp_path) is None
+    assert last_part("http://[x/data/local-files/?d=p.png") == "?d=p.png"
+
+
 def test_a_plain_name_has_one_reading() -> None:
     assert list(readings("deep/p 0(1).png")) == ["deep/p 0(1).png"]
     assert list(readings("")) == [""]

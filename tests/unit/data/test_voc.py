@@ -62,12 +62,20 @@ def test_corners_counted_from_zero_are_within_the_slack(tmp_path: Path) -> None:
     assert ObjectDetection().check(row.values) is None
 
 
-def test_difficult_objects_are_left_out_unless_asked_for(tmp_path: Path) -> None:
-    hard = "<difficult>1</difficult>"
+@pytest.mark.parametrize("mark", ["1", "true", "True", " 1 "])
+def test_difficult_objects_are_left_out_unless_asked_for(tmp_path: Path, mark: str) -> None:
+    hard = f"<difficult>{mark}</difficult>"
     document(tmp_path, "a", thing("cat", 1, 1, 9, 9, extra=hard), thing("dog", 1, 1, 9, 9))
     left_out, row = read(tmp_path)
     assert (left_out.ignored, row.values["labels"]) == ("objects that are marked as difficult", ["dog"])
     assert [row.values["labels"] for row in read(tmp_path, Voc(difficult="keep"))] == [["cat", "dog"]]
+
+
+def test_a_document_in_an_encoding_that_does_not_exist_is_a_bad_row(tmp_path: Path) -> None:
+    path = document(tmp_path, "a")
+    path.write_text('<?xml version="1.0" encoding="klingon"?>' + path.read_text())
+    [row] = read(tmp_path)
+    assert "is not readable as XML" in str(row.problem) and "klingon" in str(row.problem)
 
 
 def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:

@@ -290,6 +290,75 @@ def test_other_folders_and_files_are_not_taken_for_yolo(tmp_path: Path) -> None:
         read(tmp_path / "captions")
 
 
+@pytest.mark.parametrize("top", ["", "train/"])
+def test_masks_in_a_folder_of_labels_are_not_yolo_whatever_texts_are_beside_them(tmp_path: Path, top: str) -> None:
+    for name in ("images/a.png", "labels/a.png"):
+        image(tmp_path / f"{top}{name}")
+    text(tmp_path / f"{top}labels" / "classes.txt", "cat\ndog\n")
+    text(tmp_path / f"{top}labels" / "b.txt", "")
+    assert not Yolo().accepts(tmp_path)
+    if not top:
+        assert find_source(tmp_path, "it").key() == "masks"
+    text(tmp_path / f"{top}labels" / "a.txt")
+    assert Yolo().accepts(tmp_path)
+
+
+def test_the_first_labels_that_say_something_show_what_a_folder_is(tmp_path: Path) -> None:
+    for name, content in {"a": "", "b": " \n", "c": "\n" + LINE}.items():
+        image(tmp_path / f"{name}.jpg")
+        text(tmp_path / f"{name}.txt", content)
+    assert find_source(tmp_path, "it").key() == "yolo"
+    assert rows(tmp_path) == [("a.jpg", []), ("b.jpg", []), ("c.jpg", ["1"])]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_texts_that_hold_no_labels_are_counted(tmp_path: Path, beside: bool) -> None:
+    image(tmp_path / ("a.jpg" if beside else "images/a.jpg"))
+    folder = tmp_path if beside else tmp_path / "labels"
+    text(folder / "a.txt")
+    text(folder / "README.roboflow.txt", "Exported from Roboflow.\n")
+    text(folder / "LICENSE.txt", "\nMIT\n")
+    found = read(tmp_path)
+    assert [row.problem for row in found] == [None] * 3
+    assert [row.ignored for row in found if row.ignored] == ["files named *.txt"] * 2
+
+
+@pytest.mark.parametrize("yaml", ["path: .\nnames: [cat, dog]\n", "train: gone\nnames: [cat, dog]\n"])
+def test_class_folders_beside_a_description_that_leads_nowhere_are_images(tmp_path: Path, yaml: str) -> None:
+    text(tmp_path / "data.yaml", yaml)
+    for name in ("cat/a.jpg", "dog/b.jpg"):
+        image(tmp_path / name)
+    assert find_source(tmp_path, "it").key() == "images"
+
+
+def test_images_beside_the_folders_of_splits_are_counted(tmp_path: Path) -> None:
+    for name in ("train/a", "val/b", "extra"):
+        image(tmp_path / "images" / f"{name}.jpg")
+        text(tmp_path / "labels" / f"{name}.txt")
+    ignored = [(row.where, row.ignored) for row in read(tmp_path, part="train") if row.ignored]
+    assert ignored == [
+        (f"{tmp_path}/images/extra.jpg", "images beside the folders of splits, which belong to no split")
+    ]
+
+
+def test_names_in_another_encoding_are_refused_with_the_file(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt")
+    (tmp_path / "classes.txt").write_bytes("Bäume\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"classes\.txt: is not text in UTF-8"):
+        read(tmp_path)
+    (tmp_path / "classes.txt").write_text("")
+    assert rows(tmp_path) == [("a.jpg", ["1"])]
+
+
+def test_names_of_darknet_in_s3_are_read(moto_url: str, tmp_path: Path) -> None:
+    store = open_store(moto_url)
+    store.put("set/a.jpg", image(tmp_path / "a.jpg").read_bytes())
+    store.put("set/a.txt", LINE.encode())
+    store.put("set/_darknet.labels", b"cat\ndog\n")
+    assert boxes(tmp_path, f"{moto_url}/set")["labels"] == ["dog"]  # type: ignore[arg-type]
+
+
 def test_a_folder_in_s3_is_read_by_reference(moto_url: str, tmp_path: Path) -> None:
     path = one(tmp_path / "set", LINE)
     store = open_store(moto_url)

@@ -48,6 +48,12 @@ def test_black_that_is_transparent_is_black(tmp_path: Path) -> None:
     assert (numbers(SemanticSegmentation(values="nonzero"), found) == NUMBERS).all()
 
 
+@pytest.mark.parametrize("values", ["classes", "nonzero"])
+def test_a_mask_that_is_transparent_everywhere_is_empty(tmp_path: Path, values: Any) -> None:
+    found = row(tmp_path, with_alpha(NUMBERS * 0, NUMBERS * 0))
+    assert (numbers(SemanticSegmentation(values=values), found) == 0).all()
+
+
 @pytest.mark.parametrize("grey", [NUMBERS * 0, NUMBERS * 0 + 255, NUMBERS])
 def test_shapes_in_transparency_alone_have_two_readings(tmp_path: Path, grey: Any) -> None:
     found = row(tmp_path, with_alpha(grey, (1 - NUMBERS) * 255))

@@ -112,5 +112,8 @@ def _addressed(name: str) -> str | None:
         found = unquote(path if not slash else f"/{path}" if host in ("", "localhost") else f"{host}/{path}")
         return found[1:] if _WINDOWS.match(found[1:]) else found
     if _LOCAL_FILES in name:
-        return next(iter(parse_qs(urlsplit(name).query).get("d", [])), None)
+        try:
+            return next(iter(parse_qs(urlsplit(name).query).get("d", [])), None)
+        except ValueError:  # no address, such as one with a single bracket
+            return None
     return None

@@ -31,6 +31,8 @@ from regraft.media.pixels.picture_sizes import Extent, declared_size, picture_si
 _LISTS = ("images", "annotations", "categories")
 _IDS = ("image_id", "category_id")
 _WHOLE = re.compile(r"(0|[1-9][0-9]{0,30})(\.0)?")
+_UNSET = ("", "0", "0.0", "false", "no", "none", "null")
+_LARGEST_SIDE = 1 << 63
 _HEADERS_READ = 500
 """Images without a declared size whose headers are read, to see what boxes mean."""
 _POLYGONS = "annotations without a bbox are read as the box around their polygons"
@@ -218,7 +220,7 @@ def _annotation(note: Any, *, names: Mapping[Any, str | None], path: Path, form:
     if label is None:
         problem = f"category_id is {note.get('category_id')!r:.60}, which is not the id of any of the categories"
         return _Annotation(image, [], "", where, problem=problem)
-    if note.get("iscrowd"):
+    if _is_set(note.get("iscrowd")):
         return _Annotation(image, [], label, where, crowd=True)
     box = note.get("bbox")
     if box in (None, []) and (points := _polygon_points(note.get("segmentation"))):
@@ -229,8 +231,16 @@ def _annotation(note: Any, *, names: Mapping[Any, str | None], path: Path, form:
     return _Annotation(image, box, label, where)
 
 
+def _is_set(mark: object) -> bool:
+    """Return whether a mark is set: some tools write 0 and false as texts."""
+    return bool(mark) and str(mark).strip().lower() not in _UNSET
+
+
 def _is_number(side: object) -> bool:
-    return isinstance(side, int | float) and not isinstance(side, bool)
+    """Return whether a side is a number that pixels can be counted with."""
+    if isinstance(side, int) and not isinstance(side, bool):
+        return abs(side) < _LARGEST_SIDE
+    return isinstance(side, float)
 
 
 def _polygon_points(segmentation: object) -> list[tuple[float, float]]:

@@ -106,7 +106,7 @@ class Voc(Source):
             root = fromstring(document.read_bytes(), forbid_dtd=True)
         except FileNotFoundError:
             return Raw({}, where, f"does not exist, though the split {self.part!r} names it")
-        except (ParseError, DefusedXmlException, ValueError) as error:
+        except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
             if not super().accepts(document):  # a file without the suffix of XML is of another kind
                 raise DataError(f"is not readable as XML: {_parser_message(error)}", where) from None
             return Raw({}, where, f"is not readable as XML: {_parser_message(error)}")
@@ -162,7 +162,10 @@ def _split(path: Path, part: str) -> list[str]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         allowed = f"splits are {', '.join(known[:12])}" if known else "ImageSets/Main holds no .txt"
         raise DataError(f"has no split {part!r}{hint}: {allowed}", str(path))
-    lines = (folder / f"{part}.txt").read_text(encoding="utf-8").splitlines()
+    try:
+        lines = (folder / f"{part}.txt").read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DataError("is not text in UTF-8: save it in this encoding", str(folder / f"{part}.txt")) from None
     return [line.split()[0] for line in lines if line.strip()]
 
 
@@ -189,15 +192,19 @@ def _object(item: Element, number: int) -> _Object:
     what = f"object {number} ({name})" if name else f"object {number}"
     if not name:
         raise ValueError(f"{what} has no <name>")
-    if (item.findtext("deleted") or "").strip() == "1":
+    if _has_mark(item, "deleted"):
         return _Object(name, [], deleted=True)
-    difficult = (item.findtext("difficult") or "").strip() in ("1", "true")
+    difficult = _has_mark(item, "difficult")
     if item.find("bndbox") is None and item.find("robndbox") is not None:
         raise ValueError(f"{what} is a rotated box, <robndbox>; an upright <bndbox> is wanted: export it so")
     if item.find("bndbox") is None and (points := _polygon(item, what)):
         return _Object(name, around(points, "xyxy"), difficult, polygon=True)
     corners = [_number(item.findtext(f"bndbox/{corner}"), f"{what}: <{corner}>") for corner in _CORNERS]
     return _Object(name, corners, difficult, polygon=False)
+
+
+def _has_mark(item: Element, mark: str) -> bool:
+    return (item.findtext(mark) or "").strip().lower() in ("1", "1.0", "true", "yes")
 
 
 def _in_pixels(item: _Object) -> list[float]:

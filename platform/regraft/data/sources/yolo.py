@@ -9,8 +9,17 @@ from pathlib import Path
 from regraft.columns.files.file_names import find_file
 from regraft.contracts import Raw, Source
 from regraft.data.file_kinds import unread_kind
-from regraft.data.folders import FolderContents, subfolders
-from regraft.data.yolo_layout import YoloLayout, find_layout, is_yolo_data, label_file
+from regraft.data.folders import FolderContents, list_images, subfolders
+from regraft.data.yolo_layout import (
+    SPLIT_NAMES,
+    YoloLayout,
+    find_layout,
+    first_filled_line,
+    is_label_line,
+    is_yolo_data,
+    label_file,
+    read_names,
+)
 from regraft.errors import DataError
 from regraft.media.pixels.annotated_boxes import AnnotatedBoxes
 from regraft.media.pixels.box_readings import BoxForm, around, in_shares
@@ -19,6 +28,7 @@ _NO_NAMES = "no data.yaml and no classes.txt names the classes: labels are their
 _NO_LABELS = "an image without a file of labels is taken as one without objects"
 _POLYGONS = "polygons are read as the box around them"
 _KEYPOINTS = "key points are left out, and their boxes read"
+_BESIDE_SPLITS = "images beside the folders of splits, which belong to no split"
 _FARTHEST = 1.5
 """Largest share that can still be a rounding error or an object that is cut by the border."""
 _LIST_FILES = ("classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "notes.txt", "readme.txt")
@@ -64,6 +74,7 @@ class Yolo(Source):
                 yield self._row(image, layout) if labelled else Raw({"image": str(image)}, str(image))
             if place.is_dir():
                 yield from _unmatched(place, seen)
+                yield from _beside_splits(place)
 
     def advice(self, raw: Raw, wanted: Sequence[str]) -> str:
         """Return where labels are looked for, for images of which none has any."""
@@ -147,7 +158,7 @@ def _inside(folder: Path) -> Iterator[Path | Raw]:
 
 def _listed(file: Path, root: Path) -> Iterator[Path | Raw]:
     """Yield the images that a list names; relative names begin at the list's folder, or at that of the description."""
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_names(file), 1):
         if not (name := line.strip()):
             continue
         shorter = name.partition("/")[2]  # CVAT begins every name with a folder `data/` that is not there
@@ -167,7 +178,14 @@ def _unmatched(place: Path, seen: set[Path]) -> Iterator[Raw]:
         for entry in sorted(folder.iterdir()):
             if not entry.is_file() or entry in seen or entry.name.startswith("."):
                 continue
-            if entry.suffix.lower() == ".txt" and entry.name.lower() not in _LIST_FILES:
+            text = entry.suffix.lower() == ".txt" and entry.name.lower() not in _LIST_FILES
+            if text and (not (line := first_filled_line(entry)) or is_label_line(line)):
                 yield Raw({}, str(entry), "holds labels of an image that is not there: add the image, or move it away")
-            elif "labels" in folder.parts[-2:]:
+            elif text or "labels" in folder.parts[-2:]:
                 yield Raw({}, str(entry), ignored=unread_kind(entry))
+
+
+def _beside_splits(place: Path) -> Iterator[Raw]:
+    """Yield the images that are in the folder above a split's, as passed over."""
+    if place.parent.name == "images" and place.name in SPLIT_NAMES:
+        yield from (Raw({}, str(image), ignored=_BESIDE_SPLITS) for image in list_images(place.parent))

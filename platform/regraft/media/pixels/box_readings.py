@@ -87,6 +87,7 @@ class BoxEvidence:
     """What the boxes of a file, read as x, y, width, height in pixels, show about their meaning."""
 
     count: int = 0
+    """Boxes with an area; others show nothing about their meaning."""
     sized: int = 0
     outside: int = 0
     shares: bool = True
@@ -95,15 +96,16 @@ class BoxEvidence:
 
     def add(self, box: Sequence[float], size: Extent | None, where: str) -> None:
         """Count one box of a picture; a size of None is not known."""
-        self.count += 1
+        has_area = min(box[2:]) > 0
+        self.count += has_area
         self.shares = self.shares and looks_like_shares([box])
-        for form in _SHARES if self.shares else ():
+        for form in _SHARES if self.shares and has_area else ():
             self.fitting[form] += fits(box, form, (1, 1), _SHARE_SLACK)
         if size is None:
             return
         self.sized += 1
         self.examples.setdefault("first", (list(box), size, where))
-        if fits(box, "xywh", size) or min(box[2:]) <= 0:
+        if fits(box, "xywh", size) or not has_area:
             self.fitting["xywh"] += 1
         else:
             self.outside += 1

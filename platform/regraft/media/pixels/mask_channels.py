@@ -91,7 +91,8 @@ def _channels(image: Image.Image, name: str) -> NDArray[Any]:
     if pixels.shape[2] == 3:
         return pixels
     hidden = pixels[..., 3] == 0
-    if pixels[..., :3][hidden].any() or (hidden.any() and not pixels[..., :3].any()):
+    shaped = hidden.any() and not hidden.all()  # black that is transparent everywhere is a mask without an object
+    if pixels[..., :3][hidden].any() or (shaped and not pixels[..., :3].any()):
         raise DataError(
             f"mask {name} holds its shapes in transparency: a transparent pixel may be background, or have the colour "
             "that is stored below. Save it without transparency, as a greyscale or palette PNG of class numbers"

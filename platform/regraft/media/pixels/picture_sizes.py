@@ -12,6 +12,7 @@ from regraft.media.pixels.images import ROTATED, read_header
 Extent = tuple[float, float]
 """(width, height) in pixels."""
 _UPRIGHT = 1
+_NOTHING = ("", "none", "null", "nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +54,22 @@ class PictureSize:
 
 
 def declared_size(width: object, height: object) -> Extent | None:
-    """Return the size that an annotation declares; None where it declares none, or 0.
+    """Return the size that an annotation declares; None where it declares none, such as 0, -1 or nan.
 
     Raises ValueError for what is no number.
     """
     sides: list[float] = []
     for name, written in (("width", width), ("height", height)):
-        if written is None or written == "":
+        if written is None or str(written).strip().lower() in _NOTHING:
             return None
         try:
             side = math.nan if isinstance(written, bool) else float(str(written))
         except ValueError:
             side = math.nan
-        if not 0 <= side < math.inf:
+        if not -math.inf < side < math.inf:
             raise ValueError(f"{name} is {written!r:.60}; the image's {name} in pixels is wanted, or nothing")
         sides.append(side)
-    return (sides[0], sides[1]) if all(sides) else None
+    return (sides[0], sides[1]) if min(sides) > 0 else None
 
 
 def picture_size(picture: Any) -> PictureSize:

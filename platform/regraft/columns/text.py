@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, absent, received_text
+from regraft.units import counted
 
 EXAMPLES = ("the lamp drops off wifi every night", "the light loses its connection at night")
 
@@ -24,10 +25,15 @@ class TextColumn(Column):
         """Return the cell, which must be text: numbers are not turned into it."""
         if isinstance(cell, str):
             return cell
+        several = ""
         if isinstance(cell, list | tuple) and len(cell) > 1 and all(isinstance(item, str) for item in cell):
+            several = f"a list of {len(cell)} texts"
+        elif isinstance(cell, dict) and cell and all(str(key).isdecimal() for key in cell):
+            several = f"an object with {counted(len(cell), 'number')} as keys"
+        if several:
             raise BadCell(
-                f"is a list of {len(cell)} texts; one text is wanted. If the file holds whole columns, write orient: "
-                "columns in data.format"
+                f"is {several}; one text is wanted. If the file holds whole columns, write orient: columns in "
+                "data.format"
             )
         raise BadCell.unfit(cell, "text")
 

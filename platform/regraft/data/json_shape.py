@@ -52,7 +52,7 @@ def open_text(path: Path, newline: str = "\n", encoding: str | None = None) -> I
     Its encoding is that of its mark, else UTF-8, where none is given. Raises UnicodeDecodeError for UTF-16 without a
     mark.
     """
-    used = for_reading(encoding) if encoding else encoding_of(path)
+    used = for_reading(encoding, path) if encoding else encoding_of(path)
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rt", encoding=used, newline=newline)
     return path.open(encoding=used, newline=newline)

@@ -13,6 +13,8 @@ _DEPTH = 3
 def table_rows(value: Any, orient: Orient | None) -> list[Any] | None:
     """Return the rows of a table, in the form that `orient` names or that it shows itself; None where it shows none.
 
+    It shows one as pandas writes it: by the names of its columns, or by rows numbered from 0 in two columns or more.
+
     Raises ValueError for columns of unequal length.
     """
     if isinstance(value, list):
@@ -94,12 +96,13 @@ def _numbered(value: dict[str, Any]) -> list[Any] | None:
         return None
     outside, inside = _are_numbers(value), all(map(_are_numbers, inner))
     if inside and not outside:
-        return _of_columns(value)
-    return inner if outside and not inside else None
+        return _of_columns(value) if len(inner) > 1 and all(row.keys() == inner[0].keys() for row in inner) else None
+    return inner if outside and not inside and any(len(row) > 1 for row in inner) else None
 
 
 def _are_numbers(keys: Mapping[str, Any]) -> bool:
-    return all(key.isascii() and key.isdecimal() for key in keys)
+    """Return whether keys are 0, 1, 2 and so on, as pandas numbers rows."""
+    return set(keys) == {str(number) for number in range(len(keys))}
 
 
 def _of_columns(value: dict[str, Any]) -> list[Any]:

@@ -92,9 +92,17 @@ def encoding_of(path: Path) -> str:
     return marked or USUAL
 
 
-def for_reading(encoding: str) -> str:
+def for_reading(encoding: str, path: Path) -> str:
     """Return the name with which to open a file of that encoding: a mark at its beginning is no text."""
-    return USUAL if codecs.lookup(encoding).name == "utf-8" else encoding
+    name = codecs.lookup(encoding).name
+    if name == "utf-8":
+        return USUAL
+    family = name.removesuffix("-le").removesuffix("-be")
+    if family == name or family not in ("utf-16", "utf-32"):
+        return encoding
+    with _bytes_of(path) as file:
+        head = file.read(len(codecs.BOM_UTF32))
+    return family if any(head.startswith(mark) for mark, marked in _MARKS if marked == family) else encoding
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,7 @@ def undecodable(paths: Iterable[Path], encoding: str | None) -> Undecodable | No
         with _bytes_of(path) as file:
             head = file.read(_HEAD)
         marked = next((name for mark, name in _MARKS if head.startswith(mark)), USUAL)
-        used = for_reading(encoding) if encoding else marked
+        used = for_reading(encoding, path) if encoding else marked
         if encoding is None and _without_mark(head):
             return Undecodable(path, 1, 0, "utf-8", head, head, mixed=False)
         if place := _first_place(path, used, head):

@@ -44,6 +44,8 @@ class Columns:
     """Whether the column of tags holds tags of spans."""
     found: bool = False
     """Whether the columns were found by what they hold, and not by their places."""
+    others: frozenset[str] = frozenset()
+    """Tags of the sampled lines, without those that begin a sentence with #."""
     piped: bool = False
     """Whether a line is a sentence of words such as `Oslo|B-LOC`."""
 
@@ -60,12 +62,14 @@ class Columns:
             return False
         if self.numbered:
             return True
+        if len(cells) == self.width and self.tagged and _TAG.fullmatch(cells[self.tag]):
+            return False
         if not first:
             return len(cells) > self.width and line.startswith("# ")
         named = _KEY.match(line) or _BORDER.match(line) or (cells[0] == "#" and cells[1:2] and cells[1] in _MARKS)
         if named or (len(cells) != self.width and (cells[0] == "#" or len(cells) > self.width)):
             return True
-        return len(cells) == self.width and self.tagged and not _TAG.fullmatch(cells[self.tag])
+        return len(cells) == self.width and (self.tagged or (cells[0] == "#" and cells[self.tag] not in self.others))
 
     def passed_over(self, cells: Cells) -> str:
         """Return what a line of a numbered file is, if it is no word, as a plural; else an empty string."""
@@ -129,7 +133,8 @@ def columns_in(lines: Iterable[str], where: str, *, separator: str | None, token
         token, tag = 1, _tag_column(complete, width, where)
     at = _checked(width, where, token, tag)
     tagged = _holds_tags(complete, at[1])
-    return Columns(separator, width, *at, numbered=numbered, tagged=tagged, found=usual and numbered)
+    others = _tags_of_words(sampled, separator, width, at[1])
+    return Columns(separator, width, *at, numbered=numbered, tagged=tagged, found=usual and numbered, others=others)
 
 
 def _separator(words: Sequence[str]) -> str | None:
@@ -163,6 +168,18 @@ def _is_no_word(cells: Cells) -> bool:
 def _holds_tags(rows: Sequence[Cells], at: int) -> bool:
     """Return whether a column holds tags of spans; a few may be wrong, and make bad rows."""
     return sum(_TAG.fullmatch(cells[at]) is not None for cells in rows) >= _MOSTLY * len(rows)
+
+
+def _tags_of_words(sampled: Sequence[str], separator: str | None, width: int, at: int) -> frozenset[str]:
+    """Return the tags of all lines but those that begin a sentence with #, which may be comments."""
+    tags, first = set(), True
+    for line in sampled:
+        cells = cells_of(line, separator)
+        comment = first and line.startswith("#")
+        first = not cells or comment or line.startswith(DOCUMENT)
+        if not first and len(cells) == width:
+            tags.add(cells[at])
+    return frozenset(tags)
 
 
 def _tag_column(rows: Sequence[Cells], width: int, where: str) -> int:

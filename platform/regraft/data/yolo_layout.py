@@ -69,7 +69,7 @@ def find_layout(path: Path, part: str | None) -> YoloLayout:
         return YoloLayout(images, _names(document, described), _keypoints(document), described.parent)
     images = _select(_plain_splits(path), part, path)
     names = _names_beside(path)
-    above = next((found for folder in (path.parent, path.parent.parent) if (found := _description(folder))), None)
+    above = next((found for folder in _above(path) if (found := _description(folder))), None)
     if names is not None or above is None:
         return YoloLayout(images, names, root=path)
     document = _read_yaml(above)  # the folder is one split of a folder that is described
@@ -106,6 +106,11 @@ def label_file(image: Path) -> Path:
         if found.parent.is_dir() or not image.with_suffix(".txt").is_file():
             return found
     return image.with_suffix(".txt")
+
+
+def has_labels(folder: Path) -> bool:
+    """Return whether a folder stands in `images`, or is it, and its labels in `labels` beside that."""
+    return "images" in folder.parts and label_file(folder / "x.png").parent.is_dir()
 
 
 def _select(splits: dict[str, tuple[Path, ...]], part: str | None, path: Path) -> tuple[Path, ...]:
@@ -244,9 +249,15 @@ def _names(document: dict[str, Any], path: Path) -> dict[int, str]:
     return names
 
 
+def _above(path: Path) -> tuple[Path, ...]:
+    """Return the folders above one of images that may say what its classes are, the nearest first."""
+    inside = next((folder for folder in (path, *path.parents) if folder.name == "images"), None)
+    return (path.parent, path.parent.parent, *([inside.parent] if inside else []))
+
+
 def _names_beside(path: Path) -> dict[int, str] | None:
     """Return the class names in a file of one name a line, in a folder or above it; None where there is none."""
-    for folder in (path, path.parent):
+    for folder in (path, *_above(path)):
         for file in (folder / name for name in _NAME_FILES):
             if file.is_file() and file.stat().st_size <= _LARGEST:
                 names = {number: line.strip() for number, line in enumerate(read_names(file)) if line.strip()}

@@ -184,3 +184,32 @@ def test_rows_under_a_key_are_named_even_if_their_columns_have_other_names(tmp_p
         "rows stand under 'data': write data.format: {type: jsonl, field: data}; or write data.columns: "
         "{text: version, label: count}"
     ) in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"probs": {"0": 0.1, "1": 0.9}},
+        {"probs": {"1": 0.1, "2": 0.9}, "shares": {"1": 0.1, "2": 0.9}},
+        {"probs": {"0": 0.1, "1": 0.9}, "shares": {"0": 0.1}},
+        {"0": {"p": 1}, "1": {"p": 2}},
+    ],
+)
+def test_a_single_row_is_not_taken_for_a_table(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert read(write(tmp_path / "r.jsonl", json.dumps(row))) == [row]
+    assert read(write(tmp_path / "r.json", json.dumps(row))) == [row]
+
+
+def test_a_table_of_one_column_is_read_by_its_orient(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.json", json.dumps({"text": {"7": "a", "8": "b"}}))
+    assert read(path, orient="columns") == [{"text": "a"}, {"text": "b"}]
+
+
+def test_numbered_rows_in_any_order_are_a_table(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.json", json.dumps({"text": {"1": "a", "0": "b"}, "label": {"1": "x", "0": "y"}}))
+    assert read(path) == [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+
+
+@pytest.mark.parametrize("columns", [{"text": {"7": "a", "3": "b"}}, {"text": {"7": "a"}, "label": {"7": "x"}}])
+def test_a_table_that_is_not_numbered_from_0_names_its_orient(tmp_path: Path, columns: dict[str, Any]) -> None:
+    assert "orient: columns" in refusal(write(tmp_path / "r.json", json.dumps({"label": {"7": "x"}, **columns})))

@@ -128,6 +128,33 @@ def test_arrays_are_named_where_their_names_are_their_own(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    ("column", "names"), [("image", ("x", "images")), ("label", ("y", "labels")), ("mask", ("mask", "masks"))]
+)
+def test_of_two_arrays_for_one_column_one_is_written(tmp_path: Path, column: str, names: tuple[str, str]) -> None:
+    pair = {name: np.full((2, 1, 1), place, np.uint8) for place, name in enumerate(names)}
+    path = saved(tmp_path / "x.npz", **{"image": np.zeros((2, 1, 1), np.uint8), **pair} if column != "image" else pair)
+    with pytest.raises(DataError, match=f"holds '{names[0]}' and '{names[1]}', and either may be") as refused:
+        read(path)
+    if column == "mask":
+        assert "leave one of them out" in refused.value.message
+        return
+    assert f"{{type: npz, {names[1]}: {names[1]}}}" in refused.value.message
+    rows = read(path, **{names[1]: names[1]})
+    assert [(Path(row.where).name, row.ignored) for row in rows if row.ignored] == [
+        (f"x.npz:{names[0]}.npy", "arrays that are not read")
+    ]
+    cells = [row.values[column] for row in rows if not row.ignored]
+    assert [pixels(cell).item() if column == "image" else cell for cell in cells] == [1, 1]
+
+
+def test_what_is_no_column_is_named_by_its_kind(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.npz", images=np.zeros((1, 1, 1), np.uint8), version=np.array(3))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("notes.txt", "x")
+    assert [row.ignored for row in read(path)] == ["arrays without rows", "files that are no arrays", ""]
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"images": np.array([{}, {}], dtype=object)}, "array images holds Python objects or records, which are never"),

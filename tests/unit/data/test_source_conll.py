@@ -115,3 +115,17 @@ def test_tags_that_do_not_follow_their_scheme_are_a_bad_row(tmp_path: Path) -> N
     rows, problems, _ = read(Conll(scheme="bioes"), tmp_path, "a S-x\n\nb E-x\n")
     assert len(rows) == 1
     assert "tag 1 is 'E-x'" in problems[0]
+
+
+def test_a_heading_is_no_word_among_plain_tags(tmp_path: Path) -> None:
+    text = "# Section\nOslo NOUN\nis VERB\n\n# Section\n# VERB\nnice ADJ\n# SYM\n\n# SYM\n1 NUM\n"
+    rows, problems, passed = read(Conll(), tmp_path, text)
+    assert [row["tokens"] for row in rows] == [["Oslo", "is"], ["#", "nice", "#"], ["#", "1"]]
+    assert (problems, passed) == ([], ["comment lines"] * 2)
+
+
+def test_a_line_with_a_tag_is_never_a_comment(tmp_path: Path) -> None:
+    text = "#a= O\nOslo B-LOC\n\n#key=value B-X\n# O\n"
+    rows, problems, passed = read(Conll(), tmp_path, text)
+    assert [row["tokens"] for row in rows] == [["#a=", "Oslo"], ["#key=value", "#"]]
+    assert (problems, passed) == ([], [])

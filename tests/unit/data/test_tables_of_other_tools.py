@@ -49,7 +49,7 @@ GOOD = [({"text": "a", "label": "x"}, ""), ({"text": "b", "label": "y"}, "")]
     ],
 )
 def test_what_excel_and_powershell_write_is_read(tmp_path: Path, name: str, text: str, encoding: str) -> None:
-    assert rows(write(tmp_path / name, text, encoding)) == GOOD
+    assert [row for row in rows(write(tmp_path / name, text, encoding)) if row[1] != "blank lines"] == GOOD
 
 
 def test_the_written_delimiter_wins_over_the_files_own_line(tmp_path: Path) -> None:
@@ -71,8 +71,19 @@ def test_rows_without_any_value_are_passed_over_and_counted(tmp_path: Path) -> N
 
 
 def test_blank_lines_of_one_column_are_no_rows(tmp_path: Path) -> None:
-    path = write(tmp_path / "r.csv", 'text\na\n \n""\nb\n')
-    assert [values for values, note in rows(path) if not note] == [{"text": "a"}, {"text": "b"}]
+    path = write(tmp_path / "r.csv", "text\na\n \n\nb\n")
+    passed = [({}, "rows without any value"), ({}, "blank lines")]
+    assert rows(path) == [({"text": "a"}, ""), *passed, ({"text": "b"}, "")]
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_row_of_quotes_without_anything_in_them_is_a_row(tmp_path: Path, columns: int) -> None:
+    """pandas writes "" for what is missing in a table of one column."""
+    names = ["text", "label"][:columns]
+    cells = [",".join(['""'] * columns), ",".join(['"x"'] * columns)]
+    path = write(tmp_path / "r.csv", "\n".join([",".join(names), *cells, cells[0], ""]))
+    empty = (dict.fromkeys(names, ""), "")
+    assert rows(path) == [empty, (dict.fromkeys(names, "x"), ""), empty]
 
 
 def test_powershells_type_line_is_passed_over_and_counted(tmp_path: Path) -> None:

@@ -220,3 +220,13 @@ def test_words_and_tags_are_read_in_latin_1_as_the_corpora_of_2002_are(tmp_path:
     assert isinstance(form, Source)
     assert [row["tokens"] for row in rows_of(path, form)] == [["La", "Coruña"], ["Martínez"]]
     assert "encoding" not in Source.lookup("conll")().model_dump()
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", ""])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "UTF_32BE", "utf-8"])
+@pytest.mark.parametrize("name", ["r.csv", "r.csv.gz"])
+def test_a_mark_is_no_text_where_the_encoding_is_written(tmp_path: Path, mark: str, encoding: str, name: str) -> None:
+    content = f"{mark}text,label\né,x\n".encode(encoding)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert rows_of(path, Csv(encoding=encoding)) == [{"text": "é", "label": "x"}]

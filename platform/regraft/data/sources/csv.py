@@ -30,8 +30,8 @@ _Character = Annotated[str, Field(min_length=1, max_length=1)]
 class Csv(Source):
     """Comma or tab separated text (RFC 4180) in UTF-8 or UTF-16, also gzipped.
 
-    A first line `sep=;` (Excel) sets the delimiter. Passed over are #TYPE lines of PowerShell and rows without any
-    value. A column that is not read may have any name, or none.
+    A first line `sep=;` (Excel) sets the delimiter. Passed over are #TYPE lines of PowerShell, blank lines, and
+    lines of delimiters alone. A column that is not read may have any name, or none.
     """
 
     suffixes = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -74,12 +74,12 @@ class Csv(Source):
             for where, cells in rows:
                 if isinstance(cells, str):
                     yield Raw({}, where, cells)
+                elif lines.is_bare(cells):
+                    yield Raw({}, where, ignored=_EMPTY if cells else "blank lines")
                 elif len(cells) != len(names):
                     yield self._uneven(where, cells, names)
-                elif any(cells) and (len(cells) > 1 or cells[0].strip()):
-                    yield Raw(dict(zip(names, cells, strict=True)), where)
                 else:
-                    yield Raw({}, where, ignored=_EMPTY)
+                    yield Raw(dict(zip(names, cells, strict=True)), where)
 
     def advice(self, raw: Raw, wanted: Sequence[str]) -> str:
         """Return how to read a table whose names show another delimiter, no header, or words with their tags."""
@@ -97,8 +97,6 @@ class Csv(Source):
 
     def _uneven(self, where: str, cells: list[str], names: list[str]) -> Raw:
         """Return a row whose cells are not as many as the columns: bad, unless nothing is lost without the others."""
-        if not any(cell.strip() for cell in cells):
-            return Raw({}, where, ignored=_EMPTY)
         if len(cells) > len(names) and not any(cells[len(names) :]):
             return Raw(dict(zip(names, cells, strict=False)), where)
         hint = "" if self.quote is None else ", or set data.format.quote: null if quotes are plain text"
@@ -121,6 +119,8 @@ class _CsvLines:
         """Positions of the lines by which PowerShell names its type."""
         self._before = 0
         self._nul = False
+        self._line = ""
+        """The line that was read last."""
         self._delimiter = source.delimiter or ("\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ",")
         self._file = self._table(file)
 
@@ -142,6 +142,7 @@ class _CsvLines:
         pairs = re.compile(re.escape(escape) + "(.?)", re.DOTALL) if escape else None
         kept = {escape, quote or self._delimiter}
         for line in self._file:
+            self._line = line
             if "\0" in line:
                 self._nul = True
             if pairs is None:
@@ -177,8 +178,15 @@ class _CsvLines:
             if self._nul:
                 self._nul = False
                 yield where, "holds a NUL character, which is not text: leave it out, or write data.format.encoding"
-            elif cells:
+            else:
                 yield where, cells
+
+    def is_bare(self, cells: list[str]) -> bool:
+        """Return whether the row read last is a blank line or nothing but delimiters.
+
+        Quotes make a row of it, though their cells are empty: pandas writes so what is missing in a single column.
+        """
+        return not any(cell.strip() for cell in cells) and not self._line.replace(self._delimiter, "").strip()
 
     def _unreadable(self, error: csv.Error, first: int, last: int) -> str:
         """Return the message about a row that `csv` cannot read, with the settings that may help."""

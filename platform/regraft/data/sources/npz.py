@@ -57,10 +57,7 @@ class Npz(Source):
             with zipfile.ZipFile(path) as archive, ExitStack() as stack:
                 arrays = self._arrays(archive, path, stack)
                 readers = {name: _column(name, array, self.levels) for name, array in arrays.items()}
-                kept = {array.name for array in arrays.values()}
-                for name in archive.namelist():
-                    if self.part is None and name.removesuffix(".npy") not in kept:
-                        yield Raw({}, f"{path}:{name}", ignored="arrays without rows")
+                yield from self._unread(archive, arrays, path)
                 for number in range(1, next(iter(arrays.values())).rows + 1):
                     yield _row(readers, f"{path}:{number}")
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -70,7 +67,7 @@ class Npz(Source):
 
     def _arrays(self, archive: zipfile.ZipFile, path: Path, stack: ExitStack) -> dict[str, ArrayReader]:
         """Return the arrays that are columns, open at their first row."""
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        names = _array_names(archive)
         chosen = self._chosen(names, path)
         found = {column: stack.enter_context(ArrayReader(archive, name)) for column, name in chosen.items()}
         arrays = {column: array for column, array in found.items() if array.shape}
@@ -81,23 +78,43 @@ class Npz(Source):
             raise DataError(f"{problem}. {_naming_hint(names)}", str(path))
         return arrays
 
+    def _unread(self, archive: zipfile.ZipFile, arrays: dict[str, ArrayReader], path: Path) -> Iterator[Raw]:
+        """Yield what of the archive is no column; arrays of other parts are not meant at all."""
+        read = {array.name for array in arrays.values()}
+        chosen = set(self._chosen(_array_names(archive), path).values())
+        for file in archive.namelist():
+            name = file.removesuffix(".npy")
+            if name not in read and (self.part is None or _without_part(name, self.part)):
+                unread = "arrays that are not read" if file.endswith(".npy") else "files that are no arrays"
+                yield Raw({}, f"{path}:{file}", ignored="arrays without rows" if name in chosen else unread)
+
     def _chosen(self, names: list[str], path: Path) -> dict[str, str]:
         """Return the arrays' names by the columns that they become."""
         bare = {name: _without_part(name, self.part) if self.part else name for name in names}
         chosen: dict[str, str] = {}
-        for column, written in (("image", self.images), ("label", self.labels)):
+        settings = {"image": self.images, "label": self.labels}
+        for column, written in settings.items():
             if written is not None:
                 match = [name for name in names if written in (name, bare[name])]
                 if not match:
                     raise DataError(f"has no array {written!r}. {_naming_hint(names)}", str(path))
                 chosen[column] = match[0]
         for name, short in bare.items():
-            if short and name not in chosen.values():
-                chosen.setdefault(_COLUMNS.get(short.lower(), short), name)
+            column = _COLUMNS.get(short.lower(), short) if short else ""
+            if not column or name in chosen.values() or settings.get(column) is not None:
+                continue
+            if column in chosen:
+                raise DataError(_ambiguous(column, chosen[column], name), str(path))
+            chosen[column] = name
         if not chosen or (self.part is None and not {"image", "label", "text"} & set(chosen)):
             wanted = f"of a part {self.part!r}" if self.part else "that is called images or labels"
             raise DataError(f"has no array {wanted}. {_naming_hint(names)}", str(path))
         return chosen
+
+
+def _array_names(archive: zipfile.ZipFile) -> list[str]:
+    """Return the names of an archive's arrays."""
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
 def _row(readers: dict[str, Iterator[Any]], where: str) -> Raw:
@@ -125,6 +142,15 @@ def _without_part(name: str, part: str) -> str | None:
     """Return an array's name without the part before or after it; None for a name without the part."""
     found = re.fullmatch(rf"{re.escape(part)}[_/.-](.+)|(.+)[_/.-]{re.escape(part)}", name)
     return found and (found[1] or found[2])
+
+
+def _ambiguous(column: str, first: str, second: str) -> str:
+    """Return the message about two arrays that would be one column, with the setting that chooses."""
+    setting = {"image": "images", "label": "labels"}.get(column)
+    way = "leave one of them out, or give it another name"
+    if setting:
+        way = f"write the one to read, as in data.format: {{type: npz, {setting}: {second}}}"
+    return f"holds {first!r} and {second!r}, and either may be the {setting or column}: {way}"
 
 
 def _naming_hint(names: list[str]) -> str:

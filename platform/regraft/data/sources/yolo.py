@@ -15,6 +15,7 @@ from regraft.data.yolo_layout import (
     YoloLayout,
     find_layout,
     first_filled_line,
+    has_labels,
     is_label_line,
     is_yolo_data,
     label_file,
@@ -55,7 +56,7 @@ class Yolo(Source):
 
     def read(self, path: Path) -> Iterator[Raw]:
         """Yield rows by the images' names; a wrong line, and labels without an image, are bad rows."""
-        if not is_yolo_data(path) and not (path.name == "images" and (path.parent / "labels").is_dir()):
+        if not is_yolo_data(path) and not has_labels(path):
             raise DataError(
                 "holds no YOLO data: a data.yaml with names, train and val is wanted, or a folder images/ beside "
                 "labels/ with a .txt for each image",

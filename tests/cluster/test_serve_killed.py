@@ -45,10 +45,17 @@ def model_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mode
         yield made
 
 
+def title_of(process: psutil.Process) -> str:
+    """The command line of a process, empty for one that has ended: Ray collects the killed ones a little later."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def kill(title: str) -> None:
     """Send SIGKILL to the processes with this title below this process's Ray."""
-    below = psutil.Process().children(recursive=True)
-    found = [one.pid for one in below if title in " ".join(one.cmdline())]
+    found = [one.pid for one in psutil.Process().children(recursive=True) if title in title_of(one)]
     assert found, f"nothing runs as {title}"
     for pid in found:
         os.kill(pid, signal.SIGKILL)

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from regraft.contracts import BadCell, Column, Kind, Raw, Source, absent, column_of, label_text, quoted
+from regraft.contracts import BadCell, Column, Kind, Raw, Row, Source, absent, column_of, label_text, quoted
 from regraft.errors import DataError
 from regraft.spec.column_names import Names, column_line, column_names
 
@@ -129,12 +129,12 @@ class ColumnMapping:
 
     def row(self, raw: Raw) -> dict[str, Any]:
         """Return the task's columns of one row. Raises BadCell."""
-        row = {}
+        row, values = {}, raw.values
         for wanted, names, column in self._columns:
             if not isinstance(names, str):
                 row[wanted] = column.join(self._cells(raw, names), self._folder)
                 continue
-            value = find_value(raw.values, names)
+            value = values[names] if names in values else find_value(values, names)
             if value is _MISSING:
                 raise BadCell(f"has no {names!r}")
             try:
@@ -184,3 +184,13 @@ def find_value(values: Mapping[str, Any], name: str) -> Any:
         several = [find_value(item, inner) for item in value]
         return _MISSING if any(item is _MISSING for item in several) else several
     return _MISSING
+
+
+def read_in_part(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """Return the kinds of columns of whose remote files a part is fetched to check a row."""
+    return {name: column for name, column in columns.items() if type(column).for_check is not Column.for_check}
+
+
+def for_check(row: Row, columns: Mapping[str, Column]) -> dict[str, Any]:
+    """Return the values of these columns as `Task.check` gets them: as much of each remote file as the check needs."""
+    return {name: column.for_check(row[name]) for name, column in columns.items()}

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from regraft.errors import Unsupported
+from regraft.lazy import Later
 from regraft.media.pixels.grey_levels import apply_window, stretch
+
+special = Later("scipy.special")
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = "PALETTE COLOR"
@@ -183,7 +185,7 @@ def _by_function(function: str, values: NDArray[Any], centre: float, width: floa
     if function == "LINEAR_EXACT":
         return stretch(values, centre - width / 2, centre + width / 2)
     if function == "SIGMOID":
-        return stretch(expit(4 * (values.astype(np.float64) - centre) / width), 0, 1)
+        return stretch(special.expit(4 * (values.astype(np.float64) - centre) / width), 0, 1)
     return apply_window(values, centre, width)
 
 

@@ -13,12 +13,12 @@ from typing import Any
 from regraft.columns.files.remote import fetched_ahead
 from regraft.contracts import BadCell, Column, Raw, Row, Task, columns_of, ordered_labels
 from regraft.contracts.label_names import alike, labels_text
-from regraft.data.cell_parsing import ColumnMapping, group_of
+from regraft.data.cell_parsing import ColumnMapping, for_check, group_of, read_in_part
 from regraft.data.inputs import DataFile, find_data_files
 from regraft.data.observations import Observations, remarkers
 from regraft.data.overlap import compared_columns, content_key, count_overlap, overlap_note
 from regraft.data.rare_labels import Candidate, RareLabels
-from regraft.data.row_identity import by_name, canonical, fingerprint_part, row_identity, unit_hash
+from regraft.data.row_identity import by_name, canonical, files_of, fingerprint_part, row_identity, unit_hash
 from regraft.data.rows import Rows, RowWriter
 from regraft.data.split_side import BadRows, SplitRow, SplitSide, row_labels
 from regraft.errors import DataError
@@ -166,8 +166,9 @@ class _SplitReader:
         self._task, self._data, self._scratch = task, data, scratch
         self._columns = columns_of(task.input_columns())
         self._compared = compared_columns(task)
-        self._has_files = any(column.by_reference for column in self._columns.values())
-        self.form = BY_NAME if form == BY_NAME or not self._has_files else FORMAT
+        self._files = files_of(self._columns)
+        self._in_part = read_in_part(self._columns)
+        self.form = BY_NAME if form == BY_NAME or not self._files else FORMAT
         self._allowed = None if data.labels is None else frozenset(data.labels)
         self.observations = Observations()
         self._remarkers = remarkers(task, self._columns)
@@ -196,9 +197,9 @@ class _SplitReader:
     def _rows(self, file: DataFile, side: SplitSide) -> Iterator[tuple[Raw, dict[str, Any]]]:
         """Yield each row of a file as the source and as the task have it; bad rows are counted to `side`."""
         columns = ColumnMapping(self._task.input_columns(), self._data.columns, file.folder)
-        first = True
+        first, named = True, self._files and self.form == BY_NAME
         try:
-            for raw in fetched_ahead(file.rows(), columns.ahead) if self._has_files else file.rows():
+            for raw in fetched_ahead(file.rows(), columns.ahead) if self._files else file.rows():
                 if raw.ignored:
                     self.observations.pass_over(raw.ignored, raw.where)
                     continue
@@ -210,7 +211,7 @@ class _SplitReader:
                     first = False
                 try:
                     row = self._task.convert(columns.row(raw))
-                    yield raw, by_name(row, self._columns) if self.form == BY_NAME else row
+                    yield raw, by_name(row, self._columns) if named else row
                 except BadCell as error:
                     self._bad_rows.add(side.name, str(error), raw.where)
         except DataError as error:
@@ -234,19 +235,26 @@ class _SplitReader:
             return
         unit = 1.0 if split.other is None else unit_hash(identity if group is None else group.encode())
         side = split.choose(unit)
-        indexed = {**for_check(row, self._columns), "row": side.rows}
+        indexed = {**row, "row": side.rows}
+        if self._in_part:
+            indexed |= for_check(row, self._in_part)
         if problem := self._label_problem(row) or self._task.check(indexed):
             self._bad_rows.add(side.name, problem, raw.where)
             return
-        for remark in (raw.remark, *(asked(indexed) for asked in self._remarkers)):
-            if remark:
-                self.observations.remark(remark, raw.where)
+        if raw.remark or self._remarkers:
+            self._remark(raw, indexed)
         length = self._task.length(indexed)
-        part, key = fingerprint_part(identity, row, length, self._columns), content_key(row, self._compared)
+        part, key = fingerprint_part(identity, row, length, self._files), content_key(row, self._compared)
         added = SplitRow(row, length, part, raw.where, group, key)
         if split.rare is not None and side is split.other:
             split.rare.consider(Candidate(unit, side.rows, added))
         side.add(added)
+
+    def _remark(self, raw: Raw, row: Row) -> None:
+        """Count what the source, the task and the kinds of columns remark about a row."""
+        for remark in (raw.remark, *(asked(row) for asked in self._remarkers)):
+            if remark:
+                self.observations.remark(remark, raw.where)
 
     def _label_problem(self, row: Row) -> str | None:
         """Return a message about a label that `data.labels` does not list, or None."""
@@ -256,11 +264,6 @@ class _SplitReader:
         if unknown is None:
             return None
         return f"label {unknown!r} is written; data.labels allows {', '.join(self._data.labels or ())}"
-
-
-def for_check(row: Row, columns: Mapping[str, Column]) -> dict[str, Any]:
-    """Return the row as `Task.check` gets it: with as much of each remote file as the check needs."""
-    return {name: column.for_check(row[name]) for name, column in columns.items()}
 
 
 def _fingerprint(task: Task, form: int, *sides: SplitSide) -> str:
@@ -327,7 +330,7 @@ def _rewrite(task: Task, path: Path, evaluation: SplitSide, keeps: Callable[[Row
             row, where = rows.stored(index), line.rstrip("\n")
             row.pop("row")
             if keeps(row, index, where):
-                identity = fingerprint_part(row_identity(row, columns), row, length, columns)
+                identity = fingerprint_part(row_identity(row, columns), row, length, files_of(columns))
                 evaluation.add(SplitRow(row, length, identity, where, inputs=content_key(row, compared)))
     complete.unlink()
 

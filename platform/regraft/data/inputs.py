@@ -57,11 +57,8 @@ class DataFile:
     def rows(self) -> Iterator[Raw]:
         """Yield its rows. Every failure to read it is raised as a DataError that names it."""
         try:
-            for raw in self.source.read(self.path):
-                problem = None if raw.problem is None else self._with_remote_names(raw.problem)
-                yield replace(
-                    raw, values=self._values(raw.values), where=self._with_remote_names(raw.where), problem=problem
-                )
+            rows = self.source.read(self.path)
+            yield from map(self._with_originals, rows) if self.resolved.local_root else rows
         except DataError as error:
             raise DataError(self._with_remote_names(error.message), self._with_remote_names(error.where)) from None
         except UnicodeDecodeError:
@@ -69,6 +66,11 @@ class DataFile:
             raise DataError(found.message, self._with_remote_names(found.where)) from None
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(self._with_remote_names(f"cannot be read: {error}"), self.name) from None
+
+    def _with_originals(self, raw: Raw) -> Raw:
+        """Return a row of a local copy as a row of the original."""
+        problem = None if raw.problem is None else self._with_remote_names(raw.problem)
+        return replace(raw, values=self._values(raw.values), where=self._with_remote_names(raw.where), problem=problem)
 
     def _text_files(self) -> list[Path]:
         """Return the files to look into for what cannot be decoded."""

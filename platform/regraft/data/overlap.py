@@ -27,7 +27,7 @@ def compared_columns(task: Task) -> dict[str, Column]:
 
 def content_key(row: Row, columns: Mapping[str, Column]) -> int:
     """Return a number that rows of equal content share; it holds within this process."""
-    return hash(tuple(_content(row[name], column) for name, column in columns.items()))
+    return hash(tuple([_content(row[name], column) for name, column in columns.items()]))
 
 
 def count_overlap(train: array[int], evaluation: array[int]) -> int:
@@ -69,9 +69,8 @@ def known_by_content(rows: Rows, columns: Mapping[str, Column]) -> bool:
 
 def _content(value: Any, column: Column) -> str:
     """Return a value's content as text; of a file its bytes count, and not its name where these are known."""
-    if column.by_reference:
-        if isinstance(value, bytes):
-            return hashlib.sha256(value).hexdigest()
-        if known := getattr(value, "sha256", ""):
-            return str(known)
-    return value if isinstance(value, str) and not column.by_reference else _canonical(column.identity(value))
+    if not column.by_reference:
+        return value if isinstance(value, str) else _canonical(column.identity(value))
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    return str(getattr(value, "sha256", "")) or _canonical(column.identity(value))

@@ -28,12 +28,12 @@ class RareLabels:
     """The evaluation row of each label that is nearest to the training side."""
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
-        self._columns = columns
+        self._labelled = {name: column for name, column in columns.items() if column.classes}
         self._nearest: dict[str, Candidate] = {}
 
     def consider(self, candidate: Candidate) -> None:
         """Keep a row of the evaluation side for each of its labels, if it is nearer than the one that is kept."""
-        for label in row_labels(candidate.row.values, self._columns):
+        for label in row_labels(candidate.row.values, self._labelled):
             known = self._nearest.get(label)
             if known is None or candidate.hash > known.hash:
                 self._nearest[label] = candidate

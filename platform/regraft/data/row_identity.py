@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regraft.contracts import Column, Row
@@ -21,10 +21,17 @@ def row_identity(row: Row, columns: Mapping[str, Column]) -> bytes:
     return canonical({name: column.identity(row[name]) for name, column in columns.items()}).encode()
 
 
-def fingerprint_part(identity: bytes, row: Row, length: int, columns: Mapping[str, Column]) -> bytes:
-    """Return a row's contribution to the fingerprint: paths included, as a snapshot names files by them."""
-    values = (row[name] for name, column in columns.items() if column.by_reference)
-    paths = [value if isinstance(value, str) else "" for value in values]
+def files_of(columns: Mapping[str, Column]) -> tuple[str, ...]:
+    """Return the names of the columns whose values are files."""
+    return tuple(name for name, column in columns.items() if column.by_reference)
+
+
+def fingerprint_part(identity: bytes, row: Row, length: int, files: Sequence[str]) -> bytes:
+    """Return a row's contribution to the fingerprint: paths included, as a snapshot names files by them.
+
+    `files` are the names of the columns whose values are files.
+    """
+    paths = [value if isinstance(value := row[name], str) else "" for name in files]
     return identity + f"\n{length}\n{paths}\n".encode()
 
 
@@ -35,5 +42,5 @@ def unit_hash(identity: bytes) -> float:
 
 def by_name(row: dict[str, Any], columns: Mapping[str, Column]) -> dict[str, Any]:
     """Return the row with its files known by their names alone, as the first edition knew them."""
-    files = [name for name, column in columns.items() if column.by_reference and isinstance(row.get(name), str)]
+    files = [name for name in files_of(columns) if isinstance(row.get(name), str)]
     return {**row, **{name: str(row[name]) for name in files}} if files else row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from regraft.contracts import Kind, columns_of
+from regraft.contracts import Column, Kind, columns_of
 
 BATCH_ROWS = 4096
 """Rows in every Arrow record batch but the last, so that a row's position follows from its index."""
@@ -26,8 +26,8 @@ class RowWriter:
 
     def __init__(self, path: Path, columns: Mapping[str, Kind]) -> None:
         kinds = columns_of(columns)
-        self._columns = tuple(kinds.items())
-        fields = [(name, column.arrow) for name, column in self._columns]
+        self._columns = [(name, _conversion(column)) for name, column in kinds.items()]
+        fields = [(name, column.arrow) for name, column in kinds.items()]
         self._schema = pa.schema([*fields, (LENGTH, pa.int32())])
         self._buffer: dict[str, list[Any]] = {name: [] for name in self._schema.names}
         self._file = pa.OSFile(str(path), "wb")
@@ -36,9 +36,9 @@ class RowWriter:
 
     def add(self, row: Mapping[str, Any], length: int) -> None:
         """Append one row; `length` is its cost by the task's measure."""
-        for name, column in self._columns:
+        for name, stored in self._columns:
             value = row[name]
-            self._buffer[name].append(None if value is None else column.stored(value))
+            self._buffer[name].append(value if stored is None or value is None else stored(value))
         self._buffer[LENGTH].append(length)
         self.rows += 1
         if self.rows % BATCH_ROWS == 0:
@@ -60,6 +60,11 @@ class RowWriter:
             self._flush()
         self._writer.close()
         self._file.close()
+
+
+def _conversion(column: Column) -> Callable[[Any], Any] | None:
+    """Return the function that converts values to the Arrow type, or None where they need none."""
+    return None if type(column).stored is Column.stored else column.stored
 
 
 class Rows:

@@ -6,8 +6,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from regraft.contracts import Column
 from regraft.data.rows import RowWriter
@@ -19,8 +18,7 @@ _RECORDED = 100
 """Bad rows whose messages are stored with the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class SplitRow:
+class SplitRow(NamedTuple):
     """A checked row, ready to be appended to one side of the split."""
 
     values: Mapping[str, Any]
@@ -54,7 +52,7 @@ class SplitSide:
         """Start again with other files, as if no row had been added; groups are kept."""
         self._positions = positions
         self._writer = writer
-        self._columns = columns
+        self._labelled = {name: column for name, column in columns.items() if column.classes}
         self.hash = hashlib.sha256()
         self.labels: Counter[str] = Counter()
         self.first: dict[str, str] = {}
@@ -74,7 +72,7 @@ class SplitSide:
             self._positions.write(row.where.replace("\n", " ") + "\n")
         self.hash.update(row.identity)
         self.inputs.append(row.inputs)
-        for label in row_labels(row.values, self._columns):
+        for label in row_labels(row.values, self._labelled):
             self.labels[label] += 1
             self.first.setdefault(label, row.where)
         if row.group is not None:

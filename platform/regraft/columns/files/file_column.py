@@ -97,9 +97,11 @@ class FileColumn(Column):
         if "://" in cell and not is_file_address(cell) and find_file(cell, folder) is None:
             advice = f"{self.noun}s are read from local files and s3:// URLs: download them first"
             raise BadCell(f"{cell!r} is a URL; {advice}")
-        path = find_file(cell, folder) or os.path.abspath(os.path.join(folder, cell))
+        path = os.path.abspath(os.path.join(folder, cell))
         try:
-            known = prefetched(self.method(), path)
+            if (known := prefetched(self.method(), path)) is None:
+                path = find_file(cell, folder) or path
+                known = prefetched(self.method(), path)
             return self._usable(path, known[0] if known else examined(path, self._cache(), self.method(), self.problem))
         except FileNotFoundError:
             raise BadCell(f"there is no {self.noun} {path}{absence(cell, folder)}") from None

@@ -74,7 +74,7 @@ class Csv(Source):
             for where, cells in rows:
                 if isinstance(cells, str):
                     yield Raw({}, where, cells)
-                elif lines.is_bare(cells):
+                elif not any(map(str.strip, cells)) and lines.is_bare():
                     yield Raw({}, where, ignored=_EMPTY if cells else "blank lines")
                 elif len(cells) != len(names):
                     yield self._uneven(where, cells, names)
@@ -162,15 +162,16 @@ class _CsvLines:
             escapechar=source.escape,
             strict=True,
         )
+        path, before = str(self._path), self._before
         while True:
-            first = self._before + reader.line_num + 1
-            where = f"{self._path}:{first}"
+            first = before + reader.line_num + 1
+            where = f"{path}:{first}"
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                problem = self._unreadable(error, first, self._before + reader.line_num)
+                problem = self._unreadable(error, first, before + reader.line_num)
                 if "expected after" not in str(error):  # an unclosed quote extends to the end of the file
                     raise DataError(problem, where) from None
                 yield where, problem
@@ -181,12 +182,12 @@ class _CsvLines:
             else:
                 yield where, cells
 
-    def is_bare(self, cells: list[str]) -> bool:
-        """Return whether the row read last is a blank line or nothing but delimiters.
+    def is_bare(self) -> bool:
+        """Return whether the row read last, whose cells are empty, is a blank line or nothing but delimiters.
 
         Quotes make a row of it, though their cells are empty: pandas writes so what is missing in a single column.
         """
-        return not any(cell.strip() for cell in cells) and not self._line.replace(self._delimiter, "").strip()
+        return not self._line.replace(self._delimiter, "").strip()
 
     def _unreadable(self, error: csv.Error, first: int, last: int) -> str:
         """Return the message about a row that `csv` cannot read, with the settings that may help."""

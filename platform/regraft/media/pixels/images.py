@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from regraft.contracts.file_ref import FileBytes, opened
+from regraft.contracts.file_ref import FileBytes, FileRef, opened
 from regraft.contracts.remark import Measured
 from regraft.errors import DataError
 from regraft.media.pixels.grey_levels import stretch
@@ -272,10 +272,11 @@ def _refuse_floats(image: Image.Image, path: Any, levels: Levels | None) -> None
 def _refuse_truncated(image: Image.Image, path: Any) -> None:
     """Raise DataError for a truncated file: its header is valid, but decoding would fail in the middle of a run.
 
-    If no end marker is found, the file is decoded, which is slow: other data may follow the pixels.
+    If no end marker is found, the file is decoded, which is slow: other data may follow the pixels. A file that is
+    known by its content was decoded when it was checked.
     """
     end = END_MARKERS.get(image.format or "")
-    if end is None or not isinstance(path, str | os.PathLike):
+    if end is None or not isinstance(path, str | os.PathLike) or (isinstance(path, FileRef) and path.sha256):
         return
     with open(path, "rb") as file:
         length = file.seek(0, os.SEEK_END)

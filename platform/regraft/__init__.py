@@ -148,6 +148,7 @@ def _resolved(
     from regraft.errors import RequestError
     from regraft.spec.in_memory import refuse_rows
     from regraft.spec.run import RunSpec
+    from regraft.units import with_article
 
     overrides = dict(overrides or {})
     if store is not None:
@@ -161,7 +162,7 @@ def _resolved(
     if not isinstance(spec, _Mapping):
         refuse_rows("spec", spec)
         allowed = "a spec is a mapping, a RunSpec, or the path of a YAML file"
-        raise RequestError(f"a {type(spec).__name__} is given; {allowed}")
+        raise RequestError(f"{with_article(type(spec).__name__)} is given; {allowed}")
     for place, value in (*_leaves(spec), *overrides.items()):
         refuse_rows(place, value)
     return RunSpec.resolve(spec, overrides=overrides)

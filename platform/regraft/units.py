@@ -29,6 +29,11 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
+def with_article(noun: str) -> str:
+    """Return a noun with its article: `a list`, `an int`."""
+    return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"
+
+
 def finite(value: Any) -> Any:
     """Replace NaN and infinity in a document by null, since JSON does not have them.
 

@@ -22,6 +22,7 @@ from regraft.contracts.column import (
     received_text,
 )
 from regraft.contracts.views import MOST_LETTERS, ConversationView, ShownRow
+from regraft.units import with_article
 
 KEYS = ("role", "content")
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
@@ -105,7 +106,7 @@ class MessagesColumn(Column):
             return [{"role": "user", "content": received_text(value)}]
         good = isinstance(value, list) and all(isinstance(item, dict) and set(KEYS) == set(item) for item in value)
         if not good or not value:
-            raise BadCell(f"is a {json_name(value)}; allowed is a text, or a list of {{role, content}}")
+            raise BadCell(f"is {with_article(json_name(value))}; allowed is a text, or a list of {{role, content}}")
         return [{name: received_text(each, f".{name}") for name, each in item.items()} for item in value]
 
     def request_schema(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, json_name
 from regraft.contracts.views import AnswerView, ShownRow, predicted_text, short_text
+from regraft.units import with_article
 
 LARGEST = 1 << 63
 """Whole numbers of a request are no larger: Python's have any number of digits."""
@@ -35,13 +36,13 @@ class NumberColumn(Column):
         """Return an int or a float, also of NumPy's."""
         value = value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadCell(f"is a {type(value).__name__}; allowed is a number")
+            raise BadCell(f"is {with_article(type(value).__name__)}; allowed is a number")
         return value
 
     def receive(self, value: Any, allowance: Allowance) -> float:
         """Return a JSON number of ordinary size."""
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadCell(f"is a {json_name(value)}; allowed is a number")
+            raise BadCell(f"is {with_article(json_name(value))}; allowed is a number")
         if isinstance(value, int) and abs(value) > LARGEST:
             raise BadCell(f"has {len(str(abs(value)))} digits, which are more than a number here can have")
         return value

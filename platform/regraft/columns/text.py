@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, absent, received_text
-from regraft.units import counted
+from regraft.units import counted, with_article
 
 EXAMPLES = ("the lamp drops off wifi every night", "the light loses its connection at night")
 
@@ -51,7 +51,7 @@ class TextColumn(Column):
         """Return a str."""
         if not isinstance(value, str):
             advice = ": decode it" if isinstance(value, bytes) else ""
-            raise BadCell(f"is a {type(value).__name__}; allowed is text{advice}")
+            raise BadCell(f"is {with_article(type(value).__name__)}; allowed is text{advice}")
         return value
 
     def receive(self, value: Any, allowance: Allowance) -> str:

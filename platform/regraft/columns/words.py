@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, quoted, received_text
+from regraft.units import with_article
 
 
 class WordsColumn(Column):
@@ -34,7 +35,7 @@ class WordsColumn(Column):
         value = value.tolist() if hasattr(value, "tolist") else value
         words = isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
         if not isinstance(value, str) and not words:
-            raise BadCell(f"is a {type(value).__name__}; allowed is a list of words, or one text")
+            raise BadCell(f"is {with_article(type(value).__name__)}; allowed is a list of words, or one text")
         return value
 
     def receive(self, value: Any, allowance: Allowance) -> Any:

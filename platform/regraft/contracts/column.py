@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from regraft.contracts.views import AnswerView, ShownRow, ViewPart, predicted_text, short_text, text_view
 from regraft.plugins import Plugin
+from regraft.units import with_article
 
 SHOWN = 60
 """Characters of a bad value that a message quotes."""
@@ -284,7 +285,7 @@ def json_name(value: object) -> str:
 def received_text(value: Any, inside: str = "") -> str:
     """Return a request's text. BadCell for another type, or for half of a surrogate pair."""
     if not isinstance(value, str):
-        raise BadCell(f"is a {json_name(value)}; allowed is a text", inside)
+        raise BadCell(f"is {with_article(json_name(value))}; allowed is a text", inside)
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -14,6 +14,7 @@ from regraft.contracts import Answer, ApiForm, Schema, Task, own_form
 from regraft.contracts.column import json_name
 from regraft.endpoint.http_errors import wrong
 from regraft.plugins import unknown
+from regraft.units import with_article
 
 _UNSET: tuple[Any, ...] = (None, "", [], {})
 
@@ -31,7 +32,7 @@ def parameters_of(task: Task, written: Any) -> dict[str, Any]:
     if written is None:
         return {}
     if not isinstance(written, Mapping):
-        raise wrong(f"parameters is a {json_name(written)}; allowed is an object")
+        raise wrong(f"parameters is {with_article(json_name(written))}; allowed is an object")
     form = task.api_form()
     # A zero is set: it would be dropped without a word if it counted as empty.
     chosen = {str(name): value for name, value in written.items() if value is not False and value not in _UNSET}

@@ -23,6 +23,7 @@ from regraft.endpoint.json_body import BYTE_ORDER_MARK, parse_json, refuse_deep
 from regraft.plugins import unknown
 from regraft.serving.row_checks import prediction_columns
 from regraft.spec.serve import LimitSpec
+from regraft.units import with_article
 
 LONGEST_TOKEN = 16
 """Most characters of a token: a lower bound of a text's tokens follows without a tokenizer."""
@@ -194,7 +195,7 @@ class _RowReader:
         if len(self.wanted) == 1:
             return {next(iter(self.wanted)): item}
         example = ", ".join(f'"{name}": ...' for name in self.wanted)
-        raise wrong(f"{where}a {json_name(item)} is given; an input of this model is {{{example}}}")
+        raise wrong(f"{where}{with_article(json_name(item))} is given; an input of this model is {{{example}}}")
 
     def _renamed(self, item: dict[str, Any]) -> dict[str, Any]:
         """Return the input with the model's column names in place of those that clients send."""

@@ -27,6 +27,7 @@ from regraft.serving.version_files import Fetched, fetch
 from regraft.store.card import model_card
 from regraft.store.objects import ObjectStore, open_store
 from regraft.tasks.inputs.text import TextRow
+from regraft.units import with_article
 
 ENCODER, POOLING = "0_Transformer", "1_Pooling"
 
@@ -124,8 +125,8 @@ def _pooled(model: nn.Module, adapted: Adapted) -> tuple[PreTrainedModel, nn.Lin
     """
     encoder = getattr(model, adapted.anatomy.prefix or "base", None)
     unsupported = (
-        f"a {type(model).__name__} of task {adapted.task.key()} has no class in transformers to be exported to; "
-        "use it by regraft.load"
+        f"{with_article(type(model).__name__)} of task {adapted.task.key()} has no class in transformers to be "
+        "exported to; use it by regraft.load"
     )
     columns = columns_of(prediction_columns(adapted.task)).values()
     texts = all(isinstance(column.made_up(MadeUp(0, ("a",))), str) for column in columns)

@@ -11,6 +11,7 @@ from regraft.bases.adapted import Adapted
 from regraft.contracts import columns_of, medium_of
 from regraft.serving.row_checks import prediction_columns
 from regraft.tasks.inputs.text import TextRow
+from regraft.units import with_article
 
 HEAD, HEAD_LABELS = "head.safetensors", "head.json"
 SENTENCE_NOTE = (
@@ -86,7 +87,7 @@ print(answers)
 def transformers_usage(adapted: Adapted, model: PreTrainedModel) -> tuple[str, str]:
     """Return the code that uses a transformers folder, and a note for the command line."""
     auto, name = adapted.task.auto, adapted.task.api_form().name
-    note = f"a {type(model).__name__}: load it by transformers.{auto}.from_pretrained"
+    note = f"{with_article(type(model).__name__)}: load it by transformers.{auto}.from_pretrained"
     processor = medium_of(adapted.task.modality).auto
     if name not in PIPELINE_REGISTRY.get_supported_tasks():
         template = _SEQUENCES if model.can_generate() else _LOADED

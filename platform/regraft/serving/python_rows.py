@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from regraft.contracts import Column
 from regraft.errors import DataError
+from regraft.units import with_article
 
 _GAPS = ("NAType", "NaTType")
 """Types of pandas' values for an empty cell."""
@@ -37,9 +38,10 @@ def listed(given: Any, wanted: Mapping[str, Column], names: Collection[str] = ()
     try:
         return iter(given), False
     except TypeError:
-        kind = type(given).__name__
+        kind = with_article(type(given).__name__)
         raise DataError(
-            f"a {kind} is given; allowed is a list of rows, a table (pandas, pyarrow), or one row", where="rows"
+            f"{kind} is given; allowed is a list of rows, a table (pandas, pyarrow), or one row",
+            where="rows",
         ) from None
 
 

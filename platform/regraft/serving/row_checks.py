@@ -17,6 +17,7 @@ from regraft.errors import DataError
 from regraft.plugins import unknown
 from regraft.serving.python_rows import as_mapping, is_missing, listed
 from regraft.spec.column_names import Names, column_names
+from regraft.units import with_article
 
 MAX_BATCH_ROWS = 32
 MAX_BATCH_NUMBERS = 1 << 23
@@ -115,7 +116,7 @@ class _RowCheck:
         if len(columns) == 1 and columns[0][1].bare and not isinstance(given, bool | int | float | None):
             return {columns[0][0]: given}
         example = ", ".join(f"{name!r}: ..." for name in self.wanted)
-        raise DataError(f"a {type(given).__name__} is given; this task's row is {{{example}}}", where=where)
+        raise DataError(f"{with_article(type(given).__name__)} is given; this task's row is {{{example}}}", where=where)
 
 
 def _joined(column: Column, cells: Mapping[str, Any], where: str) -> Any:

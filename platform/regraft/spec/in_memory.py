@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from regraft.errors import RequestError
+from regraft.units import with_article
 
 _TABLES = ("to_csv", "to_pandas", "column_names", "write_csv")
 """Attributes of tables: of pandas, Arrow, datasets, Polars."""
@@ -15,11 +16,11 @@ def refuse_rows(place: str, value: object) -> None:
     rows = place in ("data.train", "data.eval", "spec") and isinstance(value, list | tuple)
     if not (table or array or rows):
         return
-    kind = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}".removeprefix("builtins ")
+    name = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}".removeprefix("builtins ")
     writes = "its to_csv('rows.csv', index=False) writes" if hasattr(value, "to_csv") else "write"
     what = "a spec, which names files" if place == "spec" else "the path of a file, a folder or a glob"
     raise RequestError(
-        f"a {kind} is given; allowed is {what}. Rows in memory cannot be trained on yet: {writes} them to a file "
-        "(CSV, Parquet, JSON lines), and name it as data.train",
+        f"{with_article(name)} is given; allowed is {what}. Rows in memory cannot be trained on yet: {writes} them to "
+        "a file (CSV, Parquet, JSON lines), and name it as data.train",
         where=place,
     )

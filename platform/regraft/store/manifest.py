@@ -21,6 +21,7 @@ from regraft.errors import Damaged, NotFound, RegraftError, RequestError
 from regraft.store import checksummed
 from regraft.store.atomic_files import writing_locally
 from regraft.store.objects import RESERVED, Body, ObjectStore, checked, chunks, size_of
+from regraft.units import with_article
 
 FORMAT = 1
 """The only format of manifests that this code reads and writes."""
@@ -214,12 +215,12 @@ def _jsonable(value: Any) -> Any:
         return {_text(key): _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
-    raise RequestError(f"a manifest holds JSON; {value!r} is a {type(value).__name__}")
+    raise RequestError(f"a manifest holds JSON; {value!r} is {with_article(type(value).__name__)}")
 
 
 def _text(key: object) -> str:
     if not isinstance(key, str):
-        raise RequestError(f"a manifest holds JSON, whose keys are text; {key!r} is a {type(key).__name__}")
+        raise RequestError(f"a manifest holds JSON, whose keys are text; {key!r} is {with_article(type(key).__name__)}")
     return key
 
 

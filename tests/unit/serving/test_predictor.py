@@ -75,7 +75,7 @@ def test_a_file_s_bytes_are_an_image(store: Path, bases: dict[str, Path], pictur
         ({"text": None}, "column 'text' is missing"),
         ({"text": 3}, "allowed is text"),
         ({"text": "  "}, "text is empty"),
-        (7, "a int is given"),
+        (7, "an int is given"),
     ],
 )
 def test_a_row_that_does_not_fit_is_named_by_its_index(predictor: Predictor, row: Any, message: str) -> None:

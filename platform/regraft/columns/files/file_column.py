@@ -31,6 +31,7 @@ from regraft.contracts.column import Allowance, BadCell, Column, Widget, absent,
 from regraft.contracts.file_ref import FileRef
 from regraft.errors import DataError, NotFound, RequestError
 from regraft.store.machine_cache import cache_folder
+from regraft.units import with_article
 
 ARROW = pa.struct([("path", pa.string()), ("bytes", pa.binary()), ("sha256", pa.string()), ("size", pa.int64())])
 """The Arrow type of a file in a snapshot: its place and the hash and number of its bytes, or the bytes themselves."""
@@ -214,7 +215,9 @@ class FileColumn(Column):
         if isinstance(value, bytes | bytearray | memoryview):
             return io.BytesIO(value)
         if not isinstance(value, str | Path) and not hasattr(value, "read"):
-            raise BadCell(f"is a {type(value).__name__}; allowed is the path of {self.called}'s file or its bytes")
+            raise BadCell(
+                f"is {with_article(type(value).__name__)}; allowed is the path of {self.called}'s file or its bytes"
+            )
         return value
 
     def is_one(self, items: Any) -> bool:
@@ -224,7 +227,7 @@ class FileColumn(Column):
     def receive(self, value: Any, allowance: Allowance) -> bytes:
         """Return a file's bytes out of base64, with or without `data:image/png;base64,` before it."""
         if not isinstance(value, str):
-            raise BadCell(f"is a {json_name(value)}; allowed is {self.called}'s file in base64")
+            raise BadCell(f"is {with_article(json_name(value))}; allowed is {self.called}'s file in base64")
         received: bytes = self.receive_body(decoded(value, self.called), allowance)
         return received
 

@@ -16,6 +16,7 @@ from regraft.data.json_shape import json_shape, open_text
 from regraft.data.json_tables import Orient, fields_of_rows, find_inside, is_index, table_rows
 from regraft.data.text_encoding import Encoding
 from regraft.errors import DataError
+from regraft.units import with_article
 
 _PIECE = 1 << 16
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -84,7 +85,11 @@ class Jsonl(Source):
             try:
                 value = find_inside(value, self.field)
             except KeyError:
-                has = ", ".join(map(repr, list(value)[:20])) if isinstance(value, dict) else f"a {json_name(value)}"
+                has = (
+                    ", ".join(map(repr, list(value)[:20]))
+                    if isinstance(value, dict)
+                    else with_article(json_name(value))
+                )
                 yield Raw({}, where, f"has no key {self.field!r}, which data.format.field names; it has {has}")
                 return
         rows = None
@@ -109,7 +114,7 @@ def _row(where: str, value: Any) -> Raw:
     if isinstance(value, dict):
         return Raw(value, where)
     hint = " (pandas: to_json(orient='records'))" if isinstance(value, list) else ""
-    return Raw({}, where, f"is a {json_name(value)}; a row is an object: {{name: value}}{hint}")
+    return Raw({}, where, f"is {with_article(json_name(value))}; a row is an object: {{name: value}}{hint}")
 
 
 def _lines(file: IO[str], path: Path) -> Iterator[tuple[str, Any]]:

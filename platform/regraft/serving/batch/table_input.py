@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from regraft.errors import RequestError
 from regraft.serving.python_rows import as_mapping, table_of
+from regraft.units import with_article
 
 
 @contextmanager
@@ -42,9 +43,10 @@ def _arrow_table(given: Any) -> pa.Table:
         rows = given
     mappings = None if rows is None else [as_mapping(row) for row in rows]
     if not mappings or any(row is None for row in mappings):
-        kind = type(given).__name__
+        kind = with_article(type(given).__name__)
         raise RequestError(
-            f"a {kind} is given; allowed is a path, a URL, a table (pandas, pyarrow) or a list of mappings", "input"
+            f"{kind} is given; allowed is a path, a URL, a table (pandas, pyarrow) or a list of mappings",
+            "input",
         )
     names = list(dict.fromkeys(name for row in mappings for name in row or {}))
     return pa.table({name: [(row or {}).get(name) for row in mappings] for name in names})

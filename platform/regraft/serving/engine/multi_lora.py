@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import canonical_name
 from regraft.contracts import under
+from regraft.units import with_article
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """By the layer's canonical name: A (rank, inputs), and B (outputs, rank) times the scaling."""
@@ -154,7 +155,7 @@ def _by_row(values: Tensor, rows: int) -> Tensor:
 def _scaling(name: str, layer: Any) -> float:
     inner = layer.get_base_layer()
     if type(inner) not in (nn.Linear, Conv1D):
-        raise NotStackable(f"{name} is a {type(inner).__name__}, not a plain linear layer")
+        raise NotStackable(f"{name} is {with_article(type(inner).__name__)}, not a plain linear layer")
     if list(layer.lora_A) != ["default"] or layer.use_dora.get("default") or layer.merged_adapters:
         raise NotStackable(f"the factors of {name} do more than add a low-rank product")
     if (getattr(layer, "lora_bias", None) or {}).get("default"):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regraft.errors import Unsupported
+from regraft.units import with_article
 
 OPEN = 64
 """Most blocks that wait for more documents: few enough to search quickly, enough to be nearly full in the end."""
@@ -90,8 +91,8 @@ def refuse_leaks(model: nn.Module, *, packed: bool) -> None:
     alone = _logits(model, torch.stack([one, two]))
     if not _alike(alone[0, :3], alone[1, :3]):
         raise Unsupported(
-            f"a {type(model).__name__} sees the tokens that it is to predict: a base that reads from left to right "
-            "is needed (Llama, Qwen, GPT-2, ...)",
+            f"{with_article(type(model).__name__)} sees the tokens that it is to predict: a base that reads from "
+            "left to right is needed (Llama, Qwen, GPT-2, ...)",
             where="base",
         )
     if not packed:
@@ -100,7 +101,8 @@ def refuse_leaks(model: nn.Module, *, packed: bool) -> None:
     apart = _logits(model, one[None, 2:])
     if not (_alike(together[0, 2:], apart[0]) and _alike(together[1, 2:], apart[0])):
         raise Unsupported(
-            f"documents that share a block see each other in a {type(model).__name__}: write packing: false",
+            f"documents that share a block see each other in {with_article(type(model).__name__)}: write "
+            "packing: false",
             where="task.packing",
         )
 
@@ -113,8 +115,8 @@ def _logits(model: nn.Module, ids: Tensor, positions: Tensor | None = None) -> T
             logits: Tensor = model(input_ids=ids.to(device), use_cache=False, **given).logits
         except TypeError as error:
             raise Unsupported(
-                f"a {type(model).__name__} takes no position_ids, which separate the documents of a block: write "
-                f"packing: false ({error})",
+                f"{with_article(type(model).__name__)} takes no position_ids, which separate the documents of a block: "
+                f"write packing: false ({error})",
                 where="task.packing",
             ) from error
     return logits.float()

@@ -29,6 +29,7 @@ from regraft.tasks.inputs.tokens import (
     token_losses,
 )
 from regraft.tasks.outputs.generation import generate
+from regraft.units import with_article
 
 WRAPPING = frozenset({"mbart", "plbart", "fsmt"})
 """Families whose decoder starts with the target's last token (a language code), not with a fixed token."""
@@ -321,7 +322,9 @@ def _check_shift(model: Any) -> None:
         return
     ids = [5, 6, 7]
     if ask(labels=torch.tensor([ids])).tolist() != [[ids[-1] if wraps else start, *ids[:-1]]]:
-        raise Unsupported(f"the decoder of a {type(model).__name__} begins targets in a way that is not known", "base")
+        raise Unsupported(
+            f"the decoder of {with_article(type(model).__name__)} begins targets in a way that is not known", "base"
+        )
 
 
 def _start(ids: Sequence[int], context: Context) -> int:

@@ -9,6 +9,15 @@ from typing import Self
 
 from regraft.errors import DataError
 
+Forget = Callable[[str], None]
+"""Called with the place of a file that holds other bytes than its reference has."""
+_forgetting: list[Forget] = []
+
+
+def on_other_bytes(forget: Forget) -> None:
+    """Have `forget` called whenever a file holds other bytes than its reference has: what is known of it is wrong."""
+    _forgetting.append(forget)
+
 
 class FileBytes(bytes):
     """A file's content, with the name that messages have for it."""
@@ -49,12 +58,13 @@ class FileRef(str):
         try:
             content = fetch(str(self)) if fetch else Path(self).read_bytes()
         except OSError as error:
-            raise DataError(f"cannot be read any more: {error.strerror or error}", where=str(self)) from None
+            raise DataError(f"{self} cannot be read any more: {error.strerror or error}") from None
         if self.sha256 and hashlib.sha256(content).hexdigest() != self.sha256:
+            for forget in _forgetting:
+                forget(str(self))
             raise DataError(
-                "holds other bytes than when the data were read: put the file back, or run the command again to read "
-                "the data as they are now",
-                where=str(self),
+                f"{self} holds other bytes than when the data were read: put the file back, or run the command again "
+                "to read the data as they are now"
             )
         return FileBytes(content, str(self))
 

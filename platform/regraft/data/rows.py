@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import compute
 
 from regraft.contracts import Column, Kind, columns_of
+from regraft.contracts.file_ref import FileRef
 
 BATCH_ROWS = 4096
 """Rows in every Arrow record batch but the last, so that a row's position follows from its index."""
@@ -81,6 +82,7 @@ class Rows:
         self._lengths = table.column(LENGTH)
         self._columns = columns_of({name: kind for name, kind in columns.items() if name in table.column_names})
         self._chunks = {name: table.column(name).chunks for name in table.column_names if name != LENGTH}
+        self._known: dict[str, FileRef] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -101,9 +103,14 @@ class Rows:
         row: dict[str, Any] = {name: chunks[batch][position].as_py() for name, chunks in self._chunks.items()}
         for name, column in self._columns.items():
             if (value := row[name]) is not None:
-                row[name] = column.restored(value)
+                restored = column.restored(value)
+                row[name] = self._known.get(restored, restored) if isinstance(restored, FileRef) else restored
         row["row"] = int(index)
         return row
+
+    def know(self, file: FileRef) -> None:
+        """Let every later reading of the file at this place have this content; other content is then an error."""
+        self._known[str(file)] = file
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     WithJsonSchema,
     field_validator,
+    model_serializer,
 )
 
 from regraft.contracts import Loss, Method, Source, Task, label_text
@@ -150,5 +152,17 @@ class ComputeSpec(Frozen):
     store (disk), where later runs find them, or in memory. auto measures what pays off."""
     trunk_gb: float = Field(8.0, ge=0)
     """Limit of the cached outputs, in GB."""
+    trunk_check: Literal["auto", "off", "all"] | Annotated[int, Field(ge=1)] = "auto"
+    """How many of the outputs that the store holds already are computed again and compared, whenever a run begins:
+    auto takes a random one of 200 (at least 32, at most 512 rows), all takes every one. Outputs that differ are set
+    aside and computed again."""
     max_failures: int = Field(3, ge=-1)
     """Number of times that lost workers are replaced, from the last checkpoint; -1 for no limit."""
+
+    @model_serializer(mode="wrap")
+    def _omit_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Specs that were stored before this field existed must stay as they were.
+        document: dict[str, Any] = handler(self)
+        if document.get("trunk_check") == "auto":
+            del document["trunk_check"]
+        return document

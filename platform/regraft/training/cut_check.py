@@ -46,6 +46,8 @@ class CutSite:
     harness: Harness
     accelerator: Accelerator
     store: ObjectStore
+    run: str = ""
+    """The run's name, which is written with the values that it keeps."""
 
     @property
     def stored_tolerance(self) -> float:

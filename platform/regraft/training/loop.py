@@ -57,7 +57,7 @@ def fit(job: Job, harness: Harness) -> RunState:
         with closing(callbacks):
             if begin(run, folder / "resume"):
                 if not spec.method.closed_form:
-                    site = CutSite(spec, snapshot, adapted, harness, run.accelerator, store)
+                    site = CutSite(spec, snapshot, adapted, harness, run.accelerator, store, job.run)
                     adapted.trunk = build_trunk(site, document, folder, passes=run.steps / run.per_epoch)
                 train(run)
         return run.state

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,10 +27,11 @@ from regraft.training.cut_check import CutSite, as_not_cut, cache_requested, che
 from regraft.training.harness import Harness
 from regraft.training.memory_check import available
 from regraft.trunk.boundary import Boundary
-from regraft.trunk.cache import CachedRows, RowsDone, Trunk, check_complete, check_stored, fill
+from regraft.trunk.cache import CachedRows, RowsDone, Trunk, check_complete, fill
 from regraft.trunk.cost_model import CacheLimits, CachePlacement, CheckedCut, Where, choose_placement, measure
 from regraft.trunk.cut import NotCut, NothingFrozen
-from regraft.trunk.feature_store import Features, trunk_id
+from regraft.trunk.feature_store import FORMAT, VERIFIED, Features, trunk_id
+from regraft.trunk.hit_check import Amount, HitCheck, WrongShard
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -71,21 +73,61 @@ def filled_trunk(site: CutSite, checked: CheckedCut, plan: CachePlacement, folde
 def fill_trunk(trunk: Trunk, site: CutSite, folder: Path, progress: RowsDone) -> int:
     """Compute the missing values of all rows, each rank its share, and return the number of rows of this rank's.
 
-    Raises NotCut on every rank when the store's values are not what the model computes, or when any rank fails.
+    Values of the store that are not what the model computes are set aside, and computed again. Raises NotCut on every
+    rank when any rank fails.
     """
     harness, autocast = site.harness, site.accelerator.autocast
     share = harness.rank, harness.world
-    on_all_ranks(harness, lambda: check_stored(trunk, autocast, site.stored_tolerance))
+    for text in checked_hits(trunk, site, site.spec.compute.trunk_check):
+        harness.emit(Note(text))
     count = on_all_ranks(harness, lambda: fill(trunk, folder, autocast=autocast, share=share, progress=progress))
     on_all_ranks(harness, lambda: check_complete(trunk))
     return count
 
 
+def checked_hits(trunk: Trunk, site: CutSite, amount: Amount) -> list[str]:
+    """Check values that the store holds, each rank its share, and set wrong shards aside; return notes about them.
+
+    Where a sample has any that is wrong, all others are checked too. Raises NotCut on every rank when any rank fails.
+    """
+    check = HitCheck(trunk, site.accelerator.autocast, site.stored_tolerance)
+    wrong = _wrong_on_any_rank(check, site.harness, amount)
+    if wrong and amount != "all":
+        wrong += _wrong_on_any_rank(check, site.harness, "all")
+    if not wrong:
+        return []
+    apart = max(one.deviation for one in wrong)
+    names = [str(one) for one in dict.fromkeys(wrong)]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [
+        f"kept values differ by up to {apart:.1%} from those that this model computes; these are set aside and "
+        f"computed again: {', '.join(names[:5])}{more}. `regraft gc --verify` removes them"
+    ]
+
+
+def _wrong_on_any_rank(check: HitCheck, harness: Harness, amount: Amount) -> list[WrongShard]:
+    """Return the wrong shards that any rank found, on every rank, and open the others again if there are any."""
+    if amount == "off" or not check.trunk.features:
+        return []
+    seed = harness.from_first(secrets.randbits(63))
+    share = harness.rank, harness.world
+    found = on_all_ranks(harness, lambda: check.wrong_shards(amount, seed, share))
+    every = harness.from_first([one for each in harness.gather(found) for one in each])
+    if every:
+        for features in check.trunk.features.values():
+            on_all_ranks(harness, features.refresh)
+    return every
+
+
 def cached_sides(spec: RunSpec, snapshot: Snapshot) -> tuple[CachedRows, CachedRows]:
     """Return the rows of both sides, of which no values are known yet."""
-    columns = columns_of(spec.task.stored_columns())
-    files = [name for name, column in columns.items() if column.by_reference]
+    files = file_columns(spec)
     return CachedRows(snapshot.train, files), CachedRows(snapshot.eval, files)
+
+
+def file_columns(spec: RunSpec) -> list[str]:
+    """Return the columns of the rows that refer to files."""
+    return [name for name, column in columns_of(spec.task.stored_columns()).items() if column.by_reference]
 
 
 def on_all_ranks(harness: Harness, work: Callable[[], T]) -> T:
@@ -162,9 +204,31 @@ def open_features(site: CutSite, boundaries: Iterable[Boundary]) -> dict[str, Fe
         "versions": [torch.__version__.split("+")[0], transformers.__version__, PIL.__version__],
     }
     prefix = adapted.anatomy.prefix
-    found = {boundary.key: Features(site.store, trunk_id(boundary, prefix, **made_by)) for boundary in boundaries}
+    # What 0.1.0 computed of files was read after the hashing, and may be of other bytes.
+    least = VERIFIED if file_columns(site.spec) else FORMAT
+    run = site.run or site.spec.run
+    found = {
+        boundary.key: Features(
+            site.store,
+            trunk_id(boundary, prefix, **made_by),
+            facts={"run": run, "dtype": str(boundary.dtype)},
+            least=least,
+        )
+        for boundary in boundaries
+    }
     for features in found.values():
-        for shard, why in features.refused.items():
-            site.harness.emit(Note(f"kept values that cannot be used are skipped, and computed again: {why}"))
-            log.info("%s: %s", shard, why)
+        for text in _unusable(features):
+            site.harness.emit(Note(text))
+            log.info("%s", text)
     return found
+
+
+def _unusable(features: Features) -> Iterator[str]:
+    """Yield a note for each kind of shards that cannot be used."""
+    for shard, why in features.refused.items():
+        yield f"kept values that cannot be used are skipped, and computed again: {why} ({shard})"
+    if features.outdated:
+        yield (
+            f"values in {features.prefix} that an earlier edition kept are computed again: it read the files a second "
+            "time after it had hashed them. `regraft gc --verify RUN` removes what it kept"
+        )

@@ -21,7 +21,6 @@ from regraft.trunk.boundary import Boundary
 from regraft.trunk.cut import Cut, NotCut, capture
 from regraft.trunk.feature_store import Features, row_hashes
 from regraft.trunk.shapes import sizes_of
-from regraft.trunk.verify import relative_deviation
 
 BATCH = 32
 """Rows computed at once. It is fixed, since the last bits of a row's values depend on the rest of its batch."""
@@ -173,47 +172,12 @@ def fill(
     return total
 
 
-def check_stored(trunk: Trunk, autocast: Autocast, allowed: float) -> None:
-    """Raise NotCut when the store's values deviate from what the model computes now by more than `allowed`."""
-    if (found := max_deviation(trunk, autocast)) > allowed:
-        places = ", ".join(features.prefix for features in trunk.features.values())
-        raise NotCut(
-            f"the values stored in {places} differ by {found:.1%} from those that this model computes: "
-            "delete them there"
-        )
-
-
 def check_complete(trunk: Trunk) -> None:
     """Read the feature store again, and raise NotCut when a row of either side still lacks a value."""
     for features in trunk.features.values():
         features.refresh()
     if any(side.missing(trunk.cut.kept, trunk.features).any() for side in trunk.sides):
         raise NotCut("values that were written are not in the feature store")
-
-
-def max_deviation(trunk: Trunk, autocast: Autocast) -> float:
-    """Return the largest relative deviation of stored values from the model's, in one batch; 0 if none are stored.
-
-    A trunk-id covers the known causes of a difference. This check finds the others: a task's own code, a patched
-    library.
-    """
-    kept = trunk.cut.kept
-    trunk.adapted.eval_mode()
-    for side in trunk.sides:
-        held = ~side.missing(kept, trunk.features)
-        indices = next(_canonical_batches(side, held), None)
-        if indices is None:
-            continue
-        with autocast():
-            values, _ = compute_rows(trunk.adapted, trunk.cut, side.rows, indices)
-        pairs = [
-            (trunk.value(side, boundary, index), row[boundary.key])
-            for index, row in zip(indices, values, strict=True)
-            for boundary in kept
-            if held[index]
-        ]
-        return max((relative_deviation(stored, computed) for stored, computed in pairs), default=0.0)
-    return 0.0
 
 
 def compute_rows(

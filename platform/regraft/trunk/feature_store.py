@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from regraft.bases.delta import canonical_name
 from regraft.contracts.file_ref import FileRef
-from regraft.data.local_cache import file_sha256, local_files
+from regraft.data.local_cache import local_files
 from regraft.data.rows import Rows
 from regraft.errors import Damaged, NotFound, StoreError
 from regraft.store.machine_cache import cache_folder
@@ -35,6 +35,14 @@ from regraft.store.objects import ObjectStore, Stat
 from regraft.trunk.boundary import Boundary
 
 FORMAT = 1
+"""Version of the keys of rows and values."""
+VERIFIED = 2
+"""Version of a shard whose values were computed from the very bytes that its keys are hashes of.
+
+In shards of version 1, as 0.1.0 writes them, a file was hashed first and read again later.
+"""
+DISTRUSTED = "distrusted.json"
+"""Lies beside a shard in which values were found that the model does not compute; no run reads it again."""
 FILE = "features.arrow"
 PIECE = 512
 """Rows per Arrow record batch."""
@@ -60,8 +68,10 @@ def row_hashes(rows: Rows, images: Iterable[str] = ()) -> NDArray[np.bytes_]:
 
 def _row_hash(rows: Rows, index: int, images: Sequence[str]) -> bytes:
     row = rows.stored(index)
-    if any(_is_unknown(row[name]) for name in images):
-        row = rows.row(index)
+    if unknown := [name for name in images if _is_unknown(row[name])]:
+        for name in unknown:
+            rows.know(_hashed(rows, index, name, str(row[name])))
+        row = rows.stored(index)
     row.pop("row")
     for name in images:
         row[name] = _content(row[name])
@@ -72,17 +82,28 @@ def _row_hash(rows: Rows, index: int, images: Sequence[str]) -> bytes:
 
 def _is_unknown(image: str | bytes | None) -> bool:
     """Return whether the bytes have to be read to know an image's content."""
-    return not isinstance(image, bytes) and not (isinstance(image, FileRef) and image.sha256)
+    return image is not None and not isinstance(image, bytes) and not (isinstance(image, FileRef) and image.sha256)
 
 
-def _content(image: str | bytes) -> str:
+def _hashed(rows: Rows, index: int, name: str, place: str) -> FileRef:
+    """Return a reference to a file that was known by its name alone, with the hash of the bytes it has now."""
+    found = rows.row(index)[name]
+    content = found if isinstance(found, bytes) else Path(found).read_bytes()
+    return FileRef(place, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def _content(image: str | bytes | None) -> str | None:
     """Return the hash of an image's bytes; its name and size do not show that it was replaced.
 
     A reference has the hash of the bytes that were checked, and gives no others to compute values of.
     """
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).hexdigest()
-    return image.sha256 if isinstance(image, FileRef) and image.sha256 else file_sha256(Path(image))
+    return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else getattr(image, "sha256", None)
+
+
+def is_outdated(meta: Mapping[str, Any], least: int) -> bool:
+    """Return whether a shard with this meta has a version below `least`; one that cannot be read is taken for 1."""
+    version = meta.get("format")
+    return (version if type(version) is int else FORMAT) < least
 
 
 def collect(store: ObjectStore, older_than_s: float) -> tuple[list[str], int]:
@@ -103,14 +124,37 @@ def collect(store: ObjectStore, older_than_s: float) -> tuple[list[str], int]:
     return gone, kept
 
 
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One committed shard: its place in the store, and the run that wrote it (empty where that is not known)."""
+
+    prefix: str
+    run: str
+
+
 class Features:
     """The rows that the store holds for one trunk-id, by hash."""
 
-    def __init__(self, store: ObjectStore, identity: str, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        identity: str,
+        cache: Path | None = None,
+        *,
+        facts: Mapping[str, str] | None = None,
+        least: int = FORMAT,
+    ) -> None:
+        """`facts` (`run`, `dtype`) are written with new shards; shards of a version below `least` are passed over."""
         self._store, self.prefix, self._cache = store, f"features/{identity}", cache or cache_folder("features")
+        self._facts = {**(facts or {}), "format": VERIFIED}
+        self._least = least
         self._chunks: list[_Chunk] = []
+        self._shards: list[Shard] = []
+        """The shard of each chunk."""
         self.refused: dict[str, str] = {}
         """Unusable shards by name, with the reason. Their rows are computed again."""
+        self.outdated: list[str] = []
+        """Shards of a version below `least`."""
         self._known = np.zeros(0, dtype=f"S{HASH}")
         self._place = np.zeros((0, 2), dtype=np.int64)
         self.refresh()
@@ -119,24 +163,52 @@ class Features:
         """Open the shards that are in the store now: another rank or another run may have written some."""
         hashes: list[NDArray[Any]] = []
         places: list[NDArray[np.int64]] = []
-        self._chunks = []
-        shards = sorted(stat.key for stat in self._store.list(f"{self.prefix}/") if stat.key.endswith(f"/{MANIFEST}"))
-        for key in shards:
-            shard = key.removesuffix(f"/{MANIFEST}")
-            try:
-                _, paths = local_files(self._store, shard, self._cache / shard.removeprefix("features/"))
-                table = pa.ipc.open_file(pa.memory_map(str(paths[FILE]))).read_all()
-            except (Damaged, NotFound, pa.ArrowInvalid) as error:
-                self.refused[shard] = str(error)
-                continue
+        self._chunks, self._shards, self.outdated = [], [], []
+        for shard, meta, table in self._opened():
             for batch in table.to_batches():
                 hashes.append(_hashes(batch.column("row")))
                 number = np.full(batch.num_rows, len(self._chunks), dtype=np.int64)
                 places.append(np.stack([number, np.arange(batch.num_rows)], axis=1))
                 self._chunks.append(_Chunk(batch.column("values"), batch.column("shape")))
+                self._shards.append(Shard(shard, str(meta.get("run") or "")))
+        self._known, self._place = np.zeros(0, dtype=f"S{HASH}"), np.zeros((0, 2), dtype=np.int64)
         if hashes:
             self._known, first = np.unique(np.concatenate(hashes), return_index=True)
             self._place = np.concatenate(places)[first]
+
+    def _opened(self) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+        """Yield the name, the meta and the table of each shard that may be read."""
+        keys = {stat.key for stat in self._store.list(f"{self.prefix}/")}
+        for key in sorted(key for key in keys if key.endswith(f"/{MANIFEST}")):
+            shard = key.removesuffix(f"/{MANIFEST}")
+            if f"{shard}/{DISTRUSTED}" in keys:
+                continue
+            try:
+                manifest, paths = local_files(self._store, shard, self._cache / shard.removeprefix("features/"))
+                if is_outdated(manifest.meta, self._least):
+                    self.outdated.append(shard)
+                    continue
+                yield shard, manifest.meta, pa.ipc.open_file(pa.memory_map(str(paths[FILE]))).read_all()
+            except (Damaged, NotFound, pa.ArrowInvalid, KeyError) as error:
+                self.refused[shard] = str(error)
+
+    def shard(self, place: Sequence[int]) -> Shard:
+        """Return the shard that holds a place from `find`."""
+        return self._shards[int(place[0])]
+
+    def chunk_shards(self) -> NDArray[np.int64]:
+        """Return a number of the shard of each chunk, (chunks,); chunks of one shard have the same."""
+        names = {shard.prefix: number for number, shard in enumerate(self._shards)}
+        return np.array([names[shard.prefix] for shard in self._shards], dtype=np.int64)
+
+    def shards_of(self, run: str) -> list[Shard]:
+        """Return the shards that a run wrote."""
+        return list(dict.fromkeys(shard for shard in self._shards if shard.run == run))
+
+    def distrust(self, shards: Iterable[Shard], why: str) -> None:
+        """Set shards aside: neither this run nor a later one reads them."""
+        for shard in shards:
+            self._store.put(f"{shard.prefix}/{DISTRUSTED}", json.dumps({"why": why, "run": shard.run}).encode())
 
     def find(self, hashes: NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Return (rows, 2) places of the rows with these hashes; -1 for a row that the store lacks."""
@@ -151,7 +223,7 @@ class Features:
 
     def writer(self, scratch: Path) -> ShardWriter:
         """Return a writer of one more shard, whose rows are visible after its commit."""
-        return ShardWriter(self._store, f"{self.prefix}/{uuid4().hex}", scratch)
+        return ShardWriter(self._store, f"{self.prefix}/{uuid4().hex}", scratch, self._facts)
 
 
 class _Chunk:
@@ -187,7 +259,8 @@ def _hashes(column: Any) -> NDArray[Any]:
 class ShardWriter:
     """A shard written to this machine's disk; leaving the context commits it, an error discards it."""
 
-    def __init__(self, store: ObjectStore, prefix: str, scratch: Path) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, scratch: Path, facts: Mapping[str, Any]) -> None:
+        self._facts = facts
         self._store, self._prefix, self._path = store, prefix, scratch / f"{uuid4().hex}.arrow"
         self._writer = pa.ipc.new_file(str(self._path), _SCHEMA)
         self._waiting: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
@@ -227,8 +300,7 @@ class ShardWriter:
             if kind is None and self.rows:
                 self._flush()
                 self._writer.close()
-                meta: Mapping[str, Any] = {"format": FORMAT, "rows": self.rows, "bytes": self.bytes}
-                self._commit(meta)
+                self._commit({**self._facts, "rows": self.rows, "bytes": self.bytes})
             else:
                 self._writer.close()
         finally:

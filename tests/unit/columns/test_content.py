@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from regraft.columns.files import content
-from regraft.columns.files.content import Content, ContentCache, examined
+from regraft.columns.files.content import Content, ContentCache, content_cache, examined
 from regraft.columns.files.remote import fetched_ahead
 from regraft.columns.image import ImageColumn
 from regraft.contracts.column import BadCell
@@ -141,10 +142,10 @@ def test_a_picture_that_changed_after_it_was_read_is_named_and_not_used(tmp_path
     if use is open_rgb:
         assert open_rgb(known).size == (30, 40)
     file.write_bytes(picture(seed=1))
-    with pytest.raises(DataError, match=r"a\.png: holds other bytes than when the data were read"):
+    with pytest.raises(DataError, match=r"a\.png holds other bytes than when the data were read"):
         use(known)  # type: ignore[operator]
     file.unlink()
-    with pytest.raises(DataError, match=r"a\.png: cannot be read any more"):
+    with pytest.raises(DataError, match=r"a\.png cannot be read any more"):
         use(known)  # type: ignore[operator]
 
 
@@ -259,3 +260,26 @@ def test_a_cache_that_stops_taking_results_is_left(tmp_path: Path) -> None:
         cache.keep_verdict("00", "m", "")
         cache.flush()
     assert all(cache.find(f"{number}", "tag", "m") for number in range(3))
+
+
+def test_a_file_that_holds_other_bytes_is_hashed_anew_by_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a file system's times do not show the change: what is remembered of the name is then wrong for ever."""
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    file, column = tmp_path / "a.bmp", ImageColumn()
+    file.write_bytes(picture("BMP", 1))
+    tag, _ = content.local_tag(str(file))
+    stale = hashlib.sha256(b"what it held").hexdigest()
+    cache = content_cache(str(tmp_path / "cache" / "content"), os.getpid())
+    cache.keep(str(file), tag, Content(stale, 5, ""))
+    cache.keep_verdict(stale, column.method(), "")
+    cache.flush()
+    known = column.read_cell(str(file), "")
+    assert isinstance(known, FileRef) and known.sha256 == stale
+    with pytest.raises(DataError, match=r"holds other bytes than when the data were read") as error:
+        known.read()
+    assert error.value.message.startswith(str(file)), "whatever names the row, the file is named too"
+    right = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert getattr(column.read_cell(str(file), ""), "sha256", "") == right
+    assert ContentCache(tmp_path / "cache" / "content").find(str(file), tag, column.method()) is None, "on the disk too"

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regraft.contracts.file_ref import on_other_bytes
 from regraft.errors import StoreError
 from regraft.store.atomic_files import writing_locally
+from regraft.store.machine_cache import cache_folder
 
 log = logging.getLogger(__name__)
 SETTLED_S = 2.0
@@ -101,6 +103,16 @@ class ContentCache:
             self._files[name] = (tag, content.sha256, content.size)
             if len(self._files) >= _WAITING:
                 self._write()
+
+    def forget(self, name: str) -> None:
+        """Forget the content of a file, whatever state it is in: the next reading hashes it again."""
+        with self._lock:
+            self._files.pop(name, None)
+            try:
+                with self._database:
+                    self._database.execute("delete from files where name = ?", (name,))
+            except sqlite3.Error as error:
+                log.warning("what is known about %s cannot be forgotten: %s", name, error)
 
     def keep_verdict(self, sha256: str, method: str, problem: str) -> None:
         """Remember the verdict about a content, whatever files hold it."""
@@ -187,6 +199,16 @@ def content_cache(folder: str, process: int) -> ContentCache:
         if (folder, process) not in _caches:
             _caches[folder, process] = ContentCache(Path(folder))
         return _caches[folder, process]
+
+
+def forget(name: str) -> None:
+    """Forget what this machine knows about a file, which turned out to hold other bytes."""
+    for key in [key for key in _prefetched if key[1] == name]:
+        del _prefetched[key]
+    content_cache(str(cache_folder("content")), os.getpid()).forget(name)
+
+
+on_other_bytes(forget)
 
 
 def keep_prefetched(method: str, file: str, found: Prefetched) -> None:

@@ -60,7 +60,7 @@ class WorkerContext:
         adapted = self.adapted(spec)
         adapted.model.to(self.harness.device)
         accelerator = make_accelerator(spec.compute, self.harness)
-        return CutSite(spec, self.snapshot, adapted, self.harness, accelerator, self.store)
+        return CutSite(spec, self.snapshot, adapted, self.harness, accelerator, self.store, self.job.search)
 
     def callbacks_for(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> TrialCallbacks:
         """Return the callbacks of a trial, with its checkpoints."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
-from transformers.utils.chat_template_utils import render_jinja_template
-
 from regraft.errors import DataError, Unsupported
+from regraft.tasks.inputs.template_bounds import TemplateTooCostly, bounded, bounded_template, limited, plain_messages
 
 ASSISTANT = "assistant"
 PLAIN = (
@@ -22,6 +21,11 @@ PLAIN = (
 """A chat template for bases without one: the role on a line of its own, then the content; answers end with the
 end-of-sequence token."""
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class CostlyConversation(DataError):
+    """A conversation whose template takes more than a template may."""
+
 
 Messages = Sequence[Mapping[str, str]]
 Span = tuple[int, int]
@@ -73,12 +77,14 @@ def render_prompt(messages: Messages, template: str, processor: Any) -> str:
 def end_token_id(template: str, processor: Any) -> int | None:
     """Return the special token that ends an answer, such as ChatML's `<|im_end|>`; None where no such token does.
 
-    A base's own settings may lack it: the template may be another model's.
+    A base's own settings may lack it: the template may be another model's. Raises Unsupported for a template that
+    takes too much for a conversation of two words.
     """
+    talk = [{"role": "user", "content": "?"}, {"role": ASSISTANT, "content": "!"}]
     try:
-        text, _ = _rendered(
-            [{"role": "user", "content": "?"}, {"role": ASSISTANT, "content": "!"}], template, processor
-        )
+        text, _ = _rendered(talk, template, processor)
+    except CostlyConversation as error:
+        raise Unsupported(error.message, where="task.template") from None
     except DataError:
         return None
     ids = processor(text.rpartition("!")[2].strip(), add_special_tokens=False)["input_ids"]
@@ -106,14 +112,25 @@ def _turn_span(messages: Messages, number: int, text: str, template: str, *, pro
 
 
 def _rendered(messages: Messages, template: str, processor: Any, *, prompt: bool = False) -> tuple[str, list[Span]]:
+    options = {"add_generation_prompt": prompt, "tools": None, "documents": None, **processor.special_tokens_map}
+    blocks: list[str] = []
+    spans: list[Span] = []
     try:
-        texts, marked = render_jinja_template(
-            conversations=[list(messages)],
-            chat_template=template,
-            return_assistant_tokens_mask=_MARKED.search(template) is not None,
-            add_generation_prompt=prompt,
-            **processor.special_tokens_map,
-        )
-    except TemplateError as error:
-        raise DataError(f"the chat template refuses this conversation: {error}") from None
-    return texts[0], [(start, end) for start, end in marked[0]] if marked else []
+        with bounded():
+            compiled = _compiled(template)
+            pieces = compiled.generate(messages=plain_messages(messages), **options)
+            if _MARKED.search(template) is None:
+                return "".join(limited(pieces, blocks)), []
+            with compiled.environment.activate_tracker(blocks, spans):
+                return "".join(limited(pieces, blocks)), spans
+    except TemplateTooCostly as error:
+        raise CostlyConversation(f"the chat template is stopped: {error}") from None
+    except Exception as error:  # expressions of a template raise every kind
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"the chat template refuses this conversation: {reason:.500}") from None
+
+
+@lru_cache(maxsize=64)
+def _compiled(template: str) -> Any:
+    """Compile a template once, within the bounds."""
+    return bounded_template(template)

@@ -50,4 +50,7 @@ def finite(value: Any) -> Any:
 
 def finite_number(value: object) -> float | None:
     """Return a finite number as float; None for every other value."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond every float
+        return None

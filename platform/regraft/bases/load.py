@@ -19,7 +19,8 @@ from regraft.bases.families import RULES
 from regraft.bases.label_transfer import copy_known_outputs, known_labels
 from regraft.bases.locate import Base, processor_files
 from regraft.contracts import medium_of, under
-from regraft.errors import BaseError, Unsupported
+from regraft.errors import BaseError, RegraftError, Unsupported
+from regraft.store.extension_panics import is_panic
 from regraft.tasks.inputs.tokens import table_size
 
 __all__ = ["BaseLoader", "load_processor", "processor_files", "quiet"]
@@ -178,7 +179,11 @@ def _as_base_error(base: Base, what: str) -> Iterator[None]:
     """Raise transformers' errors (an unknown family, a task that the family does not have) as BaseError."""
     try:
         yield
-    except (ValueError, OSError, KeyError, TypeError, ImportError, RuntimeError) as error:
+    except (RegraftError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         message = " ".join(str(error).split())[:400]
         raise BaseError(f"{what} cannot be loaded: {message}", where=base.reference) from error
 

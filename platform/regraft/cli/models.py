@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
-
 from regraft.cli import metric_table
 from regraft.cli.screen import Reply, Screen, confirmed, figure, store_of
 from regraft.errors import Damaged, NotFound, RequestError
+from regraft.spec.stored import read_stored_spec
 from regraft.store.manifest import read_verified
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry, Version
@@ -49,15 +48,20 @@ def listing(args: argparse.Namespace, screen: Screen) -> Reply:
         # A narrow terminal leaves out the last two columns: a table of folded cells cannot be read.
         shown = len(_COLUMNS) if screen.console.width >= _WIDE else len(_COLUMNS) - 2
         screen.table(_COLUMNS[:shown], [_row(entry)[:shown] for entry in models])
+        for entry in models:
+            _note_damage(entry, screen)
     return Reply({"store": registry.store.url, "models": models})
 
 
 def _entry(registry: Registry, name: str) -> dict[str, Any]:
-    versions = registry.versions(name)
-    entry: dict[str, Any] = {"name": name, "versions": [v.version for v in versions], "aliases": registry.aliases(name)}
+    entry: dict[str, Any] = {"name": name, "versions": [], "aliases": {}}
     try:
+        versions = registry.versions(name)
+        entry |= {"versions": [v.version for v in versions], "aliases": registry.aliases(name)}
+        if damaged := registry.damaged_aliases(name):
+            entry["damaged_aliases"] = {alias: str(error) for alias, error in damaged.items()}
         meta = versions[-1].meta if versions else {}
-    except (Damaged, NotFound) as error:  # one damaged version must not hide the other models
+    except (Damaged, NotFound, RequestError) as error:  # one damaged version must not hide the other models
         return {**entry, "damaged": str(error)}
     score = meta.get("score", {}).get("name")
     return {
@@ -68,6 +72,14 @@ def _entry(registry: Registry, name: str) -> dict[str, Any]:
         "delta_bytes": meta.get("delta_bytes"),
         "created": meta.get("created"),
     }
+
+
+def _note_damage(entry: Mapping[str, Any], screen: Screen) -> None:
+    """Print what is damaged of a model, and what to do."""
+    if "damaged" in entry:
+        screen.note(f"{entry['name']}: its newest version is damaged: {entry['damaged']}")
+    for alias, error in entry.get("damaged_aliases", {}).items():
+        screen.note(f"{entry['name']}@{alias} is damaged: {error}; `regraft models promote` sets it anew")
 
 
 def _row(entry: Mapping[str, Any]) -> tuple[object, ...]:
@@ -191,7 +203,8 @@ def diff(args: argparse.Namespace, screen: Screen) -> Reply:
 
 def _spec(version: Version) -> dict[str, Any]:
     """Return the stored spec by dotted field, without compute and store, which do not change the model."""
-    document = yaml.safe_load(read_verified(version.store, version.prefix, "spec.yaml", version.manifest))
+    data = read_verified(version.store, version.prefix, "spec.yaml", version.manifest)
+    document = read_stored_spec(data, f"{version.store.url}/{version.prefix}spec.yaml")
     return dict(flat({key: value for key, value in document.items() if key not in ("compute", "store")}))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +11,7 @@ from regraft.cli.screen import Reply, Screen, confirmed, figure, store_of
 from regraft.cli.train_progress import line_of, step_text
 from regraft.contracts import Event, Registered, RunFailed, Stepped
 from regraft.errors import Damaged, NotFound, RequestError
+from regraft.store.bounded_json import parse_json
 from regraft.store.checkpoints import Checkpoints, SavedCheckpoint
 from regraft.store.deletion import Deletable, deletable
 from regraft.store.deletion import delete as delete_work
@@ -26,6 +26,8 @@ _LINES = 12
 """Metric lines shown of a run; --json has all of them."""
 _RUN_COLUMNS = ("run", "model", "state", "step", "score", "time", "version", "updated")
 _SEARCH_COLUMNS = ("search", "model", "state", "trials", "score", "time", "winner")
+_LONGEST = 200
+"""Characters shown of a line that cannot be read."""
 _LOOK_S = 1.0
 """Seconds between two checks of a run that is waited for."""
 
@@ -41,6 +43,9 @@ def listing(args: argparse.Namespace, screen: Screen) -> Reply:
         screen.say(f"no runs in {store.url}; `regraft train SPEC` makes one, --store names another store")
     if found:
         screen.table(_SEARCH_COLUMNS, [_row(one, _SEARCH_COLUMNS) for one in found])
+    for one in (*runs, *found):
+        if "damaged" in one:
+            screen.note(f"{one.get('run') or one['search']} is damaged: {one['damaged']}")
     return Reply({"store": store.url, "runs": runs, "searches": found})
 
 
@@ -136,6 +141,7 @@ def _run(store: ObjectStore, info: RunInfo) -> dict[str, Any]:
         **run_result(store, info).document(),
         "version": info.fields.get("version"),
         "updated": _time(info.updated),
+        **({"damaged": info.problem} if info.problem else {}),
     }
 
 
@@ -144,7 +150,8 @@ def _search(store: ObjectStore, name: str) -> dict[str, Any]:
     found = {"search": name, **{key: record.get(key) for key in ("model", "state", "trials", "winner")}}
     if found["state"] == "running" and holder(store, name, folder=folder_of(name)) is None:
         found["state"] = "interrupted"
-    return found | search_result(store, name, record).document()
+    damaged = {"damaged": record["problem"]} if record.get("state") == "damaged" and "problem" in record else {}
+    return found | search_result(store, name, record).document() | damaged
 
 
 def _row(entry: dict[str, Any], columns: tuple[str, ...]) -> tuple[object, ...]:
@@ -251,9 +258,10 @@ def _metrics(runs: Runs, run: str) -> list[dict[str, Any]]:
     found = []
     for line in text.splitlines():
         try:
-            found.append(json.loads(line))
+            value = parse_json(line)
         except ValueError:
-            found.append({"unreadable": line})
+            value = None
+        found.append(value if isinstance(value, dict) else {"unreadable": line[:_LONGEST]})
     return found
 
 

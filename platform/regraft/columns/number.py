@@ -13,6 +13,8 @@ from regraft.units import with_article
 
 LARGEST = 1 << 63
 """Whole numbers of a request are no larger: Python's have any number of digits."""
+MOST = 1e300
+"""The largest number of a file: the distance of two larger ones would be infinite."""
 
 
 class NumberColumn(Column):
@@ -29,7 +31,7 @@ class NumberColumn(Column):
             except (ValueError, OverflowError):
                 number = math.nan
             if math.isfinite(number):
-                return number
+                return _within(number)
         raise BadCell.unfit(cell, "a finite number")
 
     def accept(self, value: Any) -> float:
@@ -69,3 +71,10 @@ class NumberColumn(Column):
     def made_up(self, shared: MadeUp) -> float:
         """Return the row's own number."""
         return float(shared.number)
+
+
+def _within(number: float) -> float:
+    """Return a number of a file. Raises BadCell for one that nothing can be computed with."""
+    if abs(number) > MOST:
+        raise BadCell(f"is {number!r}, too large to compute with: allowed is at most {MOST:g}, so divide the column")
+    return number

@@ -19,6 +19,7 @@ from regraft.store.atomic_files import writing_locally
 from regraft.store.machine_cache import cache_folder
 from regraft.store.manifest import MANIFEST, commit, load
 from regraft.store.objects import ObjectStore
+from regraft.store.schemas import StoredSnapshot, check_types
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = Non
     """
     manifest, paths = local_files(store, f"data/{fingerprint}", (cache or cache_folder("data")) / fingerprint)
     meta = manifest.meta
+    check_types(meta, StoredSnapshot, f"{store.url}/data/{fingerprint}/{MANIFEST}")
     train, evaluation = (Rows(paths[name], meta["columns"]) for name in ("train.arrow", "eval.arrow"))
     return Snapshot(fingerprint, tuple(meta["labels"]), train, evaluation, meta)
 

@@ -16,6 +16,7 @@ import yaml
 from regraft.contracts import label_text
 from regraft.data.file_kinds import IMAGE_SUFFIXES
 from regraft.errors import DataError
+from regraft.store.bounded_yaml import parse_as_written
 
 YAML_SUFFIXES = (".yaml", ".yml")
 _NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "_darknet.labels")
@@ -179,7 +180,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise DataError("is too large for the description of YOLO data", str(path))
-        document = yaml.load(text, Loader=yaml.BaseLoader)
+        document = parse_as_written(text)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"is not readable as YAML: {' '.join(str(error).split())[:200]}", str(path)) from None
     if not isinstance(document, dict):

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import StringConstraints, ValidationError
 
 from regraft.endpoint.http_errors import HttpError
 from regraft.errors import RequestError
 from regraft.plugins import Frozen
+from regraft.spec.yaml_words import parse_yaml
+from regraft.store.bounded_yaml import dump_yaml
 
 PREFIX = "rg_"
 VARIABLE = "REGRAFT_KEYS"
@@ -62,9 +63,7 @@ def append(path: Path, key: ApiKey) -> None:
     known = read(path.read_text(encoding="utf-8"), str(path)) if path.exists() else ()
     if key.name and any(other.name == key.name for other in known):
         raise RequestError(f"there is a key of {key.name} already: remove its line, or use another name", str(path))
-    line = yaml.safe_dump(
-        [key.model_dump(mode="json", exclude_none=True)], default_flow_style=None, width=10_000, sort_keys=False
-    )
+    line = dump_yaml([key.model_dump(mode="json", exclude_none=True)], default_flow_style=None, width=10_000)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "a", encoding="utf-8") as file:
         file.write(line)
@@ -73,8 +72,8 @@ def append(path: Path, key: ApiKey) -> None:
 def read(text: str, where: str) -> tuple[ApiKey, ...]:
     """Parse the keys of YAML text. Raises RequestError, which names the wrong entry but quotes none."""
     try:
-        entries = yaml.safe_load(text) or []
-    except yaml.YAMLError:
+        entries = parse_yaml(text) or []
+    except ValueError:
         raise RequestError("is not YAML: write - {name: ..., sha256: ...} for each key", where=where) from None
     if not isinstance(entries, list):
         raise RequestError("holds no list: write - {name: ..., sha256: ...} for each key", where=where)

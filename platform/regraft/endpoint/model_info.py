@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from regraft.endpoint.routes import BARE, ModelRoute, ModelRoutes
 from regraft.errors import RegraftError
 from regraft.serving.engine.engine import ServedVersion
 from regraft.serving.row_checks import prediction_columns
+
+_log = logging.getLogger(__name__)
 
 LINEAGE = ("lineage", "base", "created", "versions")
 
@@ -73,6 +76,9 @@ def open_or_none(backend: Backend, name: str, version: str) -> ServedVersion | N
     try:
         return backend.open(name, version)
     except RegraftError:
+        return None
+    except Exception:  # one version that breaks what loads it must not take the page from all others
+        _log.exception("%s@%s cannot be described", name, version)
         return None
 
 

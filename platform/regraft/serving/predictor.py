@@ -12,8 +12,6 @@ from typing import Any, Self, TypeVar
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from regraft.bases.adapt import Adaptation, adapt
@@ -23,12 +21,14 @@ from regraft.bases.load import load_processor
 from regraft.bases.locate import Base, base_named
 from regraft.bases.safetensors_header import find_problem
 from regraft.bases.safety import check_harmless
+from regraft.bases.tensor_files import read_tensors
 from regraft.contracts import Answer, Batch, Example, Method, Row, Task
 from regraft.errors import BaseError, Damaged, DataError, RequestError, UnknownPlugin, Unsupported, WrongBase
 from regraft.plugins import Plugin, add_folder
 from regraft.serving.row_checks import batches, check_rows
-from regraft.serving.version_files import Fetched, fetch
+from regraft.serving.version_files import PROCESSOR, Fetched, fetch, loading
 from regraft.spec.column_names import Names
+from regraft.store.extension_panics import panics_as_damage
 from regraft.store.objects import ObjectStore, open_store
 
 P = TypeVar("P", bound=Plugin)
@@ -166,7 +166,8 @@ class Predictor:
 
         def encode(row: Row) -> Example | None:
             try:
-                return task.encode(row, context, train=False)
+                with panics_as_damage("its tokenizer or image processor", self.name):
+                    return task.encode(row, context, train=False)
             except DataError as error:
                 if failed is None:
                     raise
@@ -182,6 +183,11 @@ class Predictor:
 
 def load_adapted(fetched: Fetched, base: str | None = None) -> Adapted:
     """Build the base with the version's delta applied, on the CPU."""
+    with loading(fetched):
+        return _adapted(fetched, base)
+
+
+def _adapted(fetched: Fetched, base: str | None) -> Adapted:
     meta = fetched.meta
     task, method = parse_member(Task, meta["task"], fetched), parse_member(Method, meta["method"], fetched)  # type: ignore[type-abstract]
     found = version_base(fetched, base)
@@ -206,7 +212,10 @@ def version_processor(task: Task, base: Base, fetched: Fetched) -> Any:
     with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
         shutil.copytree(fetched.processor, folder, dirs_exist_ok=True)
         shutil.copyfile(base.path / "config.json", Path(folder) / "config.json")
-        return load_processor(replace(base, path=Path(folder)), task.modality)
+        try:
+            return load_processor(replace(base, path=Path(folder)), task.modality)
+        except BaseError as error:  # not the base's: the files are the version's own
+            raise Damaged(f"its {PROCESSOR}/ files: {error.message}", where=str(fetched.version)) from error
 
 
 def version_base(fetched: Fetched, elsewhere: str | None = None) -> Base:
@@ -235,7 +244,7 @@ def parse_member(root: type[P], written: Mapping[str, Any], fetched: Fetched) ->
     """
     where = str(fetched.version)
     try:
-        found = root.lookup(str(written["type"]))
+        found = root.lookup(str(written.get("type", "")))
         return found.model_validate({key: value for key, value in written.items() if key != "type"})
     except UnknownPlugin as error:
         file = f"{root.family}/{str(written['type']).replace('-', '_')}.py"
@@ -278,10 +287,7 @@ def to_device(value: Any, device: torch.device) -> Any:
 def _tensors(fetched: Fetched) -> dict[str, Tensor]:
     if wrong := find_problem(fetched.delta):
         raise Damaged(f"delta.safetensors {wrong}", where=str(fetched.version))
-    try:
-        return load_file(fetched.delta)
-    except (SafetensorError, OSError) as error:
-        raise Damaged(f"delta.safetensors cannot be read: {error}", where=str(fetched.version)) from error
+    return read_tensors(fetched.delta, str(fetched.version))
 
 
 def _logits(task: Task, output: Any) -> Tensor:

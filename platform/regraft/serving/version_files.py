@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+import torch
 
-from regraft.errors import Damaged
+from regraft.errors import Damaged, RegraftError
+from regraft.spec.stored import read_stored_spec
+from regraft.store.bounded_yaml import MOST_BYTES
+from regraft.store.extension_panics import panics_as_damage
 from regraft.store.manifest import Manifest
 from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry, Version
 
 DELTA = "delta.safetensors"
 PROCESSOR = "processor"
+SPEC = "spec.yaml"
 _NEEDED = ("task", "method", "labels", "base", "seed")
 
 
@@ -47,9 +52,11 @@ class Fetched:
     @property
     def spec(self) -> Mapping[str, Any]:
         """The resolved spec of the version's training; empty when the version has none."""
-        path = self.folder / "spec.yaml"
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        return document if isinstance(document, dict) else {}
+        path = self.folder / SPEC
+        if not path.is_file():
+            return {}
+        with path.open("rb") as file:
+            return read_stored_spec(file.read(MOST_BYTES + 1), f"{self.version.store.url}/{self.version.prefix}{SPEC}")
 
 
 def fetch(store: ObjectStore, reference: str) -> Fetched:
@@ -80,9 +87,26 @@ def content_id(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:32]
 
 
+@contextmanager
+def loading(fetched: Fetched) -> Iterator[None]:
+    """Raise whatever a version's files make other libraries raise as Damaged, which names the version.
+
+    Errors of ours, and of too little memory, stay as they are.
+    """
+    try:
+        with panics_as_damage("a file of it", str(fetched.version)):
+            yield
+    except (RegraftError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise Damaged(f"it cannot be loaded ({type(error).__name__}: {text})", str(fetched.version)) from error
+
+
 def _refuse_incomplete(version: Version) -> None:
     where = f"{version.store.url}/{version.prefix}"
     absent = [key for key in _NEEDED if key not in version.meta]
+    absent += [f"base.{key}" for key in ("reference", "hash") if not version.meta.get("base", {}).get(key)]
     if absent:
         raise Damaged(f"{version} lacks its {', '.join(absent)}: register the model again", where)
     names = {entry.name for entry in version.manifest.files}

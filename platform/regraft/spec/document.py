@@ -11,6 +11,7 @@ from typing import Any
 
 from regraft.errors import RequestError, SpecError
 from regraft.spec.yaml_words import parse_yaml
+from regraft.store.bounded_yaml import MOST_BYTES
 
 STANDARD_INPUT = "-"
 """The name of standard input in place of a file's, as other commands have it."""
@@ -22,7 +23,8 @@ def read_document(path: Path, wanted: str) -> dict[str, Any]:
     `wanted` describes the content for messages. Raises RequestError where the file is missing or no mapping.
     """
     try:
-        document = parse_yaml(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            document = parse_yaml(file.read(MOST_BYTES + 1))
     except FileNotFoundError:
         raise RequestError("there is no such file", where=str(path)) from None
     except (OSError, ValueError) as error:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     SerializerFunctionWrapHandler,
     StringConstraints,
@@ -26,6 +25,7 @@ from regraft.spec.document import absolute, merged, read_document
 from regraft.spec.problems import problems
 from regraft.spec.search import SearchSpec
 from regraft.spec.sections import AnyLoss, AnyMethod, AnyTask, ComputeSpec, DataSpec, Slug, TrainingSpec
+from regraft.store.bounded_yaml import dump_yaml
 
 FORMAT = 1
 
@@ -180,7 +180,7 @@ class RunSpec(Frozen):
 
     def dump(self) -> str:
         """Return the resolved spec as YAML, as stored with the run."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.model_dump(mode="json"))
 
     @property
     def run(self) -> str:

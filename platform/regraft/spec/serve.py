@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen
 from regraft.spec.document import absolute, merged, read_document
 from regraft.spec.problems import problems
+from regraft.store.bounded_yaml import dump_yaml
 from regraft.store.names import is_version, parse
 
 EVERY = "*"
@@ -213,7 +213,7 @@ class ServeSpec(Frozen):
 
     def dump(self) -> str:
         """Return the resolved spec as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.model_dump(mode="json"))
 
     def beyond(self) -> bool:
         """Return whether the endpoint listens on an address that other machines reach."""

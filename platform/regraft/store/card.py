@@ -7,11 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from regraft.contracts import Task
 from regraft.errors import RegraftError
 from regraft.store.baseline_verdicts import recorded_verdicts, sentence
+from regraft.store.bounded_yaml import dump_yaml
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@[\w./-]+)?")
 # The hub rejects unknown pipelines, and a user's own task may have any name.
@@ -54,7 +53,7 @@ def model_card(
     `meta` is the version's registry entry and `spec` its resolved spec. An export in the format of another `library`
     passes the library's name and its own `usage` section (Markdown).
     """
-    front = yaml.safe_dump(_front(meta, spec, library), sort_keys=False, allow_unicode=True, width=1000)
+    front = dump_yaml(_front(meta, spec, library), width=1000)
     sections = (
         _header(meta, library, usage or _usage(meta, spec)),
         _section("How it was adapted", _adaptation(meta, spec)),

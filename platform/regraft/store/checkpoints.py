@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -15,8 +14,10 @@ from uuid import uuid4
 
 from regraft.errors import Damaged, NotFound
 from regraft.store import manifest as manifests
+from regraft.store.bounded_json import parse_json
 from regraft.store.manifest import MANIFEST, Manifest
 from regraft.store.objects import Body, ObjectStore, Stat, checked
+from regraft.store.schemas import StoredCheckpoint, StoredState, check_types
 
 OPTIMIZER = "optimizer.safetensors"
 """The file of a checkpoint that only further steps need."""
@@ -59,6 +60,7 @@ class SavedCheckpoint:
                 f"it belongs to {found.kind} {id} of run {run!r}, step {step!r}",
                 f"{self.store.url}/{self.prefix}{MANIFEST}",
             )
+        check_types(found.meta, StoredCheckpoint, f"{self.store.url}/{self.prefix}{MANIFEST}")
         return found
 
     @property
@@ -137,7 +139,9 @@ class Checkpoints:
         manifest = saved.manifest
         size = sum(entry.size for entry in manifest.files if entry.name == OPTIMIZER)
         if size:
-            state = json.loads(manifests.read_verified(self.store, saved.prefix, STATE, manifest))
+            state = read_state(
+                manifests.read_verified(self.store, saved.prefix, STATE, manifest), f"{self.store.url}/{saved.prefix}"
+            )
             files = tuple(entry for entry in manifest.files if entry.name != OPTIMIZER)
             meta = {**manifest.meta, "resumable": bool(state.get("finished"))}
             # The manifest first: a crash then leaves a file that no manifest lists, and not a damaged checkpoint.
@@ -180,6 +184,16 @@ class Checkpoints:
             if slash:
                 folders[folder].append(stat)
         return folders
+
+
+def read_state(data: bytes | str, where: str) -> dict[str, Any]:
+    """Return a checkpoint's state of the loop. Raises Damaged, naming what is wrong, for anything else."""
+    try:
+        state: dict[str, Any] = parse_json(data)
+    except ValueError as error:
+        raise Damaged(f"{STATE} cannot be read: {error}", where) from None
+    check_types(state, StoredState, f"{where}{STATE}")
+    return state
 
 
 def remove(store: ObjectStore, prefix: str) -> None:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from regraft.errors import Damaged
+from regraft.store.bounded_json import parse_json
 
 _CHECKSUM = "sha256"
 
@@ -19,10 +20,11 @@ def dump(body: dict[str, Any]) -> bytes:
 def load(data: bytes, where: str, format: int) -> dict[str, Any]:
     """Return the body that `dump` stored. Raises Damaged, naming `where`, for anything else or another format."""
     try:
-        body = json.loads(data)
+        body = parse_json(data)
         checksum = body.pop(_CHECKSUM)
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise Damaged("is not a document of regraft, or only a part of one", where) from error
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        why = f": it {error}" if str(error).startswith(("has", "holds", "is nested")) else ""
+        raise Damaged(f"is not a document of regraft, or only a part of one{why}", where) from error
     if body.get("format") != format:
         raise Damaged(f"has format {body.get('format')!r}; this regraft reads {format}: upgrade it", where)
     if checksum != _checksum(body):

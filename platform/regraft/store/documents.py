@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable
@@ -12,7 +11,9 @@ from uuid import uuid4
 
 from regraft.errors import Conflict, Damaged, NotFound
 from regraft.store import checksummed
+from regraft.store.bounded_json import get_bounded, parse_json
 from regraft.store.objects import ObjectStore
+from regraft.store.schemas import Stored, check_types
 
 FORMAT = 1
 _MAX_TRIES = 100
@@ -25,14 +26,19 @@ def encode(document: Document) -> bytes:
     return checksummed.dump(document | {"format": FORMAT, "change": uuid4().hex})
 
 
-def decode(data: bytes, where: str) -> Document:
-    """Return the document stored as `data`. Raises Damaged if it was changed after it was written."""
-    return checksummed.load(data, where, FORMAT)
+def decode(data: bytes, where: str, schema: type[Stored] = Stored) -> Document:
+    """Return the document stored as `data`.
+
+    Raises Damaged if it was changed after it was written, or if a value does not have the type that `schema` gives it.
+    """
+    document = checksummed.load(data, where, FORMAT)
+    check_types(document, schema, where)
+    return document
 
 
-def read(store: ObjectStore, key: str) -> Document:
+def read(store: ObjectStore, key: str, schema: type[Stored] = Stored) -> Document:
     """Return the document at `key`. Raises NotFound or Damaged."""
-    return decode(store.get(key), f"{store.url}/{key}")
+    return decode(get_bounded(store, key), f"{store.url}/{key}", schema)
 
 
 def json_lines(store: ObjectStore, key: str) -> list[Document]:
@@ -44,8 +50,8 @@ def json_lines(store: ObjectStore, key: str) -> list[Document]:
     found = []
     for line in text.splitlines():
         try:
-            found.append(json.loads(line))
-        except (ValueError, RecursionError):
+            found.append(parse_json(line))
+        except ValueError:
             continue
     return [document for document in found if isinstance(document, dict)]
 
@@ -61,6 +67,7 @@ def change(
     edit: Callable[[Document | None], Document],
     *,
     on_damaged: Callable[[Damaged], None] = raise_damaged,
+    schema: type[Stored] = Stored,
 ) -> Document:
     """Replace the document at `key` by `edit(document)` (None if it does not exist) and return the new one.
 
@@ -69,7 +76,7 @@ def change(
     Raises Conflict if every one of a hundred tries met a concurrent change.
     """
     for attempt in range(_MAX_TRIES):
-        old, write = _read_for_update(store, key, on_damaged)
+        old, write = _read_for_update(store, key, on_damaged, schema)
         data = encode(edit(old))
         try:
             write(data)
@@ -81,7 +88,7 @@ def change(
 
 
 def _read_for_update(
-    store: ObjectStore, key: str, on_damaged: Callable[[Damaged], None]
+    store: ObjectStore, key: str, on_damaged: Callable[[Damaged], None], schema: type[Stored]
 ) -> tuple[Document | None, Callable[[bytes], None]]:
     """Return the current document, and the write that succeeds only while it is unchanged."""
     try:
@@ -90,7 +97,7 @@ def _read_for_update(
         return None, partial(store.put_if_absent, key)
     write = partial(store.put_if_match, key, tag=tag)
     try:
-        return decode(data, f"{store.url}/{key}"), write
+        return decode(data, f"{store.url}/{key}", schema), write
     except Damaged as error:
         on_damaged(error)
         return None, write

@@ -53,6 +53,11 @@ class FolderStore(ObjectStore):
         data = self.get(key)
         return data, _tag(data)
 
+    def read_start(self, key: str, size: int) -> tuple[bytes, int]:
+        path = self._path(key)
+        with reading(key, self.url), path.open("rb") as file:
+            return file.read(size), os.fstat(file.fileno()).st_size
+
     def fetch(self, key: str, path: Path) -> None:
         source = self._path(key)
         with reading(key, self.url):

@@ -23,6 +23,7 @@ from regraft.errors import Conflict, Damaged, LeaseHeld, NotFound, StoreError
 from regraft.store import documents
 from regraft.store.documents import Document
 from regraft.store.objects import ObjectStore, checked
+from regraft.store.schemas import StoredLease
 
 _log = logging.getLogger(__name__)
 _held_ids: set[str] = set()
@@ -60,7 +61,7 @@ class Lease:
         self._holder = _myself()
         _held_ids.add(self._holder["id"])
         try:
-            documents.change(self._store, self._key, self._taken, on_damaged=_replace)
+            documents.change(self._store, self._key, self._taken, on_damaged=_replace, schema=StoredLease)
         except BaseException:
             _held_ids.discard(self._holder["id"])
             raise
@@ -137,7 +138,7 @@ class Lease:
 def holder(store: ObjectStore, run: str, *, folder: str | None = None) -> Document | None:
     """Return the lease of the current driver of `run` (`host`, `pid`, `since`, `until`); None if free or unreadable."""
     try:
-        lease = documents.read(store, checked(f"{folder or f'runs/{run}'}/lease.json"))
+        lease = documents.read(store, checked(f"{folder or f'runs/{run}'}/lease.json"), StoredLease)
     except (NotFound, Damaged):
         return None
     return None if _free(lease, store) else lease

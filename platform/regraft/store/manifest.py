@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import re
+import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from uuid import uuid4
 from regraft.errors import Damaged, NotFound, RegraftError, RequestError
 from regraft.store import checksummed
 from regraft.store.atomic_files import writing_locally
+from regraft.store.bounded_json import get_bounded
 from regraft.store.objects import RESERVED, Body, ObjectStore, checked, chunks, size_of
 from regraft.units import with_article
 
@@ -77,7 +79,7 @@ class Manifest:
         problem = _problem(body)
         if problem:
             raise Damaged(f"the manifest is not valid: {problem}", where)
-        files = tuple(FileEntry(**entry) for entry in body["files"])
+        files = tuple(FileEntry(entry["name"], entry["size"], entry["sha256"]) for entry in body["files"])
         return Manifest(kind=body["kind"], id=body["id"], files=files, meta=body["meta"])
 
 
@@ -111,7 +113,7 @@ def commit_as(store: ObjectStore, prefix: str, files: Mapping[str, Body], draft:
 def load(store: ObjectStore, prefix: str) -> Manifest:
     """Return the manifest at `prefix`. Raises NotFound if nothing was committed there, Damaged if it is invalid."""
     key = _slashed(prefix) + MANIFEST
-    return Manifest.from_json(store.get(key), _where(store, key))
+    return Manifest.from_json(get_bounded(store, key), _where(store, key))
 
 
 def fetch_verified(store: ObjectStore, prefix: str, into: Path, names: Collection[str] | None = None) -> Manifest:
@@ -135,10 +137,10 @@ def read_verified(store: ObjectStore, prefix: str, name: str, manifest: Manifest
     entry = manifest.entry(name)
     key = _slashed(prefix) + name
     try:
-        data = store.get(key)
+        data, size = store.read_start(key, entry.size + 1)
     except NotFound as error:
         raise _missing(store, key, entry) from error
-    _verify(store, key, entry, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    _verify(store, key, entry, size=size, sha256=hashlib.sha256(data).hexdigest())
     return data
 
 
@@ -176,23 +178,28 @@ def _hash(body: Body) -> str:
 
 def _problem(body: dict[str, Any]) -> str:
     """Return the reason why a parsed manifest is invalid; "" if it is valid."""
-    if set(body) != {"format", "kind", "id", "files", "meta"}:
-        return "its fields are not the ones of this format"
+    if missing := sorted({"kind", "id", "files", "meta"} - set(body)):
+        return f"it lacks {', '.join(missing)}"
     if body["kind"] not in get_args(Kind):
-        return f"kind {body['kind']!r}"
+        return f"kind {str(body['kind'])[:200]!r} is none of {', '.join(get_args(Kind))}"
     if not _matches(_HEX32, body["id"]):
-        return f"id {body['id']!r}"
+        return f"id {reprlib.repr(body['id'])} is not 32 hex digits"
     if not isinstance(body["meta"], dict) or not isinstance(body["files"], list):
-        return "files is a list and meta a mapping"
+        found = f"found a {_called(body['files'])} and a {_called(body['meta'])}"
+        return f"files is a list and meta a mapping; {found}"
     wrong = next((entry for entry in body["files"] if not _valid_entry(entry)), None)
     if wrong is not None:
-        return f"file {str(wrong)[:200]}"
+        return f"file {str(wrong)[:200]} lacks a name, size (bytes) or sha256 (64 hex digits)"
     names = [entry["name"] for entry in body["files"]]
     return "" if len(set(names)) == len(names) else "a file is listed twice"
 
 
+def _called(value: object) -> str:
+    return "mapping" if isinstance(value, dict) else "list" if isinstance(value, list) else "plain value"
+
+
 def _valid_entry(entry: object) -> bool:
-    if not isinstance(entry, dict) or set(entry) != {"name", "size", "sha256"}:
+    if not isinstance(entry, dict) or not {"name", "size", "sha256"} <= set(entry):
         return False
     try:
         named = isinstance(entry["name"], str) and checked(entry["name"]) != MANIFEST

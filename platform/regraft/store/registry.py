@@ -22,6 +22,7 @@ from regraft.store.documents import Document
 from regraft.store.manifest import MANIFEST, Manifest
 from regraft.store.names import LATEST, alias_name, is_version, model_name, number_of
 from regraft.store.objects import Body, ObjectStore, Stat
+from regraft.store.schemas import StoredAlias, StoredVersion, check_types, type_problem
 
 CLAIM = "claim.json"
 DELETED = "deleted.json"
@@ -57,6 +58,7 @@ class Version:
         name, version = found.meta.get("name"), found.meta.get("version")
         if (name, version, found.kind) != (self.name, self.version, "version"):
             raise Damaged(f"it belongs to {found.kind} {name}@{version}", f"{self.store.url}/{self.prefix}{MANIFEST}")
+        check_types(found.meta, StoredVersion, f"{self.store.url}/{self.prefix}{MANIFEST}")
         self.__dict__["_manifest"] = found
         return found
 
@@ -90,6 +92,8 @@ class Registry:
         taken = sorted({CLAIM, DELETED, MANIFEST} & set(files))
         if taken:
             raise RequestError(f"a file of a version may not be called {taken[0]}")
+        if problem := type_problem(meta, StoredVersion):  # such a version could not be read again
+            raise RequestError(f"metadata of {name}: {problem}")
         for version in self.versions(name):
             if _same_publication(version, meta):
                 return version
@@ -136,10 +140,10 @@ class Registry:
         def edit(old: Document | None) -> Document:
             return _with_target(old, chosen.version)
 
-        documents.change(self.store, key, edit, on_damaged=_warn_history_lost)
+        documents.change(self.store, key, edit, on_damaged=_warn_history_lost, schema=StoredAlias)
         if not self.store.exists(chosen.prefix + MANIFEST):
             # The version was deleted after the lookup: the alias must not refer to a version that does not exist.
-            documents.change(self.store, key, lambda now: _undone(now, chosen.version))
+            documents.change(self.store, key, lambda now: _undone(now, chosen.version), schema=StoredAlias)
             raise NotFound(f"{chosen} was deleted at the same time", self.store.url)
         return chosen
 
@@ -151,27 +155,37 @@ class Registry:
         def edit(old: Document | None) -> Document:
             if old is None or old["version"] is None:
                 raise names.unknown(f"{name}: alias", alias, self.aliases(name), where)
-            history = list(old["history"])
+            history = list(old.get("history") or [])
             while history:
                 previous = history.pop()["version"]
                 if previous in known and previous != old["version"]:
                     return old | {"version": previous, "history": history}
             raise NotFound(f"{name}@{alias} means {old['version']} and has no previous version to go back to", where)
 
-        return known[documents.change(self.store, _alias_key(name, alias), edit)["version"]]
+        return known[documents.change(self.store, _alias_key(name, alias), edit, schema=StoredAlias)["version"]]
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Return the version of each alias of `name`."""
-        found = {}
+        """Return the version of each alias of `name`; damaged ones are left out (see `damaged_aliases`)."""
+        return self._read_aliases(name)[0]
+
+    def damaged_aliases(self, name: str) -> dict[str, Damaged]:
+        """Return what is wrong with each alias of `name` that cannot be read."""
+        return self._read_aliases(name)[1]
+
+    def _read_aliases(self, name: str) -> tuple[dict[str, str], dict[str, Damaged]]:
+        found, damaged = {}, {}
         for stat in self.store.list(f"models/{model_name(name)}/aliases/"):
             alias = stat.key.rpartition("/")[2].removesuffix(".json")
             try:
-                version = documents.read(self.store, stat.key).get("version")
+                version = documents.read(self.store, stat.key, StoredAlias).get("version")
             except NotFound:
+                continue
+            except Damaged as error:
+                damaged[alias] = error
                 continue
             if isinstance(version, str):
                 found[alias] = version
-        return found
+        return found, damaged
 
     def unalias(self, name: str, alias: str) -> None:
         """Remove `alias`; its history is kept in case it is set again. Raises NotFound if it does not exist."""
@@ -181,7 +195,7 @@ class Registry:
                 raise names.unknown(f"{name}: alias", alias, self.aliases(name), self.store.url)
             return _with_target(old, None)
 
-        documents.change(self.store, _alias_key(name, alias), edit)
+        documents.change(self.store, _alias_key(name, alias), edit, schema=StoredAlias)
 
     def delete(self, name: str, version: str) -> None:
         """Delete `version`; its number is not used again. Raises RequestError while an alias refers to it."""
@@ -224,7 +238,7 @@ class Registry:
 
     def _alias_target(self, name: str, alias: str) -> str | None:
         try:
-            version = documents.read(self.store, _alias_key(name, alias))["version"]
+            version = documents.read(self.store, _alias_key(name, alias), StoredAlias)["version"]
         except NotFound:
             return None
         return str(version) if version else None
@@ -248,7 +262,13 @@ class Registry:
             return version
 
     def _refuse_while_aliased(self, version: Version) -> None:
-        aliases = sorted(alias for alias, target in self.aliases(version.name).items() if target == version.version)
+        targets, damaged = self._read_aliases(version.name)
+        for alias, error in damaged.items():
+            raise Damaged(
+                f"{error.message}; alias {alias} may mean {version}: set it anew first (regraft models promote)",
+                error.where,
+            )
+        aliases = sorted(alias for alias, target in targets.items() if target == version.version)
         if aliases:
             raise RequestError(
                 f"{version} is the version of {', '.join(aliases)}: move or remove the alias first", self.store.url
@@ -295,7 +315,7 @@ def _with_target(old: Document | None, version: str | None) -> Document:
         return {"version": version, "history": []}
     if old["version"] == version or old["version"] is None:
         return old | {"version": version}
-    history = [*old["history"], {"version": old["version"], "until": time.time()}]
+    history = [*(old.get("history") or []), {"version": old["version"], "until": time.time()}]
     return old | {"version": version, "history": history[-_MAX_HISTORY:]}
 
 
@@ -307,5 +327,5 @@ def _undone(now: Document | None, version: str) -> Document:
     """Return the alias document without a move to `version`, unless it was set to another version since."""
     if now is None or now["version"] != version:
         return now or {"version": None, "history": []}
-    history = list(now["history"])
+    history = list(now.get("history") or [])
     return now | {"version": history.pop()["version"] if history else None, "history": history}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from regraft.store import documents
 from regraft.store.manifest import MANIFEST
 from regraft.store.names import is_version, number_of
 from regraft.store.objects import ObjectStore, Stat
+from regraft.store.schemas import StoredAlias
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,11 @@ class RegistryView:
         if known and known[0] == stamp:
             return known[1]
         try:
-            version = documents.read(self._store, stat.key).get("version")
-        except (NotFound, Damaged):
+            target: str | None = documents.read(self._store, stat.key, StoredAlias)["version"]
+        except NotFound:
             return None
-        target = version if isinstance(version, str) else None
+        except Damaged as error:
+            _log.warning("%s; the alias goes on meaning what it meant before", error)
+            target = known[1] if known else None
         self._read[stat.key] = (stamp, target)
         return target

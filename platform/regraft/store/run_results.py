@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from regraft.errors import Damaged, NotFound, RequestError
-from regraft.store.checkpoints import STATE, Checkpoints, SavedCheckpoint
+from regraft.store.checkpoints import STATE, Checkpoints, SavedCheckpoint, read_state
 from regraft.store.documents import Document
 from regraft.store.manifest import read_verified
 from regraft.store.objects import ObjectStore
@@ -61,7 +60,8 @@ def _of_checkpoints(checkpoints: Checkpoints, score: str) -> RunResult:
     listed = checkpoints.listed()
     if not listed:
         return RunResult(score)
-    state = json.loads(read_verified(checkpoints.store, listed[-1].prefix, STATE, listed[-1].manifest))
+    newest = listed[-1]
+    state = read_state(read_verified(checkpoints.store, newest.prefix, STATE, newest.manifest), newest.prefix)
     best = finite_number(state.get("best"))
     return RunResult(score or _name_of(listed, best), best, finite_number(state.get("seconds")))
 

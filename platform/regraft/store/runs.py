@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass, field
@@ -10,8 +9,10 @@ from typing import Any
 
 from regraft.errors import Damaged, NotFound
 from regraft.store import documents, names
+from regraft.store.bounded_json import parse_json
 from regraft.store.documents import Document
 from regraft.store.objects import Body, ObjectStore, checked
+from regraft.store.schemas import StoredRun
 
 RECORD = "run.json"
 STOP = "stop.json"
@@ -37,6 +38,8 @@ class RunInfo:
     model: str = ""
     fields: Document = field(default_factory=dict, repr=False, compare=False)
     """All fields that were given to `update`."""
+    problem: str = field(default="", compare=False)
+    """Why a damaged one cannot be read."""
 
 
 class Runs:
@@ -56,7 +59,7 @@ class Runs:
     def find(self, run: str) -> Document | None:
         """Return the fields of `run.json`, None if the run does not exist. Raises Damaged if it cannot be read."""
         try:
-            return documents.read(self.store, _key(run, RECORD))
+            return documents.read(self.store, _key(run, RECORD), StoredRun)
         except NotFound:
             return None
 
@@ -73,7 +76,7 @@ class Runs:
         def edit(old: Document | None) -> Document:
             return {**(old or {}), **fields, "name": run, "updated": time.time()}
 
-        return documents.change(self.store, _key(run, RECORD), edit, on_damaged=_warn_fields_lost)
+        return documents.change(self.store, _key(run, RECORD), edit, on_damaged=_warn_fields_lost, schema=StoredRun)
 
     def metric_lines(self, run: str) -> _Documents:
         """Return the lines of the run's metrics.jsonl; none if it has none."""
@@ -99,9 +102,9 @@ class Runs:
             if document != RECORD or not slash or "/checkpoints/" in f"{run}/":
                 continue
             try:
-                found.append(_info(run, documents.read(self.store, stat.key)))
-            except Damaged:
-                found.append(RunInfo(run, state="damaged", updated=stat.modified))
+                found.append(_info(run, documents.read(self.store, stat.key, StoredRun)))
+            except Damaged as error:
+                found.append(RunInfo(run, state="damaged", updated=stat.modified, problem=str(error)))
             except NotFound:
                 continue
         return sorted(found, key=lambda info: -info.updated)
@@ -126,8 +129,8 @@ class RunDocument:
 def parse_event(line: str) -> dict[str, Any] | None:
     """Return a line of a log as an event; None if it is not one."""
     try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
+        event = parse_json(line)
+    except ValueError:
         return None
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from regraft.contracts import Score
 from regraft.errors import Damaged
 from regraft.spec.run import RunSpec
+from regraft.store.checkpoints import read_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ class RunState:
     @classmethod
     def read(cls, text: str | bytes) -> RunState:
         """Read a checkpoint's state.json; raises Damaged for another format."""
-        document = json.loads(text)
+        document = read_state(text, "checkpoint/")
         if document.get("format") != cls().format:
             raise Damaged(f"state.json has format {document.get('format')!r}; this regraft reads 1", where="checkpoint")
-        return cls(**document)
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in document.items() if name in known})

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta, canonical_name, live_tensors
 from regraft.bases.locate import Base
+from regraft.bases.tensor_files import read_tensors
 from regraft.contracts import Context, EvaluationDone, Note
 from regraft.data.sampler import batches_per_epoch, total_steps
 from regraft.data.snapshot import Snapshot
@@ -146,10 +146,10 @@ class Run:
     def load(self, folder: Path) -> None:
         """Read a checkpoint's files into model, optimizer, loss terms and state."""
         self.state = RunState.read((folder / "state.json").read_bytes())
-        apply_delta(self.adapted, load_file(folder / "delta.safetensors"))
+        apply_delta(self.adapted, read_tensors(folder / "delta.safetensors"))
         if self.state.finished and not (folder / "optimizer.safetensors").exists():
             return  # the last checkpoint of a trial: no step follows it
-        tensors = load_file(folder / "optimizer.safetensors")
+        tensors = read_tensors(folder / "optimizer.safetensors")
         terms = {key.removeprefix("terms."): value for key, value in tensors.items() if is_term(key)}
         if terms or len(self.module.terms):
             self.module.terms.load_state_dict(terms)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 from regraft.errors import Diverged, RequestError
@@ -50,7 +50,8 @@ class TrialRecord:
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Self:
         """Read a line of `trials.jsonl`."""
-        return cls(**document)
+        known = {one.name for one in fields(cls)}  # a later edition may write more
+        return cls(**{name: value for name, value in document.items() if name in known})
 
 
 @dataclass(slots=True)

@@ -214,7 +214,7 @@ def test_protected_ones_stay(runs: Checkpoints) -> None:
 def test_scores_that_are_no_numbers_do_not_count(local: Checkpoints) -> None:
     for step, score in enumerate([0.5, float("nan"), "high", None, True]):
         local.save(step, {}, {"metrics": {"f1": score}})
-    local.save(9, {}, {"metrics": "none"})
+    local.save(9, {}, {"metrics": {}})
     local.retain(Retention(metric="f1"))
     assert [one.step for one in local.listed()] == [0, 9]
 

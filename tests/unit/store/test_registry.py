@@ -235,9 +235,11 @@ def test_a_damaged_alias_is_named_and_mended_by_promoting(local: Registry) -> No
     data = local.store.get("models/m/aliases/production.json")
     local.store.put("models/m/aliases/production.json", data.replace(b'"v1"', b'"v2"'))
     for call in (lambda: local.version("m", "production"), lambda: local.rollback("m", "production"),
-                 lambda: local.aliases("m"), lambda: local.delete("m", "v1")):  # fmt: skip
+                 lambda: local.delete("m", "v1")):  # fmt: skip
         with pytest.raises(Damaged, match=r"aliases/production.json: was changed"):
             call()
+    assert local.aliases("m") == {}
+    assert "was changed" in str(local.damaged_aliases("m")["production"])
     assert local.version("m", "v1").version == "v1"
     local.promote("m", "v1", "production")
     assert local.aliases("m") == {"production": "v1"}

@@ -29,6 +29,7 @@ from regraft.serving.engine.version_cache import VersionCache
 from regraft.serving.engine.version_loader import ServedVersion, VersionLoader
 from regraft.serving.predictor import resolve_device
 from regraft.serving.row_checks import MAX_BATCH_NUMBERS, check_rows, with_column
+from regraft.store.extension_panics import panics_as_damage
 from regraft.store.names import is_version
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
@@ -171,7 +172,8 @@ class Engine:
         row = check_rows(served.task, [request.row])[0]
         with loaded.frame.tokenizer_lock if medium_of(served.task.modality).serial else nullcontext():
             try:
-                example = loaded.task.encode(row, loaded.context, train=False)
+                with panics_as_damage("its tokenizer or image processor", str(served)):
+                    example = loaded.task.encode(row, loaded.context, train=False)
             except DataError as error:
                 raise DataError(with_column(served.task, error.message), error.where) from error
         inputs = [value for name, value in example.items() if name != "labels"]

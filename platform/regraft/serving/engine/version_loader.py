@@ -32,7 +32,8 @@ from regraft.serving.engine.multi_lora import NotStackable, head_tensors, lora_f
 from regraft.serving.engine.precision import Precision, choose_precision
 from regraft.serving.engine.shared_trunk import find_suffix, shared_pass_mismatch
 from regraft.serving.predictor import parse_member, version_base, version_processor
-from regraft.serving.version_files import DELTA, PROCESSOR, Fetched, fetch
+from regraft.serving.version_files import DELTA, PROCESSOR, Fetched, fetch, loading
+from regraft.store.extension_panics import panics_as_damage
 from regraft.store.objects import ObjectStore
 from regraft.trunk.cut import NotCut, NothingFrozen
 
@@ -102,6 +103,10 @@ class VersionLoader:
     def open(self, model: str, version: str) -> ServedVersion:
         """Load a version. Raises NotFound, Damaged, BaseError, WrongBase, UnknownPlugin, Unsupported."""
         fetched = fetch(self._store, f"{model}@{version}")
+        with loading(fetched):
+            return self._open(fetched)
+
+    def _open(self, fetched: Fetched) -> ServedVersion:
         task = parse_member(Task, fetched.meta["task"], fetched)  # type: ignore[type-abstract]
         method = parse_member(Method, fetched.meta["method"], fetched)
         tensors, sha256 = _read_delta(fetched)
@@ -113,8 +118,8 @@ class VersionLoader:
             loaded = self._load(OpenPlan(task, method, base, fetched), tensors)
         factors = sum(up.nbytes for _, up in loaded.factors.values()) if loaded.factors else 0
         return ServedVersion(
-            model=model,
-            version=version,
+            model=fetched.version.name,
+            version=fetched.version.version,
             hash=fetched.version.id,
             delta_sha256=sha256,
             task=task,
@@ -290,7 +295,8 @@ def _read_delta(fetched: Fetched) -> tuple[dict[str, Tensor], str]:
             f"{DELTA} has hash {found[:12]} on this machine and should have {wanted[:12]}", str(fetched.version)
         )
     try:
-        return load(data), found
+        with panics_as_damage(DELTA, str(fetched.version)):
+            return load(data), found
     except (SafetensorError, ValueError) as error:
         raise Damaged(f"{DELTA} cannot be read: {error}", where=str(fetched.version)) from error
 

@@ -28,13 +28,16 @@ from regraft.contracts import (
     scores_form,
 )
 from regraft.contracts.findings import Curve, Findings, Table
-from regraft.errors import Unsupported
+from regraft.errors import DataError, Unsupported
 from regraft.lazy import Later
-from regraft.tasks.outputs.one_vector import OneVector, float_tensor, stacked
+from regraft.tasks.outputs.number_range import deviation_of, mean_of, small_pair
+from regraft.tasks.outputs.one_vector import OneVector, stacked
 
 sklearn_metrics = Later("sklearn.metrics")
 
 _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+LEAST = 1e-300
+"""The smallest deviation of targets; its reciprocal, by which gradients are multiplied, is finite."""
 _POINTS = 2000
 """Most rows that a scatter shows."""
 
@@ -87,10 +90,20 @@ class Regression(OneVector):
         return frozenset(self.target_names)
 
     def fit_to_rows(self, numbers: Numbers) -> Self:
-        """Return the task with mean and deviation of the training rows; a constant target has the deviation 1."""
+        """Return the task with mean and deviation of the training rows; a constant target has the deviation 1.
+
+        Raises DataError for numbers that nothing can be computed with.
+        """
         columns = [numbers(name) for name in self.target_names]
-        mean = self.mean or tuple(float(column.mean()) for column in columns)
-        deviation = self.deviation or tuple(_spread(column) for column in columns)
+        mean = self.mean or tuple(mean_of(column) for column in columns)
+        deviation = self.deviation or tuple(deviation_of(column) or 1.0 for column in columns)
+        for name, found in zip(self.target_names, deviation, strict=True):
+            if found < LEAST:
+                raise DataError(
+                    f"the numbers differ by {found:.3g} from their mean, too little to compute with: allowed is "
+                    f"{LEAST:g} or more, so multiply the column",
+                    where=f"column {name}",
+                )
         return self.model_copy(update={"mean": mean, "deviation": deviation})
 
     def outputs(self, labels: Sequence[str]) -> tuple[str, ...]:
@@ -117,13 +130,13 @@ class Regression(OneVector):
         return None if None in numbers else numbers
 
     def targets(self, values: Sequence[Any]) -> Tensor:
-        """Return numbers (rows, targets)."""
-        return float_tensor(values)
+        """Return numbers (rows, targets) in fp64: fp32 does not tell unix times or large ids apart."""
+        return torch.tensor(values, dtype=torch.float64)
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
         """Return the distance in standard deviations, averaged over targets and summed over rows, and the number of
         rows."""
-        losses = self._losses(output.logits, batch["labels"])
+        losses = self._losses(output.logits, batch["labels"]).float()
         return losses.sum(), torch.ones_like(losses).sum()
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
@@ -175,20 +188,19 @@ class Regression(OneVector):
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each row, (rows,), as the mean over targets."""
-        deviation = self._deviation().to(logits.device)
-        true, predicted = labels / deviation, logits.float() / deviation
+        rest = (logits.double() - labels.double()) / self._deviation().to(logits.device)
         each = F.huber_loss if self.distance == "huber" else F.mse_loss
-        return each(predicted, true, reduction="none").mean(1)
+        return each(rest, torch.zeros_like(rest), reduction="none").mean(1)
 
     def _mean(self) -> Tensor:
-        return torch.tensor(self.mean or [0.0] * len(self.target_names))
+        return torch.tensor(self.mean or [0.0] * len(self.target_names), dtype=torch.float64)
 
     def _deviation(self) -> Tensor:
-        return torch.tensor(self.deviation or [1.0] * len(self.target_names))
+        return torch.tensor(self.deviation or [1.0] * len(self.target_names), dtype=torch.float64)
 
 
 class ScaledLinear(nn.Linear):
-    """A linear layer followed by a fixed scale, from standardised numbers to the targets' units, in fp32.
+    """A linear layer followed by a fixed scale, from standardised numbers to the targets' units, in fp64.
 
     The weights before the scale are trained: in the targets' units, a step of the same learning rate would be too
     small for prices and too large for shares.
@@ -202,20 +214,27 @@ class ScaledLinear(nn.Linear):
         deltas."""
         super().__init__(head.in_features, head.out_features, bias=head.bias is not None)
         self.weight, self.bias = head.weight, head.bias
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("deviation", deviation, persistent=False)
+        self.register_buffer("mean", mean.double(), persistent=False)
+        self.register_buffer("deviation", deviation.double(), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return numbers (..., outputs) in the targets' units."""
-        return super().forward(input).float() * self.deviation + self.mean
+        return super().forward(input).double() * self.deviation + self.mean
 
     def plain(self) -> nn.Linear:
-        """Return the same function as a plain linear layer. Raises Unsupported without a bias that could hold the
-        mean."""
+        """Return the same function as a plain linear layer in fp32.
+
+        Raises Unsupported without a bias that could hold the mean, and for targets that fp32 cannot hold.
+        """
         if self.bias is None and self.mean.any():
             raise Unsupported(
                 "the base's own head has no bias, in which a plain layer would hold the mean of the targets: export a "
                 "model trained with task.pooling: mean, or with 0 as task.mean of each target"
+            )
+        if problem := _beyond_fp32(self.mean, self.deviation):
+            raise Unsupported(
+                f"an exported model computes in fp32, which cannot hold its targets: {problem}. Use it by regraft.load "
+                "or an endpoint, or train it on smaller numbers (such as the difference to the smallest one)"
             )
         found = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None).to(self.weight.device)
         with torch.no_grad():
@@ -225,10 +244,15 @@ class ScaledLinear(nn.Linear):
         return found
 
 
-def _spread(column: NDArray[np.float64]) -> float:
-    """Return the standard deviation; 1 for constant numbers, whose computed one is a rounding error and not always
-    0."""
-    return float(column.std()) if np.ptp(column) > 0 else 1.0
+def _beyond_fp32(mean: Tensor, deviation: Tensor) -> str:
+    """Return which mean and deviation fp32 does not hold to a hundredth of the deviation; "" if it holds all."""
+    limits = torch.finfo(torch.float32)
+    for center, spread in zip(mean.tolist(), deviation.tolist(), strict=True):
+        # A thousand deviations from the mean must be finite, and a hundredth of one be told apart.
+        largest = abs(center) + 1e3 * spread
+        if largest > limits.max or spread < 1e3 * limits.tiny or largest * limits.eps > 1e-2 * spread:
+            return f"their mean is {center:.6g}, their deviation {spread:.6g}"
+    return ""
 
 
 def _last_linear(model: nn.Module, outputs: int) -> tuple[nn.Module, str, nn.Linear]:
@@ -244,14 +268,17 @@ def _last_linear(model: nn.Module, outputs: int) -> tuple[nn.Module, str, nn.Lin
 
 
 def _fit(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
-    varied = len(true) > 1 and np.ptp(true) > 0
-    related = varied and np.ptp(predicted) > 0
+    varied = len(true) > 1 and true.min() < true.max()
+    related = varied and predicted.min() < predicted.max()
+    spearman = float(spearmanr(true, predicted).statistic) if related else 0.0
+    true, predicted, unit = small_pair(true, predicted)
+    related = related and predicted.min() < predicted.max() and true.min() < true.max()
     return {
-        "spearman": float(spearmanr(true, predicted).statistic) if related else 0.0,
+        "spearman": spearman,
         "pearson": float(pearsonr(true, predicted).statistic) if related else 0.0,
         "r2": float(sklearn_metrics.r2_score(true, predicted)) if varied else 0.0,
-        "mae": float(sklearn_metrics.mean_absolute_error(true, predicted)),
-        "rmse": float(sklearn_metrics.root_mean_squared_error(true, predicted)),
+        "mae": float(sklearn_metrics.mean_absolute_error(true, predicted)) * unit,
+        "rmse": float(sklearn_metrics.root_mean_squared_error(true, predicted)) * unit,
     }
 
 
@@ -263,7 +290,7 @@ def _fits(sides: Sides) -> Table:
     rows: list[tuple[str | int | float | None, ...]] = []
     for name, (true, predicted) in sides.items():
         fit = _fit(true, predicted)
-        rows.append((name, len(true), float(true.mean()), float(true.std()), *fit.values()))
+        rows.append((name, len(true), mean_of(true), deviation_of(true), *fit.values()))
     columns = ("target", "rows", "mean", "deviation", "Spearman", "Pearson", "R2", "MAE", "RMSE")
     note = "Mean and deviation are those of the true numbers; a model that always answers the mean has R2 0."
     return Table("Targets", columns, tuple(rows), note)
@@ -274,7 +301,7 @@ def _residuals(sides: Sides) -> Table:
     for name, (true, predicted) in sides.items():
         rest = predicted - true
         shares = np.quantile(rest, _SHARES).tolist()
-        rows.append((name, float(rest.mean()), float(rest.std()), *shares, float(np.abs(rest).max())))
+        rows.append((name, mean_of(rest), deviation_of(rest), *shares, float(np.abs(rest).max())))
     columns = ("target", "mean", "deviation", *(f"{share:.0%}" for share in _SHARES), "largest")
     note = "Predicted minus true, in the target's unit; the percentages are quantiles."
     return Table("Residuals", columns, tuple(rows), note)

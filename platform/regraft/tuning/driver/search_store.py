@@ -14,7 +14,9 @@ from dataclasses import fields
 from regraft.errors import Damaged, NotFound
 from regraft.spec.run import RunSpec
 from regraft.store import documents
+from regraft.store.bounded_json import parse_json
 from regraft.store.objects import Body, ObjectStore, checked
+from regraft.store.schemas import StoredSearch, StoredTrial, check_types
 from regraft.store.searches import RECORD, TRIALS, folder_of
 from regraft.tuning.records import SearchRecord, TrialRecord
 from regraft.units import finite
@@ -35,7 +37,7 @@ class SearchStore:
     def record(self) -> SearchRecord | None:
         """Return the search's record; None if there is no such search, or it cannot be read."""
         try:
-            document = documents.read(self.store, f"{self.folder}/{RECORD}")
+            document = documents.read(self.store, f"{self.folder}/{RECORD}", StoredSearch)
         except NotFound:
             return None
         except Damaged as error:
@@ -53,8 +55,8 @@ class SearchStore:
         found = []
         for number, line in enumerate(text.splitlines(), 1):
             try:
-                found.append(TrialRecord.read(json.loads(line)))
-            except (ValueError, TypeError) as error:
+                found.append(_trial(parse_json(line)))
+            except (Damaged, ValueError, TypeError) as error:
                 log.warning("line %d of %s/%s cannot be read: %s", number, self.folder, TRIALS, error)
         return sorted(found, key=lambda record: record.number)
 
@@ -78,3 +80,9 @@ class SearchStore:
     def write(self, name: str, body: Body) -> None:
         """Write any other file of the search, such as its report."""
         self.store.put(checked(f"{self.folder}/{name}"), body)
+
+
+def _trial(document: object) -> TrialRecord:
+    """Return a line of `trials.jsonl` as a record. Raises Damaged where a value has the wrong type."""
+    check_types(document, StoredTrial, TRIALS)
+    return TrialRecord.read(document)  # type: ignore[arg-type]

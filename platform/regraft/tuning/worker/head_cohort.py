@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import canonical_name, live_tensors
+from regraft.bases.tensor_files import read_tensors
 from regraft.contracts import Record
 from regraft.errors import Diverged
 from regraft.spec.run import RunSpec
@@ -86,13 +86,13 @@ class HeadTrial:
         self.callbacks.restore_best(self.state)
         self.callbacks.stopped = bool(saved.meta.get("stopped"))
         names = self.names
-        delta = load_file(files / "delta.safetensors")
+        delta = read_tensors(files / "delta.safetensors")
         device = self.head.weight.device
         self.head.weight = delta[names["weight"]].to(device)
         self.head.bias = delta[names["bias"]].to(device) if self.head.bias is not None else None
         self.head.step = self.state.step
         if (path := files / "optimizer.safetensors").exists():
-            moments = load_file(path)
+            moments = read_tensors(path)
             self.head.moments = {
                 f"{name}|{key.rpartition('|')[2]}": value.to(device)
                 for name, full in names.items()

@@ -26,7 +26,7 @@ if _typing.TYPE_CHECKING:
     from regraft.training.registration import Outcome
     from regraft.tuning.driver.finish import SearchOutcome
 
-__all__ = ["__version__", "evaluate", "load", "predict", "search", "train"]
+__all__ = ["__version__", "create_store", "evaluate", "load", "predict", "search", "train"]
 
 __version__ = _VERSION
 
@@ -241,6 +241,19 @@ def evaluate(
         device=device,
     )
     return run(opened, version, str(data), options=options, progress=progress)
+
+
+def create_store(store: str | Path | None = None) -> str:
+    """Make a store at a folder or s3:// URL, in a folder that exists too, and return its canonical URL.
+
+    `train` and `search` make a new folder themselves. A folder that exists and holds no store is refused there: it may
+    be the place of a mount that is lost. A store that is there stays as it is.
+    """
+    from regraft.store.objects import open_store
+
+    made = open_store(_store(store))
+    made.create()
+    return made.url
 
 
 def predict(

@@ -13,6 +13,7 @@ RegraftError                     exit code 1
 │   ├── PermissionDenied         wrong or missing credentials, or no permission
 │   ├── Conflict                 a compare-and-swap or put-if-absent that another writer won
 │   ├── Damaged                  stored bytes that do not match their manifest
+│   ├── StoreGone                the store that was opened is not there any more: a lost mount
 │   └── LeaseHeld                another driver holds the run
 ├── RunError                     training began and could not go on
 │   ├── Diverged                 the loss is not a number
@@ -114,6 +115,10 @@ class Conflict(StoreError):
 
 class Damaged(StoreError):
     """Stored bytes that do not match their manifest; they are reported and never used."""
+
+
+class StoreGone(StoreError):
+    """The store that was opened is not at its place any more, as after a lost mount; it is not an empty store."""
 
 
 class LeaseHeld(StoreError):

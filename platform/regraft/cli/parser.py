@@ -101,6 +101,14 @@ def _plugins(parser: Parser) -> None:
     parser.add_argument("--plugins", action="append", default=[], metavar="FOLDER", help="a folder of your own plugins")
 
 
+def _create(parser: Parser) -> None:
+    parser.add_argument(
+        "--create",
+        action="store_true",
+        help="make the store in a folder that exists and holds none",
+    )
+
+
 def _train(commands: Any) -> None:
     train = _command(commands, "train", "train the model that a spec describes", store=True)
     train.add_argument("spec", metavar="SPEC", help="YAML file")
@@ -108,6 +116,7 @@ def _train(commands: Any) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a field: training.lr=1e-4"
     )
     train.add_argument("--fresh", action="store_true", help="start another run instead of continuing this spec's")
+    _create(train)
     train.add_argument("--same", action="store_true", help="keep to this spec's run, whatever its rows are now")
     train.add_argument(
         "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
@@ -317,6 +326,7 @@ def _search(commands: Any) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a field: search.trials=30"
     )
     search.add_argument("--fresh", action="store_true", help="start another search instead of continuing this spec's")
+    _create(search)
     search.add_argument("--same", action="store_true", help="keep to this spec's search, whatever its rows are now")
     search.add_argument(
         "--register",

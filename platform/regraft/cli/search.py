@@ -20,6 +20,7 @@ from regraft.cli.signals import ended_by_signals
 from regraft.cli.train import overrides_of
 from regraft.spec.document import absolute
 from regraft.spec.run import RunSpec
+from regraft.store.objects import open_store
 from regraft.units import bytes_text, finite_number, seconds_text
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def search(args: argparse.Namespace, screen: Screen) -> Reply:
     if args.register is not None:
         overrides["search.register"] = args.register
     spec = RunSpec.load(Path(args.spec), overrides=overrides)
+    if args.create:
+        open_store(spec.store).create()
     if is_job_api(args.address):
         pack = partial(function(WORK["pack search"]), spec=spec, fresh=args.fresh, same=args.same)
         return run_as_job(args.address, screen, pack, follow_running=not args.fresh, shown=following)

@@ -19,6 +19,7 @@ from regraft.contracts import columns_of
 from regraft.errors import RequestError
 from regraft.spec.document import absolute, parse_set
 from regraft.spec.run import RunSpec
+from regraft.store.objects import open_store
 from regraft.units import bytes_text, seconds_text
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 def train(args: argparse.Namespace, screen: Screen) -> Reply:
     """Run the `train` command."""
     spec = RunSpec.load(Path(args.spec), overrides=overrides_of(args))
+    if args.create:
+        open_store(spec.store).create()
     if is_job_api(args.address):
         pack = partial(function(WORK["pack train"]), spec=spec, fresh=args.fresh, same=args.same)
         return run_as_job(args.address, screen, pack, follow_running=not args.fresh)

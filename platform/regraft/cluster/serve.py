@@ -67,6 +67,8 @@ class RayMetrics:
         self._together = Counter("regraft_computed_rows", "Rows computed", tags)
         self._waited = Histogram("regraft_queue_seconds", "Seconds that rows waited", list(SECONDS), tags)
         self._held = Gauge("regraft_requests_held", "Requests waiting or being answered in a replica")
+        self._unread = Gauge("regraft_store_unreadable", "1 while a replica cannot read the registry")
+        self._unread.set(0)
 
     def answered(self, model: str, version: str, status: int, *, seconds: float, rows: int) -> None:
         """Count a request that has ended."""
@@ -81,6 +83,10 @@ class RayMetrics:
     def held(self, count: int) -> None:
         """Set the number of requests that are waiting or being answered."""
         self._held.set(count)
+
+    def store_readable(self, readable: bool) -> None:
+        """Set whether the registry can be read."""
+        self._unread.set(0 if readable else 1)
 
     def computed(self, batch: ComputedBatch) -> None:
         """Count the rows of a computed batch."""

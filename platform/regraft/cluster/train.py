@@ -23,7 +23,7 @@ from regraft.cluster.visibility import check_folders, check_images
 from regraft.contracts import Progress, note
 from regraft.errors import ClusterError, RegraftError
 from regraft.spec.run import RunSpec
-from regraft.store.objects import open_store
+from regraft.store.objects import open_existing
 from regraft.store.runs import Runs
 from regraft.training.job import Job
 from regraft.training.loop import fit
@@ -87,7 +87,7 @@ def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Prog
     with (
         on_sigterm(notice),
         on_interrupt(notice),
-        on_stop_request(Runs(open_store(spec.store)), job.run, notice),
+        on_stop_request(Runs(open_existing(spec.store)), job.run, notice),
     ):
         while True:
             number += 1

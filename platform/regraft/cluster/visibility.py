@@ -19,7 +19,7 @@ from regraft.contracts import columns_of
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import RequestError
 from regraft.spec.run import RunSpec
-from regraft.store.objects import open_store
+from regraft.store.objects import open_existing
 from regraft.training.job import Job
 
 SAMPLE = 200
@@ -68,7 +68,7 @@ def images(spec: RunSpec, job: Job) -> list[str]:
     columns = [name for name, column in columns_of(spec.task.stored_columns()).items() if column.by_reference]
     if not columns:
         return []
-    snapshot = open_snapshot(open_store(spec.store), job.fingerprint)
+    snapshot = open_snapshot(open_existing(spec.store), job.fingerprint)
     found: dict[Path, str] = {}
     for rows in (snapshot.train, snapshot.eval):
         for index in np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows)), dtype=int)):

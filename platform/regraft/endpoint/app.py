@@ -136,7 +136,10 @@ class Endpoint:
     async def _readyz(self, request: Request) -> Response:
         if not self.ready:
             raise busy("models are being loaded", kind="NotReady")
-        return JSONResponse({"status": "ready", "models": len(self._routes.models())})
+        report: dict[str, object] = {"status": "ready", "models": len(self._routes.models())}
+        if self._routes.trouble:  # the reason is in the log: it may name hosts and folders
+            report["store"] = "it cannot be read now: the models that were known go on answering"
+        return JSONResponse(report)
 
     async def _ask(self, request: Request) -> Response:
         """Answer a request or return its error, and count it."""

@@ -18,6 +18,10 @@ class Metrics(Protocol):
         """Record how many requests are waiting or being answered now."""
         ...
 
+    def store_readable(self, readable: bool) -> None:
+        """Record whether the registry can be read; called in the polling thread when that changes."""
+        ...
+
     def computed(self, batch: ComputedBatch) -> None:
         """Count rows that were computed together; called in the computing thread."""
         ...
@@ -30,6 +34,9 @@ class NoMetrics:
         """Do nothing."""
 
     def held(self, count: int) -> None:
+        """Do nothing."""
+
+    def store_readable(self, readable: bool) -> None:
         """Do nothing."""
 
     def computed(self, batch: ComputedBatch) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from regraft.endpoint.metrics import Metrics, NoMetrics
 from regraft.errors import NotFound, RegraftError
 from regraft.spec.serve import EVERY, ServeSpec
 from regraft.store import names
@@ -59,10 +60,16 @@ RouteTable = Mapping[RouteKey, ModelRoute]
 class ModelRoutes:
     """The models of an endpoint, and which versions answer for them. All methods may be called from any thread."""
 
-    def __init__(self, store: ObjectStore, spec: ServeSpec, open_version: OpenVersion) -> None:
+    def __init__(
+        self, store: ObjectStore, spec: ServeSpec, open_version: OpenVersion, metrics: Metrics | None = None
+    ) -> None:
         self._url = store.url
+        self._store = store
+        self.trouble = ""
+        """Why the registry cannot be read now; empty while it can."""
         self._registry = RegistryView(store)
         self._open = open_version
+        self._metrics = metrics or NoMetrics()
         self._splits = spec.shares
         self._serves_all = EVERY in spec.models
         parsed = [written.partition("@") for written in spec.models if written != EVERY]
@@ -87,6 +94,7 @@ class ModelRoutes:
         that fails to load is logged, and tried again when it is requested. Raises NotFound for one that does not exist,
         and the first error when none could be loaded.
         """
+        self._store.hold()
         self.refresh()
         for name in self._named:
             self._check_exists(name)
@@ -191,9 +199,22 @@ class ModelRoutes:
             try:
                 self.refresh()
             except RegraftError as error:
-                _log.warning("the registry could not be read, the known routes stay: %s", error)
-            except Exception:
+                self._unread(str(error))
+            except Exception as error:
                 _log.exception("the registry could not be read, the known routes stay")
+                self._unread(type(error).__name__)
+            else:
+                if self.trouble:
+                    _log.warning("the registry can be read again")
+                    self._metrics.store_readable(True)
+                self.trouble = ""
+
+    def _unread(self, why: str) -> None:
+        """Record why the registry cannot be read; a reason is logged once, not at every poll."""
+        if why != self.trouble:
+            _log.warning("the registry could not be read, the known routes stay: %s", why)
+            self._metrics.store_readable(False)
+        self.trouble = why
 
     def _serves(self, model: str) -> bool:
         return self._serves_all or model in self._named

@@ -33,7 +33,7 @@ class OpenEndpoint:
         self.spec = spec
         store = open_store(spec.store)
         self.backend = backend or EngineBackend(store, spec, metrics)
-        self.routes = ModelRoutes(store, spec, self.backend.open)
+        self.routes = ModelRoutes(store, spec, self.backend.open, metrics)
         try:
             self.routes.start()
             self.endpoint = Endpoint(spec, self.routes, self.backend, ApiKeys.found(spec.keys), metrics=metrics)

@@ -26,7 +26,8 @@ from regraft.store.atomic_files import (
     writing,
     writing_locally,
 )
-from regraft.store.objects import PROBE, RESERVED, Body, ObjectStore, Stat, absolute, checked, chunks, valid_part
+from regraft.store.mark import FolderMark
+from regraft.store.objects import MARK, PROBE, RESERVED, Body, ObjectStore, Stat, absolute, checked, chunks, valid_part
 
 _LOCK = RESERVED + "lock"
 _PIECE = 4 << 20
@@ -43,10 +44,26 @@ class FolderStore(ObjectStore):
     def __init__(self, folder: str) -> None:
         self.url = absolute(folder)
         self.root = Path(os.path.realpath(self.url))
+        self._mark = FolderMark(self.root, self.url)
+
+    def begin(self) -> None:
+        self._mark.begin()
+
+    def create(self) -> None:
+        self._mark.before_write()
+
+    def expect(self) -> None:
+        self._mark.required = True
+
+    def hold(self) -> None:
+        self._mark.see()
+
+    def verify(self) -> None:
+        self._mark.verify()
 
     def get(self, key: str) -> bytes:
         path = self._path(key)
-        with reading(key, self.url):
+        with self._reading(key):
             return path.read_bytes()
 
     def read(self, key: str) -> tuple[bytes, str]:
@@ -60,7 +77,7 @@ class FolderStore(ObjectStore):
 
     def fetch(self, key: str, path: Path) -> None:
         source = self._path(key)
-        with reading(key, self.url):
+        with self._reading(key):
             file = source.open("rb")
         with file, writing_locally(path), temporary_file(path) as (target, temporary):
             while piece := file.read(_PIECE):
@@ -69,6 +86,7 @@ class FolderStore(ObjectStore):
 
     def put(self, key: str, body: Body) -> None:
         path = self._path(key)
+        self._mark.before_write()
         with writing(self.url), self._written(path, body) as temporary:
             with self._locked():
                 os.replace(temporary, path)
@@ -76,6 +94,7 @@ class FolderStore(ObjectStore):
 
     def put_if_absent(self, key: str, data: bytes) -> None:
         path = self._path(key)
+        self._mark.before_write()
         with writing(self.url), self._written(path, data) as temporary:
             try:
                 os.link(temporary, path)
@@ -91,8 +110,10 @@ class FolderStore(ObjectStore):
 
     def put_if_match(self, key: str, data: bytes, tag: str) -> None:
         path = self._path(key)
+        self._mark.verify()
         if not path.is_file():
             raise Conflict(f"{key} no longer exists", self.url)
+        self._mark.before_write()
         with writing(self.url), self._written(path, data) as temporary:
             with self._locked():
                 if not path.is_file() or _tag(path.read_bytes()) != tag:
@@ -104,11 +125,15 @@ class FolderStore(ObjectStore):
         folder, slash, start = prefix.rpartition("/")
         if slash:
             self._path(folder)
+        self._mark.see()
+        self._mark.verify()
         yield from self._walk(folder + slash, start)
+        self._mark.verify()
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             path = self._path(key)
+            self._mark.verify()
             if not path.is_file():
                 continue
             with writing(self.url):
@@ -119,8 +144,11 @@ class FolderStore(ObjectStore):
 
     def exists(self, key: str) -> bool:
         path = self._path(key)
-        with reading(key, self.url):
-            return path.is_file()
+        with self._reading(key):
+            found = path.is_file()
+        if not found:
+            self._mark.verify()
+        return found
 
     def local(self, key: str) -> Path | None:
         if not self.exists(key):
@@ -128,6 +156,7 @@ class FolderStore(ObjectStore):
         return self._path(key)
 
     def check(self) -> None:
+        self._mark.verify()
         new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         data = uuid4().hex.encode()
         path = self.root / (PROBE + uuid4().hex)
@@ -149,12 +178,14 @@ class FolderStore(ObjectStore):
         return shutil.disk_usage(existing).free
 
     def now(self) -> float:
+        self._mark.verify()
         # Of the folder that will hold the store where there is none yet: asking for the time must not create it.
         place = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
         with writing(self.url), TemporaryFile(dir=place) as file:
             return os.fstat(file.fileno()).st_mtime
 
     def sweep(self, older_than_s: float) -> tuple[str, ...]:
+        self._mark.see()
         before = self.now() - older_than_s
         deleted = []
         with writing(self.url):
@@ -172,11 +203,25 @@ class FolderStore(ObjectStore):
             raise RequestError(f"key {key!r} leads through a symbolic link, which a store does not follow", self.url)
         return path
 
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        """Translate errors of a read: what is not there is gone where the whole store is."""
+        self._mark.see()
+        try:
+            with reading(key, self.url):
+                yield
+        except NotFound:
+            self._mark.verify()
+            raise
+
     def _walk(self, folder: str, start: str) -> Iterator[Stat]:
         """List the objects below `folder`, which is "" or ends with a slash, whose names begin with `start`."""
         try:
             with reading(folder, self.url), os.scandir(self.root / folder) as found:
-                entries = sorted((e for e in found if e.name.startswith(start) and _is_listed(e)), key=_sort_key)
+                entries = sorted(
+                    (e for e in found if e.name.startswith(start) and _is_listed(e) and folder + e.name != MARK),
+                    key=_sort_key,
+                )
         except NotFound:
             return
         for entry in entries:

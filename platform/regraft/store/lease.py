@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from regraft.errors import Conflict, Damaged, LeaseHeld, NotFound, StoreError
+from regraft.errors import Conflict, Damaged, LeaseHeld, NotFound, StoreError, StoreGone
 from regraft.store import documents
 from regraft.store.documents import Document
 from regraft.store.objects import ObjectStore, checked
@@ -52,6 +52,7 @@ class Lease:
         self._key = checked(f"{folder or f'runs/{run}'}/lease.json")
         self._ttl_s = ttl_s
         self._heartbeat_s = heartbeat_s
+        self._gone: StoreGone | None = None
         self._holder: Document = {}
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
@@ -66,6 +67,7 @@ class Lease:
             _held_ids.discard(self._holder["id"])
             raise
         self.lost.clear()
+        self._gone = None
         self._done.clear()
         self._thread = threading.Thread(target=self._beat, name=f"regraft-lease-{self.run}", daemon=True)
         self._thread.start()
@@ -82,6 +84,13 @@ class Lease:
         # Marked and not deleted: deletes are unconditional on some servers, and could remove the lease of a successor.
         with suppress(Conflict):
             documents.change(self._store, self._key, self._released)
+
+    def raise_if_lost(self, message: str, where: str) -> None:
+        """Raise StoreGone where the store is gone, and LeaseHeld with this message where another driver drives."""
+        if self._gone is not None:
+            raise self._gone
+        if self.lost.is_set():
+            raise LeaseHeld(message, where)
 
     def __enter__(self) -> Self:
         return self.acquire()
@@ -102,7 +111,10 @@ class Lease:
         return self._holder | {"until": self._store.now() + self._ttl_s}
 
     def _renewed(self, old: Document | None) -> Document:
-        if old is None or old.get("id") != self._holder["id"]:
+        if old is None:
+            self._store.verify()
+            raise Conflict(f"the lease of {self.run} was deleted, as by a command that deletes it", self._store.url)
+        if old.get("id") != self._holder["id"]:
             raise Conflict(f"the lease of {self.run} was taken over", self._store.url)
         return self._holder | {"until": self._store.now() + self._ttl_s}
 
@@ -115,7 +127,8 @@ class Lease:
             try:
                 documents.change(self._store, self._key, self._renewed)
                 good = time.monotonic()
-            except (Conflict, Damaged) as error:
+            except (Conflict, Damaged, StoreGone) as error:
+                self._gone = error if isinstance(error, StoreGone) else None
                 _log.warning("%s", error)
                 self.lost.set()
                 return

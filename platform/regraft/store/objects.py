@@ -27,6 +27,9 @@ RESERVED = ".regraft-"
 PROBE = RESERVED + "check-"
 """Prefix of the probe objects of `check`, the only reserved names that are valid keys."""
 
+MARK = "regraft.json"
+"""The name at the root of a store that marks it; it is never listed."""
+
 _IMPLEMENTATIONS = {"file": "regraft.store.folder:FolderStore", "s3": "regraft.store.s3:S3Store"}
 _MOST_KEY_BYTES = 900  # S3 allows 1024, which include the prefix of the store
 
@@ -106,6 +109,26 @@ class ObjectStore(ABC):
         finally:
             self.delete([key])
 
+    def begin(self) -> None:
+        """Admit the first command. Raises RequestError for a folder that exists and holds no store; marks a prefix."""
+        return
+
+    def create(self) -> None:
+        """Make a store at this place, in an existing folder too; a store that is there stays as it is."""
+        self.begin()
+
+    def expect(self) -> None:
+        """Require that the store is there already: from now on no write creates it."""
+        return
+
+    def hold(self) -> None:
+        """Remember which store is there; StoreGone is raised once it is not there any more."""
+        return
+
+    def verify(self) -> None:
+        """Raise StoreGone where the store that was opened is not there any more."""
+        return
+
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Stat]:
         """Yield every object whose key begins with `prefix`, in the order of the keys, without incomplete writes."""
@@ -140,6 +163,13 @@ def open_store(url: str) -> ObjectStore:
     scheme, _, name = _implementation(url).partition(":")
     implementation: type[ObjectStore] = getattr(importlib.import_module(scheme), name)
     return implementation(*_arguments(url))
+
+
+def open_existing(url: str) -> ObjectStore:
+    """Open a store that another part of this command has begun: no write creates it where it is gone."""
+    store = open_store(url)
+    store.expect()
+    return store
 
 
 def _implementation(url: str) -> str:
@@ -194,7 +224,7 @@ def valid_part(part: str) -> bool:
 
 def is_listable(key: str) -> bool:
     """Return whether a key found in storage belongs to the store: other tools leave folder markers, for example."""
-    return all(valid_part(part) and not part.startswith(RESERVED) for part in key.split("/"))
+    return key != MARK and all(valid_part(part) and not part.startswith(RESERVED) for part in key.split("/"))
 
 
 def size_of(body: Body) -> int:

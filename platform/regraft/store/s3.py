@@ -25,8 +25,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from regraft.errors import Conflict, NotFound, RequestError, StoreError
 from regraft.store import multipart
 from regraft.store.atomic_files import temporary_file, writing_locally
-from regraft.store.objects import PROBE, Body, ObjectStore, Stat, checked, is_listable, size_of
-from regraft.store.s3_errors import code_of, retries_of, status_of, translated
+from regraft.store.mark import ObjectMark
+from regraft.store.objects import MARK, PROBE, Body, ObjectStore, Stat, checked, chunks, is_listable, size_of
+from regraft.store.s3_errors import code_of, raise_reason, retries_of, status_of, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -71,6 +72,19 @@ class S3Store(ObjectStore):
         self._prefix = checked(prefix.strip("/")) + "/" if prefix.strip("/") else ""
         self._attempts = attempts
         self.url = f"s3://{bucket}/{self._prefix}".rstrip("/")
+        self._mark = ObjectMark(self.url, partial(self.get, MARK), partial(self._put_if_absent, MARK))
+
+    def begin(self) -> None:
+        self._mark.begin()
+
+    def expect(self) -> None:
+        self._mark.expect()
+
+    def hold(self) -> None:
+        self._mark.see()
+
+    def verify(self) -> None:
+        self._mark.verify(now=True)
 
     def get(self, key: str) -> bytes:
         return self.read(key)[0]
@@ -97,7 +111,7 @@ class S3Store(ObjectStore):
         return sink.getvalue(), tag
 
     def tag(self, key: str) -> str:
-        found = self._tag(key)
+        found = self._tag(key, explained=True)
         if found is None:
             raise NotFound(f"{key} does not exist", self.url)
         return found
@@ -109,15 +123,20 @@ class S3Store(ObjectStore):
             os.replace(temporary, path)
 
     def put(self, key: str, body: Body) -> None:
+        self._mark.before_write()
         name = self._name(key)
         with self._client_for(f"writing {key}") as client:
             if size_of(body) > multipart.PART:
                 multipart.upload(client, self._bucket, name, body)
                 return
-            data = _read_all(body)
+            data = b"".join(chunks(body, multipart.PART))
             client.put_object(Bucket=self._bucket, Key=name, Body=data, ContentMD5=multipart.digest(data))
 
     def put_if_absent(self, key: str, data: bytes) -> None:
+        self._mark.before_write()
+        self._put_if_absent(key, data)
+
+    def _put_if_absent(self, key: str, data: bytes) -> None:
         name = self._name(key)
         with self._client_for(f"writing {key}") as client:
             try:
@@ -127,6 +146,7 @@ class S3Store(ObjectStore):
                     raise Conflict(f"{key} exists already", self.url) from None
 
     def put_if_match(self, key: str, data: bytes, tag: str) -> None:
+        self._mark.before_write()
         name = self._name(key)
         with self._client_for(f"writing {key}") as client:
             put = partial(client.put_object, Bucket=self._bucket, Key=name, Body=data)
@@ -147,13 +167,19 @@ class S3Store(ObjectStore):
             pages = client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig={"PageSize": _PAGE}
             )
+            empty = True
             for page in pages:
                 for item in page.get("Contents", []):
                     key = item["Key"].removeprefix(self._prefix)
                     if is_listable(key):
+                        empty = False
                         yield Stat(key, item["Size"], item["LastModified"].timestamp(), item["ETag"].strip('"'))
 
+        if empty:
+            self._mark.verify(now=True)
+
     def delete(self, keys: Iterable[str]) -> None:
+        self._mark.before_write()
         names = [self._name(key) for key in keys]
         if len(names) < 3:
             for name in names:
@@ -282,12 +308,15 @@ class S3Store(ObjectStore):
             return self.get(key) == data
         return False
 
-    def _tag(self, key: str) -> str | None:
+    def _tag(self, key: str, *, explained: bool = False) -> str | None:
+        """Return an object's tag; `explained`: another request asks for the reason where the answer has none."""
         name = self._name(key)
         with self._client_for(f"looking for {key}") as client:
             try:
                 return client.head_object(Bucket=self._bucket, Key=name)["ETag"].strip('"')
             except ClientError as error:
+                if explained:
+                    raise_reason(error, client, self._bucket, name)
                 if status_of(error) != 404:
                     raise
         return None
@@ -362,12 +391,3 @@ class _Clients:
 _clients = _Clients()
 # A connection must not be used after a fork: both processes would read each other's responses.
 os.register_at_fork(after_in_child=_clients.forget)
-
-
-def _read_all(body: Body) -> bytes:
-    if isinstance(body, Path):
-        try:
-            return body.read_bytes()
-        except OSError as error:
-            raise StoreError(f"the local file to be stored cannot be read ({error.strerror})", str(body)) from error
-    return bytes(body)

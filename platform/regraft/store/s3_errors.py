@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from botocore.exceptions import (
@@ -17,6 +18,9 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from regraft.errors import NotFound, PermissionDenied, RegraftError, StoreError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 _WRONG_KEYS = {
     "SignatureDoesNotMatch": "the secret key does not belong to the access key: check AWS_SECRET_ACCESS_KEY",
@@ -45,6 +49,18 @@ def status_of(error: ClientError) -> int:
 def retries_of(error: ClientError) -> int:
     """Return how often the request had been sent before the response that this error reports."""
     return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+
+
+def raise_reason(error: ClientError, client: S3Client, bucket: str, name: str) -> None:
+    """Raise the reason for a failed HEAD, whose answer has no body, as a listing of the same name reports it.
+
+    A missing bucket or an expired key is then not taken for a missing object; for a missing object nothing is raised.
+    """
+    try:
+        client.list_objects_v2(Bucket=bucket, Prefix=name, MaxKeys=1)
+    except ClientError as reason:
+        if status_of(error) != 404 or code_of(reason) == "NoSuchBucket":
+            raise reason from None
 
 
 def translated(error: Exception, *, doing: str, url: str, endpoint: str) -> RegraftError:

@@ -16,7 +16,7 @@ from regraft.contracts import Batch, Resumed, Stepped
 from regraft.data.sampler import batches, position, share
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import Diverged
-from regraft.store.objects import open_store
+from regraft.store.objects import open_existing
 from regraft.store.runs import RunDocument, Runs
 from regraft.store.scratch_folder import scratch_folder
 from regraft.training.baselines import measure_baselines
@@ -43,7 +43,7 @@ def fit(job: Job, harness: Harness) -> RunState:
     if job.threads:
         torch.set_num_threads(job.threads)
     spec = job.resolved()
-    store = open_store(spec.store)
+    store = open_existing(spec.store)
     with scratch_folder() as folder, explain_out_of_memory(spec):
         document = RunDocument(Runs(store), job.run)
         snapshot = open_snapshot(store, job.fingerprint)

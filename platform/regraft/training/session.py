@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from regraft.contracts import Note, Progress
-from regraft.errors import Interrupted, LeaseHeld, RequestError, Stopped, StoreError
+from regraft.errors import Interrupted, RequestError, Stopped, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.lease import Lease
@@ -43,6 +43,7 @@ def run_session(
     started = time.monotonic()
     spec = spec.model_copy(update={"search": None})  # the search section is not a part of a run
     store = open_store(spec.store)
+    store.begin()
     store.check()
     runs = Runs(store)
     for run in run_names(runs, spec, fresh=fresh):
@@ -76,10 +77,9 @@ def _begun(store: ObjectStore, spec: RunSpec, run: str, events: EventLog, *, sam
 
 def complete(prepared: PreparedRun) -> Outcome:
     """Register the best checkpoint of a trained run; raises LeaseHeld if another driver has taken the run over."""
-    if prepared.lease.lost.is_set():
-        raise LeaseHeld(
-            "another driver took this run over while it trained; it will register the model", prepared.job.run
-        )
+    prepared.lease.raise_if_lost(
+        "another driver took this run over while it trained; it will register the model", prepared.job.run
+    )
     return register(prepared)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from regraft.errors import StoreError
+from regraft.errors import StoreError, StoreGone
 from regraft.store.runs import Runs
 
 
@@ -98,5 +98,8 @@ def _watch(runs: Runs, run: str, notice: StopNotice, done: threading.Event) -> N
             if runs.stop_requested(run):
                 notice.give("`regraft runs stop` asked for it")
                 return
+        except StoreGone as error:
+            notice.give(str(error))
+            return
         except StoreError as error:
             _log.info("whether run %s is to stop could not be looked up: %s", run, error)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from regraft.bases.locate import locate
 from regraft.contracts import Note, Progress, SearchStarted, note
-from regraft.errors import LeaseHeld, RequestError, StoreError
+from regraft.errors import RequestError, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
@@ -70,6 +70,7 @@ def search_session(
     started = time.monotonic()
     check_search(spec)
     store = open_store(spec.store)
+    store.begin()
     store.check()
     names = search_names(store, spec, fresh=again == "fresh")
     while True:
@@ -113,8 +114,7 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
             prepared = PreparedSearch(spec, base, job, record, search_store, progress, snapshot.notes)
             coordinator = coordinate(prepared, means.make_study(spec))
             ran = execute(coordinator, job, pool, lease)
-        if lease.lost.is_set():
-            raise LeaseHeld("another driver took this search over; it will register the winner", name)
+        lease.raise_if_lost("another driver took this search over; it will register the winner", name)
         return complete(prepared, coordinator, means.started, ran=ran)
 
 

@@ -275,3 +275,23 @@ def test_looking_ahead_changes_neither_order_nor_number(moto_url: str) -> None:
     wanted = [(image, f"{moto_url}/{number}.png") for number in range(5)]
     seen = list(fetched_ahead(range(200), lambda number: wanted[number : number + 1]))
     assert seen == list(range(200))
+
+
+@pytest.mark.parametrize("bad_rows", ["fail", "skip"])
+def test_a_missing_bucket_is_no_fault_of_a_row(moto_url: str, tmp_path: Path, bad_rows: str) -> None:
+    rows = [{"image": f"s3://no-such-bucket/{number}.png", "label": "ab"[number % 2]} for number in range(4)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    with pytest.raises(StoreError, match="bucket does not exist"):
+        built(ImageClassification(), tmp_path, str(tmp_path / "rows.json"), bad_rows=bad_rows)
+
+
+def test_an_expired_key_is_named_where_an_answer_has_no_body(flaky: FakeS3) -> None:
+    store = put("s3://b/p", {"x.png": b"x"})
+    flaky.fault = lambda request: "400:ExpiredToken"
+    with pytest.raises(StoreError, match="expired"):
+        store.tag("x.png")
+
+
+def test_a_missing_object_is_still_a_missing_object(small_url: str) -> None:
+    with pytest.raises(NotFound):
+        put(small_url, {"x.png": b"x"}).tag("y.png")

@@ -14,7 +14,7 @@ import pytest
 
 from regraft.errors import Conflict, PermissionDenied, RequestError, StoreError
 from regraft.store.folder import FolderStore
-from regraft.store.objects import ObjectStore, open_store
+from regraft.store.objects import MARK, ObjectStore, open_store
 
 
 def failing(number: int) -> Callable[..., int]:
@@ -24,8 +24,11 @@ def failing(number: int) -> Callable[..., int]:
     return call
 
 
+OURS = {".regraft-lock", MARK}
+
+
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.name != ".regraft-lock")
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.name not in OURS)
 
 
 @pytest.fixture

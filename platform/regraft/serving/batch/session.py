@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regraft.contracts import Progress, Stepped, note
-from regraft.errors import DataError, LeaseHeld, RequestError, RunError
+from regraft.errors import DataError, RequestError, RunError
 from regraft.plugins import add_folder
 from regraft.serving.batch.input_blocks import BLOCK_ROWS, PROBLEM, WHERE, InputBlocks, ReadOptions
 from regraft.serving.batch.output_parts import Form, OutputParts, assemble, block_output
@@ -197,8 +197,7 @@ def predict_session(
         blocks, job = begin(prepared, choose, progress)
         rest = _Remaining(blocks, OutputParts(store, prepared.form), progress)
         execute(job, rest.numbers, rest.done)
-        if lease.lost.is_set():
-            raise LeaseHeld("another command took this output over", where=prepared.request.output)
+        lease.raise_if_lost("another command took this output over", prepared.request.output)
         return finish(prepared, blocks, started)
 
 

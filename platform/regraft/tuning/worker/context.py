@@ -13,7 +13,7 @@ from regraft.bases.locate import Base
 from regraft.data.snapshot import Snapshot, open_snapshot
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
-from regraft.store.objects import ObjectStore, open_store
+from regraft.store.objects import ObjectStore, open_existing
 from regraft.training.cut_check import CutSite
 from regraft.training.distribute import make_accelerator
 from regraft.training.harness import Harness
@@ -43,7 +43,7 @@ class WorkerContext:
         """Open the store, locate the base, and open the rows. Raises WrongBase if the base has changed."""
         if self.job.threads:
             torch.set_num_threads(self.job.threads)
-        self.store = open_store(self.spec.store)
+        self.store = open_existing(self.spec.store)
         self.base = base_of(self.spec, self._job_of(self.spec))
         check_weights_fit(self.base, self.harness)
         self.snapshot = open_snapshot(self.store, self.job.fingerprint)

@@ -8,14 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from regraft.cli.screen import Reply, Screen, store_of
 from regraft.errors import LeaseHeld
+from regraft.lazy import Later
 from regraft.store.checkpoints import Checkpoints
+from regraft.store.machine_cache import cache_folder, cached_folders
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.optimizer_states import UnneededStates, unneeded_states
 from regraft.store.registry import Registry
 from regraft.store.scratch_folder import sweep_scratch
 from regraft.trunk.feature_store import collect as collect_features
+from regraft.trunk.shard_faults import shard_faults
 from regraft.units import bytes_text
 
+_outputs = Later("regraft.training.kept_outputs")
 _DAY_S = 24 * 3600.0
 """Age below which an object is kept, longer than any upload: it may be about to be committed."""
 _KEPT = {
@@ -25,7 +29,7 @@ _KEPT = {
     "searches": "records, reports and the checkpoints of the best trials (search.keep), which can be registered; "
     "`regraft runs delete SEARCH`",
     "features": "outputs of frozen parts, which speed up later runs of the same base and rows: delete the folder, or "
-    "a part of it, to free space; runs compute again what they miss",
+    "a part of it, to free space; runs compute again what they miss. `regraft gc --verify` removes wrong ones",
     "data": "the checked rows of runs and searches; a command that misses them reads its files again",
 }
 """Why each folder of a store stays."""
@@ -44,6 +48,8 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
         f"{store.url}: {len(gone)} unfinished checkpoints, versions and features ({bytes_text(freed)}) "
         f"and {len(temporary)} temporary files removed; those younger than a day are kept"
     )
+    freed += (verified := _verify(store, args.verify, screen) if args.verify is not None else 0)
+    cached = _show_cache(args.cache, screen)
     states = unneeded_states(store)
     dropped = _drop(store, states, screen) if args.optimizer_states else _list(states, screen)
     kept = _show_kept(store, screen)
@@ -60,6 +66,8 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
             ],
             "optimizer_states_removed": bool(args.optimizer_states),
             "kept_bytes": kept,
+            "verified_bytes": verified,
+            "cache_bytes": cached,
         }
     )
 
@@ -77,6 +85,43 @@ def _unfinished(store: ObjectStore, keys: Iterable[str]) -> list[str]:
     gone += Registry(store).collect(_DAY_S)
     features, _ = collect_features(store, _DAY_S)
     return gone + features
+
+
+def _verify(store: ObjectStore, run: str, screen: Screen) -> int:
+    """Delete kept outputs that do not agree; return the freed bytes. Those of a run are computed again first."""
+    if run:
+        notes, rows = _outputs.verify_kept(store, run, lambda event: screen.note(getattr(event, "message", "")))
+        for text in notes:
+            screen.note(text)
+        screen.say(f"{rows} rows of run {run} have kept outputs, and these are what its base computes")
+    faults, count = shard_faults(store)
+    for fault in faults:
+        fault.remove(store)
+        writer = f"run {fault.run}" if fault.run else "an unknown run"
+        screen.note(f"removed {fault.prefix} ({bytes_text(fault.bytes)}, written by {writer}): {fault.why}")
+    screen.say(
+        f"kept outputs: {count - len(faults)} of {count} parts are as they were written. Whether they are what a model "
+        "computes is known only from rows and base: `regraft gc --verify RUN` computes those of a run again"
+    )
+    return sum(fault.bytes for fault in faults)
+
+
+def _show_cache(remove: bool, screen: Screen) -> int:
+    """Show how much this machine's cache holds, or delete what was not used for a day; return the bytes that stay."""
+    folders = cached_folders()
+    idle = [one for one in folders if one.idle_s > _DAY_S]
+    kept = sum(one.bytes for one in folders)
+    if remove:
+        for one in idle:
+            one.remove()
+            screen.note(f"removed {one.path} ({bytes_text(one.bytes)})")
+            kept -= one.bytes
+    elif idle:
+        screen.say(
+            f"this machine's cache {cache_folder('')}: {bytes_text(kept)}, of which "
+            f"{bytes_text(sum(one.bytes for one in idle))} were not used for a day; `regraft gc --cache` removes these"
+        )
+    return kept
 
 
 def _list(states: Sequence[UnneededStates], screen: Screen) -> int:

@@ -284,6 +284,19 @@ def _upkeep(commands: Any) -> None:
         action="store_true",
         help="also those of finished runs, which nothing reads again; without this they are only listed",
     )
+    gc.add_argument(
+        "--verify",
+        metavar="RUN",
+        nargs="?",
+        const="",
+        help="also kept outputs of frozen parts that do not agree: with their checksums, or with what is computed from "
+        "the rows and the base of RUN",
+    )
+    gc.add_argument(
+        "--cache",
+        action="store_true",
+        help="also this machine's copies of files in S3, and what it knows about files; commands get them again",
+    )
     _command(commands, "version", "versions of regraft and its main libraries")
 
 

@@ -148,6 +148,7 @@ class Features:
         self._store, self.prefix, self._cache = store, f"features/{identity}", cache or cache_folder("features")
         self._facts = {**(facts or {}), "format": VERIFIED}
         self._least = least
+        self._only = ""
         self._chunks: list[_Chunk] = []
         self._shards: list[Shard] = []
         """The shard of each chunk."""
@@ -181,7 +182,7 @@ class Features:
         keys = {stat.key for stat in self._store.list(f"{self.prefix}/")}
         for key in sorted(key for key in keys if key.endswith(f"/{MANIFEST}")):
             shard = key.removesuffix(f"/{MANIFEST}")
-            if f"{shard}/{DISTRUSTED}" in keys:
+            if f"{shard}/{DISTRUSTED}" in keys or self._only not in ("", shard):
                 continue
             try:
                 manifest, paths = local_files(self._store, shard, self._cache / shard.removeprefix("features/"))
@@ -191,6 +192,15 @@ class Features:
                 yield shard, manifest.meta, pa.ipc.open_file(pa.memory_map(str(paths[FILE]))).read_all()
             except (Damaged, NotFound, pa.ArrowInvalid, KeyError) as error:
                 self.refused[shard] = str(error)
+
+    def narrow(self, only: str = "") -> None:
+        """Read this shard alone from now on, or all of them again: a row may be in several."""
+        self._only = only
+        self.refresh()
+
+    def prefixes(self) -> list[str]:
+        """Return the names of the open shards."""
+        return list(dict.fromkeys(shard.prefix for shard in self._shards))
 
     def shard(self, place: Sequence[int]) -> Shard:
         """Return the shard that holds a place from `find`."""
@@ -204,6 +214,10 @@ class Features:
     def shards_of(self, run: str) -> list[Shard]:
         """Return the shards that a run wrote."""
         return list(dict.fromkeys(shard for shard in self._shards if shard.run == run))
+
+    def outdated_shards(self) -> list[Shard]:
+        """Return the shards of a version below the least that is read."""
+        return [Shard(prefix, "") for prefix in self.outdated]
 
     def distrust(self, shards: Iterable[Shard], why: str) -> None:
         """Set shards aside: neither this run nor a later one reads them."""

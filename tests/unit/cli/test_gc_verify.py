@@ -1,0 +1,107 @@
+"""`gc --verify` removes kept outputs that do not agree, and nothing else; `gc --cache` what this machine keeps idle."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import regraft as package
+from doubles.fake_training import Regraft
+from regraft.store.manifest import MANIFEST, commit
+from regraft.store.objects import open_store
+from regraft.trunk.feature_store import ShardWriter
+from support.tiny import document
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def spec_in(folder: Path) -> dict[str, Any]:
+    written = document(folder, method={"type": "freeze", "depth": 1}, rows=24, eval_rows=9)
+    return written | {"compute": {"workers": 0, "cpus": 1, "trunk": "disk"}}
+
+
+def shards(written: dict[str, Any]) -> set[str]:
+    return {str(path.parent) for path in Path(written["store"]).glob(f"features/*/*/{MANIFEST}")}
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing", "manifest", "misshapen"])
+def test_a_shard_that_is_not_as_it_was_written_is_removed(damage: str, tmp_path: Path, regraft: Regraft) -> None:
+    written = spec_in(tmp_path)
+    package.train(written)
+    [good] = shards(written)
+    bad = Path(good).parent / ("0" * 32)
+    store, prefix = open_store(written["store"]), f"features/{bad.parent.name}/{bad.name}"
+    data = (Path(good) / "features.arrow").read_bytes()
+    if damage == "misshapen":
+        with ShardWriter(store, prefix, tmp_path, {}) as writer:
+            writer.add(b"k" * 16, torch.zeros(3))
+            writer._waiting["shape"][0] = [2]
+    else:
+        commit(store, prefix, {"features.arrow": data}, kind="features", meta={"run": "old"})
+    if damage == "flipped":
+        before = (bad / "features.arrow").stat()
+        (bad / "features.arrow").write_bytes(data[:-100] + bytes([data[-100] ^ 1]) + data[-99:])
+        os.utime(bad / "features.arrow", ns=(before.st_atime_ns, before.st_mtime_ns))
+    elif damage == "missing":
+        (bad / "features.arrow").unlink()
+    elif damage == "manifest":
+        (bad / MANIFEST).write_bytes(b"{}")
+    assert regraft("gc", "--store", written["store"]).code == 0 and str(bad) in shards(written), "not by default"
+    result = regraft("gc", "--verify", "--store", written["store"], "--json")
+    assert result.code == 0 and f"removed {prefix}" in result.err
+    assert shards(written) == {good} and result.document["verified_bytes"] > 0
+
+
+def test_a_run_s_outputs_are_computed_again_and_wrong_ones_removed(
+    tmp_path: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, add, count = spec_in(tmp_path), ShardWriter.add, [0]
+
+    def one_wrong(self: ShardWriter, row: bytes, values: torch.Tensor) -> None:
+        add(self, row, values + (count[0] == 7))
+        count[0] += 1
+
+    first = package.train(written)
+    [good] = shards(written)
+    fine = regraft("gc", "--verify", first.run, "--store", written["store"])
+    assert "33 rows of run" in fine.out and shards(written) == {good}
+    (tmp_path / "aside").mkdir()
+    os.rename(good, tmp_path / "aside" / "shard")
+    monkeypatch.setattr(ShardWriter, "add", one_wrong)
+    victim = package.train({**written, "name": "victim"})
+    assert len(shards(written)) == 1
+    os.rename(tmp_path / "aside" / "shard", good)
+    result = regraft("gc", "--verify", victim.run, "--store", written["store"])
+    assert result.code == 0, result.err
+    assert f"written by run {victim.run}" in result.out, result.out
+    assert shards(written) == {good}, "the same rows of another run stay"
+    assert "removed features" not in regraft("gc", "--verify", victim.run, "--store", written["store"]).out
+    assert regraft("gc", "--verify", "nothing", "--store", written["store"]).code == 2
+
+
+def test_the_machine_s_cache_is_listed_and_what_is_idle_removed_when_asked(
+    cache: Path, tmp_path: Path, regraft: Regraft
+) -> None:
+    store = open_store(str(tmp_path / "store"))
+    store.put("models/x", b"")
+    for name in ("idle", "used"):
+        (cache / "versions" / name).mkdir(parents=True)
+        (cache / "versions" / name / "file").write_bytes(b"x" * 1000)
+    long_ago = time.time() + 3 * 86400
+    listed = regraft("gc", "--store", store.url, "--json").document
+    assert listed["cache_bytes"] > 2000
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("regraft.store.machine_cache.time.time", lambda: long_ago)
+        assert "regraft gc --cache" in regraft("gc", "--store", store.url).out
+        assert (cache / "versions" / "idle").exists()
+        result = regraft("gc", "--cache", "--store", store.url, "--json")
+    assert result.code == 0 and not (cache / "versions" / "idle").exists()

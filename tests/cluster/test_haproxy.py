@@ -192,6 +192,34 @@ def test_what_has_no_room_reaches_no_replica(front: Front) -> None:
     assert front.ask(path="/other/models/a")[0] == 200, "another application has room of its own"
 
 
+def test_statistics_listen_on_this_machine_alone(tmp_path: Path) -> None:
+    ports = (free_port(), free_port())
+    written = configuration(tmp_path, ports[0], [free_port()], metrics=ports[1])
+    before = [line.strip() for line in written.read_text().splitlines() if line.strip().startswith("bind")]
+    after = [line.strip() for line in with_rules(written.read_text()).splitlines() if line.strip().startswith("bind")]
+    assert len(before) == len(after) == 3 and any("*:" in line for line in before)
+    assert all(line.split()[1].startswith("127.0.0.1:") for line in after)
+
+
+def test_heads_and_trailers_without_end_end_the_connection(front: Front) -> None:
+    head = b"POST /models/a HTTP/1.1\r\nHost: localhost\r\n"
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+    for start, more in (
+        (head, b"x-a: b\r\n" * 8192),
+        (head + b"x: ", b"a" * 65536),
+        (chunked + b"0\r\n", b"a: b\r\n" * 8192),
+    ):
+        with socket.create_connection(("127.0.0.1", front.port), timeout=10) as connection:
+            try:
+                connection.sendall(start)
+                for _ in range(400):
+                    connection.sendall(more)
+                raise AssertionError("25 MB were taken")
+            except OSError:
+                pass
+    assert front.ask()[0] == 200
+
+
 def test_a_sender_of_a_large_body_is_answered_too(front: Front) -> None:
     front.tell("0")
     status, headers, body = front.ask(body=b"x" * (5 << 20))

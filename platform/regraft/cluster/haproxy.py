@@ -39,6 +39,8 @@ FULL = busy("as many requests are waiting already as may: come again", kind="Ove
 _FRONT = "\nfrontend http_frontend\n"
 _CHOICE = re.compile(r"^ *use_backend (?P<name>[\w.-]+) if is_(?P=name) *$", re.MULTILINE)
 _SECTION = re.compile(r"^\S", re.MULTILINE)
+_INSIDE = re.compile(r"^(?P<bind> +bind) (?:\*|\[?::\]?|0\.0\.0\.0)?:(?P<port>\d+) *$", re.MULTILINE)
+_CLOSED = re.compile(r"^(?:frontend prometheus|listen stats)\n(?:[ #].*\n|\n)*", re.MULTILINE)
 _MARK = "    # regraft: who may come in\n"
 
 
@@ -77,10 +79,16 @@ def with_rules(config: str) -> str:
     start += len(_FRONT)
     end = _SECTION.search(config, start)
     names = [match["name"] for match in _CHOICE.finditer(config, start, end.start() if end else len(config))]
-    config = f"{config[:start]}{_MARK}    timeout http-request {ARRIVES_S}s\n{config[start:]}"
+    front = f"{_MARK}    timeout http-request {ARRIVES_S}s\n"
+    config = _CLOSED.sub(_on_loopback, f"{config[:start]}{front}{config[start:]}")
     for name in names:
         config = config.replace(f"\nbackend {name}\n", f"\nbackend {name}\n{_rules(name)}", 1)
     return config
+
+
+def _on_loopback(section: re.Match[str]) -> str:
+    """Return a section of statistics that listens on this machine alone; they show replicas' addresses to anyone."""
+    return _INSIDE.sub(r"\g<bind> 127.0.0.1:\g<port>", section[0])
 
 
 def _rules(name: str) -> str:

@@ -217,6 +217,12 @@ def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
         raise RequestError("0 is written; Ray Serve needs a port number: 8000 is its default", where="port")
     if spec.proxy == "haproxy":
         _enable_haproxy()
+    elif spec.beyond():
+        _log.warning(
+            "Ray Serve's own proxy bounds neither heads nor trailers of requests, so that anyone who reaches %s can "
+            "fill its memory: write proxy: haproxy, or put a proxy that bounds them in front",
+            spec.host,
+        )
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         before = signal.getsignal(signal.SIGTERM)

@@ -6,13 +6,15 @@ takes microseconds. Files and the variable REGRAFT_KEYS hold YAML: `- {name: sho
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -28,6 +30,9 @@ PREFIX = "rg_"
 VARIABLE = "REGRAFT_KEYS"
 _RECHECK_S = 2.0
 """How often a file is checked for changes."""
+GONE_SECONDS = 60.0
+"""How long the keys of a file that is gone stay in force, unless the spec says otherwise."""
+MAX_FILE_BYTES = 4 << 20
 
 
 class ApiKey(Frozen):
@@ -44,6 +49,8 @@ class ApiKey(Frozen):
         """Return whether the key allows this model."""
         return self.models is None or model in self.models
 
+
+_log = logging.getLogger(__name__)
 
 EVERYTHING = ApiKey(name="no key is required", sha256="0" * 64)
 
@@ -71,13 +78,17 @@ def append(path: Path, key: ApiKey) -> None:
 
 def read(text: str, where: str) -> tuple[ApiKey, ...]:
     """Parse the keys of YAML text. Raises RequestError, which names the wrong entry but quotes none."""
+    return tuple(_key(number, entry, where) for number, entry in enumerate(_entries(text, where), start=1))
+
+
+def _entries(text: str, where: str) -> list[Any]:
     try:
         entries = parse_yaml(text) or []
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RequestError("is not YAML: write - {name: ..., sha256: ...} for each key", where=where) from None
     if not isinstance(entries, list):
         raise RequestError("holds no list: write - {name: ..., sha256: ...} for each key", where=where)
-    return tuple(_key(number, entry, where) for number, entry in enumerate(entries, start=1))
+    return entries
 
 
 def _key(number: int, entry: Any, where: str) -> ApiKey:
@@ -92,35 +103,69 @@ def _key(number: int, entry: Any, where: str) -> ApiKey:
         ) from None
 
 
-@dataclass
+def read_valid(text: str, where: str) -> tuple[tuple[ApiKey, ...], tuple[str, ...]]:
+    """Return the entries that are right, and what is wrong with the others.
+
+    A file that is no YAML is read line by line. So a mistake in one entry neither removes nor keeps another one.
+    """
+    try:
+        entries, troubles = _entries(text, where), []
+    except RequestError as error:
+        entries, troubles = [], [error.message]
+        for line in text.splitlines():
+            with contextlib.suppress(RequestError):
+                entries += _entries(line, where)
+    keys = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            keys.append(_key(number, entry, where))
+        except RequestError as error:
+            troubles.append(error.message)
+    return tuple(keys), tuple(troubles)
+
+
+@dataclass(frozen=True)
 class _FileState:
     keys: tuple[ApiKey, ...]
-    stamp: tuple[int, int] | None
+    stamp: tuple[int, ...] | None
     checked: float
+    readable: float
+    """When the file could last be read, by the monotonic clock."""
+    trouble: str = ""
+    suspect: tuple[int, ...] | None = None
+    """The stamp at which something was wrong with the file."""
 
 
 class ApiKeys:
     """The keys of an endpoint; changes of their file apply within seconds, so that a key can be revoked."""
 
-    def __init__(self, keys: tuple[ApiKey, ...] | None, path: Path | None = None) -> None:
+    def __init__(
+        self, keys: tuple[ApiKey, ...] | None, path: Path | None = None, *, gone_seconds: float = GONE_SECONDS
+    ) -> None:
+        """`gone_seconds` is how long keys stay in force once their file cannot be read."""
         self.required = keys is not None
-        self._path = path
+        self._path, self._gone_seconds = path, gone_seconds
         self._lock = threading.Lock()
-        self._state = _FileState(keys or (), _stamp(path), time.monotonic())
+        now = time.monotonic()
+        self._state = _FileState(keys or (), _stamp(path), now, now)
 
     @classmethod
-    def found(cls, path: str | None) -> Self:
+    def found(cls, path: str | None, *, gone_seconds: float = GONE_SECONDS) -> Self:
         """Load the keys of a file, else of REGRAFT_KEYS; without either, no key is required."""
         if path:
             try:
-                text = Path(path).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
+                text = _text(Path(path))
+            except (OSError, ValueError) as error:
                 raise RequestError(f"cannot be read: {error}; `regraft key` makes one", where=path) from None
-            found = read(text, path)
-            return cls(_not_empty(found, path), Path(path))
+            return cls(_not_empty(read(text, path), path), Path(path), gone_seconds=gone_seconds)
         if VARIABLE in os.environ:
             return cls(_not_empty(read(os.environ[VARIABLE], VARIABLE), VARIABLE))
         return cls(None)
+
+    def trouble(self) -> str:
+        """Return what is wrong with the file of keys, without any of its content; empty if nothing is."""
+        self._current()
+        return self._state.trouble
 
     def check(self, authorization: str | None) -> ApiKey:
         """Return the key of a request's Authorization header. Raises HttpError 401 without a known key."""
@@ -143,15 +188,34 @@ class ApiKeys:
         if self._path is None or time.monotonic() - state.checked < _RECHECK_S:
             return state.keys
         with self._lock:
-            stamp = _stamp(self._path)
-            keys = state.keys
-            if stamp != state.stamp:
-                try:
-                    keys = read(self._path.read_text(encoding="utf-8"), str(self._path))
-                except (OSError, UnicodeDecodeError, RequestError):
-                    stamp = state.stamp  # half written: the old keys stay, and the next check reads it again
-            self._state = _FileState(keys, stamp, time.monotonic())
-        return keys
+            if time.monotonic() - self._state.checked >= _RECHECK_S:
+                self._state = self._checked(self._path, self._state)
+                if self._state.trouble and self._state.trouble != state.trouble:
+                    _log.warning("%s: %s", self._path, self._state.trouble)
+            return self._state.keys
+
+    def _checked(self, path: Path, state: _FileState) -> _FileState:
+        """Return the state after a look at the file; entries that are right count, whatever is beside them."""
+        now, stamp = time.monotonic(), _stamp(path)
+        if stamp is not None and stamp == state.stamp:
+            return replace(state, checked=now, readable=now)
+        try:
+            keys, troubles = read_valid(_text(path), str(path))
+        except (OSError, ValueError) as error:
+            return self._unreadable(state, f"the file of keys cannot be read ({type(error).__name__})", now)
+        if troubles and state.suspect != stamp:
+            return replace(state, checked=now, suspect=stamp)  # it may be half written: the next look decides
+        if troubles and not keys:
+            return self._unreadable(replace(state, suspect=stamp), f"the file of keys: {troubles[0]}", now)
+        trouble = "; ".join(troubles[:3]) + (f"; and {len(troubles) - 3} more" if len(troubles) > 3 else "")
+        return _FileState(keys, stamp, now, now, trouble, stamp)
+
+    def _unreadable(self, state: _FileState, what: str, now: float) -> _FileState:
+        """Return the state for a file without any readable key; its old keys end after a while."""
+        expired = now - state.readable >= self._gone_seconds
+        rest = "no key is accepted" if expired else f"the old keys stay in force for {self._gone_seconds:g} seconds"
+        keys = () if expired else state.keys
+        return replace(state, keys=keys, stamp=None, checked=now, trouble=f"{what}; {rest}")
 
 
 def _not_empty(keys: tuple[ApiKey, ...], where: str) -> tuple[ApiKey, ...]:
@@ -160,9 +224,18 @@ def _not_empty(keys: tuple[ApiKey, ...], where: str) -> tuple[ApiKey, ...]:
     return keys
 
 
-def _stamp(path: Path | None) -> tuple[int, int] | None:
+def _text(path: Path) -> str:
+    """Return a file's text. Raises OSError or ValueError for one that is too large or not UTF-8."""
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"it is larger than {MAX_FILE_BYTES:,} bytes")
+    return data.decode("utf-8")
+
+
+def _stamp(path: Path | None) -> tuple[int, ...] | None:
     try:
         found = path.stat() if path else None
     except OSError:
         return None
-    return (found.st_mtime_ns, found.st_size) if found else None
+    return (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size) if found else None

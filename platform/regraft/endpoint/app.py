@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -24,6 +25,8 @@ from regraft.endpoint.api_keys import ApiKey, ApiKeys
 from regraft.endpoint.backend import Backend
 from regraft.endpoint.body_reader import BodyBudget, ClientDisconnected, read_body
 from regraft.endpoint.content_coding import coding_of, unpack
+from regraft.endpoint.error_guard import ENDING, ErrorGuard
+from regraft.endpoint.fair_shares import FairShares
 from regraft.endpoint.http_errors import HttpError, busy, error_response, http_error_of
 from regraft.endpoint.inference_api import form_for
 from regraft.endpoint.metrics import Metrics, NoMetrics
@@ -47,9 +50,9 @@ _MAX_DESCRIBING = 64
 """Requests for documents about models that are accepted at once."""
 READERS = 8
 """Bodies that may be arriving, for each request that may be answered at once: slow senders take up little."""
+_MAX_OPENING = 1024
+"""Requests that may wait at once for versions that are being loaded."""
 _UNAUTHENTICATED = {401, 403}
-_ENDING = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
-"""Errors that end the process or the request, and are not answered."""
 _OPENAI = re.compile(r"(?:/models/[^/]+)?/v1(?:/.*)?")
 
 _log = logging.getLogger(__name__)
@@ -69,11 +72,12 @@ class Endpoint:
     ) -> None:
         self._spec, self._routes, self._backend, self._keys = spec, routes, backend, keys
         self._metrics = metrics or NoMetrics()
-        self._answering = 0
+        self._shares = FairShares(spec.limits.queue)
         self._body_budget = BodyBudget(READERS * spec.limits.queue)
-        self._versions = OpenVersions(routes, backend, self._body_budget)
+        self._versions = OpenVersions(routes, backend)
         # Separate threads: describing many models takes long, and must not delay the parsing of large bodies.
         self._describers = ThreadPoolExecutor(_DESCRIBERS, thread_name_prefix="regraft-tell")
+        self._opening_budget = BodyBudget(_MAX_OPENING)
         self._describe_budget = BodyBudget(_MAX_DESCRIBING)
         self.ready = False
 
@@ -92,7 +96,7 @@ class Endpoint:
         handlers = {HTTPException: _router_error, HttpError: _error, RegraftError: _error, Exception: _error}
         return Starlette(
             routes=routes,
-            middleware=[Middleware(OriginGuard, allowed=self._spec.allow_origins)],
+            middleware=[Middleware(OriginGuard, allowed=self._spec.allow_origins), Middleware(ErrorGuard)],
             exception_handlers=handlers,
             lifespan=lifespan or _no_lifespan,
         )
@@ -102,11 +106,13 @@ class Endpoint:
             return await self._ask(request)
         key = self._key(request)
         name, ref = self._named(request, key)
-        return await self._described(lambda: describe_model(self._routes, self._backend, name, ref, key=key))
+        return await self._described(
+            lambda: describe_model(self._routes, self._backend, name, ref, key=key), self._sender(request, key)
+        )
 
     async def _list(self, request: Request) -> Response:
         key = self._key(request)
-        return await self._described(lambda: list_models(self._routes, key))
+        return await self._described(lambda: list_models(self._routes, key), self._sender(request, key))
 
     async def _openapi(self, request: Request) -> Response:
         """Return the OpenAPI document; without a key it contains the tasks but no model."""
@@ -114,15 +120,20 @@ class Endpoint:
             key: ApiKey | None = self._key(request)
         except HttpError:
             key = None
-        return await self._described(lambda: document(self._routes, self._backend, key, self._spec))
+        return await self._described(
+            lambda: document(self._routes, self._backend, key, self._spec), self._sender(request, key)
+        )
 
-    async def _described(self, describe: Callable[[], Any]) -> Response:
+    async def _described(self, describe: Callable[[], Any], sender: str) -> Response:
         """Return a document that is made in a thread; few are made at once."""
-        if self._describe_budget.full():
-            raise busy("too many requests for documents about models at once: try again", kind="Overloaded")
-        with self._describe_budget.one():
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._describers, lambda: JSONResponse(describe()))
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as deadline:
+                with self._describe_budget.one(sender, deadline):
+                    return await loop.run_in_executor(self._describers, lambda: JSONResponse(describe()))
+        except TimeoutError:
+            message = "too many requests for documents about models at once: try again"
+            raise busy(message, kind="Overloaded") from None
 
     async def _page(self, request: Request) -> Response:
         return _html(PAGE)
@@ -136,25 +147,24 @@ class Endpoint:
     async def _readyz(self, request: Request) -> Response:
         if not self.ready:
             raise busy("models are being loaded", kind="NotReady")
-        report: dict[str, object] = {"status": "ready", "models": len(self._routes.models())}
+        report: dict[str, Any] = {"status": "ready", "models": len(self._routes.models())}
         if self._routes.trouble:  # the reason is in the log: it may name hosts and folders
             report["store"] = "it cannot be read now: the models that were known go on answering"
+        if trouble := self._keys.trouble():
+            report["trouble"] = {"keys": trouble}
         return JSONResponse(report)
 
     async def _ask(self, request: Request) -> Response:
         """Answer a request or return its error, and count it."""
         started = time.perf_counter()
         state = RequestState()
-        if self._answering >= self._spec.limits.queue or self._body_budget.full():
-            self._metrics.answered("", "", 503, seconds=0.0, rows=0)
-            return self._with_capacity(error_response(self._overloaded()))
         status = 499
         try:
             response = await self._respond(request, state)
             status = response.status_code
         except ClientDisconnected:
             response = Response(status_code=499)  # the client does not read it
-        except _ENDING:
+        except ENDING:
             raise
         except BaseException as error:  # a panic of an extension in Rust is no Exception
             http_error = _logged(error, state)
@@ -172,18 +182,22 @@ class Endpoint:
         Not for unauthenticated requests: a stranger could keep the proxy believing that replicas are full.
         """
         if response.status_code not in _UNAUTHENTICATED:
-            response.headers["x-regraft-room"] = str(max(0, self._spec.limits.queue - self._answering))
+            response.headers["x-regraft-room"] = str(max(0, self._spec.limits.queue - self._shares.taken))
         return response
 
     async def _respond(self, request: Request, state: RequestState) -> Response:
         limits = self._spec.limits
         key = self._key(request)
+        sender = self._sender(request, key)
+        if not self._shares.admits(sender):
+            raise self._overloaded()
         name, ref = self._named(request, key)
-        task = await self._open(name, ref, key, state)
+        task = await self._open(name, ref, key, state, sender=sender)
         most, length = most_bytes(task, limits), request.headers.get("content-length")
         coding = coding_of(",".join(request.headers.getlist("content-encoding")))
-        body = await read_body(request.receive, length, most, limits.body_seconds, budget=self._body_budget)
-        with self._counted():
+        place = partial(self._body_budget.one, sender)
+        body = await read_body(request.receive, length, most, limits.body_seconds, place=place)
+        with self._counted(sender):
             if coding:
                 body = await unpack(body, coding, most, budget=self._body_budget)
             parsed = await self._parse(body, request.headers.get("content-type", ""), task)
@@ -193,13 +207,14 @@ class Endpoint:
         reply = form.reply(answers, parsed.parameters, single=parsed.single)
         return Response(_json(reply), media_type="application/json", headers=state.headers)
 
-    async def _open(self, name: str, ref: str, key: ApiKey, state: RequestState) -> Task:
+    async def _open(self, name: str, ref: str, key: ApiKey, state: RequestState, *, sender: str) -> Task:
         """Return the task of the version that answers, loaded if necessary."""
         if not self._versions.at_hand(name, ref, state):
             seconds = self._spec.limits.seconds
             try:
-                async with asyncio.timeout(seconds):
-                    await self._versions.find(name, ref, key, state)
+                async with asyncio.timeout(seconds) as deadline:
+                    with self._opening_budget.one(sender, deadline):
+                        await self._versions.find(name, ref, key, state)
             except TimeoutError:
                 raise busy(f"{name} could not be loaded within {seconds:g} seconds", kind="TookTooLong") from None
         assert state.opened is not None
@@ -222,20 +237,28 @@ class Endpoint:
             raise busy(f"no answer within {limits.seconds:g} seconds", kind="TookTooLong") from None
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, sender: str) -> Iterator[None]:
         """Count a request as being answered. Requests whose bodies still arrive are not counted."""
-        if self._answering >= self._spec.limits.queue:
+        if not self._shares.admits(sender):
             raise self._overloaded()
-        self._answering += 1
-        self._metrics.held(self._answering)
+        self._shares.take(sender)
+        self._metrics.held(self._shares.taken)
         try:
             yield
         finally:
-            self._answering -= 1
-            self._metrics.held(self._answering)
+            self._shares.give(sender)
+            self._metrics.held(self._shares.taken)
 
     def _overloaded(self) -> HttpError:
-        return busy(f"{self._answering} requests are waiting or being answered already: try again", kind="Overloaded")
+        taken = self._shares.taken
+        beside = "" if taken >= self._spec.limits.queue else " (this sender's share, beside others)"
+        return busy(f"{taken} requests are waiting or being answered already{beside}: try again", kind="Overloaded")
+
+    def _sender(self, request: Request, key: ApiKey | None) -> str:
+        """Return whose share of places a request takes: a key's, or an address's where there are no keys."""
+        if key is not None and self._keys.required:
+            return key.sha256
+        return request.client.host if request.client else ""
 
     def _named(self, request: Request, key: ApiKey) -> tuple[str, str]:
         """Return the model and reference of the path. Raises HttpError 403 when the key does not allow the model."""

@@ -42,7 +42,9 @@ CLOSING = {408, 413}
 _PLACES = ("row ", "input ")
 """Beginnings of an error's place that a client can know."""
 _PATH = re.compile(r"(?:\b[a-z][a-z0-9+.-]*:/|(?<![\w./<-]))/(?:[^\s/'\",;()]+/)+(?=[^\s/])")
-"""The folders of a path or URL."""
+"""The folders of a path."""
+_URL = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\",;()<>]+(?<![:.])")
+_PLACE = "(a place of this server)"
 
 
 class HttpError(Exception):
@@ -108,7 +110,15 @@ def _message(error: RegraftError) -> str:
 
 def without_folders(text: str) -> str:
     """Return the text with only the last part of each path and URL, which hides where the server keeps its files."""
-    return _PATH.sub("", text)
+    return _PATH.sub("", _URL.sub(_without_host, text))
+
+
+def _without_host(found: re.Match[str]) -> str:
+    """Return the last part of a URL's path, without its host, bucket and query; for no such part, a word for it."""
+    scheme, _, rest = found[0].partition("://")
+    parts = [part for part in re.split(r"[?#]", rest)[0].split("/") if part]
+    first = {"file": 0, "s3": 1, "gs": 1}.get(scheme.lower(), 2)
+    return parts[-1] if len(parts) > first else _PLACE
 
 
 def error_response(http_error: HttpError) -> JSONResponse:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from regraft.contracts import Column, Task, columns_of
 from regraft.endpoint.api_keys import EVERYTHING, ApiKey
 from regraft.endpoint.backend import Backend
+from regraft.endpoint.error_guard import result_or
 from regraft.endpoint.http_errors import without_folders
 from regraft.endpoint.routes import BARE, ModelRoute, ModelRoutes
-from regraft.errors import RegraftError
 from regraft.serving.engine.engine import ServedVersion
 from regraft.serving.row_checks import prediction_columns
 
-_log = logging.getLogger(__name__)
-
+DAMAGED = "its entry of the registry is damaged; the server's log has the details"
 LINEAGE = ("lineage", "base", "created", "versions")
 
 
 def list_models(routes: ModelRoutes, key: ApiKey) -> dict[str, Any]:
     """Return every model that the key allows, without loading any."""
-    return {"models": [_brief(routes, name) for name in routes.models() if key.may(name)]}
+    names = [name for name in routes.models() if key.may(name)]
+    return {
+        "models": [result_or({"name": name, "trouble": DAMAGED}, partial(_brief, routes, name), name) for name in names]
+    }
 
 
 def describe_model(
@@ -73,13 +75,7 @@ def _field(column: Column) -> dict[str, str]:
 
 def open_or_none(backend: Backend, name: str, version: str) -> ServedVersion | None:
     """Return the version, or None when it cannot be loaded."""
-    try:
-        return backend.open(name, version)
-    except RegraftError:
-        return None
-    except Exception:  # one version that breaks what loads it must not take the page from all others
-        _log.exception("%s@%s cannot be described", name, version)
-        return None
+    return result_or(None, lambda: backend.open(name, version), f"{name}@{version} cannot be loaded")
 
 
 def _brief(routes: ModelRoutes, name: str) -> dict[str, Any]:

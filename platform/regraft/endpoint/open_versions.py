@@ -12,7 +12,6 @@ from typing import Self
 from regraft.contracts import Task
 from regraft.endpoint.api_keys import ApiKey
 from regraft.endpoint.backend import Backend
-from regraft.endpoint.body_reader import BodyBudget
 from regraft.endpoint.routes import ModelRoutes
 from regraft.serving.engine.engine import ServedVersion
 
@@ -61,8 +60,8 @@ class RequestState:
 class OpenVersions:
     """The versions that requests name. All methods belong to the event loop's thread."""
 
-    def __init__(self, routes: ModelRoutes, backend: Backend, budget: BodyBudget) -> None:
-        self._routes, self._backend, self._budget = routes, backend, budget
+    def __init__(self, routes: ModelRoutes, backend: Backend) -> None:
+        self._routes, self._backend = routes, backend
         self._remembered: dict[_VersionKey, OpenVersion] = {}
         self._loading: dict[_VersionKey, asyncio.Future[OpenVersion]] = {}
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="regraft-open")
@@ -82,12 +81,10 @@ class OpenVersions:
         if not version:
             allowed = [model for model in self._routes.models() if key.may(model)]
             since, loop = time.monotonic(), asyncio.get_running_loop()
-            with self._budget.one():
-                version = await loop.run_in_executor(self._finder, self._routes.find, name, ref, allowed, since)
+            version = await loop.run_in_executor(self._finder, self._routes.find, name, ref, allowed, since)
         state.version = version
-        with self._budget.one():
-            # Shielded: a request that gives up must not cancel the load for others.
-            state.opened = await asyncio.shield(self._load_once(self._key(name, version)))
+        # Shielded: a request that gives up must not cancel the load for others.
+        state.opened = await asyncio.shield(self._load_once(self._key(name, version)))
 
     def _key(self, name: str, version: str) -> _VersionKey:
         return name, version, self._routes.stamp(name, version)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from regraft.contracts import ApiForm, Column, Schema, Task, column_of, columns_of
 from regraft.contracts.api_form import TEXT
 from regraft.endpoint.api_keys import ApiKey
 from regraft.endpoint.backend import Backend
+from regraft.endpoint.error_guard import result_or
 from regraft.endpoint.form_fields import MULTIPART, URLENCODED
 from regraft.endpoint.model_info import example_of, open_or_none
 from regraft.endpoint.routes import BARE, ModelRoutes
-from regraft.errors import RegraftError
 from regraft.serving.row_checks import prediction_columns
 from regraft.spec.serve import ServeSpec
 from regraft.version import VERSION
@@ -59,7 +60,10 @@ def document(routes: ModelRoutes, backend: Backend, key: ApiKey | None, spec: Se
         schemas |= _schemas(name, task.model_validate({}), spec)
     paths = _paths(sorted(tasks))
     for model in [name for name in routes.models() if key and key.may(name)][:MAX_MODELS]:
-        paths |= _model_paths(routes, backend, model, schemas, spec=spec)
+        describe = partial(_model_paths, routes, backend, model, spec=spec)
+        nothing: tuple[dict[str, Any], dict[str, Schema]] = ({}, {})
+        model_paths, model_schemas = result_or(nothing, describe, f"{model} is not documented")
+        paths, schemas = paths | model_paths, schemas | model_schemas
     return {
         "openapi": "3.1.0",
         "info": {
@@ -120,22 +124,20 @@ def _reply(form: ApiForm) -> Schema:
 
 
 def _model_paths(
-    routes: ModelRoutes, backend: Backend, model: str, schemas: dict[str, Schema], *, spec: ServeSpec
-) -> dict[str, Any]:
-    try:
-        served = open_or_none(backend, model, routes.find(model, BARE))
-    except RegraftError:
-        return {}
+    routes: ModelRoutes, backend: Backend, model: str, *, spec: ServeSpec
+) -> tuple[dict[str, Any], dict[str, Schema]]:
+    """Return the paths of a model, and the schemas that they name."""
+    served = open_or_none(backend, model, routes.find(model, BARE))
     if served is None:
-        return {}
+        return {}, {}
     form, stem = served.task.api_form(), f"model-{model}"
-    schemas |= {f"{stem}-request": _request(served.task, form, spec), f"{stem}-reply": _reply(form)}
+    schemas = {f"{stem}-request": _request(served.task, form, spec), f"{stem}-reply": _reply(form)}
     summary = f"{model}: {served.task.key()}" + (f", labels {', '.join(served.labels)}" if served.labels else "")
     columns = list(columns_of(prediction_columns(served.task)).values())
     bare = [columns[0].media_type] if len(columns) == 1 and columns[0].media_type else []
     fields = columns_of(prediction_columns(served.task))
     post = _post(summary[:1000], f"{stem}-request", f"{stem}-reply", bodies=_other_bodies(bare, fields))
-    return {f"/models/{model}": {"post": post}}
+    return {f"/models/{model}": {"post": post}}, schemas
 
 
 def _other_bodies(bare: Sequence[str], fields: Mapping[str, Column]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from regraft.endpoint.error_guard import ENDING
 from regraft.endpoint.metrics import Metrics, NoMetrics
 from regraft.errors import NotFound, RegraftError
 from regraft.spec.serve import EVERY, ServeSpec
@@ -200,7 +201,9 @@ class ModelRoutes:
                 self.refresh()
             except RegraftError as error:
                 self._unread(str(error))
-            except Exception as error:
+            except ENDING:
+                raise
+            except BaseException as error:  # a panic of an extension in Rust is no Exception
                 _log.exception("the registry could not be read, the known routes stay")
                 self._unread(type(error).__name__)
             else:
@@ -268,14 +271,17 @@ class ModelRoutes:
         if trouble:
             _log.warning("%s does not move: %s", "@".join(filter(None, key)), trouble)
 
-    def _load_split(self, model: str, wanted: TrafficSplit) -> tuple[TrafficSplit, dict[str, Exception]]:
+    def _load_split(self, model: str, wanted: TrafficSplit) -> tuple[TrafficSplit, dict[str, BaseException]]:
         """Load versions; return the shares of those that load, rescaled to 1, and the errors of the others."""
-        loaded, errors = [], {}
+        loaded: list[tuple[str, float]] = []
+        errors: dict[str, BaseException] = {}
         for version, share in wanted:
             try:
                 self._open(model, version)
                 loaded.append((version, share))
-            except Exception as error:
+            except ENDING:
+                raise
+            except BaseException as error:
                 errors[version] = error
         total = sum(share for _, share in loaded)
         return tuple((version, share / total) for version, share in loaded), errors
@@ -288,7 +294,7 @@ class ModelRoutes:
             if model not in self._views:  # else it is the reference that does not exist
                 raise
 
-    def _load_route(self, model: str, ref: str) -> Exception | None:
+    def _load_route(self, model: str, ref: str) -> BaseException | None:
         """Load the versions of a named model's route; return the first error when none loads."""
         try:
             self.find(model, ref, self._registered)
@@ -312,6 +318,6 @@ class ModelRoutes:
         return self._random.choices([version for version, _ in split], [share for _, share in split])[0]
 
 
-def _described(errors: Mapping[str, Exception]) -> str:
+def _described(errors: Mapping[str, BaseException]) -> str:
     texts = [(version, str(error)) for version, error in errors.items()]
     return "; ".join(text if version in text else f"{version}: {text}" for version, text in texts)

@@ -6,23 +6,20 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from regraft.endpoint.api_keys import ApiKeys
 from regraft.endpoint.app import Endpoint
 from regraft.endpoint.backend import Backend, EngineBackend
+from regraft.endpoint.http_protocol import BoundedProtocol
 from regraft.endpoint.metrics import Metrics
 from regraft.endpoint.routes import ModelRoutes
 from regraft.errors import RequestError
 from regraft.spec.serve import ServeSpec
 from regraft.store.objects import open_store
 
-HEADER_SECONDS = 10.0
-"""How long a request's headers may take to arrive, so that slow clients cannot hold connections."""
 BACKLOG = 512
 
 
@@ -36,7 +33,7 @@ class OpenEndpoint:
         self.routes = ModelRoutes(store, spec, self.backend.open, metrics)
         try:
             self.routes.start()
-            self.endpoint = Endpoint(spec, self.routes, self.backend, ApiKeys.found(spec.keys), metrics=metrics)
+            self.endpoint = Endpoint(spec, self.routes, self.backend, _keys_of(spec), metrics=metrics)
         except BaseException:
             self.close()
             raise
@@ -50,6 +47,10 @@ class OpenEndpoint:
         """Answer the waiting requests, then release everything."""
         self.routes.close()
         self.backend.close()
+
+
+def _keys_of(spec: ServeSpec) -> ApiKeys:
+    return ApiKeys.found(spec.keys, gone_seconds=spec.keys_gone_seconds)
 
 
 def refuse_open_doors(spec: ServeSpec, *, everywhere: bool = False) -> None:
@@ -73,31 +74,6 @@ def refuse_open_doors(spec: ServeSpec, *, everywhere: bool = False) -> None:
     )
 
 
-class HeadTimeoutProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with a timeout for a request's headers, for which uvicorn itself waits forever."""
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._timeout = self.loop.call_later(HEADER_SECONDS, self._hang_up)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._timeout.cancel()
-        self._timeout = self.loop.call_later(HEADER_SECONDS, self._hang_up)
-
-    def on_headers_complete(self) -> None:
-        self._timeout.cancel()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._timeout.cancel()
-        super().connection_lost(exc)
-
-    def _hang_up(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
-
-
 def server_of(app: Starlette, spec: ServeSpec) -> uvicorn.Server:
     """Return a server that has not started."""
     return uvicorn.Server(
@@ -105,7 +81,7 @@ def server_of(app: Starlette, spec: ServeSpec) -> uvicorn.Server:
             app,
             host=spec.host,
             port=spec.port,
-            http=HeadTimeoutProtocol,
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             log_level="error",
@@ -115,7 +91,6 @@ def server_of(app: Starlette, spec: ServeSpec) -> uvicorn.Server:
             backlog=BACKLOG,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=int(spec.scaling.drain_seconds),
-            h11_max_incomplete_event_size=1 << 16,
         )
     )
 

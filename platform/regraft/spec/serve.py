@@ -108,6 +108,8 @@ class ServeSpec(Frozen):
     """Port; 0 takes a free one, for an endpoint without Ray."""
     keys: str | None = None
     """File of API keys (`regraft key`); null takes that of the variable REGRAFT_KEYS, else requests need no key."""
+    keys_gone_seconds: float = Field(60.0, ge=0)
+    """How long keys stay in force once their file cannot be read; then every request is refused."""
     open_to_all: bool = False
     """Serve requests without keys on any address: only behind a proxy that authenticates clients."""
     allow_origins: tuple[str, ...] = ()
@@ -124,8 +126,8 @@ class ServeSpec(Frozen):
     replica: ReplicaSpec = ReplicaSpec()
     """Resources of one replica."""
     proxy: Literal["auto", "python", "haproxy"] = "auto"
-    """Proxy in front of the replicas on Ray; auto is python. haproxy refuses faster under overload. Its statistics and
-    the replicas listen on every interface, so it needs an endpoint with keys."""
+    """Proxy in front of the replicas on Ray; auto is python. haproxy refuses faster under overload, and bounds heads
+    and trailers: the one to use beyond this machine. The replicas listen on every interface, so it needs keys."""
     refresh_seconds: float = Field(2.0, gt=0)
     """Interval at which the registry is read for new versions and moved aliases."""
     bases: dict[str, str] = Field(default_factory=dict)

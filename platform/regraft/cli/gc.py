@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from regraft.cli.screen import Reply, Screen, store_of
-from regraft.errors import LeaseHeld
+from regraft.errors import LeaseHeld, RegraftError
 from regraft.lazy import Later
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.machine_cache import cache_folder, cached_folders
@@ -15,6 +15,7 @@ from regraft.store.objects import ObjectStore, open_store
 from regraft.store.optimizer_states import UnneededStates, unneeded_states
 from regraft.store.registry import Registry
 from regraft.store.scratch_folder import sweep_scratch
+from regraft.store.unneeded import Unneeded, unneeded_checkpoints, unneeded_rows
 from regraft.trunk.feature_store import collect as collect_features
 from regraft.trunk.shard_faults import shard_faults
 from regraft.units import bytes_text
@@ -52,6 +53,11 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
     cached = _show_cache(args.cache, screen)
     states = unneeded_states(store)
     dropped = _drop(store, states, screen) if args.optimizer_states else _list(states, screen)
+    asked = (
+        ("data", "rows that no run or search names", unneeded_rows(store, _DAY_S)),
+        ("checkpoints", "checkpoints of registered runs", unneeded_checkpoints(store)),
+    )
+    dropped += sum(_offer(flag, what, found, screen, remove=getattr(args, flag)) for flag, what, found in asked)
     kept = _show_kept(store, screen)
     return Reply(
         {
@@ -67,6 +73,7 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
             "optimizer_states_removed": bool(args.optimizer_states),
             "kept_bytes": kept,
             "verified_bytes": verified,
+            "unneeded": {flag: [{"name": one.name, "bytes": one.bytes} for one in found] for flag, _, found in asked},
             "cache_bytes": cached,
         }
     )
@@ -147,6 +154,25 @@ def _drop(store: ObjectStore, states: Sequence[UnneededStates], screen: Screen) 
         freed += count
     if not states:
         screen.say("no finished run has optimizer states")
+    return freed
+
+
+def _offer(flag: str, what: str, found: Sequence[Unneeded], screen: Screen, *, remove: bool) -> int:
+    """Delete what nothing needs, or say which flag does; return the freed bytes."""
+    if not remove:
+        if found:
+            size = bytes_text(sum(one.bytes for one in found))
+            screen.say(f"{what}: {len(found)} ({size}); `regraft gc --{flag}` removes them")
+        return 0
+    freed = 0
+    for one in found:
+        try:
+            one.drop()
+        except RegraftError as error:
+            screen.note(f"{one.name} stays: {error}")
+            continue
+        screen.note(f"removed {what}: {one.name} ({bytes_text(one.bytes)})")
+        freed += one.bytes
     return freed
 
 

@@ -293,6 +293,16 @@ def _upkeep(commands: Any) -> None:
         "the rows and the base of RUN",
     )
     gc.add_argument(
+        "--data",
+        action="store_true",
+        help="also checked rows that no run or search names, a day old; else only counted",
+    )
+    gc.add_argument(
+        "--checkpoints",
+        action="store_true",
+        help="also all checkpoints of registered runs whose versions are whole; else only counted",
+    )
+    gc.add_argument(
         "--cache",
         action="store_true",
         help="also this machine's copies of files in S3, and what it knows about files; commands get them again",

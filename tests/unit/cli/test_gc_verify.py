@@ -12,8 +12,10 @@ import torch
 
 import regraft as package
 from doubles.fake_training import Regraft
+from regraft.store.checkpoints import Checkpoints
 from regraft.store.manifest import MANIFEST, commit
 from regraft.store.objects import open_store
+from regraft.store.runs import Runs
 from regraft.trunk.feature_store import ShardWriter
 from support.tiny import document
 
@@ -105,3 +107,52 @@ def test_the_machine_s_cache_is_listed_and_what_is_idle_removed_when_asked(
         assert (cache / "versions" / "idle").exists()
         result = regraft("gc", "--cache", "--store", store.url, "--json")
     assert result.code == 0 and not (cache / "versions" / "idle").exists()
+
+
+def test_rows_that_nothing_names_go_when_asked(
+    tmp_path: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = document(tmp_path, rows=24, eval_rows=9, epochs=1)
+    first = package.train(spec)
+    (tmp_path / "train.csv").write_text((tmp_path / "eval.csv").read_text())
+    second = package.train(spec)
+    assert regraft("runs", "delete", first.run, "--yes", "--store", spec["store"]).code == 0
+    store = open_store(spec["store"])
+    named = (Runs(store).find(second.run) or {})["data"]
+    rows = {stat.key.split("/")[1] for stat in store.list("data/")}
+    assert len(rows) == 2
+    assert regraft("gc", "--data", "--store", spec["store"]).code == 0
+    assert {stat.key.split("/")[1] for stat in store.list("data/")} == rows, "they are younger than a day"
+    for path in Path(spec["store"]).glob("data/*/*"):
+        os.utime(path, (1e9, 1e9))
+    assert "regraft gc --data" in regraft("gc", "--store", spec["store"]).out
+    store.put("runs/broken/run.json", b"{")
+    assert regraft("gc", "--data", "--store", spec["store"], "--json").document["unneeded"]["data"] == []
+    store.delete(["runs/broken/run.json"])
+    result = regraft("gc", "--data", "--store", spec["store"], "--json")
+    assert result.code == 0 and result.document["freed_bytes"] > 0
+    assert {stat.key.split("/")[1] for stat in store.list("data/")} == {named}
+    assert package.train(spec).already
+
+
+def test_checkpoints_of_registered_runs_go_when_asked_and_their_versions_answer(
+    tmp_path: Path, regraft: Regraft
+) -> None:
+    spec = document(tmp_path, rows=24, eval_rows=9, epochs=1)
+    first = package.train(spec)
+    store = open_store(spec["store"])
+    Runs(store).update("stopped", state="stopped", model="tiny")
+    Checkpoints(store, "stopped").save(3, {"delta.safetensors": b"d"}, {"metrics": {}})
+    answers = package.load("tiny", store=spec["store"]).predict(["my lamp is off"])
+    assert "regraft gc --checkpoints" in regraft("gc", "--store", spec["store"]).out
+    assert Checkpoints(store, first.run).listed()
+    delta = store.get("models/tiny/v1/delta.safetensors")
+    store.put("models/tiny/v1/delta.safetensors", b"damaged")
+    spared = regraft("gc", "--checkpoints", "--store", spec["store"])
+    assert f"{first.run} stays" in spared.out and Checkpoints(store, first.run).listed(), "the only whole copy"
+    store.put("models/tiny/v1/delta.safetensors", delta)
+    result = regraft("gc", "--checkpoints", "--store", spec["store"], "--json")
+    assert result.code == 0 and not Checkpoints(store, first.run).listed()
+    assert Checkpoints(store, "stopped").listed(), "it may go on"
+    assert package.load("tiny", store=spec["store"]).predict(["my lamp is off"]) == answers
+    assert package.train(spec).already

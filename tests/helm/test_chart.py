@@ -26,6 +26,7 @@ from helm.charts import (
     objects,
     pods,
     ray_object,
+    refusal,
     render,
     rendered,
     templates,
@@ -287,3 +288,14 @@ def test_the_schema_is_closed_and_every_value_is_described() -> None:
             look(node["items"], f"{where}[]")
 
     look(SCHEMA, "values")
+
+
+@needs_helm
+def test_a_digest_pins_the_image_of_every_pod() -> None:
+    values = written(CHART / "ci" / "service-values.yaml")
+    digest = "sha256:" + "0" * 64
+    for given, end in ((digest, f"@{digest}"), ("", "")):
+        found = rendered({**values, "image": {**values.get("image", {}), "tag": "1.0", "digest": given}})
+        images = {one["image"] for _, pod in pods(found) for one in pod["containers"] if "regraft" in one["image"]}
+        assert images and all(image.endswith(f":1.0{end}") for image in images)
+    assert "digest" in refusal({**values, "image": {"digest": "sha256:abc"}})

@@ -44,6 +44,7 @@ kueue.x-k8s.io/priority-class: {{ .Values.kueue.priorityClass | quote }}
 {{- define "regraft.image" -}}
 {{- $ := index . 0 -}}
 {{ $.Values.image.repository }}:{{ coalesce (index . 1) $.Values.image.tag $.Chart.AppVersion }}
+{{- if and $.Values.image.digest (not (index . 1)) }}@{{ $.Values.image.digest }}{{ end }}
 {{- end }}
 
 {{/* Secrets: the user's own, or the one that this chart makes; empty where there is none. */}}

@@ -10,11 +10,13 @@ from regraft.cli.screen import Reply, Screen, store_of
 from regraft.errors import LeaseHeld, RegraftError
 from regraft.lazy import Later
 from regraft.store.checkpoints import Checkpoints
+from regraft.store.lease import holder
 from regraft.store.machine_cache import cache_folder, cached_folders
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.optimizer_states import UnneededStates, unneeded_states
 from regraft.store.registry import Registry
 from regraft.store.scratch_folder import sweep_scratch
+from regraft.store.searches import folder_of
 from regraft.store.unneeded import Unneeded, unneeded_checkpoints, unneeded_rows
 from regraft.trunk.feature_store import collect as collect_features
 from regraft.trunk.shard_faults import shard_faults
@@ -80,18 +82,27 @@ def collect(args: argparse.Namespace, screen: Screen) -> Reply:
 
 
 def _unfinished(store: ObjectStore, keys: Iterable[str]) -> list[str]:
-    """Delete what was never committed, and return its prefixes."""
+    """Delete what was never committed, and return its prefixes.
+
+    What a held lease protects stays, whatever its age by any clock: its run or search may be about to commit it.
+    """
     keys = list(keys)
     runs = sorted({key.split("/")[1] for key in keys if key.startswith("runs/") and key.count("/") > 1})
-    gone = [prefix for run in runs for prefix in Checkpoints(store, run).collect(_DAY_S)]
+    trials = _trials(keys)
+    searches = sorted({search for search, _ in trials})
+    held_runs = {run for run in runs if holder(store, run)}
+    held_searches = {search for search in searches if holder(store, search, folder=folder_of(search))}
+    gone = [prefix for run in runs if run not in held_runs for prefix in Checkpoints(store, run).collect(_DAY_S)]
     gone += [
         prefix
-        for search, trial in _trials(keys)
+        for search, trial in trials
+        if search not in held_searches
         for prefix in Checkpoints.of_trial(store, search, trial).collect(_DAY_S)
     ]
     gone += Registry(store).collect(_DAY_S)
-    features, _ = collect_features(store, _DAY_S)
-    return gone + features
+    if held_runs or held_searches:  # any of them may be writing outputs of a trunk
+        return gone
+    return gone + collect_features(store, _DAY_S)[0]
 
 
 def _verify(store: ObjectStore, run: str, screen: Screen) -> int:

@@ -34,6 +34,21 @@ def temporary_file(path: Path) -> Iterator[tuple[int, Path]]:
         unlink(temporary)
 
 
+def is_being_written(path: Path) -> bool:
+    """Return whether the process of this machine that a temporary file is named after has it open."""
+    opened = Path("/proc", path.name.removeprefix(TEMPORARY).partition("-")[0], "fd")
+    with suppress(OSError):  # that process has ended, or belongs to another user or machine
+        return any(_is_open_as(file, path) for file in opened.iterdir())
+    return False
+
+
+def _is_open_as(file: Path, path: Path) -> bool:
+    try:
+        return file.samefile(path)
+    except OSError:
+        return False
+
+
 def write_all(file: int, data: memoryview) -> None:
     """Write all bytes of `data`; one system call may write only a part."""
     while len(data):

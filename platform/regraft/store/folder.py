@@ -18,6 +18,7 @@ from uuid import uuid4
 from regraft.errors import Conflict, NotFound, RequestError, StoreError
 from regraft.store.atomic_files import (
     TEMPORARY,
+    is_being_written,
     reading,
     sync_folder,
     temporary_file,
@@ -192,7 +193,7 @@ class FolderStore(ObjectStore):
             for folder, _, names in os.walk(self.root):
                 for name in names:
                     path = Path(folder, name)
-                    if name.startswith((TEMPORARY, PROBE)) and _modified(path) < before:
+                    if name.startswith((TEMPORARY, PROBE)) and _modified(path) < before and not is_being_written(path):
                         unlink(path)
                         deleted.append(str(path.relative_to(self.root)))
         return tuple(sorted(deleted))

@@ -1,8 +1,8 @@
 """The lease of a run in the store, which its driver keeps renewing, so that at most one process drives the run.
 
-A lease is free if it was released, has expired by the store's clock, or was held by a process of this machine that has
-ended. The lease
-prevents two drivers. A driver that has lost its lease does no harm, because every checkpoint has a prefix of its own.
+A lease is free if it was released, has expired, or was held by a process of this machine that has ended. Expiry goes by
+the store's clock; between processes of one machine by its time since the boot, which never jumps. The lease prevents
+two drivers. A driver that has lost its lease does no harm, because every checkpoint has a prefix of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,7 +60,7 @@ class Lease:
 
     def acquire(self) -> Self:
         """Take the lease and renew it in a thread. Raises LeaseHeld, naming the holder, if another driver has it."""
-        self._holder = _myself()
+        self._holder = this_process()
         _held_ids.add(self._holder["id"])
         try:
             documents.change(self._store, self._key, self._taken, on_damaged=_replace, schema=StoredLease)
@@ -82,7 +83,7 @@ class Lease:
         self._thread = None
         _held_ids.discard(self._holder["id"])
         # Marked and not deleted: deletes are unconditional on some servers, and could remove the lease of a successor.
-        with suppress(Conflict):
+        with suppress(Conflict, StoreGone):  # with a store that is gone, or a folder that was removed, the lease is too
             documents.change(self._store, self._key, self._released)
 
     def raise_if_lost(self, message: str, where: str) -> None:
@@ -108,7 +109,7 @@ class Lease:
     def _taken(self, old: Document | None) -> Document:
         if old is not None and not _free(old, self._store):
             raise self._held(old)
-        return self._holder | {"until": self._store.now() + self._ttl_s}
+        return self._extended()
 
     def _renewed(self, old: Document | None) -> Document:
         if old is None:
@@ -116,7 +117,10 @@ class Lease:
             raise Conflict(f"the lease of {self.run} was deleted, as by a command that deletes it", self._store.url)
         if old.get("id") != self._holder["id"]:
             raise Conflict(f"the lease of {self.run} was taken over", self._store.url)
-        return self._holder | {"until": self._store.now() + self._ttl_s}
+        return self._extended()
+
+    def _extended(self) -> Document:
+        return self._holder | {"until": self._store.now() + self._ttl_s, "until_uptime": uptime() + self._ttl_s}
 
     def _released(self, old: Document | None) -> Document:
         return self._renewed(old) | {"until": 0.0}
@@ -140,7 +144,7 @@ class Lease:
 
     def _held(self, holder: Document) -> LeaseHeld:
         since = datetime.datetime.fromtimestamp(holder["since"]).astimezone().isoformat(" ", "seconds")
-        left = max(holder["until"] - _now(self._store), 0)
+        left = max(_left(holder, self._store), 0)
         return LeaseHeld(
             f"run {self.run} is driven by process {holder['pid']} on {holder['host']} since {since}: wait for it, "
             f"or end that process; if it is dead, try again in {left:.0f} s",
@@ -159,9 +163,16 @@ def holder(store: ObjectStore, run: str, *, folder: str | None = None) -> Docume
 
 def _free(lease: Document, store: ObjectStore) -> bool:
     try:
-        return not lease["until"] or _dead(lease) or bool(lease["until"] <= _now(store))
+        return not lease["until"] or has_ended(lease) or _left(lease, store) <= 0
     except (KeyError, TypeError):
         return True
+
+
+def _left(lease: Document, store: ObjectStore) -> float:
+    """Return the seconds until a lease expires, by a clock that its holder and this process share."""
+    if "until_uptime" in lease and of_this_machine(lease):
+        return float(lease["until_uptime"]) - uptime()
+    return float(lease["until"]) - _now(store)
 
 
 def _now(store: ObjectStore) -> float:
@@ -173,7 +184,13 @@ def _now(store: ObjectStore) -> float:
         return time.time()
 
 
-def _myself() -> dict[str, Any]:
+def uptime() -> float:
+    """Return the seconds since this machine was booted, which no change of its clock moves."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def this_process() -> dict[str, Any]:
+    """Return what tells this process from all others, an id included."""
     pid = os.getpid()
     return {
         "id": uuid4().hex,
@@ -194,9 +211,33 @@ def _machine() -> str:
         return ""
 
 
-def _dead(lease: Document) -> bool:
+@contextmanager
+def at_work() -> Iterator[Document]:
+    """Yield a document that names this process as at work, until the context ends."""
+    holder = this_process()
+    _held_ids.add(holder["id"])
+    try:
+        yield holder
+    finally:
+        _held_ids.discard(holder["id"])
+
+
+def is_at_work(holder: Document) -> bool:
+    """Return whether a document of `at_work` names a process of this machine that is at work; False if unknown."""
+    try:
+        return of_this_machine(holder) and not has_ended(holder)
+    except (KeyError, TypeError):
+        return False
+
+
+def of_this_machine(lease: Document) -> bool:
+    """Return whether the holder is or was a process of this machine since its boot."""
+    return bool(lease["machine"]) and lease["machine"] == _machine() and lease["host"] == socket.gethostname()
+
+
+def has_ended(lease: Document) -> bool:
     """Return whether the holder was a process of this machine that has ended or released it; False if unknown."""
-    if not lease["machine"] or lease["machine"] != _machine() or lease["host"] != socket.gethostname():
+    if not of_this_machine(lease):
         return False
     if lease["pid"] == os.getpid() and str(lease["started"]) == _started(os.getpid()):
         return lease["id"] not in _held_ids

@@ -19,6 +19,7 @@ from regraft.errors import Conflict, Damaged, NotFound, RequestError
 from regraft.store import documents, names
 from regraft.store import manifest as manifests
 from regraft.store.documents import Document
+from regraft.store.lease import at_work, is_at_work
 from regraft.store.manifest import MANIFEST, Manifest
 from regraft.store.names import LATEST, alias_name, is_version, model_name, number_of
 from regraft.store.objects import Body, ObjectStore, Stat
@@ -97,9 +98,10 @@ class Registry:
         for version in self.versions(name):
             if _same_publication(version, meta):
                 return version
-        version = self._claim(name)
-        meta = {**meta, "name": name, "version": version.version}
-        manifests.commit(self.store, version.prefix, files, kind="version", meta=meta)
+        with at_work() as publisher:
+            version = self._claim(name, publisher)
+            meta = {**meta, "name": name, "version": version.version}
+            manifests.commit(self.store, version.prefix, files, kind="version", meta=meta)
         return version
 
     def models(self) -> list[str]:
@@ -220,7 +222,10 @@ class Registry:
         return into
 
     def collect(self, older_than_s: float) -> list[str]:
-        """Delete remains of publications and deletions that failed over `older_than_s` seconds ago; return prefixes."""
+        """Delete remains of publications and deletions that failed over `older_than_s` seconds ago; return prefixes.
+
+        The claim of a process of this machine protects its publication whatever any clock says.
+        """
         before = self.store.now() - older_than_s
         folders: dict[str, list[Stat]] = defaultdict(list)
         for stat in self.store.list("models/"):
@@ -232,9 +237,17 @@ class Registry:
             left = {stat.key.removeprefix(prefix) for stat in stats}
             if MANIFEST in left or not left - {CLAIM, DELETED} or max(stat.modified for stat in stats) >= before:
                 continue
+            if self._is_under_way(prefix):
+                continue
             self._delete_files(prefix)
             collected.append(prefix)
         return collected
+
+    def _is_under_way(self, prefix: str) -> bool:
+        try:
+            return is_at_work(documents.read(self.store, prefix + CLAIM))
+        except (NotFound, Damaged):
+            return False
 
     def _alias_target(self, name: str, alias: str) -> str | None:
         try:
@@ -249,13 +262,13 @@ class Registry:
             if len(parts) == 4 and parts[3] == MANIFEST and is_version(parts[2]):
                 yield parts[1], parts[2]
 
-    def _claim(self, name: str) -> Version:
+    def _claim(self, name: str, publisher: Document) -> Version:
         taken = [stat.key.split("/")[2] for stat in self.store.list(f"models/{name}/v")]
         number = max((number_of(version) for version in taken if is_version(version)), default=0) + 1
         while True:
             version = Version(name, f"v{number}", self.store)
             try:
-                self.store.put_if_absent(version.prefix + CLAIM, documents.encode({"at": time.time()}))
+                self.store.put_if_absent(version.prefix + CLAIM, documents.encode({**publisher, "at": time.time()}))
             except Conflict:
                 number += 1
                 continue

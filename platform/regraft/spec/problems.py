@@ -84,7 +84,7 @@ def _messages(
         allowed = " or ".join(
             dict.fromkeys(_BOUND.sub(r"a number \1", text.removeprefix(_SHOULD)) for _, text in texts)
         )
-        return [f"{path}: {items[0].get('input')!r} is written; {_SHOULD}{allowed}"]
+        return [f"{path}: {items[0].get('input')!r} is written; {_SHOULD}{allowed}{_quotes(items)}"]
     return [_message(path, item, text, root, document=document) for item, text in special or texts]
 
 
@@ -101,7 +101,19 @@ def _message(path: str, item: Mapping[str, Any], text: str, root: type[Frozen], 
         return f"{path}: {text}" if path else text
     if kind == "string_pattern_mismatch":
         return f"{path}: {written!r} is written; allowed are lower case letters, digits, dots, dashes (at most 64)"
-    return f"{path}: {written!r} is written; {text}"
+    return f"{path}: {written!r} is written; {text}{_quotes([item])}"
+
+
+def _quotes(items: Sequence[Mapping[str, Any]]) -> str:
+    """Return the hint for a word that YAML reads as a number, a boolean or nothing, where only a word is allowed."""
+    written = items[0].get("input")
+    word = "null" if written is None else str(written).lower() if isinstance(written, bool) else str(written)
+    kinds = {item["type"] for item in items}
+    if "string_type" in kinds and len(items) == 1 and (written is None or isinstance(written, bool | int | float)):
+        return f": write '{word[:40]}' in quotes" + (", or leave the key out" if written is None else "")
+    if "literal_error" in kinds and isinstance(written, bool):
+        return ": write the word in quotes"
+    return ""
 
 
 def _text(item: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,6 +20,7 @@ from regraft.contracts import Loss, Method, Source, Task, label_text
 from regraft.plugins import Frozen
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+_EXPONENT = re.compile(r"[0-9]{1,9}(\.[0-9]{0,20})?[eE]-?[0-9]{1,3}")
 AnyTask = SerializeAsAny[Annotated[Task, BeforeValidator(Task.parse)]]
 AnyMethod = SerializeAsAny[Annotated[Method, BeforeValidator(Method.parse)]]
 AnyLoss = SerializeAsAny[Annotated[Loss, BeforeValidator(Loss.parse)]]
@@ -53,6 +55,13 @@ class DataSpec(Frozen):
     value are refused."""
     augment: Literal["off", "light", "strong"] = "off"
     """Random changes of training images, with their boxes and masks; different in each epoch."""
+
+    @field_validator("eval", mode="before")
+    @classmethod
+    def _a_share_is_a_number(cls, written: object) -> object:
+        """Accept a share such as 1e-1, which YAML reads as a word."""
+        share = float(written) if isinstance(written, str) and _EXPONENT.fullmatch(written) else written
+        return share if isinstance(share, float) and 0 < share < 1 else written
 
     @field_validator("labels", mode="before")
     @classmethod

@@ -165,7 +165,7 @@ def test_a_version_answers_alone_as_in_a_batch_and_exports_to_the_same_outputs(
     for one, two in zip(
         mine, [getattr(output, n) for n in ("logits", "pred_boxes") if hasattr(output, n)], strict=True
     ):
-        assert torch.allclose(one, two, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(one.to(two.dtype), two, rtol=1e-4, atol=1e-5)
 
 
 def assert_alike(one: Any, two: Any) -> None:

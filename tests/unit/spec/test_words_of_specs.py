@@ -235,3 +235,75 @@ def test_an_endpoints_problems_are_reported_the_same_way() -> None:
     lines = refused.value.problems
     assert len(lines) == 3
     assert "replica.gpus: 'all' is written; input should be a valid number or 'auto'" in lines
+
+
+WORDS = (
+    "off", "on", "yes", "no", "n", "true", "0123", "007", "12", "1.0", "1e3", "1_000", "1-2", "2024-01-01", "0b101",
+    "0o17", "0x1f", "1.5.2", "nan",
+)  # fmt: skip
+"""Names that YAML 1.1 reads as booleans, numbers, dates and times, all of them allowed as the name of a model."""
+
+
+@pytest.mark.parametrize("word", [*WORDS, "1:30", "12:30:45", "2024-01-01 10:00:00", ".5", "+1", "1,000", "=", "0x1F"])
+def test_names_of_columns_and_groups_are_the_words_that_are_written(tmp_path: Path, word: str) -> None:
+    columns = f"\n  columns:\n    text: {word}\n    label: {word}"
+    data = f"\n  train: rows.csv\n  group: {word}\n  labels: [{word!r}, b]{columns}"
+    spec = load(tmp_path, data=data, search=f"\n  space:\n    data.group:\n      choice: [a, {word.replace(',', '')}]")
+    assert (spec.data.group, spec.data.columns) == (word, {"text": word, "label": word})
+    assert spec.searched().space["data.group"].values == ("a", word.replace(",", ""))
+    overrides = parse_set([f"data.group={word}", f"data.columns.text={word}", f"data.columns={{label: {word!r}}}"])
+    assert overrides == {"data.group": word, "data.columns.text": word, "data.columns": {"label": word}}
+    targets = load(tmp_path, task=f"\n  type: text-regression\n  targets:\n    - {word}").task
+    assert targets.target_columns() == {word}
+    (tmp_path / "again.yaml").write_text(spec.dump())
+    assert RunSpec.load(tmp_path / "again.yaml") == spec
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_names_of_models_are_the_words_that_are_written(tmp_path: Path, word: str) -> None:
+    assert load(tmp_path, name=word).name == word
+    assert parse_set([f"name={word}"]) == {"name": word}
+    path = tmp_path / "serve.yaml"
+    path.write_text(f"models: [{word}, b]\n")
+    assert ServeSpec.load(path).models == (word, "b")
+
+
+def test_numbers_are_read_where_numbers_belong_however_they_are_written(tmp_path: Path) -> None:
+    spec = load(
+        tmp_path,
+        training="{lr: 1e-3, steps: 1_000, epochs: 010, batch_size: 0x10, weight_decay: 1.5e2, warmup: .5, seed: +7}",
+        data="{train: rows.csv, eval: 2e-1}",
+        search="{space: {training.lr: {loguniform: [1e-5, 1e-3]}, training.clip: {choice: [1e0, null]}}}",
+    )
+    training = spec.training
+    assert (training.lr, training.steps, training.epochs, training.batch_size) == (0.001, 1000, 10, 16)
+    assert (training.weight_decay, training.warmup, training.seed, spec.data.eval) == (150.0, 0.5, 7, 0.2)
+    space = spec.searched().space
+    assert space["training.lr"].bounds == (1e-5, 1e-3)
+    assert [spec.override({"training.clip": value}).training.clip for value in space["training.clip"].values or ()] == [
+        1.0,
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"base": "2024"}, "base: 2024 is written; input should be a text: write '2024' in quotes"),
+        ({"store": "1.5"}, "store: 1.5 is written; input should be a text: write '1.5' in quotes"),
+        (
+            {"data": "{train: ~}"},
+            "data.train: None is written; input should be a text: write 'null' in quotes, or leave",
+        ),
+        ({"training": "{lr: 1:30}"}, "training.lr: '1:30' is written; input should be a valid number"),
+        ({"training": "{epochs: 2024-01-01}"}, "training.epochs: '2024-01-01' is written; input should be a valid"),
+    ],
+)
+def test_a_number_in_place_of_a_word_is_to_be_quoted(tmp_path: Path, changes: dict[str, str], line: str) -> None:
+    assert line in problems(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("place", ["compute.trunk", "data.augment", "training.class_weights", "compute.precision"])
+def test_a_boolean_of_another_tool_in_place_of_a_word_is_to_be_quoted(tmp_path: Path, place: str) -> None:
+    with pytest.raises(SpecError, match=r"False is written; .*: write the word in quotes"):
+        load(tmp_path).override({place: False})

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
 from regraft.cluster import connect
+from regraft.errors import RequestError
+from regraft.store.objects import MARK
 from support.processes import free_port
 
 
@@ -34,3 +37,18 @@ def test_a_port_where_nobody_listens_is_reported() -> None:
     with pytest.raises(connect.Unreachable) as caught:
         connect.check_reachable(f"127.0.0.1:{free_port()}")
     assert "no Ray answers there" in connect.explain(caught.value)
+
+
+@pytest.mark.parametrize("creates", [True, False])
+def test_a_store_of_several_nodes_is_made_only_in_a_new_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, creates: bool
+) -> None:
+    monkeypatch.setattr(connect, "usable_nodes", lambda: [{}, {}])
+    monkeypatch.setattr(connect, "count_nodes_missing", lambda paths: dict.fromkeys(paths, 0))
+    connect.check_store(str(tmp_path / "new"), creates=creates)
+    assert (tmp_path / "new" / MARK).exists() == creates
+    (tmp_path / "empty").mkdir()
+    if creates:
+        with pytest.raises(RequestError, match="--create"):
+            connect.check_store(str(tmp_path / "empty"), creates=True)
+    assert list((tmp_path / "empty").iterdir()) == []

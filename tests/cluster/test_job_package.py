@@ -133,3 +133,14 @@ def test_the_letter_holds_no_variable_of_the_environment(package: JobPackage, mo
     package.write_job_file()
     assert all(b"canary" not in path.read_bytes() for path in package.folder.rglob("*") if path.is_file())
     assert set(json.loads((package.folder / "regraft-job.json").read_text())) == {"regraft", "shared"}
+
+
+def test_a_job_makes_a_store_in_a_new_folder_only(package: JobPackage, tmp_path: Path) -> None:
+    written = document(Path.cwd())
+    pack_train(package, RunSpec.resolve(written | {"store": str(tmp_path / "new")}), fresh=False)
+    assert package.arguments[-1] == "--create"
+    package.close()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="holds no store"):
+        pack_train(package, RunSpec.resolve(written | {"store": str(tmp_path / "empty")}), fresh=False)
+    assert list((tmp_path / "empty").iterdir()) == []

@@ -36,7 +36,7 @@ def search(args: argparse.Namespace, screen: Screen) -> Reply:
     if args.register is not None:
         overrides["search.register"] = args.register
     spec = RunSpec.load(Path(args.spec), overrides=overrides)
-    if args.create:
+    if args.create and not spec.store.startswith("s3://"):  # a prefix needs no asking
         open_store(spec.store).create()
     if is_job_api(args.address):
         pack = partial(function(WORK["pack search"]), spec=spec, fresh=args.fresh, same=args.same)

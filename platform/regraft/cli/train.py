@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def train(args: argparse.Namespace, screen: Screen) -> Reply:
     """Run the `train` command."""
     spec = RunSpec.load(Path(args.spec), overrides=overrides_of(args))
-    if args.create:
+    if args.create and not spec.store.startswith("s3://"):  # a prefix needs no asking
         open_store(spec.store).create()
     if is_job_api(args.address):
         pack = partial(function(WORK["pack train"]), spec=spec, fresh=args.fresh, same=args.same)

@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from regraft import errors
 from regraft.errors import ClusterError, RequestError, Unsupported
+from regraft.store.objects import open_store
 
 log = logging.getLogger(__name__)
 CONNECT_S = 10.0
@@ -167,8 +168,11 @@ def came_with_the_job() -> bool:
     return "py_modules_files" in package_folder().parts
 
 
-def check_store(url: str, where: str = "store") -> None:
-    """Raise RequestError for a folder that some node does not see: it would not see the files written there."""
+def check_store(url: str, where: str = "store", *, creates: bool = False) -> None:
+    """Raise RequestError for a folder that some node does not see: it would not see the files written there.
+
+    `creates` means that the command makes a store where there is none. No other folder is made: it may be a lost mount.
+    """
     if url.startswith("s3://"):
         return
     if "runtime_resources" in Path(url).parts:
@@ -180,7 +184,12 @@ def check_store(url: str, where: str = "store") -> None:
     nodes = len(usable_nodes())
     if nodes < 2:
         return
-    Path(url).mkdir(parents=True, exist_ok=True)
+    if creates:
+        store = open_store(url)
+        store.begin()
+        store.create()
+    if not Path(url).is_dir():
+        return
     with tempfile.NamedTemporaryFile(dir=url, prefix=".seen-") as marker:
         if blind := count_nodes_missing([marker.name])[marker.name]:
             raise RequestError(

@@ -26,6 +26,7 @@ from regraft.data.inputs import expand_braces
 from regraft.errors import RequestError
 from regraft.spec.document import absolute
 from regraft.spec.run import RunSpec
+from regraft.store.objects import open_store
 from regraft.tuning.driver.prepare import search_name
 from regraft.tuning.validate import check_search
 from regraft.version import VERSION
@@ -159,13 +160,26 @@ def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, switche
     if Path(spec.base).is_absolute():
         document["base"] = package.add_path(spec.base, "base")
     document["plugins"] = package.add_plugins(spec.plugins)
+    new = _begin_folder(spec.store)
     store = document["store"] = package.output_folder(spec.store, "store")
     name = f"{spec.name}.yaml"
     text = json.dumps(document, indent=1)  # JSON is YAML
     (package.folder / name).write_text(text, encoding="utf-8")
     # --store repeats the spec's store: the nodes' REGRAFT_STORE takes precedence over the file's.
+    switches = {**switches, "create": new}
     package.arguments = [command, name, "--store", store, *(f"--{switch}" for switch, on in switches.items() if on)]
     package.metadata = {"command": command, "name": spec.name, "run": run, "store": store}
+
+
+def _begin_folder(store: str) -> bool:
+    """Return whether a store's folder is new, so that the job finds only what is put there for it to see.
+
+    Raises RequestError for a folder that exists and holds no store.
+    """
+    if _URL.match(store):
+        return False
+    open_store(store).begin()
+    return not Path(absolute(store)).exists()
 
 
 def pack_predict(package: JobPackage, args: Any, store: str) -> None:

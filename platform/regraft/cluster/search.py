@@ -47,7 +47,7 @@ def search(
     """Search a spec's space on Ray."""
     check_search(spec)
     with connected(address):
-        check_store(spec.store)
+        check_store(spec.store, creates=True)
         check_folders(spec)
         size = pool_size(spec, progress)
         return search_session(

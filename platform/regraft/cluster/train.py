@@ -63,7 +63,7 @@ def train(
     """Train a spec to a registered model on Ray workers."""
     # The cluster is checked before anything is written: a wrong address leaves no run behind.
     with connected(address), without_raylet_lines():
-        check_store(spec.store)
+        check_store(spec.store, creates=True)
         check_folders(spec)
         scaling = scaling_config(spec.compute, progress)
         with run_session(spec, fresh=fresh, same=same, progress=progress) as prepared:

@@ -210,7 +210,7 @@ def _missing_parameters(model: Any, report: Mapping[str, Any], base: Base) -> fr
     if vital := sorted(name for name in missing if "pooler" not in name.split(".") and not under(name, head)):
         raise BaseError(
             f"the weights lack {vital[0]} ({len(vital)} in all), or hold it in another shape: these files are not of "
-            f"the {base.path.name}/config.json beside them",
+            f"the {base.found_at.name}/config.json beside them",
             where=base.reference,
         )
     return frozenset(missing)

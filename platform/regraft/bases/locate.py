@@ -8,16 +8,27 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from regraft.bases import safety
+from regraft.bases.private_copy import (
+    FETCHED_COPIES,
+    Hold,
+    PrivateCopy,
+    base_files,
+    file_hash,
+    private_copy,
+    source_state,
+)
+from regraft.bases.safetensors_header import find_problem
 from regraft.errors import BaseError, WrongBase
 from regraft.store.atomic_files import writing_locally
+from regraft.store.machine_cache import cache_folder
 from regraft.store.objects import open_store
 
 ALLOWED = "a hub id (org/name or org/name@revision), a folder, s3://bucket/prefix, or package:<module>/<folder>"
@@ -34,7 +45,10 @@ _HUB = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<re
 
 @dataclass(frozen=True)
 class Base:
-    """A pretrained model on this machine: immutable, and the same base on every machine where `hash` is the same."""
+    """A pretrained model on this machine: immutable, and the same base on every machine where `hash` is the same.
+
+    Its files are a private copy, so that they stay what they are while the original is overwritten, cut or removed.
+    """
 
     reference: str
     """The reference as the spec has it."""
@@ -45,6 +59,16 @@ class Base:
     """The same over the files of tokenizer or image processor."""
     revision: str | None = None
     """The hub's commit; None for a base that is not from the hub."""
+    source: Path | None = field(default=None, compare=False)
+    """Folder in which it was found; `path` is a private copy of that."""
+    state: str = field(default="", compare=False, repr=False)
+    """State of the files in `source` when they were copied."""
+    hold: Hold | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def found_at(self) -> Path:
+        """Folder in which it was found."""
+        return self.source or self.path
 
 
 def locate(reference: str) -> Base:
@@ -54,10 +78,44 @@ def locate(reference: str) -> Base:
     is set. Files from S3 are cached below `REGRAFT_CACHE` (~/.cache/regraft). Raises BaseError when the base is not
     found, not safe, or incomplete.
     """
-    path, revision = _find(reference)
-    safety.check(path, reference)
-    hashed = [*safety.weights(path), *(path / name for name in _HASHED)]
-    return Base(reference, path, _digest(hashed, path), _digest(_processor_files(path), path), revision)
+    source, revision = _find(reference)
+    safety.check(source, reference)
+    copy = private_copy(source, reference)
+    _check_copy(copy, reference)
+    hashed = [*safety.weights(copy.path), *(copy.path / name for name in _HASHED)]
+    processor = _digest(_processor_files(copy.path), copy)
+    return Base(reference, copy.path, _digest(hashed, copy), processor, revision, source, copy.state, copy.hold)
+
+
+def change_on_disk(base: Base) -> str | None:
+    """Return a sentence about a base whose original files have changed since it was located, or None."""
+    if base.source is None or not base.state:
+        return None
+    try:
+        if source_state(base.source)[0] == base.state:
+            return None
+        safety.check(base.source, base.reference)
+        names = [name for name in base_files(base.source) if _is_hashed(name)]
+        if _digest_of({name: file_hash(base.source / name) for name in names}) == base.hash:
+            return None
+        now = "is another base now"
+    except (OSError, BaseError) as error:
+        now = f"cannot be used any more ({error})"
+    return (
+        f"base {base.reference} {now}: models that are loaded go on with a copy of the base that they were trained "
+        f"on, and others are refused. Put the base with hash {base.hash} back into {base.source}"
+    )
+
+
+def _is_hashed(name: str) -> bool:
+    return name in _HASHED or (name.endswith(".safetensors") and "/" not in name)
+
+
+def _check_copy(copy: PrivateCopy, reference: str) -> None:
+    """Raise BaseError unless the weights of a copy are complete; its source may have changed after its own check."""
+    for path in safety.weights(copy.path):
+        if wrong := find_problem(path):
+            raise BaseError(f"{path.name} {wrong}: fetch it again", where=reference)
 
 
 def base_named(reference: str, expected_hash: str, why: str, *, where: str = "base") -> Base:
@@ -164,7 +222,7 @@ def _s3(url: str) -> Path:
     if code := next((stat.key for stat in listed if stat.key.endswith(".py")), None):
         raise BaseError(f"{code} is code, and no base's code is ever run: remove it", where=url)
     key = hashlib.sha256(repr((url, [(stat.key, stat.size, stat.tag) for stat in listed])).encode()).hexdigest()[:32]
-    cache = Path(os.environ.get("REGRAFT_CACHE") or "~/.cache/regraft").expanduser() / "bases"
+    cache = cache_folder(FETCHED_COPIES)
     if (cache / key).is_dir():
         return cache / key
     with writing_locally(cache):
@@ -190,11 +248,14 @@ def _rename_into_place(partial: Path, final: Path) -> None:
             raise
 
 
-def _digest(files: Iterable[Path], folder: Path) -> str:
-    """Return the SHA-256 over the names, relative to the folder, and contents of files."""
+def _digest(files: Iterable[Path], copy: PrivateCopy) -> str:
+    """Return the SHA-256 over the names, relative to the copy's folder, and contents of files."""
+    names = {file.relative_to(copy.path).as_posix() for file in files}
+    return _digest_of({name: copy.contents[name] for name in names if name in copy.contents})
+
+
+def _digest_of(contents: Mapping[str, str]) -> str:
     total = hashlib.sha256()
-    for path in sorted({file for file in files if file.is_file()}):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    for name in sorted(contents, key=PurePosixPath):
+        total.update(f"{name}\0{contents[name]}\n".encode())
     return total.hexdigest()

@@ -150,6 +150,8 @@ class Endpoint:
         report: dict[str, Any] = {"status": "ready", "models": len(self._routes.models())}
         if self._routes.trouble:  # the reason is in the log: it may name hosts and folders
             report["store"] = "it cannot be read now: the models that were known go on answering"
+        if changed := self._backend.changed_bases():
+            report["changed_bases"] = list(changed)
         if trouble := self._keys.trouble():
             report["trouble"] = {"keys": trouble}
         return JSONResponse(report)

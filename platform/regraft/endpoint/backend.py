@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from regraft.contracts import Answer
+from regraft.endpoint.base_watch import BaseWatch
 from regraft.endpoint.http_errors import HttpError
 from regraft.endpoint.metrics import Metrics, NoMetrics
 from regraft.errors import DataError
@@ -46,6 +47,10 @@ class Backend(Protocol):
         """Return what is loaded and how much waits."""
         ...
 
+    def changed_bases(self) -> Sequence[str]:
+        """Return the hashes of bases in memory whose files on the disk are others now."""
+        ...
+
     def close(self) -> None:
         """Answer the waiting rows, then stop."""
         ...
@@ -69,6 +74,8 @@ class EngineBackend:
         self._within_s = limits.seconds
         # Tokenizers and image decoders release the GIL: two threads are enough to keep one model busy.
         self._encoders = ThreadPoolExecutor(min(_ENCODERS, os.cpu_count() or 1), thread_name_prefix="regraft-encode")
+
+        self._watch = BaseWatch(self._engine.bases, spec.refresh_seconds)
 
     def open(self, model: str, version: str) -> ServedVersion:
         return self._engine.open(model, version)
@@ -95,7 +102,11 @@ class EngineBackend:
     def stats(self) -> Mapping[str, Any]:
         return {**vars(self._engine.stats()), **vars(self._batcher.stats())}
 
+    def changed_bases(self) -> Sequence[str]:
+        return self._watch.changed
+
     def close(self) -> None:
+        self._watch.close()
         self._encoders.shutdown(wait=True)
         self._batcher.close()
 

@@ -161,7 +161,7 @@ def test_a_file_name_that_leads_out_of_the_folder_is_refused(
     forged(store, version.prefix, lambda body: body["files"].append(entry))
     with pytest.raises(Damaged):
         Predictor.open(str(store), "tiny", device="cpu")
-    assert not cache.exists()
+    assert not (cache / "versions").exists()
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def _portable(written: str, base: Base) -> str:
     """Return a reference that names the same base in any process: with the hub's commit, or an absolute path."""
     if base.revision is not None:
         return f"{written.partition('@')[0]}@{base.revision}"
-    return written if re.match(r"package:|\w+://", written) else str(base.path)
+    return written if re.match(r"package:|\w+://", written) else str(base.found_at)
 
 
 def _version_target(written: str, store: str, base: str | None, *, features: bool) -> Target:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from regraft.bases.locate import Base
 from regraft.contracts import Answer, Example, medium_of
 from regraft.errors import DataError, NotFound, RegraftError, RequestError, RunError, StoreError
 from regraft.serving.encoder import TOKENS_ON_GPU, TOKENS_PER_THREAD
@@ -206,6 +207,10 @@ class Engine:
             rows=self._rows,
             passes=self._passes,
         )
+
+    def bases(self) -> list[Base]:
+        """Return the bases in memory."""
+        return [weights.base for weights in list(self._loader.weights.values())]
 
     def budget(self, unit: Literal["token", "pixel"]) -> int:
         """Return the tokens or pixels of a pass, padding included, that use the processor fully and little memory."""

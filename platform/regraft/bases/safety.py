@@ -44,7 +44,7 @@ def _refuse_adapter(folder: Path, reference: str) -> None:
         return
     try:
         document = json.loads(_read(found, reference))
-    except ValueError:
+    except (ValueError, RecursionError):
         document = {}
     document = document if isinstance(document, dict) else {}
     of = document.get("base_model_name_or_path") or document.get("model_name")

@@ -179,7 +179,7 @@ def _file_column(table: Path) -> str:
         with table.open(encoding="utf-8-sig", errors="replace") as file:
             line = file.readline(1 << 12)
         names = list(json.loads(line)) if suffix_of(table.name) == ".jsonl" else re.split("[,;\t]", line)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         names = []
     return next(
         (name for name in (name.strip().strip('"') for name in names) if _NAMES_FILES.search(name)), "file_name"

@@ -32,7 +32,7 @@ def schema_features(schema: pa.Schema) -> dict[str, Any]:
     """Return the features that the `datasets` library wrote into a schema; empty for another writer."""
     try:
         document = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return document_features(document.get("info") if isinstance(document, dict) else None)
 

@@ -37,6 +37,6 @@ class ImageMedium(Medium):
 def _settings(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # the processor says what is wrong with its file when it is loaded
     return found if isinstance(found, dict) else {}

@@ -127,7 +127,7 @@ def _json(base: Base, name: str) -> Any:
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BaseError(f"{name} cannot be read as JSON: {error}", where=base.reference) from None
 
 

@@ -23,6 +23,7 @@ from regraft.data.row_identity import by_name
 from regraft.data.rows import Rows, RowWriter
 from regraft.data.setting_names import with_names
 from regraft.errors import DataError, RequestError
+from regraft.serving.batch.work_folder import StoredBlocks, read_work
 from regraft.spec.column_names import Names, column_names, misnamed
 from regraft.store.objects import ObjectStore
 
@@ -196,8 +197,8 @@ class InputBlocks:
         """Return the complete blocks of an earlier command, or None."""
         if not store.exists(SEAL):
             return None
-        document = json.loads(store.get(SEAL))
-        return cls(store, document["rows"], document["hashes"], document.get("format", BY_NAME))
+        document = read_work(store, SEAL, StoredBlocks)
+        return cls(store, document["rows"], document["hashes"], document.get("format") or BY_NAME)
 
     @classmethod
     def read(cls, store: ObjectStore, reading: ReadOptions) -> InputBlocks:

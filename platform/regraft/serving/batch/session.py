@@ -20,7 +20,16 @@ from regraft.plugins import add_folder
 from regraft.serving.batch.input_blocks import BLOCK_ROWS, PROBLEM, WHERE, InputBlocks, ReadOptions
 from regraft.serving.batch.output_parts import Form, OutputParts, assemble, block_output
 from regraft.serving.batch.target import Target, resolve_target
-from regraft.serving.batch.work_folder import DONE, JOB, cleared, empty, refuse_existing, work_folder
+from regraft.serving.batch.work_folder import (
+    DONE,
+    JOB,
+    WorkJob,
+    cleared,
+    empty,
+    read_work,
+    refuse_existing,
+    work_folder,
+)
 from regraft.serving.encoder import Dtype, Encoder, chosen_dtype
 from regraft.serving.predictor import Predictor, resolve_device
 from regraft.spec.document import STANDARD_INPUT, absolute
@@ -283,7 +292,7 @@ def form_of(request: BatchRequest) -> Form:
 def begin(prepared: PreparedRequest, choose: ChooseDtype, progress: Progress | None) -> tuple[InputBlocks, BatchJob]:
     """Return the blocks and the job: those of an unfinished output of the same request, else new ones."""
     if prepared.store.exists(JOB):
-        return _resume(prepared, json.loads(prepared.store.get(JOB)), progress)
+        return _resume(prepared, read_work(prepared.store, JOB, WorkJob), progress)
     return _start(prepared, choose, progress)
 
 

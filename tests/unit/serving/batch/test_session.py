@@ -335,3 +335,17 @@ def test_the_python_face_and_its_progress(published: Path, texts: Path) -> None:
     assert [event["step"] for event in events if event["event"] == "step"][-1] == ROWS
     with pytest.raises(RequestError, match="csvv"):
         regraft.predict("tiny", texts, out, store=str(published), workers=0, format="csvv")
+
+
+@pytest.mark.parametrize("document", ["job.json", "input.json"])
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": "x"}', "[" * 50_000, '{"identity": 3, "dtype": []}'])
+def test_a_damaged_document_of_the_work_folder_is_named_with_the_way_on(
+    published: Path, texts: Path, document: str, text: str
+) -> None:
+    request = asked(published, texts)
+    with dying(11, kill=False), pytest.raises(FakePowerCut):
+        predict_here(request)
+    (texts.parent / ".out.jsonl.unfinished" / document).write_text(text)
+    with pytest.raises(RegraftError, match=rf"{document}.*--fresh begins the output anew"):
+        predict_here(request)
+    assert predict_here(request, fresh=True).rows == ROWS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, TypeVar
 
 from regraft.cli import search, search_progress, train, train_progress
 from regraft.cli.screen import Screen
@@ -13,6 +14,8 @@ from regraft.contracts import Progress
 if TYPE_CHECKING:  # both import torch, and a wrong spec is to be refused before that
     from regraft.training.registration import Outcome
     from regraft.tuning.driver.finish import SearchOutcome
+
+R = TypeVar("R")
 
 
 def is_watched() -> bool:
@@ -23,21 +26,23 @@ def is_watched() -> bool:
 
 def train_shown(run: Callable[[Progress | None], Outcome]) -> Outcome:
     """Call `run` with a display of its progress if somebody watches, and show its result."""
-    if not is_watched():
-        return run(None)
-    screen = Screen()
-    with train_progress.following(screen) as progress:
-        outcome = run(progress)
-    train.show_result(outcome, screen)
-    return outcome
+    return _with_display(run, train_progress.following, train.show_result)
 
 
 def search_shown(run: Callable[[Progress | None], SearchOutcome]) -> SearchOutcome:
     """Call `run` with a display of its progress if somebody watches, and show its result."""
+    return _with_display(run, search_progress.following, search.show_result)
+
+
+def _with_display(
+    run: Callable[[Progress | None], R],
+    following: Callable[[Screen], AbstractContextManager[Progress]],
+    show_result: Callable[[R, Screen], None],
+) -> R:
     if not is_watched():
         return run(None)
     screen = Screen()
-    with search_progress.following(screen) as progress:
+    with following(screen) as progress:
         outcome = run(progress)
-    search.show_result(outcome, screen)
+    show_result(outcome, screen)
     return outcome

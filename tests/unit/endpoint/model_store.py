@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,14 @@ class ModelStore:
         name = name or task
         files["card.md"] = model_card({**meta, "name": name}, {}).encode()
         return self.registry.publish(name, files, meta)
+
+    def serve(self, tasks: Iterable[str], endpoint: Endpoint) -> Endpoint:
+        """Add the models of these tasks that the store lacks; return the endpoint, which answers for them then."""
+        for task in tasks:
+            if task not in self.registry.models():
+                self.add(task)
+        endpoint.opened.routes.refresh()
+        return endpoint
 
     def predict(self, reference: str, rows: list[Any]) -> list[Any]:
         """Return the model's answers without any code of the endpoint."""

@@ -23,11 +23,7 @@ PICTURES = [picture(number) for number in range(3)]
 
 @pytest.fixture(scope="module")
 def every(model_store: ModelStore, endpoint: Endpoint) -> Endpoint:
-    for task in FAMILY:
-        if task not in model_store.registry.models():
-            model_store.add(task)
-    endpoint.opened.routes.refresh()
-    return endpoint
+    return model_store.serve(FAMILY, endpoint)
 
 
 def client(every: Endpoint, model: str) -> InferenceClient:

@@ -21,11 +21,7 @@ ASKED = ("text-classification", "token-classification", "image-classification", 
 
 @pytest.fixture(scope="module")
 def asked(model_store: ModelStore, endpoint: Endpoint) -> Endpoint:
-    for task in ASKED:
-        if task not in model_store.registry.models():
-            model_store.add(task)
-    endpoint.opened.routes.refresh()
-    return endpoint
+    return model_store.serve(ASKED, endpoint)
 
 
 BAD = [

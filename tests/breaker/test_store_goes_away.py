@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from doubles.fake_pool import FakePool, a_spec, searched
 from regraft import create_store
 from regraft.contracts import Event, Stepped
 from regraft.errors import LeaseHeld, NotFound, RequestError, RunError, StoreError, StoreGone
+from regraft.serving.batch.session import BatchRequest, predict_here
 from regraft.spec.run import RunSpec
 from regraft.store.folder import FolderStore
 from regraft.store.lease import Lease
 from regraft.store.objects import MARK, ObjectStore, open_existing, open_store
 from regraft.store.registry import Registry
 from regraft.training.session import train_local
+from regraft.tuning.protocol import Trial
 from support.tiny import document
 from unit.endpoint.model_store import Endpoint, ModelStore
 
@@ -177,13 +182,14 @@ def test_a_damaged_mark_is_named(tmp_path: Path) -> None:
 
 
 class LosesItsStore:
-    """Takes the store away after a step."""
+    """Takes the store away once, at the first event of a step or a later one."""
 
     def __init__(self, step: int, lose: Loss) -> None:
-        self.step, self.lose = step, lose
+        self.step, self.lose, self.lost = step, lose, False
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Stepped) and event.step == self.step:
+        if isinstance(event, Stepped) and event.step >= self.step and not self.lost:
+            self.lost = True
             self.lose()
 
 
@@ -210,16 +216,90 @@ def test_a_run_ends_at_any_moment(mount: FakeMount, tmp_path: Path, seed: int) -
     lost_and_found(mount, tmp_path / "run", random.Random(seed).randrange(1, 16))
 
 
+def searched_and_lost(mount: FakeMount, folder: Path, epoch: int) -> None:
+    """Lose the store of a search before one of its epochs; check that the same command ends the search."""
+    folder.mkdir(exist_ok=True)
+    space = {"space": {"training.lr": {"loguniform": [1e-5, 1e-1]}}, "trials": 4}
+    spec = a_spec(folder, space, store=str(mount.root))
+    create_store(spec.store)
+    begun = itertools.count()
+
+    def lose(trial: Trial, number: int) -> None:
+        if next(begun) == epoch:
+            mount.lose()
+
+    with pytest.raises(StoreGone, match="mount it again"):
+        searched(spec, FakePool(during=lose))
+    assert mount.made_below() == []
+    mount.back()
+    assert searched(spec, FakePool()).version == "v1"
+
+
+def test_a_search_ends_and_goes_on_by_the_same_command(mount: FakeMount, tmp_path: Path) -> None:
+    searched_and_lost(mount, tmp_path / "search", random.Random(14).randrange(12))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_a_search_ends_at_any_moment(mount: FakeMount, tmp_path: Path, seed: int) -> None:
+    searched_and_lost(mount, tmp_path / "search", random.Random(seed).randrange(12))
+
+
+def predicted_and_lost(mount: FakeMount, own: ModelStore, moment: int) -> None:
+    """Lose the folder of an output after some blocks; check that the same command completes it."""
+    if mount.kind == "renamed":
+        mount.root.mkdir()
+    rows = own.folder / "rows.csv"
+    rows.write_text("text\n" + "".join(f"w{number} w5\n" for number in range(12)))
+    request = BatchRequest(
+        "text-classification", str(rows), str(mount.root / "out.jsonl"), own.store, block_rows=1, device="cpu"
+    )
+    lost: list[int] = []
+
+    def lose(event: Event) -> None:
+        lost.append(1)
+        if len(lost) == moment:
+            mount.lose()
+
+    with pytest.raises(StoreGone, match="mount it again"):
+        predict_here(request, progress=lose)
+    assert mount.made_below() == []
+    mount.back()
+    assert predict_here(request).rows == 12
+    assert len((mount.root / "out.jsonl").read_text().splitlines()) == 12
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> ModelStore:
+    """A store of models that stays, while another folder goes away."""
+    (tmp_path / "models").mkdir()
+    made = ModelStore(tmp_path / "models")
+    made.add()
+    return made
+
+
+def test_a_prediction_ends_and_goes_on_by_the_same_command(mount: FakeMount, elsewhere: ModelStore) -> None:
+    predicted_and_lost(mount, elsewhere, random.Random(14).randrange(1, 12))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_a_prediction_ends_at_any_moment(mount: FakeMount, elsewhere: ModelStore, seed: int) -> None:
+    predicted_and_lost(mount, elsewhere, random.Random(seed).randrange(1, 13))
+
+
 def ask(endpoint: Endpoint) -> int:
     return endpoint.ask("/models/text-classification", {"inputs": "w5 w6 w7"}).status
 
 
-def test_an_endpoint_answers_from_what_it_knows_and_says_so(mount: FakeMount, tmp_path: Path) -> None:
-    own = ModelStore(tmp_path)
+def served_and_lost(mount: FakeMount, folder: Path, seconds: float) -> None:
+    """Lose the store of an endpoint some time after it began; check that it answers, reports it, and recovers."""
+    own = ModelStore(folder)
     create_store(own.store)
     own.add()
     with own.open(refresh_seconds=0.05) as endpoint:
         assert ask(endpoint) == 200
+        time.sleep(seconds)
         mount.lose()
         for _ in range(200):
             assert ask(endpoint) == 200
@@ -232,6 +312,16 @@ def test_an_endpoint_answers_from_what_it_knows_and_says_so(mount: FakeMount, tm
         mount.back()
         while "store" in endpoint.get("/readyz").document:
             assert ask(endpoint) == 200
+
+
+def test_an_endpoint_answers_from_what_it_knows_and_says_so(mount: FakeMount, tmp_path: Path) -> None:
+    served_and_lost(mount, tmp_path, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_an_endpoint_answers_whenever_its_store_goes(mount: FakeMount, tmp_path: Path, seed: int) -> None:
+    served_and_lost(mount, tmp_path, random.Random(seed).uniform(0, 0.2))
 
 
 def test_a_store_that_is_not_there_yet_is_not_made_by_reading(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from regraft.contracts import Progress
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
-from regraft.store.objects import open_store
+from regraft.store.objects import open_existing
 from regraft.tuning.driver.finish import SearchOutcome
 from regraft.tuning.driver.workers import WorkerPool
 from regraft.tuning.protocol import Coordinator, End, Report, SearchJob, Trial
@@ -56,7 +56,7 @@ class FakePool:
     def assign(self, job: SearchJob) -> None:
         """Take the job."""
         self.job = job
-        self.store = open_store(RunSpec.resolve(job.spec).store)
+        self.store = open_existing(RunSpec.resolve(job.spec).store)
 
     def ready(self, slot: int, coordinator: Coordinator) -> None:
         """Nothing to load."""

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from regraft.errors import NotFound, PermissionDenied, StoreError
+from regraft.errors import NotFound, PermissionDenied, StoreError, StoreGone
 from regraft.store.objects import RESERVED
 
 TEMPORARY = RESERVED + "tmp-"
@@ -19,14 +19,18 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _IN_THE_WAY = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY}
 _ANOTHER_STORE = "name another store"
+_MOUNT_AGAIN = "mount it again, then give the same command again"
 _CANNOT_SYNC = {errno.EINVAL, errno.EBADF}
 
 
 @contextmanager
-def temporary_file(path: Path) -> Iterator[tuple[int, Path]]:
-    """Open a new temporary file beside `path`, in missing folders too; yield descriptor and name, then remove it."""
+def temporary_file(path: Path, root: Path | None = None) -> Iterator[tuple[int, Path]]:
+    """Open a new temporary file beside `path`, in missing folders too; yield descriptor and name, then remove it.
+
+    The folder `root` itself is not made: it may have gone away.
+    """
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{uuid4().hex}"
-    file = _open_new(temporary)
+    file = _open_new(temporary, root)
     try:
         yield file, temporary
     finally:
@@ -112,17 +116,19 @@ def _store_error(error: OSError, where: str, instead: str = _ANOTHER_STORE) -> S
     return StoreError(f"{error.strerror or error}{name}", where)
 
 
-def _open_new(path: Path) -> int:
+def _open_new(path: Path, root: Path | None) -> int:
     for _ in range(16):
         with suppress(FileNotFoundError):  # another process removed the folder while it was still empty
-            _make_folder(path.parent)
+            _make_folder(path.parent, root)
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     raise StoreError("the folder cannot be created", str(path.parent))
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, root: Path | None) -> None:
     missing = []
     while not folder.is_dir():
+        if folder == root:
+            raise StoreGone(f"the store is not there any more: {_MOUNT_AGAIN}", str(root))
         missing.append(folder)
         folder = folder.parent
     for new in reversed(missing):

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from uuid import uuid4
 
-from regraft.errors import Conflict, NotFound, RequestError, StoreError
+from regraft.errors import Conflict, NotFound, RequestError, StoreError, StoreGone
 from regraft.store.atomic_files import (
     TEMPORARY,
     is_being_written,
@@ -237,11 +237,24 @@ class FolderStore(ObjectStore):
     @contextmanager
     def _written(self, path: Path, body: Body) -> Iterator[Path]:
         """Write `body` to a temporary file beside `path` and flush it; it is removed at the end unless renamed."""
-        with temporary_file(path) as (file, temporary):
+        with self._temporary(path) as (file, temporary):
             for piece in chunks(body, _PIECE):
                 write_all(file, piece)
             os.fsync(file)
             yield temporary
+
+    @contextmanager
+    def _temporary(self, path: Path) -> Iterator[tuple[int, Path]]:
+        """Open a temporary file in the store that was seen: it may go away between a look and a write."""
+        root = self.root if self._mark.see() else None
+        with temporary_file(path, root) as opened:
+            try:
+                self._mark.verify()
+            except StoreGone:
+                unlink(opened[1])
+                self._prune(path.parent)
+                raise
+            yield opened
 
     def _rename_if_absent(self, temporary: Path, path: Path, key: str) -> None:
         """Rename on file systems without hard links (FAT, some network mounts); safe among writers that lock."""
@@ -255,6 +268,7 @@ class FolderStore(ObjectStore):
         """Hold the store's only lock, for a single rename; the kernel releases it when its holder dies."""
         lock = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
+            self._verify_lock()
             until = time.monotonic() + _LOCK_PATIENCE_S
             while not _try_lock(lock):
                 if time.monotonic() > until:
@@ -263,6 +277,15 @@ class FolderStore(ObjectStore):
             yield
         finally:
             os.close(lock)
+
+    def _verify_lock(self) -> None:
+        """Raise StoreGone where the store went away, without the lock that was made in its place."""
+        try:
+            self._mark.verify()
+        except StoreGone:
+            if not (self.root / MARK).exists():
+                unlink(self.root / _LOCK)
+            raise
 
     def _prune(self, folder: Path) -> None:
         """Remove empty folders, which would accumulate as runs are deleted; a folder without files holds no key."""

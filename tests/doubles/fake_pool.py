@@ -16,7 +16,7 @@ from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_existing
 from regraft.tuning.driver.finish import SearchOutcome
-from regraft.tuning.driver.workers import WorkerPool
+from regraft.tuning.driver.workers import SearchLimits, WorkerPool
 from regraft.tuning.protocol import Coordinator, End, Report, SearchJob, Trial
 from regraft.tuning.session import again_of, search_session
 from regraft.tuning.study import GridPoints, NoStopping, RandomPoints, Study
@@ -53,9 +53,9 @@ class FakePool:
         self.ran = ran if ran is not None else []
         self.refused = 0
 
-    def assign(self, job: SearchJob) -> None:
+    def assign(self, job: SearchJob, limits: SearchLimits) -> None:
         """Take the job."""
-        self.job = job
+        self.job, self.limits = job, limits
         self.store = open_existing(RunSpec.resolve(job.spec).store)
 
     def ready(self, slot: int, coordinator: Coordinator) -> None:

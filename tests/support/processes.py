@@ -27,6 +27,8 @@ from regraft.training.job import Job
 from regraft.training.loop import fit
 from regraft.training.registration import Outcome
 from regraft.training.session import complete, run_session, train_local
+from regraft.tuning.driver.local_worker import search_here
+from regraft.tuning.worker.context import TrialHarness
 from support.paths import PLATFORM, ROOT
 from support.peak_memory import peak
 
@@ -177,9 +179,37 @@ def train_interruptible(written: Mapping[str, Any], row_log: str) -> None:
         sys.exit(stopped.exit_code)
 
 
-def interrupted_child(written: Mapping[str, Any], row_log: Path, *, steps: int, then: float, times: int = 1) -> int:
+def search_counted(written: Mapping[str, Any], row_log: str) -> None:
+    """Search a spec in this process as the leader of a process group; record the step numbers of all trials."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def consumed(harness: TrialHarness, step: int, rows: np.ndarray) -> None:
+        harness.pulse.beat()
+        with open(row_log, "a") as file:
+            file.write(f"{os.getpid()} {step}\n")
+
+    TrialHarness.consumed = consumed  # type: ignore[method-assign]
+    try:
+        search_here(RunSpec.resolve(written))
+    except KeyboardInterrupt:
+        sys.exit(Interrupted.exit_code)
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
+
+
+def interrupted_child(
+    written: Mapping[str, Any],
+    row_log: Path,
+    *,
+    steps: int,
+    then: float,
+    times: int = 1,
+    number: int = signal.SIGINT,
+    function: Callable[..., None] = train_interruptible,
+) -> int:
     """Train in a child, send Ctrl-C to its group some seconds after a number of steps; return its exit code."""
-    arguments = (dict(os.environ), train_interruptible, written, str(row_log))
+    arguments = (dict(os.environ), function, written, str(row_log))
     process = _context.Process(target=_in_environment, args=arguments)
     process.start()
     deadline = time.monotonic() + 120
@@ -188,7 +218,7 @@ def interrupted_child(written: Mapping[str, Any], row_log: Path, *, steps: int, 
     time.sleep(then)
     for _ in range(times):
         if process.is_alive() and process.pid is not None:
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, number)
             time.sleep(0.01)
     process.join(120)
     if process.is_alive():

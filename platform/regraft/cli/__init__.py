@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from gc import freeze, get_threshold, set_threshold
 from typing import TYPE_CHECKING, TextIO
 
@@ -44,6 +45,13 @@ def console(argv: Sequence[str] | None = None) -> int:
     set_threshold(_COLLECT_AFTER, *get_threshold()[1:])
     code = main(argv)
     freeze()
+    threads = sys.modules.get("regraft.tuning.driver.work_thread")
+    if threads is not None and threads.left_behind():
+        # A trial that hangs: the end of the interpreter would wait for what it holds, or crash under it.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
     return code
 
 

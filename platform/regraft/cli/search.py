@@ -132,16 +132,28 @@ def _sharing(shared: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def _table(outcome: SearchOutcome, screen: Screen) -> None:
-    """Show the best trials, the deciding metric first."""
+    """Show the best trials, the deciding metric first: those that ran to their end, then those stopped early."""
     score = outcome.score
     scored = [trial for trial in outcome.trials if finite_number(trial["metrics"].get(score)) is not None]
     winner = next((trial for trial in scored if trial["id"] == outcome.winner), None)
     falls = winner is not None and any(trial["metrics"][score] > winner["metrics"][score] for trial in scored)
-    scored.sort(key=lambda trial: trial["metrics"][score] * (1 if falls else -1))
+    scored.sort(key=lambda trial: (trial["status"] != "finished", trial["metrics"][score] * (1 if falls else -1)))
     rows = [
-        (f"  {trial['id']}", figure(trial["metrics"][score]), trial["status"], overrides_text(trial["overrides"]))
+        (f"  {trial['id']}", figure(trial["metrics"][score]), _status(trial), overrides_text(trial["overrides"]))
         for trial in scored[:_SHOWN]
     ]
-    more = f" (the best {_SHOWN} of {len(scored)})" if len(scored) > _SHOWN else ""
-    screen.head(f"trials{more}")
+    more = f" ({_SHOWN} of {len(scored)})" if len(scored) > _SHOWN else ""
+    screen.head(f"trials, the best first{more}")
     screen.table(("  trial", score, "status", "what it varies"), rows)
+    if {"finished", "stopped"} <= {trial["status"] for trial in scored}:
+        screen.say(
+            "  a trial that was stopped early trained less than the others: its score is no verdict on its values"
+        )
+
+
+def _status(trial: Mapping[str, Any]) -> str:
+    """Return a trial's status; of one that was stopped early, how far it came."""
+    if trial["status"] != "stopped":
+        return str(trial["status"])
+    epochs = trial.get("epochs")
+    return f"stopped after {epochs:.3g} epoch{'' if epochs == 1 else 's'}" if epochs else "stopped early"

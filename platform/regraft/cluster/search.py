@@ -13,15 +13,15 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 
 from regraft.cluster import capacity
 from regraft.cluster.connect import check_store, connected
-from regraft.cluster.trial_actor import TrialActor, answer_calls, plain
+from regraft.cluster.trial_actor import ActorWatch, TrialActor, answer_calls, plain
 from regraft.cluster.visibility import check_folders
 from regraft.contracts import Progress
-from regraft.errors import RequestError
+from regraft.errors import RequestError, RunError
 from regraft.lazy import Later
 from regraft.spec.run import RunSpec
 from regraft.tuning.driver.finish import SearchOutcome
 from regraft.tuning.driver.local_worker import LocalPool
-from regraft.tuning.driver.workers import WorkerDied
+from regraft.tuning.driver.workers import READY_GRACE_S, SearchLimits, WorkerDied, WorkerHangs
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.session import again_of, search_session
 from regraft.tuning.space import heads_alone
@@ -132,13 +132,15 @@ class RayPool:
         self.slots = size.slots
         self._size = size
         self._job: SearchJob | None = None
+        self._limits: SearchLimits | None = None
         self._ready: set[int] = set()
         self._first = threading.Lock()
         # All start now: their imports take longer than anything the driver does in the meantime.
         self._actors = {slot: self._new_actor() for slot in range(size.slots)}
 
-    def assign(self, job: SearchJob) -> None:
-        """Set the job that all trials belong to."""
+    def assign(self, job: SearchJob, limits: SearchLimits) -> None:
+        """Set the job that all trials belong to, and what ends it."""
+        self._limits = limits
         self._job = replace(job, threads=max(1, int(self._size.cpus)))
 
     def ready(self, slot: int, coordinator: Coordinator) -> None:
@@ -159,7 +161,11 @@ class RayPool:
 
     def _prepare(self, slot: int, coordinator: Coordinator) -> None:
         assert self._job is not None
-        self._answer_calls(slot, self._actors[slot].ready.remote(plain(self._job)), coordinator)
+        try:
+            running = self._actors[slot].ready.remote(plain(self._job))
+            self._answer_calls(slot, running, coordinator, least=READY_GRACE_S)
+        except WorkerHangs as error:
+            raise RunError(f"base and rows could not be loaded: {error}") from error
         self._ready.add(slot)
 
     def work(self, slot: int, trials: Sequence[Trial], coordinator: Coordinator) -> None:
@@ -175,16 +181,25 @@ class RayPool:
             ray.kill(actor)
         self._actors.clear()
 
-    def _answer_calls(self, slot: int, running: Any, coordinator: Coordinator) -> None:
+    def _answer_calls(self, slot: int, running: Any, coordinator: Coordinator, *, least: float | None = None) -> None:
+        assert self._limits is not None
+        actor = self._actors[slot]
         try:
-            answer_calls(self._actors[slot], running, coordinator)
+            answer_calls(actor, running, coordinator, ActorWatch(actor, self._limits, least))
+        except WorkerHangs:
+            self._replace(slot)
+            raise
         except DEAD as error:
-            self._ready.discard(slot)
-            ray.kill(self._actors.pop(slot))
+            self._replace(slot)
             raise WorkerDied(" ".join(str(error).split())[:300]) from error
         except RayTaskError as error:
             cause = error.cause
             raise cause if isinstance(cause, Exception) else error from None
+
+    def _replace(self, slot: int) -> None:
+        """End the slot's actor; the next call of `ready` makes another."""
+        self._ready.discard(slot)
+        ray.kill(self._actors.pop(slot))
 
     def _new_actor(self) -> Any:
         size = self._size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -16,15 +17,21 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import GetTimeoutError
 
 from regraft.contracts import Event
 from regraft.store.scratch_folder import scratch_folder
 from regraft.training.harness import LocalHarness
+from regraft.tuning.driver.workers import SearchLimits, WorkStopped
 from regraft.tuning.protocol import Coordinator, End, Report, SearchJob, Trial
 from regraft.tuning.worker.worker import TrialWorker
 
 DONE = "done"
 """Name of the pseudo-call that ends the calls of one task."""
+WATCH_S = 0.5
+"""Seconds between two looks of the driver at an actor that makes no call."""
+ANSWER_S = 5.0
+"""Seconds that an actor has to answer such a look."""
 POLL_S = 20.0
 """Longest time that the driver's request for calls waits, in seconds."""
 
@@ -78,13 +85,14 @@ class CoordinatorClient:
         self.calls.put((0, "emit", (event,)))
 
 
-@ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "coordinator": 2})
+@ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"work": 1, "coordinator": 2, "watch": 1})
 class TrialActor:
     """One worker process of a search. All trials run in the same thread; other threads carry calls and answers."""
 
     def __init__(self) -> None:
         self._coordinator = CoordinatorClient()
         self._worker: TrialWorker | None = None
+        self._harness = LocalHarness(progress=self._coordinator.emit)
         self._scratch = ExitStack()
         self._folder = self._scratch.enter_context(scratch_folder("regraft-search-"))
 
@@ -95,8 +103,8 @@ class TrialActor:
             made = SearchJob(**{**job, "labels": tuple(job["labels"]), "depths": tuple(job["depths"])})
             if made.threads:
                 torch.set_num_threads(made.threads)
-            harness = LocalHarness(progress=self._coordinator.emit)
-            worker = TrialWorker(made, harness, self._folder)
+            self._harness.pulse.begin()
+            worker = TrialWorker(made, self._harness, self._folder)
             worker.prepare(self._coordinator)
             self._worker = worker
         finally:
@@ -107,6 +115,7 @@ class TrialActor:
         """Run trials to their ends."""
         try:
             assert self._worker is not None
+            self._harness.pulse.begin()
             self._worker.run(trials, self._coordinator)
         finally:
             self._coordinator.calls.put((0, DONE, ()))
@@ -128,18 +137,62 @@ class TrialActor:
         """Pass on the answers of the driver's coordinator."""
         self._coordinator.answer(answers)
 
+    @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
+    def stop(self, reason: str) -> bool:
+        """Ask the trials to end with a checkpoint after the step under way; return whether one is."""
+        self._harness.notice.give(reason)
+        return self._harness.stepping
+
+    @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
+    def signs(self) -> tuple[float, float]:
+        """Return the seconds since the last sign of life, and the longest time between two."""
+        return self._harness.pulse.silent_s, self._harness.pulse.longest
+
     @ray.method(concurrency_group="coordinator")  # type: ignore[untyped-decorator]
     def clear(self) -> None:
         """Delete the scratch folder: the process is killed next, and cannot do it then."""
         self._scratch.close()
 
 
-def answer_calls(actor: Any, running: Any, coordinator: Coordinator) -> None:
-    """Answer an actor's calls until its task `running` has ended. Raises the error of the task."""
+class ActorWatch:
+    """The driver's look at an actor: it passes a stop on, and finds a trial that hangs when the budget is over."""
+
+    def __init__(self, actor: Any, limits: SearchLimits, least: float | None) -> None:
+        """`least` is the least time without a sign of life that counts as hanging; None for that of a trial."""
+        self._actor, self._limits, self._least = actor, limits, least
+        self._asked = False
+        self._signs, self._seen = (0.0, 0.0), time.monotonic()
+
+    def check(self) -> None:
+        """Raises WorkStopped if the search is to stop and no step is under way, WorkerHangs if the actor hangs."""
+        if self._limits.notice and not self._asked:
+            self._asked = True
+            if not self._ask(self._actor.stop.remote(self._limits.notice.reason), False):
+                raise WorkStopped
+        if self._limits.overtime() > 0:
+            if signs := self._ask(self._actor.signs.remote(), None):
+                self._signs, self._seen = signs, time.monotonic()
+            silent, longest = self._signs
+            self._limits.check_alive(silent + time.monotonic() - self._seen, longest, least=self._least)
+
+    def _ask(self, asked: Any, otherwise: Any) -> Any:
+        """Return the actor's answer; `otherwise` if it has none, because its process holds still."""
+        try:
+            return ray.get(asked, timeout=ANSWER_S)
+        except GetTimeoutError:
+            return otherwise
+
+
+def answer_calls(actor: Any, running: Any, coordinator: Coordinator, watch: ActorWatch) -> None:
+    """Answer an actor's calls until its task `running` has ended. Raises the error of the task, or that of `watch`."""
     ended = False
     while not ended:
         answers = []
-        for number, method, args in ray.get(actor.take.remote()):
+        taken = actor.take.remote()
+        watch.check()  # an actor that calls all the time is looked at too
+        while not ray.wait([taken], timeout=WATCH_S)[0]:
+            watch.check()
+        for number, method, args in ray.get(taken):
             if method == DONE:
                 ended = True
                 continue

@@ -78,6 +78,7 @@ def evaluate(
             output = eval_output(adapted, batch)
             records = adapted.task.records(output, batch, adapted.context)
             mine.extend(list(zip(indices.tolist(), records, strict=True))[:own])
+            harness.pulse.beat()
     everything = [item for rank in harness.gather(mine) for item in rank]
     records = [record for _, record in sorted(everything, key=lambda item: item[0])]
     # One rank decides: ranks on different processors could differ in a last bit, and then in when the run ends.

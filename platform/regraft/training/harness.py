@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -21,6 +22,28 @@ from regraft.training.stop_signals import StopNotice
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+class Pulse:
+    """The signs of life of whoever trains: each step, each evaluated batch, each call of another process."""
+
+    def __init__(self) -> None:
+        self.last, self.longest = time.monotonic(), 0.0
+        """Time of the newest sign, and the longest time between two of them."""
+
+    def begin(self) -> None:
+        """Start anew, without counting the time since the last sign."""
+        self.last = time.monotonic()
+
+    def beat(self) -> None:
+        """Give a sign of life."""
+        now = time.monotonic()
+        self.longest, self.last = max(self.longest, now - self.last), now
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the newest sign."""
+        return time.monotonic() - self.last
 
 
 class Harness:
@@ -37,6 +60,7 @@ class Harness:
         self.here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if grouped else 1
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.notice = StopNotice()
+        self.pulse = Pulse()
         self.stepping = False
         """Whether steps are taken, so that a notice is met at the end of one."""
         self._progress = progress

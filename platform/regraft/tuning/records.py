@@ -42,6 +42,8 @@ class TrialRecord:
     """A value for every field of the space, including those that do not apply to this trial's method."""
     correct: str = ""
     """The evaluation rows that its best checkpoint predicts correctly."""
+    step: int = 0
+    """Step of the checkpoint from which it continues, of a trial that was under way when the search was stopped."""
 
     def document(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""
@@ -67,7 +69,8 @@ class SearchRecord:
     sampler: str
     scheduler: str
     store: str
-    state: Literal["running", "finished", "failed", "interrupted"] = "running"
+    state: Literal["running", "finished", "failed", "stopped", "interrupted"] = "running"
+    """stopped: by a signal, the trials under way have checkpoints. interrupted: the same, as 0.1.0 wrote it."""
     trials: int | None = None
     """Number of trials in the spec."""
     created: str = ""

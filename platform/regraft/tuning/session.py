@@ -15,12 +15,13 @@ from typing import Literal
 
 from regraft.bases.locate import locate
 from regraft.contracts import Note, Progress, SearchStarted, note
-from regraft.errors import RequestError, StoreError
+from regraft.errors import RequestError, Stopped, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.searches import folder_of
 from regraft.training.prepare import RowsChanged, build_rows
+from regraft.training.stop_signals import on_interrupt, on_sigterm
 from regraft.tuning.driver.centroid_baseline import measure_centroid
 from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
 from regraft.tuning.driver.coordinator import SearchCoordinator
@@ -35,7 +36,8 @@ from regraft.tuning.driver.prepare import (
 )
 from regraft.tuning.driver.registration import check_trial_asked_for, number_to_keep, trial_asked_for
 from regraft.tuning.driver.search_store import SearchStore
-from regraft.tuning.driver.workers import LazyPool, PoolFactory, run_slots
+from regraft.tuning.driver.stopping import limits_of, steps_under_way, stopped_search
+from regraft.tuning.driver.workers import LazyPool, PoolFactory, WorkStopped, run_slots
 from regraft.tuning.model_checks import check_methods
 from regraft.tuning.protocol import SearchJob
 from regraft.tuning.records import OVER, TrialRecord
@@ -168,10 +170,13 @@ def execute(coordinator: SearchCoordinator, job: SearchJob, lazy_pool: LazyPool,
         coordinator.record.state = "running"
         coordinator.search_store.write_record(coordinator.record)
         pool = lazy_pool.pool()
-        pool.assign(job)
+        pool.assign(job, limits_of(coordinator))
         threading.Thread(target=read_ahead, daemon=True, name="regraft-report").start()
-        run_slots(coordinator, pool, first)
-        measure_centroid(coordinator, pool)
+        with on_sigterm(coordinator.notice), on_interrupt(coordinator.notice), suppress(WorkStopped):
+            run_slots(coordinator, pool, first)
+            measure_centroid(coordinator, pool)
+        if coordinator.notice:
+            raise stopped_search(coordinator)
     return True
 
 
@@ -181,9 +186,11 @@ def saved_on_error(coordinator: SearchCoordinator) -> Iterator[None]:
     try:
         yield
     except BaseException as ended:
+        with suppress(StoreError):
+            steps_under_way(coordinator)
         coordinator.leave()
         if not coordinator.evicted.is_set():
-            coordinator.record.state = "interrupted" if isinstance(ended, KeyboardInterrupt) else "failed"
+            coordinator.record.state = "stopped" if isinstance(ended, Stopped | KeyboardInterrupt) else "failed"
             coordinator.record.seconds = coordinator.seconds
             # A full disk or a lost server: a second error of the store must not hide the one that ended the search.
             with suppress(StoreError):

@@ -187,6 +187,24 @@ def test_each_registered_trial_is_named_with_its_score_and_what_is_better(
     assert "tickets@v2 was found before" in out and "registered before: t0001 as tickets@v2" in out
 
 
+@pytest.mark.parametrize("falls", [False, True])
+def test_trials_that_were_stopped_early_stand_after_those_that_ended(
+    spec: Path, regraft: Regraft, searching: FakeSearch, falls: bool
+) -> None:
+    scores = (0.1, 0.4, 0.5) if falls else (0.95, 0.9, 0.8)
+    states = (("stopped", 1.0), ("finished", 4.0), ("finished", 4.0))
+    trials = [
+        {"id": f"t000{at}", "overrides": {}, "metrics": {"accuracy": score}, "status": status, "epochs": epochs}
+        for at, (score, (status, epochs)) in enumerate(zip(scores, states, strict=True))
+    ]
+    searching.outcome = {"trials": trials, "winner": "t0000"}
+    out = regraft("search", spec).out
+    table = out[out.index("trials, the best first") :]
+    places = [table.index(f"t000{at}") for at in (1, 2, 0)]
+    assert places == sorted(places)
+    assert "stopped after 1 epoch" in table and "its score is no verdict" in table
+
+
 def test_json_is_one_object_with_every_trial(spec: Path, regraft: Regraft, searching: FakeSearch) -> None:
     result = regraft("search", spec, "--json")
     found = result.document

@@ -12,6 +12,7 @@ from typing import Any
 
 from regraft.contracts import BaselinesMeasured, Event, Note, TrialUpdated, TrunkShared
 from regraft.errors import RunError
+from regraft.training.stop_signals import StopNotice
 from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
 from regraft.tuning.driver.prepare import PreparedSearch
 from regraft.tuning.driver.trial_queue import TrialQueue
@@ -43,6 +44,8 @@ class SearchCoordinator:
         self._notes: set[str] = set()
         self._started = time.monotonic()
         self._elapsed_before = self.record.seconds
+        self.notice = StopNotice()
+        """Asks every worker to end with a checkpoint after the step under way."""
         self.left = False
         """Whether the driver is leaving: reports no longer count, and no new trial begins."""
         self.evicted = threading.Event()
@@ -69,7 +72,12 @@ class SearchCoordinator:
     @property
     def over(self) -> bool:
         """True if no new trial may begin."""
-        return self.left or (self.left_s is not None and self.left_s <= 0)
+        return self.left or bool(self.notice) or self.overtime_s > 0
+
+    @property
+    def overtime_s(self) -> float:
+        """Seconds since the budget was used up; 0 before, and without one."""
+        return 0.0 if self.left_s is None else max(0.0, -self.left_s)
 
     # For the driver: handing out trials.
 
@@ -171,7 +179,7 @@ class SearchCoordinator:
             record.reports.append(asdict(report))
             record.seconds = report.seconds
             record.best = self._best(record)
-            goes_on = self.study.report(trial, len(record.reports), report.metrics) and not self.over
+            goes_on = self.study.report(trial, len(record.reports), report.metrics) and self.overtime_s <= 0
             self._emit_state(record)
             self.search_store.write_trials(self.records(), at_once=False)
             return goes_on

@@ -122,7 +122,13 @@ def outcome_of(prepared: PreparedSearch, trials: Sequence[TrialRecord], winner: 
         seconds=record.seconds,
         store=spec.store,
         trials=[
-            {"id": one.id, "overrides": one.overrides, "metrics": one.best or {}, "status": one.status}
+            {
+                "id": one.id,
+                "overrides": one.overrides,
+                "metrics": one.best or {},
+                "status": one.status,
+                "epochs": one.reports[-1]["epoch"] if one.reports else 0,
+            }
             for one in trials
         ],
         shared=record.shared,

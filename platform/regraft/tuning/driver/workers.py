@@ -6,14 +6,20 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Protocol
 
 from regraft.errors import RunError, StoreError
+from regraft.training.stop_signals import StopNotice
 from regraft.tuning.driver.coordinator import SearchCoordinator
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.records import error_line
 
 log = logging.getLogger(__name__)
+GRACE_S = 30.0
+"""Least time without a sign of life after the end of the budget, in seconds, before a trial is taken to hang."""
+READY_GRACE_S = 600.0
+"""The same for a worker that loads base and rows."""
 MAX_DEATHS = 5
 """How many workers of a slot may die one after another without having run a trial."""
 
@@ -22,14 +28,45 @@ class WorkerDied(Exception):
     """The process that ran trials has died; their progress since the last checkpoint is lost."""
 
 
+class WorkStopped(Exception):
+    """The search is to stop, and no step was under way in this worker."""
+
+
+class WorkerHangs(Exception):
+    """A worker gave no sign of life after the search's seconds were over; it is not waited for any longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchLimits:
+    """What ends the work of a pool before its trials end."""
+
+    notice: StopNotice
+    overtime: Callable[[], float]
+    """Seconds since the search's budget was used up."""
+    seconds: float
+    """The budget; 0 without one."""
+
+    def check_alive(self, silent_s: float, longest_s: float, *, least: float | None = None) -> None:
+        """Raise WorkerHangs if the budget is used up and a worker has been silent for too long.
+
+        `longest_s` is the longest time between two signs of life so far: what takes long by nature is waited for.
+        """
+        patience = max(GRACE_S if least is None else least, self.seconds / 10, 3 * longest_s)
+        if self.overtime() > patience and silent_s > patience:
+            raise WorkerHangs(
+                f"it hangs: search.seconds ({self.seconds:g}) are over, and it reported neither a step nor an "
+                f"evaluation for {silent_s:.0f} s; look at what it waits for (a file system, a plugin, a device)"
+            )
+
+
 class WorkerPool(Protocol):
     """The workers that run trials: this process, or actors on a cluster."""
 
     slots: int
     """Number of batches of trials that run at a time."""
 
-    def assign(self, job: SearchJob) -> None:
-        """Set the job of the search; called once, before anything else."""
+    def assign(self, job: SearchJob, limits: SearchLimits) -> None:
+        """Set the job of the search and what ends it; called once, before anything else."""
         ...
 
     def ready(self, slot: int, coordinator: Coordinator) -> None:
@@ -37,7 +74,10 @@ class WorkerPool(Protocol):
         ...
 
     def work(self, slot: int, trials: Sequence[Trial], coordinator: Coordinator) -> None:
-        """Run trials to their ends. Raises StoreError, WorkerDied, or an error of one of these trials."""
+        """Run trials to their ends, or to a checkpoint after a stop notice.
+
+        Raises StoreError, WorkerDied, WorkerHangs, WorkStopped, or an error of one of these trials.
+        """
         ...
 
     def close(self) -> None:
@@ -73,6 +113,8 @@ def run_slots(coordinator: SearchCoordinator, pool: WorkerPool, first: list[Tria
     def run(slot: int, begin: list[Trial]) -> None:
         try:
             run_slot(coordinator, pool, slot, begin)
+        except WorkStopped:
+            log.info("slot %d stops before a step", slot)
         except BaseException as error:
             errors.append(error)
             coordinator.leave()  # else the end of other slots' trials would be stored as a decision
@@ -122,10 +164,14 @@ def run_batch(coordinator: SearchCoordinator, pool: WorkerPool, slot: int, batch
         pool.work(slot, batch, coordinator)
     except WorkerDied as error:
         coordinator.lost(batch, error_line(error))
-    except StoreError:
+    except (StoreError, WorkStopped):
         raise
+    except WorkerHangs as error:
+        for trial in batch:
+            coordinator.failed([trial], str(error))
     except Exception as error:
         log.info("trials %s", [trial.id for trial in batch], exc_info=True)
         coordinator.failed(batch, error_line(error))
     else:
-        coordinator.failed(batch, "its worker returned without reporting how it ended")
+        if not coordinator.notice:
+            coordinator.failed(batch, "its worker returned without reporting how it ended")

@@ -83,7 +83,7 @@ class TrialCallbacks:
             self.best = BestCheckpoint(saved.prefix, float(saved.meta["metrics"][self.score.name]), state.best_correct)
 
     def on_pause(self, run: Run, metrics: Mapping[str, float] | None) -> bool:
-        """Report an evaluation; write a checkpoint if it is the best, or if the last one is EVERY_S seconds old."""
+        """Report an evaluation; write a checkpoint if it is the best, if the last is EVERY_S old, or before a stop."""
         state, goes_on, best = run.state, True, False
         if metrics is not None:
             best = state.stale == 0
@@ -92,7 +92,8 @@ class TrialCallbacks:
             )
             self.stopped = not goes_on and not state.finished
             state.finished = state.finished or self.stopped
-        if best or (not state.finished and time.monotonic() - self.last >= EVERY_S):
+        due = bool(run.harness.notice) or time.monotonic() - self.last >= EVERY_S
+        if best or (not state.finished and due):
             state.scaler = scaler_state(run.accelerator)
             tensors = run.tensors()
             checkpoint = TrialCheckpoint(state.step, tensors, state.document(), dict(metrics or {}), state.best_correct)

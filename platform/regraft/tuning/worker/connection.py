@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from regraft.contracts import Event
+from regraft.training.harness import Pulse
 from regraft.tuning.protocol import Coordinator, End, Report
 
 T = TypeVar("T")
@@ -24,43 +25,43 @@ class CoordinatorLost(BaseException):
 
 
 class Connection:
-    """A `Coordinator` that wraps every error of another one in CoordinatorLost."""
+    """A `Coordinator` that wraps every error of another one in CoordinatorLost; each call is a sign of life."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
+    def __init__(self, coordinator: Coordinator, pulse: Pulse) -> None:
+        self._coordinator, self._pulse = coordinator, pulse
 
     def report(self, trial: str, report: Report) -> bool:
         """Forward an evaluation and return whether the trial continues."""
-        return _forward(self._coordinator.report, trial, report)
+        return self._forward(self._coordinator.report, trial, report)
 
     def reserve(self, trial: str, count: int) -> bool:
         """Forward a request for checkpoint space and return the answer."""
-        return _forward(self._coordinator.reserve, trial, count)
+        return self._forward(self._coordinator.reserve, trial, count)
 
     def saved(self, trial: str, prefix: str, count: int, score: float | None) -> None:
         """Forward the commit of a checkpoint."""
-        _forward(self._coordinator.saved, trial, prefix, count, score)
+        self._forward(self._coordinator.saved, trial, prefix, count, score)
 
     def ended(self, trial: str, end: End) -> None:
         """Forward the end of a trial."""
-        _forward(self._coordinator.ended, trial, end)
+        self._forward(self._coordinator.ended, trial, end)
 
     def emit(self, event: Event) -> None:
         """Forward a progress event."""
-        _forward(self._coordinator.emit, event)
+        self._forward(self._coordinator.emit, event)
 
-
-def _forward(call: Callable[..., T], *args: Any) -> T:
-    try:
-        return call(*args)
-    except Exception as error:
-        raise CoordinatorLost(error) from error
+    def _forward(self, call: Callable[..., T], *args: Any) -> T:
+        self._pulse.beat()
+        try:
+            return call(*args)
+        except Exception as error:
+            raise CoordinatorLost(error) from error
 
 
 @contextmanager
-def connected(coordinator: Coordinator) -> Iterator[Connection]:
+def connected(coordinator: Coordinator, pulse: Pulse) -> Iterator[Connection]:
     """Open a connection to a coordinator; leaving the block re-raises the coordinator's original error."""
     try:
-        yield Connection(coordinator)
+        yield Connection(coordinator, pulse)
     except CoordinatorLost as lost:
         raise lost.error from None

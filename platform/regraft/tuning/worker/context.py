@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from regraft.bases.adapted import Adapted
@@ -24,6 +27,28 @@ from regraft.training.run import build_model
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.worker.callbacks import TrialCallbacks
 from regraft.tuning.worker.shared_cuts import SharedCuts, task_key
+
+
+class TrialHarness(Harness):
+    """The harness of one trial: it shares its worker's stop notice and signs of life, and shows no progress."""
+
+    def __init__(self, worker: Harness) -> None:
+        super().__init__(device=worker.device)
+        self.notice, self.pulse = worker.notice, worker.pulse
+
+    def consumed(self, step: int, rows: np.ndarray) -> None:
+        """Give a sign of life after each step."""
+        self.pulse.beat()
+
+
+@contextmanager
+def in_steps(harness: Harness) -> Iterator[None]:
+    """Mark the worker as taking steps: a stop notice is then met at the end of one."""
+    harness.stepping = True
+    try:
+        yield
+    finally:
+        harness.stepping = False
 
 
 class WorkerContext:

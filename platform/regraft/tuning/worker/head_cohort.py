@@ -19,6 +19,7 @@ from regraft.contracts import Record
 from regraft.errors import Diverged
 from regraft.spec.run import RunSpec
 from regraft.training.evaluate import finite, packed
+from regraft.training.harness import Harness
 from regraft.training.job import RunState
 from regraft.tuning.protocol import Coordinator, End, Report, Trial
 from regraft.tuning.records import error_line
@@ -125,14 +126,18 @@ class HeadCohort:
         """Trials that are not over."""
         return [self._of[id(head)] for head in self._stack.heads]
 
-    def run(self) -> None:
-        """Train until every head is over."""
+    def run(self, harness: Harness) -> None:
+        """Train until every head is over; after a stop notice, write a checkpoint of each."""
         rows = len(self._train.features)
         while self._stack.heads:
             self._stack.step()
             due = [at for at, head in enumerate(self._stack.heads) if _is_due(head, rows)]
             if due:
                 self.pause(due)
+            harness.pulse.beat()
+            if harness.notice:
+                self.disband()
+                return
 
     def disband(self) -> None:
         """Write a checkpoint of every open head, from which it may continue alone."""

@@ -22,7 +22,7 @@ from regraft.training.run import training_context
 from regraft.trunk.cut import Cut
 from regraft.tuning.protocol import Coordinator, Trial
 from regraft.tuning.records import error_line
-from regraft.tuning.worker.context import WorkerContext
+from regraft.tuning.worker.context import WorkerContext, in_steps
 from regraft.tuning.worker.head_cohort import HeadCohort, HeadTrial
 from regraft.tuning.worker.head_probe import (
     FeatureHead,
@@ -116,6 +116,8 @@ class HeadTrials:
             groups.setdefault((key, spec.compute.trunk, how), []).append((trial, spec))
         done: set[str] = set()
         for group in groups.values():
+            if self._context.harness.notice:
+                break
             done |= self._run_group(group, coordinator)
         return done
 
@@ -131,7 +133,8 @@ class HeadTrials:
         output = self._heads[task_key(site.spec)].output
         cohort = HeadCohort(ready, self._rows(site, coordinator), output, coordinator)
         try:
-            self._train(cohort, ready, coordinator)
+            with in_steps(self._context.harness):
+                self._train(cohort, ready, coordinator)
         except BaseException:
             for one in ready:
                 one.callbacks.abandon()
@@ -163,7 +166,7 @@ class HeadTrials:
             cohort.pause(range(len(ready)))
             return
         try:
-            cohort.run()
+            cohort.run(self._context.harness)
         except StoreError:
             raise
         except Exception as error:

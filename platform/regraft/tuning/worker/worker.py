@@ -23,7 +23,7 @@ from regraft.training.run import Run
 from regraft.trunk.cut import Cut
 from regraft.tuning.protocol import Coordinator, End, SearchJob, Trial
 from regraft.tuning.worker.connection import connected
-from regraft.tuning.worker.context import WorkerContext
+from regraft.tuning.worker.context import TrialHarness, WorkerContext, in_steps
 from regraft.tuning.worker.head_probe import head_only_obstacle
 from regraft.tuning.worker.head_trials import HeadTrials
 from regraft.tuning.worker.shared_cuts import cut_key, sharing_totals, task_key
@@ -50,13 +50,16 @@ class TrialWorker:
     def prepare(self, coordinator: Coordinator) -> None:
         """Locate the base, open the rows, and compute the outputs that the depths of the space share."""
         self.context.load()
-        with connected(coordinator) as connection:
+        with connected(coordinator, self.context.harness.pulse) as connection:
             depths = self.context.job.depths
             self._stock([spec for depth in depths for spec in self._specs_at(depth)], connection)
 
     def run(self, trials: Sequence[Trial], coordinator: Coordinator) -> None:
-        """Run trials to their ends, and report each end to the coordinator."""
-        with connected(coordinator) as connection:
+        """Run trials to their ends, and report each end to the coordinator.
+
+        After a stop notice the trial under way writes a checkpoint, and no other begins: neither is reported as over.
+        """
+        with connected(coordinator, self.context.harness.pulse) as connection:
             self._run(trials, connection)
 
     def close(self) -> None:
@@ -77,9 +80,13 @@ class TrialWorker:
         self._stock(list(specs.values()), coordinator)
         done = self._heads.run([(trial, specs[trial.id]) for trial in trials if trial.id in specs], coordinator)
         for trial in trials:
+            if self.context.harness.notice:
+                break
             if trial.id in specs and trial.id not in done:
                 with isolated(trial, coordinator) as failed:
-                    coordinator.ended(trial.id, self._run_one(trial, specs[trial.id], coordinator))
+                    end = self._run_one(trial, specs[trial.id], coordinator)
+                    if end is not None:
+                        coordinator.ended(trial.id, end)
                 if failed:
                     self._free_memory()  # an error refers to the model through its traceback
         self._report_shared(coordinator)
@@ -145,7 +152,8 @@ class TrialWorker:
             passes = max(site.spec.training.epochs for site in [*sites, *(site for site, _ in heads)]) + 1
             self.context.cuts_for(specs[0], coordinator).stock(sites, passes, heads)
 
-    def _run_one(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> End:
+    def _run_one(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> End | None:
+        """Run one trial and return its end; None if it was asked to stop before."""
         context = self.context
         with explain_out_of_memory(spec):
             adapted = context.adapted(spec)
@@ -155,20 +163,22 @@ class TrialWorker:
                 spec=spec,
                 snapshot=context.snapshot,
                 adapted=adapted,
-                harness=Harness(device=context.harness.device),
+                harness=TrialHarness(context.harness),
                 callbacks=callbacks,
             )
             site = CutSite(spec, context.snapshot, adapted, context.harness, run.accelerator, context.store)
             cuts = context.cuts_by_task.get(task_key(spec))
             key, adapted.trunk = cut_key(site), cuts.trunk(site) if cuts is not None else None
             try:
-                with closing(callbacks):
+                with in_steps(context.harness), closing(callbacks):
                     if begin(run, context.folder / "resume"):
                         train(run)
             finally:
                 adapted.trunk = None  # it refers to the model: a circle, which would keep both in memory
             if cuts is not None:
                 cuts.read(key, self._rows_read(run))
+        if context.harness.notice and not run.state.finished:
+            return None
         return callbacks.end(run.adapted, run.state.seconds)
 
     def _rows_read(self, run: Run) -> float:

@@ -13,13 +13,15 @@ from PIL import Image, ImageDraw, UnidentifiedImageError
 from regraft.columns.files.file_column import FileColumn
 from regraft.columns.files.pixels_in_memory import holds_pixels, is_one_picture, picture_file
 from regraft.contracts.column import Allowance, BadCell, MadeUp, TooLarge, column_of
+from regraft.contracts.file_ref import FileBytes
 from regraft.contracts.views import ImageView, ShownRow
 from regraft.errors import DataError
-from regraft.media.pixels.check import METHOD, damage
-from regraft.media.pixels.images import MEGAPIXELS, UNREADABLE, frames_remark, open_rgb, upright_size
+from regraft.media.pixels.check import METHOD
+from regraft.media.pixels.cost import CostlyPicture, UnknownPicture
+from regraft.media.pixels.decoding import checked_apart, plain_picture
+from regraft.media.pixels.images import MEGAPIXELS, REQUEST_FORMATS, UNREADABLE, frames_remark, open_rgb, upright_size
 
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Formats that a request may hold."""
+_UNKNOWN = f"is not an image of a known format; allowed are {', '.join(REQUEST_FORMATS)}"
 
 
 class ImageColumn(FileColumn):
@@ -49,8 +51,8 @@ class ImageColumn(FileColumn):
             raise BadCell(f"{name} has no pixels")
 
     def problem(self, content: bytes) -> str:
-        """Return what is wrong with a picture: its header is read, then all of it is decoded."""
-        return super().problem(content) or damage(content)
+        """Return what is wrong with a picture: what it costs is looked at, then all of it is decoded."""
+        return super().problem(content) or checked_apart(content)
 
     def method(self) -> str:
         """Return the name of the decoder."""
@@ -80,9 +82,14 @@ class ImageColumn(FileColumn):
         """Return the bytes of a picture that may be decoded."""
         if not body:
             raise BadCell("is empty; it is a picture's file")
-        _check_format(body)
         try:
+            body = FileBytes(plain_picture(body), "in this row")
+            _check_format(body)
             width, height = upright_size(body)
+        except UnknownPicture:
+            raise BadCell(_UNKNOWN) from None
+        except CostlyPicture as error:
+            raise TooLarge(f"is refused: {error.message}") from None
         except DataError as error:
             raise BadCell(f"is refused: {error.message}") from None
         allowance.decode(width * height, f"the picture has {width} x {height} pixels")
@@ -134,10 +141,10 @@ def _check_format(body: bytes) -> None:
     """
     allowed = f"at most {MEGAPIXELS} megapixels are allowed"
     try:
-        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(body), formats=REQUEST_FORMATS) as image:
             width, height = image.size
     except UnidentifiedImageError:
-        raise BadCell(f"is not an image of a known format; allowed are {', '.join(FORMATS)}") from None
+        raise BadCell(_UNKNOWN) from None
     except Image.DecompressionBombError as error:
         raise TooLarge(f"is refused: {error}; {allowed}") from None
     except UNREADABLE:

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from regraft.contracts import Answer, Task
+from regraft.contracts import Answer, Task, columns_of
 from regraft.endpoint.api_keys import ApiKey, ApiKeys
 from regraft.endpoint.backend import Backend
 from regraft.endpoint.body_reader import BodyBudget, ClientDisconnected, read_body
@@ -39,6 +39,7 @@ from regraft.endpoint.request_body import ParsedRequest, most_bytes, parse_reque
 from regraft.endpoint.routes import BARE, ModelRoutes
 from regraft.errors import NotFound, RegraftError, RequestError, StoreError
 from regraft.serving.engine.engine import RowRequest
+from regraft.serving.row_checks import prediction_columns
 from regraft.spec.serve import ServeSpec
 from regraft.store.names import parse
 
@@ -224,7 +225,8 @@ class Endpoint:
 
     async def _parse(self, body: bytes, content_type: str, task: Task) -> ParsedRequest:
         limits = self._spec.limits
-        if len(body) > _SMALL:
+        files = any(column.by_reference for column in columns_of(prediction_columns(task)).values())
+        if files or len(body) > _SMALL:  # a small picture may take long to decode
             return await asyncio.to_thread(lambda: parse_request(body, content_type, task, limits))
         return parse_request(body, content_type, task, limits)
 

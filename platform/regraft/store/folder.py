@@ -88,7 +88,7 @@ class FolderStore(ObjectStore):
     def put(self, key: str, body: Body) -> None:
         path = self._path(key)
         self._mark.before_write()
-        with writing(self.url), self._written(path, body) as temporary:
+        with self._writing(), self._written(path, body) as temporary:
             with self._locked():
                 os.replace(temporary, path)
             sync_folder(path.parent)
@@ -96,7 +96,7 @@ class FolderStore(ObjectStore):
     def put_if_absent(self, key: str, data: bytes) -> None:
         path = self._path(key)
         self._mark.before_write()
-        with writing(self.url), self._written(path, data) as temporary:
+        with self._writing(), self._written(path, data) as temporary:
             try:
                 os.link(temporary, path)
             except FileExistsError as error:
@@ -115,7 +115,7 @@ class FolderStore(ObjectStore):
         if not path.is_file():
             raise Conflict(f"{key} no longer exists", self.url)
         self._mark.before_write()
-        with writing(self.url), self._written(path, data) as temporary:
+        with self._writing(), self._written(path, data) as temporary:
             with self._locked():
                 if not path.is_file() or _tag(path.read_bytes()) != tag:
                     raise Conflict(f"{key} was changed by another process", self.url)
@@ -137,7 +137,7 @@ class FolderStore(ObjectStore):
             self._mark.verify()
             if not path.is_file():
                 continue
-            with writing(self.url):
+            with self._writing():
                 with self._locked():
                     unlink(path)
                 sync_folder(path.parent)
@@ -162,7 +162,7 @@ class FolderStore(ObjectStore):
         data = uuid4().hex.encode()
         path = self.root / (PROBE + uuid4().hex)
         try:
-            with writing(self.url):
+            with self._writing():
                 with self._written(path, data) as temporary:
                     os.replace(temporary, path)
                 stored = path.read_bytes()
@@ -182,14 +182,14 @@ class FolderStore(ObjectStore):
         self._mark.verify()
         # Of the folder that will hold the store where there is none yet: asking for the time must not create it.
         place = next(folder for folder in (self.root, *self.root.parents) if folder.is_dir())
-        with writing(self.url), TemporaryFile(dir=place) as file:
+        with self._writing(), TemporaryFile(dir=place) as file:
             return os.fstat(file.fileno()).st_mtime
 
     def sweep(self, older_than_s: float) -> tuple[str, ...]:
         self._mark.see()
         before = self.now() - older_than_s
         deleted = []
-        with writing(self.url):
+        with self._writing():
             for folder, _, names in os.walk(self.root):
                 for name in names:
                     path = Path(folder, name)
@@ -212,6 +212,16 @@ class FolderStore(ObjectStore):
             with reading(key, self.url):
                 yield
         except NotFound:
+            self._mark.verify()
+            raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Translate errors of a write: where the store went away meanwhile, that is the error."""
+        try:
+            with writing(self.url):
+                yield
+        except StoreError:
             self._mark.verify()
             raise
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import regraft
-from regraft.columns.image import FORMATS
 from regraft.errors import DataError
+from regraft.media.pixels.images import REQUEST_FORMATS
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
 from support.image_bases import tiny_resnet
@@ -38,7 +38,7 @@ def content(suffix: str, number: int, *, cut: bool) -> bytes:
 def test_an_endpoint_answers_a_picture_or_names_it(suffix: str, cut: bool, asked: Endpoint) -> None:
     body = {"inputs": base64.b64encode(content(suffix, 1, cut=cut)).decode()}
     reply = asked.ask(f"/models/{TASK}", body)
-    if KINDS[suffix][0] not in FORMATS:  # a sender may use fewer formats than the owner of the data
+    if KINDS[suffix][0] not in REQUEST_FORMATS:  # a sender may use fewer formats than the owner of the data
         assert (reply.status, b"of a known format; allowed are PNG" in reply.body) == (422, True)
     else:
         assert reply.status in ((200, 422) if cut else (200,)), reply.body

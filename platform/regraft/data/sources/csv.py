@@ -186,8 +186,10 @@ class _CsvLines:
         """Return whether the row read last, whose cells are empty, is a blank line or nothing but delimiters.
 
         Quotes make a row of it, though their cells are empty: pandas writes so what is missing in a single column.
+        Spaces between delimiters may be somebody's values.
         """
-        return not self._line.replace(self._delimiter, "").strip()
+        rest = self._line.strip("\r\n")
+        return not rest.replace(self._delimiter, "") or (self._delimiter not in rest and not rest.strip(" \t"))
 
     def _unreadable(self, error: csv.Error, first: int, last: int) -> str:
         """Return the message about a row that `csv` cannot read, with the settings that may help."""

@@ -8,9 +8,10 @@ import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from regraft.errors import DataError
+from regraft.media.pixels.cost import CostlyPicture, refuse_shape, refuse_structure
 from regraft.media.pixels.images import FORMATS
 
-METHOD = f"2, Pillow {PIL.__version__}"
+METHOD = f"3, Pillow {PIL.__version__}"
 """The number of this check and the decoder: another one makes known files be checked again."""
 
 
@@ -21,11 +22,15 @@ def damage(content: bytes) -> str:
     thread. Raises DataError where memory is short, which says nothing about the picture.
     """
     try:
+        refuse_structure(content, "it")
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            refuse_shape(image, "it")
             image.load()
             upright = ImageOps.exif_transpose(image)
             if not upright.mode.startswith(("I", "F")):  # others are converted by their levels
                 upright.convert("RGB")
+    except CostlyPicture as error:
+        return f"cannot be used: {error.message}"
     except MemoryError:
         raise DataError("there is too little free memory to decode a picture: free some and try again") from None
     except UnidentifiedImageError:

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from regraft.contracts.file_ref import FileBytes, FileRef, opened
 from regraft.contracts.remark import Measured
 from regraft.errors import DataError
+from regraft.media.pixels.cost import refuse_shape, refuse_structure
 from regraft.media.pixels.grey_levels import stretch
 from regraft.media.pixels.mask_channels import Colours, channel_numbers
 
@@ -40,6 +41,8 @@ FORMATS = (
     *("FTEX", "PIXAR", "PCD", "TGA"),
 )
 """Formats that are read. Of the others that Pillow knows, some are programs that another program would run (EPS)."""
+REQUEST_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""Formats that a request may hold."""
 SIZED_INSIDE = ("ICO", "ICNS", "CUR")
 """Formats with an image inside, whose size their header may state wrongly."""
 TAIL_SIZES = (16, 1 << 16)
@@ -115,7 +118,7 @@ def checked_size(path: Any, levels: Levels | None) -> tuple[int, int]:
     header = read_header(path)
     if header.mode not in ("I", "F"):
         return header.size
-    with _opened_image(path) as image:
+    with opened_image(path) as image:
         _refuse_floats(image, path, levels)
         try:
             _eight_bits(image, path, levels)
@@ -133,12 +136,12 @@ def open_rgb(path: Any, levels: Levels | None = None) -> Image.Image:
     large, or has pixels whose white is not known.
     """
     path = opened(path)
-    with _opened_image(path) as image:
+    with opened_image(path) as image:
         _refuse_floats(image, path, levels)
         try:
             negative = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
             upright = ImageOps.exif_transpose(image)
-            if _is_deep(upright.mode):
+            if is_deep(upright.mode):
                 upright = _eight_bits(upright, path, levels)
                 upright = ImageOps.invert(upright) if negative else upright
             return upright.convert("RGB")
@@ -149,7 +152,7 @@ def open_rgb(path: Any, levels: Levels | None = None) -> Image.Image:
 def with_levels(path: Any, levels: Levels) -> Any:
     """Return a deep image as the bytes of one of 8 bits; any other, and one that cannot be read, as it is."""
     try:
-        if not _is_deep(read_header(path).mode):
+        if not is_deep(read_header(path).mode):
             return path
         file = io.BytesIO()
         open_rgb(path, levels).save(file, "PNG")
@@ -165,10 +168,10 @@ def depth_remark(path: Any, levels: Levels | None) -> str | None:
     """
     try:
         header = read_header(path)
-        if not header.deep_colours and (levels or not _is_deep(header.mode)):
+        if not header.deep_colours and (levels or not is_deep(header.mode)):
             return None
-        with _opened_image(path) as image:
-            if _is_deep(header.mode):
+        with opened_image(path) as image:
+            if is_deep(header.mode):
                 return Measured(_FEW_GREYS, float(np.asarray(image).max()), FEW_GREYS)
             highest = float(np.asarray(image.convert("RGB")).max())
             return Measured(_DARK_COLOURS, highest, DARK_COLOUR)
@@ -191,7 +194,7 @@ def class_numbers(path: Any, *, colours: Colours = "refuse") -> NDArray[np.int32
     `colours` allows those.
     """
     path = opened(path)
-    with _opened_image(path) as image:
+    with opened_image(path) as image:
         if image.mode == "F":
             message = f"mask {image_name(path)} has 1 channel of fractions (F); a mask has one, of integers"
             raise DataError(f"{message}: save it as a greyscale or palette PNG of class numbers")
@@ -215,7 +218,7 @@ def _remembered_header(path: str, state: tuple[int, ...]) -> Header:
 
 
 def _read_header(path: Any) -> Header:
-    with _opened_image(path) as image:
+    with opened_image(path) as image:
         deep = _has_deep_colours(image)
         _refuse_truncated(image, path)
         # Pillow's method for PNG decodes all pixels in search of a late chunk; the general one reads the header.
@@ -225,14 +228,14 @@ def _read_header(path: Any) -> Header:
         return Header(size, image.mode, deep, _has_several(image), orientation)
 
 
-def _is_deep(mode: str) -> bool:
+def is_deep(mode: str) -> bool:
     """Return whether pixels are greys of more than 8 bits, or floating-point numbers."""
     return mode.startswith("I") or mode == "F"
 
 
 def _has_deep_colours(image: Image.Image) -> bool:
     kinds = [tile[3] if isinstance(tile[3], str) else (tile[3] or ("",))[0] for tile in getattr(image, "tile", ())]
-    return not _is_deep(image.mode) and any(";16" in str(kind) for kind in kinds)
+    return not is_deep(image.mode) and any(";16" in str(kind) for kind in kinds)
 
 
 def _has_several(image: Image.Image) -> bool:
@@ -290,9 +293,14 @@ def _refuse_truncated(image: Image.Image, path: Any) -> None:
         raise DataError(f"image {image_name(path)} is not readable: {error}") from None
 
 
-def _opened_image(path: Any) -> Image.Image:
-    """Open an image without decoding its pixels. Raises DataError for a file that is not an image, or too large."""
+def opened_image(path: Any) -> Image.Image:
+    """Open an image without decoding its pixels.
+
+    Raises DataError for a file that is not an image, is too large, or takes too much to decode or resize.
+    """
     name = f"image {image_name(path)}"
+    if isinstance(path, bytes) and not isinstance(path, FileBytes):  # the structure of a file was checked with it
+        refuse_structure(path, name)
     try:
         image = Image.open(io.BytesIO(path) if isinstance(path, bytes) else path, formats=FORMATS)
         if image.format in SIZED_INSIDE:
@@ -308,4 +316,5 @@ def _opened_image(path: Any) -> Image.Image:
         raise DataError(
             f"{name} has {image.width} x {image.height} pixels; at most {MEGAPIXELS} megapixels are allowed"
         )
+    refuse_shape(image, name)
     return image

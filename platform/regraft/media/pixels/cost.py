@@ -1,0 +1,129 @@
+"""What decoding a picture costs, read from its file's structure before any pixel is made, and what is allowed."""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Any
+
+from regraft.errors import DataError
+
+ASPECT = 100
+"""The largest ratio of a picture's sides: image processors resize the shorter one to a few hundred pixels."""
+SCANS = 100
+"""Most scans of a JPEG; cameras and converters write 10 or fewer."""
+SCANNED_MEGAPIXELS = 1200
+"""Most megapixels of all scans of a JPEG together: each scan passes over all pixels."""
+SEGMENTS = 10_000
+"""Most segments of a JPEG: notes, profiles, tables and scans."""
+CHUNKS = 4_000
+"""Most chunks of a PNG, besides one for each KiB of the file."""
+PACKED_CHUNKS = 64
+"""Most compressed texts and profiles of a PNG; each unpacks to 1 MiB at most."""
+TILE_MEGAPIXELS = 4
+"""Most megapixels of a tile of a TIFF that is larger than its picture."""
+PLAIN_GIF = 1 << 20
+"""Most bytes of a GIF that is decoded in this process: notes of larger ones take long to collect."""
+_TILE_SIDES = (322, 323)
+_NEXT_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
+_NO_LENGTH = (*range(0xD0, 0xD9), 0x01)
+_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+
+
+class CostlyPicture(DataError):
+    """A picture that takes too much to decode or to resize."""
+
+
+class UnknownPicture(DataError):
+    """A file of no format that is read."""
+
+
+def refuse_structure(content: bytes, name: str) -> None:
+    """Raise CostlyPicture for a JPEG of too many scans, and for too many pieces of a JPEG or PNG."""
+    if content.startswith(_JPEG):
+        _refuse_jpeg(content, name)
+    elif content.startswith(_PNG):
+        _refuse_png(content, name)
+
+
+def refuse_shape(image: Any, name: str) -> None:
+    """Raise CostlyPicture for an opened image that is too thin to be resized, or has larger tiles than it needs."""
+    short, long = sorted((image.width, image.height))
+    if long > ASPECT * max(short, 1):
+        raise CostlyPicture(
+            f"{name} has {image.width} x {image.height} pixels; one side may be {ASPECT} times the other, since the "
+            "shorter one is resized to the model's size: crop it"
+        )
+    tags = getattr(image, "tag_v2", None) or {}
+    across, down = (tags.get(tag) for tag in _TILE_SIDES)
+    if isinstance(across, int) and isinstance(down, int):
+        most = max(TILE_MEGAPIXELS * 1_000_000, 2 * image.width * image.height)
+        if across * down > most:
+            raise CostlyPicture(
+                f"{name} has tiles of {across} x {down} pixels for {image.width} x {image.height}; allowed are "
+                f"{TILE_MEGAPIXELS} megapixels, or twice the image's: save it with smaller tiles"
+            )
+
+
+def is_plain(content: bytes) -> bool:
+    """Return whether the header shows what decoding costs, so that it may be done in this process.
+
+    Other formats say one size and decode another (AVIF), are decoded in Python, or are read by several decoders (TIFF).
+    """
+    if content.startswith((b"GIF87a", b"GIF89a")):
+        return len(content) <= PLAIN_GIF
+    if content.startswith(b"BM") and len(content) > 34:
+        return struct.unpack_from("<I", content, 30)[0] in (0, 3)  # pixels as they are
+    webp = content.startswith(b"RIFF") and content[8:12] == b"WEBP"
+    return webp or content.startswith((_JPEG, _PNG, b"P5", b"P6"))
+
+
+def _refuse_jpeg(content: bytes, name: str) -> None:
+    scans, segments, pixels, at = 0, 0, 0, 2
+    while at + 4 <= len(content):
+        if content[at] != 0xFF:
+            return  # damaged: the decoder says how
+        marker = content[at + 1]
+        if marker == 0xFF or marker in _NO_LENGTH:
+            at += 1 if marker == 0xFF else 2
+            segments += 1
+        else:
+            if marker == 0xD9:
+                return
+            length = int.from_bytes(content[at + 2 : at + 4])
+            if marker in _SIZES and at + 9 <= len(content):
+                height, width = struct.unpack_from(">HH", content, at + 5)
+                pixels = max(pixels, width * height)
+            at, segments = at + 2 + length, segments + 1
+            if marker == 0xDA:
+                scans += 1
+                found = _NEXT_MARKER.search(content, at)
+                at = found.end() - 2 if found else len(content)
+        _refuse_counts(scans, segments, pixels, name)
+
+
+def _refuse_counts(scans: int, segments: int, pixels: int, name: str) -> None:
+    if scans > SCANS:
+        raise CostlyPicture(f"{name} is a JPEG of more than {SCANS} scans, which are allowed: save it again")
+    if scans * pixels > SCANNED_MEGAPIXELS * 1_000_000:
+        raise CostlyPicture(
+            f"{name} is a JPEG of {pixels / 1e6:.0f} megapixels in {scans} scans or more; allowed are "
+            f"{SCANNED_MEGAPIXELS} megapixels of all scans together: save it with fewer, or smaller"
+        )
+    if segments > SEGMENTS:
+        raise CostlyPicture(f"{name} is a JPEG of more than {SEGMENTS:,} segments, which are allowed: save it again")
+
+
+def _refuse_png(content: bytes, name: str) -> None:
+    most, chunks, packed, at = CHUNKS + len(content) // 1024, 0, 0, len(_PNG)
+    while at + 8 <= len(content):
+        length, kind = int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
+        at, chunks, packed = at + 12 + length, chunks + 1, packed + (kind in (b"iCCP", b"zTXt", b"iTXt"))
+        if kind == b"IEND":
+            return
+        if packed > PACKED_CHUNKS:
+            raise CostlyPicture(f"{name} has more than {PACKED_CHUNKS} texts and profiles, which are allowed")
+        if chunks > most:
+            raise CostlyPicture(f"{name} is a PNG of more than {most:,} chunks, which are allowed: save it again")

@@ -1,0 +1,160 @@
+"""Decode doubtful pictures in worker processes, which are ended and replaced when one takes too much."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from regraft.errors import DataError, Overloaded
+from regraft.media.pixels import decode_worker as worker
+from regraft.media.pixels.check import damage
+from regraft.media.pixels.cost import CostlyPicture, UnknownPicture, is_plain, refuse_structure
+
+_START_S = 30.0
+"""Time that a new process may take to start, besides the picture's."""
+_WORKERS = min(4, len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What one picture may take in a worker process."""
+
+    seconds: float
+    megabytes: int
+    wait_s: float
+    """Seconds to wait for a free process."""
+
+
+REQUEST = Bound(seconds=5, megabytes=512, wait_s=2)
+DATA = Bound(seconds=60, megabytes=2048, wait_s=3600)
+
+
+class _Process(Protocol):
+    def ask(self, asked: bytes, content: bytes, bound: Bound) -> tuple[bytes, bytes]: ...
+
+    def end(self) -> None: ...
+
+
+class _Ended(Exception):
+    """The process ended, or did not answer in time."""
+
+
+class _Worker:
+    """One worker process."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", worker.__name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+
+    def ask(self, asked: bytes, content: bytes, bound: Bound) -> tuple[bytes, bytes]:
+        """Return the kind of the answer, and the answer. Raises _Ended."""
+        until = time.monotonic() + bound.seconds + _START_S
+        head = worker.JOB.pack(asked, bound.seconds, bound.megabytes << 20, len(content))
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(head + content)
+            self._process.stdin.flush()
+        except OSError:
+            raise _Ended from None
+        kind, length = worker.ANSWER.unpack(self._read(worker.ANSWER.size, until))
+        return kind, self._read(length, until)
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _read(self, length: int, until: float) -> bytes:
+        assert self._process.stdout is not None
+        number, found = self._process.stdout.fileno(), bytearray()
+        waiting = select.poll()
+        waiting.register(number, select.POLLIN)
+        while len(found) < length:
+            if not waiting.poll(max(0.0, until - time.monotonic()) * 1000):
+                raise _Ended
+            piece = os.read(number, length - len(found))
+            if not piece:
+                raise _Ended
+            found += piece
+        return bytes(found)
+
+
+class _Pool:
+    """Worker processes, started when they are first needed."""
+
+    def __init__(self) -> None:
+        self._free = threading.Semaphore(_WORKERS)
+        self._idle: list[_Process] = []
+
+    def ask(self, asked: bytes, content: bytes, bound: Bound) -> bytes:
+        """Return the answer. Raises CostlyPicture, DataError for a damaged picture, and Overloaded."""
+        if not self._free.acquire(timeout=bound.wait_s):
+            raise Overloaded("every process that decodes pictures is busy: try again in a few seconds")
+        try:
+            kind, reply = self._asked(asked, content, bound)
+        finally:
+            self._free.release()
+        if kind == worker.MEMORY:
+            raise CostlyPicture(f"image in this row takes more than {bound.megabytes:,} MB to decode: make it smaller")
+        if kind == worker.COSTLY:
+            raise CostlyPicture(reply.decode())
+        if kind == worker.UNKNOWN:
+            raise UnknownPicture("image in this row is not an image of a known format")
+        if kind == worker.DAMAGED:
+            raise DataError(reply.decode())
+        return reply
+
+    def _asked(self, asked: bytes, content: bytes, bound: Bound) -> tuple[bytes, bytes]:
+        process = self._idle.pop() if self._idle else _Worker()
+        try:
+            answer = process.ask(asked, content, bound)
+        except _Ended:
+            process.end()
+            limits = f"{bound.seconds:g} s or {bound.megabytes:,} MB"
+            return worker.COSTLY, f"image in this row takes more than {limits} to decode: save it as a PNG".encode()
+        except BaseException:
+            process.end()
+            raise
+        self._idle.append(process)
+        return answer
+
+
+_pools: dict[int, _Pool] = {}
+_making = threading.Lock()
+
+
+def checked_apart(content: bytes) -> str:
+    """Return what is wrong with a picture of the data (`check.damage`), decoding a doubtful one in another process."""
+    if is_plain(content):
+        return damage(content)
+    try:
+        return _pool().ask(worker.CHECK, content, DATA).decode()
+    except CostlyPicture as error:
+        return "cannot be used: " + error.message.replace("image in this row", "it")
+
+
+def plain_picture(content: bytes) -> bytes:
+    """Return a request's picture, or a doubtful one as a file whose header shows what it costs.
+
+    Raises CostlyPicture, UnknownPicture, DataError for a damaged picture, and Overloaded.
+    """
+    refuse_structure(content, "image in this row")
+    return content if is_plain(content) else _pool().ask(worker.CONVERT, content, REQUEST)
+
+
+def _pool() -> _Pool:
+    with _making:
+        return _pools.setdefault(os.getpid(), _Pool())

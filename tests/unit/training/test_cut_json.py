@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from regraft.cli import main
-from regraft.errors import RegraftError
+from regraft.errors import Damaged, RegraftError
 from regraft.spec.run import RunSpec
-from regraft.store.objects import open_store
+from regraft.store.objects import MARK, open_store
 from regraft.store.registry import Registry
 from regraft.training.session import train_local
 from support.processes import in_child, train_counted
@@ -38,7 +38,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pa
 
 
 def documents(store: Path) -> list[Path]:
-    return sorted(path for path in store.rglob("*.json*") if not path.name.startswith(".regraft"))
+    """The documents of runs and models; the store's own mark has a test of its own."""
+    found = store.rglob("*.json*")
+    return sorted(path for path in found if not path.name.startswith(".regraft") and path != store / MARK)
 
 
 def cuts(path: Path) -> Iterator[bytes]:
@@ -90,3 +92,22 @@ def test_a_finished_run_is_finished_still_or_says_which_document_is_lost(
                 continue
             assert delta(written["store"])
     assert lost <= {"manifest.json", "claim.json"}
+
+
+@pytest.mark.slow
+def test_a_cut_mark_is_named_by_each_command_and_its_removal_lets_the_run_go_on(
+    stores: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written, half, whole = stores
+    for data in cuts(half / MARK):
+        shutil.rmtree(written["store"], ignore_errors=True)
+        shutil.copytree(half, written["store"])
+        mark = Path(written["store"]) / MARK
+        mark.write_bytes(data)
+        assert main(["runs", "list", "--store", written["store"], "--json"]) == 1
+        assert MARK in capsys.readouterr().out
+        with pytest.raises(Damaged, match=f"{MARK}.*delete it"):
+            train_local(RunSpec.resolve(written))
+        mark.unlink()
+        train_local(RunSpec.resolve(written))
+        assert delta(written["store"]) == delta(str(whole))

@@ -82,5 +82,5 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say how many tests were left out, and how to run them."""
-    if _left_out and config.option.markexpr == "not slow":
+    if _left_out and config.option.markexpr == "not slow and not long":
         terminalreporter.write_line(f"{len(_left_out)} slow tests deselected (run them with: pytest -m slow)")

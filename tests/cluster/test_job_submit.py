@@ -124,6 +124,7 @@ def test_a_submitted_job_registers_a_model_and_its_workers_use_the_uploaded_code
     assert again.returncode == 0 and "finished" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_store_inside_the_jobs_own_directory_is_refused(cluster: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     written = document(tmp_path) | {"compute": {"workers": 1}, "store": "./regraft-store"}
     path = tmp_path / "spec.yaml"
@@ -167,6 +168,7 @@ def test_an_address_where_nobody_listens_is_answered_at_once(
     assert "no Ray answers there" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_client_of_another_ray_version_is_shown_both_versions(
     cluster: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:

@@ -130,6 +130,7 @@ class Broken(Loss):
 '''
 
 
+@pytest.mark.slow
 def test_a_plugin_that_fails_is_not_tried_again_and_interrupts_keep_their_handler(on_ray: None, tmp_path: Path) -> None:
     (tmp_path / "mine" / "losses").mkdir(parents=True)
     (tmp_path / "mine" / "losses" / "broken.py").write_text(BROKEN)

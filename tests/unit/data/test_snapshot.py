@@ -361,6 +361,7 @@ def test_two_builders_at_once_make_one_snapshot_that_a_third_process_opens(store
     assert (len(snapshot.train), snapshot.train.row(7)["text"]) == (int(count), text.strip())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     files = []
     for count in (20_000, 200_000):

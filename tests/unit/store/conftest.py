@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +13,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from doubles.fake_s3 import FakeS3
+from regraft.errors import RegraftError
+from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
 
 REAL = os.environ.get("REGRAFT_TEST_S3", "")
@@ -114,3 +116,18 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
     with FakeS3() as server:
         local_server(monkeypatch, server.endpoint)
         yield server
+
+
+@pytest.fixture
+def take() -> Iterator[Callable[[Lease], Lease]]:
+    """Takes a lease that the test leaves behind; its heartbeat ends with the test, or it would warn in later ones."""
+    taken: list[Lease] = []
+
+    def acquire(lease: Lease) -> Lease:
+        taken.append(lease)
+        return lease.acquire()
+
+    yield acquire
+    for lease in taken:
+        with suppress(RegraftError):
+            lease.release()

@@ -19,6 +19,7 @@ from regraft.trunk import feature_store
 
 HOUR = 3600.0
 Skew = Callable[[float], None]
+Take = Callable[[Lease], Lease]
 
 
 @pytest.fixture
@@ -64,8 +65,10 @@ def elsewhere(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("ahead", [6 * HOUR, -6 * HOUR])
-def test_a_held_lease_is_not_taken_by_a_host_whose_clock_is_off(store: ObjectStore, skew: Skew, ahead: float) -> None:
-    Lease(store, "r", heartbeat_s=60).acquire()
+def test_a_held_lease_is_not_taken_by_a_host_whose_clock_is_off(
+    store: ObjectStore, take: Take, skew: Skew, ahead: float
+) -> None:
+    take(Lease(store, "r", heartbeat_s=60))
     elsewhere(store)
     skew(ahead)
     with pytest.raises(LeaseHeld, match=r"try again in \d{1,2} s"):
@@ -74,9 +77,11 @@ def test_a_held_lease_is_not_taken_by_a_host_whose_clock_is_off(store: ObjectSto
 
 
 @pytest.mark.parametrize("ahead", [6 * HOUR, -6 * HOUR])
-def test_a_lease_of_a_host_whose_clock_is_off_expires_in_time(store: ObjectStore, skew: Skew, ahead: float) -> None:
+def test_a_lease_of_a_host_whose_clock_is_off_expires_in_time(
+    store: ObjectStore, take: Take, skew: Skew, ahead: float
+) -> None:
     skew(ahead)
-    Lease(store, "r", ttl_s=0.2, heartbeat_s=60).acquire()
+    take(Lease(store, "r", ttl_s=0.2, heartbeat_s=60))
     elsewhere(store)
     skew(0.0)
     time.sleep(1.3)  # S3 tells whole seconds

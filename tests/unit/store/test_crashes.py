@@ -125,7 +125,7 @@ def check_crash(store: ObjectStore, operation: Operation, states: tuple[View, Vi
     assert view(store, scratch) == after
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.slow), "after"])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_folder_survives_a_kill_at_every_call(tmp_path: Path, name: str, moment: str) -> None:
     operation = OPERATIONS[name]

@@ -16,6 +16,7 @@ from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore
 
 KEY = "runs/r/lease.json"
+Take = Callable[[Lease], Lease]
 
 
 def forked(work: Callable[[], object]) -> int:
@@ -89,8 +90,8 @@ def test_the_lease_of_a_killed_process_here_is_taken_at_once(folder: ObjectStore
         os.waitpid(pid, 0)
 
 
-def test_a_later_process_of_the_same_number_is_not_the_holder(folder: ObjectStore) -> None:
-    Lease(folder, "r").acquire()
+def test_a_later_process_of_the_same_number_is_not_the_holder(folder: ObjectStore, take: Take) -> None:
+    take(Lease(folder, "r"))
     rewrite(folder, started="12345")
     with Lease(folder, "r"):
         pass
@@ -108,8 +109,8 @@ def test_a_process_of_another_machine_is_not_judged_by_its_number(folder: Object
     first.release()
 
 
-def test_an_unrenewed_lease_expires(store: ObjectStore) -> None:
-    Lease(store, "r", ttl_s=0.3, heartbeat_s=60).acquire()
+def test_an_unrenewed_lease_expires(store: ObjectStore, take: Take) -> None:
+    take(Lease(store, "r", ttl_s=0.3, heartbeat_s=60))
     rewrite(store, host="elsewhere")
     with pytest.raises(LeaseHeld):
         Lease(store, "r").acquire()
@@ -128,8 +129,8 @@ def test_a_held_lease_is_kept_alive(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("fate", ["taken over", "deleted", "damaged"])
-def test_a_lost_lease_is_noticed_and_not_released(folder: ObjectStore, fate: str) -> None:
-    held = Lease(folder, "r", heartbeat_s=0.02).acquire()
+def test_a_lost_lease_is_noticed_and_not_released(folder: ObjectStore, take: Take, fate: str) -> None:
+    held = take(Lease(folder, "r", heartbeat_s=0.02))
     if fate == "taken over":
         rewrite(folder, id="another", host="elsewhere")
     elif fate == "deleted":

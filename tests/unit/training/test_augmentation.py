@@ -44,7 +44,11 @@ def delta(written: dict[str, Any]) -> bytes:
 
 @pytest.mark.parametrize(
     ("task", "augment"),
-    [("object-detection", "strong"), ("semantic-segmentation", "strong"), ("image-classification", "light")],
+    [
+        pytest.param("object-detection", "strong", marks=pytest.mark.slow),
+        pytest.param("semantic-segmentation", "strong", marks=pytest.mark.slow),
+        ("image-classification", "light"),
+    ],
 )
 def test_a_killed_augmented_run_ends_bit_identical(tmp_path: Path, task: str, augment: str) -> None:
     written = document(tmp_path, task, augment)

@@ -87,6 +87,7 @@ def test_every_row_reaches_the_optimizer_once_an_epoch_in_the_reference_order(un
         assert sorted(np.concatenate(epoch).tolist()) == list(range(60))
 
 
+@pytest.mark.slow
 def test_ten_kills_leave_a_bit_identical_delta_optimizer_and_metric_series(
     uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -102,7 +103,9 @@ def test_ten_kills_leave_a_bit_identical_delta_optimizer_and_metric_series(
     assert effective(row_log) == effective(source / "journal")
 
 
-@pytest.mark.parametrize("method", ["lora", {"type": "freeze", "depth": 1}, "feature-extraction"])
+@pytest.mark.parametrize(
+    "method", ["lora", {"type": "freeze", "depth": 1}, pytest.param("feature-extraction", marks=pytest.mark.slow)]
+)
 def test_a_killed_run_of_any_method_ends_bit_identical(method: Any, tmp_path: Path) -> None:
     straight = spec_in(tmp_path / "a", method=method)
     assert in_child(train_counted, straight, str(tmp_path / "ja")) == 0

@@ -123,7 +123,7 @@ def test_a_notice_hands_out_no_other_trial(tmp_path: Path) -> None:
     assert len(pool.ran) == 6
 
 
-@pytest.mark.parametrize("wait", ["short", pytest.param("long", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wait", [pytest.param(wait, marks=pytest.mark.slow) for wait in ("short", "long")])
 def test_a_trial_that_hangs_is_ended_by_the_seconds(
     wait: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: dict[str, Any]
 ) -> None:

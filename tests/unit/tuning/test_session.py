@@ -247,7 +247,7 @@ class OneFails(LocalPool):
         super().work(slot, trials, Late(coordinator, self.began))
 
 
-@pytest.mark.parametrize("method", ["feature-extraction", "full"])
+@pytest.mark.parametrize("method", [pytest.param("feature-extraction", marks=pytest.mark.slow), "full"])
 def test_what_trains_while_the_driver_goes_is_not_taken_for_over(method: str, tmp_path: Path) -> None:
     search = {"space": {**RATES, "training.epochs": {"choice": [3]}}, "trials": 66, "register": "none"}
     if method == "full":

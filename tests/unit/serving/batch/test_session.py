@@ -94,6 +94,7 @@ def test_cut_off_at_any_write_the_same_command_goes_on_to_the_same_bytes(publish
         Path(request.output).unlink()
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_had_finished_is_not_computed_again(
     published: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,7 @@ def alike(written: dict[str, Any], one: FakeCoordinator, two: FakeCoordinator, w
         assert near.abs().max() <= 1e-4, trial
 
 
-@pytest.mark.parametrize("every", [1, None])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), None])
 def test_each_head_of_a_stack_is_the_head_alone(every: int | None, tmp_path: Path) -> None:
     written = spec_in(tmp_path, eval_steps=every)
     coordinator = searched(written, tmp_path / "w", *MANY)
@@ -78,6 +78,7 @@ def test_each_head_of_a_stack_is_the_head_alone(every: int | None, tmp_path: Pat
     alike(written, coordinator, whole(written, tmp_path / "w", *MANY))
 
 
+@pytest.mark.slow
 def test_heads_on_images_too(tmp_path: Path) -> None:
     data = {side: str(coloured(tmp_path / side, each=each, seed=each)) for side, each in (("train", 20), ("eval", 6))}
     written = {
@@ -93,7 +94,7 @@ def test_heads_on_images_too(tmp_path: Path) -> None:
         assert coordinator.curve(trial) == pytest.approx(other.curve(trial), abs=1e-5)
 
 
-@pytest.mark.parametrize("trunk", ["disk", "memory"])
+@pytest.mark.parametrize("trunk", [pytest.param("disk", marks=pytest.mark.slow), "memory"])
 def test_heads_on_features_of_less_precision(trunk: str, tmp_path: Path) -> None:
     """A GPU computes in bf16 by default, and a ResNet's features are then bf16."""
     data = {side: str(coloured(tmp_path / side, each=each, seed=each)) for side, each in (("train", 20), ("eval", 6))}
@@ -106,6 +107,7 @@ def test_heads_on_features_of_less_precision(trunk: str, tmp_path: Path) -> None
         assert coordinator.curve(trial) == pytest.approx(other.curve(trial), rel=0.05)
 
 
+@pytest.mark.slow
 def test_one_head_that_diverges_or_is_stopped_leaves_the_others_as_they_are(tmp_path: Path) -> None:
     written = spec_in(tmp_path, epochs=4)
     points: list[dict[str, Any]] = [
@@ -169,6 +171,7 @@ def test_a_head_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.
         assert coordinator.ends[trial].correct == straight.ends[trial].correct
 
 
+@pytest.mark.slow
 def test_heads_that_need_more_run_one_after_another_and_it_is_reported(tmp_path: Path) -> None:
     written = spec_in(tmp_path, epochs=1, accumulation=2)
     coordinator = searched(written, tmp_path / "w", {}, {"training.lr": 0.2})

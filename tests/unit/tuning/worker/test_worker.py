@@ -111,6 +111,7 @@ def test_of_added_rows_only_those_are_computed(tmp_path: Path) -> None:
     assert coordinator.curve("t0001") == pytest.approx(losses, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_what_ends_a_trial_ends_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = spec_in(tmp_path, "off", epochs=1)
     points: list[dict[str, Any]] = [
@@ -245,6 +246,7 @@ def test_a_trial_that_is_over_leaves_no_model_behind(tmp_path: Path, monkeypatch
         gc.enable()
 
 
+@pytest.mark.slow
 def test_two_workers_of_a_machine_compute_the_rows_once(tmp_path: Path) -> None:
     written = spec_in(tmp_path, epochs=1)
     job_of(written)

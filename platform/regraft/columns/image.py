@@ -19,9 +19,10 @@ from regraft.errors import DataError
 from regraft.media.pixels.check import METHOD
 from regraft.media.pixels.cost import CostlyPicture, UnknownPicture
 from regraft.media.pixels.decoding import checked_apart, plain_picture
+from regraft.media.pixels.format_names import unread_format
 from regraft.media.pixels.images import MEGAPIXELS, REQUEST_FORMATS, UNREADABLE, frames_remark, open_rgb, upright_size
 
-_UNKNOWN = f"is not an image of a known format; allowed are {', '.join(REQUEST_FORMATS)}"
+_ALLOWED = ", ".join(REQUEST_FORMATS)
 
 
 class ImageColumn(FileColumn):
@@ -83,17 +84,17 @@ class ImageColumn(FileColumn):
         if not body:
             raise BadCell("is empty; it is a picture's file")
         try:
-            body = FileBytes(plain_picture(body), "in this row")
-            _check_format(body)
-            width, height = upright_size(body)
+            read = FileBytes(plain_picture(body), "in this row")
+            _check_format(read)
+            width, height = upright_size(read)
         except UnknownPicture:
-            raise BadCell(_UNKNOWN) from None
+            raise BadCell(unread_format(body, _ALLOWED)) from None
         except CostlyPicture as error:
             raise TooLarge(f"is refused: {error.message}") from None
         except DataError as error:
             raise BadCell(f"is refused: {error.message}") from None
         allowance.decode(width * height, f"the picture has {width} x {height} pixels")
-        return body
+        return read
 
     def request_schema(self) -> dict[str, Any]:
         """Return the schema of a file in base64."""
@@ -134,7 +135,7 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
 
 
 def _check_format(body: bytes) -> None:
-    """BadCell for a format that is not of pictures alone; TooLarge for a picture that is not safe to decode.
+    """UnknownPicture for a format that is not of pictures alone; TooLarge for a picture that is not safe to decode.
 
     Pillow also reads some that hold programs (EPS), which another program would run, and some whose picture has
     another size than the header says (ICO, ICNS).
@@ -144,7 +145,7 @@ def _check_format(body: bytes) -> None:
         with Image.open(io.BytesIO(body), formats=REQUEST_FORMATS) as image:
             width, height = image.size
     except UnidentifiedImageError:
-        raise BadCell(_UNKNOWN) from None
+        raise UnknownPicture("image in this row is not an image of a known format") from None
     except Image.DecompressionBombError as error:
         raise TooLarge(f"is refused: {error}; {allowed}") from None
     except UNREADABLE:

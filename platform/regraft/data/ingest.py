@@ -13,6 +13,7 @@ from typing import Any
 from regraft.columns.files.remote import fetched_ahead
 from regraft.contracts import BadCell, Column, Raw, Row, Task, columns_of, ordered_labels
 from regraft.contracts.label_names import alike, labels_text
+from regraft.data.base_reading import BaseReading
 from regraft.data.cell_parsing import ColumnMapping, for_check, group_of, read_in_part
 from regraft.data.inputs import DataFile, find_data_files
 from regraft.data.observations import Observations, remarkers
@@ -59,25 +60,25 @@ def ingest(
     task: Task,
     data: DataSpec,
     scratch: Path,
-    processor: Callable[[], Any] | None = None,
+    base: BaseReading | None = None,
     *,
     form: int = FORMAT,
 ) -> IngestedRows:
     """Read `data` as rows of `task` into two Arrow files in the folder `scratch`.
 
-    `processor` returns the base's tokenizer, for a task that packs. `form` is the version of the fingerprint. Raises
-    DataError for bad rows, unless they are skipped. It also does for data that cannot be trained on: no rows, or labels
-    that no training row has.
+    A row that `base` cannot read is a bad row. `form` is the version of the fingerprint. Raises DataError for bad rows,
+    unless they are skipped. It also does for data that cannot be trained on: no rows, or labels that no training row
+    has.
     """
     files = {side: scratch / f"{side}.arrow" for side in ("train", "eval")}
-    bad_rows = BadRows()
     columns = columns_of(task.input_columns())
+    reader = _SplitReader(task, data, scratch, base, form=form)
+    bad_rows = reader.bad_rows
     with ExitStack() as stack:
         writers = [stack.enter_context(RowWriter(path, task.input_columns())) for path in files.values()]
         positions = stack.enter_context((scratch / "eval.positions").open("w", encoding="utf-8"))
         train = SplitSide("train", writers[0], columns)
         evaluation = SplitSide("eval", writers[1], columns, positions)
-        reader = _SplitReader(task, data, scratch, bad_rows, form=form)
         moved, sentence = reader.read_sides(train, evaluation)
     if data.bad_rows == "fail":
         bad_rows.report()
@@ -94,7 +95,7 @@ def ingest(
     _warn_of_doubts(data, columns, train)
     if task.packs:
         for side in (train, evaluation):
-            _pack(task, side, files[side.name], processor() if processor else None)
+            _pack(task, side, files[side.name], base.processor() if base else None)
     return IngestedRows(
         fingerprint=_fingerprint(task, reader.form, train, evaluation),
         format=reader.form,
@@ -113,25 +114,23 @@ def _warn_of_doubts(data: DataSpec, columns: Mapping[str, Column], train: SplitS
             log.warning("%s: %s", data.train, doubts)
 
 
-def ingest_for_evaluation(
-    task: Task, data: DataSpec, scratch: Path, processor: Callable[[], Any] | None = None
-) -> IngestedRows:
+def ingest_for_evaluation(task: Task, data: DataSpec, scratch: Path, base: BaseReading | None = None) -> IngestedRows:
     """Read the rows of `data.train` into the folder `scratch` to evaluate a model on, without a split.
 
     Rows are checked as in training; `data.labels` are the labels that the model knows. Raises DataError as `ingest`
     does.
     """
-    path, bad_rows = scratch / "eval.arrow", BadRows()
+    path, reader = scratch / "eval.arrow", _SplitReader(task, data, scratch, base)
+    bad_rows = reader.bad_rows
     with RowWriter(path, task.input_columns()) as writer:
         side = SplitSide("eval", writer, columns_of(task.input_columns()))
-        reader = _SplitReader(task, data, scratch, bad_rows)
         reader.read(data.train, _Split(side))
     if data.bad_rows == "fail" or not side.rows:
         bad_rows.report()
     if not side.rows:
         raise DataError(_NO_ROWS, where=data.train)
     if task.packs:
-        _pack(task, side, path, processor() if processor else None)
+        _pack(task, side, path, base.processor() if base else None)
     return IngestedRows(
         fingerprint=_fingerprint(task, reader.form, side),
         format=reader.form,
@@ -161,8 +160,11 @@ class _Split:
 class _SplitReader:
     """Reads the rows of files, checks each and appends it to its side of the split."""
 
-    def __init__(self, task: Task, data: DataSpec, scratch: Path, bad_rows: BadRows, *, form: int = FORMAT) -> None:
-        self._bad_rows = bad_rows
+    def __init__(
+        self, task: Task, data: DataSpec, scratch: Path, base: BaseReading | None = None, *, form: int = FORMAT
+    ) -> None:
+        self.bad_rows = BadRows()
+        self._unread = base.problem if base else None
         self._task, self._data, self._scratch = task, data, scratch
         self._columns = columns_of(task.input_columns())
         self._compared = compared_columns(task)
@@ -204,7 +206,7 @@ class _SplitReader:
                     self.observations.pass_over(raw.ignored, raw.where)
                     continue
                 if raw.problem:
-                    self._bad_rows.add(side.name, raw.problem, raw.where)
+                    self.bad_rows.add(side.name, raw.problem, raw.where)
                     continue
                 if first:
                     columns.check(raw, file.name, file.source, self._data.group)
@@ -213,11 +215,11 @@ class _SplitReader:
                     row = self._task.convert(columns.row(raw))
                     yield raw, by_name(row, self._columns) if named else row
                 except BadCell as error:
-                    self._bad_rows.add(side.name, str(error), raw.where)
+                    self.bad_rows.add(side.name, str(error), raw.where)
         except DataError as error:
-            if not self._bad_rows.total or self._data.bad_rows == "skip":
+            if not self.bad_rows.total or self._data.bad_rows == "skip":
                 raise
-            self._bad_rows.add(side.name, error.message, error.where)
+            self.bad_rows.add(side.name, error.message, error.where)
 
     def _assign(self, raw: Raw, row: dict[str, Any], split: _Split) -> None:
         """Append a row to its side, or count it as a bad row."""
@@ -226,20 +228,21 @@ class _SplitReader:
             identity = row_identity(row, self._columns)
         except UnicodeEncodeError:
             message = "holds half a character (a lone surrogate), which is not text: repair it"
-            self._bad_rows.add(side.name, message, raw.where)
+            self.bad_rows.add(side.name, message, raw.where)
             return
         try:
             group = None if self._data.group is None else group_of(raw, self._data.group)
         except BadCell as error:
-            self._bad_rows.add(side.name, str(error), raw.where)
+            self.bad_rows.add(side.name, str(error), raw.where)
             return
         unit = 1.0 if split.other is None else unit_hash(identity if group is None else group.encode())
         side = split.choose(unit)
         indexed = {**row, "row": side.rows}
         if self._in_part:
             indexed |= for_check(row, self._in_part)
-        if problem := self._label_problem(row) or self._task.check(indexed):
-            self._bad_rows.add(side.name, problem, raw.where)
+        problem = self._label_problem(row) or self._task.check(indexed)
+        if problem := problem or (self._unread(indexed) if self._unread else None):
+            self.bad_rows.add(side.name, problem, raw.where)
             return
         if raw.remark or self._remarkers:
             self._remark(raw, indexed)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from regraft.contracts import Task
+from regraft.data.base_reading import BaseReading
 from regraft.data.ingest import BY_NAME, FORMAT, IngestedRows, ingest
 from regraft.data.local_cache import file_sha256, local_files
 from regraft.data.rows import Rows
@@ -48,18 +49,18 @@ def build_snapshot(
     task: Task,
     data: DataSpec,
     *,
-    processor: Callable[[], Any] | None = None,
+    base: BaseReading | None = None,
     as_in: str | None = None,
 ) -> Snapshot:
     """Read and check the rows of `data`, store them in `<store>/data/<fingerprint>/`, and open the snapshot.
 
-    A snapshot that exists is not written again. `processor` returns the base's
-    tokenizer, for a task that packs its rows. `as_in` is the fingerprint of a snapshot whose version of the fingerprint
-    is kept, so that equal rows have the same one. Raises DataError, which names file and row.
+    A snapshot that exists is not written again. A row that `base` cannot read is a bad row. `as_in` is the fingerprint
+    of a snapshot whose version of the fingerprint is kept, so that equal rows have the same one. Raises DataError,
+    which names file and row.
     """
     with tempfile.TemporaryDirectory(prefix="regraft-data-") as scratch:
         with writing_locally(Path(scratch)):
-            ingested = ingest(task, data, Path(scratch), processor, form=_form(store, as_in))
+            ingested = ingest(task, data, Path(scratch), base, form=_form(store, as_in))
         _store_rows(store, ingested, task)
         facts: dict[str, Any] = {"skipped": ingested.skipped, "notes": ingested.notes, "overlap": ingested.overlap}
         try:

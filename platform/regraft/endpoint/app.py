@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from regraft.contracts import Answer, Task, columns_of
+from regraft.contracts import Answer, columns_of
 from regraft.endpoint.api_keys import ApiKey, ApiKeys
 from regraft.endpoint.backend import Backend
 from regraft.endpoint.body_reader import BodyBudget, ClientDisconnected, read_body
@@ -31,7 +31,7 @@ from regraft.endpoint.http_errors import HttpError, busy, error_response, http_e
 from regraft.endpoint.inference_api import form_for
 from regraft.endpoint.metrics import Metrics, NoMetrics
 from regraft.endpoint.model_info import describe_model, list_models
-from regraft.endpoint.open_versions import OpenVersions, RequestState
+from regraft.endpoint.open_versions import OpenVersion, OpenVersions, RequestState
 from regraft.endpoint.openapi import document
 from regraft.endpoint.origins import OriginGuard
 from regraft.endpoint.pages import DOCS, PAGE, Page
@@ -195,23 +195,23 @@ class Endpoint:
         if not self._shares.admits(sender):
             raise self._overloaded()
         name, ref = self._named(request, key)
-        task = await self._open(name, ref, key, state, sender=sender)
-        most, length = most_bytes(task, limits), request.headers.get("content-length")
+        opened = await self._open(name, ref, key, state, sender=sender)
+        most, length = most_bytes(opened.task, limits), request.headers.get("content-length")
         coding = coding_of(",".join(request.headers.getlist("content-encoding")))
         place = partial(self._body_budget.one, sender)
         body = await read_body(request.receive, length, most, limits.body_seconds, place=place)
         with self._counted(sender):
             if coding:
                 body = await unpack(body, coding, most, budget=self._body_budget)
-            parsed = await self._parse(body, request.headers.get("content-type", ""), task)
+            parsed = await self._parse(body, request.headers.get("content-type", ""), opened)
             answers = await self._answers(parsed, state)
         self._routes.relied_on(name, ref)
         form = form_for(parsed.form, answers[0]) if answers else parsed.form
         reply = form.reply(answers, parsed.parameters, single=parsed.single)
         return Response(_json(reply), media_type="application/json", headers=state.headers)
 
-    async def _open(self, name: str, ref: str, key: ApiKey, state: RequestState, *, sender: str) -> Task:
-        """Return the task of the version that answers, loaded if necessary."""
+    async def _open(self, name: str, ref: str, key: ApiKey, state: RequestState, *, sender: str) -> OpenVersion:
+        """Return the version that answers, loaded if necessary."""
         if not self._versions.at_hand(name, ref, state):
             seconds = self._spec.limits.seconds
             try:
@@ -221,14 +221,15 @@ class Endpoint:
             except TimeoutError:
                 raise busy(f"{name} could not be loaded within {seconds:g} seconds", kind="TookTooLong") from None
         assert state.opened is not None
-        return state.opened.task
+        return state.opened
 
-    async def _parse(self, body: bytes, content_type: str, task: Task) -> ParsedRequest:
-        limits = self._spec.limits
+    async def _parse(self, body: bytes, content_type: str, opened: OpenVersion) -> ParsedRequest:
+        task = opened.task
+        parse = partial(parse_request, body, content_type, task, self._spec.limits, names=opened.names)
         files = any(column.by_reference for column in columns_of(prediction_columns(task)).values())
         if files or len(body) > _SMALL:  # a small picture may take long to decode
-            return await asyncio.to_thread(lambda: parse_request(body, content_type, task, limits))
-        return parse_request(body, content_type, task, limits)
+            return await asyncio.to_thread(parse)
+        return parse()
 
     async def _answers(self, parsed: ParsedRequest, state: RequestState) -> list[Answer]:
         limits = self._spec.limits

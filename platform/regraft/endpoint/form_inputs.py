@@ -65,7 +65,7 @@ class FormInputs:
     def _column(self, field: FormField) -> str:
         """Return the column that a field is for; `inputs` for one that holds all columns as JSON."""
         name = field.name.removesuffix(_MORE)
-        name = self._names.get(name, name)
+        name = name if name in self._wanted else self._names.get(name, name)
         if name in self._wanted:
             return name
         if len(self._wanted) == 1 and (field.is_file or name == INPUTS):

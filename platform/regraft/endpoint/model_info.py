@@ -52,6 +52,7 @@ def describe_version(served: ServedVersion) -> dict[str, Any]:
         "view": form.view,
         "client": form.name.replace("-", "_") if form.client else None,
         "inputs": dict(prediction_columns(served.task)),
+        "training_names": {name: names for name, names in served.names.items() if names != name},
         "fields": {name: _field(column) for name, column in columns_of(prediction_columns(served.task)).items()},
         "example": {"inputs": example_of(served.task)},
         "parameters": dict(form.parameters),

@@ -14,6 +14,7 @@ from regraft.endpoint.api_keys import ApiKey
 from regraft.endpoint.backend import Backend
 from regraft.endpoint.routes import ModelRoutes
 from regraft.serving.engine.engine import ServedVersion
+from regraft.spec.column_names import Names
 
 _LOADERS = 4
 _MAX_REMEMBERED = 4096
@@ -29,6 +30,8 @@ class OpenVersion:
     task: Task
     headers: Mapping[str, str]
     """Headers of an answer: the version's number and hashes."""
+    names: Mapping[str, Names]
+    """The columns' names in its training files, by the task's."""
 
     @classmethod
     def of(cls, served: ServedVersion) -> Self:
@@ -39,7 +42,7 @@ class OpenVersion:
             "x-model-delta": served.delta_sha256,
             "x-model-hash": served.hash,
         }
-        return cls(served.task, headers)
+        return cls(served.task, headers, served.names)
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from regraft.endpoint.form_fields import MULTIPART, URLENCODED
 from regraft.endpoint.model_info import example_of, open_or_none
 from regraft.endpoint.routes import BARE, ModelRoutes
 from regraft.serving.row_checks import prediction_columns
+from regraft.spec.column_names import Names
 from regraft.spec.serve import ServeSpec
 from regraft.version import VERSION
 
@@ -86,8 +87,8 @@ def _schemas(name: str, task: Task, spec: ServeSpec) -> dict[str, Schema]:
     return {f"{stem}Request": _request(task, form, spec), f"{stem}Reply": _reply(form)}
 
 
-def _request(task: Task, form: ApiForm, spec: ServeSpec) -> Schema:
-    one = input_schema(task)
+def _request(task: Task, form: ApiForm, spec: ServeSpec, names: Mapping[str, Names] | None = None) -> Schema:
+    one = input_schema(task, names)
     return {
         "type": "object",
         "properties": {
@@ -106,17 +107,25 @@ def _request(task: Task, form: ApiForm, spec: ServeSpec) -> Schema:
     }
 
 
-def input_schema(task: Task) -> Schema:
-    """Return the JSON Schema of one input."""
+def input_schema(task: Task, names: Mapping[str, Names] | None = None) -> Schema:
+    """Return the JSON Schema of one input; `names` are the columns' names in the training files."""
     wanted = prediction_columns(task)
     properties = {name: column.request_schema() for name, column in columns_of(wanted).items()}
-    columns: Schema = {
+    forms = [next(iter(properties.values()))] if len(wanted) == 1 else []
+    forms.append(_object(properties))
+    trained = {name: (names or {}).get(name, name) for name in wanted}
+    if trained != {name: name for name in wanted} and all(isinstance(name, str) for name in trained.values()):
+        forms.append(_object({str(trained[name]): schema for name, schema in properties.items()}))
+    return {"anyOf": forms} if len(forms) > 1 else forms[0]
+
+
+def _object(properties: Mapping[str, Schema]) -> Schema:
+    return {
         "type": "object",
-        "properties": properties,
-        "required": list(wanted),
+        "properties": dict(properties),
+        "required": list(properties),
         "additionalProperties": False,
     }
-    return {"anyOf": [next(iter(properties.values())), columns]} if len(wanted) == 1 else columns
 
 
 def _reply(form: ApiForm) -> Schema:
@@ -131,7 +140,7 @@ def _model_paths(
     if served is None:
         return {}, {}
     form, stem = served.task.api_form(), f"model-{model}"
-    schemas = {f"{stem}-request": _request(served.task, form, spec), f"{stem}-reply": _reply(form)}
+    schemas = {f"{stem}-request": _request(served.task, form, spec, served.names), f"{stem}-reply": _reply(form)}
     summary = f"{model}: {served.task.key()}" + (f", labels {', '.join(served.labels)}" if served.labels else "")
     columns = list(columns_of(prediction_columns(served.task)).values())
     bare = [columns[0].media_type] if len(columns) == 1 and columns[0].media_type else []

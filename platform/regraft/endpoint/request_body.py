@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from regraft.contracts import ApiForm, BadCell, Column, Task, TooLarge, columns_of
@@ -22,6 +23,8 @@ from regraft.endpoint.inference_api import parameters_of
 from regraft.endpoint.json_body import BYTE_ORDER_MARK, parse_json, refuse_deep
 from regraft.plugins import unknown
 from regraft.serving.row_checks import prediction_columns
+from regraft.serving.training_names import names_of_cells, shown_columns, with_task_names
+from regraft.spec.column_names import Names
 from regraft.spec.serve import LimitSpec
 from regraft.units import with_article
 
@@ -52,12 +55,18 @@ def most_bytes(task: Task, limits: LimitSpec) -> int:
     return min(limits.body_bytes, limits.tokens * LONGEST_TOKEN * ESCAPED + (1 << 16))
 
 
-def parse_request(body: bytes, content_type: str, task: Task, limits: LimitSpec) -> ParsedRequest:
-    """Parse a body into rows. Raises HttpError 422, 415 or 413 with the reason."""
+def parse_request(
+    body: bytes, content_type: str, task: Task, limits: LimitSpec, *, names: Mapping[str, Names] | None = None
+) -> ParsedRequest:
+    """Parse a body into rows. Raises HttpError 422, 415 or 413 with the reason.
+
+    `names` are the columns' names in the training files, by the task's: inputs may have them instead.
+    """
     form, wanted = task.api_form(), columns_of(prediction_columns(task))
     allowance = DecodingAllowance(limits)
-    inputs = FormInputs(wanted, task.api_names, limits)
-    fields = _form_fields(body, content_type, inputs, {*wanted, *task.api_names, INPUTS})
+    reader = _RowReader(task, wanted, dict(names or {}), allowance)
+    inputs = FormInputs(wanted, reader.other_names(), limits)
+    fields = _form_fields(body, content_type, inputs, {*wanted, *reader.other_names(), INPUTS})
     if fields is None and _is_bare(body, content_type, wanted):
         name, column = next(iter(wanted.items()))
         value = allowance.count(lambda: column.receive_body(body, allowance), f"the body ({name})")
@@ -74,7 +83,6 @@ def parse_request(body: bytes, content_type: str, task: Task, limits: LimitSpec)
     items = [document["inputs"]] if single else document["inputs"]
     if len(items) > limits.items:
         raise HttpError(413, "TooLarge", f"{len(items)} inputs are asked at once; at most {limits.items} are allowed")
-    reader = _RowReader(wanted, task.api_names, allowance)
     rows = [reader.row(item, f"input {number}: ") for number, item in enumerate(items)]
     _refuse_long(rows, limits)
     return ParsedRequest(rows, single, form, parameters)
@@ -172,24 +180,31 @@ class DecodingAllowance:
 class _RowReader:
     """Reads the inputs of one request as rows."""
 
+    task: Task
     wanted: Mapping[str, Column]
-    names: Mapping[str, str]
-    """Column names by the other names that clients send for them."""
+    names: Mapping[str, Names]
+    """The columns' names in the training files, by the task's."""
     allowance: DecodingAllowance
+
+    def other_names(self) -> dict[str, str]:
+        """Return single columns by the other names that clients send for them."""
+        trained = {file: name for name, file in self.names.items() if isinstance(file, str) and name in self.wanted}
+        return {**trained, **self.task.api_names}
 
     def row(self, item: Any, where: str) -> dict[str, Any]:
         """Return one input as a row: the value of the only column, or an object of all columns."""
         given = self._by_name(item, where)
         missing = [name for name in self.wanted if given.get(name) is None]
         if missing:
-            raise wrong(f"{where}{missing[0]!r} is missing; an input has {', '.join(self.wanted)}")
+            raise wrong(f"{where}{missing[0]!r} is missing; an input has {shown_columns(self.wanted, self.names)}")
         return {name: self._value(column, given[name], f"{where}{name}") for name, column in self.wanted.items()}
 
     def _by_name(self, item: Any, where: str) -> Mapping[str, Any]:
         if isinstance(item, dict):
-            given = self._renamed(item)
+            given = with_task_names(self._renamed(item), self.names, partial(self._joined, where))
+            known = {*self.task.input_columns(), *names_of_cells(self.names)}
             for name in given:
-                if name not in self.wanted:
+                if name not in known:
                     raise wrong(f"{where}{unknown('column', str(name)[:80], sorted(self.wanted))}")
             return given
         if len(self.wanted) == 1:
@@ -199,9 +214,19 @@ class _RowReader:
 
     def _renamed(self, item: dict[str, Any]) -> dict[str, Any]:
         """Return the input with the model's column names in place of those that clients send."""
-        renamed = {other: name for other, name in self.names.items() if other in item and name in self.wanted}
+        renamed = {other: name for other, name in self.task.api_names.items() if other in item and name in self.wanted}
         renamed = {other: name for other, name in renamed.items() if name not in item}
         return {renamed.get(name, name): value for name, value in item.items()} if renamed else item
+
+    def _joined(self, where: str, name: str, cells: Mapping[str, Any]) -> Any:
+        """Return the value that several columns of the training files make; None for one that is not wanted."""
+        if name not in self.wanted:
+            return None
+        column = self.wanted[name]
+        received = {
+            each: None if cell is None else self._value(column, cell, f"{where}{each}") for each, cell in cells.items()
+        }
+        return self.allowance.count(lambda: column.join(received, ""), f"{where}{name}")
 
     def _value(self, column: Column, value: Any, where: str) -> Any:
         """Return a JSON value, or a file of a form, as the column's own."""

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from regraft.contracts import Task
+from regraft.data.base_reading import BaseReading
 from regraft.data.ingest import ingest_for_evaluation
 from regraft.data.rows import Rows
 from regraft.data.setting_names import with_names
@@ -56,7 +57,8 @@ def read_labelled(predictor: Predictor, path: str, scratch: Path, options: Evalu
     task = predictor.adapted.task
     spec = _data_spec(predictor, path, options)
     try:
-        gathered = ingest_for_evaluation(task, spec, scratch, lambda: predictor.adapted.context.processor)
+        base = BaseReading(lambda: predictor.adapted.context.processor)
+        gathered = ingest_for_evaluation(task, spec, scratch, base)
     except DataError as error:
         raise DataError(with_names(error.message, _OPTIONS), error.where) from error
     rows = Rows(gathered.files["eval.arrow"], task.stored_columns())

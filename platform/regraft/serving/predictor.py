@@ -26,6 +26,7 @@ from regraft.contracts import Answer, Batch, Example, Method, Row, Task
 from regraft.errors import BaseError, Damaged, DataError, RequestError, UnknownPlugin, Unsupported, WrongBase
 from regraft.plugins import Plugin, add_folder
 from regraft.serving.row_checks import batches, check_rows
+from regraft.serving.training_names import training_names
 from regraft.serving.version_files import PROCESSOR, Fetched, fetch, loading
 from regraft.spec.column_names import Names
 from regraft.store.extension_panics import panics_as_damage
@@ -97,8 +98,7 @@ class Predictor:
     @cached_property
     def column_names(self) -> Mapping[str, Names]:
         """The columns' names in the training files, by the task's; empty where they are the task's own."""
-        written = (self.fetched.spec.get("data") or {}).get("columns") or {}
-        return {name: names for name, names in written.items() if isinstance(names, str)}
+        return training_names(self.fetched)
 
     def predict(self, rows: Any) -> list[Answer]:
         """Return one answer per row, in order; its fields depend on the task (`regraft show tasks NAME`).

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from regraft.contracts import BadCell, Column, Example, Kind, Row, Task, columns_of
-from regraft.data.cell_parsing import find_value
 from regraft.errors import DataError
 from regraft.plugins import unknown
 from regraft.serving.python_rows import as_mapping, is_missing, listed
-from regraft.spec.column_names import Names, column_names
+from regraft.serving.training_names import names_of_cells, shown_columns, with_task_names
+from regraft.spec.column_names import Names
 from regraft.units import with_article
 
 MAX_BATCH_ROWS = 32
@@ -24,8 +24,6 @@ MAX_BATCH_NUMBERS = 1 << 23
 """Input numbers in a batch: 32 images of 224 x 224, or 2 of DETR's size, so that memory stays bounded."""
 WINDOW = 256
 """Rows that are encoded together, and sorted into batches."""
-_NOTHING = find_value({}, "")
-"""The value of a column that a row does not have."""
 
 
 def prediction_columns(task: Task) -> dict[str, Kind]:
@@ -42,7 +40,7 @@ def check_rows(task: Task, rows: Any, names: Mapping[str, Names] | None = None) 
     DataError, which names the first row that does not fit.
     """
     check = _RowCheck(task, columns_of(prediction_columns(task)), dict(names or {}))
-    given, is_table = listed(rows, check.wanted, check.written())
+    given, is_table = listed(rows, check.wanted, names_of_cells(check.names))
     return [check.row(number, row, is_table=is_table) for number, row in enumerate(given)]
 
 
@@ -62,10 +60,6 @@ class _RowCheck:
     names: Mapping[str, Names]
     """The columns' names in the training files."""
 
-    def written(self) -> set[str]:
-        """Return every name in the training files."""
-        return {name for names in self.names.values() for name in column_names(names)}
-
     def row(self, number: int, given: Any, *, is_table: bool) -> Row:
         """Return a row as the task reads it; a table may have other columns beside. Raises DataError."""
         where = f"row {number}"
@@ -73,7 +67,8 @@ class _RowCheck:
         values = self._named(given, where) if mapping is None else self._renamed(mapping, where)
         missing = [name for name in self.wanted if is_missing(values.get(name))]
         if missing:
-            raise DataError(f"column {missing[0]!r} is missing; a row has {self._known()}", where=where)
+            shown = shown_columns(self.wanted, self.names)
+            raise DataError(f"column {missing[0]!r} is missing; a row has {shown}", where=where)
         if not is_table:
             self._refuse_unknown(values, where)
         row = {name: _accepted(column, name, values[name], where) for name, column in self.wanted.items()}
@@ -84,31 +79,17 @@ class _RowCheck:
 
     def _renamed(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return a row with values under the task's names, where it has those of the training files."""
-        values = dict(given)
-        for name, written in self.names.items():
-            cells = {each: find_value(given, each) for each in column_names(written)}
-            if name in given or any(cell is _NOTHING for cell in cells.values()):
-                continue
-            if isinstance(written, str):
-                values[name] = cells[written]
-            elif name in self.wanted:
-                values[name] = _joined(self.wanted[name], cells, where)
-        return values
+        return with_task_names(
+            given,
+            self.names,
+            lambda name, cells: _joined(self.wanted[name], cells, where) if name in self.wanted else None,
+        )
 
     def _refuse_unknown(self, values: Mapping[str, Any], where: str) -> None:
-        written = self.written()
-        known = {"row", *self.task.input_columns(), *written, *(name.partition(".")[0] for name in written)}
+        known = {"row", *self.task.input_columns(), *names_of_cells(self.names)}
         for name in values:
             if name not in known:
                 raise DataError(unknown("column", str(name), sorted(self.wanted)), where=where)
-
-    def _known(self) -> str:
-        """Return the columns of a row, with their names in the training files."""
-        names = {name: " and ".join(column_names(self.names.get(name, name))) for name in self.wanted}
-        shown = {
-            name: f" (in the training files {written})" if written != name else "" for name, written in names.items()
-        }
-        return ", ".join(f"{name}{more}" for name, more in shown.items())
 
     def _named(self, given: Any, where: str) -> dict[str, Any]:
         """Return a bare value as a row of the only column."""

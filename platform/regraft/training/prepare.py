@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -14,10 +14,11 @@ from typing import Any
 
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base, base_named, check_hash, locate
-from regraft.contracts import Progress, note
+from regraft.contracts import Progress, Row, note
+from regraft.data.base_reading import BaseReading
 from regraft.data.row_sample import fit_to_data
 from regraft.data.snapshot import Snapshot, build_snapshot
-from regraft.errors import Damaged, RequestError
+from regraft.errors import BaseError, Damaged, RequestError
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore
@@ -96,7 +97,8 @@ def build_rows(
     for text in opened:
         note(progress, text)
     processor = partial(load_processor, base, spec.task.modality)
-    snapshot = build_snapshot(store, spec.task, spec.data, processor=processor, as_in=as_in)
+    reading = BaseReading(processor, checks.problem if checks and checks.surplus else None)
+    snapshot = build_snapshot(store, spec.task, spec.data, base=reading, as_in=as_in)
     if checks:
         snapshot = replace(snapshot, notes=(*snapshot.notes, *checks.cut(snapshot)))
     for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
@@ -114,8 +116,18 @@ def check_rows(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, 
     def processor() -> Any:
         return load_processor(locate(spec.base), spec.task.modality)
 
-    snapshot = build_snapshot(store, spec.task, spec.data, processor=processor, as_in=known["data"])
+    reading = BaseReading(processor, _unread_rows(spec) if known.get("skipped") else None)
+    snapshot = build_snapshot(store, spec.task, spec.data, base=reading, as_in=known["data"])
     refuse_changed(run, known, snapshot)
+
+
+def _unread_rows(spec: RunSpec) -> Callable[[Row], str | None] | None:
+    """Return the function that names the rows which the base cannot read; None where there is no such row or base."""
+    try:
+        checks = TextChecks.of(spec.task, locate(spec.base))
+    except BaseError:
+        return None
+    return checks.problem if checks and checks.surplus else None
 
 
 def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | None) -> Job:

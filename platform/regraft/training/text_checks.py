@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from regraft.bases.load import BaseLoader, load_processor, surplus_note
 from regraft.bases.locate import Base
-from regraft.contracts import Context, Task
+from regraft.contracts import Context, Row, Task, columns_of
 from regraft.data.row_sample import cut_notes
 from regraft.data.snapshot import Snapshot
+from regraft.data.split_side import row_labels
 from regraft.errors import DataError
 
 
@@ -31,20 +32,15 @@ class TextChecks:
         return cls(task, context, surplus_note(context.processor, context.config))
 
     def cut(self, snapshot: Snapshot) -> Iterator[str]:
-        """Yield a sentence for each side of the rows whose texts are longer than what is read.
-
-        Raises DataError for the first row with a token that the table of embeddings lacks.
-        """
-        if self.surplus:
-            self._refuse_surplus(snapshot)
+        """Yield a sentence for each side of the rows whose texts are longer than what is read."""
         for rows, side in ((snapshot.train, "training"), (snapshot.eval, "evaluation")):
             yield from cut_notes(self.task, rows, self.context, side)
 
-    def _refuse_surplus(self, snapshot: Snapshot) -> None:
-        context = replace(self.context, labels=snapshot.labels)
-        for side, rows in (("training", snapshot.train), ("evaluation", snapshot.eval)):
-            for index in range(len(rows)):
-                try:
-                    self.task.encode(rows.row(index), context, train=True)
-                except DataError as error:
-                    raise DataError(error.message, where=f"{side} row {index}") from None
+    def problem(self, row: Row) -> str | None:
+        """Return why the base cannot read a row, such as a token that its table of embeddings lacks; None if it can."""
+        labels = dict.fromkeys(row_labels(row, columns_of(self.task.input_columns())))
+        try:
+            self.task.encode(row, replace(self.context, labels=tuple(labels)), train=True)
+        except DataError as error:
+            return error.message
+        return None

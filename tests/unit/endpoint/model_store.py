@@ -73,7 +73,14 @@ class ModelStore:
             self.bases[family] = base_of(family, self.folder / "bases" / family)
         return self.bases[family]
 
-    def add(self, task: str = "text-classification", name: str = "", method: Any = "full", seed: int = 1) -> Version:
+    def add(
+        self,
+        task: str = "text-classification",
+        name: str = "",
+        method: Any = "full",
+        seed: int = 1,
+        spec: Mapping[str, Any] | bytes = b"data: {}\n",
+    ) -> Version:
         """Publish a model of this task, by default under its name; different seeds give different answers."""
         written: dict[str, Any] = {"type": task, "threshold": 0.0} if task == "object-detection" else {}
         parsed = type(task_of(task)).model_validate({"threshold": 0.0}) if written else task_of(task)
@@ -97,7 +104,7 @@ class ModelStore:
         }
         files: dict[str, Any] = {
             "delta.safetensors": save(delta_tensors(adapted)),
-            "spec.yaml": b"data: {}\n",
+            "spec.yaml": spec if isinstance(spec, bytes) else json.dumps(spec).encode(),
             **{f"processor/{path.name}": path for path in processor_files(base)},
         }
         name = name or task

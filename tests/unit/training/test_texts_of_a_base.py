@@ -59,8 +59,62 @@ def test_a_row_with_a_surplus_token_is_named_before_training(tmp_path: Path) -> 
     written = document(tmp_path / "work")
     with Path(written["data"]["train"]).open("a") as file:
         file.write("the zylkomat is on,money\n")
-    with pytest.raises(DataError, match=r"training row 60: holds 'zylkomat', token 50 of the tokenizer"):
-        prepared({**written, "base": str(base)})
+    written["base"] = str(base)
+    with pytest.raises(DataError, match=r"train\.csv:62: holds 'zylkomat', token 50 of the tokenizer"):
+        prepared(written)
+
+
+KINDS: dict[str, tuple[str, list[str]]] = {
+    "text-classification": ("{text},{label}", ["a", "b"]),
+    "text-multi-label": ("{text},{label}", ["a", "b"]),
+    "text-regression": ("{text},{label}", ["1", "2"]),
+    "text-generation": ("{text}", [""]),
+}
+
+
+@pytest.mark.parametrize("task", [*KINDS, "token-classification"])
+def test_rows_that_the_base_cannot_read_are_skipped_where_bad_rows_are(task: str, tmp_path: Path) -> None:
+    good = [
+        f"{first} {second} is on" for first in ("the", "a", "no", "my") for second in ("lamp", "light", "red", "it")
+    ]
+    bad = ["the zylkomat hums", "zylkomat on"]
+    base = larger_tokenizer(tmp_path / "base", "zylkomat")
+    written: dict[str, Any] = {**document(tmp_path / "work"), "task": task, "base": str(base)}
+    written["data"] = {"eval": 0.3, "bad_rows": "skip", **table(task, tmp_path, good + bad)}
+    snapshot, seen = prepared(written)
+    if task != "text-generation":  # whose rows are packed into blocks
+        assert len(snapshot.train) + len(snapshot.eval) == len(good)
+    assert snapshot.skipped["train"] + snapshot.skipped["eval"] == len(bad)
+    assert all("holds 'zylkomat', token 50" in line for line in snapshot.skipped["rows"])
+    assert any("left out" in line for line in seen)
+    written["data"]["bad_rows"] = "fail"
+    with pytest.raises(DataError, match=r"(?s)2 rows cannot be used: .*holds 'zylkomat', token 50"):
+        prepared(written)
+
+
+def table(task: str, folder: Path, texts: list[str]) -> dict[str, Any]:
+    """Write rows of a task, and return what the spec says about them."""
+    if task == "token-classification":
+        path = folder / "rows.conll"
+        path.write_text("\n\n".join("\n".join(f"{word}\tO" for word in text.split()) for text in texts) + "\n")
+        return {"train": str(path)}
+    form, labels = KINDS[task]
+    names = {"text-multi-label": "text,labels", "text-regression": "text,target", "text-generation": "text"}.get(task)
+    lines = [form.format(text=text, label=labels[at % len(labels)]) for at, text in enumerate(texts)]
+    path = folder / "rows.csv"
+    path.write_text("\n".join([names or "text,label", *lines]) + "\n")
+    return {"train": str(path)}
+
+
+def test_a_finished_run_with_such_rows_is_known_again(tmp_path: Path) -> None:
+    base = larger_tokenizer(tmp_path / "base", "zylkomat")
+    written = {**document(tmp_path / "work", epochs=1, rows=24, eval_rows=12), "base": str(base)}
+    written["data"]["bad_rows"] = "skip"
+    with Path(written["data"]["train"]).open("a") as file:
+        file.write("the zylkomat is on,money\n")
+    spec = RunSpec.resolve(written)
+    assert not train_local(spec).already
+    assert train_local(spec).already
 
 
 def test_special_tokens_and_a_larger_table_are_normal(tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ from regraft.serving.engine.multi_lora import NotStackable, head_tensors, lora_f
 from regraft.serving.engine.precision import Precision, choose_precision
 from regraft.serving.engine.shared_trunk import find_suffix, shared_pass_mismatch
 from regraft.serving.predictor import parse_member, version_base, version_processor
+from regraft.serving.training_names import training_names
 from regraft.serving.version_files import DELTA, PROCESSOR, Fetched, fetch, loading
+from regraft.spec.column_names import Names
 from regraft.store.extension_panics import panics_as_damage
 from regraft.store.objects import ObjectStore
 from regraft.trunk.cut import NotCut, NothingFrozen
@@ -59,6 +61,8 @@ class ServedVersion:
     loaded: LoadedModel = field(repr=False)
     bytes: int = 0
     """Memory that it takes in addition to its base."""
+    names: Mapping[str, Names] = field(default_factory=dict)
+    """The columns' names in its training files, by the task's; empty where they are the task's own."""
 
     def __str__(self) -> str:
         return f"{self.model}@{self.version}"
@@ -128,6 +132,7 @@ class VersionLoader:
             serves=method.serves,
             loaded=loaded,
             bytes=loaded.frame.weights.unshared_bytes(loaded.delta) + factors,
+            names=training_names(fetched),
         )
 
     def _load(self, plan: OpenPlan, tensors: Mapping[str, Tensor]) -> LoadedModel:

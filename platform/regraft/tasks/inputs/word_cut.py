@@ -28,6 +28,8 @@ _LEADING = "@#"
 _ENDS = ".,;:!?)"
 _CLITIC = re.compile(r"(?:['\u2019](?:s|re|ve|ll|d|m)|n['\u2019]t)$", re.IGNORECASE)
 _CLITIC_SIGN = re.compile(r"['\u2019](?:s|re|ve|ll|d|m)(?!\w)", re.IGNORECASE)
+_POSSESSIVE = re.compile(r"['\u2019]s$", re.IGNORECASE)
+_POSSESSIVE_SIGN = re.compile(r"['\u2019]s(?!\w)", re.IGNORECASE)
 _ELISION = re.compile(r"(?:[ldjnsmtc\u00e7]|qu|jusqu|lorsqu|puisqu|quoiqu|dell|all|dall|nell|sull|un)['\u2019](?=\w)")
 _ADDRESS = re.compile(
     r"(?:[a-z][a-z0-9+.-]{0,15}://|www\.)\S+|[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", re.IGNORECASE
@@ -44,6 +46,11 @@ _TITLE = frozenset(
 """Words whose full stop belongs to them, unless a text ends there."""
 _INITIALS = re.compile(r"(?:[^\W\d_]\.){2,}")
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
+_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]{2}")
+_SKINS = frozenset("\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
+"""Colours of skin, which belong to the emoji before them."""
+_JOINER = "\u200d"
+"""The character that makes one emoji of two."""
 _SEEN = 20
 """Times that a sign must be seen in training rows to decide what is done with it."""
 
@@ -58,8 +65,8 @@ class WordRule(Frozen):
     """Signs that may stand between the letters of one word."""
     leading: str = "@#"
     """Signs that begin a word: names and topics of social media."""
-    clitics: bool = True
-    """Whether Olaf's and l'Italie are two words each."""
+    clitics: bool | Literal["possessive"] = True
+    """Whether Olaf's, don't and l'Italie are two words each; possessive: Olaf's and it's alone are."""
 
     @classmethod
     def of_words(cls, sentences: Iterable[Sequence[str]]) -> WordRule:
@@ -90,7 +97,7 @@ class WordRule(Frozen):
             word = self._word(text, at, end, last=last)
             found += self._divided(text, at, word) if word > at else []
             if word == at:
-                word = _sign(text, at, end)
+                word = _sign(text, at, end, _POSSESSIVE_SIGN if self.clitics == "possessive" else _CLITIC_SIGN)
                 found.append((at, word))
             at = word
         return found
@@ -126,9 +133,9 @@ class WordRule(Frozen):
     def _divided(self, text: str, start: int, end: int) -> list[Span]:
         """Return a word as one span, or as two where it holds another: Olaf's, l'Italie."""
         word, at = text[start:end], 0
-        if self.clitics and (found := _CLITIC.search(word)):
+        if self.clitics and (found := (_POSSESSIVE if self.clitics == "possessive" else _CLITIC).search(word)):
             at = found.start()
-        elif self.clitics and (found := _ELISION.match(word)):
+        elif self.clitics is True and (found := _ELISION.match(word)):
             at = found.end()
         return [(start, start + at), (start + at, end)] if at else [(start, end)]
 
@@ -145,8 +152,10 @@ class _Signs:
     """Words that begin with the sign."""
     ended: int = 0
     """Words with a full stop, a comma or a bracket at their end."""
-    clitics: int = 0
+    possessives: int = 0
     """Words such as 's, less those such as Olaf's."""
+    contractions: int = 0
+    """Words such as n't and l', less those such as don't and l'Italie."""
     han: int = 0
     """Words with Chinese or Japanese characters."""
     single: int = 0
@@ -157,14 +166,29 @@ class _Signs:
         if len(word) == 1:
             self.alone[word] += 1
         elif word and not _ADDRESS.fullmatch(word):
-            self.inside.update(set(word[1:-1]).intersection(_CANDIDATES))
+            self.inside.update(_joining(word))
             self.begun[word[0]] += word[0] in _LEADING
             self.ended += word[-1] in _ENDS and word[-2].isalnum() and not _INITIALS.fullmatch(word)
-            if found := _CLITIC.search(word):
-                self.clitics += 1 if found.start() == 0 else -1
+            self._add_clitic(word)
         if _HAN.search(word):
             self.han += 1
             self.single += len(word) == 1
+
+    def _add_clitic(self, word: str) -> None:
+        if found := _POSSESSIVE.search(word):
+            self.possessives += 1 if found.start() == 0 else -1
+        elif found := _CLITIC.search(word):
+            self.contractions += 1 if found.start() == 0 else -1
+        elif _ELISION.match(word):
+            self.contractions -= 1
+        elif _ELISION.match(f"{word}a"):
+            self.contractions += 1
+
+    def _clitics(self) -> bool | Literal["possessive"]:
+        """Return which clitics are words: corpora may hold Olaf and 's as two, and don't as one."""
+        if self.possessives >= _SEEN and self.contractions <= -_SEEN:
+            return "possessive"
+        return self.possessives + self.contractions > -_SEEN
 
     def rule(self) -> WordRule:
         """Return the rule that these counts suggest; what was seen too seldom is left to the usual rule."""
@@ -175,7 +199,7 @@ class _Signs:
             cut="characters" if by_character else "punctuation",
             inner="".join(sign for sign in _CANDIDATES if _joins(sign, self.inside[sign], self.alone[sign])),
             leading="".join(sign for sign in _LEADING if self.alone[sign] <= self.begun[sign]),
-            clitics=self.clitics > -_SEEN,
+            clitics=self._clitics(),
         )
 
 
@@ -235,14 +259,28 @@ def _owns_stop(word: str, *, ends: bool) -> bool:
     return ends and (word in _TITLE or (len(word) == 1 and word.isupper()))
 
 
-def _sign(text: str, at: int, end: int) -> int:
+def _joining(word: str) -> set[str]:
+    """Return the signs that stand between the letters of a word; between two digits they say nothing."""
+    return {
+        sign
+        for before, sign, after in zip(word, word[1:], word[2:], strict=False)
+        if sign in _CANDIDATES and not (is_sign(before) or is_sign(after) or (before.isdigit() and after.isdigit()))
+    }
+
+
+def _sign(text: str, at: int, end: int, clitic: re.Pattern[str]) -> int:
     """Return where the sign at `at` ends: with marks that belong to it, and as often as it is repeated."""
     after = at + 1
-    if clitic := _CLITIC_SIGN.match(text, at, end):
-        return clitic.end()
+    if found := clitic.match(text, at, end):
+        return found.end()
+    if _FLAG.match(text, at, end):
+        return at + 2
     repeated = text[at] in ".-\u2013\u2014!?*=_~'`\u2026"
     while after < end and (
-        (repeated and text[after] == text[at]) or unicodedata.category(text[after]) in ("Mn", "Me", "Cf")
+        (repeated and text[after] == text[at])
+        or unicodedata.category(text[after]) in ("Mn", "Me", "Cf")
+        or text[after] in _SKINS
+        or text[after - 1] == _JOINER
     ):
         after += 1
     return after

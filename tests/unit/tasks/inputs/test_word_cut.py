@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.text_styles import STYLES as WRITTEN
 from regraft.tasks.inputs.word_cut import WordRule, as_text, words_of
 
 PEOPLE = ("Anna", "Karl", "Ida", "Olaf", "Marta")
@@ -100,6 +101,94 @@ def test_training_rows_of_single_characters_cut_chinese_into_characters() -> Non
 
 def test_training_rows_with_clitics_in_words_keep_them() -> None:
     assert WordRule.of_words([["I'm", "Olaf's", "friend"]] * 20).spans("Olaf's") == [(0, 6)]
+
+
+MIXED = (["Olaf", "'s", "bus", ",", "I", "don't", "know", "."], ["We'll", "see", "Anna", "'s", "."]) * 20
+"""Rows of a corpus that holds possessives as words, and other contractions in one piece, as WNUT17 does."""
+
+
+def test_training_rows_with_possessives_alone_apart_cut_them_alone() -> None:
+    rule = WordRule.of_words(MIXED)
+    assert rule.clitics == "possessive"
+    for text in (
+        "I don't like Ida's (it's late), we'll see.",
+        "I don\u2019t like Ida\u2019s (it\u2019s late), we\u2019ll see.",
+    ):
+        words = [word.replace("\u2019", "'") for word in words_of(text, rule.spans(text))]
+        assert words == [
+            "I", "don't", "like", "Ida", "'s", "(", "it", "'s", "late", ")", ",", "we'll", "see", "."
+        ]  # fmt: skip
+    assert WordRule.model_validate(rule.model_dump(mode="json")) == rule
+
+
+def test_training_rows_with_elisions_in_words_keep_them() -> None:
+    assert WordRule().spans("l'Italie") == [(0, 2), (2, 8)]
+    assert WordRule.of_words([["l'Italie", "et", "d'autres"]] * 20).spans("l'Italie") == [(0, 8)]
+    assert WordRule.of_words([["l'", "Italie", "et", "d'", "autres"]] * 20).spans("l'Italie") == [(0, 2), (2, 8)]
+
+
+def test_a_slash_between_digits_says_nothing_about_words() -> None:
+    rows = [["9/11", "and", "Oslo", "/", "Bergen"]] * 40
+    assert words_of("Oslo/Bergen 9/11", WordRule.of_words(rows).spans("Oslo/Bergen 9/11")) == [
+        "Oslo", "/", "Bergen", "9/11"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "emoji", ["\U0001f44d\U0001f3fd", "\U0001f1f3\U0001f1f4", "\U0001f469\u200d\U0001f4bb", "\u2764\ufe0f"]
+)
+def test_an_emoji_of_several_characters_is_one_word(emoji: str) -> None:
+    text = f"Oslo{emoji}{emoji}!"
+    words = words_of(text, WordRule().spans(text))
+    assert (words[0], words[-1]) == ("Oslo", "!") and set(words[1:-1]) <= {emoji, emoji * 2}
+
+
+ENTITIES = (
+    "Anna Berg",
+    "O'Brien",
+    "Jean-Luc Roy",
+    "AT&T",
+    "U.S. Army",
+    "St. Olaf",
+    "@ann_b",
+    "#Oslo",
+    "New York",
+    "4.5 Ltd",
+)
+FORMS = (
+    "{a} , who lives in {b} , left {c} 's bus .",
+    '" {a} " , said {b} ( {c} ) : why ?',
+    "{a} - {b} ... and {c} ; it 's http://t.co/aB3x !",
+    "`` {a} '' \u2013 {b} / {c} \u2026 do n't call .",
+    "RT @bob : {a} ! {b} , {c} 's #topic ( see www.a.example ) .",
+)
+
+
+@pytest.mark.parametrize("style", WRITTEN)
+@pytest.mark.parametrize("learned", [False, True])
+def test_ends_of_entities_are_ends_of_words_in_every_style(style: str, learned: bool) -> None:
+    draw = random.Random(11)
+
+    def row() -> tuple[list[str], list[str]]:
+        form, names = draw.choice(FORMS), dict(zip("abc", draw.sample(ENTITIES, 3), strict=True))
+        words, tags = [], []
+        for part in form.split():
+            inner = names[part[1]].split() if part.startswith("{") else [part]
+            words += inner
+            tags += [("B-x" if not at else "I-x") if part.startswith("{") else "O" for at in range(len(inner))]
+        return words, tags
+
+    rule = WordRule.of_words([row()[0] for _ in range(100)]) if learned else WordRule()
+    for _ in range(60):
+        written = WRITTEN[style](*row())
+        assert words_of(written.text, written.places) == list(written.words)
+        spans = rule.spans(written.text)
+        starts, ends = {start for start, _ in spans}, {end for _, end in spans}
+        for at, tag in enumerate(written.tags):
+            if tag == "B-x":
+                assert written.places[at][0] in starts, written.text
+            if tag != "O" and written.tags[at + 1 : at + 2] != ("I-x",):
+                assert written.places[at][1] in ends, (written.text, written.words[at])
 
 
 @settings(max_examples=300, deadline=None)

@@ -31,6 +31,8 @@ class Method(Plugin, ABC):
     """Whether its settings differ only in how many blocks stay frozen, so that reports compare them by depth."""
     closed_form: ClassVar[bool] = False
     """Whether the head is solved from sums over the training rows, by `statistics` and `solve`, without steps."""
+    reads_twice: ClassVar[bool] = False
+    """Whether a closed-form method needs the sums of `refine` too, which a second pass over the rows gives."""
 
     def frozen_blocks(self, blocks: int) -> int | None:
         """Return how many of `blocks` stay frozen, or None if it depends on the base; for methods `by_depth`."""
@@ -70,6 +72,16 @@ class Method(Plugin, ABC):
         """
         raise NotImplementedError
 
-    def solve(self, head: nn.Linear, statistics: Mapping[str, Tensor]) -> None:
-        """Write the head's weights, in place, from the statistics summed over all training rows."""
+    def refine(self, features: Tensor, labels: Tensor, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return further sums over a batch's rows, given the statistics of all rows; for methods that read twice.
+
+        Results are added up as those of `statistics`, and both are given to `solve`.
+        """
+        return {}
+
+    def solve(self, head: nn.Linear, statistics: Mapping[str, Tensor]) -> str | None:
+        """Write the head's weights, in place, from the statistics summed over all training rows.
+
+        Returns what the user should know of this solution, if anything.
+        """
         raise NotImplementedError

@@ -79,3 +79,17 @@ def test_pictures_in_folders_become_a_model_that_tells_them_apart(tmp_path: Path
     picture = tmp_path / "eval/red/000.png"
     answers = model.predict([str(picture), {"image": picture.read_bytes()}])
     assert answers[0] == answers[1] and sorted(item["label"] for item in answers[0]["scores"]) == list(COLOURS)
+
+
+@pytest.mark.parametrize("covariance", ["none", "shared"])
+def test_one_picture_a_class_is_a_model_and_a_covariance_that_it_cannot_give_is_said(
+    tmp_path: Path, covariance: str
+) -> None:
+    data = {side: str(coloured(tmp_path / side, each=each, seed=each)) for side, each in (("train", 1), ("eval", 4))}
+    method = {"type": "prototypes", "covariance": covariance}
+    written = document(tmp_path, tiny_resnet(tmp_path / "base"), "image-classification", method)
+    events: list[Any] = []
+    outcome = train_local(RunSpec.resolve({**written, "data": data}), progress=lambda e: events.append(e.document()))
+    assert outcome.metrics["accuracy"] > 0.9
+    said = [event["message"] for event in events if "no class has two different rows" in event.get("message", "")]
+    assert len(said) == (covariance == "shared")

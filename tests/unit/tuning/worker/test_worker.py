@@ -37,6 +37,7 @@ MIXED: list[dict[str, Any]] = [
     {"method": "full", "training.seed": 3, "training.optimizer": "adamw", "training.lr": 1e-3, "compute.trunk": "auto"},
     {"method": "feature-extraction", "training.dropout": 0.3},
     {"method": "prototypes"},
+    {"method": {"type": "prototypes", "covariance": "shared", "cosine": False}},
 ]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +22,8 @@ from regraft.store.folder import FolderStore
 from regraft.store.lease import Lease, at_work, holder
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
+from support.paths import PLATFORM, ROOT
+from support.skewed_hosts import run_of
 from unit.store.conftest import REAL
 from unit.store.conftest import moto_endpoint as moto_endpoint
 from unit.store.conftest import moto_url as moto_url
@@ -105,6 +110,58 @@ def test_nothing_of_a_hundred_publications_is_lost(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     check(store, monkeypatch, seed=seed, count=34)
+
+
+def begun(url: str, seed: int, count: int) -> dict[str, subprocess.Popen[str]]:
+    """Start a process for each host; each holds the lease of its run."""
+    hosts = {f"host{number}": str(ahead) for number, ahead in enumerate(HOSTS)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PLATFORM), str(ROOT / "tests")])}
+    running = {}
+    for host, ahead in hosts.items():
+        others = ",".join(other for other in hosts if other != host)
+        command = [sys.executable, "-m", "support.skewed_hosts", url, host, ahead, str(seed), str(count), others]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        running[host] = subprocess.Popen(command, env=environment, text=True, **pipes)
+    for one in running.values():
+        assert one.stdout is not None and one.stdout.readline() == "holding\n"
+    return running
+
+
+def go_on(one: subprocess.Popen[str]) -> None:
+    """Let a host go on."""
+    assert one.stdin is not None
+    one.stdin.write("\n")
+    one.stdin.flush()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [14])
+def test_hosts_that_are_processes_lose_nothing_of_a_hundred_publications(store: ObjectStore, seed: int) -> None:
+    began, count = time.monotonic(), 34
+    store.begin()
+    running = begun(store.url, seed, count)
+    try:
+        for one in running.values():
+            go_on(one)
+        published: dict[str, bytes] = {}
+        for one in running.values():
+            assert one.stdout is not None
+            found = json.loads(one.stdout.readline() or "{}")
+            published |= {version: content.encode() for version, content in found.items()}
+        for one in running.values():
+            go_on(one)
+        assert [one.wait(60) for one in running.values()] == [0, 0, 0]
+    finally:
+        for one in running.values():
+            one.kill()
+    versions = {version.version: version for version in Registry(store).versions("m")}
+    assert versions.keys() == published.keys() and len(published) == 3 * count
+    for name, version in versions.items():
+        assert manifests.read_verified(store, version.prefix, "b", version.manifest) == published[name]
+    for host in running:
+        kept = Checkpoints(store, run_of(host)).listed()
+        assert [one.step for one in kept] == [count - 2, count - 1]
+    print(f"{len(published)} publications of three processes in {time.monotonic() - began:.1f} s on {store.url}")
 
 
 def test_a_file_that_is_being_written_is_not_swept(tmp_path: Path) -> None:

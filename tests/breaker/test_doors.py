@@ -26,14 +26,11 @@ class PanicException(BaseException):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelStore]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("REGRAFT_KEYS", raising=False)
-        made = ModelStore(tmp_path_factory.mktemp("doors"))
-        made.add()
-        made.add(name="bad", seed=2)
-        yield made
+def store(tmp_path_factory: pytest.TempPathFactory, clean_environment: None) -> ModelStore:
+    made = ModelStore(tmp_path_factory.mktemp("doors"))
+    made.add()
+    made.add(name="bad", seed=2)
+    return made
 
 
 @pytest.fixture(scope="module")

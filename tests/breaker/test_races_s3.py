@@ -48,9 +48,9 @@ class Swapping(S3Store):
         self._door()
         return super().get(key)
 
-    def read(self, key: str) -> tuple[bytes, str]:
+    def read(self, key: str, most: int | None = None) -> tuple[bytes, str]:
         self._door()
-        return super().read(key)
+        return super().read(key, most)
 
     def tag(self, key: str) -> str:
         self._door()

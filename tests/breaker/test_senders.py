@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import itertools
 import json
 import socket
 import threading
@@ -17,44 +15,19 @@ import pytest
 
 from regraft.endpoint import http_protocol
 from regraft.endpoint.api_keys import ApiKey, append, hashed, new_key
+from support import hostile_senders
+from support.hostile_senders import CHUNKED, ENDLESS, GET, KINDS, MODEL, POST, sent_until_closed
+from support.served_endpoint import alone_and_beside, served
 from unit.endpoint.model_store import Endpoint, ModelStore
 
-MODEL = "/models/text-classification"
 ASKED = {"inputs": "w5 w6"}
-POST = f"POST {MODEL} HTTP/1.1\r\nHost: localhost\r\n".encode()
-CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-UNKNOWN = b"POST /models/nobody HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-MUCH = b"x-a: b\r\n" * (1 << 15)
-LONG = b"a" * (1 << 18)
-GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
-ENDLESS = {
-    "many headers": (GET, MUCH),
-    "one header": (GET + b"x: ", LONG),
-    "an address": (b"GET /healthz?", LONG),
-    "a method": (b"", LONG),
-    "empty lines": (b"", b"\r\n" * (1 << 17)),
-    "the name of a header": (GET, LONG),
-    "trailers": (CHUNKED + b"1\r\n{\r\n0\r\n", MUCH),
-    "one trailer": (CHUNKED + b"1\r\n{\r\n0\r\nx: ", LONG),
-    "a chunk's extension": (CHUNKED + b"1;", LONG),
-    "extensions of many chunks": (CHUNKED, (b"1;" + b"a" * 4000 + b"\r\n{\r\n") * 64),
-    "trailers after a refusal": (UNKNOWN + b"1\r\n{\r\n0\r\n", MUCH),
-    "extensions after a refusal": (UNKNOWN + b"1;", LONG),
-    "chunks after a refusal": (UNKNOWN, b"40000\r\n" + LONG + b"\r\n"),
-    "a body after a refusal": (UNKNOWN.replace(b"Transfer-Encoding: chunked", b"Content-Length: 999999999"), LONG),
-    "a body that is not asked for": (GET + b"Content-Length: 999999999\r\n\r\n", LONG),
-    "a body that is too large": (CHUNKED, b"40000\r\n" + LONG + b"\r\n"),
-}
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelStore]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("REGRAFT_KEYS", raising=False)
-        made = ModelStore(tmp_path_factory.mktemp("senders"))
-        made.add()
-        yield made
+def store(tmp_path_factory: pytest.TempPathFactory, clean_environment: None) -> ModelStore:
+    made = ModelStore(tmp_path_factory.mktemp("senders"))
+    made.add()
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -66,43 +39,18 @@ def endpoint(store: ModelStore) -> Iterator[Endpoint]:
 
 def connected(endpoint: Endpoint) -> socket.socket:
     parts = urlsplit(endpoint.url)
-    return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10)
-
-
-def sent_until_closed(connection: socket.socket, start: bytes, repeated: bytes, most: int, seconds: float) -> int:
-    """Send without end; return the bytes that were taken before the connection closed. Fails when it never does."""
-    count, deadline = 0, time.monotonic() + seconds
-    try:
-        connection.sendall(start)
-        while count < most and time.monotonic() < deadline:
-            connection.sendall(repeated)
-            count += len(repeated)
-    except OSError:
-        return count
-    raise AssertionError(f"{count:,} bytes were taken and the connection is open")
+    return hostile_senders.connected(str(parts.hostname), int(parts.port or 0))
 
 
 def memory() -> int:
-    gc.collect()
     return int(psutil.Process().memory_info().rss)
-
-
-def median(endpoint: Endpoint, count: int = 9) -> float:
-    """Return the median seconds of a request, each of which is answered."""
-    times = []
-    for _ in range(count):
-        began = time.perf_counter()
-        assert endpoint.ask(MODEL, ASKED).status == 200
-        times.append(time.perf_counter() - began)
-    return sorted(times)[count // 2]
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_nothing_without_end_is_taken(kind: str, endpoint: Endpoint) -> None:
     before = memory()
     with connected(endpoint) as connection:
-        taken = sent_until_closed(connection, *ENDLESS[kind], most=64 << 20, seconds=20)
-    assert taken < 40 << 20
+        assert sent_until_closed(connection, *ENDLESS[kind]) < 40 << 20
     assert memory() - before < 50e6
     assert endpoint.ask(MODEL, ASKED).status == 200
 
@@ -111,7 +59,7 @@ def test_many_requests_ahead_of_their_answers_end_the_connection(endpoint: Endpo
     before = memory()
     one = POST + b'Content-Length: 16\r\n\r\n{"inputs": "w5"}'
     with connected(endpoint) as connection:
-        assert sent_until_closed(connection, b"", one * 500, most=64 << 20, seconds=20) < 8 << 20
+        assert sent_until_closed(connection, b"", one * 500) < 8 << 20
     assert memory() - before < 50e6
 
 
@@ -244,24 +192,14 @@ def test_one_key_that_asks_without_pause_leaves_another_its_share(store: ModelSt
 
 
 @pytest.mark.slow
-def test_endless_senders_beside_others_for_a_minute(endpoint: Endpoint) -> None:
-    alone, before, end = median(endpoint, 50), memory(), threading.Event()
-
-    def send() -> None:
-        for kind in itertools.cycle(ENDLESS):
-            if end.is_set():
-                return
-            with connected(endpoint) as connection:
-                sent_until_closed(connection, *ENDLESS[kind], most=64 << 20, seconds=20)
-            time.sleep(0.05)
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        beside = [median(endpoint, 20) for _ in range(30)]
-    finally:
-        end.set()
-        sender.join()
-    print(f"median alone {alone * 1e3:.1f} ms, beside {sorted(beside)[15] * 1e3:.1f} ms")
-    assert memory() - before < 50e6
-    assert sorted(beside)[15] < 2 * alone + 0.05
+@pytest.mark.parametrize("kind", KINDS)
+def test_others_are_answered_beside_senders_without_end(store: ModelStore, tmp_path: Path, kind: str) -> None:
+    key = key_of(tmp_path / "keys", "other")["authorization"].removeprefix("Bearer ")
+    with served(tmp_path, store.store, "--replicas", "0", key=key, keys=str(tmp_path / "keys")) as endpoint:
+        endpoint.seconds(2)
+        before = endpoint.memory()
+        alone, beside = alone_and_beside(endpoint, kind, seconds=24)
+        grown = endpoint.memory() - before
+        print(f"memory + {grown / 1e6:.1f} MB")
+        assert grown < 50e6
+        assert beside <= 2 * alone

@@ -16,6 +16,7 @@ import pytest
 from doubles.fake_pool import FakePool, a_spec, searched
 from regraft import create_store
 from regraft.contracts import Event, Stepped
+from regraft.endpoint.metrics import NoMetrics
 from regraft.errors import LeaseHeld, NotFound, RequestError, RunError, StoreError, StoreGone
 from regraft.serving.batch.session import BatchRequest, predict_here
 from regraft.spec.run import RunSpec
@@ -292,12 +293,22 @@ def ask(endpoint: Endpoint) -> int:
     return endpoint.ask("/models/text-classification", {"inputs": "w5 w6 w7"}).status
 
 
+class StoreStates(NoMetrics):
+    """Metrics that keep what they receive of the store."""
+
+    def __init__(self) -> None:
+        self.readable: list[bool] = []
+
+    def store_readable(self, readable: bool) -> None:
+        self.readable.append(readable)
+
+
 def served_and_lost(mount: FakeMount, folder: Path, seconds: float) -> None:
     """Lose the store of an endpoint some time after it began; check that it answers, reports it, and recovers."""
-    own = ModelStore(folder)
+    own, seen = ModelStore(folder), StoreStates()
     create_store(own.store)
     own.add()
-    with own.open(refresh_seconds=0.05) as endpoint:
+    with own.open(refresh_seconds=0.05, metrics=seen) as endpoint:
         assert ask(endpoint) == 200
         time.sleep(seconds)
         mount.lose()
@@ -308,10 +319,11 @@ def served_and_lost(mount: FakeMount, folder: Path, seconds: float) -> None:
                 break
         assert "cannot be read" in report["store"] and report["models"] == 1
         assert endpoint.get("/models").status == 200
-        assert mount.made_below() == []
+        assert mount.made_below() == [] and seen.readable == [False]
         mount.back()
         while "store" in endpoint.get("/readyz").document:
             assert ask(endpoint) == 200
+    assert seen.readable == [False, True], "the metric changes once each way"
 
 
 def test_an_endpoint_answers_from_what_it_knows_and_says_so(mount: FakeMount, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from regraft.cluster import connect
+from regraft.cluster import connect, visibility
 from regraft.errors import RequestError
-from regraft.store.objects import MARK
+from regraft.store.objects import MARK, open_store
 from support.processes import free_port
 
 
@@ -43,12 +43,42 @@ def test_a_port_where_nobody_listens_is_reported() -> None:
 def test_a_store_of_several_nodes_is_made_only_in_a_new_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, creates: bool
 ) -> None:
-    monkeypatch.setattr(connect, "usable_nodes", lambda: [{}, {}])
-    monkeypatch.setattr(connect, "count_nodes_missing", lambda paths: dict.fromkeys(paths, 0))
-    connect.check_store(str(tmp_path / "new"), creates=creates)
+    monkeypatch.setattr(visibility, "usable_nodes", lambda: [{}, {}])
+    monkeypatch.setattr(visibility, "count_unlike", lambda paths, wanted: [0])
+    visibility.check_store(str(tmp_path / "new"), creates=creates)
     assert (tmp_path / "new" / MARK).exists() == creates
     (tmp_path / "empty").mkdir()
     if creates:
         with pytest.raises(RequestError, match="--create"):
-            connect.check_store(str(tmp_path / "empty"), creates=True)
+            visibility.check_store(str(tmp_path / "empty"), creates=True)
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_store_that_nodes_see_is_compared_and_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visibility, "usable_nodes", lambda: [{}, {}])
+    asked: list[str] = []
+
+    def count(paths: list[str], wanted: list[str]) -> list[int]:
+        assert wanted == [visibility.proof(path) for path in paths]
+        asked.extend(paths)
+        return [len(asked) - 1]
+
+    monkeypatch.setattr(visibility, "count_unlike", count)
+    store = open_store(str(tmp_path / "store"))
+    store.create()
+    before = sorted((tmp_path / "store").iterdir())
+    (tmp_path / "store").chmod(0o555)
+    visibility.check_store(str(tmp_path / "store"))
+    assert asked == [str(tmp_path / "store" / MARK)]
+    with pytest.raises(RequestError, match="1 of 2 nodes do not see"):
+        visibility.check_store(str(tmp_path / "store"))
+    assert sorted((tmp_path / "store").iterdir()) == before
+
+
+def test_two_stores_are_told_apart_by_their_marks(tmp_path: Path) -> None:
+    proofs = set()
+    for name in "ab":
+        open_store(str(tmp_path / name)).create()
+        proofs.add(visibility.proof(str(visibility.seen_at(str(tmp_path / name)))))
+    (tmp_path / "old" / "runs").mkdir(parents=True)
+    assert len(proofs) == 2 and visibility.seen_at(str(tmp_path / "old")) == tmp_path / "old"

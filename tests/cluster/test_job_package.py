@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from regraft.cluster.job_package import JobPackage, pack_predict, pack_search, pack_train
+from regraft.cluster.visibility import proof
 from regraft.errors import RegraftError, RequestError
 from regraft.spec.run import RunSpec
+from regraft.store.objects import MARK, open_store
 from regraft.tuning.driver.prepare import search_name
 from support.tiny import document
 
@@ -144,3 +146,23 @@ def test_a_job_makes_a_store_in_a_new_folder_only(package: JobPackage, tmp_path:
     with pytest.raises(RequestError, match="holds no store"):
         pack_train(package, RunSpec.resolve(written | {"store": str(tmp_path / "empty")}), fresh=False)
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+def predict_arguments(tmp_path: Path, **changes: Any) -> Any:
+    (Path.cwd() / "rows.csv").write_text("text\na\n")
+    given = {"output": str(tmp_path / "answers.jsonl"), "model": "m", "input": "rows.csv", "features": False}
+    given |= {"fresh": False, "dtype": None, "format": None, "bad_rows": None, "workers": None}
+    return type("Args", (), {**given, "columns": [], "plugins": [], "base": None, **changes})
+
+
+def test_a_prediction_makes_no_store_and_puts_nothing_into_one(package: JobPackage, tmp_path: Path) -> None:
+    missing, there = tmp_path / "missing", tmp_path / "store"
+    with pytest.raises(RequestError, match="there is no such folder, and so no store"):
+        pack_predict(package, predict_arguments(tmp_path), str(missing))
+    pack_predict(package, predict_arguments(tmp_path, features=True), str(missing))
+    assert not missing.exists()
+    open_store(str(there)).create()
+    before = sorted(there.iterdir())
+    pack_predict(package, predict_arguments(tmp_path), str(there))
+    assert sorted(there.iterdir()) == before
+    assert {"where": "store", "path": str(there / MARK), "proof": proof(str(there / MARK))} in package.shared

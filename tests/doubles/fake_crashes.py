@@ -49,8 +49,8 @@ class FakeCountingStore(ObjectStore):
     def fetch(self, key: str, path: Path) -> None:
         self.inner.fetch(key, path)
 
-    def read(self, key: str) -> tuple[bytes, str]:
-        return self.inner.read(key)
+    def read(self, key: str, most: int | None = None) -> tuple[bytes, str]:
+        return self.inner.read(key, most)
 
     def put(self, key: str, body: Body) -> None:
         self.countdown.around(lambda: self.inner.put(key, body))

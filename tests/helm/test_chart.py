@@ -299,3 +299,20 @@ def test_a_digest_pins_the_image_of_every_pod() -> None:
         images = {one["image"] for _, pod in pods(found) for one in pod["containers"] if "regraft" in one["image"]}
         assert images and all(image.endswith(f":1.0{end}") for image in images)
     assert "digest" in refusal({**values, "image": {"digest": "sha256:abc"}})
+
+
+@pytest.mark.parametrize(
+    ("own", "end"),
+    [
+        ({}, ":1.0@sha256:" + "0" * 64),
+        ({"imageTag": "2.0"}, ":2.0"),
+        ({"imageTag": "2.0", "imageDigest": "sha256:" + "1" * 64}, ":2.0@sha256:" + "1" * 64),
+        ({"imageDigest": "sha256:" + "1" * 64}, ":1.0@sha256:" + "1" * 64),
+    ],
+)
+def test_a_group_with_another_image_has_a_digest_of_its_own(own: dict[str, str], end: str) -> None:
+    values = written(CHART / "ci" / "service-values.yaml")
+    values |= {"image": {"tag": "1.0", "digest": "sha256:" + "0" * 64}, "workerGroups": {"cpu": own}}
+    head, worker = groups(ray_object(rendered(values)))
+    assert worker["template"]["spec"]["containers"][0]["image"].endswith(end)
+    assert head["template"]["spec"]["containers"][0]["image"].endswith(":1.0@sha256:" + "0" * 64)

@@ -47,6 +47,12 @@ def test_bases_are_pinned_by_a_full_version() -> None:
         assert "latest" not in image
 
 
+def test_the_base_may_be_pinned_by_its_digest_and_the_file_says_how() -> None:
+    text = FILE.read_text()
+    assert all(re.match(r"python:\$\{PYTHON\}( AS \w+)?$", image) for image in named("FROM")), "a tag@digest fits"
+    assert "--build-arg PYTHON=" in text and "@sha256:" in text and "imagetools inspect python:" in text
+
+
 def test_every_argument_is_used() -> None:
     for text in named("ARG"):
         name = text.split("=")[0]

@@ -11,6 +11,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from helm.charts import CHART, SETS, groups, needs_helm, ray_object, render, rendered, written
 from helm.valid_values import valid
+from regraft.cluster.bounded_ports import CALLBACK, VARIABLE
 from regraft.spec.document import absolute
 from regraft.spec.serve import ServeSpec
 
@@ -98,10 +99,55 @@ def test_haproxy_is_asked_for_in_the_spec_and_on_every_node() -> None:
     values["service"]["proxy"] = "haproxy"
     ray = ray_object(rendered(values))
     assert config_of(values)["applications"][0]["args"]["proxy"] == "haproxy"
-    for group in groups(ray):
-        variables = {item["name"]: item.get("value") for item in group["template"]["spec"]["containers"][0]["env"]}
+    for variables in variables_of(ray):
         assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
         assert variables["RAY_SERVE_HAPROXY_BINARY_PATH"] == "/opt/regraft/bin/regraft-haproxy"
+
+
+@pytest.mark.parametrize(
+    ("written_proxy", "closed", "least", "chosen", "reason"),
+    [
+        ("auto", True, 1, "haproxy", "the network policy closes the replicas' ports"),
+        ("auto", False, 1, "python", "networkPolicy.enabled is false"),
+        ("auto", True, 0, "python", "service.scaling.minReplicas is 0"),
+        ("python", True, 1, "python", "as service.proxy says"),
+        ("haproxy", False, 0, "haproxy", "as service.proxy says"),
+    ],
+)
+def test_the_proxy_that_is_chosen_is_used_everywhere_and_said(
+    written_proxy: str, closed: bool, least: int, chosen: str, reason: str
+) -> None:
+    values = written(CHART / "ci" / "service-values.yaml")
+    values["service"] |= {"proxy": written_proxy, "scaling": {"minReplicas": least}}
+    values["networkPolicy"] = {"enabled": closed}
+    files = render(values)
+    assert f"Proxy: {chosen}, " in files["NOTES.txt"] and reason in files["NOTES.txt"]
+    assert config_of(values)["applications"][0]["args"]["proxy"] == chosen
+    for variables in variables_of(ray_object(rendered(values))):
+        assert (variables.get("RAY_SERVE_ENABLE_HA_PROXY") == "1") == (chosen == "haproxy")
+
+
+def variables_of(ray: Any) -> list[dict[str, Any]]:
+    """Return the variables of each group's container."""
+    return [
+        {item["name"]: item.get("value") for item in group["template"]["spec"]["containers"][0]["env"]}
+        for group in groups(ray)
+    ]
+
+
+def test_ports_of_serve_are_bounded_on_every_node() -> None:
+    values = written(CHART / "ci" / "service-values.yaml")
+    for variables in variables_of(ray_object(rendered(values))):
+        assert variables[VARIABLE] == CALLBACK
+    own = {**values, "env": {VARIABLE: "shop.middlewares:make"}}
+    assert {variables[VARIABLE] for variables in variables_of(ray_object(rendered(own)))} == {"shop.middlewares:make"}
+
+
+def test_how_long_keys_stay_in_force_without_their_file_arrives() -> None:
+    values = written(CHART / "ci" / "service-values.yaml")
+    assert config_of(values)["applications"][0]["args"]["keys_gone_seconds"] == 60
+    values["service"]["keysGoneSeconds"] = 0
+    assert config_of(values)["applications"][0]["args"]["keys_gone_seconds"] == 0
 
 
 @pytest.mark.parametrize(("least", "excluded"), [(0, False), (1, True)])

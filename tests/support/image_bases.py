@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,3 +60,17 @@ def coloured(folder: Path, *, each: int, seed: int) -> Path:
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
             image.save(folder / colour / f"{number:03d}.png", compress_level=1)
     return folder
+
+
+def coloured_document(folder: Path, *, each: Mapping[str, int], **training: Any) -> dict[str, Any]:
+    """Return the spec of a run that trains the head of `tiny_resnet` on `each` many pictures of a colour by side."""
+    return {
+        "name": "tiny",
+        "base": str(tiny_resnet(folder / "base")),
+        "task": "image-classification",
+        "method": "feature-extraction",
+        "data": {side: str(coloured(folder / side, each=many, seed=many)) for side, many in each.items()},
+        "training": {"lr": 0.05, "baselines": False, "optimizer": "sgd", **training},
+        "compute": {"workers": 0, "cpus": 1},
+        "store": str(folder / "store"),
+    }

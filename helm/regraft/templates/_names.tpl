@@ -41,10 +41,12 @@ kueue.x-k8s.io/priority-class: {{ .Values.kueue.priorityClass | quote }}
 {{- end }}
 {{- end }}
 
+{{/* The image of a pod. Call with (root, a group's own tag, a group's own digest). */}}
 {{- define "regraft.image" -}}
 {{- $ := index . 0 -}}
+{{- $digest := or (index . 2) (ternary $.Values.image.digest "" (empty (index . 1))) -}}
 {{ $.Values.image.repository }}:{{ coalesce (index . 1) $.Values.image.tag $.Chart.AppVersion }}
-{{- if and $.Values.image.digest (not (index . 1)) }}@{{ $.Values.image.digest }}{{ end }}
+{{- if $digest }}@{{ $digest }}{{ end }}
 {{- end }}
 
 {{/* Secrets: the user's own, or the one that this chart makes; empty where there is none. */}}

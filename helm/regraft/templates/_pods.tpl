@@ -28,7 +28,9 @@ seccompProfile:
 {{- if $.Values.s3.endpoint }}{{ $_ := set $plain "AWS_ENDPOINT_URL" $.Values.s3.endpoint }}{{ end -}}
 {{- if $.Values.s3.region }}{{ $_ := set $plain "AWS_REGION" $.Values.s3.region }}{{ end -}}
 {{- if $.Values.hub.offline }}{{ $_ := set $plain "HF_HUB_OFFLINE" "1" }}{{ end -}}
-{{- if and (eq $.Values.mode "service") (eq $.Values.service.proxy "haproxy") }}{{ $_ := set $plain "RAY_SERVE_ENABLE_HA_PROXY" "1" }}{{ $_ := set $plain "RAY_SERVE_HAPROXY_BINARY_PATH" "/opt/regraft/bin/regraft-haproxy" }}{{ end -}}
+{{- /* Serve's own proxy, and the replicas where HAProxy asks them, bound heads and trailers by this. */}}
+{{- if eq $.Values.mode "service" }}{{ $_ := set $plain "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH" "regraft.cluster.bounded_ports:install" }}{{ end -}}
+{{- if and (eq $.Values.mode "service") (eq (include "regraft.proxy" $) "haproxy") }}{{ $_ := set $plain "RAY_SERVE_ENABLE_HA_PROXY" "1" }}{{ $_ := set $plain "RAY_SERVE_HAPROXY_BINARY_PATH" "/opt/regraft/bin/regraft-haproxy" }}{{ end -}}
 {{- range $name, $value := $.Values.env }}{{ $_ := set $plain $name $value }}{{ end -}}
 {{- range $name, $value := index . 1 }}{{ $_ := set $plain $name $value }}{{ end -}}
 {{- range $name, $value := $plain }}
@@ -128,7 +130,7 @@ spec:
   {{- end }}
   containers:
     - name: ray-{{ index . 2 }}
-      image: {{ include "regraft.image" (list $ (default "" $group.imageTag)) | quote }}
+      image: {{ include "regraft.image" (list $ (default "" $group.imageTag) (default "" $group.imageDigest)) | quote }}
       imagePullPolicy: {{ $.Values.image.pullPolicy | quote }}
       securityContext:
         {{- include "regraft.containerSecurity" $ | nindent 8 }}

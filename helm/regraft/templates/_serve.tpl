@@ -1,3 +1,20 @@
+{{/* The proxy in front of the replicas: what is written, or the choice of `auto`. */}}
+{{- define "regraft.proxy" -}}
+{{- if ne .Values.service.proxy "auto" }}{{ .Values.service.proxy }}
+{{- else if and .Values.networkPolicy.enabled (gt (int .Values.service.scaling.minReplicas) 0) }}haproxy
+{{- else }}python
+{{- end }}
+{{- end }}
+
+{{/* Why `auto` chose it. */}}
+{{- define "regraft.proxyReason" -}}
+{{- if ne .Values.service.proxy "auto" }}as service.proxy says
+{{- else if not .Values.networkPolicy.enabled }}since networkPolicy.enabled is false, and with haproxy the replicas' ports would be open to everyone
+{{- else if not (int .Values.service.scaling.minReplicas) }}since service.scaling.minReplicas is 0, and the first request must find a proxy that waits for a replica
+{{- else }}since it refuses faster under overload, and the network policy closes the replicas' ports
+{{- end }}
+{{- end }}
+
 {{/* The configuration of Ray Serve: one application, whose arguments are the serve spec. */}}
 {{- define "regraft.serveConfig" -}}
 {{- $service := .Values.service -}}
@@ -35,12 +52,13 @@ applications:
       port: {{ int $service.port }}
       {{- if include "regraft.keysSecret" . }}
       keys: /etc/regraft/keys/keys.yaml
+      keys_gone_seconds: {{ int $service.keysGoneSeconds }}
       {{- end }}
       open_to_all: {{ $service.openToAll }}
       {{- if $service.allowOrigins }}
       allow_origins: {{ $service.allowOrigins | toJson }}
       {{- end }}
-      proxy: {{ $service.proxy }}
+      proxy: {{ include "regraft.proxy" . }}
       precision: {{ $service.precision }}
       scaling:
         min_replicas: {{ int $scaling.minReplicas }}

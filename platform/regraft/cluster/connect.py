@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import socket
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,8 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from regraft import errors
-from regraft.errors import ClusterError, RequestError, Unsupported
-from regraft.store.objects import open_store
+from regraft.errors import ClusterError, Unsupported
 
 log = logging.getLogger(__name__)
 CONNECT_S = 10.0
@@ -166,35 +164,6 @@ def in_site_packages() -> bool:
 def came_with_the_job() -> bool:
     """Return whether the package was sent as a module of this job."""
     return "py_modules_files" in package_folder().parts
-
-
-def check_store(url: str, where: str = "store", *, creates: bool = False) -> None:
-    """Raise RequestError for a folder that some node does not see: it would not see the files written there.
-
-    `creates` means that the command makes a store where there is none. No other folder is made: it may be a lost mount.
-    """
-    if url.startswith("s3://"):
-        return
-    if "runtime_resources" in Path(url).parts:
-        raise RequestError(
-            f"{url} lies in the job's own working directory, which is deleted with it: write an absolute folder that "
-            "every node sees, or s3://bucket/prefix",
-            where=where,
-        )
-    nodes = len(usable_nodes())
-    if nodes < 2:
-        return
-    if creates:
-        store = open_store(url)
-        store.begin()
-        store.create()
-    if not Path(url).is_dir():
-        return
-    with tempfile.NamedTemporaryFile(dir=url, prefix=".seen-") as marker:
-        if blind := count_nodes_missing([marker.name])[marker.name]:
-            raise RequestError(
-                f"{blind} of {nodes} nodes do not see {url}: use s3://bucket/prefix or a shared folder", where=where
-            )
 
 
 def alive_nodes() -> list[dict[str, Any]]:

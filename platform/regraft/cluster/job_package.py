@@ -20,7 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 from regraft.cluster.node_checks import versions
-from regraft.cluster.visibility import MARKER, proof
+from regraft.cluster.visibility import MARKER, proof, seen_at
 from regraft.contracts import columns_of
 from regraft.data.inputs import expand_braces
 from regraft.errors import RequestError
@@ -128,6 +128,8 @@ class JobPackage:
         if _URL.match(folder):
             return folder
         path = Path(absolute(folder))
+        if where == "store" and seen_at(str(path)) != path:  # the mark that is there serves as well as one of ours
+            return self.existing_store(folder)
         missing = [part for part in (path, *path.parents) if not part.exists()]
         path.mkdir(parents=True, exist_ok=True)
         self._made += missing
@@ -136,6 +138,25 @@ class JobPackage:
         self._markers.append(marker)
         self.require_visible(str(marker), where)
         return str(path)
+
+    def existing_store(self, store: str, *, needed: bool = True) -> str:
+        """Return a store to read from: a URL, or a folder that every node must see, into which nothing is put.
+
+        Raises RequestError for a folder that does not exist and is `needed`.
+        """
+        if _URL.match(store):
+            return store
+        path = absolute(store)
+        if not Path(path).is_dir():
+            if needed:
+                raise RequestError(
+                    f"{store}: there is no such folder, and so no store: name the one that holds the model, by "
+                    "--store or REGRAFT_STORE",
+                    where="store",
+                )
+            return path
+        self.require_visible(str(seen_at(path)), "store")
+        return path
 
 
 def pack_train(package: JobPackage, spec: RunSpec, **switches: bool) -> None:
@@ -194,7 +215,7 @@ def pack_predict(package: JobPackage, args: Any, store: str) -> None:
     folder, _, name = output.rpartition("/")
     output = output if _URL.match(output) else f"{package.output_folder(folder or '/', 'output')}/{name}"
     arguments = ["predict", args.model, package.add_path(args.input, "input"), "--output", output]
-    arguments += ["--store", package.output_folder(store, "store")]
+    arguments += ["--store", package.existing_store(store, needed=not args.features)]
     arguments += [f"--{name}" for name in ("features", "fresh") if getattr(args, name)]
     for name in ("dtype", "format", "bad_rows", "workers"):
         if (value := getattr(args, name)) is not None:

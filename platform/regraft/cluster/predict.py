@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -13,9 +12,10 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
-from regraft.cluster.connect import check_store, connected
+from regraft.cluster.connect import connected
 from regraft.cluster.quiet import quiet_data, quiet_start
 from regraft.cluster.train import causes_of
+from regraft.cluster.visibility import check_output_folder
 from regraft.contracts import Progress
 from regraft.errors import ClusterError, RegraftError, RequestError, RunError
 from regraft.serving.batch.session import BatchJob, BatchRequest, BatchResult, BatchWorker, choose_here, predict_session
@@ -58,9 +58,7 @@ def predict(
             stack.enter_context(connected(address))
         stack.enter_context(quiet_data())
         pool = pool_of(workers)
-        folder = absolute(request.output).rpartition("/")[0] or "/"
-        if Path(folder).is_dir():  # a missing one is refused below, and not created
-            check_store(folder, "output")
+        check_output_folder(absolute(request.output).rpartition("/")[0] or "/")
 
         def execute(job: BatchJob, numbers: list[int], done: Callable[[int], None]) -> None:
             answer_blocks(job, numbers, done, pool)

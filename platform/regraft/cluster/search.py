@@ -12,9 +12,9 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
 from regraft.cluster import capacity
-from regraft.cluster.connect import check_store, connected
+from regraft.cluster.connect import connected
 from regraft.cluster.trial_actor import ActorWatch, TrialActor, answer_calls, plain
-from regraft.cluster.visibility import check_folders
+from regraft.cluster.visibility import check_folders, check_store
 from regraft.contracts import Progress
 from regraft.errors import RequestError, RunError
 from regraft.lazy import Later

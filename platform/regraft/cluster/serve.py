@@ -19,6 +19,7 @@ from collections import Counter as PerModel
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 import torch
@@ -28,9 +29,10 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 from ray.util.metrics import Counter, Gauge, Histogram
 from starlette.applications import Starlette
 
-from regraft.cluster import haproxy
-from regraft.cluster.connect import check_store, connected
+from regraft.cluster import bounded_ports, haproxy
+from regraft.cluster.connect import connected
 from regraft.cluster.quiet import RayletFilter, quiet_start
+from regraft.cluster.visibility import check_store
 from regraft.endpoint.api_keys import ApiKeys
 from regraft.endpoint.server import OpenEndpoint, refuse_open_doors, url_of
 from regraft.errors import ClusterError, RequestError
@@ -215,14 +217,9 @@ def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
     refuse_open_doors(spec, everywhere=spec.proxy == "haproxy")
     if spec.port == 0:
         raise RequestError("0 is written; Ray Serve needs a port number: 8000 is its default", where="port")
+    bounded_ports.ask_for_bounds()
     if spec.proxy == "haproxy":
         _enable_haproxy()
-    elif spec.beyond():
-        _log.warning(
-            "Ray Serve's own proxy bounds neither heads nor trailers of requests, so that anyone who reaches %s can "
-            "fill its memory: write proxy: haproxy, or put a proxy that bounds them in front",
-            spec.host,
-        )
     with contextlib.ExitStack() as stack:
         stack.enter_context(_quiet())
         before = signal.getsignal(signal.SIGTERM)
@@ -235,7 +232,22 @@ def serving(spec: ServeSpec, address: str | None = None) -> Iterator[str]:
         stack.callback(_delete_application)
         serve.start(proxy_location=ProxyLocation.EveryNode, http_options=_http_options(spec))
         deploy(spec)
-        yield url_of(spec, spec.port)
+        url = url_of(spec, spec.port)
+        if spec.beyond() and spec.proxy != "haproxy":
+            warn_of_unbounded_heads(spec, str(urlsplit(url).hostname))
+        yield url
+
+
+def warn_of_unbounded_heads(spec: ServeSpec, host: str) -> None:
+    """Log a warning where this cluster's proxy takes heads without end: it was started without our protocol."""
+    if not bounded_ports.bounds_heads(host, spec.port):
+        _log.warning(
+            "this cluster's proxy bounds neither heads nor trailers of requests, so that anyone who reaches %s can "
+            "fill its memory: set %s=%s on every node when Ray is started, or write proxy: haproxy",
+            spec.host,
+            bounded_ports.VARIABLE,
+            bounded_ports.CALLBACK,
+        )
 
 
 def deploy(spec: ServeSpec) -> None:

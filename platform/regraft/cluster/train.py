@@ -16,10 +16,10 @@ from ray.train.torch import TorchTrainer
 
 from regraft.cluster.attempt_monitor import StopRequest, monitoring
 from regraft.cluster.capacity import scaling_config, wait_until_free
-from regraft.cluster.connect import check_store, connected, here, on
+from regraft.cluster.connect import connected, here, on
 from regraft.cluster.quiet import without_raylet_lines
 from regraft.cluster.ray_harness import Mailbox, RayHarness
-from regraft.cluster.visibility import check_folders, check_images
+from regraft.cluster.visibility import check_folders, check_images, check_store
 from regraft.contracts import Progress, note
 from regraft.errors import ClusterError, RegraftError
 from regraft.spec.run import RunSpec

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from regraft.contracts import columns_of
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import RequestError
 from regraft.spec.run import RunSpec
-from regraft.store.objects import open_existing
+from regraft.store.objects import MARK, open_existing, open_store
 from regraft.training.job import Job
 
 SAMPLE = 200
@@ -81,6 +82,7 @@ def images(spec: RunSpec, job: Job) -> list[str]:
 MARKER = ".regraft-seen-"
 """Prefix of empty files that a client makes to check who sees a folder; a store's listing leaves them out."""
 _MOST_NAMES = 1000
+_MOST_MARK_BYTES = 4096
 OUTPUT_REMEDY = {
     "store": "use s3://bucket/prefix, or a folder that every node mounts at the same place",
     "output": "write s3://bucket/key, or a file in a folder that every node mounts at the same place",
@@ -91,11 +93,23 @@ INPUT_REMEDY = (
 )
 
 
+def seen_at(store: str) -> Path:
+    """Return what shows that two machines see the same store in a folder: its mark, else the folder."""
+    mark = Path(store, MARK)
+    return mark if mark.is_file() else Path(store)
+
+
 def proof(path: str) -> str:
-    """Return a proof that two machines see the same path: a file's size, or a hash of a folder's first names."""
+    """Return a proof that two machines see the same path.
+
+    It is the id in a store's mark, a hash of a folder's first names, or the size of another file.
+    """
     if os.path.isdir(path):
         names = sorted(os.listdir(path))[:_MOST_NAMES]
         return hashlib.sha256("\0".join(names).encode()).hexdigest()
+    if os.path.basename(path) == MARK:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read(_MOST_MARK_BYTES)).hexdigest()
     return str(os.stat(path).st_size)
 
 
@@ -111,6 +125,13 @@ def proofs(paths: Sequence[str]) -> list[str]:
     return found
 
 
+def count_unlike(paths: Sequence[str], wanted: Sequence[str], nodes: Sequence[str] | None = None) -> list[int]:
+    """Count for each path the nodes, by default all usable ones, whose proof of it is another one."""
+    nodes = [node["NodeID"] for node in usable_nodes()] if nodes is None else nodes
+    seen = ray.get([proofs.options(scheduling_strategy=on(node)).remote(list(paths)) for node in nodes])
+    return [sum(found[number] != proven for found in seen) for number, proven in enumerate(wanted)]
+
+
 def check_shared(shared: Sequence[Mapping[str, Any]]) -> None:
     """Raise RequestError if a node does not see the client's files under the same paths.
 
@@ -118,11 +139,9 @@ def check_shared(shared: Sequence[Mapping[str, Any]]) -> None:
     """
     nodes = [node["NodeID"] for node in alive_nodes()]
     paths = [item["path"] for item in shared]
-    seen = ray.get([proofs.options(scheduling_strategy=on(node)).remote(paths) for node in nodes])
-    for number, item in enumerate(shared):
-        blind = sum(found[number] != item["proof"] for found in seen)
+    for item, blind in zip(shared, count_unlike(paths, [item["proof"] for item in shared], nodes), strict=True):
         if blind:
-            path = str(Path(item["path"]).parent) if item["where"] in OUTPUT_REMEDY else item["path"]
+            path = _folder_shown(item)
             raise RequestError(
                 f"{blind} of {len(nodes)} nodes do not see {path} as the machine that submitted the job does: it is "
                 f"missing or different there; {OUTPUT_REMEDY.get(item['where'], INPUT_REMEDY)}",
@@ -131,3 +150,60 @@ def check_shared(shared: Sequence[Mapping[str, Any]]) -> None:
     for path in paths:
         if Path(path).name.startswith(MARKER):
             Path(path).unlink(missing_ok=True)
+
+
+def _folder_shown(item: Mapping[str, Any]) -> str:
+    """Return the path to name to users: the folder of a marker file or of a store's mark, else the path itself."""
+    path = Path(item["path"])
+    return str(path.parent) if path.name == MARK or path.name.startswith(MARKER) else str(path)
+
+
+def check_store(url: str, *, creates: bool = False) -> None:
+    """Raise RequestError for a store in a folder that some node does not see: it would not see what is written there.
+
+    `creates` means that the command makes a store where there is none. Nothing else is written: nodes compare what is
+    there already, since the folder may be one of a lost mount, or may only be read.
+    """
+    if url.startswith("s3://"):
+        return
+    _refuse_the_jobs_folder(url, "store")
+    nodes = len(usable_nodes())
+    if nodes < 2:
+        return
+    if creates:
+        store = open_store(url)
+        store.begin()
+        store.create()
+    path = str(seen_at(url))
+    if Path(path).exists():
+        _refuse_blind(sum(count_unlike([path], [proof(path)])), nodes, url, "store")
+
+
+def check_output_folder(folder: str) -> None:
+    """Raise RequestError for an existing folder of an output that some node does not see; a missing one is not made."""
+    if folder.startswith("s3://"):
+        return
+    _refuse_the_jobs_folder(folder, "output")
+    nodes = len(usable_nodes())
+    if nodes < 2 or not Path(folder).is_dir():
+        return
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-") as marker:
+        _refuse_blind(count_nodes_missing([marker.name])[marker.name], nodes, folder, "output")
+
+
+def _refuse_the_jobs_folder(url: str, where: str) -> None:
+    if "runtime_resources" in Path(url).parts:
+        raise RequestError(
+            f"{url} lies in the job's own working directory, which is deleted with it: write an absolute folder that "
+            "every node sees, or s3://bucket/prefix",
+            where=where,
+        )
+
+
+def _refuse_blind(blind: int, nodes: int, url: str, where: str) -> None:
+    if blind:
+        raise RequestError(
+            f"{blind} of {nodes} nodes do not see {url} as this machine does: use s3://bucket/prefix or a shared "
+            "folder",
+            where=where,
+        )

@@ -126,8 +126,8 @@ class ServeSpec(Frozen):
     replica: ReplicaSpec = ReplicaSpec()
     """Resources of one replica."""
     proxy: Literal["auto", "python", "haproxy"] = "auto"
-    """Proxy in front of the replicas on Ray; auto is python. haproxy refuses faster under overload, and bounds heads
-    and trailers: the one to use beyond this machine. The replicas listen on every interface, so it needs keys."""
+    """Proxy in front of the replicas on Ray; auto is python. haproxy refuses faster under overload: the one to use
+    beyond this machine. The replicas listen on every interface then, so it needs keys."""
     refresh_seconds: float = Field(2.0, gt=0)
     """Interval at which the registry is read for new versions and moved aliases."""
     bases: dict[str, str] = Field(default_factory=dict)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from regraft.errors import Damaged
 from regraft.store.objects import ObjectStore
+from regraft.store.size_bound import refuse_large
 from regraft.units import bytes_text
 
 MOST_BYTES = 64 << 20
@@ -34,8 +34,7 @@ def parse_json(data: bytes | str) -> Any:
 def get_bounded(store: ObjectStore, key: str) -> bytes:
     """Return the bytes of a document. Raises Damaged for one that is too large to be parsed, without reading it all."""
     data, total = store.read_start(key, MOST_BYTES + 1)
-    if total > MOST_BYTES:
-        raise Damaged(f"has {bytes_text(total)}; a document has at most {bytes_text(MOST_BYTES)}", f"{store.url}/{key}")
+    refuse_large(total, MOST_BYTES, f"{store.url}/{key}")
     return data
 
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from regraft.errors import Conflict, Damaged, NotFound
 from regraft.store import checksummed
-from regraft.store.bounded_json import get_bounded, parse_json
+from regraft.store.bounded_json import MOST_BYTES, get_bounded, parse_json
 from regraft.store.objects import ObjectStore
 from regraft.store.schemas import Stored, check_types
 
@@ -91,13 +91,12 @@ def _read_for_update(
     store: ObjectStore, key: str, on_damaged: Callable[[Damaged], None], schema: type[Stored]
 ) -> tuple[Document | None, Callable[[bytes], None]]:
     """Return the current document, and the write that succeeds only while it is unchanged."""
+    tag = ""
     try:
-        data, tag = store.read(key)
+        data, tag = store.read(key, MOST_BYTES)
+        return decode(data, f"{store.url}/{key}", schema), partial(store.put_if_match, key, tag=tag)
     except NotFound:
         return None, partial(store.put_if_absent, key)
-    write = partial(store.put_if_match, key, tag=tag)
-    try:
-        return decode(data, f"{store.url}/{key}", schema), write
     except Damaged as error:
         on_damaged(error)
-        return None, write
+        return None, partial(store.put_if_match, key, tag=tag or store.tag(key))

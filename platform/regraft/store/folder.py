@@ -29,6 +29,7 @@ from regraft.store.atomic_files import (
 )
 from regraft.store.mark import FolderMark
 from regraft.store.objects import MARK, PROBE, RESERVED, Body, ObjectStore, Stat, absolute, checked, chunks, valid_part
+from regraft.store.size_bound import refuse_large
 
 _LOCK = RESERVED + "lock"
 _PIECE = 4 << 20
@@ -67,9 +68,17 @@ class FolderStore(ObjectStore):
         with self._reading(key):
             return path.read_bytes()
 
-    def read(self, key: str) -> tuple[bytes, str]:
-        data = self.get(key)
+    def read(self, key: str, most: int | None = None) -> tuple[bytes, str]:
+        path = self._path(key)
+        with self._reading(key), path.open("rb") as file:
+            refuse_large(os.fstat(file.fileno()).st_size, most, f"{self.url}/{key}")
+            data = file.read()
         return data, _tag(data)
+
+    def tag(self, key: str) -> str:
+        path = self._path(key)
+        with self._reading(key):
+            return _tag_of_file(path)
 
     def read_start(self, key: str, size: int) -> tuple[bytes, int]:
         path = self._path(key)
@@ -117,7 +126,7 @@ class FolderStore(ObjectStore):
         self._mark.before_write()
         with self._writing(), self._written(path, data) as temporary:
             with self._locked():
-                if not path.is_file() or _tag(path.read_bytes()) != tag:
+                if not path.is_file() or _tag_of_file(path) != tag:
                     raise Conflict(f"{key} was changed by another process", self.url)
                 os.replace(temporary, path)
             sync_folder(path.parent)
@@ -317,6 +326,12 @@ def _try_lock(lock: int) -> bool:
 
 def _tag(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _tag_of_file(path: Path) -> str:
+    """Return the tag of a file's bytes, without holding all of them."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _modified(path: Path) -> float:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -50,7 +50,8 @@ def id_of(data: bytes, url: str) -> str:
 
 def gone(url: str, what: str = "the store is not there any more") -> StoreGone:
     """Return the error for a store that was there."""
-    return StoreGone(f"{what} ({MARK} is missing at its root): mount it again, then give the same command again", url)
+    remedy = "restore it" if url.startswith("s3://") else "mount it again"
+    return StoreGone(f"{what} ({MARK} is missing at its root): {remedy}, then give the same command again", url)
 
 
 def replaced(url: str) -> StoreGone:
@@ -171,7 +172,10 @@ class ObjectMark:
     def begin(self) -> None:
         """Mark the prefix unless it is marked."""
         self._wrote = True
+        known = self._id
         if self.see():
+            if known:
+                self.verify(now=True)
             return
         with suppress(Conflict):  # another first command was faster
             self._create(new_mark())
@@ -196,6 +200,16 @@ class ObjectMark:
             raise replaced(self._url)
         self._id = found
         self._looked = time.monotonic()
+
+    @contextmanager
+    def explain_missing(self, key: str) -> Iterator[None]:
+        """Raise StoreGone in place of NotFound where the whole store is not there any more."""
+        try:
+            yield
+        except NotFound:
+            if key != MARK:
+                self.verify(now=True)
+            raise
 
 
 def _file_place(path: Path) -> _Place | None:

@@ -67,8 +67,11 @@ class ObjectStore(ABC):
         """Stream `key` into the local file `path`, which is created atomically. Raises NotFound as `get` does."""
 
     @abstractmethod
-    def read(self, key: str) -> tuple[bytes, str]:
-        """Return the bytes of `key` and the version tag that `put_if_match` compares."""
+    def read(self, key: str, most: int | None = None) -> tuple[bytes, str]:
+        """Return the bytes of `key` and the version tag that `put_if_match` compares.
+
+        Raises Damaged, before anything is read, for an object of more than `most` bytes.
+        """
 
     def tag(self, key: str) -> str:
         """Return the version tag of `key` without reading all of it, where the store can. Raises NotFound."""

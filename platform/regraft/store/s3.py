@@ -28,6 +28,7 @@ from regraft.store.atomic_files import temporary_file, writing_locally
 from regraft.store.mark import ObjectMark
 from regraft.store.objects import MARK, PROBE, Body, ObjectStore, Stat, checked, chunks, is_listable, size_of
 from regraft.store.s3_errors import code_of, raise_reason, retries_of, status_of, translated
+from regraft.store.size_bound import refuse_large
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -91,7 +92,7 @@ class S3Store(ObjectStore):
 
     def read_start(self, key: str, size: int) -> tuple[bytes, int]:
         name = self._name(key)
-        with self._client_for(f"reading {key}") as client:
+        with self._mark.explain_missing(key), self._client_for(f"reading {key}") as client:
             try:
                 response = client.get_object(Bucket=self._bucket, Key=name, Range=f"bytes=0-{size - 1}")
             except ClientError as error:
@@ -105,20 +106,22 @@ class S3Store(ObjectStore):
                     return found[:size], int(total or len(found))
         return super().read_start(key, size)  # interrupted: `read` resumes where the connection broke
 
-    def read(self, key: str) -> tuple[bytes, str]:
+    def read(self, key: str, most: int | None = None) -> tuple[bytes, str]:
         sink = io.BytesIO()
-        tag = self._download(key, sink)
+        with self._mark.explain_missing(key):
+            tag = self._download(key, sink, most)
         return sink.getvalue(), tag
 
     def tag(self, key: str) -> str:
-        found = self._tag(key, explained=True)
-        if found is None:
-            raise NotFound(f"{key} does not exist", self.url)
-        return found
+        with self._mark.explain_missing(key):
+            if (found := self._tag(key, explained=True)) is None:
+                raise NotFound(f"{key} does not exist", self.url)
+            return found
 
     def fetch(self, key: str, path: Path) -> None:
         with writing_locally(path), temporary_file(path) as (file, temporary), os.fdopen(os.dup(file), "wb") as sink:
-            self._download(key, sink)
+            with self._mark.explain_missing(key):
+                self._download(key, sink)
             sink.flush()
             os.replace(temporary, path)
 
@@ -174,7 +177,6 @@ class S3Store(ObjectStore):
                     if is_listable(key):
                         empty = False
                         yield Stat(key, item["Size"], item["LastModified"].timestamp(), item["ETag"].strip('"'))
-
         if empty:
             self._mark.verify(now=True)
 
@@ -191,7 +193,10 @@ class S3Store(ObjectStore):
                 pass
 
     def exists(self, key: str) -> bool:
-        return self._tag(key) is not None
+        found = self._tag(key) is not None
+        if not found:
+            self._mark.verify()
+        return found
 
     def check(self) -> None:
         # Few attempts for the first request report a wrong address soon; a busy server gets the usual ones after it.
@@ -249,7 +254,7 @@ class S3Store(ObjectStore):
         except (ClientError, BotoCoreError) as error:
             raise translated(error, doing=doing, url=self.url, endpoint=endpoint) from error
 
-    def _download(self, key: str, sink: BinaryIO) -> str:
+    def _download(self, key: str, sink: BinaryIO, most: int | None = None) -> str:
         """Write the object into `sink`, resuming after a broken connection; return its tag."""
         tags: _Tags = []
         tries = Retrying(
@@ -259,12 +264,12 @@ class S3Store(ObjectStore):
             reraise=True,
         )
         try:
-            tries(self._resume, key, sink, tags)
+            tries(self._resume, key, sink, tags=tags, most=most)
         except _BrokenDownload as error:
             raise StoreError(f"reading {key} broke off {_TRIES} times", self.url) from error
         return tags[-1].strip('"')
 
-    def _resume(self, key: str, sink: BinaryIO, tags: _Tags) -> None:
+    def _resume(self, key: str, sink: BinaryIO, *, tags: _Tags, most: int | None) -> None:
         done = sink.tell()
         name = self._name(key)
         with self._client_for(f"reading {key}") as client:
@@ -277,6 +282,7 @@ class S3Store(ObjectStore):
             sink.truncate()
             raise _BrokenDownload
         tags.append(response["ETag"])
+        refuse_large(done + response["ContentLength"], most, f"{self.url}/{key}", response["Body"].close)
         try:
             for piece in response["Body"].iter_chunks(_PIECE):
                 sink.write(piece)

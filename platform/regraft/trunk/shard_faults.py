@@ -5,7 +5,6 @@ Values can be computed again only with the rows and the base of a run: `training
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pyarrow import compute
 
 from regraft.data.local_cache import file_sha256
 from regraft.errors import Damaged, NotFound
+from regraft.store.bounded_json import get_bounded, parse_json
 from regraft.store.manifest import MANIFEST, Manifest, load
 from regraft.store.objects import ObjectStore
 from regraft.store.scratch_folder import scratch_folder
@@ -88,8 +88,8 @@ def _table(store: ObjectStore, prefix: str, manifest: Manifest) -> Iterator[Any]
 def _mark(store: ObjectStore, prefix: str) -> str:
     """Return why a shard was set aside."""
     try:
-        known = json.loads(store.get(f"{prefix}/{DISTRUSTED}"))
-    except ValueError:
+        known = parse_json(get_bounded(store, f"{prefix}/{DISTRUSTED}"))
+    except (ValueError, Damaged):
         known = None
     return str(known["why"]) if isinstance(known, dict) and known.get("why") else "it was set aside"
 

@@ -17,6 +17,7 @@ from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import Base, processor_files
 from regraft.contracts import Method, Task
+from regraft.endpoint.metrics import Metrics
 from regraft.endpoint.server import OpenEndpoint, running
 from regraft.serving.predictor import Predictor
 from regraft.spec.serve import ServeSpec
@@ -124,10 +125,10 @@ class ModelStore:
         return Predictor.open(self.store, reference, device="cpu").predict(rows)
 
     @contextmanager
-    def open(self, **spec: Any) -> Iterator[Endpoint]:
+    def open(self, *, metrics: Metrics | None = None, **spec: Any) -> Iterator[Endpoint]:
         """Run an endpoint over the store."""
         document = {"store": self.store, "port": 0, "device": "cpu", "refresh_seconds": 0.2, **spec}
-        opened = OpenEndpoint(ServeSpec.resolve(document))
+        opened = OpenEndpoint(ServeSpec.resolve(document), metrics=metrics)
         with running(opened) as url:
             yield Endpoint(url, opened)
 

@@ -149,7 +149,7 @@ def test_a_store_that_fails_for_a_moment_does_not_lose_the_lease(
 ) -> None:
     calls = []
 
-    def broken(key: str) -> tuple[bytes, str]:
+    def broken(key: str, most: int | None = None) -> tuple[bytes, str]:
         calls.append(key)
         raise StoreError("away")
 

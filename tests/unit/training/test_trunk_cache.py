@@ -23,7 +23,7 @@ from regraft.tasks.text_classification import TextClassification
 from regraft.training.session import train_local
 from regraft.trunk import cost_model, feature_store
 from regraft.trunk.feature_store import ShardWriter
-from support.image_bases import coloured, tiny_resnet
+from support.image_bases import coloured_document
 from support.processes import in_child, on_ranks, train_counted
 from support.tiny import document, tickets
 
@@ -117,17 +117,8 @@ def test_a_killed_run_continues_with_its_trunk_to_the_same_bits(tmp_path: Path) 
 
 
 def test_images_are_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = {side: str(coloured(tmp_path / side, each=each, seed=each)) for side, each in (("train", 40), ("eval", 10))}
-    written = {
-        "name": "tiny",
-        "base": str(tiny_resnet(tmp_path / "base")),
-        "task": "image-classification",
-        "method": "feature-extraction",
-        "data": data,
-        "training": {"epochs": 4, "batch_size": 24, "lr": 0.05, "baselines": False, "optimizer": "sgd"},
-        "compute": {"workers": 0, "cpus": 1, "trunk": "off"},
-        "store": str(tmp_path / "whole"),
-    }
+    written = coloured_document(tmp_path, each={"train": 40, "eval": 10}, epochs=4, batch_size=24)
+    written["compute"] |= {"trunk": "off"}
     train_local(RunSpec.resolve(written))
     count = [0]
 

@@ -21,7 +21,7 @@ from regraft.store.registry import Registry
 from regraft.training.session import train_local
 from regraft.trunk.feature_store import DISTRUSTED, FORMAT, HASH, VERIFIED, Features, ShardWriter
 from regraft.trunk.hit_check import deviation, sample_size
-from support.image_bases import coloured, tiny_resnet
+from support.image_bases import coloured_document
 from support.processes import in_child, on_ranks
 from support.tiny import document
 
@@ -136,17 +136,8 @@ def test_texts_that_the_first_edition_kept_are_read(tmp_path: Path) -> None:
 def test_files_that_the_first_edition_kept_are_computed_again_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = {side: str(coloured(tmp_path / side, each=each, seed=each)) for side, each in (("train", 8), ("eval", 3))}
-    written = {
-        "name": "tiny",
-        "base": str(tiny_resnet(tmp_path / "base")),
-        "task": "image-classification",
-        "method": "feature-extraction",
-        "data": data,
-        "training": {"epochs": 2, "batch_size": 8, "lr": 0.05, "baselines": False, "optimizer": "sgd"},
-        "compute": {"workers": 0, "cpus": 1, "trunk": "disk", "trunk_check": "off"},
-        "store": str(tmp_path / "store"),
-    }
+    written = coloured_document(tmp_path, each={"train": 8, "eval": 3}, epochs=2, batch_size=8)
+    written["compute"] |= {"trunk": "disk", "trunk_check": "off"}
     clean, _, _ = trained(written, store=str(tmp_path / "clean"))
     poisoned(monkeypatch, written, one_in(33))
     as_first_edition(open_store(written["store"]))

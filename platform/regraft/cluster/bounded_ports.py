@@ -1,0 +1,42 @@
+"""Bounds at the ports that Ray Serve opens: those of its own proxy, and of the replicas where HAProxy asks them.
+
+Serve starts uvicorn itself, and no option of it chooses the protocol. But each of these processes calls the function
+that VARIABLE names before it starts uvicorn, so the variable belongs into the environment of every node.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import uvicorn.config
+
+from regraft.endpoint.http_protocol import HEAD_BYTES
+
+VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+CALLBACK = "regraft.cluster.bounded_ports:install"
+PROTOCOL = "regraft.endpoint.http_protocol:BoundedProtocol"
+_PATIENCE_S = 3.0
+
+
+def install() -> list[object]:
+    """Make every server of this process use regraft's protocol; returns the middlewares that Serve asks for: none."""
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = PROTOCOL
+    return []
+
+
+def ask_for_bounds() -> None:
+    """Make a Ray that is started here bound its ports; a running cluster has its own variables."""
+    os.environ.setdefault(VARIABLE, CALLBACK)
+
+
+def bounds_heads(host: str, port: int) -> bool:
+    """Return whether whatever listens there refuses a head that is too long, instead of keeping it."""
+    try:
+        with socket.create_connection((host, port), timeout=_PATIENCE_S) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nx: " + b"a" * (2 * HEAD_BYTES))
+            return b" 431 " in connection.recv(100)
+    except TimeoutError:
+        return False
+    except OSError:  # it hung up
+        return True

@@ -6,13 +6,16 @@ exactly one JSON object, the result or the error. Tracebacks are shown only with
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from gc import freeze, get_threshold, set_threshold
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from regraft.cli.dispatch import TABLE, function
 from regraft.cli.jobs import job_log
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["console", "failed", "main"]
 
 
+_INTERRUPTED = 130
 _COLLECT_AFTER = 10_000
 """Threshold of the youngest generation of garbage collection; Python's own 700 suits small programs."""
 _AFTER_INTERRUPT = {
@@ -43,16 +47,43 @@ def console(argv: Sequence[str] | None = None) -> int:
     when the process ends, takes a sixth of a short command's time.
     """
     set_threshold(_COLLECT_AFTER, *get_threshold()[1:])
-    code = main(argv)
+    atexit.register(_end_interrupted, codes := list[int]())  # before any library: it is the last to be called
+    try:
+        code = main(argv)
+    except KeyboardInterrupt:  # before the command began, or when it had ended
+        sys.stderr.write("interrupted\n")
+        code = _INTERRUPTED
+    codes.append(code)
+    _end_on_interrupt(code)
     freeze()
     threads = sys.modules.get("regraft.tuning.driver.work_thread")
     if threads is not None and threads.left_behind():
         # A trial that hangs: the end of the interpreter would wait for what it holds, or crash under it.
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()
-        os._exit(code)
+        _end_at_once(code)
     return code
+
+
+def _end_interrupted(codes: Sequence[int]) -> None:
+    """End an interrupted process with its exit code.
+
+    Python would end it by SIGINT instead where the interrupt came while an extension module ran Python code.
+    """
+    if _INTERRUPTED in codes:
+        _end_at_once(_INTERRUPTED)
+
+
+def _end_on_interrupt(code: int) -> None:
+    """Let Ctrl-C end the process at once, with its exit code: all that is left is the end of the libraries."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda *_: _end_at_once(code))
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End the process without the end of the interpreter."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, RuntimeError):  # a closed pipe, or an interrupt within a write
+            stream.flush()
+    os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +115,7 @@ def _run(args: argparse.Namespace, *, as_json: bool, verbose: bool) -> int:
             return int(reply.code)
         except KeyboardInterrupt:
             sys.stderr.write(f"interrupted{_AFTER_INTERRUPT.get(args.command, '')}\n")
-            return 130
+            return _INTERRUPTED
         except BrokenPipeError:
             # `regraft models list | head`: without this Python would report the closed pipe again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

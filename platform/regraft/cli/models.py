@@ -154,10 +154,12 @@ def _lineage(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
     data = lineage.get("data", {})
     rows = data.get("rows", {})
     sides = ", ".join(counted(count, f"{split} row") for split, count in rows.items())
+    stopped = (lineage.get("search") or {}).get("status") == "stopped"
     pairs = [
         ("run", lineage.get("run")),
         ("checkpoint", lineage.get("checkpoint")),
         ("data", f"{data.get('fingerprint', '')}{f'  ({sides})' if sides else ''}"),
+        ("training", "stopped early by the search that it is from" if stopped else ""),
         ("parent", lineage.get("parent")),
         ("delta", f"sha256 {meta['delta_sha256']}" if meta.get("delta_sha256") else ""),
     ]

@@ -68,7 +68,7 @@ def show_result(outcome: SearchOutcome, screen: Screen) -> None:
     score, gain = outcome.score, gained(outcome.gain)
     screen.facts(
         [
-            ("winner", f"{outcome.winner}  {overrides_text(outcome.overrides)}"),
+            ("winner", f"{outcome.winner}  {overrides_text(outcome.overrides)}{_stopped(outcome, outcome.winner)}"),
             (score, f"{figure(outcome.metrics.get(score))}{f'  ({gain})' if gain else ''}"),
             *_baselines(outcome),
             ("trials", _counted(outcome)),
@@ -90,7 +90,8 @@ def _registered(outcome: SearchOutcome) -> Iterator[Text | str]:
     """Yield a line for each trial that was registered, in the order of the versions."""
     for one in outcome.added:
         score = f", {outcome.score} {figure(one.value)}" if one.value is not None else ""
-        yield Text.assemble((one.reference, "bold green"), f" is registered: trial {one.trial}{score}")
+        trial = f"trial {one.trial}{score}{_stopped(outcome, one.trial)}"
+        yield Text.assemble((one.reference, "bold green"), f" is registered: {trial}")
         if one.note:
             yield f"  {one.note}"
     if outcome.added:
@@ -149,6 +150,12 @@ def _table(outcome: SearchOutcome, screen: Screen) -> None:
         screen.say(
             "  a trial that was stopped early trained less than the others: its score is no verdict on its values"
         )
+
+
+def _stopped(outcome: SearchOutcome, trial: str) -> str:
+    """Return `, stopped after 1 epoch` for a trial that was stopped early; else nothing."""
+    found = next((one for one in outcome.trials if one["id"] == trial), {"status": ""})
+    return f", {_status(found)}" if found["status"] == "stopped" else ""
 
 
 def _status(trial: Mapping[str, Any]) -> str:

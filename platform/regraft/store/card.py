@@ -251,6 +251,8 @@ def _lineage(meta: Mapping[str, Any]) -> str:
     lineage, base = meta.get("lineage", {}), meta["base"]
     rows: list[tuple[object, ...]] = [("base", _code(base["reference"])), ("base hash", f"`{base['hash']}`")]
     rows += [(name, _code(lineage[name])) for name in ("run", "checkpoint", "parent") if lineage.get(name)]
+    if (lineage.get("search") or {}).get("status") == "stopped":
+        rows.append(("training", "stopped early by the search that it is from"))
     rows += [("delta SHA-256", f"`{meta['delta_sha256']}`")] if meta.get("delta_sha256") else []
     rows += [("created", meta["created"])] if meta.get("created") else []
     rows += [(f"{name} version", version) for name, version in meta.get("versions", {}).items()]

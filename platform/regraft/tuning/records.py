@@ -100,10 +100,17 @@ class SearchRecord:
 
 
 def best_first(records: Sequence[TrialRecord], score: Mapping[str, str]) -> list[TrialRecord]:
-    """Return the records with a result, the best first; equal results stay in the order of their trials."""
+    """Return the records with a result, the best first.
+
+    Of equal results those of trials that were stopped early come last; else they stay in the order of their trials.
+    """
     name, sign = score["name"], -1.0 if score["mode"] == "max" else 1.0
-    scored = [record for record in records if record.best and record.best.get(name) is not None]
-    return sorted(scored, key=lambda record: (sign * record.best[name] if record.best else 0.0, record.number))
+    scored = [
+        (sign * value, record.status == "stopped", record.number, record)
+        for record in records
+        if record.best and (value := record.best.get(name)) is not None
+    ]
+    return [record for *_, record in sorted(scored, key=lambda one: one[:3])]
 
 
 def error_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from doubles.fake_training import DOCUMENT, FakeTraining, Regraft, publish
 from regraft.errors import Diverged
 from regraft.store.objects import ObjectStore
-from support.paths import ROOT
+from support.paths import PLATFORM, ROOT
 
 WRONG = {
     "no command": ([], "required: COMMAND"),
@@ -116,6 +117,38 @@ def test_an_interruption_is_130_and_one_line(regraft: Regraft, spec: Path, train
     assert result.code == 130
     assert result.err.count("\n") == 1
     assert "interrupted" in result.err
+
+
+REPLACED = """
+import atexit, os, signal, sys, time
+from regraft.cli import console, dispatch
+from regraft.cli.screen import Reply
+
+def command(args, screen):
+    {body}
+    return Reply(code={code})
+
+dispatch.TABLE["version"] = command
+sys.exit(console(["version"]))
+"""
+
+
+def process_of(body: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command whose body is given in a process of its own."""
+    command = [sys.executable, "-c", REPLACED.format(body=body, code=code)]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(PLATFORM)}, capture_output=True, text=True)
+
+
+def test_an_interrupt_within_code_that_is_run_as_text_is_130_too() -> None:
+    """As dataclasses and extension modules do while they are imported: Python would end by the signal."""
+    done = process_of("exec('raise KeyboardInterrupt')")
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("code", [0, 1, 130])
+def test_an_interrupt_while_the_process_ends_leaves_at_once_with_its_code(code: int) -> None:
+    done = process_of("atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT) or time.sleep(300))", code)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_with_json_stdout_holds_one_object_whatever_others_print(

@@ -254,3 +254,15 @@ def test_the_end_says_how_the_winner_stands_to_the_baselines(
 ) -> None:
     searching.outcome = {"verdicts": "By accuracy, this model is worse than the baseline majority (0.5)."}
     assert "By accuracy, this model is worse than the baseline majority (0.5)." in regraft("search", spec).out
+
+
+def test_a_winner_that_was_stopped_early_is_called_so(spec: Path, regraft: Regraft, searching: FakeSearch) -> None:
+    registered = RegisteredTrial("t0000", "tickets@v3", 0.95)
+    trials = [{**TRIALS[0], "metrics": {"accuracy": 0.95}, "epochs": 2.0}, TRIALS[1]]
+    searching.outcome = {"trials": trials, "winner": "t0000", "added": (registered,), "advice": "train it to its end"}
+    out = regraft("search", spec).out
+    assert "tickets@v3 is registered: trial t0000, accuracy 0.9500, stopped after 2 epochs" in out
+    assert next(line for line in out.splitlines() if "winner" in line).endswith(", stopped after 2 epochs")
+    assert "train it to its end" in out
+    searching.outcome = {}
+    assert "stopped" not in next(line for line in regraft("search", spec).out.splitlines() if "winner" in line)

@@ -68,7 +68,7 @@ class SearchOutcome:
     verdicts: str = ""
     """The registered winner's score beside the baselines as a sentence; empty where there are none."""
     advice: str = ""
-    """What to try next, where a baseline is better than the winner."""
+    """What to try next, where a baseline is better than the winner, or the winner was stopped early."""
     gain: dict[str, Any] | None = None
     delta_bytes: int = 0
     base_bytes: int = 0

@@ -102,6 +102,7 @@ def register_trial(prepared: PreparedSearch, record: TrialRecord, before: Versio
     trial_spec = trial.spec(without_search(spec))
     trained = _trained_run(prepared, record, saved, delta)
     meta = _version_meta(prepared, trial, trained)
+    meta["lineage"]["search"]["status"] = record.status
     version = publish(store, trial_spec, trained, meta)
     record.registered = f"{spec.name}@{version.version}"
     prepared.added[record.id] = better_version(before, meta)

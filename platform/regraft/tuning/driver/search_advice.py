@@ -1,7 +1,9 @@
-"""What to try next where a baseline is better than the best trial of a search."""
+"""What to try next where a baseline is better than the best trial of a search, or that trial was stopped early."""
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 
 from regraft.spec.run import RunSpec
@@ -13,6 +15,24 @@ EDGE = 1.5
 
 
 def search_advice(spec: RunSpec, record: SearchRecord, trials: Sequence[TrialRecord], winner: TrialRecord) -> str:
+    """Return what to try next; empty for a winner that ran to its end and is not below a baseline."""
+    return ". ".join(filter(None, (_below_advice(spec, record, trials, winner), _stopped_advice(winner))))
+
+
+def _stopped_advice(winner: TrialRecord) -> str:
+    """Return that the winner was stopped early, and the command that trains it to its end."""
+    if winner.status != "stopped":
+        return ""
+    epochs = winner.reports[-1]["epoch"] if winner.reports else 0
+    after = f"after {epochs:.3g} epoch{'' if epochs == 1 else 's'}" if epochs else "early"
+    sets = [f" --set {shlex.quote(f'{field}={json.dumps(value)}')}" for field, value in winner.overrides.items()]
+    return (
+        f"trial {winner.id} was stopped {after}: its score is that of an unfinished training, and the best of the "
+        f"search all the same. To train it to its end: regraft train SPEC{''.join(sets)}"
+    )
+
+
+def _below_advice(spec: RunSpec, record: SearchRecord, trials: Sequence[TrialRecord], winner: TrialRecord) -> str:
     """Return that the winner is below a baseline, and what to try next; empty if it is not."""
     score = spec.task.score
     below = below_text(score, winner.best or {}, record.baselines)

@@ -97,19 +97,20 @@ def _add_missing_layers(anatomy: Anatomy, model: nn.Module, missing: frozenset[s
 def _frozen_modules(model: nn.Module, frozen: tuple[str, ...], anatomy: Anatomy) -> Iterator[nn.Module]:
     """Yield the modules that stay in eval mode.
 
-    They are the frozen modules, modules that contain nothing else, and modules whose buffers belong to frozen
-    parameters (BatchNorm). The parents of a frozen block inside the base are among them: BART applies dropout before
-    its first block, by the mode of the parent.
+    They are the frozen modules, modules that contain nothing else, and modules whose buffers are frozen or belong to
+    frozen parameters (BatchNorm). The parents of a frozen block inside the base are among them: BART applies dropout
+    before its first block, by the mode of the parent.
     """
     complete = (*frozen, *_fully_frozen(model, frozen))
     parents = {parent for block in anatomy.blocks if under(block, frozen) for parent in _parents(block, anatomy.prefix)}
     for name, module in model.named_modules():
         parameters = list(module.parameters(recurse=False))
-        statistics = any(True for _ in module.buffers(recurse=False)) and parameters
+        statistics = [f"{name}.{buffer}" for buffer, _ in module.named_buffers(recurse=False)] if parameters else []
         if (
             name in parents
             or under(name, complete)
             or (statistics and not any(parameter.requires_grad for parameter in parameters))
+            or (statistics and all(under(buffer, frozen) for buffer in statistics))
         ):
             yield module
 

@@ -46,7 +46,7 @@ class Method(Plugin, ABC):
         return 0
 
     def frozen(self, model: nn.Module, anatomy: Anatomy) -> tuple[str, ...]:
-        """Return the names of modules and parameters whose values stay the base's."""
+        """Return the names of modules, parameters and running statistics whose values stay the base's."""
         return anatomy.trunk(self.depth_of(anatomy))
 
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> None:

@@ -288,6 +288,10 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+REFUSED: dict[str, frozenset[str]] = {"bitfit": frozenset({"llama", "qwen3", "t5"})}
+"""Families that a method refuses, by the method: these have no biases."""
+
+
 def save(name: str, folder: Path) -> Path:
     """Save the family's tiny base; its normalisations have statistics and no weight is exactly zero."""
     torch.manual_seed(1)

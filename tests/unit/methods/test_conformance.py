@@ -17,8 +17,9 @@ from regraft.bases.delta import apply_delta, canonical_name, delta_tensors
 from regraft.bases.load import quiet
 from regraft.bases.locate import Base
 from regraft.contracts import Method, under
+from regraft.errors import Unsupported
 from regraft.methods.freeze import Freeze
-from unit.bases.families import FAMILIES, adapted, batch_for, located, outputs, shake, step
+from unit.bases.families import FAMILIES, REFUSED, adapted, batch_for, located, outputs, shake, step
 
 VARIANTS = {
     "freeze at 0": {"type": "freeze", "depth": 0},
@@ -54,6 +55,7 @@ def every_method(*quick: str) -> pytest.MarkDecorator:
             )
             for name, method in METHODS.items()
             for family in FAMILIES
+            if family not in REFUSED.get(method.key(), ())
         ],
     )
 
@@ -194,6 +196,18 @@ def test_the_trunk_answers_alike_in_both_modes(make: Make, family: str, method: 
     made.forward(batch_for(family))
     hook.remove()
     assert torch.equal(seen[0], seen[1])
+
+
+REFUSALS = [(family, name) for name, families in REFUSED.items() for family in sorted(families)]
+
+
+@pytest.mark.parametrize(("family", "name"), REFUSALS)
+def test_a_family_that_a_method_cannot_adapt_is_refused_with_another_method(
+    bases: dict[str, Base], family: str, name: str
+) -> None:
+    with pytest.raises(Unsupported, match="; write ") as caught:
+        adapted(family, bases[family], METHODS[name])
+    assert caught.value.where == "method"
 
 
 @everywhere

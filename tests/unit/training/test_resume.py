@@ -104,7 +104,12 @@ def test_ten_kills_leave_a_bit_identical_delta_optimizer_and_metric_series(
 
 
 @pytest.mark.parametrize(
-    "method", ["lora", {"type": "freeze", "depth": 1}, pytest.param("feature-extraction", marks=pytest.mark.slow)]
+    "method",
+    [
+        "lora",
+        {"type": "freeze", "depth": 1},
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("feature-extraction", "bitfit")),
+    ],
 )
 def test_a_killed_run_of_any_method_ends_bit_identical(method: Any, tmp_path: Path) -> None:
     straight = spec_in(tmp_path / "a", method=method)

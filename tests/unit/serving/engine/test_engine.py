@@ -37,8 +37,9 @@ WAYS: dict[str, Any] = {
     "frozen": {"type": "freeze", "depth": 1},
     "all": "full",
     "dora": {"type": "lora", "rank": 2, "dora": True},
+    "biases": "bitfit",
 }
-SHARED = [name for name in WAYS if name not in ("all", "dora")]
+SHARED = [name for name in WAYS if name not in ("all", "dora", "biases")]
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_a_store_that_nodes_see_is_compared_and_not_written(tmp_path: Path, monk
     assert sorted((tmp_path / "store").iterdir()) == before
 
 
-def test_two_stores_are_told_apart_by_their_marks(tmp_path: Path) -> None:
+def test_marks_distinguish_two_stores(tmp_path: Path) -> None:
     proofs = set()
     for name in "ab":
         open_store(str(tmp_path / name)).create()

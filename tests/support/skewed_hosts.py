@@ -73,10 +73,11 @@ def work(store: ObjectStore, host: str, clock: SkewedClock, *, count: int, other
 
 
 def collecting(store: ObjectStore, end: threading.Event) -> threading.Thread:
-    """Do what `regraft gc` does in another thread, without a pause."""
+    """Do what `regraft gc` does in another thread; in a bucket twice a second, else without a pause."""
+    pause_s = 0.5 if store.url.startswith("s3://") else 0.02
 
     def collect() -> None:
-        while not end.wait(0.02):
+        while not end.wait(pause_s):
             _unfinished(store, [stat.key for stat in store.list()])
             store.sweep(_DAY_S)
 

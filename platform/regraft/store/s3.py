@@ -207,15 +207,16 @@ class S3Store(ObjectStore):
         return None
 
     def now(self) -> float:
-        began = time.time()
+        began, counted = time.time(), time.monotonic()
         with self._client_for("asking for the time") as client:
             listed = client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         headers = listed["ResponseMetadata"]["HTTPHeaders"]
         if not (date := headers.get("date")):
             return super().now()
         told = parsedate_to_datetime(date).timestamp()
-        # The header has whole seconds; a clock that agrees with it is as good, and tells parts of them.
-        return time.time() if told <= time.time() and began < told + 1 else told
+        # Whole seconds; a clock that agrees is as good, and tells parts of them. It is read once, as it may jump.
+        now = began + time.monotonic() - counted
+        return now if told <= now and began < told + 1 else told
 
     def sweep(self, older_than_s: float) -> tuple[str, ...]:
         before = self.now() - older_than_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,16 @@ def test_the_stores_time_does_not_depend_on_the_hosts_clock(store: ObjectStore, 
         skew(ahead)
         assert store.now() == pytest.approx(true, abs=60)
     assert not list(store.list()), "asking leaves nothing behind"
+
+
+def test_a_clock_that_jumps_while_the_store_is_asked_changes_nothing(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = time.time
+    jumps = itertools.cycle((-6 * HOUR, 100 * HOUR))
+    monkeypatch.setattr(time, "time", lambda: true() + next(jumps))
+    for _ in range(2):
+        assert store.now() == pytest.approx(true(), abs=60)
 
 
 def test_a_store_without_a_clock_of_its_own_reads_it_from_an_object(tmp_path: Path, skew: Skew) -> None:

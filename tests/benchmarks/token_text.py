@@ -48,7 +48,7 @@ def main() -> int:
             settings = {"training.epochs": options.epochs, "compute.cpus": 1, "training.baselines": False}
             train_local(trained.resolved(MODEL, settings, store), progress=trained.show)
         model = regraft.load(MODEL, store=store)
-    parts = {part: measured(model, rows(FILES[part])) for part in options.part}
+    parts = {part: measured(model, rows(FILES[part])[:: options.every]) for part in options.part}
     worst = {part: min(style["difference"] for style in styles.values()) for part, styles in parts.items()}
     task = model.adapted.task
     assert isinstance(task, TokenClassification) and task.words is not None
@@ -56,6 +56,7 @@ def main() -> int:
         "goal": {"difference": LEAST},
         "reached": all(difference >= LEAST for difference in worst.values()),
         "epochs": options.epochs,
+        "every": options.every,
         "worst": worst,
         "words": task.words.model_dump(),
         "parts": parts,
@@ -70,6 +71,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--part", action="append", choices=tuple(FILES), help="rows to measure (default: dev)")
+    parser.add_argument("--every", type=int, default=1, help="measure every so many sentences (default: all)")
     parser.add_argument("--store", help="store that keeps the model; default: none is kept")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the JSON files")
     options = parser.parse_args()
@@ -92,10 +94,13 @@ def measured(model: Predictor, sentences: Sequence[tuple[list[str], list[str]]])
     """Return F1 as words and as plain text, by style."""
     rule = model.adapted.task.words or WordRule()  # type: ignore[attr-defined]
     found = {}
+    asked: dict[str, list[Any]] = {}
     for name, style in STYLES.items():
         written = [style(words, tags) for words, tags in sentences]
-        as_words = f1(model, [list(item.words) for item in written], [expected(item, text=False) for item in written])
-        as_text = f1(model, [item.text for item in written], [expected(item, text=True) for item in written])
+        words = answers(model, [list(item.words) for item in written], asked)
+        texts = answers(model, [item.text for item in written], asked)
+        as_words = f1(words, [expected(item, text=False) for item in written])
+        as_text = f1(texts, [expected(item, text=True) for item in written])
         kept, total = ends_kept(rule, written)
         found[name] = {
             "f1_words": round(as_words, 4),
@@ -113,11 +118,19 @@ def expected(written: Written, *, text: bool) -> set[Entity]:
     return {(places[item.start][0], places[item.end][1], item.label) for item in entities(list(written.tags))}
 
 
-def f1(model: Predictor, asked: Sequence[Any], truths: Sequence[set[Entity]]) -> float:
-    """Return F1 of the answers to texts, or to lists of words."""
+def answers(model: Predictor, inputs: Sequence[Any], asked: dict[str, list[Any]]) -> list[list[Any]]:
+    """Return the entities of texts, or of lists of words; what was asked before is not asked again."""
+    new = {repr(tokens): tokens for tokens in inputs if repr(tokens) not in asked}
+    for key, answer in zip(new, model.predict([{"tokens": tokens} for tokens in new.values()]), strict=True):
+        asked[key] = answer["entities"]
+    return [asked[repr(tokens)] for tokens in inputs]
+
+
+def f1(answered: Sequence[list[Any]], truths: Sequence[set[Entity]]) -> float:
+    """Return F1 over all entities."""
     counted = []
-    for truth, answer in zip(truths, model.predict([{"tokens": tokens} for tokens in asked]), strict=True):
-        found = {(item["start"], item["end"], item["entity_group"]) for item in answer["entities"]}
+    for truth, entities_found in zip(truths, answered, strict=True):
+        found = {(item["start"], item["end"], item["entity_group"]) for item in entities_found}
         counted.append((len(truth & found), len(found), len(truth)))
     return scores(counted)["f1"]
 

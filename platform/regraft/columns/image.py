@@ -32,6 +32,7 @@ class ImageColumn(FileColumn):
     called: ClassVar[str] = "a picture"
     bare: ClassVar[bool] = True
     media_type: ClassVar[str] = "image/*"
+    most_bytes: ClassVar[int | None] = 1_000_000_000
 
     def read_header(self, file: str | io.BytesIO, name: str) -> None:
         """BadCell unless the header is that of an image of a size that is safe to decode."""

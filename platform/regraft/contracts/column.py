@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import pyarrow as pa
 
+from regraft.contracts.file_ref import EmbeddedFile
 from regraft.contracts.views import AnswerView, ShownRow, ViewPart, predicted_text, short_text, text_view
 from regraft.plugins import Plugin
 from regraft.units import with_article
@@ -142,15 +143,15 @@ class Column(Plugin, ABC):
         """Return the URL of a file in S3 that a cell names, or None."""
         return None
 
-    def ahead(self, cell: object, folder: str) -> str | None:
-        """Return the file to `prefetch` before the cell is parsed, or None."""
+    def ahead(self, cell: object, folder: str) -> str | EmbeddedFile | None:
+        """Return the file to `prefetch` before the cell is parsed, by its name or with its content; or None."""
         return self.remote(cell, folder)
 
-    def is_known(self, file: str) -> bool:
+    def is_known(self, file: str | EmbeddedFile) -> bool:
         """Return whether `prefetch` has nothing to do for a file from `ahead`."""
         return False
 
-    def prefetch(self, file: str) -> None:
+    def prefetch(self, file: str | EmbeddedFile) -> None:
         """Fetch and remember what `read_cell` needs of a file from `ahead`. Called in any thread."""
 
     def fetched_all(self) -> None:

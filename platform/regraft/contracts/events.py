@@ -61,6 +61,22 @@ def note(progress: Progress | None, message: str) -> None:
         progress(Note(message))
 
 
+class NotesOnce:
+    """Passes events on, a note only once: one command may read the same rows for several runs."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._passed = progress, set[str]()
+
+    def __call__(self, event: Event) -> None:
+        """Pass an event on, unless it is a note that was passed on before."""
+        if isinstance(event, Note):
+            if event.message in self._passed:
+                return
+            self._passed.add(event.message)
+        if self._progress is not None:
+            self._progress(event)
+
+
 @dataclass(frozen=True)
 class Started(Event):
     """Training begins, or begins again from a checkpoint."""

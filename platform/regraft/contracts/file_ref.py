@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,13 @@ _forgetting: list[Forget] = []
 def on_other_bytes(forget: Forget) -> None:
     """Have `forget` called whenever a file holds other bytes than its reference has: what is known of it is wrong."""
     _forgetting.append(forget)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class EmbeddedFile:
+    """A file's content that stands in a row itself; equal to no other, so that no content is compared."""
+
+    content: bytes
 
 
 class FileBytes(bytes):

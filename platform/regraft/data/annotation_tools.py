@@ -8,6 +8,10 @@ _TOOLS = (
     ({"shapes", "imagePath"}, "LabelMe's or X-AnyLabeling's JSON of one image: export it as COCO, VOC or YOLO"),
     ({"_via_img_metadata"}, "a project of the VGG Image Annotator: export its annotations as COCO"),
     ({"items", "categories"}, "Datumaro's JSON: export it as COCO"),
+    (
+        {"image_id", "category_id", "bbox"},
+        "COCO's annotations or results alone, without images and categories: give the whole document",
+    ),
 )
 """Keys of documents, each with what the document is."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regraft.contracts import BadCell, Column, Kind, Raw, Row, Source, absent, column_of, label_text, quoted
+from regraft.contracts.file_ref import EmbeddedFile
 from regraft.errors import DataError
 from regraft.spec.column_names import Names, column_line, column_names
 
@@ -117,7 +118,7 @@ class ColumnMapping:
             return False
         return True
 
-    def ahead(self, raw: Raw) -> list[tuple[Column, str]]:
+    def ahead(self, raw: Raw) -> list[tuple[Column, str | EmbeddedFile]]:
         """Return the row's files that are worth fetching ahead of `row`, each with its kind of column."""
         return [
             (column, file)

@@ -34,6 +34,8 @@ DICOMDIR = "DICOMDIR files, which are indexes of folders"
 """The kind of the index that an export from an archive of medical images has."""
 _DICOM_DEPTH = 6
 """Levels of folders that are searched for DICOM: an archive's export has patient, study, series and image."""
+_MOST_DOCUMENTS = 20
+"""JSON files of a folder that are opened to see which hold boxes."""
 _SMALL = 1 << 20
 """Bytes of a JSON document that is opened to see what it is."""
 _NAMES_FILES = re.compile(r"^(file_?name|file|image|img|picture|photo|path|image_?(id|name|path|file))$", re.IGNORECASE)
@@ -49,6 +51,16 @@ def find_coco_document(folder: Path) -> Path | None:
     if len(found) != 1 or json_shape(found[0]) != "document" or _is_beside_classes(found[0]):
         return None
     return found[0]
+
+
+def coco_hint(folder: Path) -> str:
+    """Return where the COCO documents of a folder are, where it is not clear which is meant; empty for none."""
+    for place in (folder, folder / "annotations", folder.parent / "annotations"):
+        small = (file for file in sorted(place.glob("*.json"))[:_MOST_DOCUMENTS] if not leftover_kind(file.name))
+        if found := [file for file in small if json_shape(file) == "document"]:
+            names = " or ".join(str(file) for file in found[:3])
+            return f"to read COCO's boxes, give one document: {names}"
+    return ""
 
 
 def is_saved_dataset(folder: Path) -> bool:

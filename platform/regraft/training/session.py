@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from regraft.contracts import Note, Progress
+from regraft.contracts import Note, NotesOnce, Progress
 from regraft.errors import Interrupted, RequestError, Stopped, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
@@ -40,6 +40,7 @@ def run_session(
     if fresh and same:
         raise RequestError("--fresh begins another run and --same keeps to the one that there is: write one of them")
     events = EventLog(progress)
+    reading = NotesOnce(events)
     started = time.monotonic()
     spec = spec.model_copy(update={"search": None})  # the search section is not a part of a run
     store = open_store(spec.store)
@@ -49,7 +50,7 @@ def run_session(
     for run in run_names(runs, spec, fresh=fresh):
         with Lease(store, run) as lease:
             try:
-                begun = _begun(store, spec, run, events, same=same)
+                begun = _begun(store, spec, run, reading, same=same)
             except RowsChanged:
                 if same:
                     raise
@@ -63,7 +64,7 @@ def run_session(
             return
 
 
-def _begun(store: ObjectStore, spec: RunSpec, run: str, events: EventLog, *, same: bool) -> Job | Outcome:
+def _begun(store: ObjectStore, spec: RunSpec, run: str, progress: Progress, *, same: bool) -> Job | Outcome:
     """Return the job of a run, or the outcome of a finished one. Raises RowsChanged."""
     runs = Runs(store)
     known = find_document(runs, run)
@@ -72,7 +73,7 @@ def _begun(store: ObjectStore, spec: RunSpec, run: str, events: EventLog, *, sam
             check_rows(store, spec, run, known)
         return registered_outcome(store, spec, run, known)
     runs.clear_stop(run)
-    return prepare(store, spec, run, events)
+    return prepare(store, spec, run, progress)
 
 
 def complete(prepared: PreparedRun) -> Outcome:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from regraft.bases.locate import locate
-from regraft.contracts import Note, Progress, SearchStarted, note
+from regraft.contracts import Note, NotesOnce, Progress, SearchStarted, note
 from regraft.errors import RequestError, Stopped, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
@@ -75,10 +75,11 @@ def search_session(
     store.begin()
     store.check()
     names = search_names(store, spec, fresh=again == "fresh")
+    means = SearchMeans(make_study, make_pool, progress, started, NotesOnce(progress))
     while True:
         name = next(names)
         try:
-            return _search(store, spec, name, SearchMeans(make_study, make_pool, progress, started))
+            return _search(store, spec, name, means)
         except RowsChanged:
             if again == "same":
                 raise
@@ -94,6 +95,8 @@ class SearchMeans:
     progress: Progress | None
     started: float
     """Monotonic time at which the command began."""
+    reading: Progress
+    """Receives the events of reading the rows."""
 
 
 def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) -> SearchOutcome:
@@ -107,7 +110,7 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
             known = search_store.record()
             pool = LazyPool(means.make_pool, stack, at_once=known is None or known.state != "finished")
             as_in = None if known is None else known.fingerprint
-            snapshot = build_rows(store, without_search(spec), base, progress, as_in=as_in)
+            snapshot = build_rows(store, without_search(spec), base, means.reading, as_in=as_in)
             record = known or new_record(name, spec, base, snapshot)
             check_unchanged(record, base, snapshot)
             update_record(record, spec, snapshot)

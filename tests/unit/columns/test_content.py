@@ -6,9 +6,11 @@ import hashlib
 import io
 import os
 import pickle
+import threading
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +20,10 @@ from regraft.columns.files import content
 from regraft.columns.files.content import Content, ContentCache, content_cache, examined
 from regraft.columns.files.remote import fetched_ahead
 from regraft.columns.image import ImageColumn
+from regraft.contracts import Raw
 from regraft.contracts.column import BadCell
 from regraft.contracts.file_ref import FileBytes, FileRef
+from regraft.data.cell_parsing import ColumnMapping
 from regraft.errors import DataError
 from regraft.media.pixels.images import class_numbers, open_rgb
 
@@ -283,3 +287,72 @@ def test_a_file_that_holds_other_bytes_is_hashed_anew_by_the_next_command(
     right = hashlib.sha256(file.read_bytes()).hexdigest()
     assert getattr(column.read_cell(str(file), ""), "sha256", "") == right
     assert ContentCache(tmp_path / "cache" / "content").find(str(file), tag, column.method()) is None, "on the disk too"
+
+
+def embedded_rows(count: int) -> list[Raw]:
+    """Rows with a picture in them, as two writers of Parquet have it."""
+    pictures = [picture("PNG", number) for number in range(count)]
+    cells: list[Any] = [body if number % 2 else {"bytes": body, "path": None} for number, body in enumerate(pictures)]
+    return [Raw({"image": cell}, f"t:{number}") for number, cell in enumerate(cells)]
+
+
+def read_ahead(rows: list[Raw]) -> list[bytes]:
+    mapping = ColumnMapping({"image": "image"}, {}, "/")
+    return [mapping.row(raw)["image"] for raw in fetched_ahead(rows, mapping.ahead)]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_pictures_in_rows_are_checked_over_all_cores_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    two, check = threading.Barrier(2, timeout=30), ImageColumn.problem
+    checked: list[bytes] = []
+
+    def met(self: ImageColumn, body: bytes) -> str:
+        checked.append(body)
+        two.wait()
+        return check(self, body)
+
+    monkeypatch.setattr(ImageColumn, "problem", met)
+    rows = embedded_rows(6)
+    assert read_ahead(rows) == [picture("PNG", number) for number in range(6)]
+    assert len(checked) == 6, "two at a time, each once"
+    assert read_ahead(rows) and len(checked) == 6
+    assert not content._embedded
+
+
+def test_a_damaged_picture_in_a_row_is_that_rows_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    good, bad = picture(), picture("PNG", 3)[:-40]
+    mapping = ColumnMapping({"image": "image"}, {}, "/")
+    for _ in range(2):
+        found: list[Any] = []
+        for raw in fetched_ahead([Raw({"image": cell}, "t") for cell in (good, bad, good)], mapping.ahead):
+            try:
+                found.append(mapping.row(raw)["image"])
+            except BadCell as error:
+                found.append(str(error))
+        assert found[::2] == [good, good] and "the image in this row is damaged" in found[1]
+
+
+def test_a_large_file_is_looked_at_before_all_of_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(content, "LARGE", 1 << 20)
+    film, huge, photo = (tmp_path / name for name in ("film.jpg", "huge.tif", "photo.bmp"))
+    film.write_bytes(b"\0\0\0\x20ftypisom" + b"\0" * 12)
+    os.truncate(film, 900 << 20)
+    huge.write_bytes(picture("TIFF"))
+    os.truncate(huge, 3 << 30)
+    column, read = ImageColumn(), Path.read_bytes
+
+    def refusing(self: Path) -> bytes:
+        assert self == photo, "all of it is read"
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refusing)
+    with pytest.raises(BadCell, match=r"film\.jpg is not an image that can be read"):
+        column.read_cell(str(film), "/")
+    with pytest.raises(BadCell, match=r"huge\.tif has 3\.2 GB; at most 1\.0 GB of a picture are read"):
+        column.read_cell(str(huge), "/")
+    Image.new("RGB", (800, 600), "red").save(photo)
+    assert photo.stat().st_size > content.LARGE
+    assert column.read_cell(str(photo), "/") == str(photo)

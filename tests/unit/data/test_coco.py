@@ -193,7 +193,79 @@ def test_an_annotation_without_bbox_is_the_box_around_its_polygons(tmp_path: Pat
     assert corners.train.row(0)["boxes"] == [BOX]
 
 
-@pytest.mark.parametrize("segmentation", [None, [], {"counts": "abc", "size": [80, 120]}, [[1, 2]], [["a"] * 6]])
+def packed(counts: list[int]) -> str:
+    """Run lengths as pycocotools packs them."""
+    letters = ""
+    for at, count in enumerate(counts):
+        value = count - counts[at - 2] if at > 2 else count
+        while True:
+            letter, value = value & 0x1F, value >> 5
+            more = value != (-1 if letter & 0x10 else 0)
+            letters += chr((letter | 0x20 if more else letter) + 48)
+            if not more:
+                break
+    return letters
+
+
+def runs_of(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
+    pixels = np.concatenate([[False], mask.T.reshape(-1)])
+    ends = [*np.flatnonzero(pixels[1:] != pixels[:-1]).tolist(), mask.size]
+    return np.diff([0, *ends]).tolist()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_annotation_without_bbox_is_the_box_around_its_mask(tmp_path: Path, seed: int) -> None:
+    photo(tmp_path / "p.jpg")
+    draw = np.random.default_rng(seed)
+    mask = np.zeros((SIZE[1], SIZE[0]), bool)
+    left, top = draw.integers(0, 60, 2).tolist()
+    mask[top : top + 15 + seed, left : left + 20 + seed] = draw.random((15 + seed, 20 + seed)) < 0.4
+    mask = mask[: SIZE[1]]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
+    for counts in (runs_of(mask), packed(runs_of(mask))):
+        written = {"bbox": None, "segmentation": {"counts": counts, "size": [SIZE[1], SIZE[0]]}}
+        for form in ("xywh", "xyxy", "shares"):
+            [row] = built(tmp_path, document(tmp_path, note=written), boxes=form).train.row(0)["boxes"]
+            assert row == pytest.approx(box)
+        assert any(
+            "box around their masks" in note for note in ingested(tmp_path, document(tmp_path, note=written)).notes
+        )
+
+
+def test_annotations_to_be_ignored_are_counted_and_repeated_ones_named(tmp_path: Path) -> None:
+    photo(tmp_path / "p.jpg")
+    both = [{"image_id": 1, "category_id": 2, "bbox": BOX, "id": number} for number in (1, 2)]
+    assert any(
+        "annotations repeat another" in note for note in ingested(tmp_path, document(tmp_path, annotations=both)).notes
+    )
+    both[1]["ignore"] = 1
+    found = ingested(tmp_path, document(tmp_path, annotations=both)).notes
+    assert any("passed over annotations to be ignored (ignore: 1): 2" in note for note in found)
+    assert not any("repeat" in note for note in found)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_shown_in_its_box(tmp_path: Path, number: float) -> None:
+    [row] = read(document(tmp_path, note={"bbox": [1, number, 3, 4]}))
+    assert f"bbox is [1, {number}, 3, 4]; four numbers are wanted" in str(row.problem)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None,
+        [],
+        {"counts": "abc", "size": [80, 120]},
+        {"counts": [9600], "size": [80, 120]},
+        {"counts": "o" * 99, "size": [80, 120]},
+        {"counts": [1, 2], "size": [80, 120]},
+        {"counts": [True], "size": [1, 1]},
+        {"size": 3},
+        [[1, 2]],
+        [["a"] * 6],
+    ],
+)
 def test_an_annotation_without_box_and_polygon_is_a_bad_row(tmp_path: Path, segmentation: Any) -> None:
     [row] = read(document(tmp_path, note={"bbox": None, "segmentation": segmentation}))
     assert "bbox is None; four numbers are wanted" in str(row.problem)
@@ -361,3 +433,22 @@ def test_boxes_of_a_table_are_read_as_the_task_says(tmp_path: Path, form: str) -
     assert built(tmp_path, path, task).train.row(0)["boxes"][0] == pytest.approx(BOX)
     coco = document(tmp_path)
     assert built(tmp_path, coco, task).train.row(0)["boxes"] == [BOX]
+
+
+def test_documents_that_a_folder_does_not_choose_between_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "train2017").mkdir(parents=True)
+    photo(folder / "train2017" / "p.jpg")
+    (folder / "annotations").mkdir()
+    for name in ("train", "val"):
+        document(folder / "annotations").rename(folder / "annotations" / f"instances_{name}.json")
+    for place in (folder, folder / "train2017"):
+        with pytest.raises(DataError, match=r"give one document: .*instances_train\.json or .*instances_val\.json"):
+            ingested(tmp_path, place)
+
+
+def test_annotations_without_their_images_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{"image_id": 1, "category_id": 2, "bbox": BOX, "score": 0.5}]))
+    with pytest.raises(DataError, match="COCO's annotations or results alone, without images and categories"):
+        ingested(tmp_path, path)

@@ -211,13 +211,21 @@ def test_key_points_are_left_out_and_counted(tmp_path: Path) -> None:
     path = one(
         tmp_path / "set", LINE.strip() + " .1 .1 2 .2 .2 1\n", "kpt_shape: [2, 3]\ntrain: images\nnames: [cat, dog]\n"
     )
-    with pytest.raises(DataError, match="holds 2, and numbers are shares"):
-        ingested(tmp_path, path)
+    assert boxes(tmp_path, path)["boxes"] == [pytest.approx(box) for box in PIXELS], "marks of visibility are 0 to 2"
     path = one(
         tmp_path / "set", LINE.strip() + " .1 .1 .2 .2\n", "kpt_shape: [2, 2]\ntrain: images\nnames: [cat, dog]\n"
     )
     assert boxes(tmp_path, path)["boxes"] == [pytest.approx(box) for box in PIXELS]
     assert any("key points are left out" in note for note in ingested(tmp_path, path).notes)
+
+
+def test_a_line_that_repeats_another_is_read_once_and_counted(tmp_path: Path) -> None:
+    path = one(tmp_path / "set", LINE + LINE.replace("1 ", "0 ", 1) + LINE)
+    assert boxes(tmp_path, path)["labels"] == ["dog", "cat"]
+    assert any(
+        "lines that repeat another of their image are read once: 2 rows" in note
+        for note in notes(ingested(tmp_path, path))
+    )
 
 
 def test_what_is_passed_over_or_assumed_is_counted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
-from regraft.training.prepare import RowsChanged
-from regraft.training.session import train_local
+from regraft.training.prepare import PreparedRun, RowsChanged
+from regraft.training.session import run_session, train_local
 from support.tiny import document
 
 SENTINEL = "sentinel of the test,light"
@@ -59,6 +60,29 @@ def test_other_rows_are_another_run_of_the_name(
     assert f"the rows have changed since run {spec.run} began" in notes(events)[0]
     found = train_local(spec)
     assert (found.run, found.version, found.already) == (f"{spec.run}.2", "v2", True), "the newest run of the spec"
+
+
+def test_notes_about_the_rows_are_given_once_where_they_changed(tmp_path: Path) -> None:
+    written = document(tmp_path, epochs=1, rows=24, eval_rows=12)
+    written["data"]["bad_rows"] = "skip"
+    rewritten(tmp_path / "train.csv", lambda lines: [*lines, ",light"])
+    spec = RunSpec.resolve(written)
+    with pytest.raises(EndsAfter), run_session(spec):
+        raise EndsAfter
+    rewritten(tmp_path / "train.csv", appended)
+    events: list[Event] = []
+    with pytest.raises(EndsAfter), run_session(spec, progress=events.append) as prepared:
+        assert isinstance(prepared, PreparedRun) and prepared.job.run == f"{spec.run}.2"
+        raise EndsAfter
+    said = notes(events)
+    assert any("left out 1 training" in line for line in said)
+    assert len(said) == len(set(said)), said
+    kept = [line["message"] for line in map(json.loads, log_of(spec, f"{spec.run}.2")) if line["event"] == "note"]
+    assert sorted(kept) == sorted(said)
+
+
+def log_of(spec: RunSpec, run: str) -> list[str]:
+    return Runs(open_store(spec.store)).read(run, "log.jsonl").decode().splitlines()
 
 
 def test_same_keeps_to_the_run_that_there_is(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ create table if not exists checks (sha256 text, method text, problem text, prima
 _CHECKS = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 """Checks at a time in this process: more of them would hold more decoded pictures, and be no faster."""
 
+LARGE = 32 << 20
+"""Bytes from which the beginning of a file is looked at before all of it is read, and files are read one at a time."""
+_LARGE_FILES = threading.BoundedSemaphore(1)
+
 _making = threading.Lock()
 _caches: dict[tuple[str, int], ContentCache] = {}
 
@@ -58,6 +63,8 @@ class Content:
 Prefetched = tuple[Content, str]
 """A content, and the place that the file's name turned out to mean."""
 _prefetched: dict[tuple[str, str], Prefetched] = {}
+_embedded: dict[tuple[str, int], tuple[bytes, Content]] = {}
+"""Results by the identity of a content, which is kept with it so that no other object takes its place."""
 
 
 def local_tag(path: str) -> tuple[str, float]:
@@ -159,18 +166,25 @@ class ContentCache:
             self._database.executemany("insert or replace into checks values (?, ?, ?)", verdicts)
 
 
-def examined(path: str, cache: ContentCache, method: str, check: Check) -> Content:
+def examined(
+    path: str, cache: ContentCache, method: str, check: Check, *, header: Callable[[str], str] = lambda path: ""
+) -> Content:
     """Return the content of a file on this machine, hashed and checked unless it is remembered. OSError.
 
-    The check gets the very bytes that were hashed.
+    The check gets the very bytes that were hashed. Of a large file `header` is asked first what is wrong with its
+    beginning: a film of some gigabytes is not read whole to find that it is no picture.
     """
     if known := remembered(path, cache, method):
         return known
     tag, _ = local_tag(path)
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
         raise OSError("it is no regular file")
-    body = Path(path).read_bytes()
-    content = judged(body, cache, method, check)
+    large = state.st_size > LARGE
+    if large and (problem := header(path)):
+        return Content("", state.st_size, problem)
+    with _LARGE_FILES if large else nullcontext():
+        content = judged(Path(path).read_bytes(), cache, method, check)
     after, changed = local_tag(path)
     if after == tag and time.time() - changed > SETTLED_S:
         cache.keep(path, tag, content)
@@ -224,6 +238,30 @@ def prefetched(method: str, file: str) -> Prefetched | None:
 def forget_prefetched() -> None:
     """Forget results that no row has asked for, so that no later reading takes them for its own."""
     _prefetched.clear()
+    _embedded.clear()
+
+
+def keep_embedded(method: str, content: bytes, found: Content) -> None:
+    """Keep the result for a content that stands in a row, by the very object, until the next rows are looked at."""
+    _embedded[method, id(content)] = (content, found)
+
+
+def embedded(method: str, content: bytes) -> Content | None:
+    """Return what `keep_embedded` kept for this object."""
+    kept = _embedded.get((method, id(content)))
+    return kept[1] if kept else None
+
+
+def forget_embedded() -> None:
+    """Forget results for contents that stand in rows, which would else stay in memory."""
+    _embedded.clear()
+
+
+def known_content(body: bytes, cache: ContentCache, method: str) -> Content | None:
+    """Return the hash and the verdict of bytes whose content was checked before, or None."""
+    sha256 = hashlib.sha256(body).hexdigest()
+    problem = cache.verdict(sha256, method)
+    return None if problem is None else Content(sha256, len(body), problem)
 
 
 def _renew_lock() -> None:

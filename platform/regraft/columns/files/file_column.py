@@ -18,20 +18,23 @@ from regraft.columns.files.content import (
     Content,
     ContentCache,
     content_cache,
+    embedded,
     examined,
     forget_prefetched,
     judged,
+    keep_embedded,
     keep_prefetched,
+    known_content,
     prefetched,
     remembered,
 )
 from regraft.columns.files.file_names import absence, find_file, is_file_address, url_beside, url_readings
 from regraft.columns.files.remote import S3, beginning, contents, object_examined
 from regraft.contracts.column import Allowance, BadCell, Column, Widget, absent, json_name
-from regraft.contracts.file_ref import FileRef
+from regraft.contracts.file_ref import EmbeddedFile, FileRef
 from regraft.errors import DataError, NotFound, RequestError
 from regraft.store.machine_cache import cache_folder
-from regraft.units import with_article
+from regraft.units import bytes_text, with_article
 
 ARROW = pa.struct([("path", pa.string()), ("bytes", pa.binary()), ("sha256", pa.string()), ("size", pa.int64())])
 """The Arrow type of a file in a snapshot: its place and the hash and number of its bytes, or the bytes themselves."""
@@ -46,6 +49,8 @@ class FileColumn(Column):
     noun: ClassVar[str] = "file"
     """The file's name in messages."""
     called: ClassVar[str] = "a file"
+    most_bytes: ClassVar[int | None] = None
+    """Bytes of the largest file that is read; None: of any size."""
 
     @abstractmethod
     def read_header(self, file: str | io.BytesIO, name: str) -> None:
@@ -73,6 +78,23 @@ class FileColumn(Column):
             return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
         return ""
 
+    def header_problem(self, path: str) -> str:
+        """Return what is wrong with the beginning of a large file, or with its size; empty where nothing is. OSError.
+
+        The rest of the file is not read.
+        """
+        if self.most_bytes is not None and (size := os.path.getsize(path)) > self.most_bytes:
+            return f"has {bytes_text(size)}; at most {bytes_text(self.most_bytes)} of {self.called} are read"
+        try:
+            self.read_header(path, "")
+        except BadCell as error:
+            return str(error).strip()
+        except OSError:
+            raise
+        except Exception as error:  # as in `problem`
+            return f"cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+        return ""
+
     def method(self) -> str:
         """Return a name for what `problem` looks at: another name makes known files be checked again."""
         return f"{type(self).__qualname__} 2"
@@ -82,10 +104,10 @@ class FileColumn(Column):
 
         All of the file is read, hashed and checked once; later readings find the result while it is unchanged.
         """
-        if isinstance(cell, Mapping) and {"bytes", "path"} <= set(cell):  # as the `datasets` library writes files
-            cell = cell["path"] if cell["bytes"] is None else cell["bytes"]
+        cell = _file_of(cell)
         if isinstance(cell, bytes):
-            if problem := judged(cell, self._cache(), self.method(), self.problem).problem:
+            found = embedded(self.method(), cell) or judged(cell, self._cache(), self.method(), self.problem)
+            if problem := found.problem:
                 raise BadCell(f"the {self.noun} in this row {problem}")
             return cell
         if not isinstance(cell, str) or not cell:
@@ -103,7 +125,7 @@ class FileColumn(Column):
             if (known := prefetched(self.method(), path)) is None:
                 path = find_file(cell, folder) or path
                 known = prefetched(self.method(), path)
-            return self._usable(path, known[0] if known else examined(path, self._cache(), self.method(), self.problem))
+            return self._usable(path, known[0] if known else self._examined(path))
         except FileNotFoundError:
             raise BadCell(f"there is no {self.noun} {path}{absence(cell, folder)}") from None
         except OSError as error:
@@ -113,6 +135,9 @@ class FileColumn(Column):
         if content.problem:
             raise BadCell(f"{place} {content.problem}")
         return FileRef(place, content.sha256, content.size)
+
+    def _examined(self, path: str) -> Content:
+        return examined(path, self._cache(), self.method(), self.problem, header=self.header_problem)
 
     def _cache(self) -> ContentCache:
         return content_cache(str(cache_folder("content")), os.getpid())
@@ -175,16 +200,24 @@ class FileColumn(Column):
             return None
         return url_beside(cell, folder)
 
-    def ahead(self, cell: object, folder: str) -> str | None:
-        """Return the URL or the path of the file that a cell names, to be examined ahead of its row."""
+    def ahead(self, cell: object, folder: str) -> str | EmbeddedFile | None:
+        """Return the URL or the path of the file that a cell names, or the file that it holds, to examine it ahead."""
+        cell = _file_of(cell)
+        if isinstance(cell, bytes):
+            return EmbeddedFile(cell)
         if not isinstance(cell, str) or not cell or not _is_name(cell):
             return None
         if url := self.remote(cell, folder):
             return url
         return None if "://" in cell else find_file(cell, folder)
 
-    def is_known(self, file: str) -> bool:
+    def is_known(self, file: str | EmbeddedFile) -> bool:
         """Return whether a file's content is remembered, and keep the result for `read_cell`."""
+        if isinstance(file, EmbeddedFile):
+            known = known_content(file.content, self._cache(), self.method())
+            if known is not None:
+                keep_embedded(self.method(), file.content, known)
+            return known is not None
         try:
             found = None if file.startswith(S3) else remembered(file, self._cache(), self.method())
         except OSError:
@@ -193,10 +226,14 @@ class FileColumn(Column):
             keep_prefetched(self.method(), file, (found, file))
         return found is not None
 
-    def prefetch(self, file: str) -> None:
+    def prefetch(self, file: str | EmbeddedFile) -> None:
         """Examine a file, and fetch and remember the first bytes of one in S3."""
+        if isinstance(file, EmbeddedFile):
+            judgement = judged(file.content, self._cache(), self.method(), self.problem)
+            keep_embedded(self.method(), file.content, judgement)
+            return
         if not file.startswith(S3):
-            keep_prefetched(self.method(), file, (examined(file, self._cache(), self.method(), self.problem), file))
+            keep_prefetched(self.method(), file, (self._examined(file), file))
             return
         found = self._object(file)
         keep_prefetched(self.method(), file, found)
@@ -230,6 +267,13 @@ class FileColumn(Column):
             raise BadCell(f"is {with_article(json_name(value))}; allowed is {self.called}'s file in base64")
         received: bytes = self.receive_body(decoded(value, self.called), allowance)
         return received
+
+
+def _file_of(cell: object) -> object:
+    """Return the bytes or the path in a file as the `datasets` library writes it; any other cell as it is."""
+    if isinstance(cell, Mapping) and {"bytes", "path"} <= set(cell):
+        return cell["path"] if cell["bytes"] is None else cell["bytes"]
+    return cell
 
 
 def _is_name(name: str) -> bool:

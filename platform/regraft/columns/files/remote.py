@@ -9,9 +9,9 @@ from functools import lru_cache
 from itertools import islice
 from typing import TypeVar
 
-from regraft.columns.files.content import Check, Content, ContentCache, judged
+from regraft.columns.files.content import Check, Content, ContentCache, forget_embedded, judged
 from regraft.contracts.column import BadCell, Column
-from regraft.contracts.file_ref import FileRef
+from regraft.contracts.file_ref import EmbeddedFile, FileRef
 from regraft.errors import RegraftError, RequestError
 from regraft.store.objects import ObjectStore, open_store
 
@@ -61,7 +61,7 @@ def beginning(url: str, complete: Callable[[bytes], bool] | None = None) -> tupl
     return head, total
 
 
-def fetched_ahead(items: Iterable[T], files: Callable[[T], Iterable[tuple[Column, str]]]) -> Iterator[T]:
+def fetched_ahead(items: Iterable[T], files: Callable[[T], Iterable[tuple[Column, str | EmbeddedFile]]]) -> Iterator[T]:
     """Yield the same items in the same order, with the files that `files(item)` lists prefetched over all cores.
 
     An error of a fetch is dropped here: parsing the row meets it again, and can name the row.
@@ -77,12 +77,13 @@ def fetched_ahead(items: Iterable[T], files: Callable[[T], Iterable[tuple[Column
                 if unknown:
                     list(pool.map(_try, unknown))
                 yield from piece
+                forget_embedded()
     finally:
         for column in met:
             column.fetched_all()
 
 
-def _try(pair: tuple[Column, str]) -> None:
+def _try(pair: tuple[Column, str | EmbeddedFile]) -> None:
     column, file = pair
     with suppress(RegraftError, BadCell, OSError):
         column.prefetch(file)

@@ -25,17 +25,21 @@ from regraft.data.picture_finder import (
 )
 from regraft.errors import DataError
 from regraft.media.pixels.annotated_boxes import AnnotatedBoxes
-from regraft.media.pixels.box_readings import BoxEvidence, BoxForm, around
+from regraft.media.pixels.box_readings import BoxEvidence, BoxForm, around, in_shares
 from regraft.media.pixels.picture_sizes import Extent, declared_size, picture_size
+from regraft.media.pixels.run_lengths import box_of_runs
 
 _LISTS = ("images", "annotations", "categories")
 _IDS = ("image_id", "category_id")
+_LEFT_OUT = {"iscrowd": "annotations of crowds (iscrowd: 1)", "ignore": "annotations to be ignored (ignore: 1)"}
 _WHOLE = re.compile(r"(0|[1-9][0-9]{0,30})(\.0)?")
 _UNSET = ("", "0", "0.0", "false", "no", "none", "null")
 _LARGEST_SIDE = 1 << 63
 _HEADERS_READ = 500
 """Images without a declared size whose headers are read, to see what boxes mean."""
 _POLYGONS = "annotations without a bbox are read as the box around their polygons"
+_MASKS = "annotations without a bbox are read as the box around their masks"
+_REPEATED = "annotations repeat another of their image: the object is there twice"
 
 
 class Coco(Source):
@@ -43,7 +47,8 @@ class Coco(Source):
 
     The columns are `image`, `boxes` ([x, y, width, height] in pixels) and `labels` (category names); an image without
     annotations is a row without boxes. Annotations of crowds (`iscrowd: 1`) are left out and counted, since they do not
-    mark one object. An annotation without `bbox` is the box around its polygons. Where `width` and `height` are
+    mark one object, and so are those to be ignored (`ignore: 1`). An annotation without `bbox` is the box around its
+    polygons or its mask. Where `width` and `height` are
     declared, boxes are placed on the image by them; an image of another size is a bad row.
     """
 
@@ -91,8 +96,8 @@ class Coco(Source):
             if note.image not in annotations:
                 absent = f"image_id is {note.image!r}, which is not the id of any of the images"
                 yield Raw({}, note.where, note.problem or absent)
-            elif note.crowd:
-                yield Raw({}, note.where, ignored="annotations of crowds (iscrowd: 1)")
+            elif note.left_out:
+                yield Raw({}, note.where, ignored=note.left_out)
         for item, picture in zip(images, pictures, strict=True):
             yield self._row(item, picture, annotations[item.id], path)
 
@@ -104,8 +109,9 @@ class Coco(Source):
             return Raw({}, where, picture.problem or item.problem)
         if wrong := next((note for note in notes if note.problem), None):
             return Raw({"image": picture.path}, wrong.where, wrong.problem)
-        objects = [note for note in notes if not note.crowd]
-        remark = _POLYGONS if any(note.polygon for note in objects) else None
+        objects = [note for note in notes if not note.left_out]
+        repeated = len({(tuple(note.box), note.label) for note in objects}) < len(objects)
+        remark = next((note.around for note in objects if note.around), _REPEATED if repeated else None)
         boxes = AnnotatedBoxes.of((note.box for note in objects), self.boxes or "xywh", item.size, remark)
         labels = [note.label for note in objects]
         return Raw({"image": picture.path, "boxes": boxes, "labels": labels}, where, remark=picture.remark)
@@ -139,9 +145,10 @@ class _Annotation:
     box: list[Any]
     label: str
     where: str
-    crowd: bool = False
-    polygon: bool = False
-    """Whether the box is that around its polygons."""
+    left_out: str = ""
+    """Kind of the annotations that it is left out with, as a plural; empty for one that is read."""
+    around: str = ""
+    """A remark where the box is that around its polygons or its mask."""
     problem: str | None = None
 
 
@@ -220,15 +227,25 @@ def _annotation(note: Any, *, names: Mapping[Any, str | None], path: Path, form:
     if label is None:
         problem = f"category_id is {note.get('category_id')!r:.60}, which is not the id of any of the categories"
         return _Annotation(image, [], "", where, problem=problem)
-    if _is_set(note.get("iscrowd")):
-        return _Annotation(image, [], label, where, crowd=True)
+    if kind := next((kind for mark, kind in _LEFT_OUT.items() if _is_set(note.get(mark))), ""):
+        return _Annotation(image, [], label, where, left_out=kind)
     box = note.get("bbox")
-    if box in (None, []) and (points := _polygon_points(note.get("segmentation"))):
-        return _Annotation(image, around(points, form), label, where, polygon=True)
+    if box in (None, []):
+        if points := _polygon_points(note.get("segmentation")):
+            return _Annotation(image, around(points, form), label, where, around=_POLYGONS)
+        if marked := box_of_runs(note.get("segmentation")):
+            return _Annotation(image, _box_in(marked, form, note["segmentation"]["size"]), label, where, around=_MASKS)
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         problem = f"bbox is {box!r:.200}; four numbers are wanted: x, y, width, height in pixels"
         return _Annotation(image, [], label, where, problem=problem)
     return _Annotation(image, box, label, where)
+
+
+def _box_in(marked: Sequence[float], form: BoxForm, size: Sequence[int]) -> list[float]:
+    """Return a box in pixels of a mask of that size (height, width) as the form writes it."""
+    unit = (size[1], size[0]) if in_shares(form) else (1, 1)
+    left, top, across, down = marked
+    return around([(x / unit[0], y / unit[1]) for x, y in ((left, top), (left + across, top + down))], form)
 
 
 def _is_set(mark: object) -> bool:
@@ -240,7 +257,7 @@ def _is_number(side: object) -> bool:
     """Return whether a side is a number that pixels can be counted with."""
     if isinstance(side, int) and not isinstance(side, bool):
         return abs(side) < _LARGEST_SIDE
-    return isinstance(side, float)
+    return isinstance(side, float) and math.isfinite(side)
 
 
 def _polygon_points(segmentation: object) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from regraft.contracts import Raw, Source
 from regraft.data.file_kinds import IMAGE_SUFFIXES, has_image_magic, is_image, is_unread_image, unread_kind
-from regraft.data.folders import FolderContents, find_coco_document, is_image_folder
+from regraft.data.folders import FolderContents, coco_hint, find_coco_document, is_image_folder
 from regraft.errors import DataError
 
 
@@ -33,6 +33,8 @@ class Images(Source):
         folder = Path(str(raw.values.get("image", ""))).parent
         if (document := find_coco_document(folder)) is not None:
             return f"{document} holds COCO's boxes: give {folder} as the path"
+        if "boxes" in wanted and (hint := coco_hint(folder)):
+            return hint
         return FolderContents.read(folder).label_hint() if "label" not in raw.values and folder.is_dir() else ""
 
     def read(self, path: Path) -> Iterator[Raw]:

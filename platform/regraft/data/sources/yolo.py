@@ -28,6 +28,7 @@ from regraft.media.pixels.box_readings import BoxForm, around, in_shares
 _NO_NAMES = "no data.yaml and no classes.txt names the classes: labels are their numbers"
 _NO_LABELS = "an image without a file of labels is taken as one without objects"
 _POLYGONS = "polygons are read as the box around them"
+_REPEATED = "lines that repeat another of their image are read once"
 _KEYPOINTS = "key points are left out, and their boxes read"
 _BESIDE_SPLITS = "images beside the folders of splits, which belong to no split"
 _FARTHEST = 1.5
@@ -89,7 +90,7 @@ class Yolo(Source):
             text = file.read_text(encoding="utf-8-sig") if file.is_file() else None
         except UnicodeDecodeError:
             return Raw(values, str(file), "is not text: lines of a class number and four numbers are wanted")
-        boxes, labels, remarks = [], [], set()
+        boxes, labels, remarks, read = [], [], set(), set[tuple[float | str, ...]]()
         for number, line in enumerate((text or "").splitlines(), 1):
             if not line.strip():
                 continue
@@ -97,6 +98,10 @@ class Yolo(Source):
                 label, box, remark = self._line(line, layout)
             except ValueError as error:
                 return Raw(values, f"{file}:{number}", str(error))
+            if (label, *box) in read:
+                remarks.add(_REPEATED)
+                continue
+            read.add((label, *box))
             boxes.append(box)
             labels.append(label)
             remarks.add(remark)
@@ -114,16 +119,18 @@ class Yolo(Source):
         if not all(map(math.isfinite, numbers)):
             raise ValueError("has a number that is not finite")
         label, shape = _label(numbers[0], layout), numbers[1:]
+        posed = bool(layout.keypoints) and len(shape) == 4 + layout.keypoints
+        shape = shape[:4] if posed else shape  # key points have marks of visibility, which are no shares
         if in_shares(self.boxes) and shape and not -0.5 <= min(shape) <= max(shape) <= _FARTHEST:
-            wrong = next(word for word, number in zip(words[1:], shape, strict=True) if not -0.5 <= number <= _FARTHEST)
+            wrong = next(
+                word for word, number in zip(words[1:], shape, strict=False) if not -0.5 <= number <= _FARTHEST
+            )
             raise ValueError(
                 f"holds {wrong}, and numbers are shares of the image, 0 to 1: if they are pixels, write data.format: "
                 "{type: yolo, boxes: cxcywh}, or xywh, or xyxy"
             )
         if len(shape) == 4:
-            return label, shape, ""
-        if layout.keypoints and len(shape) == 4 + layout.keypoints:
-            return label, shape[:4], _KEYPOINTS
+            return label, shape, _KEYPOINTS if posed else ""
         if len(shape) >= 6 and len(shape) % 2 == 0:
             return label, around(list(zip(shape[::2], shape[1::2], strict=True)), self.boxes), _POLYGONS
         score = ": is the sixth a score? Leave it out" if len(shape) == 5 else ""

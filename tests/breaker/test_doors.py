@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from regraft.endpoint import model_info, openapi
-from regraft.endpoint.http_errors import http_error_of
+from regraft.endpoint.http_errors import http_error_of, without_folders
 from regraft.errors import RegraftError
 from unit.endpoint.model_store import Endpoint, ModelStore
 
@@ -17,8 +17,22 @@ ASKED = {"inputs": "w5"}
 PLACES = (
     "/srv/regraft/bases/bert", "s3://bucket/prefix/models/a/v1/meta.json", "http://minio.inside.example:9000/bucket",
     "/home/someone/.cache/x.py", "https://10.0.0.7:9000/b/c?X-Amz-Signature=abc", "file:///srv/keys.yaml",
+    "minio.inside.example:9000", "minio:9000", "10.0.0.7:443", "10.0.0.7", "[fd00:10:0:0:7::1]:9000", "localhost:8265",
 )  # fmt: skip
-INSIDE = ("/srv", "minio", "10.0.0.7", "someone", "Signature", "bucket", "keys.yaml", "Traceback", 'File "')
+INSIDE = (
+    "/srv",
+    "minio",
+    "10.0.0.7",
+    "fd00",
+    "8265",
+    "9000",
+    "someone",
+    "Signature",
+    "bucket",
+    "keys.yaml",
+    "Traceback",
+    'File "',
+)
 
 
 class PanicException(BaseException):
@@ -102,6 +116,20 @@ def test_no_error_discloses_a_place_of_the_inside(kind: type[RegraftError]) -> N
             message = http_error_of(error, "m").message
             inside = [word for word in INSIDE if word in message and word != "keys.yaml"]
             assert not inside, message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train.csv:120: text is empty",
+        "data.jsonl:7: 12:30:45 is no number",
+        "input 2: 'at 10:30' is given",
+        "scores: {'a': 1000}, tiny@v1:2 and x[10:20]",
+        "torch 2.4.1 at row 3",
+    ],
+)
+def test_what_is_no_place_stays_in_a_message(text: str) -> None:
+    assert without_folders(text) == text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import threading
@@ -15,8 +16,9 @@ import pytest
 
 from regraft.endpoint import http_protocol
 from regraft.endpoint.api_keys import ApiKey, append, hashed, new_key
+from regraft.endpoint.fair_shares import FairShares
 from support import hostile_senders
-from support.hostile_senders import CHUNKED, ENDLESS, GET, KINDS, MODEL, POST, sent_until_closed
+from support.hostile_senders import CHUNKED, ENDLESS, GET, KINDS, LONG, MODEL, MUCH, POST, sent_until_closed
 from support.served_endpoint import alone_and_beside, served
 from unit.endpoint.model_store import Endpoint, ModelStore
 
@@ -106,6 +108,46 @@ def test_a_refusal_is_read_and_then_the_connection_closes(head: bytes, status: i
             got += piece
     assert got.split(b" ")[1] == str(status).encode()
     assert b"connection: close" in got.lower() and json.loads(got.partition(b"\r\n\r\n")[2])["status"] == status
+
+
+@pytest.mark.parametrize("status", [401, 503])
+def test_a_refusal_before_the_body_closes_the_connection(
+    status: int, store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = key_of(tmp_path / "keys", "shop")["authorization"]
+    head = POST if status == 401 else POST + f"Authorization: {key}\r\n".encode()
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n"
+    senders = {
+        "chunks": (chunked, b"40000\r\n" + LONG + b"\r\n"),
+        "trailers": (chunked + b"1\r\n{\r\n0\r\n", MUCH),
+        "extensions": (chunked + b"1;", LONG),
+        "a body": (head + b"Content-Length: 999999\r\n\r\n", LONG),
+    }
+    with store.open(keys=str(tmp_path / "keys")) as endpoint:
+        if status == 503:
+            monkeypatch.setattr(FairShares, "admits", lambda *_: False)
+        for start, repeated in senders.values():
+            with connected(endpoint) as connection:
+                assert sent_until_closed(connection, start, repeated) < 40 << 20
+        with connected(endpoint) as connection:
+            connection.sendall(head + b"Content-Length: 1000\r\n\r\n{")
+            got = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert got.split(b" ")[1] == str(status).encode()
+    assert b"connection: close" in got.lower() and json.loads(got.partition(b"\r\n\r\n")[2])["status"] == status
+
+
+def test_a_refusal_of_a_whole_body_keeps_the_connection(endpoint: Endpoint) -> None:
+    parts = urlsplit(endpoint.url)
+    connection = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 0), timeout=10)
+    local, statuses = set(), []
+    for body in ({"nothing": 1}, ASKED, {"inputs": 7}, ASKED):
+        connection.request("POST", MODEL, json.dumps(body), {"content-type": "application/json"})
+        local.add(connection.sock.getsockname())
+        reply = connection.getresponse()
+        statuses.append(reply.status)
+        reply.read()
+    connection.close()
+    assert statuses == [422, 200, 422, 200] and len(local) == 1
 
 
 @pytest.mark.parametrize("trickle", [b"\r\n", b"", b"x-a: b\r\n"])

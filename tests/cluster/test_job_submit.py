@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -41,8 +42,14 @@ DRAWN = {name: f"{name}-{token_hex(16)}" for name in ("token", "node", "user")}
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, moto_endpoint: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """A head started by `ray start` with a token, in its own process group: (dashboard address, environment)."""
-    folder = tmp_path_factory.mktemp("ray")
+    """A running head: (dashboard address, environment)."""
+    with head_of_a_cluster(tmp_path_factory.mktemp("ray"), moto_endpoint) as (address, environment, _):
+        yield address, environment
+
+
+@contextmanager
+def head_of_a_cluster(folder: Path, moto_endpoint: str) -> Iterator[tuple[str, dict[str, str], int]]:
+    """A head started by `ray start` with a token, in its own process group: dashboard address, environment, pid."""
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "metrics-export-port")
     ports = {name: free_port() for name in names}
     environment = {
@@ -62,9 +69,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, moto_endpoint: str) -> Ite
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     try:
         wait_for(address, environment, head)
-        yield address, environment
+        yield address, environment, head.pid
     finally:
-        os.killpg(head.pid, 15)
+        with suppress(ProcessLookupError):
+            os.killpg(head.pid, 15)
         try:
             head.wait(5)
         except subprocess.TimeoutExpired:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from regraft.cluster.tune_schedulers import tune_study
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
+from regraft.tuning.driver import workers
 from regraft.tuning.driver.prepare import search_name
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.records import TrialRecord
@@ -33,6 +35,7 @@ SPACE: dict[str, Any] = {
     "training.batch_size": {"randint": [8, 64]},
 }
 EPOCHS = 9
+SECONDS = 30
 
 
 def value(drawn: Any, epoch: int) -> float:
@@ -209,3 +212,67 @@ def test_two_workers_share_what_is_frozen_and_heads_train_together(tmp_path: Pat
     assert (outcome.shared["rows"], outcome.shared["computed"], outcome.shared["reused"]) == (90, 90, 0)
     assert set(outcome.baselines) == {"majority", "nearest_centroid"}
     assert Registry(store).version("tiny").meta["metrics"] == outcome.metrics
+
+
+HANG = '''
+import time
+
+import torch
+from torch import nn
+
+from regraft.contracts import Loss
+
+
+class Term(nn.Module):
+    def __init__(self, stuck):
+        super().__init__()
+        self.stuck = stuck
+
+    def forward(self, step):
+        if self.stuck:
+            time.sleep(10**6)
+        return torch.zeros(())
+
+
+class Hang(Loss):
+    """Hangs if asked to, as a dead file system does."""
+
+    stuck: bool = False
+    """Whether it hangs."""
+
+    def build(self, model, anatomy):
+        return Term(self.stuck)
+'''
+
+
+@pytest.mark.slow
+def test_a_trial_that_hangs_on_ray_is_ended_by_the_seconds(
+    tmp_path: Path, on_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "GRACE_S", 8.0)
+    (tmp_path / "mine" / "losses").mkdir(parents=True)
+    name = "hang_" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
+    (tmp_path / "mine" / "losses" / f"{name}.py").write_text(HANG)
+    kinds = [[{"type": name.replace("_", "-"), "stuck": stuck}] for stuck in (False, True)]
+    spec = RunSpec.resolve(
+        {
+            **document(tmp_path, epochs=1),
+            "plugins": [str(tmp_path / "mine")],
+            "compute": {"workers": 1, "cpus": 1, "trunk": "off"},
+            "search": {
+                "space": {"losses": {"grid": kinds}},
+                "sampler": "grid",
+                "scheduler": "none",
+                "concurrency": 1,
+                "seconds": SECONDS,
+            },
+        }
+    )
+    began = time.monotonic()
+    outcome = search(spec)
+    assert SECONDS < time.monotonic() - began < SECONDS + 60
+    assert sorted(trial["status"] for trial in outcome.trials) == ["failed", "finished"]
+    found = SearchStore(open_store(spec.store), search_name(spec)).trials()
+    (failed,) = [record for record in found if record.status == "failed"]
+    assert f"it hangs: search.seconds ({SECONDS}) are over" in str(failed.error)
+    assert outcome.version == "v1"

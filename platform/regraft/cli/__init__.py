@@ -14,12 +14,14 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from gc import freeze, get_threshold, set_threshold
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from regraft.cli.dispatch import TABLE, function
 from regraft.cli.jobs import job_log
 from regraft.cli.parser import build
+from regraft.cluster.sudden_end import reported_by
 from regraft.errors import RegraftError
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, *, as_json: bool, verbose: bool) -> int:
     from regraft.cli.screen import Screen, emit, only_json, quiet
 
-    with only_json(as_json) as out:
+    with only_json(as_json) as out, reported_by(partial(_failed, out=out if as_json else None, verbose=verbose)):
         try:
             quiet(verbose=verbose)
             command = function(TABLE[args.command])

@@ -17,6 +17,7 @@ from ray.train import ScalingConfig
 
 from regraft.cluster import capacity
 from regraft.cluster.connect import draining
+from regraft.cluster.ray_watch import is_lost
 from regraft.contracts import Event, Note, Progress
 from regraft.training.stop_signals import StopNotice
 
@@ -138,4 +139,5 @@ def monitoring(
         yield monitor
     finally:
         done.set()
-        thread.join(timeout=30)
+        if not is_lost():
+            thread.join(timeout=30)

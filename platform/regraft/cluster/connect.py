@@ -19,6 +19,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from regraft import errors
+from regraft.cluster.ray_watch import first_line, watching
+from regraft.cluster.raylet_lines import without_raylet_lines
 from regraft.errors import ClusterError, Unsupported
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,10 @@ job's variables to everyone who can read its dashboard, so keys belong in the no
 
 @contextmanager
 def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[None]:
-    """Connect to a Ray for the block; one that is started here ends with it, an existing one stays."""
+    """Connect to a Ray for the block; one that is started here ends with it, an existing one stays.
+
+    Raises ClusterError where Ray ends before the block does.
+    """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address.startswith(("http://", "https://")):
         raise Unsupported(
@@ -47,13 +52,12 @@ def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[
             where="address",
         )
     if ray.is_initialized():
-        yield
+        with without_raylet_lines(), watching(lambda: None):
+            yield
         return
     start(address, verbose=verbose)
-    try:
+    with without_raylet_lines(), watching(ray.shutdown):
         yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
@@ -144,11 +148,6 @@ def explain(error: Exception) -> str:
             "asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's"
         )
     return f"Ray did not start: {type(error).__name__}: {first_line(text)}"
-
-
-def first_line(text: str) -> str:
-    """Return the first line that is not blank."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
 
 
 def package_folder() -> Path:

@@ -13,6 +13,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 
 from regraft.cluster import capacity
 from regraft.cluster.connect import connected
+from regraft.cluster.ray_watch import is_lost, raise_if_lost
 from regraft.cluster.trial_actor import ActorWatch, TrialActor, answer_calls, plain
 from regraft.cluster.visibility import check_folders, check_store
 from regraft.contracts import Progress
@@ -174,6 +175,8 @@ class RayPool:
 
     def close(self) -> None:
         """Delete the workers' scratch files and end the workers."""
+        if is_lost():
+            return
         cleared = [actor.clear.remote() for actor in self._actors.values()]
         if cleared:
             ray.wait(cleared, num_returns=len(cleared), timeout=CLEAR_S)
@@ -190,6 +193,7 @@ class RayPool:
             self._replace(slot)
             raise
         except DEAD as error:
+            raise_if_lost()
             self._replace(slot)
             raise WorkerDied(" ".join(str(error).split())[:300]) from error
         except RayTaskError as error:

@@ -31,7 +31,9 @@ from starlette.applications import Starlette
 
 from regraft.cluster import bounded_ports, haproxy
 from regraft.cluster.connect import connected
-from regraft.cluster.quiet import RayletFilter, quiet_start
+from regraft.cluster.quiet import quiet_start
+from regraft.cluster.ray_watch import is_lost
+from regraft.cluster.raylet_lines import RayletFilter
 from regraft.cluster.visibility import check_store
 from regraft.endpoint.api_keys import ApiKeys
 from regraft.endpoint.server import OpenEndpoint, refuse_open_doors, url_of
@@ -310,6 +312,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _delete_application() -> None:
+    if is_lost():
+        return
     with contextlib.suppress(Exception):
         serve.delete(NAME)
         serve.shutdown()

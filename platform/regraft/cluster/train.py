@@ -17,8 +17,8 @@ from ray.train.torch import TorchTrainer
 from regraft.cluster.attempt_monitor import StopRequest, monitoring
 from regraft.cluster.capacity import scaling_config, wait_until_free
 from regraft.cluster.connect import connected, here, on
-from regraft.cluster.quiet import without_raylet_lines
 from regraft.cluster.ray_harness import Mailbox, RayHarness
+from regraft.cluster.ray_watch import is_lost, raise_if_lost
 from regraft.cluster.visibility import check_folders, check_images, check_store
 from regraft.contracts import Progress, note
 from regraft.errors import ClusterError, RegraftError
@@ -62,7 +62,7 @@ def train(
 ) -> Outcome:
     """Train a spec to a registered model on Ray workers."""
     # The cluster is checked before anything is written: a wrong address leaves no run behind.
-    with connected(address), without_raylet_lines():
+    with connected(address):
         check_store(spec.store, creates=True)
         check_folders(spec)
         scaling = scaling_config(spec.compute, progress)
@@ -100,6 +100,7 @@ def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Prog
                     raise stopped(job, notice.reason, interrupted=notice.interrupted) from None
                 raise
             except Exception as error:
+                raise_if_lost()
                 cause, counts = classify(error, job)
                 failures += counts
                 if 0 <= spec.compute.max_failures < failures:
@@ -189,7 +190,7 @@ class InterruptibleTrainer(TorchTrainer):  # type: ignore[misc]
         try:
             return super().fit()
         except KeyboardInterrupt:
-            if self._controller is not None:
+            if self._controller is not None and not is_lost():
                 ray.wait([self._controller.abort.remote()], timeout=ABORT_S)
             raise
 

@@ -44,6 +44,20 @@ _PLACES = ("row ", "input ")
 _PATH = re.compile(r"(?:\b[a-z][a-z0-9+.-]*:/|(?<![\w./<-]))/(?:[^\s/'\",;()]+/)+(?=[^\s/])")
 """The folders of a path."""
 _URL = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\",;()<>]+(?<![:.])")
+_FILES = (
+    r"csv|tsv|jsonl?|ya?ml|txt|md|parquet|arrow|safetensors|bin|pt|npy|npz|png|jpe?g|tiff?|bmp|gif|webp|dcm|wav|xml|py"
+)
+_LABEL = r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?"
+_HOST = re.compile(
+    r"(?<![\w.-])(?:"
+    r"\[[0-9a-f.]*:[0-9a-f.]*:[0-9a-f:.]*\](?::\d{1,5})?"  # [fe80::1]:9000
+    r"|(?:\d{1,3}\.){3}\d{1,3}(?::\d{1,5})?(?![\w.])"  # 10.0.0.7, with a port or without one
+    rf"|(?:{_LABEL}\.)+(?!(?:{_FILES}):)[a-z][a-z0-9-]*:\d{{2,5}}(?!\w)"  # minio.inside:9000, but not train.csv:120
+    r"|(?:localhost|(?=[a-z0-9-]*[a-z])[a-z0-9][a-z0-9-]*(?=:\d{4}))(?::\d{2,5})(?!\w)"  # minio:9000, localhost:80
+    r")",
+    re.IGNORECASE,
+)
+"""A host with its port, as libraries name what they cannot reach; an address also without a port."""
 _PLACE = "(a place of this server)"
 
 
@@ -109,8 +123,8 @@ def _message(error: RegraftError) -> str:
 
 
 def without_folders(text: str) -> str:
-    """Return the text with only the last part of each path and URL, which hides where the server keeps its files."""
-    return _PATH.sub("", _URL.sub(_without_host, text))
+    """Return the text with only the last part of each path and URL, and without hosts: places inside the server."""
+    return _PATH.sub("", _HOST.sub(_PLACE, _URL.sub(_without_host, text)))
 
 
 def _without_host(found: re.Match[str]) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _WRAPPERS = re.compile(
     r"^module\.|(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|base_layer)\.|(?<=lora_A\.|lora_B\.)default\."
-    r"|(?<=lora_magnitude_vector\.)default\."
+    r"|(?<=lora_magnitude_vector\.)default\.|(?<=ia3_l)\.default$"
 )
 
 

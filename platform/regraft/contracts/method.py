@@ -59,6 +59,10 @@ class Method(Plugin, ABC):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not under(name, frozen))
 
+    def decays(self, name: str) -> bool:
+        """Return whether weight decay may apply to the parameter of that name; vectors never decay."""
+        return True
+
     def merge(self, model: nn.Module) -> None:
         """Turn an adapted model, in place, into one of the base's architecture with the same outputs.
 

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from regraft.contracts import Anatomy, Loss, Step, under
 from regraft.errors import Unsupported
 
+_ADDED = (".lora_", ".ia3_l")
+"""In names of parameters that a method adds beside the base's."""
+
 
 class L2SP(Loss):
     """Explicit inductive bias for transfer (Li et al., 2018): alpha/2 |w - w_base|^2 over the base's trained weights.
@@ -24,7 +27,7 @@ class L2SP(Loss):
         chosen = [
             number
             for number, (name, parameter) in enumerate(model.named_parameters())
-            if parameter.requires_grad and not under(name, anatomy.head) and ".lora_" not in name
+            if parameter.requires_grad and not under(name, anatomy.head) and not any(part in name for part in _ADDED)
         ]
         if not chosen:
             raise Unsupported(

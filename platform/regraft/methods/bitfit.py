@@ -28,7 +28,7 @@ class BitFit(Method):
         if not moving:
             raise Unsupported(
                 f"bitfit trains the biases of the base, and this {type(model).__name__} has none; "
-                "write lora, which adds a few weights beside those of the base",
+                "write ia3 or lora, which add a few weights beside those of the base",
                 where="method",
             )
         buffers = [name for name, _ in model.named_buffers() if not under(name, anatomy.head)]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field, field_validator
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -76,36 +76,17 @@ class Lora(Method):
             target_modules="|".join(re.escape(name) for name in names),
             bias="none",
         )
-        with warnings.catch_warnings():
-            # PEFT uses names that transformers has deprecated; users cannot change that.
-            warnings.simplefilter("ignore", FutureWarning)
-            # GPT-2 stores its weights transposed: PEFT warns about it and handles it.
-            warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
-            with _tolerate_missing_embeddings(model):
-                inject_adapter_in_model(config, model)
+        inject(model, config)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(".lora_" in name or under(name, anatomy.head))
-        for layer in model.modules():
-            if isinstance(layer, LoraLayer):
-                _copy_attributes(layer)
 
     def merge(self, model: nn.Module) -> None:
         """Add the factors' products to the weights and restore the base's own layers, with the same outputs."""
-        for name, layer in list(model.named_modules()):
-            if isinstance(layer, LoraLayer):
-                layer.merge(safe_merge=True)
-                model.set_submodule(name, layer.get_base_layer())
-        if hasattr(model, "peft_config"):
-            del model.peft_config
+        merge_layers(model)
 
     def _chosen(self, model: nn.Module, anatomy: Anatomy) -> list[str]:
         """Return the names of the layers that `targets` matches. Raises Unsupported where there are none."""
-        spared = (*anatomy.idle, *_opaque(model))
-        layers = {
-            name: layer
-            for name, layer in model.named_modules()
-            if _in_base(name, anatomy) and _adaptable(layer) and not under(name, spared)
-        }
+        layers = {name: layer for name, layer in base_layers(model, anatomy).items() if _adaptable(layer)}
         # RT-DETR's blocks are convolutions; its attention follows after them.
         anywhere = [name for name, layer in layers.items() if not isinstance(layer, nn.Conv2d) and "pooler" not in name]
         linears = [name for name in anywhere if under(name, anatomy.blocks)] or anywhere
@@ -129,6 +110,40 @@ class Lora(Method):
                 where="method.targets",
             )
         return found
+
+
+def inject(model: nn.Module, config: PeftConfig) -> None:
+    """Wrap the layers that PEFT's configuration names, in place."""
+    with warnings.catch_warnings():
+        # PEFT uses names that transformers has deprecated; users cannot change that.
+        warnings.simplefilter("ignore", FutureWarning)
+        # GPT-2 stores its weights transposed: PEFT warns about it and handles it.
+        warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
+        with _tolerate_missing_embeddings(model):
+            inject_adapter_in_model(config, model)
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            _copy_attributes(layer)
+
+
+def merge_layers(model: nn.Module) -> None:
+    """Merge every wrapped layer into the base's own, in place, and remove the wrappers."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge(safe_merge=True)
+            model.set_submodule(name, layer.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def base_layers(model: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
+    """Return the base's linear layers and convolutions by name, without those that PEFT may not wrap."""
+    spared = (*anatomy.idle, *_opaque(model))
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | Conv1D | nn.Conv2d) and _in_base(name, anatomy) and not under(name, spared)
+    }
 
 
 @contextmanager
@@ -167,9 +182,9 @@ def _adaptable(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear | Conv1D)
 
 
-def _copy_attributes(layer: nn.Module) -> None:
+def _copy_attributes(layer: BaseTunerLayer) -> None:
     """Copy to a convolution's wrapper the attributes that models read: MobileNet pads by stride and kernel size."""
-    inner = layer.get_base_layer()  # type: ignore[operator]
+    inner = layer.get_base_layer()
     for name in (*_ON_THE_WRAPPER, "out_channels"):
         if hasattr(inner, name) and not hasattr(layer, name):
             setattr(layer, name, getattr(inner, name))

@@ -66,6 +66,7 @@ _OTHER_NAMES = {
     "rank": "r lora_r lora_rank",
     "alpha": "lora_alpha",
     "targets": "target_modules lora_target lora_target_modules",
+    "feedforward": "feedforward_modules",
     "dora": "use_dora",
     "rslora": "use_rslora",
     "max_length": "max_len max_seq_length max_seq_len max_sequence_length model_max_length sequence_length cutoff_len",

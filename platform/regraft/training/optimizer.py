@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,18 +16,21 @@ from regraft.spec.sections import TrainingSpec
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], anatomy: Anatomy, training: TrainingSpec
+    named: Iterable[tuple[str, nn.Parameter]],
+    anatomy: Anatomy,
+    training: TrainingSpec,
+    decays: Callable[[str], bool] = lambda name: True,
 ) -> list[dict[str, Any]]:
     """Return the trained parameters in groups of equal learning rate and weight decay.
 
     Learning rates decay by layer (Howard and Ruder, 2018). The head has `lr * head_factor`, layers above the blocks
     `lr`, block i of n `lr * layer_decay ** (n - i)`, and the stem `lr * layer_decay ** (n + 1)`. Vectors (biases,
-    norms) are exempt from weight decay.
+    norms) are exempt from weight decay, as is every parameter whose name `decays` denies.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
-            decay = training.weight_decay if parameter.ndim > 1 else 0.0
+            decay = training.weight_decay if parameter.ndim > 1 and decays(name) else 0.0
             groups.setdefault((factor(name, anatomy, training), decay), []).append(parameter)
     return [
         {"params": members, "lr": training.lr * scale, "peak": training.lr * scale, "weight_decay": decay}

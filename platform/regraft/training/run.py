@@ -94,7 +94,7 @@ class Run:
         self.module = StepModule(adapted, terms)
         self.wrapped = distribute(self.module, adapted, spec.compute, self.accelerator, harness=harness)
         named = [*adapted.model.named_parameters(), *self.module.terms.named_parameters(prefix="terms")]
-        groups = parameter_groups(named, adapted.anatomy, spec.training)
+        groups = parameter_groups(named, adapted.anatomy, spec.training, spec.method.decays)
         self.optimizer = build_optimizer(groups, spec.training)
         prefix = adapted.anatomy.prefix
         self.names = {

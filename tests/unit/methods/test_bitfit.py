@@ -46,7 +46,7 @@ def test_every_family_has_biases_but_those_that_are_refused(family: str) -> None
     model = task_model(family)
     anatomy = dissect(model)
     if family in REFUSED["bitfit"]:
-        with pytest.raises(Unsupported, match=r"biases of the base, and this \w+ has none; write lora"):
+        with pytest.raises(Unsupported, match=r"biases of the base, and this \w+ has none; write ia3 or lora"):
             BitFit().adapt(model, anatomy)
         return
     BitFit().adapt(model, anatomy)

@@ -34,6 +34,9 @@ METHODS: dict[str, Method] = {
 }
 WRAPPERS = ("module", "_orig_mod", "base_layer", "default", "_checkpoint_wrapped_module", "base_model")
 
+ADDED = (".lora_", ".ia3_l")
+"""In names of what a method adds beside the base."""
+
 Make = Callable[[str, Method], Adapted]
 
 EVERY_WAY = {"bert", "bert-pooled", "mobilenet_v1", "mobilenet_v2", "resnet", "resnet-bottleneck", "vit", "yolos"}
@@ -146,7 +149,7 @@ def test_names_are_the_bases_own(make: Make, base_names: dict[str, set[str]], fa
     for name in made.delta_names:
         assert not set(name.split(".")) & set(WRAPPERS), name
     beside = [canonical_name(name, made.anatomy.prefix) for name in made.anatomy.head]
-    of_base = {name for name in made.delta_names if not under(name, beside) and ".lora_" not in name}
+    of_base = {name for name in made.delta_names if not under(name, beside) and not any(part in name for part in ADDED)}
     assert of_base <= base
     if method.key() == "full":
         idle = [canonical_name(name, made.anatomy.prefix) for name in made.anatomy.idle]
@@ -154,7 +157,7 @@ def test_names_are_the_bases_own(make: Make, base_names: dict[str, set[str]], fa
             "pooler.dense.weight",
             "pooler.dense.bias",
         }
-    if method.serves != "whole" or method.key() == "lora":
+    if method.serves != "whole" or method.key() in ("lora", "ia3"):
         assert not of_base
 
 

@@ -37,11 +37,12 @@ def test_a_checkpoint_of_minilm_is_small() -> None:
         str(written): size(
             adapt(base, Adaptation(task=TinyPooled(), method=Method.parse(written), labels=("a", "b"), seed=0))
         )  # type: ignore[arg-type]
-        for written in ("full", "lora", "bitfit", "feature-extraction", "prototypes")
+        for written in ("full", "lora", "bitfit", "ia3", "feature-extraction", "prototypes")
     }
     assert sizes["full"] > 250e6
     assert sizes["lora"] <= sizes["full"] / 100
     assert sizes["bitfit"] <= sizes["full"] / 500
+    assert sizes["ia3"] <= sizes["full"] / 1000
     assert sizes["feature-extraction"] <= sizes["full"] / 1000
     assert sizes["prototypes"] <= sizes["full"] / 1000
 

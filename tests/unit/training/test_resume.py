@@ -108,7 +108,7 @@ def test_ten_kills_leave_a_bit_identical_delta_optimizer_and_metric_series(
     [
         "lora",
         {"type": "freeze", "depth": 1},
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("feature-extraction", "bitfit")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("feature-extraction", "bitfit", "ia3")),
     ],
 )
 def test_a_killed_run_of_any_method_ends_bit_identical(method: Any, tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ WAYS: dict[str, Any] = {
     "all": "full",
     "dora": {"type": "lora", "rank": 2, "dora": True},
     "biases": "bitfit",
+    "vectors": "ia3",
 }
-SHARED = [name for name in WAYS if name not in ("all", "dora", "biases")]
+SHARED = [name for name in WAYS if name not in ("all", "dora", "biases", "vectors")]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from regraft.cli.screen import figure
+from regraft.units import counted
 
 TableRows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
@@ -39,3 +40,23 @@ def table(meta: Mapping[str, Any]) -> TableRows:
         others = (figure(values[name]) if name in values else "" for values in baselines.values())
         rows.append((f"  {name}", figure(metrics[name]), *others))
     return columns, rows
+
+
+def on_test(test: Mapping[str, Any] | None, score: str | None) -> list[tuple[str, str]]:
+    """Return the deciding metric on the test rows with its interval, as a row; none without test rows."""
+    metrics = (test or {}).get("metrics") or {}
+    if not test or score not in metrics:
+        return []
+    ends = (test.get("intervals") or {}).get(score)
+    interval = f"95 % interval {figure(ends['low'])} to {figure(ends['high'])}, " if ends else ""
+    return [(f"test {score}", f"{figure(metrics[score])}  ({interval}{counted(int(test.get('rows', 0)), 'row')})")]
+
+
+def of_test_rows(test: Mapping[str, Any], score: str | None) -> TableRows:
+    """Return all metrics on the test rows with their intervals, the deciding one first, as columns and rows."""
+    metrics, intervals = test["metrics"], test.get("intervals") or {}
+    rows: list[tuple[str, ...]] = []
+    for name in sorted(metrics, key=lambda name: (name != score, name)):
+        bounds = " to ".join(figure(end) for end in intervals.get(name, {}).values())
+        rows.append((f"  {name}", figure(metrics[name]), bounds))
+    return ("  metric", f"{counted(int(test.get('rows', 0)), 'test row')}, once", "95 % interval"), rows

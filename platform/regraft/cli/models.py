@@ -114,6 +114,8 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
         screen.table(*metric_table.table(meta))
         if meta.get("gain"):
             screen.say(f"  {metric_table.gained(meta['gain'])}")
+    if (meta.get("test") or {}).get("metrics"):
+        screen.table(*metric_table.of_test_rows(meta["test"], meta.get("score", {}).get("name")))
     screen.head("lineage")
     screen.facts(_lineage(meta))
     screen.head("files")

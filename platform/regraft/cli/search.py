@@ -13,7 +13,7 @@ from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.jobs.remote import is_job_api, run_as_job
-from regraft.cli.metric_table import gained, values_of
+from regraft.cli.metric_table import gained, on_test, values_of
 from regraft.cli.screen import Reply, Screen, figure, store_of
 from regraft.cli.search_progress import following, overrides_text
 from regraft.cli.signals import ended_by_signals
@@ -70,6 +70,7 @@ def show_result(outcome: SearchOutcome, screen: Screen) -> None:
         [
             ("winner", f"{outcome.winner}  {overrides_text(outcome.overrides)}{_stopped(outcome, outcome.winner)}"),
             (score, f"{figure(outcome.metrics.get(score))}{f'  ({gain})' if gain else ''}"),
+            *on_test(outcome.test, score),
             *_baselines(outcome),
             ("trials", _counted(outcome)),
             *_sharing(outcome.shared),

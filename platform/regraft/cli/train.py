@@ -12,7 +12,7 @@ from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
 from regraft.cli.jobs.remote import is_job_api, run_as_job
-from regraft.cli.metric_table import gained, values_of
+from regraft.cli.metric_table import gained, on_test, values_of
 from regraft.cli.screen import Reply, Screen, figure, store_of
 from regraft.cli.train_progress import following
 from regraft.contracts import columns_of
@@ -73,6 +73,7 @@ def show_result(outcome: Outcome, screen: Screen) -> None:
         for name, baseline in outcome.baselines.items()
         if (value := values_of(baseline, score).get(score)) is not None
     ]
+    rows += on_test(outcome.test, score)
     rows += [
         ("delta", _delta(outcome)),
         ("time", seconds_text(outcome.seconds)),

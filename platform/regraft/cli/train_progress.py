@@ -19,6 +19,7 @@ from regraft.contracts import (
     CheckpointWritten,
     EvaluationDone,
     Event,
+    MeasuredOnTest,
     Note,
     Progress,
     Resumed,
@@ -138,6 +139,9 @@ def line_of(event: Event, *, verbose: bool = False) -> str | None:
             return event.message
         case BaselineMeasured():
             return f"baseline {event.name.replace('_', ' ')}: {_metrics(event.metrics)}"
+        case MeasuredOnTest():
+            of = f" of trial {event.trial}" if event.trial else ""
+            return f"test rows ({event.rows:,}), measured once{of}: {_metrics(event.metrics)}"
         case EvaluationDone():
             best = "  best so far" if event.best else ""
             epoch = event.epoch if not isinstance(event.epoch, float) else f"{event.epoch:.3g}"

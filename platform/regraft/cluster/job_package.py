@@ -176,8 +176,9 @@ def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, switche
     around = any(column.by_reference for column in columns_of(spec.task.input_columns()).values())
     data = document["data"]
     data["train"] = package.add_path(spec.data.train, "data.train", around=around)
-    if isinstance(spec.data.eval, str):
-        data["eval"] = package.add_path(spec.data.eval, "data.eval", around=around)
+    for side, written in (("eval", spec.data.eval), ("test", spec.data.test)):
+        if isinstance(written, str):
+            data[side] = package.add_path(written, f"data.{side}", around=around)
     if Path(spec.base).is_absolute():
         document["base"] = package.add_path(spec.base, "base")
     document["plugins"] = package.add_plugins(spec.plugins)

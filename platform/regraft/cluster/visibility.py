@@ -71,7 +71,7 @@ def images(spec: RunSpec, job: Job) -> list[str]:
         return []
     snapshot = open_snapshot(open_existing(spec.store), job.fingerprint)
     found: dict[Path, str] = {}
-    for rows in (snapshot.train, snapshot.eval):
+    for rows in snapshot.sides.values():
         for index in np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows)), dtype=int)):
             row = rows.stored(int(index))
             named = [row[name] for name in columns]

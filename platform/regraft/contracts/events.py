@@ -169,6 +169,19 @@ class BaselineMeasured(Event):
 
 
 @dataclass(frozen=True)
+class MeasuredOnTest(Event):
+    """The checkpoint to register was measured on the test rows, once, after everything was chosen."""
+
+    event = "test"
+    rows: int
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, Any]
+    """The 95 % interval of each metric, low and high; absent where none could be computed."""
+    trial: str | None = None
+    """The trial that is measured, where a search registers it."""
+
+
+@dataclass(frozen=True)
 class Registered(Event):
     """A model version was registered."""
 
@@ -294,6 +307,7 @@ KINDS: dict[str, type[Event]] = {
         CheckpointWritten,
         TrunkProgress,
         BaselineMeasured,
+        MeasuredOnTest,
         Registered,
         RunFailed,
         SearchStarted,

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from regraft.columns.files.remote import fetched_ahead
-from regraft.contracts import BadCell, Column, Raw, Row, Task, columns_of, ordered_labels
-from regraft.contracts.label_names import alike, labels_text
+from regraft.contracts import BadCell, Column, Raw, Row, Task, columns_of
 from regraft.data.base_reading import BaseReading
 from regraft.data.cell_parsing import ColumnMapping, for_check, group_of, read_in_part
 from regraft.data.inputs import DataFile, find_data_files
 from regraft.data.observations import Observations, remarkers
-from regraft.data.overlap import compared_columns, content_key, count_overlap, overlap_note
+from regraft.data.overlap import compared_columns, content_key
 from regraft.data.rare_labels import Candidate, RareLabels
 from regraft.data.row_identity import by_name, canonical, files_of, fingerprint_part, row_identity, unit_hash
 from regraft.data.rows import Rows, RowWriter
+from regraft.data.side_checks import NO_ROWS, count_overlaps, refuse_empty, refuse_labels, refuse_shared_groups
 from regraft.data.split_side import BadRows, SplitRow, SplitSide, row_labels
 from regraft.errors import DataError
 from regraft.spec.sections import DataSpec
-from regraft.units import counted
 
 FORMAT = 3
 """Version of the fingerprint and of the Arrow files: another number gives another snapshot."""
@@ -32,7 +31,6 @@ BY_NAME = 2
 """The version before: files count by name and size. Rows without files have the same fingerprint in both."""
 
 log = logging.getLogger(__name__)
-_NO_ROWS = "holds no rows: add some, or name another file"
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,12 @@ class IngestedRows:
     """The result of reading the data once: Arrow files and facts about their rows."""
 
     fingerprint: str
-    """SHA-256 over the rows of both sides in their order, the task's key and its columns."""
+    """SHA-256 over the rows of all sides in their order, the task's key and its columns."""
     labels: tuple[str, ...]
     rows: dict[str, int]
-    """Number of rows of each side, train and eval."""
+    """Number of rows of each side: train, eval, and test where there are test rows."""
     files: dict[str, Path]
-    """`train.arrow` and `eval.arrow`."""
+    """`train.arrow`, `eval.arrow`, and `test.arrow` where there are test rows."""
     skipped: dict[str, Any]
     """Number of rows left out of each side, and messages of the first ones; empty when there are none."""
     format: int
@@ -54,6 +52,8 @@ class IngestedRows:
     """Sentences about what was passed over, and about rows that are usable but doubtful."""
     overlap: int = 0
     """Number of evaluation rows whose inputs are those of a training row."""
+    test_overlap: dict[str, int] | None = None
+    """Number of test rows whose inputs are those of a row of train, and of eval; None without test rows."""
 
 
 def ingest(
@@ -64,48 +64,64 @@ def ingest(
     *,
     form: int = FORMAT,
 ) -> IngestedRows:
-    """Read `data` as rows of `task` into two Arrow files in the folder `scratch`.
+    """Read `data` as rows of `task` into an Arrow file for each side in the folder `scratch`.
 
     A row that `base` cannot read is a bad row. `form` is the version of the fingerprint. Raises DataError for bad rows,
     unless they are skipped. It also does for data that cannot be trained on: no rows, or labels that no training row
     has.
     """
-    files = {side: scratch / f"{side}.arrow" for side in ("train", "eval")}
-    columns = columns_of(task.input_columns())
     reader = _SplitReader(task, data, scratch, base, form=form)
     bad_rows = reader.bad_rows
     with ExitStack() as stack:
-        writers = [stack.enter_context(RowWriter(path, task.input_columns())) for path in files.values()]
-        positions = stack.enter_context((scratch / "eval.positions").open("w", encoding="utf-8"))
-        train = SplitSide("train", writers[0], columns)
-        evaluation = SplitSide("eval", writers[1], columns, positions)
-        moved, sentence = reader.read_sides(train, evaluation)
+        train, *held_out = sides = [_open_side(stack, task, scratch / f"{name}.arrow") for name in _sides(data)]
+        moved, sentence = reader.read_sides(train, held_out)
     if data.bad_rows == "fail":
         bad_rows.report()
-    if moved:
-        _rewrite(task, files["eval"], evaluation, lambda row, index, where: index not in moved)
-    _refuse_shared_groups(data, train, evaluation)
-    _refuse_empty(data, train, evaluation, reader.smaller_rows)
+    for side in held_out:
+        if indices := moved.get(side.name):
+            _rewrite(task, scratch, side, _without(indices))
+    refuse_shared_groups(data, sides)
+    refuse_empty(data, sides, reader.smaller_rows)
     if data.bad_rows == "skip" and data.labels is None:
-        _drop_unseen_labels(task, files["eval"], train=train, evaluation=evaluation, bad_rows=bad_rows)
-        _refuse_empty(data, train, evaluation)
-    _refuse_labels(task, data, train, evaluation)
-    overlap = count_overlap(train.inputs, evaluation.inputs)
-    overlap_notes = overlap_note(overlap, evaluation.rows)  # before packing, after which rows are others
-    _warn_of_doubts(data, columns, train)
+        for side in held_out:
+            _drop_unseen_labels(task, scratch, train=train, held_out=side, bad_rows=bad_rows)
+        refuse_empty(data, sides)
+    refuse_labels(task, data, sides)
+    overlaps = count_overlaps(sides)  # before packing, after which rows are others
+    _warn_of_doubts(data, columns_of(task.input_columns()), train)
     if task.packs:
-        for side in (train, evaluation):
-            _pack(task, side, files[side.name], base.processor() if base else None)
+        for side in sides:
+            _pack(task, side, scratch / f"{side.name}.arrow", base.processor() if base else None)
     return IngestedRows(
-        fingerprint=_fingerprint(task, reader.form, train, evaluation),
+        fingerprint=_fingerprint(task, reader.form, *sides),
         format=reader.form,
         labels=_labels(task, data, train),
-        rows={side.name: side.rows for side in (train, evaluation)},
-        files={path.name: path for path in files.values()},
+        rows={side.name: side.rows for side in sides},
+        files={f"{side.name}.arrow": scratch / f"{side.name}.arrow" for side in sides},
         skipped=bad_rows.document(),
-        notes=(*reader.observations.lines(), *filter(None, [sentence]), *overlap_notes),
-        overlap=overlap,
+        notes=(*reader.observations.lines(), *filter(None, [sentence]), *overlaps.notes),
+        overlap=overlaps.evaluation,
+        test_overlap=overlaps.test,
     )
+
+
+def _without(indices: frozenset[int]) -> Callable[[Row, int, str], bool]:
+    """Return a filter of rows that drops those with these indices."""
+    return lambda row, index, where: index not in indices
+
+
+def _sides(data: DataSpec) -> tuple[str, ...]:
+    return ("train", "eval") if data.test is None else ("train", "eval", "test")
+
+
+def _open_side(stack: ExitStack, task: Task, path: Path) -> SplitSide:
+    """Return a side that is written to `path`; the positions of held-out rows are written beside it."""
+    writer = stack.enter_context(RowWriter(path, task.input_columns()))
+    name = path.stem
+    positions = None if name == "train" else path.with_suffix(".positions").open("w", encoding="utf-8")
+    if positions is not None:
+        stack.enter_context(positions)
+    return SplitSide(name, writer, columns_of(task.input_columns()), positions)
 
 
 def _warn_of_doubts(data: DataSpec, columns: Mapping[str, Column], train: SplitSide) -> None:
@@ -128,7 +144,7 @@ def ingest_for_evaluation(task: Task, data: DataSpec, scratch: Path, base: BaseR
     if data.bad_rows == "fail" or not side.rows:
         bad_rows.report()
     if not side.rows:
-        raise DataError(_NO_ROWS, where=data.train)
+        raise DataError(NO_ROWS, where=data.train)
     if task.packs:
         _pack(task, side, path, base.processor() if base else None)
     return IngestedRows(
@@ -144,17 +160,25 @@ def ingest_for_evaluation(task: Task, data: DataSpec, scratch: Path, base: BaseR
 
 @dataclass(frozen=True)
 class _Split:
-    """The destination of rows: all go to `side`, or a `share` of them to `other`."""
+    """The destination of rows: all go to `side`, or shares of them to others."""
 
     side: SplitSide
-    other: SplitSide | None = None
-    share: float = 0.0
+    shares: tuple[tuple[SplitSide, float], ...] = ()
+    """Other sides, each with its share of the rows."""
     rare: RareLabels | None = None
-    """Rows of the other side that may move, for labels that this side lacks."""
+    """Rows of the other sides that may move, for labels that this side lacks."""
 
     def choose(self, unit: float) -> SplitSide:
-        """Return the side of a row, or of a group of rows, by the hash of its identity alone."""
-        return self.other if self.other is not None and unit < self.share else self.side
+        """Return the side of a row, or of a group of rows, by the hash of its identity alone.
+
+        The shares follow one another from 0: a second one leaves the first one's rows where they are.
+        """
+        bound = 0.0
+        for other, share in self.shares:
+            bound += share
+            if unit < bound:
+                return other
+        return self.side
 
 
 class _SplitReader:
@@ -184,17 +208,18 @@ class _SplitReader:
             for raw, row in self._rows(file, split.side):
                 self._assign(raw, row, split)
 
-    def read_sides(self, train: SplitSide, evaluation: SplitSide) -> tuple[frozenset[int], str]:
-        """Read both sides. Returns indices of evaluation rows that moved to training, and a sentence about them."""
+    def read_sides(self, train: SplitSide, held_out: Sequence[SplitSide]) -> tuple[Mapping[str, frozenset[int]], str]:
+        """Read all sides. Returns indices of rows that moved to training, by side, and a sentence about them."""
         data = self._data
-        if isinstance(data.eval, str):
-            self.read(data.train, _Split(train))
-            self.read(data.eval, _Split(evaluation))
-            return frozenset(), ""
+        written = [(side, getattr(data, side.name)) for side in held_out]
+        shares = tuple((side, share) for side, share in written if isinstance(share, float))
         fixed = data.labels is not None or data.group is not None or self._task.classes() is not None
-        rare = None if fixed else RareLabels(self._columns)
-        self.read(data.train, _Split(train, evaluation, data.eval, rare))
-        return (frozenset(), "") if rare is None or not train.rows else rare.move(train)
+        rare = RareLabels(self._columns) if shares and not fixed else None
+        self.read(data.train, _Split(train, shares, rare))
+        for side, named in written:
+            if isinstance(named, str):
+                self.read(named, _Split(side))
+        return ({}, "") if rare is None or not train.rows else rare.move(train)
 
     def _rows(self, file: DataFile, side: SplitSide) -> Iterator[tuple[Raw, dict[str, Any]]]:
         """Yield each row of a file as the source and as the task have it; bad rows are counted to `side`."""
@@ -235,7 +260,7 @@ class _SplitReader:
         except BadCell as error:
             self.bad_rows.add(side.name, str(error), raw.where)
             return
-        unit = 1.0 if split.other is None else unit_hash(identity if group is None else group.encode())
+        unit = unit_hash(identity if group is None else group.encode()) if split.shares else 1.0
         side = split.choose(unit)
         indexed = {**row, "row": side.rows}
         if self._in_part:
@@ -249,8 +274,8 @@ class _SplitReader:
         length = self._task.length(indexed)
         part, key = fingerprint_part(identity, row, length, self._files), content_key(row, self._compared)
         added = SplitRow(row, length, part, raw.where, group, key)
-        if split.rare is not None and side is split.other:
-            split.rare.consider(Candidate(unit, side.rows, added))
+        if split.rare is not None and side is not split.side:
+            split.rare.consider(Candidate(unit, side.rows, added, side.name))
         side.add(added)
 
     def _remark(self, raw: Raw, row: Row) -> None:
@@ -304,95 +329,36 @@ def _pack(task: Task, side: SplitSide, path: Path, processor: Any) -> None:
         raise DataError(f"the {side.name} rows hold too little to make one row of task {task.key()}: add more")
 
 
-def _drop_unseen_labels(task: Task, path: Path, *, train: SplitSide, evaluation: SplitSide, bad_rows: BadRows) -> None:
-    """Write the evaluation rows again without those whose label no training row has."""
+def _drop_unseen_labels(task: Task, folder: Path, *, train: SplitSide, held_out: SplitSide, bad_rows: BadRows) -> None:
+    """Write the rows of a held-out side again without those whose label no training row has."""
     columns = columns_of(task.input_columns())
-    unseen = evaluation.labels.keys() - train.labels.keys()
+    unseen = held_out.labels.keys() - train.labels.keys()
     if not unseen or task.classes() is not None:
         return
 
     def keeps(row: Row, index: int, where: str) -> bool:
         unknown = next((label for label in row_labels(row, columns) if label in unseen), None)
         if unknown is not None:
-            bad_rows.add(evaluation.name, f"label {unknown!r} is in no training row", where)
+            bad_rows.add(held_out.name, f"label {unknown!r} is in no training row", where)
         return unknown is None
 
-    _rewrite(task, path, evaluation, keeps)
+    _rewrite(task, folder, held_out, keeps)
 
 
-def _rewrite(task: Task, path: Path, evaluation: SplitSide, keeps: Callable[[Row, int, str], bool]) -> None:
-    """Write the evaluation rows again without those for which `keeps(row, index, file:row)` is false."""
+def _rewrite(task: Task, folder: Path, side: SplitSide, keeps: Callable[[Row, int, str], bool]) -> None:
+    """Write the rows of a held-out side again without those for which `keeps(row, index, file:row)` is false."""
     columns, compared = columns_of(task.input_columns()), compared_columns(task)
+    path = folder / f"{side.name}.arrow"
     complete = path.with_suffix(".read.arrow")
     path.rename(complete)
     rows = Rows(complete, task.input_columns())
     with ExitStack() as stack:
         positions = stack.enter_context(path.with_suffix(".positions").open(encoding="utf-8"))
-        evaluation.restart(stack.enter_context(RowWriter(path, task.input_columns())), columns)
+        side.restart(stack.enter_context(RowWriter(path, task.input_columns())), columns)
         for index, (length, line) in enumerate(zip(rows.lengths.tolist(), positions, strict=True)):
             row, where = rows.stored(index), line.rstrip("\n")
             row.pop("row")
             if keeps(row, index, where):
                 identity = fingerprint_part(row_identity(row, columns), row, length, files_of(columns))
-                evaluation.add(SplitRow(row, length, identity, where, inputs=content_key(row, compared)))
+                side.add(SplitRow(row, length, identity, where, inputs=content_key(row, compared)))
     complete.unlink()
-
-
-def _refuse_shared_groups(data: DataSpec, train: SplitSide, evaluation: SplitSide) -> None:
-    """Raise DataError when rows of one group are on both sides."""
-    shared = [group for group in evaluation.groups if group in train.groups]
-    if not shared:
-        return
-    raise DataError(
-        f"{counted(len(shared), 'value')} of {data.group!r} {'is' if len(shared) == 1 else 'are'} in the training rows "
-        "and in the evaluation rows, the first here "
-        "and in " + train.groups[shared[0]] + ": the evaluation would use rows seen in training. Move each group to "
-        "one side, or write a share in data.eval",
-        where=evaluation.groups[shared[0]],
-    )
-
-
-def _refuse_empty(data: DataSpec, train: SplitSide, evaluation: SplitSide, smaller_rows: str = "") -> None:
-    """Raise DataError when a side has no rows. `smaller_rows` says how to make more rows of a file."""
-    if not train.rows and (not evaluation.rows or isinstance(data.eval, str)):
-        raise DataError(_NO_ROWS, where=data.train)
-    if isinstance(data.eval, str):
-        if not evaluation.rows:
-            raise DataError(_NO_ROWS, where=data.eval)
-    elif not train.rows or not evaluation.rows:
-        side = "train on" if not train.rows else "evaluate on"
-        total = train.rows + evaluation.rows
-        what = "row" if total == 1 else "rows"
-        what = what if data.group is None else f"{what}, split by {data.group},"
-        ways = ["write another share"] if total > 1 else []
-        ways += [smaller_rows] if smaller_rows else []
-        raise DataError(
-            f"a share of {data.eval} of {total} {what} leaves none to {side}: "
-            + ", or ".join([*ways, "name a file of rows in data.eval"]),
-            where="data.eval",
-        )
-
-
-def _refuse_labels(task: Task, data: DataSpec, train: SplitSide, evaluation: SplitSide) -> None:
-    """Raise DataError when the labels cannot be learned, or evaluation rows have labels that no training row has."""
-    columns = [column for column in columns_of(task.input_columns()).values() if column.classes]
-    if not columns or task.classes() is not None:
-        return
-    for column in columns:
-        if problem := column.lacking(train.labels, train.rows):
-            raise DataError(problem, where=data.train)
-    if not train.labels:
-        raise DataError("no training row has any label: there is nothing to learn", where=data.train)
-    unseen = [label for label in ordered_labels(evaluation.labels) if label not in train.labels]
-    if unseen and data.labels is None:
-        more = f" (and {len(unseen) - 1} more)" if len(unseen) > 1 else ""
-        what = "correct it, or add" if isinstance(data.eval, str) else "name a file of rows in data.eval, or add"
-        known = ordered_labels(train.labels)
-        if other := alike(unseen[0], known):
-            what = f"is it {other!r}, written otherwise? Write it alike in all rows, or add"
-        raise DataError(
-            f"the label {unseen[0]!r}{more} is in the evaluation rows and in no training row: {what} training rows "
-            "of it, leave it out, or list it with all labels in data.labels. "
-            f"The training rows have {labels_text(known)}",
-            where=evaluation.first[unseen[0]],
-        )

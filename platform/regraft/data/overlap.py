@@ -44,11 +44,12 @@ def count_overlap(train: array[int], evaluation: array[int]) -> int:
     return found
 
 
-def overlap_note(overlap: int, rows: int) -> tuple[str, ...]:
-    """Return a sentence for the run's notes if evaluation rows are training rows, else nothing."""
+def overlap_note(overlap: int, rows: int, side: str = "evaluation", other: str = "training") -> tuple[str, ...]:
+    """Return a sentence for the run's notes if rows of a side are rows of another one, else nothing."""
     if not overlap:
         return ()
-    are = "evaluation rows is a training row" if overlap == 1 else "evaluation rows are training rows"
+    article = "an" if other[0] in "aeiou" else "a"
+    are = f"{side} rows is {article} {other} row" if overlap == 1 else f"{side} rows are {other} rows"
     advice = "metrics are better than they will be on new rows; leave these rows out of one side"
     return (f"{overlap:,} of {rows:,} {are} too, by the content of the inputs: {advice}",)
 

@@ -42,6 +42,20 @@ class Snapshot:
     """Sentences about what was passed over, and about rows that are usable but doubtful."""
     overlap: int | None = None
     """Number of evaluation rows whose inputs are those of a training row; None where it was not counted."""
+    test: Rows | None = None
+    """Rows that are measured once, at the end; None where the spec names none."""
+    test_overlap: Mapping[str, int] | None = None
+    """Number of test rows whose inputs are those of a row of train, and of eval; None where not counted."""
+
+    @property
+    def sides(self) -> dict[str, Rows]:
+        """The rows of each side that there is, by name."""
+        return {"train": self.train, "eval": self.eval, **({} if self.test is None else {"test": self.test})}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of rows of each side that there is."""
+        return {name: len(rows) for name, rows in self.sides.items()}
 
 
 def build_snapshot(
@@ -62,7 +76,9 @@ def build_snapshot(
         with writing_locally(Path(scratch)):
             ingested = ingest(task, data, Path(scratch), base, form=_form(store, as_in))
         _store_rows(store, ingested, task)
-        facts: dict[str, Any] = {"skipped": ingested.skipped, "notes": ingested.notes, "overlap": ingested.overlap}
+        facts: dict[str, Any] = {
+            name: getattr(ingested, name) for name in ("skipped", "notes", "overlap", "test_overlap")
+        }
         try:
             return replace(open_snapshot(store, ingested.fingerprint), **facts)
         except Damaged as error:
@@ -82,8 +98,9 @@ def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = Non
     manifest, paths = local_files(store, f"data/{fingerprint}", (cache or cache_folder("data")) / fingerprint)
     meta = manifest.meta
     check_types(meta, StoredSnapshot, f"{store.url}/data/{fingerprint}/{MANIFEST}")
-    train, evaluation = (Rows(paths[name], meta["columns"]) for name in ("train.arrow", "eval.arrow"))
-    return Snapshot(fingerprint, tuple(meta["labels"]), train, evaluation, meta)
+    sides = {name: Rows(paths[f"{name}.arrow"], meta["columns"]) for name in ("train", "eval")}
+    test = Rows(paths["test.arrow"], meta["columns"]) if "test.arrow" in paths else None
+    return Snapshot(fingerprint, tuple(meta["labels"]), sides["train"], sides["eval"], meta, test=test)
 
 
 def _form(store: ObjectStore, fingerprint: str | None) -> int:

@@ -88,7 +88,7 @@ class BadRows:
 
     @property
     def total(self) -> int:
-        """Number of bad rows on both sides."""
+        """Number of bad rows on all sides."""
         return self._count.total()
 
     def add(self, side: str, message: str, where: str) -> None:
@@ -114,7 +114,8 @@ class BadRows:
         if not self.total:
             return {}
         rows = [f"{where}: {message}" for message, where in self._messages]
-        return {"train": self._count["train"], "eval": self._count["eval"], "rows": rows}
+        test = {"test": self._count["test"]} if self._count["test"] else {}
+        return {"train": self._count["train"], "eval": self._count["eval"], **test, "rows": rows}
 
 
 def row_labels(row: Mapping[str, Any], columns: Mapping[str, Column]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from regraft.evaluation.intervals import Intervals
+from regraft.report.intervals import Intervals
 from regraft.store.baseline_verdicts import BaselineVerdict, compare, recorded_gains, sentence
 
 _NORMAL = 1.96

@@ -9,11 +9,11 @@ from typing import Any
 
 from regraft.contracts.findings import Findings, OtherForm
 from regraft.evaluation.baseline_comparison import baseline_text, baseline_verdicts_here
-from regraft.evaluation.intervals import CONFIDENCE, Intervals
 from regraft.evaluation.labelled_rows import LabelledRows
 from regraft.evaluation.measure import Measurement
 from regraft.evaluation.training_rows import SeenRows
 from regraft.evaluation.worst_rows import WorstRows
+from regraft.report.intervals import CONFIDENCE, Intervals
 from regraft.serving.predictor import Predictor
 from regraft.units import finite
 from regraft.version import VERSION

@@ -15,7 +15,6 @@ from regraft.contracts import Findings, OtherForm, Progress, Row, Table
 from regraft.data.row_sample import cut_notes
 from regraft.errors import RequestError, Unsupported
 from regraft.evaluation.document import SEED, Comparison, Evaluation
-from regraft.evaluation.intervals import Bootstrap, bootstrap, paired
 from regraft.evaluation.labelled_rows import LabelledRows, read_labelled
 from regraft.evaluation.measure import Measurement, measure
 from regraft.evaluation.options import EvaluationOptions
@@ -23,6 +22,7 @@ from regraft.evaluation.page import page
 from regraft.evaluation.training_rows import seen_rows
 from regraft.evaluation.worst_rows import worst_rows
 from regraft.report.html import put
+from regraft.report.intervals import Bootstrap, bootstrap, paired
 from regraft.serving.predictor import Predictor
 from regraft.store.atomic_files import writing_locally
 from regraft.store.objects import ObjectStore

@@ -162,6 +162,7 @@ class RunSpec(Frozen):
             update={
                 "train": absolute(self.data.train),
                 "eval": absolute(self.data.eval) if isinstance(self.data.eval, str) else self.data.eval,
+                "test": absolute(self.data.test) if isinstance(self.data.test, str) else self.data.test,
             }
         )
         base = absolute(self.base) if re.match(r"^(\.{0,2}/|~)", self.base) or Path(self.base).is_dir() else self.base

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -14,6 +14,7 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from regraft.contracts import Loss, Method, Source, Task, label_text
@@ -28,6 +29,11 @@ AnySource = SerializeAsAny[Annotated[Source, BeforeValidator(Source.parse)]]
 _Label = Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}, mode="validation")]
 
 
+def omit_usual(document: dict[str, Any], **usual: Any) -> dict[str, Any]:
+    """Return a document without fields at their usual values: specs that were stored before these existed stay so."""
+    return {name: value for name, value in document.items() if name not in usual or value != usual[name]}
+
+
 class DataSpec(Frozen):
     """Files of the rows, and the columns that the task reads."""
 
@@ -38,6 +44,9 @@ class DataSpec(Frozen):
     eval: str | Annotated[float, Field(gt=0, lt=1)] = 0.1
     """The evaluation rows, which choose the best checkpoint: written as `train`, or as a share of `train` (by a stable
     hash of the row)."""
+    test: str | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The test rows: written as `eval`, and never read to stop, to choose or to set anything. The registered version is
+    measured on them once, at the end, with an interval."""
     columns: dict[str, str | Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """The task's column names, each with its name in the files (a dot leads into a column: `objects.bbox`); other
     columns have the task's names. A list names several columns for one value: `labels: [toxic, rude]`, a column for
@@ -56,12 +65,34 @@ class DataSpec(Frozen):
     augment: Literal["off", "light", "strong"] = "off"
     """Random changes of training images, with their boxes and masks; different in each epoch."""
 
-    @field_validator("eval", mode="before")
+    @field_validator("eval", "test", mode="before")
     @classmethod
     def _a_share_is_a_number(cls, written: object) -> object:
         """Accept a share such as 1e-1, which YAML reads as a word."""
         share = float(written) if isinstance(written, str) and _EXPONENT.fullmatch(written) else written
         return share if isinstance(share, float) and 0 < share < 1 else written
+
+    @model_validator(mode="after")
+    def _test_rows_are_others(self) -> Self:
+        """Refuse test rows that are the rows of another side, and shares that leave no rows to train on."""
+        if self.test is None:
+            return self
+        if isinstance(self.test, str) and self.test in (self.train, self.eval):
+            side = "train" if self.test == self.train else "eval"
+            raise ValueError(
+                f"test: {self.test} is written, and {side} names the same rows: name rows that nothing else reads, or "
+                "write a share of train, such as 0.1"
+            )
+        if isinstance(self.test, float) and isinstance(self.eval, float) and self.test + self.eval >= 1:
+            raise ValueError(
+                f"the shares eval: {self.eval} and test: {self.test} leave no rows to train on: write shares that are "
+                "less than 1 together"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _omit_absent_test(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return omit_usual(handler(self), test=None)
 
     @field_validator("labels", mode="before")
     @classmethod

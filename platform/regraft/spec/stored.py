@@ -18,6 +18,7 @@ class StoredData(Stored):
 
     train: str = ""
     eval: Any = None
+    test: Any = None
     columns: dict[str, Any] = Field(default_factory=dict)
 
 

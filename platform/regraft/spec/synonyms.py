@@ -20,8 +20,9 @@ _OTHER_NAMES = {
     ),
     "data.eval": (
         "validation validation_file validation_data validation_split eval_file eval_data eval_dataset eval_split dev "
-        "dev_file valid val val_split test test_file test_size"
+        "dev_file valid val val_split test_size"
     ),
+    "data.test": "test_file test_files test_data test_dataset test_split test_path holdout",
     "data.columns": "column column_mapping column_names features input_features rename_columns",
     "data.format": "source reader file_format file_type",
     "data.labels": "label_names label_list classes class_names id2label label2id",

@@ -11,6 +11,7 @@ from regraft.contracts import Task
 from regraft.errors import RegraftError
 from regraft.store.baseline_verdicts import recorded_verdicts, sentence
 from regraft.store.bounded_yaml import dump_yaml
+from regraft.units import counted
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@[\w./-]+)?")
 # The hub rejects unknown pipelines, and a user's own task may have any name.
@@ -200,7 +201,27 @@ def _results(meta: Mapping[str, Any]) -> str:
         for name in names
     ]
     chosen = f"\n\nThe checkpoint was chosen by `{score['name']}` ({score['mode']})." if score else ""
-    return _table(("metric", "this model", *measured), rows) + _beside_baselines(meta) + chosen
+    return _table(("metric", "this model", *measured), rows) + _beside_baselines(meta) + chosen + _on_test(meta)
+
+
+def _on_test(meta: Mapping[str, Any]) -> str:
+    """Return the metrics on the test rows with their intervals; empty for a version without test rows."""
+    test = meta.get("test") or {}
+    metrics = _finite(test.get("metrics", {}))
+    if not metrics:
+        return ""
+    score = (meta.get("score") or {}).get("name")
+    names = sorted(metrics, key=lambda name: (name != score, name))
+    intervals = test.get("intervals", {})
+    shown = {name: " to ".join(_number(end) for end in bounds.values()) for name, bounds in intervals.items()}
+    table = _table(
+        ("metric", "test rows", "95 % interval"),
+        [(name, _number(metrics[name]), shown.get(name, "")) for name in names],
+    )
+    return (
+        f"\n\nMeasured once on {counted(int(test.get('rows', 0)), 'test row')}, which chose nothing in training, with "
+        f"intervals of a bootstrap:\n\n{table}"
+    )
 
 
 def _beside_baselines(meta: Mapping[str, Any]) -> str:
@@ -220,11 +241,15 @@ def _data(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     data = meta.get("lineage", {}).get("data", {})
     counts = data.get("rows", {})
     rows: list[tuple[object, ...]] = [
-        (f"{split} rows", counts[split]) for split in ("train", "eval") if split in counts
+        (f"{split} rows", counts[split]) for split in ("train", "eval", "test") if split in counts
     ]
     rows += [("evaluated on", _dataset_name(meta, spec))]
     if (overlap := data.get("overlap")) is not None:
         rows += [("evaluation rows that are training rows too", f"{overlap:,} of {counts.get('eval', 0):,}")]
+    if (test := data.get("test_overlap")) is not None:
+        of = f"of {counts.get('test', 0):,}"
+        rows += [("test rows that are training rows too", f"{test.get('train', 0):,} {of}")]
+        rows += [("test rows that are evaluation rows too", f"{test.get('eval', 0):,} {of}")]
     rows += [(f"{split} rows left out as unusable", number) for split, number in data.get("skipped", {}).items()]
     rows += [("fingerprint", f"`{data['fingerprint']}`")] if "fingerprint" in data else []
     return _table(("", "value"), rows) + _data_notes(data.get("notes", ()), spec)
@@ -240,7 +265,7 @@ def _data_notes(notes: Sequence[str], spec: Mapping[str, Any]) -> str:
 
 def _without_folders(text: str, spec: Mapping[str, Any]) -> str:
     """Return a text in which files of the data are named without the folders that they lie in."""
-    written = [spec.get("data", {}).get(side) for side in ("train", "eval")]
+    written = [spec.get("data", {}).get(side) for side in ("train", "eval", "test")]
     for path in sorted((item for item in written if isinstance(item, str)), key=len, reverse=True):
         folder, slash, _ = path.rstrip("/").rpartition("/")
         text = text.replace(f"{folder}{slash}", "") if folder else text

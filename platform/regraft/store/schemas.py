@@ -80,6 +80,15 @@ class StoredGain(Stored):
     high: Number = 0.0
 
 
+class StoredTest(Stored):
+    """The result on the test rows."""
+
+    rows: Count = 0
+    metrics: Metrics = {}
+    intervals: dict[str, dict[str, Number]] = {}
+    checkpoint: str | None = None
+
+
 class StoredRows(Stored):
     """Which rows a version was trained on."""
 
@@ -87,6 +96,7 @@ class StoredRows(Stored):
     rows: dict[str, Count] = {}
     notes: list[str] = []
     overlap: Count | None = None
+    test_overlap: dict[str, Count] | None = None
     skipped: dict[str, Any] = {}
 
 
@@ -109,6 +119,7 @@ class StoredVersion(Stored):
     dropout: Number | None = None
     base: StoredBase = StoredBase()
     metrics: Metrics = {}
+    test: StoredTest | None = None
     baselines: dict[str, Any] = {}
     gain: StoredGain | None = None
     gains: dict[str, StoredGain | None] = {}
@@ -169,6 +180,7 @@ class StoredRun(Stored):
     version: str | None = None
     score: StoredScore | None = None
     metrics: Metrics | None = None
+    test: StoredTest | None = None
     baselines: dict[str, Any] | None = None
     baseline_correct: str | None = None
     majority_correct: str | None = None
@@ -180,6 +192,7 @@ class StoredRun(Stored):
     skipped: dict[str, Any] | None = None
     notes: list[str] | None = None
     overlap: Count | None = None
+    test_overlap: dict[str, Count] | None = None
 
 
 class StoredLease(Stored):
@@ -233,6 +246,8 @@ class StoredSearch(Stored):
     majority_correct: str = ""
     skipped: dict[str, Any] = {}
     overlap: Count | None = None
+    test: dict[str, StoredTest] = {}
+    test_overlap: dict[str, Count] | None = None
 
 
 class StoredReport(Stored):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -76,6 +77,14 @@ class RunCallbacks:
     def on_already_finished(self, run: Run) -> None:
         """Publish the log, which is missing if the process was killed after the last commit."""
         self.metrics_log.publish(run.state.log)
+
+    def on_test(self, run: Run, line: Mapping[str, Any]) -> None:
+        """Publish the log with the line of the test rows, which no checkpoint holds."""
+        self.metrics_log.publish([*run.state.log, line])
+
+    def wait(self) -> None:
+        """Wait until every checkpoint so far is in the store. Raises the error of one that could not be written."""
+        self.writer.wait()
 
     def close(self) -> None:
         """Wait for the last checkpoint and end the TensorBoard file."""

@@ -32,6 +32,7 @@ from regraft.training.prepare import base_of
 from regraft.training.resume import newest_checkpoint
 from regraft.training.run import Run, build_model
 from regraft.training.step import Stepper
+from regraft.training.test_rows import report_test
 from regraft.training.trunk_cache import build_trunk
 
 
@@ -60,6 +61,9 @@ def fit(job: Job, harness: Harness) -> RunState:
                     site = CutSite(spec, snapshot, adapted, harness, run.accelerator, store, job.run)
                     adapted.trunk = build_trunk(site, document, folder, passes=run.steps / run.per_epoch)
                 train(run)
+            if run.state.finished:
+                callbacks.wait()
+                report_test(run, document, folder / "test", callbacks.on_test)
         return run.state
 
 

@@ -37,8 +37,7 @@ class MetricsLog:
         for line in lines[self._shown :]:
             for name, value in line.items():
                 if name not in ("step", "epoch") and isinstance(value, int | float):
-                    kind, _, rest = name.partition("eval_")
-                    self._writer.add_scalar(f"eval/{rest}" if rest else f"train/{kind}", value, line["step"])
+                    self._writer.add_scalar(_scalar(name), value, line["step"])
         self._shown = len(lines)
         self._writer.flush()
         for path in self._folder.iterdir():
@@ -49,3 +48,9 @@ class MetricsLog:
         """End the TensorBoard file."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _scalar(name: str) -> str:
+    """Return the name in TensorBoard of a number of the log."""
+    side = next((side for side in ("eval", "test") if name.startswith(f"{side}_")), None)
+    return f"{side}/{name.removeprefix(f'{side}_')}" if side else f"train/{name}"

@@ -152,10 +152,11 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         model=spec.name,
         base=base.hash,
         data=snapshot.fingerprint,
-        rows={"train": len(snapshot.train), "eval": len(snapshot.eval)},
+        rows=snapshot.counts,
         skipped=dict(snapshot.skipped),
         notes=list(snapshot.notes),
         overlap=snapshot.overlap,
+        **({} if snapshot.test_overlap is None else {"test_overlap": dict(snapshot.test_overlap)}),
         created=created,
         score={"name": spec.task.score.name, "mode": spec.task.score.mode},
     )
@@ -172,7 +173,9 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
 def skipped_text(skipped: Mapping[str, Any]) -> str:
     """Return a line about the rows that were left out."""
     first = f"; the first: {skipped['rows'][0]}" if skipped["rows"] else ""
-    return f"left out {skipped['train']} training and {skipped['eval']} evaluation rows that cannot be used{first}"
+    sides = [f"{skipped['train']} training", f"{skipped['eval']} evaluation"]
+    sides += [f"{skipped['test']} test"] if skipped.get("test") else []
+    return f"left out {', '.join(sides[:-1])} and {sides[-1]} rows that cannot be used{first}"
 
 
 def threads_per_rank(spec: RunSpec) -> int | None:

@@ -60,6 +60,8 @@ class Outcome:
     """What to know where an earlier version of the model scores better."""
     advice: str = ""
     """What to try next, where a baseline is better than this run."""
+    test: dict[str, Any] | None = None
+    """The result on the test rows: `rows`, `metrics` and `intervals`; None where the spec names none."""
 
     def document(self) -> dict[str, Any]:
         """Return the outcome as `--json` prints it."""
@@ -116,6 +118,7 @@ def register(prepared: PreparedRun) -> Outcome:
         delta_bytes=len(delta),
         base_bytes=base_bytes(trained.base),
         note=better.text(str(version), spec.task.score.name) if better else "",
+        test=meta.get("test"),
         advice=run_advice(spec, meta["metrics"], meta["baselines"], runs.metric_lines(job.run)),
     )
 
@@ -177,6 +180,7 @@ def version_meta(spec: RunSpec, trained: TrainedRun) -> dict[str, Any]:
             "bytes": base_bytes(base),
         },
         "metrics": best.meta["metrics"],
+        **_test_of(document, best),
         "baselines": document.get("baselines", {}),
         "gain": over_baseline,
         **({"gains": {"majority": over_majority}} if over_majority else {}),
@@ -202,17 +206,23 @@ def beside_baselines(meta: Mapping[str, Any]) -> str:
 
 
 def _remarks_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run's document says of its rows: doubts, rows left out, and the overlap of both sides."""
+    """Return what a run's document says of its rows: doubts, rows left out, and the overlap of the sides."""
     skipped = document.get("skipped") or {}
     found = {
         "notes": list(document.get("notes") or ()),
-        "skipped": {side: skipped[side] for side in ("train", "eval") if skipped.get(side)},
+        "skipped": {side: skipped[side] for side in ("train", "eval", "test") if skipped.get(side)},
     }
-    overlap = document.get("overlap")
+    overlaps = {name: document.get(name) for name in ("overlap", "test_overlap")}
     return {
         **{name: value for name, value in found.items() if value},
-        **({} if overlap is None else {"overlap": overlap}),
+        **{name: value for name, value in overlaps.items() if value is not None},
     }
+
+
+def _test_of(document: Mapping[str, Any], best: SavedCheckpoint) -> dict[str, Any]:
+    """Return the result on the test rows as an entry of the metadata; none where another checkpoint was measured."""
+    test = document.get("test") or {}
+    return {"test": dict(test)} if test.get("checkpoint") == best.prefix else {}
 
 
 def registered_outcome(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, Any]) -> Outcome:
@@ -236,5 +246,6 @@ def registered_outcome(store: ObjectStore, spec: RunSpec, run: str, known: Mappi
         delta_bytes=int(meta["delta_bytes"]),
         base_bytes=int(meta["base"].get("bytes", 0)),
         already=True,
+        test=meta.get("test"),
         advice=run_advice(spec, meta["metrics"], meta["baselines"], Runs(store).metric_lines(run)),
     )

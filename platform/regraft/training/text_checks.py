@@ -13,6 +13,8 @@ from regraft.data.snapshot import Snapshot
 from regraft.data.split_side import row_labels
 from regraft.errors import DataError
 
+_SIDES = {"train": "training", "eval": "evaluation", "test": "test"}
+
 
 @dataclass(frozen=True, slots=True)
 class TextChecks:
@@ -33,8 +35,8 @@ class TextChecks:
 
     def cut(self, snapshot: Snapshot) -> Iterator[str]:
         """Yield a sentence for each side of the rows whose texts are longer than what is read."""
-        for rows, side in ((snapshot.train, "training"), (snapshot.eval, "evaluation")):
-            yield from cut_notes(self.task, rows, self.context, side)
+        for name, rows in snapshot.sides.items():
+            yield from cut_notes(self.task, rows, self.context, _SIDES[name])
 
     def problem(self, row: Row) -> str | None:
         """Return why the base cannot read a row, such as a token that its table of embeddings lacks; None if it can."""

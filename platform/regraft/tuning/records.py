@@ -93,10 +93,14 @@ class SearchRecord:
     """Bad rows that were left out, as in a run's document."""
     overlap: int | None = None
     """Number of evaluation rows that are training rows too; None where it was not counted."""
+    test: dict[str, Any] = field(default_factory=dict)
+    """The result on the test rows of each trial that was registered, by its id."""
+    test_overlap: dict[str, int] | None = None
+    """Number of test rows that are rows of train, and of eval; None without test rows."""
 
     def document(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if not (name.startswith("test") and not value)}
 
 
 def best_first(records: Sequence[TrialRecord], score: Mapping[str, str]) -> list[TrialRecord]:

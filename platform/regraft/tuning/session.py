@@ -116,7 +116,7 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
             update_record(record, spec, snapshot)
             search_store.write_spec(spec)
             job = job_of(record, spec, snapshot, depths)
-            prepared = PreparedSearch(spec, base, job, record, search_store, progress, snapshot.notes)
+            prepared = PreparedSearch(spec, base, job, record, search_store, progress, snapshot.notes, snapshot.test)
             coordinator = coordinate(prepared, means.make_study(spec))
             ran = execute(coordinator, job, pool, lease)
         lease.raise_if_lost("another driver took this search over; it will register the winner", name)

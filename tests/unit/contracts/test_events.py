@@ -25,6 +25,7 @@ DOCUMENTS: list[dict[str, Any]] = [
     {"event": "checkpoint", "step": 2, "bytes": 1000, "stall_s": 0.01},
     {"event": "trunk", "rows": 32, "total": 90},
     {"event": "baseline", "name": "majority", "metrics": {"accuracy": 0.5}},
+    {"event": "test", "rows": 20, "metrics": {"accuracy": 0.8}, "intervals": {"accuracy": {"low": 0.6, "high": 0.9}}},
     {"event": "register", "model": "m", "version": "v1"},
     {"event": "register", "model": "m", "version": "v1", "trial": "t0003"},
     {"event": "end", "kind": "Diverged", "message": "the loss is nan"},

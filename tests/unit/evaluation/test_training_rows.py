@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from regraft.evaluation.baseline_comparison import baseline_text, baseline_verdicts_here
-from regraft.evaluation.intervals import Intervals
+from regraft.report.intervals import Intervals
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 

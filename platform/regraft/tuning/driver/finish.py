@@ -76,11 +76,14 @@ class SearchOutcome:
     """Address of the report; empty if it could not be written."""
     already: bool = False
     """Whether the search had finished before this command."""
+    test: dict[str, Any] | None = None
+    """The result of the registered winner on the test rows; None where there are none."""
 
     def document(self) -> dict[str, Any]:
         """Return the outcome as `--json` prints it."""
         names = ("model", "version", "run", "metrics", "baselines", "seconds", "store", "trials", "shared")
-        more = {"winner": self.winner, "registered": [asdict(one) for one in self.added], "advice": self.advice}
+        more: dict[str, Any] = {"winner": self.winner, "registered": [asdict(one) for one in self.added]}
+        more |= {"advice": self.advice, **({} if self.test is None else {"test": self.test})}
         return {name: getattr(self, name) for name in names} | more
 
 
@@ -139,6 +142,7 @@ def outcome_of(prepared: PreparedSearch, trials: Sequence[TrialRecord], winner: 
         added=added_by(prepared, trials),
         advice=search_advice(spec, record, trials, winner),
         gain=meta.get("gain"),
+        test=meta.get("test"),
         verdicts=beside_baselines(meta),
         delta_bytes=int(meta.get("delta_bytes", 0)),
         base_bytes=base_bytes(prepared.base),

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from regraft.bases.locate import Base, check_hash
 from regraft.contracts import Progress
 from regraft.data.row_sample import fit_to_data
+from regraft.data.rows import Rows
 from regraft.data.snapshot import Snapshot
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
@@ -38,6 +39,8 @@ class PreparedSearch:
     progress: Progress | None
     notes: tuple[str, ...] = ()
     """Sentences about the rows, for the cards of registered trials."""
+    test: Rows | None = None
+    """The test rows, on which each trial is measured once when it is registered."""
     added: dict[str, BetterVersion | None] = field(default_factory=dict)
     """Trials that this command registered, each with an earlier version that scores better, if there is one."""
 
@@ -93,7 +96,7 @@ def new_record(name: str, spec: RunSpec, base: Base, snapshot: Snapshot) -> Sear
         store=spec.store,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         base=spec.base,
-        rows={"train": len(snapshot.train), "eval": len(snapshot.eval)},
+        rows=snapshot.counts,
         base_hash=base.hash,
         fingerprint=snapshot.fingerprint,
     )
@@ -103,6 +106,7 @@ def update_record(record: SearchRecord, spec: RunSpec, snapshot: Snapshot) -> No
     """Set what may change between attempts: the number of trials, remarks about rows, and a missing baseline."""
     record.trials = spec.searched().most
     record.skipped, record.overlap = dict(snapshot.skipped), snapshot.overlap
+    record.test_overlap = None if snapshot.test_overlap is None else dict(snapshot.test_overlap)
     if not spec.training.baselines or "baselines" not in spec.task.supports:
         return
     if not record.baselines:

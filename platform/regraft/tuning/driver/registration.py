@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from regraft.contracts import Registered, note
+from safetensors.torch import load
+
+from regraft.bases.delta import apply_delta
+from regraft.contracts import MeasuredOnTest, Registered, note
+from regraft.data.snapshot import open_snapshot
 from regraft.errors import Damaged, RequestError
 from regraft.spec.run import RunSpec
 from regraft.spec.search import SearchSpec
@@ -14,8 +19,12 @@ from regraft.store.checkpoints import Checkpoints, SavedCheckpoint
 from regraft.store.registry import Registry, Version
 from regraft.store.scratch_folder import scratch_folder
 from regraft.store.version_scores import better_version, newest_version
+from regraft.training.distribute import make_accelerator
+from regraft.training.harness import LocalHarness
 from regraft.training.job import Job, RunState
 from regraft.training.registration import TrainedRun, publish, version_meta
+from regraft.training.run import build_model
+from regraft.training.test_rows import MeasuringSite, measure_test
 from regraft.tuning.driver.coordinator import SearchCoordinator
 from regraft.tuning.driver.prepare import PreparedSearch
 from regraft.tuning.protocol import Trial
@@ -101,6 +110,8 @@ def register_trial(prepared: PreparedSearch, record: TrialRecord, before: Versio
     trial = Trial(record.number, record.overrides)
     trial_spec = trial.spec(without_search(spec))
     trained = _trained_run(prepared, record, saved, delta)
+    if prepared.test is not None:
+        trained = replace(trained, document={**trained.document, "test": _measured(prepared, trained, record.id)})
     meta = _version_meta(prepared, trial, trained)
     meta["lineage"]["search"]["status"] = record.status
     version = publish(store, trial_spec, trained, meta)
@@ -109,6 +120,23 @@ def register_trial(prepared: PreparedSearch, record: TrialRecord, before: Versio
     if prepared.progress is not None:
         prepared.progress(Registered(spec.name, version.version, record.id))
     return True
+
+
+def _measured(prepared: PreparedSearch, trained: TrainedRun, trial: str) -> dict[str, Any]:
+    """Measure a trial that is about to be registered on the test rows, in this process; record it for the report."""
+    assert prepared.test is not None
+    spec, harness = trained.job.resolved(), LocalHarness()
+    snapshot = open_snapshot(prepared.search_store.store, trained.job.fingerprint)
+    adapted = build_model(spec, snapshot, harness, trained.base)
+    apply_delta(adapted, load(trained.delta))
+    adapted.model.to(harness.device)
+    size = max(32, spec.training.batch_size)
+    autocast = make_accelerator(spec.compute, harness).autocast()
+    found = measure_test(MeasuringSite(adapted, harness, autocast, size), prepared.test)
+    prepared.record.test[trial] = found
+    if prepared.progress is not None:
+        prepared.progress(MeasuredOnTest(found["rows"], found["metrics"], found["intervals"], trial))
+    return found | {"checkpoint": trained.best.prefix, "step": trained.best.step}
 
 
 def _without_checkpoint(prepared: PreparedSearch, record: TrialRecord) -> str:
@@ -154,6 +182,7 @@ def _trained_run(prepared: PreparedSearch, record: TrialRecord, saved: SavedChec
         "notes": prepared.notes,
         "skipped": search.skipped,
         "overlap": search.overlap,
+        "test_overlap": search.test_overlap,
     }
     return TrainedRun(run, prepared.base, saved, delta, state, document)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from regraft.report import charts
 from regraft.store.baseline_verdicts import BaselineVerdict, compare, sentence
 from regraft.training.evaluate import gain
 from regraft.tuning.pages.by_depth import value
 from regraft.tuning.records import SearchRecord, TrialRecord
+from regraft.units import counted
 
 
 def baseline_verdicts(record: SearchRecord, winner: TrialRecord) -> tuple[BaselineVerdict, ...]:
@@ -22,9 +24,22 @@ def baseline_verdicts(record: SearchRecord, winner: TrialRecord) -> tuple[Baseli
 
 
 def baseline_sentence(record: SearchRecord, winner: TrialRecord) -> str:
-    """Return how the trial compares with the baselines; empty without any."""
-    text = sentence(baseline_verdicts(record, winner), record.score["name"], f"trial {winner.id}")
-    return f"{text} It was chosen by these very rows, so its score is a little too good." if text else ""
+    """Return how the trial compares with the baselines, and its result on the test rows; empty without either."""
+    name = record.score["name"]
+    text = sentence(baseline_verdicts(record, winner), name, f"trial {winner.id}")
+    text = f"{text} It was chosen by these very rows, so its score is a little too good." if text else ""
+    found = text_on_test(record.test.get(winner.id, {}), name)
+    return f"{text} On the test rows it has {found}.".strip() if found else text
+
+
+def text_on_test(test: Mapping[str, Any], name: str) -> str:
+    """Return `accuracy 0.91, 95 % interval 0.88 to 0.94, measured once on 200 rows`; empty where nothing is known."""
+    score = (test.get("metrics") or {}).get(name)
+    if score is None:
+        return ""
+    ends = (test.get("intervals") or {}).get(name)
+    interval = f"95 % interval {ends['low']:.4g} to {ends['high']:.4g}, " if ends else ""
+    return f"{name} {score:.4g}, {interval}measured once on {counted(int(test.get('rows', 0)), 'row')}"
 
 
 def baseline_chart(record: SearchRecord, winner: TrialRecord) -> charts.Standings | None:

@@ -12,7 +12,7 @@ from regraft.report import html
 from regraft.report.numbers import format_number
 from regraft.report.svg import Picture
 from regraft.store.atomic_files import writing_locally
-from regraft.tuning.pages.beside_baselines import baseline_chart, baseline_rows, baseline_sentence
+from regraft.tuning.pages.beside_baselines import baseline_chart, baseline_rows, baseline_sentence, text_on_test
 from regraft.tuning.pages.by_depth import DepthColumn, Knee, depth_columns, ended, epochs_of, find_knee, ranked, value
 from regraft.tuning.pages.curve_plots import PANELS, Panel, clock_of, curve_picture, number_picture, track
 from regraft.tuning.pages.depth_plot import depth_picture
@@ -285,6 +285,10 @@ def _facts(record: SearchRecord, trials: Sequence[TrialRecord]) -> list[tuple[st
         ("model", record.model, True),
         ("base", record.base, True),
         ("rows", rows, False),
+        *[
+            (f"test rows, trial {trial}", text_on_test(found, record.score["name"]), False)
+            for trial, found in record.test.items()
+        ],
         (
             "decided by",
             f"{record.score['name']}, {'larger' if record.score['mode'] == 'max' else 'smaller'} is better",

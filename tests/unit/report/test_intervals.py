@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from regraft.evaluation.intervals import Bootstrap, bootstrap, paired
+from regraft.report.intervals import Bootstrap, bootstrap, paired
 
 Records = Sequence[Mapping[str, Any]]
 

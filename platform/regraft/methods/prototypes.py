@@ -40,7 +40,8 @@ class Prototypes(FeatureExtraction):
     metric: Literal["cosine", "euclidean"] = "cosine"
     """How a row is compared with the prototypes."""
     covariance: Literal["none", "shared"] = "none"
-    """Whether distances count in units of the spread within classes: none, or one covariance for all classes."""
+    """Whether distances count in units of the spread within classes: none, or one covariance for all classes, which
+    pays with many rows a class rather than with a few."""
     cosine: StrictBool | None = None
     """In place of `metric`: true for cosine, false for euclidean."""
 

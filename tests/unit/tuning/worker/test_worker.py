@@ -71,10 +71,14 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], within: flo
         assert torch.allclose(tensor, two[name], atol=within), name
 
 
-def test_each_trial_is_the_run_it_stands_for(tmp_path: Path) -> None:
+FEW_WEIGHTS: list[dict[str, Any]] = [{"method": "bitfit"}, {"method": "ia3"}]
+
+
+@pytest.mark.parametrize("points", [MIXED, pytest.param(FEW_WEIGHTS, marks=pytest.mark.slow)], ids=["mixed", "few"])
+def test_each_trial_is_the_run_it_stands_for(tmp_path: Path, points: list[dict[str, Any]]) -> None:
     written = spec_in(tmp_path)
-    coordinator = searched(written, tmp_path / "w", *MIXED, depths=(1, 2, "feature-extraction"))
-    for number, point in enumerate(MIXED):
+    coordinator = searched(written, tmp_path / "w", *points, depths=(1, 2, "feature-extraction"))
+    for number, point in enumerate(points):
         trial = f"t{number:04d}"
         assert coordinator.ends[trial].status == "finished", coordinator.ends[trial].error
         losses, delta = run_alone(written, point, tmp_path / trial)

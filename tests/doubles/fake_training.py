@@ -117,6 +117,7 @@ class FakeOutcome:
     already: bool = False
     note: str = ""
     advice: str = ""
+    test: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the document that `--json` prints."""

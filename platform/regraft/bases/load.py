@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
+from transformers import PreTrainedModel
 
 from regraft.bases.families import RULES
 from regraft.bases.label_transfer import copy_known_outputs, known_labels
@@ -49,7 +51,7 @@ class BaseLoader:
         self.initialised: frozenset[str] = frozenset()
         """Names in the models built so far of every parameter that was randomly initialised."""
         is_timm(base)
-        with quiet(), _as_base_error(base, "config.json"):
+        with quiet(), _as_base_error(base.reference, "config.json"):
             self.config = transformers.AutoConfig.from_pretrained(base.path, **_LOCAL_ONLY)
         _configure_dropout(self.config, dropout)
 
@@ -83,7 +85,7 @@ class BaseLoader:
 
     def _load(self, family: Any, settings: Any, arguments: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return a model with this configuration, and transformers' report about the parameters of its files."""
-        with quiet(), _as_base_error(self.base, f"{family.__name__} on {settings.model_type}"):
+        with quiet(), _as_base_error(self.base.reference, f"{family.__name__} on {settings.model_type}"):
             model, report = family.from_pretrained(
                 self.base.path,
                 config=settings,
@@ -107,9 +109,26 @@ def load_processor(base: Base, modality: str) -> Any:
         # transformers makes up an empty tokenizer out of the configuration's family alone.
         wanted = ", ".join(medium.files)
         raise BaseError(f"the files of {medium.noun} are missing: one of {wanted}", where=base.reference)
-    with quiet(), _as_base_error(base, f"the {modality} processor"):
+    with quiet(), _as_base_error(base.reference, f"the {modality} processor"):
         processor = getattr(transformers, medium.auto)
         return processor.from_pretrained(base.path, **medium.options, **_LOCAL_ONLY)
+
+
+def random_model(folder: Path, reference: str, seed: int) -> PreTrainedModel:
+    """Return the model of a folder's configuration with weights that are initialised from a seed, in fp32.
+
+    Torch's global generator is left as it was. `reference` names the base in messages.
+    """
+    with _as_base_error(reference, "the configuration"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = transformers.AutoConfig.from_pretrained(folder, **_LOCAL_ONLY)
+        named = str((getattr(config, "architectures", None) or [""])[0])
+        family = getattr(transformers, named, None) if named.isidentifier() else None
+        if not isinstance(family, type) or not issubclass(family, PreTrainedModel):
+            model: PreTrainedModel = transformers.AutoModel.from_config(config)
+        else:
+            model = family(config)
+    return model.float()
 
 
 def surplus_note(processor: Any, config: Any) -> str | None:
@@ -175,7 +194,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _as_base_error(base: Base, what: str) -> Iterator[None]:
+def _as_base_error(reference: str, what: str) -> Iterator[None]:
     """Raise transformers' errors (an unknown family, a task that the family does not have) as BaseError."""
     try:
         yield
@@ -185,7 +204,7 @@ def _as_base_error(base: Base, what: str) -> Iterator[None]:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
         message = " ".join(str(error).split())[:400]
-        raise BaseError(f"{what} cannot be loaded: {message}", where=base.reference) from error
+        raise BaseError(f"{what} cannot be loaded: {message}", where=reference) from error
 
 
 def _constructor_arguments(family: Any, config: Any) -> set[str]:

@@ -31,7 +31,10 @@ from regraft.store.atomic_files import writing_locally
 from regraft.store.machine_cache import cache_folder
 from regraft.store.objects import open_store
 
-ALLOWED = "a hub id (org/name or org/name@revision), a folder, s3://bucket/prefix, or package:<module>/<folder>"
+ALLOWED = (
+    "a hub id (org/name or org/name@revision), a folder, s3://bucket/prefix, package:<module>/<folder>, or "
+    "model:<name>[@version] for a registered model"
+)
 FETCHED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.spm", "chat_template.jinja")
 """Files of a base that are fetched: never pickles, never code."""
 _HASHED = ("config.json", "generation_config.json", safety.INDEX, "1_Pooling/config.json")
@@ -64,6 +67,8 @@ class Base:
     state: str = field(default="", compare=False, repr=False)
     """State of the files in `source` when they were copied."""
     hold: Hold | None = field(default=None, compare=False, repr=False)
+    ancestors: tuple[str, ...] = ()
+    """What a registered model came from, the newest first: the model, its own base, and so on."""
 
     @property
     def found_at(self) -> Path:
@@ -116,16 +121,6 @@ def _check_copy(copy: PrivateCopy, reference: str) -> None:
     for path in safety.weights(copy.path):
         if wrong := find_problem(path):
             raise BaseError(f"{path.name} {wrong}: fetch it again", where=reference)
-
-
-def base_named(reference: str, expected_hash: str, why: str, *, where: str = "base") -> Base:
-    """Locate the base of a reference and check that its content is the expected one.
-
-    Raises BaseError as `locate` does, and WrongBase as `check_hash` does.
-    """
-    base = locate(reference)
-    check_hash(base, expected_hash, why, where=where)
-    return base
 
 
 def check_hash(base: Base, expected_hash: str, why: str, *, where: str = "base") -> None:
@@ -233,13 +228,13 @@ def _s3(url: str) -> Path:
             if any(Path(stat.key).match(pattern) for pattern in FETCHED):
                 store.fetch(stat.key, partial / stat.key)
         safety.check(partial, url)
-        _rename_into_place(partial, cache / key)
+        rename_into_place(partial, cache / key)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return cache / key
 
 
-def _rename_into_place(partial: Path, final: Path) -> None:
+def rename_into_place(partial: Path, final: Path) -> None:
     """Rename a folder; if another process was first, its folder has the same content."""
     try:
         partial.rename(final)

@@ -16,7 +16,7 @@ MAX_JSON_BYTES = 64 * 2**20
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 """The configuration of an adapter, as peft's save_pretrained writes it."""
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _TRICKS = re.compile(r"\.\s*__\w+|\[\s*['\"]__\w+|\battr\s*\(|\{%-?\s*(?:include|import|from|extends)\b")
 _CONVERT = "convert it once with model.save_pretrained(folder), which writes safetensors, and name that folder"
 
@@ -163,7 +163,7 @@ def _code_keys(document: object, at: str = "") -> Iterator[str]:
 def _weights(folder: Path, reference: str) -> None:
     files = weights(folder)
     if not files:
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         holds = f"only {pickles[0]}, which is not read because loading it can run code" if pickles else "no weights"
         raise BaseError(f"no *.safetensors here, {holds}: {_CONVERT}", where=reference)
     if (folder / INDEX).is_file():

@@ -163,6 +163,7 @@ def _lineage(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("data", f"{data.get('fingerprint', '')}{f'  ({sides})' if sides else ''}"),
         ("training", "stopped early by the search that it is from" if stopped else ""),
         ("parent", lineage.get("parent")),
+        ("ancestors", " < ".join(lineage.get("ancestors") or ())),
         ("delta", f"sha256 {meta['delta_sha256']}" if meta.get("delta_sha256") else ""),
     ]
     return [(name, value) for name, value in pairs if value]

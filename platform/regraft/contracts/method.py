@@ -34,6 +34,9 @@ class Method(Plugin, ABC):
     reads_twice: ClassVar[bool] = False
     """Whether a closed-form method needs the sums of `refine` too, which a second pass over the rows gives."""
 
+    moves_all: ClassVar[bool] = False
+    """Whether every weight of the base is trained, so that it may begin with random weights."""
+
     def frozen_blocks(self, blocks: int) -> int | None:
         """Return how many of `blocks` stay frozen, or None if it depends on the base; for methods `by_depth`."""
         return None

@@ -14,6 +14,7 @@ class Full(Method):
         {"finetune", "fine-tune", "finetuning", "fine-tuning", "full-finetuning", "full-fine-tuning"}
     )
     by_depth: ClassVar[bool] = True
+    moves_all: ClassVar[bool] = True
 
     def frozen_blocks(self, blocks: int) -> int | None:
         """Return 0."""

@@ -17,8 +17,9 @@ from torch import Tensor
 from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta
+from regraft.bases.derived_base import base_named
 from regraft.bases.load import load_processor
-from regraft.bases.locate import Base, base_named
+from regraft.bases.locate import Base
 from regraft.bases.safetensors_header import find_problem
 from regraft.bases.safety import check_harmless
 from regraft.bases.tensor_files import read_tensors
@@ -227,7 +228,7 @@ def version_base(fetched: Fetched, elsewhere: str | None = None) -> Base:
         "base back as it was, or pass base= with where the same base is"
     )
     try:
-        return base_named(reference, str(wanted["hash"]), why, where=where)
+        return base_named(fetched.version.store, reference, str(wanted["hash"]), why, where=where)
     except WrongBase:
         raise
     except BaseError as error:

@@ -26,8 +26,12 @@ from regraft.spec.problems import problems
 from regraft.spec.search import SearchSpec
 from regraft.spec.sections import AnyLoss, AnyMethod, AnyTask, ComputeSpec, DataSpec, Slug, TrainingSpec
 from regraft.store.bounded_yaml import dump_yaml
+from regraft.store.names import is_version, parse
+from regraft.store.objects import open_store
+from regraft.store.registry import Registry
 
 FORMAT = 1
+_MODEL = "model:"
 
 
 class RunSpec(Frozen):
@@ -38,7 +42,8 @@ class RunSpec(Frozen):
     name: Slug
     """The model's name in the registry: lower case, digits, dots, dashes."""
     base: Annotated[str, StringConstraints(min_length=1)]
-    """Hub id[@revision], folder, s3://..., or package:<module>/<folder>."""
+    """Hub id[@revision], folder, s3://..., package:<module>/<folder>, or model:NAME[@version|@alias]: a registered
+    model of the store, its delta merged."""
     task: AnyTask
     """What the data mean; see `regraft show tasks`."""
     method: AnyMethod
@@ -85,6 +90,32 @@ class RunSpec(Frozen):
                 f"losses need gradient steps, which method {self.method.key()} has not: remove one of the two"
             )
         return self
+
+    @model_validator(mode="after")
+    def _base_can_begin(self) -> Self:
+        if self.base.startswith("random:"):
+            raise ValueError("base: random: is written; write the base itself, and training.init: random")
+        if self.training.init == "random" and not self.method.moves_all:
+            raise ValueError(
+                f"training.init: random is written, and method {self.method.key()} leaves weights as they begin: write "
+                "method: full, or training.init: pretrained"
+            )
+        if self.base.startswith(_MODEL):
+            try:
+                parse(self.base.removeprefix(_MODEL))
+            except RequestError as error:
+                raise ValueError(f"base: {error.message}, as in model:NAME or model:NAME@v2") from None
+        return self
+
+    def _with_pinned_base(self) -> Self:
+        """Return the spec with the version that its base means now, where it names a model without one or by alias."""
+        if not self.base.startswith(_MODEL):
+            return self
+        name, ref = parse(self.base.removeprefix(_MODEL))
+        if is_version(ref):
+            return self
+        found = Registry(open_store(self.store)).version(name, ref)
+        return self.model_copy(update={"base": f"{_MODEL}{found}"})
 
     @model_validator(mode="after")
     def _labels_are_written_once(self) -> Self:
@@ -150,7 +181,7 @@ class RunSpec(Frozen):
             spec = cls.model_validate(document)
         except ValidationError as error:
             raise SpecError(problems(error, cls, document), where) from None
-        return spec._with_labels_of_columns().absolute()
+        return spec._with_labels_of_columns().absolute()._with_pinned_base()
 
     def override(self, changes: Mapping[str, object]) -> Self:
         """Return a new spec with dotted fields replaced, validated as one that was written by hand."""

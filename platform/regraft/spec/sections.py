@@ -156,6 +156,13 @@ class TrainingSpec(Frozen):
     """Measure baselines (majority class, nearest centroid on the frozen base) where the task has them."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Determines the order of rows, dropout and the head's initial values."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """The weights that training begins with: those of the base, or random ones of its configuration, from `seed`. A
+    folder with a configuration and no weights always begins with random ones."""
+
+    @model_serializer(mode="wrap")
+    def _omit_pretrained(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return omit_usual(handler(self), init="pretrained")
 
 
 class ComputeSpec(Frozen):

@@ -278,6 +278,7 @@ def _lineage(meta: Mapping[str, Any]) -> str:
     rows += [(name, _code(lineage[name])) for name in ("run", "checkpoint", "parent") if lineage.get(name)]
     if (lineage.get("search") or {}).get("status") == "stopped":
         rows.append(("training", "stopped early by the search that it is from"))
+    rows += [("ancestors", _code(" < ".join(lineage["ancestors"])))] if lineage.get("ancestors") else []
     rows += [("delta SHA-256", f"`{meta['delta_sha256']}`")] if meta.get("delta_sha256") else []
     rows += [("created", meta["created"])] if meta.get("created") else []
     rows += [(f"{name} version", version) for name, version in meta.get("versions", {}).items()]

@@ -105,6 +105,8 @@ class StoredLineage(Stored):
 
     run: str | None = None
     checkpoint: str | None = None
+    parent: str | None = None
+    ancestors: list[str] = []
     data: StoredRows = StoredRows()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from regraft.bases.locate import base_named
+from regraft.bases.derived_base import base_named
 from regraft.contracts import Progress
 from regraft.data.row_sample import fit_to_data
 from regraft.data.snapshot import open_snapshot
@@ -17,6 +17,7 @@ from regraft.store.runs import Runs
 from regraft.training.cut_check import CutSite, checked_cut, may_cache
 from regraft.training.distribute import make_accelerator
 from regraft.training.harness import LocalHarness
+from regraft.training.prepare import base_reference
 from regraft.training.run import build_model
 from regraft.training.trunk_cache import cached_sides, checked_hits, open_features
 from regraft.trunk.cache import Trunk
@@ -65,7 +66,7 @@ def _site(store: ObjectStore, run: str, progress: Progress | None) -> CutSite:
     spec = RunSpec.resolve(parse_yaml(runs.read(run, "spec.yaml").decode()), where=f"runs/{run}/spec.yaml")
     snapshot = open_snapshot(store, str(fields["data"]))
     spec = spec.model_copy(update={"task": fit_to_data(spec.task, snapshot.train)})
-    base = base_named(spec.base, str(fields["base"]), f"run {run} began with that one: put it back")
+    base = base_named(store, base_reference(spec), str(fields["base"]), f"run {run} began with that one: put it back")
     harness = LocalHarness(progress=progress)
     adapted = build_model(spec, snapshot, harness, base)
     adapted.model.to(harness.device)

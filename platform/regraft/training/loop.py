@@ -48,7 +48,7 @@ def fit(job: Job, harness: Harness) -> RunState:
     with scratch_folder() as folder, explain_out_of_memory(spec):
         document = RunDocument(Runs(store), job.run)
         snapshot = open_snapshot(store, job.fingerprint)
-        base = base_of(spec, job)
+        base = base_of(store, spec, job)
         check_weights_fit(base, harness)
         adapted = build_model(spec, snapshot, harness, base)
         check_steps_fit(spec, adapted, harness)

@@ -12,13 +12,14 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from regraft.bases.derived_base import RANDOM, base_named, find_base, holds_configuration_alone
 from regraft.bases.load import load_processor
-from regraft.bases.locate import Base, base_named, check_hash, locate
+from regraft.bases.locate import Base, check_hash
 from regraft.contracts import Progress, Row, note
 from regraft.data.base_reading import BaseReading
 from regraft.data.row_sample import fit_to_data
 from regraft.data.snapshot import Snapshot, build_snapshot
-from regraft.errors import BaseError, Damaged, RequestError
+from regraft.errors import BaseError, Damaged, NotFound, RequestError, Unsupported
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore
@@ -93,7 +94,7 @@ def build_rows(
     if spec.compute.workers == 0:
         check_weights_fit(base, LocalHarness())  # before the data are read; workers check their own machines
     checks = TextChecks.of(spec.task, base)
-    opened = (checks.surplus,) if checks and checks.surplus else ()
+    opened = (*begins_with(spec, base), *((checks.surplus,) if checks and checks.surplus else ()))
     for text in opened:
         note(progress, text)
     processor = partial(load_processor, base, spec.task.modality)
@@ -114,18 +115,18 @@ def check_rows(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, 
         return
 
     def processor() -> Any:
-        return load_processor(locate(spec.base), spec.task.modality)
+        return load_processor(find_base(store, base_reference(spec)), spec.task.modality)
 
-    reading = BaseReading(processor, _unread_rows(spec) if known.get("skipped") else None)
+    reading = BaseReading(processor, _unread_rows(store, spec) if known.get("skipped") else None)
     snapshot = build_snapshot(store, spec.task, spec.data, base=reading, as_in=known["data"])
     refuse_changed(run, known, snapshot)
 
 
-def _unread_rows(spec: RunSpec) -> Callable[[Row], str | None] | None:
+def _unread_rows(store: ObjectStore, spec: RunSpec) -> Callable[[Row], str | None] | None:
     """Return the function that names the rows which the base cannot read; None where there is no such row or base."""
     try:
-        checks = TextChecks.of(spec.task, locate(spec.base))
-    except BaseError:
+        checks = TextChecks.of(spec.task, find_base(store, base_reference(spec)))
+    except (BaseError, NotFound):
         return None
     return checks.problem if checks and checks.surplus else None
 
@@ -135,7 +136,7 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
 
     Raises WrongBase or RowsChanged when the run began with another base or other rows.
     """
-    base = locate(spec.base)
+    base = find_base(store, base_reference(spec))
     runs = Runs(store)
     known = find_document(runs, run)
     snapshot = build_rows(store, spec, base, progress, as_in=(known or {}).get("data"))
@@ -200,10 +201,36 @@ def refuse_changed(run: str, known: Mapping[str, Any], snapshot: Snapshot) -> No
         )
 
 
-def base_of(spec: RunSpec, job: Job) -> Base:
+def base_reference(spec: RunSpec) -> str:
+    """Return the reference of the base that training begins with; raises Unsupported where random weights would stay.
+
+    A folder with a configuration alone begins with random weights, whatever the spec says.
+    """
+    if spec.training.init != "random" and not holds_configuration_alone(spec.base):
+        return spec.base
+    if not spec.method.moves_all:
+        raise Unsupported(
+            f"{spec.base} holds a configuration and no weights, so that training begins with random ones, and method "
+            f"{spec.method.key()} leaves weights as they begin: write method: full, or name a base with weights",
+            where="base",
+        )
+    return f"{RANDOM}{spec.training.seed}:{spec.base}"
+
+
+def begins_with(spec: RunSpec, base: Base) -> tuple[str, ...]:
+    """Return a sentence about random weights, or about the model that is the base; nothing for another base."""
+    if base.reference.startswith(RANDOM):
+        why = "training.init is random" if spec.training.init == "random" else "the base has a configuration alone"
+        return (f"training begins with random weights, from seed {spec.training.seed}: {why}",)
+    if base.ancestors:
+        return (f"the base is a registered model: {' < '.join(base.ancestors)}",)
+    return ()
+
+
+def base_of(store: ObjectStore, spec: RunSpec, job: Job) -> Base:
     """Locate the base that the run began with; raises WrongBase when its reference now leads to another."""
     why = f"run {job.run} began with that one: put it back, or write @ and the hub revision after the base"
-    return base_named(spec.base, job.base_hash, why)
+    return base_named(store, base_reference(spec), job.base_hash, why)
 
 
 def pinned_reference(base: Base) -> str:

@@ -89,7 +89,7 @@ def register(prepared: PreparedRun) -> Outcome:
     checkpoints, runs = Checkpoints(store, job.run), Runs(store)
     best, delta = best_delta(checkpoints, spec.task.score, progress)
     document = find_document(runs, job.run) or {}
-    trained = TrainedRun(job, base_of(spec, job), best, delta, last_state(checkpoints), document)
+    trained = TrainedRun(job, base_of(store, spec, job), best, delta, last_state(checkpoints), document)
     meta = version_meta(spec, trained)
     better = better_version(newest_version(Registry(store), spec.name), meta)
     version = publish(store, spec, trained, meta)
@@ -190,7 +190,8 @@ def version_meta(spec: RunSpec, trained: TrainedRun) -> dict[str, Any]:
             "run": job.run,
             "checkpoint": best.prefix,
             "data": {"fingerprint": job.fingerprint, "rows": counts, **_remarks_of(document)},
-            "parent": None,
+            "parent": base.ancestors[0] if base.ancestors else None,
+            **({"ancestors": list(base.ancestors)} if base.ancestors else {}),
         },
         "delta_sha256": hashlib.sha256(trained.delta).hexdigest(),
         "delta_bytes": len(trained.delta),

@@ -13,14 +13,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from regraft.bases.locate import locate
+from regraft.bases.derived_base import find_base
 from regraft.contracts import Note, NotesOnce, Progress, SearchStarted, note
 from regraft.errors import RequestError, Stopped, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.searches import folder_of
-from regraft.training.prepare import RowsChanged, build_rows
+from regraft.training.prepare import RowsChanged, base_reference, build_rows
 from regraft.training.stop_signals import on_interrupt, on_sigterm
 from regraft.tuning.driver.centroid_baseline import measure_centroid
 from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
@@ -104,7 +104,7 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
     progress = means.progress
     with Lease(store, name, folder=folder_of(name)) as lease:
         search_store = SearchStore(store, name)
-        base = locate(spec.base)
+        base = find_base(store, base_reference(spec))
         depths = check_methods(spec, base)
         with ExitStack() as stack:
             known = search_store.record()

@@ -20,6 +20,7 @@ FIXED = {
     "search": "a search does not vary itself",
     "base": "trials share one base: search each base separately and compare the winners",
     "task": "trials share the rows as the task reads them: search each separately and compare the winners",
+    "training.init": "trials share the weights that they begin with: search each separately and compare the winners",
     "data": "trials share the rows: search each separately and compare the winners",
     "compute.workers": "a trial trains in one worker",
     "compute.cpus": "all workers of a search are alike",

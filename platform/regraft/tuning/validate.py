@@ -27,6 +27,8 @@ def check_space(spec: RunSpec) -> None:
     """Try each value of the space as an override of the spec. Raises SpecError with every problem."""
     bare, space = without_search(spec), spec.searched().space
     problems: list[str] = []
+    if bare.training.init == "random" and "training.seed" in space:
+        problems.append("search.space.training.seed: cannot vary with training.init: random; trials share the weights")
     for name, draw in space.items():
         if why := why_fixed(name):
             problems.append(f"search.space.{name}: cannot vary within a search: {why}")

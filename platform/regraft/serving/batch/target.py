@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from regraft.bases.locate import Base, locate
+from regraft.bases.derived_base import find_base
+from regraft.bases.locate import Base
 from regraft.contracts import Kind, Row, Task, columns_of
 from regraft.data.observations import remarks
 from regraft.errors import BaseError, NotFound, WrongBase
@@ -72,7 +73,7 @@ class Target:
     def located(self) -> Base:
         """Locate the base on this machine. Raises WrongBase when its files have changed since the start."""
         assert self.base is not None
-        found = locate(self.base)
+        found = find_base(open_store(self.store), self.base)
         if _base_id(found) != self.id:
             raise WrongBase(f"{self.base} has other files here than where the command began", where=self.base)
         return found
@@ -104,7 +105,7 @@ def resolve_target(written: str, store: str, *, features: bool, base: str | None
             where=store,
         )
     try:
-        located = locate(written)
+        located = find_base(open_store(store), written)
     except BaseError as error:
         if missing is None:
             raise
@@ -116,6 +117,8 @@ def _portable(written: str, base: Base) -> str:
     """Return a reference that names the same base in any process: with the hub's commit, or an absolute path."""
     if base.revision is not None:
         return f"{written.partition('@')[0]}@{base.revision}"
+    if re.match(r"model:|random:", base.reference):
+        return base.reference
     return written if re.match(r"package:|\w+://", written) else str(base.found_at)
 
 

@@ -69,7 +69,7 @@ class WorkerContext:
         if self.job.threads:
             torch.set_num_threads(self.job.threads)
         self.store = open_existing(self.spec.store)
-        self.base = base_of(self.spec, self._job_of(self.spec))
+        self.base = base_of(self.store, self.spec, self._job_of(self.spec))
         check_weights_fit(self.base, self.harness)
         self.snapshot = open_snapshot(self.store, self.job.fingerprint)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,20 @@ def test_a_half_written_file_takes_no_key_away_at_once(tmp_path: Path) -> None:
     assert opens(keys, alice)
     path.write_text(whole)
     assert opens(keys, alice) and not keys.trouble()
+
+
+def test_a_key_that_was_taken_back_opens_nothing_though_nobody_asked_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, alice, bob = tmp_path / "keys.yaml", new_key(), new_key()
+    lines = [f"- {{name: {name}, sha256: {hashed(key)}}}" for name, key in (("alice", alice), ("bob", bob))]
+    path.write_text("\n".join(lines) + "\n")
+    keys = ApiKeys.found(str(path))
+    path.write_text(f"{lines[1]}\n- {{name: carol, sha256: }}\n")
+    now = time.time() + 6
+    monkeypatch.setattr("regraft.endpoint.api_keys.time.time", lambda: now)
+    assert not opens(keys, alice), "the first request after six seconds"
+    assert opens(keys, bob) and keys.trouble()
 
 
 @pytest.mark.parametrize("end", ["gone", "a folder", "not UTF-8", "no entry that is right", "too large"])

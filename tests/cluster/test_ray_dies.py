@@ -31,7 +31,17 @@ from unit.store.conftest import moto_endpoint as moto_endpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RAYLET, GCS = "raylet", "gcs_server"
-RAYS_WORDS = ("ray::", "core_worker", "raylet_client", "gcs_client", "*** ", "Check failed", "Traceback", "(raylet)")
+RAYS_WORDS = (
+    "ray::",
+    "core_worker",
+    "raylet_client",
+    "gcs_client",
+    "*** ",
+    "Check failed",
+    "Traceback",
+    "(raylet)",
+    "HTTPConnection",
+)
 PATIENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120"}
 NAP = '''
 import os

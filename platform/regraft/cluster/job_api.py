@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import queue
+import re
 import shlex
 import threading
 import time
@@ -219,4 +220,6 @@ def version_info(address: str) -> dict[str, Any]:
 
 
 def _brief(error: BaseException) -> str:
+    if refused := re.search(r"Connection refused|timed out|Connection reset|Remote end closed", str(error)):
+        return refused[0][0].lower() + refused[0][1:]
     return " ".join(str(error).split())[:500] or type(error).__name__

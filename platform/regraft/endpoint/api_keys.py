@@ -30,6 +30,8 @@ PREFIX = "rg_"
 VARIABLE = "REGRAFT_KEYS"
 _RECHECK_S = 2.0
 """How often a file is checked for changes."""
+_SETTLED_S = 4.0
+"""Age at which a file is taken to be written to its end; a younger one with mistakes gets a second look."""
 GONE_SECONDS = 60.0
 """How long the keys of a file that is gone stay in force, unless the spec says otherwise."""
 MAX_FILE_BYTES = 4 << 20
@@ -203,7 +205,7 @@ class ApiKeys:
             keys, troubles = read_valid(_text(path), str(path))
         except (OSError, ValueError) as error:
             return self._unreadable(state, f"the file of keys cannot be read ({type(error).__name__})", now)
-        if troubles and state.suspect != stamp:
+        if troubles and state.suspect != stamp and not _is_settled(stamp):
             return replace(state, checked=now, suspect=stamp)  # it may be half written: the next look decides
         if troubles and not keys:
             return self._unreadable(replace(state, suspect=stamp), f"the file of keys: {troubles[0]}", now)
@@ -231,6 +233,11 @@ def _text(path: Path) -> str:
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"it is larger than {MAX_FILE_BYTES:,} bytes")
     return data.decode("utf-8")
+
+
+def _is_settled(stamp: tuple[int, ...] | None) -> bool:
+    """Return whether a file was last changed some time ago; without requests, nobody has looked at it since."""
+    return stamp is not None and time.time() - max(stamp[:2]) / 1e9 >= _SETTLED_S
 
 
 def _stamp(path: Path | None) -> tuple[int, ...] | None:

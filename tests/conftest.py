@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,11 @@ os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it when it is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for variable in ("REGRAFT_STORE", "RAY_ADDRESS"):
     os.environ.pop(variable, None)
+
+CACHE = "" if "PYTEST_XDIST_WORKER" in os.environ else tempfile.mkdtemp(prefix="regraft-tests-")
+"""The cache of all processes of these tests, made by the first: none of them reads or fills the user's own."""
+if CACHE:
+    os.environ["REGRAFT_CACHE"] = CACHE
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
@@ -61,6 +67,12 @@ def browser(chromium: Any) -> Look:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests on Ray last: Ray and the plugins of its tests stay in the process for all that follow."""
     items.sort(key=lambda item: "tests/cluster/" in item.nodeid)
+
+
+def pytest_unconfigure() -> None:
+    """Remove the cache of these tests."""
+    if CACHE:
+        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

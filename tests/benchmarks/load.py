@@ -156,10 +156,10 @@ def wait_until(true: Callable[[], bool], running: subprocess.Popen[bytes], log: 
 
 
 def up(url: str) -> bool:
-    """Return whether a server answers a text there."""
+    """Return whether a server answers a text there, or a GET of its /readyz."""
     import urllib.request
 
-    body = json.dumps({"inputs": "a film"}).encode()
+    body = None if url.endswith("/readyz") else json.dumps({"inputs": "a film"}).encode()
     request = urllib.request.Request(url, body, {"content-type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:

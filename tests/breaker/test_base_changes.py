@@ -21,8 +21,9 @@ from regraft.endpoint.base_watch import BaseWatch
 from regraft.errors import BaseError, WrongBase
 from regraft.serving.engine.engine import Engine
 from regraft.serving.predictor import Predictor
+from regraft.store.machine_cache import cached_folders
 from support.tiny import document, tiny_bert
-from unit.endpoint.model_store import ModelStore
+from unit.endpoint.model_store import Endpoint, ModelStore
 
 TEXTS = ["the wifi lamp is broken", "a refund of the invoice", "my account"]
 
@@ -46,6 +47,15 @@ try:
     print("trained", regraft.train(yaml.safe_load(Path(sys.argv[1]).read_text())))
 except RegraftError as error:
     print("refused", error)
+"""
+
+
+HOLDS = """
+import sys
+from regraft.bases.locate import locate
+base = locate(sys.argv[1])
+print(base.path, flush=True)
+sys.stdin.readline()
 """
 
 
@@ -162,7 +172,7 @@ def test_weights_of_the_hubs_cache_are_used_in_place_if_their_name_is_their_hash
     (snapshot / "model.safetensors").symlink_to(f"../../blobs/{name}")
     base = locate(str(snapshot))
     assert base.hash == locate(str(folder)).hash
-    assert sum(copy.path == base.path for copy in private_copy.kept_copies()) == 1
+    assert sum(copy.path == base.path for copy in cached_folders()) == 1
     other = tmp_path / "other"
     shutil.copytree(tmp_path / "hub", other, symlinks=True)
     with (other / "blobs" / name).open("r+b") as file:
@@ -173,13 +183,42 @@ def test_weights_of_the_hubs_cache_are_used_in_place_if_their_name_is_their_hash
     assert not (lying.path / "model.safetensors").is_symlink()
 
 
-def test_unused_copies_are_removed_and_used_ones_stay(tmp_path: Path) -> None:
-    used, unused = locate(str(tiny_bert(tmp_path / "a"))), locate(str(tiny_bert(tmp_path / "b", seed=8)))
-    gone, size = unused.path, sum(path.stat().st_size for path in unused.path.rglob("*") if path.is_file())
-    del unused
-    assert not private_copy.remove_unused(3600.0)
-    assert [(copy.path, copy.bytes) for copy in private_copy.remove_unused(0.0)] == [(gone, size)]
-    assert [copy.path for copy in private_copy.kept_copies()] == [used.path]
+def test_a_copy_that_another_process_holds_stays(tmp_path: Path, cache: Path) -> None:
+    folder = str(tiny_bert(tmp_path / "base"))
+    command = [sys.executable, "-c", HOLDS, folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin and child.stdout
+        path = Path(child.stdout.readline().strip())
+        [copy] = [one for one in cached_folders() if one.path == path]
+        assert not copy.remove() and (path / "model.safetensors").is_file()
+        child.stdin.write("\n")
+        child.stdin.close()
+        child.wait()
+        assert copy.remove() and not path.exists()
+
+
+def test_a_change_of_a_base_in_use_is_seen_over_http(shop: ModelStore) -> None:
+    folder, weights = shop.bases["bert"].found_at, shop.bases["bert"].found_at / "model.safetensors"
+    content = weights.read_bytes()
+
+    def changed(endpoint: Endpoint, expected: list[str]) -> bool:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            reply = endpoint.get("/readyz")
+            assert reply.status == 200 and str(folder) not in reply.body.decode()
+            if reply.document.get("changed_bases", []) == expected:
+                return True
+            time.sleep(0.05)
+        return False
+
+    with shop.open() as endpoint:
+        before = endpoint.ask("/models/text-classification", {"inputs": TEXTS[0]}).document
+        assert changed(endpoint, [])
+        weights.write_bytes(content[:-4] + b"\1\2\3\4")
+        assert changed(endpoint, [shop.bases["bert"].hash])
+        assert endpoint.ask("/models/text-classification", {"inputs": TEXTS[0]}).document == before
+        weights.write_bytes(content)
+        assert changed(endpoint, [])
 
 
 def test_a_cache_that_cannot_be_written_costs_no_safety(

@@ -7,6 +7,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -49,11 +50,7 @@ def scans(draw: random.Random) -> bytes:
 
 def large_scans(draw: random.Random) -> bytes:
     """Return a JPEG whose header says that each of its scans passes over 25 megapixels."""
-    body = bytearray(saved(noise((16, 16), draw), "JPEG", progressive=True))
-    at = body.index(b"\xff\xc2")
-    struct.pack_into(">HH", body, at + 5, 5000, 4900)
-    last = bytes(body).rindex(b"\xff\xda")
-    return bytes(body[:last]) + bytes(body[last:-2]) * draw.choice([60, 90]) + bytes(body[-2:])
+    return repeated_scan((5000, 4900, draw.choice([60, 90])))
 
 
 def segments(draw: random.Random) -> bytes:
@@ -94,14 +91,77 @@ def chunks(draw: random.Random) -> bytes:
 
 def large(draw: random.Random) -> bytes:
     """Return a picture of one colour with more pixels than a request may have."""
-    return saved(Image.new("L", (draw.choice([12_000, 6_000]), 11_000)), draw.choice(("PNG", "GIF", "TIFF")))
+    return flat("L", (draw.choice([12_000, 6_000]), 11_000), draw.choice(("PNG", "GIF", "TIFF", "WEBP")))
+
+
+@lru_cache
+def flat(mode: str, size: tuple[int, int], kind: str) -> bytes:
+    """Return a small file of one colour and that many pixels."""
+    options = {"TIFF": {"compression": "tiff_adobe_deflate"}, "WEBP": {"lossless": True, "quality": 0}}
+    size = (min(size[0], 16_000), min(size[1], 6_000)) if kind == "WEBP" else size
+    return saved(Image.new(mode, size), kind, **options.get(kind, {}))
 
 
 def frames(draw: random.Random) -> bytes:
     """Return an animation of many frames, of which the first is read."""
+    return animation(draw.choice(("GIF", "PNG", "WEBP", "TIFF", "AVIF")))
+
+
+@lru_cache
+def animation(kind: str) -> bytes:
+    """Return 60 frames of that format."""
     images = [Image.new("RGB", (200, 200), (n % 256, n // 256, 0)) for n in range(60)]
-    kind = draw.choice(("GIF", "PNG", "WEBP", "TIFF", "AVIF"))
     return saved(images[0], kind, save_all=True, append_images=images[1:])
+
+
+def false_size(draw: random.Random) -> bytes:
+    """Return an AVIF whose header says another size than its frame has: far smaller, or far larger."""
+    side, said = draw.choice([(4096, 32), (2048, 64), (64, 4000), (64, 60_000)])
+    body = bytearray(avif(side))
+    struct.pack_into(">II", body, body.index(b"ispe") + 8, said, said)
+    return bytes(body)
+
+
+@lru_cache
+def avif(side: int) -> bytes:
+    """Return a square AVIF of one colour."""
+    return saved(Image.new("RGB", (side, side), "red"), "AVIF", speed=10, quality=10)
+
+
+def layers(draw: random.Random) -> bytes:
+    """Return a JPEG 2000 whose header says that it has a great many layers, tiles or pixels."""
+    body = bytearray(saved(noise((64, 48), draw), "JPEG2000"))
+    size, coding = body.index(b"\xff\x51"), body.index(b"\xff\x52")
+    change = draw.choice(("layers", "tiles", "pixels", "levels"))
+    if change == "layers":
+        struct.pack_into(">H", body, coding + 6, 65_535)
+    elif change == "tiles":
+        struct.pack_into(">II", body, size + 22, 1, 1)
+    elif change == "levels":
+        body[coding + 9] = 32
+    else:
+        struct.pack_into(">II", body, size + 6, *draw.choice([(5000, 5000), (60_000, 60_000)]))
+    return bytes(body)
+
+
+def slow_scans(draw: random.Random) -> bytes:
+    """Return a JPEG of large scans that are just few enough, which takes seconds."""
+    return repeated_scan(draw.choice([(2000, 3000, 90), (5000, 4900, 12), (5000, 4900, 40)]))
+
+
+@lru_cache
+def repeated_scan(shape: tuple[int, int, int]) -> bytes:
+    """Return a JPEG whose header says that height and width, and that has its last scan that many times."""
+    body = bytearray(saved(noise((16, 16), random.Random(0)), "JPEG", progressive=True))
+    struct.pack_into(">HH", body, body.index(b"\xff\xc2") + 5, *shape[:2])
+    last = bytes(body).rindex(b"\xff\xda")
+    return bytes(body[:last]) + bytes(body[last:-2]) * shape[2] + bytes(body[-2:])
+
+
+def most_pixels(draw: random.Random) -> bytes:
+    """Return a small file of nearly as many pixels as a request may have."""
+    kind = draw.choice(("PNG", "WEBP", "TIFF", "JPEG", "JPEG2000", "BMP"))
+    return flat("L" if kind == "BMP" else "RGB", (2600, 2600) if kind == "BMP" else (4900, 4900), kind)
 
 
 def notes(draw: random.Random) -> bytes:
@@ -121,5 +181,24 @@ def damaged(draw: random.Random) -> bytes:
 
 COSTLY: tuple[Callable[[random.Random], bytes], ...] = (thin, scans, large_scans, segments, tiles, chunks, large)
 """Makers of pictures that are always refused."""
-DOUBTFUL: tuple[Callable[[random.Random], bytes], ...] = (metadata, frames, notes, damaged)
+DOUBTFUL: tuple[Callable[[random.Random], bytes], ...] = (
+    *(metadata, frames, notes, damaged, false_size, layers, slow_scans, most_pixels),
+)
 """Makers of pictures that are refused or answered."""
+
+
+def ordinary(draw: random.Random) -> bytes:
+    """Return a photo of 2 megapixels: soft shapes and some noise."""
+    return photo(draw.randrange(8))
+
+
+@lru_cache
+def photo(number: int) -> bytes:
+    """Return one of a few photos as a JPEG."""
+    draw = random.Random(number)
+    soft = noise((16, 12), draw).resize((1600, 1200), Image.Resampling.BICUBIC)
+    return saved(Image.blend(soft, noise((1600, 1200), draw), 0.1), "JPEG", quality=88)
+
+
+GENERATED: tuple[Callable[[random.Random], bytes], ...] = (harmless, *COSTLY, *DOUBTFUL)
+"""Makers of pictures of every kind."""

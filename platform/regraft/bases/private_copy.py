@@ -133,54 +133,13 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class KeptCopy:
-    """A copy of a base on this machine's disk."""
-
-    path: Path
-    bytes: int
-    """Sizes of its files; less is taken on a disk where they share blocks with the originals."""
-    used: float
-    """Time of last use, in Unix seconds."""
-
-
-def kept_copies() -> list[KeptCopy]:
-    """Return the copies of bases in this machine's cache, those of bases in S3 among them."""
-    roots = (cache_folder(COPIES), cache_folder(FETCHED_COPIES))
-    folders = [path for root in roots if root.is_dir() for path in root.iterdir() if path.name != _KNOWN]
-    found = []
-    for folder in sorted(folders):
-        with suppress(FileNotFoundError):  # another process collects, too
-            sizes = [path.lstat().st_size for path in folder.rglob("*") if path.is_file()]
-            found.append(KeptCopy(folder, sum(sizes), folder.stat().st_mtime))
-    return found
-
-
-def remove_unused(age_s: float) -> list[KeptCopy]:
-    """Remove the copies that no process uses and that were last used `age_s` ago or longer; return them."""
-    gone = [copy for copy in kept_copies() if time.time() - copy.used >= age_s and _remove_unless_held(copy.path)]
+def forget_removed() -> None:
+    """Forget which files the copies had that are no longer in this machine's cache."""
     known = cache_folder(COPIES) / _KNOWN
     for entry in known.iterdir() if known.is_dir() else ():
         with suppress(OSError):
             if not (cache_folder(COPIES) / entry.read_text()).is_dir():
                 entry.unlink()
-    return gone
-
-
-def _remove_unless_held(folder: Path) -> bool:
-    try:
-        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder)
-    except OSError as error:
-        log.info("%s stays: %s", folder, error)
-        return False
-    finally:
-        os.close(file)
-    return True
 
 
 def _remembered(folder: Path, state: str) -> PrivateCopy | None:

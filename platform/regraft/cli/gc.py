@@ -11,7 +11,7 @@ from regraft.errors import LeaseHeld, RegraftError
 from regraft.lazy import Later
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.lease import holder
-from regraft.store.machine_cache import cache_folder, cached_folders
+from regraft.store.machine_cache import CachedFolder, cache_folder, cached_folders
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.optimizer_states import UnneededStates, unneeded_states
 from regraft.store.registry import Registry
@@ -23,6 +23,7 @@ from regraft.trunk.shard_faults import shard_faults
 from regraft.units import bytes_text
 
 _outputs = Later("regraft.training.kept_outputs")
+_copies = Later("regraft.bases.private_copy")
 _DAY_S = 24 * 3600.0
 """Age below which an object is kept, longer than any upload: it may be about to be committed."""
 _KEPT = {
@@ -130,16 +131,23 @@ def _show_cache(remove: bool, screen: Screen) -> int:
     idle = [one for one in folders if one.idle_s > _DAY_S]
     kept = sum(one.bytes for one in folders)
     if remove:
-        for one in idle:
-            one.remove()
-            screen.note(f"removed {one.path} ({bytes_text(one.bytes)})")
-            kept -= one.bytes
+        kept -= sum(_removed(one, screen) for one in idle)
+        _copies.forget_removed()
     elif idle:
         screen.say(
             f"this machine's cache {cache_folder('')}: {bytes_text(kept)}, of which "
             f"{bytes_text(sum(one.bytes for one in idle))} were not used for a day; `regraft gc --cache` removes these"
         )
     return kept
+
+
+def _removed(folder: CachedFolder, screen: Screen) -> int:
+    """Delete a folder of the machine's cache unless a process holds it; return the freed bytes."""
+    if not folder.remove():
+        screen.note(f"{folder.path} stays: a process uses it, or it cannot be deleted")
+        return 0
+    screen.note(f"removed {folder.path} ({bytes_text(folder.bytes)})")
+    return folder.bytes
 
 
 def _list(states: Sequence[UnneededStates], screen: Screen) -> int:

@@ -305,7 +305,8 @@ def _upkeep(commands: Any) -> None:
     gc.add_argument(
         "--cache",
         action="store_true",
-        help="also this machine's copies of files in S3, and what it knows about files; commands get them again",
+        help="also this machine's copies of bases and of files in S3, and what it knows about files, that were idle "
+        "for a day; commands get them again",
     )
     _command(commands, "version", "versions of regraft and its main libraries")
 

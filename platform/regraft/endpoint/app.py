@@ -237,7 +237,7 @@ class Endpoint:
         requests = [RowRequest(state.model, state.version, row) for row in parsed.rows]
         try:
             async with asyncio.timeout(limits.seconds):
-                return await self._backend.answer(requests, limits.tokens) if requests else []
+                return await self._backend.answer(requests, limits.tokens, parsed.decoded) if requests else []
         except TimeoutError:
             raise busy(f"no answer within {limits.seconds:g} seconds", kind="TookTooLong") from None
 

@@ -16,6 +16,7 @@ from regraft.endpoint.base_watch import BaseWatch
 from regraft.endpoint.http_errors import HttpError
 from regraft.endpoint.metrics import Metrics, NoMetrics
 from regraft.errors import DataError
+from regraft.media.pixels.freed_memory import give_back_memory
 from regraft.plugins import add_folder
 from regraft.serving.engine.batcher import Batcher, BatchLimits
 from regraft.serving.engine.engine import EncodedRow, Engine, RowRequest, ServedVersion
@@ -23,6 +24,10 @@ from regraft.spec.serve import ServeSpec
 from regraft.store.objects import ObjectStore
 
 _ENCODERS = 2
+_LARGE = 13_000_000
+"""Pixels or samples from which on requests are encoded one after another, for their memory; small ones go past."""
+_RETURNED = 4_000_000
+"""Pixels or samples from which on a request's memory is given back to the system at once."""
 
 
 class Backend(Protocol):
@@ -36,8 +41,8 @@ class Backend(Protocol):
         """Return whether the version is loaded now, so that `answer` need not read it from the store."""
         ...
 
-    async def answer(self, requests: Sequence[RowRequest], tokens: int) -> list[Answer]:
-        """Return one answer per row.
+    async def answer(self, requests: Sequence[RowRequest], tokens: int, decoded: int) -> list[Answer]:
+        """Return one answer per row; their values decode to `decoded` pixels or samples.
 
         Raises DataError, which names the row that does not fit, and HttpError 413 for more than `tokens` tokens.
         """
@@ -74,7 +79,7 @@ class EngineBackend:
         self._within_s = limits.seconds
         # Tokenizers and image decoders release the GIL: two threads are enough to keep one model busy.
         self._encoders = ThreadPoolExecutor(min(_ENCODERS, os.cpu_count() or 1), thread_name_prefix="regraft-encode")
-
+        self._large = ThreadPoolExecutor(1, thread_name_prefix="regraft-encode-large")
         self._watch = BaseWatch(self._engine.bases, spec.refresh_seconds)
 
     def open(self, model: str, version: str) -> ServedVersion:
@@ -83,12 +88,15 @@ class EngineBackend:
     def holds(self, model: str, version: str) -> bool:
         return self._engine.holds(model, version)
 
-    async def answer(self, requests: Sequence[RowRequest], tokens: int) -> list[Answer]:
+    async def answer(self, requests: Sequence[RowRequest], tokens: int, decoded: int) -> list[Answer]:
         loop = asyncio.get_running_loop()
         futures: list[Future[Any]] = []
         abandoned = threading.Event()
         try:
-            await loop.run_in_executor(self._encoders, self._submit, requests, tokens, futures, abandoned)
+            encoders = self._encoders if decoded <= _LARGE else self._large
+            await loop.run_in_executor(encoders, self._submit, requests, tokens, futures, abandoned)
+            if decoded > _RETURNED:
+                loop.run_in_executor(self._large, give_back_memory)
             with _naming_inputs(futures):
                 if len(futures) == 1:
                     return [await asyncio.wrap_future(futures[0])]
@@ -108,6 +116,7 @@ class EngineBackend:
     def close(self) -> None:
         self._watch.close()
         self._encoders.shutdown(wait=True)
+        self._large.shutdown(wait=True)
         self._batcher.close()
 
     def _submit(

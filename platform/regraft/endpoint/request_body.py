@@ -46,6 +46,8 @@ class ParsedRequest:
     single: bool
     form: ApiForm
     parameters: Mapping[str, Any]
+    decoded: int
+    """Pixels or samples that its values decode to."""
 
 
 def most_bytes(task: Task, limits: LimitSpec) -> int:
@@ -70,7 +72,7 @@ def parse_request(
     if fields is None and _is_bare(body, content_type, wanted):
         name, column = next(iter(wanted.items()))
         value = allowance.count(lambda: column.receive_body(body, allowance), f"the body ({name})")
-        return ParsedRequest([{name: value}], True, form, {})
+        return ParsedRequest([{name: value}], True, form, {}, allowance.decoded)
     if fields is None:
         document = _checked(_parsed(body, content_type, wanted), limits)
         single = not _is_batch(document["inputs"], wanted)
@@ -85,7 +87,7 @@ def parse_request(
         raise HttpError(413, "TooLarge", f"{len(items)} inputs are asked at once; at most {limits.items} are allowed")
     rows = [reader.row(item, f"input {number}: ") for number, item in enumerate(items)]
     _refuse_long(rows, limits)
-    return ParsedRequest(rows, single, form, parameters)
+    return ParsedRequest(rows, single, form, parameters, allowance.decoded)
 
 
 def _form_fields(body: bytes, content_type: str, inputs: FormInputs, names: set[str]) -> list[FormField] | None:
@@ -152,7 +154,7 @@ class DecodingAllowance:
     """Pixels (or samples) that the values of one request decode to, counted before any is decoded."""
 
     def __init__(self, limits: LimitSpec) -> None:
-        self._limits, self._decoded, self._where = limits, 0, ""
+        self._limits, self.decoded, self._where = limits, 0, ""
 
     def count(self, receive: Callable[[], Any], where: str) -> Any:
         """Return the value of `receive`. Raises HttpError 422 or 413 with the problem of the value, named `where`."""
@@ -170,8 +172,8 @@ class DecodingAllowance:
         if count > one * 1e6:
             problem = f"{described}; at most {one:g} megapixels are allowed"
             raise HttpError(413, "TooLarge", f"{self._where}: {problem}")
-        self._decoded += count
-        if self._decoded > together * 1e6:
+        self.decoded += count
+        if self.decoded > together * 1e6:
             problem = f"at most {together:g} megapixels of all pictures together are allowed: send fewer"
             raise HttpError(413, "TooLarge", f"{self._where}: {problem}")
 

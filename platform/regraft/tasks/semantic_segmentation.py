@@ -229,25 +229,25 @@ class SemanticSegmentation(GreyLevels):
         Masks and map have the size of the input image.
         """
         answers: list[Answer] = []
+        depth = np.uint8 if len(context.labels) <= 256 else np.uint16
         for logits, target in zip(output.logits.detach(), batch["labels"], strict=True):
             numbers: list[NDArray[Any]] = []
-            confidence = np.zeros(len(context.labels))
+            confidence, sizes = np.zeros(len(context.labels)), np.zeros(len(context.labels), np.int64)
             for _, band in _bands(logits, *target["size"].tolist(), corners=_aligns_corners(context.config)):
                 best, chosen = (found.cpu().numpy() for found in band.softmax(0).max(0))
                 confidence += np.bincount(chosen.ravel(), best.ravel().astype(np.float64), minlength=len(confidence))
-                numbers.append(chosen)
-            chosen = np.concatenate(numbers)
-            sizes = np.bincount(chosen.ravel(), minlength=len(confidence))
+                sizes += np.bincount(chosen.ravel(), minlength=len(confidence))
+                numbers.append(chosen.astype(depth))  # a large picture in 8 bytes a pixel is hundreds of megabytes
+            everywhere = np.concatenate(numbers)
             segments = [
                 {
                     "label": context.labels[number],
-                    "mask": _png(np.where(chosen == number, 255, 0).astype(np.uint8)),
+                    "mask": _png(np.where(everywhere == number, np.uint8(255), np.uint8(0))),
                     "score": float(confidence[number] / sizes[number]),
                 }
                 for number in sorted(np.flatnonzero(sizes).tolist(), key=lambda number: -sizes[number])
             ]
-            depth = np.uint8 if len(context.labels) <= 256 else np.uint16
-            answers.append({"segments": segments, "map": _png(chosen.astype(depth))})
+            answers.append({"segments": segments, "map": _png(everywhere)})
         return answers
 
 

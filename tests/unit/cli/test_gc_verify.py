@@ -12,12 +12,14 @@ import torch
 
 import regraft as package
 from doubles.fake_training import Regraft
+from regraft.bases.locate import locate
 from regraft.store.checkpoints import Checkpoints
+from regraft.store.machine_cache import cached_folders
 from regraft.store.manifest import MANIFEST, commit
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
 from regraft.trunk.feature_store import ShardWriter
-from support.tiny import document
+from support.tiny import document, tiny_bert
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +158,31 @@ def test_checkpoints_of_registered_runs_go_when_asked_and_their_versions_answer(
     assert Checkpoints(store, "stopped").listed(), "it may go on"
     assert package.load("tiny", store=spec["store"]).predict(["my lamp is off"]) == answers
     assert package.train(spec).already
+
+
+def test_gc_removes_copies_that_no_process_uses_and_keeps_the_others(
+    tmp_path: Path, cache: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, unused = locate(str(tiny_bert(tmp_path / "a"))), locate(str(tiny_bert(tmp_path / "b", seed=8)))
+    gone = unused.path
+    del unused
+    open_store(str(tmp_path / "store")).put("models/x", b"")
+    command = ("gc", "--cache", "--store", str(tmp_path / "store"))
+    assert regraft(*command).code == 0 and gone.is_dir(), "it was used a moment ago"
+    later = time.time() + 3 * 86400
+    monkeypatch.setattr("regraft.store.machine_cache.time.time", lambda: later)
+    result = regraft(*command)
+    assert f"removed {gone}" in result.out and f"{used.path} stays" in result.out
+    assert not gone.exists() and used.path.is_dir()
+    assert locate(str(tmp_path / "b")).path == gone, "it is copied again"
+
+
+def test_looking_at_the_machine_s_cache_is_no_use_of_it(cache: Path) -> None:
+    folder = cache / "versions" / "one"
+    folder.mkdir(parents=True)
+    (folder / "file").write_bytes(b"x")
+    os.utime(folder, (0, 0))
+    time.sleep(0.2)
+    for _ in range(2):
+        [found] = cached_folders()
+        assert found.idle_s >= 0.2

@@ -26,9 +26,9 @@ def damage(content: bytes) -> str:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             refuse_shape(image, "it")
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            if not upright.mode.startswith(("I", "F")):  # others are converted by their levels
-                upright.convert("RGB")
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode not in ("RGB", "F") and not image.mode.startswith("I"):  # those are converted by their levels
+                image.convert("RGB")
     except CostlyPicture as error:
         return f"cannot be used: {error.message}"
     except MemoryError:

@@ -1,4 +1,4 @@
-"""The process that decodes pictures whose header does not show what they cost: `python -m` this module.
+"""The process that decodes pictures whose header does not show what they cost: `python -m` this module, niceness.
 
 It reads jobs from its standard input and answers on its standard output until the input ends. A job that takes too long
 ends the process, by a timer of its own; one that takes too much memory is answered as such.
@@ -13,19 +13,24 @@ import signal
 import struct
 import sys
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError
 
 from regraft.errors import DataError
 from regraft.media.pixels.check import damage
 from regraft.media.pixels.cost import CostlyPicture
+from regraft.media.pixels.freed_memory import give_back_memory
 from regraft.media.pixels.images import PHOTOMETRIC, REQUEST_FORMATS, is_deep, opened_image
 
 JOB = struct.Struct("<cdQQ")
-"""A job: what is asked, seconds, bytes of memory, and the length of the picture's file that follows."""
+"""A job: what is asked, seconds of computing, bytes of memory, and the length of the picture's file that follows."""
 ANSWER = struct.Struct("<cQ")
 """An answer: its kind, and the length of what follows."""
 CHECK, CONVERT = b"c", b"p"
 DONE, COSTLY, DAMAGED, MEMORY, UNKNOWN = b"d", b"x", b"b", b"m", b"u"
+NICE = 10
+"""How far a process that serves requests stands back: what is answered beside it comes first."""
+PATIENCE = 3
+"""How many times its seconds of computing a picture may take on a busy machine."""
 _AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
@@ -55,14 +60,18 @@ def _converted(content: bytes) -> bytes:
         image.load()
         if is_deep(image.mode) and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:
             return content  # black and white are exchanged after the levels, and this format says so
-        upright = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
+    return _saved(image)
+
+
+def _saved(upright: Image.Image) -> bytes:
     file = io.BytesIO()
     if upright.mode in _AS_PNG:
         upright.info.pop("icc_profile", None)
         transparency = {"transparency": upright.info["transparency"]} if "transparency" in upright.info else {}
         Image.Image.save(upright, file, "PNG", compress_level=1, exif=b"", **transparency)
     elif is_deep(upright.mode):
-        upright.save(file, "TIFF")
+        upright.copy().save(file, "TIFF")  # a copy has no tags of the file that it was read from
     else:
         upright.convert("RGB").save(file, "PNG", compress_level=1, exif=b"")
     return file.getvalue()
@@ -72,17 +81,24 @@ def main() -> None:
     """Answer jobs until the input ends."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a decoder prints is no answer
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    os.nice(int(sys.argv[1]))
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     while len(head := source.read(JOB.size)) == JOB.size:
         asked, seconds, memory, length = JOB.unpack(head)
         content = source.read(length)
         most = _address_space() + memory
         resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds)
         kind, reply = answer(asked, content)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sink.write(ANSWER.pack(kind, len(reply)) + reply)
+        sink.write(ANSWER.pack(kind, len(reply)))
+        sink.write(reply)
         sink.flush()
+        del content, reply
+        give_back_memory()
 
 
 def _address_space() -> int:

@@ -18,7 +18,9 @@ from regraft.media.pixels.cost import CostlyPicture, UnknownPicture, is_plain, r
 
 _START_S = 30.0
 """Time that a new process may take to start, besides the picture's."""
-_WORKERS = min(4, len(os.sched_getaffinity(0)))
+_CORES = len(os.sched_getaffinity(0))
+_JOBS = 200
+"""Pictures after which a process is replaced: decoders keep some memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +28,23 @@ class Bound:
     """What one picture may take in a worker process."""
 
     seconds: float
+    """Seconds of computing."""
     megabytes: int
     wait_s: float
     """Seconds to wait for a free process."""
+    processes: int = 1
+    """Most processes at once."""
+    nice: int = 0
+    """How far they stand back behind other processes."""
 
 
-REQUEST = Bound(seconds=5, megabytes=512, wait_s=2)
-DATA = Bound(seconds=60, megabytes=2048, wait_s=3600)
+REQUEST = Bound(seconds=5, megabytes=512, wait_s=2, processes=min(2, _CORES), nice=worker.NICE)
+DATA = Bound(seconds=60, megabytes=2048, wait_s=3600, processes=min(4, _CORES))
 
 
 class _Process(Protocol):
+    jobs: int
+
     def ask(self, asked: bytes, content: bytes, bound: Bound) -> tuple[bytes, bytes]: ...
 
     def end(self) -> None: ...
@@ -48,11 +57,12 @@ class _Ended(Exception):
 class _Worker:
     """One worker process."""
 
-    def __init__(self) -> None:
+    def __init__(self, nice: int) -> None:
+        self.jobs = 0
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", worker.__name__],
+            [sys.executable, "-P", "-m", worker.__name__, str(nice)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -61,11 +71,13 @@ class _Worker:
 
     def ask(self, asked: bytes, content: bytes, bound: Bound) -> tuple[bytes, bytes]:
         """Return the kind of the answer, and the answer. Raises _Ended."""
-        until = time.monotonic() + bound.seconds + _START_S
+        until = time.monotonic() + worker.PATIENCE * bound.seconds + _START_S
         head = worker.JOB.pack(asked, bound.seconds, bound.megabytes << 20, len(content))
+        self.jobs += 1
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(head + content)
+            self._process.stdin.write(head)
+            self._process.stdin.write(content)
             self._process.stdin.flush()
         except OSError:
             raise _Ended from None
@@ -95,8 +107,8 @@ class _Worker:
 class _Pool:
     """Worker processes, started when they are first needed."""
 
-    def __init__(self) -> None:
-        self._free = threading.Semaphore(_WORKERS)
+    def __init__(self, bound: Bound) -> None:
+        self._free, self._nice = threading.Semaphore(bound.processes), bound.nice
         self._idle: list[_Process] = []
 
     def ask(self, asked: bytes, content: bytes, bound: Bound) -> bytes:
@@ -118,7 +130,7 @@ class _Pool:
         return reply
 
     def _asked(self, asked: bytes, content: bytes, bound: Bound) -> tuple[bytes, bytes]:
-        process = self._idle.pop() if self._idle else _Worker()
+        process = self._idle.pop() if self._idle else _Worker(self._nice)
         try:
             answer = process.ask(asked, content, bound)
         except _Ended:
@@ -128,11 +140,14 @@ class _Pool:
         except BaseException:
             process.end()
             raise
-        self._idle.append(process)
+        if process.jobs < _JOBS:
+            self._idle.append(process)
+        else:
+            process.end()
         return answer
 
 
-_pools: dict[int, _Pool] = {}
+_pools: dict[tuple[int, bytes], _Pool] = {}
 _making = threading.Lock()
 
 
@@ -141,7 +156,7 @@ def checked_apart(content: bytes) -> str:
     if is_plain(content):
         return damage(content)
     try:
-        return _pool().ask(worker.CHECK, content, DATA).decode()
+        return _pool(worker.CHECK, DATA).ask(worker.CHECK, content, DATA).decode()
     except CostlyPicture as error:
         return "cannot be used: " + error.message.replace("image in this row", "it")
 
@@ -152,9 +167,10 @@ def plain_picture(content: bytes) -> bytes:
     Raises CostlyPicture, UnknownPicture, DataError for a damaged picture, and Overloaded.
     """
     refuse_structure(content, "image in this row")
-    return content if is_plain(content) else _pool().ask(worker.CONVERT, content, REQUEST)
+    return content if is_plain(content) else _pool(worker.CONVERT, REQUEST).ask(worker.CONVERT, content, REQUEST)
 
 
-def _pool() -> _Pool:
+def _pool(asked: bytes, bound: Bound) -> _Pool:
+    """Return the processes for what is asked: those for requests stand back, those for data need not."""
     with _making:
-        return _pools.setdefault(os.getpid(), _Pool())
+        return _pools.setdefault((os.getpid(), asked), _Pool(bound))

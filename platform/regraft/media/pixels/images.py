@@ -140,11 +140,13 @@ def open_rgb(path: Any, levels: Levels | None = None) -> Image.Image:
         _refuse_floats(image, path, levels)
         try:
             negative = getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
-            upright = ImageOps.exif_transpose(image)
-            if is_deep(upright.mode):
-                upright = _eight_bits(upright, path, levels)
-                upright = ImageOps.invert(upright) if negative else upright
-            return upright.convert("RGB")
+            ImageOps.exif_transpose(image, in_place=True)  # no copy of one that is upright
+            if image.mode == "RGB" and image.format in ("JPEG", "PNG"):  # others keep more than their pixels
+                return image
+            if not is_deep(image.mode):
+                return image.convert("RGB")
+            grey = _eight_bits(image, path, levels)
+            return (ImageOps.invert(grey) if negative else grey).convert("RGB")
         except UNREADABLE as error:
             raise DataError(f"image {image_name(path)} is not readable: {error}") from None
 

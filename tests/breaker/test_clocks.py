@@ -22,6 +22,7 @@ from regraft.store.folder import FolderStore
 from regraft.store.lease import Lease, at_work, holder
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
+from regraft.store.s3 import S3Store
 from support.paths import PLATFORM, ROOT
 from support.skewed_hosts import run_of
 from unit.store.conftest import REAL
@@ -137,7 +138,8 @@ def go_on(one: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [14])
 def test_hosts_that_are_processes_lose_nothing_of_a_hundred_publications(store: ObjectStore, seed: int) -> None:
-    began, count = time.monotonic(), 34
+    slow_server = bool(os.environ.get("AWS_ENDPOINT_URL")) and not REAL  # moto's takes a tenth of a real one's requests
+    began, count = time.monotonic(), 10 if slow_server and isinstance(store, S3Store) else 34
     store.begin()
     running = begun(store.url, seed, count)
     try:

@@ -14,8 +14,8 @@ from support.served_endpoint import ServedEndpoint, alone_and_beside, served
 from unit.endpoint.model_store import ModelStore
 
 pytestmark = pytest.mark.slow
-REPLICAS = range(30_000, 31_001)
-"""Ports at which HAProxy asks the replicas."""
+REPLICAS = (8500, *range(30_000, 31_001))
+"""Ports at which HAProxy asks the replicas, and Serve's own proxy where there are none."""
 
 
 @pytest.fixture(scope="module", params=["python", "haproxy"])

@@ -102,7 +102,7 @@ def served(folder: Path, store: str, *options: str, key: str = "", **spec: Any) 
 
 
 def _wait(endpoint: ServedEndpoint, running: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 300
     while True:
         assert running.poll() is None and time.monotonic() < deadline, endpoint.log.read_text()[-2000:]
         with suppress(OSError, http.client.HTTPException):

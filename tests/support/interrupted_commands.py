@@ -114,7 +114,8 @@ class RunningCommand:
         start = f"import sys\n{code}\nfrom regraft.cli import console\nsys.exit(console())"
         program = ["-c", start] if code else ["-m", "regraft"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
-        environment |= {"PYTHONPATH": str(PLATFORM), "RAY_AUTH_MODE": "token", "OMP_NUM_THREADS": "1", **variables}
+        environment |= {"PYTHONPATH": str(PLATFORM), "RAY_AUTH_MODE": "token", "OMP_NUM_THREADS": "1"}
+        environment |= {"RAY_raylet_start_wait_time_s": "120", **variables}  # of a busy machine
         self._folder = folder
         self._out, self._err = (folder / "out.txt").open("w"), (folder / "err.txt").open("w")
         self.process = subprocess.Popen(

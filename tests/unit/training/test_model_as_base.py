@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from regraft import load
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.derived_base import MOST_ANCESTORS, find_base
 from regraft.bases.load import BaseLoader
 from regraft.cli import main
-from regraft.contracts import Event, Note
+from regraft.contracts import Event, Method, Note
 from regraft.errors import NotFound, SpecError
 from regraft.serving.batch.target import resolve_target
 from regraft.spec.run import RunSpec
@@ -21,6 +22,7 @@ from regraft.store.machine_cache import cache_folder
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.training.session import train_local
+from support.image_bases import coloured_document
 from support.tiny import document
 
 LORA = {"type": "lora", "rank": 2}
@@ -51,6 +53,22 @@ def test_the_base_answers_as_the_model(tmp_path: Path, method: Any, pooling: str
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.inference_mode():
         wanted, found = (one(**batch).last_hidden_state for one in (inside, encoder))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", {"type": "lora", "rank": 2, "targets": "conv"}])
+def test_pictures_and_known_labels_begin_where_the_model_ended(tmp_path: Path, method: Any) -> None:
+    written = coloured_document(tmp_path, each={"train": 3, "eval": 2}, epochs=1)
+    train_local(RunSpec.resolve({**written, "method": method}))
+    model = load("tiny", store=written["store"]).adapted
+    base = find_base(open_store(written["store"]), "model:tiny")
+    frozen = Method.parse("feature-extraction")
+    assert isinstance(frozen, Method)
+    labels = tuple(model.context.labels)
+    child = adapt(base, Adaptation(task=model.task, method=frozen, labels=labels, seed=1))
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted, found = (one.model(pixel_values=pixels).logits for one in (model, child))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 

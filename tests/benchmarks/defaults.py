@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -61,6 +60,8 @@ RATES: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
     },
 }
 """Learning rates with the factor of the head that are tried."""
+LONG, LONGER = 200, {("image", "freeze"), ("image", "full")}
+"""Steps of a second trial of the smaller rates, and where: pictures' weights are whole, and 100 steps are few."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,11 @@ def cells(stage: str) -> Iterator[Cell]:
     heads, others = [(METHODS[0], name) for name in SETS], [(m, name) for name in SETS for m in METHODS[1:]]
     for method, name in heads + others:
         if stage == "develop":
-            for rate, factor in RATES[MEDIUM.get(name, "text")][method]:
+            medium = MEDIUM.get(name, "text")
+            for rate, factor in RATES[medium][method]:
                 yield Cell(stage, name, method, {"lr": rate, "head_factor": factor, "seed": 0})
+            for rate, factor in RATES[medium][method][:2] if (medium, method) in LONGER else ():
+                yield Cell(stage, name, method, {"lr": rate, "head_factor": factor, "steps": LONG, "seed": 0})
         elif stage == "defaults":
             for seed in SEEDS:
                 yield Cell(stage, name, method, {"seed": seed})
@@ -199,7 +203,7 @@ def measured(cell: Cell) -> dict[str, Any]:
             "store": str(folder / "store"),
         }
         if cell.stage == "develop":
-            document["training"] |= developed(cell)
+            document["training"] = developed(cell) | document["training"]
         if cell.stage == "search":
             return searched(document, rows, folder)
         spec = RunSpec.resolve(document)
@@ -214,13 +218,14 @@ def measured(cell: Cell) -> dict[str, Any]:
             "series": scores,
             "baselines": outcome.baselines,
             "gain": outcome.gain,
-            "seconds": round(outcome.seconds, 1),
         }
 
 
 def developed(cell: Cell) -> dict[str, Any]:
     """Return the steps of a run that chooses values: heads cost nothing, so they get more."""
-    return {"epochs": 20} if cell.method == METHODS[0] else {"steps": STEPS, "eval_steps": STEPS // 4}
+    if cell.method == METHODS[0]:
+        return {"epochs": 20}
+    return {"steps": STEPS, "eval_steps": cell.training.get("steps", STEPS) // 4}
 
 
 def searched(document: dict[str, Any], rows: Rows, folder: Path) -> dict[str, Any]:
@@ -238,23 +243,30 @@ def main() -> int:
     """Run the cells of the stages that have no line yet, until the time is over; write the records."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("stages", nargs="+", choices=["develop", "defaults", "search", "table"])
+    parser.add_argument("--rows", nargs="+", choices=list(SETS), default=list(SETS), help="the sets of rows")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--budget-seconds", type=float, default=float("inf"), help="begin no cell after that time")
     parser.add_argument("--lines", type=Path, default=record.RESULTS / "defaults.jsonl", help="a line a finished cell")
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     began, done = time.monotonic(), {line["key"] for line in lines(options.lines)}
     for cell in (cell for stage in options.stages if stage != "table" for cell in cells(stage)):
+        if cell.rows not in options.rows or cell.method not in options.methods:
+            continue
         if cell.key in done or time.monotonic() - began > options.budget_seconds:
             continue
-        figures = measured(cell)
+        started = time.monotonic()
+        figures = {**measured(cell), "seconds": round(time.monotonic() - started, 1)}
         line = {"key": cell.key, "stage": cell.stage, "rows": cell.rows, "method": cell.method}
         with open(options.lines, "a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "training": cell.training, **figures}) + "\n")
         print(cell.key, figures.get("series", figures.get("test")), figures.get("seconds"), flush=True)
     found = lines(options.lines)
     if "table" in options.stages:
-        (record.ROOT / "platform" / "docs" / "defaults.md").write_text(page(found), encoding="utf-8")
-        record.write("defaults", {"cells": found, "mean_seconds": mean(line.get("seconds", 0) for line in found)})
+        (record.ROOT / "platform" / "docs" / "defaults.md").write_text(
+            page(found, list(SETS), METHODS), encoding="utf-8"
+        )
+        record.write("defaults", {"cells": found})
     return 0
 
 

@@ -40,4 +40,5 @@ def prepared(folder: Path, method: Any = "full", *, threads: int = 1, **training
     }
     spec = RunSpec.resolve(document)
     store = open_store(spec.store)
-    return Prepared(spec, prepare(store, spec, spec.run, None), store)
+    job = prepare(store, spec, spec.run, None)
+    return Prepared(spec.model_copy(update={"training": job.resolved().training}), job, store)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+from dataclasses import asdict
 from typing import Any
 
 from regraft.cli.schema import FAMILIES, add_folders, described
 from regraft.cli.screen import Reply, Screen
 from regraft.cli.show_section import SECTIONS, show_section
-from regraft.contracts import Column, Medium, Method, Source, Task
+from regraft.contracts import Column, Medium, Method, Source, Task, TrainingFacts
 from regraft.plugins import Plugin
+from regraft.spec.sections import TrainingSpec
+
+_ROWS = (100, 1000, 10_000)
+"""Numbers of training rows that epochs are shown for."""
+_BATCH = TrainingSpec().batch_size
 
 
 def show(args: argparse.Namespace, screen: Screen) -> Reply:
@@ -50,7 +56,7 @@ def _attributes(member: type[Plugin]) -> dict[str, Any]:
         score = {"name": member.score.name, "mode": member.score.mode}
         return {"columns": dict(member.columns), "score": score, "supports": sorted(member.supports)}
     if issubclass(member, Method):
-        return {"serves": _serves(member), "closed_form": member.closed_form}
+        return {"serves": _serves(member), "closed_form": member.closed_form, "auto": _auto(member)}
     if issubclass(member, Source):
         return {"suffixes": list(member.suffixes)}
     if issubclass(member, Column):
@@ -58,6 +64,20 @@ def _attributes(member: type[Plugin]) -> dict[str, Any]:
     if issubclass(member, Medium):
         return {"processor": member.auto, "files": list(member.files)}
     return {}
+
+
+def _auto(method: type[Method]) -> dict[str, Any]:
+    """Return the values of the training keys that are `auto`, by what a row is; none for a method without steps."""
+    if method.closed_form or any(field.is_required() for field in method.model_fields.values()):
+        return {}
+    made = method()
+    return {
+        name: {
+            **asdict(made.defaults(TrainingFacts(_ROWS[0], _BATCH, tokens=tokens))),
+            "epochs": {rows: made.defaults(TrainingFacts(rows, _BATCH, tokens=tokens)).epochs for rows in _ROWS},
+        }
+        for name, tokens in (("tokens", True), ("pictures", False))
+    }
 
 
 def _serves(method: type[Method]) -> str:
@@ -87,16 +107,24 @@ def _show_member(document: dict[str, Any], screen: Screen) -> None:
     screen.head(document["name"])
     for line in document["doc"].splitlines():
         screen.say(f"  {line}")
-    facts = {key: value for key, value in document.items() if key not in ("name", "summary", "doc", "fields")}
-    if facts:
+    facts = {key: value for key, value in document.items() if key not in ("name", "summary", "doc", "fields", "auto")}
+    lines = [(key.replace("_", " "), _plain(value)) for key, value in facts.items()]
+    lines += [(f"auto for {rows}", _auto_text(values)) for rows, values in document.get("auto", {}).items()]
+    if lines:
         screen.say()
-        screen.facts([(key.replace("_", " "), _plain(value)) for key, value in facts.items()])
+        screen.facts(lines)
     screen.say()
     if document["fields"]:
         rows = [(f"  {f['name']}", f["type"], _default(f), f["doc"]) for f in document["fields"]]
         screen.table(("  field", "type", "default", ""), rows)
     else:
         screen.say(f"  It has no fields: the bare name {document['name']} is a complete value.")
+
+
+def _auto_text(values: dict[str, Any]) -> str:
+    """Return `lr 0.01, head_factor 1, warmup 0.1; epochs 50 (100 rows), 13 (1,000 rows)`."""
+    keys = ", ".join(f"{key} {value:g}" for key, value in values.items() if key != "epochs")
+    return f"{keys}; epochs " + ", ".join(f"{epochs} ({rows:,} rows)" for rows, epochs in values["epochs"].items())
 
 
 def _plain(value: object) -> str:

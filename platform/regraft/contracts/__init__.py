@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         ordered_labels,
         quoted,
     )
+    from regraft.contracts.defaults import TrainingDefaults, TrainingFacts
     from regraft.contracts.events import (
         BaselineMeasured,
         BaselinesMeasured,
@@ -133,6 +134,8 @@ __all__ = [
     "Task",
     "TextLengths",
     "TooLarge",
+    "TrainingDefaults",
+    "TrainingFacts",
     "TrialUpdated",
     "TrunkProgress",
     "TrunkShared",
@@ -157,7 +160,8 @@ __all__ = [
     "under",
 ]
 
-_MODULES = ("events", "findings", "rows", "anatomy", "source", "api_form", "column", "medium", "loss", "method", "task")
+_LIGHT = ("events", "defaults", "findings", "rows", "anatomy", "source", "api_form")
+_MODULES = (*_LIGHT, "column", "medium", "loss", "method", "task")
 """Modules of this package, those without heavy imports first."""
 
 

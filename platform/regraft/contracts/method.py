@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from regraft.contracts.anatomy import Anatomy, under
+from regraft.contracts.defaults import TrainingDefaults, TrainingFacts
 from regraft.plugins import Plugin
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class Method(Plugin, ABC):
 
     moves_all: ClassVar[bool] = False
     """Whether every weight of the base is trained, so that it may begin with random weights."""
+
+    def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
+        """Return the values of the training keys that a spec leaves open."""
+        return TrainingDefaults()
 
     def frozen_blocks(self, blocks: int) -> int | None:
         """Return how many of `blocks` stay frozen, or None if it depends on the base; for methods `by_depth`."""

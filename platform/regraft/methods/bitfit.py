@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from regraft.contracts import Anatomy, Method, under
+from regraft.contracts import Anatomy, Method, TrainingDefaults, TrainingFacts, under
 from regraft.errors import Unsupported
 
 
@@ -17,6 +17,10 @@ class BitFit(Method):
     """
 
     synonyms: ClassVar[frozenset[str]] = frozenset({"bias", "biases", "bias-only", "bias-tuning", "bias-term"})
+
+    def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
+        """Return the values of `lora`, which moves about as few numbers."""
+        return TrainingDefaults(lr=1e-3, head_factor=3.0, epochs=facts.epochs(200, least=3, most=20))
 
     def frozen(self, model: nn.Module, anatomy: Anatomy) -> tuple[str, ...]:
         """Return every parameter and buffer of the base but its biases.

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from regraft.contracts import Anatomy, Method, Serving, under
+from regraft.contracts import Anatomy, Method, Serving, TrainingDefaults, TrainingFacts, under
 from regraft.errors import Unsupported
 
 
@@ -17,6 +17,10 @@ class FeatureExtraction(Method):
     synonyms: ClassVar[frozenset[str]] = frozenset({"linear-probe", "linear-probing", "head-only", "frozen"})
     serves: ClassVar[Serving] = "head"
     by_depth: ClassVar[bool] = True
+
+    def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
+        """Return a large rate and many epochs: a head alone starts from nothing, and its steps cost little."""
+        return TrainingDefaults(lr=1e-2, epochs=facts.epochs(400, least=5, most=50))
 
     def frozen_blocks(self, blocks: int) -> int | None:
         """Return the number of all blocks; None where it is not known."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from regraft.contracts import Anatomy, Method
+from regraft.contracts import Anatomy, Method, TrainingDefaults, TrainingFacts
 
 
 def _depth(written: object) -> object:
@@ -25,6 +25,11 @@ class Freeze(Method):
 
     depth: Annotated[int | str, BeforeValidator(_depth)] = Field("50%", examples=[4, "50%", "all"])
     """Frozen blocks, counted from the input: an integer, a share of them (`50%`), or `all`."""
+
+    def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
+        """Return a small rate for later blocks, which only adapts, and a larger one for the head, which is new."""
+        rate = 1e-4 if facts.tokens else 3e-4
+        return TrainingDefaults(lr=rate, head_factor=10.0, epochs=facts.epochs(200, least=3, most=20))
 
     def frozen_blocks(self, blocks: int) -> int | None:
         """Return the written depth in blocks; None where it is a share of blocks that are not known."""

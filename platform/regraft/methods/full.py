@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from regraft.contracts import Method
+from regraft.contracts import Method, TrainingDefaults, TrainingFacts
 
 
 class Full(Method):
@@ -15,6 +15,11 @@ class Full(Method):
     )
     by_depth: ClassVar[bool] = True
     moves_all: ClassVar[bool] = True
+
+    def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
+        """Return a small rate for every block, which only adapts, and a larger one for the head, which is new."""
+        rate = 1e-4 if facts.tokens else 3e-4
+        return TrainingDefaults(lr=rate, head_factor=10.0, epochs=facts.epochs(200, least=3, most=20))
 
     def frozen_blocks(self, blocks: int) -> int | None:
         """Return 0."""

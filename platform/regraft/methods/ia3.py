@@ -10,7 +10,7 @@ from peft import IA3Config
 from pydantic import Field, field_validator
 from torch import nn
 
-from regraft.contracts import Anatomy, Method, under
+from regraft.contracts import Anatomy, Method, TrainingDefaults, TrainingFacts, under
 from regraft.errors import Unsupported
 from regraft.methods.lora import base_layers, inject, merge_layers
 
@@ -48,6 +48,10 @@ class Ia3(Method):
         ):
             return written
         raise ValueError(f"{written!r} is written; allowed are auto, or a list of endings of module names")
+
+    def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
+        """Return the values of `lora`, which moves about as few numbers."""
+        return TrainingDefaults(lr=1e-3, head_factor=3.0, epochs=facts.epochs(200, least=3, most=20))
 
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> None:
         """Put vectors at the chosen layers, in place; only vectors and head are trained, the model keeps its class.

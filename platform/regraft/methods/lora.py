@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from regraft.contracts import Anatomy, Method, Serving, under
+from regraft.contracts import Anatomy, Method, Serving, TrainingDefaults, TrainingFacts, under
 from regraft.errors import Unsupported
 
 QUERY_VALUE = frozenset(
@@ -60,6 +60,10 @@ class Lora(Method):
     def serves(self) -> Serving:  # type: ignore[override]
         """low_rank: factors can be stacked per row; whole for DoRA, which rescales the base's weights themselves."""
         return "whole" if self.dora else "low_rank"
+
+    def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
+        """Return a larger rate than whole weights of a text encoder take: the factors begin at zero."""
+        return TrainingDefaults(lr=1e-3, head_factor=3.0, epochs=facts.epochs(200, least=3, most=20))
 
     def adapt(self, model: nn.Module, anatomy: Anatomy) -> None:
         """Put factors beside the chosen layers, in place; only factors and head are trained, the model keeps its class.

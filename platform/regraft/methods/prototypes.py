@@ -9,6 +9,7 @@ import torch
 from pydantic import StrictBool, model_validator
 from torch import Tensor, nn
 
+from regraft.contracts import TrainingDefaults, TrainingFacts
 from regraft.errors import Unsupported
 from regraft.methods.feature_extraction import FeatureExtraction
 
@@ -56,6 +57,10 @@ class Prototypes(FeatureExtraction):
     def reads_twice(self) -> bool:  # type: ignore[override]
         """Whether the spread around the class means is needed, which a first pass gives."""
         return self.covariance == "shared"
+
+    def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
+        """Return values that are not used: the head is solved."""
+        return TrainingDefaults()
 
     def statistics(self, features: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
         """Return sums over rows in float64: `sums` of features and `units` of features scaled to length 1, both

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from regraft.contracts import columns_of
+from regraft.contracts import TrainingDefaults, columns_of
 from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen, add_folder
 from regraft.spec.column_names import column_names, misnamed
@@ -32,6 +33,8 @@ from regraft.store.registry import Registry
 
 FORMAT = 1
 _MODEL = "model:"
+NAMED_AS: dict[str, float] = asdict(TrainingDefaults())
+"""By training key: the number that `auto` counts as in the names of runs and searches."""
 
 
 class RunSpec(Frozen):
@@ -227,5 +230,9 @@ class RunSpec(Frozen):
         """Return the model's name and a hash of the resolved spec without some fields (in the form of pydantic's
         `exclude`)."""
         document = self.model_dump(mode="json", exclude=without)
+        # A key that is left open counts as the number that it stood for before `auto`, so that names stay.
+        document["training"] = {
+            key: NAMED_AS.get(key, value) if value == "auto" else value for key, value in document["training"].items()
+        }
         text = json.dumps(document, sort_keys=True).replace(json.dumps(f"{Path.cwd()}/")[1:-1], "")
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"

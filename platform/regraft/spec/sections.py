@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -27,6 +27,16 @@ AnyMethod = SerializeAsAny[Annotated[Method, BeforeValidator(Method.parse)]]
 AnyLoss = SerializeAsAny[Annotated[Loss, BeforeValidator(Loss.parse)]]
 AnySource = SerializeAsAny[Annotated[Source, BeforeValidator(Source.parse)]]
 _Label = Annotated[str, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}, mode="validation")]
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def number_of(value: _Number | Literal["auto"]) -> _Number:
+    """Return the number of a training key, whose `auto` was resolved when the run was prepared."""
+    if value == "auto":
+        raise RuntimeError("a training key is still auto: resolve_auto was not called for this spec")
+    return value
 
 
 def omit_usual(document: dict[str, Any], **usual: Any) -> dict[str, Any]:
@@ -112,8 +122,8 @@ class DataSpec(Frozen):
 class TrainingSpec(Frozen):
     """Optimisation. Nothing here depends on the number of workers."""
 
-    epochs: int = Field(3, ge=1)
-    """Passes over the training rows."""
+    epochs: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Passes over the training rows; auto follows from the method and the number of rows."""
     steps: int | None = Field(None, ge=1)
     """Exact number of optimizer steps, in place of `epochs`."""
     batch_size: int = Field(32, ge=1)
@@ -122,20 +132,20 @@ class TrainingSpec(Frozen):
     """Micro-batches per step and worker: less memory for the same step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW (Loshchilov and Hutter, 2019), or SGD with momentum 0.9."""
-    lr: float = Field(3e-4, gt=0)
-    """Peak learning rate."""
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Peak learning rate; auto follows from the method (`regraft show methods NAME`)."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay; biases and norms are exempt."""
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     """Course of the learning rate after the warm-up."""
-    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the steps over which the learning rate rises from 0."""
+    warmup: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"
+    """Share of the steps over which the learning rate rises from 0; auto follows from the method."""
     clip: float | None = Field(1.0, gt=0)
     """Largest norm of the gradient over all weights; null for no limit."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Factor on the learning rate per block of distance from the head; 1 for equal rates."""
-    head_factor: float = Field(1.0, gt=0)
-    """Factor on the learning rate of the task's head."""
+    head_factor: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Factor on the learning rate of the task's head; auto follows from the method, and is 1 beside a written lr."""
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(ge=0)]] = "none"
     """Weight of each label in the loss: none, balanced (inverse to its frequency), or one per label."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)

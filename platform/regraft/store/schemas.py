@@ -194,6 +194,7 @@ class StoredRun(Stored):
     skipped: dict[str, Any] | None = None
     notes: list[str] | None = None
     overlap: Count | None = None
+    auto: dict[str, Number] | None = None
     test_overlap: dict[str, Count] | None = None
 
 
@@ -248,6 +249,7 @@ class StoredSearch(Stored):
     majority_correct: str = ""
     skipped: dict[str, Any] = {}
     overlap: Count | None = None
+    auto: list[str] | None = None
     test: dict[str, StoredTest] = {}
     test_overlap: dict[str, Count] | None = None
 

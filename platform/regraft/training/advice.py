@@ -49,16 +49,16 @@ def run_advice(
         return f"{below}. Next: another method (regraft show methods)"
     scores = [line[key] for line in lines if (key := f"eval_{spec.task.score.name}") in line]
     losses = [line["loss"] for line in lines if "loss" in line]
-    rate = rate_of(spec, lines)
+    rate, factor = rate_of(spec, lines), _head_option(spec)
     search = f"; or let `regraft search` choose: {space_text(rate)}"
     if losses and losses[-1] > losses[0] * (1 + _STILL):
-        return f"{below}. Next: smaller steps, since the loss rose: {_rate_option(rate, 1 / MORE)}{search}"
+        return f"{below}. Next: smaller steps, since the loss rose: {_rate_option(rate, 1 / MORE)}{factor}{search}"
     if losses and losses[-1] > losses[0] * (1 - _STILL):
-        return f"{below}. Next: larger steps, since the loss hardly fell: {_rate_option(rate, 10)}{search}"
+        return f"{below}. Next: larger steps, since the loss hardly fell: {_rate_option(rate, 10)}{factor}{search}"
     best = best_index(scores, spec.task.score)
     if scores and spec.task.score.better(scores[best], scores[-1]):
         why = f"evaluation {best + 1} of {len(scores)} was the best, and the last one was worse"
-        return f"{below}. Next: smaller steps, since {why}: {_rate_option(rate, 1 / MORE)}{search}"
+        return f"{below}. Next: smaller steps, since {why}: {_rate_option(rate, 1 / MORE)}{factor}{search}"
     how = "the last evaluation was the best" if len(scores) > 1 else "there was only one evaluation"
     return f"{below}. Next: train longer, since {how}: {longer(spec)}"
 
@@ -68,6 +68,12 @@ def _rate_option(rate: float | None, factor: float) -> str:
     if rate is None:
         return "a larger training.lr" if factor > 1 else "a smaller training.lr"
     return f"--set training.lr={rate * factor:.2g}"
+
+
+def _head_option(spec: RunSpec) -> str:
+    """Return the option that keeps the factor of the head, which is 1 beside a written rate; empty where it is 1."""
+    factor = spec.training.head_factor
+    return "" if factor in ("auto", 1) else f" --set training.head_factor={factor:g}"
 
 
 def best_index(scores: Sequence[float], score: Score) -> int:

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from regraft.contracts import Anatomy, under
 from regraft.errors import Damaged
-from regraft.spec.sections import TrainingSpec
+from regraft.spec.sections import TrainingSpec, number_of
 
 
 def parameter_groups(
@@ -32,8 +32,9 @@ def parameter_groups(
         if parameter.requires_grad:
             decay = training.weight_decay if parameter.ndim > 1 and decays(name) else 0.0
             groups.setdefault((factor(name, anatomy, training), decay), []).append(parameter)
+    rate = number_of(training.lr)
     return [
-        {"params": members, "lr": training.lr * scale, "peak": training.lr * scale, "weight_decay": decay}
+        {"params": members, "lr": rate * scale, "peak": rate * scale, "weight_decay": decay}
         for (scale, decay), members in groups.items()
     ]
 
@@ -41,7 +42,7 @@ def parameter_groups(
 def factor(name: str, anatomy: Anatomy, training: TrainingSpec) -> float:
     """Return a parameter's factor of the learning rate."""
     if under(name, anatomy.head):
-        return training.head_factor
+        return number_of(training.head_factor)
     if under(name, anatomy.stem):
         return training.layer_decay ** (len(anatomy.blocks) + 1)
     for number in range(len(anatomy.blocks)):
@@ -59,7 +60,7 @@ def build_optimizer(groups: list[dict[str, Any]], training: TrainingSpec) -> tor
 
 def schedule(step: int, steps: int, training: TrainingSpec) -> float:
     """Return the share of the peak learning rate at a step, counted from 0."""
-    warm = round(training.warmup * steps)
+    warm = round(number_of(training.warmup) * steps)
     if step < warm:
         return (step + 1) / warm
     if training.schedule == "constant":

@@ -20,10 +20,12 @@ from regraft.data.base_reading import BaseReading
 from regraft.data.row_sample import fit_to_data
 from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.errors import BaseError, Damaged, NotFound, RequestError, Unsupported
+from regraft.spec.auto import same_choice
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore
 from regraft.store.runs import Runs
+from regraft.training.auto_values import CHOICE, settle
 from regraft.training.event_log import EventLog
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
@@ -56,11 +58,18 @@ class RowsChanged(RequestError):
 def choose_run(runs: Runs, spec: RunSpec, *, fresh: bool) -> str:
     """Return the name of the newest run of this spec, or a new name if it is to be trained `fresh`."""
     if not fresh:
-        same = [info.name for info in runs.list() if info.name == spec.run or info.name.startswith(f"{spec.run}.")]
-        return max(same, default=spec.run, key=lambda name: (find_document(runs, name) or {}).get("created", ""))
+        same = [info for info in runs.list() if _has_name(info.name, spec.run)]
+        mine = [info.name for info in same if same_choice(spec, info.fields.get(CHOICE))]
+        if mine or not same:
+            return max(mine, default=spec.run, key=lambda name: (find_document(runs, name) or {}).get("created", ""))
+        return next(name for name in numbered(spec.run) if find_document(runs, name) is None)
     if find_document(runs, spec.run) is None:
         return spec.run
     return f"{spec.run}.{secrets.token_hex(3)}"
+
+
+def _has_name(run: str, name: str) -> bool:
+    return run == name or run.startswith(f"{name}.")
 
 
 def run_names(runs: Runs, spec: RunSpec, *, fresh: bool) -> Iterator[str]:
@@ -142,7 +151,8 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
     snapshot = build_rows(store, spec, base, progress, as_in=(known or {}).get("data"))
     if known is not None:
         check_unchanged(run, known, base, snapshot)
-    else:
+    spec, choice = settle(spec, run, known=known, rows=len(snapshot.train), progress=progress)
+    if known is None:
         runs.write(run, "spec.yaml", spec.dump().encode())
     fitted = spec.model_copy(update={"task": fit_to_data(spec.task, snapshot.train)})
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -159,6 +169,7 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         overlap=snapshot.overlap,
         **({} if snapshot.test_overlap is None else {"test_overlap": dict(snapshot.test_overlap)}),
         created=created,
+        **choice,
         score={"name": spec.task.score.name, "mode": spec.task.score.mode},
     )
     return Job(

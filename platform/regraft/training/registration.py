@@ -26,6 +26,7 @@ from regraft.store.registry import Registry, Version
 from regraft.store.runs import Runs
 from regraft.store.version_scores import better_version, newest_version
 from regraft.training.advice import run_advice
+from regraft.training.auto_values import with_numbers_of
 from regraft.training.evaluate import gain
 from regraft.training.job import Job, RunState
 from regraft.training.name_checks import base_family
@@ -248,5 +249,7 @@ def registered_outcome(store: ObjectStore, spec: RunSpec, run: str, known: Mappi
         base_bytes=int(meta["base"].get("bytes", 0)),
         already=True,
         test=meta.get("test"),
-        advice=run_advice(spec, meta["metrics"], meta["baselines"], Runs(store).metric_lines(run)),
+        advice=run_advice(
+            with_numbers_of(spec, run, known), meta["metrics"], meta["baselines"], Runs(store).metric_lines(run)
+        ),
     )

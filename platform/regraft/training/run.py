@@ -19,6 +19,7 @@ from regraft.contracts import Context, EvaluationDone, Note
 from regraft.data.sampler import batches_per_epoch, total_steps
 from regraft.data.snapshot import Snapshot
 from regraft.spec.run import RunSpec
+from regraft.spec.sections import TrainingSpec, number_of
 from regraft.store.checkpoints import Checkpoints
 from regraft.training.class_weights import class_weights
 from regraft.training.distribute import distribute, make_accelerator
@@ -77,6 +78,11 @@ def training_context(context: Context, spec: RunSpec, snapshot: Snapshot, harnes
     )
 
 
+def steps_of(training: TrainingSpec, rows: int) -> int:
+    """Return the steps of a complete run over that many rows."""
+    return training.steps or total_steps(rows, training.batch_size, number_of(training.epochs))
+
+
 class Run:
     """One rank's state of a run, shared by its steps, evaluations and checkpoints."""
 
@@ -110,8 +116,7 @@ class Run:
     @property
     def steps(self) -> int:
         """Steps of the run from its first to its last."""
-        training = self.spec.training
-        return total_steps(len(self.snapshot.train), training.batch_size, training.epochs, training.steps)
+        return steps_of(self.spec.training, len(self.snapshot.train))
 
     @property
     def stride(self) -> int:

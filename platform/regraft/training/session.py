@@ -60,7 +60,8 @@ def run_session(
                 yield begun
                 return
             with events.of(runs, run), failure_recorded(runs, run, lease):
-                yield PreparedRun(store, spec, begun, started, events, lease)
+                trained = spec.model_copy(update={"training": begun.resolved().training})
+                yield PreparedRun(store, trained, begun, started, events, lease)
             return
 
 

@@ -93,6 +93,8 @@ class SearchRecord:
     """Bad rows that were left out, as in a run's document."""
     overlap: int | None = None
     """Number of evaluation rows that are training rows too; None where it was not counted."""
+    auto: list[str] | None = None
+    """The training keys that are chosen for each trial; None for a search begun before `auto` existed."""
     test: dict[str, Any] = field(default_factory=dict)
     """The result on the test rows of each trial that was registered, by its id."""
     test_overlap: dict[str, int] | None = None

@@ -33,6 +33,7 @@ from regraft.tuning.driver.prepare import (
     new_record,
     search_names,
     update_record,
+    with_values,
 )
 from regraft.tuning.driver.registration import check_trial_asked_for, number_to_keep, trial_asked_for
 from regraft.tuning.driver.search_store import SearchStore
@@ -104,10 +105,11 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
     progress = means.progress
     with Lease(store, name, folder=folder_of(name)) as lease:
         search_store = SearchStore(store, name)
+        known = search_store.record()
+        spec = with_values(spec, known)
         base = find_base(store, base_reference(spec))
         depths = check_methods(spec, base)
         with ExitStack() as stack:
-            known = search_store.record()
             pool = LazyPool(means.make_pool, stack, at_once=known is None or known.state != "finished")
             as_in = None if known is None else known.fingerprint
             snapshot = build_rows(store, without_search(spec), base, means.reading, as_in=as_in)

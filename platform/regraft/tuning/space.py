@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from regraft.contracts import Method
+from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
 from regraft.spec.search import Draw
 
@@ -97,24 +98,37 @@ def default_points(spec: RunSpec) -> list[dict[str, Any]]:
     A space with grids, which are enumerated completely, has none.
     """
     search = spec.searched()
-    space, written = search.space, spec.model_dump(mode="json")
+    space = search.space
     if any(draw.grid is not None for draw in space.values()):
         return []
     found = []
     choices = space["method"].choice if "method" in space else None
     for turn, method in enumerate(choices or (None,)):
+        written = _written_for(spec, method)
         point = random_point(space, search.seed, turn) | ({} if method is None else {"method": method})
         for name, draw in space.items():
-            value = _value_in(written, method, name)
+            value = _value_in(written, name)
             if name != "method" and value is not None and draw.has(value):
                 point[name] = value
         found.append(point)
     return found
 
 
-def _value_in(written: Mapping[str, Any], method: Any, name: str) -> Any:
-    """Return a field of a stored spec whose method is replaced by the point's, if any; None for an absent field."""
-    value: Any = written if method is None else {**written, "method": as_mapping(method)}
+def _written_for(spec: RunSpec, method: Any) -> Mapping[str, Any]:
+    """Return the document of the spec with the point's method, if any, and with the values of `auto` for it.
+
+    Only the number of epochs depends on the rows, which are not known here: one batch of them stands for any number.
+    """
+    changed = without_search(spec)
+    if method is not None:
+        changed = changed.override({"method": as_mapping(method)})
+    document = resolve_auto(changed, spec.training.batch_size).model_dump(mode="json")
+    return document if method is None else {**document, "method": as_mapping(method)}
+
+
+def _value_in(written: Mapping[str, Any], name: str) -> Any:
+    """Return a field of a spec's document; None for an absent field."""
+    value: Any = written
     for key in name.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value

@@ -63,6 +63,12 @@ def test_the_loss_shows_whether_steps_are_too_small_or_too_large() -> None:
     assert "train longer" in run_advice(spec(), {"accuracy": 0.4}, BASELINES, []), "nothing is known of its course"
 
 
+def test_the_factor_of_the_head_stays_where_the_rate_is_to_change() -> None:
+    training = {"lr": 1e-3, "head_factor": 3, "epochs": 2}
+    text = run_advice(spec(training=training), {"accuracy": 0.4}, BASELINES, lines(0.4, 0.3, 0.2))
+    assert "--set training.lr=0.00033 --set training.head_factor=3;" in text
+
+
 def test_a_method_without_steps_is_not_to_be_trained_longer() -> None:
     text = run_advice(spec(method="prototypes"), {"accuracy": 0.4}, BASELINES, lines(0.4))
     assert "another method" in text and "training." not in text

@@ -21,6 +21,7 @@ from doubles.fake_pool import EPOCHS, FakePool, a_spec, searched
 from regraft import load
 from regraft.contracts import Event, Note
 from regraft.errors import LeaseHeld, RequestError, RunError, StoreError
+from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import open_store
@@ -58,7 +59,8 @@ def test_the_winner_is_a_version_that_says_how_to_make_it_again(tmp_path: Path) 
     own = RunSpec.resolve(yaml.safe_load((tmp_path / "store" / version.prefix / "spec.yaml").read_text()))
     assert own.search is None
     assert own.training.lr == outcome.overrides["training.lr"]
-    assert own == spec.model_copy(update={"search": None}).override(outcome.overrides)
+    trial = spec.model_copy(update={"search": None}).override(outcome.overrides)
+    assert own == resolve_auto(trial, version.meta["lineage"]["data"]["rows"]["train"])
     assert (tmp_path / "store" / "searches" / outcome.run / "report.html").is_file()
     names = "model version run metrics baselines seconds store trials shared winner registered advice"
     assert set(outcome.document()) == set(names.split())

@@ -12,6 +12,7 @@ from regraft.contracts import Progress
 from regraft.data.row_sample import fit_to_data
 from regraft.data.rows import Rows
 from regraft.data.snapshot import Snapshot
+from regraft.spec.auto import as_before, open_keys, same_choice
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.store.searches import searches
@@ -55,9 +56,23 @@ def choose_search(store: ObjectStore, spec: RunSpec, *, fresh: bool) -> str:
     name = search_name(spec)
     same = [found for found in searches(store) if found == name or found.startswith(f"{name}.")]
     if not fresh:
+        mine = [found for found in same if same_choice(spec, _choice(SearchStore(store, found).record()))]
+        if same and not mine:
+            return next(found for found in numbered(name) if found not in same)
+        same = mine
         # Names grow: of two searches of the same second, the longer name is the newer one.
         return max(same, default=name, key=lambda found: (_created(SearchStore(store, found)), len(found), found))
     return f"{name}.{secrets.token_hex(3)}" if same else name
+
+
+def _choice(record: SearchRecord | None) -> dict[str, None] | None:
+    """Return the keys that are chosen for each trial of a search, None for one before `auto`."""
+    return None if record is None or record.auto is None else dict.fromkeys(record.auto)
+
+
+def with_values(spec: RunSpec, record: SearchRecord | None) -> RunSpec:
+    """Return the spec with the numbers of a search that an edition before `auto` began; others are left alone."""
+    return as_before(spec) if record is not None and record.auto is None else spec
 
 
 def search_names(store: ObjectStore, spec: RunSpec, *, fresh: bool) -> Iterator[str]:
@@ -99,6 +114,7 @@ def new_record(name: str, spec: RunSpec, base: Base, snapshot: Snapshot) -> Sear
         rows=snapshot.counts,
         base_hash=base.hash,
         fingerprint=snapshot.fingerprint,
+        auto=open_keys(spec),
     )
 
 

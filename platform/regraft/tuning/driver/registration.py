@@ -13,6 +13,7 @@ from regraft.bases.delta import apply_delta
 from regraft.contracts import MeasuredOnTest, Registered, note
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import Damaged, RequestError
+from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
 from regraft.spec.search import SearchSpec
 from regraft.store.checkpoints import Checkpoints, SavedCheckpoint
@@ -108,7 +109,7 @@ def register_trial(prepared: PreparedSearch, record: TrialRecord, before: Versio
         value = f"{saved.meta['metrics'][name]:.4g}"
         note(prepared.progress, f"trial {record.id}: {why}; the one that is registered has {name} {value}")
     trial = Trial(record.number, record.overrides)
-    trial_spec = trial.spec(without_search(spec))
+    trial_spec = resolve_auto(trial.spec(without_search(spec)), prepared.record.rows["train"])
     trained = _trained_run(prepared, record, saved, delta)
     if prepared.test is not None:
         trained = replace(trained, document={**trained.document, "test": _measured(prepared, trained, record.id)})
@@ -171,7 +172,7 @@ def _checkpoint_of(prepared: PreparedSearch, record: TrialRecord) -> tuple[Saved
 
 def _trained_run(prepared: PreparedSearch, record: TrialRecord, saved: SavedCheckpoint, delta: bytes) -> TrainedRun:
     job, search, trial = prepared.job, prepared.record, Trial(record.number, record.overrides)
-    fitted = trial.spec(RunSpec.resolve(job.spec)).model_dump(mode="json")
+    fitted = resolve_auto(trial.spec(RunSpec.resolve(job.spec)), search.rows["train"]).model_dump(mode="json")
     run = Job(fitted, f"{job.search}/{trial.id}", job.base_hash, job.fingerprint, job.labels, job.threads)
     state = RunState(seconds=record.seconds, best_correct=record.correct)
     document = {
@@ -189,7 +190,8 @@ def _trained_run(prepared: PreparedSearch, record: TrialRecord, saved: SavedChec
 
 def _version_meta(prepared: PreparedSearch, trial: Trial, trained: TrainedRun) -> dict[str, Any]:
     job, search = prepared.job, prepared.record
-    meta = version_meta(trial.spec(without_search(prepared.spec)), trained)
+    spec = resolve_auto(trial.spec(without_search(prepared.spec)), search.rows["train"])
+    meta = version_meta(spec, trained)
     meta["lineage"]["search"] = {
         "name": job.search,
         "trial": trial.id,

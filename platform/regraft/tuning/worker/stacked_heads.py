@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regraft.contracts import Context, Task
-from regraft.data.sampler import batches, batches_per_epoch, position, total_steps
-from regraft.spec.sections import TrainingSpec
+from regraft.data.sampler import batches, batches_per_epoch, position
+from regraft.spec.sections import TrainingSpec, number_of
 from regraft.training.optimizer import schedule
+from regraft.training.run import steps_of
 from regraft.training.step import SMALLEST, seed_micro
 
 BETAS, EPS, MOMENTUM = (0.9, 0.999), 1e-8, 0.9
@@ -61,7 +62,7 @@ class Head:
 
     def steps(self, rows: int) -> int:
         """Return the number of steps of its complete training."""
-        return total_steps(rows, self.training.batch_size, self.training.epochs, self.training.steps)
+        return steps_of(self.training, rows)
 
     def per_epoch(self, rows: int) -> int:
         """Return the number of steps per pass over the rows."""
@@ -157,9 +158,10 @@ class Stack:
         clips = [float("inf") if training.clip is None else training.clip for training in settings]
         self._clip = torch.tensor(clips, device=device)
         self._decay = torch.tensor([training.weight_decay for training in settings], device=device)
-        self._peak = torch.tensor([training.lr * training.head_factor for training in settings], device=device)
+        peaks = [number_of(training.lr) * number_of(training.head_factor) for training in settings]
+        self._peak = torch.tensor(peaks, device=device)
         self._paces = [
-            (training.schedule, training.warmup, head.steps(rows), head.step)
+            (training.schedule, number_of(training.warmup), head.steps(rows), head.step)
             for training, head in zip(settings, self.heads, strict=True)
         ]
         self._ranges: list[tuple[int, int, int, int]] = []

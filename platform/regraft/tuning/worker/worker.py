@@ -14,7 +14,9 @@ import torch
 from regraft.contracts import Method, TrunkShared
 from regraft.data.row_sample import fit_to_data
 from regraft.errors import RequestError, Unsupported
+from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
+from regraft.spec.sections import number_of
 from regraft.training.cut_check import CutSite
 from regraft.training.harness import Harness
 from regraft.training.loop import begin, train
@@ -101,7 +103,8 @@ class TrialWorker:
             changed.append("task")
         if changed:
             raise Unsupported("trials of one search share it: search over another field", where=changed[0])
-        return spec.model_copy(update={"task": fit_to_data(spec.task, self.context.snapshot.train)})
+        rows = self.context.snapshot.train
+        return resolve_auto(spec, len(rows)).model_copy(update={"task": fit_to_data(spec.task, rows)})
 
     def _specs_at(self, depth: int | str) -> Iterator[RunSpec]:
         """Yield the specs at one of the space's depths, which may be a method's name, without contradictory ones.
@@ -111,7 +114,8 @@ class TrialWorker:
         methods: list[Any] = [depth] if depth in Method.names() else [{"type": FREEZES, "depth": depth}]
         for method in [*methods, HEADS] if depth in ("all", self._count_blocks()) else methods:
             try:
-                yield self.context.spec.override({"method": method})
+                spec = self.context.spec.override({"method": method})
+                yield resolve_auto(spec, len(self.context.snapshot.train))
             except RequestError as error:
                 log.info("%s is not computed ahead: %s", method, error)
 
@@ -149,7 +153,7 @@ class TrialWorker:
             else:
                 heads.append((site, cut))
         if sites or heads:
-            passes = max(site.spec.training.epochs for site in [*sites, *(site for site, _ in heads)]) + 1
+            passes = max(number_of(site.spec.training.epochs) for site in [*sites, *(site for site, _ in heads)]) + 1
             self.context.cuts_for(specs[0], coordinator).stock(sites, passes, heads)
 
     def _run_one(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> End | None:

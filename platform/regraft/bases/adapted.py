@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from regraft.bases.locate import Base
 from regraft.contracts import Anatomy, Batch, Context, Method, Task, under
@@ -43,12 +44,18 @@ class Adapted:
     """Modules that compute the same as in the base, and so are never in train mode."""
     trunk: TrunkBypass | None = field(default=None, repr=False)
     """Supplies the trunk's outputs from a cache; None when the model computes them."""
+    fixed_statistics: bool = False
+    """Whether batch norms read their running statistics in training too, and never change them."""
 
     def train_mode(self) -> None:
         """Set train mode, except in frozen modules: their dropout is off and running statistics are only read."""
         self.model.train()
         for module in self.frozen_modules:
             module.training = False
+        if self.fixed_statistics:
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.training = False
 
     def eval_mode(self) -> None:
         """Set eval mode: dropout is off and running statistics are only read."""
@@ -70,6 +77,11 @@ class Adapted:
             kinds = ", ".join(type(layer).__name__ for layer in layers) or "nothing"
             raise Unsupported(f"this needs a head of one linear layer; the head of {self.task.key()} holds {kinds}")
         return layers[0]
+
+    def last_linear(self) -> nn.Linear | None:
+        """Return the head's last linear layer, whose inputs are the features of loss terms; None without one."""
+        layers = [layer for layer in self._head_layers() if isinstance(layer, nn.Linear)]
+        return layers[-1] if layers else None
 
     def features(self, batch: Batch) -> Tensor:
         """Return the input of the head's one linear layer, (rows, width).

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
         note,
     )
     from regraft.contracts.findings import Curve, Findings, Matrix, OtherForm, Table
-    from regraft.contracts.loss import Loss, Step
+    from regraft.contracts.loss import ForwardPass, Loss, Need, Step
     from regraft.contracts.medium import Medium, medium_of
     from regraft.contracts.method import Method, Serving
     from regraft.contracts.rows import (
@@ -100,6 +100,7 @@ __all__ = [
     "Example",
     "Findings",
     "Forward",
+    "ForwardPass",
     "Kind",
     "Loader",
     "Loss",
@@ -108,6 +109,7 @@ __all__ = [
     "MeasuredOnTest",
     "Medium",
     "Method",
+    "Need",
     "Note",
     "NotesOnce",
     "Numbers",

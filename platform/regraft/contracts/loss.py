@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,25 +15,42 @@ from regraft.plugins import Plugin
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+Need = Literal["target", "features", "classes"]
+"""What a loss term cannot do without. `target`: rows of `data.target`. `features`: one vector for each row, which
+the head's last layer reads and training moves. `classes`: logits of classes, (rows, classes)."""
+
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One micro-batch as a loss term sees it."""
+class ForwardPass:
+    """A batch and what the model made of it."""
 
     batch: Batch
-    """The collated rows, `labels` included."""
+    """The collated rows, `labels` included where they have any."""
     output: Any
     """The model's output on them."""
     features: Tensor | None
-    """The head's input, (rows, width), where the head is one linear layer; else None."""
+    """The input of the head's last linear layer, (rows, width); None where the head has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step(ForwardPass):
+    """One micro-batch as a loss term sees it, or one step for a term that reads whole steps."""
+
     progress: float
     """Share of the run's steps that are done: 0 at the first, 1 at the last."""
+    target: ForwardPass | None = None
+    """The rows of `data.target` beside them, passed through the model separately, and without labels."""
 
 
 class Loss(Plugin, ABC):
     """An extra loss term; a run has zero or more, each with its weight."""
 
     family: ClassVar[str] = "losses"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What the term cannot do without; a spec that lacks it is refused."""
+    whole_step: ClassVar[bool] = False
+    """Whether the term is no sum over rows, so that it reads the rows of all workers at once: outputs have
+    `logits` alone then, and batches `labels`. Such a term is refused with `training.accumulation` above 1."""
     weight: float = Field(1.0, ge=0)
     """Factor of this term in the sum with the task's own loss."""
 

@@ -103,7 +103,8 @@ class Task(Plugin, ABC):
     """Name and kind of every column that the task reads with default fields, targets included."""
     supports: ClassVar[frozenset[str]] = frozenset()
     """Options of a spec that have a meaning for this task: class_weights, label_smoothing, bucketing, baselines,
-    prototypes, augment. A spec that sets another one is refused."""
+    prototypes, augment. A spec that sets another one is refused. `features`: the head's last layer reads one vector for
+    each row; `classes`: its outputs are logits of classes, (rows, classes)."""
     api_names: ClassVar[Mapping[str, str]] = {}
     """Other names of the input columns that clients of the Inference API send."""
     packs: ClassVar[bool] = False

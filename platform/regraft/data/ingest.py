@@ -75,6 +75,7 @@ def ingest(
     with ExitStack() as stack:
         train, *held_out = sides = [_open_side(stack, task, scratch / f"{name}.arrow") for name in _sides(data)]
         moved, sentence = reader.read_sides(train, held_out)
+        target = None if data.target is None else reader.read_target(stack, data.target)
     if data.bad_rows == "fail":
         bad_rows.report()
     for side in held_out:
@@ -87,15 +88,17 @@ def ingest(
             _drop_unseen_labels(task, scratch, train=train, held_out=side, bad_rows=bad_rows)
         refuse_empty(data, sides)
     refuse_labels(task, data, sides)
-    overlaps = count_overlaps(sides)  # before packing, after which rows are others
+    labels, overlaps = _labels(task, data, train), count_overlaps(sides)  # before packing, after which rows are others
     _warn_of_doubts(data, columns_of(task.input_columns()), train)
+    if target is not None:
+        sides.append(target)
     if task.packs:
         for side in sides:
             _pack(task, side, scratch / f"{side.name}.arrow", base.processor() if base else None)
     return IngestedRows(
         fingerprint=_fingerprint(task, reader.form, *sides),
         format=reader.form,
-        labels=_labels(task, data, train),
+        labels=labels,
         rows={side.name: side.rows for side in sides},
         files={f"{side.name}.arrow": scratch / f"{side.name}.arrow" for side in sides},
         skipped=bad_rows.document(),
@@ -184,13 +187,19 @@ class _Split:
 class _SplitReader:
     """Reads the rows of files, checks each and appends it to its side of the split."""
 
+    labelled = True
+    """Whether rows have what the model is to predict."""
+
     def __init__(
         self, task: Task, data: DataSpec, scratch: Path, base: BaseReading | None = None, *, form: int = FORMAT
     ) -> None:
         self.bad_rows = BadRows()
         self._unread = base.problem if base else None
         self._task, self._data, self._scratch = task, data, scratch
-        self._columns = columns_of(task.input_columns())
+        targets = frozenset[str]() if self.labelled else task.target_columns()
+        self._base = base
+        self._kinds = {name: kind for name, kind in task.input_columns().items() if name not in targets}
+        self._columns = columns_of(self._kinds)
         self._compared = compared_columns(task)
         self._files = files_of(self._columns)
         self._in_part = read_in_part(self._columns)
@@ -221,9 +230,21 @@ class _SplitReader:
                 self.read(named, _Split(side))
         return ({}, "") if rare is None or not train.rows else rare.move(train)
 
+    def read_target(self, stack: ExitStack, written: str) -> SplitSide:
+        """Return the rows of another domain as a side of their own; columns to predict, and groups, are not read."""
+        data = self._data.model_copy(update={"group": None})
+        reader = _UnlabelledReader(self._task, data, self._scratch, self._base, form=self.form)
+        reader.bad_rows, reader.observations = self.bad_rows, self.observations
+        writer = stack.enter_context(RowWriter(self._scratch / "target.arrow", reader._kinds))
+        side = SplitSide("target", writer, reader._columns)
+        reader.read(written, _Split(side))
+        if not side.rows and not self.bad_rows.total:
+            raise DataError(NO_ROWS, where=written)
+        return side
+
     def _rows(self, file: DataFile, side: SplitSide) -> Iterator[tuple[Raw, dict[str, Any]]]:
         """Yield each row of a file as the source and as the task have it; bad rows are counted to `side`."""
-        columns = ColumnMapping(self._task.input_columns(), self._data.columns, file.folder)
+        columns = ColumnMapping(self._kinds, self._data.columns, file.folder)
         first, named = True, self._files and self.form == BY_NAME
         try:
             for raw in fetched_ahead(file.rows(), columns.ahead) if self._files else file.rows():
@@ -237,7 +258,8 @@ class _SplitReader:
                     columns.check(raw, file.name, file.source, self._data.group)
                     first = False
                 try:
-                    row = self._task.convert(columns.row(raw))
+                    row = columns.row(raw)
+                    row = self._task.convert(row) if self.labelled else row
                     yield raw, by_name(row, self._columns) if named else row
                 except BadCell as error:
                     self.bad_rows.add(side.name, str(error), raw.where)
@@ -292,6 +314,12 @@ class _SplitReader:
         if unknown is None:
             return None
         return f"label {unknown!r} is written; data.labels allows {', '.join(self._data.labels or ())}"
+
+
+class _UnlabelledReader(_SplitReader):
+    """Reads rows without what the model is to predict."""
+
+    labelled = False
 
 
 def _fingerprint(task: Task, form: int, *sides: SplitSide) -> str:

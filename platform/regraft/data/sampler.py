@@ -40,6 +40,23 @@ def batches(
     return [pieces[number] for number in shuffled(len(pieces), "batches", seed, epoch)]
 
 
+def target_batches(
+    seed: int, epoch: int, lengths: NDArray[np.integer], batch_size: int, *, bucketing: bool = False
+) -> list[Indices]:
+    """Return the global batches of an epoch of target rows: each row exactly once, in batches of nearly equal size.
+
+    As many batches as `batches` would make, without a small remainder: terms that compare distributions need rows. The
+    order is independent of that of the training rows. `lengths` (rows,) are used if `bucketing`.
+    """
+    count = batches_per_epoch(len(lengths), batch_size)
+    order = shuffled(len(lengths), "target rows", seed, epoch)
+    if bucketing:
+        pieces = np.array_split(order, -(-count // MEGA))
+        order = np.concatenate([piece[np.argsort(lengths[piece], kind="stable")] for piece in pieces])
+    parts = np.array_split(order, count)
+    return [parts[number] for number in shuffled(count, "target batches", seed, epoch)]
+
+
 def share(batch: Indices, rank: int, world: int, accumulation: int = 1) -> list[Indices]:
     """Return the micro-batches of one rank: always `accumulation` of them, nearly equal, some empty in a short batch.
 

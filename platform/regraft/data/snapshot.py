@@ -44,13 +44,17 @@ class Snapshot:
     """Number of evaluation rows whose inputs are those of a training row; None where it was not counted."""
     test: Rows | None = None
     """Rows that are measured once, at the end; None where the spec names none."""
+    target: Rows | None = None
+    """Rows of another domain, without targets to predict; None where the spec names none."""
     test_overlap: Mapping[str, int] | None = None
     """Number of test rows whose inputs are those of a row of train, and of eval; None where not counted."""
 
     @property
     def sides(self) -> dict[str, Rows]:
         """The rows of each side that there is, by name."""
-        return {"train": self.train, "eval": self.eval, **({} if self.test is None else {"test": self.test})}
+        more = {"test": self.test, "target": self.target}
+        present = {name: rows for name, rows in more.items() if rows is not None}
+        return {"train": self.train, "eval": self.eval, **present}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -99,8 +103,11 @@ def open_snapshot(store: ObjectStore, fingerprint: str, cache: Path | None = Non
     meta = manifest.meta
     check_types(meta, StoredSnapshot, f"{store.url}/data/{fingerprint}/{MANIFEST}")
     sides = {name: Rows(paths[f"{name}.arrow"], meta["columns"]) for name in ("train", "eval")}
-    test = Rows(paths["test.arrow"], meta["columns"]) if "test.arrow" in paths else None
-    return Snapshot(fingerprint, tuple(meta["labels"]), sides["train"], sides["eval"], meta, test=test)
+    test, target = (
+        Rows(paths[f"{name}.arrow"], meta["columns"]) if f"{name}.arrow" in paths else None
+        for name in ("test", "target")
+    )
+    return Snapshot(fingerprint, tuple(meta["labels"]), sides["train"], sides["eval"], meta, test=test, target=target)
 
 
 def _form(store: ObjectStore, fingerprint: str | None) -> int:

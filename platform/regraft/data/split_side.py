@@ -114,12 +114,12 @@ class BadRows:
         if not self.total:
             return {}
         rows = [f"{where}: {message}" for message, where in self._messages]
-        test = {"test": self._count["test"]} if self._count["test"] else {}
-        return {"train": self._count["train"], "eval": self._count["eval"], **test, "rows": rows}
+        more = {side: self._count[side] for side in ("test", "target") if self._count[side]}
+        return {"train": self._count["train"], "eval": self._count["eval"], **more, "rows": rows}
 
 
 def row_labels(row: Mapping[str, Any], columns: Mapping[str, Column]) -> Iterator[str]:
     """Yield every label in a row, as often as it occurs."""
     for name, column in columns.items():
-        if column.classes:
+        if column.classes and name in row:
             yield from column.labels(row[name])

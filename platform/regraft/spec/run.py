@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from regraft.contracts import TrainingDefaults, columns_of
+from regraft.contracts import Loss, TrainingDefaults, columns_of
 from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen, add_folder
 from regraft.spec.column_names import column_names, misnamed
@@ -35,6 +35,26 @@ FORMAT = 1
 _MODEL = "model:"
 NAMED_AS: dict[str, float] = asdict(TrainingDefaults())
 """By training key: the number that `auto` counts as in the names of runs and searches."""
+
+
+def lacking(loss: Loss, spec: RunSpec) -> str:
+    """Return what a loss lacks in a spec, and what to do; empty if nothing."""
+    if "target" in loss.needs and spec.data.target is None:
+        return "compares the training rows with those of another domain: name their files in data.target"
+    for need, what in (("features", "one vector for each row"), ("classes", "classes")):
+        if need in loss.needs and need not in spec.task.supports:
+            return f"needs {what}, which task {spec.task.key()} has not: remove one of the two"
+    if "features" in loss.needs and spec.method.serves == "head":
+        return (
+            f"moves the features that the head reads, and method {spec.method.key()} trains the head alone: write a "
+            "method that moves the base (regraft show methods), or a loss that needs no features (regraft show losses)"
+        )
+    if loss.whole_step and spec.training.accumulation > 1:
+        return (
+            f"reads all rows of a step at once, and training.accumulation: {spec.training.accumulation} gives it a "
+            "part of them: write accumulation 1, and a smaller batch_size or more workers"
+        )
+    return ""
 
 
 class RunSpec(Frozen):
@@ -92,6 +112,15 @@ class RunSpec(Frozen):
             raise ValueError(
                 f"losses need gradient steps, which method {self.method.key()} has not: remove one of the two"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _losses_have_what_they_need(self) -> Self:
+        if self.data.target is not None and "features" not in self.task.supports:
+            raise ValueError(f"data.target has no meaning for task {self.task.key()}: remove it")
+        for loss in self.losses:
+            if problem := lacking(loss, self):
+                raise ValueError(f"losses: {loss.key()} {problem}")
         return self
 
     @model_validator(mode="after")
@@ -196,12 +225,18 @@ class RunSpec(Frozen):
             update={
                 "train": absolute(self.data.train),
                 "eval": absolute(self.data.eval) if isinstance(self.data.eval, str) else self.data.eval,
+                "target": None if self.data.target is None else absolute(self.data.target),
                 "test": absolute(self.data.test) if isinstance(self.data.test, str) else self.data.test,
             }
         )
         base = absolute(self.base) if re.match(r"^(\.{0,2}/|~)", self.base) or Path(self.base).is_dir() else self.base
         plugins = tuple(absolute(folder) for folder in self.plugins)
         return self.model_copy(update={"data": data, "base": base, "store": absolute(self.store), "plugins": plugins})
+
+    @property
+    def reads_target(self) -> bool:
+        """Whether a loss reads rows of `data.target`."""
+        return self.data.target is not None and any(loss.weight and "target" in loss.needs for loss in self.losses)
 
     def searched(self) -> SearchSpec:
         """Return the section `search`. Raises RequestError where the spec has none."""

@@ -54,6 +54,9 @@ class DataSpec(Frozen):
     eval: str | Annotated[float, Field(gt=0, lt=1)] = 0.1
     """The evaluation rows, which choose the best checkpoint: written as `train`, or as a share of `train` (by a stable
     hash of the row)."""
+    target: str | None = None
+    """Rows of another domain for `losses` that adapt to it, written as `train`, with the same columns but without
+    labels: a column of labels there is not read."""
     test: str | Annotated[float, Field(gt=0, lt=1)] | None = None
     """The test rows: written as `eval`, and never read to stop, to choose or to set anything. The registered version is
     measured on them once, at the end, with an interval."""
@@ -101,8 +104,8 @@ class DataSpec(Frozen):
         return self
 
     @model_serializer(mode="wrap")
-    def _omit_absent_test(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return omit_usual(handler(self), test=None)
+    def _omit_absent_sides(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return omit_usual(handler(self), test=None, target=None)
 
     @field_validator("labels", mode="before")
     @classmethod

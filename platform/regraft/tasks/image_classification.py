@@ -18,5 +18,5 @@ class ImageClassification(SingleLabel, ImageRow):
     )
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "label": "label"}
     supports: ClassVar[frozenset[str]] = frozenset(
-        {"class_weights", "label_smoothing", "baselines", "prototypes", "augment"}
+        {"class_weights", "label_smoothing", "baselines", "prototypes", "features", "classes", "augment"}
     )

@@ -17,4 +17,4 @@ class ImageMultiLabel(MultiLabel, ImageRow):
         {"multi-label-image-classification", "image-multilabel", "image-tagging"}
     )
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "labels": "labels"}
-    supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "augment"})
+    supports: ClassVar[frozenset[str]] = frozenset({"features", "classes", "class_weights", "augment"})

@@ -18,6 +18,6 @@ class ImageRegression(Regression, ImageRow):
 
     synonyms: ClassVar[frozenset[str]] = frozenset({"picture-regression"})
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "target": "number"}
-    supports: ClassVar[frozenset[str]] = frozenset({"augment"})
+    supports: ClassVar[frozenset[str]] = frozenset({"features", "augment"})
     # A grasp moves with its image and an angle turns with it; names of targets do not show which numbers are places.
     moved: ClassVar[bool] = False

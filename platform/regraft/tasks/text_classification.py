@@ -18,5 +18,5 @@ class TextClassification(SingleLabel, TextRow):
     )
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "label": "label"}
     supports: ClassVar[frozenset[str]] = frozenset(
-        {"class_weights", "label_smoothing", "bucketing", "baselines", "prototypes"}
+        {"class_weights", "label_smoothing", "bucketing", "baselines", "prototypes", "features", "classes"}
     )

@@ -17,4 +17,4 @@ class TextMultiLabel(MultiLabel, TextRow):
         {"multi-label-classification", "multilabel-classification", "multi-label", "multi-label-text-classification"}
     )
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "labels": "labels"}
-    supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "bucketing"})
+    supports: ClassVar[frozenset[str]] = frozenset({"features", "classes", "class_weights", "bucketing"})

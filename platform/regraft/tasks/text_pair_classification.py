@@ -21,7 +21,7 @@ class TextPairClassification(SingleLabel, TextRow):
     inputs: ClassVar[tuple[str, ...]] = ("text", "pair")
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "pair": "text", "label": "label"}
     supports: ClassVar[frozenset[str]] = frozenset(
-        {"class_weights", "label_smoothing", "bucketing", "baselines", "prototypes"}
+        {"class_weights", "label_smoothing", "bucketing", "baselines", "prototypes", "features", "classes"}
     )
 
     max_length: int | None = Field(None, ge=8)

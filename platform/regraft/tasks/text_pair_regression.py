@@ -18,7 +18,7 @@ class TextPairRegression(Regression, TextRow):
     synonyms: ClassVar[frozenset[str]] = frozenset({"sts", "sentence-similarity", "semantic-textual-similarity"})
     inputs: ClassVar[tuple[str, ...]] = ("text", "pair")
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "pair": "text", "target": "number"}
-    supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})
+    supports: ClassVar[frozenset[str]] = frozenset({"features", "bucketing"})
 
     max_length: int | None = Field(None, ge=8)
     """Tokens of both texts together that are read; null is what the base can read, at most 256."""

@@ -15,4 +15,4 @@ class TextRegression(Regression, TextRow):
 
     synonyms: ClassVar[frozenset[str]] = frozenset({"regression", "sequence-regression"})
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text", "target": "number"}
-    supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})
+    supports: ClassVar[frozenset[str]] = frozenset({"features", "bucketing"})

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 
 from regraft.bases.locate import check_hash
 from regraft.contracts import Batch, Resumed, Stepped
-from regraft.data.sampler import batches, position, share
+from regraft.data.rows import Rows
+from regraft.data.sampler import batches, batches_per_epoch, position, share, target_batches
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import Diverged
 from regraft.store.objects import open_existing
@@ -31,7 +33,7 @@ from regraft.training.optimizer import schedule, set_learning_rate
 from regraft.training.prepare import base_of
 from regraft.training.resume import newest_checkpoint
 from regraft.training.run import Run, build_model
-from regraft.training.step import Stepper
+from regraft.training.step import MicroBatch, Stepper
 from regraft.training.test_rows import report_test
 from regraft.training.trunk_cache import build_trunk
 
@@ -143,13 +145,13 @@ def _take_steps(run: Run) -> None:
             break
 
 
-def micro_batches(run: Run, first: int) -> Iterator[tuple[int, np.ndarray, list[tuple[Batch, bool]]]]:
-    """Yield each step's number, its rows over all ranks, and this rank's micro-batches.
+def micro_batches(run: Run, first: int) -> Iterator[tuple[int, np.ndarray, list[MicroBatch]]]:
+    """Yield each step's number, its training rows over all ranks, and this rank's micro-batches.
 
-    Each micro-batch comes with a flag that is False when this rank has no rows left: it then runs another rank's row,
-    which does not count, to take part in collective operations.
+    A rank that has no rows left runs another rank's row, which does not count, to take part in collective operations.
     """
     training, rows = run.spec.training, run.snapshot.train
+    target = TargetStream(run) if run.spec.reads_target else None
     bucketing = training.bucketing and "bucketing" in run.spec.task.supports
     epoch, order = -1, []
     for number in range(first, run.steps):
@@ -157,15 +159,42 @@ def micro_batches(run: Run, first: int) -> Iterator[tuple[int, np.ndarray, list[
         if now != epoch:
             epoch, order = now, batches(training.seed, now, rows.lengths, training.batch_size, bucketing=bucketing)
         key = (training.seed, epoch)
-        shares = share(order[index], run.harness.rank, run.harness.world, training.accumulation)
-        micros = [
-            (
-                encoded(run.adapted, rows, own if len(own) else order[index][:1], train=True, key=key),
-                len(own) > 0,
-            )
-            for own in shares
-        ]
+        micros = [MicroBatch(*found) for found in _shares(run, rows, order[index], key)]
+        if target is not None:
+            sides = zip(micros, target.shares(run, number), strict=True)
+            micros = [replace(micro, target=batch, target_real=real) for micro, (batch, real) in sides]
         yield number, order[index], micros
+
+
+def _shares(run: Run, rows: Rows, chosen: np.ndarray, key: tuple[int, int]) -> list[tuple[Batch, bool]]:
+    """Return this rank's micro-batches of the chosen rows, each with whether it counts."""
+    parts = share(chosen, run.harness.rank, run.harness.world, run.spec.training.accumulation)
+    return [
+        (encoded(run.adapted, rows, own if len(own) else chosen[:1], train=True, key=key), len(own) > 0)
+        for own in parts
+    ]
+
+
+class TargetStream:
+    """The order of the target rows: each once in an epoch of their own, whatever the training rows' is."""
+
+    def __init__(self, run: Run) -> None:
+        assert run.snapshot.target is not None
+        self._rows, training = run.snapshot.target, run.spec.training
+        self._bucketing = training.bucketing and "bucketing" in run.spec.task.supports
+        self._epoch, self._order = -1, list[np.ndarray]()
+        self._per_epoch = batches_per_epoch(len(self._rows), training.batch_size)
+
+    def shares(self, run: Run, number: int) -> list[tuple[Batch, bool]]:
+        """Return this rank's micro-batches of target rows for a step."""
+        training = run.spec.training
+        epoch, index = position(number, self._per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = target_batches(
+                training.seed, epoch, self._rows.lengths, training.batch_size, bucketing=self._bucketing
+            )
+        return _shares(run, self._rows, self._order[index], (training.seed, epoch))
 
 
 def is_pause_due(run: Run) -> bool:

@@ -19,7 +19,7 @@ from regraft.contracts import Progress, Row, note
 from regraft.data.base_reading import BaseReading
 from regraft.data.row_sample import fit_to_data
 from regraft.data.snapshot import Snapshot, build_snapshot
-from regraft.errors import BaseError, Damaged, NotFound, RequestError, Unsupported
+from regraft.errors import BaseError, Damaged, DataError, NotFound, RequestError, Unsupported
 from regraft.spec.auto import same_choice
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
@@ -32,6 +32,7 @@ from regraft.training.job import Job
 from regraft.training.memory_check import check_weights_fit
 from regraft.training.name_checks import NameUse, base_family, warn_of_changes
 from regraft.training.text_checks import TextChecks
+from regraft.units import counted
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ def build_rows(
     snapshot = build_snapshot(store, spec.task, spec.data, base=reading, as_in=as_in)
     if checks:
         snapshot = replace(snapshot, notes=(*snapshot.notes, *checks.cut(snapshot)))
+    refuse_small_target(spec, snapshot)
     for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
         note(progress, text)
     for text in warn_of_changes(store, spec.name, NameUse(spec.task.key(), base_family(base), snapshot.labels)):
@@ -182,11 +184,22 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
     )
 
 
+def refuse_small_target(spec: RunSpec, snapshot: Snapshot) -> None:
+    """Raise DataError where losses compare the training rows with fewer target rows than a step has."""
+    size, target = spec.training.batch_size, snapshot.target
+    if spec.reads_target and target is not None and len(target) < size:
+        raise DataError(
+            f"data.target has {counted(len(target), 'row')}, fewer than training.batch_size: {size}: name more rows, "
+            "or write a smaller batch_size",
+            where=str(spec.data.target),
+        )
+
+
 def skipped_text(skipped: Mapping[str, Any]) -> str:
     """Return a line about the rows that were left out."""
     first = f"; the first: {skipped['rows'][0]}" if skipped["rows"] else ""
     sides = [f"{skipped['train']} training", f"{skipped['eval']} evaluation"]
-    sides += [f"{skipped['test']} test"] if skipped.get("test") else []
+    sides += [f"{skipped[side]} {side}" for side in ("test", "target") if skipped.get(side)]
     return f"left out {', '.join(sides[:-1])} and {sides[-1]} rows that cannot be used{first}"
 
 

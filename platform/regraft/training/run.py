@@ -96,8 +96,10 @@ class Run:
         # Loss terms are built from the base's values, before a checkpoint is read into the model. Their own seed makes
         # them independent of whether baselines were measured earlier in this process.
         torch.manual_seed(spec.training.seed)
-        terms = [(loss.weight, loss.build(adapted.model, adapted.anatomy)) for loss in spec.losses]
-        self.module = StepModule(adapted, terms)
+        # Terms that weigh nothing would still be in the sum of the gradient's norm, and change its last bits.
+        self.module = StepModule(adapted, [loss for loss in spec.losses if loss.weight])
+        # Two domains in turn would spoil the running statistics of both.
+        adapted.fixed_statistics = spec.reads_target
         self.wrapped = distribute(self.module, adapted, spec.compute, self.accelerator, harness=harness)
         named = [*adapted.model.named_parameters(), *self.module.terms.named_parameters(prefix="terms")]
         groups = parameter_groups(named, adapted.anatomy, spec.training, spec.method.decays)

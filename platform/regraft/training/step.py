@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,14 +15,27 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from regraft.bases.adapted import Adapted, model_inputs
-from regraft.contracts import Batch, Step
-from regraft.errors import Unsupported
+from regraft.contracts import Batch, ForwardPass, Loss, Step
 from regraft.spec.sections import TrainingSpec
 from regraft.training.evaluate import to_device
+from regraft.training.gathering import gather_pass
 from regraft.training.harness import Harness
 
 SMALLEST = 1e-12
 """The smallest weight of a step, for one without rows or with rows that weigh nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One rank's rows of a micro-batch."""
+
+    rows: Batch
+    real: bool = True
+    """False where the rank has no rows left: the batch is then another rank's row, which does not count."""
+    target: Batch | None = None
+    """Rows of `data.target`, for loss terms that read them."""
+    target_real: bool = True
+    """The same as `real`, of the target rows."""
 
 
 class StepModule(nn.Module):
@@ -30,41 +44,71 @@ class StepModule(nn.Module):
     Loss terms with parameters are submodules beside the model; DDP and FSDP wrap both.
     """
 
-    def __init__(self, adapted: Adapted, terms: Sequence[tuple[float, nn.Module]]) -> None:
+    def __init__(self, adapted: Adapted, losses: Sequence[Loss] = ()) -> None:
         super().__init__()
         self.model = adapted.model
-        self.terms = nn.ModuleList(term for _, term in terms)
-        self._weights = [weight for weight, _ in terms]
+        self.terms = nn.ModuleList(loss.build(adapted.model, adapted.anatomy) for loss in losses)
+        self._losses = tuple(losses)
         self._adapted = [adapted]  # in a list, so that its model is not registered twice
         self._forward: list[Any] = [adapted.model]  # in a list for the same reason
-        self._seen: list[Tensor] = []
-        if terms:
-            self._watch(adapted)
-
-    def _watch(self, adapted: Adapted) -> None:
-        """Record the inputs of a linear head, for terms that use features; other heads have none."""
-        try:
-            head = adapted.linear_head()
-        except Unsupported:
-            return
-        head.register_forward_pre_hook(lambda _, inputs: self._seen.append(inputs[0]))
 
     def compile_model(self) -> None:
         """Compile the steps' forward pass; parameters keep their names and identity, evaluation stays eager."""
         self._forward[0] = torch.compile(self.model)
 
-    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
-        """Return (sum of the loss over rows, weight); loss terms are scaled by the same weight."""
+    def forward(
+        self, batch: Batch, progress: float, target: Batch | None = None, real: tuple[bool, bool] = (True, True)
+    ) -> tuple[Tensor, Tensor]:
+        """Return (sum of the loss over rows, weight); loss terms are scaled by the same weight.
+
+        `target` are rows of `data.target`, which have a forward pass of their own: batch norm never mixes both. `real`
+        says of the rows and of the target rows whether they count.
+        """
         adapted = self._adapted[0]
-        self._seen.clear()
-        with adapted.bypassing_trunk(batch):
-            output = self._forward[0](**model_inputs(batch))
-        features = self._seen[0] if len(self._seen) == 1 else None
-        total, weight = adapted.task.loss(output, batch, adapted.context)
-        for share, term in zip(self._weights, self.terms, strict=True):
-            value = term(Step(batch=batch, output=output, features=features, progress=progress))
-            total = total + share * value * weight.detach()
+        own = self._pass(batch)
+        total, weight = adapted.task.loss(own.output, batch, adapted.context)
+        if not self._losses:
+            return total, weight
+        other = None if target is None else self._pass(target)
+        step = _joined(own, other, progress)
+        whole = self._whole_step(own, other, progress, real) if any(one.whole_step for one in self._losses) else step
+        for loss, term in zip(self._losses, self.terms, strict=True):
+            value = term(whole if loss.whole_step else step)
+            total = total + loss.weight * value * weight.detach()
         return total, weight
+
+    def _pass(self, batch: Batch) -> ForwardPass:
+        adapted = self._adapted[0]
+        with self._watched(adapted) as seen, adapted.bypassing_trunk(batch):
+            output = self._forward[0](**model_inputs(batch))
+        return ForwardPass(batch=batch, output=output, features=seen[0] if len(seen) == 1 else None)
+
+    @contextmanager
+    def _watched(self, adapted: Adapted) -> Iterator[list[Tensor]]:
+        """Record the inputs of the head's last linear layer, where loss terms may read them."""
+        seen: list[Tensor] = []
+        layer = adapted.last_linear() if self._losses else None
+        if layer is None:
+            yield seen
+            return
+        hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            yield seen
+        finally:
+            hook.remove()
+
+    def _whole_step(
+        self, own: ForwardPass, other: ForwardPass | None, progress: float, real: tuple[bool, bool]
+    ) -> Step:
+        return _joined(
+            gather_pass(own, real=real[0]),
+            None if other is None else gather_pass(other, real=real[1]),
+            progress,
+        )
+
+
+def _joined(own: ForwardPass, other: ForwardPass | None, progress: float) -> Step:
+    return Step(batch=own.batch, output=own.output, features=own.features, progress=progress, target=other)
 
 
 def seed_micro(seed: int, step: int, micro: int, rank: int) -> None:
@@ -103,8 +147,8 @@ class Stepper:
         notices = self._notices if self.harness.device.type == "cpu" else self._before
         return notices.item() > 0
 
-    def step(self, number: int, batches: Sequence[tuple[Batch, bool]], progress: float) -> tuple[Tensor, Tensor]:
-        """Take one optimizer step over this rank's micro-batches, each with whether its rows are real.
+    def step(self, number: int, batches: Sequence[MicroBatch], progress: float) -> tuple[Tensor, Tensor]:
+        """Take one optimizer step over this rank's micro-batches.
 
         Returns the loss (mean over the weight of all ranks) and the gradient's norm as tensors, since reading them
         waits for the device.
@@ -113,13 +157,14 @@ class Stepper:
         totals = torch.zeros(3, dtype=torch.float64, device=self.harness.device)
         # The stop notice is summed with the totals that every step needs anyway.
         totals[2] = float(bool(self.harness.notice))
-        for micro, (rows, real) in enumerate(batches):
-            batch = to_device(rows, self.harness.device)
+        for micro, part in enumerate(batches):
+            batch = to_device(part.rows, self.harness.device)
+            target = None if part.target is None else to_device(part.target, self.harness.device)
             seed_micro(self.seed, number, micro, self.harness.rank)
             with self._synchronised(last=micro == len(batches) - 1), self.accelerator.autocast():
-                total, weight = self.module(batch, progress)
+                total, weight = self.module(batch, progress, target, (part.real, part.target_real))
                 # A rank without rows takes part with one row at weight 0, so that no collective waits for it.
-                total, weight = (total, weight) if real else (total * 0.0, weight * 0.0)
+                total, weight = (total, weight) if part.real else (total * 0.0, weight * 0.0)
                 self.accelerator.backward(total)
             totals[:2] += torch.stack([total.detach().double(), weight.detach().double()])
         self.harness.sum(totals)

@@ -13,7 +13,7 @@ from regraft.data.snapshot import Snapshot
 from regraft.data.split_side import row_labels
 from regraft.errors import DataError
 
-_SIDES = {"train": "training", "eval": "evaluation", "test": "test"}
+_SIDES = {"train": "training", "eval": "evaluation", "test": "test", "target": "target"}
 
 
 @dataclass(frozen=True, slots=True)

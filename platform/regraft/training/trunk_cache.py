@@ -119,10 +119,11 @@ def _wrong_on_any_rank(check: HitCheck, harness: Harness, amount: Amount) -> lis
     return every
 
 
-def cached_sides(spec: RunSpec, snapshot: Snapshot) -> tuple[CachedRows, CachedRows]:
-    """Return the rows of both sides, of which no values are known yet."""
+def cached_sides(spec: RunSpec, snapshot: Snapshot) -> tuple[CachedRows, ...]:
+    """Return the rows of train and eval, and of target where losses read them; no values are known yet."""
     files = file_columns(spec)
-    return CachedRows(snapshot.train, files), CachedRows(snapshot.eval, files)
+    target = [snapshot.target] if spec.reads_target and snapshot.target is not None else []
+    return tuple(CachedRows(rows, files) for rows in (snapshot.train, snapshot.eval, *target))
 
 
 def file_columns(spec: RunSpec) -> list[str]:
@@ -174,7 +175,8 @@ def measured_plan(site: CutSite, checked: CheckedCut, folder: Path, passes: floa
     budget = round(site.spec.compute.trunk_gb * 1e9)
     limits = CacheLimits(budget, free_bytes(site, folder), passes, cache_requested(site.spec))
     (costs,) = measure(site.adapted, [checked], rows, site.accelerator.autocast)
-    return choose_placement(costs, sum(costs.row_bytes.values()), len(rows) + len(site.snapshot.eval), limits)
+    total = sum(len(side.rows) for side in cached_sides(site.spec, site.snapshot))
+    return choose_placement(costs, sum(costs.row_bytes.values()), total, limits)
 
 
 def free_bytes(site: CutSite, folder: Path) -> dict[Where, int]:

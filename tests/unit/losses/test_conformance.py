@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from regraft.contracts import Anatomy, Loss, Step
+from regraft.contracts import Anatomy, ForwardPass, Loss, Step
 
 ANATOMY = Anatomy("base", (), (), ("head",), "two layers")
 
@@ -28,8 +29,10 @@ def member(request: pytest.FixtureRequest) -> type[Loss]:
 
 
 def step(model: Model) -> Step:
-    features = model.base(torch.ones(3, 2))
-    return Step({"labels": torch.tensor([0, 1, 0])}, model.head(features), features, 0.5)
+    source, target = model.base(torch.eye(3)[:, :2]), model.base(torch.linspace(-1, 2, 8).reshape(4, 2))
+    outputs = [SimpleNamespace(logits=model.head(features)) for features in (source, target)]
+    other = ForwardPass({}, outputs[1], target)
+    return Step({"labels": torch.tensor([0, 1, 0])}, outputs[0], source, 0.5, other)
 
 
 def test_the_folder_is_not_empty() -> None:

@@ -9,7 +9,16 @@ import transformers
 
 from regraft.contracts import Column, Task
 
-OPTIONS = {"class_weights", "label_smoothing", "bucketing", "baselines", "prototypes", "augment"}
+OPTIONS = {
+    "class_weights",
+    "label_smoothing",
+    "bucketing",
+    "baselines",
+    "prototypes",
+    "augment",
+    "features",
+    "classes",
+}
 
 
 @pytest.fixture(params=Task.names())

@@ -83,7 +83,7 @@ class SharedCuts:
     emit: Progress
     shared: SharingStats = field(default_factory=SharingStats)
     entries: dict[Key, CutEntry] = field(default_factory=dict)
-    _sides: tuple[CachedRows, CachedRows] | None = None
+    _sides: tuple[CachedRows, ...] | None = None
     _features: dict[str, Features] = field(default_factory=dict)
     _bytes: dict[str, float] = field(default_factory=dict)
     _memo: Memo = field(default_factory=Memo)
@@ -128,7 +128,7 @@ class SharedCuts:
             if entry is not None and cache_requested(site.spec):
                 raise Unsupported(f"{site.spec.compute.trunk} is written, but {entry.plan.why}", where="compute.trunk")
             return None
-        return Trunk(site.adapted, entry.cut, self._both(site), self._features, entry.shape_only, self._memo)
+        return Trunk(site.adapted, entry.cut, self._all_sides(site), self._features, entry.shape_only, self._memo)
 
     def holds_heads(self, spec: RunSpec) -> bool:
         """Return whether the features of such a spec's head are kept."""
@@ -145,16 +145,16 @@ class SharedCuts:
             return None
         (boundary,) = entry.cut.kept
         if boundary.key not in self._head_features:
-            trunk = Trunk(site.adapted, entry.cut, self._both(site), self._features)
+            trunk = Trunk(site.adapted, entry.cut, self._all_sides(site), self._features)
             device = site.harness.device
             train, held = (
                 torch.stack([trunk.value(side, boundary, index) for index in range(len(side.rows))]).float().to(device)
-                for side in trunk.sides
+                for side in trunk.sides[:2]
             )
             self._head_features[boundary.key] = train, held
         return self._head_features[boundary.key]
 
-    def _both(self, site: CutSite) -> tuple[CachedRows, CachedRows]:
+    def _all_sides(self, site: CutSite) -> tuple[CachedRows, ...]:
         if self._sides is None:
             self._sides = cached_sides(site.spec, site.snapshot)
         return self._sides
@@ -202,7 +202,7 @@ class SharedCuts:
             return
         cuts = [cut for key, _ in chosen if (cut := self.entries[key].cut) is not None]
         site = site_with_modules([site for _, site in chosen], cuts)
-        sides, everything = self._both(site), union(cuts)
+        sides, everything = self._all_sides(site), union(cuts)
         features = {part.key: self._features[part.key] for part in everything.kept if part.key in self._features}
         trunk = Trunk(site.adapted, everything, sides, features, False, self._memo)
         total = sum(len(side.rows) for side in sides)

@@ -233,7 +233,7 @@ def test_one_key_that_asks_without_pause_leaves_another_its_share(store: ModelSt
     assert statuses.count(200) >= 18, statuses
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_others_are_answered_beside_senders_without_end(store: ModelStore, tmp_path: Path, kind: str) -> None:
     key = key_of(tmp_path / "keys", "other")["authorization"].removeprefix("Bearer ")

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from regraft import errors
 from regraft.cluster.ray_watch import first_line, watching
-from regraft.cluster.raylet_lines import without_raylet_lines
+from regraft.cluster.raylet_output import without_raylet_lines
 from regraft.errors import ClusterError, Unsupported
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 import ray
 from ray.data import DataContext
 
-from regraft.cluster.raylet_lines import RayletFilter
+from regraft.cluster.raylet_output import RayletFilter
 
 LEVEL = "RAY_BACKEND_LOG_LEVEL"
 

@@ -33,7 +33,7 @@ from regraft.cluster import bounded_ports, haproxy
 from regraft.cluster.connect import connected
 from regraft.cluster.quiet import quiet_start
 from regraft.cluster.ray_watch import is_lost
-from regraft.cluster.raylet_lines import RayletFilter
+from regraft.cluster.raylet_output import RayletFilter
 from regraft.cluster.visibility import check_store
 from regraft.endpoint.api_keys import ApiKeys
 from regraft.endpoint.server import OpenEndpoint, refuse_open_doors, url_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import tracemalloc
@@ -17,6 +16,7 @@ from regraft.endpoint.http_errors import HttpError
 from regraft.endpoint.json_body import parse_json
 from regraft.endpoint.request_body import parse_request
 from regraft.spec.serve import LimitSpec
+from support.coroutines import run_apart
 from unit.endpoint.model_store import Endpoint
 from unit.every.rows import task_of
 
@@ -99,9 +99,9 @@ def test_what_may_be_unpacked_at_once_counts_in_the_budget() -> None:
     packed = gzip.compress(BODY)
     budget = BodyBudget(4, LARGEST_RATIO * len(packed) - 1)
     with pytest.raises(HttpError) as caught:
-        asyncio.run(unpack(packed, "gzip", MOST, budget=budget))
+        run_apart(unpack(packed, "gzip", MOST, budget=budget))
     assert caught.value.status == 503
-    assert asyncio.run(unpack(packed, "gzip", MOST, budget=BodyBudget(4, LARGEST_RATIO * len(packed)))) == BODY
+    assert run_apart(unpack(packed, "gzip", MOST, budget=BodyBudget(4, LARGEST_RATIO * len(packed)))) == BODY
     assert not budget.full()
 
 

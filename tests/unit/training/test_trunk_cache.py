@@ -122,9 +122,9 @@ def test_images_are_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     train_local(RunSpec.resolve(written))
     count = [0]
 
-    def counted(image: Any) -> Any:
+    def counted(image: Any, **options: Any) -> Any:
         count[0] += 1
-        return upright(image)
+        return upright(image, **options)
 
     upright = ImageOps.exif_transpose
     monkeypatch.setattr(ImageOps, "exif_transpose", counted)

@@ -62,7 +62,7 @@ def straight(written: dict[str, Any], folder: Path) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_interrupts_lose_at_most_the_step_under_way(workers: int, base: Path, tmp_path: Path) -> None:
     interrupted_at(SEEDS, spec_of(base, workers, epochs=6), tmp_path)
 
@@ -109,7 +109,7 @@ def interrupted_once(written: dict[str, Any], when: tuple[int, float], folder: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_second_interrupt_leaves_at_once(workers: int, base: Path, tmp_path: Path) -> None:
     plain = spec_of(base, workers, epochs=1)
     written = paced(tmp_path, plain, nap=60.0)  # the first one waits for a step

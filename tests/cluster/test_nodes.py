@@ -211,7 +211,8 @@ def test_a_node_that_sees_only_the_store_trains_and_what_it_must_see_besides_is_
         events = Driver(machines, tmp_path / "refused", {**written, **changes}).ended(code=2)
         return str(events[-1]["message"])
 
-    assert f"1 of 2 nodes do not see {hidden}/store: use s3://" in refused(store=str(hidden / "store"))
+    unseen = f"1 of 2 nodes do not see {hidden}/store as this machine does: use s3://"
+    assert unseen in refused(store=str(hidden / "store"))
     told = refused(base=str(hidden / "base"))
     assert f"base: 1 of 2 nodes do not see {hidden}/base: name it by s3://" in told
     # Rows are read by the driver, and Ray's own files of the run lie in a folder of the driver's machine.

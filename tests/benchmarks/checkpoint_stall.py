@@ -85,7 +85,7 @@ def arguments() -> argparse.Namespace:
 def stepped(case: Prepared, folder: Path) -> Run:
     """Return a run after one step, so that the optimizer has moments."""
     snapshot = open_snapshot(case.store, case.job.fingerprint)
-    base = base_of(case.spec, case.job)
+    base = base_of(case.store, case.spec, case.job)
     harness = LocalHarness(device=torch.device("cpu"))
     adapted = build_model(case.spec, snapshot, harness, base)
     callbacks = RunCallbacks(case.spec, case.job, case.store, harness, folder=folder)

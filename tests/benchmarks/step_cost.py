@@ -43,7 +43,7 @@ class PlainLoop:
     def __init__(self, run: Prepared) -> None:
         training = run.spec.training
         snapshot = open_snapshot(run.store, run.job.fingerprint)
-        adapted = build_model(run.spec, snapshot, LocalHarness(), base_of(run.spec, run.job))
+        adapted = build_model(run.spec, snapshot, LocalHarness(), base_of(run.store, run.spec, run.job))
         self.model = adapted.model.train()
         self.tokenizer = adapted.context.processor
         rows = [snapshot.train.row(number) for number in range(len(snapshot.train))]

@@ -15,7 +15,7 @@ from regraft.errors import RegraftError, RequestError
 from regraft.spec.run import RunSpec
 from regraft.store.objects import MARK, open_store
 from regraft.tuning.driver.prepare import search_name
-from support.tiny import document
+from support.tiny import document, tickets
 
 
 @pytest.fixture
@@ -46,6 +46,19 @@ def test_a_spec_travels_with_its_small_files_and_means_the_same_run_there(
     assert not [name for name in names(package) if ".env" in name]
     assert package.arguments == ["train", "tiny.yaml", "--store", "s3://bucket/x", "--fresh"]
     assert package.shared == []
+    monkeypatch.chdir(package.folder)
+    assert RunSpec.load(Path("tiny.yaml")).run == name
+
+
+def test_test_rows_and_target_rows_travel_too(package: JobPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = document(Path.cwd()) | {"base": "./base", "losses": ["mcc"], "store": "s3://bucket/x"}
+    for side in ("test", "target"):
+        tickets(Path.cwd() / f"{side}.csv", 9)
+        written["data"] = {**written["data"], side: f"{side}.csv"}
+    spec = RunSpec.resolve(written)
+    name = spec.run
+    pack_train(package, spec, fresh=False)
+    assert {"test.csv", "target.csv"} <= names(package)
     monkeypatch.chdir(package.folder)
     assert RunSpec.load(Path("tiny.yaml")).run == name
 

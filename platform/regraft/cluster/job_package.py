@@ -176,7 +176,7 @@ def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, switche
     around = any(column.by_reference for column in columns_of(spec.task.input_columns()).values())
     data = document["data"]
     data["train"] = package.add_path(spec.data.train, "data.train", around=around)
-    for side, written in (("eval", spec.data.eval), ("test", spec.data.test)):
+    for side, written in (("eval", spec.data.eval), ("test", spec.data.test), ("target", spec.data.target)):
         if isinstance(written, str):
             data[side] = package.add_path(written, f"data.{side}", around=around)
     if Path(spec.base).is_absolute():

@@ -19,6 +19,7 @@ class StoredData(Stored):
     train: str = ""
     eval: Any = None
     test: Any = None
+    target: Any = None
     columns: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -42,10 +42,13 @@ class Prefix:
         with self.server.lock:
             self._away = {key: self.server.objects.pop(key) for key in self.there()}
 
-    def back(self) -> None:
-        """Bring them back. Fails where something was made in their place."""
-        assert self.there() == []
+    def back(self, in_flight: int = 0) -> None:
+        """Bring them back. Fails where more was made in their place than the objects that were on their way.
+
+        A condition of S3 is about one key: an object whose look at the mark came before the loss still arrives.
+        """
         with self.server.lock:
+            assert len(self.there()) <= in_flight, self.there()
             self.server.objects |= self._away
 
 
@@ -114,7 +117,7 @@ def lost_and_found(prefix: Prefix, folder: Path, step: int) -> None:
     spec = RunSpec.resolve({**document(folder), "store": prefix.url})
     with pytest.raises((StoreGone, RunError), match="not there any more"):
         train_local(spec, progress=LosesItsStore(step, prefix.lose))
-    prefix.back()
+    prefix.back(in_flight=1)  # the thread that writes checkpoints was between its look and its object
     assert train_local(spec).version == "v1"
     assert len(Registry(open_store(prefix.url)).models()) == 1
 

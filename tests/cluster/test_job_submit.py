@@ -308,6 +308,7 @@ def test_what_is_wrong_there_is_reported_here_with_its_exit_code(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_address_that_lets_nobody_in_is_reported_with_what_to_do(
     cluster: tuple[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

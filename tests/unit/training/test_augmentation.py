@@ -47,7 +47,7 @@ def delta(written: dict[str, Any]) -> bytes:
     [
         pytest.param("object-detection", "strong", marks=pytest.mark.slow),
         pytest.param("semantic-segmentation", "strong", marks=pytest.mark.slow),
-        ("image-classification", "light"),
+        pytest.param("image-classification", "light", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_augmented_run_ends_bit_identical(tmp_path: Path, task: str, augment: str) -> None:

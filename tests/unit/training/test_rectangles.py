@@ -30,6 +30,7 @@ def document(folder: Path, *, images: int, **training: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_killed_detection_run_ends_bit_identical(tmp_path: Path) -> None:
     written = document(tmp_path, images=32, epochs=2, batch_size=8, checkpoint_steps=2)
     straight = {**written, "store": str(tmp_path / "straight")}

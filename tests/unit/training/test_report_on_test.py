@@ -34,6 +34,7 @@ def lines(spec: RunSpec, run: str) -> list[dict[str, Any]]:
     return [dict(line) for line in Runs(open_store(spec.store)).metric_lines(run) if "test_accuracy" in line]
 
 
+@pytest.mark.slow
 def test_the_result_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec, events = spec_of(tmp_path), list[Event]()
     outcome = train_local(spec, progress=events.append)
@@ -54,6 +55,7 @@ def test_the_result_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert again.already and again.test == outcome.test and len(more) == 1
 
 
+@pytest.mark.slow
 def test_it_is_what_evaluate_finds_on_these_rows(tmp_path: Path) -> None:
     rows = tickets(tmp_path / "test.csv", 20, seed=5)
     spec = spec_of(tmp_path, test=str(rows))
@@ -105,6 +107,7 @@ def test_a_run_that_died_before_its_registration_does_not_measure_again(tmp_path
     assert len(lines(spec, again.run)) == 1
 
 
+@pytest.mark.slow
 def test_a_search_measures_what_it_registers(tmp_path: Path) -> None:
     written = document(tmp_path, method="feature-extraction", epochs=2, rows=40, eval_rows=12)
     search = {"space": {"training.lr": {"choice": [1e-3, 1e-2, 1e-1]}}, "sampler": "grid", "scheduler": "none"}
@@ -120,6 +123,7 @@ def test_a_search_measures_what_it_registers(tmp_path: Path) -> None:
     assert again.already and again.test == outcome.test and len(on_test(events)) == 1
 
 
+@pytest.mark.slow
 def test_the_run_shows_the_result_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = spec_of(tmp_path)
     (tmp_path / "spec.yaml").write_text(spec.dump())

@@ -107,7 +107,7 @@ def test_ten_kills_leave_a_bit_identical_delta_optimizer_and_metric_series(
     "method",
     [
         "lora",
-        {"type": "freeze", "depth": 1},
+        pytest.param({"type": "freeze", "depth": 1}, marks=pytest.mark.slow),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("feature-extraction", "bitfit", "ia3")),
     ],
 )
@@ -144,7 +144,14 @@ def damage_manifest(folder: Path, other: Path) -> None:
     (folder / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
 
 
-@pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_delete, damage_swap, damage_manifest])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_flip,
+        damage_swap,
+        *(pytest.param(d, marks=pytest.mark.slow) for d in (damage_truncate, damage_delete, damage_manifest)),
+    ],
+)
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_run_ends_as_if_it_had_never_existed(
     damage: Any, uninterrupted: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

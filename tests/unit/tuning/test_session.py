@@ -250,6 +250,7 @@ class OneFails(LocalPool):
 
 
 @pytest.mark.parametrize("method", [pytest.param("feature-extraction", marks=pytest.mark.slow), "full"])
+@pytest.mark.slow
 def test_what_trains_while_the_driver_goes_is_not_taken_for_over(method: str, tmp_path: Path) -> None:
     search = {"space": {**RATES, "training.epochs": {"choice": [3]}}, "trials": 66, "register": "none"}
     if method == "full":
@@ -283,7 +284,9 @@ def test_a_baseline_that_cannot_be_measured_is_said_in_words(tmp_path: Path) -> 
     assert wanted in notes
 
 
-@pytest.mark.parametrize("method", ["feature-extraction", {"type": "freeze", "depth": 1}])
+@pytest.mark.parametrize(
+    "method", ["feature-extraction", pytest.param({"type": "freeze", "depth": 1}, marks=pytest.mark.slow)]
+)
 def test_the_registered_winner_is_what_the_search_measured(method: Any, tmp_path: Path) -> None:
     """The model loaded from the registry has the reported metrics on the evaluation rows."""
     rates = {"training.lr": {"grid": [1e-4, 3e-3, 0.1]}, "training.seed": {"grid": [0, 5]}}
@@ -438,6 +441,7 @@ def test_a_full_disk_stops_a_search_that_goes_on_when_there_is_room(tmp_path: Pa
     assert outcome.version == "v1"
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_ends_alone_in_real_training(tmp_path: Path) -> None:
     space = {"training.lr": {"grid": [1e30, 1e-2]}, "method": {"grid": ["feature-extraction", "full"]}}
     spec = a_spec(tmp_path, {"space": space, "sampler": "grid", "scheduler": "none"})

@@ -144,6 +144,7 @@ def interrupted(request: BatchRequest, at: int = 11) -> None:
     assert in_child(die_at, request, at) == -9
 
 
+@pytest.mark.slow
 def test_another_input_model_or_option_is_refused_by_name_and_fresh_begins_anew(published: Path, texts: Path) -> None:
     request = asked(published, texts)
     interrupted(request)

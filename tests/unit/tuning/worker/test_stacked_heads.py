@@ -95,6 +95,7 @@ def test_heads_on_images_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trunk", [pytest.param("disk", marks=pytest.mark.slow), "memory"])
+@pytest.mark.slow
 def test_heads_on_features_of_less_precision(trunk: str, tmp_path: Path) -> None:
     """A GPU computes in bf16 by default, and a ResNet's features are then bf16."""
     data = {side: str(coloured(tmp_path / side, each=each, seed=each)) for side, each in (("train", 20), ("eval", 6))}
@@ -129,6 +130,7 @@ def test_one_head_that_diverges_or_is_stopped_leaves_the_others_as_they_are(tmp_
     assert coordinator.curve("t0000") == pytest.approx(lone.curve("t0000"), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_what_breaks_for_all_at_once_lets_each_go_on_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = spec_in(tmp_path, epochs=3)
     straight = searched(written, tmp_path / "w", *MANY[:3], search="straight")

@@ -104,6 +104,7 @@ def test_every_depth_comes_from_one_pass_and_a_second_search_computes_nothing(tm
     assert second.ends["t0001"].status == "finished"
 
 
+@pytest.mark.slow
 def test_of_added_rows_only_those_are_computed(tmp_path: Path) -> None:
     written = spec_in(tmp_path, epochs=1)
     searched(written, tmp_path / "w", depths=(1, 2))

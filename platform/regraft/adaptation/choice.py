@@ -1,0 +1,196 @@
+"""Which candidate answers for target rows, chosen without their labels; source-only where evidence is thin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from regraft.adaptation.guard import GuardFinding, guard
+from regraft.adaptation.members import validators
+from regraft.adaptation.probabilities import accuracy
+from regraft.adaptation.shift import Shift, ShiftKind
+from regraft.adaptation.validator import Interval, Outputs, Validator, paired_interval
+from regraft.errors import RequestError
+
+DECIDING = ("im", "bnm")
+"""Validators that must all say better, beyond their intervals. The others are shown."""
+LEAST_SOURCE_ACCURACY = 0.9
+"""Least accuracy of source-only on source rows for a choice by validators.
+
+Validators reward certainty. Where classes overlap on the source already, certainty is no sign of being right.
+"""
+LEAST_LABELLED = 16
+"""Fewest labelled target rows that settle a choice."""
+
+
+class Evidence(StrEnum):
+    """What decides about a candidate."""
+
+    PRIOR = "prior"
+    """The diagnosis of label shift, and nothing else: validators know nothing of it."""
+    VALIDATORS = "validators"
+    """The validators, where features moved."""
+    LABELS = "labels"
+    """Labelled target rows that the candidate was fitted on."""
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptCandidate:
+    """A model that could answer for target rows, with its outputs on the same rows as the others."""
+
+    name: str
+    outputs: Outputs
+    evidence: Evidence = Evidence.VALIDATORS
+    labelled_rows: int = 0
+    """Labelled target rows that it was fitted on."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is known of a candidate, and the reason for or against it."""
+
+    name: str
+    scores: dict[str, float | None]
+    """Each validator's score; None where it cannot be computed."""
+    reason: str
+    chosen: bool = False
+    intervals: dict[str, Interval | None] = field(default_factory=dict)
+    """Intervals of the deciding validators' differences to the best candidate before it."""
+    finding: GuardFinding | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate chosen, and what is known of each; source-only comes first."""
+
+    name: str
+    adapted: bool
+    """False for "do not adapt"."""
+    reason: str
+    judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """Whether a candidate replaces the best one before it."""
+
+    better: bool
+    reason: str
+    intervals: dict[str, Interval | None] = field(default_factory=dict)
+    finding: GuardFinding | None = None
+
+
+def choose(candidates: Sequence[AdaptCandidate], source_only: AdaptCandidate, shift: Shift, *, seed: int = 0) -> Choice:
+    """Return the choice among candidates, which stand in order from cheap to dear; source-only is always one of them.
+
+    A candidate replaces the best one before it only if its evidence says so: the dearer must be better than the
+    cheaper, and the first better than source-only. Raises RequestError where two have one name.
+    """
+    names = [candidate.name for candidate in (source_only, *candidates)]
+    if len(set(names)) < len(names):
+        raise RequestError(f"two candidates have one name: {', '.join(names)}")
+    best = source_only
+    found: list[tuple[AdaptCandidate, _Verdict]] = []
+    for candidate in candidates:
+        verdict = _verdict(candidate, best, source_only, (shift, seed))
+        found.append((candidate, verdict))
+        best = candidate if verdict.better else best
+    judged = [_judgement(candidate, verdict, best) for candidate, verdict in found]
+    reason = _reason(best, source_only, shift, judged)
+    first = Judgement(source_only.name, scores(source_only.outputs), "The default.", best is source_only)
+    return Choice(best.name, best is not source_only, reason, (first, *judged))
+
+
+def scores(outputs: Outputs) -> dict[str, float | None]:
+    """Return every validator's score."""
+    return {name: validator.score(outputs) for name, validator in validators().items()}
+
+
+def _judgement(candidate: AdaptCandidate, verdict: _Verdict, best: AdaptCandidate) -> Judgement:
+    chosen = candidate is best
+    reason = verdict.reason
+    if verdict.better and not chosen:
+        reason += f" {best.name}, which came later, is better still."
+    return Judgement(candidate.name, scores(candidate.outputs), reason, chosen, verdict.intervals, verdict.finding)
+
+
+def _reason(best: AdaptCandidate, source_only: AdaptCandidate, shift: Shift, judged: list[Judgement]) -> str:
+    if best is not source_only:
+        return f"{shift.reason} {next(item.reason for item in judged if item.chosen)}"
+    if shift.kind is ShiftKind.NONE:
+        return f"Do not adapt. {shift.reason}"
+    return f"Do not adapt: no candidate is shown to be better. {shift.reason}"
+
+
+def _verdict(
+    candidate: AdaptCandidate, best: AdaptCandidate, source_only: AdaptCandidate, context: tuple[Shift, int]
+) -> _Verdict:
+    shift, seed = context
+    if shift.kind is ShiftKind.NONE:
+        return _Verdict(False, "Nothing moved, so there is nothing to adapt to.")
+    if candidate.evidence is Evidence.PRIOR:
+        return _by_prior(candidate, source_only, shift)
+    if candidate.evidence is Evidence.LABELS:
+        return _by_labels(candidate, source_only)
+    if shift.kind is ShiftKind.LABEL:
+        return _Verdict(False, "Only the classes' shares moved; aligning the features would mix classes.")
+    return _by_validators(candidate, best, source_only, seed)
+
+
+def _by_prior(candidate: AdaptCandidate, source_only: AdaptCandidate, shift: Shift) -> _Verdict:
+    if shift.kind is not ShiftKind.LABEL:
+        return _Verdict(False, "The features moved, and not only the classes' shares.")
+    if not candidate.outputs.finite:
+        return _Verdict(False, "Its outputs are not numbers.")
+    return _Verdict(
+        True,
+        "The classes' shares moved, and it corrects for that.",
+        finding=guard(candidate.outputs, source_only.outputs),
+    )
+
+
+def _by_labels(candidate: AdaptCandidate, source_only: AdaptCandidate) -> _Verdict:
+    finding = guard(candidate.outputs, source_only.outputs)
+    if candidate.labelled_rows < LEAST_LABELLED:
+        few = f"{candidate.labelled_rows} labelled target rows are too few to settle it: {LEAST_LABELLED} would do."
+        return _Verdict(False, few, finding=finding)
+    if not finding.passed:
+        return _Verdict(False, f"The guard refuses it: {'; '.join(finding.against)}.", finding=finding)
+    return _Verdict(True, f"It was fitted on {candidate.labelled_rows} labelled target rows too.", finding=finding)
+
+
+def _by_validators(candidate: AdaptCandidate, best: AdaptCandidate, source_only: AdaptCandidate, seed: int) -> _Verdict:
+    finding = guard(candidate.outputs, source_only.outputs)
+    if not finding.passed:
+        return _Verdict(False, f"The guard refuses it: {'; '.join(finding.against)}.", finding=finding)
+    thin = _overlapping(source_only.outputs)
+    if thin:
+        return _Verdict(False, thin, finding=finding)
+    known = validators()
+    intervals = {name: _interval(known[name], candidate, best, seed) for name in DECIDING}
+    worse = [name for name, interval in intervals.items() if interval is None or interval.low <= 0]
+    if worse:
+        against = (
+            f"{' and '.join(worse)} {'do' if len(worse) > 1 else 'does'} not say that it is better than {best.name}."
+        )
+        return _Verdict(False, against, intervals, finding)
+    return _Verdict(True, f"{' and '.join(DECIDING)} say that it is better than {best.name}.", intervals, finding)
+
+
+def _overlapping(source_only: Outputs) -> str:
+    """Return why validators cannot be trusted here; empty if they can."""
+    labels = source_only.source_labels
+    if labels is None or not len(labels):
+        return "No labelled source rows show whether the classes can be told apart."
+    kept = accuracy(source_only.source_logits, labels)
+    if kept >= LEAST_SOURCE_ACCURACY:
+        return ""
+    return (
+        f"Source-only is right on {kept:.3f} of the source rows: below {LEAST_SOURCE_ACCURACY}, classes overlap, and "
+        "validators, which reward certainty, are not trusted. Labelled target rows settle it."
+    )
+
+
+def _interval(validator: Validator, candidate: AdaptCandidate, best: AdaptCandidate, seed: int) -> Interval | None:
+    return paired_interval(validator, candidate.outputs, best.outputs, seed=seed)

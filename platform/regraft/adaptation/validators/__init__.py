@@ -1,0 +1,1 @@
+"""Scores of a model on target rows that need none of their labels: one file each."""

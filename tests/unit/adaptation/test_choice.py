@@ -120,7 +120,7 @@ def test_a_candidate_that_forgets_the_source_is_refused() -> None:
 
 @pytest.mark.parametrize(("rows", "chosen"), [(8, "source-only"), (32, "with-rows")])
 def test_labelled_target_rows_settle_it_if_there_are_enough(rows: int, chosen: str) -> None:
-    source, target = drawn(200, 1), moved(drawn(200, 2))
+    source, target = drawn(200, 1), drawn(200, 2)
     usual = source_only(source, target, HEAD)
     offered = [AdaptCandidate("with-rows", usual.outputs, Evidence.LABELS, labelled_rows=rows)]
     assert choose(offered, usual, MOVED).name == chosen

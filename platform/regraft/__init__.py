@@ -114,7 +114,14 @@ def search(
 
 
 def _search(spec: RunSpec, *, fresh: bool, same: bool, progress: Progress | None, address: str | None) -> SearchOutcome:
-    """Search in this process, or on Ray."""
+    """Search in this process, or on Ray; the stages of the spec are trained first."""
+    if spec.stages:
+        from regraft.training.stages import after_stages
+
+        def train_stage(stage: RunSpec) -> Outcome:
+            return _train(stage, fresh=fresh, same=same, progress=progress, address=address)
+
+        spec = after_stages(spec, train_stage, progress)
     from regraft.tuning.space import decides_without_tune, one_process_suffices
 
     if spec.compute.workers == 0 or (not _on_ray(address) and one_process_suffices(spec)):

@@ -12,7 +12,7 @@ from regraft import __version__
 from regraft.errors import RequestError
 
 FAMILIES = ("tasks", "methods", "losses", "sources", "columns", "media")
-SECTIONS = ("spec", "data", "training", "compute", "search", "serve")
+SECTIONS = ("spec", "data", "training", "compute", "stages", "search", "serve")
 """Parts of a spec whose fields `show` explains; `spec` are the fields outside the others."""
 
 _EPILOG = """\

@@ -15,12 +15,14 @@ from regraft.spec.run import RunSpec
 from regraft.spec.search import SearchSpec
 from regraft.spec.sections import ComputeSpec, DataSpec, TrainingSpec
 from regraft.spec.serve import ServeSpec
+from regraft.spec.stages import StageSpec
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "spec": RunSpec,
     "data": DataSpec,
     "training": TrainingSpec,
     "compute": ComputeSpec,
+    "stages": StageSpec,
     "search": SearchSpec,
     "serve": ServeSpec,
 }

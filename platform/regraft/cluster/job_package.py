@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from regraft.cluster.node_checks import versions
 from regraft.cluster.visibility import MARKER, proof, seen_at
-from regraft.contracts import columns_of
+from regraft.contracts import Task, columns_of
 from regraft.data.inputs import expand_braces
 from regraft.errors import RequestError
 from regraft.spec.document import absolute
@@ -173,12 +173,11 @@ def pack_search(package: JobPackage, spec: RunSpec, **switches: bool) -> None:
 def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, switches: Mapping[str, bool]) -> None:
     """Pack a spec and its command; `run` is the name that later commands look up."""
     document: dict[str, Any] = spec.model_dump(mode="json")
-    around = any(column.by_reference for column in columns_of(spec.task.input_columns()).values())
-    data = document["data"]
-    data["train"] = package.add_path(spec.data.train, "data.train", around=around)
-    for side, written in (("eval", spec.data.eval), ("test", spec.data.test), ("target", spec.data.target)):
-        if isinstance(written, str):
-            data[side] = package.add_path(written, f"data.{side}", around=around)
+    _pack_data(package, spec.task, document["data"], "data")
+    for number, stage in enumerate(spec.stages):
+        _pack_data(package, stage.task, document["stages"][number]["data"], f"stages.{number}.data")
+        if stage.base is not None and Path(stage.base).is_absolute():
+            document["stages"][number]["base"] = package.add_path(stage.base, f"stages.{number}.base")
     if Path(spec.base).is_absolute():
         document["base"] = package.add_path(spec.base, "base")
     document["plugins"] = package.add_plugins(spec.plugins)
@@ -191,6 +190,14 @@ def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, switche
     switches = {**switches, "create": new}
     package.arguments = [command, name, "--store", store, *(f"--{switch}" for switch, on in switches.items() if on)]
     package.metadata = {"command": command, "name": spec.name, "run": run, "store": store}
+
+
+def _pack_data(package: JobPackage, task: Task, data: dict[str, Any], where: str) -> None:
+    """Pack the files of a section `data`, which is changed in place."""
+    around = any(column.by_reference for column in columns_of(task.input_columns()).values())
+    for side in ("train", "eval", "test", "target"):
+        if isinstance(data.get(side), str):
+            data[side] = package.add_path(data[side], f"{where}.{side}", around=around)
 
 
 def _begin_folder(store: str) -> bool:

@@ -6,6 +6,7 @@ import logging
 import tempfile
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -29,6 +30,7 @@ from regraft.training.job import Job
 from regraft.training.loop import fit
 from regraft.training.registration import Outcome
 from regraft.training.session import complete, run_session, stopped
+from regraft.training.stages import after_stages
 from regraft.training.stop_signals import StopNotice, on_interrupt, on_sigterm, on_stop_request
 
 log = logging.getLogger(__name__)
@@ -60,18 +62,27 @@ def train(
     progress: Progress | None = None,
     address: str | None = None,
 ) -> Outcome:
-    """Train a spec to a registered model on Ray workers."""
+    """Train a spec to a registered model on Ray workers; its stages come first."""
+    one = partial(train_connected, fresh=fresh, same=same, progress=progress)
     # The cluster is checked before anything is written: a wrong address leaves no run behind.
     with connected(address):
         check_store(spec.store, creates=True)
         check_folders(spec)
-        scaling = scaling_config(spec.compute, progress)
-        with run_session(spec, fresh=fresh, same=same, progress=progress) as prepared:
-            if isinstance(prepared, Outcome):
-                return prepared
-            check_images(spec, prepared.job)
-            run_attempts(spec, prepared.job, scaling, prepared.log)
-            return complete(prepared)
+        return one(after_stages(spec, one, progress))
+
+
+def train_connected(
+    spec: RunSpec, *, fresh: bool = False, same: bool = False, progress: Progress | None = None
+) -> Outcome:
+    """Train one run on the cluster that this process is connected to, without its stages."""
+    check_folders(spec)
+    scaling = scaling_config(spec.compute, progress)
+    with run_session(spec, fresh=fresh, same=same, progress=progress) as prepared:
+        if isinstance(prepared, Outcome):
+            return prepared
+        check_images(spec, prepared.job)
+        run_attempts(spec, prepared.job, scaling, prepared.log)
+        return complete(prepared)
 
 
 def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress | None) -> None:

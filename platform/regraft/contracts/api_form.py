@@ -131,6 +131,21 @@ def text_form(name: str, key: str) -> ApiForm:
     )
 
 
+def fill_mask_form(most: int) -> ApiForm:
+    """Return the form of answers that have `candidates`: for each mask of a text at most `most` candidates.
+
+    A text with one mask gets a list of candidates, and one with several a list for each.
+    """
+    candidate = json_object(score=NUMBER, token=WHOLE, token_str=TEXT, sequence=TEXT)
+    return ApiForm(
+        name="fill-mask",
+        render=_filled,
+        schema=json_list({"anyOf": [candidate, json_list(candidate)]}),
+        parameters={"top_k": {**COUNT, "maximum": most}},
+        holds=("candidates",),
+    )
+
+
 def own_form() -> ApiForm:
     """Return the form of a task that the Inference API does not know: its answers as they are."""
     return ApiForm(name="own", render=lambda answer, parameters: answer, schema={"type": "object"}, client=False)
@@ -139,6 +154,11 @@ def own_form() -> ApiForm:
 def _scores(answer: Answer, parameters: Parameters) -> Any:
     found = answer["scores"]
     return found[: parameters["top_k"]] if parameters.get("top_k") else found
+
+
+def _filled(answer: Answer, parameters: Parameters) -> Any:
+    masks = [mask[: parameters["top_k"]] if parameters.get("top_k") else mask for mask in answer["candidates"]]
+    return masks[0] if len(masks) == 1 else masks
 
 
 def _entities(answer: Answer, parameters: Parameters) -> Any:

@@ -35,6 +35,8 @@ class Method(Plugin, ABC):
     reads_twice: ClassVar[bool] = False
     """Whether a closed-form method needs the sums of `refine` too, which a second pass over the rows gives."""
 
+    usual: ClassVar[bool] = False
+    """Whether this is the method of a stage that names none, where that of its run moves the head alone."""
     moves_all: ClassVar[bool] = False
     """Whether every weight of the base is trained, so that it may begin with random weights."""
 

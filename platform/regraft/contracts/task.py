@@ -109,6 +109,9 @@ class Task(Plugin, ABC):
     """Other names of the input columns that clients of the Inference API send."""
     packs: ClassVar[bool] = False
     """Whether `pack` makes the rows of the snapshot out of the rows that are read."""
+    random_inputs: ClassVar[bool] = False
+    """Whether `encode` draws the inputs of training rows from their `draw`, whatever the spec says: they differ in each
+    epoch, so that nothing which is computed of them is kept."""
     answer_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that change answers alone, and not how rows with targets are encoded."""
 
@@ -221,8 +224,8 @@ class Task(Plugin, ABC):
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         """Return one row as the model's inputs, not padded, with the key `labels` where the row has targets.
 
-        `train` permits random augmentation, drawn from `row["draw"]`. Called in any thread. Raises DataError for a row
-        that the model cannot take.
+        `train` permits random augmentation, drawn from `row["draw"]` where the row has it. Called in any thread. Raises
+        DataError for a row that the model cannot take.
         """
 
     @abstractmethod
@@ -293,6 +296,10 @@ class Task(Plugin, ABC):
     @abstractmethod
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """Return the answer for each row, JSON-able; `output` is that of `predict_forward`."""
+
+    def example_text(self, text: str, context: Context) -> str:
+        """Return an example of an input text for users of an exported model, made of one that fits any task."""
+        return text
 
     def shown(self, row: Row) -> Row:
         """Return a row as a report draws it, where the model sees its input otherwise than it is stored."""

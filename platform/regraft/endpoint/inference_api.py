@@ -73,7 +73,9 @@ def _checked(name: str, value: Any, schema: Schema) -> None:
     elif schema["type"] == "array":
         good, allowed = isinstance(value, list) and all(isinstance(item, str) for item in value), "a list of texts"
     elif schema["type"] == "integer":
-        good, allowed = number and isinstance(value, int) and value >= 1, "a whole number from 1 on"
+        most = schema.get("maximum")
+        good = number and isinstance(value, int) and 1 <= value <= (value if most is None else most)
+        allowed = "a whole number from 1 on" if most is None else f"a whole number from 1 to {most} for this model"
     else:
         good, allowed = number and 0 <= value <= 1, "a number from 0 to 1"
     if not good:

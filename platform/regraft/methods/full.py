@@ -15,6 +15,7 @@ class Full(Method):
     )
     by_depth: ClassVar[bool] = True
     moves_all: ClassVar[bool] = True
+    usual: ClassVar[bool] = True
 
     def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
         """Return a small rate for every block, which only adapts, and a larger one for the head, which is new."""

@@ -118,4 +118,6 @@ def _input(adapted: Adapted) -> str:
 def _examples(adapted: Adapted) -> list[Any]:
     """Return an example value of each column that a row to predict needs."""
     columns = columns_of(prediction_columns(adapted.task)).values()
-    return [column.example(place) for place, column in enumerate(columns)]
+    values = [column.example(place) for place, column in enumerate(columns)]
+    task, context = adapted.task, adapted.context
+    return [task.example_text(value, context) if isinstance(value, str) else value for value in values]

@@ -43,6 +43,12 @@ def absolute(path: str) -> str:
     return str(Path(os.path.abspath(Path(path).expanduser())))
 
 
+def absolute_base(reference: str) -> str:
+    """Return the reference of a base with an absolute path, where it names a folder."""
+    is_path = re.match(r"^(\.{0,2}/|~)", reference) or Path(reference).is_dir()
+    return absolute(reference) if is_path else reference
+
+
 def merged(document: Mapping[str, Any], overrides: Mapping[str, object], where: str = "") -> dict[str, Any]:
     """Return a copy of the document with values at dotted keys replaced.
 

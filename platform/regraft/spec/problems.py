@@ -53,11 +53,15 @@ def problem(item: Mapping[str, Any], root: type[Frozen], document: Mapping[str, 
 def known_keys(parent: str, root: type[Frozen], document: Mapping[str, Any]) -> list[str]:
     """Return the keys allowed at a dotted path; at a plugin's, those of the member that the document names there."""
     families: dict[str, type[Plugin]] = {"task": Task, "method": Method, "losses": Loss, "data.format": Source}
+    families |= {f"stages.{place}": root for place, root in families.items()}
     family = families.get(".".join(part for part in parent.split(".") if not part.isdigit()))
     at: Any = document
     model: Any = root
     for part in filter(None, parent.split(".")):
-        at = at[int(part)] if isinstance(at, list | tuple) else at[part]
+        if isinstance(at, list | tuple):
+            at = at[int(part)]
+            continue
+        at = at[part]
         model = None if family else model.model_fields[part].annotation
         model = next((kind for kind in get_args(model) if hasattr(kind, "model_fields")), model)
     if family:

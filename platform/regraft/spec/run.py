@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,10 +21,11 @@ from regraft.contracts import Loss, TrainingDefaults, columns_of
 from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen, add_folder
 from regraft.spec.column_names import column_names, misnamed
-from regraft.spec.document import absolute, merged, read_document
+from regraft.spec.document import absolute, absolute_base, merged, read_document
 from regraft.spec.problems import problems
 from regraft.spec.search import SearchSpec
 from regraft.spec.sections import AnyLoss, AnyMethod, AnyTask, ComputeSpec, DataSpec, Slug, TrainingSpec
+from regraft.spec.stages import StageSpec, moves_the_base, stage_name, with_defaults
 from regraft.store.bounded_yaml import dump_yaml
 from regraft.store.names import is_version, parse
 from regraft.store.objects import open_store
@@ -83,16 +83,22 @@ class RunSpec(Frozen):
     """Folder or s3://bucket/prefix of runs, models and data."""
     plugins: tuple[str, ...] = ()
     """Folders with your own tasks/, methods/, losses/, sources/."""
+    stages: tuple[StageSpec, ...] = ()
+    """Runs before this one, in order: the model of each is the base of the next, and that of the last one the base of
+    this run. A finished stage is not trained again. See `regraft show stages`."""
     search: SearchSpec | None = None
     """What `regraft search` varies; `regraft train` ignores it."""
 
     @model_serializer(mode="wrap")
-    def _omit_absent_search(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The names and documents of runs without a search must stay as they were before this field existed.
+    def _omit_absent_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The names and documents of runs without them must stay as they were before these fields existed.
         document: dict[str, Any] = handler(self)
-        if document.get("search", 0) is None:
-            del document["search"]
-        return document
+        return {name: value for name, value in document.items() if value or name not in ("search", "stages")}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_stages(cls, written: Any) -> Any:
+        return with_defaults(written) if isinstance(written, Mapping) else written
 
     @model_validator(mode="after")
     def _options_apply_to_the_task(self) -> Self:
@@ -139,15 +145,74 @@ class RunSpec(Frozen):
                 raise ValueError(f"base: {error.message}, as in model:NAME or model:NAME@v2") from None
         return self
 
+    @model_validator(mode="after")
+    def _stages_lead_to_this_run(self) -> Self:
+        if not self.stages:
+            return self
+        if self.training.init == "random":
+            raise ValueError("training.init: random would forget what the stages trained: write it in the first stage")
+        last = f"{_MODEL}{stage_name(self.name, len(self.stages))}@"
+        if self.stages[0].base != self.base and not self.base.startswith(last):
+            raise ValueError("stages.0.base: the base is written twice, and differently: keep one of them")
+        for number, stage in enumerate(self.stages):
+            if problem := self._problem_of(stage, number):
+                raise ValueError(f"stages.{number}{problem}")
+        return self
+
+    def _problem_of(self, stage: StageSpec, number: int) -> str:
+        """Return what is wrong with a stage after its place; empty if nothing is."""
+        if number and stage.base is not None:
+            return ".base: a later stage begins with the model of the one before it: remove the key"
+        if number and stage.training.init == "random":
+            return ".training.init: random would forget what the stage before trained: write it in the first stage"
+        if not moves_the_base(stage.method):
+            return (
+                f".method: {stage.method.key()} trains the head alone, so that the next run would begin as if there "
+                "were no stage: write full, freeze or lora"
+            )
+        if stage.task.modality != self.task.modality:
+            return (
+                f".task: {stage.task.key()} reads {stage.task.modality}, and task {self.task.key()} of this run reads "
+                f"{self.task.modality}: no base does both"
+            )
+        try:
+            self._stage_run(number)
+        except ValidationError as error:
+            return ": " + "; ".join(problems(error, type(self), {}))
+        return ""
+
+    def stage_runs(self) -> tuple[Self, ...]:
+        """Return the run of each stage; the base of a later one is the newest model of the one before it."""
+        return tuple(self._stage_run(number)._with_labels_of_columns() for number in range(len(self.stages)))
+
+    def _stage_run(self, number: int) -> Self:
+        stage = self.stages[number]
+        return type(self)(
+            name=stage_name(self.name, number + 1),
+            base=stage.base or f"{_MODEL}{stage_name(self.name, number)}",
+            task=stage.task,
+            method=stage.method,
+            losses=stage.losses,
+            data=stage.data,
+            training=stage.training,
+            compute=self.compute,
+            store=self.store,
+            plugins=self.plugins,
+        )
+
     def _with_pinned_base(self) -> Self:
         """Return the spec with the version that its base means now, where it names a model without one or by alias."""
-        if not self.base.startswith(_MODEL):
-            return self
-        name, ref = parse(self.base.removeprefix(_MODEL))
-        if is_version(ref):
-            return self
-        found = Registry(open_store(self.store)).version(name, ref)
-        return self.model_copy(update={"base": f"{_MODEL}{found}"})
+        changes: dict[str, Any] = {"base": self._pinned(self.base)}
+        if self.stages:
+            first = self.stages[0].model_copy(update={"base": self._pinned(self.stages[0].base or self.base)})
+            changes["stages"] = (first, *self.stages[1:])
+        return self.model_copy(update=changes)
+
+    def _pinned(self, base: str) -> str:
+        if not base.startswith(_MODEL):
+            return base
+        name, ref = parse(base.removeprefix(_MODEL))
+        return base if is_version(ref) else f"{_MODEL}{Registry(open_store(self.store)).version(name, ref)}"
 
     @model_validator(mode="after")
     def _labels_are_written_once(self) -> Self:
@@ -221,17 +286,14 @@ class RunSpec(Frozen):
 
     def absolute(self) -> Self:
         """Return the same spec with absolute local paths: workers run in other directories."""
-        data = self.data.model_copy(
-            update={
-                "train": absolute(self.data.train),
-                "eval": absolute(self.data.eval) if isinstance(self.data.eval, str) else self.data.eval,
-                "target": None if self.data.target is None else absolute(self.data.target),
-                "test": absolute(self.data.test) if isinstance(self.data.test, str) else self.data.test,
-            }
-        )
-        base = absolute(self.base) if re.match(r"^(\.{0,2}/|~)", self.base) or Path(self.base).is_dir() else self.base
-        plugins = tuple(absolute(folder) for folder in self.plugins)
-        return self.model_copy(update={"data": data, "base": base, "store": absolute(self.store), "plugins": plugins})
+        places = {
+            "data": self.data.absolute(),
+            "stages": tuple(stage.absolute() for stage in self.stages),
+            "base": absolute_base(self.base),
+            "store": absolute(self.store),
+            "plugins": tuple(absolute(folder) for folder in self.plugins),
+        }
+        return self.model_copy(update=places)
 
     @property
     def reads_target(self) -> bool:
@@ -265,6 +327,8 @@ class RunSpec(Frozen):
         """Return the model's name and a hash of the resolved spec without some fields (in the form of pydantic's
         `exclude`)."""
         document = self.model_dump(mode="json", exclude=without)
+        if self.stages and "base" in document:
+            document["base"] = self.stages[0].base  # the model of the last stage follows from the stages
         # A key that is left open counts as the number that it stood for before `auto`, so that names stay.
         document["training"] = {
             key: NAMED_AS.get(key, value) if value == "auto" else value for key, value in document["training"].items()

@@ -19,6 +19,7 @@ from pydantic import (
 
 from regraft.contracts import Loss, Method, Source, Task, label_text
 from regraft.plugins import Frozen
+from regraft.spec.document import absolute
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 _EXPONENT = re.compile(r"[0-9]{1,9}(\.[0-9]{0,20})?[eE]-?[0-9]{1,3}")
@@ -84,6 +85,13 @@ class DataSpec(Frozen):
         """Accept a share such as 1e-1, which YAML reads as a word."""
         share = float(written) if isinstance(written, str) and _EXPONENT.fullmatch(written) else written
         return share if isinstance(share, float) and 0 < share < 1 else written
+
+    def absolute(self) -> Self:
+        """Return the same section with absolute local paths: workers run in other directories."""
+        sides = {name: getattr(self, name) for name in ("train", "eval", "target", "test")}
+        return self.model_copy(
+            update={name: absolute(value) for name, value in sides.items() if isinstance(value, str)}
+        )
 
     @model_validator(mode="after")
     def _test_rows_are_others(self) -> Self:

@@ -14,6 +14,7 @@ _OTHER_NAMES = {
     "losses": "loss loss_function criterion",
     "store": "output output_dir out_dir save_dir logging_dir workdir work_dir",
     "name": "run_name model_id hub_model_id experiment experiment_name project",
+    "stages": "stage pretraining pre_training continued_pretraining pretrain before",
     "data.train": (
         "train_file train_files train_data train_dataset train_path training_file training_data dataset dataset_name "
         "data_files path file"

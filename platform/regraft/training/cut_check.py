@@ -69,10 +69,12 @@ def may_cache(site: CutSite) -> bool:
     if spec.compute.trunk == "off":
         return False
     sharded = spec.compute.strategy == "fsdp" and site.harness.world > 1
-    if spec.data.augment == "off" and not spec.compute.compile and not sharded:
+    changing = spec.data.augment != "off" or spec.task.random_inputs
+    if not changing and not spec.compute.compile and not sharded:
         return True
     if cache_requested(spec):
-        what = "data.augment" if spec.data.augment != "off" else "compute.compile" if spec.compute.compile else "fsdp"
+        changes = f"task {spec.task.key()}" if spec.task.random_inputs else "data.augment"
+        what = changes if changing else "compute.compile" if spec.compute.compile else "fsdp"
         raise Unsupported(
             f"{spec.compute.trunk} is written with {what}, which changes what the frozen part is or how it runs: "
             "remove one of the two",

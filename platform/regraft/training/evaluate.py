@@ -40,7 +40,7 @@ def encoded(
     examples = []
     for index in indices.tolist():
         row = rows.row(index)
-        if train and context.augment != "off":
+        if train and (context.augment != "off" or task.random_inputs):
             row["draw"] = draw(*key, index)
         examples.append(task.encode(row, context, train=train))
     return task.collate(examples, context)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from regraft.contracts import Note, NotesOnce, Progress
 from regraft.errors import Interrupted, RequestError, Stopped, StoreError
@@ -20,6 +21,7 @@ from regraft.training.job import Job
 from regraft.training.loop import fit
 from regraft.training.prepare import PreparedRun, RowsChanged, check_rows, find_document, prepare, run_names
 from regraft.training.registration import Outcome, register, registered_outcome
+from regraft.training.stages import after_stages
 from regraft.training.stop_signals import on_interrupt, on_sigterm, on_stop_request
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ def run_session(
     The caller trains `prepared.job` and then calls `complete`. Events passed to `prepared.log` are shown to `progress`
     and stored with the run. An error that ends the context is recorded in the run's document.
     """
+    if spec.stages and spec.base == spec.stages[0].base:
+        raise RuntimeError("the stages of this spec come first: call after_stages")
     if fresh and same:
         raise RequestError("--fresh begins another run and --same keeps to the one that there is: write one of them")
     events = EventLog(progress)
@@ -105,7 +109,8 @@ def failure_recorded(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
 
 
 def train_local(spec: RunSpec, *, fresh: bool = False, same: bool = False, progress: Progress | None = None) -> Outcome:
-    """Train in this process, without Ray, and register the model."""
+    """Train in this process, without Ray, and register the model; stages of the spec come first."""
+    spec = after_stages(spec, partial(train_local, fresh=fresh, same=same, progress=progress), progress)
     with run_session(spec, fresh=fresh, same=same, progress=progress) as prepared:
         if isinstance(prepared, Outcome):
             return prepared

@@ -89,6 +89,11 @@ def trunk_problems(spec: RunSpec) -> Iterator[str]:
     if not (places := forced_places(spec)):
         return
     space = spec.searched().space
+    if spec.task.random_inputs:
+        yield (
+            f"compute.trunk: {places[0]} is written with task {spec.task.key()}, whose inputs change in every "
+            "epoch, so that nothing can be kept: write auto or off"
+        )
     augments = probe_values(space["data.augment"]) if "data.augment" in space else (spec.data.augment,)
     if any(value != "off" for value in augments):
         yield (

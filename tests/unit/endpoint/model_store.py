@@ -31,6 +31,7 @@ BY_AUTO = {
     "AutoModelForSequenceClassification": "bert",
     "AutoModelForTokenClassification": "bert",
     "AutoModelForCausalLM": "llama",
+    "AutoModelForMaskedLM": "bert",
     "AutoModelForSeq2SeqLM": "t5",
     "AutoModelForImageClassification": "vit",
     "AutoModelForObjectDetection": "yolos",

@@ -29,6 +29,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     "AutoModelForSequenceClassification": ("bert", "bert-pooled", "roberta", "mpnet", "distilbert"),
     "AutoModelForTokenClassification": ("bert",),
     "AutoModelForCausalLM": ("llama",),
+    "AutoModelForMaskedLM": ("bert",),
     "AutoModelForSeq2SeqLM": ("bart", "t5"),
     "AutoModelForImageClassification": ("mobilenet_v2", "resnet", "vit"),
     "AutoModelForObjectDetection": ("yolos",),
@@ -68,7 +69,8 @@ def base_of(family: str, folder: Path) -> Base:
 def tokenizer(config: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     """Return a tokenizer of numbered words with the config's padding token, unknown, begin and end tokens."""
     pad = int(config.get("pad_token_id") or 0)
-    names = {pad: "<pad>", 3: "<unk>", 2: "<s>", 29: "</s>"}
+    mask = 1 if pad != 1 else 0
+    names = {mask: "<mask>", pad: "<pad>", 3: "<unk>", 2: "<s>", 29: "</s>"}
     vocabulary = {names.get(number, f"w{number}"): number for number in range(30)}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -85,6 +87,7 @@ def tokenizer(config: Mapping[str, Any]) -> PreTrainedTokenizerFast:
         eos_token="</s>",
         cls_token="<s>",
         sep_token="</s>",
+        mask_token="<mask>",
         model_input_names=["input_ids", "attention_mask"],
     )
 

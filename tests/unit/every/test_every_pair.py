@@ -38,9 +38,10 @@ QUICK = {(key, family_of(key)) for key in Task.names()}
 """A family for each task in every run of the tests; the others are many, and slow for that alone."""
 ENCODERS = {
     "AutoModelForCausalLM": {"bart", "bert", "bert-pooled", "marian", "roberta", "xlm-roberta"},
+    "AutoModelForMaskedLM": {"bart"},
 }
 """Families whose model of the Auto class exists and is not meant for it: encoders that see what they are to
-foretell."""
+foretell, and encoder-decoders that were pretrained otherwise."""
 
 
 @dataclass

@@ -55,6 +55,7 @@ KITS = {
     "token-classification": Kit(
         tiny_bert, [{"tokens": text.split() if number % 2 else text} for number, text in enumerate(TEXTS)]
     ),
+    "masked-lm": Kit(tiny_bert, [{"text": f"{text} [MASK]"} for text in TEXTS]),
     "text-generation": Kit(writer, IN_TEXT, {"max_new_tokens": 4}),
     "translation": Kit(speaker, [{"source": text} for text in TEXTS], {"max_new_tokens": 4}),
     "summarization": Kit(speaker, IN_TEXT, {"max_new_tokens": 4}),

@@ -20,6 +20,7 @@ FAMILIES = {
     "image-classification": ("mobilenet_v2", "swin"),
     "image-multi-label": ("resnet",),
     "image-regression": ("vit",),
+    "masked-lm": ("roberta",),
     "object-detection": ("yolos", "detr", "rt_detr"),
     "semantic-segmentation": ("segformer",),
     "summarization": ("bart",),

@@ -1,0 +1,91 @@
+"""Tokens that are hidden from a model, which is to find them again: a pure function of the tokens and a number."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regraft.errors import Unsupported
+from regraft.tasks.inputs.tokens import table_size
+
+HIDDEN, SWAPPED = 0.8, 0.9
+"""Shares of the chosen tokens: up to the first the mask stands in their place, up to the second a random token, and
+the rest stay as they are (Devlin et al., 2019)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokens of a tokenizer, as masks need them."""
+
+    mask: int
+    special: frozenset[int]
+    """Tokens that are never hidden: those around a text, padding, unknown words, and the mask itself."""
+    ordinary: NDArray[np.int64]
+    """All other tokens, from which random ones are drawn."""
+
+    def positions(self, ids: Sequence[int]) -> NDArray[np.int64]:
+        """Return the positions of the tokens that may be hidden."""
+        return np.array([place for place, token in enumerate(ids) if token not in self.special], dtype=np.int64)
+
+
+_KNOWN: WeakKeyDictionary[Any, Vocabulary] = WeakKeyDictionary()
+"""Vocabularies by their tokenizer: making one reads all of its tokens."""
+
+
+def vocabulary_of(processor: Any, config: Any = None) -> Vocabulary:
+    """Return a tokenizer's vocabulary. Raises Unsupported where it has no mask token, or the base no row for it."""
+    found = _KNOWN.get(processor)
+    if found is None:
+        mask = getattr(processor, "mask_token_id", None)
+        if mask is None:
+            raise Unsupported(
+                "its tokenizer has no mask token: masked language modelling needs an encoder that was pretrained with "
+                "one, such as BERT, RoBERTa or DistilBERT",
+                where="base",
+            )
+        special = frozenset(processor.all_special_ids)
+        ordinary = [token for token in range(len(processor)) if token not in special]
+        found = _KNOWN[processor] = Vocabulary(int(mask), special, np.array(ordinary, dtype=np.int64))
+    size = table_size(config) if config is not None else None
+    if size is not None and found.mask >= size:
+        raise Unsupported(
+            f"the mask is token {found.mask:,} of the tokenizer, and the embedding table has {size:,} rows: save the "
+            "base with resize_token_embeddings",
+            where="base",
+        )
+    return found
+
+
+def number_of_tokens(ids: Sequence[int]) -> int:
+    """Return a number that tokens alone determine, for masks that are the same in every evaluation."""
+    return int.from_bytes(hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).digest()[:8], "little")
+
+
+def hide(
+    ids: Sequence[int], vocabulary: Vocabulary, share: float, *, key: int, table: int | None = None
+) -> tuple[list[int], list[int]]:
+    """Return the tokens as the model reads them, and the positions that it is to find again, in order.
+
+    A `share` of the tokens that may be hidden is chosen, and one at least; fractions are rounded at random. Random
+    tokens are below `table`, the rows of the embedding table. Raw numbers of Philox are used, whose stream NumPy
+    guarantees (NEP 19): a resumed run sees the same masks under every version.
+    """
+    places, ordinary = vocabulary.positions(ids), vocabulary.ordinary
+    if table is not None:
+        ordinary = ordinary[: int(np.searchsorted(ordinary, table))]
+    most = len(places)
+    raw = np.random.Philox(key=key).random_raw(3 * most + 1)
+    units = raw.astype(np.float64) / 2.0**64
+    count = min(most, max(1, int(share * most + units[-1])))
+    chosen = np.sort(places[np.argsort(raw[:most], kind="stable")[:count]])
+    fates, draws = units[most : most + count], raw[2 * most : 2 * most + count]
+    read = np.asarray(ids, dtype=np.int64).copy()
+    swapped = ordinary[(draws % np.uint64(len(ordinary))).astype(np.int64)]
+    read[chosen] = np.where(fates < HIDDEN, vocabulary.mask, np.where(fates < SWAPPED, swapped, read[chosen]))
+    return read.tolist(), chosen.tolist()

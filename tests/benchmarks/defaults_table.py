@@ -13,7 +13,8 @@ _ROWS = (100, 1000, 10_000)
 """Numbers of training rows that epochs are shown for."""
 _EPOCHS = (
     "Epochs are for batches of 32: they aim at a number of steps. `bitfit` and `ia3` have the values of `lora`,\n"
-    "unmeasured."
+    "`gradual-unfreezing` those of `full`; `lp-ft` has the steps of `feature-extraction` and of `full` together.\n"
+    "These four were not tuned."
 )
 NEAR = 0.02
 """How far below the search a default may score."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +58,19 @@ def adapt(base: Base, adaptation: Adaptation, processor: Any = None) -> Adapted:
     frozen = tuple(_frozen_modules(model, (*method.frozen(model, anatomy), *anatomy.idle), anatomy))
     model.eval()
     return Adapted(model, anatomy, base, task, method, context, delta_names(model, anatomy, set(frozen)), frozen)
+
+
+def narrow(adapted: Adapted, moving: Collection[str], method: Method) -> None:
+    """Let those of the parameters `moving` move that `method` does not freeze, in place, until the next call.
+
+    `moving` are the model's names of all parameters that training moves. The delta does not change.
+    """
+    model, anatomy = adapted.model, adapted.anatomy
+    frozen = (*adapted.method.frozen(model, anatomy), *anatomy.idle, *method.frozen(model, anatomy))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in moving and not under(name, frozen))
+    adapted.frozen_modules = tuple(_frozen_modules(model, frozen, anatomy))
+    adapted.moves = method
 
 
 def _without_pretrained_head(model: nn.Module, initialised: frozenset[str]) -> Anatomy:

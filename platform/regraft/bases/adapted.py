@@ -44,6 +44,8 @@ class Adapted:
     """Modules that compute the same as in the base, and so are never in train mode."""
     trunk: TrunkBypass | None = field(default=None, repr=False)
     """Supplies the trunk's outputs from a cache; None when the model computes them."""
+    moves: Method | None = field(default=None, repr=False)
+    """What moves at present, where the method trains in phases; None where it always moves the same."""
     fixed_statistics: bool = False
     """Whether batch norms read their running statistics in training too, and never change them."""
 

@@ -56,7 +56,8 @@ def _attributes(member: type[Plugin]) -> dict[str, Any]:
         score = {"name": member.score.name, "mode": member.score.mode}
         return {"columns": dict(member.columns), "score": score, "supports": sorted(member.supports)}
     if issubclass(member, Method):
-        return {"serves": _serves(member), "closed_form": member.closed_form, "auto": _auto(member)}
+        phases = {"phases": True} if member.has_phases() else {}
+        return {"serves": _serves(member), "closed_form": member.closed_form, **phases, "auto": _auto(member)}
     if issubclass(member, Source):
         return {"suffixes": list(member.suffixes)}
     if issubclass(member, Column):

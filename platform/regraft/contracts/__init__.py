@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from regraft.contracts.findings import Curve, Findings, Matrix, OtherForm, Table
     from regraft.contracts.loss import ForwardPass, Loss, Need, Step
     from regraft.contracts.medium import Medium, medium_of
-    from regraft.contracts.method import Method, Serving
+    from regraft.contracts.method import Method, Phase, Serving
     from regraft.contracts.rows import (
         Answer,
         Ask,
@@ -116,6 +116,7 @@ __all__ = [
     "Numbers",
     "OtherForm",
     "Parameters",
+    "Phase",
     "Progress",
     "Raw",
     "Record",

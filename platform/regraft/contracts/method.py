@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from regraft.contracts.anatomy import Anatomy, under
@@ -16,6 +17,23 @@ if TYPE_CHECKING:
 Serving = Literal["head", "low_rank", "whole"]
 """The part that served models of one base share. `head`: its computation up to the head. `low_rank`: its weights, with
 low-rank factors for each row of a batch. `whole`: nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A part of a run in which the same weights move.
+
+    Each has an optimizer and a course of the learning rate of its own: warm-up, then the schedule until `end`.
+    """
+
+    moves: Method
+    """Its `frozen` says what stays meanwhile. Later phases move at least as much."""
+    end: int
+    """The step after which it ends at the latest; the last phase ends with the run."""
+    patience: int | None = None
+    """Number of evaluations without improvement after which it ends too; None for no such limit."""
+    lr: float | None = None
+    """Peak learning rate of all that moves, the head included; None for those of the run."""
 
 
 class Method(Plugin, ABC):
@@ -68,6 +86,18 @@ class Method(Plugin, ABC):
         frozen = self.frozen(model, anatomy)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not under(name, frozen))
+
+    @classmethod
+    def has_phases(cls) -> bool:
+        """Return whether the method may move other weights in one part of a run than in another."""
+        return cls.phases is not Method.phases
+
+    def phases(self, steps: int, per_epoch: int, anatomy: Anatomy) -> tuple[Phase, ...]:
+        """Return the phases of a run of so many steps, in order; none where the same weights move throughout.
+
+        `adapt` and `frozen` are about all phases together: the delta holds what moves in any of them.
+        """
+        return ()
 
     def decays(self, name: str) -> bool:
         """Return whether weight decay may apply to the parameter of that name; vectors never decay."""

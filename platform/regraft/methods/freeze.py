@@ -18,12 +18,16 @@ def _depth(written: object) -> object:
     raise ValueError(f"{written!r} is written; allowed are a number of blocks (0 or more), 0% to 100%, or all")
 
 
+Depth = Annotated[int | str, BeforeValidator(_depth)]
+"""A number of frozen blocks as a spec has it."""
+
+
 class Freeze(Method):
     """The stem and the first `depth` blocks are frozen; later blocks, pooler and head are fine-tuned."""
 
     by_depth: ClassVar[bool] = True
 
-    depth: Annotated[int | str, BeforeValidator(_depth)] = Field("50%", examples=[4, "50%", "all"])
+    depth: Depth = Field("50%", examples=[4, "50%", "all"])
     """Frozen blocks, counted from the input: an integer, a share of them (`50%`), or `all`."""
 
     def defaults(self, facts: TrainingFacts) -> TrainingDefaults:

@@ -114,6 +114,11 @@ class RunSpec(Frozen):
                 raise ValueError(f"{where}.{option} has no meaning for task {task.key()}: remove one of the two")
         if self.method.closed_form and "prototypes" not in task.supports:
             raise ValueError(f"method {self.method.key()} needs one label a row, which task {task.key()} has not")
+        if self.method.has_phases() and self.compute.strategy == "fsdp":
+            raise ValueError(
+                f"compute.strategy: fsdp is written, and method {self.method.key()} trains in phases, for which shards "
+                "cannot be changed: write ddp, or another method"
+            )
         if self.method.closed_form and self.losses:
             raise ValueError(
                 f"losses need gradient steps, which method {self.method.key()} has not: remove one of the two"

@@ -164,6 +164,8 @@ class StoredState(Stored):
     best: Number | None = None
     best_correct: str = ""
     stale: Count = 0
+    phase: Count = 0
+    phase_began: Count = 0
     finished: bool = False
     seconds: Number = 0.0
     scaler: dict[str, Any] = {}

@@ -37,7 +37,7 @@ class RunCallbacks:
 
     def on_start(self, run: Run) -> None:
         """Show the run's size, and record what the last bits of its result depend on."""
-        parameters = list(run.adapted.model.parameters())
+        parameters = list(run.adapted.model.named_parameters())
         if self.harness.first:
             self._record_bits()
         self.harness.emit(
@@ -46,8 +46,8 @@ class RunCallbacks:
                 model=run.spec.name,
                 rows=len(run.snapshot.train),
                 steps=run.steps,
-                trainable=sum(p.numel() for p in parameters if p.requires_grad),
-                total=sum(p.numel() for p in parameters),
+                trainable=sum(p.numel() for name, p in parameters if name in run.trained),
+                total=sum(p.numel() for _, p in parameters),
                 workers=self.harness.world,
             )
         )

@@ -48,6 +48,8 @@ class CutSite:
     store: ObjectStore
     run: str = ""
     """The run's name, which is written with the values that it keeps."""
+    phase: int = 0
+    """The phase of the run, which has a cut of its own."""
 
     @property
     def stored_tolerance(self) -> float:

@@ -38,7 +38,11 @@ class RunState:
     best: float | None = None
     best_correct: str = ""
     stale: int = 0
-    """Evaluations since the best one."""
+    """Evaluations since the best one, or since the phase began."""
+    phase: int = 0
+    """The phase that the step belongs to that was taken last, counted from 0."""
+    phase_began: int = 0
+    """The step after which that phase began."""
     finished: bool = False
     seconds: float = 0.0
     """Training time of all attempts."""

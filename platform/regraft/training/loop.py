@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from regraft.data.rows import Rows
 from regraft.data.sampler import batches, batches_per_epoch, position, share, target_batches
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import Diverged
-from regraft.store.objects import open_existing
+from regraft.store.objects import ObjectStore, open_existing
 from regraft.store.runs import RunDocument, Runs
 from regraft.store.scratch_folder import scratch_folder
 from regraft.training.baselines import measure_baselines
@@ -36,6 +36,7 @@ from regraft.training.run import Run, build_model
 from regraft.training.step import MicroBatch, Stepper
 from regraft.training.test_rows import report_test
 from regraft.training.trunk_cache import build_trunk
+from regraft.trunk.cache import Trunk
 
 
 def fit(job: Job, harness: Harness) -> RunState:
@@ -59,14 +60,19 @@ def fit(job: Job, harness: Harness) -> RunState:
         run = Run(spec=spec, snapshot=snapshot, adapted=adapted, harness=harness, callbacks=callbacks)
         with closing(callbacks):
             if begin(run, folder / "resume"):
-                if not spec.method.closed_form:
-                    site = CutSite(spec, snapshot, adapted, harness, run.accelerator, store, job.run)
-                    adapted.trunk = build_trunk(site, document, folder, passes=run.steps / run.per_epoch)
-                train(run)
+                train(run, lambda: phase_trunk(run, store, document, folder))
             if run.state.finished:
                 callbacks.wait()
                 report_test(run, document, folder / "test", callbacks.on_test)
         return run.state
+
+
+def phase_trunk(run: Run, store: ObjectStore, document: RunDocument, folder: Path) -> Trunk | None:
+    """Return the filled trunk cache of the phase that begins, or None where it has none."""
+    adapted, harness, phase = run.adapted, run.harness, run.state.phase
+    site = CutSite(run.spec, run.snapshot, adapted, harness, run.accelerator, store, document.run, phase)
+    passes = (run.phase.end - run.state.phase_began) / run.per_epoch
+    return build_trunk(site, document, folder, passes=passes)
 
 
 def begin(run: Run, folder: Path) -> bool:
@@ -93,12 +99,19 @@ def restore(run: Run, folder: Path) -> None:
     run.harness.emit(Resumed(run.state.step, saved.prefix))
 
 
-def train(run: Run) -> None:
-    """Train a run after `begin`, until it ends or is stopped."""
+def train(run: Run, trunk: Callable[[], Trunk | None]) -> None:
+    """Train a run after `begin`, until it ends or is stopped.
+
+    `trunk` returns what replaces the frozen part of the model in the phase that begins.
+    """
     if run.spec.method.closed_form:
         solve(run)
-    else:
-        take_steps(run)
+        return
+    goes_on = True
+    while goes_on:
+        run.enter_phase()
+        run.adapted.trunk = trunk()
+        goes_on = take_steps(run)
 
 
 def solve(run: Run) -> None:
@@ -111,23 +124,27 @@ def solve(run: Run) -> None:
     run.callbacks.on_pause(run, metrics)
 
 
-def take_steps(run: Run) -> None:
-    """Take the remaining steps, with evaluations and checkpoints, until the run ends or is stopped."""
+def take_steps(run: Run) -> bool:
+    """Take the remaining steps of a phase, with evaluations and checkpoints, until it ends or the run is stopped.
+
+    Returns whether another phase follows.
+    """
     run.harness.stepping = True
     try:
-        _take_steps(run)
+        return _take_steps(run)
     finally:
         run.harness.stepping = False
 
 
-def _take_steps(run: Run) -> None:
+def _take_steps(run: Run) -> bool:
     training, state, harness = run.spec.training, run.state, run.harness
+    began, planned = state.phase_began, run.phase.end - state.phase_began
     stepper = Stepper(run.wrapped, run.optimizer, run.accelerator, harness, training=training)
     started, first, elapsed_before = time.monotonic(), state.step, state.seconds
     run.adapted.train_mode()
     for number, rows, micros in micro_batches(run, first):
         progress = number / max(1, run.steps - 1)
-        rate = set_learning_rate(run.optimizer, schedule(number, run.steps, training))
+        rate = set_learning_rate(run.optimizer, schedule(number - began, planned, training))
         loss, norm = stepper.step(number, micros, progress)
         harness.consumed(number, rows)
         state.step = number + 1
@@ -142,7 +159,10 @@ def _take_steps(run: Run) -> None:
         state.seconds = elapsed_before + time.monotonic() - started
         goes_on = run.callbacks.on_pause(run, metrics)
         if stopping or state.finished or not goes_on:
+            return False
+        if run.is_phase_over:
             break
+    return run.is_phase_over
 
 
 def micro_batches(run: Run, first: int) -> Iterator[tuple[int, np.ndarray, list[MicroBatch]]]:
@@ -154,7 +174,7 @@ def micro_batches(run: Run, first: int) -> Iterator[tuple[int, np.ndarray, list[
     target = TargetStream(run) if run.spec.reads_target else None
     bucketing = training.bucketing and "bucketing" in run.spec.task.supports
     epoch, order = -1, []
-    for number in range(first, run.steps):
+    for number in range(first, run.phase.end):
         now, index = position(number, run.per_epoch)
         if now != epoch:
             epoch, order = now, batches(training.seed, now, rows.lengths, training.batch_size, bucketing=bucketing)

@@ -10,14 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from regraft.bases.adapt import Adaptation, adapt
+from regraft.bases.adapt import Adaptation, adapt, narrow
 from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta, canonical_name, live_tensors
 from regraft.bases.locate import Base
 from regraft.bases.tensor_files import read_tensors
-from regraft.contracts import Context, EvaluationDone, Note
+from regraft.contracts import Context, EvaluationDone, Note, Phase
 from regraft.data.sampler import batches_per_epoch, total_steps
 from regraft.data.snapshot import Snapshot
+from regraft.errors import Damaged
 from regraft.spec.run import RunSpec
 from regraft.spec.sections import TrainingSpec, number_of
 from regraft.store.checkpoints import Checkpoints
@@ -27,6 +28,7 @@ from regraft.training.evaluate import evaluate, packed
 from regraft.training.harness import Harness
 from regraft.training.job import RunState
 from regraft.training.optimizer import build_optimizer, optimizer_tensors, parameter_groups, restore_optimizer
+from regraft.training.phases import phases_of, trained_names, training_of
 from regraft.training.step import StepModule
 
 LOG_LINES = 500
@@ -97,18 +99,71 @@ class Run:
         # them independent of whether baselines were measured earlier in this process.
         torch.manual_seed(spec.training.seed)
         # Terms that weigh nothing would still be in the sum of the gradient's norm, and change its last bits.
-        self.module = StepModule(adapted, [loss for loss in spec.losses if loss.weight])
+        self._losses = [loss for loss in spec.losses if loss.weight]
+        self.module = StepModule(adapted, self._losses)
         # Two domains in turn would spoil the running statistics of both.
         adapted.fixed_statistics = spec.reads_target
-        self.wrapped = distribute(self.module, adapted, spec.compute, self.accelerator, harness=harness)
+        self.trained = trained_names(adapted)
+        """The model's names of the parameters that any phase moves."""
+        self.phases = phases_of(adapted, self.steps, self.per_epoch)
+        self._prepare_phase()
+
+    def _prepare_phase(self) -> None:
+        """Let move what moves in the phase of the state, and make its wrapper and optimizer."""
+        adapted, spec = self.adapted, self.spec
+        if len(self.phases) > 1:
+            narrow(adapted, self.trained, self.phase.moves)
+        self.wrapped = distribute(self.module, adapted, spec.compute, self.accelerator, harness=self.harness)
         named = [*adapted.model.named_parameters(), *self.module.terms.named_parameters(prefix="terms")]
-        groups = parameter_groups(named, adapted.anatomy, spec.training, spec.method.decays)
-        self.optimizer = build_optimizer(groups, spec.training)
+        training = training_of(self.phase, spec.training)
+        groups = parameter_groups(named, adapted.anatomy, training, spec.method.decays)
+        self.optimizer = build_optimizer(groups, training)
         prefix = adapted.anatomy.prefix
         self.names = {
             p: canonical_name(name, prefix) for name, p in adapted.model.named_parameters() if p.requires_grad
         }
         self.names |= {p: f"terms.{name}" for name, p in self.module.terms.named_parameters()}
+
+    def _change_phase(self) -> None:
+        """Make anew what belongs to a phase, when the state has another one."""
+        self.accelerator = make_accelerator(self.spec.compute, self.harness)
+        self.module = StepModule(self.adapted, self._losses, terms=self.module.terms)
+        self._prepare_phase()
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the next step belongs to, or the last one."""
+        return self.phases[self.state.phase]
+
+    @property
+    def is_last_phase(self) -> bool:
+        """Whether the run ends with the current phase."""
+        return self.state.phase + 1 == len(self.phases)
+
+    @property
+    def is_phase_over(self) -> bool:
+        """Whether the next step belongs to a later phase."""
+        state, patience = self.state, self.phase.patience
+        over = state.step >= self.phase.end or (patience is not None and state.stale >= patience)
+        return over and not self.is_last_phase
+
+    def enter_phase(self) -> None:
+        """Begin the phase that the next step belongs to, unless it has begun.
+
+        It follows from the state alone, so that a run that continues where a phase begins does the same.
+        """
+        number = self.state.phase
+        while self.is_phase_over:
+            self.state.phase, self.state.phase_began, self.state.stale = self.state.phase + 1, self.state.step, 0
+        if self.state.phase != number:
+            self._change_phase()
+            count = sum(p.numel() for p in self.adapted.model.parameters() if p.requires_grad)
+            self.harness.emit(
+                Note(
+                    f"phase {self.state.phase + 1} of {len(self.phases)} begins after step {self.state.step}: "
+                    f"{count:,} parameters move"
+                )
+            )
 
     @property
     def per_epoch(self) -> int:
@@ -132,7 +187,8 @@ class Run:
             self.adapted, self.snapshot.eval, self.harness, size=size, autocast=self.accelerator.autocast()
         )
         self.adapted.train_mode()
-        state, patience, last = self.state, self.spec.training.early_stopping, self.state.step >= self.steps
+        state, last = self.state, self.state.step >= self.steps
+        patience = self.spec.training.early_stopping if self.is_last_phase else None
         if best := state.judge(metrics, self.spec.task.score, patience=patience, last=last):
             state.best_correct = packed(records)
         epoch = state.step / self.per_epoch
@@ -153,6 +209,13 @@ class Run:
     def load(self, folder: Path) -> None:
         """Read a checkpoint's files into model, optimizer, loss terms and state."""
         self.state = RunState.read((folder / "state.json").read_bytes())
+        if not 0 <= self.state.phase < len(self.phases):
+            raise Damaged(
+                f"state.json is of phase {self.state.phase + 1}, and this run has {len(self.phases)}",
+                where="checkpoint",
+            )
+        if self.state.phase:
+            self._change_phase()
         apply_delta(self.adapted, read_tensors(folder / "delta.safetensors"))
         if self.state.finished and not (folder / "optimizer.safetensors").exists():
             return  # the last checkpoint of a trial: no step follows it

@@ -44,10 +44,12 @@ class StepModule(nn.Module):
     Loss terms with parameters are submodules beside the model; DDP and FSDP wrap both.
     """
 
-    def __init__(self, adapted: Adapted, losses: Sequence[Loss] = ()) -> None:
+    def __init__(self, adapted: Adapted, losses: Sequence[Loss] = (), *, terms: nn.ModuleList | None = None) -> None:
+        """Build the loss terms on the model, unless `terms` are those of an earlier phase."""
         super().__init__()
         self.model = adapted.model
-        self.terms = nn.ModuleList(loss.build(adapted.model, adapted.anatomy) for loss in losses)
+        built = (loss.build(adapted.model, adapted.anatomy) for loss in losses)
+        self.terms = nn.ModuleList(built) if terms is None else terms
         self._losses = tuple(losses)
         self._adapted = [adapted]  # in a list, so that its model is not registered twice
         self._forward: list[Any] = [adapted.model]  # in a list for the same reason

@@ -54,7 +54,8 @@ def build_trunk(site: CutSite, document: RunDocument, folder: Path, *, passes: f
         site.harness.emit(Note(f"the frozen part is computed once a row, {plan.why}"))
         return filled_trunk(site, checked, plan, folder)
     except NotCut as reason:
-        if cache_requested(site.spec):
+        opened = site.phase and isinstance(reason, NothingFrozen)  # an earlier phase had its outputs
+        if cache_requested(site.spec) and not opened:
             raise Unsupported(f"{site.spec.compute.trunk} is written, but {reason}", where="compute.trunk") from reason
         if not isinstance(reason, NothingFrozen):
             site.harness.emit(Note(f"the frozen part is computed again in every epoch: {reason}"))
@@ -156,16 +157,17 @@ def run_plan(
 ) -> CachePlacement:
     """Return the run's plan: measured once, by the first rank, and stored while it agrees with the spec."""
     harness = site.harness
+    name = f"trunk_of_phase_{site.phase + 1}" if site.phase else "trunk"
     known: Any = None
     if harness.first:
-        known = document.read().get("trunk")
+        known = document.read().get(name)
         places = (*free_bytes(site, folder), "recompute")
         if known is not None and (known.get("where") not in places or cache_requested(site.spec)):
             known = None
     fresh = harness.first and known is None
     plan = on_all_ranks(harness, lambda: measured_plan(site, checked, folder, passes).document() if fresh else known)
     if fresh:
-        document.update(trunk=plan)
+        document.update(**{name: plan})
     return CachePlacement(**harness.from_first(plan))
 
 

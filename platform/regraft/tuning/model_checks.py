@@ -71,7 +71,7 @@ def _size_problems(spec: RunSpec, every: list[Method], base: Base, labels: tuple
             if isinstance(error, Unsupported | BaseError):
                 yield f"search.space: {error}"
             continue
-        if places and found.depth == 0:
+        if places and found.depth == 0 and not method.has_phases():
             yield (
                 f"compute.trunk: {places[0]} is written, and method {_described(method)} freezes nothing whose output "
                 "could be kept: write auto, or leave that method out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,13 +55,19 @@ def every_method(*quick: str) -> pytest.MarkDecorator:
                 family,
                 method,
                 id=f"{name}-{family}",
-                marks=() if family in EVERY_WAY or name in quick else pytest.mark.slow,
+                marks=_marks(family, method, name in quick),
             )
             for name, method in METHODS.items()
             for family in FAMILIES
             if family not in REFUSED.get(method.key(), ())
         ],
     )
+
+
+def _marks(family: str, method: Method, quick: bool) -> Any:
+    if method.has_phases():  # their models are those of full or of freeze
+        return pytest.mark.slow if family == "bert" else pytest.mark.long
+    return () if family in EVERY_WAY or quick else pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

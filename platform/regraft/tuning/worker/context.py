@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from regraft.bases.adapt import narrow
 from regraft.bases.adapted import Adapted
 from regraft.bases.load import load_processor
 from regraft.bases.locate import Base
+from regraft.data.sampler import batches_per_epoch
 from regraft.data.snapshot import Snapshot, open_snapshot
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
@@ -22,8 +24,9 @@ from regraft.training.distribute import make_accelerator
 from regraft.training.harness import Harness
 from regraft.training.job import Job
 from regraft.training.memory_check import check_weights_fit
+from regraft.training.phases import phases_of, trained_names
 from regraft.training.prepare import base_of
-from regraft.training.run import build_model
+from regraft.training.run import build_model, steps_of
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.worker.callbacks import TrialCallbacks
 from regraft.tuning.worker.shared_cuts import SharedCuts, task_key
@@ -86,6 +89,20 @@ class WorkerContext:
         adapted.model.to(self.harness.device)
         accelerator = make_accelerator(spec.compute, self.harness)
         return CutSite(spec, self.snapshot, adapted, self.harness, accelerator, self.store, self.job.search)
+
+    def sites(self, spec: RunSpec) -> list[CutSite]:
+        """Return such a site for each phase of a trial; one where the same weights move throughout."""
+        first = self.site(spec)
+        rows = len(self.snapshot.train)
+        phases = phases_of(
+            first.adapted, steps_of(spec.training, rows), batches_per_epoch(rows, spec.training.batch_size)
+        )
+        if len(phases) == 1:
+            return [first]
+        found = [first, *(self.site(spec) for _ in phases[1:])]
+        for site, phase in zip(found, phases, strict=True):
+            narrow(site.adapted, trained_names(site.adapted), phase.moves)
+        return found
 
     def callbacks_for(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> TrialCallbacks:
         """Return the callbacks of a trial, with its checkpoints."""

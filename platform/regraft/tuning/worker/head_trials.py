@@ -237,7 +237,9 @@ class HeadTrials:
 
 
 def only_head_trains(adapted: Adapted) -> bool:
-    """Return whether only the task's own layers train."""
+    """Return whether only the task's own layers train, from the first step to the last."""
+    if adapted.moves is not None:
+        return False
     trained = [name for name, parameter in adapted.model.named_parameters() if parameter.requires_grad]
     return all(under(name, adapted.anatomy.head) for name in trained)
 

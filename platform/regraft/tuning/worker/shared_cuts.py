@@ -125,7 +125,7 @@ class SharedCuts:
             return None
         entry = self.entries.get(cut_key(site))
         if entry is None or entry.cut is None or not entry.kept:
-            if entry is not None and cache_requested(site.spec):
+            if entry is not None and cache_requested(site.spec) and not site.phase:
                 raise Unsupported(f"{site.spec.compute.trunk} is written, but {entry.plan.why}", where="compute.trunk")
             return None
         return Trunk(site.adapted, entry.cut, self._all_sides(site), self._features, entry.shape_only, self._memo)
@@ -286,7 +286,7 @@ def site_with_modules(sites: Sequence[CutSite], cuts: Sequence[Cut]) -> CutSite:
 
 def frozen_name(adapted: Adapted) -> str:
     """Return a readable name of a model's frozen part."""
-    method = adapted.method
+    method = adapted.moves or adapted.method
     if method.serves == "head":
         return "all but the head"
     depth = method.depth_of(adapted.anatomy)

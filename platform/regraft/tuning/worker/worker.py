@@ -28,7 +28,8 @@ from regraft.tuning.worker.connection import connected
 from regraft.tuning.worker.context import TrialHarness, WorkerContext, in_steps
 from regraft.tuning.worker.head_probe import head_only_obstacle
 from regraft.tuning.worker.head_trials import HeadTrials
-from regraft.tuning.worker.shared_cuts import cut_key, sharing_totals, task_key
+from regraft.tuning.worker.phase_cuts import PhaseCuts
+from regraft.tuning.worker.shared_cuts import sharing_totals, task_key
 from regraft.tuning.worker.trial_errors import isolated
 
 log = logging.getLogger(__name__)
@@ -143,13 +144,13 @@ class TrialWorker:
         heads: list[tuple[CutSite, Cut]] = []
         for spec in specs:
             try:
-                site = self.context.site(spec)
+                site, *later = self.context.sites(spec)
             except RequestError as error:
                 log.info("a model is not cut ahead: %s", error)  # its own trial reports the error
                 continue
             cut = self._heads.cut(site, coordinator)
             if cut is None:
-                sites.append(site)
+                sites += [site, *later]
             else:
                 heads.append((site, cut))
         if sites or heads:
@@ -170,26 +171,17 @@ class TrialWorker:
                 harness=TrialHarness(context.harness),
                 callbacks=callbacks,
             )
-            site = CutSite(spec, context.snapshot, adapted, context.harness, run.accelerator, context.store)
-            cuts = context.cuts_by_task.get(task_key(spec))
-            key, adapted.trunk = cut_key(site), cuts.trunk(site) if cuts is not None else None
+            cuts = PhaseCuts(context, run, context.cuts_by_task.get(task_key(spec)))
             try:
                 with in_steps(context.harness), closing(callbacks):
                     if begin(run, context.folder / "resume"):
-                        train(run)
+                        train(run, cuts.next)
             finally:
                 adapted.trunk = None  # it refers to the model: a circle, which would keep both in memory
-            if cuts is not None:
-                cuts.read(key, self._rows_read(run))
+            cuts.count_rows()
         if context.harness.notice and not run.state.finished:
             return None
         return callbacks.end(run.adapted, run.state.seconds)
-
-    def _rows_read(self, run: Run) -> float:
-        """Return the number of rows that a run has trained on and evaluated."""
-        snapshot = self.context.snapshot
-        evaluations = sum(any(name.startswith("eval_") for name in entry) for entry in run.state.log)
-        return len(snapshot.train) * run.state.step / run.per_epoch + len(snapshot.eval) * evaluations
 
     def _report_shared(self, coordinator: Coordinator) -> None:
         """Report what has been shared since the last report."""
@@ -209,4 +201,6 @@ class TrialWorker:
 def _structure(spec: RunSpec) -> str:
     """Return a key of everything that decides how a model is built and cut."""
     heads = spec.method.serves == "head" and head_only_obstacle(spec)
-    return repr((spec.method, spec.training.dropout, bool(spec.losses), spec.data.augment, spec.compute, heads))
+    # The phases of a method follow from the length of the run.
+    length = spec.method.has_phases() and (spec.training.steps, spec.training.epochs)
+    return repr((spec.method, spec.training.dropout, bool(spec.losses), spec.data.augment, spec.compute, heads, length))

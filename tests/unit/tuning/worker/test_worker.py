@@ -72,9 +72,18 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], within: flo
 
 
 FEW_WEIGHTS: list[dict[str, Any]] = [{"method": "bitfit"}, {"method": "ia3"}]
+IN_PHASES: list[dict[str, Any]] = [
+    {"method": {"type": "lp-ft", "probe": 0.4}},
+    {"method": "gradual-unfreezing", "training.epochs": 4},
+    {"method": "feature-extraction", "compute.trunk": "auto"},
+]
 
 
-@pytest.mark.parametrize("points", [MIXED, pytest.param(FEW_WEIGHTS, marks=pytest.mark.slow)], ids=["mixed", "few"])
+@pytest.mark.parametrize(
+    "points",
+    [MIXED, pytest.param(FEW_WEIGHTS, marks=pytest.mark.slow), pytest.param(IN_PHASES, marks=pytest.mark.slow)],
+    ids=["mixed", "few", "phases"],
+)
 def test_each_trial_is_the_run_it_stands_for(tmp_path: Path, points: list[dict[str, Any]]) -> None:
     written = spec_in(tmp_path)
     coordinator = searched(written, tmp_path / "w", *points, depths=(1, 2, "feature-extraction"))

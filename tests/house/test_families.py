@@ -29,6 +29,7 @@ OTHER_MEANINGS = {
     ("cli/show.py", "arrow"): "a key of the document that `--json` prints",
     ("data/json_shape.py", "images"): "a key of COCO files",
     ("data/yolo_layout.py", "images"): "the name of a folder",
+    ("evaluation/episodes.py", "prototypes"): "what a task supports",
     ("evaluation/page.py", "boxes"): "the shape of a view",
     ("report/html.py", "number"): "a filter of the templates",
     ("report/html.py", "words"): "a filter of the templates",

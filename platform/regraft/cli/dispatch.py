@@ -43,6 +43,7 @@ WORK: dict[str, Target] = {
     "train": "regraft:train",
     "search": "regraft:search",
     "evaluate": "regraft.evaluation.evaluate:evaluate",
+    "evaluate episodes": "regraft.evaluation.episodes:evaluate_episodes",
     "predict": "regraft:predict",
     "export": "regraft.serving.export:export",
     "serve": "regraft.cluster.serve:serving",

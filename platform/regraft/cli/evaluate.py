@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from regraft.cli.dispatch import WORK, function
+from regraft.cli.episodes import episode_options, show_episodes
 from regraft.cli.metric_table import values_of
 from regraft.cli.models import chosen, registry_of
 from regraft.cli.screen import Reply, Screen, figure
@@ -21,6 +22,7 @@ from regraft.evaluation.options import EvaluationOptions, default_folder
 from regraft.units import seconds_text
 
 if TYPE_CHECKING:
+    from regraft.evaluation.episodes import EpisodesResult
     from regraft.evaluation.evaluate import EvaluationResult
 
 _QUIET_S = 2.0
@@ -49,7 +51,13 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
         plugins=args.plugins,
         base=args.base,
         device=args.device,
+        episodes=episode_options(args),
     )
+    if options.episodes is not None:
+        found: EpisodesResult = function(WORK["evaluate episodes"])(
+            registry.store, str(version), args.data, options=options, progress=_EvaluationLog(screen)
+        )
+        return show_episodes(found, screen, registry.store.url)
     evaluated: EvaluationResult = function(WORK["evaluate"])(
         registry.store, str(version), args.data, options=options, progress=_EvaluationLog(screen)
     )

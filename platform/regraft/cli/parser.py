@@ -151,9 +151,19 @@ def _evaluate(commands: Any) -> None:
         "--resamples", type=_count, default=1000, metavar="N", help="for the intervals (1000; 0: none)"
     )
     evaluate.add_argument("--seconds", type=float, default=20.0, metavar="S", help="that the intervals may take (20)")
+    _episodes(evaluate)
     evaluate.add_argument("--base", metavar="REFERENCE", help="where the base is now, if it has moved")
     evaluate.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:1")
     _plugins(evaluate)
+
+
+def _episodes(evaluate: Parser) -> None:
+    text = "few-shot: N random episodes (600) of any classes, answered by class means; --way or --shot ask for it too"
+    evaluate.add_argument("--episodes", type=_count, nargs="?", const=600, metavar="N", help=text)
+    evaluate.add_argument("--way", type=_count, metavar="W", help="classes of an episode (5)")
+    evaluate.add_argument("--shot", type=_count, metavar="S", help="rows of each class to learn from (1)")
+    evaluate.add_argument("--query", type=_count, metavar="Q", help="most rows of each class that are asked (15)")
+    evaluate.add_argument("--cosine", action="store_true", help="compare directions of features, not distances")
 
 
 def _predict(commands: Any) -> None:

@@ -15,9 +15,29 @@ from regraft.plugins import Plugin
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Need = Literal["target", "features", "classes"]
+Need = Literal["target", "features", "classes", "one-label"]
 """What a loss term cannot do without. `target`: rows of `data.target`. `features`: one vector for each row, which
-the head's last layer reads and training moves. `classes`: logits of classes, (rows, classes)."""
+the head's last layer reads and training moves. `classes`: logits of classes, (rows, classes). `one-label`: one
+class a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """How the rows of a step are drawn by class: `way` classes, with `shot` + `query` rows of each."""
+
+    way: int
+    shot: int
+    query: int
+
+    @property
+    def rows_each(self) -> int:
+        """Rows of each class."""
+        return self.shot + self.query
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step."""
+        return self.way * self.rows_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +73,11 @@ class Loss(Plugin, ABC):
     `logits` alone then, and batches `labels`. Such a term is refused with `training.accumulation` above 1."""
     weight: float = Field(1.0, ge=0)
     """Factor of this term in the sum with the task's own loss."""
+
+    @property
+    def episode(self) -> Episode | None:
+        """How the rows of every step are drawn; None where each row comes once an epoch, as in other runs."""
+        return None
 
     @abstractmethod
     def build(self, model: nn.Module, anatomy: Anatomy) -> nn.Module:

@@ -57,7 +57,7 @@ class Context:
     """Weight of each class in the loss, (classes,); None weighs all alike."""
     label_smoothing: float = 0.0
     """Share of a target that the loss spreads over all classes."""
-    augment: Literal["off", "light", "strong"] = "off"
+    augment: Literal["off", "light", "strong", "affine"] = "off"
     """How much training images are changed at random; choices are drawn from the row's `draw`."""
 
     @property

@@ -136,6 +136,19 @@ class Rows:
                 found[item["values"]] = found.get(item["values"], 0) + item["counts"]
         return {label: found[label] for label in column.in_order(found)}
 
+    def by_label(self) -> dict[str, NDArray[np.int64]]:
+        """Return the indices of each label's rows, in the order of the labels, where the task counts one label a row.
+
+        Rows without a label are left out.
+        """
+        name = next(name for name, column in self._columns.items() if column.counted)
+        coded = pa.chunked_array(self._chunks[name]).combine_chunks().dictionary_encode()
+        numbers = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        code = {label: number for number, label in enumerate(coded.dictionary.to_pylist())}
+        order = np.argsort(numbers, kind="stable")
+        starts = np.searchsorted(numbers[order], np.arange(len(code) + 1))
+        return {label: order[starts[code[label]] : starts[code[label] + 1]] for label in self.counts}
+
     def labelled(self, label: str) -> NDArray[np.bool_]:
         """Return which rows have this label, (rows,), where the task counts one label a row."""
         name = next(name for name, column in self._columns.items() if column.counted)

@@ -7,6 +7,7 @@ workers, computes the same order; no state of a random generator is saved.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,23 @@ def target_batches(
         order = np.concatenate([piece[np.argsort(lengths[piece], kind="stable")] for piece in pieces])
     parts = np.array_split(order, count)
     return [parts[number] for number in shuffled(count, "target batches", seed, epoch)]
+
+
+def episode(seed: int, step: int, classes: Sequence[Indices], *, way: int, rows_each: int) -> Indices:
+    """Return the rows of one step: `rows_each` random rows of each of `way` random classes, one class after another.
+
+    `classes` are the row indices of each class, at least `rows_each` of them. Steps are drawn independently of one
+    another: within an epoch a row may come several times, or not at all.
+    """
+    if way > len(classes):
+        raise ValueError(f"way is {way}; there are {len(classes)} classes")
+    parts = []
+    for number in shuffled(len(classes), "classes of an episode", seed, step)[:way].tolist():
+        rows = classes[number]
+        if len(rows) < rows_each:
+            raise ValueError(f"class {number} has {len(rows)} rows; an episode takes {rows_each}")
+        parts.append(rows[shuffled(len(rows), "rows of an episode", seed, step, number)[:rows_each]])
+    return np.concatenate(parts)
 
 
 def share(batch: Indices, rank: int, world: int, accumulation: int = 1) -> list[Indices]:

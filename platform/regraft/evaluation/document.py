@@ -54,7 +54,7 @@ class Evaluation:
         """Return the content of evaluation.json: JSON values only, with None for NaN and infinity."""
         predictor = self.measurement.predictor
         content = {
-            **_model(predictor),
+            **model_facts(predictor),
             "data": self._data(),
             "started": self.started.isoformat(timespec="seconds"),
             "device": str(predictor.device),
@@ -121,7 +121,8 @@ class Evaluation:
         }
 
 
-def _model(predictor: Predictor) -> dict[str, Any]:
+def model_facts(predictor: Predictor) -> dict[str, Any]:
+    """Return what identifies the version that was evaluated."""
     version, meta = predictor.fetched.version, predictor.meta
     return {
         "format": FORMAT,

@@ -48,14 +48,16 @@ class LabelledRows:
     """Sentences about what was passed over, and about rows that are usable but doubtful."""
 
 
-def read_labelled(predictor: Predictor, path: str, scratch: Path, options: EvaluationOptions) -> LabelledRows:
+def read_labelled(
+    predictor: Predictor, path: str, scratch: Path, options: EvaluationOptions, *, any_label: bool = False
+) -> LabelledRows:
     """Read the rows at `path` (file, folder, glob or s3:// URL) for the model's task; a copy is kept in `scratch`.
 
     Columns and format that `options` do not give are those of the model's training. Raises DataError with the problem
-    of every bad row; an unknown label is one.
+    of every bad row; an unknown label is one, unless `any_label`.
     """
     task = predictor.adapted.task
-    spec = _data_spec(predictor, path, options)
+    spec = _data_spec(predictor, path, options, () if any_label else predictor.labels)
     try:
         base = BaseReading(lambda: predictor.adapted.context.processor)
         gathered = ingest_for_evaluation(task, spec, scratch, base)
@@ -65,7 +67,7 @@ def read_labelled(predictor: Predictor, path: str, scratch: Path, options: Evalu
     return LabelledRows(rows, path, gathered.fingerprint, gathered.skipped, spec.columns, gathered.notes)
 
 
-def _data_spec(predictor: Predictor, path: str, options: EvaluationOptions) -> DataSpec:
+def _data_spec(predictor: Predictor, path: str, options: EvaluationOptions, labels: tuple[str, ...]) -> DataSpec:
     task, trained = predictor.adapted.task, predictor.fetched.spec.get("data") or {}
     _refuse_unknown_columns(task, options.columns)
     renamed = {**(trained.get("columns") or {}), **options.columns}
@@ -73,7 +75,7 @@ def _data_spec(predictor: Predictor, path: str, options: EvaluationOptions) -> D
         "train": absolute(path),
         "columns": {name: in_file for name, in_file in renamed.items() if name in task.input_columns()},
         "format": _format(options.format, trained.get("format")),
-        "labels": predictor.labels or None,
+        "labels": labels or None,
         "bad_rows": options.bad_rows,
     }
     try:

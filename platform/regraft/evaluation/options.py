@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,26 @@ def default_folder(version: str, data: str) -> Path:
     """Return the folder of an evaluation of `name@version` on `data`: ./evaluation-NAME-VERSION-DATA."""
     text = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{version}-{Path(data).stem}").strip("-")
     return Path(f"evaluation-{text}")
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """Options of a few-shot evaluation."""
+
+    episodes: int = 600
+    """Number of episodes; the seed of each is its number, from 0."""
+    way: int = 5
+    """Classes of an episode."""
+    shot: int = 1
+    """Rows of each class that the class mean is made of."""
+    query: int = 15
+    """Most rows of each class that are asked."""
+    cosine: bool = False
+    """Whether directions are compared, and not distances."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the options as JSON values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -41,3 +61,5 @@ class EvaluationOptions:
     """The place of the model's base if it is not where the model's spec says."""
     device: str = "auto"
     """The device that the models run on."""
+    episodes: EpisodeOptions | None = None
+    """Episodes to draw in place of measuring each row once; None for the latter."""

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from regraft.contracts import Loss, TrainingDefaults, columns_of
+from regraft.contracts import Episode, Loss, TrainingDefaults, columns_of
 from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen, add_folder
 from regraft.spec.column_names import column_names, misnamed
@@ -41,8 +41,12 @@ def lacking(loss: Loss, spec: RunSpec) -> str:
     """Return what a loss lacks in a spec, and what to do; empty if nothing."""
     if "target" in loss.needs and spec.data.target is None:
         return "compares the training rows with those of another domain: name their files in data.target"
-    for need, what in (("features", "one vector for each row"), ("classes", "classes")):
-        if need in loss.needs and need not in spec.task.supports:
+    for need, what, support in (
+        ("features", "one vector for each row", "features"),
+        ("classes", "classes", "classes"),
+        ("one-label", "one label a row", "prototypes"),
+    ):
+        if need in loss.needs and support not in spec.task.supports:
             return f"needs {what}, which task {spec.task.key()} has not: remove one of the two"
     if "features" in loss.needs and spec.method.serves == "head":
         return (
@@ -54,6 +58,20 @@ def lacking(loss: Loss, spec: RunSpec) -> str:
             f"reads all rows of a step at once, and training.accumulation: {spec.training.accumulation} gives it a "
             "part of them: write accumulation 1, and a smaller batch_size or more workers"
         )
+    return _other_rows(loss.episode, spec)
+
+
+def _other_rows(episode: Episode | None, spec: RunSpec) -> str:
+    """Return how the steps of a loss that draws their rows differ from those of the spec; empty if they do not."""
+    if episode is None:
+        return ""
+    if episode.rows != (size := spec.training.batch_size):
+        return (
+            f"draws {episode.rows} rows a step (way {episode.way} x (shot {episode.shot} + query {episode.query})), "
+            f"and training.batch_size is {size}: write batch_size {episode.rows}, or another way, shot or query"
+        )
+    if any(one.episode not in (None, episode) for one in spec.losses):
+        return "draws the rows of each step, and so does another loss, otherwise: remove one of the two"
     return ""
 
 
@@ -304,6 +322,11 @@ class RunSpec(Frozen):
     def reads_target(self) -> bool:
         """Whether a loss reads rows of `data.target`."""
         return self.data.target is not None and any(loss.weight and "target" in loss.needs for loss in self.losses)
+
+    @property
+    def episode(self) -> Episode | None:
+        """How a loss draws the rows of every step; None where each row comes once an epoch."""
+        return next((loss.episode for loss in self.losses if loss.weight and loss.episode is not None), None)
 
     def searched(self) -> SearchSpec:
         """Return the section `search`. Raises RequestError where the spec has none."""

@@ -76,8 +76,9 @@ class DataSpec(Frozen):
     group: str | None = None
     """Column of the files (a patient, a document) whose rows stay on one side of the split; given sides that share a
     value are refused."""
-    augment: Literal["off", "light", "strong"] = "off"
-    """Random changes of training images, with their boxes and masks; different in each epoch."""
+    augment: Literal["off", "light", "strong", "affine"] = "off"
+    """Random changes of training images, with their boxes and masks; different in each epoch. affine is for drawings
+    and characters: small shifts, turns, shears and zooms, without mirroring and changes of colour."""
 
     @field_validator("eval", "test", mode="before")
     @classmethod

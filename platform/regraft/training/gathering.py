@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class WholeOutput:
 
 
 def gather_pass(own: ForwardPass, *, real: bool) -> ForwardPass:
-    """Return a pass over the rows of all ranks: labels, logits and features, in rank order.
+    """Return a pass over the rows of all ranks: labels, logits and features, in the order of the step's rows.
 
     A rank whose rows are not `real` adds none of them. Every rank must call this at the same time.
     """
@@ -32,14 +33,25 @@ def gather_pass(own: ForwardPass, *, real: bool) -> ForwardPass:
 
 
 def gather_rows(rows: Tensor, count: int) -> Tensor:
-    """Return the first `count` rows of every rank, in rank order; without other ranks, those of this one."""
+    """Return the first `count` rows of every rank, in the order in which `data.sampler.share` dealt them out.
+
+    Without other ranks, those of this one.
+    """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows[:count]
     held = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=rows.device)
     held[dist.get_rank()] = count
     dist.all_reduce(held)
-    found: Tensor = _Gathered.apply(rows[:count], tuple(held.tolist()))  # type: ignore[no-untyped-call]
-    return found
+    counts: list[int] = held.tolist()
+    found: Tensor = _Gathered.apply(rows[:count], tuple(counts))  # type: ignore[no-untyped-call]
+    return found[dealt_order(counts).to(found.device)]
+
+
+def dealt_order(counts: Sequence[int]) -> Tensor:
+    """Return the places, among the rows of all ranks in rank order, of the rows as they were dealt out in turn."""
+    dealt = sorted((turn, rank) for rank, count in enumerate(counts) for turn in range(count))
+    starts = [sum(counts[:rank]) for rank in range(len(counts))]
+    return torch.tensor([starts[rank] + turn for turn, rank in dealt], dtype=torch.int64)
 
 
 class _Gathered(torch.autograd.Function):

@@ -15,7 +15,7 @@ import torch
 from regraft.bases.locate import check_hash
 from regraft.contracts import Batch, Resumed, Stepped
 from regraft.data.rows import Rows
-from regraft.data.sampler import batches, batches_per_epoch, position, share, target_batches
+from regraft.data.sampler import batches_per_epoch, position, share, target_batches
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import Diverged
 from regraft.store.objects import ObjectStore, open_existing
@@ -32,6 +32,7 @@ from regraft.training.memory_check import check_steps_fit, check_weights_fit, ex
 from regraft.training.optimizer import schedule, set_learning_rate
 from regraft.training.prepare import base_of
 from regraft.training.resume import newest_checkpoint
+from regraft.training.row_order import row_order
 from regraft.training.run import Run, build_model
 from regraft.training.step import MicroBatch, Stepper
 from regraft.training.test_rows import report_test
@@ -170,20 +171,16 @@ def micro_batches(run: Run, first: int) -> Iterator[tuple[int, np.ndarray, list[
 
     A rank that has no rows left runs another rank's row, which does not count, to take part in collective operations.
     """
-    training, rows = run.spec.training, run.snapshot.train
+    rows = run.snapshot.train
+    order = row_order(run.spec, rows, run.per_epoch)
     target = TargetStream(run) if run.spec.reads_target else None
-    bucketing = training.bucketing and "bucketing" in run.spec.task.supports
-    epoch, order = -1, []
     for number in range(first, run.phase.end):
-        now, index = position(number, run.per_epoch)
-        if now != epoch:
-            epoch, order = now, batches(training.seed, now, rows.lengths, training.batch_size, bucketing=bucketing)
-        key = (training.seed, epoch)
-        micros = [MicroBatch(*found) for found in _shares(run, rows, order[index], key)]
+        chosen, key = order.of_step(number)
+        micros = [MicroBatch(*found) for found in _shares(run, rows, chosen, key)]
         if target is not None:
             sides = zip(micros, target.shares(run, number), strict=True)
             micros = [replace(micro, target=batch, target_real=real) for micro, (batch, real) in sides]
-        yield number, order[index], micros
+        yield number, chosen, micros
 
 
 def _shares(run: Run, rows: Rows, chosen: np.ndarray, key: tuple[int, int]) -> list[tuple[Batch, bool]]:

@@ -31,6 +31,7 @@ from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.memory_check import check_weights_fit
 from regraft.training.name_checks import NameUse, base_family, warn_of_changes
+from regraft.training.row_order import episode_notes
 from regraft.training.text_checks import TextChecks
 from regraft.units import counted
 
@@ -113,6 +114,7 @@ def build_rows(
     if checks:
         snapshot = replace(snapshot, notes=(*snapshot.notes, *checks.cut(snapshot)))
     refuse_small_target(spec, snapshot)
+    snapshot = replace(snapshot, notes=(*snapshot.notes, *episode_notes(spec, snapshot)))
     for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
         note(progress, text)
     for text in warn_of_changes(store, spec.name, NameUse(spec.task.key(), base_family(base), snapshot.labels)):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regraft.data.sampler import batches, batches_per_epoch, position, share, shuffled, total_steps
+from regraft.data.sampler import batches, batches_per_epoch, episode, position, share, shuffled, total_steps
 
 QUICK = settings(max_examples=60, deadline=None)
 SEEDS = st.integers(0, 2**63 - 1)
@@ -104,6 +104,34 @@ def test_steps_and_positions_agree_with_the_batches() -> None:
     per_epoch = batches_per_epoch(70, 32)
     assert (per_epoch, total_steps(70, 32, 4), total_steps(70, 32, 4, steps=5)) == (3, 12, 5)
     assert [position(step, per_epoch) for step in (0, 2, 3, 11)] == [(0, 0), (0, 2), (1, 0), (3, 2)]
+
+
+@QUICK
+@given(SEEDS, st.integers(0, 10_000), st.lists(st.integers(3, 20), min_size=2, max_size=12), st.integers(1, 3))
+def test_an_episode_has_as_many_different_rows_of_as_many_classes(
+    seed: int, step: int, sizes: list[int], rows_each: int
+) -> None:
+    ends = np.cumsum(sizes)
+    classes = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    way = 1 + step % len(classes)
+    drawn = episode(seed, step, classes, way=way, rows_each=rows_each)
+    assert len(set(drawn.tolist())) == len(drawn) == way * rows_each
+    of_class = np.searchsorted(ends, drawn, side="right").reshape(way, rows_each)
+    assert (of_class == of_class[:, :1]).all() and len(set(of_class[:, 0].tolist())) == way
+    assert np.array_equal(drawn, episode(seed, step, [rows.copy() for rows in classes], way=way, rows_each=rows_each))
+
+
+def test_episodes_are_pinned_for_ever_and_draw_every_row_alike() -> None:
+    classes = [np.arange(start, start + 20) for start in range(0, 200, 20)]
+    assert episode(0, 0, classes, way=2, rows_each=3).tolist() == [92, 96, 87, 164, 176, 170]
+    count = np.bincount(
+        np.concatenate([episode(1, step, classes, way=5, rows_each=4) for step in range(2000)]), minlength=200
+    )
+    assert abs(count - 200).max() < 5 * np.sqrt(200)
+    with pytest.raises(ValueError, match="way is 11"):
+        episode(0, 0, classes, way=11, rows_each=1)
+    with pytest.raises(ValueError, match="has 20 rows"):
+        episode(0, 0, classes, way=1, rows_each=21)
 
 
 def test_impossible_arguments_are_refused() -> None:

@@ -68,7 +68,7 @@ def test_other_draws_give_other_pixels_of_the_same_size(level: Level) -> None:
 @LEVELS
 def test_half_of_the_images_are_mirrored_and_none_where_labels_forbid_it(level: Level) -> None:
     flipped = [np.linalg.det(change(level, draw).matrix[:2, :2]) < 0 for draw in range(200)]
-    assert 70 < sum(flipped) < 130
+    assert 70 < sum(flipped) < 130 if STRENGTHS[level].mirrors else not any(flipped)
     assert not any(np.linalg.det(change(level, draw, mirror=False).matrix[:2, :2]) < 0 for draw in range(50))
 
 
@@ -134,7 +134,19 @@ def test_masks_follow_their_pixels_and_say_what_is_no_image(level: Level) -> Non
         clear = (found >= 0) & ((plain < 20) | (plain > 235))
         assert ((plain > 235) == (found == 300))[clear].mean() > 0.995
         outside += int((found == -1).sum())
-    assert (outside > 0) == (level == "strong")
+    assert (outside > 0) == (level != "light")
+
+
+def test_drawings_keep_their_colours_and_their_paper() -> None:
+    assert Augmentation.drawn("affine", 3, SIZE).factors == (1.0, 1.0, 1.0)
+    drawing = np.full((SIZE[1], SIZE[0], 3), (250, 240, 9), np.uint8)
+    drawing[30:40, 20:50] = 0
+    drawing[:4, :20] = 77
+    pictures = [np.asarray(change("affine", draw).image(Image.fromarray(drawing))) for draw in range(30)]
+    for found in pictures:
+        assert found[-1, -1].tolist() == found[-1, 0].tolist() == [250, 240, 9]
+        assert 150 < (found[..., 0] < 40).sum() < 600
+    assert len({found.tobytes() for found in pictures}) == 30
 
 
 def test_what_is_painted_over_counts_nowhere() -> None:

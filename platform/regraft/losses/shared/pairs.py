@@ -18,10 +18,14 @@ def target_of(step: Step) -> ForwardPass:
 
 def features_of(step: Step) -> tuple[Tensor, Tensor]:
     """Return the features of both sides, (rows, width) each, in fp32 at least."""
-    found = step.features, target_of(step).features
-    if found[0] is None or found[1] is None or found[0].ndim != 2:
+    return features_of_rows(step), features_of_rows(target_of(step))
+
+
+def features_of_rows(side: ForwardPass) -> Tensor:
+    """Return the features of one side, (rows, width), in fp32 at least. Raises Unsupported where there are none."""
+    if side.features is None or side.features.ndim != 2:
         raise Unsupported("this loss reads one vector for each row, and the head reads none", where="losses")
-    return _precise(found[0]), _precise(found[1])
+    return _precise(side.features)
 
 
 def class_probabilities(step: Step, side: ForwardPass, temperature: float) -> list[Tensor]:

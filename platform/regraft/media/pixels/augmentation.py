@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-Level = Literal["light", "strong"]
+Level = Literal["light", "strong", "affine"]
 Boxes = Sequence[Sequence[float]]
 
 VISIBLE = 0.3
@@ -41,11 +41,20 @@ class Strength:
     """Number of further colour operations, as in RandAugment."""
     erased: float
     """Probability that a rectangle is painted over (random erasing: Zhong et al., 2017)."""
+    shift: float = 0.0
+    """Largest shift to either side, as a share of the image's, besides that of the visible part."""
+    mirrors: bool = True
+    """Whether images are flipped left to right, where that keeps their labels."""
+    grey: bool = True
+    """Whether what comes from outside is grey; else it has the colour that is most frequent on the image's border."""
 
 
 STRENGTHS: dict[Level, Strength] = {
     "light": Strength(zoom=(1.0, 1.25), degrees=0, colour=0.15, operations=0, erased=0),
     "strong": Strength(zoom=(0.75, 1.6), degrees=12, colour=0.3, operations=2, erased=0.25),
+    "affine": Strength(
+        zoom=(0.85, 1.2), degrees=10, colour=0, operations=0, erased=0, shift=0.06, mirrors=False, grey=False
+    ),
 }
 
 _OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
@@ -75,6 +84,8 @@ class Augmentation:
     """Corners (left, top, right, bottom) of the rectangle that is painted over; None for no rectangle."""
     paint: tuple[int, int, int]
     """RGB colour of that rectangle."""
+    grey: bool = True
+    """Whether what comes from outside is grey, and not as the border is."""
 
     @classmethod
     def drawn(cls, level: Level, draw: int, size: tuple[int, int], *, mirror: bool = True) -> Augmentation:
@@ -83,17 +94,18 @@ class Augmentation:
         `mirror` is whether half of the images are flipped left to right; see `mirrors`.
         """
         strength, draws = STRENGTHS[level], _Draws(draw)
-        flip = -1.0 if mirror and draws.unit() < 0.5 else 1.0
+        flip = -1.0 if mirror and strength.mirrors and draws.unit() < 0.5 else 1.0
         zoom = math.exp(draws.between(math.log(strength.zoom[0]), math.log(strength.zoom[1])))
         turn, shear = (math.radians(draws.between(-strength.degrees, strength.degrees)) for _ in range(2))
         # The visible part stays within the image, or the image within the visible part.
-        most = [abs(zoom - 1) * side / 2 for side in size]
+        most = [abs(zoom - 1) * side / 2 + strength.shift * side for side in size]
         shift = [draws.between(-limit, limit) for limit in most]
         factors = tuple(1 + draws.between(-strength.colour, strength.colour) for _ in _ENHANCERS)
         operations = tuple((int(draws.unit() * len(_OPERATIONS)), draws.unit()) for _ in range(strength.operations))
         erased = _rectangle(size, draws) if draws.unit() < strength.erased else None
         paint = int(draws.unit() * 256), int(draws.unit() * 256), int(draws.unit() * 256)
-        return cls(size, _Motion(flip, zoom, turn, shear).matrix(size, shift), factors, operations, erased, paint)
+        matrix = _Motion(flip, zoom, turn, shear).matrix(size, shift)
+        return cls(size, matrix, factors, operations, erased, paint, strength.grey)
 
     def in_place(self) -> Augmentation:
         """Return the same change without moving, turning or zooming."""
@@ -101,9 +113,10 @@ class Augmentation:
 
     def image(self, image: Image.Image) -> Image.Image:
         """Return the changed RGB image, of the same size."""
-        image = self._moved(image, Image.Resampling.BILINEAR, (GREY, GREY, GREY))
+        outside = (GREY, GREY, GREY) if self.grey else border_colour(image)
+        image = self._moved(image, Image.Resampling.BILINEAR, outside)
         for enhancer, factor in zip(_ENHANCERS, self.factors, strict=True):
-            image = enhancer(image).enhance(factor)
+            image = enhancer(image).enhance(factor) if factor != 1 else image
         for number, amount in self.operations:
             image = _OPERATIONS[number](image, amount)
         if self.erased is not None:
@@ -145,6 +158,15 @@ class Augmentation:
         )
         points = self.matrix @ np.array([[left, right, right, left], [top, top, bottom, bottom], [1, 1, 1, 1]])
         return tuple(map(float, (*points[:2].min(1), *points[:2].max(1))))  # type: ignore[return-value]
+
+
+def border_colour(image: Image.Image) -> tuple[int, ...]:
+    """Return the most frequent colour of an RGB image's outermost pixels, the smallest of equals."""
+    pixels = np.asarray(image)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).astype(np.int64)
+    colours, counts = np.unique(border @ np.array([1 << 16, 1 << 8, 1]), return_counts=True)
+    colour = int(colours[counts.argmax()])
+    return colour >> 16, colour >> 8 & 255, colour & 255
 
 
 @lru_cache(maxsize=16)

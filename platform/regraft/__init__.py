@@ -18,6 +18,7 @@ if _typing.TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, Literal
 
+    from regraft.adaptation.outcome import AdaptOutcome
     from regraft.contracts import Progress, Source
     from regraft.evaluation.evaluate import EvaluationResult
     from regraft.serving.batch.session import BatchResult
@@ -26,7 +27,7 @@ if _typing.TYPE_CHECKING:
     from regraft.training.registration import Outcome
     from regraft.tuning.driver.finish import SearchOutcome
 
-__all__ = ["__version__", "create_store", "evaluate", "load", "predict", "search", "train"]
+__all__ = ["__version__", "adapt", "create_store", "evaluate", "load", "predict", "search", "train"]
 
 __version__ = _VERSION
 
@@ -140,6 +141,58 @@ def _search(spec: RunSpec, *, fresh: bool, same: bool, progress: Progress | None
         from regraft.cluster.search import search as search_on_ray
 
         return search_on_ray(spec, fresh=fresh, same=same, progress=progress, address=address)
+
+
+def adapt(
+    spec: RunSpec | Mapping[str, Any] | str | Path,
+    *,
+    overrides: Mapping[str, object] | None = None,
+    store: str | Path | None = None,
+    ladder: Sequence[str] | None = None,
+    check: str | Path | None = None,
+    progress: Progress | None = None,
+    address: str | None = None,
+) -> AdaptOutcome:
+    """Adapt a spec's model to the rows of `data.target` without their labels, or say that it should stay as it is.
+
+    Arguments are those of `train`. `ladder` names the candidates beside the source-only model; None: the cheap ones and
+    the losses of the spec. `check` are labelled rows of the target: they choose nothing, and say whether the choice
+    held. The same call again continues where it was interrupted, or returns what was decided.
+    """
+    from regraft.adaptation.runs import check_adaptable
+    from regraft.store.scratch_folder import swept
+
+    resolved = _resolved(spec, overrides, store)
+    check_adaptable(resolved)
+
+    def run(shown: Progress | None) -> AdaptOutcome:
+        from regraft.adaptation.session import AdaptOptions, adapt_session
+
+        def trained(one: RunSpec, finish: Any) -> Outcome:
+            return _train_candidate(one, finish, progress=shown, address=address)
+
+        options = AdaptOptions(None if ladder is None else tuple(ladder), None if check is None else str(check))
+        with swept():
+            return adapt_session(resolved, trained, options, progress=shown)
+
+    if progress is not None:
+        return run(progress)
+    from regraft.cli.python_progress import adapt_shown
+
+    return adapt_shown(run)
+
+
+def _train_candidate(spec: RunSpec, finish: Any, *, progress: Progress | None, address: str | None) -> Outcome:
+    """Train in this process, or on Ray, and let `finish` end the run; None registers its model."""
+    if finish is None:
+        return _train(spec, fresh=False, same=False, progress=progress, address=address)
+    if spec.compute.workers == 0:
+        from regraft.training.session import train_local
+
+        return train_local(spec, progress=progress, finish=finish)
+    from regraft.cluster.train import train_candidate
+
+    return train_candidate(spec, finish, progress=progress, address=address)
 
 
 def _on_ray(address: str | None) -> bool:

@@ -25,6 +25,7 @@ HOMES = {
 }
 """Folders in which members may be told apart: a task knows its own columns, and a source names those of its rows."""
 OTHER_MEANINGS = {
+    ("adaptation/runs.py", "prototypes"): "what a task supports",
     ("cli/evaluate.py", "label"): "the first column of a task's own tables",
     ("cli/show.py", "arrow"): "a key of the document that `--json` prints",
     ("data/json_shape.py", "images"): "a key of COCO files",

@@ -91,7 +91,16 @@ def test_every_error_crosses_processes_unchanged() -> None:
 
 
 def test_the_public_face_is_exact_and_imports_nothing_heavy() -> None:
-    assert sorted(regraft.__all__) == ["__version__", "create_store", "evaluate", "load", "predict", "search", "train"]
+    assert sorted(regraft.__all__) == [
+        "__version__",
+        "adapt",
+        "create_store",
+        "evaluate",
+        "load",
+        "predict",
+        "search",
+        "train",
+    ]
     look = "import regraft, sys; print(sorted({'torch', 'ray', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", look], cwd=ROOT / "platform", capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,5 @@
-"""Adapting a linear head to rows without labels: the shift, corrections, validators, the choice and its check.
+"""Adaptation to another domain without its labels: the shift, candidates, validators, the choice and its check.
 
-Everything here is arithmetic on features and logits in float64; no model, store or file is read.
+`session` reads, trains and registers. Sides, corrections, validators, shift, guard, choice and check are arithmetic on
+features and logits in float64.
 """

@@ -36,6 +36,7 @@ _COLLECT_AFTER = 10_000
 _AFTER_INTERRUPT = {
     "train": "; the same command continues the run from its last checkpoint",
     "search": "; the same command continues the search: its finished trials are kept",
+    "adapt": "; the same command continues the adaptation: its finished runs are kept",
     "predict": "; the same command continues the output where it stopped",
     "serve": "; the endpoint is down, and the same command brings it up again",
 }

@@ -17,6 +17,7 @@ TABLE: dict[str, Target] = {
     "evaluate": "regraft.cli.evaluate:evaluate",
     "predict": "regraft.cli.predict:predict",
     "search": "regraft.cli.search:search",
+    "adapt": "regraft.cli.adapt:adapt",
     "models list": "regraft.cli.models:listing",
     "models show": "regraft.cli.models:show",
     "models promote": "regraft.cli.models:promote",
@@ -42,6 +43,7 @@ TABLE: dict[str, Target] = {
 WORK: dict[str, Target] = {
     "train": "regraft:train",
     "search": "regraft:search",
+    "adapt": "regraft:adapt",
     "evaluate": "regraft.evaluation.evaluate:evaluate",
     "evaluate episodes": "regraft.evaluation.episodes:evaluate_episodes",
     "predict": "regraft:predict",

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from regraft import __version__
+from regraft.cli.adapt_arguments import add_arguments
 from regraft.errors import RequestError
 
 FAMILIES = ("tasks", "methods", "losses", "sources", "columns", "media")
@@ -17,7 +18,7 @@ SECTIONS = ("spec", "data", "training", "compute", "stages", "search", "serve")
 
 _EPILOG = """\
 exit codes  0 done, 1 failed, 2 wrong request, 130 interrupted
-store       train, search, doctor SPEC: --store (or --set store=...), then REGRAFT_STORE, then the spec
+store       train, search, adapt, doctor SPEC: --store (or --set store=...), then REGRAFT_STORE, then the spec
             others: --store, then REGRAFT_STORE, then ./regraft-store
 """
 
@@ -81,6 +82,7 @@ def build() -> Parser:
     _upkeep(commands)
     _serve(commands)
     _search(commands)
+    add_arguments(_command(commands, "adapt", "adapt to another domain without its labels, or say why not", store=True))
     return parser
 
 

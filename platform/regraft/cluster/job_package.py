@@ -195,7 +195,7 @@ def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, switche
 def _pack_data(package: JobPackage, task: Task, data: dict[str, Any], where: str) -> None:
     """Pack the files of a section `data`, which is changed in place."""
     around = any(column.by_reference for column in columns_of(task.input_columns()).values())
-    for side in ("train", "eval", "test", "target"):
+    for side in ("train", "eval", "test", "target", "target_labels"):
         if isinstance(data.get(side), str):
             data[side] = package.add_path(data[side], f"{where}.{side}", around=around)
 

@@ -29,7 +29,7 @@ from regraft.store.runs import Runs
 from regraft.training.job import Job
 from regraft.training.loop import fit
 from regraft.training.registration import Outcome
-from regraft.training.session import complete, run_session, stopped
+from regraft.training.session import Finish, complete, run_session, stopped
 from regraft.training.stages import after_stages
 from regraft.training.stop_signals import StopNotice, on_interrupt, on_sigterm, on_stop_request
 
@@ -71,8 +71,20 @@ def train(
         return one(after_stages(spec, one, progress))
 
 
+def train_candidate(spec: RunSpec, finish: Finish, *, progress: Progress | None, address: str | None) -> Outcome:
+    """Train one run on Ray workers and `finish` it, which decides whether its model is registered."""
+    with connected(address):
+        check_store(spec.store, creates=True)
+        return train_connected(spec, progress=progress, finish=finish)
+
+
 def train_connected(
-    spec: RunSpec, *, fresh: bool = False, same: bool = False, progress: Progress | None = None
+    spec: RunSpec,
+    *,
+    fresh: bool = False,
+    same: bool = False,
+    progress: Progress | None = None,
+    finish: Finish = complete,
 ) -> Outcome:
     """Train one run on the cluster that this process is connected to, without its stages."""
     check_folders(spec)
@@ -82,7 +94,7 @@ def train_connected(
             return prepared
         check_images(spec, prepared.job)
         run_attempts(spec, prepared.job, scaling, prepared.log)
-        return complete(prepared)
+        return finish(prepared)
 
 
 def run_attempts(spec: RunSpec, job: Job, scaling: ScalingConfig, progress: Progress | None) -> None:

@@ -20,7 +20,15 @@ from regraft.data.overlap import compared_columns, content_key
 from regraft.data.rare_labels import Candidate, RareLabels
 from regraft.data.row_identity import by_name, canonical, files_of, fingerprint_part, row_identity, unit_hash
 from regraft.data.rows import Rows, RowWriter
-from regraft.data.side_checks import NO_ROWS, count_overlaps, refuse_empty, refuse_labels, refuse_shared_groups
+from regraft.data.side_checks import (
+    NO_ROWS,
+    count_overlaps,
+    refuse_empty,
+    refuse_labels,
+    refuse_new_labels,
+    refuse_shared_groups,
+)
+from regraft.data.side_choice import SideChoice
 from regraft.data.split_side import BadRows, SplitRow, SplitSide, row_labels
 from regraft.errors import DataError
 from regraft.spec.sections import DataSpec
@@ -29,6 +37,9 @@ FORMAT = 3
 """Version of the fingerprint and of the Arrow files: another number gives another snapshot."""
 BY_NAME = 2
 """The version before: files count by name and size. Rows without files have the same fingerprint in both."""
+
+TARGET_WEIGHT = 10
+"""Training rows that one row of `data.target_labels` counts as."""
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +154,7 @@ def ingest_for_evaluation(task: Task, data: DataSpec, scratch: Path, base: BaseR
     bad_rows = reader.bad_rows
     with RowWriter(path, task.input_columns()) as writer:
         side = SplitSide("eval", writer, columns_of(task.input_columns()))
-        reader.read(data.train, _Split(side))
+        reader.read(data.train, SideChoice(side))
     if data.bad_rows == "fail" or not side.rows:
         bad_rows.report()
     if not side.rows:
@@ -159,29 +170,6 @@ def ingest_for_evaluation(task: Task, data: DataSpec, scratch: Path, base: BaseR
         skipped=bad_rows.document(),
         notes=reader.observations.lines(),
     )
-
-
-@dataclass(frozen=True)
-class _Split:
-    """The destination of rows: all go to `side`, or shares of them to others."""
-
-    side: SplitSide
-    shares: tuple[tuple[SplitSide, float], ...] = ()
-    """Other sides, each with its share of the rows."""
-    rare: RareLabels | None = None
-    """Rows of the other sides that may move, for labels that this side lacks."""
-
-    def choose(self, unit: float) -> SplitSide:
-        """Return the side of a row, or of a group of rows, by the hash of its identity alone.
-
-        The shares follow one another from 0: a second one leaves the first one's rows where they are.
-        """
-        bound = 0.0
-        for other, share in self.shares:
-            bound += share
-            if unit < bound:
-                return other
-        return self.side
 
 
 class _SplitReader:
@@ -210,7 +198,7 @@ class _SplitReader:
         self.smaller_rows = ""
         """What to write so that a file has more rows, where its source has a setting for that."""
 
-    def read(self, written: str, split: _Split) -> None:
+    def read(self, written: str, split: SideChoice) -> None:
         """Read the rows of the files that `written` names into the split."""
         for file in find_data_files(written, self._data.format, self._scratch / "inputs"):
             self.smaller_rows = file.source.smaller_rows()
@@ -224,20 +212,30 @@ class _SplitReader:
         shares = tuple((side, share) for side, share in written if isinstance(share, float))
         fixed = data.labels is not None or data.group is not None or self._task.classes() is not None
         rare = RareLabels(self._columns) if shares and not fixed else None
-        self.read(data.train, _Split(train, shares, rare))
+        self.read(data.train, SideChoice(train, shares, rare))
         for side, named in written:
             if isinstance(named, str):
-                self.read(named, _Split(side))
-        return ({}, "") if rare is None or not train.rows else rare.move(train)
+                self.read(named, SideChoice(side))
+        moved = ({}, "") if rare is None or not train.rows else rare.move(train)
+        if data.target_labels is not None:
+            known = frozenset(train.labels)
+            self._beside(_SplitReader).read(data.target_labels, SideChoice(train, times=TARGET_WEIGHT))
+            refuse_new_labels(self._task, data, train, known)
+        return moved
+
+    def _beside(self, kind: type[_SplitReader]) -> _SplitReader:
+        """Return a reader of rows of another domain, which have no groups; bad rows are counted together."""
+        data = self._data.model_copy(update={"group": None})
+        reader = kind(self._task, data, self._scratch, self._base, form=self.form)
+        reader.bad_rows, reader.observations = self.bad_rows, self.observations
+        return reader
 
     def read_target(self, stack: ExitStack, written: str) -> SplitSide:
         """Return the rows of another domain as a side of their own; columns to predict, and groups, are not read."""
-        data = self._data.model_copy(update={"group": None})
-        reader = _UnlabelledReader(self._task, data, self._scratch, self._base, form=self.form)
-        reader.bad_rows, reader.observations = self.bad_rows, self.observations
+        reader = self._beside(_UnlabelledReader)
         writer = stack.enter_context(RowWriter(self._scratch / "target.arrow", reader._kinds))
         side = SplitSide("target", writer, reader._columns)
-        reader.read(written, _Split(side))
+        reader.read(written, SideChoice(side))
         if not side.rows and not self.bad_rows.total:
             raise DataError(NO_ROWS, where=written)
         return side
@@ -268,7 +266,7 @@ class _SplitReader:
                 raise
             self.bad_rows.add(side.name, error.message, error.where)
 
-    def _assign(self, raw: Raw, row: dict[str, Any], split: _Split) -> None:
+    def _assign(self, raw: Raw, row: dict[str, Any], split: SideChoice) -> None:
         """Append a row to its side, or count it as a bad row."""
         side = split.side
         try:
@@ -298,7 +296,8 @@ class _SplitReader:
         added = SplitRow(row, length, part, raw.where, group, key)
         if split.rare is not None and side is not split.side:
             split.rare.consider(Candidate(unit, side.rows, added, side.name))
-        side.add(added)
+        for _ in range(split.times):
+            side.add(added)
 
     def _remark(self, raw: Raw, row: Row) -> None:
         """Count what the source, the task and the kinds of columns remark about a row."""

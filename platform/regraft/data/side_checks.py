@@ -102,6 +102,19 @@ def _refuse_unseen(data: DataSpec, train: SplitSide, side: SplitSide) -> None:
     )
 
 
+def refuse_new_labels(task: Task, data: DataSpec, train: SplitSide, known: frozenset[str]) -> None:
+    """Raise DataError when rows of data.target_labels have a label that the source's training rows do not have."""
+    new = [label for label in ordered_labels(train.labels) if label not in known]
+    if not new or data.labels is not None or task.classes() is not None:
+        return
+    raise DataError(
+        f"the label {new[0]!r} of data.target_labels is in no row of data.train, which has "
+        f"{labels_text(ordered_labels(known))}: write it as there, leave the row out, or list all labels in "
+        "data.labels",
+        where=train.first[new[0]],
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Overlaps:
     """Rows of held-out sides whose inputs are those of rows of another side."""

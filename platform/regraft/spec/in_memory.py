@@ -8,12 +8,15 @@ from regraft.units import with_article
 _TABLES = ("to_csv", "to_pandas", "column_names", "write_csv")
 """Attributes of tables: of pandas, Arrow, datasets, Polars."""
 
+_PLACES = frozenset(["spec", *(f"data.{side}" for side in ("train", "eval", "test", "target", "target_labels"))])
+"""What may be given as rows by mistake."""
+
 
 def refuse_rows(place: str, value: object) -> None:
     """Raise RequestError if a value of a spec, or what is given as the spec, is a table, an array or a list of rows."""
     table = any(hasattr(value, name) for name in _TABLES)
     array = bool(getattr(value, "shape", ()))
-    rows = place in ("data.train", "data.eval", "data.test", "data.target", "spec") and isinstance(value, list | tuple)
+    rows = place in _PLACES and isinstance(value, list | tuple)
     if not (table or array or rows):
         return
     name = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}".removeprefix("builtins ")

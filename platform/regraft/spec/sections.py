@@ -58,6 +58,9 @@ class DataSpec(Frozen):
     target: str | None = None
     """Rows of another domain for `losses` that adapt to it, written as `train`, with the same columns but without
     labels: a column of labels there is not read."""
+    target_labels: str | None = None
+    """Labelled rows of that other domain, written as `train`, with the same columns: they are trained on beside the
+    training rows, and each counts as ten of these. `regraft adapt` reads them for one candidate, never to choose."""
     test: str | Annotated[float, Field(gt=0, lt=1)] | None = None
     """The test rows: written as `eval`, and never read to stop, to choose or to set anything. The registered version is
     measured on them once, at the end, with an interval."""
@@ -89,7 +92,7 @@ class DataSpec(Frozen):
 
     def absolute(self) -> Self:
         """Return the same section with absolute local paths: workers run in other directories."""
-        sides = {name: getattr(self, name) for name in ("train", "eval", "target", "test")}
+        sides = {name: getattr(self, name) for name in ("train", "eval", "target", "target_labels", "test")}
         return self.model_copy(
             update={name: absolute(value) for name, value in sides.items() if isinstance(value, str)}
         )
@@ -114,7 +117,7 @@ class DataSpec(Frozen):
 
     @model_serializer(mode="wrap")
     def _omit_absent_sides(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return omit_usual(handler(self), test=None, target=None)
+        return omit_usual(handler(self), test=None, target=None, target_labels=None)
 
     @field_validator("labels", mode="before")
     @classmethod

@@ -20,6 +20,7 @@ class StoredData(Stored):
     eval: Any = None
     test: Any = None
     target: Any = None
+    target_labels: Any = None
     columns: dict[str, Any] = Field(default_factory=dict)
 
 

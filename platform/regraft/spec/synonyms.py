@@ -24,6 +24,8 @@ _OTHER_NAMES = {
         "dev_file valid val val_split test_size"
     ),
     "data.test": "test_file test_files test_data test_dataset test_split test_path holdout",
+    "data.target": "target_file target_data unlabeled unlabelled unlabeled_data target_domain",
+    "data.target_labels": "labeled_target labelled_target target_labeled target_train",
     "data.columns": "column column_mapping column_names features input_features rename_columns",
     "data.format": "source reader file_format file_type",
     "data.labels": "label_names label_list classes class_names id2label label2id",

@@ -58,6 +58,7 @@ def model_card(
     sections = (
         _header(meta, library, usage or _usage(meta, spec)),
         _section("How it was adapted", _adaptation(meta, spec)),
+        *([_section("Another domain", _domain(meta["adapt"]))] if meta.get("adapt") else []),
         _section("Results", _results(meta)),
         _section("Data", _data(meta, spec)),
         _section("Lineage", _lineage(meta)),
@@ -186,6 +187,14 @@ def _fields(member: Mapping[str, Any]) -> str:
     return f"{member['type']} ({fields})" if fields else str(member["type"])
 
 
+def _domain(adapt: Mapping[str, Any]) -> str:
+    """Return what a version was adapted to without labels, why, and the risk."""
+    said = [_one_line(adapt[name]) for name in ("why", "risk") if adapt.get(name)]
+    source, rows = _code(adapt.get("source_only", "")), adapt.get("target_rows", 0)
+    first = f"Chosen for rows of another domain ({rows:,} of them were read): {_code(adapt.get('chosen', ''))}, "
+    return "\n\n".join([f"{first}beside the source-only model {source}.", *said])
+
+
 def _results(meta: Mapping[str, Any]) -> str:
     metrics, baselines = _finite(meta.get("metrics", {})), meta.get("baselines", {})
     if not metrics:
@@ -275,7 +284,8 @@ def _without_folders(text: str, spec: Mapping[str, Any]) -> str:
 def _lineage(meta: Mapping[str, Any]) -> str:
     lineage, base = meta.get("lineage", {}), meta["base"]
     rows: list[tuple[object, ...]] = [("base", _code(base["reference"])), ("base hash", f"`{base['hash']}`")]
-    rows += [(name, _code(lineage[name])) for name in ("run", "checkpoint", "parent") if lineage.get(name)]
+    named = ("run", "checkpoint", "parent", "adapted_from")
+    rows += [(name.replace("_", " "), _code(lineage[name])) for name in named if lineage.get(name)]
     if (lineage.get("search") or {}).get("status") == "stopped":
         rows.append(("training", "stopped early by the search that it is from"))
     rows += [("ancestors", _code(" < ".join(lineage["ancestors"])))] if lineage.get("ancestors") else []

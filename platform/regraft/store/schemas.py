@@ -106,6 +106,7 @@ class StoredLineage(Stored):
     run: str | None = None
     checkpoint: str | None = None
     parent: str | None = None
+    adapted_from: str | None = None
     ancestors: list[str] = []
     data: StoredRows = StoredRows()
 
@@ -133,6 +134,7 @@ class StoredVersion(Stored):
     seconds: Number | None = None
     created: str | None = None
     versions: dict[str, str] = {}
+    adapt: dict[str, Any] | None = None
 
 
 class StoredCheckpoint(Stored):
@@ -254,6 +256,23 @@ class StoredSearch(Stored):
     auto: list[str] | None = None
     test: dict[str, StoredTest] = {}
     test_overlap: dict[str, Count] | None = None
+
+
+class StoredAdaptation(Stored):
+    """The record of an adaptation to another domain."""
+
+    name: str = ""
+    model: str = ""
+    state: str = "unknown"
+    created: str = ""
+    seconds: Number = 0.0
+    fingerprint: str = ""
+    source: str = ""
+    version: str | None = None
+    chosen: str = ""
+    candidates: list[dict[str, Any]] = []
+    diagnosis: dict[str, Any] = {}
+    choice: dict[str, Any] = {}
 
 
 class StoredReport(Stored):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from regraft.errors import Damaged, RegraftError
+from regraft.store.adaptations import adaptations, read_adaptation
 from regraft.store.checkpoints import Checkpoints, remove
 from regraft.store.deletion import deletable
 from regraft.store.lease import Lease, holder
@@ -66,6 +67,8 @@ def _named_rows(store: ObjectStore) -> set[str]:
         if record.get("state") == "damaged":
             raise Damaged("its record cannot be read", search)
         named.add(str(record.get("fingerprint")))
+    for adaptation in adaptations(store):
+        named.add(str((read_adaptation(store, adaptation) or {}).get("fingerprint")))
     return named
 
 

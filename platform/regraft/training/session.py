@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -89,6 +89,10 @@ def complete(prepared: PreparedRun) -> Outcome:
     return register(prepared)
 
 
+Finish = Callable[[PreparedRun], Outcome]
+"""Ends a trained run: registers its model, or keeps it for a later choice."""
+
+
 @contextmanager
 def failure_recorded(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
     """Record in the run's document that it failed, or where it stopped, unless another driver holds it now."""
@@ -108,8 +112,15 @@ def failure_recorded(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
         raise
 
 
-def train_local(spec: RunSpec, *, fresh: bool = False, same: bool = False, progress: Progress | None = None) -> Outcome:
-    """Train in this process, without Ray, and register the model; stages of the spec come first."""
+def train_local(
+    spec: RunSpec,
+    *,
+    fresh: bool = False,
+    same: bool = False,
+    progress: Progress | None = None,
+    finish: Finish = complete,
+) -> Outcome:
+    """Train in this process, without Ray, and register the model, or `finish` the run; stages come first."""
     spec = after_stages(spec, partial(train_local, fresh=fresh, same=same, progress=progress), progress)
     with run_session(spec, fresh=fresh, same=same, progress=progress) as prepared:
         if isinstance(prepared, Outcome):
@@ -124,7 +135,7 @@ def train_local(spec: RunSpec, *, fresh: bool = False, same: bool = False, progr
             state = fit(job, harness)
         if notice and not state.finished:
             raise stopped(job, notice.reason, interrupted=notice.interrupted)
-        return complete(prepared)
+        return finish(prepared)
 
 
 def stopped(job: Job, reason: str, *, interrupted: bool = False) -> Stopped:

@@ -153,7 +153,7 @@ def _member(written: object) -> str:
 
 def _lineage(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
     lineage = meta.get("lineage", {})
-    data = lineage.get("data", {})
+    data, adapt = lineage.get("data", {}), meta.get("adapt") or {}
     rows = data.get("rows", {})
     sides = ", ".join(counted(count, f"{split} row") for split, count in rows.items())
     stopped = (lineage.get("search") or {}).get("status") == "stopped"
@@ -163,6 +163,8 @@ def _lineage(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("data", f"{data.get('fingerprint', '')}{f'  ({sides})' if sides else ''}"),
         ("training", "stopped early by the search that it is from" if stopped else ""),
         ("parent", lineage.get("parent")),
+        ("adapted from", lineage.get("adapted_from")),
+        ("adapted by", f"{adapt['chosen']}: {adapt.get('why', '')}" if adapt.get("chosen") else ""),
         ("ancestors", " < ".join(lineage.get("ancestors") or ())),
         ("delta", f"sha256 {meta['delta_sha256']}" if meta.get("delta_sha256") else ""),
     ]

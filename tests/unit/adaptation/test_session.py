@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 import regraft
+from doubles.fake_s3 import FakeS3
 from regraft.adaptation.session import AdaptOptions, adapt_session
 from regraft.adaptation.sides import LinearHead
 from regraft.cli import main
@@ -77,7 +79,7 @@ def test_a_moved_prior_is_folded_into_a_new_version_that_answers_as_any_other(mo
     ]
     assert lights[1] > lights[0]
     assert found.check is not None and found.check["difference"] >= 0 and found.check["low"] is not None
-    assert b"`prior`" in store.get("models/tiny/v2/card.md") or b"prior" in store.get("models/tiny/v2/card.md")
+    assert "Chosen for rows of another domain" in store.get("models/tiny/v2/card.md").decode()
 
 
 def test_the_same_command_returns_what_was_decided(moved_prior: dict[str, Any]) -> None:
@@ -168,3 +170,19 @@ def test_the_command_prints_one_object_and_refuses_with_exit_code_2(
     assert "data.target" in capsys.readouterr().err
     assert main(["adapt", str(path), "--store", moved_prior["store"], "--ladder", "mc"]) == 2
     assert "Did you mean 'mcc'" in capsys.readouterr().err
+    assert main(["adapt", str(path), "--store", moved_prior["store"], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["already"] is True
+
+
+def test_a_store_in_s3_holds_the_record_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = skewed(tmp_path / "target.csv", 60)
+    with FakeS3() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        written = {**spec_in(tmp_path, target=str(target)), "store": "s3://b/store"}
+        written["training"] = {**written["training"], "epochs": 1}
+        found = regraft.adapt(written, ladder=["zscore"], progress=lambda event: None)
+        assert found.page.startswith("s3://b/store/adaptations/")
+        assert open_store(found.store).exists(f"{folder_of(found.run)}/adapt.html")
+        assert regraft.adapt(written, ladder=["zscore"], progress=lambda event: None).already

@@ -1,13 +1,11 @@
 """Ctrl-C to the process group of `train` on a Ray of its own: a checkpoint after the step under way, nothing left over.
 
-Moments are drawn from a seed: a quarter lies anywhere in the start of Ray and its workers, the others between steps.
-One run is interrupted at all of them, one after another, and ends as if it had not been. The long part has 20 moments
+One run is interrupted at all moments, one after another, and ends as if it had not been. The long part has 20 moments
 for one and for two workers (`pytest -m long`).
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,27 +13,15 @@ from typing import Any
 
 import pytest
 
-from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
-from support.interrupted_commands import NAP_S, RunningCommand, logged_steps, only_name, paced
+from support.interrupted_commands import RunningCommand, logged_steps, only_name, paced
+from support.interrupts_on_ray import SEEDS, STEPS_AN_EPOCH, InterruptedRun
 from support.processes import in_child, on_ranks, train_counted
 from support.tiny import document
 from unit.training.test_resume import delta
 
 pytestmark = pytest.mark.timeout(600)
-STARTING_S = 16.0
-"""Seconds in which Ray and its workers start."""
-SEEDS = (4, 1, 6)
-"""Moments of the slow part, one of the start and two of the steps."""
-
-
-def moment(seed: int) -> tuple[int, float]:
-    """Return the number of steps to wait for, and the seconds after them."""
-    draw = random.Random(seed)
-    if seed % 4 == 0:
-        return 0, draw.random() * STARTING_S
-    return draw.randrange(1, 4), draw.random() * NAP_S
 
 
 @pytest.fixture(scope="module")
@@ -75,37 +61,14 @@ def test_twenty_interrupts_lose_at_most_the_step_under_way(workers: int, base: P
 
 
 def interrupted_at(seeds: Iterable[int], plain: dict[str, Any], folder: Path) -> None:
-    """Interrupt a run at each moment, look at what it left, and let it go on to the end of an undisturbed one."""
+    """Interrupt a run at each moment, and let it go on to the end of an undisturbed one."""
     written = paced(folder, plain)
-    for seed in seeds:
-        interrupted_once(written, moment(seed), folder)
-    (folder / "mine" / "nap").write_text("0")
-    command = RunningCommand(folder, "train", "spec.yaml")
-    assert command.ended() == 0, command.err[-3000:]
-    steps = 8 * plain["training"]["epochs"]  # 60 rows, batches of 8
+    run = InterruptedRun(folder, written)
+    run.interrupted_at(seeds)
+    run.finished()
+    steps = STEPS_AN_EPOCH * run.epochs
     assert logged_steps(folder) == list(range(steps)), "no step is taken twice, and none is left out"
     assert delta(written) == straight(plain, folder)
-
-
-def interrupted_once(written: dict[str, Any], when: tuple[int, float], folder: Path) -> None:
-    """Interrupt a run at a moment: every step that was taken is in its newest checkpoint, and its record says so."""
-    before, (asked, then) = len(logged_steps(folder)), when
-    command = RunningCommand(folder, "train", "spec.yaml")
-    command.steps_reach(before + asked)
-    time.sleep(then)
-    command.interrupt()
-    began = time.monotonic()
-    code, taken = command.ended(), len(logged_steps(folder))
-    moment_text = f"{asked} steps + {then:.2f} s"
-    print(f"after {moment_text}: code {code}, {taken - before} steps, ended within {time.monotonic() - began:.1f} s")
-    assert code == 130, command.err[-3000:]
-    assert "Traceback" not in command.err, command.err[-3000:]
-    if taken:
-        runs, run = Runs(open_store(written["store"])), only_name(written["store"])
-        newest = max(one.step for one in Checkpoints(runs.store, run).listed())
-        assert newest == taken, "the step under way is in the checkpoint"
-        info = runs.info(run)
-        assert (info.state, info.step) == ("stopped", taken)
 
 
 @pytest.mark.slow

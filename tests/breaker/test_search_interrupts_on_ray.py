@@ -13,12 +13,10 @@ from typing import Any
 
 import pytest
 
-from breaker.test_interrupts_on_ray import SEEDS, moment
 from regraft.spec.run import RunSpec
-from regraft.store.objects import open_store
 from regraft.tuning.driver.local_worker import search_here
-from regraft.tuning.driver.search_store import SearchStore
-from support.interrupted_commands import RunningCommand, logged_steps, only_name, paced
+from support.interrupted_commands import RunningCommand, logged_steps, paced
+from support.interrupts_on_ray import SEEDS, STEPS_AN_EPOCH, InterruptedSearch
 from support.tiny import document
 from unit.training.test_resume import delta
 
@@ -49,46 +47,20 @@ def test_twenty_interrupts_lose_at_most_the_steps_under_way(tmp_path: Path) -> N
 
 
 def interrupted_at(seeds: Iterable[int], plain: dict[str, Any], folder: Path) -> None:
-    """Interrupt a search at each moment, look at what it left, and let it go on to the end of an undisturbed one."""
-    written = paced(folder, plain)
-    for seed in seeds:
-        interrupted_once(written, moment(seed), folder)
-    finished_as_undisturbed(written, plain, folder)
-    steps = range(8 * plain["training"]["epochs"])  # 60 rows, batches of 8
+    """Interrupt a search at each moment, and let it go on to the end of an undisturbed one."""
+    search = InterruptedSearch(folder, paced(folder, plain))
+    search.interrupted_at(seeds)
+    finished_as_undisturbed(search, plain)
+    steps = range(STEPS_AN_EPOCH * search.epochs)
     assert Counter(logged_steps(folder)) == dict.fromkeys(steps, TRIALS), "each step is taken once a trial"
 
 
-def finished_as_undisturbed(written: dict[str, Any], plain: dict[str, Any], folder: Path) -> None:
+def finished_as_undisturbed(search: InterruptedSearch, plain: dict[str, Any]) -> None:
     """Let the same command go on to the end; its winner is that of an undisturbed search in one process."""
-    (folder / "mine" / "nap").write_text("0")
-    command = RunningCommand(folder, "search", "spec.yaml")
-    assert command.ended() == 0, command.err[-3000:]
-    undisturbed = {**plain, "store": str(folder / "straight")}
+    search.finished()
+    undisturbed = {**plain, "store": str(search.folder / "straight")}
     search_here(RunSpec.resolve(undisturbed))
-    assert delta(written) == delta(undisturbed)
-
-
-def interrupted_once(written: dict[str, Any], when: tuple[int, float], folder: Path) -> None:
-    """Interrupt a search at a moment: every step that was taken is in a checkpoint, and the records say so."""
-    before, (asked, then) = len(logged_steps(folder)), when
-    command = RunningCommand(folder, "search", "spec.yaml")
-    command.steps_reach(before + asked)
-    time.sleep(then)
-    command.interrupt()
-    began = time.monotonic()
-    code, taken = command.ended(), len(logged_steps(folder))
-    moment_text = f"{asked} steps + {then:.2f} s"
-    print(f"after {moment_text}: code {code}, {taken - before} steps, ended within {time.monotonic() - began:.1f} s")
-    assert code == 130, command.err[-3000:]
-    assert "Traceback" not in command.err, command.err[-3000:]
-    if not taken:
-        return
-    found = SearchStore(open_store(written["store"]), only_name(written["store"], "searches"))
-    record = found.record()
-    assert record is not None and record.state == "stopped"
-    over = [one for one in found.trials() if one.status == "finished"]
-    step = sum(one.step for one in found.trials() if one.status == "waiting")
-    assert 8 * written["training"]["epochs"] * len(over) + step == taken, "the steps under way are in checkpoints"
+    assert delta(search.written) == delta(undisturbed)
 
 
 @pytest.mark.slow
@@ -107,4 +79,4 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     print(f"search: left within {took:.1f} s")
     assert took < 40, "without waiting for the steps under way"
     assert "Traceback" not in command.err, command.err[-3000:]
-    finished_as_undisturbed(written, plain, tmp_path)
+    finished_as_undisturbed(InterruptedSearch(tmp_path, written), plain)

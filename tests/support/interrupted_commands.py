@@ -145,6 +145,16 @@ class RunningCommand:
             assert time.monotonic() < end, f"no step {steps} within {within_s:.0f} s\n{self.err[-3000:]}"
             time.sleep(0.01)
 
+    def process_appears(self, beginning: str, *, within_s: float = 240.0) -> None:
+        """Wait until a process of the session has a name or a command line that begins so, or the command has ended."""
+        end = time.monotonic() + within_s
+        while self.process.poll() is None:
+            found = [(one.info["name"] or "", (one.info["cmdline"] or [""])[0]) for one in session_of(self.process.pid)]
+            if any(name.startswith(beginning) or line.startswith(beginning) for name, line in found):
+                return
+            assert time.monotonic() < end, f"no process {beginning} within {within_s:.0f} s\n{self.err[-3000:]}"
+            time.sleep(0.2)
+
     def interrupt(self) -> None:
         """Send Ctrl-C to the whole group, if the command has not ended."""
         if self.process.poll() is None:

@@ -23,6 +23,10 @@ from regraft.training.stop_signals import StopNotice
 
 log = logging.getLogger(__name__)
 POLL_S = 0.5
+LAST_S = 30.0
+"""Seconds that the last events may take to arrive."""
+LEAVE_S = 1.0
+"""The same where Ctrl-C ends the wait for the workers."""
 WAIT_S = 10.0
 """Seconds that workers have to begin before a note says what they wait for."""
 GROW_S = 30.0
@@ -57,16 +61,21 @@ class AttemptMonitor:
 
     def run(self, done: threading.Event) -> None:
         """Poll the workers until `done` is set, and one last time after."""
+        asked = None
         while True:
             last = done.wait(POLL_S)
             try:
-                events, nodes = ray.get(self._mailbox.take.remote(), timeout=30)
-                self._pass_on(events, nodes)
+                asked = asked or self._mailbox.take.remote()
+                # The mailbox may take long to start. A stop is passed on meanwhile.
+                if ray.wait([asked], timeout=LAST_S if last else POLL_S)[0]:
+                    answer, asked = asked, None
+                    self._pass_on(*ray.get(answer))
                 if not last:
                     self._check()
             except Exception as error:
                 # A cluster that does not answer is asked again: the attempt's own end reports what matters.
                 log.debug("the cluster could not be checked: %s", error)
+                asked = None
             if last:
                 return
 
@@ -135,9 +144,13 @@ def monitoring(
     monitor, done = AttemptMonitor(mailbox, scaling, notice, progress), threading.Event()
     thread = threading.Thread(target=monitor.run, args=(done,), daemon=True, name="regraft-watch")
     thread.start()
+    patience = LAST_S
     try:
         yield monitor
+    except KeyboardInterrupt:
+        patience = LEAVE_S
+        raise
     finally:
         done.set()
         if not is_lost():
-            thread.join(timeout=30)
+            thread.join(timeout=patience)

@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from regraft import errors
+from regraft.cluster.own_processes import OwnProcesses
 from regraft.cluster.ray_watch import first_line, watching
 from regraft.cluster.raylet_output import without_raylet_lines
 from regraft.errors import ClusterError, Unsupported
@@ -55,9 +56,13 @@ def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[
         with without_raylet_lines(), watching(lambda: None):
             yield
         return
-    start(address, verbose=verbose)
-    with without_raylet_lines(), watching(ray.shutdown):
-        yield
+    own = OwnProcesses()
+    try:
+        start(address, verbose=verbose)
+        with without_raylet_lines(), watching(own.end):
+            yield
+    finally:
+        own.end()  # where the start was interrupted, or the watch has not begun
 
 
 @contextmanager

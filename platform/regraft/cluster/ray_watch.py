@@ -149,6 +149,11 @@ class RayWatch:
             self._found(self._missing(now=failed))
         return self.error
 
+    @property
+    def is_own(self) -> bool:
+        """Whether this process has started the node's raylet."""
+        return self._own_raylet is not None
+
     def stop(self) -> None:
         """Look no longer: Ray is about to be ended by this process itself."""
         with self._lock:
@@ -231,6 +236,11 @@ def children_of(pid: int) -> list[psutil.Process]:
 def is_lost() -> bool:
     """Return whether Ray was found lost: calls of it would be waited for in vain."""
     return _current is not None and _current.error is not None
+
+
+def ends_with_command() -> bool:
+    """Return whether Ray was started for this command, so that all that runs on it ends with it."""
+    return _current is not None and _current.is_own
 
 
 def raise_if_lost() -> None:

@@ -19,7 +19,7 @@ from regraft.cluster.attempt_monitor import StopRequest, monitoring
 from regraft.cluster.capacity import scaling_config, wait_until_free
 from regraft.cluster.connect import connected, here, on
 from regraft.cluster.ray_harness import Mailbox, RayHarness
-from regraft.cluster.ray_watch import is_lost, raise_if_lost
+from regraft.cluster.ray_watch import ends_with_command, is_lost, raise_if_lost
 from regraft.cluster.visibility import check_folders, check_images, check_store
 from regraft.contracts import Progress, note
 from regraft.errors import ClusterError, RegraftError
@@ -209,11 +209,14 @@ class InterruptibleTrainer(TorchTrainer):  # type: ignore[misc]
         self._controller = controller
 
     def fit(self) -> Any:
-        """Run the workers; abort them when a second Ctrl-C, or one before they began, ends the wait for them."""
+        """Run the workers; abort them when a second Ctrl-C, or one before they began, ends the wait for them.
+
+        Those of a Ray that ends with this command are not waited for.
+        """
         try:
             return super().fit()
         except KeyboardInterrupt:
-            if self._controller is not None and not is_lost():
+            if self._controller is not None and not is_lost() and not ends_with_command():
                 ray.wait([self._controller.abort.remote()], timeout=ABORT_S)
             raise
 

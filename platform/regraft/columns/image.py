@@ -20,7 +20,15 @@ from regraft.media.pixels.check import METHOD
 from regraft.media.pixels.cost import CostlyPicture, UnknownPicture
 from regraft.media.pixels.decoding import checked_apart, plain_picture
 from regraft.media.pixels.format_names import unread_format
-from regraft.media.pixels.images import MEGAPIXELS, REQUEST_FORMATS, UNREADABLE, frames_remark, open_rgb, upright_size
+from regraft.media.pixels.images import (
+    MEGAPIXELS,
+    REQUEST_FORMATS,
+    UNREADABLE,
+    begins_like_picture,
+    frames_remark,
+    open_rgb,
+    upright_size,
+)
 
 _ALLOWED = ", ".join(REQUEST_FORMATS)
 
@@ -71,6 +79,10 @@ class ImageColumn(FileColumn):
         except DataError:
             return False
         return True
+
+    def header_is_later(self, head: bytes) -> bool:
+        """Return whether the first bytes are a picture's and its size stands behind them, as TIFF has it at the end."""
+        return begins_like_picture(head) and not self.complete(head)
 
     def accept(self, value: Any) -> Any:
         """Return a path or an open file; a PIL image, or an array of pixels, as an open PNG file."""

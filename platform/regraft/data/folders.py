@@ -24,6 +24,7 @@ from regraft.data.file_kinds import (
     unread_kind,
 )
 from regraft.data.json_shape import json_shape
+from regraft.data.splits import SPLIT_NAMES, plain_name
 from regraft.data.yolo_layout import is_yolo_data
 
 _MASK_FOLDER = re.compile(r"masks?$|^(masks?|annotations?|labels?|segmentations?|ground_?truth|gt)", re.IGNORECASE)
@@ -34,6 +35,9 @@ DICOMDIR = "DICOMDIR files, which are indexes of folders"
 """The kind of the index that an export from an archive of medical images has."""
 _DICOM_DEPTH = 6
 """Levels of folders that are searched for DICOM: an archive's export has patient, study, series and image."""
+_JSONS = "*.[jJ][sS][oO][nN]"
+_SPLIT_DOCUMENT = re.compile(r"(?:.*[_.-])?(?P<split>[a-z]+(?:\d{4})?)", re.IGNORECASE)
+"""The name of a COCO document of one split, such as `instances_train2017` or `train`."""
 _MOST_DOCUMENTS = 20
 """JSON files of a folder that are opened to see which hold boxes."""
 _SMALL = 1 << 20
@@ -47,16 +51,43 @@ def find_coco_document(folder: Path) -> Path | None:
     named = folder / "_annotations.coco.json"
     if named.is_file():
         return named
-    found = [file for file in sorted(folder.glob("*.json")) if not leftover_kind(file.name)]
+    found = [file for file in sorted(folder.glob(_JSONS)) if not leftover_kind(file.name)]
     if len(found) != 1 or json_shape(found[0]) != "document" or _is_beside_classes(found[0]):
         return None
     return found[0]
 
 
+def find_coco_splits(folder: Path) -> dict[str, Path]:
+    """Return the COCO documents of a folder by the names of their splits; empty where it has none.
+
+    Either each split has a folder with its images and its document, as Roboflow writes them, or the documents of all
+    splits are in the folder or its `annotations`, as COCO has them, and the only folders of images are those of splits.
+    """
+    inside = subfolders(folder)
+    parts = [part for part in inside if plain_name(part.name) in SPLIT_NAMES]
+    parts.sort(key=lambda part: SPLIT_NAMES.index(plain_name(part.name)))
+    splits = {part.name: found for part in parts if (found := find_coco_document(part)) is not None}
+    others = [part for part in inside if part not in parts and not _IMAGE_FOLDER.search(part.name)]
+    if splits or any(map(_has_image, others)):
+        return splits
+    return _documents_of_splits(folder / "annotations") or _documents_of_splits(folder)
+
+
+def _documents_of_splits(folder: Path) -> dict[str, Path]:
+    """Return the COCO documents directly in a folder that are named after splits; of two of a split, that of boxes."""
+    found: dict[str, Path] = {}
+    documents = [file for file in sorted(folder.glob(_JSONS))[:_MOST_DOCUMENTS] if json_shape(file) == "document"]
+    for file in sorted(documents, key=lambda file: file.name.startswith("instances")):
+        match = _SPLIT_DOCUMENT.fullmatch(file.stem)
+        if match and plain_name(match["split"]) in SPLIT_NAMES:
+            found[match["split"]] = file
+    return dict(sorted(found.items()))
+
+
 def coco_hint(folder: Path) -> str:
     """Return where the COCO documents of a folder are, where it is not clear which is meant; empty for none."""
     for place in (folder, folder / "annotations", folder.parent / "annotations"):
-        small = (file for file in sorted(place.glob("*.json"))[:_MOST_DOCUMENTS] if not leftover_kind(file.name))
+        small = (file for file in sorted(place.glob(_JSONS))[:_MOST_DOCUMENTS] if not leftover_kind(file.name))
         if found := [file for file in small if json_shape(file) == "document"]:
             names = " or ".join(str(file) for file in found[:3])
             return f"to read COCO's boxes, give one document: {names}"
@@ -274,6 +305,6 @@ def _has_other_layout(folder: Path) -> bool:
     """Return whether the folder has the layout of COCO, `datasets`, masks, YOLO, or VOC with its XML documents."""
     if find_coco_document(folder) or is_saved_dataset(folder) or find_mask_folders(folder) or has_masks_beside(folder):
         return True
-    if is_yolo_data(folder):
+    if is_yolo_data(folder) or find_coco_splits(folder):
         return True
     return any(_has_document(candidate) for candidate in (folder, *subfolders(folder)))

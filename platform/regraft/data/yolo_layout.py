@@ -6,7 +6,6 @@ import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -15,15 +14,14 @@ import yaml
 
 from regraft.contracts import label_text
 from regraft.data.file_kinds import IMAGE_SUFFIXES
+from regraft.data.splits import SPLIT_NAMES, select_split
 from regraft.errors import DataError
 from regraft.store.bounded_yaml import parse_as_written
 
 YAML_SUFFIXES = (".yaml", ".yml")
 _NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "_darknet.labels")
 """Files with a class name on each line, as LabelImg, Label Studio, CVAT and Roboflow write them."""
-_SPLITS = ("train", "val", "test")
-_ALIASES = {"valid": "val", "validation": "val"}
-SPLIT_NAMES = (*_SPLITS, *_ALIASES)
+_TEXTS, _YAMLS = "*.[tT][xX][tT]", "*.[yY]*[mM][lL]"
 _LARGEST = 1 << 20
 _BLANK_LINES = 1000
 """Lines of a file that are searched for the first that is not blank."""
@@ -55,7 +53,7 @@ def is_yolo_data(path: Path) -> bool:
     if (path / "obj.names").is_file():
         return True
     if (path / "images").is_dir() and (path / "labels").is_dir():
-        return any((path / "labels").rglob("*.txt")) and not _holds_masks(path / "labels")
+        return any((path / "labels").rglob(_TEXTS)) and not _holds_masks(path / "labels")
     if (path / "train" / "images").is_dir() and (path / "train" / "labels").is_dir():
         return not _holds_masks(path / "train" / "labels")
     return _has_labels_beside(path)
@@ -66,9 +64,9 @@ def find_layout(path: Path, part: str | None) -> YoloLayout:
     described = path if not path.is_dir() else _description(path)
     if described is not None:
         document = _read_yaml(described)
-        images = _select(_described_splits(document, described), part, path)
+        images = select_split(_described_splits(document, described), part, path)
         return YoloLayout(images, _names(document, described), _keypoints(document), described.parent)
-    images = _select(_plain_splits(path), part, path)
+    images = select_split(_plain_splits(path), part, path)
     names = _names_beside(path)
     above = next((found for folder in _above(path) if (found := _description(folder))), None)
     if names is not None or above is None:
@@ -101,12 +99,21 @@ def label_file(image: Path) -> Path:
     """Return the file of an image's labels: in `labels` where the image is in `images`, else beside it."""
     parts = list(image.parent.parts)
     places = [number for number, name in enumerate(parts) if name == "images"]
+    beside = _as_written(image.with_suffix(".txt"))
     if places:
         parts[places[-1]] = "labels"
         found = Path(*parts) / f"{image.stem}.txt"
-        if found.parent.is_dir() or not image.with_suffix(".txt").is_file():
-            return found
-    return image.with_suffix(".txt")
+        if found.parent.is_dir() or not beside.is_file():
+            return _as_written(found)
+    return beside
+
+
+def _as_written(file: Path) -> Path:
+    """Return a file, or the one of this name whose suffix is written in capitals, as old programs write it."""
+    if file.is_file():
+        return file
+    others = (file.with_suffix(suffix) for suffix in (file.suffix.upper(), file.suffix.title()))
+    return next((other for other in others if other.is_file()), file)
 
 
 def has_labels(folder: Path) -> bool:
@@ -114,26 +121,11 @@ def has_labels(folder: Path) -> bool:
     return "images" in folder.parts and label_file(folder / "x.png").parent.is_dir()
 
 
-def _select(splits: dict[str, tuple[Path, ...]], part: str | None, path: Path) -> tuple[Path, ...]:
-    """Return the images of one split."""
-    if part is None and len(splits) == 1:
-        return next(iter(splits.values()))
-    known = {_ALIASES.get(name, name): name for name in splits}
-    chosen = known.get(_ALIASES.get(part, part)) if part else None
-    if chosen is not None:
-        return splits[chosen]
-    shown = ", ".join(splits) or "none"
-    if part is None:
-        raise DataError(f"holds the splits {shown}: write one of them, as in {path}#{next(iter(splits))}", str(path))
-    near = get_close_matches(part, splits, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise DataError(f"has no split {part!r}{hint}: splits are {shown}", str(path))
-
-
 def _description(folder: Path) -> Path | None:
     """Return the YAML file in a folder that describes YOLO data; `data.yaml` before others."""
-    found = [entry for suffix in YAML_SUFFIXES for entry in sorted(folder.glob(f"*{suffix}"))]
-    found.sort(key=lambda entry: entry.stem not in ("data", "dataset"))
+    found = [entry for entry in sorted(folder.glob(_YAMLS)) if entry.suffix.lower() in YAML_SUFFIXES]
+    found.sort(key=lambda entry: YAML_SUFFIXES.index(entry.suffix.lower()))
+    found.sort(key=lambda entry: entry.stem.lower() not in ("data", "dataset"))
     return next((entry for entry in found if _describes(entry)), None)
 
 
@@ -163,7 +155,7 @@ def _has_class_folders(path: Path) -> bool:
 
 def _holds_masks(labels: Path) -> bool:
     """Return whether a folder `labels` has images and no file of YOLO's lines."""
-    if any(is_label_line(first_filled_line(entry)) for entry in labels.rglob("*.txt") if entry.is_file()):
+    if any(is_label_line(first_filled_line(entry)) for entry in labels.rglob(_TEXTS) if entry.is_file()):
         return False
     return any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in labels.rglob("*"))
 
@@ -259,7 +251,7 @@ def _above(path: Path) -> tuple[Path, ...]:
 def _names_beside(path: Path) -> dict[int, str] | None:
     """Return the class names in a file of one name a line, in a folder or above it; None where there is none."""
     for folder in (path, *_above(path)):
-        for file in (folder / name for name in _NAME_FILES):
+        for file in (_as_written(folder / name) for name in _NAME_FILES):
             if file.is_file() and file.stat().st_size <= _LARGEST:
                 names = {number: line.strip() for number, line in enumerate(read_names(file)) if line.strip()}
                 if names:
@@ -277,7 +269,7 @@ def _keypoints(document: dict[str, Any]) -> int:
 
 def _has_labels_beside(path: Path) -> bool:
     """Return whether some image of a folder has a file of YOLO's lines beside it, of the same name."""
-    texts = sorted(path.glob("*.txt"))
+    texts = sorted(path.glob(_TEXTS))
     stems = {entry.stem for entry in path.iterdir() if entry.suffix.lower() != ".txt"} if texts else set()
     for entry in texts:
         if entry.stem in stems and (line := first_filled_line(entry)):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from regraft.contracts import Raw
 from regraft.data.ingest import IngestedRows, ingest
+from regraft.data.inputs import find_source
 from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.data.sources.coco import Coco
 from regraft.errors import DataError
@@ -20,6 +21,8 @@ from regraft.spec.run import RunSpec
 from regraft.spec.sections import DataSpec
 from regraft.store.objects import open_store
 from regraft.tasks.object_detection import ObjectDetection
+from unit.store.conftest import moto_endpoint as moto_endpoint
+from unit.store.conftest import moto_url as moto_url
 
 SIZE = (120, 80)
 BOX = [10, 20, 30, 20]
@@ -385,10 +388,10 @@ def test_documents_of_other_tools_are_named(tmp_path: Path, content: Any, messag
 
 
 def test_a_folder_above_that_of_a_document_says_which_to_give(tmp_path: Path) -> None:
-    (tmp_path / "set" / "train").mkdir(parents=True)
-    photo(tmp_path / "set" / "train" / "p.jpg")
-    document(tmp_path / "set" / "train").rename(tmp_path / "set" / "train" / "_annotations.coco.json")
-    with pytest.raises(DataError, match=r"_annotations\.coco\.json holds COCO's boxes: give .*/set/train as the path"):
+    (tmp_path / "set" / "inner").mkdir(parents=True)
+    photo(tmp_path / "set" / "inner" / "p.jpg")
+    document(tmp_path / "set" / "inner").rename(tmp_path / "set" / "inner" / "_annotations.coco.json")
+    with pytest.raises(DataError, match=r"_annotations\.coco\.json holds COCO's boxes: give .*/set/inner as the path"):
         ingested(tmp_path, tmp_path / "set")
 
 
@@ -442,9 +445,10 @@ def test_documents_that_a_folder_does_not_choose_between_are_named(tmp_path: Pat
     (folder / "annotations").mkdir()
     for name in ("train", "val"):
         document(folder / "annotations").rename(folder / "annotations" / f"instances_{name}.json")
-    for place in (folder, folder / "train2017"):
-        with pytest.raises(DataError, match=r"give one document: .*instances_train\.json or .*instances_val\.json"):
-            ingested(tmp_path, place)
+    with pytest.raises(DataError, match=r"give one document: .*instances_train\.json or .*instances_val\.json"):
+        ingested(tmp_path, folder / "train2017")
+    with pytest.raises(DataError, match=r"holds the splits train, val: write one of them, as in .*set#train"):
+        ingested(tmp_path, folder)
 
 
 def test_annotations_without_their_images_are_named(tmp_path: Path) -> None:
@@ -452,3 +456,86 @@ def test_annotations_without_their_images_are_named(tmp_path: Path) -> None:
     path.write_text(json.dumps([{"image_id": 1, "category_id": 2, "bbox": BOX, "score": 0.5}]))
     with pytest.raises(DataError, match="COCO's annotations or results alone, without images and categories"):
         ingested(tmp_path, path)
+
+
+def split_folder(folder: Path, number: int, name: str = "_annotations.coco.json") -> Path:
+    """A folder of one picture and its document, with a box whose left side is `number`."""
+    folder.mkdir(parents=True)
+    photo(folder / "p.jpg")
+    document(folder, note={"bbox": [number, 20, 30, 20]}).rename(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "asked"),
+    [
+        ("train", "valid", ("train", "valid")),  # Roboflow
+        ("train", "valid", ("train", "val")),
+        ("train", "test", ("train", "test")),
+        ("train2017", "val2017", ("train2017", "val2017")),
+        ("train2017", "val2017", ("train", "valid")),
+    ],
+)
+def test_a_folder_with_a_folder_for_each_split_is_read_by_the_name_of_one(
+    tmp_path: Path, first: str, second: str, asked: tuple[str, str]
+) -> None:
+    root = tmp_path / "set"
+    split_folder(root / first, 10)
+    split_folder(root / second, 40)
+    (root / "README.roboflow.txt").write_text("exported")
+    assert find_source(root, "it").key() == "coco"
+    data = DataSpec(train=f"{root}#{asked[0]}", eval=f"{root}#{asked[1]}")
+    made = build_snapshot(open_store(str(tmp_path / "store")), ObjectDetection(), data)
+    assert made.train.row(0)["boxes"] == [[10, 20, 30, 20]]
+    assert made.eval.row(0)["boxes"] == [[40, 20, 30, 20]]
+    with pytest.raises(DataError, match=rf"holds the splits {first}, {second}: write one of them, as in .*#{first}"):
+        list(Coco().read(root))
+    with pytest.raises(DataError, match=r"has no split 'trian'; did you mean 'train"):
+        list(Coco(part="trian").read(root))
+
+
+@pytest.mark.parametrize("place", ["annotations", "."])
+def test_documents_of_splits_side_by_side_are_read_by_the_name_of_one(tmp_path: Path, place: str) -> None:
+    root = tmp_path / "set"
+    for number, split in ((10, "train2017"), (40, "val2017")):
+        split_folder(root / split, number, "moved.json")
+        (root / place).mkdir(exist_ok=True)
+        (root / split / "moved.json").rename(root / place / f"instances_{split}.json")
+    (root / place / "person_keypoints_val2017.json").write_text(json.dumps({"images": [], "annotations": []}))
+    assert find_source(root, "it").key() == "coco"
+    for split in ("val", "val2017"):
+        [row] = Coco(part=split).read(root)
+        assert list(row.values["boxes"]) == [[40, 20, 30, 20]]
+
+
+def test_a_folder_with_one_split_needs_no_name(tmp_path: Path) -> None:
+    split_folder(tmp_path / "set" / "train", 10)
+    assert [row.problem for row in Coco().read(tmp_path / "set")] == [None]
+
+
+def test_a_document_without_splits_has_none_to_name(tmp_path: Path) -> None:
+    folder = split_folder(tmp_path / "set", 10)
+    for path in (folder, folder / "_annotations.coco.json"):
+        with pytest.raises(DataError, match="is one document without splits; 'train' is written: leave it out"):
+            list(Coco(part="train").read(path))
+
+
+def test_class_folders_beside_documents_of_splits_are_still_images(tmp_path: Path) -> None:
+    split_folder(tmp_path / "set" / "cats", 10, "train.json").joinpath("train.json").rename(tmp_path / "set/train.json")
+    document(tmp_path / "set").rename(tmp_path / "set" / "val.json")
+    assert not Coco().accepts(tmp_path / "set")
+    assert find_source(tmp_path / "set", "it").key() == "images"
+
+
+def test_a_split_that_is_not_written_leaves_names_of_runs_as_they_were() -> None:
+    assert "part" not in Coco().model_dump() and Coco(part="train").model_dump()["part"] == "train"
+
+
+def test_a_folder_of_splits_in_s3_is_read_by_the_name_of_one(moto_url: str, tmp_path: Path) -> None:
+    store = open_store(moto_url)
+    for number, split in ((10, "train"), (40, "valid")):
+        for file in split_folder(tmp_path / split, number).iterdir():
+            store.put(f"set/{split}/{file.name}", file.read_bytes())
+    data = DataSpec(train=f"{moto_url}/set#train", eval=f"{moto_url}/set#valid")
+    made = build_snapshot(open_store(str(tmp_path / "store")), ObjectDetection(), data)
+    assert (made.train.row(0)["boxes"], made.eval.row(0)["boxes"]) == ([[10, 20, 30, 20]], [[40, 20, 30, 20]])

@@ -18,6 +18,8 @@ from regraft.columns.files import remote
 from regraft.columns.files.remote import beginning, fetched_ahead
 from regraft.columns.image import ImageColumn
 from regraft.contracts import Source
+from regraft.contracts.column import BadCell
+from regraft.contracts.file_ref import FileRef
 from regraft.data.ingest import ingest
 from regraft.data.inputs import find_data_files
 from regraft.data.snapshot import Snapshot, build_snapshot
@@ -184,6 +186,48 @@ def test_only_the_beginning_of_an_image_is_fetched_when_it_is_checked(moto_url: 
     assert store.read_start("empty", 10) == (b"", 0)
     with pytest.raises(NotFound):
         store.read_start("none", 10)
+
+
+class Unfetched(ImageColumn):
+    """An image of which all bytes may not be looked at."""
+
+    def problem(self, content: bytes) -> str:
+        raise AssertionError("all of it was fetched")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"\0\0\0\x18ftypisom" + bytes(3_000), "is not an image that can be read"),
+        (bytes(3_000), "is not an image that can be read"),
+        (b"RIFF\0\0\0\0AVI " + bytes(3_000), "is not an image that can be read"),
+        (picture(1, "TIFF", (60, 40)), "at most 2.0 kB of a picture are read"),
+    ],
+)
+def test_of_a_large_object_the_beginning_is_looked_at_before_the_rest_is_fetched(
+    moto_url: str, monkeypatch: pytest.MonkeyPatch, content: bytes, problem: str
+) -> None:
+    monkeypatch.setattr(remote, "LARGE", 1_000)
+    monkeypatch.setattr(remote, "_BEGINNING", 500)
+    monkeypatch.setattr(Unfetched, "most_bytes", 2_000 if problem.startswith("at most") else None)
+    put(moto_url, {"a.png": content})
+    image = Unfetched()
+    for _ in range(2):
+        with pytest.raises(BadCell, match=problem):
+            image.read_cell(f"{moto_url}/a.png", "")
+        image.prefetch(f"{moto_url}/a.png")
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read:UserWarning")
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF"])
+def test_a_large_picture_is_read_wherever_its_header_is(
+    moto_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(remote, "LARGE", 1_000)
+    monkeypatch.setattr(remote, "_BEGINNING", 60)
+    put(moto_url, {"a": picture(1, kind, (160, 120))})
+    found = ImageColumn().read_cell(f"{moto_url}/a", "")
+    assert isinstance(found, FileRef) and len(found.sha256) == 64
 
 
 def test_an_image_that_went_away_is_reported_by_its_url(moto_url: str, tmp_path: Path) -> None:

@@ -98,6 +98,13 @@ def test_a_split_is_read_in_its_own_order_and_its_missing_documents_are_named(tm
         read(tmp_path, Voc(part="trian"))
 
 
+def test_the_list_of_a_split_may_have_its_suffix_in_capitals(tmp_path: Path) -> None:
+    document(tmp_path, "a", thing("cat", 1, 1, 9, 9))
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/train.TXT").write_text("a\n")
+    assert [Path(row.where).stem for row in read(tmp_path, Voc(part="train"))] == ["a"]
+
+
 def test_documents_beside_their_images_are_read(tmp_path: Path) -> None:
     path = document(tmp_path, "a", thing("cat", 1, 1, 9, 9)).rename(tmp_path / "a.xml")
     Image.new("RGB", (40, 20)).save(tmp_path / "a.PNG")

@@ -41,7 +41,7 @@ _CHECKS = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 
 LARGE = 32 << 20
 """Bytes from which the beginning of a file is looked at before all of it is read, and files are read one at a time."""
-_LARGE_FILES = threading.BoundedSemaphore(1)
+LARGE_FILES = threading.BoundedSemaphore(1)
 
 _making = threading.Lock()
 _caches: dict[tuple[str, int], ContentCache] = {}
@@ -183,7 +183,7 @@ def examined(
     large = state.st_size > LARGE
     if large and (problem := header(path)):
         return Content("", state.st_size, problem)
-    with _LARGE_FILES if large else nullcontext():
+    with LARGE_FILES if large else nullcontext():
         content = judged(Path(path).read_bytes(), cache, method, check)
     after, changed = local_tag(path)
     if after == tag and time.time() - changed > SETTLED_S:

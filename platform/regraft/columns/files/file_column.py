@@ -83,10 +83,24 @@ class FileColumn(Column):
 
         The rest of the file is not read.
         """
-        if self.most_bytes is not None and (size := os.path.getsize(path)) > self.most_bytes:
-            return f"has {bytes_text(size)}; at most {bytes_text(self.most_bytes)} of {self.called} are read"
+        return self._size_problem(os.path.getsize(path)) or self._read_problem(path)
+
+    def start_problem(self, head: bytes, size: int) -> str:
+        """Return what is wrong with a large file by its first bytes, or with its size; empty where nothing is seen."""
+        return self._size_problem(size) or ("" if self.header_is_later(head) else self._read_problem(io.BytesIO(head)))
+
+    def header_is_later(self, head: bytes) -> bool:
+        """Return whether the first bytes of a larger file are of a kind whose header may stand behind them."""
+        return False
+
+    def _size_problem(self, size: int) -> str:
+        if self.most_bytes is None or size <= self.most_bytes:
+            return ""
+        return f"has {bytes_text(size)}; at most {bytes_text(self.most_bytes)} of {self.called} are read"
+
+    def _read_problem(self, file: str | io.BytesIO) -> str:
         try:
-            self.read_header(path, "")
+            self.read_header(file, "")
         except BadCell as error:
             return str(error).strip()
         except OSError:
@@ -150,7 +164,8 @@ class FileColumn(Column):
         problem = f"{url} leads out of its bucket"
         for reading in url_readings(url):
             try:
-                return object_examined(reading, self._cache(), self.method(), self.problem), reading
+                content = object_examined(reading, self._cache(), self.method(), self.problem, start=self.start_problem)
+                return content, reading
             except NotFound:
                 problem = f"there is no {self.noun} {url}"
             except RequestError as error:
@@ -237,7 +252,8 @@ class FileColumn(Column):
             return
         found = self._object(file)
         keep_prefetched(self.method(), file, found)
-        beginning(found[1], self.complete)
+        if not found[0].problem:
+            beginning(found[1], self.complete)
 
     def fetched_all(self) -> None:
         """Write what is known about files to this machine's disk, for the next reading."""

@@ -9,10 +9,18 @@ from functools import lru_cache
 from itertools import islice
 from typing import TypeVar
 
-from regraft.columns.files.content import Check, Content, ContentCache, forget_embedded, judged
+from regraft.columns.files.content import (
+    LARGE,
+    LARGE_FILES,
+    Check,
+    Content,
+    ContentCache,
+    forget_embedded,
+    judged,
+)
 from regraft.contracts.column import BadCell, Column
 from regraft.contracts.file_ref import EmbeddedFile, FileRef
-from regraft.errors import RegraftError, RequestError
+from regraft.errors import Damaged, RegraftError, RequestError
 from regraft.store.objects import ObjectStore, open_store
 
 S3 = "s3://"
@@ -35,14 +43,32 @@ def contents(value: str | bytes) -> str | bytes:
     return value.read(_get) if isinstance(value, FileRef) else _get(value)
 
 
-def object_examined(url: str, cache: ContentCache, method: str, check: Check) -> Content:
-    """Return the content of a file in S3, fetched and checked unless it is remembered. NotFound, or StoreError."""
+Start = Callable[[bytes, int], str]
+"""Returns what is wrong with a file by its first bytes and its size, or an empty text."""
+
+
+def object_examined(
+    url: str, cache: ContentCache, method: str, check: Check, *, start: Start = lambda head, size: ""
+) -> Content:
+    """Return the content of a file in S3, fetched and checked unless it is remembered. NotFound, or StoreError.
+
+    Of a large object `start` is asked first what is wrong with its beginning: a film of some gigabytes is not fetched
+    to find that it is no picture.
+    """
     store, key = _location(url)
     tag = store.tag(key)
     if known := cache.find(url, tag, method):
         return known
-    body, tag = store.read(key)
-    content = judged(body, cache, method, check)
+    try:
+        body, tag = store.read(key, LARGE)
+        content = judged(body, cache, method, check)
+    except Damaged:  # it has more bytes than that, and none was read
+        head, size = store.read_start(key, _BEGINNING)
+        if problem := start(head, size):
+            return Content("", size, problem)
+        with LARGE_FILES:
+            body, tag = store.read(key)
+            content = judged(body, cache, method, check)
     cache.keep(url, tag, content)
     return content
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from regraft.contracts import Raw, Source
 from regraft.data.annotation_tools import document_of_a_tool
-from regraft.data.folders import find_coco_document
+from regraft.data.folders import find_coco_document, find_coco_splits
 from regraft.data.json_shape import json_shape, open_text
 from regraft.data.picture_finder import (
     FoundPicture,
@@ -23,6 +23,7 @@ from regraft.data.picture_finder import (
     remote_picture,
     usual_folders,
 )
+from regraft.data.splits import select_split
 from regraft.errors import DataError
 from regraft.media.pixels.annotated_boxes import AnnotatedBoxes
 from regraft.media.pixels.box_readings import BoxEvidence, BoxForm, around, in_shares
@@ -49,11 +50,14 @@ class Coco(Source):
     annotations is a row without boxes. Annotations of crowds (`iscrowd: 1`) are left out and counted, since they do not
     mark one object, and so are those to be ignored (`ignore: 1`). An annotation without `bbox` is the box around its
     polygons or its mask. Where `width` and `height` are
-    declared, boxes are placed on the image by them; an image of another size is a bad row.
+    declared, boxes are placed on the image by them; an image of another size is a bad row. Of a folder with a folder or
+    a document for each split, `data.train: folder#train` reads one split.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    later: ClassVar[frozenset[str]] = frozenset({"boxes", "part"})
     suffixes = (".json",)
+    part: str | None = None
+    """The split of a folder that has several: `train`, `val` (or `valid`) or `test`; null where there is only one."""
     images: str | None = None
     """Folder of the images, or its s3:// URL; null: the folder of the JSON file, or that of COCO's layout beside it. A
     relative path begins at the current directory, or else at the JSON file. An image is looked for by its whole name,
@@ -64,9 +68,9 @@ class Coco(Source):
     cxcywh-shares: the same as shares of the image's width and height."""
 
     def accepts(self, path: Path) -> bool:
-        """Accept a .json that is one document, and a folder with `_annotations.coco.json` or one such document."""
+        """Accept a .json that is one document, and a folder with `_annotations.coco.json`, or one for each split."""
         if path.is_dir():
-            return find_coco_document(path) is not None
+            return find_coco_document(path) is not None or bool(find_coco_splits(path))
         return super().accepts(path) and json_shape(path) == "document"
 
     def read(self, path: Path) -> Iterator[Raw]:
@@ -74,11 +78,7 @@ class Coco(Source):
 
         An image with a wrong annotation is a bad row, and so is an annotation of an image that does not exist.
         """
-        if path.is_dir():
-            found = find_coco_document(path)
-            if found is None:
-                raise DataError("holds no _annotations.coco.json and no other COCO document", str(path))
-            path = found
+        path = self._chosen(path)
         document = _document(path)
         names = {item.id: item.text for item in _named(document["categories"], "category", "name", path)}
         images = list(_named(document["images"], "image", "file_name", path))
@@ -100,6 +100,18 @@ class Coco(Source):
                 yield Raw({}, note.where, ignored=note.left_out)
         for item, picture in zip(images, pictures, strict=True):
             yield self._row(item, picture, annotations[item.id], path)
+
+    def _chosen(self, path: Path) -> Path:
+        """Return the document of a path and the split that is read. Raises DataError."""
+        only = find_coco_document(path) if path.is_dir() else path
+        splits = find_coco_splits(path) if path.is_dir() and (only is None or self.part) else {}
+        if splits:
+            return select_split(splits, self.part, path)
+        if only is None:
+            raise DataError("holds no _annotations.coco.json and no other COCO document", str(path))
+        if self.part:
+            raise DataError(f"is one document without splits; {self.part!r} is written: leave it out", str(path))
+        return only
 
     def _row(self, item: _Item, picture: FoundPicture | None, notes: Sequence[_Annotation], path: Path) -> Raw:
         where = f"{path}:image {item.id}"

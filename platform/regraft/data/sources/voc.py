@@ -156,16 +156,16 @@ def _documents(path: Path) -> Iterator[Path]:
 def _split(path: Path, part: str) -> list[str]:
     """Return the names in a split's file. In that of one class (`cat_train.txt`), the mark after each is not read."""
     folder = path / "ImageSets" / "Main"
-    known = sorted(entry.stem for entry in folder.glob("*.txt"))
+    known = {entry.stem: entry for entry in sorted(folder.glob("*.[tT][xX][tT]"))}
     if part not in known:
         near = get_close_matches(part, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        allowed = f"splits are {', '.join(known[:12])}" if known else "ImageSets/Main holds no .txt"
+        allowed = f"splits are {', '.join(list(known)[:12])}" if known else "ImageSets/Main holds no .txt"
         raise DataError(f"has no split {part!r}{hint}: {allowed}", str(path))
     try:
-        lines = (folder / f"{part}.txt").read_text(encoding="utf-8-sig").splitlines()
+        lines = known[part].read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise DataError("is not text in UTF-8: save it in this encoding", str(folder / f"{part}.txt")) from None
+        raise DataError("is not text in UTF-8: save it in this encoding", str(known[part])) from None
     return [line.split()[0] for line in lines if line.strip()]
 
 

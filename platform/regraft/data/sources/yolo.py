@@ -10,8 +10,8 @@ from regraft.columns.files.file_names import find_file
 from regraft.contracts import Raw, Source
 from regraft.data.file_kinds import unread_kind
 from regraft.data.folders import FolderContents, list_images, subfolders
+from regraft.data.splits import SPLIT_NAMES
 from regraft.data.yolo_layout import (
-    SPLIT_NAMES,
     YoloLayout,
     find_layout,
     first_filled_line,

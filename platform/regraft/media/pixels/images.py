@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -47,6 +48,8 @@ SIZED_INSIDE = ("ICO", "ICNS", "CUR")
 """Formats with an image inside, whose size their header may state wrongly."""
 TAIL_SIZES = (16, 1 << 16)
 """Bytes at the end that are searched for the marker: first few, then more, as cameras append their own data."""
+_MARK = 16
+"""Bytes by which formats are recognized."""
 WHITE_16_BITS = 65535
 """White in 16 bits."""
 FEW_GREYS = 1 << 14
@@ -293,6 +296,16 @@ def _refuse_truncated(image: Image.Image, path: Any) -> None:
         image.load()
     except UNREADABLE as error:
         raise DataError(f"image {image_name(path)} is not readable: {error}") from None
+
+
+def begins_like_picture(head: bytes) -> bool:
+    """Return whether a file's first bytes are those of a format that is read and begins with a mark of its own."""
+    Image.init()
+    found: list[object] = []
+    for _, accept in (Image.OPEN[name] for name in FORMATS if name in Image.OPEN):
+        with suppress(SyntaxError, IndexError, TypeError, struct.error):  # as Pillow does where it asks
+            found.append(accept(head[:_MARK]) if accept else False)
+    return any(answer and not isinstance(answer, str) for answer in found)  # a text says why it is not read
 
 
 def opened_image(path: Any) -> Image.Image:

@@ -53,6 +53,9 @@ class Method(Plugin, ABC):
     reads_twice: ClassVar[bool] = False
     """Whether a closed-form method needs the sums of `refine` too, which a second pass over the rows gives."""
 
+    trains_features: ClassVar[bool] = False
+    """Whether steps train the features that the head reads, by `feature_loss` on balanced batches in place of the
+    task's loss, and the head is solved from those of all training rows by `fit_head` before each evaluation."""
     usual: ClassVar[bool] = False
     """Whether this is the method of a stage that names none, where that of its run moves the head alone."""
     moves_all: ClassVar[bool] = False
@@ -122,6 +125,16 @@ class Method(Plugin, ABC):
         Results are added up as those of `statistics`, and both are given to `solve`.
         """
         return {}
+
+    def feature_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a step from the features (rows, width) and labels (rows,) of its rows over all workers,
+        a scalar on the scale of a mean over rows; for methods that train features."""
+        raise NotImplementedError
+
+    def fit_head(self, head: nn.Linear, features: Tensor, labels: Tensor) -> None:
+        """Write the head's weights, in place, from the features and labels of all training rows; for methods that train
+        features."""
+        raise NotImplementedError
 
     def solve(self, head: nn.Linear, statistics: Mapping[str, Tensor]) -> str | None:
         """Write the head's weights, in place, from the statistics summed over all training rows.

@@ -58,6 +58,32 @@ def target_batches(
     return [parts[number] for number in shuffled(count, "target batches", seed, epoch)]
 
 
+def balanced_batches(seed: int, epoch: int, labels: NDArray[np.integer], batch_size: int) -> list[Indices]:
+    """Return as many global batches as `batches` makes, each with as many rows of each class, and two at least.
+
+    A class with fewer rows than it needs has them several times. Where a batch cannot hold two rows of every class, it
+    holds some of them, and the batches take turns. `labels` (rows,) are the classes of the rows.
+    """
+    classes = [np.flatnonzero(labels == label).astype(np.int64) for label in np.unique(labels)]
+    count, held = batches_per_epoch(len(labels), batch_size), min(len(classes), max(2, batch_size // 2))
+    turns = np.concatenate([shuffled(len(classes), "classes", seed, epoch, turn) for turn in range(count)])
+    chosen = [np.unique(turns[number * held : (number + 1) * held]) for number in range(count)]
+    each = max(2, batch_size // held)
+    used = [0] * len(classes)
+    found = []
+    for number in range(count):
+        parts = []
+        for label in chosen[number].tolist():
+            rows = classes[label]
+            rounds = range(used[label] // len(rows), (used[label] + each - 1) // len(rows) + 1)
+            order = np.concatenate([rows[shuffled(len(rows), "rows", label, seed, epoch, turn)] for turn in rounds])
+            start = used[label] % len(rows)
+            parts.append(order[start : start + each])
+            used[label] += each
+        found.append(np.concatenate(parts))
+    return found
+
+
 def episode(seed: int, step: int, classes: Sequence[Indices], *, way: int, rows_each: int) -> Indices:
     """Return the rows of one step: `rows_each` random rows of each of `way` random classes, one class after another.
 

@@ -22,6 +22,7 @@ from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen, add_folder
 from regraft.spec.column_names import column_names, misnamed
 from regraft.spec.document import absolute, absolute_base, merged, read_document
+from regraft.spec.feature_training import problem_of_features
 from regraft.spec.problems import problems
 from regraft.spec.search import SearchSpec
 from regraft.spec.sections import AnyLoss, AnyMethod, AnyTask, ComputeSpec, DataSpec, Slug, TrainingSpec
@@ -132,6 +133,8 @@ class RunSpec(Frozen):
                 raise ValueError(f"{where}.{option} has no meaning for task {task.key()}: remove one of the two")
         if self.method.closed_form and "prototypes" not in task.supports:
             raise ValueError(f"method {self.method.key()} needs one label a row, which task {task.key()} has not")
+        if problem := problem_of_features(self.method, task, self.losses, training=training, compute=self.compute):
+            raise ValueError(problem)
         if self.method.has_phases() and self.compute.strategy == "fsdp":
             raise ValueError(
                 f"compute.strategy: fsdp is written, and method {self.method.key()} trains in phases, for which shards "

@@ -34,6 +34,22 @@ def solve_head(adapted: Adapted, method: Method, rows: Rows, harness: Harness, *
         harness.emit(Note(note))
 
 
+def fit_head(adapted: Adapted, rows: Rows, harness: Harness, *, size: int) -> None:
+    """Set the head of a method that trains features from those of all rows of all ranks, in batches of `size` rows."""
+    adapted.eval_mode()
+    with torch.inference_mode():
+        mine = [(found.float().cpu(), labels.cpu()) for found, labels in FeatureBatches(adapted, rows, harness, size)]
+    every = [part for rank in harness.gather(mine) for part in rank]
+    head = adapted.linear_head()
+    if harness.first:  # one rank solves: others on other processors could differ in a last bit
+        features, labels = (torch.cat(parts).clone() for parts in zip(*every, strict=True))
+        adapted.method.fit_head(head, features, labels)
+    values = harness.from_first([value.detach().cpu() for value in head.parameters()])
+    with torch.no_grad():
+        for parameter, value in zip(head.parameters(), values, strict=True):
+            parameter.copy_(value)
+
+
 def solved(method: Method, features: Tensor, labels: Tensor, classes: int, *, head: nn.Linear) -> nn.Linear:
     """Return a copy of `head` solved from the features (rows, width) and labels (rows,) of all rows."""
     found = deepcopy(head)
@@ -48,7 +64,7 @@ def solved(method: Method, features: Tensor, labels: Tensor, classes: int, *, he
 class FeatureBatches:
     """This rank's features and labels, batch by batch; those that fit into `kept_bytes` are computed once."""
 
-    def __init__(self, adapted: Adapted, rows: Rows, harness: Harness, size: int, *, kept_bytes: int) -> None:
+    def __init__(self, adapted: Adapted, rows: Rows, harness: Harness, size: int, *, kept_bytes: int = 0) -> None:
         self._adapted, self._rows, self._harness, self._size = adapted, rows, harness, size
         self._left = kept_bytes
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}

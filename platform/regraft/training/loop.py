@@ -221,8 +221,12 @@ def is_pause_due(run: Run) -> bool:
 
 
 def is_evaluation_due(run: Run) -> bool:
-    """Return whether this step ends an epoch, `eval_steps` steps, or the run."""
-    step, every = run.state.step, run.spec.training.eval_steps or run.per_epoch
+    """Return whether this step ends an epoch, `eval_steps` steps, or the run.
+
+    An epoch of balanced batches has no meaning of its own, and often one step.
+    """
+    usual = run.steps if run.spec.method.trains_features else run.per_epoch
+    step, every = run.state.step, run.spec.training.eval_steps or usual
     return step % every == 0 or step == run.steps
 
 

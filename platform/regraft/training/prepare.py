@@ -114,6 +114,7 @@ def build_rows(
     if checks:
         snapshot = replace(snapshot, notes=(*snapshot.notes, *checks.cut(snapshot)))
     refuse_small_target(spec, snapshot)
+    refuse_lone_rows(spec, snapshot)
     snapshot = replace(snapshot, notes=(*snapshot.notes, *episode_notes(spec, snapshot)))
     for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
         note(progress, text)
@@ -194,6 +195,20 @@ def refuse_small_target(spec: RunSpec, snapshot: Snapshot) -> None:
             f"data.target has {counted(len(target), 'row')}, fewer than training.batch_size: {size}: name more rows, "
             "or write a smaller batch_size",
             where=str(spec.data.target),
+        )
+
+
+def refuse_lone_rows(spec: RunSpec, snapshot: Snapshot) -> None:
+    """Raise DataError where rows of a class are compared with one another and a class has one row."""
+    if not spec.method.trains_features:
+        return
+    counts = snapshot.train.counts
+    lone = [repr(label) for label, count in counts.items() if count == 1]
+    if lone:
+        raise DataError(
+            f"method {spec.method.key()} compares rows of a class, and there is one row of {', '.join(lone[:5])}: add "
+            "a second one, leave the class out, or write method: prototypes",
+            where=spec.data.train,
         )
 
 

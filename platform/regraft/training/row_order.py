@@ -1,4 +1,5 @@
-"""The order in which steps read the training rows: each row once an epoch, or episodes where a loss draws them."""
+"""The order in which steps read the training rows: each row once an epoch, as many rows of each class where the method
+trains features, or episodes where a loss draws them."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from regraft.contracts import Episode
 from regraft.data.rows import Rows
-from regraft.data.sampler import batches, episode, position
+from regraft.data.sampler import balanced_batches, batches, episode, position
 from regraft.data.snapshot import Snapshot
 from regraft.errors import DataError
 from regraft.spec.run import RunSpec
@@ -32,6 +33,8 @@ def row_order(spec: RunSpec, rows: Rows, per_epoch: int) -> RowOrder:
     """Return the order of the training rows that the spec asks for."""
     if spec.episode is not None:
         return EpisodeOrder(rows, spec.episode, spec.training.seed)
+    if spec.method.trains_features:
+        return BalancedOrder(spec, rows, per_epoch)
     return EpochOrder(spec, rows, per_epoch)
 
 
@@ -50,6 +53,25 @@ class EpochOrder:
             training, lengths = self._training, self._rows.lengths
             self._epoch = epoch
             self._order = batches(training.seed, epoch, lengths, training.batch_size, bucketing=self._bucketing)
+        return self._order[index], (self._training.seed, epoch)
+
+
+class BalancedOrder:
+    """As many rows of each class in a step; an epoch has as many steps as otherwise."""
+
+    def __init__(self, spec: RunSpec, rows: Rows, per_epoch: int) -> None:
+        self._training, self._per_epoch = spec.training, per_epoch
+        self._labels = np.zeros(len(rows), dtype=np.int64)
+        for number, indices in enumerate(rows.by_label().values()):
+            self._labels[indices] = number
+        self._epoch, self._order = -1, list[Indices]()
+
+    def of_step(self, number: int) -> tuple[Indices, tuple[int, int]]:
+        """Return the rows of a step, and (seed, epoch)."""
+        epoch, index = position(number, self._per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = balanced_batches(self._training.seed, epoch, self._labels, self._training.batch_size)
         return self._order[index], (self._training.seed, epoch)
 
 

@@ -23,6 +23,7 @@ from regraft.spec.run import RunSpec
 from regraft.spec.sections import TrainingSpec, number_of
 from regraft.store.checkpoints import Checkpoints
 from regraft.training.class_weights import class_weights
+from regraft.training.closed_form import fit_head
 from regraft.training.distribute import distribute, make_accelerator
 from regraft.training.evaluate import evaluate, packed
 from regraft.training.harness import Harness
@@ -183,6 +184,9 @@ class Run:
     def evaluate(self) -> dict[str, float]:
         """Return metrics on the evaluation rows, and update the state: best score, staleness, end of the run."""
         size = max(32, self.spec.training.batch_size)
+        if self.spec.method.trains_features:
+            with self.accelerator.autocast():
+                fit_head(self.adapted, self.snapshot.train, self.harness, size=size)
         metrics, records = evaluate(
             self.adapted, self.snapshot.eval, self.harness, size=size, autocast=self.accelerator.autocast()
         )

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from regraft.bases.adapted import Adapted, model_inputs
 from regraft.contracts import Batch, ForwardPass, Loss, Step
+from regraft.errors import Unsupported
 from regraft.spec.sections import TrainingSpec
 from regraft.training.evaluate import to_device
 from regraft.training.gathering import gather_pass
@@ -68,6 +69,8 @@ class StepModule(nn.Module):
         """
         adapted = self._adapted[0]
         own = self._pass(batch)
+        if adapted.method.trains_features:
+            return self._feature_loss(own, real=real[0])
         total, weight = adapted.task.loss(own.output, batch, adapted.context)
         if not self._losses:
             return total, weight
@@ -79,6 +82,19 @@ class StepModule(nn.Module):
             total = total + loss.weight * value * weight.detach()
         return total, weight
 
+    def _feature_loss(self, own: ForwardPass, *, real: bool) -> tuple[Tensor, Tensor]:
+        """Return the method's loss on the features of the whole step, times this rank's rows, and their number.
+
+        Logits count nothing: they give the head, which is solved, a gradient of 0, as wrappers need one.
+        """
+        if own.features is None:
+            raise Unsupported("it reads one vector for each row, and this head does not", where="method")
+        whole = gather_pass(own, real=real)
+        assert whole.features is not None
+        value = self._adapted[0].method.feature_loss(whole.features, whole.batch["labels"])
+        weight = torch.tensor(float(len(own.features)), device=value.device)
+        return value * weight + own.output.logits.sum() * 0.0, weight
+
     def _pass(self, batch: Batch) -> ForwardPass:
         adapted = self._adapted[0]
         with self._watched(adapted) as seen, adapted.bypassing_trunk(batch):
@@ -89,7 +105,7 @@ class StepModule(nn.Module):
     def _watched(self, adapted: Adapted) -> Iterator[list[Tensor]]:
         """Record the inputs of the head's last linear layer, where loss terms may read them."""
         seen: list[Tensor] = []
-        layer = adapted.last_linear() if self._losses else None
+        layer = adapted.last_linear() if self._losses or adapted.method.trains_features else None
         if layer is None:
             yield seen
             return

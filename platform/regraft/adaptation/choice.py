@@ -6,20 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from regraft.adaptation.grounds import Grounds, grounds_of
 from regraft.adaptation.guard import GuardFinding, guard
 from regraft.adaptation.members import validators
-from regraft.adaptation.probabilities import accuracy
 from regraft.adaptation.shift import Shift, ShiftKind
-from regraft.adaptation.validator import Interval, Outputs, Validator, paired_interval
+from regraft.adaptation.validator import Interval, Outputs, paired_interval
 from regraft.errors import RequestError
 
 DECIDING = ("im", "bnm")
 """Validators that must all say better, beyond their intervals. The others are shown."""
-LEAST_SOURCE_ACCURACY = 0.9
-"""Least accuracy of source-only on source rows for a choice by validators.
-
-Validators reward certainty. Where classes overlap on the source already, certainty is no sign of being right.
-"""
 LEAST_LABELLED = 16
 """Fewest labelled target rows that settle a choice."""
 
@@ -44,6 +39,10 @@ class AdaptCandidate:
     evidence: Evidence = Evidence.VALIDATORS
     labelled_rows: int = 0
     """Labelled target rows that it was fitted on."""
+    aligned: bool = False
+    """Whether it reads target features after their moments were moved to the source's."""
+    probe: bool = False
+    """Whether it is the correction whose own gain says that moments moved."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,15 @@ class Choice:
     judgements: tuple[Judgement, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class _Context:
+    """What stays the same for all candidates of a choice."""
+
+    source_only: AdaptCandidate
+    shift: Shift
+    seed: int
+
+
 @dataclass(frozen=True)
 class _Verdict:
     """Whether a candidate replaces the best one before it."""
@@ -90,10 +98,13 @@ def choose(candidates: Sequence[AdaptCandidate], source_only: AdaptCandidate, sh
     names = [candidate.name for candidate in (source_only, *candidates)]
     if len(set(names)) < len(names):
         raise RequestError(f"two candidates have one name: {', '.join(names)}")
+    context = _Context(source_only, shift, seed)
+    probe = next((candidate.outputs for candidate in candidates if candidate.probe), None)
+    grounds = grounds_of(source_only.outputs, probe, seed=seed)
     best = source_only
     found: list[tuple[AdaptCandidate, _Verdict]] = []
     for candidate in candidates:
-        verdict = _verdict(candidate, best, source_only, (shift, seed))
+        verdict = _verdict(candidate, best, grounds, context)
         found.append((candidate, verdict))
         best = candidate if verdict.better else best
     judged = [_judgement(candidate, verdict, best) for candidate, verdict in found]
@@ -123,31 +134,25 @@ def _reason(best: AdaptCandidate, source_only: AdaptCandidate, shift: Shift, jud
     return f"Do not adapt: no candidate is shown to be better. {shift.reason}"
 
 
-def _verdict(
-    candidate: AdaptCandidate, best: AdaptCandidate, source_only: AdaptCandidate, context: tuple[Shift, int]
-) -> _Verdict:
-    shift, seed = context
-    if shift.kind is ShiftKind.NONE:
+def _verdict(candidate: AdaptCandidate, best: AdaptCandidate, grounds: Grounds, context: _Context) -> _Verdict:
+    if context.shift.kind is ShiftKind.NONE:
         return _Verdict(False, "Nothing moved, so there is nothing to adapt to.")
     if candidate.evidence is Evidence.PRIOR:
-        return _by_prior(candidate, source_only, shift)
+        return _by_prior(candidate, context)
     if candidate.evidence is Evidence.LABELS:
-        return _by_labels(candidate, source_only)
-    if shift.kind is ShiftKind.LABEL:
+        return _by_labels(candidate, context.source_only)
+    if context.shift.kind is ShiftKind.LABEL:
         return _Verdict(False, "Only the classes' shares moved; aligning the features would mix classes.")
-    return _by_validators(candidate, best, source_only, seed)
+    return _by_validators(candidate, best, grounds, context)
 
 
-def _by_prior(candidate: AdaptCandidate, source_only: AdaptCandidate, shift: Shift) -> _Verdict:
-    if shift.kind is not ShiftKind.LABEL:
+def _by_prior(candidate: AdaptCandidate, context: _Context) -> _Verdict:
+    if context.shift.kind is not ShiftKind.LABEL:
         return _Verdict(False, "The features moved, and not only the classes' shares.")
     if not candidate.outputs.finite:
         return _Verdict(False, "Its outputs are not numbers.")
-    return _Verdict(
-        True,
-        "The classes' shares moved, and it corrects for that.",
-        finding=guard(candidate.outputs, source_only.outputs),
-    )
+    finding = guard(candidate.outputs, context.source_only.outputs)
+    return _Verdict(True, "The classes' shares moved, and it corrects for that.", finding=finding)
 
 
 def _by_labels(candidate: AdaptCandidate, source_only: AdaptCandidate) -> _Verdict:
@@ -160,37 +165,20 @@ def _by_labels(candidate: AdaptCandidate, source_only: AdaptCandidate) -> _Verdi
     return _Verdict(True, f"It was fitted on {candidate.labelled_rows} labelled target rows too.", finding=finding)
 
 
-def _by_validators(candidate: AdaptCandidate, best: AdaptCandidate, source_only: AdaptCandidate, seed: int) -> _Verdict:
-    finding = guard(candidate.outputs, source_only.outputs)
+def _by_validators(candidate: AdaptCandidate, best: AdaptCandidate, grounds: Grounds, context: _Context) -> _Verdict:
+    finding = guard(candidate.outputs, context.source_only.outputs)
     if not finding.passed:
         return _Verdict(False, f"The guard refuses it: {'; '.join(finding.against)}.", finding=finding)
-    thin = _overlapping(source_only.outputs)
+    thin = grounds.against(aligned=candidate.aligned)
     if thin:
         return _Verdict(False, thin, finding=finding)
     known = validators()
-    intervals = {name: _interval(known[name], candidate, best, seed) for name in DECIDING}
+    intervals = {
+        name: paired_interval(known[name], candidate.outputs, best.outputs, seed=context.seed) for name in DECIDING
+    }
     worse = [name for name, interval in intervals.items() if interval is None or interval.low <= 0]
     if worse:
-        against = (
-            f"{' and '.join(worse)} {'do' if len(worse) > 1 else 'does'} not say that it is better than {best.name}."
-        )
+        verb = "do" if len(worse) > 1 else "does"
+        against = f"{' and '.join(worse)} {verb} not say that it is better than {best.name}."
         return _Verdict(False, against, intervals, finding)
     return _Verdict(True, f"{' and '.join(DECIDING)} say that it is better than {best.name}.", intervals, finding)
-
-
-def _overlapping(source_only: Outputs) -> str:
-    """Return why validators cannot be trusted here; empty if they can."""
-    labels = source_only.source_labels
-    if labels is None or not len(labels):
-        return "No labelled source rows show whether the classes can be told apart."
-    kept = accuracy(source_only.source_logits, labels)
-    if kept >= LEAST_SOURCE_ACCURACY:
-        return ""
-    return (
-        f"Source-only is right on {kept:.3f} of the source rows: below {LEAST_SOURCE_ACCURACY}, classes overlap, and "
-        "validators, which reward certainty, are not trusted. Labelled target rows settle it."
-    )
-
-
-def _interval(validator: Validator, candidate: AdaptCandidate, best: AdaptCandidate, seed: int) -> Interval | None:
-    return paired_interval(validator, candidate.outputs, best.outputs, seed=seed)

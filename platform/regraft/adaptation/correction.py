@@ -18,6 +18,8 @@ class Correction(ABC):
     """How pages and documents call it."""
     for_label_shift: ClassVar[bool] = False
     """Whether it is for a moved prior, and otherwise for features that moved."""
+    probe: ClassVar[bool] = False
+    """Whether its gain shows that the features' statistics moved, so that the validators are listened to."""
 
     @abstractmethod
     def fold(self, head: LinearHead, source: Side, target: Side) -> LinearHead:

@@ -17,6 +17,8 @@ LEAST_MOVE = 0.05
 """Least share of rows that must change their class between the priors."""
 RECALIBRATED, REDRAWN = 20, 10
 """Resamples of the source rows, and resamples of the target rows for each of them."""
+PSEUDO_ROWS = 10.0
+"""Target rows that are added, divided as the source's prior is: no share is 0, and few rows move it little."""
 STEPS, TOLERANCE = 2000, 1e-9
 
 
@@ -88,8 +90,8 @@ def expectation_maximisation(
 ) -> Tensor:
     """Return the shares of the classes among rows with these calibrated logits; (classes,), or (draws, classes).
 
-    `counts` (draws, rows) says how often each row was drawn. One more row that is divided as the prior is keeps every
-    share above 0. A class without source rows gets no share: its probabilities are worth nothing.
+    `counts` (draws, rows) says how often each row was drawn. Ten more rows are divided as the prior is. A class
+    without source rows gets no share: its probabilities are worth nothing.
     """
     present = prior > 0
     likelihood = (logits - prior.where(present, torch.ones(()).double()).log()).where(present, -torch.inf)
@@ -100,7 +102,7 @@ def expectation_maximisation(
     for _ in range(STEPS):
         before = shares
         shares = shares * ((weights / (shares @ likelihood.T).clamp_min(1e-300)) @ likelihood)
-        shares = (shares + prior) / (total + 1)
+        shares = (shares + PSEUDO_ROWS * prior) / (total + PSEUDO_ROWS)
         if float((shares - before).abs().max()) < TOLERANCE:
             break
     shares = shares / shares.sum(1, keepdim=True)

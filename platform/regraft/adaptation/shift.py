@@ -17,7 +17,7 @@ LEAST_AUC = 0.55
 """Least AUC of the classifier of the two sides that counts as a shift."""
 LEAST_MMD = 0.005
 """Least squared MMD that counts as a shift."""
-GATE = 0.75
+GATE = 0.7
 """AUC with source rows weighted by the estimated prior, below which the classes' shares explain the shift."""
 MIN_ROWS = 20
 """Fewest rows of a side for a test."""

@@ -43,6 +43,11 @@ class Outputs:
         """Whether all logits are numbers."""
         return bool(torch.isfinite(self.source_logits).all() and torch.isfinite(self.target_logits).all())
 
+    def target_alone(self) -> Outputs:
+        """Return the target logits without anything beside them."""
+        rows, classes = self.target_logits.shape
+        return Outputs(torch.empty(0, 0), torch.empty(0, classes), None, torch.empty(rows, 0), self.target_logits)
+
     def take(self, source: Tensor, target: Tensor) -> Outputs:
         """Return the rows with these indices."""
         labels = None if self.source_labels is None else self.source_labels[source]
@@ -60,6 +65,8 @@ class Validator(ABC):
 
     name: ClassVar[str]
     """How pages and documents call it."""
+    reads_source: ClassVar[bool] = False
+    """Whether it reads more than the target logits."""
 
     @abstractmethod
     def score(self, outputs: Outputs) -> float | None:
@@ -85,6 +92,8 @@ def paired_interval(
     """
     if len(candidate.target_logits) != len(other.target_logits):
         raise RequestError("two candidates are compared on the same target rows")
+    if not validator.reads_source:
+        candidate, other = candidate.target_alone(), other.target_alone()
     full = _difference(validator, candidate, other)
     if full is None or len(candidate.target_logits) < MIN_ROWS:
         return None

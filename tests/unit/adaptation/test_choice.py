@@ -35,7 +35,9 @@ def candidates(source: Side, target: Side, *names: str) -> list[AdaptCandidate]:
     for name in names:
         member = corrections()[name]
         evidence = Evidence.PRIOR if member.for_label_shift else Evidence.VALIDATORS
-        found.append(AdaptCandidate(name, outputs_of(WIDE, source, target, member), evidence))
+        outputs = outputs_of(WIDE, source, target, member)
+        aligned = not member.for_label_shift
+        found.append(AdaptCandidate(name, outputs, evidence, aligned=aligned, probe=member.probe))
     return found
 
 
@@ -52,7 +54,7 @@ def source_only(source: Side, target: Side, head: LinearHead = WIDE) -> AdaptCan
 
 
 def test_an_undone_change_of_features_is_chosen_beside_a_collapsed_candidate() -> None:
-    source, target = clear(300, 1), moved(clear(300, 2))
+    source, target = clear(250, 1), moved(clear(250, 2))
     offered = [*candidates(source, target, "prior", "zscore"), collapsed(source, target)]
     choice = choose(offered, source_only(source, target), diagnose(source, target, WIDE))
     assert choice.name == "zscore" and choice.adapted

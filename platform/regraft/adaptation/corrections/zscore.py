@@ -21,6 +21,7 @@ class ZscoreCorrection(Correction):
     """
 
     name: ClassVar[str] = "zscore"
+    probe: ClassVar[bool] = True
 
     def fold(self, head: LinearHead, source: Side, target: Side) -> LinearHead:
         """Return the head with scaled weights and a moved bias."""

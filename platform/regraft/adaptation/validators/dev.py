@@ -24,6 +24,7 @@ class DeepEmbeddedValidation(Validator):
     """
 
     name: ClassVar[str] = "dev"
+    reads_source: ClassVar[bool] = True
 
     def score(self, outputs: Outputs) -> float | None:
         """Return the negative risk; None without source labels or with too few rows for a classifier."""

@@ -67,7 +67,9 @@ def show_result(outcome: Outcome, screen: Screen) -> None:
     screen.say()
     screen.say(Text.assemble((reference, "bold green"), f" {state}"))
     score, gain = outcome.score, gained(outcome.gain)
-    rows: list[tuple[str, object]] = [(score, f"{figure(outcome.metrics.get(score))}{f'  ({gain})' if gain else ''}")]
+    unmeasured = "not measured: there are no evaluation rows"
+    result = figure(outcome.metrics[score]) if outcome.metrics else unmeasured
+    rows: list[tuple[str, object]] = [(score, f"{result}{f'  ({gain})' if gain else ''}")]
     rows += [
         (name.replace("_", " "), figure(value))
         for name, baseline in outcome.baselines.items()

@@ -51,7 +51,7 @@ def refuse_empty(data: DataSpec, sides: Sequence[SplitSide], smaller_rows: str =
             if not side.rows:
                 raise DataError(NO_ROWS, where=written)
             continue
-        if train.rows and side.rows:
+        if train.rows and (side.rows or _may_lack_rows(data, train, side)):
             continue
         total = train.rows + sum(share.rows for share in shares)
         what = "row" if total == 1 else "rows"
@@ -63,6 +63,15 @@ def refuse_empty(data: DataSpec, sides: Sequence[SplitSide], smaller_rows: str =
             + ", or ".join([*ways, f"name a file of rows in data.{side.name}"]),
             where=f"data.{side.name}",
         )
+
+
+def _may_lack_rows(data: DataSpec, train: SplitSide, side: SplitSide) -> bool:
+    """Return whether a share for evaluation may be empty: each label has one row, which training needs.
+
+    The caller refuses that where the method needs evaluation rows.
+    """
+    one_each = len(train.labels) > 1 and max(train.labels.values()) == 1 and train.rows == len(train.labels)
+    return side.name == "eval" and isinstance(data.eval, float) and one_each
 
 
 def _written(data: DataSpec, side: SplitSide) -> Any:

@@ -120,7 +120,7 @@ def solve(run: Run) -> None:
     size = max(32, run.spec.training.batch_size)
     solve_head(run.adapted, run.spec.method, run.snapshot.train, run.harness, size=size)
     run.state.step = run.steps
-    metrics = run.evaluate()
+    metrics = run.evaluate() if len(run.snapshot.eval) else {}
     run.state.finished = True
     run.callbacks.on_pause(run, metrics)
 

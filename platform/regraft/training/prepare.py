@@ -115,7 +115,8 @@ def build_rows(
         snapshot = replace(snapshot, notes=(*snapshot.notes, *checks.cut(snapshot)))
     refuse_small_target(spec, snapshot)
     refuse_lone_rows(spec, snapshot)
-    snapshot = replace(snapshot, notes=(*snapshot.notes, *episode_notes(spec, snapshot)))
+    more = (*nothing_measured(spec, snapshot), *episode_notes(spec, snapshot))
+    snapshot = replace(snapshot, notes=(*snapshot.notes, *more))
     for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
         note(progress, text)
     for text in warn_of_changes(store, spec.name, NameUse(spec.task.key(), base_family(base), snapshot.labels)):
@@ -184,6 +185,21 @@ def prepare(store: ObjectStore, spec: RunSpec, run: str, progress: Progress | No
         fingerprint=snapshot.fingerprint,
         labels=snapshot.labels,
         threads=threads_per_rank(spec),
+    )
+
+
+def nothing_measured(spec: RunSpec, snapshot: Snapshot) -> tuple[str, ...]:
+    """Return a sentence where no row is left to evaluate on; raises DataError where the method needs such rows."""
+    if len(snapshot.eval):
+        return ()
+    classes = counted(len(snapshot.labels), "class", "classes")
+    why = f"each of the {classes} has one row, so that none is left to evaluate on"
+    if spec.method.closed_form:
+        return (f"{why}: nothing is measured; `regraft evaluate` measures the model on other rows",)
+    raise DataError(
+        f"{why}, and method {spec.method.key()} chooses its checkpoint there: name a file of rows in data.eval, or "
+        "write a method without steps (regraft show methods)",
+        where="data.eval",
     )
 
 

@@ -88,8 +88,9 @@ def register(prepared: PreparedRun) -> Outcome:
     """Register the best checkpoint of a trained run as a model version, and return the run's outcome."""
     store, spec, job, progress = prepared.store, prepared.spec, prepared.job, prepared.log
     checkpoints, runs = Checkpoints(store, job.run), Runs(store)
-    best, delta = best_delta(checkpoints, spec.task.score, progress)
     document = find_document(runs, job.run) or {}
+    measured = bool((document.get("rows") or {}).get("eval", 1))
+    best, delta = best_delta(checkpoints, spec.task.score, progress, measured=measured)
     trained = TrainedRun(job, base_of(store, spec, job), best, delta, last_state(checkpoints), document)
     meta = version_meta(spec, trained)
     better = better_version(newest_version(Registry(store), spec.name), meta)
@@ -135,12 +136,15 @@ def publish(store: ObjectStore, spec: RunSpec, trained: TrainedRun, meta: dict[s
     return Registry(store).publish(spec.name, contents, meta)
 
 
-def best_delta(checkpoints: Checkpoints, score: Score, progress: Progress | None) -> tuple[SavedCheckpoint, bytes]:
+def best_delta(
+    checkpoints: Checkpoints, score: Score, progress: Progress | None, *, measured: bool = True
+) -> tuple[SavedCheckpoint, bytes]:
     """Return the best evaluated checkpoint whose files verify, the earliest of equals, and its delta.
 
-    Raises RunError when there is none.
+    Of a run without evaluation rows, not `measured`, the newest one. Raises RunError when there is none.
     """
-    for saved in ranked(checkpoints.valid(), score.name, score.mode):
+    valid = checkpoints.valid()
+    for saved in ranked(valid, score.name, score.mode) if measured else reversed(valid):
         with tempfile.TemporaryDirectory(prefix="regraft-") as folder:
             try:
                 return saved, (checkpoints.open(saved, Path(folder)) / "delta.safetensors").read_bytes()

@@ -80,7 +80,9 @@ def _best_checkpoint(run: Run, folder: Path) -> tuple[SavedCheckpoint | None, Pa
     harness, checkpoints, score = run.harness, run.callbacks.checkpoints, run.spec.task.score
     found: SavedCheckpoint | None = None
     if harness.first:
-        for saved in ranked(checkpoints.valid(), score.name, score.mode):
+        valid = checkpoints.valid()
+        # Without evaluation rows there is one checkpoint, that of a head that was solved.
+        for saved in ranked(valid, score.name, score.mode) if len(run.snapshot.eval) else reversed(valid):
             try:
                 folder = checkpoints.open(saved, folder)
             except Damaged:

@@ -15,7 +15,8 @@ from typing import Literal
 
 from regraft.bases.derived_base import find_base
 from regraft.contracts import Note, NotesOnce, Progress, SearchStarted, note
-from regraft.errors import RequestError, Stopped, StoreError
+from regraft.data.snapshot import Snapshot
+from regraft.errors import DataError, RequestError, Stopped, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
@@ -113,6 +114,7 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
             pool = LazyPool(means.make_pool, stack, at_once=known is None or known.state != "finished")
             as_in = None if known is None else known.fingerprint
             snapshot = build_rows(store, without_search(spec), base, means.reading, as_in=as_in)
+            refuse_unmeasured(snapshot)
             record = known or new_record(name, spec, base, snapshot)
             check_unchanged(record, base, snapshot)
             update_record(record, spec, snapshot)
@@ -123,6 +125,15 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
             ran = execute(coordinator, job, pool, lease)
         lease.raise_if_lost("another driver took this search over; it will register the winner", name)
         return complete(prepared, coordinator, means.started, ran=ran)
+
+
+def refuse_unmeasured(snapshot: Snapshot) -> None:
+    """Raise DataError where there are no evaluation rows, by which trials are compared."""
+    if not len(snapshot.eval):
+        raise DataError(
+            "a search compares trials on evaluation rows, and each class has one row: name a file of rows",
+            where="data.eval",
+        )
 
 
 def coordinate(prepared: PreparedSearch, study: Study) -> SearchCoordinator:

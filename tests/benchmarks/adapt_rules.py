@@ -114,7 +114,7 @@ def measured(
         "name": name,
         "made": made,
         **figures(shift),
-        **asdict(grounds_of(usual.outputs, next(one.outputs for one in offered if one.probe))),
+        **asdict(grounds_of(usual.outputs, next(one.outputs for one in offered if one.name == "zscore"))),
         "accuracy": right,
         "im": {key: round(found["im"] or 0, 4) for key, found in values.items()},
         "chosen": choice.name,
@@ -146,9 +146,7 @@ def candidates(head: LinearHead, held: Side, target: Side) -> list[AdaptCandidat
     for name in ("prior", "zscore", "coral"):
         member = corrections()[name]
         evidence = Evidence.PRIOR if member.for_label_shift else Evidence.VALIDATORS
-        aligned = not member.for_label_shift
-        outputs = outputs_of(head, held, target, member)
-        found.append(AdaptCandidate(name, outputs, evidence, aligned=aligned, probe=member.probe))
+        found.append(AdaptCandidate(name, outputs_of(head, held, target, member), evidence))
     return found
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from regraft.adaptation.grounds import Grounds, grounds_of
 from regraft.adaptation.guard import GuardFinding, guard
-from regraft.adaptation.members import validators
+from regraft.adaptation.members import corrections, validators
 from regraft.adaptation.shift import Shift, ShiftKind
 from regraft.adaptation.validator import Interval, Outputs, paired_interval
 from regraft.errors import RequestError
@@ -40,9 +40,7 @@ class AdaptCandidate:
     labelled_rows: int = 0
     """Labelled target rows that it was fitted on."""
     aligned: bool = False
-    """Whether it reads target features after their moments were moved to the source's."""
-    probe: bool = False
-    """Whether it is the correction whose own gain says that moments moved."""
+    """Whether it reads target features after their moments were moved to the source's, as corrections do."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def choose(candidates: Sequence[AdaptCandidate], source_only: AdaptCandidate, sh
     if len(set(names)) < len(names):
         raise RequestError(f"two candidates have one name: {', '.join(names)}")
     context = _Context(source_only, shift, seed)
-    probe = next((candidate.outputs for candidate in candidates if candidate.probe), None)
+    probe = next((candidate.outputs for candidate in candidates if _is_probe(candidate)), None)
     grounds = grounds_of(source_only.outputs, probe, seed=seed)
     best = source_only
     found: list[tuple[AdaptCandidate, _Verdict]] = []
@@ -116,6 +114,11 @@ def choose(candidates: Sequence[AdaptCandidate], source_only: AdaptCandidate, sh
 def scores(outputs: Outputs) -> dict[str, float | None]:
     """Return every validator's score."""
     return {name: validator.score(outputs) for name, validator in validators().items()}
+
+
+def _is_probe(candidate: AdaptCandidate) -> bool:
+    member = corrections().get(candidate.name)
+    return member is not None and member.probe
 
 
 def _judgement(candidate: AdaptCandidate, verdict: _Verdict, best: AdaptCandidate) -> Judgement:
@@ -169,7 +172,7 @@ def _by_validators(candidate: AdaptCandidate, best: AdaptCandidate, grounds: Gro
     finding = guard(candidate.outputs, context.source_only.outputs)
     if not finding.passed:
         return _Verdict(False, f"The guard refuses it: {'; '.join(finding.against)}.", finding=finding)
-    thin = grounds.against(aligned=candidate.aligned)
+    thin = grounds.against(aligned=candidate.aligned or candidate.name in corrections())
     if thin:
         return _Verdict(False, thin, finding=finding)
     known = validators()

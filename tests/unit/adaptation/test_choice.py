@@ -35,9 +35,7 @@ def candidates(source: Side, target: Side, *names: str) -> list[AdaptCandidate]:
     for name in names:
         member = corrections()[name]
         evidence = Evidence.PRIOR if member.for_label_shift else Evidence.VALIDATORS
-        outputs = outputs_of(WIDE, source, target, member)
-        aligned = not member.for_label_shift
-        found.append(AdaptCandidate(name, outputs, evidence, aligned=aligned, probe=member.probe))
+        found.append(AdaptCandidate(name, outputs_of(WIDE, source, target, member), evidence))
     return found
 
 

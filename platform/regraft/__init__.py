@@ -167,13 +167,16 @@ def adapt(
 
     def run(shown: Progress | None) -> AdaptOutcome:
         from regraft.adaptation.session import AdaptOptions, adapt_session
+        from regraft.contracts import NotesOnce
+
+        once = NotesOnce(shown)  # every run reads the same rows
 
         def trained(one: RunSpec, finish: Any) -> Outcome:
-            return _train_candidate(one, finish, progress=shown, address=address)
+            return _train_candidate(one, finish, progress=once, address=address)
 
         options = AdaptOptions(None if ladder is None else tuple(ladder), None if check is None else str(check))
         with swept():
-            return adapt_session(resolved, trained, options, progress=shown)
+            return adapt_session(resolved, trained, options, progress=once)
 
     if progress is not None:
         return run(progress)

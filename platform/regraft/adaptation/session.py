@@ -105,7 +105,7 @@ def adapt_session(
 
 def adaptation_name(spec: RunSpec, options: AdaptOptions) -> str:
     """Return the adaptation's name: that of the spec's run, and a hash of a ladder that is written."""
-    name = spec.named({"compute": True, "store": True, "search": True})
+    name = f"{spec.named({'compute': True, 'store': True, 'search': True})}.adapt"
     if options.ladder is None and not options.heads:
         return name
     written = json.dumps([sorted(options.ladder or ()), sorted(options.heads)])
@@ -116,6 +116,8 @@ def _rows(place: _Place, spec: RunSpec, base: Base) -> Snapshot:
     """Read the rows of both domains. Raises DataError for too few target rows."""
     plain = runs.source_only(spec)
     data = spec.data.model_copy(update={"target_labels": None})
+    if place.ladder.labelled:  # unusable labels are refused before anything is trained
+        build_rows(place.store, runs.with_target_labels(spec), base, place.progress)
     snapshot = build_rows(place.store, plain.model_copy(update={"data": data}), base, place.progress)
     if snapshot.target is None or len(snapshot.target) < FEWEST:
         count = counted(0 if snapshot.target is None else len(snapshot.target), "row")

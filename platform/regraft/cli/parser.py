@@ -252,7 +252,7 @@ def _models(commands: Any) -> None:
 
 def _runs(commands: Any) -> None:
     runs = _group(commands, "runs", "look at, stop and delete runs")
-    _command(runs, "list", "every run and search with its state, score and time", store=True)
+    _command(runs, "list", "every run, search and adaptation with its state, score and time", store=True)
     show = _command(runs, "show", "one run: state, checkpoints, metrics", store=True)
     show.add_argument("run", metavar="RUN")
     stop = _command(
@@ -263,8 +263,8 @@ def _runs(commands: Any) -> None:
     logs = _command(runs, "logs", "the log of a run, from any machine", store=True)
     logs.add_argument("run", metavar="RUN")
     logs.add_argument("-f", "--follow", action="store_true", help="follow until the run ends")
-    delete = _command(runs, "delete", "remove runs and searches; the versions registered from them stay", store=True)
-    delete.add_argument("runs", metavar="RUN", nargs="+", help="a run, or a search")
+    delete = _command(runs, "delete", "remove runs, searches and adaptations; versions stay", store=True)
+    delete.add_argument("runs", metavar="RUN", nargs="+", help="a run, a search or an adaptation")
     delete.add_argument("--yes", action="store_true", help="do not ask")
 
 

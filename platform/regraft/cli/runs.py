@@ -11,6 +11,8 @@ from regraft.cli.screen import Reply, Screen, confirmed, figure, store_of
 from regraft.cli.train_progress import line_of, step_text
 from regraft.contracts import Event, Registered, RunFailed, Stepped
 from regraft.errors import Damaged, NotFound, RequestError
+from regraft.store.adaptations import adaptations, read_adaptation
+from regraft.store.adaptations import folder_of as folder_of_adaptation
 from regraft.store.bounded_json import parse_json
 from regraft.store.checkpoints import Checkpoints, SavedCheckpoint
 from regraft.store.deletion import Deletable, deletable
@@ -26,6 +28,7 @@ _LINES = 12
 """Metric lines shown of a run; --json has all of them."""
 _RUN_COLUMNS = ("run", "model", "state", "step", "score", "time", "version", "updated")
 _SEARCH_COLUMNS = ("search", "model", "state", "trials", "score", "time", "winner")
+_ADAPTATION_COLUMNS = ("adaptation", "model", "state", "chosen", "version")
 _LONGEST = 200
 """Characters shown of a line that cannot be read."""
 _LOOK_S = 1.0
@@ -43,10 +46,14 @@ def listing(args: argparse.Namespace, screen: Screen) -> Reply:
         screen.say(f"no runs in {store.url}; `regraft train SPEC` makes one, --store names another store")
     if found:
         screen.table(_SEARCH_COLUMNS, [_row(one, _SEARCH_COLUMNS) for one in found])
+    adapted = [_adaptation(store, name) for name in adaptations(store)]
+    if adapted:
+        screen.table(_ADAPTATION_COLUMNS, [tuple(one[column] for column in _ADAPTATION_COLUMNS) for one in adapted])
     for one in (*runs, *found):
         if "damaged" in one:
             screen.note(f"{one.get('run') or one['search']} is damaged: {one['damaged']}")
-    return Reply({"store": store.url, "runs": runs, "searches": found})
+    more = {"adaptations": adapted} if adapted else {}
+    return Reply({"store": store.url, "runs": runs, "searches": found, **more})
 
 
 def show(args: argparse.Namespace, screen: Screen) -> Reply:
@@ -124,6 +131,8 @@ def delete(args: argparse.Namespace, screen: Screen) -> Reply:
 
 def _lost(one: Deletable) -> str:
     """Return what is lost with a run or a search, and what is not."""
+    if one.kind == "adaptation":
+        return f"{one.state}; its runs and versions stay"
     if one.versions:
         stay = "stays: it has" if len(one.versions) == 1 else "stay: they have"
         return f"{one.state}; {', '.join(one.versions)} {stay} copies of all that is needed"
@@ -152,6 +161,14 @@ def _search(store: ObjectStore, name: str) -> dict[str, Any]:
         found["state"] = "interrupted"
     damaged = {"damaged": record["problem"]} if record.get("state") == "damaged" and "problem" in record else {}
     return found | search_result(store, name, record).document() | damaged
+
+
+def _adaptation(store: ObjectStore, name: str) -> dict[str, Any]:
+    record = read_adaptation(store, name) or {"state": "damaged"}
+    found = {key: record.get(key) or "" for key in ("model", "state", "chosen", "version")}
+    if found["state"] == "running" and holder(store, name, folder=folder_of_adaptation(name)) is None:
+        found["state"] = "interrupted"
+    return {"adaptation": name, **found}
 
 
 def _row(entry: dict[str, Any], columns: tuple[str, ...]) -> tuple[object, ...]:

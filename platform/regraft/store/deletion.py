@@ -1,4 +1,7 @@
-"""Deletion of runs and searches: never while a process drives them, never the only copy of what a version needs."""
+"""Deletion of runs, searches and adaptations, never while a process drives them.
+
+The only copy of what a version needs is never deleted.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from dataclasses import dataclass
 
 from regraft.errors import Damaged, NotFound, RequestError
 from regraft.store import names
+from regraft.store.adaptations import RECORD as ADAPTATION_RECORD
+from regraft.store.adaptations import adaptations, read_adaptation
+from regraft.store.adaptations import folder_of as folder_of_adaptation
 from regraft.store.lease import Lease, holder
 from regraft.store.manifest import MANIFEST
 from regraft.store.objects import ObjectStore
@@ -21,10 +27,10 @@ _LEASE = "lease.json"
 
 @dataclass(frozen=True, slots=True)
 class Deletable:
-    """A run or a search that may be deleted, with everything in its folder."""
+    """A run, a search or an adaptation that may be deleted, with everything in its folder."""
 
     kind: str
-    """run or search."""
+    """run, search or adaptation."""
     name: str
     folder: str
     record: str
@@ -45,6 +51,10 @@ def deletable(store: ObjectStore, name: str) -> Deletable:
         record = search_record(store, name)
         named = {str(trial["registered"]) for trial in trial_documents(store, name) if trial.get("registered")}
         kind, folder, document = "search", folder_of(name), SEARCH_RECORD
+    elif name in adaptations(store):
+        record = read_adaptation(store, name) or {"state": "damaged"}
+        named = set()
+        kind, folder, document = "adaptation", folder_of_adaptation(name), ADAPTATION_RECORD
     else:
         record = _run_record(store, name, known)
         named = {f"{record.get('model')}@{record['version']}"} if record.get("version") else set()
@@ -87,7 +97,8 @@ def _run_record(store: ObjectStore, name: str, known: list[str]) -> dict[str, ob
     except Damaged:
         return {"state": "damaged"}
     if record is None:
-        raise names.unknown("run or search", name, [*(info.name for info in Runs(store).list()), *known], store.url)
+        every = [*(info.name for info in Runs(store).list()), *known, *adaptations(store)]
+        raise names.unknown("run or search", name, every, store.url)
     return record
 
 

@@ -12,6 +12,7 @@ import pytest
 import regraft as package
 from doubles.fake_training import Regraft, publish
 from regraft.store import documents
+from regraft.store.adaptations import adaptations, write_adaptation
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
@@ -234,3 +235,18 @@ def test_a_deleted_run_trains_to_the_same_version_again(tmp_path: Path, regraft:
     assert regraft("runs", "delete", first.run, "--yes", "--store", first.store).code == 0
     again = package.train(spec)
     assert (again.run, again.version, again.already) == (first.run, "v1", False)
+
+
+def test_an_adaptation_is_listed_and_deleted_and_its_versions_stay(regraft: Regraft, store: ObjectStore) -> None:
+    registered(store)
+    found = {"model": "tickets", "state": "finished", "chosen": "zscore", "version": "v1", "source": "tickets@v1"}
+    write_adaptation(store, "tickets-0.adapt", found)
+    write_adaptation(store, "tickets-1.adapt", {"model": "tickets", "state": "running"})
+    listed = regraft("runs", "list", "--store", store.url, "--json").document["adaptations"]
+    assert [(one["adaptation"], one["state"], one["chosen"]) for one in listed] == [
+        ("tickets-0.adapt", "finished", "zscore"),
+        ("tickets-1.adapt", "interrupted", ""),
+    ]
+    done = regraft("runs", "delete", "tickets-0.adapt", "--yes", "--store", store.url)
+    assert done.code == 0 and "its runs and versions stay" in done.out + done.err
+    assert adaptations(store) == ["tickets-1.adapt"] and Registry(store).version("tickets", "v1")

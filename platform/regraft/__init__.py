@@ -24,10 +24,11 @@ if _typing.TYPE_CHECKING:
     from regraft.serving.batch.session import BatchResult
     from regraft.serving.predictor import Predictor
     from regraft.spec.run import RunSpec
+    from regraft.teaching.teach import Taught
     from regraft.training.registration import Outcome
     from regraft.tuning.driver.finish import SearchOutcome
 
-__all__ = ["__version__", "adapt", "create_store", "evaluate", "load", "predict", "search", "train"]
+__all__ = ["__version__", "adapt", "create_store", "evaluate", "load", "predict", "search", "teach", "train"]
 
 __version__ = _VERSION
 
@@ -209,7 +210,7 @@ def _resolved(
 ) -> RunSpec:
     """Return a spec from any of its forms, with the overrides; `store` is one of them."""
     from regraft.errors import RequestError
-    from regraft.spec.in_memory import refuse_rows
+    from regraft.spec.in_memory import leaves, refuse_rows
     from regraft.spec.run import RunSpec
     from regraft.units import with_article
 
@@ -226,17 +227,9 @@ def _resolved(
         refuse_rows("spec", spec)
         allowed = "a spec is a mapping, a RunSpec, or the path of a YAML file"
         raise RequestError(f"{with_article(type(spec).__name__)} is given; {allowed}")
-    for place, value in (*_leaves(spec), *overrides.items()):
+    for place, value in (*leaves(spec), *overrides.items()):
         refuse_rows(place, value)
     return RunSpec.resolve(spec, overrides=overrides)
-
-
-def _leaves(document: Mapping[str, Any], path: str = "") -> list[tuple[str, object]]:
-    """Return the values of a nested mapping by their dotted keys."""
-    found: list[tuple[str, object]] = []
-    for key, value in document.items():
-        found += _leaves(value, f"{path}{key}.") if isinstance(value, _Mapping) else [(f"{path}{key}", value)]
-    return found
 
 
 def _store(store: str | Path | None) -> str:
@@ -277,10 +270,9 @@ def evaluate(
     """Evaluate a registered model on the labelled rows at `data`: metrics with 95 % intervals, findings, worst rows.
 
     `evaluation.json` and `evaluation.html` go into the folder `output`, ./evaluation-NAME-VERSION-DATA if it is None.
-    `columns` maps the model's columns to the
-    file's, `format` is the source that reads it ("auto": by its name); the defaults are those of the training data.
-    `against` is another model, compared on the same rows. Intervals use as many of `resamples` as `seconds` allow;
-    `worst` rows are shown.
+    `columns` maps the model's columns to the file's, `format` is the source that reads it ("auto": by its name); the
+    defaults are those of the training data. `against` is another model, compared on the same rows. Intervals use as
+    many of `resamples` as `seconds` allow; `worst` rows are shown.
     """
     from regraft.evaluation.evaluate import evaluate as run
     from regraft.evaluation.options import EvaluationOptions, default_folder
@@ -369,3 +361,42 @@ def predict(
         from regraft.cluster.predict import predict as predict_on_ray
 
         return predict_on_ray(request, workers=workers, fresh=fresh, progress=progress, address=address)
+
+
+def teach(
+    model: str,
+    label: str,
+    rows: Any,
+    *,
+    store: str | Path | None = None,
+    evaluation: str | Path | None = None,
+    max_loss: float = 15.0,
+    promote: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    format: Source | Mapping[str, Any] | str | None = None,
+    plugins: Sequence[str | Path] = (),
+    progress: Progress | None = None,
+) -> Taught:
+    """Publish a version that knows one class more, from a few examples in `rows`, as a path or a table.
+
+    Raises RequestError where a class loses more than `max_loss` points of recall on the evaluation rows that the
+    version keeps, or on those of `evaluation`. `promote` is an alias that then means the new version.
+    """
+    from regraft.serving.batch.table_input import as_input
+    from regraft.store.objects import open_store
+    from regraft.teaching.request import TeachRequest
+    from regraft.teaching.teach import teach as run
+
+    with as_input(rows) as path:
+        request = TeachRequest(
+            model=model,
+            label=label,
+            rows=path,
+            evaluation=None if evaluation is None else str(evaluation),
+            max_loss=max_loss,
+            promote=promote,
+            columns=dict(columns or {}),
+            format=format,
+            plugins=plugins,
+        )
+        return run(open_store(_store(store)), request, progress)

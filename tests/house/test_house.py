@@ -99,6 +99,7 @@ def test_the_public_face_is_exact_and_imports_nothing_heavy() -> None:
         "load",
         "predict",
         "search",
+        "teach",
         "train",
     ]
     look = "import regraft, sys; print(sorted({'torch', 'ray', 'transformers'} & set(sys.modules)))"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from regraft.cli import metric_table
 from regraft.cli.screen import Reply, Screen, confirmed, figure, store_of
 from regraft.errors import Damaged, NotFound, RequestError
 from regraft.spec.stored import read_stored_spec
+from regraft.store.card import taught_classes, taught_sentence, unmeasured_classes
 from regraft.store.manifest import read_verified
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry, Version
@@ -112,15 +113,32 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
     if meta.get("metrics"):
         screen.head("results")
         screen.table(*metric_table.table(meta))
+        if absent := unmeasured_classes(meta):
+            screen.say(f"  no row of {', '.join(absent)} is in these metrics")
         if meta.get("gain"):
             screen.say(f"  {metric_table.gained(meta['gain'])}")
     if (meta.get("test") or {}).get("metrics"):
         screen.table(*metric_table.of_test_rows(meta["test"], meta.get("score", {}).get("name")))
+    for taught in taught_classes(meta):
+        screen.head(f"taught: {taught.get('class')}")
+        screen.say(f"  {taught_sentence(taught, version.name)}")
+        screen.table(*effect_table(taught))
     screen.head("lineage")
     screen.facts(_lineage(meta))
     screen.head("files")
     screen.table(("name", "size", "sha256"), [(f["name"], bytes_text(f["size"]), f["sha256"][:16]) for f in files])
     return Reply({"store": registry.store.url, "id": version.id, "aliases": aliases, **meta, "files": files})
+
+
+def effect_table(taught: Mapping[str, Any]) -> tuple[Sequence[str], list[tuple[object, ...]]]:
+    """Return columns and rows of what a taught class did to each class."""
+    rows = []
+    for one in taught.get("effect") or ():
+        before, after = one.get("before"), one.get("after")
+        change = "" if before is None or after is None else f"{100 * (after - before):+.1f} points"
+        shown = ("-" if value is None else f"{value:.3f}" for value in (before, after))
+        rows.append((f"  {one.get('label')}", one.get("rows"), *shown, change))
+    return ("  class", "rows", "recall before", "after", "change"), rows
 
 
 def _facts(meta: Mapping[str, Any]) -> list[tuple[str, object]]:

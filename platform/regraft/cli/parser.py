@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from regraft import __version__
 from regraft.cli.adapt_arguments import add_arguments
+from regraft.cli.teach_arguments import teach_arguments
 from regraft.errors import RequestError
 
 FAMILIES = ("tasks", "methods", "losses", "sources", "columns", "media")
@@ -76,6 +77,9 @@ def build() -> Parser:
     _train(commands)
     _evaluate(commands)
     _predict(commands)
+    teach_arguments(
+        _command(commands, "teach", "a new class for a model from a few examples, without training", store=True)
+    )
     _models(commands)
     _runs(commands)
     _inspection(commands)

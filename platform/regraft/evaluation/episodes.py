@@ -73,7 +73,7 @@ def evaluate_episodes(
         raise Unsupported(f"episodes need one label a row, which task {task.key()} has not", where="--episodes")
     with tempfile.TemporaryDirectory(prefix="regraft-episodes-") as scratch:
         with writing_locally(Path(scratch)):
-            labelled = read_labelled(predictor, data, Path(scratch), options, any_label=True)
+            labelled = read_labelled(predictor, data, Path(scratch), options, labels=())
         classes, left_out = usable_classes(labelled, episodes)
         drawn = [draw_episode(list(classes.values()), seed, episodes) for seed in range(episodes.episodes)]
         features = row_features(predictor, labelled.rows, rows_of(drawn), progress)

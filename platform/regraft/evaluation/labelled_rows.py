@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,15 +49,20 @@ class LabelledRows:
 
 
 def read_labelled(
-    predictor: Predictor, path: str, scratch: Path, options: EvaluationOptions, *, any_label: bool = False
+    predictor: Predictor,
+    path: str,
+    scratch: Path,
+    options: EvaluationOptions,
+    *,
+    labels: Sequence[str] | None = None,
 ) -> LabelledRows:
     """Read the rows at `path` (file, folder, glob or s3:// URL) for the model's task; a copy is kept in `scratch`.
 
     Columns and format that `options` do not give are those of the model's training. Raises DataError with the problem
-    of every bad row; an unknown label is one, unless `any_label`.
+    of every bad row; a label is one that is not among `labels`: those that the model knows, and none for any label.
     """
     task = predictor.adapted.task
-    spec = _data_spec(predictor, path, options, () if any_label else predictor.labels)
+    spec = _data_spec(predictor, path, options, tuple(predictor.labels if labels is None else labels))
     try:
         base = BaseReading(lambda: predictor.adapted.context.processor)
         gathered = ingest_for_evaluation(task, spec, scratch, base)

@@ -37,17 +37,18 @@ class Measurement:
         return self.predictor.adapted.task.metrics(records, self.predictor.adapted.context)
 
 
-class _StoredRows(Sequence[dict[str, Any]]):
+class RowsOnAccess(Sequence[dict[str, Any]]):
     """Rows as the snapshot stores them, read on access, so that ordering them downloads no image from S3."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, indices: Sequence[int] | None = None) -> None:
         self._rows = rows
+        self._indices = range(len(rows)) if indices is None else indices
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._indices)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._rows.stored(index)
+        return self._rows.stored(self._indices[index])
 
 
 def measure(
@@ -83,7 +84,7 @@ def _records(
             failed[int(row["row"])] = str(error)
             return None
 
-    for positions, examples in batches(task, _StoredRows(rows), encode):
+    for positions, examples in batches(task, RowsOnAccess(rows), encode):
         batch = to_device(task.collate(examples, context), predictor.device)
         with torch.inference_mode():
             output = task.eval_forward(adapted.forward, adapted.model, batch, context)

@@ -60,7 +60,7 @@ def seen_rows(store: ObjectStore, predictor: Predictor, labelled: LabelledRows) 
     if task.packs:
         return SeenRows(rows, why=f"task {task.key()} packs its rows")
     try:
-        snapshot = _training_rows(store, predictor)
+        snapshot = training_snapshot(store, predictor)
         columns = compared_columns(task)
         if not known_by_content(snapshot.train, columns):
             return SeenRows(rows, why="the rows of its training name files without their content")
@@ -74,7 +74,7 @@ def seen_rows(store: ObjectStore, predictor: Predictor, labelled: LabelledRows) 
     return SeenRows(rows, int(np.isin(ours, train).sum()), int(np.isin(ours, evaluation).sum()), same)
 
 
-def _training_rows(store: ObjectStore, predictor: Predictor) -> Snapshot:
+def training_snapshot(store: ObjectStore, predictor: Predictor) -> Snapshot:
     """Open the snapshot of the run that the version came from. Raises NotFound where its lineage names none."""
     lineage = predictor.meta.get("lineage") or {}
     fingerprint = (lineage.get("data") or {}).get("fingerprint")

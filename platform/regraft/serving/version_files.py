@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from regraft.data.kept_features import FILE as FEATURES
 from regraft.errors import Damaged, RegraftError
 from regraft.spec.stored import read_stored_spec
 from regraft.store.bounded_yaml import MOST_BYTES
@@ -62,14 +63,17 @@ class Fetched:
 def fetch(store: ObjectStore, reference: str) -> Fetched:
     """Fetch the files of the version that `name[@alias|@version]` refers to.
 
-    A file is downloaded unless it is present with the right hash. It gets its name only after its hash was verified, so
+    Features of evaluation rows, which answer nothing, are left out. A file is downloaded unless it is present with the
+    right hash. It gets its name only after its hash was verified, so
     that processes that fetch the same version at once do not disturb one another. Raises NotFound, with the nearest
     model, version or alias, and Damaged, with the file whose bytes differ from those that were written.
     """
     registry = Registry(store)
     version = registry.version(*registry.parse(reference))
     _refuse_incomplete(version)
-    return Fetched(version, registry.fetch(version, cache_folder() / "versions" / content_id(version.manifest)))
+    names = {entry.name for entry in version.manifest.files} - {FEATURES}
+    folder = cache_folder() / "versions" / content_id(version.manifest)
+    return Fetched(version, registry.fetch(version, folder, names))
 
 
 def cache_folder() -> Path:

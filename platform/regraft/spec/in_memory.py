@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from regraft.errors import RequestError
 from regraft.units import with_article
 
@@ -27,3 +30,11 @@ def refuse_rows(place: str, value: object) -> None:
         "a file (CSV, Parquet, JSON lines), and name it as data.train",
         where=place,
     )
+
+
+def leaves(document: Mapping[str, Any], path: str = "") -> list[tuple[str, object]]:
+    """Return the values of a nested mapping by their dotted keys."""
+    found: list[tuple[str, object]] = []
+    for key, value in document.items():
+        found += leaves(value, f"{path}{key}.") if isinstance(value, Mapping) else [(f"{path}{key}", value)]
+    return found

@@ -60,6 +60,7 @@ def model_card(
         _section("How it was adapted", _adaptation(meta, spec)),
         *([_section("Another domain", _domain(meta["adapt"]))] if meta.get("adapt") else []),
         _section("Results", _results(meta)),
+        *(_taught(one, str(meta["name"])) for one in taught_classes(meta)),
         _section("Data", _data(meta, spec)),
         _section("Lineage", _lineage(meta)),
     )
@@ -210,7 +211,18 @@ def _results(meta: Mapping[str, Any]) -> str:
         for name in names
     ]
     chosen = f"\n\nThe checkpoint was chosen by `{score['name']}` ({score['mode']})." if score else ""
-    return _table(("metric", "this model", *measured), rows) + _beside_baselines(meta) + chosen + _on_test(meta)
+    return (
+        _table(("metric", "this model", *measured), rows)
+        + _beside_baselines(meta)
+        + chosen
+        + _without_taught(meta)
+        + _on_test(meta)
+    )
+
+
+def _without_taught(meta: Mapping[str, Any]) -> str:
+    absent = ", ".join(_code(label) for label in unmeasured_classes(meta))
+    return f"\n\nNo row of {absent} is in these metrics." if absent else ""
 
 
 def _on_test(meta: Mapping[str, Any]) -> str:
@@ -244,6 +256,43 @@ def _beside_baselines(meta: Mapping[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+def taught_classes(meta: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what the lineage of a version holds of classes that were taught without training, oldest first."""
+    return [one for one in (meta.get("lineage") or {}).get("taught") or [] if isinstance(one, Mapping)]
+
+
+def taught_sentence(taught: Mapping[str, Any], name: str) -> str:
+    """Return what is known of a taught class, besides the effect on each class."""
+    on = taught.get("measured_on") or {}
+    rows = {"version": "rows that the version keeps", "snapshot": "evaluation rows of its training"}
+    given = rows.get(str(on.get("source")), "rows that were given for it")
+    examples = int(taught.get("rows") or 0)
+    recognised = taught.get("recognised")
+    alone = "" if recognised is None else f"; {recognised} of the examples are recognised by the others"
+    return (
+        f"From {counted(examples, 'example')}, without training, on {name}@{taught.get('from')}. Measured on "
+        f"{int(on.get('rows') or 0):,} {given}, of which {int(taught.get('moved') or 0):,} of other classes moved to "
+        f"it: its bias was set on the same rows{alone}."
+    )
+
+
+def unmeasured_classes(meta: Mapping[str, Any]) -> list[str]:
+    """Return the classes of which no row is in the metrics of a version that a class was taught to."""
+    last = taught_classes(meta)[-1:]
+    return [str(one.get("label")) for taught in last for one in taught.get("effect") or () if not one.get("rows")]
+
+
+def _taught(taught: Mapping[str, Any], name: str) -> str:
+    """Return the section about a class that was taught without training: what it did to the classes of before."""
+    rows = [
+        (_code(one.get("label")), one.get("rows"), _number(one.get("before")), _number(one.get("after")))
+        for one in taught.get("effect") or ()
+    ]
+    table = _table(("class", "rows", "recall before", "recall after"), rows)
+    title = f"Taught afterwards: {_code(taught.get('class'))}"
+    return _section(title, f"{taught_sentence(taught, name)}\n\n{table}")
 
 
 def _data(meta: Mapping[str, Any], spec: Mapping[str, Any]) -> str:

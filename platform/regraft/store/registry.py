@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,8 @@ class Registry:
     def publish(self, name: str, files: Mapping[str, Body], meta: Mapping[str, Any]) -> Version:
         """Publish `files` as the next version of `name`.
 
-        The same delta of the same run (`meta["delta_sha256"]`, `meta["lineage"]["run"]`) is published only once: a
-        driver that publishes again after a crash gets the existing version.
+        The same delta of the same run (`meta["delta_sha256"]`, `meta["lineage"]["run"]`) with the same labels is
+        published only once: a driver that publishes again after a crash gets the existing version.
         """
         model_name(name)
         taken = sorted({CLAIM, DELETED, MANIFEST} & set(files))
@@ -215,10 +215,13 @@ class Registry:
             _log.info("%s was partly deleted before; deleting the rest", chosen)
         self._delete_files(prefix)
 
-    def fetch(self, version: Version, into: Path) -> Path:
-        """Download and verify the files of `version` into the folder `into`. Raises Damaged, naming the bad file."""
+    def fetch(self, version: Version, into: Path, names: Collection[str] | None = None) -> Path:
+        """Download and verify the files of `version` (only `names`, if given) into the folder `into`.
+
+        Raises Damaged, naming the bad file.
+        """
         _ = version.manifest  # raises Damaged for another version's manifest before anything is fetched
-        manifests.fetch_verified(self.store, version.prefix, into)
+        manifests.fetch_verified(self.store, version.prefix, into, names)
         return into
 
     def collect(self, older_than_s: float) -> list[str]:
@@ -313,9 +316,9 @@ def _same_publication(version: Version, meta: Mapping[str, Any]) -> bool:
     return False
 
 
-def _publication(meta: Mapping[str, Any]) -> tuple[Any, Any]:
-    lineage = meta.get("lineage")
-    return meta.get("delta_sha256"), lineage.get("run") if isinstance(lineage, Mapping) else None
+def _publication(meta: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    lineage, labels = meta.get("lineage"), list(meta.get("labels") or ())
+    return meta.get("delta_sha256"), lineage.get("run") if isinstance(lineage, Mapping) else None, labels
 
 
 def _alias_key(name: str, alias: str) -> str:

@@ -100,6 +100,27 @@ class StoredRows(Stored):
     skipped: dict[str, Any] = {}
 
 
+class StoredEffect(Stored):
+    """Recall of one class before and after another was taught."""
+
+    label: str = ""
+    rows: Count = 0
+    before: Number | None = None
+    after: Number | None = None
+
+
+class StoredTaught(Stored):
+    """A class that was taught to a version without training."""
+
+    rows: Count = 0
+    bias: Number = 0.0
+    moved: Count = 0
+    recognised: Count | None = None
+    measured_on: dict[str, Any] = {}
+    effect: list[StoredEffect] = []
+    created: str | None = None
+
+
 class StoredLineage(Stored):
     """Where a version comes from."""
 
@@ -108,6 +129,7 @@ class StoredLineage(Stored):
     parent: str | None = None
     adapted_from: str | None = None
     ancestors: list[str] = []
+    taught: list[StoredTaught] = []
     data: StoredRows = StoredRows()
 
 

@@ -25,6 +25,7 @@ from regraft.training.baselines import measure_baselines
 from regraft.training.callbacks import RunCallbacks
 from regraft.training.closed_form import solve_head
 from regraft.training.cut_check import CutSite
+from regraft.training.eval_features import EvalFeatures
 from regraft.training.evaluate import encoded
 from regraft.training.harness import Harness
 from regraft.training.job import Job, RunState
@@ -59,11 +60,15 @@ def fit(job: Job, harness: Harness) -> RunState:
         measure_baselines(spec, adapted.base, snapshot, harness, document=document)
         callbacks = RunCallbacks(spec, job, store, harness, folder=folder)
         run = Run(spec=spec, snapshot=snapshot, adapted=adapted, harness=harness, callbacks=callbacks)
+        exact = run.accelerator.mixed_precision == "no"
+        run.eval_features = EvalFeatures.of(spec, adapted, snapshot.eval, harness, exact=exact)
         with closing(callbacks):
             if begin(run, folder / "resume"):
                 train(run, lambda: phase_trunk(run, store, document, folder))
             if run.state.finished:
                 callbacks.wait()
+                if run.eval_features is not None:
+                    run.eval_features.write(Runs(store), job.run)
                 report_test(run, document, folder / "test", callbacks.on_test)
         return run.state
 

@@ -16,6 +16,7 @@ from typing import Any
 from regraft.bases.load import processor_files
 from regraft.bases.locate import Base
 from regraft.contracts import Note, Progress, Registered, Score
+from regraft.data.kept_features import FILE
 from regraft.errors import Damaged, NotFound, RunError
 from regraft.spec.run import RunSpec
 from regraft.store.baseline_verdicts import recorded_verdicts, sentence
@@ -27,6 +28,7 @@ from regraft.store.runs import Runs
 from regraft.store.version_scores import better_version, newest_version
 from regraft.training.advice import run_advice
 from regraft.training.auto_values import with_numbers_of
+from regraft.training.eval_features import kept_features
 from regraft.training.evaluate import gain
 from regraft.training.job import Job, RunState
 from regraft.training.name_checks import base_family
@@ -82,6 +84,8 @@ class TrainedRun:
     """The state of the last checkpoint."""
     document: Mapping[str, Any]
     """The run's document: its fields about rows, notes and baselines become metadata of the version."""
+    features: bytes | None = None
+    """What the head reads of evaluation rows, as the file that the version keeps; None where it is not known."""
 
 
 def register(prepared: PreparedRun) -> Outcome:
@@ -91,7 +95,8 @@ def register(prepared: PreparedRun) -> Outcome:
     document = find_document(runs, job.run) or {}
     measured = bool((document.get("rows") or {}).get("eval", 1))
     best, delta = best_delta(checkpoints, spec.task.score, progress, measured=measured)
-    trained = TrainedRun(job, base_of(store, spec, job), best, delta, last_state(checkpoints), document)
+    features = kept_features(runs, job.run, best.step)
+    trained = TrainedRun(job, base_of(store, spec, job), best, delta, last_state(checkpoints), document, features)
     meta = version_meta(spec, trained)
     better = better_version(newest_version(Registry(store), spec.name), meta)
     version = publish(store, spec, trained, meta)
@@ -132,6 +137,7 @@ def publish(store: ObjectStore, spec: RunSpec, trained: TrainedRun, meta: dict[s
         "spec.yaml": spec.dump().encode(),
         "card.md": model_card(meta, spec.model_dump(mode="json")).encode(),
         **{f"processor/{path.name}": path for path in processor_files(trained.base)},
+        **({FILE: trained.features} if trained.features else {}),
     }
     return Registry(store).publish(spec.name, contents, meta)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from regraft.store.checkpoints import Checkpoints
 from regraft.training.class_weights import class_weights
 from regraft.training.closed_form import fit_head
 from regraft.training.distribute import distribute, make_accelerator
+from regraft.training.eval_features import EvalFeatures
 from regraft.training.evaluate import evaluate, packed
 from regraft.training.harness import Harness
 from regraft.training.job import RunState
@@ -95,6 +97,8 @@ class Run:
         self.spec, self.snapshot, self.adapted = spec, snapshot, adapted
         self.harness, self.callbacks = harness, callbacks
         self.state = RunState()
+        self.eval_features: EvalFeatures | None = None
+        """Keeps what the head reads of the best evaluation; None where nothing is kept."""
         self.accelerator = make_accelerator(spec.compute, harness)
         # Loss terms are built from the base's values, before a checkpoint is read into the model. Their own seed makes
         # them independent of whether baselines were measured earlier in this process.
@@ -187,14 +191,17 @@ class Run:
         if self.spec.method.trains_features:
             with self.accelerator.autocast():
                 fit_head(self.adapted, self.snapshot.train, self.harness, size=size)
-        metrics, records = evaluate(
-            self.adapted, self.snapshot.eval, self.harness, size=size, autocast=self.accelerator.autocast()
-        )
+        with nullcontext() if self.eval_features is None else self.eval_features.watching():
+            metrics, records = evaluate(
+                self.adapted, self.snapshot.eval, self.harness, size=size, autocast=self.accelerator.autocast()
+            )
         self.adapted.train_mode()
         state, last = self.state, self.state.step >= self.steps
         patience = self.spec.training.early_stopping if self.is_last_phase else None
         if best := state.judge(metrics, self.spec.task.score, patience=patience, last=last):
             state.best_correct = packed(records)
+            if self.eval_features is not None:
+                self.eval_features.keep(state.step)
         epoch = state.step / self.per_epoch
         state.log.append({"step": state.step, "epoch": epoch, **{f"eval_{k}": v for k, v in metrics.items()}})
         self.harness.emit(EvaluationDone(state.step, epoch, metrics, best))

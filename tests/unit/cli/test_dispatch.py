@@ -63,7 +63,8 @@ def test_every_entry_of_the_table_can_be_imported(target: str) -> None:
 
 
 def test_all_of_the_package_is_exact() -> None:
-    assert package.__all__ == ["__version__", "adapt", "create_store", "evaluate", "load", "predict", "search", "train"]
+    functions = ["adapt", "create_store", "evaluate", "load", "predict", "search", "teach", "train"]
+    assert package.__all__ == ["__version__", *functions]
     assert all(hasattr(package, name) for name in package.__all__)
 
 

@@ -1,0 +1,1 @@
+"""Another class for a registered model from a few examples, without training."""

@@ -117,13 +117,7 @@ def search(
 
 def _search(spec: RunSpec, *, fresh: bool, same: bool, progress: Progress | None, address: str | None) -> SearchOutcome:
     """Search in this process, or on Ray; the stages of the spec are trained first."""
-    if spec.stages:
-        from regraft.training.stages import after_stages
-
-        def train_stage(stage: RunSpec) -> Outcome:
-            return _train(stage, fresh=fresh, same=same, progress=progress, address=address)
-
-        spec = after_stages(spec, train_stage, progress)
+    spec = _after_stages(spec, fresh=fresh, same=same, progress=progress, address=address)
     from regraft.tuning.space import decides_without_tune, one_process_suffices
 
     if spec.compute.workers == 0 or (not _on_ray(address) and one_process_suffices(spec)):
@@ -177,13 +171,27 @@ def adapt(
 
         options = AdaptOptions(None if ladder is None else tuple(ladder), None if check is None else str(check))
         with swept():
-            return adapt_session(resolved, trained, options, progress=once)
+            ready = _after_stages(resolved, fresh=False, same=False, progress=once, address=address)
+            # Runs of an adaptation have names of their own: each would have stages of its own.
+            return adapt_session(ready.model_copy(update={"stages": ()}), trained, options, progress=once)
 
     if progress is not None:
         return run(progress)
     from regraft.cli.python_progress import adapt_shown
 
     return adapt_shown(run)
+
+
+def _after_stages(spec: RunSpec, *, fresh: bool, same: bool, progress: Progress | None, address: str | None) -> RunSpec:
+    """Train the stages of a spec; return the spec with the last one's model as its base."""
+    if not spec.stages:
+        return spec
+    from regraft.training.stages import after_stages
+
+    def train_stage(stage: RunSpec) -> Outcome:
+        return _train(stage, fresh=fresh, same=same, progress=progress, address=address)
+
+    return after_stages(spec, train_stage, progress)
 
 
 def _train_candidate(spec: RunSpec, finish: Any, *, progress: Progress | None, address: str | None) -> Outcome:

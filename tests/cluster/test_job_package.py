@@ -63,6 +63,22 @@ def test_test_rows_and_target_rows_travel_too(package: JobPackage, monkeypatch: 
     assert RunSpec.load(Path("tiny.yaml")).run == name
 
 
+def test_files_of_stages_travel_and_the_chain_means_the_same_there(
+    package: JobPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = document(Path.cwd()) | {"base": "./base", "store": "s3://bucket/x"}
+    tickets(Path.cwd() / "texts.csv", 9)
+    written["stages"] = [{"task": "masked-lm", "data": {"train": "texts.csv"}}]
+    spec = RunSpec.resolve(written)
+    name, stages = spec.run, [stage.run for stage in spec.stage_runs()]
+    pack_train(package, spec, fresh=False)
+    assert {"texts.csv", "base/config.json"} <= names(package) and package.shared == []
+    monkeypatch.chdir(package.folder)
+    there = RunSpec.load(Path("tiny.yaml"))
+    assert there.run == name == package.metadata["run"]
+    assert [stage.run for stage in there.stage_runs()] == stages
+
+
 def test_a_search_travels_as_the_same_search(package: JobPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     space = {
         "method": {"grid": ["feature-extraction", {"type": "lora", "rank": 2}]},

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+import regraft
 from regraft import load
 from regraft.cli import main
 from regraft.contracts import Event, Note
@@ -107,6 +108,17 @@ def test_a_spec_without_stages_has_the_name_and_the_document_that_it_had(tmp_pat
     assert "stages" not in spec.model_dump(mode="json")
     assert RunSpec.resolve({**written, "stages": []}).run == spec.run
     assert RunSpec.resolve(staged(tmp_path)).run != spec.run
+
+
+@pytest.mark.slow
+def test_a_search_begins_with_the_model_of_the_stages(tmp_path: Path) -> None:
+    space = {"training.lr": {"choice": [1e-3, 1e-2]}}
+    written = {**staged(tmp_path, method="feature-extraction"), "search": {"space": space, "trials": 2}}
+    outcome = regraft.search(written)
+    meta = meta_of(written["store"], "tiny")
+    assert meta["lineage"]["ancestors"][0] == "tiny-stage-1@v1" and len(outcome.trials) == 2
+    assert regraft.search(written).already, "the search is found again, though its base follows from the stages"
+    assert len(Registry(open_store(written["store"])).versions("tiny-stage-1")) == 1
 
 
 STAGE = {"task": "masked-lm", "data": {"train": "rows.csv"}}

@@ -25,7 +25,7 @@ class TrunkBypass(Protocol):
 
 def model_inputs(batch: Batch) -> Batch:
     """Return the entries of a batch that are passed to the model."""
-    return {name: value for name, value in batch.items() if name not in ("labels", "kept")}
+    return {name: value for name, value in batch.items() if name not in ("labels", "kept", "teachers")}
 
 
 @dataclass

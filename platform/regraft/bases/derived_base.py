@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 
 from regraft.bases import safety
 from regraft.bases.adapt import Adaptation, adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.delta import apply_delta
-from regraft.bases.load import quiet, random_model
+from regraft.bases.load import load_processor, quiet, random_model
 from regraft.bases.locate import Base, check_hash, locate, rename_into_place
 from regraft.bases.private_copy import FETCHED_COPIES, base_files, file_hash
 from regraft.bases.tensor_files import read_tensors
@@ -93,17 +94,43 @@ def _registered(store: ObjectStore, reference: str, ancestors: int) -> Base:
     return replace(found, reference=f"{MODEL}{version}", ancestors=(str(version), *earlier))
 
 
-def _write_merged(version: Version, parent: Base, folder: Path) -> None:
-    """Write a version, its delta merged, as a folder of transformers with the version's own processor."""
+def load_version(store: ObjectStore, reference: str) -> Adapted:
+    """Return the registered model `model:NAME@VERSION` on its base, with its own processor, in eval mode.
+
+    Raises NotFound, and the errors of `find_base`.
+    """
+    version = Registry(store).version(*parse(reference.removeprefix(MODEL)))
+    wanted = version.meta["base"]
+    why = f"{version} was trained on that one: put it back"
+    parent = base_named(store, str(wanted["reference"]), str(wanted["hash"]), why, where=str(version))
+    with tempfile.TemporaryDirectory(prefix="regraft-") as scratch:
+        files = Registry(store).fetch(version, Path(scratch))
+        safety.check_harmless(files / "processor", str(version))
+        # The class of a tokenizer may follow from the base's configuration.
+        shutil.copyfile(parent.path / "config.json", files / "processor" / "config.json")
+        modality = _member(Task, version.meta["task"], version).modality  # type: ignore[type-abstract]
+        processor = load_processor(replace(parent, path=files / "processor"), modality)
+        return _with_delta(version, parent, files, processor)
+
+
+def _with_delta(version: Version, parent: Base, files: Path, processor: Any = None) -> Adapted:
+    """Return a version on its base; `files` are the version's."""
     meta = version.meta
     task, method = _member(Task, meta["task"], version), _member(Method, meta["method"], version)  # type: ignore[type-abstract]
+    labels, seed = tuple(meta["labels"]), int(meta["seed"])
+    adapted = adapt(parent, Adaptation(task=task, method=method, labels=labels, seed=seed), processor)
+    apply_delta(adapted, read_tensors(files / "delta.safetensors", str(version)))
+    return adapted
+
+
+def _write_merged(version: Version, parent: Base, folder: Path) -> None:
+    """Write a version, its delta merged, as a folder of transformers with the version's own processor."""
     with tempfile.TemporaryDirectory(prefix="regraft-") as scratch:
         files = Registry(version.store).fetch(version, Path(scratch))
-        labels, seed = tuple(meta["labels"]), int(meta["seed"])
-        adapted = adapt(parent, Adaptation(task=task, method=method, labels=labels, seed=seed))
-        apply_delta(adapted, read_tensors(files / "delta.safetensors", str(version)))
+        adapted = _with_delta(version, parent, files)
         shutil.copytree(files / "processor", folder, dirs_exist_ok=True)
-    method.merge(adapted.model)
+    task = adapted.task
+    adapted.method.merge(adapted.model)
     task.merge(adapted.model)
     inside = getattr(adapted.model, adapted.anatomy.prefix or "base", None)
     model = adapted.model if isinstance(adapted.model, PreTrainedModel) else inside

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
         note,
     )
     from regraft.contracts.findings import Curve, Findings, Matrix, OtherForm, Table
-    from regraft.contracts.loss import Episode, ForwardPass, Loss, Need, Step
+    from regraft.contracts.loss import Episode, ForwardPass, Loss, Need, Step, TeacherLoss
     from regraft.contracts.medium import Medium, medium_of
     from regraft.contracts.method import Method, Phase, Serving
     from regraft.contracts.rows import (
@@ -137,6 +137,7 @@ __all__ = [
     "Stepped",
     "Table",
     "Task",
+    "TeacherLoss",
     "TextLengths",
     "TooLarge",
     "TrainingDefaults",

@@ -87,3 +87,14 @@ class Loss(Plugin, ABC):
         from the model are then the base's. The module's parameters are optimised and checkpointed with the run.
         Raises Unsupported where the term has no meaning for this model and method.
         """
+
+
+class TeacherLoss(Loss, ABC):
+    """A loss term that reads what a registered model answers to the training rows.
+
+    Its term finds the logits, (rows, classes), in `step.batch["teachers"]`, by the value of `teacher`. They are
+    computed once a row, before the first step, and kept in the store. Rows are read without augmentation.
+    """
+
+    teacher: str = Field(examples=["model:NAME@v1"])
+    """A registered model of the store with the same task and classes: model:NAME[@version|@alias]."""

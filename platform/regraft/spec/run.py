@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from regraft.contracts import Episode, Loss, TrainingDefaults, columns_of
+from regraft.contracts import Episode, Loss, TeacherLoss, TrainingDefaults, columns_of
 from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen, add_folder
 from regraft.spec.column_names import column_names, misnamed
@@ -36,6 +36,16 @@ FORMAT = 1
 _MODEL = "model:"
 NAMED_AS: dict[str, float] = asdict(TrainingDefaults())
 """By training key: the number that `auto` counts as in the names of runs and searches."""
+
+
+def _check_named(reference: str, where: str) -> None:
+    """Raise ValueError for what does not name a registered model."""
+    try:
+        if not reference.startswith(_MODEL):
+            raise RequestError(f"{reference} is written; a registered model is named")
+        parse(reference.removeprefix(_MODEL))
+    except RequestError as error:
+        raise ValueError(f"{where}: {error.message}, as in model:NAME or model:NAME@v2") from None
 
 
 def lacking(loss: Loss, spec: RunSpec) -> str:
@@ -165,10 +175,14 @@ class RunSpec(Frozen):
                 "method: full, or training.init: pretrained"
             )
         if self.base.startswith(_MODEL):
-            try:
-                parse(self.base.removeprefix(_MODEL))
-            except RequestError as error:
-                raise ValueError(f"base: {error.message}, as in model:NAME or model:NAME@v2") from None
+            _check_named(self.base, "base")
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_are_models(self) -> Self:
+        for loss in self.losses:
+            if isinstance(loss, TeacherLoss):
+                _check_named(loss.teacher, f"losses: {loss.key()}.teacher")
         return self
 
     @model_validator(mode="after")
@@ -226,9 +240,13 @@ class RunSpec(Frozen):
             plugins=self.plugins,
         )
 
-    def _with_pinned_base(self) -> Self:
-        """Return the spec with the version that its base means now, where it names a model without one or by alias."""
-        changes: dict[str, Any] = {"base": self._pinned(self.base)}
+    def _with_pinned_models(self) -> Self:
+        """Return the spec with the versions that base and teachers mean now, where models are named without one."""
+        losses = (
+            loss.model_copy(update={"teacher": self._pinned(loss.teacher)}) if isinstance(loss, TeacherLoss) else loss
+            for loss in self.losses
+        )
+        changes: dict[str, Any] = {"base": self._pinned(self.base), "losses": tuple(losses)}
         if self.stages:
             first = self.stages[0].model_copy(update={"base": self._pinned(self.stages[0].base or self.base)})
             changes["stages"] = (first, *self.stages[1:])
@@ -304,7 +322,7 @@ class RunSpec(Frozen):
             spec = cls.model_validate(document)
         except ValidationError as error:
             raise SpecError(problems(error, cls, document), where) from None
-        return spec._with_labels_of_columns().absolute()._with_pinned_base()
+        return spec._with_labels_of_columns().absolute()._with_pinned_models()
 
     def override(self, changes: Mapping[str, object]) -> Self:
         """Return a new spec with dotted fields replaced, validated as one that was written by hand."""

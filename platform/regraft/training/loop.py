@@ -36,6 +36,7 @@ from regraft.training.resume import newest_checkpoint
 from regraft.training.row_order import row_order
 from regraft.training.run import Run, build_model
 from regraft.training.step import MicroBatch, Stepper
+from regraft.training.teachers import load_teachers
 from regraft.training.test_rows import report_test
 from regraft.training.trunk_cache import build_trunk
 from regraft.trunk.cache import Trunk
@@ -64,6 +65,8 @@ def fit(job: Job, harness: Harness) -> RunState:
         run.eval_features = EvalFeatures.of(spec, adapted, snapshot.eval, harness, exact=exact)
         with closing(callbacks):
             if begin(run, folder / "resume"):
+                site = CutSite(spec, snapshot, adapted, harness, run.accelerator, store, job.run)
+                run.teachers = load_teachers(site, folder)
                 train(run, lambda: phase_trunk(run, store, document, folder))
             if run.state.finished:
                 callbacks.wait()
@@ -190,11 +193,14 @@ def micro_batches(run: Run, first: int) -> Iterator[tuple[int, np.ndarray, list[
 
 def _shares(run: Run, rows: Rows, chosen: np.ndarray, key: tuple[int, int]) -> list[tuple[Batch, bool]]:
     """Return this rank's micro-batches of the chosen rows, each with whether it counts."""
-    parts = share(chosen, run.harness.rank, run.harness.world, run.spec.training.accumulation)
-    return [
-        (encoded(run.adapted, rows, own if len(own) else chosen[:1], train=True, key=key), len(own) > 0)
-        for own in parts
-    ]
+    found = []
+    for own in share(chosen, run.harness.rank, run.harness.world, run.spec.training.accumulation):
+        indices = own if len(own) else chosen[:1]
+        batch = encoded(run.adapted, rows, indices, train=True, key=key)
+        if run.teachers and rows is run.snapshot.train:
+            batch["teachers"] = {name: teacher.of(indices.tolist()) for name, teacher in run.teachers.items()}
+        found.append((batch, len(own) > 0))
+    return found
 
 
 class TargetStream:

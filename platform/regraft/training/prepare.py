@@ -32,6 +32,7 @@ from regraft.training.job import Job
 from regraft.training.memory_check import check_weights_fit
 from regraft.training.name_checks import NameUse, base_family, warn_of_changes
 from regraft.training.row_order import episode_notes
+from regraft.training.teachers import check_teachers
 from regraft.training.text_checks import TextChecks
 from regraft.units import counted
 
@@ -114,6 +115,7 @@ def build_rows(
     if checks:
         snapshot = replace(snapshot, notes=(*snapshot.notes, *checks.cut(snapshot)))
     refuse_small_target(spec, snapshot)
+    check_teachers(store, spec, snapshot.labels)
     refuse_lone_rows(spec, snapshot)
     more = (*nothing_measured(spec, snapshot), *episode_notes(spec, snapshot))
     snapshot = replace(snapshot, notes=(*snapshot.notes, *more))

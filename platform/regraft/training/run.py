@@ -33,6 +33,7 @@ from regraft.training.job import RunState
 from regraft.training.optimizer import build_optimizer, optimizer_tensors, parameter_groups, restore_optimizer
 from regraft.training.phases import phases_of, trained_names, training_of
 from regraft.training.step import StepModule
+from regraft.training.teachers import TeacherLogits
 
 LOG_LINES = 500
 """Limit of step lines that a run leaves in metrics.jsonl."""
@@ -108,6 +109,8 @@ class Run:
         self.module = StepModule(adapted, self._losses)
         # Two domains in turn would spoil the running statistics of both.
         adapted.fixed_statistics = spec.reads_target
+        self.teachers: Mapping[str, TeacherLogits] = {}
+        """Logits that loss terms learn from, by the reference of the model."""
         self.trained = trained_names(adapted)
         """The model's names of the parameters that any phase moves."""
         self.phases = phases_of(adapted, self.steps, self.per_epoch)

@@ -194,8 +194,11 @@ def free_bytes(site: CutSite, folder: Path) -> dict[Where, int]:
     return found if place == "auto" else {where: free for where, free in found.items() if where == place}
 
 
-def open_features(site: CutSite, boundaries: Iterable[Boundary]) -> dict[str, Features]:
-    """Open the features of each value in the store, by boundary key; a note names shards that cannot be used."""
+def open_features(site: CutSite, boundaries: Iterable[Boundary], **beside: Any) -> dict[str, Features]:
+    """Open the features of each value in the store, by boundary key; a note names shards that cannot be used.
+
+    `beside` is what determines the values besides the base, the rows and how they are read.
+    """
     adapted = site.adapted
     made_by = {
         "base": adapted.base.hash,
@@ -206,6 +209,7 @@ def open_features(site: CutSite, boundaries: Iterable[Boundary]) -> dict[str, Fe
         "device": site.harness.device.type,
         # transformers holds the code of models and processors, Pillow resizes images.
         "versions": [torch.__version__.split("+")[0], transformers.__version__, PIL.__version__],
+        **beside,
     }
     prefix = adapted.anatomy.prefix
     # What 0.1.0 computed of files was read after the hashing, and may be of other bytes.

@@ -16,6 +16,7 @@ from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
+from regraft.training.kept_outputs import verify_kept
 from regraft.training.session import train_local
 from support.processes import in_child, on_ranks, train_counted
 from support.tiny import document
@@ -137,9 +138,16 @@ def test_the_probe_is_feature_extraction_and_reads_what_that_kept(tmp_path: Path
     seen: list[Event] = []
     written = trained(spec_in(tmp_path, trunk="disk", warmup=0.1), seen)
     assert lines(written)[: 2 * PER_EPOCH] == lines(plain)
-    assert not any(isinstance(event, TrunkProgress) and event.done for event in seen)
+    assert not any(isinstance(event, TrunkProgress) for event in seen)
     texts = [event.message for event in seen if isinstance(event, Note)]
     assert any("phase 2 of 2 begins after step 16" in text for text in texts), texts
+
+
+@pytest.mark.slow
+def test_kept_outputs_of_every_phase_can_be_verified(tmp_path: Path) -> None:
+    written = trained(spec_in(tmp_path, {"type": UNFREEZING, "epochs": 2, "blocks": 1}, trunk="disk", epochs=6))
+    notes, rows = verify_kept(open_store(written["store"]), RunSpec.resolve(written).run)
+    assert (notes, rows) == ([], 2 * 90)
 
 
 def test_kept_outputs_give_the_losses_of_a_run_without(tmp_path: Path) -> None:

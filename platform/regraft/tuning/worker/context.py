@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from regraft.training.job import Job
 from regraft.training.memory_check import check_weights_fit
 from regraft.training.phases import phases_of, trained_names
 from regraft.training.prepare import base_of
-from regraft.training.run import build_model, steps_of
+from regraft.training.run import Run, build_model, steps_of
+from regraft.training.teachers import TeacherLogits, load_teachers, teachers_of
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.worker.callbacks import TrialCallbacks
 from regraft.tuning.worker.shared_cuts import SharedCuts, task_key
@@ -66,6 +67,7 @@ class WorkerContext:
         self.spec = RunSpec.resolve(job.spec)
         self.cuts_by_task: dict[str, SharedCuts] = {}
         self._processors: dict[str, Any] = {}
+        self._teachers: dict[str, Mapping[str, TeacherLogits]] = {}
 
     def load(self) -> None:
         """Open the store, locate the base, and open the rows. Raises WrongBase if the base has changed."""
@@ -103,6 +105,15 @@ class WorkerContext:
         for site, phase in zip(found, phases, strict=True):
             narrow(site.adapted, trained_names(site.adapted), phase.moves)
         return found
+
+    def teachers(self, run: Run) -> Mapping[str, TeacherLogits]:
+        """Return the logits that a trial's loss terms learn from; trials of one precision share them."""
+        key = repr((teachers_of(run.spec), run.spec.compute.precision))
+        if key not in self._teachers:
+            harness, name = self.harness, self.job.search
+            site = CutSite(run.spec, self.snapshot, run.adapted, harness, run.accelerator, self.store, name)
+            self._teachers[key] = load_teachers(site, self.folder)
+        return self._teachers[key]
 
     def callbacks_for(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> TrialCallbacks:
         """Return the callbacks of a trial, with its checkpoints."""

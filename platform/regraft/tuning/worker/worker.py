@@ -175,6 +175,7 @@ class TrialWorker:
             try:
                 with in_steps(context.harness), closing(callbacks):
                     if begin(run, context.folder / "resume"):
+                        run.teachers = context.teachers(run)
                         train(run, cuts.next)
             finally:
                 adapted.trunk = None  # it refers to the model: a circle, which would keep both in memory

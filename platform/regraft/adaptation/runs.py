@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from regraft.contracts import Loss
+from regraft.data.sampler import batches_per_epoch
 from regraft.errors import RequestError
 from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec, lacking
@@ -64,6 +65,7 @@ def with_loss(spec: RunSpec, loss: Loss, begins_with: str | None, rows: int) -> 
     begun = resolve_auto(plain, rows)
     steps = steps_of(begun.training, rows)
     changes: dict[str, Any] = {"eval_steps": steps, "early_stopping": None, "baselines": False, "keep": 1}
+    changes["checkpoint_steps"] = plain.training.checkpoint_steps or batches_per_epoch(rows, plain.training.batch_size)
     if begins_with is not None:
         changes["init"] = "pretrained"
     return plain.model_copy(

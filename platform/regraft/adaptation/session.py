@@ -68,6 +68,8 @@ class _Place:
     train: Trainer
     ladder: Ladder
     heads: Heads
+    labelled: str = ""
+    """Fingerprint of the rows with the labelled target rows among them, where the ladder reads these."""
 
 
 def adapt_session(
@@ -87,6 +89,7 @@ def adapt_session(
     place = _Place(store, adaptation_name(spec, options), NotesOnce(progress), train, ladder, options.heads)
     with Lease(store, place.name, folder=folder_of(place.name)) as lease:
         base = find_base(store, runs.reads_base(spec))
+        place = replace(place, labelled=_labelled_rows(place, spec, base))
         snapshot = _rows(place, spec, base)
         if options.check is not None:
             refuse_unusable(spec, snapshot.labels, options.check)
@@ -116,8 +119,6 @@ def _rows(place: _Place, spec: RunSpec, base: Base) -> Snapshot:
     """Read the rows of both domains. Raises DataError for too few target rows."""
     plain = runs.source_only(spec)
     data = spec.data.model_copy(update={"target_labels": None})
-    if place.ladder.labelled:  # unusable labels are refused before anything is trained
-        build_rows(place.store, runs.with_target_labels(spec), base, place.progress)
     snapshot = build_rows(place.store, plain.model_copy(update={"data": data}), base, place.progress)
     if snapshot.target is None or len(snapshot.target) < FEWEST:
         count = counted(0 if snapshot.target is None else len(snapshot.target), "row")
@@ -128,10 +129,19 @@ def _rows(place: _Place, spec: RunSpec, base: Base) -> Snapshot:
     return snapshot
 
 
+def _labelled_rows(place: _Place, spec: RunSpec, base: Base) -> str:
+    """Return the fingerprint of the rows with labelled target rows; unusable ones are refused before any training."""
+    if not place.ladder.labelled:
+        return ""
+    return build_rows(place.store, runs.with_target_labels(spec), base, place.progress).fingerprint
+
+
 def _decided_before(place: _Place, snapshot: Snapshot) -> AdaptOutcome | None:
     """Return the outcome of an adaptation that ended with these rows and whose versions are there."""
     known = read_adaptation(place.store, place.name)
-    if known is None or known.get("state") != "finished" or known.get("fingerprint") != snapshot.fingerprint:
+    if known is None or known.get("state") != "finished":
+        return None
+    if (known.get("fingerprint"), known.get("labelled", "")) != (snapshot.fingerprint, place.labelled):
         return None
     outcome = AdaptOutcome.read(known.get("outcome") or {})
     registry = Registry(place.store)
@@ -154,6 +164,7 @@ def _written(place: _Place, outcome: AdaptOutcome, snapshot: Snapshot) -> AdaptO
         "created": outcome.created,
         "seconds": outcome.seconds,
         "fingerprint": snapshot.fingerprint,
+        "labelled": place.labelled,
         "source": outcome.source,
         "version": outcome.version,
         "chosen": outcome.chosen,

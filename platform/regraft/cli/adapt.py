@@ -83,7 +83,8 @@ class _RowsBeside:
 def show_result(outcome: AdaptOutcome, screen: Screen) -> None:
     """Show the decision, the shift that was found, the candidates, and whether the choice held."""
     screen.say()
-    state = "was found before" if outcome.already else "is registered" if outcome.adapted else "stands as it is"
+    before = f"was decided before (`regraft runs delete {outcome.run}` lets it be decided again)"
+    state = before if outcome.already else "is registered" if outcome.adapted else "stands as it is"
     screen.say(Text.assemble((f"{outcome.model}@{outcome.version}", "bold green"), f" {state}: {outcome.headline}"))
     screen.facts(
         [

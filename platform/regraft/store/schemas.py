@@ -289,6 +289,7 @@ class StoredAdaptation(Stored):
     created: str = ""
     seconds: Number = 0.0
     fingerprint: str = ""
+    labelled: str = ""
     source: str = ""
     version: str | None = None
     chosen: str = ""

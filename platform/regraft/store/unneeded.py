@@ -68,7 +68,8 @@ def _named_rows(store: ObjectStore) -> set[str]:
             raise Damaged("its record cannot be read", search)
         named.add(str(record.get("fingerprint")))
     for adaptation in adaptations(store):
-        named.add(str((read_adaptation(store, adaptation) or {}).get("fingerprint")))
+        record = read_adaptation(store, adaptation) or {}
+        named |= {str(record.get("fingerprint")), str(record.get("labelled"))}
     return named
 
 

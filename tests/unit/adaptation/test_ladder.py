@@ -82,6 +82,7 @@ def test_runs_read_what_they_are_for(tmp_path: Path) -> None:
     lossy = with_loss(spec, spec.losses[0], "model:tiny@v1", rows=12)
     assert lossy.data.target_labels is None and lossy.base == "model:tiny@v1" and lossy.reads_target
     assert lossy.training.eval_steps == 4, "the last step counts"
+    assert lossy.training.checkpoint_steps == 2, "a killed run goes on from its last epoch"
 
 
 def test_another_ladder_is_another_adaptation(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from label_shift import judge
 
 from regraft.adaptation.choice import AdaptCandidate, choose
 from regraft.adaptation.correction import outputs_of
-from regraft.adaptation.shift import diagnose
-from regraft.adaptation.sides import Side
+from regraft.adaptation.shift import Shift, ShiftKind, diagnose
+from regraft.adaptation.sides import LinearHead, Side
 
 DRAWS = 100
 LEAST = 97
@@ -43,9 +43,10 @@ def main() -> int:
         held, target = parts(judge(name), SIZES[name], draw)
         head, unlabelled = fits[name], Side(target.features)
         shift = diagnose(held, unlabelled, head, draw)
-        offered = [*candidates(head, held, unlabelled), *trained(head, (heads[name], held, unlabelled))]
-        choice = choose(offered, AdaptCandidate("source-only", outputs_of(head, held, unlabelled)), shift)
-        rows.append({"set": name, "draw": draw, "chosen": choice.name, **figures(shift)})
+        chosen = (
+            "source-only" if shift.kind is ShiftKind.NONE else choice_of(head, (heads[name], held, unlabelled), shift)
+        )
+        rows.append({"set": name, "draw": draw, "chosen": chosen, **figures(shift)})
     left = sum(row["chosen"] == "source-only" for row in rows)
     found = {
         "do_not_adapt": left,
@@ -56,6 +57,12 @@ def main() -> int:
     print(found)
     record.write("no_shift", {**found, "draws": rows})
     return 0 if left >= LEAST else 1
+
+
+def choice_of(head: LinearHead, sides: tuple[Side, Side, Side], shift: Shift) -> str:
+    """Return the candidate chosen. Where no shift is found it is source-only, whatever the candidates are."""
+    offered = [*candidates(head, *sides[1:]), *trained(head, sides)]
+    return choose(offered, AdaptCandidate("source-only", outputs_of(head, *sides[1:])), shift).name
 
 
 if __name__ == "__main__":

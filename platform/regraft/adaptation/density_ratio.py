@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -31,6 +34,8 @@ def _ratio_by(source: Tensor, target: Tensor, rows: Tensor) -> Tensor:
     source, target = source[:MOST_ROWS], target[:MOST_ROWS]
     fitted, wanted = standardised(torch.cat([source, target]), rows)
     domains = torch.cat([torch.zeros(len(source)), torch.ones(len(target))])
-    classifier = LogisticRegression(max_iter=300).fit(fitted.numpy(), domains.numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # on sides that lie apart the ratio is extreme anyway
+        classifier = LogisticRegression(max_iter=300).fit(fitted.numpy(), domains.numpy())
     odds = torch.from_numpy(classifier.decision_function(wanted.numpy())).double().clamp(-30, 30).exp()
     return odds * len(source) / len(target)

@@ -80,11 +80,12 @@ def _own_rung(loss: Loss) -> LossRung:
 
 def _usual(*, with_features: bool = False) -> list[LossRung]:
     """Return the losses that adapt, with their defaults; by default those that need no discriminator or alignment."""
-    members = (Loss.lookup(name)() for name in Loss.names())
+    # Losses for other ends are not made: one may have a setting without a default.
+    members = (member() for member in map(Loss.lookup, Loss.names()) if adapts(member))
     return [
         LossRung(loss_name(loss), loss, asked=False)
         for loss in members
-        if adapts(loss) and (with_features or "features" not in loss.needs)
+        if with_features or "features" not in loss.needs
     ]
 
 

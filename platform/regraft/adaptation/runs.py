@@ -38,8 +38,8 @@ def check_adaptable(spec: RunSpec) -> None:
         )
 
 
-def adapts(loss: Loss) -> bool:
-    """Return whether a loss reads target rows."""
+def adapts(loss: Loss | type[Loss]) -> bool:
+    """Return whether a loss, or each of a class, reads target rows."""
     return "target" in loss.needs
 
 

@@ -38,6 +38,7 @@ OTHER_MEANINGS = {
     ("serving/batch/output_parts.py", "jsonl"): "a format that answers are written in",
     ("serving/batch/output_parts.py", "parquet"): "a format that answers are written in",
     ("serving/batch/session.py", "parquet"): "a format that answers are written in",
+    ("spec/feature_training.py", "prototypes"): "what a task supports",
     ("spec/run.py", "prototypes"): "what a task supports",
     **{
         ("store/card.py", name): "a pipeline of the Hugging Face Hub"

@@ -9,11 +9,14 @@ import json
 import random
 import resource
 import statistics
+import struct
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +30,14 @@ from regraft.errors import DataError
 from regraft.media.pixels import cost
 from regraft.media.pixels.decoding import plain_picture
 from regraft.media.pixels.images import open_rgb, upright_size
-from support.costly_pictures import COSTLY, DOUBTFUL, SAVED, harmless, noise, photo, saved
+from support.costly_pictures import COSTLY, DOUBTFUL, GENERATED, SAVED, avif, flat, harmless, noise, photo, saved
 from support.picture_sender import post
 from support.processes import free_port
 from unit.endpoint.model_store import Endpoint, ModelStore
 
 TASKS = ("image-classification", "object-detection", "semantic-segmentation")
 ANSWERED = (*range(200, 300), *range(400, 500))
+PICTURE = {"content-type": "image/*"}
 RATE = 10
 """Pictures a second, ordinary ones and others."""
 TURN = 50
@@ -51,7 +55,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 
 def ask(endpoint: Endpoint, task: str, body: bytes) -> int:
     try:
-        return endpoint.ask(f"/models/{task}", body, headers={"content-type": "image/*"}).status
+        return endpoint.ask(f"/models/{task}", body, headers=PICTURE).status
     except (BrokenPipeError, ConnectionResetError):
         assert len(body) > 1 << 20  # refused by its length, before it was read
         return 413
@@ -84,6 +88,23 @@ def test_a_costly_picture_is_refused_by_every_task(make: Maker, served: ModelSto
 def test_a_harmless_picture_has_the_pixels_that_it_had(kind: str) -> None:
     body = saved(noise((40, 30), random.Random(3)), kind)
     assert np.array_equal(np.asarray(open_rgb(plain_picture(body))), np.asarray(open_rgb(body)))
+
+
+def test_a_jpeg_2000_of_many_pixels_is_refused_with_the_way_out(served: ModelStore) -> None:
+    with served.open() as endpoint:
+        reply = endpoint.ask(f"/models/{TASKS[0]}", flat("RGB", (4900, 4900), "JPEG2000"), headers=PICTURE)
+        assert reply.status == 413 and "24.0 megapixels; at most 12 are allowed" in reply.document["error"]
+        assert "send it as a JPEG or PNG, or smaller" in reply.document["error"]
+
+
+@pytest.mark.parametrize("side, said", [(4096, 32), (64, 4000), (8000, 32)])
+def test_a_doubtful_picture_may_not_have_more_pixels_than_it_states(side: int, said: int) -> None:
+    with pytest.raises(DataError, match="more than its file states"):
+        plain_picture(saved(noise((300, 200), random.Random(6)), "TIFF"), pixels=50_000)
+    body = bytearray(avif(side))
+    struct.pack_into(">II", body, body.index(b"ispe") + 8, said, said)
+    with contextlib.suppress(DataError):  # refused, or of the size that it states
+        assert upright_size(plain_picture(bytes(body), pixels=said * said)) == (said, said)
 
 
 def test_a_picture_that_takes_too_long_is_ended_and_the_next_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +256,7 @@ def leave_others_alone(served: ModelStore, folder: Path, count: int, beside_s: f
         for _ in range(0, count, TURN):
             for sender in senders:
                 sender.send(TURN)
+            print(*senders, sep="\n", flush=True)
         assert server.process.poll() is None
     finally:
         for sender in senders:
@@ -250,10 +272,50 @@ def leave_others_alone(served: ModelStore, folder: Path, count: int, beside_s: f
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("senders, count", [(20, 100), (200, 600)])
+def test_pictures_of_many_senders_at_once_take_bounded_memory(
+    senders: int, count: int, served: ModelStore, tmp_path: Path
+) -> None:
+    draw, server = random.Random(15), Server(served.store, tmp_path)
+    pictures = [(make.__name__, make(draw)) for make in draw.choices(GENERATED, k=count)]
+    ended, memory = threading.Event(), [0]
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            memory[0] = max(memory[0], server.memory())
+
+    def send(number: int) -> tuple[str, int]:
+        name, body = pictures[number]
+        return name, post(f"{server.url}/models/{TASKS[number % 3]}", body, timeout=120)
+
+    try:
+        for task in TASKS:
+            assert post(f"{server.url}/models/{task}", photo(0)) == 200
+        before, watching = server.memory(), threading.Thread(target=watch)
+        watching.start()
+        with ThreadPoolExecutor(senders) as threads:
+            found = list(threads.map(send, range(count)))
+        assert post(f"{server.url}/models/{TASKS[0]}", photo(0)) == 200
+        assert server.process.poll() is None
+    finally:
+        ended.set()
+        server.close()
+    print(
+        f"{senders} at once: {before >> 20} MB before, {memory[0] >> 20} MB; {Counter(status for _, status in found)}"
+    )
+    for name, status in found:
+        assert status in (*ANSWERED, 503), (name, status)
+    assert memory[0] - before < 500 << 20
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_two_hundred_generated_pictures_leave_others_alone(served: ModelStore, tmp_path: Path) -> None:
     leave_others_alone(served, tmp_path, 200, beside_s=0.05)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 def test_two_thousand_generated_pictures_leave_others_alone(served: ModelStore, tmp_path: Path) -> None:
     leave_others_alone(served, tmp_path, 2000, beside_s=0.0)

@@ -19,7 +19,7 @@ from regraft.endpoint.api_keys import ApiKey, append, hashed, new_key
 from regraft.endpoint.fair_shares import FairShares
 from support import hostile_senders
 from support.hostile_senders import CHUNKED, ENDLESS, GET, KINDS, LONG, MODEL, MUCH, POST, sent_until_closed
-from support.served_endpoint import alone_and_beside, served
+from support.served_endpoint import others_are_answered, served
 from unit.endpoint.model_store import Endpoint, ModelStore
 
 ASKED = {"inputs": "w5 w6"}
@@ -239,9 +239,4 @@ def test_others_are_answered_beside_senders_without_end(store: ModelStore, tmp_p
     key = key_of(tmp_path / "keys", "other")["authorization"].removeprefix("Bearer ")
     with served(tmp_path, store.store, "--replicas", "0", key=key, keys=str(tmp_path / "keys")) as endpoint:
         endpoint.seconds(2)
-        before = endpoint.memory()
-        alone, beside = alone_and_beside(endpoint, kind, seconds=24)
-        grown = endpoint.memory() - before
-        print(f"memory + {grown / 1e6:.1f} MB")
-        assert grown < 50e6
-        assert beside <= 2 * alone
+        others_are_answered(endpoint, kind)

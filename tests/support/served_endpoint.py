@@ -146,6 +146,16 @@ def alone_and_beside(endpoint: ServedEndpoint, kind: str, seconds: float, window
     return _quantile(alone, 0.99), _quantile(beside, 0.99)
 
 
+def others_are_answered(endpoint: ServedEndpoint, kind: str) -> None:
+    """Beside senders of this kind a request's p99 at most doubles, and memory grows by less than 50 MB."""
+    before = endpoint.memory()
+    alone, beside = alone_and_beside(endpoint, kind, seconds=24)
+    grown = endpoint.memory() - before
+    print(f"memory + {grown / 1e6:.1f} MB")
+    assert grown < 50e6
+    assert beside <= 2 * alone
+
+
 def _line(found: Sequence[float]) -> str:
     of = ", ".join(f"p{share * 100:g} {_quantile(found, share) * 1e3:.1f} ms" for share in (0.5, 0.9, 0.99))
     return f"{len(found)} requests, {of}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -13,13 +15,13 @@ from PIL import Image, ImageDraw, UnidentifiedImageError
 from regraft.columns.files.file_column import FileColumn
 from regraft.columns.files.pixels_in_memory import holds_pixels, is_one_picture, picture_file
 from regraft.contracts.column import Allowance, BadCell, MadeUp, TooLarge, column_of
-from regraft.contracts.file_ref import FileBytes
+from regraft.contracts.file_ref import FileBytes, UndecodedFile
 from regraft.contracts.views import ImageView, ShownRow
 from regraft.errors import DataError
 from regraft.media.pixels.check import METHOD
-from regraft.media.pixels.cost import CostlyPicture, UnknownPicture
+from regraft.media.pixels.cost import CostlyPicture, UnknownPicture, is_plain, refuse_hungry, refuse_structure
 from regraft.media.pixels.decoding import checked_apart, plain_picture
-from regraft.media.pixels.format_names import unread_format
+from regraft.media.pixels.format_names import may_be_read, unread_format
 from regraft.media.pixels.images import (
     MEGAPIXELS,
     REQUEST_FORMATS,
@@ -29,8 +31,13 @@ from regraft.media.pixels.images import (
     open_rgb,
     upright_size,
 )
+from regraft.media.pixels.stated_size import stated_size
 
 _ALLOWED = ", ".join(REQUEST_FORMATS)
+_FEW = 1_000_000
+"""Pixels that a doubtful picture may have whatever it states: thumbnails inside may state less."""
+_UNSTATED = 4_000_000
+"""Pixels that a doubtful picture may have whose size is in none of the usual places."""
 
 
 class ImageColumn(FileColumn):
@@ -96,17 +103,14 @@ class ImageColumn(FileColumn):
         """Return the bytes of a picture that may be decoded."""
         if not body:
             raise BadCell("is empty; it is a picture's file")
-        try:
-            read = FileBytes(plain_picture(body), "in this row")
-            _check_format(read)
-            width, height = upright_size(read)
-        except UnknownPicture:
-            raise BadCell(unread_format(body, _ALLOWED)) from None
-        except CostlyPicture as error:
-            raise TooLarge(f"is refused: {error.message}") from None
-        except DataError as error:
-            raise BadCell(f"is refused: {error.message}") from None
-        allowance.decode(width * height, f"the picture has {width} x {height} pixels")
+        if not may_be_read(body):
+            raise BadCell(unread_format(body, _ALLOWED))
+        with _refusing(body):
+            refuse_structure(body, "image in this row")
+        if not is_plain(body):
+            return _undecoded(body, allowance)
+        read, (width, height) = _checked(body, body)
+        allowance.decode(width * height, _described(width, height))
         return read
 
     def request_schema(self) -> dict[str, Any]:
@@ -125,6 +129,51 @@ class ImageColumn(FileColumn):
     def made_up(self, shared: MadeUp) -> bytes:
         """Return noise as a PNG file."""
         return png(np.random.default_rng(shared.number).integers(0, 256, (*shared.size, 3), dtype=np.uint8))
+
+
+def _undecoded(body: bytes, allowance: Allowance) -> UndecodedFile:
+    """Return a doubtful picture, which is decoded in another process once its turn has come, and held to its size."""
+    stated = stated_size(body)
+    if stated is not None:
+        allowance.decode(stated[0] * stated[1], _described(*stated))
+        with _refusing(body):
+            refuse_hungry(body, stated[0] * stated[1])
+    most = _UNSTATED if stated is None else max(_FEW, stated[0] * stated[1])
+
+    def converted() -> bytes:
+        with _refusing(body):
+            plain = plain_picture(body, most)
+        read, (width, height) = _checked(plain, body)
+        if stated is None:
+            allowance.decode(width * height, _described(width, height))
+        return read
+
+    return UndecodedFile(body, most, converted)
+
+
+def _checked(plain: bytes, body: bytes) -> tuple[FileBytes, tuple[int, int]]:
+    """Return a picture that is decoded in this process with its size; `body` is the file as it was sent."""
+    with _refusing(body):
+        read = FileBytes(plain, "in this row")
+        _check_format(read)
+        return read, upright_size(read)
+
+
+@contextmanager
+def _refusing(body: bytes) -> Iterator[None]:
+    """Raise BadCell or TooLarge for what is wrong with a request's picture."""
+    try:
+        yield
+    except UnknownPicture:
+        raise BadCell(unread_format(body, _ALLOWED)) from None
+    except CostlyPicture as error:
+        raise TooLarge(f"is refused: {error.message}") from None
+    except DataError as error:
+        raise BadCell(f"is refused: {error.message}") from None
+
+
+def _described(width: int, height: int) -> str:
+    return f"the picture has {width} x {height} pixels"
 
 
 def displayed(value: Any) -> Image.Image | None:

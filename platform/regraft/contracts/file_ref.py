@@ -42,6 +42,21 @@ class FileBytes(bytes):
         return type(self), (bytes(self), self.name)
 
 
+class UndecodedFile(FileBytes):
+    """A request's file that another process decodes before it is used."""
+
+    pixels: int
+    """Most pixels or samples that it may decode to."""
+    converted: Callable[[], bytes]
+    """Returns the file to use in its place. Raises BadCell, and TooLarge."""
+
+    def __new__(cls, content: bytes, pixels: int, converted: Callable[[], bytes]) -> Self:
+        """Return the file, which may decode to so many pixels."""
+        made = super().__new__(cls, content, "in this row")
+        made.pixels, made.converted = pixels, converted
+        return made
+
+
 class FileRef(str):
     """A path or URL, with the SHA-256 and the size of the content that was checked when the data were read."""
 

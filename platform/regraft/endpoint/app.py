@@ -35,6 +35,7 @@ from regraft.endpoint.open_versions import OpenVersion, OpenVersions, RequestSta
 from regraft.endpoint.openapi import document
 from regraft.endpoint.origins import OriginGuard
 from regraft.endpoint.pages import DOCS, PAGE, Page
+from regraft.endpoint.picture_turns import PictureTurns
 from regraft.endpoint.request_body import ParsedRequest, most_bytes, parse_request
 from regraft.endpoint.routes import BARE, ModelRoutes
 from regraft.errors import NotFound, RegraftError, RequestError, StoreError
@@ -46,6 +47,8 @@ from regraft.store.names import parse
 Handler = Callable[[Request], Awaitable[Response]]
 _SMALL = 1 << 14
 """Larger bodies are parsed in a thread: in the event loop they would delay all other requests."""
+_PIECE, _PIECES = 1 << 16, 1 << 11
+"""Bytes of a piece of a body, and pieces of all bodies that wait or are being answered: 128 MiB."""
 _DESCRIBERS = 2
 _MAX_DESCRIBING = 64
 """Requests for documents about models that are accepted at once."""
@@ -74,6 +77,8 @@ class Endpoint:
         self._spec, self._routes, self._backend, self._keys = spec, routes, backend, keys
         self._metrics = metrics or NoMetrics()
         self._shares = FairShares(spec.limits.queue)
+        self._pieces = FairShares(max(_PIECES, 2 * spec.limits.queue))
+        self._pictures = PictureTurns()
         self._body_budget = BodyBudget(READERS * spec.limits.queue)
         self._versions = OpenVersions(routes, backend)
         # Separate threads: describing many models takes long, and must not delay the parsing of large bodies.
@@ -200,7 +205,7 @@ class Endpoint:
         coding = coding_of(",".join(request.headers.getlist("content-encoding")))
         place = partial(self._body_budget.one, sender)
         body = await read_body(request.receive, length, most, limits.body_seconds, place=place)
-        with self._counted(sender):
+        with self._counted(sender, most if coding else len(body)):
             if coding:
                 body = await unpack(body, coding, most, budget=self._body_budget)
             parsed = await self._parse(body, request.headers.get("content-type", ""), opened)
@@ -236,22 +241,28 @@ class Endpoint:
         state.rows = len(parsed.rows)
         requests = [RowRequest(state.model, state.version, row) for row in parsed.rows]
         try:
-            async with asyncio.timeout(limits.seconds):
+            async with asyncio.timeout(limits.seconds), self._pictures.decoded(parsed):
                 return await self._backend.answer(requests, limits.tokens, parsed.decoded) if requests else []
         except TimeoutError:
             raise busy(f"no answer within {limits.seconds:g} seconds", kind="TookTooLong") from None
 
     @contextlib.contextmanager
-    def _counted(self, sender: str) -> Iterator[None]:
-        """Count a request as being answered. Requests whose bodies still arrive are not counted."""
+    def _counted(self, sender: str, size: int) -> Iterator[None]:
+        """Count a request and its bytes as being answered. Requests whose bodies still arrive are not counted."""
         if not self._shares.admits(sender):
             raise self._overloaded()
+        pieces = -(-max(size, 1) // _PIECE)
+        if not self._pieces.admits(sender, pieces):
+            held = f"{self._pieces.taken * _PIECE / 1e6:.0f} MB of requests"
+            raise busy(f"{held} are waiting or being answered already: try again, or send less", kind="Overloaded")
         self._shares.take(sender)
+        self._pieces.take(sender, pieces)
         self._metrics.held(self._shares.taken)
         try:
             yield
         finally:
             self._shares.give(sender)
+            self._pieces.give(sender, pieces)
             self._metrics.held(self._shares.taken)
 
     def _overloaded(self) -> HttpError:

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from regraft.endpoint.base_watch import BaseWatch
 from regraft.endpoint.http_errors import HttpError
 from regraft.endpoint.metrics import Metrics, NoMetrics
 from regraft.errors import DataError
-from regraft.media.pixels.freed_memory import give_back_memory
+from regraft.media.pixels.freed_memory import give_back_memory, keep_little_memory
 from regraft.plugins import add_folder
 from regraft.serving.engine.batcher import Batcher, BatchLimits
 from regraft.serving.engine.engine import EncodedRow, Engine, RowRequest, ServedVersion
@@ -26,8 +27,10 @@ from regraft.store.objects import ObjectStore
 _ENCODERS = 2
 _LARGE = 13_000_000
 """Pixels or samples from which on requests are encoded one after another, for their memory; small ones go past."""
-_RETURNED = 4_000_000
-"""Pixels or samples from which on a request's memory is given back to the system at once."""
+_LARGE_ANSWER = 4_000_000
+"""Pixels or samples from which on a request's rows are computed beside others, in a thread of their own."""
+_RETURNED = 16_000_000
+"""Pixels or samples of all requests together after which freed memory is given back to the system."""
 
 
 class Backend(Protocol):
@@ -65,6 +68,7 @@ class EngineBackend:
     """An engine and its batcher in this process."""
 
     def __init__(self, store: ObjectStore, spec: ServeSpec, metrics: Metrics | None = None) -> None:
+        keep_little_memory()
         for folder in spec.plugins:
             add_folder(Path(folder).expanduser())
         self._engine = Engine(
@@ -75,11 +79,15 @@ class EngineBackend:
             bases=spec.bases,
         )
         limits, on_batch = spec.limits, (metrics or NoMetrics()).computed
-        self._batcher = Batcher(self._engine, BatchLimits(items=limits.queue + limits.items), on_batch=on_batch)
+        most = BatchLimits(items=limits.queue + limits.items)
+        self._batcher = Batcher(self._engine, most, on_batch=on_batch)
+        # A thread of its own: the map of a large picture takes long, and small rows are answered meanwhile.
+        self._large_batcher = Batcher(self._engine, most, on_batch=on_batch)
         self._within_s = limits.seconds
         # Tokenizers and image decoders release the GIL: two threads are enough to keep one model busy.
         self._encoders = ThreadPoolExecutor(min(_ENCODERS, os.cpu_count() or 1), thread_name_prefix="regraft-encode")
         self._large = ThreadPoolExecutor(1, thread_name_prefix="regraft-encode-large")
+        self._decoded = 0
         self._watch = BaseWatch(self._engine.bases, spec.refresh_seconds)
 
     def open(self, model: str, version: str) -> ServedVersion:
@@ -94,8 +102,12 @@ class EngineBackend:
         abandoned = threading.Event()
         try:
             encoders = self._encoders if decoded <= _LARGE else self._large
-            await loop.run_in_executor(encoders, self._submit, requests, tokens, futures, abandoned)
-            if decoded > _RETURNED:
+            batcher = self._batcher if decoded <= _LARGE_ANSWER else self._large_batcher
+            submit = partial(self._submit, batcher, tokens=tokens, futures=futures, abandoned=abandoned)
+            await loop.run_in_executor(encoders, submit, requests)
+            self._decoded += decoded
+            if self._decoded > _RETURNED:
+                self._decoded = 0
                 loop.run_in_executor(self._large, give_back_memory)
             with _naming_inputs(futures):
                 if len(futures) == 1:
@@ -108,7 +120,7 @@ class EngineBackend:
             raise
 
     def stats(self) -> Mapping[str, Any]:
-        return {**vars(self._engine.stats()), **vars(self._batcher.stats())}
+        return {**vars(self._engine.stats()), **vars(self._batcher.stats().plus(self._large_batcher.stats()))}
 
     def changed_bases(self) -> Sequence[str]:
         return self._watch.changed
@@ -118,9 +130,16 @@ class EngineBackend:
         self._encoders.shutdown(wait=True)
         self._large.shutdown(wait=True)
         self._batcher.close()
+        self._large_batcher.close()
 
     def _submit(
-        self, requests: Sequence[RowRequest], tokens: int, futures: list[Future[Any]], abandoned: threading.Event
+        self,
+        batcher: Batcher,
+        requests: Sequence[RowRequest],
+        *,
+        tokens: int,
+        futures: list[Future[Any]],
+        abandoned: threading.Event,
     ) -> None:
         """Encode rows and queue them; a thread cannot be cancelled, so it checks whether the caller still waits."""
         encoded = []
@@ -133,7 +152,7 @@ class EngineBackend:
                 raise _of_input(number, error) from None
         _refuse_costly(encoded, tokens)
         for item in encoded:
-            futures.append(self._batcher.submit(item, within_s=self._within_s))
+            futures.append(batcher.submit(item, within_s=self._within_s))
         if abandoned.is_set():
             for future in futures:
                 future.cancel()

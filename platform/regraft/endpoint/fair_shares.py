@@ -13,7 +13,10 @@ _MOST_SENDERS = 1024
 
 
 class FairShares:
-    """Places of senders: a single one may take all; with others beside it, only its share."""
+    """Places of senders: a single one may take all; with others beside it, only its share.
+
+    A request may take several places, such as one for some bytes: one that is larger than a share is admitted alone.
+    """
 
     def __init__(self, places: int, recent_s: float = RECENT_S) -> None:
         self._places, self._recent_s = places, recent_s
@@ -25,24 +28,24 @@ class FairShares:
         """The number of places that are taken."""
         return self._held.total()
 
-    def admits(self, sender: str) -> bool:
-        """Record that a sender asks, and return whether it may take another place."""
+    def admits(self, sender: str, places: int = 1) -> bool:
+        """Record that a sender asks, and return whether it may take so many places more."""
         now = time.monotonic()
         self._asked.pop(sender, None)
         self._asked[sender] = now  # the last one: the mapping is in the order of the last request
         while len(self._asked) > _MOST_SENDERS or now - next(iter(self._asked.values())) > self._recent_s:
             del self._asked[next(iter(self._asked))]
-        if self.taken >= self._places:
+        if self.taken + places > self._places and self.taken:
             return False
-        active = len(self._asked.keys() | self._held.keys())
-        return active == 1 or self._held[sender] < math.ceil(self._places / active)
+        active, held = len(self._asked.keys() | self._held.keys()), self._held[sender]
+        return active == 1 or not held or held + places <= math.ceil(self._places / active)
 
-    def take(self, sender: str) -> None:
-        """Take a place."""
-        self._held[sender] += 1
+    def take(self, sender: str, places: int = 1) -> None:
+        """Take places."""
+        self._held[sender] += places
 
-    def give(self, sender: str) -> None:
-        """Give a place back."""
-        self._held[sender] -= 1
+    def give(self, sender: str, places: int = 1) -> None:
+        """Give places back."""
+        self._held[sender] -= places
         if not self._held[sender]:
             del self._held[sender]

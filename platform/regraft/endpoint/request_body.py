@@ -9,13 +9,14 @@ is read before its pixels. A text is never opened as a file or an address.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from regraft.contracts import ApiForm, BadCell, Column, Task, TooLarge, columns_of
 from regraft.contracts.column import json_name
+from regraft.contracts.file_ref import UndecodedFile
 from regraft.endpoint.form_fields import MULTIPART, URLENCODED, FormField, multipart_fields, urlencoded_fields
 from regraft.endpoint.form_inputs import INPUTS, FormInputs
 from regraft.endpoint.http_errors import HttpError, wrong
@@ -48,6 +49,31 @@ class ParsedRequest:
     parameters: Mapping[str, Any]
     decoded: int
     """Pixels or samples that its values decode to."""
+    undecoded: Sequence[UndecodedValue] = ()
+    """Values that another process decodes first."""
+
+    @property
+    def pixels(self) -> int:
+        """Most pixels or samples that its values decode to, those included whose files do not state them."""
+        return max(self.decoded, *(one.file.pixels for one in self.undecoded), 0)
+
+    def decode(self) -> None:
+        """Put decoded values in place of the undecoded ones. Raises HttpError 422, 413 or 503."""
+        for one in self.undecoded:
+            one.row[one.name] = one.allowance.count(one.file.converted, one.where)
+
+
+@dataclass(frozen=True, slots=True)
+class UndecodedValue:
+    """The place of a file in a request that another process decodes first."""
+
+    row: dict[str, Any]
+    name: str
+    """The column."""
+    file: UndecodedFile
+    allowance: DecodingAllowance
+    where: str
+    """Name of the value in messages."""
 
 
 def most_bytes(task: Task, limits: LimitSpec) -> int:
@@ -72,7 +98,9 @@ def parse_request(
     if fields is None and _is_bare(body, content_type, wanted):
         name, column = next(iter(wanted.items()))
         value = allowance.count(lambda: column.receive_body(body, allowance), f"the body ({name})")
-        return ParsedRequest([{name: value}], True, form, {}, allowance.decoded)
+        row = {name: value}
+        reader.note_undecoded(row, name, f"the body ({name})")
+        return ParsedRequest([row], True, form, {}, allowance.decoded, reader.undecoded)
     if fields is None:
         document = _checked(_parsed(body, content_type, wanted), limits)
         single = not _is_batch(document["inputs"], wanted)
@@ -87,7 +115,7 @@ def parse_request(
         raise HttpError(413, "TooLarge", f"{len(items)} inputs are asked at once; at most {limits.items} are allowed")
     rows = [reader.row(item, f"input {number}: ") for number, item in enumerate(items)]
     _refuse_long(rows, limits)
-    return ParsedRequest(rows, single, form, parameters, allowance.decoded)
+    return ParsedRequest(rows, single, form, parameters, allowance.decoded, reader.undecoded)
 
 
 def _form_fields(body: bytes, content_type: str, inputs: FormInputs, names: set[str]) -> list[FormField] | None:
@@ -187,6 +215,7 @@ class _RowReader:
     names: Mapping[str, Names]
     """The columns' names in the training files, by the task's."""
     allowance: DecodingAllowance
+    undecoded: list[UndecodedValue] = field(default_factory=list)
 
     def other_names(self) -> dict[str, str]:
         """Return single columns by the other names that clients send for them."""
@@ -199,7 +228,15 @@ class _RowReader:
         missing = [name for name in self.wanted if given.get(name) is None]
         if missing:
             raise wrong(f"{where}{missing[0]!r} is missing; an input has {shown_columns(self.wanted, self.names)}")
-        return {name: self._value(column, given[name], f"{where}{name}") for name, column in self.wanted.items()}
+        row = {name: self._value(column, given[name], f"{where}{name}") for name, column in self.wanted.items()}
+        for name in row:
+            self.note_undecoded(row, name, f"{where}{name}")
+        return row
+
+    def note_undecoded(self, row: dict[str, Any], name: str, where: str) -> None:
+        """Note a value of a row that is to be decoded by another process."""
+        if isinstance(value := row[name], UndecodedFile):
+            self.undecoded.append(UndecodedValue(row, name, value, self.allowance, where))
 
     def _by_name(self, item: Any, where: str) -> Mapping[str, Any]:
         if isinstance(item, dict):

@@ -39,6 +39,7 @@ from regraft.media.pixels.augmentation import Augmentation, mirrors
 from regraft.media.pixels.box_readings import BoxForm
 from regraft.media.pixels.images import checked_size, open_rgb
 from regraft.media.pixels.picture_sizes import picture_size
+from regraft.media.pixels.processor_input import processor_input
 from regraft.tasks.inputs.box_checks import boxes_problem
 from regraft.tasks.inputs.levels import GreyLevels
 from regraft.tasks.metrics.detection import confusions, findings_of, precision_of
@@ -169,7 +170,7 @@ class ObjectDetection(GreyLevels):
             names = [names[number] for number in kept]
         processor, size = context.processor, self._fixed_size(context)
         resized = {} if size is None else {"size": {"height": size[0], "width": size[1]}}
-        pixels = processor(images=image, return_tensors="pt", do_pad=False, **resized)["pixel_values"][0]
+        pixels = processor(**processor_input(image), return_tensors="pt", do_pad=False, **resized)["pixel_values"][0]
         labels = {"size": torch.tensor([image.height, image.width])}
         if boxes is not None:
             labels["boxes"] = relative(boxes, image.width, image.height)

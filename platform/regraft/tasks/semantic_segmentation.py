@@ -32,12 +32,15 @@ from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.errors import DataError
 from regraft.media.pixels.augmentation import Augmentation, mirrors
 from regraft.media.pixels.images import checked_size, image_name, open_rgb
+from regraft.media.pixels.processor_input import processor_input
 from regraft.tasks.inputs.levels import GreyLevels
 from regraft.tasks.inputs.mask_values import IGNORED, MaskValues, other_size
 
 Colour = Annotated[str, StringConstraints(pattern="^#[0-9A-Fa-f]{6}$")]
 LOGITS_AT_ONCE = 1 << 25
 """Most logits upsampled at a time: a whole photo with 150 classes would take gigabytes."""
+ANSWERED_AT_ONCE = 1 << 22
+"""The same for answers, which need no sums that depend on it: a few of these are in memory beside a large picture."""
 
 
 class SemanticSegmentation(GreyLevels):
@@ -233,7 +236,8 @@ class SemanticSegmentation(GreyLevels):
         for logits, target in zip(output.logits.detach(), batch["labels"], strict=True):
             numbers: list[NDArray[Any]] = []
             confidence, sizes = np.zeros(len(context.labels)), np.zeros(len(context.labels), np.int64)
-            for _, band in _bands(logits, *target["size"].tolist(), corners=_aligns_corners(context.config)):
+            size, corners = target["size"].tolist(), _aligns_corners(context.config)
+            for _, band in _bands(logits, *size, corners=corners, at_once=ANSWERED_AT_ONCE):
                 best, chosen = (found.cpu().numpy() for found in band.softmax(0).max(0))
                 confidence += np.bincount(chosen.ravel(), best.ravel().astype(np.float64), minlength=len(confidence))
                 sizes += np.bincount(chosen.ravel(), minlength=len(confidence))
@@ -260,7 +264,7 @@ def _pixels(image: Image.Image, processor: Any, size: tuple[int, int] | None) ->
     geometry = ("do_center_crop", "do_pad", "keep_aspect_ratio")
     plain = {name: False for name in geometry if getattr(processor, name, None)}
     found: Tensor = processor(
-        images=image, size={"height": height, "width": width}, do_resize=True, return_tensors="pt", **plain
+        **processor_input(image), size={"height": height, "width": width}, do_resize=True, return_tensors="pt", **plain
     )["pixel_values"][0]
     return found
 
@@ -308,14 +312,16 @@ def _upsampled(logits: Tensor, height: int, width: int, *, corners: bool) -> Ten
     return found
 
 
-def _bands(logits: Tensor, height: int, width: int, *, corners: bool) -> Iterator[tuple[int, Tensor]]:
+def _bands(
+    logits: Tensor, height: int, width: int, *, corners: bool, at_once: int | None = None
+) -> Iterator[tuple[int, Tensor]]:
     """Yield bands of the upsampled logits from top to bottom, each with the number of its first line.
 
-    A band has as many lines as LOGITS_AT_ONCE allows. All logits are interpolated along the height first. The
-    interpolation along the width then needs only the lines of the band.
+    A band has as many lines as `at_once` allows, or LOGITS_AT_ONCE. All logits are interpolated along the height
+    first. The interpolation along the width then needs only the lines of the band.
     """
     tall = _upsampled(logits, height, logits.shape[2], corners=corners)
-    lines = max(1, LOGITS_AT_ONCE // (logits.shape[0] * width))
+    lines = max(1, (at_once or LOGITS_AT_ONCE) // (logits.shape[0] * width))
     for top in range(0, height, lines):
         band = tall[:, top : top + lines]
         yield top, _upsampled(band, band.shape[1], width, corners=corners)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ PACKED_CHUNKS = 64
 """Most compressed texts and profiles of a PNG; each unpacks to 1 MiB at most."""
 TILE_MEGAPIXELS = 4
 """Most megapixels of a tile of a TIFF that is larger than its picture."""
+JPEG_2000_MEGAPIXELS = 12
+"""Most megapixels of a JPEG 2000 in a request: its decoder takes 18 bytes for each pixel, others 4 to 9."""
 PLAIN_SCANNED_MEGAPIXELS = 250
 """Most megapixels of all scans of a JPEG that is decoded in this process: a photo of 25 megapixels in 10 scans."""
 PLAIN_PIECES = 1_000
@@ -39,6 +42,7 @@ _NO_LENGTH = (*range(0xD0, 0xD9), 0x01)
 _SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
+_JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 
 
 class CostlyPicture(DataError):
@@ -76,6 +80,15 @@ def refuse_shape(image: Any, name: str) -> None:
             )
 
 
+def refuse_hungry(content: bytes, pixels: int) -> None:
+    """Raise CostlyPicture for a request's JPEG 2000 of so many pixels whose decoder takes too much memory."""
+    if pixels > JPEG_2000_MEGAPIXELS * 1_000_000 and content.startswith(_JPEG_2000):
+        raise CostlyPicture(
+            f"image in this row is a JPEG 2000 of {pixels / 1e6:.1f} megapixels; at most {JPEG_2000_MEGAPIXELS} are "
+            "allowed in this format, which takes much memory to decode: send it as a JPEG or PNG, or smaller"
+        )
+
+
 def is_plain(content: bytes) -> bool:
     """Return whether the header shows what decoding costs, so that it may be done in this process.
 
@@ -95,12 +108,23 @@ def is_plain(content: bytes) -> bool:
     return webp or content.startswith((b"P5", b"P6"))
 
 
+def jpeg_size(content: bytes) -> tuple[int, int]:
+    """Return the largest (width, height) that a JPEG states."""
+    return _jpeg_pieces(content).size
+
+
 class _JpegPieces(NamedTuple):
     """The pieces of a JPEG up to its end, or until one more would be too many."""
 
     scans: int
     segments: int
-    pixels: int
+    size: tuple[int, int]
+    """The largest (width, height) that a segment states."""
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of that size."""
+        return self.size[0] * self.size[1]
 
     @property
     def scanned(self) -> int:
@@ -117,7 +141,7 @@ class _PngPieces(NamedTuple):
 
 def _jpeg_pieces(content: bytes) -> _JpegPieces:
     """Count the pieces of a JPEG; of a damaged one those before the damage, and the decoder says what it is."""
-    scans, segments, pixels, at = 0, 0, 0, 2
+    scans, segments, size, at = 0, 0, (0, 0), 2
     while at + 4 <= len(content) and content[at] == 0xFF and scans <= SCANS and segments <= SEGMENTS:
         marker = content[at + 1]
         if marker == 0xD9:
@@ -128,11 +152,11 @@ def _jpeg_pieces(content: bytes) -> _JpegPieces:
             continue
         if marker in _SIZES and at + 9 <= len(content):
             height, width = struct.unpack_from(">HH", content, at + 5)
-            pixels = max(pixels, width * height)
+            size = max(size, (width, height), key=math.prod)
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
         if marker == 0xDA:
             scans, at = scans + 1, _next_marker(content, at)
-    return _JpegPieces(scans, segments, pixels)
+    return _JpegPieces(scans, segments, size)
 
 
 def _next_marker(content: bytes, at: int) -> int:

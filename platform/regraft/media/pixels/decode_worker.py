@@ -21,8 +21,8 @@ from regraft.media.pixels.cost import CostlyPicture
 from regraft.media.pixels.freed_memory import give_back_memory
 from regraft.media.pixels.images import PHOTOMETRIC, REQUEST_FORMATS, is_deep, opened_image
 
-JOB = struct.Struct("<cdQQ")
-"""A job: what is asked, seconds of computing, bytes of memory, and the length of the picture's file that follows."""
+JOB = struct.Struct("<cdQQQ")
+"""A job: what is asked, seconds of computing, bytes of memory, most pixels, and the length of the file that follows."""
 ANSWER = struct.Struct("<cQ")
 """An answer: its kind, and the length of what follows."""
 CHECK, CONVERT = b"c", b"p"
@@ -34,12 +34,12 @@ PATIENCE = 3
 _AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
-def answer(asked: bytes, content: bytes) -> tuple[bytes, bytes]:
+def answer(asked: bytes, content: bytes, pixels: int) -> tuple[bytes, bytes]:
     """Do one job: return the kind of the answer and its text or file."""
     try:
         if asked == CHECK:
             return DONE, damage(content).encode()
-        return DONE, _converted(content)
+        return DONE, _converted(content, pixels)
     except MemoryError:
         return MEMORY, b""
     except UnidentifiedImageError:
@@ -53,10 +53,13 @@ def answer(asked: bytes, content: bytes) -> tuple[bytes, bytes]:
         return DAMAGED, f"image in this row is not readable: {reason}".encode()
 
 
-def _converted(content: bytes) -> bytes:
+def _converted(content: bytes, pixels: int) -> bytes:
     """Return the upright picture as a file whose header shows what it costs; greys and levels stay as they are."""
     Image.open(io.BytesIO(content), formats=REQUEST_FORMATS).close()
     with opened_image(content) as image:
+        if image.width * image.height > pixels:
+            found = f"{image.width} x {image.height} pixels, more than its file states or a request may hold"
+            raise CostlyPicture(f"image in this row has {found}: save it again")
         image.load()
         if is_deep(image.mode) and getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0:
             return content  # black and white are exchanged after the levels, and this format says so
@@ -85,13 +88,13 @@ def main() -> None:
     os.nice(int(sys.argv[1]))
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     while len(head := source.read(JOB.size)) == JOB.size:
-        asked, seconds, memory, length = JOB.unpack(head)
+        asked, seconds, memory, pixels, length = JOB.unpack(head)
         content = source.read(length)
         most = _address_space() + memory
         resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
         signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.setitimer(signal.ITIMER_REAL, PATIENCE * seconds)
-        kind, reply = answer(asked, content)
+        kind, reply = answer(asked, content, pixels)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sink.write(ANSWER.pack(kind, len(reply)))

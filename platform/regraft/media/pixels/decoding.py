@@ -8,17 +8,22 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from regraft.errors import DataError, Overloaded
 from regraft.media.pixels import decode_worker as worker
 from regraft.media.pixels.check import damage
 from regraft.media.pixels.cost import CostlyPicture, UnknownPicture, is_plain, refuse_structure
+from regraft.media.pixels.images import MEGAPIXELS
 
 _START_S = 30.0
 """Time that a new process may take to start, besides the picture's."""
 _CORES = len(os.sched_getaffinity(0))
+_SMALL_MEGABYTES = 64
+"""Megabytes that a picture of few pixels may take."""
+_BYTES_A_PIXEL = 20
+"""Bytes that a pixel may take while it is decoded, in a request: JPEG 2000 takes the most."""
 _JOBS = 200
 """Pictures after which a process is replaced: decoders keep some memory."""
 
@@ -32,13 +37,15 @@ class Bound:
     megabytes: int
     wait_s: float
     """Seconds to wait for a free process."""
+    pixels: int = MEGAPIXELS * 1_000_000
+    """Most pixels that the picture may have."""
     processes: int = 1
     """Most processes at once."""
     nice: int = 0
     """How far they stand back behind other processes."""
 
 
-REQUEST = Bound(seconds=5, megabytes=512, wait_s=2, processes=min(2, _CORES), nice=worker.NICE)
+REQUEST = Bound(seconds=5, megabytes=256, wait_s=2, processes=min(2, _CORES), nice=worker.NICE)
 DATA = Bound(seconds=60, megabytes=2048, wait_s=3600, processes=min(4, _CORES))
 
 
@@ -72,7 +79,7 @@ class _Worker:
     def ask(self, asked: bytes, content: bytes, bound: Bound) -> tuple[bytes, bytes]:
         """Return the kind of the answer, and the answer. Raises _Ended."""
         until = time.monotonic() + worker.PATIENCE * bound.seconds + _START_S
-        head = worker.JOB.pack(asked, bound.seconds, bound.megabytes << 20, len(content))
+        head = worker.JOB.pack(asked, bound.seconds, bound.megabytes << 20, bound.pixels, len(content))
         self.jobs += 1
         assert self._process.stdin is not None
         try:
@@ -120,7 +127,10 @@ class _Pool:
         finally:
             self._free.release()
         if kind == worker.MEMORY:
-            raise CostlyPicture(f"image in this row takes more than {bound.megabytes:,} MB to decode: make it smaller")
+            raise CostlyPicture(
+                f"image in this row takes more than the {bound.megabytes:,} MB that its size allows to decode: make it "
+                "smaller, or save it as a JPEG or PNG"
+            )
         if kind == worker.COSTLY:
             raise CostlyPicture(reply.decode())
         if kind == worker.UNKNOWN:
@@ -161,13 +171,18 @@ def checked_apart(content: bytes) -> str:
         return "cannot be used: " + error.message.replace("image in this row", "it")
 
 
-def plain_picture(content: bytes) -> bytes:
+def plain_picture(content: bytes, pixels: int = MEGAPIXELS * 1_000_000) -> bytes:
     """Return a request's picture, or a doubtful one as a file whose header shows what it costs.
 
-    Raises CostlyPicture, UnknownPicture, DataError for a damaged picture, and Overloaded.
+    A doubtful picture may have so many pixels, and its memory is bounded by them. Raises CostlyPicture, UnknownPicture,
+    DataError for a damaged picture, and Overloaded.
     """
     refuse_structure(content, "image in this row")
-    return content if is_plain(content) else _pool(worker.CONVERT, REQUEST).ask(worker.CONVERT, content, REQUEST)
+    if is_plain(content):
+        return content
+    megabytes = min(REQUEST.megabytes, _SMALL_MEGABYTES + pixels * _BYTES_A_PIXEL // 1_000_000)
+    bound = replace(REQUEST, pixels=pixels, megabytes=megabytes)
+    return _pool(worker.CONVERT, REQUEST).ask(worker.CONVERT, content, bound)
 
 
 def _pool(asked: bytes, bound: Bound) -> _Pool:

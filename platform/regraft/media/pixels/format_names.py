@@ -26,6 +26,13 @@ _AT_START = (
     *((b"\x0a" + bytes([version]), "PCX") for version in (0, 2, 3, 5)),
 )
 """Beginnings of the formats that data may hold and a request may not."""
+_REQUESTED = (
+    *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM"),
+    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0"),
+    *(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+)
+_AVIF = (b"avif", b"avis", b"mif1", b"msf1")
+_PPM = tuple(bytes([letter]) for letter in b"0123456fy")
 _UNREAD = (
     (0, b"%PDF", "a PDF document: send its page as a PNG"),
     (0, b"%!PS", "a PostScript drawing: send it as a PNG"),
@@ -42,6 +49,15 @@ _UNREAD = (
     ),
 )
 """Place and bytes of what is read nowhere, with what it is and the way out."""
+
+
+def may_be_read(content: bytes) -> bool:
+    """Return whether a file begins like one of the formats that a request may hold."""
+    if content[4:8] == b"ftyp":
+        return content[8:12] in _AVIF
+    if content.startswith(b"P"):
+        return content[1:2] in _PPM
+    return content.startswith(_REQUESTED) or (content.startswith(b"RIFF") and content[8:12] == b"WEBP")
 
 
 def unread_format(content: bytes, allowed: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from regraft.contracts.file_ref import FileBytes, FileRef, opened
+from regraft.contracts.file_ref import FileBytes, FileRef, UndecodedFile, opened
 from regraft.contracts.remark import Measured
 from regraft.errors import DataError
 from regraft.media.pixels.cost import refuse_shape, refuse_structure
@@ -313,6 +313,7 @@ def opened_image(path: Any) -> Image.Image:
 
     Raises DataError for a file that is not an image, is too large, or takes too much to decode or resize.
     """
+    assert not isinstance(path, UndecodedFile), "it is for another process"
     name = f"image {image_name(path)}"
     if isinstance(path, bytes) and not isinstance(path, FileBytes):  # the structure of a file was checked with it
         refuse_structure(path, name)

@@ -76,6 +76,21 @@ class QueueStats:
     """Rows whose callers had given up."""
     computing_s: float
 
+    def plus(self, other: QueueStats) -> QueueStats:
+        """Return the state of this queue and another one together."""
+        return QueueStats(
+            waiting=self.waiting + other.waiting,
+            cost=Counter(self.cost) + Counter(other.cost),
+            oldest_s=max(self.oldest_s, other.oldest_s),
+            batches=self.batches + other.batches,
+            rows=self.rows + other.rows,
+            sizes=Counter(self.sizes) + Counter(other.sizes),
+            waited_s=self.waited_s + other.waited_s,
+            refused=self.refused + other.refused,
+            dropped=self.dropped + other.dropped,
+            computing_s=self.computing_s + other.computing_s,
+        )
+
 
 class _QueuedRow:
     __slots__ = ("encoded", "future", "since", "until")

@@ -1,7 +1,7 @@
 """Answers of many models in one process: one copy of each base, one pass per input, deltas loaded on demand.
 
-`encode` and `open` may run in any thread; `answer` is called by one thread at a time (`batcher.Batcher`). Each pass
-holds the engine's one lock; loading a model takes it only for the passes that verify the model.
+All methods may run in any thread; `answer` is called by few (`batcher.Batcher`). Each pass holds the engine's one lock,
+and turning outputs into answers does not; loading a model takes it only for the passes that verify the model.
 """
 
 from __future__ import annotations
@@ -192,7 +192,8 @@ class Engine:
             answers = self._answer_pass([items[position] for position in positions])
             for position, answer in zip(positions, answers, strict=True):
                 found[position] = answer
-        self._rows += len(items)
+        with self._computing:
+            self._rows += len(items)
         return found
 
     def stats(self) -> EngineStats:
@@ -262,12 +263,15 @@ class Engine:
         try:
             if rows[0].loaded.suffix is None or _shares_nothing(rows):
                 return self._answers(rows, [self._forward(rows)])
-            with self._computing, rows[0].loaded.frame.weights.inference_context():
-                self._passes += 1
-                return self._answers(rows, list(forward_shared(rows)))
+            return self._answers(rows, self._forward_shared(rows))
         except Exception:
             log.warning("a batch failed; its rows are computed one by one", exc_info=True)
         return [self._answer_alone(item, row) for item, row in zip(items, rows, strict=True)]
+
+    def _forward_shared(self, rows: Sequence[RoutedExample]) -> list[PassOutput]:
+        with self._computing, rows[0].loaded.frame.weights.inference_context():
+            self._passes += 1
+            return list(forward_shared(rows))
 
     def _forward(self, rows: Sequence[RoutedExample]) -> PassOutput:
         with self._computing, rows[0].loaded.frame.weights.inference_context():

@@ -12,6 +12,7 @@ from regraft.contracts import Batch, Context, Example, Loader, Row
 from regraft.errors import DataError, Unsupported
 from regraft.media.pixels.augmentation import Augmentation, mirrors
 from regraft.media.pixels.images import checked_size, open_rgb
+from regraft.media.pixels.processor_input import processor_input
 from regraft.tasks.inputs.levels import GreyLevels
 from regraft.tasks.outputs.one_vector import OneVector
 
@@ -42,7 +43,7 @@ class ImageRow(GreyLevels, OneVector):
         if train and context.augment != "off":
             change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
             image = (change if self.moved else change.in_place()).image(image)
-        pixels = context.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        pixels = context.processor(**processor_input(image), return_tensors="pt")["pixel_values"][0]
         return self.with_target({"pixel_values": pixels}, row, context)
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:

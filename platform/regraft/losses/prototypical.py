@@ -56,9 +56,11 @@ class EpisodeLoss(nn.Module):
     def forward(self, step: Step) -> Tensor:
         """Return the loss, a scalar; 0 where there is no query row."""
         features, labels = features_of_rows(step), step.batch["labels"]
-        if self.metric == "cosine":
-            features = F.normalize(features, dim=1)
-        return episode_loss(features, labels, self.shot, self.temperature)
+        # Products rounded to 16 bits would make noise of the differences between distances.
+        with torch.autocast(features.device.type, enabled=False):
+            if self.metric == "cosine":
+                features = F.normalize(features, dim=1)
+            return episode_loss(features, labels, self.shot, self.temperature)
 
 
 def episode_loss(features: Tensor, labels: Tensor, shot: int, temperature: float = 1.0) -> Tensor:

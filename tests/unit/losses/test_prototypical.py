@@ -79,6 +79,14 @@ def test_the_first_rows_of_each_class_are_its_support() -> None:
     assert split_episode(labels, 2)[0].tolist() == [True, True, True, False, True, True]
 
 
+def test_distances_are_exact_under_mixed_precision() -> None:
+    features, labels = (found.float() if found.is_floating_point() else found for found in rows())
+    far = features + 30  # with rounded products, differences of long vectors would be noise
+    exact = value(Prototypical(shot=SHOT), far.double(), labels).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert value(Prototypical(shot=SHOT), far, labels).item() == pytest.approx(exact, rel=1e-3)
+
+
 def test_without_query_rows_it_is_zero_with_a_gradient() -> None:
     features = rows()[0].requires_grad_()
     found = value(Prototypical(shot=9), features, rows()[1])

@@ -32,8 +32,9 @@ from unit.every.rows import NOTHING_NEW, base_of, family_of, fits, labels_of, ro
 METHODS: dict[str, Any] = {
     key: {"type": key} | ({"depth": 1} if "depth" in Method.lookup(key).model_fields else {})
     for key in Method.names()
-    if not Method.lookup(key).closed_form
+    if not Method.lookup(key).closed_form and not Method.lookup(key).trains_features
 }
+"""Methods by their key: those that solve a head need one, and move the base as another method does."""
 QUICK = {(key, family_of(key)) for key in Task.names()}
 """A family for each task in every run of the tests; the others are many, and slow for that alone."""
 ENCODERS = {

@@ -80,10 +80,12 @@ def measure(what: str, folder: Path) -> None:
     started = time.process_time()
     if what == "source-only":
         train_local(source_only(spec))
-        chosen = ""
+        found: dict[str, object] = {}
     else:
-        chosen = adapt_session(spec, train, AdaptOptions()).chosen
-    print(json.dumps({"seconds": time.process_time() - started, "chosen": chosen}))
+        outcome = adapt_session(spec, train, AdaptOptions())
+        tried = {one["name"]: one["seconds"] for one in outcome.candidates if one["validators"]}
+        found = {"chosen": outcome.chosen, "shift": outcome.shift, "tried": tried}
+    print(json.dumps({"seconds": time.process_time() - started, **found}))
 
 
 def main() -> int:

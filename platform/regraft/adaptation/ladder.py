@@ -80,13 +80,15 @@ def _own_rung(loss: Loss) -> LossRung:
 
 def _usual(*, with_features: bool = False) -> list[LossRung]:
     """Return the losses that adapt, with their defaults; by default those that need no discriminator or alignment."""
-    # Losses for other ends are not made: one may have a setting without a default.
-    members = (member() for member in map(Loss.lookup, Loss.names()) if adapts(member))
-    return [
-        LossRung(loss_name(loss), loss, asked=False)
-        for loss in members
-        if with_features or "features" not in loss.needs
-    ]
+    members = (Loss.lookup(name) for name in Loss.names())
+    usable = [member() for member in members if adapts(member) and not _needs_settings(member)]
+    losses = [loss for loss in usable if with_features or "features" not in loss.needs]
+    return [LossRung(loss_name(loss), loss, asked=False) for loss in losses]
+
+
+def _needs_settings(member: type[Loss]) -> bool:
+    """Return whether a loss has fields without a default, which only a spec can give."""
+    return any(field.is_required() for field in member.model_fields.values())
 
 
 def _trainable(spec: RunSpec, rungs: Sequence[LossRung]) -> tuple[LossRung, ...]:

@@ -39,7 +39,7 @@ def check_adaptable(spec: RunSpec) -> None:
 
 
 def adapts(loss: Loss | type[Loss]) -> bool:
-    """Return whether a loss, or each of a class, reads target rows."""
+    """Return whether a loss reads target rows."""
     return "target" in loss.needs
 
 

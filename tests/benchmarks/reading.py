@@ -125,7 +125,8 @@ def main() -> int:
             for turn, found in timed(sides, kind, place, options.pairs).items():
                 made[f"{kind} {turn}"] = figures(found, sides)
                 print(kind, turn, made[f"{kind} {turn}"], flush=True)
-    reached = made["pictures second"]["wall"]["ratio"] <= GOAL and made["table second"]["wall"]["ratio"] <= GOAL
+    # By CPU time: a reading is one thread's work, and other work on the machine moves the wall time of either side.
+    reached = made["pictures second"]["cpu"]["ratio"] <= GOAL and made["table second"]["cpu"]["ratio"] <= GOAL
     record.write("reading", {"goal": GOAL, "reached": reached, **made}, options.results)
     return 0 if reached else 1
 

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 
 from regraft.endpoint.http_errors import busy
 from regraft.endpoint.request_body import ParsedRequest
+from regraft.media.pixels.freed_memory import give_back_memory
 
 SMALL = 1_000_000
 """Pixels of a request up to which it does not wait."""
@@ -101,7 +102,9 @@ class PictureTurns:
             yield
             return
         async with (self._large if pixels > LARGE else self._others).taken(pixels):
+            loop, decoders = asyncio.get_running_loop(), self._decoders[pixels > _SMALL_DECODED]
+            if pixels > LARGE:  # what earlier requests left goes back before the most is taken
+                await loop.run_in_executor(decoders, give_back_memory)
             if parsed.undecoded:
-                decoders = self._decoders[pixels > _SMALL_DECODED]
-                await asyncio.get_running_loop().run_in_executor(decoders, parsed.decode)
+                await loop.run_in_executor(decoders, parsed.decode)
             yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os as _os
 import sys as _sys
 import typing as _typing
-from collections.abc import Mapping as _Mapping
 from pathlib import Path as _Path
 
 from regraft.version import VERSION as _VERSION
@@ -217,27 +216,9 @@ def _resolved(
     spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Mapping[str, object] | None, store: str | Path | None
 ) -> RunSpec:
     """Return a spec from any of its forms, with the overrides; `store` is one of them."""
-    from regraft.errors import RequestError
-    from regraft.spec.in_memory import leaves, refuse_rows
-    from regraft.spec.run import RunSpec
-    from regraft.units import with_article
+    from regraft.spec.in_memory import resolved
 
-    overrides = dict(overrides or {})
-    if store is not None:
-        if str(overrides.get("store", store)) != str(store):
-            raise RequestError("it is given by store= and, differently, by overrides: keep one", where="store")
-        overrides["store"] = str(store)
-    if isinstance(spec, str | _Path):
-        return RunSpec.load(_Path(spec), overrides=overrides)
-    if isinstance(spec, RunSpec):
-        return spec.override(overrides) if overrides else spec
-    if not isinstance(spec, _Mapping):
-        refuse_rows("spec", spec)
-        allowed = "a spec is a mapping, a RunSpec, or the path of a YAML file"
-        raise RequestError(f"{with_article(type(spec).__name__)} is given; {allowed}")
-    for place, value in (*leaves(spec), *overrides.items()):
-        refuse_rows(place, value)
-    return RunSpec.resolve(spec, overrides=overrides)
+    return resolved(spec, overrides, store)
 
 
 def _store(store: str | Path | None) -> str:

@@ -178,6 +178,7 @@ def _lineage(meta: Mapping[str, Any]) -> list[tuple[str, object]]:
     pairs = [
         ("run", lineage.get("run")),
         ("checkpoint", lineage.get("checkpoint")),
+        ("soup", f"of the checkpoints of steps {', '.join(map(str, lineage['soup']))}" if lineage.get("soup") else ""),
         ("data", f"{data.get('fingerprint', '')}{f'  ({sides})' if sides else ''}"),
         ("training", "stopped early by the search that it is from" if stopped else ""),
         ("parent", lineage.get("parent")),

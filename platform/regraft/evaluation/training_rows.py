@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,17 @@ class SeenRows:
     """Whether the rows are exactly the evaluation rows of training, in any order."""
     why: str = ""
     """Why the numbers are not known."""
+    taught: bool = False
+    """Whether classes were taught afterwards, whose examples are not counted."""
 
     @property
     def text(self) -> str:
         """The numbers as sentences."""
+        examples = ". The examples of classes that were taught afterwards are not counted" if self.taught else ""
+        return self._of_training + examples
+
+    @property
+    def _of_training(self) -> str:
         if self.train is None or self.chosen_by is None:
             return f"Whether rows here were training rows of this version is not known: {self.why}"
         if not self.train and not self.chosen_by:
@@ -46,7 +53,7 @@ class SeenRows:
     @property
     def doubtful(self) -> bool:
         """Whether a reader of the metrics should know it: rows were seen in training, or nothing is known."""
-        return self.train is None or bool(self.train or self.chosen_by)
+        return self.train is None or self.taught or bool(self.train or self.chosen_by)
 
     def document(self) -> dict[str, Any]:
         """Return the entry of evaluation.json."""
@@ -55,6 +62,11 @@ class SeenRows:
 
 def seen_rows(store: ObjectStore, predictor: Predictor, labelled: LabelledRows) -> SeenRows:
     """Compare the evaluated rows with the rows that the version was trained on, where the store still has these."""
+    taught = bool((predictor.meta.get("lineage") or {}).get("taught"))
+    return replace(_seen_in_training(store, predictor, labelled), taught=taught)
+
+
+def _seen_in_training(store: ObjectStore, predictor: Predictor, labelled: LabelledRows) -> SeenRows:
     rows = len(labelled.rows)
     task = predictor.adapted.task
     if task.packs:

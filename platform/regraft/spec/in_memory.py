@@ -1,11 +1,13 @@
-"""The message for rows in memory, such as a DataFrame, where a spec names files."""
+"""A spec in any form that a Python caller gives; rows in memory are refused with the way to train on them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from regraft.errors import RequestError
+from regraft.spec.run import RunSpec
 from regraft.units import with_article
 
 _TABLES = ("to_csv", "to_pandas", "column_names", "write_csv")
@@ -38,3 +40,25 @@ def leaves(document: Mapping[str, Any], path: str = "") -> list[tuple[str, objec
     for key, value in document.items():
         found += leaves(value, f"{path}{key}.") if isinstance(value, Mapping) else [(f"{path}{key}", value)]
     return found
+
+
+def resolved(
+    spec: RunSpec | Mapping[str, Any] | str | Path, overrides: Mapping[str, object] | None, store: str | Path | None
+) -> RunSpec:
+    """Return a spec from any of its forms, with the overrides; `store` is one of them."""
+    overrides = dict(overrides or {})
+    if store is not None:
+        if str(overrides.get("store", store)) != str(store):
+            raise RequestError("it is given by store= and, differently, by overrides: keep one", where="store")
+        overrides["store"] = str(store)
+    if isinstance(spec, str | Path):
+        return RunSpec.load(Path(spec), overrides=overrides)
+    if isinstance(spec, RunSpec):
+        return spec.override(overrides) if overrides else spec
+    if not isinstance(spec, Mapping):
+        refuse_rows("spec", spec)
+        allowed = "a spec is a mapping, a RunSpec, or the path of a YAML file"
+        raise RequestError(f"{with_article(type(spec).__name__)} is given; {allowed}")
+    for place, value in (*leaves(spec), *overrides.items()):
+        refuse_rows(place, value)
+    return RunSpec.resolve(spec, overrides=overrides)

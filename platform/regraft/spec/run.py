@@ -150,6 +150,10 @@ class RunSpec(Frozen):
                 f"compute.strategy: fsdp is written, and method {self.method.key()} trains in phases, for which shards "
                 "cannot be changed: write ddp, or another method"
             )
+        if self.method.closed_form and training.soup > 1:
+            raise ValueError(
+                f"training.soup averages checkpoints, of which method {self.method.key()} makes one: remove it"
+            )
         if self.method.closed_form and self.losses:
             raise ValueError(
                 f"losses need gradient steps, which method {self.method.key()} has not: remove one of the two"

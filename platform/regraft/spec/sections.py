@@ -177,6 +177,9 @@ class TrainingSpec(Frozen):
     """Steps between further checkpoints, besides the one after each evaluation."""
     keep: int = Field(1, ge=1)
     """Number of best checkpoints kept in the store; the last checkpoint is always kept."""
+    soup: int = Field(1, ge=1, le=50)
+    """Number of best checkpoints that are averaged after the last step, one after another as long as the average is
+    better on the evaluation rows; 1 averages none."""
     baselines: bool = True
     """Measure baselines (majority class, nearest centroid on the frozen base) where the task has them."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -186,8 +189,8 @@ class TrainingSpec(Frozen):
     folder with a configuration and no weights always begins with random ones."""
 
     @model_serializer(mode="wrap")
-    def _omit_pretrained(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return omit_usual(handler(self), init="pretrained")
+    def _omit_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return omit_usual(handler(self), init="pretrained", soup=1)
 
 
 class ComputeSpec(Frozen):

@@ -54,6 +54,7 @@ _OTHER_NAMES = {
     "training.eval_steps": "eval_strategy evaluation_strategy eval_every evaluation_steps val_check_interval",
     "training.checkpoint_steps": "save_steps save_strategy save_every",
     "training.keep": "save_total_limit",
+    "training.soup": "model_soup checkpoint_averaging average_checkpoints swa greedy_soup",
     "training.seed": "random_seed random_state manual_seed data_seed",
     "compute.workers": "num_workers n_workers nproc_per_node world_size",
     "compute.gpus": "gpu num_gpus n_gpu n_gpus devices",

@@ -335,6 +335,8 @@ def _lineage(meta: Mapping[str, Any]) -> str:
     rows: list[tuple[object, ...]] = [("base", _code(base["reference"])), ("base hash", f"`{base['hash']}`")]
     named = ("run", "checkpoint", "parent", "adapted_from")
     rows += [(name.replace("_", " "), _code(lineage[name])) for name in named if lineage.get(name)]
+    if lineage.get("soup"):
+        rows.append(("average of the checkpoints of steps", ", ".join(map(str, lineage["soup"]))))
     if (lineage.get("search") or {}).get("status") == "stopped":
         rows.append(("training", "stopped early by the search that it is from"))
     rows += [("ancestors", _code(" < ".join(lineage["ancestors"])))] if lineage.get("ancestors") else []

@@ -129,6 +129,7 @@ class StoredLineage(Stored):
     parent: str | None = None
     adapted_from: str | None = None
     ancestors: list[str] = []
+    soup: list[Count] = []
     taught: list[StoredTaught] = []
     data: StoredRows = StoredRows()
 
@@ -168,6 +169,7 @@ class StoredCheckpoint(Stored):
     metrics: dict[str, Any] | None = None
     stopped: bool = False
     resumable: bool = True
+    soup: list[Count] = []
 
 
 class StoredSnapshot(Stored):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from regraft.bases.delta import live_tensors
 from regraft.contracts import CheckpointWritten, Note, Started
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints, Retention
@@ -19,6 +20,7 @@ from regraft.training.job import Job
 from regraft.training.metrics_log import MetricsLog
 from regraft.training.run import Run
 from regraft.training.safetensors_buffer import gather_shards
+from regraft.training.soup import soup_step
 from regraft.training.step import scaler_state
 
 
@@ -32,7 +34,9 @@ class RunCallbacks:
         self.metrics_log = MetricsLog(store, job.run, folder / "tensorboard", write=harness.first)
         score = spec.task.score
         # The last two, so that a resume has one to fall back on if the newest is damaged.
-        retention = Retention(best=spec.training.keep, last=2, metric=score.name, mode=score.mode)
+        retention = Retention(
+            best=max(spec.training.keep, spec.training.soup), last=2, metric=score.name, mode=score.mode
+        )
         self.writer = CheckpointWriter(self.checkpoints, retention, pinned=harness.device.type == "cuda")
 
     def on_start(self, run: Run) -> None:
@@ -73,6 +77,25 @@ class RunCallbacks:
             run.state.step, tensors, run.state.document(), meta=meta, then=lambda _: self.metrics_log.publish(lines)
         )
         self.harness.emit(CheckpointWritten(run.state.step, sum(self.writer.sizes.values()), stall))
+
+    def on_soup(self, run: Run, metrics: Mapping[str, float], steps: Sequence[int]) -> None:
+        """Write the average of several checkpoints as the one after the last step; called on every rank."""
+        live, state = live_tensors(run.adapted), run.state
+        if not self.harness.first:
+            gather_shards(live)
+            return
+        score = {f"soup_{name}": value for name, value in metrics.items()}
+        state.log.append({"step": state.step, "epoch": state.step / run.per_epoch, **score})
+        meta = {"run": self.job.run, "base": self.job.base_hash, "metrics": dict(metrics), "soup": list(steps)}
+        lines = list(state.log)
+        self.writer.save(
+            soup_step(run),
+            {"delta.safetensors": live},
+            state.document(),
+            meta=meta,
+            then=lambda _: self.metrics_log.publish(lines),
+        )
+        self.writer.wait()
 
     def on_already_finished(self, run: Run) -> None:
         """Publish the log, which is missing if the process was killed after the last commit."""

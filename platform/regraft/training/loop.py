@@ -35,6 +35,7 @@ from regraft.training.prepare import base_of
 from regraft.training.resume import newest_checkpoint
 from regraft.training.row_order import row_order
 from regraft.training.run import Run, build_model
+from regraft.training.soup import make_soup
 from regraft.training.step import MicroBatch, Stepper
 from regraft.training.teachers import load_teachers
 from regraft.training.test_rows import report_test
@@ -70,6 +71,7 @@ def fit(job: Job, harness: Harness) -> RunState:
                 train(run, lambda: phase_trunk(run, store, document, folder))
             if run.state.finished:
                 callbacks.wait()
+                make_soup(run, folder / "soup", callbacks.on_soup)
                 if run.eval_features is not None:
                     run.eval_features.write(Runs(store), job.run)
                 report_test(run, document, folder / "test", callbacks.on_test)

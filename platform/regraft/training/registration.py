@@ -200,6 +200,7 @@ def version_meta(spec: RunSpec, trained: TrainedRun) -> dict[str, Any]:
         "lineage": {
             "run": job.run,
             "checkpoint": best.prefix,
+            **({"soup": best.meta["soup"]} if best.meta.get("soup") else {}),
             "data": {"fingerprint": job.fingerprint, "rows": counts, **_remarks_of(document)},
             "parent": base.ancestors[0] if base.ancestors else None,
             **({"ancestors": list(base.ancestors)} if base.ancestors else {}),

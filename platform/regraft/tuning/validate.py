@@ -20,6 +20,12 @@ def check_search(spec: RunSpec) -> None:
             "(search.concurrency says how many at a time) or 0 (all in this process)",
             where="search",
         )
+    if spec.training.soup > 1 or "training.soup" in spec.searched().space:
+        raise RequestError(
+            "training.soup averages the checkpoints of one run, of which a trial keeps one: remove it, and train the "
+            "winner with it",
+            where="search",
+        )
     check_space(spec)
 
 

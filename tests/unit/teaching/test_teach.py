@@ -73,6 +73,8 @@ def test_metadata_card_and_metrics_are_those_of_the_new_version(trained: Path, s
     evaluated = regraft.evaluate("tiny", trained / "eval.csv", tmp_path / "out", store=store, resamples=0).document
     assert after["metrics"] == pytest.approx(evaluated["metrics"], rel=1e-2, abs=1e-3)
     assert after["metrics"]["accuracy"] == evaluated["metrics"]["accuracy"]
+    seen = "These are the evaluation rows by which its checkpoint was chosen"
+    assert evaluated["overlap"]["sentence"].startswith(seen) and "taught afterwards" in evaluated["overlap"]["sentence"]
     for name in ("task", "method", "base", "seed", "score", "dropout"):
         assert after[name] == before[name]
     assert after["lineage"]["taught"] == [dict(found.facts)] and after["lineage"]["run"] == before["lineage"]["run"]

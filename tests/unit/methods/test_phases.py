@@ -16,8 +16,10 @@ from regraft.errors import Unsupported
 from regraft.methods.gradual_unfreezing import GradualUnfreezing
 from regraft.methods.lp_ft import LpFt
 from regraft.training.phases import phases_of, trained_names
-from unit.bases.families import adapted, batch_for, located, step
+from unit.bases.families import FAMILIES, adapted, batch_for, located, step
 
+QUICK = ("bert", "mobilenet_v2")
+"""Families that are tried in every run of the tests."""
 METHODS = [key for key in Method.names() if Method.lookup(key).has_phases()]
 
 
@@ -69,7 +71,9 @@ def test_without_a_head_or_without_blocks_it_begins_with_what_there_is() -> None
 
 
 @pytest.mark.parametrize("key", METHODS)
-@pytest.mark.parametrize("family", ["bert", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in FAMILIES]
+)
 def test_a_step_of_a_phase_moves_what_it_says_and_all_phases_the_delta(key: str, family: str, tmp_path: Path) -> None:
     method = Method.lookup(key)()
     made = adapted(family, located(family, tmp_path), method)
@@ -91,7 +95,9 @@ def test_a_step_of_a_phase_moves_what_it_says_and_all_phases_the_delta(key: str,
 
 
 def state(made: Any) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in made.model.state_dict().items()}
+    """Return copies of all parameters and buffers; tied ones once."""
+    tensors = {**dict(made.model.named_parameters()), **dict(made.model.named_buffers())}
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def test_a_phase_that_leaves_still_what_moved_before_is_refused() -> None:

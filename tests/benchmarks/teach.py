@@ -245,7 +245,7 @@ def served(case: Case, store: Path) -> dict[str, Any]:
         with asked_all_the_time(path) as replies:
             time.sleep(2)
             began = time.monotonic()
-            teach = ["teach", f"{case.name}@production", case.file("new"), "--class", "eighth", "--max-loss", "100"]
+            teach = ["teach", f"{case.name}@production", case.file("new"), "--class", case.label, "--max-loss", "100"]
             command = [*regraft_, *teach, "--promote", "production", "--store", str(store)]
             subprocess.run(command, env=environment, check=True, capture_output=True)
             done = time.monotonic() - began

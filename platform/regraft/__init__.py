@@ -6,7 +6,6 @@ Importing this package imports neither torch nor Ray: the functions bring them i
 from __future__ import annotations
 
 import os as _os
-import sys as _sys
 import typing as _typing
 from pathlib import Path as _Path
 
@@ -54,31 +53,20 @@ def train(
     `event.document()` is the event as a dict. Without it, progress and result are shown in a terminal or a notebook.
     Raises SpecError with all problems at once, before anything starts.
     """
+    from regraft.cluster.anywhere import train_anywhere
     from regraft.store.scratch_folder import swept
 
     resolved = _resolved(spec, overrides, store)
 
     def run(shown: Progress | None) -> Outcome:
         with swept():
-            return _train(resolved, fresh=fresh, same=same, progress=shown, address=address)
+            return train_anywhere(resolved, fresh=fresh, same=same, progress=shown, address=address)
 
     if progress is not None:
         return run(progress)
     from regraft.cli.python_progress import train_shown
 
     return train_shown(run)
-
-
-def _train(spec: RunSpec, *, fresh: bool, same: bool, progress: Progress | None, address: str | None) -> Outcome:
-    """Train in this process, or on Ray."""
-    if spec.compute.workers == 0:
-        # In this process, so that machines without Ray can train too.
-        from regraft.training.session import train_local
-
-        return train_local(spec, fresh=fresh, same=same, progress=progress)
-    from regraft.cluster.train import train as train_on_ray
-
-    return train_on_ray(spec, fresh=fresh, same=same, progress=progress, address=address)
 
 
 def search(
@@ -97,6 +85,7 @@ def search(
     `search.trials` or `search.seconds` add to them.
     Raises SpecError with all problems at once, before anything starts.
     """
+    from regraft.cluster.anywhere import search_anywhere
     from regraft.store.scratch_folder import swept
     from regraft.tuning.validate import check_search
 
@@ -105,36 +94,13 @@ def search(
 
     def run(shown: Progress | None) -> SearchOutcome:
         with swept():
-            return _search(resolved, fresh=fresh, same=same, progress=shown, address=address)
+            return search_anywhere(resolved, fresh=fresh, same=same, progress=shown, address=address)
 
     if progress is not None:
         return run(progress)
     from regraft.cli.python_progress import search_shown
 
     return search_shown(run)
-
-
-def _search(spec: RunSpec, *, fresh: bool, same: bool, progress: Progress | None, address: str | None) -> SearchOutcome:
-    """Search in this process, or on Ray; the stages of the spec are trained first."""
-    spec = _after_stages(spec, fresh=fresh, same=same, progress=progress, address=address)
-    from regraft.tuning.space import decides_without_tune, one_process_suffices
-
-    if spec.compute.workers == 0 or (not _on_ray(address) and one_process_suffices(spec)):
-        # In this process: Ray is not started, and not even imported where Tune decides nothing.
-        if decides_without_tune(spec):
-            from regraft.tuning.driver.local_worker import search_here
-        else:
-            from regraft.cluster.search import search_here
-
-        return search_here(spec, fresh=fresh, same=same, progress=progress)
-    from regraft.cluster.connect import connected, reading
-
-    # Ray starts while the libraries of models are imported.
-    with reading("regraft.tuning.session") as read, connected(address):
-        read()
-        from regraft.cluster.search import search as search_on_ray
-
-        return search_on_ray(spec, fresh=fresh, same=same, progress=progress, address=address)
 
 
 def adapt(
@@ -154,6 +120,7 @@ def adapt(
     held. The same call again continues where it was interrupted, or returns what was decided.
     """
     from regraft.adaptation.runs import check_adaptable
+    from regraft.cluster.anywhere import after_stages_of, train_candidate_anywhere
     from regraft.store.scratch_folder import swept
 
     resolved = _resolved(spec, overrides, store)
@@ -166,11 +133,11 @@ def adapt(
         once = NotesOnce(shown)  # every run reads the same rows
 
         def trained(one: RunSpec, finish: Any) -> Outcome:
-            return _train_candidate(one, finish, progress=once, address=address)
+            return train_candidate_anywhere(one, finish, progress=once, address=address)
 
         options = AdaptOptions(None if ladder is None else tuple(ladder), None if check is None else str(check))
         with swept():
-            ready = _after_stages(resolved, fresh=False, same=False, progress=once, address=address)
+            ready = after_stages_of(resolved, fresh=False, same=False, progress=once, address=address)
             # Runs of an adaptation have names of their own: each would have stages of its own.
             return adapt_session(ready.model_copy(update={"stages": ()}), trained, options, progress=once)
 
@@ -179,37 +146,6 @@ def adapt(
     from regraft.cli.python_progress import adapt_shown
 
     return adapt_shown(run)
-
-
-def _after_stages(spec: RunSpec, *, fresh: bool, same: bool, progress: Progress | None, address: str | None) -> RunSpec:
-    """Train the stages of a spec; return the spec with the last one's model as its base."""
-    if not spec.stages:
-        return spec
-    from regraft.training.stages import after_stages
-
-    def train_stage(stage: RunSpec) -> Outcome:
-        return _train(stage, fresh=fresh, same=same, progress=progress, address=address)
-
-    return after_stages(spec, train_stage, progress)
-
-
-def _train_candidate(spec: RunSpec, finish: Any, *, progress: Progress | None, address: str | None) -> Outcome:
-    """Train in this process, or on Ray, and let `finish` end the run; None registers its model."""
-    if finish is None:
-        return _train(spec, fresh=False, same=False, progress=progress, address=address)
-    if spec.compute.workers == 0:
-        from regraft.training.session import train_local
-
-        return train_local(spec, progress=progress, finish=finish)
-    from regraft.cluster.train import train_candidate
-
-    return train_candidate(spec, finish, progress=progress, address=address)
-
-
-def _on_ray(address: str | None) -> bool:
-    """Return whether a Ray cluster is named, or this process is connected to one."""
-    ray = _sys.modules.get("ray")
-    return bool(address or _os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()))
 
 
 def _resolved(

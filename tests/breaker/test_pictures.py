@@ -97,7 +97,7 @@ def test_a_jpeg_2000_of_many_pixels_is_refused_with_the_way_out(served: ModelSto
         assert "send it as a JPEG or PNG, or smaller" in reply.document["error"]
 
 
-@pytest.mark.parametrize("side, said", [(4096, 32), (64, 4000), (8000, 32)])
+@pytest.mark.parametrize("side, said", [(4096, 32), (64, 4000), pytest.param(8000, 32, marks=pytest.mark.slow)])
 def test_a_doubtful_picture_may_not_have_more_pixels_than_it_states(side: int, said: int) -> None:
     with pytest.raises(DataError, match="more than its file states"):
         plain_picture(saved(noise((300, 200), random.Random(6)), "TIFF"), pixels=50_000)

@@ -110,6 +110,7 @@ def test_two_kills_leave_a_bit_identical_delta(workers: int, on_ray: None, tmp_p
     survives(tmp_path, workers, calls=[5, 7])
 
 
+@pytest.mark.slow
 def test_a_request_that_is_wrong_is_not_tried_again_and_keeps_its_type(on_ray: None, tmp_path: Path) -> None:
     written = document(tmp_path, lr=1e30, optimizer="sgd", clip=None, warmup=0.0) | {"compute": {"workers": 1}}
     events: list[dict[str, Any]] = []

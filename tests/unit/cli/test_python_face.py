@@ -86,7 +86,7 @@ def test_the_store_is_the_argument_then_what_is_written_then_the_environment(
 def test_search_has_the_same_store(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[RunSpec] = []
     monkeypatch.setattr("regraft.tuning.validate.check_search", lambda spec: seen.append(spec))
-    monkeypatch.setattr(regraft, "_search", lambda spec, **options: seen.append(spec))
+    monkeypatch.setattr("regraft.cluster.anywhere.search_anywhere", lambda spec, **options: seen.append(spec))
     regraft.search(spec, store="argument")
     assert [Path(one.store).name for one in seen] == ["argument", "argument"]
 
@@ -134,18 +134,10 @@ def test_rows_in_memory_are_refused_with_the_way_to_train_on_them(rows: Any, fak
 def test_the_package_has_no_names_but_its_own() -> None:
     code = "import regraft; print(*sorted(name for name in vars(regraft) if not name.startswith('_')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["adapt", "create_store", "evaluate", "load", "predict", "search", "train", "version"]
+    functions = ["adapt", "create_store", "evaluate", "load", "predict", "search", "teach", "train"]
+    assert done.stdout.split() == [*functions, "version"]
     assert isinstance(regraft.version, ModuleType)
-    assert set(regraft.__all__) == {
-        "__version__",
-        "adapt",
-        "create_store",
-        "evaluate",
-        "load",
-        "predict",
-        "search",
-        "train",
-    }
+    assert set(regraft.__all__) == {"__version__", *functions}
 
 
 def test_progress_is_shown_where_somebody_watches(

@@ -350,6 +350,7 @@ def process(code: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_builders_at_once_make_one_snapshot_that_a_third_process_opens(store: ObjectStore, tmp_path: Path) -> None:
     train = lines(tmp_path / "train.jsonl", sentences(3000))
     builders = [process(BUILDER, store.url, train) for _ in range(2)]

@@ -69,6 +69,7 @@ def test_two_ranks_give_the_losses_of_one(strategy: str, alone: dict[str, Any]) 
     same_rows(folder, strategy)
 
 
+@pytest.mark.slow
 def test_a_run_that_began_on_one_rank_goes_on_sharded_over_two(alone: dict[str, Any]) -> None:
     folder = Path(alone["store"]).parent
     written = spec_in(folder, "moved", checkpoint_steps=4)

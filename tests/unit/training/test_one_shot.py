@@ -61,6 +61,7 @@ def test_the_commands_say_that_nothing_is_measured(tmp_path: Path, capsys: pytes
     assert "No metrics were recorded" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_test_rows_are_measured(tmp_path: Path) -> None:
     test = str(coloured(tmp_path / "test", each=4, seed=2))
     written = pictures(tmp_path)

@@ -74,6 +74,7 @@ def test_test_rows_choose_nothing(tmp_path: Path) -> None:
     assert "test" not in metas[0] and plain.test is None
 
 
+@pytest.mark.slow
 def test_a_stopped_run_reports_once_at_its_end(tmp_path: Path) -> None:
     spec, events = spec_of(tmp_path), list[Event]()
     runs = Runs(open_store(spec.store))

@@ -84,6 +84,7 @@ def test_a_second_interrupt_leaves_at_once(base: dict[str, Any], tmp_path: Path)
     assert set(logged(row_log)) == set(range(STEPS))
 
 
+@pytest.mark.slow
 def test_heads_that_train_together_all_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = {"space": {"training.lr": {"grid": [1e-3, 1e-2, 1e-1]}}, "sampler": "grid", "scheduler": "none"}
     compute = {"workers": 0, "cpus": 1, "trunk": "memory"}

@@ -294,6 +294,7 @@ def test_columns_of_several_kinds_become_json_text_in_parquet(published: Path, t
     assert table["list"].to_pylist() == [row["list"] for row in rows]
 
 
+@pytest.mark.slow
 def test_a_changed_part_is_found_out(published: Path, texts: Path) -> None:
     request = asked(published, texts)
     interrupted(request)

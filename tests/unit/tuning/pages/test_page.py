@@ -133,6 +133,7 @@ def test_hostile_words_are_words(browser: Look, tmp_path: Path) -> None:
         assert seen.page.evaluate("document.documentElement.scrollWidth") <= 1180
 
 
+@pytest.mark.slow
 def test_long_searches_fold_their_table(browser: Look, tmp_path: Path) -> None:
     write_report(search(trials=200), trials(200), tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 1_500_000

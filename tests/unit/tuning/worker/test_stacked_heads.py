@@ -151,6 +151,7 @@ def test_what_breaks_for_all_at_once_lets_each_go_on_alone(tmp_path: Path, monke
         assert coordinator.curve(trial) == pytest.approx(straight.curve(trial), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_head_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regraft.tuning.worker.head_cohort.EVERY_S", 0.0)
     written = spec_in(tmp_path, epochs=4, optimizer="adamw", lr=0.01)
@@ -183,6 +184,7 @@ def test_heads_that_need_more_run_one_after_another_and_it_is_reported(tmp_path:
     assert coordinator.curve("t0001") == pytest.approx(other.curve("t0001"), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_head_that_is_more_than_it_seems_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward, loss = MeanPooledClassifier.forward, TextClassification.loss
 

@@ -87,17 +87,25 @@ class _Verdict:
     finding: GuardFinding | None = None
 
 
-def choose(candidates: Sequence[AdaptCandidate], source_only: AdaptCandidate, shift: Shift, *, seed: int = 0) -> Choice:
+def choose(
+    candidates: Sequence[AdaptCandidate],
+    source_only: AdaptCandidate,
+    shift: Shift,
+    *,
+    probe: Outputs | None = None,
+    seed: int = 0,
+) -> Choice:
     """Return the choice among candidates, which stand in order from cheap to dear; source-only is always one of them.
 
     A candidate replaces the best one before it only if its evidence says so: the dearer must be better than the
-    cheaper, and the first better than source-only. Raises RequestError where two have one name.
+    cheaper, and the first better than source-only. `probe` are the outputs of the correction that is the probe, where
+    no candidate is it. Raises RequestError where two have one name.
     """
     names = [candidate.name for candidate in (source_only, *candidates)]
     if len(set(names)) < len(names):
         raise RequestError(f"two candidates have one name: {', '.join(names)}")
     context = _Context(source_only, shift, seed)
-    probe = next((candidate.outputs for candidate in candidates if _is_probe(candidate)), None)
+    probe = next((candidate.outputs for candidate in candidates if _is_probe(candidate)), probe)
     grounds = grounds_of(source_only.outputs, probe, seed=seed)
     best = source_only
     found: list[tuple[AdaptCandidate, _Verdict]] = []
@@ -132,12 +140,14 @@ def _judgement(candidate: AdaptCandidate, verdict: _Verdict, best: AdaptCandidat
 def _reason(best: AdaptCandidate, source_only: AdaptCandidate, shift: Shift, judged: list[Judgement]) -> str:
     if best is not source_only:
         return f"{shift.reason} {next(item.reason for item in judged if item.chosen)}"
-    if shift.kind is ShiftKind.NONE:
+    if shift.kind in (ShiftKind.NONE, ShiftKind.UNKNOWN):
         return f"Do not adapt. {shift.reason}"
     return f"Do not adapt: no candidate is shown to be better. {shift.reason}"
 
 
 def _verdict(candidate: AdaptCandidate, best: AdaptCandidate, grounds: Grounds, context: _Context) -> _Verdict:
+    if context.shift.kind is ShiftKind.UNKNOWN and candidate.evidence is not Evidence.LABELS:
+        return _Verdict(False, "There are too few rows to see a shift.")
     if context.shift.kind is ShiftKind.NONE:
         return _Verdict(False, "Nothing moved, so there is nothing to adapt to.")
     if candidate.evidence is Evidence.PRIOR:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,14 +16,18 @@ from regraft.adaptation.members import corrections
 from regraft.adaptation.shift import Shift, ShiftKind
 from regraft.adaptation.sides import LinearHead
 from regraft.adaptation.trained import TrainedModel, Trainer, site_of, train_candidate
+from regraft.adaptation.validator import Outputs
 from regraft.bases.derived_base import MODEL, find_base
-from regraft.contracts import Progress, note
+from regraft.contracts import Phase, Progress, note
 from regraft.data.ingest import TARGET_WEIGHT
+from regraft.data.sampler import batches_per_epoch
 from regraft.data.snapshot import Snapshot
-from regraft.errors import RunError, Stopped, Unsupported
+from regraft.errors import Diverged, Unsupported
+from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.training.cut_check import CutSite
+from regraft.training.run import steps_of
 
 Heads = Mapping[str, Callable[[LinearHead], LinearHead]]
 """Other heads to try, by name, each made of the source-only model's: for experiments in Python."""
@@ -73,19 +77,20 @@ class Climb:
             yield self._timed(LABELLED, self._with_labels)
 
     def _timed(self, name: str, make: Callable[[], Tried]) -> Tried:
-        """Return what `make` makes with its seconds; a candidate whose run fails ends alone."""
+        """Return what `make` makes with its seconds; a candidate that diverges or cannot be ends alone.
+
+        Other errors are the machines', and end the adaptation: it goes on by the same command.
+        """
         started = time.monotonic()
         try:
             found = make()
-        except Stopped:
-            raise
-        except (RunError, Unsupported) as error:
+        except (Diverged, Unsupported) as error:
             note(self.progress, f"candidate {name} is left out: {error}")
             found = Tried(name, None, why_not=f"It failed: {error}")
         return replace(found, seconds=time.monotonic() - started)
 
     def _corrected(self, name: str) -> Tried:
-        if not self.domains.linear or head_names(self.site.adapted) is None:
+        if not self._holds_corrections:
             return Tried(name, None, why_not="The head is not linear in its features, so that it holds no correction.")
         head, candidate = self.domains.corrected(corrections()[name])
         return Tried(name, candidate, head)
@@ -94,8 +99,21 @@ class Climb:
         head = make(self.domains.head)
         return Tried(name, self.domains.with_head(name, head), head)
 
+    @property
+    def _holds_corrections(self) -> bool:
+        return self.domains.linear and head_names(self.site.adapted) is not None
+
+    def probe(self) -> Outputs | None:
+        """Return the outputs of the correction that shows whether validators are listened to, in the ladder or not."""
+        found = next((member for member in corrections().values() if member.probe), None)
+        if found is None or not self._holds_corrections or self.shift.kind is not ShiftKind.COVARIATE:
+            return None
+        return self.domains.corrected(found)[1].outputs
+
     def _no_run(self, rung: LossRung) -> str:
         """Return why no model is trained with a loss; empty if one is."""
+        if self.shift.kind is ShiftKind.UNKNOWN:
+            return "There are too few rows to see a shift, so no model was trained."
         if self.shift.kind is ShiftKind.NONE:
             return "Nothing moved, so no model was trained."
         if self.shift.kind is ShiftKind.LABEL:
@@ -103,7 +121,15 @@ class Climb:
         target, size = self.snapshot.target, self.spec.training.batch_size
         if target is not None and len(target) < size:
             return f"data.target has {len(target)} rows, fewer than training.batch_size: {size}."
+        if any(phase.patience is not None for phase in self._phases()):
+            return "Phases of its method end by scores of source rows, which choose no step of a candidate."
         return ""
+
+    def _phases(self) -> Sequence[Phase]:
+        adapted, rows = self.site.adapted, len(self.snapshot.train)
+        training = resolve_auto(runs.source_only(self.spec), rows).training
+        per_epoch = batches_per_epoch(rows, training.batch_size)
+        return adapted.method.phases(steps_of(training, rows), per_epoch, adapted.anatomy)
 
     def _with_loss(self, rung: LossRung) -> Tried:
         """Train with a loss: a head alone begins again on the same kept outputs, more weights go on from the source."""

@@ -16,6 +16,7 @@ from regraft.errors import DataError
 from regraft.evaluation.labelled_rows import LabelledRows, read_labelled
 from regraft.evaluation.measure import measure
 from regraft.evaluation.options import EvaluationOptions
+from regraft.evaluation.training_rows import seen_rows
 from regraft.serving.predictor import Predictor
 from regraft.spec.document import absolute
 from regraft.spec.run import RunSpec
@@ -42,6 +43,7 @@ def check_choice(
         with writing_locally(Path(scratch)):
             rows = _read(predictor, path, Path(scratch))
         ours = measure(predictor, rows, progress).record_list
+        seen = seen_rows(store, predictor, rows)
         same = chosen == source
         theirs = ours if same else measure(Predictor.open(store, source), rows, progress).record_list
     labels, missing = predictor.labels, _absent_labels(ours, predictor.labels)
@@ -57,8 +59,10 @@ def check_choice(
         "high": None if same else found.high,
         "verdict": verdict,
         "absent": missing,
+        "seen": seen.document(),
     }
-    return {**document, "sentence": _sentence(found, verdict, missing)}
+    known = f" {seen.text}." if seen.train or seen.chosen_by else ""
+    return {**document, "sentence": _sentence(found, verdict, missing) + known}
 
 
 def refuse_unusable(spec: RunSpec, labels: Sequence[str], path: str) -> None:

@@ -17,6 +17,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _ABSENT = "–"
 _SIDES = ("train", "eval", "test", "target")
 _KINDS = {
+    ShiftKind.UNKNOWN: "There are too few rows to see a shift",
     ShiftKind.NONE: "No shift is seen",
     ShiftKind.LABEL: "The classes' shares moved",
     ShiftKind.COVARIATE: "The features moved",

@@ -39,12 +39,12 @@ from regraft.store.scratch_folder import scratch_folder
 from regraft.training.cut_check import CutSite
 from regraft.training.distribute import make_accelerator
 from regraft.training.harness import LocalHarness
-from regraft.training.prepare import build_rows
+from regraft.training.prepare import build_rows, refuse_small_target
 from regraft.training.run import build_model
 from regraft.units import counted
 
 FEWEST = 2
-"""Fewest target rows of which anything can be known."""
+"""Fewest rows of a domain of which anything can be known."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ class _Place:
     heads: Heads
     labelled: str = ""
     """Fingerprint of the rows with the labelled target rows among them, where the ladder reads these."""
+    lease: Lease | None = None
+
+    def raise_if_lost(self) -> None:
+        """Raise LeaseHeld where another driver took the adaptation over, so that nothing of it is written here."""
+        if self.lease is not None:
+            self.lease.raise_if_lost("another driver took this adaptation over; it will register the choice", self.name)
 
 
 def adapt_session(
@@ -89,20 +95,18 @@ def adapt_session(
     place = _Place(store, adaptation_name(spec, options), NotesOnce(progress), train, ladder, options.heads)
     with Lease(store, place.name, folder=folder_of(place.name)) as lease:
         base = find_base(store, runs.reads_base(spec))
-        place = replace(place, labelled=_labelled_rows(place, spec, base))
+        place = replace(place, lease=lease, labelled=_labelled_rows(place, spec, base))
         snapshot = _rows(place, spec, base)
+        _refuse_small_target(spec, ladder, snapshot)
         if options.check is not None:
             refuse_unusable(spec, snapshot.labels, options.check)
         known = _decided_before(place, snapshot)
-        outcome = known or _decide(place, spec, base, snapshot)
-        lease.raise_if_lost("another driver took this adaptation over; it will register the choice", place.name)
+        outcome = known or _written(place, _decide(place, spec, base, snapshot), snapshot)
         if options.check is not None:
             found = check_choice(
                 store, f"{outcome.model}@{outcome.version}", outcome.source, options.check, progress=place.progress
             )
-            outcome = replace(outcome, check=found)
-        if known is None or options.check is not None:
-            outcome = _written(place, outcome, snapshot)
+            outcome = _written(place, replace(outcome, check=found), snapshot)
     return replace(outcome, seconds=time.monotonic() - started)
 
 
@@ -116,7 +120,7 @@ def adaptation_name(spec: RunSpec, options: AdaptOptions) -> str:
 
 
 def _rows(place: _Place, spec: RunSpec, base: Base) -> Snapshot:
-    """Read the rows of both domains. Raises DataError for too few target rows."""
+    """Read the rows of both domains. Raises DataError for too few evaluation or target rows."""
     plain = runs.source_only(spec)
     data = spec.data.model_copy(update={"target_labels": None})
     snapshot = build_rows(place.store, plain.model_copy(update={"data": data}), base, place.progress)
@@ -126,7 +130,19 @@ def _rows(place: _Place, spec: RunSpec, base: Base) -> Snapshot:
             f"data.target has {count}, of which no shift can be seen: name a file with more rows of the target",
             where=str(spec.data.target),
         )
+    if len(snapshot.eval) < FEWEST:
+        raise DataError(
+            f"data.eval has {counted(len(snapshot.eval), 'row')}: a shift is seen beside source rows that the model "
+            "was not fitted on; name more of them, or a larger share",
+            where=str(spec.data.eval),
+        )
     return snapshot
+
+
+def _refuse_small_target(spec: RunSpec, ladder: Ladder, snapshot: Snapshot) -> None:
+    """Raise DataError where a loss that is asked for needs more target rows."""
+    if asked := tuple(rung.loss for rung in ladder.losses if rung.asked):
+        refuse_small_target(spec.model_copy(update={"losses": asked}), snapshot)
 
 
 def _labelled_rows(place: _Place, spec: RunSpec, base: Base) -> str:
@@ -184,7 +200,8 @@ def _recorded(place: _Place, spec: RunSpec, snapshot: Snapshot) -> Iterator[None
         yield
     except BaseException as ended:
         state = "stopped" if isinstance(ended, Stopped | KeyboardInterrupt) else "failed"
-        with suppress(StoreError):  # the first error is the one to raise
+        with suppress(StoreError):  # the first error is the one to raise; a record of another driver stays
+            place.raise_if_lost()
             write_adaptation(place.store, place.name, {**record, "state": state})
         raise
 
@@ -205,7 +222,8 @@ def _decide(place: _Place, spec: RunSpec, base: Base, snapshot: Snapshot) -> Ada
         )
         tried = list(climb.tried(place.ladder))
         source_only = domains.source_only()
-        choice = choose([one.candidate for one in tried if one.candidate], source_only, shift, seed=spec.training.seed)
+        candidates = [one.candidate for one in tried if one.candidate]
+        choice = choose(candidates, source_only, shift, probe=climb.probe(), seed=spec.training.seed)
         chosen = next((one for one in tried if one.name == choice.name), None)
         outcome = AdaptOutcome(
             model=spec.name,
@@ -224,6 +242,7 @@ def _decide(place: _Place, spec: RunSpec, base: Base, snapshot: Snapshot) -> Ada
             rows=snapshot.counts,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        place.raise_if_lost()
         if chosen is not None:
             outcome = replace(outcome, version=_register(chosen, source, site, outcome))
         return replace(outcome, seconds=time.monotonic() - started)

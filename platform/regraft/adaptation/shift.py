@@ -28,6 +28,8 @@ MOST_ROWS = 2000
 class ShiftKind(StrEnum):
     """What differs between the two sides."""
 
+    UNKNOWN = "unknown"
+    """Too few rows to test."""
     NONE = "none"
     LABEL = "label"
     COVARIATE = "covariate"
@@ -57,7 +59,7 @@ def diagnose(source: Side, target: Side, head: LinearHead, seed: int = 0) -> Shi
     check_sides(source, target, head)
     if min(source.rows, target.rows) < MIN_ROWS:
         rows = f"{source.rows} source rows and {target.rows} target rows"
-        return Shift(ShiftKind.NONE, f"{rows} are too few to see a shift: each side needs {MIN_ROWS}.")
+        return Shift(ShiftKind.UNKNOWN, f"{rows} are too few to see a shift: each side needs {MIN_ROWS}.")
     source, target = source.sample(MOST_ROWS, seed), target.sample(MOST_ROWS, seed + 1)
     classifier = classifier_test(source.features, target.features, seed=seed)
     mmd = mmd_test(source.features, target.features, seed=seed)

@@ -64,6 +64,7 @@ class AttemptMonitor:
         asked = None
         while True:
             last = done.wait(POLL_S)
+            earlier = asked is not None  # what came after that call is not in its answer
             try:
                 asked = asked or self._mailbox.take.remote()
                 # The mailbox may take long to start. A stop is passed on meanwhile.
@@ -72,6 +73,10 @@ class AttemptMonitor:
                     self._pass_on(*ray.get(answer))
                 if not last:
                     self._check()
+                elif earlier:
+                    final = self._mailbox.take.remote()
+                    if ray.wait([final], timeout=LAST_S)[0]:
+                        self._pass_on(*ray.get(final))
             except Exception as error:
                 # A cluster that does not answer is asked again: the attempt's own end reports what matters.
                 log.debug("the cluster could not be checked: %s", error)

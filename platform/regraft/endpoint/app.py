@@ -205,9 +205,9 @@ class Endpoint:
         coding = coding_of(",".join(request.headers.getlist("content-encoding")))
         place = partial(self._body_budget.one, sender)
         body = await read_body(request.receive, length, most, limits.body_seconds, place=place)
-        with self._counted(sender, most if coding else len(body)):
-            if coding:
-                body = await unpack(body, coding, most, budget=self._body_budget)
+        if coding:
+            body = await unpack(body, coding, most, budget=self._body_budget)
+        with self._counted(sender, len(body)):
             parsed = await self._parse(body, request.headers.get("content-type", ""), opened)
             answers = await self._answers(parsed, state)
         self._routes.relied_on(name, ref)

@@ -246,15 +246,20 @@ class RunSpec(Frozen):
 
     def _with_pinned_models(self) -> Self:
         """Return the spec with the versions that base and teachers mean now, where models are named without one."""
-        losses = (
-            loss.model_copy(update={"teacher": self._pinned(loss.teacher)}) if isinstance(loss, TeacherLoss) else loss
-            for loss in self.losses
-        )
-        changes: dict[str, Any] = {"base": self._pinned(self.base), "losses": tuple(losses)}
+        changes: dict[str, Any] = {"base": self._pinned(self.base), "losses": self._with_pinned_teachers(self.losses)}
         if self.stages:
-            first = self.stages[0].model_copy(update={"base": self._pinned(self.stages[0].base or self.base)})
-            changes["stages"] = (first, *self.stages[1:])
+            stages = [
+                stage.model_copy(update={"losses": self._with_pinned_teachers(stage.losses)}) for stage in self.stages
+            ]
+            stages[0] = stages[0].model_copy(update={"base": self._pinned(stages[0].base or self.base)})
+            changes["stages"] = tuple(stages)
         return self.model_copy(update=changes)
+
+    def _with_pinned_teachers(self, losses: tuple[Loss, ...]) -> tuple[Loss, ...]:
+        return tuple(
+            loss.model_copy(update={"teacher": self._pinned(loss.teacher)}) if isinstance(loss, TeacherLoss) else loss
+            for loss in losses
+        )
 
     def _pinned(self, base: str) -> str:
         if not base.startswith(_MODEL):

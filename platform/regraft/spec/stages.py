@@ -88,7 +88,12 @@ def _method_of(written: Any) -> Any:
         method = Method.parse(written)
     except (ValueError, TypeError, ValidationError, RegraftError):
         return default_method()  # the run's own key reports it
-    return written if isinstance(method, Method) and moves_the_base(method) else default_method()
+    return written if isinstance(method, Method) and _suits_a_stage(method) else default_method()
+
+
+def _suits_a_stage(method: Method) -> bool:
+    """Return whether a stage may take a run's method: one that needs labels or a new head may not fit its task."""
+    return moves_the_base(method) and not method.trains_features and not method.has_phases()
 
 
 def moves_the_base(method: Method) -> bool:

@@ -21,12 +21,18 @@ def folder_of(adaptation: str) -> str:
     return checked(f"adaptations/{adaptation}")
 
 
-def read_adaptation(store: ObjectStore, name: str) -> Document | None:
-    """Return the document of an adaptation; None if there is none, or it cannot be read and is to be made again."""
+def adaptation_record(store: ObjectStore, name: str) -> Document | None:
+    """Return the document of an adaptation; None if there is none. Raises Damaged."""
     try:
         return documents.read(store, f"{folder_of(name)}/{RECORD}", StoredAdaptation)
     except NotFound:
         return None
+
+
+def read_adaptation(store: ObjectStore, name: str) -> Document | None:
+    """Return the document of an adaptation; None if there is none, or it cannot be read and is to be made again."""
+    try:
+        return adaptation_record(store, name)
     except Damaged as error:
         log.warning("%s; it is written again", error)
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from regraft.errors import Damaged, RegraftError
-from regraft.store.adaptations import adaptations, read_adaptation
+from regraft.store.adaptations import adaptation_record, adaptations
 from regraft.store.checkpoints import Checkpoints, remove
 from regraft.store.deletion import deletable
 from regraft.store.lease import Lease, holder
@@ -56,7 +56,7 @@ def unneeded_rows(store: ObjectStore, older_than_s: float) -> list[Unneeded]:
 
 
 def _named_rows(store: ObjectStore) -> set[str]:
-    """Return the fingerprints that runs and searches name. Raises Damaged if a record cannot be read."""
+    """Return the fingerprints that runs, searches and adaptations name. Raises Damaged if a record cannot be read."""
     named: set[str] = set()
     for run in Runs(store).list():
         if run.state == "damaged":
@@ -68,7 +68,7 @@ def _named_rows(store: ObjectStore) -> set[str]:
             raise Damaged("its record cannot be read", search)
         named.add(str(record.get("fingerprint")))
     for adaptation in adaptations(store):
-        record = read_adaptation(store, adaptation) or {}
+        record = adaptation_record(store, adaptation) or {}
         named |= {str(record.get("fingerprint")), str(record.get("labelled"))}
     return named
 

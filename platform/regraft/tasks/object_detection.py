@@ -170,7 +170,9 @@ class ObjectDetection(GreyLevels):
             names = [names[number] for number in kept]
         processor, size = context.processor, self._fixed_size(context)
         resized = {} if size is None else {"size": {"height": size[0], "width": size[1]}}
-        pixels = processor(**processor_input(image), return_tensors="pt", do_pad=False, **resized)["pixel_values"][0]
+        pixels = processor(**processor_input(image, processor), return_tensors="pt", do_pad=False, **resized)[
+            "pixel_values"
+        ][0]
         labels = {"size": torch.tensor([image.height, image.width])}
         if boxes is not None:
             labels["boxes"] = relative(boxes, image.width, image.height)

@@ -264,7 +264,11 @@ def _pixels(image: Image.Image, processor: Any, size: tuple[int, int] | None) ->
     geometry = ("do_center_crop", "do_pad", "keep_aspect_ratio")
     plain = {name: False for name in geometry if getattr(processor, name, None)}
     found: Tensor = processor(
-        **processor_input(image), size={"height": height, "width": width}, do_resize=True, return_tensors="pt", **plain
+        **processor_input(image, processor),
+        size={"height": height, "width": width},
+        do_resize=True,
+        return_tensors="pt",
+        **plain,
     )["pixel_values"][0]
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
@@ -61,9 +62,10 @@ def refuse_loss(found: Sequence[ClassEffect], most: float, where: str) -> None:
         for one in losing[:_SHOWN]
     )
     more = f" and {len(losing) - _SHOWN} more classes" if len(losing) > _SHOWN else ""
+    way_out = math.ceil(losing[0].loss - _ROUNDING)
     raise RequestError(
         f"nothing is published: with the new class, classes that the model has would lose more than --max-loss "
-        f"{most:g}: {shown}{more}. Pass --max-loss {losing[0].loss:.0f} if that may be, or more rows to measure on "
+        f"{most:g}: {shown}{more}. Pass --max-loss {way_out} if that may be, or more rows to measure on "
         "(--eval), or clearer examples; where classes really overlap, train with rows of the new one",
         where=where,
     )

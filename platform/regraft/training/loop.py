@@ -121,6 +121,7 @@ def train(run: Run, trunk: Callable[[], Trunk | None]) -> None:
     goes_on = True
     while goes_on:
         run.enter_phase()
+        run.adapted.trunk = None  # its memory counts as free when the next one is planned
         run.adapted.trunk = trunk()
         goes_on = take_steps(run)
 

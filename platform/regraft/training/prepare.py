@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
 from regraft.bases.derived_base import RANDOM, base_named, find_base, holds_configuration_alone
 from regraft.bases.load import load_processor
@@ -56,6 +56,24 @@ class PreparedRun:
 
 class RowsChanged(RequestError):
     """The rows that the spec names are not those that the run or the search began with."""
+
+    what: ClassVar[str] = "the rows have changed"
+
+
+class StageRetrained(RowsChanged):
+    """The model of the last stage is not the one that the run began with."""
+
+    what: ClassVar[str] = "a stage was trained again"
+
+
+def check_stage(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, Any]) -> None:
+    """Raise StageRetrained unless the model of the spec's last stage is the one that a run began with."""
+    if spec.stages and known.get("base") not in (None, find_base(store, base_reference(spec)).hash):
+        raise StageRetrained(
+            f"run {run} began with another model of its last stage than {spec.base}: leave --same out, and another run "
+            "begins with this one",
+            where=run,
+        )
 
 
 def choose_run(runs: Runs, spec: RunSpec, *, fresh: bool) -> str:

@@ -19,7 +19,15 @@ from regraft.training.event_log import EventLog
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.loop import fit
-from regraft.training.prepare import PreparedRun, RowsChanged, check_rows, find_document, prepare, run_names
+from regraft.training.prepare import (
+    PreparedRun,
+    RowsChanged,
+    check_rows,
+    check_stage,
+    find_document,
+    prepare,
+    run_names,
+)
 from regraft.training.registration import Outcome, register, registered_outcome
 from regraft.training.stages import after_stages
 from regraft.training.stop_signals import on_interrupt, on_sigterm, on_stop_request
@@ -55,10 +63,10 @@ def run_session(
         with Lease(store, run) as lease:
             try:
                 begun = _begun(store, spec, run, reading, same=same)
-            except RowsChanged:
+            except RowsChanged as changed:
                 if same:
                     raise
-                events(Note(f"the rows have changed since run {run} began: another run of this spec begins with them"))
+                events(Note(f"{changed.what} since run {run} began: another run of this spec begins with what is now"))
                 continue
             if isinstance(begun, Outcome):
                 yield begun
@@ -73,6 +81,8 @@ def _begun(store: ObjectStore, spec: RunSpec, run: str, progress: Progress, *, s
     """Return the job of a run, or the outcome of a finished one. Raises RowsChanged."""
     runs = Runs(store)
     known = find_document(runs, run)
+    if known is not None and not (same and known.get("state") == "registered"):
+        check_stage(store, spec, run, known)
     if known is not None and known.get("state") == "registered":
         if not same:
             check_rows(store, spec, run, known)

@@ -91,7 +91,9 @@ class StepModule(nn.Module):
             raise Unsupported("it reads one vector for each row, and this head does not", where="method")
         whole = gather_pass(own, real=real)
         assert whole.features is not None
-        value = self._adapted[0].method.feature_loss(whole.features, whole.batch["labels"])
+        # Products rounded to 16 bits would make noise of the differences between rows of a class.
+        with torch.autocast(whole.features.device.type, enabled=False):
+            value = self._adapted[0].method.feature_loss(whole.features.float(), whole.batch["labels"])
         weight = torch.tensor(float(len(own.features)), device=value.device)
         return value * weight + own.output.logits.sum() * 0.0, weight
 

@@ -43,7 +43,12 @@ def build_trunk(site: CutSite, document: RunDocument, folder: Path, *, passes: f
     `document` stores the plan, `folder` is scratch space, and `passes` is how often each row is used. Raises
     Unsupported when the user asked for a cache that cannot be built.
     """
-    if not may_cache(site) or passes <= 1:
+    if not may_cache(site):
+        return None
+    if passes <= 1:
+        if cache_requested(site.spec):
+            what = f"phase {site.phase + 1}" if site.spec.method.has_phases() else "the run"
+            site.harness.emit(Note(f"nothing of the frozen part is kept: {what} uses each row once"))
         return None
     try:
         checked = on_all_ranks(site.harness, lambda: checked_cut(site))

@@ -126,6 +126,24 @@ def test_labelled_target_rows_settle_it_if_there_are_enough(rows: int, chosen: s
     assert choose(offered, usual, MOVED).name == chosen
 
 
+def test_too_few_rows_to_see_a_shift_are_no_reason_against_labelled_rows() -> None:
+    source, target = drawn(200, 1), drawn(200, 2)
+    usual, few = source_only(source, target, HEAD), Shift(ShiftKind.UNKNOWN, "5 target rows are too few.")
+    labelled = AdaptCandidate("with-rows", usual.outputs, Evidence.LABELS, labelled_rows=32)
+    choice = choose([*candidates(source, target, "zscore"), labelled], usual, few)
+    assert choice.name == "with-rows" and "too few rows" in choice.judgements[1].reason
+    assert choose(candidates(source, target, "zscore"), usual, few).reason.startswith("Do not adapt. 5 target rows")
+
+
+def test_the_probe_is_asked_whether_it_is_in_the_ladder_or_not() -> None:
+    source, target = clear(250, 1), moved(clear(250, 2))
+    usual, shift = source_only(source, target), diagnose(source, target, WIDE)
+    (probe,) = candidates(source, target, "zscore")
+    offered = candidates(source, target, "coral")
+    alone, beside = choose(offered, usual, shift, probe=probe.outputs), choose([*offered, probe], usual, shift)
+    assert alone.judgements[1].intervals == beside.judgements[1].intervals != {}
+
+
 def test_one_name_is_one_candidate() -> None:
     source, target = drawn(50, 1), drawn(50, 2)
     usual = source_only(source, target, HEAD)

@@ -11,10 +11,10 @@ import pytest
 
 import regraft
 from doubles.fake_s3 import FakeS3
-from regraft.adaptation.session import AdaptOptions, adapt_session
+from regraft.adaptation.session import AdaptOptions, adapt_session, adaptation_name
 from regraft.adaptation.sides import LinearHead
 from regraft.cli import main
-from regraft.errors import DataError
+from regraft.errors import ClusterError, DataError
 from regraft.spec.run import RunSpec
 from regraft.store.adaptations import folder_of, read_adaptation
 from regraft.store.objects import open_store
@@ -147,6 +147,41 @@ def test_unusable_target_rows_are_refused_before_a_run(name: str, text: str, exp
     with pytest.raises(DataError, match=expected):
         regraft.adapt(spec)
     assert Runs(open_store(spec["store"])).list() == []
+
+
+def test_a_loss_that_is_asked_for_and_too_few_evaluation_rows_are_refused_before_a_run(tmp_path: Path) -> None:
+    spec = spec_in(tmp_path, target=str(tickets(tmp_path / "target.csv", 5, seed=8)))
+    with pytest.raises(DataError, match=r"data\.target has 5 rows, fewer than training\.batch_size"):
+        regraft.adapt(spec, ladder=["mcc"])
+    one = tickets(tmp_path / "one.csv", 1, seed=9)
+    with pytest.raises(DataError, match=r"data\.eval has 1 row"):
+        regraft.adapt({**spec, "data": {**spec["data"], "eval": str(one)}})
+    assert Runs(open_store(spec["store"])).list() == []
+
+
+def test_a_machine_that_fails_decides_nothing_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    target = skewed(tmp_path / "target.csv", 90, keep=1.0, around=" zoom ")
+    spec = RunSpec.resolve(spec_in(tmp_path, target=str(target)))
+
+    def broken(one: RunSpec, finish: Finish | None) -> Outcome:
+        if finish is not None:
+            raise ClusterError("Ray lost its workers")
+        return trained(one, finish)
+
+    options = AdaptOptions(ladder=("mcc",))
+    with pytest.raises(ClusterError):
+        adapt_session(spec, broken, options)
+    store, name = open_store(spec.store), adaptation_name(spec, options)
+    assert (read_adaptation(store, name) or {})["state"] == "failed"
+    assert adapt_session(spec, trained, options).candidates[1]["name"] == "mcc"
+    assert (read_adaptation(store, name) or {})["state"] == "finished"
+
+
+def test_rows_of_a_check_that_training_saw_are_counted(tmp_path: Path) -> None:
+    written = spec_in(tmp_path, target=str(tickets(tmp_path / "target.csv", 60, seed=8)))
+    found = regraft.adapt(written, ladder=[], check=written["data"]["train"])
+    assert found.check is not None and found.check["seen"]["train"] == found.check["rows"]
+    assert "were training rows of this version" in found.check["sentence"]
 
 
 def test_unusable_check_rows_are_refused_before_a_run(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_class_that_the_head_never_predicts_gives_numbers() -> None:
 
 def test_few_rows_say_so_and_one_row_is_refused() -> None:
     found = diagnose(drawn(100, 1), drawn(5, 2), HEAD)
-    assert found.kind is ShiftKind.NONE and "5 target rows are too few" in found.reason
+    assert found.kind is ShiftKind.UNKNOWN and "5 target rows are too few" in found.reason
     with pytest.raises(RequestError, match=r"data\.target: 1 rows"):
         diagnose(drawn(100, 1), drawn(1, 2), HEAD)
 

@@ -50,3 +50,7 @@ def test_no_picture_has_more_pixels_than_it_states(make: Any) -> None:
         except Exception:
             continue  # one that is refused as damaged
         assert size[0] * size[1] <= stated[0] * stated[1]
+
+
+def test_a_place_beyond_any_file_states_no_size() -> None:
+    assert stated_size(b"II+\0\x08\0\0\0" + b"\xff" * 8) is None

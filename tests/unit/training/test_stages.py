@@ -15,6 +15,7 @@ from regraft.cli import main
 from regraft.contracts import Event, Note
 from regraft.errors import DataError, SpecError
 from regraft.spec.run import RunSpec
+from regraft.spec.stages import default_method
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
@@ -23,7 +24,7 @@ from regraft.training.registration import Outcome
 from regraft.training.session import complete, run_session, train_local
 from regraft.training.stages import after_stages
 from support.processes import CountingHarness, in_child
-from support.tiny import document
+from support.tiny import document, tickets
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +101,25 @@ def test_what_a_stage_leaves_out_is_the_run_s(tmp_path: Path) -> None:
     for method, wanted in (("feature-extraction", "full"), ("prototypes", "full"), ("lora", "lora")):
         (stage,) = RunSpec.resolve({**written, "method": method, "training": {}}).stage_runs()
         assert stage.method.key() == wanted
+
+
+@pytest.mark.parametrize("method", ["setfit", "lp-ft", "gradual-unfreezing"])
+def test_a_method_that_may_not_fit_a_stage_is_not_the_stage_s(method: str, tmp_path: Path) -> None:
+    (stage,) = RunSpec.resolve({**staged(tmp_path), "method": method}).stages
+    assert stage.method == default_method()
+
+
+def test_a_stage_that_is_trained_again_begins_another_run(tmp_path: Path) -> None:
+    written, events = staged(tmp_path), list[Event]()
+    texts = tickets(tmp_path / "corpus.csv", 24, seed=7)
+    written["stages"][0]["data"] = {**written["data"], "train": str(texts)}
+    first = train_local(RunSpec.resolve(written))
+    tickets(texts, 30, seed=8)
+    second = train_local(RunSpec.resolve(written), progress=events.append)
+    assert (first.version, second.version, second.already) == ("v1", "v2", False)
+    assert any("a stage was trained again since run" in one.message for one in events if isinstance(one, Note))
+    assert meta_of(second.store, "tiny")["lineage"]["ancestors"][0] == "tiny-stage-1@v2"
+    assert train_local(RunSpec.resolve(written)).version == "v2"
 
 
 def test_a_spec_without_stages_has_the_name_and_the_document_that_it_had(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def stated_size(content: bytes) -> Size | None:
     """Return the largest (width, height) that a file states, not turned; None where it states none."""
     try:
         largest = max(_sizes(content), key=math.prod, default=(0, 0))
-    except struct.error:  # a file that is cut
+    except (struct.error, OverflowError):  # a file that is cut, or whose offsets are no places in any file
         return None
     return largest if min(largest) > 0 else None
 

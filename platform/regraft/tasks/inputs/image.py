@@ -43,7 +43,7 @@ class ImageRow(GreyLevels, OneVector):
         if train and context.augment != "off":
             change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
             image = (change if self.moved else change.in_place()).image(image)
-        pixels = context.processor(**processor_input(image), return_tensors="pt")["pixel_values"][0]
+        pixels = context.processor(**processor_input(image, context.processor), return_tensors="pt")["pixel_values"][0]
         return self.with_target({"pixel_values": pixels}, row, context)
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:

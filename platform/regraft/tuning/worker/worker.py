@@ -203,5 +203,6 @@ def _structure(spec: RunSpec) -> str:
     """Return a key of everything that decides how a model is built and cut."""
     heads = spec.method.serves == "head" and head_only_obstacle(spec)
     # The phases of a method follow from the length of the run.
-    length = spec.method.has_phases() and (spec.training.steps, spec.training.epochs)
+    training = spec.training
+    length = spec.method.has_phases() and (training.steps, training.epochs, training.batch_size)
     return repr((spec.method, spec.training.dropout, bool(spec.losses), spec.data.augment, spec.compute, heads, length))

@@ -27,6 +27,7 @@ from regraft.training.job import Job
 from regraft.training.loop import fit
 from regraft.training.registration import Outcome
 from regraft.training.session import complete, run_session, train_local
+from regraft.training.stages import after_stages
 from regraft.tuning.driver.local_worker import search_here
 from regraft.tuning.worker.context import TrialHarness
 from support.paths import PLATFORM, ROOT
@@ -84,6 +85,20 @@ def train_counted(document: Mapping[str, Any], row_log: str, kill_after: int | N
         if not isinstance(prepared, Outcome):
             fit(prepared.job, CountingHarness(Path(row_log), kill_after=kill_after))
             complete(prepared)
+
+
+def train_chain(written: Mapping[str, Any], row_log: str, killed: str = "") -> None:
+    """Train a spec and its stages in this process, which kills itself in the second step of the run named `killed`."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+    def train(spec: RunSpec) -> Outcome:
+        with run_session(spec) as prepared:
+            if isinstance(prepared, Outcome):
+                return prepared
+            fit(prepared.job, CountingHarness(Path(row_log), kill_after=1 if spec.name == killed else None))
+            return complete(prepared)
+
+    train(after_stages(RunSpec.resolve(written), train, None))
 
 
 class StopsItself(CountingHarness):

@@ -19,11 +19,8 @@ from regraft.spec.stages import default_method
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
-from regraft.training.loop import fit
-from regraft.training.registration import Outcome
-from regraft.training.session import complete, run_session, train_local
-from regraft.training.stages import after_stages
-from support.processes import CountingHarness, in_child
+from regraft.training.session import train_local
+from support.processes import in_child, train_chain
 from support.tiny import document, tickets
 
 
@@ -62,19 +59,6 @@ def test_one_command_trains_the_chain_and_the_same_one_trains_nothing_again(
     assert main(["models", "show", "tiny", "--store", spec.store]) == 0
     assert "tiny-stage-1@v1 < " in " ".join(capsys.readouterr().out.split())
     assert load("tiny", store=spec.store).predict(["my lamp is not on"])
-
-
-def train_chain(written: dict[str, Any], row_log: str, killed: str = "") -> None:
-    """Train a spec and its stages in this process, which kills itself in the second step of the run named `killed`."""
-
-    def train(spec: RunSpec) -> Outcome:
-        with run_session(spec) as prepared:
-            if isinstance(prepared, Outcome):
-                return prepared
-            fit(prepared.job, CountingHarness(Path(row_log), kill_after=1 if spec.name == killed else None))
-            return complete(prepared)
-
-    train(after_stages(RunSpec.resolve(written), train, None))
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from regraft.bases.anatomy import dissect
 from regraft.bases.batch_norm import repair_batch_norm
 from regraft.bases.delta import canonical_name, delta_names
 from regraft.bases.load import BaseLoader, load_processor
+from regraft.bases.loading_lock import MAKING_A_MODEL
 from regraft.bases.locate import Base
 from regraft.contracts import Anatomy, Context, Method, Task, under
 from regraft.errors import Unsupported
@@ -41,8 +42,9 @@ def adapt(base: Base, adaptation: Adaptation, processor: Any = None) -> Adapted:
     """
     task, method, labels = adaptation.task, adaptation.method, adaptation.labels
     loader = BaseLoader(base, adaptation.dropout)
-    torch.manual_seed(adaptation.seed)
-    model = task.build(loader, labels)
+    with MAKING_A_MODEL:
+        torch.manual_seed(adaptation.seed)
+        model = task.build(loader, labels)
     repair_batch_norm(model)
     if adaptation.dropout is not None:
         _set_dropout_layers(model, adaptation.dropout)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from regraft.bases.families import RULES
 from regraft.bases.label_transfer import copy_known_outputs, known_labels
+from regraft.bases.loading_lock import MAKING_A_MODEL
 from regraft.bases.locate import Base, processor_files
 from regraft.contracts import medium_of, under
 from regraft.errors import BaseError, RegraftError, Unsupported
@@ -85,7 +86,8 @@ class BaseLoader:
 
     def _load(self, family: Any, settings: Any, arguments: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return a model with this configuration, and transformers' report about the parameters of its files."""
-        with quiet(), _as_base_error(self.base.reference, f"{family.__name__} on {settings.model_type}"):
+        what = f"{family.__name__} on {settings.model_type}"
+        with MAKING_A_MODEL, quiet(), _as_base_error(self.base.reference, what):
             model, report = family.from_pretrained(
                 self.base.path,
                 config=settings,
@@ -119,7 +121,7 @@ def random_model(folder: Path, reference: str, seed: int) -> PreTrainedModel:
 
     Torch's global generator is left as it was. `reference` names the base in messages.
     """
-    with _as_base_error(reference, "the configuration"), torch.random.fork_rng(devices=[]):
+    with MAKING_A_MODEL, _as_base_error(reference, "the configuration"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = transformers.AutoConfig.from_pretrained(folder, **_LOCAL_ONLY)
         named = str((getattr(config, "architectures", None) or [""])[0])

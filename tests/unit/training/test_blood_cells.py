@@ -17,6 +17,7 @@ from support.blood_cells import BCCD, document
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_sixteen_pictures_are_learnt_to_ap50_of_seventeen_twentieths(tmp_path: Path) -> None:
     """Red and white cells; platelets are smaller than a patch of this detector."""
     if not BCCD.is_dir():

@@ -26,10 +26,11 @@ from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.training.session import train_local
+from support.local_s3 import local_server
 from support.paths import ROOT
 from support.processes import free_port
 from support.tiny import document
-from unit.store.conftest import REAL, local_server
+from unit.store.conftest import REAL
 from unit.store.conftest import moto_endpoint as moto_endpoint
 from unit.training.test_s3_run import on_s3
 

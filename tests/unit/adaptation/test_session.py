@@ -22,6 +22,7 @@ from regraft.store.registry import Registry
 from regraft.store.runs import Runs
 from regraft.training.registration import Outcome
 from regraft.training.session import Finish, complete, train_local
+from support.local_s3 import local_server
 from support.tiny import document, tickets
 
 pytestmark = pytest.mark.slow
@@ -212,9 +213,7 @@ def test_the_command_prints_one_object_and_refuses_with_exit_code_2(
 def test_a_store_in_s3_holds_the_record_and_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = skewed(tmp_path / "target.csv", 60)
     with FakeS3() as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        local_server(monkeypatch, server.endpoint)
         written = {**spec_in(tmp_path, target=str(target)), "store": "s3://b/store"}
         written["training"] = {**written["training"], "epochs": 1}
         found = regraft.adapt(written, ladder=["zscore"], progress=lambda event: None)

@@ -11,6 +11,7 @@ from moto.server import ThreadedMotoServer
 
 from regraft.bases.locate import locate
 from regraft.errors import BaseError
+from support.local_s3 import local_server
 from unit.bases.families import save
 
 URL = "s3://bases/tiny/v1"
@@ -38,10 +39,7 @@ class Bucket:
 
 @pytest.fixture
 def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    local_server(monkeypatch, endpoint)
     monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
     made = Bucket(endpoint, save("bert", tmp_path / "base"))
     made.client.create_bucket(Bucket="bases")

@@ -18,7 +18,7 @@ from regraft.evaluation.evaluate import evaluate
 from regraft.evaluation.options import EvaluationOptions
 from regraft.store.objects import open_store
 from regraft.tasks.text_classification import TextClassification
-from unit.store.conftest import local_server
+from support.local_s3 import local_server
 from unit.store.conftest import moto_endpoint as moto_endpoint
 
 

@@ -16,22 +16,10 @@ from doubles.fake_s3 import FakeS3
 from regraft.errors import RegraftError
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
+from support.local_s3 import local_server
 
 REAL = os.environ.get("REGRAFT_TEST_S3", "")
 BUCKET = "tests"
-
-
-def local_server(environment: pytest.MonkeyPatch, endpoint: str) -> None:
-    """Configure boto3 for a local server, regardless of the machine's configuration."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_CA_BUNDLE"):
-        environment.delenv(name, raising=False)
-    environment.setenv("AWS_ENDPOINT_URL", endpoint)
-    environment.setenv("AWS_ACCESS_KEY_ID", "test-key")
-    environment.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-never-shown")
-    environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    environment.setenv("AWS_CONFIG_FILE", os.devnull)
-    environment.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    environment.setenv("NO_PROXY", "127.0.0.1")
 
 
 @pytest.fixture(scope="session")

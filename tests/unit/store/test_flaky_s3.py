@@ -21,9 +21,10 @@ from regraft.store import multipart, s3
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
+from support.local_s3 import local_server
 from support.processes import in_child, train_counted
 from support.tiny import document
-from unit.store.conftest import REAL, local_server
+from unit.store.conftest import REAL
 
 pytestmark = pytest.mark.timeout(1200)
 COUNT = 200

@@ -20,7 +20,7 @@ from regraft.errors import Conflict, NotFound, PermissionDenied, RegraftError, R
 from regraft.store import multipart, s3
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import ObjectStore, open_store
-from unit.store.conftest import local_server
+from support.local_s3 import local_server
 
 
 @pytest.fixture

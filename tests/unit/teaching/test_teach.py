@@ -21,8 +21,8 @@ from regraft.errors import DataError, RequestError
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from support.image_bases import coloured, tiny_resnet
+from support.local_s3 import local_server
 from support.tiny import document
-from unit.store.conftest import local_server
 from unit.store.conftest import moto_endpoint as moto_endpoint
 from unit.teaching.conftest import FRESH
 

@@ -66,7 +66,7 @@ def browser(chromium: Any) -> Look:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Take a process more than there are cores: a test that waits for a server or a child leaves its core to another."""
+    """Take one process more than there are cores: a test often waits for a server or a child."""
     return len(os.sched_getaffinity(0)) + 1
 
 

@@ -204,7 +204,11 @@ def losses(written: dict[str, Any]) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("task", "strategy"), [("text-multi-label", "ddp"), ("text-regression", "ddp"), ("text-regression", "fsdp")]
+    ("task", "strategy"),
+    [
+        ("text-multi-label", "ddp"),
+        *(pytest.param("text-regression", strategy, marks=pytest.mark.slow) for strategy in ("ddp", "fsdp")),
+    ],
 )
 def test_two_ranks_give_the_losses_of_one(task: str, strategy: str, tmp_path: Path) -> None:
     fields = {"targets": ["share", "price"]} if task == "text-regression" else {}

@@ -41,9 +41,8 @@ def test_ranks_of_a_sharded_model_write_texts_of_different_lengths(tmp_path: Pat
     assert written == [free[0][: free[0].index(stop)], free[1]]
 
 
-@pytest.mark.parametrize(
-    ("strategy", "method"), [pytest.param("ddp", "full", marks=pytest.mark.slow), ("fsdp", "lora")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "method"), [("ddp", "full"), ("fsdp", "lora")])
 def test_two_ranks_come_to_the_perplexity_of_one(strategy: str, method: str, tmp_path: Path) -> None:
     def perplexity(world: int) -> float:
         folder = tmp_path / str(world)

@@ -97,6 +97,7 @@ def test_a_stopped_run_reports_once_at_its_end(tmp_path: Path) -> None:
     assert len(lines(spec, outcome.run)) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_its_registration_does_not_measure_again(tmp_path: Path) -> None:
     spec, events = spec_of(tmp_path), list[Event]()
     first = train_local(spec, progress=events.append)

@@ -148,8 +148,10 @@ def damage_manifest(folder: Path, other: Path) -> None:
     "damage",
     [
         damage_flip,
-        damage_swap,
-        *(pytest.param(d, marks=pytest.mark.slow) for d in (damage_truncate, damage_delete, damage_manifest)),
+        *(
+            pytest.param(d, marks=pytest.mark.slow)
+            for d in (damage_swap, damage_truncate, damage_delete, damage_manifest)
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_run_ends_as_if_it_had_never_existed(

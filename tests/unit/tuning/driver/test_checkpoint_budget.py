@@ -33,7 +33,8 @@ def save(store: ObjectStore, trial: str, step: int, size: int, score: float) -> 
     )
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_200_trials_never_take_more_than_the_quota_and_the_best_stays(tmp_path: Path, seed: int) -> None:
     store = open_store(str(tmp_path))
     trials = tmp_path / "searches" / "s" / "trials"

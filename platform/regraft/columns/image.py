@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from regraft.contracts.file_ref import FileBytes, UndecodedFile
 from regraft.contracts.views import ImageView, ShownRow
 from regraft.errors import DataError
 from regraft.media.pixels.check import METHOD
+from regraft.media.pixels.colour_histogram import colour_histogram
 from regraft.media.pixels.cost import CostlyPicture, UnknownPicture, is_plain, refuse_hungry, refuse_structure
 from regraft.media.pixels.decoding import checked_apart, plain_picture
 from regraft.media.pixels.format_names import may_be_read, unread_format
@@ -46,6 +47,7 @@ class ImageColumn(FileColumn):
     noun: ClassVar[str] = "image"
     called: ClassVar[str] = "a picture"
     bare: ClassVar[bool] = True
+    plain: ClassVar[str] = "colours"
     media_type: ClassVar[str] = "image/*"
     most_bytes: ClassVar[int | None] = 1_000_000_000
 
@@ -129,6 +131,11 @@ class ImageColumn(FileColumn):
     def made_up(self, shared: MadeUp) -> bytes:
         """Return noise as a PNG file."""
         return png(np.random.default_rng(shared.number).integers(0, 256, (*shared.size, 3), dtype=np.uint8))
+
+    def plain_input(self, value: Any) -> Sequence[float]:
+        """Return the histogram of the picture's colours."""
+        shares: list[float] = colour_histogram(open_rgb(value)).tolist()
+        return shares
 
 
 def _undecoded(body: bytes, allowance: Allowance) -> UndecodedFile:

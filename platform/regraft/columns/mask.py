@@ -21,6 +21,7 @@ class MaskColumn(ImageColumn):
     target: ClassVar[bool] = True
     drawn: ClassVar[bool] = True
     bare: ClassVar[bool] = False
+    plain: ClassVar[str] = ""
     media_type: ClassVar[str] = ""
 
     def for_check(self, value: Any) -> Any:

@@ -19,6 +19,7 @@ class TextColumn(Column):
     arrow: ClassVar[pa.DataType] = pa.string()
     joins: ClassVar[bool] = True
     bare: ClassVar[bool] = True
+    plain: ClassVar[str] = "words"
     widget: ClassVar[Widget] = "text"
 
     def read_cell(self, cell: object, folder: str) -> str:
@@ -69,3 +70,7 @@ class TextColumn(Column):
     def made_up(self, shared: MadeUp) -> str:
         """Return the row's words."""
         return " ".join(shared.words)
+
+    def plain_input(self, value: Any) -> str:
+        """Return the text."""
+        return str(value)

@@ -14,6 +14,7 @@ class WordsColumn(Column):
     """A list of words; for prediction, a text is accepted too."""
 
     arrow: ClassVar[pa.DataType] = pa.list_(pa.string())
+    plain: ClassVar[str] = "words"
     bare: ClassVar[bool] = True
     widget: ClassVar[Widget] = "text"
 
@@ -53,3 +54,7 @@ class WordsColumn(Column):
     def made_up(self, shared: MadeUp) -> list[str]:
         """Return the row's words."""
         return list(shared.words)
+
+    def plain_input(self, value: Any) -> str:
+        """Return the words with spaces between them."""
+        return " ".join(map(str, value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, Protocol
@@ -93,6 +93,8 @@ class Column(Plugin, ABC):
     """Whether a caller may pass the value itself (text, path, bytes) as a row, if the row has no other column."""
     media_type: ClassVar[str] = ""
     """The media type of a request body that is a bare value, such as `image/*`; empty where none is allowed."""
+    plain: ClassVar[str] = ""
+    """What a baseline without a base reads of an input, by `plain_input`: `words`, `colours`; empty for nothing."""
     widget: ClassVar[Widget] = "json"
     """The input element of the endpoint's page."""
     called: ClassVar[str] = "a value"
@@ -245,6 +247,14 @@ class Column(Plugin, ABC):
     def made_up_labels(self) -> tuple[str, ...]:
         """Return the labels of made-up rows, in the order of the head's outputs."""
         return ()
+
+    def plain_input(self, value: Any) -> str | Sequence[float]:
+        """Return what a baseline without a base reads of an input; called where `plain` says what that is.
+
+        A text, whose words are counted, or numbers whose squares sum to 1, equally many for every value. Raises
+        DataError for a file that cannot be read.
+        """
+        raise NotImplementedError
 
 
 @cache

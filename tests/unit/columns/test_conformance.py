@@ -68,6 +68,17 @@ def test_the_kind_has_docs_and_says_how_it_is_kept(column: Column) -> None:
     assert column.arrow is not None
 
 
+def test_a_baseline_without_a_base_reads_a_text_or_numbers_of_unit_length(column: Column) -> None:
+    if not column.plain:
+        return
+    assert not column.target
+    values = [column.plain_input(made(column, number)) for number in range(2)]
+    if all(isinstance(value, str) for value in values):
+        return
+    assert len({len(value) for value in values}) == 1
+    assert all(sum(float(number) ** 2 for number in value) == pytest.approx(1.0) for value in values)
+
+
 def test_a_made_up_value_is_kept_and_comes_back_unchanged(column: Column, tmp_path: Path) -> None:
     values = [made(column, number) for number in range(3)]
     path = tmp_path / "rows.arrow"

@@ -1,4 +1,4 @@
-"""axe-core finds nothing serious on any page: evaluation, search, adaptation, and the endpoint's."""
+"""axe-core finds nothing serious on any page: evaluation, search, and the endpoint's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from regraft.adaptation.page import adapt_page
 from regraft.tuning.pages.page import write_report
 from support import axe
-from unit.adaptation.sample_outcome import outcome
 from unit.endpoint.model_store import Endpoint
 from unit.evaluation import sample_pages
 from unit.tuning.sample_records import search, trials
@@ -48,14 +46,6 @@ def test_the_page_of_a_search(chromium: Any, tmp_path: Path, width: int, scheme:
     record = search()
     record.baselines = {"majority": {"accuracy": 0.5}}
     path = write_report(record, trials(), tmp_path)[0]
-    with opened(chromium, path.as_uri(), width, scheme) as page:
-        assert axe.findings(page) == []
-
-
-@SCREENS
-def test_the_page_of_an_adaptation(chromium: Any, tmp_path: Path, width: int, scheme: str) -> None:
-    path = tmp_path / "adapt.html"
-    path.write_text(adapt_page(outcome(check={"sentence": "The choice held."})), encoding="utf-8")
     with opened(chromium, path.as_uri(), width, scheme) as page:
         assert axe.findings(page) == []
 

@@ -44,6 +44,12 @@ TRAINING = {
     "baselines": False,
     "init": "random",
 }
+CHANGED: dict[str, dict[str, dict[str, Any]]] = {
+    "usps": {"data": {"augment": "affine"}, "training": {"steps": 800}},
+}
+"""What is written otherwise for a source, chosen on two made shifts of USPS (thicker and slanted strokes, thinner ones)
+after the first settings had been read on two seeds. Mean accuracy of MCC there, one seed: 400 steps .828, augmented
+.849; 800 steps augmented .916, at half the rate .876."""
 SIZE = 28
 
 
@@ -103,10 +109,12 @@ def spec_of(pair: str, seed: int, work: Path) -> tuple[RunSpec, str]:
         source, target = f"{MADE[pair]}-half", f"{MADE[pair]}-changed"
     else:
         source, _, target = pair.partition("-")
+    settings = settings_of(pair)
     data = {
         "train": f"{work}/{source}.npz#train",
         "eval": 0.1,
         "target": f"{work}/{target}.npz#train",
+        **settings["data"],
     }
     spec = RunSpec.resolve(
         {
@@ -115,12 +123,18 @@ def spec_of(pair: str, seed: int, work: Path) -> tuple[RunSpec, str]:
             "task": "image-classification",
             "method": "full",
             "data": data,
-            "training": {**TRAINING, "seed": seed},
+            "training": {**settings["training"], "seed": seed},
             "compute": {"workers": 0, "cpus": 1},
             "store": str(work / "store"),
         }
     )
     return spec, f"{work}/{target}.npz#test"
+
+
+def settings_of(pair: str) -> dict[str, Any]:
+    """Return the settings of a pair, which follow from its source alone."""
+    changed = CHANGED.get(MADE.get(pair, pair.partition("-")[0]), {})
+    return {"data": changed.get("data", {}), "training": TRAINING | changed.get("training", {})}
 
 
 def train(spec: RunSpec, finish: Finish | None) -> Outcome:
@@ -143,6 +157,7 @@ def run_pair(pair: str, seed: int, work: Path) -> dict[str, Any]:
     return {
         "pair": pair,
         "seed": seed,
+        "settings": settings_of(pair),
         "chosen": outcome.chosen,
         "adapted": outcome.adapted,
         "accuracy": outcome.check["chosen"],
@@ -167,11 +182,13 @@ def summary() -> int:
     """Write the means over seeds; return 1 if a goal is missed."""
     lines, reached, figures = known(), [], {}
     for pair, goal in GOALS.items():
-        found = [line for line in lines if line["pair"] == pair]
+        every = [line for line in lines if line["pair"] == pair]
+        found = [line for line in every if line["settings"] == settings_of(pair)]
         if not found:
             continue
         values, plain = [line["accuracy"] for line in found], [line["source_only"] for line in found]
         figures[pair] = {
+            "settings": settings_of(pair),
             "seeds": [line["seed"] for line in found],
             "accuracy": values,
             "mean": mean(values),
@@ -184,10 +201,15 @@ def summary() -> int:
             "seconds": [line["seconds"] for line in found],
             "goal": goal,
             "reached": mean(values) >= goal,
+            "read before with other settings": [
+                {key: line[key] for key in ("settings", "seed", "accuracy", "source_only")}
+                for line in every
+                if line not in found
+            ],
         }
         reached.append(figures[pair]["reached"])
         print(f"{pair}: {mean(values):.4f} of {len(values)} seeds, source only {mean(plain):.4f}, goal {goal}")
-    record.write("digits_adapt", {"training": TRAINING, "pairs": figures})
+    record.write("digits_adapt", {"pairs": figures})
     return 0 if reached and all(reached) else 1
 
 
@@ -205,7 +227,8 @@ def main() -> int:
     prepare(options.work)
     for seed in options.seeds:
         for pair in options.pairs:
-            if any((line["pair"], line["seed"]) == (pair, seed) for line in known()):
+            wanted = (pair, seed, settings_of(pair))
+            if any((line["pair"], line["seed"], line["settings"]) == wanted for line in known()):
                 continue
             print(f"{pair}, seed {seed}", flush=True)
             line = run_pair(pair, seed, options.work)

@@ -155,7 +155,7 @@ def _undecoded(body: bytes, allowance: Allowance) -> UndecodedFile:
             allowance.decode(width * height, _described(width, height))
         return read
 
-    return UndecodedFile(body, most, converted, counted=stated is not None)
+    return UndecodedFile(body, most, converted)
 
 
 def _checked(plain: bytes, body: bytes) -> tuple[FileBytes, tuple[int, int]]:

@@ -49,13 +49,11 @@ class UndecodedFile(FileBytes):
     """Most pixels or samples that it may decode to."""
     converted: Callable[[], bytes]
     """Returns the file to use in its place. Raises BadCell, and TooLarge."""
-    counted: bool
-    """Whether the request's allowance has counted it, because the file states its size."""
 
-    def __new__(cls, content: bytes, pixels: int, converted: Callable[[], bytes], *, counted: bool) -> Self:
+    def __new__(cls, content: bytes, pixels: int, converted: Callable[[], bytes]) -> Self:
         """Return the file, which may decode to so many pixels."""
         made = super().__new__(cls, content, "in this row")
-        made.pixels, made.converted, made.counted = pixels, converted, counted
+        made.pixels, made.converted = pixels, converted
         return made
 
 

@@ -61,14 +61,15 @@ def target_batches(
 def balanced_batches(seed: int, epoch: int, labels: NDArray[np.integer], batch_size: int) -> list[Indices]:
     """Return as many global batches as `batches` makes, each with as many rows of each class, and two at least.
 
-    A class with fewer rows than it needs has them several times. Where a batch cannot hold two rows of every class, it
-    holds some of them, and the batches take turns. `labels` (rows,) are the classes of the rows.
+    A class with fewer rows than it needs has them several times. No class has more of a batch than the largest one has
+    rows, so that few rows make smaller batches. Where a batch cannot hold two rows of every class, it holds some of
+    them, and the batches take turns. `labels` (rows,) are the classes of the rows.
     """
     classes = [np.flatnonzero(labels == label).astype(np.int64) for label in np.unique(labels)]
     count, held = batches_per_epoch(len(labels), batch_size), min(len(classes), max(2, batch_size // 2))
     turns = np.concatenate([shuffled(len(classes), "classes", seed, epoch, turn) for turn in range(count)])
     chosen = [np.unique(turns[number * held : (number + 1) * held]) for number in range(count)]
-    each = max(2, batch_size // held)
+    each = max(2, min(batch_size // held, max(map(len, classes))))
     used = [0] * len(classes)
     found = []
     for number in range(count):

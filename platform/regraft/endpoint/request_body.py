@@ -54,13 +54,8 @@ class ParsedRequest:
 
     @property
     def pixels(self) -> int:
-        """Most pixels or samples that its values decode to, those included whose files do not state them.
-
-        All values of a request are held until it is answered, so they count together.
-        """
-        files = [one.file for one in self.undecoded]
-        together = self.decoded + sum(file.pixels for file in files if not file.counted)
-        return max(together, *(file.pixels for file in files), 0)
+        """Most pixels or samples that its values decode to, those included whose files do not state them."""
+        return max(self.decoded, *(one.file.pixels for one in self.undecoded), 0)
 
     def decode(self) -> None:
         """Put decoded values in place of the undecoded ones. Raises HttpError 422, 413 or 503."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import random
 
 import pytest
@@ -12,12 +10,7 @@ import pytest
 from regraft.endpoint.fair_shares import FairShares
 from regraft.endpoint.http_errors import HttpError
 from regraft.endpoint.picture_turns import PixelLane
-from regraft.endpoint.request_body import parse_request
-from regraft.media.pixels.stated_size import stated_size
-from regraft.spec.serve import LimitSpec
-from regraft.tasks.image_classification import ImageClassification
 from support.coroutines import run_apart
-from support.costly_pictures import noise, saved
 
 MOST = 20
 
@@ -83,22 +76,3 @@ def test_a_request_of_many_places_is_admitted_alone_and_bounded_beside_others() 
     shares.take("two", 2)
     shares.give("one", 8)
     assert not shares.admits("two", 4) and shares.admits("two", 3)
-
-
-def waiting_pixels(*files: bytes) -> int:
-    """Return the pixels for which a request with these files waits."""
-    inputs = [base64.b64encode(file).decode() for file in files]
-    body = json.dumps({"inputs": inputs}).encode()
-    return parse_request(body, "application/json", ImageClassification(), LimitSpec()).pixels
-
-
-def test_pictures_that_state_no_size_count_together_with_the_others_of_their_request() -> None:
-    draw = random.Random(3)
-    plain, stated = saved(noise((40, 30), draw), "PNG"), saved(noise((1200, 1000), draw), "TIFF")
-    unstated = b"II*\0\xff\xff\xff\x7f" + stated[8:]  # its directory is behind the file's end
-    assert stated_size(stated) == (1200, 1000) and stated_size(unstated) is None
-    alone = waiting_pixels(unstated)
-    assert alone > 1_000_000
-    assert waiting_pixels(*[unstated] * 5) == 5 * alone
-    assert waiting_pixels(plain, stated, unstated, unstated) == 1_200 + 1_200_000 + 2 * alone
-    assert waiting_pixels(plain, plain) == 2_400

@@ -103,6 +103,14 @@ def test_batches_hold_as_many_rows_of_each_class(counts: list[int], size: int) -
     assert not np.array_equal(balanced_batches(3, 0, labels, size)[0], balanced_batches(4, 0, labels, size)[0])
 
 
+def test_no_row_is_twice_in_a_batch_that_every_class_can_fill() -> None:
+    labels = np.repeat(np.arange(2), 8)
+    for epoch in range(5):
+        (batch,) = balanced_batches(3, epoch, labels, 32)
+        assert sorted(batch.tolist()) == list(range(16)), "16 rows, and not each of them twice for 32"
+    assert all(len(batch) == 32 for batch in balanced_batches(3, 0, np.repeat(np.arange(2), [8, 60]), 32))
+
+
 def few(folder: Path, *, method: Any = "setfit", **training: Any) -> dict[str, Any]:
     """Return a spec with a few rows of each class."""
     return document(folder, method=method, rows=12, eval_rows=30, **{"epochs": "auto", "batch_size": 12, **training})

@@ -40,6 +40,7 @@ def train(
     store: str | Path | None = None,
     fresh: bool = False,
     same: bool = False,
+    compare: bool = False,
     progress: Progress | None = None,
     address: str | None = None,
 ) -> Outcome:
@@ -49,18 +50,23 @@ def train(
     runs and models; when None, the one that an object or a mapping names, else REGRAFT_STORE, else the one in the file,
     else ./regraft-store. The same spec again continues its run, or returns the outcome of the finished one; `fresh`
     starts another. Rows that have changed since begin another run, unless `same` keeps to the one that there is.
+    `compare` trains controls too (random weights, a head on the frozen base), measures them, dull baselines and the
+    last version on the same rows, and registers the verdict with the model: `comparison`, with a warning where the base
+    does not help.
     `progress` is called with every event, a dataclass of `regraft.contracts.events` such as `Stepped`;
     `event.document()` is the event as a dict. Without it, progress and result are shown in a terminal or a notebook.
     Raises SpecError with all problems at once, before anything starts.
     """
     from regraft.cluster.anywhere import train_anywhere
+    from regraft.cluster.compared import train_compared
     from regraft.store.scratch_folder import swept
 
     resolved = _resolved(spec, overrides, store)
 
     def run(shown: Progress | None) -> Outcome:
         with swept():
-            return train_anywhere(resolved, fresh=fresh, same=same, progress=shown, address=address)
+            train_one = train_compared if compare else train_anywhere
+            return train_one(resolved, fresh=fresh, same=same, progress=shown, address=address)
 
     if progress is not None:
         return run(progress)
@@ -76,16 +82,19 @@ def search(
     store: str | Path | None = None,
     fresh: bool = False,
     same: bool = False,
+    compare: bool = False,
     progress: Progress | None = None,
     address: str | None = None,
 ) -> SearchOutcome:
     """Search the space of a spec's section `search`, and register the best trial (`search.register`).
 
     Arguments are those of `train`. The same spec again continues its search: ended trials are not run again, and larger
-    `search.trials` or `search.seconds` add to them.
+    `search.trials` or `search.seconds` add to them. With `compare`, the registered winner is compared with controls
+    that take as many steps as its own trial.
     Raises SpecError with all problems at once, before anything starts.
     """
     from regraft.cluster.anywhere import search_anywhere
+    from regraft.cluster.compared import search_compared
     from regraft.store.scratch_folder import swept
     from regraft.tuning.validate import check_search
 
@@ -94,7 +103,8 @@ def search(
 
     def run(shown: Progress | None) -> SearchOutcome:
         with swept():
-            return search_anywhere(resolved, fresh=fresh, same=same, progress=shown, address=address)
+            search_one = search_compared if compare else search_anywhere
+            return search_one(resolved, fresh=fresh, same=same, progress=shown, address=address)
 
     if progress is not None:
         return run(progress)

@@ -118,6 +118,7 @@ class FakeOutcome:
     note: str = ""
     advice: str = ""
     test: dict[str, Any] | None = None
+    comparison: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the document that `--json` prints."""

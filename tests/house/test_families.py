@@ -28,6 +28,7 @@ OTHER_MEANINGS = {
     ("adaptation/runs.py", "prototypes"): "what a task supports",
     ("cli/evaluate.py", "label"): "the first column of a task's own tables",
     ("cli/show.py", "arrow"): "a key of the document that `--json` prints",
+    ("comparison/page.py", "words"): "what a dull baseline reads",
     ("data/json_shape.py", "images"): "a key of COCO files",
     ("data/yolo_layout.py", "images"): "the name of a folder",
     ("evaluation/episodes.py", "prototypes"): "what a task supports",

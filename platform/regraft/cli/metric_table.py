@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from regraft.cli.screen import figure
+from regraft.store.comparisons import control_name
 from regraft.units import counted
 
 TableRows = tuple[tuple[str, ...], list[tuple[str, ...]]]
@@ -60,3 +61,15 @@ def of_test_rows(test: Mapping[str, Any], score: str | None) -> TableRows:
         bounds = " to ".join(figure(end) for end in intervals.get(name, {}).values())
         rows.append((f"  {name}", figure(metrics[name]), bounds))
     return ("  metric", f"{counted(int(test.get('rows', 0)), 'test row')}, once", "95 % interval"), rows
+
+
+def of_controls(comparison: Mapping[str, Any]) -> TableRows:
+    """Return the score of each control, the version's score minus it, and the verdict, as columns and rows."""
+    rows: list[tuple[str, ...]] = []
+    for one in comparison.get("controls") or ():
+        low, high = one.get("low"), one.get("high")
+        bounds = "" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
+        value, difference = (figure(one[key]) if one.get(key) is not None else "" for key in ("value", "difference"))
+        rows.append((f"  {control_name(str(one.get('name')))}", value, difference, bounds, str(one.get("outcome"))))
+    score = str((comparison.get("score") or {}).get("name", "score"))
+    return ("  control", score, "this version minus it", "95 % interval", "this version is"), rows

@@ -11,6 +11,7 @@ from regraft.cli.screen import Reply, Screen, confirmed, figure, store_of
 from regraft.errors import Damaged, NotFound, RequestError
 from regraft.spec.stored import read_stored_spec
 from regraft.store.card import taught_classes, taught_sentence, unmeasured_classes
+from regraft.store.comparisons import comparison_texts, with_comparison
 from regraft.store.manifest import read_verified
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry, Version
@@ -103,7 +104,7 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
     """Show everything that the registry holds of a version (`models show`)."""
     registry = registry_of(args)
     version = chosen(registry, args.model)
-    meta, manifest = version.meta, version.manifest
+    meta, manifest = with_comparison(version), version.manifest
     aliases = sorted(alias for alias, means in registry.aliases(version.name).items() if means == version.version)
     files: list[dict[str, Any]] = [
         {"name": entry.name, "size": entry.size, "sha256": entry.sha256} for entry in manifest.files
@@ -119,6 +120,11 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
             screen.say(f"  {metric_table.gained(meta['gain'])}")
     if (meta.get("test") or {}).get("metrics"):
         screen.table(*metric_table.of_test_rows(meta["test"], meta.get("score", {}).get("name")))
+    if meta.get("comparison"):
+        screen.head("controls")
+        screen.table(*metric_table.of_controls(meta["comparison"]))
+        for text in comparison_texts(meta["comparison"]):
+            screen.say(f"  {text}")
     for taught in taught_classes(meta):
         screen.head(f"taught: {taught.get('class')}")
         screen.say(f"  {taught_sentence(taught, version.name)}")

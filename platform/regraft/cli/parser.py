@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from regraft import __version__
 from regraft.cli.adapt_arguments import add_arguments
+from regraft.cli.compare_arguments import add_compare
 from regraft.cli.teach_arguments import teach_arguments
 from regraft.errors import RequestError
 
@@ -124,6 +125,7 @@ def _train(commands: Any) -> None:
     train.add_argument("--fresh", action="store_true", help="start another run instead of continuing this spec's")
     _create(train)
     train.add_argument("--same", action="store_true", help="keep to this spec's run, whatever its rows are now")
+    add_compare(train)
     train.add_argument(
         "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
@@ -368,6 +370,7 @@ def _search(commands: Any) -> None:
     search.add_argument("--fresh", action="store_true", help="start another search instead of continuing this spec's")
     _create(search)
     search.add_argument("--same", action="store_true", help="keep to this spec's search, whatever its rows are now")
+    add_compare(search)
     search.add_argument(
         "--register",
         type=_registered,

@@ -17,9 +17,10 @@ from regraft.cli.metric_table import gained, on_test, values_of
 from regraft.cli.screen import Reply, Screen, figure, store_of
 from regraft.cli.search_progress import following, overrides_text
 from regraft.cli.signals import ended_by_signals
-from regraft.cli.train import overrides_of
+from regraft.cli.train import overrides_of, refuse_compared_job
 from regraft.spec.document import absolute
 from regraft.spec.run import RunSpec
+from regraft.store.comparisons import comparison_texts
 from regraft.store.objects import open_store
 from regraft.units import bytes_text, finite_number, seconds_text
 
@@ -39,11 +40,12 @@ def search(args: argparse.Namespace, screen: Screen) -> Reply:
     if args.create and not spec.store.startswith("s3://"):  # a prefix needs no asking
         open_store(spec.store).create()
     if is_job_api(args.address):
+        refuse_compared_job(args)
         pack = partial(function(WORK["pack search"]), spec=spec, fresh=args.fresh, same=args.same)
         return run_as_job(args.address, screen, pack, follow_running=not args.fresh, shown=following)
     with ended_by_signals(), following(screen) as progress:
         outcome: SearchOutcome = function(WORK["search"])(
-            spec, fresh=args.fresh, same=args.same, progress=progress, address=args.address
+            spec, fresh=args.fresh, same=args.same, compare=args.compare, progress=progress, address=args.address
         )
     summary(outcome, screen)
     return Reply(outcome.document())
@@ -82,7 +84,7 @@ def show_result(outcome: SearchOutcome, screen: Screen) -> None:
     )
     _table(outcome, screen)
     screen.say("  `--register N` registers the N best of them, `--register t0011` that trial")
-    for text in (outcome.verdicts, outcome.advice):
+    for text in (outcome.verdicts, outcome.advice, *comparison_texts(outcome.comparison)):
         if text:
             screen.say(text)
 

@@ -19,6 +19,7 @@ from regraft.contracts import columns_of
 from regraft.errors import RequestError
 from regraft.spec.document import absolute, parse_set
 from regraft.spec.run import RunSpec
+from regraft.store.comparisons import comparison_texts
 from regraft.store.objects import open_store
 from regraft.units import bytes_text, seconds_text
 
@@ -32,14 +33,25 @@ def train(args: argparse.Namespace, screen: Screen) -> Reply:
     if args.create and not spec.store.startswith("s3://"):  # a prefix needs no asking
         open_store(spec.store).create()
     if is_job_api(args.address):
+        refuse_compared_job(args)
         pack = partial(function(WORK["pack train"]), spec=spec, fresh=args.fresh, same=args.same)
         return run_as_job(args.address, screen, pack, follow_running=not args.fresh)
     with following(screen) as progress:
         outcome: Outcome = function(WORK["train"])(
-            spec, fresh=args.fresh, same=args.same, progress=progress, address=args.address
+            spec, fresh=args.fresh, same=args.same, compare=args.compare, progress=progress, address=args.address
         )
     summary(spec, outcome, screen)
     return Reply(outcome.document())
+
+
+def refuse_compared_job(args: argparse.Namespace) -> None:
+    """Raise RequestError for a comparison that is to be submitted as a job."""
+    if args.compare:
+        raise RequestError(
+            "--compare is not submitted as a job: run the command where it may train, join a Ray there (host:6379), or "
+            "compare models with `regraft evaluate MODEL MODEL... DATA`",
+            where="--address",
+        )
 
 
 def overrides_of(args: argparse.Namespace) -> dict[str, object]:
@@ -83,7 +95,7 @@ def show_result(outcome: Outcome, screen: Screen) -> None:
         ("store", outcome.store),
     ]
     screen.facts(rows)
-    for text in (outcome.verdicts, outcome.note, outcome.advice):
+    for text in (outcome.verdicts, outcome.note, outcome.advice, *comparison_texts(outcome.comparison)):
         if text:
             screen.say(text)
 

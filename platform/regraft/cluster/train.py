@@ -63,12 +63,17 @@ def train(
     address: str | None = None,
 ) -> Outcome:
     """Train a spec to a registered model on Ray workers; its stages come first."""
-    one = partial(train_connected, fresh=fresh, same=same, progress=progress)
     # The cluster is checked before anything is written: a wrong address leaves no run behind.
     with connected(address):
-        check_store(spec.store, creates=True)
-        check_folders(spec)
-        return one(after_stages(spec, one, progress))
+        return train_with_stages(spec, complete, fresh=fresh, same=same, progress=progress)
+
+
+def train_with_stages(spec: RunSpec, finish: Finish, *, fresh: bool, same: bool, progress: Progress | None) -> Outcome:
+    """Train a spec on the cluster that this process is connected to, its stages first, and `finish` its run."""
+    one = partial(train_connected, fresh=fresh, same=same, progress=progress)
+    check_store(spec.store, creates=True)
+    check_folders(spec)
+    return one(after_stages(spec, one, progress), finish=finish)
 
 
 def train_candidate(spec: RunSpec, finish: Finish, *, progress: Progress | None, address: str | None) -> Outcome:

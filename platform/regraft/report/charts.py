@@ -159,3 +159,31 @@ def standings(
     ends: tuple[float | None, float | None] = (axis.at(bounds[0]), axis.at(bounds[1])) if bounds else (None, None)
     first = Standing(name, score, axis.at(score), ends[0], ends[1], main=True)
     return Standings(axis, (first, *(Standing(other, value, axis.at(value)) for other, value in others)))
+
+
+@dataclass(frozen=True)
+class IntervalsView:
+    """Values with their intervals on one axis, in percent of the chart's width."""
+
+    axis: Axis
+    lines: tuple[Standing, ...]
+    zero: float | None = None
+    """The place of 0, where the values are differences."""
+
+
+def interval_view(
+    values: Sequence[tuple[str, float, tuple[float, float] | None]], *, zero: bool = False
+) -> IntervalsView:
+    """Place values and their intervals on an axis; one of differences holds 0."""
+    ends = [end for _, value, bounds in values for end in (value, *(bounds or ()))] + [0.0] * zero
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 0.5
+    left, right = low - margin, high + margin
+    if not zero and low >= 0 and high <= 1:
+        left, right = max(0.0, left), min(1.0, right)
+    axis = Axis(left, right, 0, 100)
+    lines = []
+    for name, value, bounds in values:
+        places: tuple[float | None, float | None] = (axis.at(bounds[0]), axis.at(bounds[1])) if bounds else (None, None)
+        lines.append(Standing(name, value, axis.at(value), *places))
+    return IntervalsView(axis, tuple(lines), axis.at(0.0) if zero else None)

@@ -26,6 +26,7 @@ def environment(*folders: Path) -> Environment:
     )
     made.filters |= {
         "number": numbers.format_number,
+        "signed": numbers.signed,
         "probability": numbers.probability,
         "span": seconds_text,
         "count": lambda number: f"{number:,}",

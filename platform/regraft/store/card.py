@@ -11,6 +11,7 @@ from regraft.contracts import Task
 from regraft.errors import RegraftError
 from regraft.store.baseline_verdicts import recorded_verdicts, sentence
 from regraft.store.bounded_yaml import dump_yaml
+from regraft.store.comparisons import comparison_texts, control_name
 from regraft.units import counted
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@[\w./-]+)?")
@@ -214,6 +215,7 @@ def _results(meta: Mapping[str, Any]) -> str:
     return (
         _table(("metric", "this model", *measured), rows)
         + _beside_baselines(meta)
+        + _beside_controls(meta)
         + chosen
         + _without_taught(meta)
         + _on_test(meta)
@@ -252,6 +254,27 @@ def _beside_baselines(meta: Mapping[str, Any]) -> str:
         return ""
     what = [_BASELINES[name] for name in meta["baselines"] if name in _BASELINES]
     return f"\n\n{text} Intervals are of paired bootstraps on the evaluation rows. {' '.join(what)}".rstrip()
+
+
+def _beside_controls(meta: Mapping[str, Any]) -> str:
+    """Return the table of controls and the verdict; empty for a version that was not compared."""
+    comparison = meta.get("comparison") or {}
+    if not comparison.get("controls"):
+        return ""
+    rows = [
+        (
+            control_name(str(one.get("name"))),
+            _number(one.get("value")),
+            f"{one['difference']:+.3f}",
+            f"{one['low']:+.3f} to {one['high']:+.3f}" if one.get("low") is not None else "",
+        )
+        for one in comparison["controls"]
+    ]
+    table = _table(("control", comparison["score"]["name"], "this model minus it", "95 % interval"), rows)
+    texts = [_one_line(text) for text in comparison_texts(comparison)]
+    first, *others = texts
+    warning = f"**{first}**" if comparison.get("warning") else first
+    return "\n\n" + "\n\n".join([warning, *others, table])
 
 
 def _number(value: float | None) -> str:

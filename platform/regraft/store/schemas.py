@@ -158,6 +158,7 @@ class StoredVersion(Stored):
     created: str | None = None
     versions: dict[str, str] = {}
     adapt: dict[str, Any] | None = None
+    comparison: dict[str, Any] | None = None
 
 
 class StoredCheckpoint(Stored):

@@ -22,6 +22,7 @@ from regraft.spec.run import RunSpec
 from regraft.store.baseline_verdicts import recorded_verdicts, sentence
 from regraft.store.card import model_card
 from regraft.store.checkpoints import Checkpoints, SavedCheckpoint, ranked
+from regraft.store.comparisons import read_comparison
 from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry, Version
 from regraft.store.runs import Runs
@@ -65,10 +66,15 @@ class Outcome:
     """What to try next, where a baseline is better than this run."""
     test: dict[str, Any] | None = None
     """The result on the test rows: `rows`, `metrics` and `intervals`; None where the spec names none."""
+    comparison: dict[str, Any] | None = None
+    """The model beside its controls; None where it was not compared."""
 
     def document(self) -> dict[str, Any]:
         """Return the outcome as `--json` prints it."""
-        return asdict(self)
+        document = asdict(self)
+        if self.comparison is None:
+            del document["comparison"]
+        return document
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +94,11 @@ class TrainedRun:
     """What the head reads of evaluation rows, as the file that the version keeps; None where it is not known."""
 
 
-def register(prepared: PreparedRun) -> Outcome:
-    """Register the best checkpoint of a trained run as a model version, and return the run's outcome."""
+def register(prepared: PreparedRun, more: Mapping[str, Any] | None = None) -> Outcome:
+    """Register the best checkpoint of a trained run as a model version, and return the run's outcome.
+
+    `more` are further entries of the version's metadata.
+    """
     store, spec, job, progress = prepared.store, prepared.spec, prepared.job, prepared.log
     checkpoints, runs = Checkpoints(store, job.run), Runs(store)
     document = find_document(runs, job.run) or {}
@@ -97,7 +106,7 @@ def register(prepared: PreparedRun) -> Outcome:
     best, delta = best_delta(checkpoints, spec.task.score, progress, measured=measured)
     features = kept_features(runs, job.run, best.step)
     trained = TrainedRun(job, base_of(store, spec, job), best, delta, last_state(checkpoints), document, features)
-    meta = version_meta(spec, trained)
+    meta = version_meta(spec, trained) | dict(more or {})
     better = better_version(newest_version(Registry(store), spec.name), meta)
     version = publish(store, spec, trained, meta)
     runs.update(
@@ -260,6 +269,7 @@ def registered_outcome(store: ObjectStore, spec: RunSpec, run: str, known: Mappi
         base_bytes=int(meta["base"].get("bytes", 0)),
         already=True,
         test=meta.get("test"),
+        comparison=read_comparison(version),
         advice=run_advice(
             with_numbers_of(spec, run, known), meta["metrics"], meta["baselines"], Runs(store).metric_lines(run)
         ),

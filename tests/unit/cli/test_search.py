@@ -110,7 +110,7 @@ def test_the_spec_and_its_options_are_handed_on(spec: Path, regraft: Regraft, se
     search = handed.searched()
     assert (search.trials, search.to_register) == (5, 2)
     assert handed.store.endswith("/other")
-    assert options == {"fresh": True, "same": False, "address": None}
+    assert options == {"fresh": True, "same": False, "compare": False, "address": None}
 
 
 def test_sigterm_ends_a_search_as_ctrl_c_does(spec: Path, regraft: Regraft, monkeypatch: pytest.MonkeyPatch) -> None:

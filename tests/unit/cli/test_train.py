@@ -51,7 +51,7 @@ def test_overrides_and_options_reach_training(
     found, options = training.calls[-1]
     assert found.training.lr == 1e-4
     assert found.method.model_dump()["depth"] == 2
-    assert options == {"fresh": True, "same": False, "address": "h:1"}
+    assert options == {"fresh": True, "same": False, "compare": False, "address": "h:1"}
     monkeypatch.setenv("REGRAFT_STORE", "from-environment")
     regraft("train", spec)
     assert training.calls[-1][0].store == str(tmp_path / "from-environment")
@@ -141,3 +141,16 @@ def test_the_end_says_how_the_score_stands_to_the_baselines(
 ) -> None:
     training.outcome = {"verdicts": "By accuracy, this model is not distinguishable from the baseline majority (0.5)."}
     assert "not distinguishable from the baseline majority" in " ".join(regraft("train", spec).out.split())
+
+
+def test_the_verdict_beside_controls_is_shown(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
+    training.outcome = {"comparison": {"warning": "Negative transfer: it does not help.", "sentence": "It is worse."}}
+    result = regraft("train", spec, "--compare")
+    assert training.calls[-1][1]["compare"] is True
+    assert "Negative transfer" in result.err + result.out
+
+
+def test_a_comparison_is_not_submitted_as_a_job(regraft: Regraft, spec: Path, training: FakeTraining) -> None:
+    result = regraft("train", spec, "--compare", "--address", "http://head:8265")
+    assert result.code == 2 and not training.calls
+    assert "--compare is not submitted as a job" in result.err

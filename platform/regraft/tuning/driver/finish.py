@@ -78,12 +78,15 @@ class SearchOutcome:
     """Whether the search had finished before this command."""
     test: dict[str, Any] | None = None
     """The result of the registered winner on the test rows; None where there are none."""
+    comparison: dict[str, Any] | None = None
+    """The registered winner beside its controls; None where it was not compared."""
 
     def document(self) -> dict[str, Any]:
         """Return the outcome as `--json` prints it."""
         names = ("model", "version", "run", "metrics", "baselines", "seconds", "store", "trials", "shared")
         more: dict[str, Any] = {"winner": self.winner, "registered": [asdict(one) for one in self.added]}
-        more |= {"advice": self.advice, **({} if self.test is None else {"test": self.test})}
+        found = {"test": self.test, "comparison": self.comparison}
+        more |= {"advice": self.advice, **{name: value for name, value in found.items() if value is not None}}
         return {name: getattr(self, name) for name in names} | more
 
 

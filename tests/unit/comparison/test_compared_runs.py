@@ -1,0 +1,137 @@
+"""`compare=True`: controls are runs that resume and are found again; the verdict is in version, card and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import regraft
+from regraft.comparison.controls import control_runs
+from regraft.contracts import Event, Note, Started
+from regraft.spec.auto import resolve_auto
+from regraft.spec.run import RunSpec
+from regraft.store.comparisons import read_comparison
+from regraft.store.objects import open_store
+from regraft.store.registry import Registry
+from regraft.store.runs import Runs
+from support.tiny import document
+
+
+class Seen:
+    """The events of a command."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def runs(self) -> list[str]:
+        return [event.run for event in self.events if isinstance(event, Started)]
+
+    @property
+    def notes(self) -> str:
+        return "\n".join(event.message for event in self.events if isinstance(event, Note))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, dict[str, Any], Seen]]:
+    """A compared training of a tiny model: outcome, spec and events."""
+    spec = document(tmp_path_factory.mktemp("compared"), rows=48, eval_rows=24, epochs=1)
+    seen = Seen()
+    yield regraft.train(spec, compare=True, progress=seen), spec, seen
+
+
+def version_of(outcome: Any) -> Any:
+    registry = Registry(open_store(outcome.store))
+    return registry.version(outcome.model, outcome.version)
+
+
+def test_every_control_is_there_or_says_why_not(compared: Any) -> None:
+    found = compared[0].comparison
+    assert {one["name"] for one in found["controls"]} == {"majority", "words", "random_weights", "frozen_probe"}
+    assert {one["name"] for one in found["left_out"]} == {"last_version"}
+    assert found["rows"] == 24
+    for one in found["controls"]:
+        assert one["low"] <= one["difference"] <= one["high"]
+        assert one["difference"] == pytest.approx(found["value"] - one["value"])
+        assert one["knows_base"] == (one["name"] == "frozen_probe")
+
+
+def test_only_the_model_itself_is_registered(compared: Any) -> None:
+    outcome, _, seen = compared
+    store = open_store(outcome.store)
+    assert Registry(store).models() == ["tiny"]
+    assert len(seen.runs) == 3
+    assert {info.state for info in Runs(store).list()} == {"registered", "finished"}
+    assert "control 1 of 2 runs" in seen.notes and "random weights" in seen.notes
+
+
+def test_the_control_from_random_weights_takes_the_steps_of_the_run(compared: Any) -> None:
+    controls = {one["name"]: one for one in compared[0].comparison["controls"]}
+    assert controls["random_weights"]["steps"] == 6
+    assert controls["random_weights"]["method"] == "full"
+
+
+def test_the_verdict_is_in_the_metadata_the_card_and_a_page(compared: Any, tmp_path: Path) -> None:
+    outcome = compared[0]
+    version = version_of(outcome)
+    assert version.meta["comparison"]["controls"] == outcome.comparison["controls"]
+    card = (Registry(version.store).fetch(version, tmp_path) / "card.md").read_text()
+    assert "| random weights |" in card and "this model minus it" in card
+    found = read_comparison(version)
+    assert found is not None and found["controls"] == outcome.comparison["controls"]
+    page = version.store.get("comparisons/tiny/v1.html").decode()
+    assert "random weights" in page and "<script" not in page
+
+
+def test_a_second_comparison_trains_no_control_again(compared: Any) -> None:
+    _, spec, _ = compared
+    seen = Seen()
+    changed = {**spec, "training": {**spec["training"], "lr": 5e-4}}
+    outcome = regraft.train(changed, compare=True, progress=seen)
+    trained = [run for run in seen.runs if "random-weights" in run or "frozen-probe" in run]
+    assert trained == []
+    names = {one["name"]: one for one in outcome.comparison["controls"]}
+    assert names["last_version"]["version"] == "tiny@v1"
+    assert {"random_weights", "frozen_probe"} <= names.keys()
+
+
+def test_a_version_that_is_registered_is_compared_afterwards(tmp_path: Path) -> None:
+    spec = document(tmp_path, method="feature-extraction", rows=24, eval_rows=12, epochs=1)
+    first = regraft.train(spec, progress=Seen())
+    assert first.comparison is None and "comparison" not in first.document()
+    again = regraft.train(spec, compare=True, progress=Seen())
+    assert (again.version, again.already) == (first.version, True)
+    assert "random_weights" in {one["name"] for one in again.comparison["controls"]}
+    assert any(one["name"] == "frozen_probe" for one in again.comparison["left_out"])
+    known = regraft.train(spec, progress=Seen())
+    assert known.comparison["controls"] == again.comparison["controls"]
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "steps", "left_out"),
+    [
+        ("full", {"epochs": 3}, 9, ()),
+        ({"type": "lora", "rank": 2}, {"steps": 5}, 5, ()),
+        ("feature-extraction", {"epochs": 40}, None, ("frozen_probe",)),
+        ("prototypes", {}, None, ("frozen_probe",)),
+        ("full", {"init": "random"}, 6, ("random_weights", "frozen_probe")),
+    ],
+)
+def test_controls_have_the_budget_of_the_run(
+    method: Any, training: dict[str, Any], steps: int | None, left_out: tuple[str, ...], tmp_path: Path
+) -> None:
+    spec = resolve_auto(RunSpec.resolve(document(tmp_path, method=method, **training)), 24)
+    found = {one.name: one for one in control_runs(spec, 24)}
+    assert tuple(name for name, one in found.items() if one.spec is None) == left_out
+    assert all(bool(one.why) == (one.spec is None) for one in found.values())
+    random = found["random_weights"].spec
+    if random is not None:
+        assert (random.training.steps, random.training.init) == (steps, "random")
+        assert RunSpec.resolve(random.model_dump(mode="json")).run == random.run
+        assert random.name == "tiny.random-weights"

@@ -10,13 +10,14 @@ base's features, random start is the same base's with random weights.
 from __future__ import annotations
 
 import argparse
+from functools import cache
 from typing import Any
 
 import numpy as np
 import record
-from select_features import DEVELOPMENT, JUDGING, RANDOM, KeptSet, kept_set
+from select_features import DEVELOPMENT, JUDGING, KEPT, RANDOM, KeptSet, kept_set
 
-from regraft.selection.learning_curve import measure_curve, rows_to_reach
+from regraft.selection.learning_curve import MeasuredCurve, measure_curve, rows_to_reach
 from regraft.selection.learning_law import fit_law
 
 DRAWS = 20
@@ -28,11 +29,10 @@ BASES = {"amazon": "minilm-6", "amazon-ratings": "minilm-6", "mnist": "v1", "sst
 
 def measured(name: str, draws: int) -> list[dict[str, Any]]:
     """Return the law's prediction beside the measured score, for each draw."""
-    every = kept_set(name)
     base = BASES.get(name, "v2")
     found = []
     for number in range(draws):
-        curve = curve_of(every, base, number)
+        curve = curve_of(name, base, number)
         law = fit_law(curve.up_to(0.5), np.random.default_rng(number))
         seen = law.at(float(curve.rows[-1]))
         line = {"set": name, "draw": number, "score": float(curve.values[-1]), **vars(seen)}
@@ -41,8 +41,25 @@ def measured(name: str, draws: int) -> list[dict[str, Any]]:
     return found
 
 
-def curve_of(every: KeptSet, base: str, number: int) -> Any:
-    """Return the curve of a draw: the same rows for each base."""
+@cache
+def loaded(name: str) -> KeptSet:
+    """Return a set, read once."""
+    return kept_set(name)
+
+
+def curve_of(name: str, base: str, number: int) -> MeasuredCurve:
+    """Return the curve of a draw, measured once and kept: the same rows for each base."""
+    path = KEPT / "curves" / f"{name}-{base}-{number}.npz"
+    if not path.is_file():
+        found = new_curve(loaded(name), base, number)
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, shares=found.shares, rows=found.rows, scores=found.scores)
+    with np.load(path) as arrays:
+        return MeasuredCurve(arrays["shares"], arrays["rows"], arrays["scores"])
+
+
+def new_curve(every: KeptSet, base: str, number: int) -> MeasuredCurve:
+    """Measure the curve of a draw."""
     draw = np.random.default_rng(number)
     fitting = draw.permutation(len(every.target) - every.judges)
     fitting = fitting[: round(PART * len(fitting))]
@@ -53,10 +70,10 @@ def curve_of(every: KeptSet, base: str, number: int) -> Any:
 
 def transfer(name: str) -> dict[str, Any]:
     """Return what a base's features reach with a tenth of the labels, beside random weights with all: five draws."""
-    every, base = kept_set(name), BASES.get(name, "v2")
+    base = BASES.get(name, "v2")
     found = []
     for number in range(5):
-        adapted, random = (curve_of(every, which, number) for which in (base, f"{RANDOM}-{base}"))
+        adapted, random = (curve_of(name, which, number) for which in (base, f"{RANDOM}-{base}"))
         tenth = int(np.flatnonzero(np.isclose(adapted.shares, 0.1))[0])
         whole = float(random.values[-1])
         line = {"adapted_tenth": float(adapted.values[tenth]), "random_whole": whole}

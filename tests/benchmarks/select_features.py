@@ -162,7 +162,8 @@ def clear_ratings(name: str) -> Made:
 def digits(name: str) -> Made:
     """Return 3,000 of MNIST's digits."""
     with np.load(SHARED / "data" / "digits_mnist_usps" / "mnist_20k.npz") as found:
-        shown, labels = found["x_train"][:3000], found["y_train"][:3000]
+        chosen = np.random.default_rng(0).permutation(len(found["y_train"]))[:3000]  # the file is sorted by digit
+        shown, labels = found["x_train"][chosen], found["y_train"][chosen]
     return classes(labels), 1000, pictures(shown, MOBILENET, ("v1-early", "v1-middle", "v1"), 96)
 
 

@@ -73,6 +73,9 @@ def measure_curve(
         order = _order(target.take(fitting), draw)
         for place, number in enumerate(used):
             chosen = fitting[_prefix(order, target.take(fitting), shares[number])]
+            if at and judges is not None and len(chosen) == len(fitting):  # all rows, whatever their order
+                scores[at, place], rows[at, place] = scores[0, place], rows[0, place]
+                continue
             predicted = fit_ridge(features[chosen], columns[chosen]).predict(features[judging])
             scores[at, place] = scores_of_rows(predicted, columns[judging], target.kind).mean()
             rows[at, place] = len(chosen)

@@ -15,7 +15,7 @@ EXPONENTS = np.linspace(0.1, 1.5, 29)
 SAMPLES = 4000
 LARGEST = 1.0
 """The largest score: accuracy, R2 and Brier skill end there."""
-MISFIT = 0.004
+MISFIT = 0.003
 """How far a curve may stray from the law at a point, besides the noise of its scores."""
 PRIOR = 1.0
 """Deviation of a and b beforehand, around the mean score and 0."""
@@ -40,12 +40,13 @@ class LearningLaw:
     rows: float
     """The unit of n: rows at which the law's score is a - b."""
     spread: float
-    """Deviation of one set of labels, from which a new measurement differs once more."""
+    """Deviation between sets of so many labels: a new measurement differs from the law once more."""
     seed: int
 
     def at(self, rows: float) -> CurvePrediction:
         """Return the score that one set of so many labelled rows would have."""
-        noise = np.random.default_rng(self.seed).normal(0, self.spread, len(self.a))
+        spread = self.spread * (self.rows / rows) ** 0.5  # more rows differ less
+        noise = np.random.default_rng(self.seed).normal(0, spread, len(self.a))
         return _interval(self._values(rows) + noise)
 
     def gain(self, before: float, after: float) -> CurvePrediction:

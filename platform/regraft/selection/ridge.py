@@ -52,10 +52,10 @@ def fit_ridge(features: Floats, columns: Floats) -> LinearFit:
 def _penalty(found: Spectrum, projected: Floats, columns: Floats) -> float:
     rows = len(columns)
     penalties = PENALTIES * found.squares.sum() / len(found.squares)
-    errors = []
+    powers, errors = found.left**2, []
     for penalty in penalties:
         shrunk = found.squares / (found.squares + penalty)
-        leverage = (found.left**2) @ shrunk + 1 / rows  # the mean is fitted too
+        leverage = powers @ shrunk + 1 / rows  # the mean is fitted too
         residuals = columns - found.left @ (shrunk[:, None] * projected)
         errors.append(float(((residuals / np.maximum(1 - leverage, 1e-12)[:, None]) ** 2).sum()))
     return float(penalties[int(np.argmin(errors))])

@@ -13,9 +13,10 @@ from regraft.cluster.job_package import JobPackage, pack_predict, pack_search, p
 from regraft.cluster.visibility import proof
 from regraft.errors import RegraftError, RequestError
 from regraft.spec.run import RunSpec
+from regraft.spec.search_bases import bases_of
 from regraft.store.objects import MARK, open_store
 from regraft.tuning.driver.prepare import search_name
-from support.tiny import document, tickets
+from support.tiny import document, tickets, tiny_bert
 
 
 @pytest.fixture
@@ -94,6 +95,20 @@ def test_a_search_travels_as_the_same_search(package: JobPackage, monkeypatch: p
     there = RunSpec.load(Path("tiny.yaml"))
     assert there.search == spec.search
     assert search_name(there) == name, "what was begun here goes on there"
+
+
+def test_every_base_of_a_search_travels(package: JobPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = document(Path.cwd()) | {"base": "./base", "data": {"train": "train.csv", "eval": "eval.csv"}}
+    tiny_bert(Path("other"), layers=1)
+    space = {"base": ["./base", "./other", "org/model"]}
+    spec = RunSpec.resolve(written | {"store": "s3://bucket/x", "search": {"space": space, "trials": 4}})
+    name = search_name(spec)
+    pack_search(package, spec, fresh=False)
+    assert {"base/config.json", "other/config.json"} <= names(package) and package.shared == []
+    monkeypatch.chdir(package.folder)
+    there = RunSpec.load(Path("tiny.yaml"))
+    assert bases_of(there.search) == (str(Path("base").absolute()), str(Path("other").absolute()), "org/model")
+    assert search_name(there) == name
 
 
 def test_a_spec_without_a_space_is_refused_before_anything_is_sent(package: JobPackage) -> None:

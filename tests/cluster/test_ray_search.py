@@ -20,7 +20,7 @@ from regraft.tuning.driver import workers
 from regraft.tuning.driver.prepare import search_name
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.records import TrialRecord
-from support.tiny import document
+from support.tiny import document, tiny_bert
 
 DOCUMENT: dict[str, Any] = {
     "name": "tickets",
@@ -75,6 +75,24 @@ def test_bad_trials_end_early_and_the_best_trains_to_its_end(scheduler: str) -> 
     assert sum(len(record.reports) for record in stopped) < EPOCHS * len(stopped) / 2
     mean = [sum(value(record.drawn, 1) for record in side) / len(side) for side in (stopped, rest)]
     assert mean[0] < mean[1]
+
+
+def test_asha_races_among_bases() -> None:
+    """Trials of a base that is worse at every rate are ended early, and the winner is of the better one."""
+    space = {"base": ["org/good", "org/bad"], "training.lr": {"loguniform": [1e-4, 1e-2]}}
+    spec = RunSpec.resolve({**DOCUMENT, "search": {"space": space, "trials": 24, "scheduler": "asha"}})
+    study, lengths = tune_study(spec), {"org/good": 0, "org/bad": 0}
+    finished: dict[str, int] = dict.fromkeys(lengths, 0)
+    while (suggested := study.suggest()) is not None:
+        trial, drawn = suggested
+        for epoch in range(1, EPOCHS + 1):
+            lengths[drawn["base"]] += 1
+            if not study.report(trial.id, epoch, {"accuracy": value(drawn, epoch) - (drawn["base"] == "org/bad")}):
+                break
+        else:
+            finished[drawn["base"]] += 1
+    assert finished["org/good"] >= 1
+    assert lengths["org/bad"] < 0.6 * lengths["org/good"]
 
 
 def test_nobody_is_ended_before_the_grace() -> None:
@@ -212,6 +230,37 @@ def test_two_workers_share_what_is_frozen_and_heads_train_together(tmp_path: Pat
     assert (outcome.shared["rows"], outcome.shared["computed"], outcome.shared["reused"]) == (90, 90, 0)
     assert set(outcome.baselines) == {"majority", "nearest_centroid"}
     assert Registry(store).version("tiny").meta["metrics"] == outcome.metrics
+
+
+@pytest.mark.slow
+def test_workers_get_the_weights_of_every_base(tmp_path: Path, on_ray: None) -> None:
+    bases = [str(tiny_bert(tmp_path / "small")), str(tiny_bert(tmp_path / "large", layers=3, width=48, seed=3))]
+    spec = RunSpec.resolve(
+        {
+            **document(tmp_path, epochs=1, baselines=True),
+            "compute": {"workers": 1, "cpus": 1, "trunk": "disk"},
+            "search": {
+                "space": {"base": bases, "method": {"choice": ["feature-extraction", "freeze"]}},
+                "trials": 4,
+                "concurrency": 2,
+                "scheduler": "none",
+            },
+        }
+    )
+    outcome = search(spec)
+    store = open_store(spec.store)
+    record = SearchStore(store, search_name(spec)).record()
+    found = SearchStore(store, search_name(spec)).trials()
+    assert record is not None and record.bases.keys() == set(bases)
+    assert [trial.error for trial in found] == [None] * 4
+    assert {trial.overrides["base"]: trial.blocks for trial in found} == {bases[0]: 2, bases[1]: 3}
+    meta = Registry(store).version("tiny").meta
+    assert meta["base"]["hash"] == record.bases[outcome.overrides["base"]]["hash"]
+    assert (
+        meta["baselines"]["nearest_centroid"]
+        == record.bases[outcome.overrides["base"]]["baselines"]["nearest_centroid"]
+    )
+    assert {row["base"]: row["trials"] for row in outcome.bases} == dict.fromkeys(bases, 2)
 
 
 HANG = '''

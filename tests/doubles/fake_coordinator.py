@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from regraft.data.snapshot import build_snapshot
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.training.harness import LocalHarness
-from regraft.tuning.protocol import End, Report, SearchJob, Trial
+from regraft.tuning.protocol import End, JobBase, Report, SearchJob, Trial
 from regraft.tuning.worker.worker import TrialWorker
 
 
@@ -66,8 +66,14 @@ class FakeCoordinator:
         return found
 
 
-def job_of(written: Mapping[str, Any], *, search: str = "s", depths: Iterable[int | str] = ()) -> SearchJob:
-    """Return the job that a driver would give a worker."""
+def job_of(
+    written: Mapping[str, Any],
+    *,
+    search: str = "s",
+    depths: Iterable[int | str] = (),
+    bases: Mapping[str, Sequence[int | str]] | None = None,
+) -> SearchJob:
+    """Return the job that a driver would give a worker; `bases` are the depths of each of several bases."""
     spec = RunSpec.resolve(written)
     snapshot = build_snapshot(open_store(spec.store), spec.task, spec.data)
     spec = spec.model_copy(update={"task": spec.task.fit_to_rows(snapshot.train.numbers)})
@@ -79,6 +85,7 @@ def job_of(written: Mapping[str, Any], *, search: str = "s", depths: Iterable[in
         labels=snapshot.labels,
         depths=tuple(depths),
         threads=1,
+        bases=tuple(JobBase(base, locate(base).hash, tuple(own)) for base, own in (bases or {}).items()),
     )
 
 

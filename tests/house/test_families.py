@@ -61,8 +61,8 @@ OTHER_MEANINGS = {
     ("tasks/token_classification.py", "spans"): "the places of words in an encoded row",
     ("training/baselines.py", "prototypes"): "the method whose result is the baseline; no model is asked for it",
     ("tuning/driver/centroid_baseline.py", "prototypes"): "what a task supports",
-    ("tuning/worker/worker.py", "feature-extraction"): "a method that is made, to compute ahead what others share",
-    ("tuning/worker/worker.py", "freeze"): "a method that is made, to compute ahead what others share",
+    ("tuning/worker/base_trials.py", "feature-extraction"): "a method that is made, to compute ahead what others share",
+    ("tuning/worker/base_trials.py", "freeze"): "a method that is made, to compute ahead what others share",
 }
 """(file, string): what the string means there instead."""
 LABELS = "labels"

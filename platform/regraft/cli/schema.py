@@ -50,7 +50,7 @@ def run_schema() -> dict[str, Any]:
             definitions[key] = _with_type(definitions[key], name)
         definitions[family] = _choice(family, keys, definitions)
     root = definitions.pop(_key(refs[(RunSpec, "validation")]))
-    _add_shorthands(root)
+    _add_shorthands(root, definitions)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "regraft run"}
     return {**head, **{key: value for key, value in root.items() if key != "title"}, "$defs": definitions}
 
@@ -73,8 +73,11 @@ def _choice(family: str, keys: Mapping[str, str], definitions: Mapping[str, Any]
     return {"title": family, "oneOf": [*names, *objects]}
 
 
-def _add_shorthands(root: dict[str, Any]) -> None:
-    """Add what the loader accepts besides the fields' own types: one plugin folder without a list."""
+def _add_shorthands(root: dict[str, Any], definitions: dict[str, Any]) -> None:
+    """Add what the loader accepts besides the fields' own types: a plugin folder without a list, a list of bases."""
+    space = definitions["SearchSpec"]["properties"]["space"]
+    listed = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    space["properties"] = {"base": {"anyOf": [listed, space["additionalProperties"]]}}
     folders = root["properties"]["plugins"]
     kept = {key: folders.pop(key) for key in ("default", "description", "title") if key in folders}
     root["properties"]["plugins"] = {"anyOf": [dict(folders), {"type": "string"}], **kept}

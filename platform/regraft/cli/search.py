@@ -20,6 +20,7 @@ from regraft.cli.signals import ended_by_signals
 from regraft.cli.train import overrides_of, refuse_compared_job
 from regraft.spec.document import absolute
 from regraft.spec.run import RunSpec
+from regraft.spec.search_bases import short_bases
 from regraft.store.comparisons import comparison_texts
 from regraft.store.objects import open_store
 from regraft.units import bytes_text, finite_number, seconds_text
@@ -82,6 +83,7 @@ def show_result(outcome: SearchOutcome, screen: Screen) -> None:
             *([("report", outcome.report)] if outcome.report else []),
         ]
     )
+    _bases(outcome, screen)
     _table(outcome, screen)
     screen.say("  `--register N` registers the N best of them, `--register t0011` that trial")
     for text in (outcome.verdicts, outcome.advice, *comparison_texts(outcome.comparison)):
@@ -133,6 +135,25 @@ def _sharing(shared: Mapping[str, Any]) -> list[tuple[str, object]]:
     if isinstance(saved, int | float) and saved > 0:
         text += f"; saved {seconds_text(saved)} of computing"
     return [("frozen part", text)]
+
+
+def _bases(outcome: SearchOutcome, screen: Screen) -> None:
+    """Show the best trial of each base, where there are several."""
+    names = short_bases([row["base"] for row in outcome.bases])
+    rows = [
+        (
+            f"  {names[row['base']]}",
+            figure(row["metrics"].get(outcome.score)),
+            row["best"] or "",
+            str(row["trials"]),
+            f"{row['depth']} of {row['blocks']}" if row["depth"] is not None and row["blocks"] else "",
+            row["remark"],
+        )
+        for row in outcome.bases
+    ]
+    if rows:
+        screen.head("bases, the best first")
+        screen.table(("  base", outcome.score, "best trial", "trials", "frozen blocks", ""), rows)
 
 
 def _table(outcome: SearchOutcome, screen: Screen) -> None:

@@ -27,6 +27,7 @@ from regraft.contracts import (
     TrunkProgress,
     TrunkShared,
 )
+from regraft.spec.search_bases import BASE, short_base
 from regraft.units import counted, seconds_text
 
 _ROWS = 12
@@ -192,6 +193,8 @@ def overrides_text(overrides: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             fields = ", ".join(f"{key} {_short(item)}" for key, item in value.items() if key != "type")
             value = f"{value.get('type', '')}({fields})" if fields else str(value.get("type", value))
+        if name == BASE:
+            value = short_base(str(value))
         parts.append(f"{name.rpartition('.')[2]} {_short(value)}")
     return ", ".join(parts)
 

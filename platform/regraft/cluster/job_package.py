@@ -26,6 +26,7 @@ from regraft.data.inputs import expand_braces
 from regraft.errors import RequestError
 from regraft.spec.document import absolute
 from regraft.spec.run import RunSpec
+from regraft.spec.search_bases import bases_of, with_bases
 from regraft.store.objects import open_store
 from regraft.tuning.driver.prepare import search_name
 from regraft.tuning.validate import check_search
@@ -178,8 +179,11 @@ def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, switche
         _pack_data(package, stage.task, document["stages"][number]["data"], f"stages.{number}.data")
         if stage.base is not None and Path(stage.base).is_absolute():
             document["stages"][number]["base"] = package.add_path(stage.base, f"stages.{number}.base")
-    if Path(spec.base).is_absolute():
-        document["base"] = package.add_path(spec.base, "base")
+    searched = bases_of(spec.search) if command == "search" else ()
+    packed = {base: package.add_path(base, "base") for base in (spec.base, *searched) if Path(base).is_absolute()}
+    document["base"] = packed.get(spec.base, spec.base)
+    if searched:
+        document["search"] = _with_packed(spec, packed)
     document["plugins"] = package.add_plugins(spec.plugins)
     new = _begin_folder(spec.store)
     store = document["store"] = package.output_folder(spec.store, "store")
@@ -190,6 +194,12 @@ def _pack(package: JobPackage, command: str, spec: RunSpec, run: str, *, switche
     switches = {**switches, "create": new}
     package.arguments = [command, name, "--store", store, *(f"--{switch}" for switch, on in switches.items() if on)]
     package.metadata = {"command": command, "name": spec.name, "run": run, "store": store}
+
+
+def _with_packed(spec: RunSpec, packed: Mapping[str, str]) -> dict[str, Any]:
+    """Return the section `search` with the places of packed bases."""
+    search = with_bases(spec.search, lambda base: packed.get(base, base))
+    return search.model_dump(mode="json") if search is not None else {}
 
 
 def _pack_data(package: JobPackage, task: Task, data: dict[str, Any], where: str) -> None:

@@ -20,6 +20,7 @@ from regraft.contracts import Progress
 from regraft.errors import RequestError, RunError
 from regraft.lazy import Later
 from regraft.spec.run import RunSpec
+from regraft.spec.search_bases import bases_of
 from regraft.tuning.driver.finish import SearchOutcome
 from regraft.tuning.driver.local_worker import LocalPool
 from regraft.tuning.driver.workers import READY_GRACE_S, SearchLimits, WorkerDied, WorkerHangs
@@ -49,7 +50,7 @@ def search(
     check_search(spec)
     with connected(address):
         check_store(spec.store, creates=True)
-        check_folders(spec)
+        check_folders(spec, bases_of(spec.search))
         size = pool_size(spec, progress)
         return search_session(
             spec, _study, lambda: RayPool(size), again=again_of(fresh=fresh, same=same), progress=progress

@@ -100,7 +100,7 @@ class TrialActor:
     def ready(self, job: dict[str, Any]) -> None:
         """Load what all trials share."""
         try:
-            made = SearchJob(**{**job, "labels": tuple(job["labels"]), "depths": tuple(job["depths"])})
+            made = SearchJob.read(job)
             if made.threads:
                 torch.set_num_threads(made.threads)
             self._harness.pulse.begin()

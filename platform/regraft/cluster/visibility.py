@@ -32,12 +32,13 @@ REMEDY = {
 }
 
 
-def check_folders(spec: RunSpec) -> None:
+def check_folders(spec: RunSpec, bases: Sequence[str] = ()) -> None:
     """Raise RequestError if a node does not see the base or the plugins that the workers will read.
 
-    Only the driver must see tables: their rows are in the snapshot, which is in the store.
+    Only the driver must see tables: their rows are in the snapshot, which is in the store. `bases` are those of a
+    search that varies it.
     """
-    refuse_unseen(list(folders(spec)))
+    refuse_unseen(list(folders(spec, bases)))
 
 
 def check_images(spec: RunSpec, job: Job) -> None:
@@ -56,10 +57,11 @@ def refuse_unseen(paths: list[tuple[str, str]]) -> None:
             raise RequestError(f"{blind} of {nodes} nodes do not see {path}: {REMEDY[where]}", where=where)
 
 
-def folders(spec: RunSpec) -> Iterator[tuple[str, str]]:
+def folders(spec: RunSpec, bases: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """Yield the local folders that a spec names besides its data, each with its field."""
-    if Path(spec.base).expanduser().is_dir():
-        yield "base", str(Path(spec.base).expanduser().resolve())
+    for base in bases or (spec.base,):
+        if Path(base).expanduser().is_dir():
+            yield "base", str(Path(base).expanduser().resolve())
     for plugins in spec.plugins:
         yield "plugins", str(Path(plugins).resolve())
 

@@ -273,6 +273,8 @@ class BaselinesMeasured(Event):
     """Metrics by the baseline's name."""
     correct: str
     """The evaluation rows that the best baseline predicts correctly, as `training.evaluate.packed` writes them."""
+    base: str | None = None
+    """Which of a search's bases; None where all trials have one."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class Score:
 
     name: str
     mode: Literal["min", "max"]
+    of_tokens: bool = False
+    """Whether it counts tokens, so that bases with different tokenizers cannot be compared by it."""
 
     def better(self, new: float, old: float | None) -> bool:
         """Return whether `new` is better than `old`: always where `old` is None, never where `new` is NaN."""

@@ -25,6 +25,7 @@ from regraft.spec.document import absolute, absolute_base, merged, read_document
 from regraft.spec.feature_training import problem_of_features
 from regraft.spec.problems import problems
 from regraft.spec.search import SearchSpec
+from regraft.spec.search_bases import with_bases
 from regraft.spec.sections import AnyLoss, AnyMethod, AnyTask, ComputeSpec, DataSpec, Slug, TrainingSpec
 from regraft.spec.stages import StageSpec, moves_the_base, stage_name, with_defaults
 from regraft.store.bounded_yaml import dump_yaml
@@ -247,6 +248,7 @@ class RunSpec(Frozen):
     def _with_pinned_models(self) -> Self:
         """Return the spec with the versions that base and teachers mean now, where models are named without one."""
         changes: dict[str, Any] = {"base": self._pinned(self.base), "losses": self._with_pinned_teachers(self.losses)}
+        changes["search"] = with_bases(self.search, self._pinned)
         if self.stages:
             stages = [
                 stage.model_copy(update={"losses": self._with_pinned_teachers(stage.losses)}) for stage in self.stages
@@ -343,6 +345,7 @@ class RunSpec(Frozen):
             "data": self.data.absolute(),
             "stages": tuple(stage.absolute() for stage in self.stages),
             "base": absolute_base(self.base),
+            "search": with_bases(self.search, absolute_base),
             "store": absolute(self.store),
             "plugins": tuple(absolute(folder) for folder in self.plugins),
         }

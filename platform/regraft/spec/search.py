@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -121,7 +122,7 @@ class SearchSpec(Frozen):
 
     space: dict[str, Draw]
     """Dotted fields of this spec, each with its values. `method` and `method.depth` may both be given: a field that a
-    trial's method does not have, or sets itself, is left out of that trial."""
+    trial's method does not have, or sets itself, is left out of that trial. `base: [a, b]` searches several bases."""
     trials: int | None = Field(None, ge=1)
     """Number of trials; null: all points where they can be counted and there is a grid, else 16, or with `seconds` as
     many as they allow."""
@@ -168,6 +169,14 @@ class SearchSpec(Frozen):
         if gridded and self.points is not None:
             return self.points
         return None if self.seconds is not None else 16
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _a_list_of_bases(cls, written: Any) -> Any:
+        # Of other fields a list might be meant as a range.
+        if isinstance(written, Mapping) and isinstance(bases := written.get("base"), list | tuple):
+            return {**written, "base": {"choice": bases}}
+        return written
 
     @field_validator("space")
     @classmethod

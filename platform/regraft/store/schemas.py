@@ -253,6 +253,14 @@ class StoredAlias(Stored):
     history: list[StoredPriorVersion] = []
 
 
+class StoredSearchedBase(Stored):
+    """One of several bases of a search."""
+
+    hash: str
+    baselines: dict[str, Any] = {}
+    baseline_correct: str = ""
+
+
 class StoredSearch(Stored):
     """The record of a search."""
 
@@ -281,6 +289,7 @@ class StoredSearch(Stored):
     auto: list[str] | None = None
     test: dict[str, StoredTest] = {}
     test_overlap: dict[str, Count] | None = None
+    bases: dict[str, StoredSearchedBase] = {}
 
 
 class StoredAdaptation(Stored):

@@ -63,7 +63,7 @@ class MaskedLm(Task):
     )
     auto: ClassVar[str] = "AutoModelForMaskedLM"
     modality: ClassVar[str] = "text"
-    score: ClassVar[Score] = Score("pseudo_perplexity", "min")
+    score: ClassVar[Score] = Score("pseudo_perplexity", "min", of_tokens=True)
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text"}
     supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})
     packs: ClassVar[bool] = True

@@ -67,7 +67,7 @@ class TextGeneration(Task):
     )
     auto: ClassVar[str] = "AutoModelForCausalLM"
     modality: ClassVar[str] = "text"
-    score: ClassVar[Score] = Score("perplexity", "min")
+    score: ClassVar[Score] = Score("perplexity", "min", of_tokens=True)
     columns: ClassVar[Mapping[str, Kind]] = {"text": "text"}
     supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})
 

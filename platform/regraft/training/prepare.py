@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +22,7 @@ from regraft.data.snapshot import Snapshot, build_snapshot
 from regraft.errors import BaseError, Damaged, DataError, NotFound, RequestError, Unsupported
 from regraft.spec.auto import same_choice
 from regraft.spec.run import RunSpec
+from regraft.spec.search_bases import short_base
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore
 from regraft.store.runs import Runs
@@ -115,23 +116,33 @@ def find_document(runs: Runs, run: str) -> dict[str, Any] | None:
 
 
 def build_rows(
-    store: ObjectStore, spec: RunSpec, base: Base, progress: Progress | None, *, as_in: str | None = None
+    store: ObjectStore,
+    spec: RunSpec,
+    base: Base | Sequence[Base],
+    progress: Progress | None,
+    *,
+    as_in: str | None = None,
 ) -> Snapshot:
     """Return the spec's rows as a snapshot in the store; its notes are emitted, and a name that changes.
 
-    `as_in` is the fingerprint that the run began with, if any.
+    `as_in` is the fingerprint that the run began with, if any. Of several bases each must read every row.
     """
+    bases = (base,) if isinstance(base, Base) else tuple(base)
+    first = bases[0]
     if spec.compute.workers == 0:
-        check_weights_fit(base, LocalHarness())  # before the data are read; workers check their own machines
-    checks = TextChecks.of(spec.task, base)
-    opened = (*begins_with(spec, base), *((checks.surplus,) if checks and checks.surplus else ()))
+        for one in bases:  # before the data are read; workers check their own machines
+            check_weights_fit(one, LocalHarness())
+    checks = [(one, found) for one in bases if (found := TextChecks.of(spec.task, one))]
+    surplus = [found for _, found in checks if found.surplus]
+    opened = [text for one in bases for text in _of_base(one, bases, begins_with(spec, one))]
+    opened += [text for one, found in checks for text in _of_base(one, bases, filter(None, [found.surplus]))]
     for text in opened:
         note(progress, text)
-    processor = partial(load_processor, base, spec.task.modality)
-    reading = BaseReading(processor, checks.problem if checks and checks.surplus else None)
+    processor = partial(load_processor, first, spec.task.modality)
+    reading = BaseReading(processor, partial(_unread_by_any, surplus) if surplus else None)
     snapshot = build_snapshot(store, spec.task, spec.data, base=reading, as_in=as_in)
-    if checks:
-        snapshot = replace(snapshot, notes=(*snapshot.notes, *checks.cut(snapshot)))
+    for one, found in checks:
+        snapshot = replace(snapshot, notes=(*snapshot.notes, *_of_base(one, bases, found.cut(snapshot))))
     refuse_small_target(spec, snapshot)
     check_teachers(store, spec, snapshot.labels)
     refuse_lone_rows(spec, snapshot)
@@ -139,9 +150,20 @@ def build_rows(
     snapshot = replace(snapshot, notes=(*snapshot.notes, *more))
     for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
         note(progress, text)
-    for text in warn_of_changes(store, spec.name, NameUse(spec.task.key(), base_family(base), snapshot.labels)):
+    family = base_family(first) if len(bases) == 1 else ""  # of several, it is open which one is registered
+    for text in warn_of_changes(store, spec.name, NameUse(spec.task.key(), family, snapshot.labels)):
         note(progress, text)
     return replace(snapshot, notes=(*opened, *snapshot.notes))
+
+
+def _of_base(base: Base, bases: Sequence[Base], texts: Iterable[str]) -> Iterator[str]:
+    """Yield sentences about a base, which is named where there are several."""
+    return (text if len(bases) == 1 else f"{short_base(base.reference)}: {text}" for text in texts)
+
+
+def _unread_by_any(checks: Sequence[TextChecks], row: Row) -> str | None:
+    """Return why one of several bases cannot read a row; None if all can."""
+    return next((problem for found in checks if (problem := found.problem(row))), None)
 
 
 def check_rows(store: ObjectStore, spec: RunSpec, run: str, known: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from regraft.bases.locate import Base
 from regraft.bases.meta_model import TrainableWeights, meta_model, trainable_weights
@@ -29,20 +29,24 @@ def check_methods(spec: RunSpec, base: Base) -> tuple[int | str, ...]:
     """
     every = methods(spec)
     labels = spec.task.classes() or spec.data.labels or SOME_LABELS
-    sizes_matter = spec.searched().quota_gb or forced_places(spec)
-    if not sizes_matter and all(_depth_is_fixed(method) for method in every):
+    if not sizes_matter(spec) and all(_depth_is_fixed(method) for method in every):
         return ()
     try:
         _, anatomy = meta_model(spec.task, base, labels)
     except (RegraftError, NotImplementedError, RuntimeError) as error:
         log.info("the base cannot be built without weights: %s", error)
         return ()
-    depths, problems = _depths(every, anatomy)
-    if not problems and sizes_matter:
-        problems = list(_size_problems(spec, every, base, labels))
+    problems = list(_depth_problems(every, anatomy))
+    if not problems and sizes_matter(spec):
+        problems = list(size_problems(spec, every, base, labels))
     if problems:
         raise SpecError(tuple(dict.fromkeys(problems)))
-    return tuple(sorted(depths, key=str))
+    return depths_of(every, anatomy)
+
+
+def sizes_matter(spec: RunSpec) -> bool:
+    """Return whether the spec limits checkpoints or forces outputs to be kept, which depends on a method's size."""
+    return bool(spec.searched().quota_gb or forced_places(spec))
 
 
 def _depth_is_fixed(method: Method) -> bool:
@@ -50,19 +54,22 @@ def _depth_is_fixed(method: Method) -> bool:
     return method.serves == "head" or type(method).depth_of is Method.depth_of
 
 
-def _depths(every: list[Method], anatomy: Anatomy) -> tuple[set[int | str], list[str]]:
-    depths: set[int | str] = set()
-    problems = []
+def depths_of(every: Sequence[Method], anatomy: Anatomy) -> tuple[int | str, ...]:
+    """Return what methods that fit a base freeze: depths in blocks, and names of methods that train only a head."""
+    depths = {method.key() if method.serves == "head" else method.depth_of(anatomy) for method in every}
+    return tuple(sorted(depths - {0}, key=str))
+
+
+def _depth_problems(every: Sequence[Method], anatomy: Anatomy) -> Iterator[str]:
     for method in every:
         try:
-            depth = method.depth_of(anatomy)
-            depths.add(method.key() if method.serves == "head" else depth)
+            method.depth_of(anatomy)
         except Unsupported as error:
-            problems.append(f"search.space: {error}")
-    return depths - {0}, problems
+            yield f"search.space: {error}"
 
 
-def _size_problems(spec: RunSpec, every: list[Method], base: Base, labels: tuple[str, ...]) -> Iterator[str]:
+def size_problems(spec: RunSpec, every: Sequence[Method], base: Base, labels: tuple[str, ...]) -> Iterator[str]:
+    """Yield what forced caches and the quota do not allow of these methods on a base."""
     places, quota = forced_places(spec), spec.searched().quota_gb
     for method in every:
         try:
@@ -73,13 +80,13 @@ def _size_problems(spec: RunSpec, every: list[Method], base: Base, labels: tuple
             continue
         if places and found.depth == 0 and not method.has_phases():
             yield (
-                f"compute.trunk: {places[0]} is written, and method {_described(method)} freezes nothing whose output "
+                f"compute.trunk: {places[0]} is written, and method {described(method)} freezes nothing whose output "
                 "could be kept: write auto, or leave that method out"
             )
         if places and found.head_only and (dropout := _largest_dropout(spec)):
             yield (
                 f"compute.trunk: {places[0]} is written with training.dropout {dropout:g}, which lies below the cut of "
-                f"method {_described(method)}: what is kept has none; write auto, or remove training.dropout"
+                f"method {described(method)}: what is kept has none; write auto, or remove training.dropout"
             )
         if quota and found.bytes + OVERHEAD > quota * 1e9:
             yield _too_small(method, found, quota)
@@ -88,7 +95,7 @@ def _size_problems(spec: RunSpec, every: list[Method], base: Base, labels: tuple
 def _too_small(method: Method, found: TrainableWeights, quota: float) -> str:
     size = (found.bytes + OVERHEAD) / 1e9
     return (
-        f"search.quota_gb: {quota:g} is written; one checkpoint of method {_described(method)} takes {size:.3g} GB "
+        f"search.quota_gb: {quota:g} is written; one checkpoint of method {described(method)} takes {size:.3g} GB "
         f"({found.trainable:,} parameters move): allow at least that, twice that so that a better one can replace it"
     )
 
@@ -99,7 +106,8 @@ def _largest_dropout(spec: RunSpec) -> float:
     return max((float(value) for value in values if value), default=0.0)
 
 
-def _described(method: Method) -> str:
+def described(method: Method) -> str:
+    """Return a method with the fields that the space writes: `freeze (depth: 4)`."""
     document = method.model_dump(mode="json")
     fields = ", ".join(f"{name}: {document[name]}" for name in sorted(method.model_fields_set))
     return f"{method.key()} ({fields})" if fields else method.key()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from regraft.contracts import Event
@@ -28,6 +28,17 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class JobBase:
+    """One of several bases of a search."""
+
+    reference: str
+    """As trials name it."""
+    hash: str
+    depths: tuple[int | str, ...] = ()
+    """Every depth that the space may freeze of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class SearchJob:
     """Everything a worker needs to run any trial of a search, as plain data that crosses processes and machines."""
 
@@ -42,6 +53,31 @@ class SearchJob:
     """Every depth that the space may freeze: one pass over the rows computes the outputs for all of them."""
     threads: int | None = None
     """CPU threads per worker."""
+    bases: tuple[JobBase, ...] = ()
+    """Every base of a space that varies it; empty where all trials have the spec's own."""
+    sharing: int = 1
+    """Number of bases that share a worker's limit of kept outputs."""
+
+    def apart(self) -> tuple[SearchJob, ...]:
+        """Return a job for each base, as that of a search of this base alone."""
+        return tuple(map(self._at, self.bases)) or (self,)
+
+    def _at(self, base: JobBase) -> SearchJob:
+        return replace(
+            self,
+            spec={**self.spec, "base": base.reference},
+            base_hash=base.hash,
+            depths=base.depths,
+            bases=(),
+            sharing=len(self.bases),
+        )
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> SearchJob:
+        """Read a job from plain data, whose sequences may be lists."""
+        bases = (JobBase(**{**base, "depths": tuple(base["depths"])}) for base in document.get("bases", ()))
+        sequences = {name: tuple(document[name]) for name in ("labels", "depths")}
+        return cls(**{**document, **sequences, "bases": tuple(bases)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from regraft.errors import Diverged, RequestError
+from regraft.spec.search_bases import base_of_trial
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed"]
 """waiting: to be run, again if its worker died. stopped: ended by the scheduler before its last step."""
@@ -99,10 +100,40 @@ class SearchRecord:
     """The result on the test rows of each trial that was registered, by its id."""
     test_overlap: dict[str, int] | None = None
     """Number of test rows that are rows of train, and of eval; None without test rows."""
+    bases: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Each base of a space that varies it, by its reference: its `hash`, and what was measured of it unchanged
+    (`baselines`, `baseline_correct`). `base` and `base_hash` are then the first of them."""
 
     def document(self) -> dict[str, Any]:
         """Return the record as JSON-able data."""
-        return {name: value for name, value in asdict(self).items() if not (name.startswith("test") and not value)}
+        newer = ("test", "test_overlap", "bases")
+        return {name: value for name, value in asdict(self).items() if not (name in newer and not value)}
+
+    def seen_from(self, trial: TrialRecord) -> SearchRecord:
+        """Return the record with base and baselines of a trial's base; itself where all trials have one base."""
+        reference = base_of_trial(trial.overrides)
+        if (known := self.bases.get(reference)) is None:
+            return self
+        return replace(
+            self,
+            base=reference,
+            base_hash=known["hash"],
+            baselines={**self.baselines, **known.get("baselines", {})},
+            baseline_correct=known.get("baseline_correct", ""),
+        )
+
+    def add_baselines(self, found: Mapping[str, Mapping[str, float]], correct: str, base: str | None = None) -> None:
+        """Record baselines, of one of several bases if it is named; the majority is the same for all."""
+        if (known := self.bases.get(base or "")) is None:
+            self.baselines |= found
+            self.baseline_correct = correct or self.baseline_correct
+            return
+        common = {name: dict(metrics) for name, metrics in found.items() if name == "majority"}
+        self.baselines |= common
+        known["baselines"] = known.get("baselines", {}) | {
+            name: dict(metrics) for name, metrics in found.items() if name not in common
+        }
+        known["baseline_correct"] = correct or known.get("baseline_correct", "")
 
 
 def best_first(records: Sequence[TrialRecord], score: Mapping[str, str]) -> list[TrialRecord]:

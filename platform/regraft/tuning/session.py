@@ -11,17 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-from regraft.bases.derived_base import find_base
 from regraft.contracts import Note, NotesOnce, Progress, SearchStarted, note
 from regraft.data.snapshot import Snapshot
 from regraft.errors import DataError, RequestError, Stopped, StoreError
 from regraft.spec.run import RunSpec
+from regraft.spec.search_bases import bases_of
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.searches import folder_of
-from regraft.training.prepare import RowsChanged, base_reference, build_rows
+from regraft.training.prepare import RowsChanged, build_rows
 from regraft.training.stop_signals import on_interrupt, on_sigterm
 from regraft.tuning.driver.centroid_baseline import measure_centroid
 from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
@@ -40,9 +41,9 @@ from regraft.tuning.driver.registration import check_trial_asked_for, number_to_
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.driver.stopping import limits_of, steps_under_way, stopped_search
 from regraft.tuning.driver.workers import LazyPool, PoolFactory, WorkStopped, run_slots
-from regraft.tuning.model_checks import check_methods
 from regraft.tuning.protocol import SearchJob
 from regraft.tuning.records import OVER, TrialRecord
+from regraft.tuning.searched_bases import check_bases, find_bases, left_out_notes
 from regraft.tuning.space import without_search
 from regraft.tuning.study import Study
 from regraft.tuning.validate import check_search
@@ -108,20 +109,34 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
         search_store = SearchStore(store, name)
         known = search_store.record()
         spec = with_values(spec, known)
-        base = find_base(store, base_reference(spec))
-        depths = check_methods(spec, base)
+        found = check_bases(spec, find_bases(store, spec))
+        base, several = found.bases[found.first], bool(bases_of(spec.search))
         with ExitStack() as stack:
             pool = LazyPool(means.make_pool, stack, at_once=known is None or known.state != "finished")
             as_in = None if known is None else known.fingerprint
-            snapshot = build_rows(store, without_search(spec), base, means.reading, as_in=as_in)
+            snapshot = build_rows(store, without_search(spec), tuple(found.bases.values()), means.reading, as_in=as_in)
             refuse_unmeasured(snapshot)
-            record = known or new_record(name, spec, base, snapshot)
-            check_unchanged(record, base, snapshot)
+            record = known or new_record(name, spec, found.bases, snapshot)
+            check_unchanged(record, found.bases, snapshot)
             update_record(record, spec, snapshot)
             search_store.write_spec(spec)
-            job = job_of(record, spec, snapshot, depths)
-            prepared = PreparedSearch(spec, base, job, record, search_store, progress, snapshot.notes, snapshot.test)
-            coordinator = coordinate(prepared, means.make_study(spec))
+            job = job_of(record, spec, snapshot, found)
+            prepared = PreparedSearch(
+                spec,
+                base,
+                job,
+                record,
+                search_store,
+                progress,
+                snapshot.notes,
+                snapshot.test,
+                found if several else None,
+            )
+            study = means.make_study(spec)
+            study.admits = partial(found.admits, spec)
+            for text in left_out_notes(spec, found) if several else ():
+                note(progress, text)
+            coordinator = coordinate(prepared, study)
             ran = execute(coordinator, job, pool, lease)
         lease.raise_if_lost("another driver took this search over; it will register the winner", name)
         return complete(prepared, coordinator, means.started, ran=ran)

@@ -12,6 +12,7 @@ from regraft.contracts import Method
 from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
 from regraft.spec.search import Draw
+from regraft.spec.search_bases import BASE, bases_of
 
 FIXED = {
     "name": "all trials are of one model",
@@ -19,7 +20,6 @@ FIXED = {
     "plugins": "all trials share the plugin folders",
     "format": "it is not a setting",
     "search": "a search does not vary itself",
-    "base": "trials share one base: search each base separately and compare the winners",
     "task": "trials share the rows as the task reads them: search each separately and compare the winners",
     "training.init": "trials share the weights that they begin with: search each separately and compare the winners",
     "data": "trials share the rows: search each separately and compare the winners",
@@ -95,6 +95,7 @@ def default_points(spec: RunSpec) -> list[dict[str, Any]]:
     """Return the points that training without a search would use, one for each method of the space.
 
     They hold the spec's own values where the space allows these, so that a search ends no worse than the spec itself.
+    A space of several bases has such a point for each base too, so that the race among them begins at equal settings.
     A space with grids, which are enumerated completely, has none.
     """
     search = spec.searched()
@@ -102,16 +103,27 @@ def default_points(spec: RunSpec) -> list[dict[str, Any]]:
     if any(draw.grid is not None for draw in space.values()):
         return []
     found = []
-    choices = space["method"].choice if "method" in space else None
-    for turn, method in enumerate(choices or (None,)):
-        written = _written_for(spec, method)
-        point = random_point(space, search.seed, turn) | ({} if method is None else {"method": method})
+    for turn, fixed in enumerate(_starts(spec)):
+        written = _written_for(spec, fixed.get("method"))
+        point = random_point(space, search.seed, turn) | fixed
         for name, draw in space.items():
             value = _value_in(written, name)
-            if name != "method" and value is not None and draw.has(value):
+            if name not in fixed and value is not None and draw.has(value):
                 point[name] = value
         found.append(point)
     return found
+
+
+def _starts(spec: RunSpec) -> list[dict[str, Any]]:
+    """Return the method and the base of each default point: every base with the first method, then other methods."""
+    space = spec.searched().space
+    methods = [{"method": method} for method in (space["method"].choice if "method" in space else None) or ()] or [{}]
+    bases = bases_of(spec.searched())
+    if not bases:
+        return methods
+    first = spec.base if spec.base in bases else bases[0]
+    order = [first, *(base for base in bases if base != first)]
+    return [*({**methods[0], BASE: base} for base in order), *({**method, BASE: first} for method in methods[1:])]
 
 
 def _written_for(spec: RunSpec, method: Any) -> Mapping[str, Any]:

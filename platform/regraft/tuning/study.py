@@ -7,7 +7,7 @@ and a count. Optuna and Ray Tune's schedulers are in `cluster`, the only package
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from regraft.contracts import Score
@@ -106,6 +106,8 @@ class Study:
         self._stopped: set[str] = set()
         self.exhausted = False
         """Whether no further point exists."""
+        self.admits: Callable[[Mapping[str, Any]], bool] = lambda overrides: True
+        """Whether a point can be a trial; others are passed over."""
 
     def restore(self, records: Sequence[TrialRecord]) -> None:
         """Replay the decisions and results of earlier attempts; trials that did not end count as chosen."""
@@ -130,6 +132,9 @@ class Study:
             overrides = overrides_at(self._spec, drawn)
             if (key := identity(overrides)) in self._seen:
                 self._sampler.learn(turn, drawn, self._seen[key])
+                continue
+            if not self.admits(overrides):
+                self._sampler.learn(turn, drawn, None)
                 continue
             trial = Trial(self._count, overrides)
             self._seen[key], self._count, self._turns[trial.id] = None, self._count + 1, turn

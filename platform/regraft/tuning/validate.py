@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from regraft.errors import RequestError, SpecError, UnknownPlugin
 from regraft.spec.run import RunSpec
 from regraft.spec.search import Draw
+from regraft.spec.search_bases import BASE
 from regraft.tuning.space import FIXED, VARIES, as_mapping, leaves_open, probe_values, without_search
 
 
@@ -41,7 +43,7 @@ def check_space(spec: RunSpec) -> None:
             continue
         for value in probe_values(draw):
             problems += [f"search.space.{name}: {problem}" for problem in value_problems(bare, space, name, value)]
-    problems += trunk_problems(spec)
+    problems += [*trunk_problems(spec), *base_problems(spec)]
     if problems:
         raise SpecError(tuple(dict.fromkeys(problems)))
 
@@ -71,6 +73,24 @@ def value_problems(bare: RunSpec, space: Mapping[str, Draw], name: str, value: A
         known = ", ".join(dict.fromkeys(str(as_mapping(method)["type"]) for method in written))
         return (f"no method of the space ({known}) leaves a field {inner!r} to it: remove it, or add such a method",)
     return tuple(problem for method in takers for problem in override_problems(bare, {"method": method, name: value}))
+
+
+def base_problems(spec: RunSpec) -> Iterator[str]:
+    """Yield what is wrong with a list of bases as a whole; each base is tried as an override too."""
+    draw = spec.searched().space.get(BASE)
+    if draw is None:
+        return
+    if draw.values is None:
+        yield f"search.space.{BASE}: a range is written; allowed is a list of bases, as in [org/one, org/other]"
+        return
+    for base, count in Counter(map(str, draw.values)).items():
+        if count > 1:
+            yield f"search.space.{BASE}: {base} is written {count} times: remove all but one"
+    if spec.stages:
+        yield (
+            f"search.space.{BASE}: cannot vary with stages: a run begins with the model of its last stage. Search "
+            "without stages, or search each base separately"
+        )
 
 
 def unknown_field(bare: RunSpec, name: str) -> str:

@@ -111,6 +111,17 @@ def test_every_member_is_in_the_schema_with_its_manual(family: str) -> None:
             assert field == "type" or told.get("description"), f"{name}.{field} has no docstring"
 
 
+@pytest.mark.parametrize(
+    ("bases", "valid"),
+    [(["org/a", "org/b"], True), ({"grid": ["org/a"]}, True), ([], False), ([1], False), ("a", False)],
+)
+def test_a_list_of_bases_is_valid_in_a_space(
+    bases: object, valid: bool, validator: jsonschema.protocols.Validator
+) -> None:
+    assert validator.is_valid({**DOCUMENT, "search": {"space": {"base": bases}}}) == valid
+    assert not validator.is_valid({**DOCUMENT, "search": {"space": {"training.lr": [1, 2]}}})
+
+
 def test_every_field_of_a_spec_has_its_manual() -> None:
     document = run_schema()
     parts = [document, *(document["$defs"][name] for name in ("DataSpec", "TrainingSpec", "ComputeSpec"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass, field, replace
@@ -266,3 +267,20 @@ def test_a_winner_that_was_stopped_early_is_called_so(spec: Path, regraft: Regra
     assert "train it to its end" in out
     searching.outcome = {}
     assert "stopped" not in next(line for line in regraft("search", spec).out.splitlines() if "winner" in line)
+
+
+def test_several_bases_are_shown_side_by_side(spec: Path, regraft: Regraft, searching: FakeSearch) -> None:
+    row = {"trials": 3, "depth": 2, "blocks": 6, "remark": ""}
+    searching.outcome = {
+        "bases": [
+            {**row, "base": "/bases/minilm", "best": "t0001", "metrics": {"accuracy": 0.9}},
+            {**row, "base": "/bases/mpnet", "best": None, "metrics": {}, "depth": None, "remark": "no trial"},
+        ]
+    }
+    table = regraft("search", spec).out.partition("bases, the best first")[2]
+    assert re.search(r"minilm +0.9\S* +t0001 +3 +2 of 6", table) and re.search(r"mpnet .*no trial", table)
+    assert [one["base"] for one in regraft("search", spec, "--json").document["bases"]] == [
+        "/bases/minilm",
+        "/bases/mpnet",
+    ]
+    assert overrides_text({"base": "/bases/minilm", "training.lr": 0.1}) == "base minilm, lr 0.1"

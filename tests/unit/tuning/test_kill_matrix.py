@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -21,11 +22,13 @@ from regraft.store.manifest import fetch_verified
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
 from regraft.tuning.driver.prepare import search_name
+from support.tiny import tiny_bert
 from unit.store.conftest import REAL, root_on
 from unit.store.conftest import moto_endpoint as moto_endpoint
 
 KILLS = 12
-SEARCH = {"space": {"training.lr": {"loguniform": [1e-5, 1e-1]}}, "trials": 4, "keep": 1}
+KILLS_OF_BASES = 4
+SEARCH: dict[str, Any] = {"space": {"training.lr": {"loguniform": [1e-5, 1e-1]}}, "trials": 4, "keep": 1}
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +61,17 @@ def every_listed_checkpoint_is_whole(store: ObjectStore, scratch: Path) -> None:
 
 
 def test_a_search_killed_at_any_change_ends_as_one_that_was_not(root: str, tmp_path: Path) -> None:
+    killed_and_continued(root, tmp_path, SEARCH, KILLS)
+
+
+def test_a_search_of_two_bases_killed_at_any_change_does_too(tmp_path: Path) -> None:
+    bases = [str(tiny_bert(tmp_path / "small")), str(tiny_bert(tmp_path / "large", layers=3, seed=3))]
+    space = {**SEARCH["space"], "base": bases}
+    killed_and_continued(str(tmp_path / "stores"), tmp_path, {**SEARCH, "space": space}, KILLS_OF_BASES)
+
+
+def killed_and_continued(root: str, tmp_path: Path, search: dict[str, Any], kills: int) -> None:
+    """Kill searches at so many of their changes, and compare what they leave with one that was not killed."""
     counted: Callable[[Countdown], AbstractContextManager[None]] = (
         counted_requests if root.startswith("s3:") else counted_system
     )
@@ -69,13 +83,13 @@ def test_a_search_killed_at_any_change_ends_as_one_that_was_not(root: str, tmp_p
 
         return do
 
-    straight = a_spec(tmp_path, SEARCH, store=f"{root}/straight")
+    straight = a_spec(tmp_path, search, store=f"{root}/straight")
     count = changes_of(work(straight))
     assert count > 40, "checkpoints, records, what is retired, a version and a report"
     wanted = end(straight)
-    for number in range(KILLS):
-        at = number * count // KILLS + number % 3
-        spec = a_spec(tmp_path, SEARCH, store=f"{root}/{number}")
+    for number in range(kills):
+        at = number * count // kills + number % 3
+        spec = a_spec(tmp_path, search, store=f"{root}/{number}")
         killed_at(work(spec), at, ("before", "after")[number % 2])
         store = open_store(spec.store)
         every_listed_checkpoint_is_whole(store, tmp_path / "scratch")

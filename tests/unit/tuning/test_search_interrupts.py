@@ -16,6 +16,7 @@ from regraft.errors import Interrupted
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import open_store
+from regraft.store.registry import Registry
 from regraft.tuning.driver import workers
 from regraft.tuning.driver.local_worker import LocalPool
 from regraft.tuning.driver.prepare import search_name
@@ -25,7 +26,7 @@ from regraft.tuning.protocol import Trial
 from regraft.tuning.worker.context import TrialHarness
 from regraft.tuning.worker.stacked_heads import Stack
 from support.processes import in_child, interrupted_child, search_counted
-from support.tiny import document
+from support.tiny import document, tiny_bert
 
 STEPS, TRIALS = 16, 2
 FAST = (11,)
@@ -74,6 +75,32 @@ def test_an_interrupt_loses_at_most_the_step_under_way(base: dict[str, Any], tmp
         assert STEPS * len(over) + step == len(taken), "the step under way is in a checkpoint"
     assert in_child(search_counted, written, str(row_log)) == 0
     assert logged(row_log) == list(range(STEPS)) * TRIALS, "no step is taken twice, and none is left out"
+
+
+@pytest.mark.slow
+def test_a_killed_search_of_two_bases_ends_with_the_same_bits(tmp_path: Path) -> None:
+    written = document(tmp_path, epochs=1, dropout=0.1)
+    bases = [str(tiny_bert(tmp_path / "small")), str(tiny_bert(tmp_path / "large", layers=3, width=48, seed=3))]
+    space = {"base": {"grid": bases}, "training.lr": {"grid": [1e-2, 1e-3]}}
+    written |= {"search": {"space": space, "sampler": "grid", "scheduler": "none"}}
+    ends = []
+    for name, steps in (("straight", None), ("killed", 19)):  # in the first trial of the second base
+        one, row_log = {**written, "store": str(tmp_path / name)}, tmp_path / f"{name}.steps"
+        if steps is not None:
+            code = interrupted_child(
+                one, row_log, steps=steps, then=0.0, number=signal.SIGKILL, function=search_counted
+            )
+            assert code == -signal.SIGKILL
+        assert in_child(search_counted, one, str(row_log)) == 0
+        found = store_of(one)
+        reports = [(trial.id, [report["metrics"] for report in trial.reports]) for trial in found.trials()]
+        record = found.record()
+        assert record is not None
+        (version,) = Registry(found.store).versions("tiny")
+        pinned = {base: known["hash"] for base, known in record.bases.items()}
+        ends.append((reports, record.winner, pinned, found.store.get(f"{version.prefix}delta.safetensors")))
+    assert ends[0] == ends[1]
+    assert len(ends[0][2]) == 2
 
 
 @pytest.mark.slow

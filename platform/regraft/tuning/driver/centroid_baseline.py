@@ -6,11 +6,14 @@ import logging
 
 from regraft.contracts import BaselineMeasured, Event, Note, TrunkShared
 from regraft.errors import RequestError
+from regraft.spec.run import RunSpec
+from regraft.spec.search_bases import BASE, base_of_trial, short_base
 from regraft.store.checkpoints import remove
 from regraft.training.baselines import CENTROID
 from regraft.tuning.driver.coordinator import SearchCoordinator
 from regraft.tuning.driver.workers import WorkerDied, WorkerPool
 from regraft.tuning.protocol import End, Report, Trial
+from regraft.tuning.records import best_first
 from regraft.tuning.space import without_search
 
 log = logging.getLogger(__name__)
@@ -50,23 +53,35 @@ class BaselineCoordinator:
 
 
 def measure_centroid(coordinator: SearchCoordinator, pool: WorkerPool) -> None:
-    """Measure the baseline once per search, in a worker that has everything loaded; a failure is only noted."""
+    """Measure the baseline once per base, in a worker that has everything loaded; a failure is only noted.
+
+    Of several bases, those with a result are measured, the best first.
+    """
     spec, record = without_search(coordinator.spec), coordinator.record
-    wanted = spec.training.baselines and "baselines" in spec.task.supports and "prototypes" in spec.task.supports
-    if not wanted or "nearest_centroid" in record.baselines or coordinator.over:
+    if not (spec.training.baselines and "baselines" in spec.task.supports and "prototypes" in spec.task.supports):
         return
-    trial = Trial(-1, {"method": CENTROID, "losses": []})
+    ranked = best_first(coordinator.records(), record.score)
+    for base in dict.fromkeys(base_of_trial(trial.overrides) for trial in ranked) if record.bases else [""]:
+        known = record.bases[base].get("baselines", {}) if base else record.baselines
+        if "nearest_centroid" not in known and not coordinator.over:
+            _measure(coordinator, pool, spec, base)
+
+
+def _measure(coordinator: SearchCoordinator, pool: WorkerPool, spec: RunSpec, base: str) -> None:
+    """Measure the baseline of one base; `base` is empty where all trials have the spec's own."""
+    record, of = coordinator.record, f" of {short_base(base)}" if base else ""
+    trial = Trial(-1, {"method": CENTROID, "losses": [], **({BASE: base} if base else {})})
     baseline = BaselineCoordinator(coordinator)
     try:
         trial.spec(spec)
         pool.ready(0, baseline)
         pool.work(0, [trial], baseline)
     except (RequestError, WorkerDied) as error:
-        log.info("no nearest-centroid baseline: %s", error)
+        log.info("no nearest-centroid baseline%s: %s", of, error)
         return
     if baseline.error or not baseline.metrics:
         reason = baseline.error or "its measurement ended without a result"
-        coordinator.emit(Note(f"the search goes on without the nearest-centroid baseline: {reason}"))
+        coordinator.emit(Note(f"the search goes on without the nearest-centroid baseline{of}: {reason}"))
         return
-    record.baselines["nearest_centroid"], record.baseline_correct = baseline.metrics, baseline.correct
-    coordinator.emit(BaselineMeasured("nearest_centroid", baseline.metrics))
+    record.add_baselines({"nearest_centroid": baseline.metrics}, baseline.correct, base)
+    coordinator.emit(BaselineMeasured(f"nearest_centroid{of}", baseline.metrics))

@@ -230,8 +230,7 @@ class SearchCoordinator:
             elif isinstance(event, TrunkShared):
                 self._share(asdict(event))
             elif isinstance(event, BaselinesMeasured):
-                self.record.baselines |= event.baselines
-                self.record.baseline_correct = event.correct or self.record.baseline_correct
+                self.record.add_baselines(event.baselines, event.correct, event.base)
             self._show(event)
 
     def _best(self, record: TrialRecord) -> dict[str, float] | None:
@@ -257,7 +256,8 @@ class SearchCoordinator:
         shared = self.record.shared
         if {"rows", "computed", "reused"} <= shared.keys():
             # Rows computed by one worker of this search and found by the next do not count as reused.
-            shared["reused"] = min(shared["reused"], max(0, shared["rows"] - shared["computed"]))
+            rows = shared["rows"] * max(1, len(self.record.bases))
+            shared["reused"] = min(shared["reused"], max(0, rows - shared["computed"]))
 
     def _emit_state(self, record: TrialRecord) -> None:
         states: list[str] = [known.status for known in self._records.values()]

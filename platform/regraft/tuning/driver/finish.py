@@ -21,6 +21,7 @@ from regraft.tuning.driver.coordinator import SearchCoordinator
 from regraft.tuning.driver.prepare import PreparedSearch
 from regraft.tuning.driver.registration import register_chosen
 from regraft.tuning.driver.search_advice import search_advice
+from regraft.tuning.pages.by_base import base_rows
 from regraft.tuning.records import TrialRecord, best_first, error_line
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ class SearchOutcome:
     """Whether the search had finished before this command."""
     test: dict[str, Any] | None = None
     """The result of the registered winner on the test rows; None where there are none."""
+    bases: list[dict[str, Any]] = field(default_factory=list)
+    """The best trial of each base, the best first; empty where all trials have one base."""
     comparison: dict[str, Any] | None = None
     """The registered winner beside its controls; None where it was not compared."""
 
@@ -87,6 +90,7 @@ class SearchOutcome:
         more: dict[str, Any] = {"winner": self.winner, "registered": [asdict(one) for one in self.added]}
         found = {"test": self.test, "comparison": self.comparison}
         more |= {"advice": self.advice, **{name: value for name, value in found.items() if value is not None}}
+        more |= {"bases": self.bases} if self.bases else {}
         return {name: getattr(self, name) for name in names} | more
 
 
@@ -117,7 +121,7 @@ def complete(prepared: PreparedSearch, coordinator: SearchCoordinator, started: 
 
 def outcome_of(prepared: PreparedSearch, trials: Sequence[TrialRecord], winner: TrialRecord) -> SearchOutcome:
     """Return the outcome as far as the records determine it."""
-    spec, record = prepared.spec, prepared.record
+    spec, record = prepared.spec, prepared.record.seen_from(winner)
     meta = version_meta_of(prepared.search_store.store, winner)
     return SearchOutcome(
         model=spec.name,
@@ -148,7 +152,8 @@ def outcome_of(prepared: PreparedSearch, trials: Sequence[TrialRecord], winner: 
         test=meta.get("test"),
         verdicts=beside_baselines(meta),
         delta_bytes=int(meta.get("delta_bytes", 0)),
-        base_bytes=base_bytes(prepared.base),
+        base_bytes=base_bytes(prepared.base_of(winner)),
+        bases=[row.document(record.score["name"]) for row in base_rows(record, trials)],
     )
 
 

@@ -64,7 +64,7 @@ class LocalPool:
         """Run trials to their ends, or to a checkpoint after a stop notice."""
         worker = self._worker
         assert worker is not None
-        self._wait(lambda: worker.run(trials, coordinator), worker.context.harness)
+        self._wait(lambda: worker.run(trials, coordinator), worker.harness)
 
     def close(self) -> None:
         """Release the model and delete the scratch folder."""

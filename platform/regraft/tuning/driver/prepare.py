@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -14,14 +14,16 @@ from regraft.data.rows import Rows
 from regraft.data.snapshot import Snapshot
 from regraft.spec.auto import as_before, open_keys, same_choice
 from regraft.spec.run import RunSpec
+from regraft.spec.search_bases import bases_of
 from regraft.store.objects import ObjectStore
 from regraft.store.searches import searches
 from regraft.store.version_scores import BetterVersion
 from regraft.training.baselines import majority, majority_correct
 from regraft.training.prepare import RowsChanged, numbered
 from regraft.tuning.driver.search_store import SearchStore
-from regraft.tuning.protocol import SearchJob
-from regraft.tuning.records import SearchRecord
+from regraft.tuning.protocol import JobBase, SearchJob
+from regraft.tuning.records import SearchRecord, TrialRecord
+from regraft.tuning.searched_bases import SearchedBases
 from regraft.tuning.space import without_search
 
 FREE = {name: True for name in ("trials", "seconds", "concurrency", "keep", "quota_gb", "to_register")}
@@ -42,8 +44,14 @@ class PreparedSearch:
     """Sentences about the rows, for the cards of registered trials."""
     test: Rows | None = None
     """The test rows, on which each trial is measured once when it is registered."""
+    bases: SearchedBases | None = None
+    """Every base of the search; None where `base` is the only one."""
     added: dict[str, BetterVersion | None] = field(default_factory=dict)
     """Trials that this command registered, each with an earlier version that scores better, if there is one."""
+
+    def base_of(self, trial: TrialRecord) -> Base:
+        """Return the base of a trial."""
+        return self.base if self.bases is None else self.bases.of(trial.overrides)
 
 
 def search_name(spec: RunSpec) -> str:
@@ -88,9 +96,11 @@ def _created(search_store: SearchStore) -> str:
     return record.created if record is not None else ""
 
 
-def check_unchanged(record: SearchRecord, base: Base, snapshot: Snapshot) -> None:
-    """Check that a search continues with its base and rows. Raises WrongBase or RowsChanged."""
-    check_hash(base, record.base_hash, f"search {record.name} began with that one; --fresh starts another search")
+def check_unchanged(record: SearchRecord, bases: Mapping[str, Base], snapshot: Snapshot) -> None:
+    """Check that a search continues with its bases and rows. Raises WrongBase or RowsChanged."""
+    for reference, base in bases.items():
+        pinned = record.bases[reference]["hash"] if reference in record.bases else record.base_hash
+        check_hash(base, pinned, f"search {record.name} began with that one; --fresh starts another search")
     if record.fingerprint != snapshot.fingerprint:
         raise RowsChanged(
             f"the rows have changed since search {record.name} began; --fresh starts another search with the new ones",
@@ -98,9 +108,11 @@ def check_unchanged(record: SearchRecord, base: Base, snapshot: Snapshot) -> Non
         )
 
 
-def new_record(name: str, spec: RunSpec, base: Base, snapshot: Snapshot) -> SearchRecord:
+def new_record(name: str, spec: RunSpec, bases: Mapping[str, Base], snapshot: Snapshot) -> SearchRecord:
     """Return the record of a search that begins."""
     score, search = spec.task.score, spec.searched()
+    reference, base = next(iter(bases.items()))
+    pinned = {name: {"hash": each.hash} for name, each in bases.items()} if bases_of(search) else {}
     return SearchRecord(
         name=name,
         model=spec.name,
@@ -110,11 +122,12 @@ def new_record(name: str, spec: RunSpec, base: Base, snapshot: Snapshot) -> Sear
         scheduler=search.scheduler,
         store=spec.store,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        base=spec.base,
+        base=reference,
         rows=snapshot.counts,
         base_hash=base.hash,
         fingerprint=snapshot.fingerprint,
         auto=open_keys(spec),
+        bases=pinned,
     )
 
 
@@ -130,7 +143,7 @@ def update_record(record: SearchRecord, spec: RunSpec, snapshot: Snapshot) -> No
     record.majority_correct = majority_correct(snapshot)
 
 
-def job_of(record: SearchRecord, spec: RunSpec, snapshot: Snapshot, depths: tuple[int | str, ...]) -> SearchJob:
+def job_of(record: SearchRecord, spec: RunSpec, snapshot: Snapshot, found: SearchedBases) -> SearchJob:
     """Return the job of the search's workers, its task fitted to the training rows."""
     bare = without_search(spec)
     fitted = bare.model_copy(update={"task": fit_to_data(bare.task, snapshot.train)})
@@ -140,5 +153,6 @@ def job_of(record: SearchRecord, spec: RunSpec, snapshot: Snapshot, depths: tupl
         base_hash=record.base_hash,
         fingerprint=record.fingerprint,
         labels=snapshot.labels,
-        depths=depths,
+        depths=found.depths[found.first],
+        bases=tuple(JobBase(name, known["hash"], found.depths[name]) for name, known in record.bases.items()),
     )

@@ -171,9 +171,9 @@ def _checkpoint_of(prepared: PreparedSearch, record: TrialRecord) -> tuple[Saved
 
 
 def _trained_run(prepared: PreparedSearch, record: TrialRecord, saved: SavedCheckpoint, delta: bytes) -> TrainedRun:
-    job, search, trial = prepared.job, prepared.record, Trial(record.number, record.overrides)
+    job, search, trial = prepared.job, prepared.record.seen_from(record), Trial(record.number, record.overrides)
     fitted = resolve_auto(trial.spec(RunSpec.resolve(job.spec)), search.rows["train"]).model_dump(mode="json")
-    run = Job(fitted, f"{job.search}/{trial.id}", job.base_hash, job.fingerprint, job.labels, job.threads)
+    run = Job(fitted, f"{job.search}/{trial.id}", search.base_hash, job.fingerprint, job.labels, job.threads)
     state = RunState(seconds=record.seconds, best_correct=record.correct)
     document = {
         "rows": search.rows,
@@ -185,7 +185,7 @@ def _trained_run(prepared: PreparedSearch, record: TrialRecord, saved: SavedChec
         "overlap": search.overlap,
         "test_overlap": search.test_overlap,
     }
-    return TrainedRun(run, prepared.base, saved, delta, state, document)
+    return TrainedRun(run, prepared.base_of(record), saved, delta, state, document)
 
 
 def _version_meta(prepared: PreparedSearch, trial: Trial, trained: TrainedRun) -> dict[str, Any]:

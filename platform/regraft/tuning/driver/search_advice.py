@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from regraft.spec.run import RunSpec
+from regraft.spec.search_bases import base_of_trial
 from regraft.training.advice import below_text, best_index, longer
+from regraft.tuning.pages.by_base import base_rows, base_sentence
 from regraft.tuning.records import SearchRecord, TrialRecord
 
 EDGE = 1.5
@@ -15,8 +17,15 @@ EDGE = 1.5
 
 
 def search_advice(spec: RunSpec, record: SearchRecord, trials: Sequence[TrialRecord], winner: TrialRecord) -> str:
-    """Return what to try next; empty for a winner that ran to its end and is not below a baseline."""
-    return ". ".join(filter(None, (_below_advice(spec, record, trials, winner), _stopped_advice(winner))))
+    """Return what to try next; empty for a winner that ran to its end and is not below a baseline.
+
+    Of several bases, the winner is compared with the trials and the baselines of its own, and bases are named that
+    cannot be compared.
+    """
+    own = [trial for trial in trials if base_of_trial(trial.overrides) == base_of_trial(winner.overrides)]
+    left_out = base_sentence(base_rows(record, trials))
+    below = _below_advice(spec, record.seen_from(winner), own, winner)
+    return ". ".join(filter(None, (below, _stopped_advice(winner), left_out)))
 
 
 def _stopped_advice(winner: TrialRecord) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from regraft.errors import RequestError
 from regraft.spec.run import RunSpec
+from regraft.spec.search_bases import base_of_trial
 from regraft.tuning.protocol import Trial
 from regraft.tuning.space import without_search
 from regraft.tuning.study import Study
@@ -36,7 +37,7 @@ class TrialQueue:
         self._waiting.append((trial, self._packs(trial)))
 
     def batch(self) -> list[Trial]:
-        """Remove and return the next trial; a trial that trains only a head comes with others that do."""
+        """Remove and return the next trial; one that trains only a head comes with others that do, of its base."""
         first = self._next()
         if first is None:
             return []
@@ -48,7 +49,7 @@ class TrialQueue:
             following = self._next()
             if following is None:
                 break
-            if following[1]:
+            if following[1] and base_of_trial(following[0].overrides) == base_of_trial(trial.overrides):
                 batch.append(following[0])
             else:
                 others.append(following)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from regraft.errors import UnknownPlugin
 from regraft.report.numbers import format_number
+from regraft.spec.search_bases import base_of_trial, short_bases
 from regraft.tuning.records import TrialRecord, best_first
 from regraft.units import finite_number
 
@@ -48,6 +49,8 @@ class DepthColumn:
     """Duration of a trial of full length: the median of seconds per epoch, times the most epochs of any trial."""
     share: float | None
     """Trainable share of all parameters."""
+    base: str = ""
+    """The short name of the base of all its trials, where there are several."""
 
     @property
     def shown(self) -> tuple[TrialRecord, ...]:
@@ -66,7 +69,12 @@ class DepthColumn:
 
     @property
     def name(self) -> str:
-        """The name of the column: `4 of 6 blocks frozen`, `lora`."""
+        """The name of the column: `4 of 6 blocks frozen`, `lora`, `lora of minilm`."""
+        return f"{self.plain_name} of {self.base}" if self.base else self.plain_name
+
+    @property
+    def plain_name(self) -> str:
+        """The name without the base."""
         if self.depth is None:
             return self.method or "unknown"
         if self.method and not _has_depth_field(self.method):
@@ -117,10 +125,24 @@ def epochs_of(trial: TrialRecord) -> float:
 def depth_columns(trials: Sequence[TrialRecord], score: Mapping[str, str]) -> list[DepthColumn]:
     """Group the trials by depth, the least frozen first, followed by the methods without a depth.
 
-    Trials whose depth cannot be determined are left out.
+    Trials whose depth cannot be determined are left out. Each of several bases has columns of its own.
     """
-    blocks = max((trial.blocks or 0 for trial in trials), default=0)
     longest = max((epochs_of(trial) for trial in trials), default=0.0)
+    by_base: dict[str, list[TrialRecord]] = {}
+    for trial in trials:
+        by_base.setdefault(base_of_trial(trial.overrides), []).append(trial)
+    names = short_bases(list(by_base))
+    return [
+        column
+        for reference, own in by_base.items()
+        for column in _columns_of_base(own, names[reference], score, longest)
+    ]
+
+
+def _columns_of_base(
+    trials: Sequence[TrialRecord], base: str, score: Mapping[str, str], longest: float
+) -> list[DepthColumn]:
+    blocks = max((trial.blocks or 0 for trial in trials), default=0)
     groups: dict[tuple[int | None, str], list[TrialRecord]] = {}
     for trial in trials:
         method = method_of(trial)
@@ -129,7 +151,8 @@ def depth_columns(trials: Sequence[TrialRecord], score: Mapping[str, str]) -> li
         if alone or depth is not None:
             groups.setdefault((depth, method if alone else ""), []).append(trial)
     order = sorted(groups, key=lambda key: (key[0] is None, key[0] or 0, key[1]))
-    return [_column(key[0], blocks, groups[key], score, longest=longest) for key in order]
+    found = (_column(key[0], blocks, groups[key], score, longest=longest) for key in order)
+    return [replace(column, base=base) for column in found]
 
 
 def _depth(trial: TrialRecord, method: str, blocks: int) -> int | None:

@@ -21,13 +21,13 @@ _LINE = 13
 """Points from one line of text to the next."""
 
 
-def depth_picture(record: SearchRecord, columns: Sequence[DepthColumn], knee: Knee) -> Picture:
+def depth_picture(record: SearchRecord, columns: Sequence[DepthColumn], knee: Knee, name: str = "depth") -> Picture:
     """Draw metric, seconds and trainable share over the columns, one below the other, with the knee through all."""
     about = (
         f"{record.score['name']}, seconds per trial and trainable share over frozen blocks; knee at {knee.column.name}"
     )
     draw = partial(_draw, record, _Layout(tuple(columns), knee))
-    return picture("depth", about, draw, wide=(10, 6.4), narrow=(3.2, 5.2))
+    return picture(name, about, draw, wide=(10, 6.4), narrow=(3.2, 5.2))
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _draw(record: SearchRecord, layout: _Layout, canvas: Canvas) -> None:
 
 def _tick(column: DepthColumn) -> str:
     if column.depth is None:
-        return "\n".join(brief(word, 11) for word in column.name.split("-")[:3])
+        return "\n".join(brief(word, 11) for word in column.plain_name.split("-")[:3])
     ends = {0: "\nnone", column.blocks: "\nall"} if column.blocks else {}
     return f"{column.depth}{ends.get(column.depth, '')}"
 
@@ -143,7 +143,7 @@ def _annotate(axes: Axes, layout: _Layout, column: DepthColumn, label: str, *, r
     place = layout.place_of(column)
     share = (place - layout.places[0]) / layout.span if layout.span > 0 else 0.5
     axes.annotate(
-        brief(f"{label}: {column.name}", 44),
+        brief(f"{label}: {column.plain_name}", 44),
         (place, 1),
         xycoords=axes.get_xaxis_transform(),
         xytext=(0, 4 + _LINE * row),

@@ -13,14 +13,15 @@ from regraft.report.numbers import format_number
 from regraft.report.svg import Picture
 from regraft.store.atomic_files import writing_locally
 from regraft.tuning.pages.beside_baselines import baseline_chart, baseline_rows, baseline_sentence, text_on_test
+from regraft.tuning.pages.by_base import base_rows
 from regraft.tuning.pages.by_depth import DepthColumn, Knee, depth_columns, ended, epochs_of, find_knee, ranked, value
 from regraft.tuning.pages.curve_plots import PANELS, Panel, clock_of, curve_picture, number_picture, track
 from regraft.tuning.pages.depth_plot import depth_picture
 from regraft.tuning.pages.words import (
     brief,
+    field_text,
     fields_of,
     numeric_fields,
-    setting_text,
     shared_facts,
     shared_paragraph,
     short_name,
@@ -33,6 +34,8 @@ from regraft.version import VERSION
 HTML = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
 _PICTURES = ("depth", "learning-rate", "searched-numbers", "learning-curves")
+_MOST_BASES = 8
+"""Bases whose depths are drawn; the table has all."""
 _RATE, _DEPTH = "training.lr", "method.depth"
 _OPEN = 40
 """Trials that the table shows unfolded."""
@@ -69,7 +72,7 @@ def write_report(record: SearchRecord, trials: Sequence[TrialRecord], folder: Pa
         for path, drawn in zip(written, pictures.values(), strict=True):
             html.put(path, drawn.png)
         html.put(folder / HTML, text)
-        for name in _PICTURES:
+        for name in (*_PICTURES, *(f"depth-{number}" for number in range(1, _MOST_BASES + 1))):
             if name not in pictures:
                 (folder / f"{name}.png").unlink(missing_ok=True)
     return [folder / HTML, *written]
@@ -78,10 +81,12 @@ def write_report(record: SearchRecord, trials: Sequence[TrialRecord], folder: Pa
 def _pictures(record: SearchRecord, trials: Sequence[TrialRecord]) -> dict[str, Picture]:
     """Draw every picture that has something to show, by name."""
     best_first = ranked(trials, record.score)
-    columns = [column for column in depth_columns(trials, record.score) if column.shown]
+    columns = _shown(depth_columns(trials, record.score))
     drawn: list[Picture] = []
-    if len(columns) > 1 and (knee := find_knee(columns, record.score, record.rows.get("eval", 0))):
-        drawn.append(depth_picture(record, columns, knee))
+    for number, own in enumerate(_by_base(columns)[:_MOST_BASES], 1):
+        name = f"depth-{number}" if own[0].base else "depth"
+        if len(own) > 1 and (knee := find_knee(own, record.score, record.rows.get("eval", 0))):
+            drawn.append(depth_picture(record, own, knee, name))
     if panels := _rate_panels(best_first, columns):
         drawn.append(
             number_picture("learning-rate", record, panels, best_first, logarithmic=_logarithmic(record, panels))
@@ -93,6 +98,19 @@ def _pictures(record: SearchRecord, trials: Sequence[TrialRecord]) -> dict[str, 
     if any(track(trial, record.score["name"], clock_of(trials)) for trial in trials):
         drawn.append(curve_picture(record, trials, _winner(record, trials)))
     return {picture.name: picture for picture in drawn}
+
+
+def _shown(columns: Sequence[DepthColumn]) -> list[DepthColumn]:
+    """Return the columns with a result, which are drawn."""
+    return [column for column in columns if column.shown]
+
+
+def _by_base(columns: Sequence[DepthColumn]) -> list[list[DepthColumn]]:
+    """Return the columns of each base."""
+    found: dict[str, list[DepthColumn]] = {}
+    for column in columns:
+        found.setdefault(column.base, []).append(column)
+    return list(found.values())
 
 
 def _winner(record: SearchRecord, trials: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -143,6 +161,8 @@ def _page(record: SearchRecord, trials: Sequence[TrialRecord], pictures: Mapping
     knee = find_knee(columns, record.score, record.rows.get("eval", 0))
     rows, fields = _rows(record, trials, best_first)
     winner = _winner(record, trials)
+    own = record.seen_from(winner) if winner else record
+    bases = base_rows(record, trials)
     store = f" --store {shlex.quote(record.store)}" if not record.store.rstrip("/").endswith("regraft-store") else ""
     environment = html.environment(_TEMPLATES)
     environment.filters["percent"] = percent
@@ -155,9 +175,12 @@ def _page(record: SearchRecord, trials: Sequence[TrialRecord], pictures: Mapping
         winner_score=value(winner.best, record.score["name"]) if winner else None,
         winner_settings=_settings(winner) if winner else (),
         winner_partial=status_text(winner) if winner and not ended(winner) else "",
-        standing=baseline_chart(record, winner) if winner else None,
-        beside=baseline_sentence(record, winner) if winner else "",
-        baselines=baseline_rows(record),
+        standing=baseline_chart(own, winner) if winner else None,
+        beside=baseline_sentence(own, winner) if winner else "",
+        baselines=baseline_rows(own),
+        bases=bases,
+        depth_pictures=[name for name in pictures if name.startswith("depth")],
+        depth_titles={f"depth-{n}": own[0].base for n, own in enumerate(_by_base(_shown(columns)), 1)},
         columns=columns,
         knee=knee,
         knee_text=_knee_text(knee, columns, record.score),
@@ -186,7 +209,7 @@ def _counts(trials: Sequence[TrialRecord]) -> str:
 
 
 def _settings(trial: TrialRecord) -> list[tuple[str, str]]:
-    return [(short_name(field), setting_text(written)) for field, written in trial.overrides.items()]
+    return [(short_name(field), field_text(field, written)) for field, written in trial.overrides.items()]
 
 
 def _rows(
@@ -205,7 +228,7 @@ def _rows(
     longest = max(map(epochs_of, trials), default=0.0)
     rows = []
     for trial in [*sorted(best_first, key=lambda trial: not ended(trial)), *rest]:
-        each = [setting_text(trial.overrides[field]) if field in trial.overrides else "" for field in fields]
+        each = [field_text(field, trial.overrides[field]) if field in trial.overrides else "" for field in fields]
         joined = " · ".join(f"{name} {written}" for name, written in _settings(trial))
         rows.append(
             TrialRow(
@@ -283,7 +306,7 @@ def _facts(record: SearchRecord, trials: Sequence[TrialRecord]) -> list[tuple[st
     facts = [
         ("search", record.name, True),
         ("model", record.model, True),
-        ("base", record.base, True),
+        *[("base", reference, True) for reference in record.bases or [record.base]],
         ("rows", rows, False),
         *[
             (f"test rows, trial {trial}", text_on_test(found, record.score["name"]), False)

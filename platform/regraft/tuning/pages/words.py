@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regraft.report.numbers import format_number, plugin_text
+from regraft.spec.search_bases import BASE, short_base
 from regraft.tuning.pages.by_depth import ended, epochs_of, value
 from regraft.tuning.records import SearchRecord, TrialRecord
 from regraft.units import bytes_text, seconds_text
@@ -44,6 +45,11 @@ def setting_text(written: Any) -> str:
     return brief(written if isinstance(written, str) else json.dumps(written, default=str), _LONGEST)
 
 
+def field_text(field: str, written: Any) -> str:
+    """Return the value of a searched field; of a base its short name."""
+    return short_base(str(written)) if field == BASE else setting_text(written)
+
+
 def short_name(field: str) -> str:
     """Return a field of `training` or `method` without that prefix; the rest is unambiguous."""
     return field.removeprefix("training.").removeprefix("method.")
@@ -51,7 +57,7 @@ def short_name(field: str) -> str:
 
 def point_text(trial: TrialRecord) -> str:
     """Return the trial's point: `method freeze (depth 4), lr 3e-4`."""
-    return ", ".join(f"{short_name(field)} {setting_text(written)}" for field, written in trial.overrides.items())
+    return ", ".join(f"{short_name(field)} {field_text(field, written)}" for field, written in trial.overrides.items())
 
 
 def tooltip(trial: TrialRecord, score: Mapping[str, str]) -> str:
@@ -88,7 +94,7 @@ def shared_paragraph(record: SearchRecord, trials: Sequence[TrialRecord]) -> str
     shared = record.shared
     sentences = []
     if rows := _amount(shared, "rows"):
-        sentences.append(_kept_sentence(shared, rows))
+        sentences.append(_kept_sentence(shared, rows, len(record.bases)))
     if saved := _amount(shared, "saved_s"):
         spent = sum(trial.seconds for trial in trials)
         sentences.append(f"That saved {seconds_text(saved)} of computing; the trials took {seconds_text(spent)}.")
@@ -100,9 +106,10 @@ def shared_paragraph(record: SearchRecord, trials: Sequence[TrialRecord]) -> str
     return " ".join(sentences) or "Nothing was shared: each trial computed everything itself."
 
 
-def _kept_sentence(shared: Mapping[str, Any], rows: float) -> str:
+def _kept_sentence(shared: Mapping[str, Any], rows: float, bases: int) -> str:
     computed, reused = _amount(shared, "computed"), _amount(shared, "reused")
-    text = f"The outputs of the frozen part of the base for each of {rows:,.0f} rows were kept for all trials"
+    of = "of the base" if bases < 2 else f"of each of {bases} bases that a trial needed"
+    text = f"The outputs of the frozen part {of} for each of {rows:,.0f} rows were kept for all trials"
     if computed is not None or reused:
         text += f": computed for {computed or 0:,.0f} of them"
         text += f", found again from earlier runs for {reused:,.0f}" if reused else ""

@@ -56,27 +56,30 @@ def in_steps(harness: Harness) -> Iterator[None]:
 
 
 class WorkerContext:
-    """Store, base, rows and shared outputs of one worker. `folder` is scratch."""
+    """Store, base, rows and shared outputs of one worker. `folder` is scratch, `of` names one of several bases."""
 
     store: ObjectStore
     base: Base
     snapshot: Snapshot
 
-    def __init__(self, job: SearchJob, harness: Harness, folder: Path) -> None:
-        self.job, self.harness, self.folder = job, harness, folder
+    def __init__(self, job: SearchJob, harness: Harness, folder: Path, of: str = "") -> None:
+        self.job, self.harness, self.folder, self.of = job, harness, folder, of
         self.spec = RunSpec.resolve(job.spec)
         self.cuts_by_task: dict[str, SharedCuts] = {}
         self._processors: dict[str, Any] = {}
         self._teachers: dict[str, Mapping[str, TeacherLogits]] = {}
 
-    def load(self) -> None:
-        """Open the store, locate the base, and open the rows. Raises WrongBase if the base has changed."""
+    def load(self, other: WorkerContext | None = None) -> None:
+        """Open the store, locate the base, and open the rows. Raises WrongBase if the base has changed.
+
+        `other` is a loaded context of another base, whose store and rows are shared.
+        """
         if self.job.threads:
             torch.set_num_threads(self.job.threads)
-        self.store = open_existing(self.spec.store)
+        self.store = other.store if other else open_existing(self.spec.store)
         self.base = base_of(self.store, self.spec, self._job_of(self.spec))
         check_weights_fit(self.base, self.harness)
-        self.snapshot = open_snapshot(self.store, self.job.fingerprint)
+        self.snapshot = other.snapshot if other else open_snapshot(self.store, self.job.fingerprint)
 
     def adapted(self, spec: RunSpec) -> Adapted:
         """Return a trial's model before its first step."""
@@ -124,8 +127,8 @@ class WorkerContext:
         """Return the shared outputs for rows that are read as this spec reads them."""
         key = task_key(spec)
         if key not in self.cuts_by_task:
-            budget = round(spec.compute.trunk_gb * 1e9)
-            self.cuts_by_task[key] = SharedCuts(self.snapshot, self.folder, budget, coordinator.emit)
+            budget = round(spec.compute.trunk_gb * 1e9 / self.job.sharing)
+            self.cuts_by_task[key] = SharedCuts(self.snapshot, self.folder, budget, coordinator.emit, self.of)
         cuts = self.cuts_by_task[key]
         cuts.emit = coordinator.emit
         return cuts

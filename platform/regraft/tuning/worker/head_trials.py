@@ -90,7 +90,8 @@ class HeadTrials:
             found["nearest_centroid"], correct = self._nearest_centroid(site, train, held)
         except Unsupported as error:
             coordinator.emit(Note(f"no nearest-centroid baseline: {error}"))
-        coordinator.emit(BaselinesMeasured(found, correct))
+        base = context.spec.base if context.of else None  # one of several
+        coordinator.emit(BaselinesMeasured(found, correct, base))
 
     def _nearest_centroid(self, site: CutSite, train: HeadRows, held: HeadRows) -> tuple[dict[str, float], str]:
         """Return the baseline's metrics, and the evaluation rows that it predicts correctly."""
@@ -228,10 +229,14 @@ class HeadTrials:
         )
         return train, held
 
-    def close(self) -> None:
-        """Release the models and what was computed from them."""
+    def rest(self) -> None:
+        """Release the models, which are made again when they are needed."""
         self._models.clear()
         self._sites.clear()
+
+    def close(self) -> None:
+        """Release the models and what was computed from them."""
+        self.rest()
         self._first.clear()
         self._labels.clear()
 

@@ -81,6 +81,8 @@ class SharedCuts:
     budget: int
     """Limit of bytes for all cuts."""
     emit: Progress
+    of: str = ""
+    """The base, where there are several."""
     shared: SharingStats = field(default_factory=SharingStats)
     entries: dict[Key, CutEntry] = field(default_factory=dict)
     _sides: tuple[CachedRows, ...] | None = None
@@ -154,6 +156,16 @@ class SharedCuts:
             self._head_features[boundary.key] = train, held
         return self._head_features[boundary.key]
 
+    def rest(self) -> None:
+        """Release what is read or encoded again when it is needed; kept outputs stay."""
+        self._head_features.clear()
+        self._memo = Memo()
+
+    def _name(self, site: CutSite) -> str:
+        """Return the name of a model's frozen part, with the base where there are several."""
+        name = frozen_name(site.adapted)
+        return f"{self.of}, {name}" if self.of else name
+
     def _all_sides(self, site: CutSite) -> tuple[CachedRows, ...]:
         if self._sides is None:
             self._sides = cached_sides(site.spec, site.snapshot)
@@ -165,7 +177,7 @@ class SharedCuts:
             return checked_cut(site)
         except Exception as error:
             reason = as_not_cut(error)
-        name = frozen_name(site.adapted)
+        name = self._name(site)
         self.entries[key] = CutEntry(name, None, False, CachePlacement("recompute", str(reason), 0, 0.0, 0.0))
         if not isinstance(reason, NothingFrozen):
             self.emit(Note(f"{name}: the frozen part is computed again in every epoch: {reason}"))
@@ -184,7 +196,7 @@ class SharedCuts:
             limits = CacheLimits(self.budget - taken, free, passes, cache_requested(each.spec))
             extra = sum(size for part, size in costs.row_bytes.items() if part not in self._bytes)
             chosen = choose_placement(costs, extra, total, limits)
-            entry = self.entries[key] = CutEntry(frozen_name(each.adapted), checked.cut, checked.shape_only, chosen)
+            entry = self.entries[key] = CutEntry(self._name(each), checked.cut, checked.shape_only, chosen)
             if entry.kept:
                 self._bytes |= costs.row_bytes
                 fresh = [part for part in checked.cut.kept if part.key not in self._features]
@@ -227,11 +239,12 @@ class SharedCuts:
         """Drop the outputs of these cuts, except for those that other cuts need."""
         for key, site, checked in cuts:
             plan = CachePlacement("recompute", why, 0, 0.0, 0.0)
-            self.entries[key] = CutEntry(frozen_name(site.adapted), checked.cut, checked.shape_only, plan)
+            self.entries[key] = CutEntry(self._name(site), checked.cut, checked.shape_only, plan)
         used = {part.key for entry in self.entries.values() if entry.kept and entry.cut for part in entry.cut.kept}
         self._bytes = {part: size for part, size in self._bytes.items() if part in used}
         self._features = {part: found for part, found in self._features.items() if part in used}
-        self.emit(Note(f"the frozen part is computed again in every epoch: {why}"))
+        of = f" of {self.of}" if self.of else ""
+        self.emit(Note(f"the frozen part{of} is computed again in every epoch: {why}"))
 
     def read(self, key: Key, rows: float) -> None:
         """Count rows that trials have read instead of computing them."""

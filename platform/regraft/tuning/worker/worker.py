@@ -1,188 +1,90 @@
-"""One worker of a search: it loads the base once, computes frozen outputs once, and runs many trials on both."""
+"""One worker of a search: it finds each base once, and hands every trial to those of its base."""
 
 from __future__ import annotations
 
-import gc
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from regraft.contracts import Method, TrunkShared
-from regraft.data.row_sample import fit_to_data
-from regraft.errors import RequestError, Unsupported
-from regraft.spec.auto import resolve_auto
-from regraft.spec.run import RunSpec
-from regraft.spec.sections import number_of
-from regraft.training.cut_check import CutSite
+from regraft.contracts import TrunkShared
+from regraft.spec.search_bases import base_of_trial, short_bases
 from regraft.training.harness import Harness
-from regraft.training.loop import begin, train
-from regraft.training.memory_check import check_steps_fit, explain_out_of_memory
-from regraft.training.run import Run
-from regraft.trunk.cut import Cut
-from regraft.tuning.protocol import Coordinator, End, SearchJob, Trial
+from regraft.tuning.protocol import Coordinator, SearchJob, Trial
+from regraft.tuning.worker.base_trials import BaseTrials, free_memory
 from regraft.tuning.worker.connection import connected
-from regraft.tuning.worker.context import TrialHarness, WorkerContext, in_steps
-from regraft.tuning.worker.head_probe import head_only_obstacle
-from regraft.tuning.worker.head_trials import HeadTrials
-from regraft.tuning.worker.phase_cuts import PhaseCuts
-from regraft.tuning.worker.shared_cuts import sharing_totals, task_key
-from regraft.tuning.worker.trial_errors import isolated
-
-log = logging.getLogger(__name__)
-
-FREEZES, HEADS = "freeze", "feature-extraction"
-"""The method that a depth belongs to, and the one whose depth is all blocks."""
+from regraft.tuning.worker.context import WorkerContext
+from regraft.tuning.worker.shared_cuts import sharing_totals
 
 
 class TrialWorker:
-    """Runs trials. No trial loads the base again, or computes outputs that another one has computed.
+    """Runs trials. No trial loads a base again, or computes outputs that another one has computed.
 
+    Of several bases, models of one at a time are in memory; the limit of kept outputs is shared by all of them.
     `folder` is scratch. An error of one trial fails only that trial; errors of the store or the coordinator end `run`.
     """
 
     def __init__(self, job: SearchJob, harness: Harness, folder: Path) -> None:
-        self.context = WorkerContext(job, harness, folder)
-        self._heads = HeadTrials(self.context)
+        self.harness = harness
+        names = short_bases([base.reference for base in job.bases])
+        self._bases: dict[str, BaseTrials] = {}
+        for number, one in enumerate(job.apart()):
+            reference = one.spec["base"] if job.bases else ""
+            place = folder / f"base-{number}" if job.bases else folder
+            place.mkdir(exist_ok=True)
+            self._bases[reference] = BaseTrials(WorkerContext(one, harness, place, names.get(reference, "")))
+        self._active = next(iter(self._bases))
         self._reported: dict[str, float] = {}
-        self._stocked: set[tuple[str, str]] = set()
 
     def prepare(self, coordinator: Coordinator) -> None:
-        """Locate the base, open the rows, and compute the outputs that the depths of the space share."""
-        self.context.load()
-        with connected(coordinator, self.context.harness.pulse) as connection:
-            depths = self.context.job.depths
-            self._stock([spec for depth in depths for spec in self._specs_at(depth)], connection)
+        """Locate the bases and open the rows; of a single base, compute the outputs that its depths share.
+
+        The outputs of one base among several are computed when its first trial comes: it may never come.
+        """
+        first, *others = (one.context for one in self._bases.values())
+        first.load()
+        for other in others:
+            other.load(first)
+        if not others:
+            with connected(coordinator, self.harness.pulse) as connection:
+                self._bases[self._active].prepare(connection)
 
     def run(self, trials: Sequence[Trial], coordinator: Coordinator) -> None:
         """Run trials to their ends, and report each end to the coordinator.
 
         After a stop notice the trial under way writes a checkpoint, and no other begins: neither is reported as over.
         """
-        with connected(coordinator, self.context.harness.pulse) as connection:
-            self._run(trials, connection)
+        with connected(coordinator, self.harness.pulse) as connection:
+            for reference, group in self._by_base(trials).items():
+                if self.harness.notice:
+                    break
+                self._turn_to(reference).prepare(connection)
+                self._bases[reference].run(group, connection)
+            self._report_shared(connection)
 
     def close(self) -> None:
         """Release everything that is loaded."""
-        self.context.close()
-        self._heads.close()
-        self._free_memory()
+        for one in self._bases.values():
+            one.close()
+        free_memory(self.harness)
 
     def shared(self) -> dict[str, Any]:
         """Return what trials shared so far: rows, computed, reused, bytes, where, why, saved_s."""
-        return sharing_totals(self.context.cuts_by_task.values())
+        return sharing_totals(cuts for one in self._bases.values() for cuts in one.context.cuts_by_task.values())
 
-    def _run(self, trials: Sequence[Trial], coordinator: Coordinator) -> None:
-        specs: dict[str, RunSpec] = {}
+    def _by_base(self, trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+        """Return the trials of each base; a trial of an unknown base goes to the active one, which refuses it."""
+        found: dict[str, list[Trial]] = {}
         for trial in trials:
-            with isolated(trial, coordinator):
-                specs[trial.id] = self._spec_of(trial)
-        self._stock(list(specs.values()), coordinator)
-        done = self._heads.run([(trial, specs[trial.id]) for trial in trials if trial.id in specs], coordinator)
-        for trial in trials:
-            if self.context.harness.notice:
-                break
-            if trial.id in specs and trial.id not in done:
-                with isolated(trial, coordinator) as failed:
-                    end = self._run_one(trial, specs[trial.id], coordinator)
-                    if end is not None:
-                        coordinator.ended(trial.id, end)
-                if failed:
-                    self._free_memory()  # an error refers to the model through its traceback
-        self._report_shared(coordinator)
+            reference = base_of_trial(trial.overrides)
+            found.setdefault(reference if reference in self._bases else self._active, []).append(trial)
+        return found
 
-    def _spec_of(self, trial: Trial) -> RunSpec:
-        """Return the trial's own spec. Raises SpecError, or Unsupported if it changes what the search has fixed."""
-        spec, common = trial.spec(self.context.spec), self.context.spec
-        changed = [name for name in ("base", "store") if getattr(spec, name) != getattr(common, name)]
-        if spec.data.model_copy(update={"augment": common.data.augment}) != common.data:
-            changed.append("data")
-        if spec.task != common.task and (spec.task.packs or spec.task.stored_columns() != common.task.stored_columns()):
-            changed.append("task")
-        if changed:
-            raise Unsupported("trials of one search share it: search over another field", where=changed[0])
-        rows = self.context.snapshot.train
-        return resolve_auto(spec, len(rows)).model_copy(update={"task": fit_to_data(spec.task, rows)})
-
-    def _specs_at(self, depth: int | str) -> Iterator[RunSpec]:
-        """Yield the specs at one of the space's depths, which may be a method's name, without contradictory ones.
-
-        The depth of all blocks is also that of heads that train alone.
-        """
-        methods: list[Any] = [depth] if depth in Method.names() else [{"type": FREEZES, "depth": depth}]
-        for method in [*methods, HEADS] if depth in ("all", self._count_blocks()) else methods:
-            try:
-                spec = self.context.spec.override({"method": method})
-                yield resolve_auto(spec, len(self.context.snapshot.train))
-            except RequestError as error:
-                log.info("%s is not computed ahead: %s", method, error)
-
-    def _count_blocks(self) -> int | None:
-        """Return the number of blocks of the base; None if the spec's own method does not fit it."""
-        try:
-            return len(self.context.adapted(self.context.spec).anatomy.blocks)
-        except RequestError:
-            return None
-
-    def _stock(self, specs: Sequence[RunSpec], coordinator: Coordinator) -> None:
-        """Compute the outputs that models of these specs share; a note says which models compute them themselves."""
-        by_task: dict[str, dict[str, RunSpec]] = {}
-        for spec in specs:
-            kind = task_key(spec), _structure(spec)
-            if spec.compute.trunk != "off" and kind not in self._stocked:
-                self._stocked.add(kind)
-                by_task.setdefault(kind[0], {})[kind[1]] = spec
-        for variants in by_task.values():
-            self._stock_task(list(variants.values()), coordinator)
-        self._heads.measure_baselines(self.context.spec, coordinator)
-
-    def _stock_task(self, specs: Sequence[RunSpec], coordinator: Coordinator) -> None:
-        sites: list[CutSite] = []
-        heads: list[tuple[CutSite, Cut]] = []
-        for spec in specs:
-            try:
-                site, *later = self.context.sites(spec)
-            except RequestError as error:
-                log.info("a model is not cut ahead: %s", error)  # its own trial reports the error
-                continue
-            cut = self._heads.cut(site, coordinator)
-            if cut is None:
-                sites += [site, *later]
-            else:
-                heads.append((site, cut))
-        if sites or heads:
-            passes = max(number_of(site.spec.training.epochs) for site in [*sites, *(site for site, _ in heads)]) + 1
-            self.context.cuts_for(specs[0], coordinator).stock(sites, passes, heads)
-
-    def _run_one(self, trial: Trial, spec: RunSpec, coordinator: Coordinator) -> End | None:
-        """Run one trial and return its end; None if it was asked to stop before."""
-        context = self.context
-        with explain_out_of_memory(spec):
-            adapted = context.adapted(spec)
-            check_steps_fit(spec, adapted, context.harness)
-            callbacks = context.callbacks_for(trial, spec, coordinator)
-            run = Run(
-                spec=spec,
-                snapshot=context.snapshot,
-                adapted=adapted,
-                harness=TrialHarness(context.harness),
-                callbacks=callbacks,
-            )
-            cuts = PhaseCuts(context, run, context.cuts_by_task.get(task_key(spec)))
-            try:
-                with in_steps(context.harness), closing(callbacks):
-                    if begin(run, context.folder / "resume"):
-                        run.teachers = context.teachers(run)
-                        train(run, cuts.next)
-            finally:
-                adapted.trunk = None  # it refers to the model: a circle, which would keep both in memory
-            cuts.count_rows()
-        if context.harness.notice and not run.state.finished:
-            return None
-        return callbacks.end(run.adapted, run.state.seconds)
+    def _turn_to(self, reference: str) -> BaseTrials:
+        """Return the trials of a base, after releasing the models of another one."""
+        if reference != self._active:
+            self._bases[self._active].rest()
+            self._active = reference
+        return self._bases[reference]
 
     def _report_shared(self, coordinator: Coordinator) -> None:
         """Report what has been shared since the last report."""
@@ -192,17 +94,3 @@ class TrialWorker:
             new[name] = found[name] - self._reported.get(name, 0)
             self._reported[name] = found[name]
         coordinator.emit(TrunkShared(**new))
-
-    def _free_memory(self) -> None:
-        gc.collect()
-        if self.context.harness.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _structure(spec: RunSpec) -> str:
-    """Return a key of everything that decides how a model is built and cut."""
-    heads = spec.method.serves == "head" and head_only_obstacle(spec)
-    # The phases of a method follow from the length of the run.
-    training = spec.training
-    length = spec.method.has_phases() and (training.steps, training.epochs, training.batch_size)
-    return repr((spec.method, spec.training.dropout, bool(spec.losses), spec.data.augment, spec.compute, heads, length))

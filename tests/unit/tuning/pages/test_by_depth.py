@@ -114,6 +114,24 @@ def test_trials_that_were_stopped_are_not_compared_with_those_that_ended() -> No
     assert (where.best.depth, where.column.depth) == (0, 0)
 
 
+def test_each_base_has_its_own_depths_and_the_knee_is_among_all() -> None:
+    def on(base: str, blocks: int, one: TrialRecord) -> TrialRecord:
+        return replace(one, blocks=blocks, overrides={**one.overrides, "base": base})
+
+    trials = [
+        on("/bases/small", 6, at(1, 4, 0.895, 10)),
+        on("/bases/large", 24, at(2, 4, 0.9, 90)),
+        on("/bases/large", 24, at(3, 24, 0.7, 40)),
+    ]
+    assert [column.name for column in depth_columns(trials, ACCURACY)] == [
+        "4 of 6 blocks frozen of small",
+        "4 of 24 blocks frozen of large",
+        "all 24 blocks frozen of large",
+    ]
+    where = found(trials)
+    assert (where.best.base, where.column.base) == ("large", "small")
+
+
 def test_no_knee_without_a_trial_that_ended() -> None:
     trials = [at(1, 0, 0.9, 90, status="stopped"), at(2, 4, 0.8, 30, status="failed")]
     assert find_knee(depth_columns(trials, ACCURACY), ACCURACY, 872) is None

@@ -253,3 +253,21 @@ OVERLAPS = """() => {
   }
   return found;
 }"""
+
+
+def test_a_page_of_several_bases_groups_by_base(tmp_path: Path) -> None:
+    names = ["/bases/minilm", "/bases/mpnet", "/bases/idle"]
+    known = {name: {"hash": str(number)} for number, name in enumerate(names)}
+    known[names[1]]["baselines"] = {"nearest_centroid": {"accuracy": 0.777}}  # type: ignore[assignment]
+    made = [
+        replace(one, overrides={"base": names[number % 2], **one.overrides}, blocks=(6, 12)[number % 2])
+        for number, one in enumerate(trials(14))
+    ]
+    (tmp_path / "depth-7.png").touch()  # of an earlier page, with more results
+    text = page(tmp_path, search(bases=known, base=names[0]), made)
+    section = text.partition('id="bases"')[2].partition("</section>")[0]
+    assert re.findall(r'title="(/bases/[a-z]+)"', section)[2] == "/bases/idle", "a base without a trial comes last"
+    assert "0.777" in section and "no trial" in section
+    assert {path.name for path in tmp_path.glob("depth*.png")} == {"depth-1.png", "depth-2.png"}
+    assert "blocks frozen of mpnet" in text and "3 bases" in text
+    assert "/bases/mpnet" not in text.partition('id="trials"')[2].partition("</section>")[0], "names are short there"

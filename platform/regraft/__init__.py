@@ -19,6 +19,7 @@ if _typing.TYPE_CHECKING:
     from regraft.adaptation.outcome import AdaptOutcome
     from regraft.contracts import Progress, Source
     from regraft.evaluation.evaluate import EvaluationResult
+    from regraft.selection.outcome import SelectOutcome
     from regraft.serving.batch.session import BatchResult
     from regraft.serving.predictor import Predictor
     from regraft.spec.run import RunSpec
@@ -26,7 +27,7 @@ if _typing.TYPE_CHECKING:
     from regraft.training.registration import Outcome
     from regraft.tuning.driver.finish import SearchOutcome
 
-__all__ = ["__version__", "adapt", "create_store", "evaluate", "load", "predict", "search", "teach", "train"]
+__all__ = ["__version__", "adapt", "create_store", "evaluate", "load", "predict", "search", "select", "teach", "train"]
 
 __version__ = _VERSION
 
@@ -111,6 +112,45 @@ def search(
     from regraft.cli.python_progress import search_shown
 
     return search_shown(run)
+
+
+def select(
+    spec: RunSpec | Mapping[str, Any] | str | Path,
+    bases: Sequence[str] | str | None = None,
+    *,
+    overrides: Mapping[str, object] | None = None,
+    store: str | Path | None = None,
+    sample: int = 500,
+    fresh: bool = False,
+    warm: bool = False,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> SelectOutcome:
+    """Rank bases for a spec's training rows before any fine-tuning; evaluation and test rows choose nothing.
+
+    `bases` are references as a spec writes them, text with commas between them, or a file with one a line; when None,
+    those of `search.space.base`. At most `sample` rows are scored. The same call returns what was decided, unless
+    `fresh`. `warm` computes what a run of the first choice keeps, for all rows. `skip_bad` leaves out bases that
+    cannot be used. Other arguments are those of `train`.
+    """
+    from regraft.selection.references import written_bases
+    from regraft.store.scratch_folder import swept
+
+    resolved = _resolved(spec, overrides, store)
+    named = written_bases(bases) if isinstance(bases, str) else None if bases is None else tuple(map(str, bases))
+
+    def run(shown: Progress | None) -> SelectOutcome:
+        from regraft.selection.session import SelectOptions, select_session
+
+        with swept():
+            options = SelectOptions(named, sample, fresh=fresh, warm=warm, skip_bad=skip_bad)
+            return select_session(resolved, options, progress=shown)
+
+    if progress is not None:
+        return run(progress)
+    from regraft.cli.python_progress import select_shown
+
+    return select_shown(run)
 
 
 def adapt(

@@ -100,6 +100,7 @@ def test_the_public_face_is_exact_and_imports_nothing_heavy() -> None:
         "load",
         "predict",
         "search",
+        "select",
         "teach",
         "train",
     ]

@@ -8,7 +8,15 @@ from house.sources import CODE, Function, length, methods_and_functions, module_
 
 MOST_PARAMETERS = 5
 MOST_POSITIONAL = 4
-FACE = {"regraft.adapt", "regraft.evaluate", "regraft.predict", "regraft.search", "regraft.teach", "regraft.train"}
+FACE = {
+    "regraft.adapt",
+    "regraft.evaluate",
+    "regraft.predict",
+    "regraft.search",
+    "regraft.select",
+    "regraft.teach",
+    "regraft.train",
+}
 """Functions of the Python face, whose options are the command line's."""
 
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from regraft import __version__
 from regraft.cli.adapt_arguments import add_arguments
 from regraft.cli.compare_arguments import add_compare
+from regraft.cli.select_arguments import add_select_arguments
 from regraft.cli.teach_arguments import teach_arguments
 from regraft.errors import RequestError
 
@@ -20,7 +21,7 @@ SECTIONS = ("spec", "data", "training", "compute", "stages", "search", "serve")
 
 _EPILOG = """\
 exit codes  0 done, 1 failed, 2 wrong request, 130 interrupted
-store       train, search, adapt, doctor SPEC: --store (or --set store=...), then REGRAFT_STORE, then the spec
+store       train, search, adapt, select, doctor SPEC: --store (or --set store=...), then REGRAFT_STORE, then the spec
             others: --store, then REGRAFT_STORE, then ./regraft-store
 """
 
@@ -87,6 +88,7 @@ def build() -> Parser:
     _upkeep(commands)
     _serve(commands)
     _search(commands)
+    add_select_arguments(_command(commands, "select", "rank bases for a task's rows before fine-tuning", store=True))
     add_arguments(_command(commands, "adapt", "adapt to another domain without its labels, or say why not", store=True))
     return parser
 

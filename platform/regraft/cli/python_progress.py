@@ -1,4 +1,4 @@
-"""The display of `train`, `search` and `adapt` of the package in a terminal or a notebook, as the commands have it."""
+"""The display of `train`, `search`, `adapt` and `select` of the package in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeVar
 
-from regraft.cli import adapt, search, search_progress, train, train_progress
+from regraft.cli import adapt, search, search_progress, select, train, train_progress
 from regraft.cli.screen import Screen
 from regraft.contracts import Progress
 
 if TYPE_CHECKING:  # both import torch, and a wrong spec is to be refused before that
     from regraft.adaptation.outcome import AdaptOutcome
+    from regraft.selection.outcome import SelectOutcome
     from regraft.training.registration import Outcome
     from regraft.tuning.driver.finish import SearchOutcome
 
@@ -38,6 +39,11 @@ def search_shown(run: Callable[[Progress | None], SearchOutcome]) -> SearchOutco
 def adapt_shown(run: Callable[[Progress | None], AdaptOutcome]) -> AdaptOutcome:
     """Call `run` with a display of its progress if somebody watches, and show its result."""
     return _with_display(run, adapt.following, adapt.show_result)
+
+
+def select_shown(run: Callable[[Progress | None], SelectOutcome]) -> SelectOutcome:
+    """Call `run` with a display of its progress if somebody watches, and show its result."""
+    return _with_display(run, select.following, select.show_result)
 
 
 def _with_display(

@@ -310,6 +310,17 @@ class StoredAdaptation(Stored):
     choice: dict[str, Any] = {}
 
 
+class StoredSelection(Stored):
+    """The record of a selection among bases."""
+
+    name: str = ""
+    fingerprint: str = ""
+    hashes: dict[str, str] = {}
+    created: str = ""
+    seconds: Number = 0.0
+    outcome: dict[str, Any] = {}
+
+
 class StoredReport(Stored):
     """One evaluation of a trial."""
 

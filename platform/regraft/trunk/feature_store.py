@@ -60,10 +60,13 @@ def trunk_id(boundary: Boundary, prefix: str, **made_by: Any) -> str:
     return hashlib.sha256(_canonical(what).encode()).hexdigest()[:32]
 
 
-def row_hashes(rows: Rows, images: Iterable[str] = ()) -> NDArray[np.bytes_]:
-    """Return (rows,) hashes of HASH bytes over all columns; the columns `images` count by their content."""
-    names = tuple(images)
-    return np.array([_row_hash(rows, index, names) for index in range(len(rows))], dtype=f"S{HASH}")
+def row_hashes(rows: Rows, images: Iterable[str] = (), chosen: Iterable[int] | None = None) -> NDArray[np.bytes_]:
+    """Return hashes of HASH bytes over all columns, for every row or the chosen ones, in order.
+
+    The columns `images` count by their content.
+    """
+    names, indices = tuple(images), range(len(rows)) if chosen is None else chosen
+    return np.array([_row_hash(rows, int(index), names) for index in indices], dtype=f"S{HASH}")
 
 
 def _row_hash(rows: Rows, index: int, images: Sequence[str]) -> bytes:

@@ -78,7 +78,9 @@ def transfer(name: str) -> dict[str, Any]:
         whole = float(random.values[-1])
         line = {"adapted_tenth": float(adapted.values[tenth]), "random_whole": whole}
         found.append({**line, "rows_to_reach_random": rows_to_reach(adapted, whole), "rows": float(adapted.rows[-1])})
-    return {key: float(np.mean([line[key] for line in found])) for key in found[0]}
+    means = {key: float(np.mean([line[key] for line in found])) for key in ("adapted_tenth", "random_whole", "rows")}
+    reached = [line["rows_to_reach_random"] for line in found if line["rows_to_reach_random"] is not None]
+    return {**means, "reach_random": len(reached), "rows_to_reach_random": float(np.mean(reached)) if reached else None}
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from select_features import DEVELOPMENT, JUDGING, kept_set
 
 from regraft.selection.members import scores
 from regraft.selection.score import FeatureTarget
-from regraft.selection.verdict import DifferenceInterval, paired_difference
+from regraft.selection.verdict import DifferenceInterval, HalfLearned, paired_difference
 
 CASES = 50
 """Cases of a set: 200 in all."""
@@ -49,8 +49,10 @@ def measured(name: str, cases: int) -> dict[str, Any]:
         target = every.target.take(chosen)
         seen = by_base({base: values[chosen] for base, values in features.items()}, target, case)
         for score, (one, other) in itertools.product((*SCORES, BOTH), pairs):
-            interval = paired_difference(seen[score, one], seen[score, other], draw, groups=target.groups)
-            wanted = float(truth[score, one].mean() - truth[score, other].mean())
+            first, second = seen[score, one], seen[score, other]
+            learned = HalfLearned(first[1], second[1], len(chosen) / len(every.target))
+            interval = paired_difference(first[0], second[0], draw, groups=target.groups, learned=learned)
+            wanted = float(truth[score, one][0].mean() - truth[score, other][0].mean())
             found[score].append({"pair": f"{one} - {other}", **compared(interval, wanted)})
     return {score: {**summary(lines), "rows": rows, "of": len(every.target)} for score, lines in found.items()}
 
@@ -89,12 +91,12 @@ def sample(target: FeatureTarget, rows: int, draw: np.random.Generator) -> NDArr
 def by_base(
     features: dict[str, NDArray[np.float64]], target: FeatureTarget, seed: int
 ) -> dict[tuple[str, str], NDArray[np.float64]]:
-    """Return each score of each row for each base; folds are the same for all bases."""
-    found = {}
+    """Return each score of each row for each base, (2, rows): by the other rows, and by half of them."""
+    found: dict[tuple[str, str], NDArray[np.float64]] = {}
     for score, base in itertools.product(SCORES, features):
-        by_row = scores()[score].evaluate(features[base], target, np.random.default_rng(seed)).by_row
-        assert by_row is not None
-        found[score, base] = by_row
+        one = scores()[score].evaluate(features[base], target, np.random.default_rng(seed))
+        assert one.by_row is not None and one.by_half is not None
+        found[score, base] = np.stack([one.by_row, one.by_half])
     for base in features:
         found[BOTH, base] = np.mean([found[score, base] for score in SCORES], axis=0)
     return found

@@ -76,11 +76,13 @@ class Scored:
 
     value: float
     by_row: Floats | None = None
+    by_half: Floats | None = None
+    """Scores of the same rows by half as many other rows: what there is to gain from more of them."""
 
     @classmethod
-    def of_rows(cls, by_row: Floats) -> Scored:
+    def of_rows(cls, by_row: Floats, by_half: Floats | None = None) -> Scored:
         """Return the score that is the mean of its rows."""
-        return cls(float(by_row.mean()), by_row)
+        return cls(float(by_row.mean()), by_row, by_half)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,10 @@ from regraft.selection.score import Floats, Indices
 
 CONFIDENCE = 0.9
 RESAMPLES = 1000
+SHARED = 1.2
+"""How much wider intervals of learned scores are than rows alone make them: rows share heads and neighbours."""
+DEVIATIONS = 1.645
+"""Deviations that nine tenths of a normal distribution lie within: the change by more rows counts as one."""
 AS_COSTLY = 1.2
 """Ratio of costs below which two bases cost the same in words."""
 COUNTS = ("", "", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -25,6 +29,26 @@ class Contender:
     name: str
     cost: float
     by_row: Floats
+    by_half: Floats | None = None
+    """Its score of each row by half as many other rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class HalfLearned:
+    """The scores of both sides by half as many other rows, and the share of all rows that the sample is.
+
+    A score on more rows differs from that on a sample: heads and neighbours learn from more of them. The difference of
+    two bases changes with it. The step from half the sample to the sample says by how much.
+    """
+
+    first: Floats
+    second: Floats
+    share: float = 1.0
+
+    def change(self, first: Floats, second: Floats) -> float:
+        """Return the expected change of the difference from the sample to all rows, if it falls with their root."""
+        step = float((first - second).mean() - (self.first - self.second).mean())
+        return float(step * (1 - min(1.0, self.share) ** 0.5) / (2**0.5 - 1))
 
 
 @dataclass(frozen=True)
@@ -65,11 +89,16 @@ class BaseVerdict:
 
 
 def verdict(
-    contenders: Sequence[Contender], draw: np.random.Generator, *, groups: NDArray[np.generic] | None = None
+    contenders: Sequence[Contender],
+    draw: np.random.Generator,
+    *,
+    groups: NDArray[np.generic] | None = None,
+    share: float = 1.0,
 ) -> BaseVerdict:
     """Return the verdict by a paired bootstrap over rows, or over groups of rows where they belong together.
 
-    Raises RequestError without contenders, for two of one name, and for scores of different rows.
+    `share` is the share of all rows that were scored: the verdict is about all of them. Raises RequestError without
+    contenders, for two of one name, and for scores of different rows.
     """
     _check(contenders, groups)
     best = max(contenders, key=lambda one: (float(one.by_row.mean()), -one.cost))
@@ -78,7 +107,10 @@ def verdict(
     found = []
     for one in contenders:
         shared = np.random.default_rng(seed)  # all are judged on the same resamples
-        interval = paired_difference(one.by_row, best.by_row, shared, groups=numbers)
+        learned = None
+        if one.by_half is not None and best.by_half is not None:
+            learned = HalfLearned(one.by_half, best.by_half, share)
+        interval = paired_difference(one.by_row, best.by_row, shared, groups=numbers, learned=learned)
         tied = one is best or interval.high >= 0
         found.append(BaseStanding(one.name, float(one.by_row.mean()), one.cost, interval, tied))
     found.sort(key=lambda one: (not one.tied, one.cost if one.tied else 0, -one.value, one.name))
@@ -86,11 +118,17 @@ def verdict(
 
 
 def paired_difference(
-    first: Floats, second: Floats, draw: np.random.Generator, *, groups: Indices | None = None
+    first: Floats,
+    second: Floats,
+    draw: np.random.Generator,
+    *,
+    groups: Indices | None = None,
+    learned: HalfLearned | None = None,
 ) -> DifferenceInterval:
     """Return the mean of `first` less that of `second` on the same rows, with its interval by a bootstrap.
 
-    `groups` are numbers from 0: rows of a group are drawn together.
+    `groups` are numbers from 0: rows of a group are drawn together. With `learned`, the interval is that of the
+    difference of the same scores on all rows: wider by what rows have in common and by what more rows may change.
     """
     differences = first - second
     groups = np.arange(len(differences)) if groups is None else groups
@@ -98,7 +136,11 @@ def paired_difference(
     drawn = draw.integers(0, len(sums), (RESAMPLES, len(sums)))
     means = sums[drawn].sum(1) / sizes[drawn].sum(1)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return DifferenceInterval(float(differences.mean()), float(low), float(high))
+    middle = float(differences.mean())
+    if learned is not None:
+        change = DEVIATIONS * learned.change(first, second)
+        low, high = (middle + sign * np.hypot(SHARED * (end - middle), change) for sign, end in ((-1, low), (1, high)))
+    return DifferenceInterval(middle, float(low), float(high))
 
 
 def _check(contenders: Sequence[Contender], groups: NDArray[np.generic] | None) -> None:

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from regraft.errors import RequestError
+from regraft.selection.curve_findings import curve_findings
 from regraft.selection.learning_curve import MeasuredCurve, measure_curve, rows_to_reach
 from regraft.selection.learning_law import fit_law
 from regraft.selection.ridge import fit_ridge
@@ -94,3 +95,22 @@ def test_scores_that_fall_with_more_labels_promise_nothing() -> None:
     law = fit_law(falling, np.random.default_rng(0))
     assert law.gain(1000, 2000).value < 0.01
     assert np.isfinite([law.at(2000).low, law.at(2000).high]).all()
+
+
+def test_the_findings_say_what_more_labels_bring_and_what_transfer_saves() -> None:
+    found = curve_findings(lawful(0.95, 0.05, 0.5), lawful(0.9, 0.1, 0.5))
+    assert [point["rows"] for point in found["points"]] == [50, 100, 250, 500, 1000]
+    assert found["points"][0]["adapted"] > found["points"][0]["random"]
+    assert found["doubled"]["rows"] == 2000 and 0 < found["doubled"]["value"] < 0.03
+    assert found["saved"]["of"] == 1000 and 50 < found["saved"]["rows"] < 500
+    assert found["sentences"][0].startswith("twice the labels (1,000 to 2,000) would bring +0.0")
+    assert found["sentences"][1].startswith("with ") and "transfer saves" in found["sentences"][1]
+    assert found["law"][-1]["low"] < found["law"][-1]["value"] < found["law"][-1]["high"]
+
+
+def test_a_base_that_never_reaches_random_weights_saves_nothing_and_one_that_always_does_saves_at_least() -> None:
+    worse = curve_findings(lawful(0.8, 0.1, 0.5), lawful(0.9, 0.1, 0.5))
+    assert worse["saved"] is None and worse["sentences"][1].endswith("transfer saves none")
+    better = curve_findings(lawful(0.99, 0.01, 0.5), lawful(0.6, 0.1, 0.5))
+    assert better["sentences"][1].endswith("with 1,000: transfer saves at least 950")
+    assert len(curve_findings(lawful(0.9, 0.1, 0.5))["sentences"]) == 1

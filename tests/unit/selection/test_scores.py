@@ -288,6 +288,16 @@ def test_a_group_of_copies_is_no_help_to_itself() -> None:
         assert together < alone - 0.1, name
 
 
+@pytest.mark.parametrize("name", ["knn", "linear_probe"])
+@pytest.mark.parametrize("kind", list(TargetKind))
+def test_half_of_the_other_rows_foretell_less(name: str, kind: str) -> None:
+    features, target = made(kind, 400, 12)
+    found = scores()[name].evaluate(features, target, np.random.default_rng(0))
+    assert found.by_row is not None and found.by_half is not None
+    assert found.by_half.shape == found.by_row.shape
+    assert found.value - 0.2 < found.by_half.mean() < found.value
+
+
 def test_targets_that_are_not_what_they_say_are_refused() -> None:
     for kind, values in (("classes", [[0, 1], [1, 0]]), ("numbers", [math.nan, 1.0]), ("tags", [[[True]]])):
         with pytest.raises(RequestError):

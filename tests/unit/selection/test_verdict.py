@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from regraft.errors import RequestError
-from regraft.selection.verdict import Contender, paired_difference, verdict
+from regraft.selection.verdict import Contender, HalfLearned, paired_difference, verdict
 
 
 def right(share: float, rows: int = 400, seed: int = 0) -> NDArray[np.float64]:
@@ -93,3 +93,27 @@ def test_scores_of_other_rows_and_two_bases_of_one_name_are_refused() -> None:
             verdict(wrong, np.random.default_rng(0))
     with pytest.raises(RequestError, match="same rows"):
         verdict([Contender("a", 1, right(0.5, 10))], np.random.default_rng(0), groups=np.arange(9))
+
+
+def test_what_more_rows_would_change_widens_the_interval() -> None:
+    first, second = right(0.8), right(0.7, seed=1)
+    half = right(0.6)
+    plain = paired_difference(first, second, np.random.default_rng(0))
+    learned = [
+        paired_difference(first, second, np.random.default_rng(0), learned=HalfLearned(half, second, share))
+        for share in (1.0, 0.5, 0.1)
+    ]
+    widths = [one.high - one.low for one in (plain, *learned)]
+    assert widths == sorted(widths) and widths[-1] > 2 * widths[1]
+    assert {one.difference for one in learned} == {plain.difference}
+
+
+def test_a_lead_that_more_rows_may_undo_is_a_tie() -> None:
+    clear = [Contender("a", 1, right(0.9)), Contender("b", 1, right(0.7, seed=1))]
+    shaky = [
+        Contender("a", 1, clear[0].by_row, right(0.9)),
+        Contender("b", 1, clear[1].by_row, right(0.55, seed=1)),
+    ]
+    assert not verdict(clear, np.random.default_rng(0)).standings[1].tied
+    assert not verdict(shaky, np.random.default_rng(0)).standings[1].tied
+    assert verdict(shaky, np.random.default_rng(0), share=0.1).standings[1].tied

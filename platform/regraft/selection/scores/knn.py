@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regraft.selection.row_scores import by_row
 from regraft.selection.score import FeatureScore, FeatureTarget, Floats, Scored
@@ -26,7 +27,11 @@ class NearestNeighbours(FeatureScore):
     name: ClassVar[str] = "knn"
 
     def _evaluate(self, features: Floats, target: FeatureTarget, draw: np.random.Generator) -> Scored:
-        return Scored.of_rows(by_row(_predicted(_units(features), target), target))
+        units, everything = _units(features), np.ones(len(target), dtype=bool)
+        half = np.zeros(len(target), dtype=bool)
+        half[draw.permutation(len(target))[: len(target) // 2]] = True
+        whole, fewer = (by_row(_predicted(units, target, pool), target) for pool in (everything, half))
+        return Scored.of_rows(whole, fewer)
 
 
 def _units(features: Floats) -> Floats:
@@ -38,19 +43,19 @@ def _units(features: Floats) -> Floats:
     return np.asarray(centred / np.where(lengths > 0, lengths, 1), dtype=np.float64)
 
 
-def _predicted(units: Floats, target: FeatureTarget) -> Floats:
-    """Return the mean of each row's nearest neighbours, (rows, columns)."""
+def _predicted(units: Floats, target: FeatureTarget, pool: NDArray[np.bool_]) -> Floats:
+    """Return the mean of each row's nearest neighbours among a pool (rows,), (rows, columns)."""
     columns = target.columns()
     groups = np.arange(len(units)) if target.groups is None else target.groups
     found = np.empty_like(columns)
     for start in range(0, len(units), BLOCK):
         rows = slice(start, start + BLOCK)
         similar = units[rows] @ units.T
-        similar[groups[rows, None] == groups[None]] = -np.inf
+        similar[(groups[rows, None] == groups[None]) | ~pool[None]] = -np.inf
         nearest = np.argsort(-similar, axis=1, kind="stable")[:, :NEIGHBOURS]
         near = np.take_along_axis(similar, nearest, 1)
         counted = np.isfinite(near)
-        shares = counted / counted.sum(1, keepdims=True)
+        shares = counted / np.maximum(counted.sum(1, keepdims=True), 1)
         found[rows] = np.einsum("rk,rkc->rc", _weights(shares, near, target), columns[nearest])
     return found
 

@@ -24,8 +24,10 @@ class LinearProbe(FeatureScore):
 
     def _evaluate(self, features: Floats, target: FeatureTarget, draw: np.random.Generator) -> Scored:
         columns = target.columns()
-        predicted = np.empty_like(columns)
+        whole, fewer = np.empty_like(columns), np.empty_like(columns)
         for fold in folds(target, FOLDS, draw):
             fitted = others(fold, len(target))
-            predicted[fold] = fit_ridge(features[fitted], columns[fitted]).predict(features[fold])
-        return Scored.of_rows(by_row(predicted, target))
+            half = draw.permutation(fitted)[: (len(fitted) + 1) // 2]
+            whole[fold] = fit_ridge(features[fitted], columns[fitted]).predict(features[fold])
+            fewer[fold] = fit_ridge(features[half], columns[half]).predict(features[fold])
+        return Scored.of_rows(by_row(whole, target), by_row(fewer, target))

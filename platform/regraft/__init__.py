@@ -19,6 +19,7 @@ if _typing.TYPE_CHECKING:
     from regraft.adaptation.outcome import AdaptOutcome
     from regraft.contracts import Progress, Source
     from regraft.evaluation.evaluate import EvaluationResult
+    from regraft.planning.outcome import PlanOutcome
     from regraft.selection.outcome import SelectOutcome
     from regraft.serving.batch.session import BatchResult
     from regraft.serving.predictor import Predictor
@@ -27,7 +28,8 @@ if _typing.TYPE_CHECKING:
     from regraft.training.registration import Outcome
     from regraft.tuning.driver.finish import SearchOutcome
 
-__all__ = ["__version__", "adapt", "create_store", "evaluate", "load", "predict", "search", "select", "teach", "train"]
+__all__ = ["__version__", "adapt", "create_store", "evaluate", "load", "plan"]
+__all__ += ["predict", "search", "select", "teach", "train"]
 
 __version__ = _VERSION
 
@@ -170,32 +172,41 @@ def adapt(
     held. The same call again continues where it was interrupted, or returns what was decided.
     """
     from regraft.adaptation.runs import check_adaptable
-    from regraft.cluster.anywhere import after_stages_of, train_candidate_anywhere
-    from regraft.store.scratch_folder import swept
+    from regraft.cluster.anywhere import adapt_anywhere
 
     resolved = _resolved(spec, overrides, store)
     check_adaptable(resolved)
+    rungs, rows = None if ladder is None else tuple(ladder), None if check is None else str(check)
 
     def run(shown: Progress | None) -> AdaptOutcome:
-        from regraft.adaptation.session import AdaptOptions, adapt_session
-        from regraft.contracts import NotesOnce
-
-        once = NotesOnce(shown)  # every run reads the same rows
-
-        def trained(one: RunSpec, finish: Any) -> Outcome:
-            return train_candidate_anywhere(one, finish, progress=once, address=address)
-
-        options = AdaptOptions(None if ladder is None else tuple(ladder), None if check is None else str(check))
-        with swept():
-            ready = after_stages_of(resolved, fresh=False, same=False, progress=once, address=address)
-            # Runs of an adaptation have names of their own: each would have stages of its own.
-            return adapt_session(ready.model_copy(update={"stages": ()}), trained, options, progress=once)
+        return adapt_anywhere(resolved, rungs, rows, progress=shown, address=address)
 
     if progress is not None:
         return run(progress)
     from regraft.cli.python_progress import adapt_shown
 
     return adapt_shown(run)
+
+
+def plan(
+    spec: RunSpec | Mapping[str, Any] | str | Path,
+    *,
+    overrides: Mapping[str, object] | None = None,
+    store: str | Path | None = None,
+    measure: bool = False,
+    progress: Progress | None = None,
+) -> PlanOutcome:
+    """Say what a spec moves, needs, writes and takes, before anything starts: `plan(spec).document()`.
+
+    `spec`, `overrides` and `store` are those of `train`. Of the base only headers are read, on the hub and in S3 too;
+    `measure` runs a few steps on this machine for the time, and reads the weights. Nothing is written to the store.
+    """
+    from regraft.planning.session import plan_session
+    from regraft.store.scratch_folder import swept
+
+    resolved = _resolved(spec, overrides, store)
+    with swept():
+        return plan_session(resolved, measure=measure, progress=progress)
 
 
 def _resolved(
@@ -302,15 +313,14 @@ def predict(
     workers: int | None = None,
     address: str | None = None,
     fresh: bool = False,
+    budget: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> BatchResult:
     """Answer every row of `input` with a registered model, and write `output` (.jsonl, .csv, .tsv, .parquet) in order.
 
-    `input` is a path, glob, s3:// URL or table (pandas, pyarrow, a list of mappings). `features` writes vectors, made
-    in `dtype`, in place of answers; `model` may then also be a base, as a spec writes it. `columns` maps the model's
-    columns to the file's; `format` is the source that reads the file. A row that cannot be answered raises DataError
-    before anything is computed; with `bad_rows="skip"`, its line has an `error`. `workers` are processes on Ray (None:
-    by the size of the cluster); 0 is this process. The same call continues after a crash; `fresh` starts over.
+    `input` is a path, glob, s3:// URL or table. `features` writes vectors, made in `dtype`; `model` may then be a base.
+    `columns` maps the model's columns to the file's, which `format` reads. With `bad_rows="skip"`, a row that cannot be
+    answered has an `error`. `workers` are processes on Ray, 0 is this one. The same call goes on after its `budget`.
     """
     from regraft.contracts import Source
     from regraft.serving.batch.input_blocks import source_named
@@ -324,18 +334,19 @@ def predict(
             output=str(output),
             store=_store(store),
             features=features,
-            columns=dict(columns or {}),
+            columns=columns or {},
             format=format if format is None or isinstance(format, Source) else source_named(format),
             bad_rows=bad_rows,
             dtype=dtype,
             plugins=tuple(map(str, plugins)),
             base=base,
+            budget=dict(budget or {}),
         )
         if workers == 0:  # in this process, so that machines without Ray can predict too
             return predict_here(request, fresh=fresh, progress=progress)
-        from regraft.cluster.predict import predict as predict_on_ray
+        from regraft.cluster import predict as on_ray
 
-        return predict_on_ray(request, workers=workers, fresh=fresh, progress=progress, address=address)
+        return on_ray.predict(request, workers=workers, fresh=fresh, progress=progress, address=address)
 
 
 def teach(

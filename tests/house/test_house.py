@@ -98,6 +98,7 @@ def test_the_public_face_is_exact_and_imports_nothing_heavy() -> None:
         "create_store",
         "evaluate",
         "load",
+        "plan",
         "predict",
         "search",
         "select",

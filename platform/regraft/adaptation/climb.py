@@ -27,7 +27,7 @@ from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.training.cut_check import CutSite
-from regraft.training.run import steps_of
+from regraft.training.run_steps import steps_of
 
 Heads = Mapping[str, Callable[[LinearHead], LinearHead]]
 """Other heads to try, by name, each made of the source-only model's: for experiments in Python."""

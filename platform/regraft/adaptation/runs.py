@@ -10,7 +10,7 @@ from regraft.errors import RequestError
 from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec, lacking
 from regraft.training.prepare import base_reference
-from regraft.training.run import steps_of
+from regraft.training.run_steps import steps_of
 
 ONE_LABEL = "prototypes"
 """What tasks with one label a row support."""

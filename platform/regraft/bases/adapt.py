@@ -34,14 +34,14 @@ class Adaptation:
     """Replaces every dropout probability of the model; those of a method, such as LoRA's, are the method's fields."""
 
 
-def adapt(base: Base, adaptation: Adaptation, processor: Any = None) -> Adapted:
+def adapt(base: Base, adaptation: Adaptation, processor: Any = None, *, loader: BaseLoader | None = None) -> Adapted:
     """Build the task's model on the base and let the method prepare it; return it in eval mode.
 
     The same arguments give the same model. `processor` is the base's tokenizer or image processor where the caller
-    has loaded it already. Raises BaseError and Unsupported.
+    has loaded it already; `loader` builds the models, if not with the base's weights. Raises BaseError and Unsupported.
     """
     task, method, labels = adaptation.task, adaptation.method, adaptation.labels
-    loader = BaseLoader(base, adaptation.dropout)
+    loader = loader or BaseLoader(base, adaptation.dropout)
     with MAKING_A_MODEL:
         torch.manual_seed(adaptation.seed)
         model = task.build(loader, labels)

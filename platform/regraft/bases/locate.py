@@ -43,7 +43,7 @@ _PROCESSOR = (
     "vocab.json", "merges.txt", "preprocessor_config.json", "processor_config.json", "*.model", "*.spm",
     "chat_template.jinja",
 )  # fmt: skip
-_HUB = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
+HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,11 @@ def locate(reference: str) -> Base:
     hashed = [*safety.weights(copy.path), *(copy.path / name for name in _HASHED)]
     processor = _digest(_processor_files(copy.path), copy)
     return Base(reference, copy.path, _digest(hashed, copy), processor, revision, source, copy.state, copy.hold)
+
+
+def find_folder(reference: str) -> Path:
+    """Return the folder of a base; nothing of it is copied. Raises BaseError where there is none."""
+    return _find(reference)[0]
 
 
 def change_on_disk(base: Base) -> str | None:
@@ -142,6 +147,7 @@ def _processor_files(folder: Path) -> list[Path]:
 
 
 def _find(reference: str) -> tuple[Path, str | None]:
+    """Return the folder of a base, downloaded if it is remote, and the hub's commit."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", reference)
     if reference.startswith("package:"):
         return _package(reference), None
@@ -152,7 +158,7 @@ def _find(reference: str) -> tuple[Path, str | None]:
     folder = Path(reference).expanduser()
     if reference and folder.is_dir():
         return folder.resolve(), None
-    hub = _HUB.fullmatch(reference)
+    hub = HUB_ID.fullmatch(reference)
     if hub is None or folder.is_file():
         what = "is a file" if folder.is_file() else "is not there"
         raise BaseError(f"{reference!r} {what}; allowed are {ALLOWED}", where="base")

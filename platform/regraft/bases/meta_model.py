@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from regraft.bases.adapt import Adaptation, adapt
+from regraft.bases.adapted import Adapted
 from regraft.bases.anatomy import dissect
+from regraft.bases.base_header import BaseHeader
 from regraft.bases.load import BaseLoader
 from regraft.bases.locate import Base
 from regraft.contracts import Anatomy, Method, Task
@@ -31,18 +34,52 @@ class TrainableWeights:
 
 
 class _MetaLoader(BaseLoader):
-    """Builds models whose tensors have shapes but no values."""
+    """Builds models whose tensors have shapes but no values; `shapes` are those of the base's files, where known."""
+
+    def __init__(
+        self, base: Base, dropout: float | None = None, shapes: Mapping[str, tuple[int, ...]] | None = None
+    ) -> None:
+        super().__init__(base, dropout)
+        self._shapes = shapes
 
     def _load(self, family: Any, settings: Any, arguments: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         with torch.device("meta"):
-            model = family.from_config(settings, **arguments)
-        return model, {"missing_keys": [], "mismatched_keys": []}
+            model = family.from_config(settings, dtype=torch.float32, **arguments)
+        return model, {"missing_keys": self._missing(model), "mismatched_keys": []}
+
+    def _missing(self, model: Any) -> list[str]:
+        """Return the parameters of heads and poolers that the files do not hold in this shape.
+
+        Other names may be spelled otherwise in old files, and are taken to be there.
+        """
+        if self._shapes is None:
+            return []
+        inside = f"{model.base_model_prefix}."
+        held = {name.removeprefix(inside): shape for name, shape in self._shapes.items()}
+        return [
+            name
+            for name, parameter in model.named_parameters()
+            if (not name.startswith(inside) and hasattr(model, inside[:-1])) or "pooler" in name.split(".")
+            if held.get(name.removeprefix(inside)) != tuple(parameter.shape)
+        ]
 
 
 def meta_model(task: Task, base: Base, labels: tuple[str, ...]) -> tuple[nn.Module, Anatomy]:
     """Return the task's model on the base, its tensors without values, and its anatomy."""
     model = task.build(_MetaLoader(base), labels)
     return model, dissect(model)
+
+
+def meta_adapted(header: BaseHeader, adaptation: Adaptation, processor: Any) -> Adapted:
+    """Return the adapted model of a base of which the header alone is read; none of its tensors has values.
+
+    Torch's global generator is left as it was. Raises what `adapt` raises.
+    """
+    base = header.as_base()
+    with torch.random.fork_rng(devices=[]):
+        adapted = adapt(base, adaptation, processor, loader=_MetaLoader(base, adaptation.dropout, shapes=header.shapes))
+    adapted.model.to("meta")  # what a method or a task added
+    return adapted
 
 
 def trainable_weights(task: Task, method: Method, base: Base, labels: tuple[str, ...]) -> TrainableWeights:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from regraft import __version__
 from regraft.cli.adapt_arguments import add_arguments
+from regraft.cli.argument_types import among as _among
+from regraft.cli.argument_types import count as _count
+from regraft.cli.argument_types import registered as _registered
 from regraft.cli.compare_arguments import add_compare
+from regraft.cli.plan_arguments import budget_arguments, plan_arguments
 from regraft.cli.select_arguments import add_select_arguments
 from regraft.cli.teach_arguments import teach_arguments
 from regraft.errors import RequestError
 
 FAMILIES = ("tasks", "methods", "losses", "sources", "columns", "media")
-SECTIONS = ("spec", "data", "training", "compute", "stages", "search", "serve")
+SECTIONS = ("spec", "data", "training", "compute", "budget", "stages", "search", "serve")
 """Parts of a spec whose fields `show` explains; `spec` are the fields outside the others."""
 
 _EPILOG = """\
 exit codes  0 done, 1 failed, 2 wrong request, 130 interrupted
-store       train, search, adapt, select, doctor SPEC: --store (or --set store=...), then REGRAFT_STORE, then the spec
+store       commands with a SPEC: --store (or --set store=...), then REGRAFT_STORE, then the spec
             others: --store, then REGRAFT_STORE, then ./regraft-store
 """
 
@@ -88,6 +92,7 @@ def build() -> Parser:
     _upkeep(commands)
     _serve(commands)
     _search(commands)
+    plan_arguments(_command(commands, "plan", "what a spec moves, needs and takes, before anything starts", store=True))
     add_select_arguments(_command(commands, "select", "rank bases for a task's rows before fine-tuning", store=True))
     add_arguments(_command(commands, "adapt", "adapt to another domain without its labels, or say why not", store=True))
     return parser
@@ -211,27 +216,11 @@ def _predict(commands: Any) -> None:
     predict.add_argument("--workers", type=_count, metavar="N", help="processes on Ray; 0: this process, without Ray")
     predict.add_argument("--base", metavar="REFERENCE", help="where the base is now, if it has moved")
     predict.add_argument("--fresh", action="store_true", help="replace the output, also an unfinished one")
+    budget_arguments(predict)
     predict.add_argument(
         "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
     _plugins(predict)
-
-
-def _among(*allowed: str) -> Callable[[str], str]:
-    """Return an argument type that accepts these words."""
-
-    def check(written: str) -> str:
-        if written not in allowed:
-            raise argparse.ArgumentTypeError(f"{written!r} is written; allowed are {', '.join(allowed)}")
-        return written
-
-    return check
-
-
-def _count(written: str) -> int:
-    if not written.isdecimal():
-        raise argparse.ArgumentTypeError(f"{written!r} is written; allowed is a whole number, 0 or more")
-    return int(written)
 
 
 def _models(commands: Any) -> None:
@@ -382,16 +371,3 @@ def _search(commands: Any) -> None:
     search.add_argument(
         "--address", metavar="URL", help="a cluster to submit to (http://head:8265), or a Ray to join (host:6379)"
     )
-
-
-def _registered(written: str) -> str | int:
-    if written in ("none", "best"):
-        return written
-    if trial := re.fullmatch(r"t(\d+)", written):
-        return f"t{int(trial[1]):04d}"
-    if not written.isdecimal() or int(written) < 1:
-        raise argparse.ArgumentTypeError(
-            f"{written!r} is written; allowed are none, best, a number from 1 on (that many of the best), or a trial "
-            "such as t0011 (that one)"
-        )
-    return int(written)

@@ -47,10 +47,21 @@ def predict(args: argparse.Namespace, screen: Screen) -> Reply:
             workers=args.workers,
             address=args.address,
             fresh=args.fresh,
+            budget=budget_of(args),
             progress=progress,
         )
     _summary(written, screen, vectors=args.features)
     return Reply(written.document())
+
+
+def budget_of(args: argparse.Namespace) -> dict[str, float]:
+    """Return the limits that the command line names, as a spec's section `budget` has them."""
+    written = {
+        "seconds": args.budget_seconds,
+        "memory_gb": args.budget_memory,
+        "store_gb": args.budget_store,
+    }
+    return {name: value for name, value in written.items() if value is not None}
 
 
 def _check_standard_input(args: argparse.Namespace, screen: Screen) -> None:

@@ -11,6 +11,7 @@ from regraft.cli.schema import FAMILIES, bounds, described
 from regraft.cli.screen import Reply, Screen
 from regraft.errors import RequestError
 from regraft.plugins import unknown
+from regraft.spec.budget import BudgetSpec
 from regraft.spec.run import RunSpec
 from regraft.spec.search import SearchSpec
 from regraft.spec.sections import ComputeSpec, DataSpec, TrainingSpec
@@ -22,6 +23,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataSpec,
     "training": TrainingSpec,
     "compute": ComputeSpec,
+    "budget": BudgetSpec,
     "stages": StageSpec,
     "search": SearchSpec,
     "serve": ServeSpec,

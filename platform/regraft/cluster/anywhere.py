@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from regraft.adaptation.outcome import AdaptOutcome
     from regraft.contracts import Progress
     from regraft.spec.run import RunSpec
     from regraft.training.registration import Outcome
@@ -77,6 +78,26 @@ def train_candidate_anywhere(spec: RunSpec, finish: Any, *, progress: Progress |
     from regraft.cluster.train import train_candidate
 
     return train_candidate(spec, finish, progress=progress, address=address)
+
+
+def adapt_anywhere(
+    spec: RunSpec, ladder: tuple[str, ...] | None, check: str | None, *, progress: Progress | None, address: str | None
+) -> AdaptOutcome:
+    """Adapt a spec's model to its target, with training in this process or on Ray; the stages come first."""
+    from regraft.adaptation.session import AdaptOptions, adapt_session
+    from regraft.contracts import NotesOnce
+    from regraft.store.scratch_folder import swept
+
+    once = NotesOnce(progress)  # every run reads the same rows
+
+    def trained(one: RunSpec, finish: Any) -> Outcome:
+        return train_candidate_anywhere(one, finish, progress=once, address=address)
+
+    with swept():
+        ready = after_stages_of(spec, fresh=False, same=False, progress=once, address=address)
+        # Runs of an adaptation have names of their own: each would have stages of its own.
+        alone = ready.model_copy(update={"stages": ()})
+        return adapt_session(alone, trained, AdaptOptions(ladder, check), progress=once)
 
 
 def _on_ray(address: str | None) -> bool:

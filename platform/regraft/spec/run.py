@@ -20,6 +20,7 @@ from pydantic import (
 from regraft.contracts import Episode, Loss, TeacherLoss, TrainingDefaults, columns_of
 from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen, add_folder
+from regraft.spec.budget import BudgetSpec, within
 from regraft.spec.column_names import column_names, misnamed
 from regraft.spec.document import absolute, absolute_base, merged, read_document
 from regraft.spec.feature_training import problem_of_features
@@ -118,12 +119,14 @@ class RunSpec(Frozen):
     this run. A finished stage is not trained again. See `regraft show stages`."""
     search: SearchSpec | None = None
     """What `regraft search` varies; `regraft train` ignores it."""
+    budget: BudgetSpec = BudgetSpec()
+    """The most that a run or a search may take; see `regraft show budget`."""
 
     @model_serializer(mode="wrap")
     def _omit_absent_parts(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # The names and documents of runs without them must stay as they were before these fields existed.
         document: dict[str, Any] = handler(self)
-        return {name: value for name, value in document.items() if value or name not in ("search", "stages")}
+        return {name: value for name, value in document.items() if value or name not in ("search", "stages", "budget")}
 
     @model_validator(mode="before")
     @classmethod
@@ -362,14 +365,14 @@ class RunSpec(Frozen):
         return next((loss.episode for loss in self.losses if loss.weight and loss.episode is not None), None)
 
     def searched(self) -> SearchSpec:
-        """Return the section `search`. Raises RequestError where the spec has none."""
+        """Return the section `search` with the limits of `budget`. Raises RequestError where the spec has none."""
         if self.search is None:
             raise RequestError(
                 "the spec has no section `search`: write search: "
                 "{space: {training.lr: {loguniform: [1.0e-5, 1.0e-3]}}}",
                 where="search",
             )
-        return self.search
+        return within(self.search, self.budget)
 
     def dump(self) -> str:
         """Return the resolved spec as YAML, as stored with the run."""
@@ -387,7 +390,7 @@ class RunSpec(Frozen):
     def named(self, without: dict[str, Any]) -> str:
         """Return the model's name and a hash of the resolved spec without some fields (in the form of pydantic's
         `exclude`)."""
-        document = self.model_dump(mode="json", exclude=without)
+        document = self.model_dump(mode="json", exclude={**without, "budget": True})
         if self.stages and "base" in document:
             document["base"] = self.stages[0].base  # the model of the last stage follows from the stages
         # A key that is left open counts as the number that it stood for before `auto`, so that names stay.

@@ -29,6 +29,8 @@ class RunCallbacks:
 
     def __init__(self, spec: RunSpec, job: Job, store: ObjectStore, harness: Harness, *, folder: Path) -> None:
         self.job, self.harness = job, harness
+        self.planned: dict[str, Any] = {}
+        """The plan that the run began with, for its record."""
         self.document = RunDocument(Runs(store), job.run)
         self.checkpoints = Checkpoints(store, job.run)
         self.metrics_log = MetricsLog(store, job.run, folder / "tensorboard", write=harness.first)
@@ -123,4 +125,4 @@ class RunCallbacks:
         if before != now:
             message = f"the run began with {before} and goes on with {now}: the result may differ in its last bits"
             self.harness.emit(Note(message))
-        self.document.update(bits=now)
+        self.document.update(bits=now, **({"plan": self.planned} if self.planned else {}))

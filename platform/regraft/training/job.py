@@ -23,6 +23,10 @@ class Job:
     labels: tuple[str, ...]
     threads: int | None = None
     """CPU threads per rank; the last bits of the result depend on them, so the run records them."""
+    began: float = 0.0
+    """Unix time at which the command began, from which a budget counts; 0 where nobody says."""
+    spent: float = 0.0
+    """Seconds of the commands before this one."""
 
     def resolved(self) -> RunSpec:
         """Return the spec as an object, and find the user's plugins in this process."""

@@ -21,7 +21,8 @@ from regraft.training.distribute import make_accelerator
 from regraft.training.harness import LocalHarness
 from regraft.training.phases import phases_of, trained_names
 from regraft.training.prepare import base_reference
-from regraft.training.run import build_model, steps_of
+from regraft.training.run import build_model
+from regraft.training.run_steps import steps_of
 from regraft.training.trunk_cache import cached_sides, checked_hits, open_features
 from regraft.trunk.cache import Trunk
 from regraft.trunk.cost_model import CheckedCut

@@ -29,12 +29,15 @@ from regraft.training.eval_features import EvalFeatures
 from regraft.training.evaluate import encoded
 from regraft.training.harness import Harness
 from regraft.training.job import Job, RunState
-from regraft.training.memory_check import check_steps_fit, check_weights_fit, explain_out_of_memory
+from regraft.training.memory_check import check_weights_fit, explain_out_of_memory
 from regraft.training.optimizer import schedule, set_learning_rate
 from regraft.training.prepare import base_of
 from regraft.training.resume import newest_checkpoint
 from regraft.training.row_order import row_order
 from regraft.training.run import Run, build_model
+from regraft.training.run_outcome import record_outcome
+from regraft.training.run_start import RunStart
+from regraft.training.run_times import RunTimes
 from regraft.training.soup import make_soup
 from regraft.training.step import MicroBatch, Stepper
 from regraft.training.teachers import load_teachers
@@ -53,19 +56,24 @@ def fit(job: Job, harness: Harness) -> RunState:
     spec = job.resolved()
     store = open_existing(spec.store)
     with scratch_folder() as folder, explain_out_of_memory(spec):
-        document = RunDocument(Runs(store), job.run)
-        snapshot = open_snapshot(store, job.fingerprint)
-        base = base_of(store, spec, job)
-        check_weights_fit(base, harness)
-        adapted = build_model(spec, snapshot, harness, base)
-        check_steps_fit(spec, adapted, harness)
-        measure_baselines(spec, adapted.base, snapshot, harness, document=document)
+        document, times, start = RunDocument(Runs(store), job.run), RunTimes(), RunStart(spec, job, harness)
+        with times.of("load"):
+            snapshot = open_snapshot(store, job.fingerprint)
+            base = base_of(store, spec, job)
+            check_weights_fit(base, harness)
+            adapted = build_model(spec, snapshot, harness, base)
+        plan = start.plan(adapted, snapshot)
+        with times.of("baselines"):
+            measure_baselines(spec, adapted.base, snapshot, harness, document=document)
         callbacks = RunCallbacks(spec, job, store, harness, folder=folder)
+        callbacks.planned = plan.document()
         run = Run(spec=spec, snapshot=snapshot, adapted=adapted, harness=harness, callbacks=callbacks)
+        run.times, run.guard = times, start.guard
         exact = run.accelerator.mixed_precision == "no"
         run.eval_features = EvalFeatures.of(spec, adapted, snapshot.eval, harness, exact=exact)
         with closing(callbacks):
-            if begin(run, folder / "resume"):
+            if left := begin(run, folder / "resume"):
+                resumed = run.state.step > 0
                 site = CutSite(spec, snapshot, adapted, harness, run.accelerator, store, job.run)
                 run.teachers = load_teachers(site, folder)
                 train(run, lambda: phase_trunk(run, store, document, folder))
@@ -75,6 +83,10 @@ def fit(job: Job, harness: Harness) -> RunState:
                 if run.eval_features is not None:
                     run.eval_features.write(Runs(store), job.run)
                 report_test(run, document, folder / "test", callbacks.on_test)
+                if left:
+                    record_outcome(run, job, document, resumed=resumed)
+        if run.guard is not None and not run.state.finished:
+            run.guard.raise_if_stopped()
         return run.state
 
 
@@ -107,6 +119,8 @@ def restore(run: Run, folder: Path) -> None:
     saved, files = found
     check_hash(run.adapted.base, saved.meta["base"], f"checkpoint {saved.prefix} was made on the base with that hash")
     run.load(files)
+    if run.guard is not None:
+        run.guard.resumed(run.state.seconds)
     run.harness.emit(Resumed(run.state.step, saved.prefix))
 
 
@@ -122,7 +136,8 @@ def train(run: Run, trunk: Callable[[], Trunk | None]) -> None:
     while goes_on:
         run.enter_phase()
         run.adapted.trunk = None  # its memory counts as free when the next one is planned
-        run.adapted.trunk = trunk()
+        with run.times.of("trunk"):
+            run.adapted.trunk = trunk()
         goes_on = take_steps(run)
 
 
@@ -154,7 +169,11 @@ def _take_steps(run: Run) -> bool:
     stepper = Stepper(run.wrapped, run.optimizer, run.accelerator, harness, training=training)
     started, first, elapsed_before = time.monotonic(), state.step, state.seconds
     run.adapted.train_mode()
+    mark = started
     for number, rows, micros in micro_batches(run, first):
+        if run.guard is not None:
+            ends = (number + 1, number + 2)
+            run.guard.before_step(run.times, pauses=[is_evaluation_after(run, end) for end in ends])
         progress = number / max(1, run.steps - 1)
         rate = set_learning_rate(run.optimizer, schedule(number - began, planned, training))
         loss, norm = stepper.step(number, micros, progress)
@@ -162,14 +181,18 @@ def _take_steps(run: Run) -> bool:
         state.step = number + 1
         state.seconds = elapsed_before + time.monotonic() - started
         log_step(run, loss, norm, rate, steps_per_second=(number + 1 - first) / (time.monotonic() - started))
-        stopping = stepper.stop_requested
+        run.times.stepped(time.monotonic() - mark)
+        stopping, mark = stepper.stop_requested, time.monotonic()
         if not (stopping or is_pause_due(run)):
             continue
         # Checked before anything is stored: no checkpoint may hold NaN.
         finite_loss(run, loss, norm)
-        metrics = run.evaluate() if is_evaluation_due(run) else None
+        with run.times.of("evaluation"):
+            metrics = run.evaluate() if is_evaluation_due(run) else None
         state.seconds = elapsed_before + time.monotonic() - started
-        goes_on = run.callbacks.on_pause(run, metrics)
+        with run.times.of("pause"):
+            goes_on = run.callbacks.on_pause(run, metrics)
+        mark = time.monotonic()
         if stopping or state.finished or not goes_on:
             return False
         if run.is_phase_over:
@@ -239,9 +262,13 @@ def is_evaluation_due(run: Run) -> bool:
 
     An epoch of balanced batches has no meaning of its own, and often one step.
     """
+    return is_evaluation_after(run, run.state.step)
+
+
+def is_evaluation_after(run: Run, step: int) -> bool:
+    """Return whether rows are evaluated after so many steps."""
     usual = run.steps if run.spec.method.trains_features else run.per_epoch
-    step, every = run.state.step, run.spec.training.eval_steps or usual
-    return step % every == 0 or step == run.steps
+    return step % (run.spec.training.eval_steps or usual) == 0 or step == run.steps
 
 
 def log_step(run: Run, loss: torch.Tensor, norm: torch.Tensor, rate: float, *, steps_per_second: float) -> None:

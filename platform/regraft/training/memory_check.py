@@ -1,7 +1,7 @@
 """The check that a run fits into this machine's memory, made before its first step.
 
-It counts what every run of its kind needs: weights, gradients, the optimizer's moments, and the one copy from which
-checkpoints are written. Activations come on top and depend on the rows, so that a run that passes may still be too
+It counts what every run of its kind needs (`memory_parts`): weights, gradients, the optimizer's moments, the one copy
+from which checkpoints are written, and activations where the model is not small. A run that passes may still be too
 large. It then ends with an error that says what to make smaller.
 """
 
@@ -22,6 +22,8 @@ from regraft.bases.locate import Base
 from regraft.errors import RequestError, RunError
 from regraft.spec.run import RunSpec
 from regraft.training.harness import Harness
+from regraft.training.memory_parts import PASSES, model_bytes, site_of, worker_memory
+from regraft.training.pass_memory import PassMemory
 from regraft.units import bytes_text
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -30,6 +32,8 @@ _FILES = (
     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 """For control groups v2 and v1: the controller, its limit, its use, and the part of the use that is reclaimable."""
+CERTAIN = 0.85
+"""Share of the activations of the longest rows without which a run is refused."""
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 
@@ -50,20 +54,24 @@ def check_weights_fit(base: Base, harness: Harness) -> None:
     check_fits(harness, need, where="base", advice="use a smaller base")
 
 
-def check_steps_fit(spec: RunSpec, adapted: Adapted, harness: Harness) -> None:
-    """Raise RequestError, on every rank, when the loaded model leaves too little memory for the steps."""
+def check_steps_fit(spec: RunSpec, adapted: Adapted, harness: Harness, passes: PassMemory | None = None) -> None:
+    """Raise RequestError, on every rank, when the loaded model leaves too little memory for the steps.
+
+    `passes` are counted on the first rank, which decides; without them activations are left out.
+    """
     if spec.method.closed_form:
         return
-    moving = sum(p.numel() * p.element_size() for p in adapted.model.parameters() if p.requires_grad)
-    moments = 1 if spec.training.optimizer == "sgd" else 2
-    shards = harness.world if spec.compute.strategy == "fsdp" else 1
-    # Several ranks also hold the buckets in which gradients are exchanged.
-    rank = moving * (1 + moments + (harness.world > 1)) // shards
-    copy = moving * (1 + moments)
-    what = f"gradients, moments and a checkpoint of what {spec.method.key()} moves ({bytes_text(moving)})"
-    if harness.device.type == "cuda":
-        weights = sum(p.numel() * p.element_size() for p in adapted.model.parameters()) // shards
+    size = model_bytes(adapted)
+    memory = worker_memory(spec, size, site_of(spec, harness), passes, beside={})
+    parts = {name: count for name, count in memory.device.items() if name != "weights"}
+    # Activations are those of the longest rows: what is counted may be more than any batch needs.
+    rank = sum(round(CERTAIN * count) if name in PASSES else count for name, count in parts.items())
+    copy = memory.host["checkpoint copy"]
+    beside = ", activations" if passes else ""
+    what = f"gradients, moments{beside} and a checkpoint of what {spec.method.key()} moves ({bytes_text(size.moving)})"
+    if memory.gpu:
         free, _ = torch.cuda.mem_get_info(harness.device)
+        weights = memory.device["weights"]
         needs = [MemoryNeed(f"on the GPU, {what}", weights + rank, free), MemoryNeed(what, copy, available())]
     else:
         needs = [MemoryNeed(what + many(harness), rank * harness.here + copy, available())]

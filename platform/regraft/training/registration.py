@@ -34,6 +34,7 @@ from regraft.training.evaluate import gain
 from regraft.training.job import Job, RunState
 from regraft.training.name_checks import base_family
 from regraft.training.prepare import PreparedRun, base_bytes, base_of, find_document, pinned_reference
+from regraft.training.run_outcome import with_command_seconds
 from regraft.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ def register(prepared: PreparedRun, more: Mapping[str, Any] | None = None) -> Ou
         metrics=meta["metrics"],
         score=meta["score"],
         seconds=meta["seconds"],
+        **with_command_seconds(document, time.monotonic() - prepared.started),
     )
     progress(Registered(spec.name, version.version))
     return Outcome(

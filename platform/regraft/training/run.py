@@ -17,12 +17,13 @@ from regraft.bases.delta import apply_delta, canonical_name, live_tensors
 from regraft.bases.locate import Base
 from regraft.bases.tensor_files import read_tensors
 from regraft.contracts import Context, EvaluationDone, Note, Phase
-from regraft.data.sampler import batches_per_epoch, total_steps
+from regraft.data.sampler import batches_per_epoch
 from regraft.data.snapshot import Snapshot
 from regraft.errors import Damaged
 from regraft.spec.run import RunSpec
-from regraft.spec.sections import TrainingSpec, number_of
 from regraft.store.checkpoints import Checkpoints
+from regraft.training.budget_guard import BudgetGuard
+from regraft.training.checkpoint_bytes import LOG_LINES
 from regraft.training.class_weights import class_weights
 from regraft.training.closed_form import fit_head
 from regraft.training.distribute import distribute, make_accelerator
@@ -32,11 +33,10 @@ from regraft.training.harness import Harness
 from regraft.training.job import RunState
 from regraft.training.optimizer import build_optimizer, optimizer_tensors, parameter_groups, restore_optimizer
 from regraft.training.phases import phases_of, trained_names, training_of
+from regraft.training.run_steps import steps_of as steps_of
+from regraft.training.run_times import RunTimes
 from regraft.training.step import StepModule
 from regraft.training.teachers import TeacherLogits
-
-LOG_LINES = 500
-"""Limit of step lines that a run leaves in metrics.jsonl."""
 
 
 class Callbacks(Protocol):
@@ -84,11 +84,6 @@ def training_context(context: Context, spec: RunSpec, snapshot: Snapshot, harnes
     )
 
 
-def steps_of(training: TrainingSpec, rows: int) -> int:
-    """Return the steps of a complete run over that many rows."""
-    return training.steps or total_steps(rows, training.batch_size, number_of(training.epochs))
-
-
 class Run:
     """One rank's state of a run, shared by its steps, evaluations and checkpoints."""
 
@@ -97,7 +92,9 @@ class Run:
     ) -> None:
         self.spec, self.snapshot, self.adapted = spec, snapshot, adapted
         self.harness, self.callbacks = harness, callbacks
-        self.state = RunState()
+        self.state, self.times = RunState(), RunTimes()
+        self.guard: BudgetGuard | None = None
+        """Ends the run before its budget is overspent; None without a budget."""
         self.eval_features: EvalFeatures | None = None
         """Keeps what the head reads of the best evaluation; None where nothing is kept."""
         self.accelerator = make_accelerator(spec.compute, harness)
@@ -205,6 +202,7 @@ class Run:
             state.best_correct = packed(records)
             if self.eval_features is not None:
                 self.eval_features.keep(state.step)
+        self.times.evaluations += 1
         epoch = state.step / self.per_epoch
         state.log.append({"step": state.step, "epoch": epoch, **{f"eval_{k}": v for k, v in metrics.items()}})
         self.harness.emit(EvaluationDone(state.step, epoch, metrics, best))

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 from regraft.contracts import Note, NotesOnce, Progress
@@ -15,6 +16,8 @@ from regraft.store.checkpoints import Checkpoints
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.runs import Runs
+from regraft.training import run_times
+from regraft.training.budget_guard import refuse_spent, spent_seconds
 from regraft.training.event_log import EventLog
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
@@ -71,7 +74,8 @@ def run_session(
             if isinstance(begun, Outcome):
                 yield begun
                 return
-            with events.of(runs, run), failure_recorded(runs, run, lease):
+            begun = replace(begun, began=run_times.now() - (time.monotonic() - started))
+            with events.of(runs, run), failure_recorded(runs, begun, lease):
                 trained = spec.model_copy(update={"training": begun.resolved().training})
                 yield PreparedRun(store, trained, begun, started, events, lease)
             return
@@ -87,8 +91,10 @@ def _begun(store: ObjectStore, spec: RunSpec, run: str, progress: Progress, *, s
         if not same:
             check_rows(store, spec, run, known)
         return registered_outcome(store, spec, run, known)
+    spent = spent_seconds(known or {})
+    refuse_spent(spec.budget, spent, run)
     runs.clear_stop(run)
-    return prepare(store, spec, run, progress)
+    return replace(prepare(store, spec, run, progress), spent=spent)
 
 
 def complete(prepared: PreparedRun) -> Outcome:
@@ -104,18 +110,20 @@ Finish = Callable[[PreparedRun], Outcome]
 
 
 @contextmanager
-def failure_recorded(runs: Runs, run: str, lease: Lease) -> Iterator[None]:
+def failure_recorded(runs: Runs, job: Job, lease: Lease) -> Iterator[None]:
     """Record in the run's document that it failed, or where it stopped, unless another driver holds it now."""
+    run = job.run
     try:
         yield
     except BaseException as ended:
         if not lease.lost.is_set():
             try:
+                spent = {"spent_s": job.spent + run_times.now() - job.began}
                 if isinstance(ended, Stopped | KeyboardInterrupt):
                     kept = Checkpoints(runs.store, run).listed()
-                    runs.update(run, state="stopped", step=max((saved.step for saved in kept), default=0))
+                    runs.update(run, state="stopped", step=max((saved.step for saved in kept), default=0), **spent)
                 else:
-                    runs.update(run, state="failed")
+                    runs.update(run, state="failed", **spent)
             except StoreError as error:
                 # A full disk or a lost server may have ended the run: the first error is the one to raise.
                 log.info("run %s could not be marked as failed: %s", run, error)

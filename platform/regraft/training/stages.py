@@ -23,13 +23,14 @@ def after_stages(spec: RunSpec, train: Callable[[RunSpec], Outcome], progress: P
     if not stages:
         return spec
     check_rows_ahead(spec, stages)
-    base = stages[0].base
+    base, budget = stages[0].base, spec.budget
     for number, stage in enumerate(stages, 1):
         note(progress, f"stage {number} of {len(stages)}: task {stage.task.key()} makes {stage.name} from {base}")
-        outcome = train(stage.model_copy(update={"base": base}))
+        outcome = train(stage.model_copy(update={"base": base, "budget": budget}))
+        budget = budget.less(outcome.seconds)
         base = f"{MODEL}{outcome.model}@{outcome.version}"
     note(progress, f"the stages are done: {spec.name} begins with {base}")
-    return spec.model_copy(update={"base": base})
+    return spec.model_copy(update={"base": base, "budget": budget})
 
 
 def check_rows_ahead(spec: RunSpec, stages: tuple[RunSpec, ...]) -> None:

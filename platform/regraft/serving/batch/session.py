@@ -18,6 +18,7 @@ from regraft.contracts import Progress, Stepped, note
 from regraft.errors import DataError, RequestError, RunError
 from regraft.plugins import add_folder
 from regraft.serving.batch.input_blocks import BLOCK_ROWS, PROBLEM, WHERE, InputBlocks, ReadOptions
+from regraft.serving.batch.limits import BlockLimits, budget_of, refuse_large_base
 from regraft.serving.batch.output_parts import Form, OutputParts, assemble, block_output
 from regraft.serving.batch.target import Target, resolve_target
 from regraft.serving.batch.work_folder import (
@@ -65,6 +66,8 @@ class BatchRequest:
     """Reference of the model's base, if it is not at the version's own."""
     device: str = "auto"
     block_rows: int = BLOCK_ROWS
+    budget: Mapping[str, float] = field(default_factory=dict)
+    """Limits of this command, as in a spec's section `budget`."""
 
 
 @dataclass(frozen=True)
@@ -203,8 +206,12 @@ def predict_session(
     with cleared(store, prepared.request.output) as lease:
         if fresh:
             empty(store)
+        budget = budget_of(request.budget)
+        refuse_large_base(budget, prepared.target)
         blocks, job = begin(prepared, choose, progress)
         rest = _Remaining(blocks, OutputParts(store, prepared.form), progress)
+        if budget.limits:
+            rest.limits = BlockLimits(budget, store, prepared.request.output, started)
         execute(job, rest.numbers, rest.done)
         lease.raise_if_lost("another command took this output over", prepared.request.output)
         return finish(prepared, blocks, started)
@@ -343,13 +350,20 @@ class _Remaining:
     def __init__(self, blocks: InputBlocks, parts: OutputParts, progress: Progress | None) -> None:
         answered = parts.keys()
         self.numbers = [number for number in range(len(blocks.rows)) if number not in answered]
+        self.limits: BlockLimits | None = None
+        self._left = len(self.numbers)
         self._rows, self._total, self._progress = blocks.rows, blocks.total, progress
         self._before = self._done = sum(blocks.rows[number] for number in answered if number < len(blocks.rows))
         self._started = time.monotonic()
 
     def done(self, number: int) -> None:
-        """Record that a block has its part, and report progress."""
-        self._done += self._rows[number]
+        """Record that a block has its part, and report progress. Raises Stopped where the budget holds no other."""
+        self._done, self._left = self._done + self._rows[number], self._left - 1
+        self._report()
+        if self.limits is not None:
+            self.limits.check(self._left)
+
+    def _report(self) -> None:
         if self._progress is None:
             return
         rate = (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)

@@ -19,8 +19,9 @@ from regraft.spec.sections import number_of
 from regraft.training.cut_check import CutSite
 from regraft.training.harness import Harness
 from regraft.training.loop import begin, train
-from regraft.training.memory_check import check_steps_fit, explain_out_of_memory
+from regraft.training.memory_check import explain_out_of_memory
 from regraft.training.run import Run
+from regraft.training.run_start import check_trial
 from regraft.trunk.cut import Cut
 from regraft.tuning.protocol import Coordinator, End, Trial
 from regraft.tuning.worker.context import TrialHarness, WorkerContext, in_steps
@@ -152,7 +153,7 @@ class BaseTrials:
         context = self.context
         with explain_out_of_memory(spec):
             adapted = context.adapted(spec)
-            check_steps_fit(spec, adapted, context.harness)
+            check_trial(spec, adapted, context.snapshot, context.harness)
             callbacks = context.callbacks_for(trial, spec, coordinator)
             run = Run(
                 spec=spec,

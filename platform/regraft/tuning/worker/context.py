@@ -19,6 +19,7 @@ from regraft.data.snapshot import Snapshot, open_snapshot
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.objects import ObjectStore, open_existing
+from regraft.training.budget_guard import check_one_epoch
 from regraft.training.cut_check import CutSite
 from regraft.training.distribute import make_accelerator
 from regraft.training.harness import Harness
@@ -26,7 +27,8 @@ from regraft.training.job import Job
 from regraft.training.memory_check import check_weights_fit
 from regraft.training.phases import phases_of, trained_names
 from regraft.training.prepare import base_of
-from regraft.training.run import Run, build_model, steps_of
+from regraft.training.run import Run, build_model
+from regraft.training.run_steps import steps_of
 from regraft.training.teachers import TeacherLogits, load_teachers, teachers_of
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.worker.callbacks import TrialCallbacks
@@ -142,3 +144,10 @@ class WorkerContext:
         job = self.job
         document = spec.model_dump(mode="json")
         return Job(document, job.search, job.base_hash, job.fingerprint, tuple(job.labels), job.threads)
+
+
+def check_search(context: WorkerContext) -> None:
+    """Raise RequestError where a search's budget is smaller than one epoch of the cheapest method."""
+    seconds = context.spec.budget.seconds
+    if seconds is not None:
+        check_one_epoch(context.adapted(context.spec), context.snapshot, seconds)

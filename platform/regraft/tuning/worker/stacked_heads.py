@@ -21,7 +21,7 @@ from regraft.contracts import Context, Task
 from regraft.data.sampler import batches, batches_per_epoch, position
 from regraft.spec.sections import TrainingSpec, number_of
 from regraft.training.optimizer import schedule
-from regraft.training.run import steps_of
+from regraft.training.run_steps import steps_of
 from regraft.training.step import SMALLEST, seed_micro
 
 BETAS, EPS, MOMENTUM = (0.9, 0.999), 1e-8, 0.9

@@ -12,7 +12,7 @@ from regraft.training.harness import Harness
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.worker.base_trials import BaseTrials, free_memory
 from regraft.tuning.worker.connection import connected
-from regraft.tuning.worker.context import WorkerContext
+from regraft.tuning.worker.context import WorkerContext, check_search
 from regraft.tuning.worker.shared_cuts import sharing_totals
 
 
@@ -45,6 +45,7 @@ class TrialWorker:
         for other in others:
             other.load(first)
         if not others:
+            check_search(first)
             with connected(coordinator, self.harness.pulse) as connection:
                 self._bases[self._active].prepare(connection)
 

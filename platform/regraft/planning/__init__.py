@@ -1,0 +1,1 @@
+"""Plans before anything starts: what a spec moves, needs, writes and takes."""

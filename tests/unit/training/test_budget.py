@@ -1,0 +1,141 @@
+"""A budget is refused where it cannot hold the run, and ends a run at a step from which it goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from regraft.cli import main
+from regraft.errors import RequestError, Stopped
+from regraft.serving.batch.session import BatchRequest, predict_here
+from regraft.spec.run import RunSpec
+from regraft.store.objects import open_store
+from regraft.store.runs import Runs
+from regraft.training import session
+from regraft.training.harness import LocalHarness
+from regraft.training.session import train_local
+from regraft.tuning.driver.local_worker import search_here
+from regraft.tuning.driver.prepare import search_name
+from support.tiny import document, tickets
+
+
+class SlowMachine(LocalHarness):
+    """A machine on which a step takes a while, by the clock of budgets."""
+
+    step_s = 100.0
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.ahead = 0.0
+        patch.setattr("regraft.training.run_times.now", lambda: time.time() + self.ahead)
+
+    def consumed(self, step: int, rows: np.ndarray) -> None:
+        self.ahead += self.step_s
+
+
+def test_a_budget_is_no_part_of_the_name_and_is_stored_only_where_it_is_written(tmp_path: Path) -> None:
+    written = document(tmp_path)
+    spec, limited = RunSpec.resolve(written), RunSpec.resolve({**written, "budget": {"seconds": 60}})
+    assert spec.run == limited.run
+    assert "budget" not in spec.model_dump(mode="json")
+    assert limited.model_dump(mode="json")["budget"] == {"seconds": 60.0}
+    assert RunSpec.resolve(limited.model_dump(mode="json")) == limited
+    space = {"space": {"training.lr": {"grid": [1e-3]}}}
+    searched = RunSpec.resolve({**written, "search": space, "budget": {"seconds": 60, "store_gb": 1}})
+    assert search_name(searched) == search_name(RunSpec.resolve({**written, "search": space}))
+    assert (searched.searched().seconds, searched.searched().quota_gb) == (60, 1)
+    both = RunSpec.resolve({**written, "search": {**space, "seconds": 30}, "budget": {"seconds": 60}})
+    assert both.searched().seconds == 30
+
+
+def test_a_run_ends_within_a_step_of_its_seconds_and_goes_on_with_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = {**document(tmp_path), "budget": {"seconds": 950}}
+    monkeypatch.setattr(session, "LocalHarness", lambda progress=None: SlowMachine(monkeypatch))
+    with pytest.raises(Stopped, match=r"budget.seconds: 950 are about to be spent.*larger budget goes on"):
+        train_local(RunSpec.resolve(written))
+    runs = Runs(open_store(written["store"]))
+    (info,) = runs.list()
+    assert info.state == "stopped" and info.step in (10, 11)  # the tenth ends in time, and its end is seen after it
+    assert 950 < info.fields["spent_s"] <= 950 + 2 * SlowMachine.step_s
+    with pytest.raises(RequestError, match=r"budget.seconds: 950 are spent, .*write more"):
+        train_local(RunSpec.resolve(written))
+    monkeypatch.undo()
+    outcome = train_local(RunSpec.resolve({**written, "budget": {"seconds": 9000}}))
+    assert outcome.run == info.name
+    assert (runs.find(info.name) or {})["outcome"]["resumed"]
+
+
+class SleepingHarness(LocalHarness):
+    """A machine on which a step takes a while."""
+
+    def consumed(self, step: int, rows: np.ndarray) -> None:
+        time.sleep(0.25)
+
+
+@pytest.mark.slow
+def test_a_run_that_sleeps_ends_before_its_seconds_are_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = {**document(tmp_path, epochs=5), "budget": {"seconds": 8}}
+    monkeypatch.setattr(session, "LocalHarness", SleepingHarness)
+    with pytest.raises(Stopped, match=r"budget.seconds: 8 are about to be spent"):
+        train_local(RunSpec.resolve(written))
+    (info,) = Runs(open_store(written["store"])).list()
+    assert info.step > 0 and info.fields["spent_s"] <= 8 + 0.5
+
+
+def test_less_than_an_epoch_of_the_cheapest_method_is_refused_before_a_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = {**document(tmp_path), "budget": {"seconds": 1e-3}}
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(written))
+    assert main(["train", str(path)]) == 2
+    assert "do not hold one epoch of the cheapest method" in capsys.readouterr().err
+    assert [info.step for info in Runs(open_store(written["store"])).list()] == [0]
+    search = {"space": {"training.lr": {"grid": [1e-3, 1e-2]}}, "scheduler": "none"}
+    with pytest.raises(RequestError, match="do not hold one epoch of the cheapest method"):
+        search_here(RunSpec.resolve({**written, "search": search}))
+
+
+@pytest.mark.parametrize("limit", [{"memory_gb": 1e-3}, {"store_gb": 1e-6}])
+def test_what_memory_or_store_cannot_hold_is_refused(limit: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=rf"budget.{next(iter(limit))}: .* do not hold"):
+        train_local(RunSpec.resolve({**document(tmp_path), "budget": limit}))
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"seconds": "long"}, {"hours": 1}, {"memory_gb": -1}])
+def test_a_wrong_budget_is_a_problem_of_the_spec(wrong: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=rf"budget.{next(iter(wrong))}"):
+        RunSpec.resolve({**document(tmp_path), "budget": wrong})
+
+
+def test_a_search_ends_within_a_trial_of_its_budget_and_goes_on_with_more(tmp_path: Path) -> None:
+    written = document(tmp_path, epochs=1)
+    search = {"space": {"training.lr": {"grid": [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3]}}, "scheduler": "none"}
+    one = search_here(RunSpec.resolve({**written, "search": search, "budget": {"seconds": 0.3}}))
+    assert len(one.trials) < 6
+    more = search_here(RunSpec.resolve({**written, "search": search, "budget": {"seconds": 600}}))
+    assert more.run == one.run and len(more.trials) == 6
+
+
+def test_a_prediction_ends_within_a_block_of_its_budget_and_goes_on(tmp_path: Path) -> None:
+    written = document(tmp_path, method="feature-extraction", epochs=1)
+    train_local(RunSpec.resolve(written))
+    rows = tickets(tmp_path / "new.csv", 20)
+    output = tmp_path / "out.jsonl"
+    request = BatchRequest("tiny", str(rows), str(output), written["store"], block_rows=4)
+    short = BatchRequest(**{**vars(request), "budget": {"seconds": 1e-3}})
+    with pytest.raises(Stopped, match=r"budget.seconds: 0.001 are about to be spent: what was answered is kept"):
+        predict_here(short)
+    assert len(list((tmp_path / ".out.jsonl.unfinished").glob("parts/*"))) == 1
+    assert predict_here(request).rows == 20 and len(output.read_text().splitlines()) == 20
+    with pytest.raises(RequestError, match="budget"):
+        predict_here(BatchRequest(**{**vars(request), "budget": {"seconds": -1}}), fresh=True)
+    with pytest.raises(RequestError, match=r"budget.memory_gb: .* do not hold the weights"):
+        predict_here(BatchRequest(**{**vars(request), "budget": {"memory_gb": 1e-6}}), fresh=True)

@@ -126,6 +126,7 @@ def select(
     fresh: bool = False,
     warm: bool = False,
     skip_bad: bool = False,
+    curve: bool = False,
     progress: Progress | None = None,
 ) -> SelectOutcome:
     """Rank bases for a spec's training rows before any fine-tuning; evaluation and test rows choose nothing.
@@ -133,7 +134,8 @@ def select(
     `bases` are references as a spec writes them, text with commas between them, or a file with one a line; when None,
     those of `search.space.base`. At most `sample` rows are scored. The same call returns what was decided, unless
     `fresh`. `warm` computes what a run of the first choice keeps, for all rows. `skip_bad` leaves out bases that
-    cannot be used. Other arguments are those of `train`.
+    cannot be used. `curve` measures the first choice at nested shares of the labels. Other arguments are those of
+    `train`.
     """
     from regraft.selection.references import written_bases
     from regraft.store.scratch_folder import swept
@@ -145,7 +147,7 @@ def select(
         from regraft.selection.session import SelectOptions, select_session
 
         with swept():
-            options = SelectOptions(named, sample, fresh=fresh, warm=warm, skip_bad=skip_bad)
+            options = SelectOptions(named, sample, fresh=fresh, warm=warm, skip_bad=skip_bad, curve=curve)
             return select_session(resolved, options, progress=shown)
 
     if progress is not None:

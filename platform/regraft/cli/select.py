@@ -33,7 +33,14 @@ def select(args: argparse.Namespace, screen: Screen) -> Reply:
     more = {} if args.sample is None else {"sample": args.sample}
     with ended_by_signals(), following(screen) as progress:
         outcome: SelectOutcome = function(WORK["select"])(
-            spec, args.bases, fresh=args.fresh, warm=args.warm, skip_bad=args.skip_bad, progress=progress, **more
+            spec,
+            args.bases,
+            fresh=args.fresh,
+            warm=args.warm,
+            skip_bad=args.skip_bad,
+            curve=args.curve,
+            progress=progress,
+            **more,
         )
     show_result(outcome, screen)
     screen.say("next")
@@ -68,6 +75,26 @@ def show_result(outcome: SelectOutcome, screen: Screen) -> None:
         ["  control", "linear probe", "behind the first"],
         [[f"  {one['name']}", figure(one["score"]), _interval(one["ahead"])] for one in outcome.baselines],
     )
+    if outcome.curve:
+        show_curve(outcome.curve, screen)
+
+
+def show_curve(curve: Mapping[str, Any], screen: Screen) -> None:
+    """Show the data curve: a line a share, then what it says."""
+    screen.head("data curve")
+    screen.table(
+        ["  share of the labels", "rows", "linear head", "random weights"],
+        [
+            [f"  {point['share']:.0%}", round(point["rows"]), figure(point["adapted"]), _random(point)]
+            for point in curve["points"]
+        ],
+    )
+    for sentence in curve["sentences"]:
+        screen.say(f"  {sentence}")
+
+
+def _random(point: Mapping[str, float]) -> str:
+    return figure(point["random"]) if "random" in point else "absent"
 
 
 def _row(one: Mapping[str, Any], names: list[str]) -> list[object]:

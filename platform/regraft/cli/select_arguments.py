@@ -20,6 +20,11 @@ def add_select_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compute the other rows of the first choice too, evaluation rows among them: its run computes none",
     )
+    parser.add_argument(
+        "--curve",
+        action="store_true",
+        help="measure the first choice at 5 to 100 %% of the labels: what more would bring, and what transfer saves",
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave out bases that cannot be used, with a note")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a field: data.train=rows.csv"

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from regraft.selection.members import scores as all_scores
 from regraft.selection.score import FeatureTarget, Floats, Scored
-from regraft.selection.verdict import DifferenceInterval, paired_difference
+from regraft.selection.verdict import DifferenceInterval, HalfLearned, paired_difference
 
 RANKED = ("knn", "linear_probe", "logme")
 """Scores whose mean rank decides. The others are shown."""
@@ -61,6 +61,12 @@ class BaseScores:
         """Return the mean of its scores of single rows, each at its best depth, (rows,)."""
         return _mean_of_rows([self.best(name).scores[name] for name in BY_ROW if name in self.depths[0].scores])
 
+    def by_half(self) -> Floats | None:
+        """Return the same by half as many other rows; None where a score has none."""
+        found = [self.best(name).scores[name].by_half for name in BY_ROW if name in self.depths[0].scores]
+        rows = [one for one in found if one is not None]
+        return np.asarray(np.mean(rows, axis=0), dtype=np.float64) if found and len(rows) == len(found) else None
+
 
 @dataclass(frozen=True)
 class RankedBase:
@@ -89,17 +95,26 @@ def shown_scores(features: Floats, target: FeatureTarget) -> dict[str, float]:
     return {name: one.value for name, one in score_depth(features, target, names).items()}
 
 
-def rank(bases: Sequence[BaseScores]) -> list[RankedBase]:
-    """Return the bases by their mean rank, each beside the first; of equal ones the cheaper comes first."""
+def rank(bases: Sequence[BaseScores], share: float = 1.0) -> list[RankedBase]:
+    """Return the bases by their mean rank, each beside the first; of equal ones the cheaper comes first.
+
+    `share` is the share of all training rows that were scored: ties are about all of them.
+    """
     names = [name for name in RANKED if name in bases[0].depths[0].scores]
     values = np.array([[base.best(name).scores[name].value for name in names] for base in bases])
     ranks = np.mean([rankdata(-column) for column in values.T], axis=0)
     for base, mean in zip(bases, ranks, strict=True):
         base.rank = float(mean)
     ordered = sorted(bases, key=lambda base: (base.rank, base.cost))
-    first = ordered[0].by_row()
-    behind = [paired_difference(first, base.by_row(), np.random.default_rng(RANDOM)) for base in ordered[1:]]
+    behind = [_behind(ordered[0], base, share) for base in ordered[1:]]
     return [RankedBase(base, found) for base, found in zip(ordered, (None, *behind), strict=True)]
+
+
+def _behind(first: BaseScores, other: BaseScores, share: float) -> DifferenceInterval:
+    """Return by how much a base is behind the first one."""
+    halves = first.by_half(), other.by_half()
+    learned = None if halves[0] is None or halves[1] is None else HalfLearned(halves[0], halves[1], share)
+    return paired_difference(first.by_row(), other.by_row(), np.random.default_rng(RANDOM), learned=learned)
 
 
 def proposed_depth(base: BaseScores) -> DepthScores:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from regraft.contracts import Progress, RowsEvaluated
 from regraft.errors import RequestError
 from regraft.selection.folds import folds, others
 from regraft.selection.ridge import fit_ridge
@@ -54,7 +54,7 @@ def measure_curve(
     draw: np.random.Generator,
     *,
     judges: Indices | None = None,
-    shares: Sequence[float] = SHARES,
+    progress: Progress | None = None,
 ) -> MeasuredCurve:
     """Return the scores of ridge heads on nested shares of the rows.
 
@@ -64,22 +64,24 @@ def measure_curve(
     """
     sides = _sides(target, judges, draw)
     columns = target.columns()
-    counts = np.array([round(share * min(len(fitting) for fitting, _ in sides)) for share in shares])
+    counts = np.array([round(share * min(len(fitting) for fitting, _ in sides)) for share in SHARES])
     used = np.flatnonzero(counts >= FEWEST_ROWS).tolist()
     if len(used) < 2:
-        raise RequestError(f"{len(target)} labelled rows are too few for a curve over {len(shares)} shares of them")
+        raise RequestError(f"{len(target)} labelled rows are too few for a curve over {len(SHARES)} shares of them")
     scores, rows = np.empty((len(sides), len(used))), np.empty((len(sides), len(used)))
     for at, (fitting, judging) in enumerate(sides):
         order = _order(target.take(fitting), draw)
         for place, number in enumerate(used):
-            chosen = fitting[_prefix(order, target.take(fitting), shares[number])]
+            chosen = fitting[_prefix(order, target.take(fitting), SHARES[number])]
             if at and judges is not None and len(chosen) == len(fitting):  # all rows, whatever their order
                 scores[at, place], rows[at, place] = scores[0, place], rows[0, place]
                 continue
             predicted = fit_ridge(features[chosen], columns[chosen]).predict(features[judging])
             scores[at, place] = scores_of_rows(predicted, columns[judging], target.kind).mean()
             rows[at, place] = len(chosen)
-    return MeasuredCurve(np.asarray(shares, dtype=np.float64)[used], rows.mean(0), scores)
+        if progress:
+            progress(RowsEvaluated(at + 1, len(sides), "orders of the labels"))
+    return MeasuredCurve(np.asarray(SHARES, dtype=np.float64)[used], rows.mean(0), scores)
 
 
 def rows_to_reach(curve: MeasuredCurve, value: float) -> float | None:

@@ -34,6 +34,8 @@ class SelectOutcome:
     """Rows of the sample, of the training side, and of the sides that chose nothing."""
     kind: str = ""
     """What the labels are: classes, numbers or tags."""
+    curve: dict[str, Any] = field(default_factory=dict)
+    """The first choice's data curve where `--curve` was given: points, law, doubled, saved, sentences, depth, rows."""
     fingerprint: str = ""
     """The snapshot of the rows."""
     store: str = ""

@@ -11,6 +11,7 @@ from regraft.report.charts import Axis, Standing, Standings
 from regraft.report.numbers import format_number, signed
 from regraft.report.svg import COLOURS, Canvas, Picture, picture, plain
 from regraft.selection.choice import BY_ROW, RANKED
+from regraft.selection.curve_plot import curve_picture
 from regraft.selection.outcome import SelectOutcome
 from regraft.units import seconds_text
 from regraft.version import VERSION
@@ -38,6 +39,7 @@ def select_page(outcome: SelectOutcome) -> str:
             warning=shortened(outcome.warning, short),
             ranking=_ranking(outcome, short),
             controls=_controls(outcome, short),
+            curve=curve_picture(outcome.curve) if outcome.curve else None,
             depths=_layers(outcome, short),
             names=names,
             rows=[_row(one, names, short) for one in outcome.bases],

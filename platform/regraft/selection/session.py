@@ -27,6 +27,7 @@ from regraft.selection import words
 from regraft.selection.base_facts import trained_for
 from regraft.selection.choice import RANDOM as SEED
 from regraft.selection.choice import RANKED, RankedBase, proposed_depth, rank
+from regraft.selection.data_curve import data_curve
 from regraft.selection.dull_inputs import dull_scores
 from regraft.selection.measured_base import MeasuredBase, SelectWork, base_site, measure_base, probe_rows
 from regraft.selection.outcome import SelectOutcome
@@ -66,6 +67,8 @@ class SelectOptions:
     """Whether bases that cannot be used are left out with a note, in place of an error."""
     warm: bool = False
     """Whether the first choice's other rows are computed too, so that its run computes none."""
+    curve: bool = False
+    """Whether the data curve of the first choice is measured."""
 
 
 def select_session(spec: RunSpec, options: SelectOptions, *, progress: Progress | None = None) -> SelectOutcome:
@@ -93,8 +96,11 @@ def select_session(spec: RunSpec, options: SelectOptions, *, progress: Progress 
         outcome = known or replace(_decide(work, bases, options), name=name, store=spec.store)
         if options.warm:
             _compute_others(work, bases[outcome.base])
+        if options.curve and not outcome.curve:
+            outcome = replace(outcome, curve=data_curve(work, bases[outcome.base]))
     outcome = replace(outcome, seconds=time.monotonic() - started)
-    return outcome if known is not None else _written(store, outcome, hashes)
+    unchanged = known is not None and outcome.curve == known.curve
+    return outcome if unchanged else _written(store, outcome, hashes)
 
 
 def selection_name(spec: RunSpec, references: Sequence[str], options: SelectOptions) -> str:
@@ -187,7 +193,7 @@ def _decide(work: SelectWork, bases: dict[str, Base], options: SelectOptions) ->
             wrong.append(f"{base.reference}: {error.message}")
     _refuse(wrong, bool(found), options, work.progress)
     assert target is not None
-    ranking = rank([one.scores for one in found])
+    ranking = rank([one.scores for one in found], len(work.chosen) / len(work.snapshot.train))
     by_reference = {one.base.reference: one for one in found}
     first = by_reference[ranking[0].base.reference]
     controls = _controls(work, first, target)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os as _os
 import typing as _typing
-from pathlib import Path as _Path
 
 from regraft.version import VERSION as _VERSION
 
@@ -238,7 +237,7 @@ def load(reference: str, *, store: str | Path | None = None, plugins: Sequence[s
 
 
 def evaluate(
-    model: str,
+    model: str | Sequence[str],
     data: str | Path,
     output: str | Path | None = None,
     *,
@@ -261,17 +260,18 @@ def evaluate(
     `columns` maps the model's columns to the file's, `format` is the source that reads it ("auto": by its name); the
     defaults are those of the training data. `against` is another model, compared on the same rows. Intervals use as
     many of `resamples` as `seconds` allow; `worst` rows are shown.
+
+    Several models, as a list, are measured on the same rows; the document then holds paired differences of the first
+    from each other, with intervals that hold all together, and no findings or worst rows.
     """
-    from regraft.evaluation.evaluate import evaluate as run
-    from regraft.evaluation.options import EvaluationOptions, default_folder
+    from regraft.evaluation.options import EvaluationOptions, folder_of
+    from regraft.evaluation.several import evaluate_models, versions_of
     from regraft.store.objects import open_store
-    from regraft.store.registry import Registry
 
     opened = open_store(_store(store))
-    registry = Registry(opened)
-    version = str(registry.version(*registry.parse(model)))
+    versions = versions_of(opened, model)
     options = EvaluationOptions(
-        output=default_folder(version, str(data)) if output is None else _Path(output),
+        output=folder_of(versions, str(data), output),
         columns=dict(columns or {}),
         format=format,
         bad_rows=bad_rows,
@@ -283,7 +283,7 @@ def evaluate(
         base=base,
         device=device,
     )
-    return run(opened, version, str(data), options=options, progress=progress)
+    return evaluate_models(opened, versions, str(data), options=options, progress=progress)
 
 
 def create_store(store: str | Path | None = None) -> str:

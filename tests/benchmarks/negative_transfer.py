@@ -34,7 +34,7 @@ def tickets(folder: Path) -> RunSpec:
     """Return the quickstart's run."""
     return RunSpec.load(
         record.ROOT / "jobs/specs/quickstart.yaml",
-        overrides={"store": str(folder / "store"), "compute.workers": 0, "compute.cpus": 2},
+        overrides={"store": str(folder / "store"), "compute.workers": 0, "compute.cpus": 1},
     )
 
 
@@ -58,7 +58,7 @@ def tickets_cipher(folder: Path) -> RunSpec:
             out.writerows(rows)
     return RunSpec.load(
         record.ROOT / "jobs/specs/quickstart.yaml",
-        overrides={"store": str(folder / "store"), "compute.workers": 0, "compute.cpus": 2, **places},
+        overrides={"store": str(folder / "store"), "compute.workers": 0, "compute.cpus": 1, **places},
     )
 
 
@@ -69,8 +69,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 SPECS: dict[str, Callable[[Path], RunSpec]] = {
     "tickets": tickets,
-    "hymenoptera": lambda folder: trained.resolved("hymenoptera-feature-extraction", {}, str(folder / "store")),
-    "sst2-full": lambda folder: trained.resolved("sst2-full", {}, str(folder / "store")),
+    "hymenoptera": lambda folder: trained.resolved(
+        "hymenoptera-feature-extraction", {"compute.cpus": 1}, str(folder / "store")
+    ),
+    "sst2-full": lambda folder: trained.resolved("sst2-full", {"compute.cpus": 1}, str(folder / "store")),
     "tickets-cipher": tickets_cipher,
 }
 

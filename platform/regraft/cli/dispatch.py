@@ -50,6 +50,7 @@ WORK: dict[str, Target] = {
     "plan": "regraft:plan",
     "select": "regraft:select",
     "evaluate": "regraft.evaluation.evaluate:evaluate",
+    "evaluate several": "regraft.evaluation.several:evaluate_several",
     "evaluate episodes": "regraft.evaluation.episodes:evaluate_episodes",
     "predict": "regraft:predict",
     "teach": "regraft.teaching.teach:teach",

@@ -6,7 +6,6 @@ import argparse
 import shlex
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -16,9 +15,10 @@ from regraft.cli.episodes import episode_options, show_episodes
 from regraft.cli.metric_table import values_of
 from regraft.cli.models import chosen, registry_of
 from regraft.cli.screen import Reply, Screen, figure
+from regraft.cli.several_models import show_several
 from regraft.contracts import Event, Resampled, RowsEvaluated
 from regraft.errors import RequestError
-from regraft.evaluation.options import EvaluationOptions, default_folder
+from regraft.evaluation.options import EvaluationOptions, folder_of
 from regraft.units import seconds_text
 
 if TYPE_CHECKING:
@@ -38,9 +38,16 @@ _JUDGED_BY = ("f1", "iou", "ap", "recall", "accuracy")
 def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
     """Run the `evaluate` command."""
     registry = registry_of(args)
-    version = chosen(registry, args.model)
+    versions = [str(chosen(registry, model)) for model in args.models]
+    version, several = versions[0], len(versions) > 1
+    if several and (args.against or episode_options(args) is not None):
+        raise RequestError(
+            "several models are compared by themselves: leave --against and the options of episodes out, or name one "
+            "model",
+            where="evaluate",
+        )
     options = EvaluationOptions(
-        output=Path(args.output) if args.output else default_folder(str(version), args.data),
+        output=folder_of(versions, args.data, args.output),
         columns=columns_of(args.columns),
         format=args.format,
         bad_rows=args.bad_rows,
@@ -55,11 +62,16 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> Reply:
     )
     if options.episodes is not None:
         found: EpisodesResult = function(WORK["evaluate episodes"])(
-            registry.store, str(version), args.data, options=options, progress=_EvaluationLog(screen)
+            registry.store, version, args.data, options=options, progress=_EvaluationLog(screen)
         )
         return show_episodes(found, screen, registry.store.url)
+    if several:
+        compared: EvaluationResult = function(WORK["evaluate several"])(
+            registry.store, versions, args.data, options=options, progress=_EvaluationLog(screen)
+        )
+        return show_several(compared, screen, registry.store.url)
     evaluated: EvaluationResult = function(WORK["evaluate"])(
-        registry.store, str(version), args.data, options=options, progress=_EvaluationLog(screen)
+        registry.store, version, args.data, options=options, progress=_EvaluationLog(screen)
     )
     _summary(evaluated, screen)
     paths = {"json": str(evaluated.json), "html": str(evaluated.html)}

@@ -139,10 +139,9 @@ def _train(commands: Any) -> None:
 
 
 def _evaluate(commands: Any) -> None:
-    evaluate = _command(commands, "evaluate", "measure a model on labelled rows, as a page and as JSON", store=True)
-    evaluate.add_argument(
-        "model", metavar="NAME[@REF]", help="a version (@v3) or an alias (@production); else the newest"
-    )
+    evaluate = _command(commands, "evaluate", "measure models on labelled rows, as a page and as JSON", store=True)
+    models = "a version (@v3) or an alias (@production); else the newest. Several: all on the same rows, compared"
+    evaluate.add_argument("models", nargs="+", metavar="NAME[@REF]", help=models)
     evaluate.add_argument("data", metavar="DATA", help="file, folder, glob or s3:// URL of labelled rows")
     evaluate.add_argument("--output", metavar="FOLDER", help="where the page goes; else ./evaluation-NAME-VERSION-DATA")
     evaluate.add_argument(

@@ -7,6 +7,7 @@ from typing import Any
 
 from regraft.bases.derived_base import holds_configuration_alone
 from regraft.contracts import Method, TrainingFacts, medium_of
+from regraft.data.sampler import total_steps
 from regraft.errors import RegraftError, Unsupported
 from regraft.spec.auto import with_training
 from regraft.spec.run import RunSpec
@@ -53,8 +54,8 @@ def control_runs(spec: RunSpec, rows: int) -> tuple[ControlRun, ...]:
 def random_weights(spec: RunSpec, rows: int) -> RunSpec:
     """Return the run that begins with random weights: all of them move, for as many steps as the run takes.
 
-    The steps of a run that trains the head alone cost little, so that its control takes those which full fine-tuning
-    takes by itself. Raises Unsupported where the run itself begins with random weights.
+    The steps of a run that trains the head alone cost little: its control takes no more than full fine-tuning takes by
+    itself, and that of a head that is solved takes as many. Raises Unsupported where the run itself begins so.
     """
     if begins_random(spec):
         raise Unsupported("the model itself began with random weights")
@@ -98,9 +99,12 @@ def begins_random(spec: RunSpec) -> bool:
 
 def _length(spec: RunSpec, rows: int, usual_epochs: int) -> dict[str, Any]:
     """Return how long a control trains that moves the whole base."""
-    if spec.method.serves == "head" or spec.method.closed_form:
+    if spec.method.closed_form:
         return {"epochs": usual_epochs, "steps": None}
-    return {"steps": steps_of(spec.training, rows)}
+    steps = steps_of(spec.training, rows)
+    if spec.method.serves == "head":
+        steps = min(steps, total_steps(rows, spec.training.batch_size, usual_epochs))
+    return {"steps": steps}
 
 
 def _control(spec: RunSpec, method: Method, name: str, changes: dict[str, Any]) -> RunSpec:

@@ -53,7 +53,7 @@ def evaluate(
     cannot be opened, and DataError when the rows do not fit the model.
     """
     began, started = time.monotonic(), datetime.now(UTC)
-    _refuse_file(options.output)
+    refuse_file(options.output)
     predictor = Predictor.open(store, reference, plugins=options.plugins, base=options.base, device=options.device)
     with tempfile.TemporaryDirectory(prefix="regraft-evaluate-") as scratch:
         with writing_locally(Path(scratch)):
@@ -145,7 +145,8 @@ def _write(evaluation: Evaluation, output: Path) -> EvaluationResult:
     return EvaluationResult(document, output / JSON, output / HTML)
 
 
-def _refuse_file(output: Path) -> None:
+def refuse_file(output: Path) -> None:
+    """Raise RequestError for an output folder that is a file."""
     if output.exists() and not output.is_dir():
         raise RequestError("is a file; write the name of a folder, which may not exist yet", where=str(output))
 

@@ -15,6 +15,14 @@ def default_folder(version: str, data: str) -> Path:
     return Path(f"evaluation-{text}")
 
 
+def folder_of(versions: Sequence[str], data: str, written: str | Path | None) -> Path:
+    """Return the folder of an evaluation: the one that is written, else one named by the first version and the data."""
+    if written:
+        return Path(written)
+    more = f"-and-{len(versions) - 1}-more" if len(versions) > 1 else ""
+    return default_folder(f"{versions[0]}{more}", data)
+
+
 @dataclass(frozen=True)
 class EpisodeOptions:
     """Options of a few-shot evaluation."""

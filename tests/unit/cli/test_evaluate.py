@@ -150,3 +150,30 @@ def test_a_table_that_is_not_by_class_has_no_worst_class() -> None:
 def test_a_class_without_evaluation_rows_is_not_the_worst(count: str) -> None:
     rows = [["person", 9, 0.9], ["place", 3, 0.4], ["thing", 0, 0.0]]
     assert worst_class({"tables": [{"columns": ["class", count, "f1"], "rows": rows}]}) == "place (f1 0.4000)"
+
+
+def test_several_models_are_compared(
+    regraft: Regraft, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, evaluation: FakeEvaluation
+) -> None:
+    publish(store, seed=2)
+    models: list[dict[str, Any]] = [
+        {
+            "model": "tickets",
+            "version": version,
+            "metrics": {"accuracy": 0.9},
+            "interval": {"low": 0.85, "high": 0.95},
+            "overlap": {"train": 3, "sentence": "3 of the 240 rows here were training rows"},
+        }
+        for version in ("v2", "v1")
+    ]
+    difference = {"model": "tickets@v1", "difference": 0.0, "low": -0.1, "high": 0.1, "first_is": "not distinguishable"}
+    several = FakeEvaluation({**DOCUMENT, "models": models, "differences": [difference], "bootstrap": {"note": ""}})
+    monkeypatch.setitem(dispatch.WORK, "evaluate several", several)
+    result = regraft("evaluate", "tickets@v2", "tickets@v1", "rows.csv", "--store", store.url)
+    assert result.code == 0, result.err
+    assert several.calls[0][:2] == (["tickets@v2", "tickets@v1"], "rows.csv")
+    assert str(several.calls[0][2].output) == "evaluation-tickets-v2-and-1-more-rows"
+    assert "not distinguishable" in result.out and "training rows" in result.out
+    for more in (("--against", "tickets"), ("--shot", "1")):
+        refused = regraft("evaluate", "tickets@v2", "tickets@v1", "rows.csv", "--store", store.url, *more)
+        assert refused.code == 2 and "compared by themselves" in refused.err

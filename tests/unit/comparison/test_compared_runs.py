@@ -118,7 +118,8 @@ def test_a_version_that_is_registered_is_compared_afterwards(tmp_path: Path) -> 
     [
         ("full", {"epochs": 3}, 9, ()),
         ({"type": "lora", "rank": 2}, {"steps": 5}, 5, ()),
-        ("feature-extraction", {"epochs": 40}, None, ("frozen_probe",)),
+        ("feature-extraction", {"epochs": 40}, 60, ("frozen_probe",)),
+        ("feature-extraction", {"epochs": 2}, 6, ("frozen_probe",)),
         ("prototypes", {}, None, ("frozen_probe",)),
         ("full", {"init": "random"}, 6, ("random_weights", "frozen_probe")),
     ],

@@ -14,20 +14,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import record
 from choice_sets import BASES, DEVELOPMENT, MEDIA, SETS, document, write_base
 
+import regraft
+from regraft.selection.choice import RANKED
 from regraft.spec.run import RunSpec
 from regraft.training.session import train_local
 
 SEEDS = (0, 1, 2)
+SCORES = (*RANKED, "h_score", "nleep")
+GOAL = 3.0
+"""Most points of mean regret."""
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -70,6 +76,120 @@ def make_truth(options: argparse.Namespace) -> None:
         print(name, base, seed, line["seconds"], flush=True)
 
 
+def chosen(name: str, bases: Path) -> dict[str, Any]:
+    """Select among the bases of a set, as the command does; return every figure that may choose."""
+    with tempfile.TemporaryDirectory(prefix="regraft-select-") as place:
+        folder = Path(place)
+        rows = SETS[name](folder)
+        references = {write_base(base, bases / base): base for base in BASES[rows.medium]}
+        written = document(name, rows, next(iter(references)), 0, folder / "store")
+        started, cpu = time.monotonic(), time.process_time()
+        outcome = regraft.select(written, list(references), progress=lambda event: None)
+        seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+        found = {
+            references[one["base"]]: {
+                "place": one["place"],
+                "tied": one["tied"],
+                "parameters": one["parameters"],
+                **{score: max(point[score] for point in one["depths"]) for score in RANKED},
+                **{score: value for score, value in one["scores"].items() if score not in RANKED},
+            }
+            for one in outcome.bases
+        }
+        return {"bases": found, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+
+
+def choose(options: argparse.Namespace) -> None:
+    """Select for each set that has no line yet."""
+    known = {one["set"] for one in lines(options.lines) if one["stage"] == "choose"}
+    began = time.monotonic()
+    for name in SETS:
+        if name in known or time.monotonic() - began > options.budget_seconds:
+            continue
+        line = {"stage": "choose", "set": name, **chosen(name, options.bases)}
+        with options.lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(name, line["seconds"], flush=True)
+
+
+def truths(found: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Return the scores of every fine-tuned base, by set and base; larger is better."""
+    table: dict[str, dict[str, list[float]]] = {}
+    for one in found:
+        if one["stage"] == "truth":
+            value = one["value"] if one["mode"] == "max" else -one["value"]
+            table.setdefault(one["set"], {}).setdefault(one["base"], []).append(value)
+    return {name: bases for name, bases in table.items() if set(bases) == set(BASES[MEDIA[name]])}
+
+
+def regret(truth: dict[str, list[float]], base: str) -> float:
+    """Return by how many points the mean truth of a base is below that of the best."""
+    means = {name: statistics.mean(values) for name, values in truth.items()}
+    return 100 * (max(means.values()) - means[base])
+
+
+def rules() -> dict[str, Callable[[dict[str, Any]], str]]:
+    """Return the ways to choose a base from its figures: the product's, each score alone, and the size."""
+
+    def by(figure: str) -> Callable[[dict[str, Any]], str]:
+        return lambda bases: max(bases, key=lambda base: bases[base][figure])
+
+    def product(bases: dict[str, Any]) -> str:
+        return min(bases, key=lambda base: bases[base]["place"])
+
+    return {"select": product, "size prior": by("parameters"), **{score: by(score) for score in SCORES}}
+
+
+def best_single(known: dict[str, dict[str, float]], left_out: str) -> str:
+    """Return the score whose mean regret on the other sets is least."""
+    others = [regrets for name, regrets in known.items() if name != left_out]
+    return min(SCORES, key=lambda score: statistics.mean(regrets[score] for regrets in others))
+
+
+def tabulate(options: argparse.Namespace) -> bool:
+    """Compare choices with the truth, write the record, and return whether the goals are reached."""
+    found = lines(options.lines)
+    truth = truths(found)
+    choices = {one["set"]: one for one in found if one["stage"] == "choose" and one["set"] in truth}
+    regrets = {
+        name: {rule: regret(truth[name], take(one["bases"])) for rule, take in rules().items()}
+        for name, one in choices.items()
+    }
+    test = [name for name in regrets if name not in DEVELOPMENT]
+    table = {}
+    for name in regrets:
+        means = {base: statistics.mean(values) for base, values in truth[name].items()}
+        spread = [statistics.stdev(values) for values in truth[name].values() if len(values) > 1]
+        best = max(means, key=lambda base: means[base])
+        single = best_single(regrets, name) if len(regrets) > 1 else SCORES[0]
+        table[name] = {
+            "part": "development" if name in DEVELOPMENT else "test",
+            "truth": means,
+            "seeds": min(len(values) for values in truth[name].values()),
+            "truth_noise": 100 * statistics.mean(spread) if spread else None,
+            "best": best,
+            "first_choice": rules()["select"](choices[name]["bases"]),
+            "best_is_tied": bool(choices[name]["bases"][best]["tied"]),
+            "regret": regrets[name],
+            "best_single_of_other_sets": {"score": single, "regret": regrets[name][single]},
+            "cpu_seconds": choices[name]["cpu_seconds"],
+        }
+    figures: dict[str, Any] = {"goal": GOAL, "sets": len(test), "table": table}
+    reached = False
+    if test:
+        mean = {rule: statistics.mean(regrets[name][rule] for name in test) for rule in rules()}
+        mean["best single, left out"] = statistics.mean(
+            table[name]["best_single_of_other_sets"]["regret"] for name in test
+        )
+        ties = sum(table[name]["best_is_tied"] for name in test)
+        least = min(mean["size prior"], mean["best single, left out"])
+        reached = len(test) >= 6 and mean["select"] <= GOAL and mean["select"] <= least and ties >= len(test) - 1
+        figures |= {"mean_regret": mean, "best_within_the_tie": ties}
+        print(json.dumps({"mean regret": mean, "best within the tie": f"{ties} of {len(test)}"}, indent=1))
+    record.write("select_bases", {**figures, "reached": reached, "runs": found})
+    return reached
+
+
 def main() -> int:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -79,8 +199,9 @@ def main() -> int:
     parser.add_argument("--bases", type=Path, default=Path(tempfile.gettempdir()) / "regraft-select-bases")
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    if options.stage == "truth":
-        make_truth(options)
+    if options.stage == "table":
+        return 0 if tabulate(options) else 1
+    make_truth(options) if options.stage == "truth" else choose(options)
     return 0
 
 

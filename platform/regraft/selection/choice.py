@@ -30,9 +30,9 @@ class DepthScores:
     depth: int
     scores: Scores
 
-    def by_row(self) -> Floats:
-        """Return the mean of its scores of single rows, (rows,)."""
-        return _mean_of_rows([self.scores[name] for name in BY_ROW if name in self.scores])
+    def judged(self) -> Scored:
+        """Return the mean of its scores of single rows."""
+        return _mean_score([self.scores[name] for name in BY_ROW if name in self.scores])
 
 
 @dataclass(eq=False)
@@ -57,15 +57,9 @@ class BaseScores:
         """What it costs to use, in operations a row; parameters where operations cannot be counted."""
         return self.operations or float(self.parameters)
 
-    def by_row(self) -> Floats:
-        """Return the mean of its scores of single rows, each at its best depth, (rows,)."""
-        return _mean_of_rows([self.best(name).scores[name] for name in BY_ROW if name in self.depths[0].scores])
-
-    def by_half(self) -> Floats | None:
-        """Return the same by half as many other rows; None where a score has none."""
-        found = [self.best(name).scores[name].by_half for name in BY_ROW if name in self.depths[0].scores]
-        rows = [one for one in found if one is not None]
-        return np.asarray(np.mean(rows, axis=0), dtype=np.float64) if found and len(rows) == len(found) else None
+    def judged(self) -> Scored:
+        """Return the mean of its scores of single rows, each at its best depth."""
+        return _mean_score([self.best(name).scores[name] for name in BY_ROW if name in self.depths[0].scores])
 
 
 @dataclass(frozen=True)
@@ -78,8 +72,8 @@ class RankedBase:
 
     @property
     def tied(self) -> bool:
-        """Whether nothing tells it from the first base."""
-        return self.behind is None or self.behind.low <= 0 <= self.behind.high
+        """Whether it is not behind the first base beyond noise."""
+        return self.behind is None or self.behind.low <= 0
 
 
 def score_depth(features: Floats, target: FeatureTarget, names: Sequence[str]) -> dict[str, Scored]:
@@ -98,7 +92,7 @@ def shown_scores(features: Floats, target: FeatureTarget) -> dict[str, float]:
 def rank(bases: Sequence[BaseScores], share: float = 1.0) -> list[RankedBase]:
     """Return the bases by their mean rank, each beside the first; of equal ones the cheaper comes first.
 
-    `share` is the share of all training rows that were scored: ties are about all of them.
+    `share` is the share of all training rows that were scored: the intervals are about all of them.
     """
     names = [name for name in RANKED if name in bases[0].depths[0].scores]
     values = np.array([[base.best(name).scores[name].value for name in names] for base in bases])
@@ -106,29 +100,29 @@ def rank(bases: Sequence[BaseScores], share: float = 1.0) -> list[RankedBase]:
     for base, mean in zip(bases, ranks, strict=True):
         base.rank = float(mean)
     ordered = sorted(bases, key=lambda base: (base.rank, base.cost))
-    behind = [_behind(ordered[0], base, share) for base in ordered[1:]]
+    behind = [ahead(ordered[0].judged(), base.judged(), share) for base in ordered[1:]]
     return [RankedBase(base, found) for base, found in zip(ordered, (None, *behind), strict=True)]
-
-
-def _behind(first: BaseScores, other: BaseScores, share: float) -> DifferenceInterval:
-    """Return by how much a base is behind the first one."""
-    halves = first.by_half(), other.by_half()
-    learned = None if halves[0] is None or halves[1] is None else HalfLearned(halves[0], halves[1], share)
-    return paired_difference(first.by_row(), other.by_row(), np.random.default_rng(RANDOM), learned=learned)
 
 
 def proposed_depth(base: BaseScores) -> DepthScores:
     """Return the deepest place whose features are within noise of the best: what lies before it may stay frozen."""
-    best = max(base.depths, key=lambda one: one.by_row().mean())
-    for one in reversed(base.depths):
-        if one is best:
-            break
-        found = paired_difference(best.by_row(), one.by_row(), np.random.default_rng(RANDOM))
-        if found.low <= 0 <= found.high:
-            return one
-    return best
+    best = max(base.depths, key=lambda one: one.judged().value)
+    others = (one for one in reversed(base.depths) if one is not best and one.depth >= best.depth)
+    return next((one for one in others if ahead(best.judged(), one.judged()).low <= 0), best)
 
 
-def _mean_of_rows(found: Sequence[Scored]) -> Floats:
+def ahead(first: Scored, other: Scored, share: float = 1.0) -> DifferenceInterval:
+    """Return by how much one score of rows is ahead of another on the same rows, with its interval."""
+    assert first.by_row is not None and other.by_row is not None
+    learned = None
+    if first.by_half is not None and other.by_half is not None:
+        learned = HalfLearned(first.by_half, other.by_half, share)
+    return paired_difference(first.by_row, other.by_row, np.random.default_rng(RANDOM), learned=learned)
+
+
+def _mean_score(found: Sequence[Scored]) -> Scored:
+    """Return the mean of scores of the same rows, and that of what half as many rows teach where all have it."""
     rows = [one.by_row for one in found if one.by_row is not None]
-    return np.asarray(np.mean(rows, axis=0), dtype=np.float64)
+    halves = [one.by_half for one in found if one.by_half is not None]
+    half = np.mean(halves, axis=0) if len(halves) == len(rows) else None
+    return Scored.of_rows(np.mean(rows, axis=0), half)

@@ -100,7 +100,11 @@ def base_features(
     """
     reading = _opened(site, spec, len(chosen)) if cuts is None else _Reading(list(cuts), note="a control is not kept")
     side = SampledRows(site.snapshot.train, file_columns(site.spec), chosen)
-    computed = _fill(site, reading, side, folder)
+    try:
+        computed = _fill(site, reading, side, folder)
+    except NotCut as reason:  # pictures of several sizes are found when they are read
+        reading = _direct(site, spec, reason)
+        computed = _fill(site, reading, side, folder)
     depths = [DepthFeatures(one.name, one.depth, _read(reading, side, one.read)) for one in reading.cuts]
     usable = [one for one in depths if np.isfinite(one.features).all()]
     if not usable:
@@ -124,17 +128,32 @@ def _opened(site: CutSite, spec: RunSpec, rows: int) -> _Reading:
     try:
         reading = _Reading(depth_cuts(site, spec.method))
     except Exception as error:
-        reading = _Reading(direct_cuts(site), note=str(as_not_cut(error)))
-    if spec.compute.trunk not in ("auto", "disk"):
+        return _direct(site, spec, error)
+    if not _keeps(spec):
         reading.note = f"compute.trunk: {spec.compute.trunk} keeps nothing in the store"
         return reading
-    reads = {one.read.key: pooled_boundary(one.read) for one in reading.cuts}
-    reading.pooled = open_features(site, reads.values(), pooled="mean")
-    if not reading.note and may_cache(site):
+    reading.pooled = _pooled_features(site, reading.cuts)
+    if may_cache(site):
         free = site.store.free_bytes()
         budget = min(MOST_BYTES, spec.compute.trunk_gb * 1e9, MOST_BYTES if free is None else free / 2)
         reading.kept = open_features(site, _within(reading.cuts, budget / max(1, rows)))
     return reading
+
+
+def _direct(site: CutSite, spec: RunSpec, error: Exception) -> _Reading:
+    """Return the places where a base that cannot be cut is read; of its outputs the means alone are kept."""
+    reading = _Reading(direct_cuts(site), note=str(as_not_cut(error)))
+    if _keeps(spec):
+        reading.pooled = _pooled_features(site, reading.cuts)
+    return reading
+
+
+def _keeps(spec: RunSpec) -> bool:
+    return spec.compute.trunk in ("auto", "disk")
+
+
+def _pooled_features(site: CutSite, cuts: Sequence[DepthCut]) -> dict[str, Features]:
+    return open_features(site, {one.read.key: pooled_boundary(one.read) for one in cuts}.values(), pooled="mean")
 
 
 def _within(cuts: Sequence[DepthCut], row_bytes: float) -> list[Boundary]:

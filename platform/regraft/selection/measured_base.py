@@ -17,7 +17,7 @@ from regraft.data.snapshot import Snapshot
 from regraft.selection.choice import RANKED, BaseScores, DepthScores, proposed_depth, score_depth, shown_scores
 from regraft.selection.depth_cuts import DepthCut
 from regraft.selection.features import BaseFeatures, base_features
-from regraft.selection.score import FeatureTarget
+from regraft.selection.score import FeatureTarget, Scored
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.training.cut_check import CutSite
@@ -81,9 +81,7 @@ def measure_base(
     return MeasuredBase(site.adapted.base, features, scores, time.monotonic() - started)
 
 
-def probe_rows(scores: BaseScores) -> NDArray[np.float64]:
-    """Return the linear probe's score of each row, at the base's best depth: what dull baselines are compared with."""
+def probe_score(scores: BaseScores) -> Scored:
+    """Return the linear probe's score at the base's best depth: what dull baselines are compared with."""
     name = RANKED[1] if RANKED[1] in scores.depths[0].scores else RANKED[0]
-    found = scores.best(name).scores[name].by_row
-    assert found is not None
-    return found
+    return scores.best(name).scores[name]

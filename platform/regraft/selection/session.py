@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from regraft.bases.adapt import narrow
 from regraft.bases.derived_base import RANDOM, find_base, holds_configuration_alone
 from regraft.bases.load import load_processor
@@ -26,17 +24,16 @@ from regraft.errors import BaseError, DataError, NotFound, RegraftError, Request
 from regraft.selection import words
 from regraft.selection.base_facts import trained_for
 from regraft.selection.choice import RANDOM as SEED
-from regraft.selection.choice import RANKED, RankedBase, proposed_depth, rank
+from regraft.selection.choice import RANKED, RankedBase, ahead, proposed_depth, rank
 from regraft.selection.data_curve import data_curve
 from regraft.selection.dull_inputs import dull_scores
-from regraft.selection.measured_base import MeasuredBase, SelectWork, base_site, measure_base, probe_rows
+from regraft.selection.measured_base import MeasuredBase, SelectWork, base_site, measure_base, probe_score
 from regraft.selection.outcome import SelectOutcome
 from regraft.selection.page import select_page
 from regraft.selection.references import compared_bases
 from regraft.selection.sampled_rows import sampled
 from regraft.selection.score import FeatureTarget
 from regraft.selection.targets import target_of
-from regraft.selection.verdict import paired_difference
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.scratch_folder import scratch_folder
@@ -182,7 +179,8 @@ def _decide(work: SelectWork, bases: dict[str, Base], options: SelectOptions) ->
     found: list[MeasuredBase] = []
     target: FeatureTarget | None = None
     wrong: list[str] = []
-    for base in bases.values():
+    for number, base in enumerate(bases.values(), 1):
+        note(work.progress, f"base {number} of {len(bases)}: {base.reference}")
         try:
             site = base_site(work, base, work.spec)
             target = target or _target(work, site)
@@ -206,7 +204,7 @@ def _decide(work: SelectWork, bases: dict[str, Base], options: SelectOptions) ->
         headline=words.headline(ranking),
         tied=[one.base.reference for one in sorted(ranking, key=lambda one: one.base.cost) if one.tied],
         bases=[_entry(place, one, by_reference[one.base.reference]) for place, one in enumerate(ranking, 1)],
-        probe=float(probe_rows(first.scores).mean()),
+        probe=probe_score(first.scores).value,
         baselines=controls,
         warning=words.warning(first.base.reference, beaten),
         depth=words.depth(depth, first.features.blocks),
@@ -251,19 +249,13 @@ def _inputs(site: CutSite, index: int) -> str:
 def _controls(work: SelectWork, first: MeasuredBase, target: FeatureTarget) -> list[dict[str, Any]]:
     """Return the dull baselines and the random weights of the first choice, each beside it."""
     site = base_site(work, first.base, work.spec)
-    found = {
-        name: one.by_row for name, one in dull_scores(site.adapted, work.snapshot.train, work.chosen, target).items()
-    }
+    found = dull_scores(site.adapted, work.snapshot.train, work.chosen, target)
     with suppress(RegraftError):  # weights of some architectures cannot be drawn; the others still count
         base = find_base(work.store, f"{RANDOM}{SEED}:{first.base.reference}")
         random = measure_base(work, base_site(work, base, work.spec), target, cuts=first.features.cuts)
-        found["random weights of the first choice"] = probe_rows(random.scores)
-    ours = probe_rows(first.scores)
-    return [
-        words.control(name, float(rows.mean()), paired_difference(ours, rows, np.random.default_rng(SEED)))
-        for name, rows in found.items()
-        if rows is not None
-    ]
+        found["random weights of the first choice"] = probe_score(random.scores)
+    ours = probe_score(first.scores)
+    return [words.control(name, one.value, ahead(ours, one)) for name, one in found.items()]
 
 
 def _entry(place: int, ranked: RankedBase, measured: MeasuredBase) -> dict[str, Any]:
@@ -276,14 +268,14 @@ def _entry(place: int, ranked: RankedBase, measured: MeasuredBase) -> dict[str, 
         "hash": measured.base.hash,
         "place": place,
         "rank": round(base.rank, 3),
-        "score": float(base.by_row().mean()),
+        "score": base.judged().value,
         "scores": {**decided, **base.others},
         "depth": depth.name,
         "depths": [
             {
                 "name": one.name,
                 "depth": one.depth,
-                "score": float(one.by_row().mean()),
+                "score": one.judged().value,
                 **{name: found.value for name, found in one.scores.items()},
             }
             for one in base.depths
@@ -293,7 +285,7 @@ def _entry(place: int, ranked: RankedBase, measured: MeasuredBase) -> dict[str, 
         "parameters": features.parameters,
         "operations": features.operations,
         "trained_for": trained_for(measured.base),
-        "rows": {"computed": features.computed, "found": len(measured.scores.by_row()) - features.computed},
+        "rows": {"computed": features.computed, "found": len(features.depths[0].features) - features.computed},
         "kept": features.kept,
         "note": features.note,
         "seconds": round(measured.seconds, 2),

@@ -45,6 +45,13 @@ def test_the_first_base_has_the_least_mean_rank_and_others_are_tied_or_behind() 
     assert ranking[2].behind.low > 0
 
 
+def test_a_base_that_is_ahead_by_rows_is_tied_however_the_ranks_fall() -> None:
+    ranking = rank([base("a", 0.6, logme=2), base("b", 0.5, logme=1), base("c", 0.9, logme=0)])
+    behind = {one.base.reference: one for one in ranking}
+    assert ranking[0].base.reference in ("a", "c")
+    assert all(one.tied for name, one in behind.items() if name in ("a", "c"))
+
+
 def test_each_score_counts_at_the_best_depth_of_a_base() -> None:
     ranking = rank([base("deep", 0.2, 0.2, 0.8), base("flat", 0.7, 0.7, 0.7)])
     assert ranking[0].base.reference == "deep"

@@ -6,13 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 import regraft
+from regraft.bases.derived_base import find_base
 from regraft.cli import main
 from regraft.contracts import Event, Task, TrunkProgress
+from regraft.data.snapshot import build_snapshot
 from regraft.errors import RegraftError
+from regraft.selection.direct_features import direct_cuts, direct_values
+from regraft.selection.features import base_features
+from regraft.selection.measured_base import SelectWork, base_site
+from regraft.selection.pooling import pooled
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.selections import read_selection, selections
@@ -122,6 +129,25 @@ def test_words_boxes_and_masks_count_by_what_is_in_a_row(auto: str, tmp_path: Pa
         assert "no label is in some of the training rows" in str(error)  # made-up rows may hold the same things
         return
     assert outcome.kind == KINDS[auto]
+
+
+@pytest.mark.slow
+def test_blocks_that_are_read_row_by_row_give_the_features_of_the_pass(tmp_path: Path) -> None:
+    written = spec_in(tmp_path, rows=12)
+    spec = RunSpec.resolve({**written, "compute": {**written["compute"], "trunk": "off"}})
+    store = open_store(spec.store)
+    store.begin()
+    snapshot, chosen = build_snapshot(store, spec.task, spec.data), np.arange(12)
+    work = SelectWork(store, spec, snapshot, chosen, quiet, tmp_path)
+    site = base_site(work, find_base(store, spec.base), spec)
+    features = base_features(site, spec, chosen, tmp_path)
+    cuts = direct_cuts(site)
+    assert features.kept == [] and features.note == "compute.trunk: off keeps nothing in the store"
+    for row in (0, 7):
+        values = direct_values(site, cuts, row)
+        for depth, cut in zip(features.depths, cuts, strict=True):
+            found = pooled(values[cut.read.key], cut.read).numpy()
+            assert found == pytest.approx(depth.features[row], abs=1e-5)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from regraft.spec.budget import BudgetSpec, within
 from regraft.spec.column_names import column_names, misnamed
 from regraft.spec.document import absolute, absolute_base, merged, read_document
 from regraft.spec.feature_training import problem_of_features
+from regraft.spec.named_models import MODEL, check_named
 from regraft.spec.problems import problems
 from regraft.spec.search import SearchSpec
 from regraft.spec.search_bases import with_bases
@@ -35,19 +36,8 @@ from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 
 FORMAT = 1
-_MODEL = "model:"
 NAMED_AS: dict[str, float] = asdict(TrainingDefaults())
 """By training key: the number that `auto` counts as in the names of runs and searches."""
-
-
-def _check_named(reference: str, where: str) -> None:
-    """Raise ValueError for what does not name a registered model."""
-    try:
-        if not reference.startswith(_MODEL):
-            raise RequestError(f"{reference} is written; a registered model is named")
-        parse(reference.removeprefix(_MODEL))
-    except RequestError as error:
-        raise ValueError(f"{where}: {error.message}, as in model:NAME or model:NAME@v2") from None
 
 
 def lacking(loss: Loss, spec: RunSpec) -> str:
@@ -182,15 +172,15 @@ class RunSpec(Frozen):
                 f"training.init: random is written, and method {self.method.key()} leaves weights as they begin: write "
                 "method: full, or training.init: pretrained"
             )
-        if self.base.startswith(_MODEL):
-            _check_named(self.base, "base")
+        if self.base.startswith(MODEL):
+            check_named(self.base, "base")
         return self
 
     @model_validator(mode="after")
     def _teachers_are_models(self) -> Self:
         for loss in self.losses:
             if isinstance(loss, TeacherLoss):
-                _check_named(loss.teacher, f"losses: {loss.key()}.teacher")
+                check_named(loss.teacher, f"losses: {loss.key()}.teacher")
         return self
 
     @model_validator(mode="after")
@@ -199,7 +189,7 @@ class RunSpec(Frozen):
             return self
         if self.training.init == "random":
             raise ValueError("training.init: random would forget what the stages trained: write it in the first stage")
-        last = f"{_MODEL}{stage_name(self.name, len(self.stages))}@"
+        last = f"{MODEL}{stage_name(self.name, len(self.stages))}@"
         if self.stages[0].base != self.base and not self.base.startswith(last):
             raise ValueError("stages.0.base: the base is written twice, and differently: keep one of them")
         for number, stage in enumerate(self.stages):
@@ -237,7 +227,7 @@ class RunSpec(Frozen):
         stage = self.stages[number]
         return type(self)(
             name=stage_name(self.name, number + 1),
-            base=stage.base or f"{_MODEL}{stage_name(self.name, number)}",
+            base=stage.base or f"{MODEL}{stage_name(self.name, number)}",
             task=stage.task,
             method=stage.method,
             losses=stage.losses,
@@ -267,10 +257,10 @@ class RunSpec(Frozen):
         )
 
     def _pinned(self, base: str) -> str:
-        if not base.startswith(_MODEL):
+        if not base.startswith(MODEL):
             return base
-        name, ref = parse(base.removeprefix(_MODEL))
-        return base if is_version(ref) else f"{_MODEL}{Registry(open_store(self.store)).version(name, ref)}"
+        name, ref = parse(base.removeprefix(MODEL))
+        return base if is_version(ref) else f"{MODEL}{Registry(open_store(self.store)).version(name, ref)}"
 
     @model_validator(mode="after")
     def _labels_are_written_once(self) -> Self:

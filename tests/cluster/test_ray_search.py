@@ -95,6 +95,26 @@ def test_asha_races_among_bases() -> None:
     assert lengths["org/bad"] < 0.6 * lengths["org/good"]
 
 
+def test_optuna_passes_over_points_that_a_base_does_not_have() -> None:
+    space = {"base": ["org/small", "org/large"], "method.depth": {"choice": [1, 2, 8]}, **SPACE}
+    del space["method"]
+    spec = RunSpec.resolve(
+        {**DOCUMENT, "method": "freeze", "search": {"space": space, "trials": 20, "sampler": "optuna"}}
+    )
+    study = tune_study(spec)
+    study.admits = lambda overrides: overrides["base"] == "org/large" or overrides["method.depth"] <= 2
+    seen = []
+    while (suggested := study.suggest()) is not None:
+        trial, drawn = suggested
+        record = TrialRecord(trial.id, trial.number, dict(trial.overrides), "finished", drawn=dict(drawn))
+        record.best = {"accuracy": value(drawn, 1)}
+        study.ended(record)
+        seen.append(drawn)
+    assert len(seen) == 20
+    assert {drawn["base"] for drawn in seen} == {"org/small", "org/large"}
+    assert not [drawn for drawn in seen if drawn["base"] == "org/small" and drawn["method.depth"] == 8]
+
+
 def test_nobody_is_ended_before_the_grace() -> None:
     assert all(len(record.reports) >= 3 for record in run(grace=3))
 

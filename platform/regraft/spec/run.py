@@ -378,8 +378,7 @@ class RunSpec(Frozen):
         return self.named({"compute": True, "store": True, "search": True})
 
     def named(self, without: dict[str, Any]) -> str:
-        """Return the model's name and a hash of the resolved spec without some fields (in the form of pydantic's
-        `exclude`)."""
+        """Return the model's name and a hash of the spec without some fields (in the form of pydantic's `exclude`)."""
         document = self.model_dump(mode="json", exclude={**without, "budget": True})
         if self.stages and "base" in document:
             document["base"] = self.stages[0].base  # the model of the last stage follows from the stages

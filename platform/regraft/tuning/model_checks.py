@@ -33,7 +33,7 @@ def check_methods(spec: RunSpec, base: Base) -> tuple[int | str, ...]:
         return ()
     try:
         _, anatomy = meta_model(spec.task, base, labels)
-    except (RegraftError, NotImplementedError, RuntimeError) as error:
+    except (RegraftError, NotImplementedError, RuntimeError, ValueError) as error:
         log.info("the base cannot be built without weights: %s", error)
         return ()
     problems = list(_depth_problems(every, anatomy))
@@ -74,7 +74,7 @@ def size_problems(spec: RunSpec, every: Sequence[Method], base: Base, labels: tu
     for method in every:
         try:
             found = trainable_weights(spec.task, method, base, labels)
-        except (RegraftError, NotImplementedError, RuntimeError) as error:
+        except (RegraftError, NotImplementedError, RuntimeError, ValueError) as error:
             if isinstance(error, Unsupported | BaseError):
                 yield f"search.space: {error}"
             continue

@@ -28,6 +28,8 @@ from regraft.tuning.space import methods, without_search
 log = logging.getLogger(__name__)
 
 Depths = tuple[int | str, ...]
+_OF_ANOTHER_FAMILY = "configuration class"
+"""In transformers' message about a model class that a base's family does not have."""
 SHOWN = 4
 """Methods that a note lists."""
 
@@ -145,10 +147,12 @@ def _anatomy(spec: RunSpec, base: Base) -> Anatomy | None:
     labels = spec.task.classes() or spec.data.labels or SOME_LABELS
     try:
         return meta_model(spec.task, base, labels)[1]
-    except ValueError as error:
-        what = f"task {spec.task.key()} cannot be done: {' '.join(str(error).split())[:300]}"
-        raise Unsupported(what, where=BASE) from error
-    except (NotImplementedError, RuntimeError) as error:
+    except RegraftError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and _OF_ANOTHER_FAMILY in str(error):
+            what = f"task {spec.task.key()} cannot be done: {' '.join(str(error).split())[:200]}"
+            raise Unsupported(what, where=BASE) from error
         log.info("%s cannot be built without weights: %s", base.reference, error)
         return None
 

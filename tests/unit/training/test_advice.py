@@ -97,3 +97,22 @@ def test_a_search_says_what_to_widen() -> None:
     assert "training.lr: {loguniform: [1.0e-06, 1.0e-03]}" in a_search(1.2e-5, (0.3, 0.2))
     assert "--set training.epochs=6" in a_search(1e-4, (0.2, 0.3))
     assert "other methods in search.space (tried: freeze" in a_search(1e-4, (0.3, 0.2))
+
+
+def test_of_several_bases_the_winner_is_compared_within_its_own() -> None:
+    bases = {
+        "org/a": {"hash": "1", "baselines": {"nearest_centroid": {"accuracy": 0.2}}},
+        "org/b": {"hash": "2", "baselines": {"nearest_centroid": {"accuracy": 0.9}}},
+    }
+    score = {"name": "accuracy", "mode": "max"}
+    record = SearchRecord("s", "m", score, SPACE, "random", "none", "x", bases=bases)
+    made = [
+        TrialRecord(f"t{n:04d}", n, {"base": base, "training.lr": 1e-4}, "finished", best={"accuracy": reached})
+        for n, (base, reached) in enumerate([("org/a", 0.5), ("org/b", 0.4)])
+    ]
+    searched = spec(search={"space": SPACE})
+    assert search_advice(searched, record, made, made[0]) == "", "the other base's centroid is better, its own is not"
+    assert "nearest centroid" in search_advice(searched, record, made, made[1])
+    made[1].status = "stopped"
+    text = search_advice(searched, record, made, made[0])
+    assert text == "nothing can be said of org/b (not compared: every trial was stopped before its end)"

@@ -157,3 +157,19 @@ def test_cut_texts_and_plain_texts_are_reported_everywhere(tmp_path: Path) -> No
     assert content["other_form"]["metrics"]["same_words"] == 1
     assert content["findings"]["tables"][-1]["title"] == "Forms of a request"
     assert "plain text" in found.html.read_text()
+
+
+def test_of_several_bases_each_must_read_every_row(tmp_path: Path) -> None:
+    one = larger_tokenizer(tmp_path / "one", "zylkomat")
+    other = larger_tokenizer(tmp_path / "other", "hums")
+    written = document(tmp_path / "work", rows=12)
+    with Path(written["data"]["train"]).open("a") as file:
+        file.write("the zylkomat is new,light\nit hums,light\nthe lamp is old,light\n")
+    written["data"]["bad_rows"] = "skip"
+    spec = RunSpec.resolve({**written, "base": str(one)})
+    store, bases = open_store(spec.store), [locate(str(one)), locate(str(other))]
+    counts = [build_rows(store, spec, base, None).counts["train"] for base in bases]
+    both = build_rows(store, spec, bases, None)
+    assert counts == [14, 14] and both.counts["train"] == 13
+    assert {note.partition(":")[0] for note in both.notes} == {"one", "other"}
+    assert build_rows(store, spec, bases[::-1], None).fingerprint == both.fingerprint

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from doubles.fake_pool import FakePool, a_spec, searched, study
+from regraft.bases.derived_base import find_base
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Anatomy, Note
 from regraft.errors import RequestError, SpecError, WrongBase
@@ -23,6 +24,7 @@ from regraft.store.registry import Registry
 from regraft.tuning.driver.prepare import search_name
 from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.driver.trial_queue import TrialQueue
+from regraft.tuning.model_checks import check_methods
 from regraft.tuning.protocol import JobBase, SearchJob, Trial
 from regraft.tuning.records import TrialRecord
 from regraft.tuning.searched_bases import SearchedBases, check_bases, find_bases, left_out_notes
@@ -224,6 +226,28 @@ def test_scores_of_tokens_are_not_compared_over_tokenizers(two: list[str], tmp_p
     other = {**bases, two[1]: replace(bases[two[1]], processor_hash="another")}
     with pytest.raises(SpecError, match=f"{two[1]}: its tokenizer is not that of {two[0]}, and task masked-lm packs"):
         check_bases(spec, other)
+
+
+def test_a_search_of_one_such_base_is_left_to_its_trials_which_say_it(tmp_path: Path) -> None:
+    """transformers' ValueError about the family once ended the command with a traceback."""
+    wrong = tiny_resnet(tmp_path / "wrong")
+    tokenizer_of(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "lamp"]).save_pretrained(wrong)
+    spec = a_spec(tmp_path, {"space": {"method.depth": {"choice": [1]}}}, method="freeze", base=str(wrong))
+    assert check_methods(spec, locate(spec.base)) == ()
+
+
+@pytest.mark.slow
+def test_random_weights_of_several_architectures_can_race(two: list[str], tmp_path: Path) -> None:
+    space = {"base": {"grid": two}, "training.lr": {"grid": [1e-3]}}
+    spec = a_spec(tmp_path, {"space": space}, method="full", training={"init": "random", "epochs": 1})
+    searched(spec, FakePool())
+    store = open_store(spec.store)
+    record = SearchStore(store, search_name(spec)).record()
+    assert record is not None
+    hashes = {base: find_base(store, f"random:0:{base}").hash for base in two}
+    assert {base: known["hash"] for base, known in record.bases.items()} == hashes
+    meta = Registry(store).version("tiny").meta
+    assert meta["base"]["reference"].startswith("random:0:") and meta["base"]["hash"] in hashes.values()
 
 
 # A search.

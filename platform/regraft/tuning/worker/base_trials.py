@@ -134,6 +134,7 @@ class BaseTrials:
         sites: list[CutSite] = []
         heads: list[tuple[CutSite, Cut]] = []
         for spec in specs:
+            self.context.harness.pulse.beat()  # a large base takes a while, and it may come late in a search
             try:
                 site, *later = self.context.sites(spec)
             except RequestError as error:

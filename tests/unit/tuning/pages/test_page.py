@@ -255,19 +255,35 @@ OVERLAPS = """() => {
 }"""
 
 
-def test_a_page_of_several_bases_groups_by_base(tmp_path: Path) -> None:
+def of_bases() -> tuple[SearchRecord, list[TrialRecord]]:
+    """Return a search of three bases, of which one has no trial."""
     names = ["/bases/minilm", "/bases/mpnet", "/bases/idle"]
-    known = {name: {"hash": str(number)} for number, name in enumerate(names)}
-    known[names[1]]["baselines"] = {"nearest_centroid": {"accuracy": 0.777}}  # type: ignore[assignment]
+    known: dict[str, dict[str, Any]] = {name: {"hash": str(number)} for number, name in enumerate(names)}
+    known[names[1]]["baselines"] = {"nearest_centroid": {"accuracy": 0.777}}
     made = [
         replace(one, overrides={"base": names[number % 2], **one.overrides}, blocks=(6, 12)[number % 2])
         for number, one in enumerate(trials(14))
     ]
+    return search(bases=known, base=names[0]), made
+
+
+def test_a_page_of_several_bases_groups_by_base(tmp_path: Path) -> None:
     (tmp_path / "depth-7.png").touch()  # of an earlier page, with more results
-    text = page(tmp_path, search(bases=known, base=names[0]), made)
+    text = page(tmp_path, *of_bases())
     section = text.partition('id="bases"')[2].partition("</section>")[0]
     assert re.findall(r'title="(/bases/[a-z]+)"', section)[2] == "/bases/idle", "a base without a trial comes last"
     assert "0.777" in section and "no trial" in section
     assert {path.name for path in tmp_path.glob("depth*.png")} == {"depth-1.png", "depth-2.png"}
     assert "blocks frozen of mpnet" in text and "3 bases" in text
     assert "/bases/mpnet" not in text.partition('id="trials"')[2].partition("</section>")[0], "names are short there"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_of_several_bases_is_cut(browser: Look, tmp_path: Path, width: int) -> None:
+    write_report(*of_bases(), tmp_path)
+    with browser(tmp_path / "report.html", width=width) as seen:
+        assert seen.cut() == [] and seen.complaints == []
+        assert width < 1280 or seen.scrolling() == []
+        assert min(seen.contrasts((*WORDS, "#bases td", "#bases th")).values()) >= 4.5
+        assert seen.page.evaluate(OVERLAPS) == []

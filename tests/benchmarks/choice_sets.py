@@ -144,8 +144,8 @@ SETS: dict[str, Callable[[Path], Rows]] = {
     "usps": usps,
     "sst2": sst2,
     "movies": partial(_rated, "movieReviewSnippets", classes=False),
-    "tweets": partial(_rated, "tweets", classes=True),
     "hymenoptera": hymenoptera,
+    "tweets": partial(_rated, "tweets", classes=True),
     "pneumonia": pneumonia,
     "tiles": tiles,
 }

@@ -122,22 +122,29 @@ def truths(found: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
     return {name: bases for name, bases in table.items() if set(bases) == set(BASES[MEDIA[name]])}
 
 
-def regret(truth: dict[str, list[float]], base: str) -> float:
-    """Return by how many points the mean truth of a base is below that of the best."""
+def regret(truth: dict[str, list[float]], bases: list[str]) -> float:
+    """Return by how many points the mean truth of these bases, on average, is below that of the best of all."""
     means = {name: statistics.mean(values) for name, values in truth.items()}
-    return 100 * (max(means.values()) - means[base])
+    return 100 * (max(means.values()) - statistics.mean(means[base] for base in bases))
 
 
-def rules() -> dict[str, Callable[[dict[str, Any]], str]]:
-    """Return the ways to choose a base from its figures: the product's, each score alone, and the size."""
+def rules() -> dict[str, Callable[[dict[str, Any]], list[str]]]:
+    """Return the ways to choose a base from its figures: the product's, each score alone, and the size.
 
-    def by(figure: str) -> Callable[[dict[str, Any]], str]:
-        return lambda bases: max(bases, key=lambda base: bases[base][figure])
+    The size prior knows which bases have random weights and leaves them out; of equal ones it takes any.
+    """
 
-    def product(bases: dict[str, Any]) -> str:
-        return min(bases, key=lambda base: bases[base]["place"])
+    def by(score: str) -> Callable[[dict[str, Any]], list[str]]:
+        return lambda bases: [max(bases, key=lambda base: bases[base][score])]
 
-    return {"select": product, "size prior": by("parameters"), **{score: by(score) for score in SCORES}}
+    def product(bases: dict[str, Any]) -> list[str]:
+        return [min(bases, key=lambda base: bases[base]["place"])]
+
+    def largest(bases: dict[str, Any]) -> list[str]:
+        sizes = {base: one["parameters"] for base, one in bases.items() if not base.endswith("random")}
+        return [base for base, size in sizes.items() if size == max(sizes.values())]
+
+    return {"select": product, "size prior": largest, **{score: by(score) for score in SCORES}}
 
 
 def best_single(known: dict[str, dict[str, float]], left_out: str) -> str:
@@ -168,7 +175,7 @@ def tabulate(options: argparse.Namespace) -> bool:
             "seeds": min(len(values) for values in truth[name].values()),
             "truth_noise": 100 * statistics.mean(spread) if spread else None,
             "best": best,
-            "first_choice": rules()["select"](choices[name]["bases"]),
+            "first_choice": rules()["select"](choices[name]["bases"])[0],
             "best_is_tied": bool(choices[name]["bases"][best]["tied"]),
             "regret": regrets[name],
             "best_single_of_other_sets": {"score": single, "regret": regrets[name][single]},

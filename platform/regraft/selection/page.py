@@ -19,6 +19,7 @@ from regraft.version import VERSION
 _TEMPLATES = Path(__file__).parent / "templates"
 _WORDS = {"knn": "k-NN", "linear_probe": "linear probe", "logme": "LogME"}
 _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_ACROSS = "blocks before the features, %; then what the head reads"
 _SHOWN = 6
 """Bases whose layers are drawn, the first ones."""
 
@@ -126,7 +127,7 @@ def _layers(outcome: SelectOutcome, short: Mapping[str, str]) -> Picture:
             axes.plot(places, heights, color=colour, linewidth=2.2 if number == 0 else 1.2, marker="o", markersize=3.5)
             ends.append((heights[-1], short[one["base"]], colour))
         _name_ends(canvas, axes, ends)
-        axes.set_xlabel("blocks before the features, %; then what the head reads")
+        axes.set_xlabel("blocks before, %; then the head" if canvas.narrow else _ACROSS)
         axes.set_xlim(0, 150 if canvas.narrow else 125)
         axes.set_xticks([0, 25, 50, 75, 100])
         plain(axes, f"mean of {_listed(BY_ROW)}")

@@ -82,7 +82,8 @@ def select_session(spec: RunSpec, options: SelectOptions, *, progress: Progress 
     store.begin()
     store.check()
     once = NotesOnce(progress)
-    bases = _located(store, references, options, once)
+    located = _located(store, references, options, once).values()
+    bases = {base.reference: base for base in located}  # a registered model's reference names its version now
     snapshot = _rows(store, spec, bases, once)
     name = selection_name(spec, references, options)
     hashes = {base.reference: base.hash for base in bases.values()}

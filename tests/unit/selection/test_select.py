@@ -110,6 +110,16 @@ def test_evaluation_rows_choose_nothing(tmp_path: Path) -> None:
     assert rows_of_bases(second) == {"base-1": (0, 60), "base-2": (0, 60)}
 
 
+@pytest.mark.slow
+def test_a_registered_model_is_a_base_as_any_other(selected: tuple[dict[str, Any], list[str], Any]) -> None:
+    written, bases, _ = selected
+    train_local(RunSpec.resolve({**written, "base": bases[0]}))
+    outcome = regraft.select(written, [bases[0], "model:tiny"], warm=True, progress=quiet)
+    found = next(one for one in outcome.bases if one["base"].startswith("model:"))
+    assert found["base"].startswith("model:tiny@v")
+    assert found["trained_for"].startswith("registered model tiny@v") and bases[0] in found["trained_for"]
+
+
 KINDS = {
     "AutoModelForTokenClassification": "tags",
     "AutoModelForObjectDetection": "tags",

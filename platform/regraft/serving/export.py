@@ -25,6 +25,7 @@ from regraft.serving.predictor import load_adapted
 from regraft.serving.row_checks import prediction_columns
 from regraft.serving.version_files import Fetched, fetch
 from regraft.store.card import model_card
+from regraft.store.comparisons import with_comparison
 from regraft.store.objects import ObjectStore, open_store
 from regraft.tasks.inputs.text import TextRow
 from regraft.units import with_article
@@ -181,7 +182,7 @@ def _head_files(head: nn.Linear, labels: Sequence[str], folder: Path) -> None:
 
 
 def _card(fetched: Fetched, folder: Path, library: str, usage: str) -> None:
-    text = model_card(fetched.meta, fetched.spec, library=library, usage=usage)
+    text = model_card(with_comparison(fetched.version), fetched.spec, library=library, usage=usage)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 

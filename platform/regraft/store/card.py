@@ -265,16 +265,20 @@ def _beside_controls(meta: Mapping[str, Any]) -> str:
         (
             control_name(str(one.get("name"))),
             _number(one.get("value")),
-            f"{one['difference']:+.3f}",
-            f"{one['low']:+.3f} to {one['high']:+.3f}" if one.get("low") is not None else "",
+            _with_sign(one.get("difference")),
+            " to ".join(text for end in ("low", "high") if (text := _with_sign(one.get(end)))),
         )
         for one in comparison["controls"]
     ]
-    table = _table(("control", comparison["score"]["name"], "this model minus it", "95 % interval"), rows)
+    score = str((comparison.get("score") or {}).get("name", "score"))
+    table = _table(("control", score, "this model minus it", "95 % interval"), rows)
     texts = [_one_line(text) for text in comparison_texts(comparison)]
-    first, *others = texts
-    warning = f"**{first}**" if comparison.get("warning") else first
-    return "\n\n" + "\n\n".join([warning, *others, table])
+    warned = [f"**{text}**" if comparison.get("warning") and not at else text for at, text in enumerate(texts)]
+    return "\n\n" + "\n\n".join([*warned, table])
+
+
+def _with_sign(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
 
 
 def _number(value: float | None) -> str:

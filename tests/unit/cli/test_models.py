@@ -8,6 +8,7 @@ import pytest
 
 from doubles.fake_training import Regraft, publish
 from regraft.cli import dispatch
+from regraft.store.comparisons import write_comparison
 from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry
 
@@ -152,3 +153,33 @@ def test_export_hands_on_the_exact_version(
     assert (tmp_path / "out/config.json").read_text() == "tickets@v1 [] ./here"
     assert "for transformers: 1 files" in result.out
     assert "AutoModel" in result.out
+
+
+def test_the_controls_of_a_version_are_shown(regraft: Regraft, store: ObjectStore) -> None:
+    version = publish(store)
+    controls = [
+        {
+            "name": "words",
+            "value": 0.79,
+            "difference": 0.01,
+            "low": -0.02,
+            "high": 0.04,
+            "outcome": "not distinguishable",
+        },
+        {"name": "random_weights", "value": 0.4, "difference": 0.4, "outcome": "above"},
+    ]
+    warning = "Negative transfer: what the base has learned does not show to help."
+    found = {"score": {"name": "accuracy", "mode": "max"}, "rows": 9, "controls": controls, "warning": warning}
+    write_comparison(store, str(version), found, "<html>")
+    result = regraft("models", "show", "tickets", "--store", store.url)
+    assert result.code == 0, result.err
+    assert "random weights" in result.out and "-0.0200 to +0.0400" in result.out and "Negative transfer" in result.out
+    shown = regraft("models", "show", "tickets", "--json", "--store", store.url)
+    assert [one["name"] for one in shown.document["comparison"]["controls"]] == ["words", "random_weights"]
+
+
+def test_a_damaged_comparison_hides_no_version(regraft: Regraft, store: ObjectStore) -> None:
+    version = publish(store)
+    write_comparison(store, str(version), {"controls": 7}, "<html>")
+    result = regraft("models", "show", "tickets", "--store", store.url)
+    assert result.code == 0 and "controls" not in result.out

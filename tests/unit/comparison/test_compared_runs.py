@@ -10,13 +10,18 @@ import pytest
 
 import regraft
 from regraft.comparison.controls import control_runs
+from regraft.comparison.measuring import ComparedRows
+from regraft.comparison.session import Comparing
 from regraft.contracts import Event, Note, Started
+from regraft.data.snapshot import open_snapshot
+from regraft.errors import ClusterError, Diverged, Stopped, StoreError, Unsupported
 from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
 from regraft.store.comparisons import read_comparison
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
+from regraft.training.harness import LocalHarness
 from support.tiny import document
 
 
@@ -62,6 +67,12 @@ def test_every_control_is_there_or_says_why_not(compared: Any) -> None:
         assert one["knows_base"] == (one["name"] == "frozen_probe")
 
 
+def test_a_base_of_random_weights_is_warned_of(compared: Any) -> None:
+    found = compared[0].comparison
+    assert found["negative_transfer"] is True
+    assert found["warning"].startswith("Negative transfer") and "words" in found["warning"]
+
+
 def test_only_the_model_itself_is_registered(compared: Any) -> None:
     outcome, _, seen = compared
     store = open_store(outcome.store)
@@ -101,6 +112,7 @@ def test_a_second_comparison_trains_no_control_again(compared: Any) -> None:
     assert {"random_weights", "frozen_probe"} <= names.keys()
 
 
+@pytest.mark.slow
 def test_a_version_that_is_registered_is_compared_afterwards(tmp_path: Path) -> None:
     spec = document(tmp_path, method="feature-extraction", rows=24, eval_rows=12, epochs=1)
     first = regraft.train(spec, progress=Seen())
@@ -111,6 +123,52 @@ def test_a_version_that_is_registered_is_compared_afterwards(tmp_path: Path) -> 
     assert any(one["name"] == "frozen_probe" for one in again.comparison["left_out"])
     known = regraft.train(spec, progress=Seen())
     assert known.comparison["controls"] == again.comparison["controls"]
+
+
+@pytest.mark.slow
+def test_the_winner_of_a_search_is_compared(tmp_path: Path) -> None:
+    spec = document(tmp_path, method="feature-extraction", rows=24, eval_rows=12, epochs=1)
+    space = {"space": {"training.lr": {"grid": [1e-3, 1e-2]}}, "sampler": "grid", "scheduler": "none"}
+    outcome = regraft.search({**spec, "search": space}, compare=True, progress=Seen())
+    assert outcome.comparison is not None
+    assert outcome.document()["comparison"] == outcome.comparison
+    names = {one["name"]: one for one in outcome.comparison["controls"]}
+    assert names["random_weights"]["steps"] == 3  # the steps of the winner, not those of the search
+    version = Registry(open_store(outcome.store)).version(outcome.model, outcome.version or "")
+    assert (read_comparison(version) or {})["controls"] == outcome.comparison["controls"]
+
+
+class Failing:
+    """Trains no control, but raises."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, spec: RunSpec, finish: Any) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [Diverged("the loss is nan"), Unsupported("this base has no head")])
+def test_a_control_that_fails_is_left_out_with_the_reason(compared: Any, error: Exception) -> None:
+    found, left_out = controls_with(compared, Failing(error))
+    assert found == []
+    assert left_out == [(name, error.message) for name in ("random_weights", "frozen_probe")]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("error", [Stopped("SIGTERM"), ClusterError("a node is gone"), StoreError("no space")])
+def test_what_the_same_command_can_go_on_with_ends_it(compared: Any, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        controls_with(compared, Failing(error))
+
+
+def controls_with(compared: Any, train: Any) -> tuple[list[Any], list[tuple[str, str]]]:
+    """Return the trained controls of the model, and what was left out."""
+    outcome, written, _ = compared
+    store, left_out = open_store(outcome.store), list[tuple[str, str]]()
+    spec = resolve_auto(RunSpec.resolve(written), 48)
+    snapshot = open_snapshot(store, version_of(outcome).meta["lineage"]["data"]["fingerprint"])
+    rows = ComparedRows(store, spec, snapshot, LocalHarness())
+    return list(Comparing(train, None)._trained(rows, left_out)), left_out
 
 
 @pytest.mark.parametrize(

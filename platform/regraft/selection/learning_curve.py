@@ -67,7 +67,10 @@ def measure_curve(
     counts = np.array([round(share * min(len(fitting) for fitting, _ in sides)) for share in SHARES])
     used = np.flatnonzero(counts >= FEWEST_ROWS).tolist()
     if len(used) < 2:
-        raise RequestError(f"{len(target)} labelled rows are too few for a curve over {len(SHARES)} shares of them")
+        raise RequestError(
+            f"{len(target)} labelled rows are too few for a data curve, two shares of which must hold {FEWEST_ROWS} "
+            "rows or more: leave out --curve, or add rows"
+        )
     scores, rows = np.empty((len(sides), len(used))), np.empty((len(sides), len(used)))
     for at, (fitting, judging) in enumerate(sides):
         order = _order(target.take(fitting), draw)

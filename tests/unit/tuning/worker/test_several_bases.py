@@ -13,9 +13,11 @@ from safetensors.torch import load
 
 from doubles.fake_coordinator import FakeCoordinator, prepared_worker, searched, trials_of
 from regraft.contracts import BaselinesMeasured
+from regraft.errors import RequestError
 from regraft.store.objects import open_store
 from regraft.tuning.protocol import Trial
 from regraft.tuning.worker.context import WorkerContext
+from support.processes import in_child, search_and_weigh
 from support.tiny import document, tiny_bert
 
 HEADS: list[dict[str, Any]] = [{"method": "feature-extraction"}, {"method": "feature-extraction", "training.lr": 0.2}]
@@ -103,6 +105,29 @@ def test_models_of_another_base_are_released_and_its_outputs_stay(
     budgets = [cuts.budget for one in worker._bases.values() for cuts in one.context.cuts_by_task.values()]
     assert budgets == [4_000_000_000] * 2
     worker.close()
+
+
+@pytest.mark.long
+def test_more_bases_take_no_more_memory_than_one(tmp_path: Path) -> None:
+    """Five bases of 33 MB take less than one more of them above a search of one base (7 MB where it was measured)."""
+    bases = [str(tiny_bert(tmp_path / f"base-{seed}", layers=10, width=320, seed=seed)) for seed in range(5)]
+    size = sum(path.stat().st_size for path in Path(bases[0]).glob("*.safetensors"))
+    written = document(tmp_path, method="feature-extraction", rows=12, eval_rows=6, epochs=1)
+    written["compute"]["trunk"] = "memory"
+    peaks = []
+    for count in (1, len(bases)):
+        space = {"base": {"grid": bases[:count]}, "training.lr": {"grid": [1e-3, 1e-2]}}
+        search = {"space": space, "scheduler": "none", "register": "none"}
+        store, out = str(tmp_path / f"store-{count}"), tmp_path / f"peak-{count}"
+        assert in_child(search_and_weigh, {**written, "store": store, "search": search}, str(out)) == 0
+        peaks.append(int(out.read_text()))
+    assert size > 30e6 and peaks[1] - peaks[0] < size, (peaks, size)
+
+
+def test_a_budget_is_held_against_the_smallest_base(two: list[str], tmp_path: Path) -> None:
+    written = {**spec_in(tmp_path), "budget": {"seconds": 1e-4}}
+    with pytest.raises(RequestError, match="do not hold one epoch of the cheapest method"):
+        prepared_worker(written, tmp_path / "w", FakeCoordinator(), bases={base: [] for base in two[::-1]})
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ if _typing.TYPE_CHECKING:
     from typing import Any, Literal
 
     from regraft.adaptation.outcome import AdaptOutcome
+    from regraft.automatic.outcome import AutoOutcome
+    from regraft.automatic.request import AutoAsked
     from regraft.contracts import Progress, Source
     from regraft.evaluation.evaluate import EvaluationResult
     from regraft.planning.outcome import PlanOutcome
@@ -27,7 +29,7 @@ if _typing.TYPE_CHECKING:
     from regraft.training.registration import Outcome
     from regraft.tuning.driver.finish import SearchOutcome
 
-__all__ = ["__version__", "adapt", "create_store", "evaluate", "load", "plan"]
+__all__ = ["__version__", "adapt", "auto", "create_store", "evaluate", "load", "plan"]
 __all__ += ["predict", "search", "select", "teach", "train"]
 
 __version__ = _VERSION
@@ -187,6 +189,13 @@ def adapt(
     from regraft.cli.python_progress import adapt_shown
 
     return adapt_shown(run)
+
+
+def auto(data: str | Path, *, progress: Progress | None = None, **asked: _typing.Unpack[AutoAsked]) -> AutoOutcome:
+    """Make a registered model of data alone: `auto("rows.csv", budget="10m")`; the other names are `regraft auto`'s."""
+    from regraft.cli.python_progress import auto_called
+
+    return auto_called(data, asked, progress)
 
 
 def plan(

@@ -95,6 +95,7 @@ def test_the_public_face_is_exact_and_imports_nothing_heavy() -> None:
     assert sorted(regraft.__all__) == [
         "__version__",
         "adapt",
+        "auto",
         "create_store",
         "evaluate",
         "load",

@@ -10,6 +10,7 @@ MOST_PARAMETERS = 5
 MOST_POSITIONAL = 4
 FACE = {
     "regraft.adapt",
+    "regraft.auto",
     "regraft.evaluate",
     "regraft.predict",
     "regraft.search",

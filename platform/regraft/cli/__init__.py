@@ -37,6 +37,7 @@ _AFTER_INTERRUPT = {
     "train": "; the same command continues the run from its last checkpoint",
     "search": "; the same command continues the search: its finished trials are kept",
     "adapt": "; the same command continues the adaptation: its finished runs are kept",
+    "auto": "; the same command goes on: trials that ended are kept",
     "select": "; the same command finds the features that were computed",
     "predict": "; the same command continues the output where it stopped",
     "serve": "; the endpoint is down, and the same command brings it up again",

@@ -33,6 +33,7 @@ _KEPT = {
     "searches": "records, reports and the checkpoints of the best trials (search.keep), which can be registered; "
     "`regraft runs delete SEARCH`",
     "adaptations": "records and pages of `regraft adapt`",
+    "automatic": "records, pages and specs of `regraft auto`",
     "selections": "records and pages of `regraft select`",
     "features": "outputs of frozen parts, which speed up later runs of the same base and rows: delete the folder, or "
     "a part of it, to free space; runs compute again what they miss. `regraft gc --verify` removes wrong ones",

@@ -13,6 +13,7 @@ from regraft.cli.adapt_arguments import add_arguments
 from regraft.cli.argument_types import among as _among
 from regraft.cli.argument_types import count as _count
 from regraft.cli.argument_types import registered as _registered
+from regraft.cli.auto_arguments import auto_arguments
 from regraft.cli.compare_arguments import add_compare
 from regraft.cli.plan_arguments import budget_arguments, plan_arguments
 from regraft.cli.select_arguments import add_select_arguments
@@ -95,6 +96,7 @@ def build() -> Parser:
     plan_arguments(_command(commands, "plan", "what a spec moves, needs and takes, before anything starts", store=True))
     add_select_arguments(_command(commands, "select", "rank bases for a task's rows before fine-tuning", store=True))
     add_arguments(_command(commands, "adapt", "adapt to another domain without its labels, or say why not", store=True))
+    auto_arguments(_command(commands, "auto", "data alone become a registered model, with page and spec", store=True))
     return parser
 
 

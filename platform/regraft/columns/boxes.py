@@ -10,6 +10,7 @@ import pyarrow as pa
 from regraft.columns.image import ImageColumn
 from regraft.columns.number import NumberColumn
 from regraft.contracts.column import BadCell, Column, MadeUp, column_of, quoted
+from regraft.contracts.likeness import CellSample, Likeness
 from regraft.contracts.rows import Answer
 from regraft.contracts.views import Box, BoxesView, ShownRow
 from regraft.errors import DataError
@@ -47,6 +48,17 @@ class BoxesColumn(Column):
             return value.in_picture(picture_size(columns[name].for_check(row[name])))
         except DataError as error:
             raise BadCell(f"cannot be placed: {error.message}") from None
+
+    def likeness(self, sample: CellSample) -> Likeness | None:
+        """Recognise lists of four numbers each."""
+        boxes = [box for boxes in sample.lists or () for box in boxes]
+        fit = boxes and all(isinstance(box, list | tuple) and len(box) == 4 for box in boxes)
+        return Likeness(0.9, f"lists of {len(boxes) / len(sample.cells):.1f} boxes on average") if fit else None
+
+    def described(self, sample: CellSample) -> tuple[str, str] | None:
+        """Return how many boxes a picture has."""
+        counts = sorted(len(boxes) for boxes in sample.lists or ())
+        return ("boxes", f"{counts[0]:,} to {counts[-1]:,} a picture, in a sample") if counts else None
 
     def stored(self, value: Any) -> list[list[float]]:
         """Return plain lists."""

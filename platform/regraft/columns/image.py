@@ -16,6 +16,7 @@ from regraft.columns.files.file_column import FileColumn
 from regraft.columns.files.pixels_in_memory import holds_pixels, is_one_picture, picture_file
 from regraft.contracts.column import Allowance, BadCell, MadeUp, TooLarge, column_of
 from regraft.contracts.file_ref import FileBytes, UndecodedFile
+from regraft.contracts.likeness import CellSample, Likeness
 from regraft.contracts.views import ImageView, ShownRow
 from regraft.errors import DataError
 from regraft.media.pixels.check import METHOD
@@ -32,9 +33,14 @@ from regraft.media.pixels.images import (
     open_rgb,
     upright_size,
 )
+from regraft.media.pixels.picture_sizes import picture_size
 from regraft.media.pixels.stated_size import stated_size
 
 _ALLOWED = ", ".join(REQUEST_FORMATS)
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+"""Usual endings of pictures' names."""
+_OPENED, _MEASURED = 3, 50
+"""Pictures of a sample that are opened to recognise them, and to tell their sizes."""
 _FEW = 1_000_000
 """Pixels that a doubtful picture may have whatever it states: thumbnails inside may state less."""
 _UNSTATED = 4_000_000
@@ -92,6 +98,29 @@ class ImageColumn(FileColumn):
     def header_is_later(self, head: bytes) -> bool:
         """Return whether the first bytes are a picture's and its size stands behind them, as TIFF has it at the end."""
         return begins_like_picture(head) and not self.complete(head)
+
+    def likeness(self, sample: CellSample) -> Likeness | None:
+        """Recognise names that end as pictures' do, and pictures in the cells."""
+        if sample.texts is not None and not all(text.lower().endswith(_SUFFIXES) for text in sample.texts):
+            return None
+        if sample.texts is None and not all(isinstance(cell, bytes | dict) for cell in sample.cells):
+            return None
+        try:
+            for cell in sample.cells[:_OPENED]:
+                self.read_cell(cell, sample.folder)
+        except BadCell:
+            return None
+        return Likeness(0.9, f"{sample.distinct:,} pictures")
+
+    def described(self, sample: CellSample) -> tuple[str, str] | None:
+        """Return the sizes of some pictures."""
+        try:
+            every = [self.read_cell(cell, sample.folder) for cell in sample.cells[:_MEASURED]]
+            sizes = sorted((size.width, size.height) for size in map(picture_size, map(self.for_check, every)))
+        except (BadCell, DataError):
+            return None
+        first, middle, last = (f"{size[0]} x {size[1]}" for size in (sizes[0], sizes[len(sizes) // 2], sizes[-1]))
+        return "pictures", first if first == last else f"{first} to {last} pixels, {middle} in the middle"
 
     def accept(self, value: Any) -> Any:
         """Return a path or an open file; a PIL image, or an array of pixels, as an open PNG file."""

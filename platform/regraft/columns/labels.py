@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from regraft.columns.label import MADE_UP, LabelColumn
+from regraft.columns.label import MADE_UP, LabelColumn, balance_text
 from regraft.contracts.column import BadCell, Column, MadeUp, absent, label_text, quoted
 from regraft.contracts.label_names import look_alikes
+from regraft.contracts.likeness import CellSample, Likeness
 from regraft.contracts.views import AnswerView, ShownRow, likeliest, short_text
 
 _LABEL = LabelColumn()
@@ -23,6 +24,7 @@ _QUOTED = rf"""'(?:[^'\\\n]|{_ESCAPE})*'|"(?:[^"\\\n]|{_ESCAPE})*\""""
 _ITEM = re.compile(_QUOTED)
 _LITERAL = re.compile(rf"[\[({{]\s*(?:(?:{_QUOTED})(?:\s*,\s*|\s+|(?=\s*[\])}}]$)))*[\])}}]")
 """Quoted items in brackets, with commas (Python) or only spaces (numpy) between them."""
+_LONGEST = 60
 _BRACKETS = ("[", "(", "{")
 _MARKS = {
     **dict.fromkeys(("1", "1.0", "true", "yes"), True),
@@ -70,6 +72,31 @@ class LabelsColumn(Column):
                     f"{label!r} is one label, beside {beside}: if these are several, write {joined!r}, or a JSON list"
                 )
         return look_alikes(parts)
+
+    def likeness(self, sample: CellSample) -> Likeness | None:
+        """Recognise lists of a few labels, each of which occurs again."""
+        if sample.lists is None and not any(mark in text for text in sample.texts or () for mark in ("|", "[")):
+            return None
+        counts, most = self._counted(sample), 0
+        for label, count in counts.items():
+            most = max(most, count)
+            if len(label) > _LONGEST:
+                return None
+        if not counts or len(counts) * 2 > sum(counts.values()):
+            return None
+        return Likeness(0.9, f"lists of {len(counts):,} labels, the most frequent of them in {most:,} cells seen")
+
+    def described(self, sample: CellSample) -> tuple[str, str] | None:
+        """Return how unequal the labels are, in the cells that were seen."""
+        counts = self._counted(sample)
+        return ("balance", f"{balance_text(counts, 'label', 'labels')}, in a sample") if counts else None
+
+    def _counted(self, sample: CellSample) -> Counter[str]:
+        """Return how often each label occurs; empty where a cell is no list of labels."""
+        try:
+            return Counter(label for cell in sample.cells for label in self.read_cell(cell, sample.folder))
+        except BadCell:
+            return Counter()
 
     def answer_view(self, shown: ShownRow) -> AnswerView:
         """Return the labels as a set beside the model's."""

@@ -9,10 +9,12 @@ import numpy as np
 
 from regraft.columns.image import ImageColumn, displayed_input, png
 from regraft.contracts.column import MadeUp
+from regraft.contracts.likeness import CellSample, Likeness
 from regraft.contracts.views import MaskView, ShownRow
 from regraft.media.pixels.mask_overlay import mask_overlays
 
 MADE_UP_CLASSES = 3
+_USUAL = ("mask", "segment", "annotation")
 
 
 class MaskColumn(ImageColumn):
@@ -27,6 +29,15 @@ class MaskColumn(ImageColumn):
     def for_check(self, value: Any) -> Any:
         """Return a mask in S3 with all of its bytes: its numbers are checked."""
         return self.fetched(value)
+
+    def likeness(self, sample: CellSample) -> Likeness | None:
+        """Recognise masks by the name of their column: their files are pictures like any others."""
+        named = any(word in sample.name.lower() for word in _USUAL)
+        return super().likeness(sample) if named else None
+
+    def described(self, sample: CellSample) -> tuple[str, str] | None:
+        """Return nothing: the sizes are those of the pictures."""
+        return None
 
     def drawn_on(self, input_name: str, name: str, shown: ShownRow) -> MaskView | None:
         """Return an image under the true classes, beside the same under the predicted ones."""

@@ -21,6 +21,8 @@ from regraft.contracts.column import (
     quoted,
     received_text,
 )
+from regraft.contracts.likeness import CellSample, Likeness
+from regraft.contracts.prose import language_of
 from regraft.contracts.views import MOST_LETTERS, ConversationView, ShownRow
 from regraft.units import with_article
 
@@ -90,6 +92,21 @@ class MessagesColumn(Column):
         if messages[0]["role"] == SYSTEM:
             raise BadCell(f"{SYSTEM}: the conversation has a message of the system's too: leave one of them out")
         return [{"role": SYSTEM, "content": system}, *messages]
+
+    def likeness(self, sample: CellSample) -> Likeness | None:
+        """Recognise conversations."""
+        turns = 0
+        for cell in sample.cells:
+            try:
+                turns += len(self.read_cell(cell, sample.folder))
+            except BadCell:
+                return None
+        return Likeness(0.95, f"conversations of {turns / len(sample.cells):.1f} messages on average")
+
+    def described(self, sample: CellSample) -> tuple[str, str] | None:
+        """Return the language of what is said."""
+        said = [message["content"] for cell in sample.cells for message in self.read_cell(cell, sample.folder)]
+        return "language", language_of(said)
 
     def accept(self, value: Any) -> Any:
         """Return a list of messages, whose contents the task checks; a bare text is what the user says."""

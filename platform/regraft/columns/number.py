@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
+import statistics
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, json_name
+from regraft.contracts.likeness import CellSample, Likeness
 from regraft.contracts.views import AnswerView, ShownRow, predicted_text, short_text
 from regraft.units import with_article
 
 LARGEST = 1 << 63
 """Whole numbers of a request are no larger: Python's have any number of digits."""
+_NAMES_ROWS = re.compile(r"(^|[_ .-])(id|index|idx|number|nr|no|key)$", re.IGNORECASE)
+"""Names of columns whose numbers name the rows."""
+_FEW = 20
+"""Different whole numbers that may as well be the names of classes."""
 MOST = 1e300
 """The largest number of a file: the distance of two larger ones would be infinite."""
 
@@ -33,6 +40,25 @@ class NumberColumn(Column):
             if math.isfinite(number):
                 return _within(number)
         raise BadCell.unfit(cell, "a finite number")
+
+    def likeness(self, sample: CellSample) -> Likeness | None:
+        """Recognise numbers that do not name the rows, and are no pair of classes."""
+        numbers = sample.numbers
+        if numbers is None or sample.distinct <= 2:
+            return None
+        low, high = min(numbers), max(numbers)
+        whole = all(number.is_integer() for number in numbers)
+        if _NAMES_ROWS.search(sample.name) or (whole and sample.distinct == sample.rows and sample.rows >= _FEW):
+            return None
+        strength = 0.6 if whole and sample.distinct <= _FEW else 0.8
+        return Likeness(strength, f"{sample.distinct:,} different numbers from {low:g} to {high:g}")
+
+    def described(self, sample: CellSample) -> tuple[str, str] | None:
+        """Return mean and spread of the numbers."""
+        numbers = sample.numbers
+        if numbers is None or len(numbers) < 2:
+            return None
+        return "spread", f"mean {statistics.fmean(numbers):.3g}, standard deviation {statistics.stdev(numbers):.3g}"
 
     def accept(self, value: Any) -> float:
         """Return an int or a float, also of NumPy's."""

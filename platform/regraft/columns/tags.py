@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from regraft.columns.labels import LabelsColumn
 from regraft.columns.words import WordsColumn
 from regraft.contracts.column import MadeUp, column_of
+from regraft.contracts.likeness import CellSample, Likeness
 from regraft.contracts.views import EntitiesView, ShownRow, Span
 
 Entity = tuple[int, int, str]
@@ -29,6 +31,20 @@ class TagsColumn(LabelsColumn):
     def doubts(self, labels: Iterable[str]) -> str | None:
         """Return None: a tag may hold a comma."""
         return None
+
+    def likeness(self, sample: CellSample) -> Likeness | None:
+        """Recognise lists of O, B-type and I-type."""
+        tags = {str(tag) for tags in sample.lists or () for tag in tags}
+        if not tags or not all(tag == "O" or tag[:2] in ("B-", "I-") for tag in tags):
+            return None
+        return Likeness(0.95, f"tags of {len({tag[2:] for tag in tags if tag != 'O'}):,} types")
+
+    def described(self, sample: CellSample) -> tuple[str, str] | None:
+        """Return the types, with the number of entities of each in the cells that were seen."""
+        begun = [str(tag)[2:] for tags in sample.lists or () for tag in tags if str(tag).startswith("B-")]
+        counts = Counter(begun).most_common()
+        shown = ", ".join(f"{kind} ({count:,})" for kind, count in counts[:10])
+        return ("entities", f"in a sample: {shown}") if counts else None
 
     def instead(self, values: Mapping[str, Any]) -> str | None:
         """Return the source of texts with spans, where the first row looks like one of them."""

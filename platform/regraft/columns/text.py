@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, absent, received_text
+from regraft.contracts.likeness import CellSample, Likeness
+from regraft.contracts.prose import language_of, prose
 from regraft.units import counted, with_article
 
 EXAMPLES = ("the lamp drops off wifi every night", "the light loses its connection at night")
@@ -47,6 +49,17 @@ class TextColumn(Column):
             except BadCell as error:
                 raise BadCell(f"{name}: {error}") from None
         return "\n".join(text for text in texts if text.strip())
+
+    def likeness(self, sample: CellSample) -> Likeness | None:
+        """Recognise prose: texts of several words, most of which differ."""
+        found = prose(sample.texts or ())
+        if found is None or sample.distinct * 5 < sample.rows:
+            return None
+        return Likeness(0.8, f"{sample.distinct:,} different texts of {found.words:.0f} words on average")
+
+    def described(self, sample: CellSample) -> tuple[str, str] | None:
+        """Return the language of the texts."""
+        return ("language", language_of(sample.texts)) if sample.texts else None
 
     def accept(self, value: Any) -> str:
         """Return a str."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from regraft.columns.text import TextColumn
 from regraft.contracts.column import Column, MadeUp, Widget
+from regraft.contracts.likeness import CellSample, Likeness
 
 _TEXT = TextColumn()
 
@@ -23,6 +24,10 @@ class TextsColumn(Column):
         if isinstance(cell, list | tuple) and cell:
             return [_TEXT.read_cell(text, folder) for text in cell]
         return [_TEXT.read_cell(cell, folder)]
+
+    def likeness(self, sample: CellSample) -> Likeness | None:
+        """Recognise prose, one text a cell."""
+        return _TEXT.likeness(sample)
 
     def request_schema(self) -> dict[str, Any]:
         """Return the schema of a list of strings."""

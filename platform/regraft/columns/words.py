@@ -7,7 +7,12 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from regraft.contracts.column import Allowance, BadCell, Column, MadeUp, Widget, quoted, received_text
+from regraft.contracts.likeness import CellSample, Likeness
+from regraft.contracts.prose import language_of
 from regraft.units import with_article
+
+_DIFFERENT = 20
+"""Different words of a sample, below which they are labels."""
 
 
 class WordsColumn(Column):
@@ -26,6 +31,17 @@ class WordsColumn(Column):
             if not isinstance(word, str):
                 raise BadCell(f"holds {quoted(word)}; a word is text")
         return list(cell)
+
+    def likeness(self, sample: CellSample) -> Likeness | None:
+        """Recognise lists of words, most of which are no tags."""
+        words = [word for words in sample.lists or () for word in words]
+        if not words or not all(isinstance(word, str) for word in words) or len(set(map(str, words))) < _DIFFERENT:
+            return None
+        return Likeness(0.7, f"lists of {len(words) / len(sample.cells):.0f} words on average")
+
+    def described(self, sample: CellSample) -> tuple[str, str] | None:
+        """Return the language of the words."""
+        return "language", language_of([" ".join(map(str, words)) for words in sample.lists or ()])
 
     def as_written(self, cell: object) -> str:
         """Return `text` for a cell that holds one text: the task splits it."""

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         note,
     )
     from regraft.contracts.findings import Curve, Findings, Matrix, OtherForm, Table
+    from regraft.contracts.likeness import CellSample, Likeness
     from regraft.contracts.loss import Episode, ForwardPass, Loss, Need, Step, TeacherLoss
     from regraft.contracts.medium import Medium, medium_of
     from regraft.contracts.method import Method, Phase, Serving
@@ -92,6 +93,7 @@ __all__ = [
     "BaselineMeasured",
     "BaselinesMeasured",
     "Batch",
+    "CellSample",
     "CheckpointWritten",
     "Column",
     "Context",
@@ -104,6 +106,7 @@ __all__ = [
     "Forward",
     "ForwardPass",
     "Kind",
+    "Likeness",
     "Loader",
     "Loss",
     "MadeUp",
@@ -167,7 +170,7 @@ __all__ = [
     "under",
 ]
 
-_LIGHT = ("events", "defaults", "findings", "rows", "anatomy", "source", "api_form")
+_LIGHT = ("events", "defaults", "findings", "rows", "anatomy", "source", "api_form", "likeness")
 _MODULES = (*_LIGHT, "column", "medium", "loss", "method", "task")
 """Modules of this package, those without heavy imports first."""
 

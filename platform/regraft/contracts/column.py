@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import pyarrow as pa
 
 from regraft.contracts.file_ref import EmbeddedFile
+from regraft.contracts.likeness import CellSample, Likeness
 from regraft.contracts.views import AnswerView, ShownRow, ViewPart, predicted_text, short_text, text_view
 from regraft.plugins import Plugin
 from regraft.units import with_article
@@ -188,6 +189,14 @@ class Column(Plugin, ABC):
 
     def instead(self, values: Mapping[str, Any]) -> str | None:
         """Return how to read a file that lacks this column, by its first row, or None where that is not known."""
+        return None
+
+    def likeness(self, sample: CellSample) -> Likeness | None:
+        """Return how much a column of a file looks like this kind; None where only its name could show it."""
+        return None
+
+    def described(self, sample: CellSample) -> tuple[str, str] | None:
+        """Return a subject and what a look at data says about it of a column of this kind; None for nothing."""
         return None
 
     def accept(self, value: Any) -> Any:

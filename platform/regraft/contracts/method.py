@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from regraft.contracts.anatomy import Anatomy, under
 from regraft.contracts.defaults import TrainingDefaults, TrainingFacts
@@ -60,6 +60,16 @@ class Method(Plugin, ABC):
     """Whether this is the method of a stage that names none, where that of its run moves the head alone."""
     moves_all: ClassVar[bool] = False
     """Whether every weight of the base is trained, so that it may begin with random weights."""
+
+    automatic: ClassVar[Mapping[str, tuple[Any, ...]] | None] = None
+    """The fields that `regraft auto` varies, each with its values, the usual one first; None where it does not try the
+    method. Members that derive from another do not inherit it."""
+
+    @classmethod
+    def varied(cls) -> Mapping[str, tuple[Any, ...]] | None:
+        """Return the fields that `regraft auto` varies, as this class itself states them."""
+        found: Mapping[str, tuple[Any, ...]] | None = vars(cls).get("automatic")
+        return found
 
     def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
         """Return the values of the training keys that a spec leaves open."""

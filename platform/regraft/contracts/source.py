@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from regraft.plugins import Plugin
 
@@ -43,6 +43,18 @@ class Source(Plugin, ABC):
     def accepts(self, path: Path) -> bool:
         """Return whether the source reads this path where a spec names no format."""
         return path.name.lower().endswith(self.suffixes) if self.suffixes else False
+
+    @classmethod
+    def proposed(cls, path: Path) -> Self | None:
+        """Return the source, set up as the beginning of a file shows; None where that shows nothing.
+
+        A look at data asks every source; a spec names what it reads.
+        """
+        return None
+
+    def splits_in(self, path: Path) -> tuple[str, ...]:
+        """Return the names of the splits in a file or folder, as `part` has them; none where there are no such."""
+        return ()
 
     def written(self, **changes: object) -> str:
         """Return the source as `data.format` writes it, with some of its fields changed."""

@@ -114,6 +114,8 @@ class Task(Plugin, ABC):
     random_inputs: ClassVar[bool] = False
     """Whether `encode` draws the inputs of training rows from their `draw`, whatever the spec says: they differ in each
     epoch, so that nothing which is computed of them is kept."""
+    row_shapes: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """The task's fields for each form that its rows may have; a look at data takes the first that fits."""
     answer_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that change answers alone, and not how rows with targets are encoded."""
 

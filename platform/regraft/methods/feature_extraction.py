@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -17,6 +17,7 @@ class FeatureExtraction(Method):
     synonyms: ClassVar[frozenset[str]] = frozenset({"linear-probe", "linear-probing", "head-only", "frozen"})
     serves: ClassVar[Serving] = "head"
     by_depth: ClassVar[bool] = True
+    automatic: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
 
     def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
         """Return a large rate and many epochs: a head alone starts from nothing, and its steps cost little."""

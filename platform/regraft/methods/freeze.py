@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
@@ -26,6 +27,7 @@ class Freeze(Method):
     """The stem and the first `depth` blocks are frozen; later blocks, pooler and head are fine-tuned."""
 
     by_depth: ClassVar[bool] = True
+    automatic: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {"depth": ("50%", "75%", "25%")}
 
     depth: Depth = Field("50%", examples=[4, "50%", "all"])
     """Frozen blocks, counted from the input: an integer, a share of them (`50%`), or `all`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from regraft.contracts import Method, TrainingDefaults, TrainingFacts
 
@@ -16,6 +17,7 @@ class Full(Method):
     by_depth: ClassVar[bool] = True
     moves_all: ClassVar[bool] = True
     usual: ClassVar[bool] = True
+    automatic: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
 
     def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
         """Return a small rate for every block, which only adapts, and a larger one for the head, which is new."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +30,8 @@ class Lora(Method):
     """Low-rank adaptation (Hu et al., 2022): y = Wx + scaling * B(Ax); the base itself stays frozen."""
 
     synonyms: ClassVar[frozenset[str]] = frozenset({"peft", "qlora", "adapter", "adapters", "low-rank"})
+
+    automatic: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
 
     rank: int = Field(8, ge=1)
     """Rank of the factors A and B."""

@@ -310,6 +310,19 @@ class StoredAdaptation(Stored):
     choice: dict[str, Any] = {}
 
 
+class StoredAutomaticRun(Stored):
+    """The record of `regraft auto` on some data."""
+
+    name: str = ""
+    state: str = "unknown"
+    fingerprint: str = ""
+    budget: Number = 0.0
+    spent: Number = 0.0
+    base: str = ""
+    forward_s: Number = 0.0
+    outcome: dict[str, Any] = {}
+
+
 class StoredSelection(Stored):
     """The record of a selection among bases."""
 

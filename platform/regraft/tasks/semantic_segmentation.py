@@ -57,6 +57,7 @@ class SemanticSegmentation(GreyLevels):
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "mask": "mask"}
     supports: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing", "augment"})
     later: ClassVar[frozenset[str]] = GreyLevels.later | {"colours"}
+    row_shapes: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"values": "nonzero"})
 
     labels: tuple[str, ...] = Field(("background", "object"), min_length=2)
     """The classes in the order of the masks' pixel values, which begin at `first`."""

@@ -54,16 +54,13 @@ class TextGeneration(Task):
     """
 
     synonyms: ClassVar[frozenset[str]] = frozenset(
-        {
-            "causal-lm",
-            "language-modeling",
-            "causal-language-modeling",
-            "sft",
-            "instruction-tuning",
-            "chat",
-            "conversational",
-            "llm",
-        }
+        {"causal-lm", "language-modeling", "causal-language-modeling", "sft", "instruction-tuning", "chat", "llm"}
+        | {"conversational"}
+    )
+    row_shapes: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        *({"form": form} for form in ("text", "completion", "chat")),
+        {"form": "chat", "template": "plain"},
+        {"form": "chat", "template": "plain", "max_new_tokens": 32},
     )
     auto: ClassVar[str] = "AutoModelForCausalLM"
     modality: ClassVar[str] = "text"

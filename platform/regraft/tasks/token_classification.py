@@ -68,6 +68,7 @@ class TokenClassification(Task):
     score: ClassVar[Score] = Score("f1", "max")
     columns: ClassVar[Mapping[str, Kind]] = {"tokens": "words", "tags": "tags"}
     supports: ClassVar[frozenset[str]] = frozenset({"label_smoothing", "bucketing"})
+    row_shapes: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"scheme": "plain"})
     later: ClassVar[frozenset[str]] = frozenset({"scheme", "words"})
     answer_fields: ClassVar[frozenset[str]] = frozenset({"words"})
 

@@ -27,7 +27,7 @@ from regraft.training.stop_signals import on_interrupt, on_sigterm
 from regraft.tuning.driver.centroid_baseline import measure_centroid
 from regraft.tuning.driver.checkpoint_budget import CheckpointBudget
 from regraft.tuning.driver.coordinator import SearchCoordinator
-from regraft.tuning.driver.finish import SearchOutcome, complete, read_ahead
+from regraft.tuning.driver.finish import Ending, SearchOutcome, complete, read_ahead
 from regraft.tuning.driver.prepare import (
     PreparedSearch,
     check_unchanged,
@@ -72,13 +72,16 @@ def search_session(
     `again` says which search: `continue` the spec's newest one, or a `fresh` one. Where the rows have changed since the
     newest, another search of the name with a number is begun; with `same`, RowsChanged is raised.
     """
-    started = time.monotonic()
+    return search_by(spec, SearchMeans(make_study, make_pool, progress, time.monotonic(), NotesOnce(progress)), again)
+
+
+def search_by(spec: RunSpec, means: SearchMeans, again: Again = "continue") -> SearchOutcome:
+    """Search a spec's space by these means, as `search_session` does."""
     check_search(spec)
     store = open_store(spec.store)
     store.begin()
     store.check()
     names = search_names(store, spec, fresh=again == "fresh")
-    means = SearchMeans(make_study, make_pool, progress, started, NotesOnce(progress))
     while True:
         name = next(names)
         try:
@@ -86,7 +89,7 @@ def search_session(
         except RowsChanged:
             if again == "same":
                 raise
-            note(progress, f"the rows have changed since search {name} began: another search begins with them")
+            note(means.progress, f"the rows have changed since search {name} began: another search begins with them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,8 @@ class SearchMeans:
     """Monotonic time at which the command began."""
     reading: Progress
     """Receives the events of reading the rows."""
+    report: bool = True
+    """Whether a page is written at the end."""
 
 
 def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) -> SearchOutcome:
@@ -139,7 +144,7 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
             coordinator = coordinate(prepared, study)
             ran = execute(coordinator, job, pool, lease)
         lease.raise_if_lost("another driver took this search over; it will register the winner", name)
-        return complete(prepared, coordinator, means.started, ran=ran)
+        return complete(prepared, coordinator, means.started, Ending(ran, means.report))
 
 
 def refuse_unmeasured(snapshot: Snapshot) -> None:

@@ -63,7 +63,19 @@ def test_every_entry_of_the_table_can_be_imported(target: str) -> None:
 
 
 def test_all_of_the_package_is_exact() -> None:
-    functions = ["adapt", "create_store", "evaluate", "load", "plan", "predict", "search", "select", "teach", "train"]
+    functions = [
+        "adapt",
+        "auto",
+        "create_store",
+        "evaluate",
+        "load",
+        "plan",
+        "predict",
+        "search",
+        "select",
+        "teach",
+        "train",
+    ]
     assert package.__all__ == ["__version__", *functions]
     assert all(hasattr(package, name) for name in package.__all__)
 

@@ -134,7 +134,19 @@ def test_rows_in_memory_are_refused_with_the_way_to_train_on_them(rows: Any, fak
 def test_the_package_has_no_names_but_its_own() -> None:
     code = "import regraft; print(*sorted(name for name in vars(regraft) if not name.startswith('_')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    functions = ["adapt", "create_store", "evaluate", "load", "plan", "predict", "search", "select", "teach", "train"]
+    functions = [
+        "adapt",
+        "auto",
+        "create_store",
+        "evaluate",
+        "load",
+        "plan",
+        "predict",
+        "search",
+        "select",
+        "teach",
+        "train",
+    ]
     assert done.stdout.split() == [*functions, "version"]
     assert isinstance(regraft.version, ModuleType)
     assert set(regraft.__all__) == {"__version__", *functions}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
 
 from regraft.contracts import Raw, Source
 from regraft.data.json_shape import open_text
+from regraft.data.table_shape import looks_tagged
 from regraft.data.text_encoding import Encoding
 from regraft.data.word_columns import DOCUMENT, Cells, Columns, Documents, column_count, columns_in
 from regraft.tasks.inputs.tag_schemes import Scheme, WrongTags, to_iob2
@@ -44,6 +45,11 @@ class Conll(Source):
     entity. All are turned into iob2."""
     encoding: Encoding | None = None
     """Encoding of the file, such as cp1252; null: by its mark, else UTF-8."""
+
+    @classmethod
+    def proposed(cls, path: Path) -> Self | None:
+        """Recognise words with their tags, one a line, in a text file of any name."""
+        return cls() if looks_tagged(path) else None
 
     def read(self, path: Path) -> Iterator[Raw]:
         """Yield rows by their first line; a row with a line of more or fewer columns than the first is a bad row."""

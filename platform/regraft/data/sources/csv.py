@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
 from regraft.contracts import Raw, Source
 from regraft.data.json_shape import open_text
+from regraft.data.table_shape import table_shape
 from regraft.data.text_encoding import Encoding
 from regraft.errors import DataError
 from regraft.units import counted
@@ -49,6 +50,12 @@ class Csv(Source):
     doubled."""
     encoding: Encoding | None = None
     """Encoding of the file, such as cp1252; null: by its mark, else UTF-8."""
+
+    @classmethod
+    def proposed(cls, path: Path) -> Self | None:
+        """Return the delimiter, the quote and the names of columns that the first rows of a table show."""
+        fields = table_shape(path)
+        return None if fields is None else cls(**fields)
 
     @field_validator("header", mode="before")
     @classmethod

@@ -46,6 +46,14 @@ class Npz(Source):
     """[black, white]: the values of images that become black and white, such as [0, 4095] for 12 bits; null: 0 and 255,
     or 0 and 1 for fractions."""
 
+    def splits_in(self, path: Path) -> tuple[str, ...]:
+        """Return the words before `_images`, `_labels` and the like in the names of arrays."""
+        if self.part is not None or not zipfile.is_zipfile(path):
+            return ()
+        with zipfile.ZipFile(path) as archive:
+            pairs = (name.removesuffix(".npy").rpartition("_") for name in archive.namelist())
+            return tuple(sorted({part for part, _, column in pairs if part and column in _COLUMNS}))
+
     @field_validator("levels")
     @classmethod
     def _white_is_above_black(cls, levels: tuple[float, float] | None) -> tuple[float, float] | None:

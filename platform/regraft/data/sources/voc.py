@@ -52,6 +52,12 @@ class Voc(Source):
         """Accept an .xml, and a folder with some, itself or in Annotations/."""
         return any(_documents(path)) if path.is_dir() else super().accepts(path)
 
+    def splits_in(self, path: Path) -> tuple[str, ...]:
+        """Return the lists of ImageSets/Main."""
+        if self.part is not None or not path.is_dir():
+            return ()
+        return tuple(sorted(file.stem for file in (path / "ImageSets" / "Main").glob("*.txt")))
+
     def read(self, path: Path) -> Iterator[Raw]:
         """Yield a row for each document, by name or in the order of the split."""
         if not path.is_dir():

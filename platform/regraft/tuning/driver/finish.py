@@ -94,11 +94,20 @@ class SearchOutcome:
         return {name: getattr(self, name) for name in names} | more
 
 
-def complete(prepared: PreparedSearch, coordinator: SearchCoordinator, started: float, *, ran: bool) -> SearchOutcome:
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a search ends."""
+
+    ran: bool
+    """Whether this command ran any trial."""
+    report: bool = True
+    """Whether a page is written."""
+
+
+def complete(prepared: PreparedSearch, coordinator: SearchCoordinator, started: float, ending: Ending) -> SearchOutcome:
     """Register the best trials, write the report, and return the outcome.
 
-    `started` is the command's start on the monotonic clock, `ran` whether it ran any trial. Raises RunError if no trial
-    has a result.
+    `started` is the command's start on the monotonic clock. Raises RunError if no trial has a result.
     """
     record, search_store = prepared.record, prepared.search_store
     trials = coordinator.records()
@@ -109,14 +118,14 @@ def complete(prepared: PreparedSearch, coordinator: SearchCoordinator, started: 
         raise RunError(no_result(trials), where=record.name)
     register_chosen(prepared, coordinator, ranked)
     record.winner, record.state = ranked[0].id, "finished"
-    if ran:
+    if ending.ran:
         record.seconds = coordinator.seconds
     search_store.write_trials(trials)
     search_store.write_record(record)
-    keep = not ran and search_store.store.exists(f"{search_store.folder}/{REPORT}")
-    report = report_address(prepared) if keep else write_report(prepared, trials)
+    keep = not ending.ran and search_store.store.exists(f"{search_store.folder}/{REPORT}")
+    report = report_address(prepared) if keep else write_report(prepared, trials) if ending.report else ""
     outcome = outcome_of(prepared, trials, ranked[0])
-    return replace(outcome, report=report, already=not ran, seconds=time.monotonic() - started)
+    return replace(outcome, report=report, already=not ending.ran, seconds=time.monotonic() - started)
 
 
 def outcome_of(prepared: PreparedSearch, trials: Sequence[TrialRecord], winner: TrialRecord) -> SearchOutcome:

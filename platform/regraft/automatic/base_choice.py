@@ -1,0 +1,76 @@
+"""The choice among bases that can do the task: by `selection` where it can compare them, else the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from regraft.automatic.usable_bases import CheckedBase
+from regraft.comparison.controls import probe_method
+from regraft.contracts import Progress, note
+from regraft.errors import RequestError
+from regraft.selection.session import SelectOptions, select_session
+from regraft.spec.run import RunSpec
+
+MOST_COMPARED = 6
+"""Bases that are compared, the preferred ones first."""
+_FEWEST, _MOST = 60, 500
+"""Rows of the sample on which bases are compared."""
+
+
+@dataclass(frozen=True)
+class BaseChoice:
+    """The chosen base, with what is said of each of them."""
+
+    verdict: CheckedBase
+    why: str
+    bases: list[dict[str, Any]]
+
+
+def choose_base(
+    found: Sequence[CheckedBase], spec_of: Callable[[CheckedBase], RunSpec], budget: float, progress: Progress | None
+) -> BaseChoice:
+    """Choose a base, and say of each what speaks for or against it.
+
+    Of bases that nothing tells apart, the cheapest is taken. `spec_of` gives the run of a base.
+    """
+    usable = [one for one in found if one.usable]
+    chosen, scores = usable[0], dict[str, float]()
+    which = "the only one" if len(usable) == 1 else f"the first of {len(usable)}"
+    why = f"{which} that can do the task"
+    compared = [one for one in usable if not one.random and one.task == chosen.task][:MOST_COMPARED]
+    if len(compared) > 1:
+        try:
+            name, headline, scores = _selected(spec_of(compared[0]), compared, budget, progress)
+        except RequestError as error:  # a task or rows of which features say nothing
+            note(progress, f"bases are not compared: {error.message}")
+        else:
+            chosen = next(one for one in compared if one.named.reference == name)
+            why = headline
+    return BaseChoice(chosen, why, [_described(one, chosen, why, scores) for one in found])
+
+
+def _selected(
+    spec: RunSpec, compared: Sequence[CheckedBase], budget: float, progress: Progress | None
+) -> tuple[str, str, dict[str, float]]:
+    """Return the cheapest of the bases that nothing tells from the best, the verdict, and the score of each."""
+    names = tuple(one.named.reference for one in compared)
+    sample = max(_FEWEST, min(_MOST, int(budget / 2)))
+    spec = spec.override({"method": {"type": probe_method().key()}})
+    outcome = select_session(spec, SelectOptions(names, sample=sample, skip_bad=True), progress=progress)
+    scores = {str(one["base"]): float(one["score"]) for one in outcome.bases}
+    return next(iter(outcome.tied), outcome.base), outcome.headline, scores
+
+
+def _described(one: CheckedBase, chosen: CheckedBase, why: str, scores: Mapping[str, float]) -> dict[str, Any]:
+    """Return what is said of a base."""
+    score = scores.get(one.named.reference)
+    beside = "can do the task too" if score is None else f"{score:.3f} by its features"
+    return {
+        "reference": one.named.reference,
+        "found": one.named.found,
+        "parameters": one.parameters,
+        "chosen": one is chosen,
+        "why": why if one is chosen else one.why or beside,
+    }

@@ -83,7 +83,8 @@ def measure_curve(
             scores[at, place] = scores_of_rows(predicted, columns[judging], target.kind).mean()
             rows[at, place] = len(chosen)
         if progress:
-            progress(RowsEvaluated(at + 1, len(sides), "orders of the labels"))
+            judged = [len(judging) for _, judging in sides]
+            progress(RowsEvaluated(sum(judged[: at + 1]), sum(judged), "heads of the data curve"))
     return MeasuredCurve(np.asarray(SHARES, dtype=np.float64)[used], rows.mean(0), scores)
 
 

@@ -35,7 +35,6 @@ OTHER_MEANINGS = {
     ("evaluation/page.py", "boxes"): "the shape of a view",
     ("report/html.py", "number"): "a filter of the templates",
     ("report/html.py", "words"): "a filter of the templates",
-    ("selection/dull_inputs.py", "words"): "what a dull baseline reads",
     ("selection/sampled_rows.py", "prototypes"): "what a task supports",
     ("serving/batch/output_parts.py", "csv"): "a format that answers are written in",
     ("serving/batch/output_parts.py", "jsonl"): "a format that answers are written in",

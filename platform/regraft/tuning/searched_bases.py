@@ -73,28 +73,35 @@ def fits(method: Method, anatomy: Anatomy) -> bool:
     return True
 
 
-def find_bases(store: ObjectStore, spec: RunSpec) -> dict[str, Base]:
-    """Find every base of a search. Of several, raises SpecError with all that cannot be found or are not safe."""
+def searched_bases(store: ObjectStore, spec: RunSpec) -> SearchedBases:
+    """Find and check every base of a search. Of several, raises SpecError with all that are unsuitable."""
+    found, problems = find_bases(store, spec)
+    return check_bases(spec, found, problems)
+
+
+def find_bases(store: ObjectStore, spec: RunSpec) -> tuple[dict[str, Base], list[str]]:
+    """Find every base of a search. Return also, of several, what is wrong with those not found or not safe."""
     several = bases_of(spec.search)
     if not several:
-        return {spec.base: find_base(store, base_reference(spec))}
+        return {spec.base: find_base(store, base_reference(spec))}, []
     found: dict[str, Base] = {}
-    problems = []
+    problems: list[str] = []
     for reference in several:
         try:
             found[reference] = find_base(store, base_reference(spec.model_copy(update={"base": reference})))
         except RequestError as error:
             problems.append(_about(reference, str(error)))
-    if problems:
-        raise SpecError(tuple(problems))
-    return found
+    return found, problems
 
 
-def check_bases(spec: RunSpec, bases: Mapping[str, Base]) -> SearchedBases:
-    """Return what of the space each base has. Raises SpecError with everything that does not fit, of all bases."""
+def check_bases(spec: RunSpec, bases: Mapping[str, Base], absent: Sequence[str] = ()) -> SearchedBases:
+    """Return what of the space each base has. Raises SpecError with everything that does not fit, of all bases.
+
+    `absent` is what is wrong with bases that are not among these.
+    """
     if not bases_of(spec.search):
         return SearchedBases(bases, {spec.base: check_methods(spec, bases[spec.base])}, {})
-    problems = [*_tokenizer_problems(spec, bases)]
+    problems = [*absent, *_tokenizer_problems(spec, bases)]
     every = methods(spec)
     depths: dict[str, Depths] = {}
     anatomies: dict[str, Anatomy] = {}
@@ -115,7 +122,8 @@ def check_bases(spec: RunSpec, bases: Mapping[str, Base]) -> SearchedBases:
         elif sizes_matter(spec):
             labels = spec.task.classes() or spec.data.labels or SOME_LABELS
             problems += [_about(reference, text) for text in problems_of_sizes(spec, fitting, base, labels)]
-    problems += _problems_of_methods(every, list(anatomies.values())) if len(anatomies) == len(bases) else []
+    if not absent and len(anatomies) == len(bases):
+        problems += _problems_of_methods(every, list(anatomies.values()))
     if problems:
         raise SpecError(tuple(dict.fromkeys(problems)))
     return SearchedBases(bases, depths, anatomies)
@@ -160,7 +168,7 @@ def _anatomy(spec: RunSpec, base: Base) -> Anatomy | None:
 def _tokenizer_problems(spec: RunSpec, bases: Mapping[str, Base]) -> Iterator[str]:
     """Yield why bases with other tokenizers cannot be compared, where rows or the score are made of tokens."""
     task = spec.task
-    if not (task.packs or task.score.of_tokens):
+    if not bases or not (task.packs or task.score.of_tokens):
         return
     first, *others = bases.items()
     different = [reference for reference, base in others if base.processor_hash != first[1].processor_hash]

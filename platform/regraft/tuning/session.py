@@ -43,7 +43,7 @@ from regraft.tuning.driver.stopping import limits_of, steps_under_way, stopped_s
 from regraft.tuning.driver.workers import LazyPool, PoolFactory, WorkStopped, run_slots
 from regraft.tuning.protocol import SearchJob
 from regraft.tuning.records import OVER, TrialRecord
-from regraft.tuning.searched_bases import check_bases, find_bases, left_out_notes
+from regraft.tuning.searched_bases import left_out_notes, searched_bases
 from regraft.tuning.space import without_search
 from regraft.tuning.study import Study
 from regraft.tuning.validate import check_search
@@ -114,7 +114,7 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
         search_store = SearchStore(store, name)
         known = search_store.record()
         spec = with_values(spec, known)
-        found = check_bases(spec, find_bases(store, spec))
+        found = searched_bases(store, spec)
         base, several = found.bases[found.first], bool(bases_of(spec.search))
         with ExitStack() as stack:
             pool = LazyPool(means.make_pool, stack, at_once=known is None or known.state != "finished")

@@ -27,7 +27,7 @@ from regraft.tuning.driver.trial_queue import TrialQueue
 from regraft.tuning.model_checks import check_methods
 from regraft.tuning.protocol import JobBase, SearchJob, Trial
 from regraft.tuning.records import TrialRecord
-from regraft.tuning.searched_bases import SearchedBases, check_bases, find_bases, left_out_notes
+from regraft.tuning.searched_bases import SearchedBases, check_bases, find_bases, left_out_notes, searched_bases
 from regraft.tuning.space import default_points
 from regraft.tuning.study import GridPoints, RandomPoints
 from regraft.tuning.validate import check_search
@@ -183,19 +183,19 @@ def test_a_batch_of_heads_is_of_one_base_and_every_trial_comes_once(seed: int) -
 
 def test_every_unsuitable_base_is_named_at_once(two: list[str], tmp_path: Path) -> None:
     resnet, none = str(tiny_resnet(tmp_path / "resnet")), str(tmp_path / "none")
-    spec = a_spec(tmp_path, {"space": {"base": [two[0], none, str(tmp_path / "nor")], **RATES}})
-    with pytest.raises(SpecError) as absent:
-        find_bases(open_store(spec.store), spec)
-    assert [none in problem for problem in absent.value.problems] == [True, False]
-    assert all(problem.startswith("search.space.base: ") for problem in absent.value.problems)
-    space = {"base": [*two, resnet], "method": {"choice": [{"type": "freeze", "depth": 3}]}, **RATES}
+    space = {"base": [*two, resnet, none, "org/"], "method": {"choice": [{"type": "freeze", "depth": 3}]}, **RATES}
     spec = a_spec(tmp_path, {"space": space})
     with pytest.raises(SpecError) as unfit:
-        check_bases(spec, find_bases(open_store(spec.store), spec))
-    first, second = unfit.value.problems
-    assert f"{two[0]}: nothing of search.space fits: " in first and "3 is written; this base has 2 blocks" in first
-    assert f"search.space.base: {resnet}: " in second and "tokenizer" in second
+        searched_bases(open_store(spec.store), spec)
     assert unfit.value.exit_code == 2
+    problems = {problem.split(": ")[1]: problem for problem in unfit.value.problems}
+    assert set(problems) == {two[0], resnet, none, "org/"} and len(unfit.value.problems) == 4
+    assert all(problem.startswith("search.space.base: ") for problem in unfit.value.problems)
+    assert "nothing of search.space fits: " in problems[two[0]]
+    assert "3 is written; this base has 2 blocks" in problems[two[0]]
+    assert "tokenizer" in problems[resnet] and "is not there" in problems[none]
+    with pytest.raises(SpecError, match="none: "):
+        searched_bases(open_store(spec.store), spec.override({"search.space.base": [none]}))
 
 
 def test_a_base_whose_family_cannot_do_the_task_is_named(two: list[str], tmp_path: Path) -> None:
@@ -203,13 +203,13 @@ def test_a_base_whose_family_cannot_do_the_task_is_named(two: list[str], tmp_pat
     tokenizer_of(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "lamp"]).save_pretrained(wrong)
     spec = a_spec(tmp_path, {"space": {"base": [*two, str(wrong)], **RATES}})
     with pytest.raises(SpecError, match=f"search.space.base: {wrong}: .*task text-classification cannot be done"):
-        check_bases(spec, find_bases(open_store(spec.store), spec))
+        searched_bases(open_store(spec.store), spec)
 
 
 def test_a_depth_that_no_base_has_is_refused_and_one_that_some_have_is_not(two: list[str], tmp_path: Path) -> None:
     space = {"base": two, "method.depth": {"choice": [1, 3, 9]}}
     spec = a_spec(tmp_path, {"space": space}, method="freeze")
-    bases = find_bases(open_store(spec.store), spec)
+    bases, _ = find_bases(open_store(spec.store), spec)
     with pytest.raises(SpecError, match=r"method freeze \(depth: 9\) fits no base: the largest has 3 blocks"):
         check_bases(spec, bases)
     fitting = a_spec(tmp_path, {"space": space | {"method.depth": {"choice": [1, 3]}}}, method="freeze")
@@ -221,7 +221,7 @@ def test_a_depth_that_no_base_has_is_refused_and_one_that_some_have_is_not(two: 
 
 def test_scores_of_tokens_are_not_compared_over_tokenizers(two: list[str], tmp_path: Path) -> None:
     spec = a_spec(tmp_path, {"space": {"base": two, **RATES}}, task="masked-lm", method="full")
-    bases = find_bases(open_store(spec.store), spec)
+    bases, _ = find_bases(open_store(spec.store), spec)
     assert set(check_bases(spec, bases).bases) == set(two)
     other = {**bases, two[1]: replace(bases[two[1]], processor_hash="another")}
     with pytest.raises(SpecError, match=f"{two[1]}: its tokenizer is not that of {two[0]}, and task masked-lm packs"):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -43,6 +43,8 @@ class BaseLoader:
 
     config: Any
     pooling: str | None
+    warns: ClassVar[bool] = True
+    """Whether a doubtful configuration is said."""
 
     def __init__(self, base: Base, dropout: float | None = None) -> None:
         self.base = base
@@ -54,7 +56,7 @@ class BaseLoader:
         is_timm(base)
         with quiet(), _as_base_error(base.reference, "config.json"):
             self.config = transformers.AutoConfig.from_pretrained(base.path, **_LOCAL_ONLY)
-        _configure_dropout(self.config, dropout)
+        _configure_dropout(self.config, dropout, warn=self.warns)
 
     def __call__(self, auto: str, *, labels: Sequence[str] = (), **config: Any) -> nn.Module:
         """Return the base in the Auto class `auto`.
@@ -252,7 +254,7 @@ def _pooling(base: Base) -> str | None:
     return None
 
 
-def _configure_dropout(config: Any, dropout: float | None) -> None:
+def _configure_dropout(config: Any, dropout: float | None, *, warn: bool) -> None:
     """Set every dropout probability to `dropout`; without one, replace the defaults with which a head cannot learn."""
     if dropout is not None:
         for name, value in config.to_dict().items():
@@ -260,7 +262,8 @@ def _configure_dropout(config: Any, dropout: float | None) -> None:
             if ("dropout" in name or name.endswith("pdrop")) and (number or value is None):
                 setattr(config, name, dropout)
     elif config.model_type in BROKEN_DROPOUT and config.classifier_dropout_prob >= BROKEN_DROPOUT[config.model_type]:
-        _log.warning(
+        _log.log(
+            logging.WARNING if warn else logging.DEBUG,
             "The base's configuration drops %g of the classifier's inputs, a default of transformers with which it "
             "cannot learn; using %g. Write training.dropout to choose it.",
             config.classifier_dropout_prob,

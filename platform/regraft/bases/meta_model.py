@@ -36,6 +36,8 @@ class TrainableWeights:
 class _MetaLoader(BaseLoader):
     """Builds models whose tensors have shapes but no values; `shapes` are those of the base's files, where known."""
 
+    warns = False
+
     def __init__(
         self, base: Base, dropout: float | None = None, shapes: Mapping[str, tuple[int, ...]] | None = None
     ) -> None:

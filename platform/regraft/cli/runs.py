@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,8 +23,10 @@ from regraft.store.objects import ObjectStore, open_store
 from regraft.store.run_results import run_result, search_result
 from regraft.store.runs import LOG, RunInfo, Runs, parse_event
 from regraft.store.searches import folder_of, search_record, searches
-from regraft.units import bytes_text, seconds_text
+from regraft.units import bytes_text, finite_number, seconds_text
 
+_LONG = ("baseline_correct", "plan", "outcome")
+"""Fields of a record that --json alone has whole."""
 _LINES = 12
 """Metric lines shown of a run; --json has all of them."""
 _RUN_COLUMNS = ("run", "model", "state", "step", "score", "time", "version", "updated")
@@ -70,7 +73,8 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
     checkpoints = [_checkpoint(saved) for saved in Checkpoints(store, args.run).listed()]
     metrics = _metrics(runs, args.run)
     screen.head(args.run)
-    screen.facts([(key, _plain(key, value)) for key, value in record.items() if key != "baseline_correct"])
+    screen.facts([(key, _plain(key, value)) for key, value in record.items() if key not in _LONG])
+    screen.facts(list(_beside_plan(record)))
     if checkpoints:
         screen.head("checkpoints")
         rows = [
@@ -82,6 +86,17 @@ def show(args: argparse.Namespace, screen: Screen) -> Reply:
         for line in metrics[-_LINES:]:
             screen.say(f"  {_metrics_text(line)}")
     return Reply({"store": store.url, "run": args.run, **record, "checkpoints": checkpoints, "log": metrics})
+
+
+def _beside_plan(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a run took beside what was planned, where its record has both."""
+    plan, outcome = record.get("plan"), record.get("outcome")
+    if not isinstance(plan, dict) or not isinstance(outcome, dict):
+        return
+    for name, key in (("memory", "peak_bytes"), ("checkpoint", "checkpoint_bytes")):
+        planned, real = finite_number(plan.get(key)), finite_number(outcome.get(key))
+        if planned is not None and real is not None:
+            yield name, f"{bytes_text(real)}, planned {bytes_text(planned)}"
 
 
 def stop(args: argparse.Namespace, screen: Screen) -> Reply:

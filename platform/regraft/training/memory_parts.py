@@ -18,6 +18,10 @@ PASSES = ("activations", "logits")
 HALF_SHARE = 0.6
 """Share of the memory of a pass in fp32 that one in 16-bit arithmetic takes: norms and sums stay in fp32."""
 
+ALLOCATOR_SHARE = 0.7
+"""Share of the activations that the C library's allocator holds beside them on a CPU: gaps between tensors of changing
+sizes. With a fixed M_MMAP_THRESHOLD there are none, and steps are slower."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelBytes:
@@ -119,6 +123,8 @@ def worker_memory(
     if passes is not None:
         device |= _passes(passes, site)
     checkpoint = {"checkpoint copy": moving + moments}
+    if not site.gpu and passes is not None:
+        checkpoint["allocator"] = round(ALLOCATOR_SHARE * device["activations"])
     loaded = {"loading": size.weights} if site.gpu else {}
     return WorkerMemory(device, {**checkpoint, **loaded, **beside}, gpu=site.gpu)
 

@@ -56,9 +56,9 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, Any] = {one._cdata: one for one in self._outside}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is _ATEN._local_scalar_dense.default:
+        if func is _ATEN._local_scalar_dense.default and args[0].is_meta:
             return 0  # a question about values, such as whether a mask masks nothing: it does
-        if func is _ATEN.nonzero.default:
+        if func is _ATEN.nonzero.default and args[0].is_meta:
             found = torch.empty(args[0].numel(), args[0].dim(), dtype=torch.long, device="meta")
         else:
             found = func(*_without_masks(func, args), **(kwargs or {}))
@@ -174,7 +174,7 @@ def _without_masks(func: Any, args: Any) -> Any:
 
     Every row is taken, the most that there can be.
     """
-    if func not in _INDEXED:
+    if func not in _INDEXED or not args[0].is_meta:
         return args
     target, indices, *rest = args
     found: list[Tensor | None] = []

@@ -29,6 +29,8 @@ from regraft.training.pass_memory import PassMemory, pass_memory
 from regraft.training.run_steps import steps_of
 
 log = logging.getLogger(__name__)
+LATE_LIBRARIES = 100_000_000
+"""Bytes of what is imported with the first model."""
 LAST_KEPT = 2
 """The newest checkpoints that stay beside the best, so that a damaged one has a fallback."""
 
@@ -173,8 +175,8 @@ def plan_of(spec: RunSpec, adapted: Adapted, snapshot: Snapshot, worker: WorkerF
 
 
 def process_bytes() -> int:
-    """Return the bytes that this process holds now: of libraries, before a model is loaded."""
-    return int(psutil.Process().memory_info().rss)
+    """Return about how many bytes libraries hold in this process once a model is loaded; asked for before that."""
+    return int(psutil.Process().memory_info().rss) + LATE_LIBRARIES
 
 
 def processor_bytes(folder: Path) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from regraft.errors import Diverged, RequestError
-from regraft.spec.search_bases import base_of_trial
+from regraft.spec.search_bases import BASE, base_of_trial
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed"]
 """waiting: to be run, again if its worker died. stopped: ended by the scheduler before its last step."""
@@ -121,6 +121,32 @@ class SearchRecord:
             baselines={**self.baselines, **known.get("baselines", {})},
             baseline_correct=known.get("baseline_correct", ""),
         )
+
+    def move_bases(self, references: Sequence[str], trials: Sequence[TrialRecord]) -> bool:
+        """Name several bases as they are found now, in the order of the space; return whether a place has changed.
+
+        A search has one name wherever its spec lies, so that another checkout continues it: there, a base that was
+        written as a relative path has another place. Raises RequestError where the record has other bases.
+        """
+        draw = self.space.get(BASE, {})
+        recorded = draw.get("grid") or draw.get("choice") or []
+        if len(recorded) != len(references) or self.bases.keys() != set(recorded):
+            counts = f"{len(self.bases)} bases are recorded and {len(references)} are written"
+            raise RequestError(f"search {self.name}: {counts}; --fresh starts another search", where="search.space")
+        places = dict(zip(recorded, references, strict=True))
+        if all(before == now for before, now in places.items()):
+            return False
+        self.bases = {places[before]: known for before, known in self.bases.items()}
+        self.base = references[0]
+        self.space = {
+            **self.space,
+            BASE: {key: list(references) if draw[key] == recorded else draw[key] for key in draw},
+        }
+        for trial in trials:
+            for point in (trial.overrides, trial.drawn):
+                if point.get(BASE) in places:
+                    point[BASE] = places[point[BASE]]
+        return True
 
     def add_baselines(self, found: Mapping[str, Mapping[str, float]], correct: str, base: str | None = None) -> None:
         """Record baselines, of one of several bases if it is named; the majority is the same for all."""

@@ -50,8 +50,11 @@ class SearchedBases:
         return next(iter(self.bases))
 
     def of(self, overrides: Mapping[str, Any]) -> Base:
-        """Return the base of a trial's point."""
-        return self.bases.get(str(overrides.get(BASE, "")), self.bases[self.first])
+        """Return the base of a trial's point. Raises RequestError for one that is not among the search's."""
+        reference = str(overrides.get(BASE, self.first))
+        if reference not in self.bases:
+            raise RequestError(f"{reference} is recorded for a trial and is no base of this search", where=BASE)
+        return self.bases[reference]
 
     def admits(self, spec: RunSpec, overrides: Mapping[str, Any]) -> bool:
         """Return whether the point's base has what its method freezes. Other problems are the trial's own to report."""

@@ -42,7 +42,7 @@ from regraft.tuning.driver.search_store import SearchStore
 from regraft.tuning.driver.stopping import limits_of, steps_under_way, stopped_search
 from regraft.tuning.driver.workers import LazyPool, PoolFactory, WorkStopped, run_slots
 from regraft.tuning.protocol import SearchJob
-from regraft.tuning.records import OVER, TrialRecord
+from regraft.tuning.records import OVER, SearchRecord, TrialRecord
 from regraft.tuning.searched_bases import left_out_notes, searched_bases
 from regraft.tuning.space import without_search
 from regraft.tuning.study import Study
@@ -122,6 +122,8 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
             snapshot = build_rows(store, without_search(spec), tuple(found.bases.values()), means.reading, as_in=as_in)
             refuse_unmeasured(snapshot)
             record = known or new_record(name, spec, found.bases, snapshot)
+            if several:
+                move_bases(search_store, record, list(found.bases))
             check_unchanged(record, found.bases, snapshot)
             update_record(record, spec, snapshot)
             search_store.write_spec(spec)
@@ -145,6 +147,17 @@ def _search(store: ObjectStore, spec: RunSpec, name: str, means: SearchMeans) ->
             ran = execute(coordinator, job, pool, lease)
         lease.raise_if_lost("another driver took this search over; it will register the winner", name)
         return complete(prepared, coordinator, means.started, Ending(ran, means.report))
+
+
+def move_bases(search_store: SearchStore, record: SearchRecord, references: Sequence[str]) -> None:
+    """Name the bases of record and trials as they are found now, and write both where a place has changed.
+
+    The trials are written first: their places are known by the record's.
+    """
+    trials = search_store.trials()
+    if record.move_bases(references, trials):
+        search_store.write_trials(trials)
+        search_store.write_record(record)
 
 
 def refuse_unmeasured(snapshot: Snapshot) -> None:

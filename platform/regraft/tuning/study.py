@@ -17,7 +17,7 @@ from regraft.tuning.records import OVER, TrialRecord
 from regraft.tuning.space import combination, countable, default_points, identity, overrides_at, random_point
 
 SAME = 1000
-"""After this many known points in a row, no new ones are assumed to exist."""
+"""After this many known points in a row, no new ones are assumed to exist in a space without end."""
 
 
 class Sampler(Protocol):
@@ -98,6 +98,8 @@ class Study:
         self._spec, self._sampler, self._rule = spec, sampler, rule
         self._score: Score = spec.task.score
         self._most = spec.searched().most
+        # No point of a space that can be counted is missed: many in a row may be known, or not fit their base.
+        self._patience = max(SAME, spec.searched().points or 0)
         self._turn = 0
         self._count = 0
         self._seen: dict[str, float | None] = {}
@@ -124,7 +126,7 @@ class Study:
         """Return the next trial with the values drawn for it; None if there is none now or later."""
         if self.exhausted or (self._most is not None and self._count >= self._most):
             return None
-        for _ in range(SAME):
+        for _ in range(self._patience):
             turn, self._turn = self._turn, self._turn + 1
             drawn = self._sampler.point(turn)
             if drawn is None:

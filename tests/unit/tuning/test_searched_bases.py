@@ -326,3 +326,56 @@ def test_a_point_that_is_no_spec_is_left_to_its_trial() -> None:
         spec.override({"training.lr": -1})
     assert isinstance(RandomPoints(spec).point(0), dict)
     assert GridPoints(spec_with({"base": {"grid": ["org/a"]}})).point(0) == {"base": "org/a"}
+
+
+# Places and points.
+
+
+def checked_out(folder: Path, store: str) -> RunSpec:
+    """Write a spec with two bases beside it, as a checkout holds them, and return it as read there."""
+    tiny_bert(folder / "bases/a")
+    tiny_bert(folder / "bases/b", layers=3, seed=3)
+    space = {"base": {"grid": ["./bases/b", "./bases/a"]}, "training.lr": {"grid": [1e-3, 1e-5]}}
+    return a_spec(folder, {"space": space}).override({"store": store, "search.space": space})
+
+
+def test_another_checkout_goes_on_with_a_search_whose_bases_lie_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes, pools, names, store = [], [], [], str(tmp_path / "shared")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        spec, pool = checked_out(tmp_path / name, store), FakePool()
+        outcomes.append(searched(spec, pool))
+        pools.append(pool)
+        names.append(search_name(spec))
+    first, second = outcomes
+    assert names[0] == names[1] and second.already and not pools[1].ran
+    record = SearchStore(open_store(store), names[0]).record()
+    assert record is not None and list(record.bases) == [str(tmp_path / f"second/bases/{name}") for name in "ab"]
+    assert record.base == str(tmp_path / "second/bases/b") and record.space["base"]["grid"][0] == record.base
+    for trial in SearchStore(open_store(store), names[0]).trials():
+        assert trial.overrides["base"] in record.bases
+    assert second.winner == first.winner
+
+
+def test_a_recorded_base_that_is_not_the_searchs_is_never_taken_for_the_first() -> None:
+    with pytest.raises(RequestError, match="is no base of this search"):
+        with_blocks({"org/a": 2}).of({"base": "org/gone"})
+    record = search(bases={"org/a": {"hash": "1"}, "org/b": {"hash": "2"}}, base="org/a", base_hash="1")
+    with pytest.raises(RequestError, match="2 bases are recorded and 1 are written"):
+        record.move_bases(["org/a"], [])
+
+
+def test_a_grid_comes_to_a_base_after_any_number_of_points_that_another_lacks() -> None:
+    rates = [1e-5 * (1 + number) for number in range(40)]
+    grids = {"base": ["org/a", "org/b"], "method.depth": [2, 8], "training.lr": rates, "training.seed": list(range(30))}
+    spec = spec_with({name: {"grid": values} for name, values in grids.items()}).override({"search.sampler": "grid"})
+    bases = with_blocks({"org/a": 2, "org/b": 9})
+    tried = study(spec)
+    tried.admits = lambda overrides: overrides["base"] == "org/b" or overrides["method.depth"] == 2
+    tried.restore([TrialRecord(f"t{n:04}", n, {"base": "org/a", "n": n}, "finished") for n in range(1200)])
+    following = tried.suggest()
+    assert following is not None and following[0].overrides["base"] == "org/b"
+    assert bases.admits(spec, following[0].overrides)

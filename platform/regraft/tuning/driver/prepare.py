@@ -99,7 +99,7 @@ def _created(search_store: SearchStore) -> str:
 def check_unchanged(record: SearchRecord, bases: Mapping[str, Base], snapshot: Snapshot) -> None:
     """Check that a search continues with its bases and rows. Raises WrongBase or RowsChanged."""
     for reference, base in bases.items():
-        pinned = record.bases[reference]["hash"] if reference in record.bases else record.base_hash
+        pinned = record.bases[reference]["hash"] if record.bases else record.base_hash
         check_hash(base, pinned, f"search {record.name} began with that one; --fresh starts another search")
     if record.fingerprint != snapshot.fingerprint:
         raise RowsChanged(

@@ -41,6 +41,7 @@ from regraft.training.registration import Outcome, best_delta, register
 from regraft.training.session import Finish
 from regraft.units import counted
 
+_NO_ROWS = "no evaluation row is there to compare on"
 TrainFinal = Callable[[Finish], Outcome]
 """Trains the model itself and ends its run as told."""
 
@@ -64,7 +65,7 @@ class Comparing:
         store, spec, job = prepared.store, prepared.spec, prepared.job
         rows = ComparedRows(store, spec, open_snapshot(store, job.fingerprint), LocalHarness(progress=self.progress))
         if not len(rows.snapshot.eval):
-            note(self.progress, "no evaluation row is there to compare on: the model is registered without controls")
+            note(self.progress, f"{_NO_ROWS}: the model is registered without controls")
             return replace(register(prepared), comparison={})
         _, delta = best_delta(Checkpoints(store, job.run), spec.task.score, prepared.log)
         adapted = trained_model(rows, job, delta)
@@ -82,7 +83,8 @@ class Comparing:
             return known
         with _opened(store, version, self.progress) as (rows, predictor):
             if not len(rows.snapshot.eval):
-                raise RequestError("it has no evaluation rows to compare on", where=reference)
+                note(self.progress, _NO_ROWS)
+                return {}
             found = self._compared(rows, predictor.adapted, _before(registry, version))
         self._write(store, str(version), found)
         return found

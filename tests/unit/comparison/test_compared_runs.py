@@ -138,6 +138,17 @@ def test_the_winner_of_a_search_is_compared(tmp_path: Path) -> None:
     assert (read_comparison(version) or {})["controls"] == outcome.comparison["controls"]
 
 
+@pytest.mark.slow
+def test_a_model_without_evaluation_rows_is_registered_without_controls(tmp_path: Path) -> None:
+    spec = document(tmp_path, method="prototypes", rows=3)
+    spec["data"]["eval"] = 0.1
+    for _ in range(2):
+        seen = Seen()
+        outcome = regraft.train(spec, compare=True, progress=seen)
+        assert (outcome.version, outcome.comparison) == ("v1", {})
+        assert "no evaluation row is there to compare on" in seen.notes
+
+
 class Failing:
     """Trains no control, but raises."""
 

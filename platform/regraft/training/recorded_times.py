@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any
 
@@ -69,8 +69,8 @@ class RecordedRun:
     @property
     def work(self) -> Mapping[str, Any]:
         """The workload."""
-        found: Mapping[str, Any] = self.outcome.get("work") or {}
-        return found
+        found = self.outcome.get("work")
+        return found if isinstance(found, Mapping) else {}
 
 
 def recorded_runs(store: ObjectStore) -> list[RecordedRun]:
@@ -129,16 +129,30 @@ def _alike(run: RecordedRun, work: Workload, machine: Mapping[str, Any]) -> bool
     )
 
 
-def off_by(runs: Iterable[RecordedRun]) -> dict[str, tuple[int, float]]:
-    """Return by how much plans were off, in the median: for each kind the number of runs and the share."""
+def off_by(runs: Sequence[RecordedRun]) -> dict[str, tuple[int, float]]:
+    """Return by how much plans were off, in the median: for each kind the number of runs and the share.
+
+    `runs` are the newest first. The time of each is compared with what the runs before it make of its workload.
+    """
     errors: dict[str, list[float]] = {}
-    for run in runs:
+    for place, run in enumerate(runs):
+        before = _from_before(run, runs[place + 1 :])
         for name, planned, real in (
             ("memory", run.plan.get("peak_bytes"), run.outcome.get("peak_bytes")),
             ("checkpoint", run.plan.get("checkpoint_bytes"), run.outcome.get("checkpoint_bytes")),
-            ("time", (run.plan.get("time") or {}).get("seconds"), run.outcome.get("command_s")),
+            ("time", None if before is None else before.seconds, run.outcome.get("command_s")),
         ):
             expected, found = finite_number(planned), finite_number(real)
             if expected is not None and found:
                 errors.setdefault(name, []).append(abs(expected - found) / found)
     return {name: (len(found), median(found)) for name, found in errors.items()}
+
+
+def _from_before(run: RecordedRun, earlier: Sequence[RecordedRun]) -> TimeEstimate | None:
+    """Return the time that earlier runs give for a run's own workload."""
+    known = {field.name: run.work.get(field.name) for field in fields(Workload)}
+    machine = run.outcome.get("machine")
+    if None in known.values() or not isinstance(machine, Mapping):
+        return None
+    work: Any = known
+    return estimate(earlier, Workload(**work), machine)

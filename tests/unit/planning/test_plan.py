@@ -70,6 +70,7 @@ def test_the_smallest_change_that_fits_is_named(tmp_path: Path) -> None:
         plan_session(RunSpec.resolve({**written, "budget": {"memory_gb": 0.001}}))
 
 
+@pytest.mark.slow
 def test_halved_micro_batches_are_the_first_change_for_less_memory(tmp_path: Path) -> None:
     spec = RunSpec.resolve(document(tmp_path, batch_size=32))
     whole = plan_session(spec).plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from regraft.store.runs import Runs
 from regraft.training import session
 from regraft.training.harness import LocalHarness
 from regraft.training.session import train_local
+from regraft.training.stages import after_stages
 from regraft.tuning.driver.local_worker import search_here
 from regraft.tuning.driver.prepare import search_name
 from support.tiny import document, tickets
@@ -115,6 +117,7 @@ def test_a_wrong_budget_is_a_problem_of_the_spec(wrong: dict[str, Any], tmp_path
         RunSpec.resolve({**document(tmp_path), "budget": wrong})
 
 
+@pytest.mark.slow
 def test_a_search_ends_within_a_trial_of_its_budget_and_goes_on_with_more(tmp_path: Path) -> None:
     written = document(tmp_path, epochs=1)
     search = {"space": {"training.lr": {"grid": [1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-3]}}, "scheduler": "none"}
@@ -139,3 +142,18 @@ def test_a_prediction_ends_within_a_block_of_its_budget_and_goes_on(tmp_path: Pa
         predict_here(BatchRequest(**{**vars(request), "budget": {"seconds": -1}}), fresh=True)
     with pytest.raises(RequestError, match=r"budget.memory_gb: .* do not hold the weights"):
         predict_here(BatchRequest(**{**vars(request), "budget": {"memory_gb": 1e-6}}), fresh=True)
+
+
+def test_stages_spend_the_budget_of_the_run_that_they_make_a_base_for(tmp_path: Path) -> None:
+    stage = {"task": "masked-lm", "data": {"train": str(tmp_path / "train.csv"), "eval": str(tmp_path / "eval.csv")}}
+    stage |= {"training": {"epochs": 1, "lr": 1e-3}}
+    written = {**document(tmp_path, epochs=1), "stages": [stage], "budget": {"seconds": 600}}
+    spec = RunSpec.resolve(written)
+    seen: list[float] = []
+
+    def train(one: RunSpec) -> Any:
+        seen.append(one.budget.seconds or 0.0)
+        return SimpleNamespace(model=one.name, version="v1", seconds=200.0)
+
+    left = after_stages(spec, train, None)
+    assert seen == [600.0] and left.budget.seconds == 400.0 and left.run == spec.run

@@ -135,7 +135,11 @@ def rules() -> dict[str, Callable[[dict[str, Any]], list[str]]]:
     """
 
     def by(score: str) -> Callable[[dict[str, Any]], list[str]]:
-        return lambda bases: [max(bases, key=lambda base: bases[base][score])]
+        def best(bases: dict[str, Any]) -> list[str]:
+            known = {base: one[score] for base, one in bases.items() if score in one}
+            return [max(known, key=lambda base: known[base])] if known else []
+
+        return best
 
     def product(bases: dict[str, Any]) -> list[str]:
         return [min(bases, key=lambda base: bases[base]["place"])]
@@ -148,9 +152,14 @@ def rules() -> dict[str, Callable[[dict[str, Any]], list[str]]]:
 
 
 def best_single(known: dict[str, dict[str, float]], left_out: str) -> str:
-    """Return the score whose mean regret on the other sets is least."""
+    """Return the score whose mean regret on the other sets is least, among those that the set has."""
     others = [regrets for name, regrets in known.items() if name != left_out]
-    return min(SCORES, key=lambda score: statistics.mean(regrets[score] for regrets in others))
+
+    def mean(score: str) -> float:
+        found = [regrets[score] for regrets in others if score in regrets]
+        return statistics.mean(found) if found else float("inf")
+
+    return min((score for score in SCORES if score in known[left_out]), key=mean)
 
 
 def tabulate(options: argparse.Namespace) -> bool:
@@ -159,7 +168,7 @@ def tabulate(options: argparse.Namespace) -> bool:
     truth = truths(found)
     choices = {one["set"]: one for one in found if one["stage"] == "choose" and one["set"] in truth}
     regrets = {
-        name: {rule: regret(truth[name], take(one["bases"])) for rule, take in rules().items()}
+        name: {rule: regret(truth[name], bases) for rule, take in rules().items() if (bases := take(one["bases"]))}
         for name, one in choices.items()
     }
     test = [name for name in regrets if name not in DEVELOPMENT]
@@ -184,7 +193,11 @@ def tabulate(options: argparse.Namespace) -> bool:
     figures: dict[str, Any] = {"goal": GOAL, "sets": len(test), "table": table}
     reached = False
     if test:
-        mean = {rule: statistics.mean(regrets[name][rule] for name in test) for rule in rules()}
+        mean = {
+            rule: statistics.mean(found)
+            for rule in rules()
+            if (found := [regrets[name][rule] for name in test if rule in regrets[name]])
+        }
         mean["best single, left out"] = statistics.mean(
             table[name]["best_single_of_other_sets"]["regret"] for name in test
         )

@@ -91,8 +91,8 @@ def main() -> int:
     parser.add_argument("--lines", type=Path, default=record.RESULTS / "select_bases.jsonl", help="those cells")
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
-    table = ratios(lines(options.lines))
     after = {name: computed_after(name) for name in FOLLOWED}
+    table = ratios(lines(options.lines))
     shares = [one["share"] for one in table.values()]
     defaults = [one["share_of_defaults"] for one in table.values()]
     none_again = all(one["run"] == 0 for one in after.values())

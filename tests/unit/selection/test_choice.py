@@ -135,6 +135,8 @@ def test_no_base_and_random_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="random weights of the first choice"):
         compared_bases(spec, ["org/a", "random:0:org/a"])
     assert compared_bases(spec, ["org/a", "org/b", "org/a"]) == ("org/a", "org/b")
+    searched = RunSpec.resolve({**spec.model_dump(mode="json"), "search": {"space": {"base": ["org/a", "org/b"]}}})
+    assert compared_bases(searched, None) == ("org/a", "org/b")
 
 
 def test_names_on_the_page_are_as_short_as_they_differ() -> None:

@@ -5,7 +5,8 @@ python tests/benchmarks/auto.py [NAME ...] [--times 1]
 Tickets get five minutes; the model is then measured on the evaluation tickets, which nothing has read, and trained once
 more by its spec alone, into another store: the deltas have to be the same bytes. The others get their time below.
 `--times` multiplies all of them, for a machine that does other work; CPU seconds are recorded beside the wall time.
-Bases are MiniLM of its package, and what a settings file lists: MobileNets and a small language model of `../shared`.
+`--store FOLDER` keeps the stores, and a command that was interrupted goes on. Bases are MiniLM of its package, and what
+a settings file lists: MobileNets and a small language model of `../shared`.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)} (default: all)")
     parser.add_argument("--times", type=float, default=1.0, help="multiplies every time")
+    parser.add_argument("--store", type=Path, help="folder of the stores (default: a temporary one)")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the JSON file")
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -92,7 +94,9 @@ def main() -> int:
     known: dict[str, Any] = json.loads(path.read_text())["cases"] if path.exists() else {}
     for name in options.names or CASES:
         with tempfile.TemporaryDirectory(prefix="regraft-benchmark-") as folder:
-            known[name] = measured(name, CASES[name], Path(folder), options.times)
+            place = options.store / name if options.store else Path(folder)
+            place.mkdir(parents=True, exist_ok=True)
+            known[name] = measured(name, CASES[name], place, options.times)
         print(json.dumps(known[name], indent=2), flush=True)
         record.write("auto", {"goal": {"tickets": TICKETS_GOAL}, "cases": known}, options.results)
     return 0

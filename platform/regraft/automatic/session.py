@@ -90,8 +90,7 @@ def auto_session(request: AutoRequest, means: AutoMeans, progress: Progress | No
     store.check()
     with Lease(store, request.key, folder=automatic_folder(request.key)) as lease:
         known = read_automatic_run(store, request.key) or {}
-        before = float(known.get("spent", 0.0)) if known.get("state") != "finished" else 0.0
-        clock = BudgetClock(request.budget, before)
+        clock = BudgetClock(request.budget, float(known.get("spent", 0.0)))
         place = _AutoRun(store, request, means, progress, clock, dict(known), lease)
         ready = _ready(place, look)
         if (outcome := _finished_before(place, ready)) is not None:
@@ -192,7 +191,7 @@ def _made(place: _AutoRun, ready: _Ready) -> AutoOutcome:
         raise RunError("no trial came to a result within the budget: write a longer --budget; the same command goes on")
     searched_at = place.clock.spent
     place.write()
-    winner = _affordable(trials, place)
+    winner = _affordable(trials, methods, place)
     note(place.progress, f"training {winner.method} again by its spec alone, {_settings(winner)}")
     spec = _final(winner.spec, ready.snapshot)
     trained = _trained(place, methods, winner, spec)
@@ -216,17 +215,16 @@ def _methods(place: _AutoRun, ready: _Ready) -> tuple[list[TriedMethod], list[Le
     if not methods:
         why = "; ".join(f"{one.method}: {one.why}" for one in left_out)
         raise RequestError(f"no method can adapt {ready.spec.base} to task {ready.spec.task.key()}: {why}", "--bases")
-    forward = place.record.get("forward_s") or forward_seconds(
-        ready.spec, ready.base, ready.snapshot, methods[0].method
-    )
-    place.write(forward_s=forward)
-    costs = replace(rows, forward_s=float(forward))
+    before = float(place.record.get("forward_s") or 0.0)
+    forward = before or forward_seconds(ready.spec, ready.base, ready.snapshot, methods[0].method)
+    costs = replace(rows, forward_s=forward)
     methods = sorted((replace(one, costs=costs) for one in methods), key=lambda one: one.seconds(1))
     cheapest = methods[0]
     needed = 2 * cheapest.seconds(1)  # once to search, once to train the winner
     left = place.clock.budget - place.clock.spent
-    if needed > left:
+    if needed > left and not before:  # what goes on has its trials, and ends however late it is
         raise RequestError(_too_little(cheapest, place.clock, left), where="--budget")
+    place.write(forward_s=forward)
     return methods, left_out
 
 
@@ -240,17 +238,22 @@ def _too_little(cheapest: TriedMethod, clock: BudgetClock, left: float) -> str:
     )
 
 
-def _affordable(trials: list[DoneTrial], place: _AutoRun) -> DoneTrial:
-    """Return the best trial that can be trained again in what is left; the quickest where none can."""
-    left = place.clock.budget - place.clock.spent
-    fits = [one for one in trials if one.seconds <= left]
+def _affordable(trials: list[DoneTrial], methods: Sequence[TriedMethod], auto_run: _AutoRun) -> DoneTrial:
+    """Return the best trial that can be trained again in what is left; the quickest where none can.
+
+    A trial may have been quicker than its run will be: heads train together, on outputs that are kept.
+    """
+    by_name = {one.method.key(): one for one in methods}
+    needed = [max(one.seconds, by_name[one.method].seconds()) for one in trials]
+    left = auto_run.clock.budget - auto_run.clock.spent
+    fits = [one for one, seconds in zip(trials, needed, strict=True) if seconds <= left]
     if not fits:
-        return min(trials, key=lambda one: one.seconds)
+        return trials[needed.index(min(needed))]
     if fits[0] is not trials[0]:
         best = trials[0]
         note(
-            place.progress,
-            f"{best.method} was better ({best.value:.4g}), and training it again takes {best.seconds:.0f} s of the "
+            auto_run.progress,
+            f"{best.method} was better ({best.value:.4g}), and training it again takes {needed[0]:.0f} s of the "
             f"{left:.0f} s that are left: a longer --budget takes it; the same command goes on",
         )
     return fits[0]

@@ -21,6 +21,7 @@ from regraft.methods.freeze import Freeze
 from regraft.methods.full import Full
 from regraft.report.intervals import Bootstrap, bootstrap
 from regraft.spec.run import RunSpec
+from regraft.store.automatic_runs import read_automatic_run, write_automatic_run
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.training import test_rows
@@ -77,7 +78,9 @@ def test_data_become_a_model_that_its_spec_alone_repeats_bit_for_bit(folder: Pat
     assert again.already and again.trials == outcome.trials and again.version == "v1"
 
 
-def test_an_interrupted_run_goes_on_and_repeats_no_ended_trial(folder: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("spent", [1.0, 600.0])
+def test_an_interrupted_run_goes_on_even_when_its_time_is_over(folder: Path, spent: float) -> None:
     ended: list[str] = []
 
     def interrupt(event: Event) -> None:
@@ -90,8 +93,11 @@ def test_an_interrupted_run_goes_on_and_repeats_no_ended_trial(folder: Path) -> 
 
     with pytest.raises(KeyboardInterrupt):
         made(folder, progress=interrupt)
+    (name,) = (path.name for path in (folder / "store" / "automatic").iterdir())
+    store = open_store(str(folder / "store"))
+    write_automatic_run(store, name, {**(read_automatic_run(store, name) or {}), "spent": spent})
     outcome = made(folder, progress=watch)
-    assert outcome.version == "v1" and len(ended) < len(outcome.trials)
+    assert outcome.version == "v1" and len(ended) < 2, "a trial that ended is not repeated"
 
 
 def test_a_budget_below_one_epoch_is_one_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

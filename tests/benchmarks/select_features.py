@@ -32,6 +32,8 @@ RANDOM = "random"
 """What the names of bases with random weights begin with."""
 DEVELOPMENT = ("amazon", "amazon-ratings", "mnist")
 JUDGING = ("hymenoptera", "sst2", "tickets", "pneumonia")
+FRESH = ("usps", "tweets", "movies")
+"""Sets that were read once, after a setting had been changed in view of those that judged before."""
 Batches = Callable[[torch.nn.Module], Iterator[list[Tensor]]]
 """Pooled outputs of the layers of a model, batch by batch."""
 
@@ -149,6 +151,19 @@ def ratings(name: str) -> Made:
     return FeatureTarget(TargetKind.NUMBERS, values, groups), len(rows) // 3, texts([row[2] for row in rows])
 
 
+def other_ratings(name: str) -> Made:
+    """Return 1,500 tweets with their ratings, or 1,500 clearly positive and negative sentences of film reviews."""
+    file = "tweets_GroundTruth.txt" if name == "tweets" else "movieReviewSnippets_GroundTruth.txt"
+    written = (SHARED / "data" / "sentiment_multidomain" / file).read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in written]
+    rows = [rows[at] for at in np.random.default_rng(0).permutation(len(rows))]
+    if name == "movies":
+        rows = [row for row in rows if abs(float(row[1])) > 0.5]
+    values = np.array([float(row[1]) for row in rows[:1500]])
+    target = classes(values > 0) if name == "movies" else FeatureTarget(TargetKind.NUMBERS, values)
+    return target, 500, texts([row[2] for row in rows[:1500]])
+
+
 def clear_ratings(name: str) -> Made:
     """Return the sentences that are clearly positive or negative."""
     every = kept_set("amazon-ratings")
@@ -160,8 +175,9 @@ def clear_ratings(name: str) -> Made:
 
 
 def digits(name: str) -> Made:
-    """Return 3,000 of MNIST's digits."""
-    with np.load(SHARED / "data" / "digits_mnist_usps" / "mnist_20k.npz") as found:
+    """Return 3,000 digits of MNIST or of USPS."""
+    file = "mnist_20k.npz" if name == "mnist" else "usps.npz"
+    with np.load(SHARED / "data" / "digits_mnist_usps" / file) as found:
         chosen = np.random.default_rng(0).permutation(len(found["y_train"]))[:3000]  # the file is sorted by digit
         shown, labels = found["x_train"][chosen], found["y_train"][chosen]
     return classes(labels), 1000, pictures(shown, MOBILENET, ("v1-early", "v1-middle", "v1"), 96)
@@ -194,6 +210,9 @@ SETS: dict[str, Callable[[str], Made]] = {
     "amazon": clear_ratings,
     "amazon-ratings": ratings,
     "mnist": digits,
+    "usps": digits,
+    "tweets": other_ratings,
+    "movies": other_ratings,
     "hymenoptera": hymenoptera,
     "sst2": labelled_texts,
     "tickets": labelled_texts,

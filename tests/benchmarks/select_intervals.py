@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import record
 from numpy.typing import NDArray
-from select_features import DEVELOPMENT, JUDGING, kept_set
+from select_features import DEVELOPMENT, FRESH, JUDGING, kept_set
 
 from regraft.selection.members import scores
 from regraft.selection.score import FeatureTarget
@@ -105,17 +105,17 @@ def by_base(
 def main() -> int:
     """Measure every set; return 1 if the goal is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--part", choices=["dev", "test"], default="test")
+    parser.add_argument("--part", choices=["dev", "test", "fresh"], default="test")
     parser.add_argument("--cases", type=int, default=CASES)
     options = parser.parse_args()
     sets = {}
-    for name in DEVELOPMENT if options.part == "dev" else JUDGING:
+    for name in {"dev": DEVELOPMENT, "test": JUDGING, "fresh": FRESH}[options.part]:
         sets[name] = measured(name, options.cases)
         print(name, json.dumps(sets[name]), flush=True)
     covers = {score: float(np.mean([found[score]["covers"] for found in sets.values()])) for score in (*SCORES, BOTH)}
     reached = all(LEAST <= share <= MOST for share in covers.values())
     figures = {"goal": [LEAST, MOST], "reached": reached, "cases": options.cases, "covers": covers, "sets": sets}
-    record.write("select_intervals" if options.part == "test" else "select_intervals-dev", figures)
+    record.write("select_intervals" if options.part == "test" else f"select_intervals-{options.part}", figures)
     return 0 if reached else 1
 
 

@@ -15,8 +15,8 @@ CONFIDENCE = 0.9
 RESAMPLES = 1000
 SHARED = 1.2
 """How much wider intervals of learned scores are than rows alone make them: rows share heads and neighbours."""
-DEVIATIONS = 1.645
-"""Deviations that nine tenths of a normal distribution lie within: the change by more rows counts as one."""
+DEVIATIONS = 2.0
+"""How many times the expected change by more rows counts. Both were fixed on reviews and digits."""
 AS_COSTLY = 1.2
 """Ratio of costs below which two bases cost the same in words."""
 COUNTS = ("", "", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -46,8 +46,12 @@ class HalfLearned:
     share: float = 1.0
 
     def change(self, first: Floats, second: Floats) -> float:
-        """Return the expected change of the difference from the sample to all rows, if it falls with their root."""
-        step = float((first - second).mean() - (self.first - self.second).mean())
+        """Return how much the difference may change from the sample to all rows, if that falls with their root.
+
+        What chance in single rows makes of the step from half the sample to the sample is taken off its square.
+        """
+        steps = (first - second) - (self.first - self.second)
+        step = max(0.0, float(steps.mean()) ** 2 - float(steps.var()) / len(steps)) ** 0.5
         return float(step * (1 - min(1.0, self.share) ** 0.5) / (2**0.5 - 1))
 
 

@@ -249,8 +249,7 @@ def _inputs(site: CutSite, index: int) -> str:
 
 def _controls(work: SelectWork, first: MeasuredBase, target: FeatureTarget) -> list[dict[str, Any]]:
     """Return the dull baselines and the random weights of the first choice, each beside it."""
-    site = base_site(work, first.base, work.spec)
-    found = dull_scores(site.adapted, work.snapshot.train, work.chosen, target)
+    found = dull_scores(work.spec.task, work.snapshot.train, work.chosen, target)
     with suppress(RegraftError):  # weights of some architectures cannot be drawn; the others still count
         base = find_base(work.store, f"{RANDOM}{SEED}:{first.base.reference}")
         random = measure_base(work, base_site(work, base, work.spec), target, cuts=first.features.cuts)

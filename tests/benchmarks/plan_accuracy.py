@@ -116,12 +116,13 @@ class CpuClock:
 
 def count_cpu() -> None:
     """Let plans and runs of this process count its CPU time."""
-    import regraft.planning.session as planning
+    from regraft.planning import measuring
+    from regraft.planning import session as planning
     from regraft.training import loop, registration, run_outcome, run_times, session
 
     for module in (loop, registration, session):
         module.time = CpuClock()  # type: ignore[assignment]
-    for module in (run_times, run_outcome, planning):
+    for module in (run_times, run_outcome, planning, measuring):
         module.monotonic = time.process_time  # type: ignore[attr-defined]
 
 

@@ -13,6 +13,7 @@ from regraft.cli.screen import Reply, Screen
 from regraft.cli.train import overrides_of
 from regraft.cli.train_progress import following
 from regraft.spec.run import RunSpec
+from regraft.units import counted
 
 if TYPE_CHECKING:
     from regraft.planning.outcome import PlanOutcome
@@ -29,7 +30,7 @@ def plan(args: argparse.Namespace, screen: Screen) -> Reply:
 
 def show_plan(found: PlanOutcome, screen: Screen) -> None:
     """Show a plan: what moves, what it takes, and the memory of a worker by part."""
-    screen.say(Text.assemble((found.spec.run, "bold green"), f" with {found.plan.workers} worker(s): planned"))
+    screen.say(Text.assemble((found.spec.run, "bold green"), f" with {counted(found.plan.workers, 'worker')}: planned"))
     screen.facts(found.facts())
     screen.head("memory of a worker at its peak")
     screen.table(

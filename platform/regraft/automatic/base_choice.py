@@ -6,17 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from regraft.automatic.row_cost import forward_seconds
 from regraft.automatic.usable_bases import CheckedBase
 from regraft.comparison.controls import probe_method
 from regraft.contracts import Progress, note
 from regraft.errors import RequestError
 from regraft.selection.session import SelectOptions, select_session
 from regraft.spec.run import RunSpec
+from regraft.store.objects import open_store
+from regraft.training.prepare import build_rows
 
 MOST_COMPARED = 6
 """Bases that are compared, the preferred ones first."""
 _FEWEST, _MOST = 60, 500
 """Rows of the sample on which bases are compared."""
+_SHARE = 0.1
+"""Share of the budget that the comparison may take."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,24 @@ def _selected(
 ) -> tuple[str, str, dict[str, float]]:
     """Return the cheapest of the bases that nothing tells from the best, the verdict, and the score of each."""
     names = tuple(one.named.reference for one in compared)
-    sample = max(_FEWEST, min(_MOST, int(budget / 2)))
     spec = spec.override({"method": {"type": probe_method().key()}})
+    sample = _sample(spec, compared, budget)
     outcome = select_session(spec, SelectOptions(names, sample=sample, skip_bad=True), progress=progress)
     scores = {str(one["base"]): float(one["score"]) for one in outcome.bases}
     return next(iter(outcome.tied), outcome.base), outcome.headline, scores
+
+
+def _sample(spec: RunSpec, compared: Sequence[CheckedBase], budget: float) -> int:
+    """Return how many rows bases are compared on: as many as the share of the budget allows, by a measured pass.
+
+    The first base is measured, and others cost by their parameters.
+    """
+    first = compared[0]
+    assert first.base is not None
+    snapshot = build_rows(open_store(spec.store), spec, first.base, None)
+    one = forward_seconds(spec, first.base, snapshot, spec.method)
+    every = one * sum(other.parameters for other in compared) / max(1, first.parameters)
+    return max(_FEWEST, min(_MOST, int(_SHARE * budget / max(every, 1e-9))))
 
 
 def _described(one: CheckedBase, chosen: CheckedBase, why: str, scores: Mapping[str, float]) -> dict[str, Any]:

@@ -117,6 +117,18 @@ def test_no_base_for_the_task_is_one_message_with_each_base(tmp_path: Path) -> N
     assert "--bases" in str(error.value) and error.value.exit_code == 2
 
 
+@pytest.mark.slow
+def test_of_several_bases_selection_takes_one_and_each_has_its_verdict(folder: Path) -> None:
+    tiny_bert(folder / "other", width=64, seed=3)
+    tiny_resnet(folder / "pictures")
+    places = [str(folder / name) for name in ("pictures", "other", "base")]
+    outcome = made(folder, bases=places)
+    said = {one["reference"]: one["why"] for one in outcome.bases}
+    assert outcome.base in places[1:] and [one["chosen"] for one in outcome.bases].count(True) == 1
+    assert "tokenizer" in said[places[0]] and all(said[place] for place in places)
+    assert list((folder / "store" / "selections").iterdir()), "the selection has its own page"
+
+
 def test_nothing_found_says_where_bases_are_listed(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"list it under bases: in .*settings\.yaml"):
         usable_bases.refuse_none([], look_at(LookRequest(str(folder / "rows.csv"))))

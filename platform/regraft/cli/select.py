@@ -44,8 +44,16 @@ def select(args: argparse.Namespace, screen: Screen) -> Reply:
         )
     show_result(outcome, screen)
     screen.say("next")
-    screen.say(f"  regraft train {shlex.quote(args.spec)} --set base={shlex.quote(outcome.base)}")
+    screen.say(f"  {next_command(args, outcome.base)}")
     return Reply(outcome.document())
+
+
+def next_command(args: argparse.Namespace, base: str) -> str:
+    """Return the command that trains the first choice on the same rows, into the same store."""
+    settings = [one for one in args.set if one.partition("=")[0].strip() != "base"]
+    words = ["regraft", "train", args.spec]
+    words += [word for one in (*settings, f"base={base}") for word in ("--set", one)]
+    return shlex.join([*words, *(["--store", args.store] if args.store else [])])
 
 
 def show_result(outcome: SelectOutcome, screen: Screen) -> None:

@@ -65,6 +65,8 @@ class IngestedRows:
     """Number of evaluation rows whose inputs are those of a training row."""
     test_overlap: dict[str, int] | None = None
     """Number of test rows whose inputs are those of a row of train, and of eval; None without test rows."""
+    groups: Any = None
+    """The key of each training row's group, (rows,); None where no rows belong together."""
 
 
 def ingest(
@@ -103,9 +105,8 @@ def ingest(
     _warn_of_doubts(data, columns_of(task.input_columns()), train)
     if target is not None:
         sides.append(target)
-    if task.packs:
-        for side in sides:
-            _pack(task, side, scratch / f"{side.name}.arrow", base.processor() if base else None)
+    for side in sides if task.packs else ():
+        _pack(task, side, scratch / f"{side.name}.arrow", base.processor() if base else None)
     return IngestedRows(
         fingerprint=_fingerprint(task, reader.form, *sides),
         format=reader.form,
@@ -116,6 +117,7 @@ def ingest(
         notes=(*reader.observations.lines(), *filter(None, [sentence]), *overlaps.notes),
         overlap=overlaps.evaluation,
         test_overlap=overlaps.test,
+        groups=None if task.packs or (data.group or data.target_labels) is None else train.row_groups,
     )
 
 

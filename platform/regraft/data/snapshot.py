@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from regraft.contracts import Task
 from regraft.data.base_reading import BaseReading
 from regraft.data.ingest import BY_NAME, FORMAT, IngestedRows, ingest
@@ -48,6 +51,8 @@ class Snapshot:
     """Rows of another domain, without targets to predict; None where the spec names none."""
     test_overlap: Mapping[str, int] | None = None
     """Number of test rows whose inputs are those of a row of train, and of eval; None where not counted."""
+    groups: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    """Equal numbers for training rows that belong together (`data.group`), (rows,); known where rows were just read."""
 
     @property
     def sides(self) -> dict[str, Rows]:
@@ -81,7 +86,7 @@ def build_snapshot(
             ingested = ingest(task, data, Path(scratch), base, form=_form(store, as_in))
         _store_rows(store, ingested, task)
         facts: dict[str, Any] = {
-            name: getattr(ingested, name) for name in ("skipped", "notes", "overlap", "test_overlap")
+            name: getattr(ingested, name) for name in ("skipped", "notes", "overlap", "test_overlap", "groups")
         }
         try:
             return replace(open_snapshot(store, ingested.fingerprint), **facts)

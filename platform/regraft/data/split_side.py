@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TextIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from regraft.contracts import Column
 from regraft.data.rows import RowWriter
 from regraft.errors import DataError
@@ -59,11 +62,17 @@ class SplitSide:
         """First position (file:row) of each label."""
         self.inputs = array("q")
         """The key of each row's inputs."""
+        self._belongs = array("q")
 
     @property
     def rows(self) -> int:
         """Number of rows added so far."""
         return self._writer.rows
+
+    @property
+    def row_groups(self) -> NDArray[np.int64]:
+        """The key of each row's group; rows without one belong together where they are equal."""
+        return np.array(self._belongs, dtype=np.int64)
 
     def add(self, row: SplitRow) -> None:
         """Append a row."""
@@ -72,6 +81,8 @@ class SplitSide:
             self._positions.write(row.where.replace("\n", " ") + "\n")
         self.hash.update(row.identity)
         self.inputs.append(row.inputs)
+        together = row.identity if row.group is None else row.group.encode("utf-8", "surrogatepass")
+        self._belongs.append(int.from_bytes(hashlib.sha256(together).digest()[:8], "big", signed=True))
         for label in row_labels(row.values, self._labelled):
             self.labels[label] += 1
             self.first.setdefault(label, row.where)

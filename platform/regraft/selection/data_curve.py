@@ -20,6 +20,8 @@ from regraft.selection.measured_base import SelectWork, base_site
 from regraft.selection.sampled_rows import sampled
 from regraft.selection.score import FeatureTarget
 from regraft.selection.targets import target_of
+from regraft.training.harness import LocalHarness
+from regraft.training.memory_release import free_memory
 
 MOST_ROWS = 2000
 """Training rows that the curve is measured on, at most: of more, its shares are those of a sample."""
@@ -35,6 +37,7 @@ def data_curve(work: SelectWork, base: Base) -> dict[str, Any]:
     """
     work = replace(work, chosen=sampled(work.spec.task, work.snapshot.train, MOST_ROWS, SEED))
     depth, adapted = _curve(work, base)
+    free_memory(LocalHarness())  # one model at a time
     random: MeasuredCurve | None = None
     with suppress(RegraftError):  # weights of some architectures cannot be drawn
         compute = work.spec.compute.model_copy(update={"trunk": "memory"})
@@ -45,7 +48,7 @@ def data_curve(work: SelectWork, base: Base) -> dict[str, Any]:
 
 def _curve(work: SelectWork, base: Base) -> tuple[str, MeasuredCurve]:
     site = base_site(work, base, work.spec)
-    target = target_of(site.adapted, work.snapshot.train, work.chosen)
+    target = target_of(site.adapted, work.snapshot.train, work.chosen, work.snapshot.groups)
     found = base_features(site, work.spec, work.chosen, work.folder)
     best = max(found.depths, key=lambda one: _probe(one, target))
     return best.name, measure_curve(best.features, target, np.random.default_rng(SEED), progress=work.progress)

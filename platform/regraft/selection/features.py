@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from regraft.contracts import Batch, RowsEvaluated
-from regraft.errors import DataError
+from regraft.errors import DataError, Unsupported
 from regraft.selection.depth_cuts import DepthCut, depth_cuts
 from regraft.selection.direct_features import direct_cuts, direct_values
 from regraft.selection.pooling import pooled, pooled_boundary
 from regraft.selection.sampled_rows import SampledRows
 from regraft.selection.score import Floats
 from regraft.spec.run import RunSpec
-from regraft.training.cut_check import CutSite, as_not_cut, may_cache
+from regraft.training.cut_check import CutSite, as_not_cut, may_keep
 from regraft.training.evaluate import encoded, to_device
 from regraft.training.trunk_cache import file_columns, open_features
 from regraft.trunk.boundary import Boundary
@@ -133,7 +133,11 @@ def _opened(site: CutSite, spec: RunSpec, rows: int) -> _Reading:
         reading.note = f"compute.trunk: {spec.compute.trunk} keeps nothing in the store"
         return reading
     reading.pooled = _pooled_features(site, reading.cuts)
-    if may_cache(site):
+    try:
+        keeps = may_keep(spec)
+    except Unsupported as error:  # a run of this spec is refused; what bases are worth can still be said
+        reading.note, keeps = error.message, False
+    if keeps:
         free = site.store.free_bytes()
         budget = min(MOST_BYTES, spec.compute.trunk_gb * 1e9, MOST_BYTES if free is None else free / 2)
         reading.kept = open_features(site, _within(reading.cuts, budget / max(1, rows)))

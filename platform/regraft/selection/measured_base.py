@@ -14,10 +14,10 @@ from regraft.bases.locate import Base
 from regraft.contracts import Method, Progress
 from regraft.data.row_sample import fit_to_data
 from regraft.data.snapshot import Snapshot
-from regraft.selection.choice import RANKED, BaseScores, DepthScores, proposed_depth, score_depth, shown_scores
+from regraft.selection.choice import BaseScores, DepthScores, deciding, proposed_depth, score_depth, shown_scores
 from regraft.selection.depth_cuts import DepthCut
 from regraft.selection.features import BaseFeatures, base_features
-from regraft.selection.score import FeatureTarget, Scored
+from regraft.selection.score import FeatureTarget
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore
 from regraft.training.cut_check import CutSite
@@ -54,7 +54,8 @@ def base_site(work: SelectWork, base: Base, spec: RunSpec) -> CutSite:
     harness = LocalHarness(progress=work.progress)
     check_weights_fit(base, harness)
     task = fit_to_data(spec.task, work.snapshot.train)
-    plain = spec.model_copy(update={"task": task, "method": _moving_all(), "losses": (), "search": None})
+    data = spec.data.model_copy(update={"augment": "off"})  # features are those of rows as they are
+    plain = spec.model_copy(update={"task": task, "data": data, "method": _moving_all(), "losses": (), "search": None})
     adapted = build_model(plain, work.snapshot, harness, base)
     adapted.model.to(harness.device)
     return CutSite(plain, work.snapshot, adapted, harness, make_accelerator(plain.compute, harness), work.store)
@@ -73,15 +74,12 @@ def measure_base(
     """Return the features of a base and their scores at every depth; `cuts` as `base_features` has them."""
     started = time.monotonic()
     features = base_features(site, work.spec, work.chosen, work.folder, cuts=cuts)
-    depths = [DepthScores(one.name, one.depth, score_depth(one.features, target, RANKED)) for one in features.depths]
-    scores = BaseScores(site.adapted.base.reference, depths, features.operations, features.parameters)
+    names = deciding(target)
+    depths = [DepthScores(one.name, one.depth, score_depth(one.features, target, names)) for one in features.depths]
+    scores = BaseScores(
+        site.adapted.base.reference, depths, features.operations, features.parameters, groups=target.groups
+    )
     place = next(number for number, one in enumerate(depths) if one is proposed_depth(scores))
     if cuts is None:
         scores.others = shown_scores(features.depths[place].features, target)
     return MeasuredBase(site.adapted.base, features, scores, time.monotonic() - started)
-
-
-def probe_score(scores: BaseScores) -> Scored:
-    """Return the linear probe's score at the base's best depth: what dull baselines are compared with."""
-    name = RANKED[1] if RANKED[1] in scores.depths[0].scores else RANKED[0]
-    return scores.best(name).scores[name]

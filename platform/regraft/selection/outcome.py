@@ -21,9 +21,9 @@ class SelectOutcome:
     """All bases that nothing tells from the first one, itself among them, the cheapest first."""
     bases: list[dict[str, Any]] = field(default_factory=list)
     """For each, in order: base, hash, place, rank, score (the mean of those by row), scores, depth, depths, behind,
-    tied, parameters, operations, trained_for, rows, kept, note, seconds."""
+    tied, leads, parameters, operations, trained_for, rows, kept, note, seconds."""
     probe: float = 0.0
-    """The first choice's linear probe, which the baselines are compared with."""
+    """The linear probe of each row at the base and depth that the other rows choose: baselines are compared with it."""
     baselines: list[dict[str, Any]] = field(default_factory=list)
     """For each dull baseline: name, score, ahead (by how much the first choice is ahead), beaten."""
     warning: str = ""
@@ -32,6 +32,8 @@ class SelectOutcome:
     """The depth that is proposed for the first choice: name, depth, blocks, sentence."""
     rows: dict[str, int] = field(default_factory=dict)
     """Rows of the sample, of the training side, and of the sides that chose nothing."""
+    left_out: list[str] = field(default_factory=list)
+    """Bases that could not be used, each with the reason."""
     kind: str = ""
     """What the labels are: classes, numbers or tags."""
     curve: dict[str, Any] = field(default_factory=dict)

@@ -45,7 +45,8 @@ def select_page(outcome: SelectOutcome) -> str:
             names=names,
             rows=[_row(one, names, short) for one in outcome.bases],
             by_row=_listed(BY_ROW),
-            ranked_by=_listed(RANKED),
+            ranked_by=_listed(tuple(name for name in RANKED if name in outcome.bases[0]["depths"][0])),
+            leads=any(one.get("leads") for one in outcome.bases),
             facts=_facts(outcome),
         )
     )

@@ -9,46 +9,40 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from regraft.bases.adapt import narrow
 from regraft.bases.derived_base import RANDOM, find_base, holds_configuration_alone
-from regraft.bases.load import load_processor
 from regraft.bases.locate import Base
 from regraft.contracts import NotesOnce, Progress, note
-from regraft.data.base_reading import BaseReading
-from regraft.data.snapshot import Snapshot, build_snapshot
+from regraft.contracts.file_ref import FileRef
 from regraft.errors import BaseError, DataError, NotFound, RegraftError, RequestError, Unsupported
 from regraft.selection import words
 from regraft.selection.base_facts import trained_for
 from regraft.selection.choice import RANDOM as SEED
-from regraft.selection.choice import RANKED, RankedBase, ahead, proposed_depth, rank
+from regraft.selection.choice import RANKED, RankedBase, ahead, chosen_probe, proposed_depth, rank
 from regraft.selection.data_curve import data_curve
 from regraft.selection.dull_inputs import dull_scores
-from regraft.selection.measured_base import MeasuredBase, SelectWork, base_site, measure_base, probe_score
+from regraft.selection.measured_base import MeasuredBase, SelectWork, base_site, measure_base
 from regraft.selection.outcome import SelectOutcome
-from regraft.selection.page import select_page
 from regraft.selection.references import compared_bases
 from regraft.selection.sampled_rows import sampled
-from regraft.selection.score import FeatureTarget
+from regraft.selection.score import FeatureTarget, Scored
+from regraft.selection.selection_record import SelectionRecord
 from regraft.selection.targets import target_of
+from regraft.selection.training_rows import FEWEST_ROWS, training_rows
+from regraft.selection.warm_run import check_warm, compute_others
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.scratch_folder import scratch_folder
-from regraft.store.selections import page_key, read_selection, write_selection
-from regraft.training.cut_check import CutSite, checked_cut, may_cache
-from regraft.training.phases import trained_names
-from regraft.training.prepare import skipped_text
-from regraft.training.trunk_cache import filled_trunk
-from regraft.trunk.cost_model import CachePlacement
-from regraft.trunk.cut import NotCut
+from regraft.training.cut_check import CutSite
+from regraft.training.harness import LocalHarness
+from regraft.training.memory_release import free_memory
 
+_OF_ROWS = ("task", "data.train", "data.group")
+"""What an error names that no other base would help."""
 SAMPLE = 500
 """Training rows that are scored, at most."""
-FEWEST_ROWS = 8
-"""Fewest rows of which anything can be said."""
 
 
 @dataclass(frozen=True)
@@ -81,24 +75,33 @@ def select_session(spec: RunSpec, options: SelectOptions, *, progress: Progress 
     store = open_store(spec.store)
     store.begin()
     store.check()
+    if options.warm:
+        check_warm(spec)
     once = NotesOnce(progress)
-    located = _located(store, references, options, once).values()
+    located, wrong = _located(store, references, options, once)
     bases = {base.reference: base for base in located}  # a registered model's reference names its version now
-    snapshot = _rows(store, spec, bases, once)
-    name = selection_name(spec, references, options)
-    hashes = {base.reference: base.hash for base in bases.values()}
-    known = None if options.fresh else _decided_before(store, name, snapshot, hashes)
+    snapshot = training_rows(store, spec, bases, once, skip_bad=options.skip_bad)
+    record = SelectionRecord(store, spec, selection_name(spec, references, options), snapshot.fingerprint, located)
+    known = None if options.fresh else record.known(skip_bad=options.skip_bad)
     with scratch_folder() as folder:
         chosen = sampled(spec.task, snapshot.train, options.sample, SEED)
         work = SelectWork(store, spec, snapshot, chosen, once, folder)
-        outcome = known or replace(_decide(work, bases, options), name=name, store=spec.store)
-        if options.warm:
-            _compute_others(work, bases[outcome.base])
+        if known is None:
+            outcome = _decide(work, bases, options, wrong)
+            outcome = record.write(replace(outcome, seconds=time.monotonic() - started))
+        else:
+            outcome = known
+            _refuse(known.left_out, True, options, once)
+        # What was decided is written: what follows may be refused, and is lost alone.
         if options.curve and not outcome.curve:
+            free_memory(LocalHarness())
             outcome = replace(outcome, curve=data_curve(work, bases[outcome.base]))
-    outcome = replace(outcome, seconds=time.monotonic() - started)
-    unchanged = known is not None and outcome.curve == known.curve
-    return outcome if unchanged else _written(store, outcome, hashes)
+            seconds = outcome.seconds if known else time.monotonic() - started
+            outcome = record.write(replace(outcome, seconds=seconds))
+        if options.warm:
+            free_memory(LocalHarness())
+            compute_others(work, bases[outcome.base])
+    return outcome
 
 
 def selection_name(spec: RunSpec, references: Sequence[str], options: SelectOptions) -> str:
@@ -111,19 +114,22 @@ def selection_name(spec: RunSpec, references: Sequence[str], options: SelectOpti
 
 def _located(
     store: ObjectStore, references: Sequence[str], options: SelectOptions, progress: Progress
-) -> dict[str, Base]:
-    """Find all bases. Raises BaseError with every one that is not there, unless they are to be left out."""
-    found: dict[str, Base] = {}
+) -> tuple[list[Base], list[str]]:
+    """Find all bases; return them, and why others are left out.
+
+    Raises BaseError with every one that is not there, unless they are to be left out.
+    """
+    found: list[Base] = []
     wrong: list[str] = []
     for reference in references:
         try:
             if holds_configuration_alone(reference):
                 raise BaseError("holds a configuration and no weights: there is nothing to compare", where=reference)
-            found[reference] = find_base(store, reference)
+            found.append(find_base(store, reference))
         except (BaseError, NotFound, Unsupported) as error:
             wrong.append(str(error) if reference in str(error) else f"{reference}: {error}")
     _refuse(wrong, bool(found), options, progress)
-    return found
+    return found, wrong
 
 
 def _refuse(wrong: Sequence[str], any_left: bool, options: SelectOptions, progress: Progress) -> None:
@@ -136,66 +142,21 @@ def _refuse(wrong: Sequence[str], any_left: bool, options: SelectOptions, progre
         note(progress, f"left out: {text}")
 
 
-def _rows(store: ObjectStore, spec: RunSpec, bases: dict[str, Base], progress: Progress) -> Snapshot:
-    """Return the checked rows, the snapshot of the run that may follow."""
-    first = next(iter(bases.values()))
-    reading = BaseReading(partial(load_processor, first, spec.task.modality))
-    snapshot = build_snapshot(store, spec.task, spec.data, base=reading)
-    for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
-        note(progress, text)
-    if len(snapshot.train) < FEWEST_ROWS:
-        raise DataError(
-            f"data.train has {len(snapshot.train)} rows; bases can be compared on {FEWEST_ROWS} or more",
-            where=spec.data.train,
-        )
-    return snapshot
-
-
-def _decided_before(store: ObjectStore, name: str, snapshot: Snapshot, hashes: dict[str, str]) -> SelectOutcome | None:
-    """Return the outcome of a selection that ended with these rows and these bases."""
-    known = read_selection(store, name)
-    if known is None or (known.get("fingerprint"), known.get("hashes")) != (snapshot.fingerprint, hashes):
-        return None
-    return replace(SelectOutcome.from_document(known["outcome"]), already=True)
-
-
-def _written(store: ObjectStore, outcome: SelectOutcome, hashes: dict[str, str]) -> SelectOutcome:
-    """Write the page, then the record, and return the outcome with the page's address."""
-    key = page_key(outcome.name)
-    outcome = replace(outcome, page=f"{store.url}/{key}")
-    store.put(key, select_page(outcome).encode())
-    record = {
-        "fingerprint": outcome.fingerprint,
-        "hashes": hashes,
-        "created": outcome.created,
-        "seconds": outcome.seconds,
-        "outcome": outcome.document(),
-    }
-    write_selection(store, outcome.name, record)
-    return outcome
-
-
-def _decide(work: SelectWork, bases: dict[str, Base], options: SelectOptions) -> SelectOutcome:
-    """Read every base, rank them, and compare the first with its controls."""
-    found: list[MeasuredBase] = []
-    target: FeatureTarget | None = None
-    wrong: list[str] = []
-    for number, base in enumerate(bases.values(), 1):
-        note(work.progress, f"base {number} of {len(bases)}: {base.reference}")
-        try:
-            site = base_site(work, base, work.spec)
-            target = target or _target(work, site)
-            found.append(measure_base(work, site, target))
-        except (BaseError, Unsupported) as error:
-            if error.where == "task":
-                raise
-            wrong.append(f"{base.reference}: {error.message}")
+def _decide(work: SelectWork, bases: dict[str, Base], options: SelectOptions, left_out: Sequence[str]) -> SelectOutcome:
+    """Read every base, rank them, and compare what they choose with its controls."""
+    found, target, wrong = _read_all(work, bases)
     _refuse(wrong, bool(found), options, work.progress)
     assert target is not None
-    ranking = rank([one.scores for one in found], len(work.chosen) / len(work.snapshot.train))
+    share = len(work.chosen) / len(work.snapshot.train)
+    scores = [one.scores for one in found]
+    ranking = rank(scores, share)
     by_reference = {one.base.reference: one for one in found}
     first = by_reference[ranking[0].base.reference]
-    controls = _controls(work, first, target)
+    ours = chosen_probe(scores, target)
+    controls = [
+        words.control(name, one.value, ahead(ours, one, share, groups=target.groups))
+        for name, one in _controls(work, first, target).items()
+    ]
     beaten = [one for one in controls if not one["beaten"]]
     depth = proposed_depth(first.scores)
     return SelectOutcome(
@@ -205,10 +166,11 @@ def _decide(work: SelectWork, bases: dict[str, Base], options: SelectOptions) ->
         headline=words.headline(ranking),
         tied=[one.base.reference for one in sorted(ranking, key=lambda one: one.base.cost) if one.tied],
         bases=[_entry(place, one, by_reference[one.base.reference]) for place, one in enumerate(ranking, 1)],
-        probe=probe_score(first.scores).value,
+        probe=ours.value,
         baselines=controls,
         warning=words.warning(first.base.reference, beaten),
         depth=words.depth(depth, first.features.blocks),
+        left_out=[*left_out, *wrong],
         rows={"sample": len(work.chosen), **work.snapshot.counts},
         kind=str(target.kind),
         fingerprint=work.snapshot.fingerprint,
@@ -216,46 +178,55 @@ def _decide(work: SelectWork, bases: dict[str, Base], options: SelectOptions) ->
     )
 
 
-def _compute_others(work: SelectWork, base: Base) -> None:
-    """Compute what the spec's own run keeps of the first choice, for all rows that lack it; their labels are not read.
+def _read_all(work: SelectWork, bases: dict[str, Base]) -> tuple[list[MeasuredBase], FeatureTarget | None, list[str]]:
+    """Read the bases one after another; return those that were read, the labels, and why others were not."""
+    found: list[MeasuredBase] = []
+    target: FeatureTarget | None = None
+    wrong: list[str] = []
+    for number, base in enumerate(bases.values(), 1):
+        note(work.progress, f"base {number} of {len(bases)}: {base.reference}")
+        try:
+            measured, target = _read(work, base, target)
+            found.append(measured)
+        except RequestError as error:
+            if error.where in _OF_ROWS or error.where == work.spec.data.train:
+                raise
+            wrong.append(f"{base.reference}: {error.message}")
+        free_memory(LocalHarness())  # the next model is loaded when this one is gone
+    return found, target, wrong
 
-    Raises Unsupported where such a run keeps nothing.
-    """
+
+def _read(work: SelectWork, base: Base, target: FeatureTarget | None) -> tuple[MeasuredBase, FeatureTarget]:
+    """Return what was measured of a base, without its model, and the labels, which the first base reads."""
     site = base_site(work, base, work.spec)
-    site = replace(site, spec=work.spec.model_copy(update={"task": site.spec.task}))
-    method = work.spec.method
-    if not method.by_depth or method.has_phases() or method.closed_form or not may_cache(site):
-        raise Unsupported(f"a run of method {method.key()} here keeps no outputs of a frozen part", where="--warm")
-    narrow(site.adapted, trained_names(site.adapted), method)
-    try:
-        filled_trunk(site, checked_cut(site), CachePlacement("disk", "asked for", 0, 0.0, 0.0), work.folder)
-    except NotCut as error:
-        raise Unsupported(f"outputs of {base.reference} cannot be kept: {error}", where="--warm") from error
+    target = target or _target(work, site)
+    return measure_base(work, site, target), target
 
 
 def _target(work: SelectWork, site: CutSite) -> FeatureTarget:
-    rows = work.snapshot.train
-    if len({_inputs(site, int(index)) for index in work.chosen}) < 2:
+    first, *others = work.chosen.tolist()
+    asked = _inputs(site, first)
+    if all(_inputs(site, index) == asked for index in others):
         raise DataError("all training rows are alike: no base can tell them apart", where=work.spec.data.train)
-    return target_of(site.adapted, rows, work.chosen)
+    return target_of(site.adapted, work.snapshot.train, work.chosen, work.snapshot.groups)
 
 
 def _inputs(site: CutSite, index: int) -> str:
-    """Return what a row asks, without its label, as text."""
+    """Return what a row asks, without its label, as text; files count by their content."""
     targets = site.adapted.task.target_columns()
     row = site.snapshot.train.stored(index)
-    return repr([value for name, value in sorted(row.items()) if name not in targets and name != "row"])
+    asked = [value for name, value in sorted(row.items()) if name not in targets and name != "row"]
+    return repr([value.sha256 or str(value) if isinstance(value, FileRef) else value for value in asked])
 
 
-def _controls(work: SelectWork, first: MeasuredBase, target: FeatureTarget) -> list[dict[str, Any]]:
-    """Return the dull baselines and the random weights of the first choice, each beside it."""
+def _controls(work: SelectWork, first: MeasuredBase, target: FeatureTarget) -> dict[str, Scored]:
+    """Return the scores of the dull baselines and of random weights of the first choice."""
     found = dull_scores(work.spec.task, work.snapshot.train, work.chosen, target)
     with suppress(RegraftError):  # weights of some architectures cannot be drawn; the others still count
         base = find_base(work.store, f"{RANDOM}{SEED}:{first.base.reference}")
         random = measure_base(work, base_site(work, base, work.spec), target, cuts=first.features.cuts)
-        found["random weights of the first choice"] = probe_score(random.scores)
-    ours = probe_score(first.scores)
-    return [words.control(name, one.value, ahead(ours, one)) for name, one in found.items()]
+        found["random weights of the first choice"] = chosen_probe([random.scores], target)
+    return found
 
 
 def _entry(place: int, ranked: RankedBase, measured: MeasuredBase) -> dict[str, Any]:
@@ -282,6 +253,7 @@ def _entry(place: int, ranked: RankedBase, measured: MeasuredBase) -> dict[str, 
         ],
         "behind": words.difference(ranked.behind),
         "tied": ranked.tied,
+        "leads": ranked.leads,
         "parameters": features.parameters,
         "operations": features.operations,
         "trained_for": trained_for(measured.base),

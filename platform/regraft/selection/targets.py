@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,27 @@ FEWEST = 2
 """Fewest rows with a tag, and without it, for the tag to count."""
 
 
-def target_of(adapted: Adapted, rows: Rows, chosen: NDArray[np.int64]) -> FeatureTarget:
-    """Return the labels of the chosen rows.
+def target_of(
+    adapted: Adapted, rows: Rows, chosen: NDArray[np.int64], groups: NDArray[np.int64] | None = None
+) -> FeatureTarget:
+    """Return the labels of the chosen rows, and which of them belong together by the `groups` of all rows.
 
     Where a row has boxes, a mask, or a tag for each word, its tags are the kinds of things in it. Raises Unsupported
     for a task whose rows have nothing of this kind, and DataError for labels that leave nothing to tell apart.
     """
+    target = _labels(adapted, rows, chosen)
+    numbers = None if groups is None else np.unique(groups[chosen], return_inverse=True)[1]
+    if numbers is None or numbers.max() + 1 == len(numbers):  # each row is a group of its own
+        return target
+    if not numbers.max():
+        raise DataError(
+            "all training rows belong to one group, so that no row can be judged by others: add rows of other groups",
+            where="data.group",
+        )
+    return replace(target, groups=numbers)
+
+
+def _labels(adapted: Adapted, rows: Rows, chosen: NDArray[np.int64]) -> FeatureTarget:
     task, context = adapted.task, adapted.context
     found = task.target_tensor((rows.stored(int(index)) for index in chosen), context)
     if found is not None and found.ndim == 1 and not found.is_floating_point():

@@ -21,10 +21,15 @@ def headline(ranking: Sequence[RankedBase]) -> str:
     if len(ranking) == 1:
         return f"{first.reference}, the only one"
     tied = sorted((one.base for one in ranking[1:] if one.tied), key=lambda base: base.cost)
-    if not tied:
-        return f"{first.reference}; the others are behind beyond noise"
-    told = [f"{base.reference} is within noise{_cheaper(first.cost, base.cost)}" for base in tied]
-    return f"{first.reference}; {'; '.join(told)}"
+    texts = [_leads(one) for one in ranking[1:] if one.leads]
+    texts += [f"{base.reference} is within noise{_cheaper(first.cost, base.cost)}" for base in tied]
+    return f"{first.reference}; {'; '.join(texts) or 'the others are behind beyond noise'}"
+
+
+def _leads(one: RankedBase) -> str:
+    assert one.behind is not None
+    lead, low, high = -one.behind.difference, -one.behind.high, -one.behind.low
+    return f"{one.base.reference} is ahead by rows ({lead:.3f}, {low:.3f} to {high:.3f}) and behind by rank"
 
 
 def _cheaper(first: float, other: float) -> str:

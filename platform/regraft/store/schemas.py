@@ -329,6 +329,9 @@ class StoredSelection(Stored):
     name: str = ""
     fingerprint: str = ""
     hashes: dict[str, str] = {}
+    references: dict[str, str] = {}
+    scoring: int = 0
+    kept_for: list[str] = []
     created: str = ""
     seconds: Number = 0.0
     outcome: dict[str, Any] = {}

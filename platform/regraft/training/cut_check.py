@@ -67,10 +67,14 @@ def may_cache(site: CutSite) -> bool:
 
     Raises Unsupported if it does not and the user asked for the cache.
     """
-    spec = site.spec
+    return may_keep(site.spec, site.harness.world)
+
+
+def may_keep(spec: RunSpec, world: int = 1) -> bool:
+    """Return what `may_cache` does, for a spec and a number of workers."""
     if spec.compute.trunk == "off":
         return False
-    sharded = spec.compute.strategy == "fsdp" and site.harness.world > 1
+    sharded = spec.compute.strategy == "fsdp" and world > 1
     changing = spec.data.augment != "off" or spec.task.random_inputs
     if not changing and not spec.compute.compile and not sharded:
         return True

@@ -12,12 +12,12 @@ import torch
 from regraft.contracts import Task
 from regraft.data.rows import Rows, RowWriter
 from regraft.errors import RequestError
-from regraft.selection.choice import RANKED, BaseScores, DepthScores, proposed_depth, rank
+from regraft.selection.choice import BY_ROW, RANKED, BaseScores, DepthScores, ahead, chosen_probe, proposed_depth, rank
 from regraft.selection.page import large, short_names
 from regraft.selection.pooling import pooled
 from regraft.selection.references import compared_bases, written_bases
 from regraft.selection.sampled_rows import sampled
-from regraft.selection.score import Scored
+from regraft.selection.score import FeatureTarget, Scored, TargetKind
 from regraft.selection.words import headline
 from regraft.spec.run import RunSpec
 from regraft.trunk.boundary import Boundary
@@ -45,11 +45,41 @@ def test_the_first_base_has_the_least_mean_rank_and_others_are_tied_or_behind() 
     assert ranking[2].behind.low > 0
 
 
-def test_a_base_that_is_ahead_by_rows_is_tied_however_the_ranks_fall() -> None:
-    ranking = rank([base("a", 0.6, logme=2), base("b", 0.5, logme=1), base("c", 0.9, logme=0)])
-    behind = {one.base.reference: one for one in ranking}
-    assert ranking[0].base.reference in ("a", "c")
-    assert all(one.tied for name, one in behind.items() if name in ("a", "c"))
+def test_a_base_that_is_ahead_by_rows_alone_is_not_called_tied() -> None:
+    bases = [
+        BaseScores(name, [at_depth(1, right, logme=logme)], operations=1.0, parameters=1)
+        for name, right, logme in (("a", 0.6, 2.0), ("b", 0.5, 1.0), ("c", 0.65, 0.0))
+    ]
+    # c is best by k-NN and probe, but last by LogME; with a's k-NN of the same value as c's, a is first by mean rank.
+    bases[0].depths[0] = DepthScores(
+        "depth 1 of 3", 1, {**bases[0].depths[0].scores, "knn": bases[2].depths[0].scores["knn"]}
+    )
+    ranking = rank(bases)
+    assert [one.base.reference for one in ranking] == ["a", "c", "b"]
+    first, leading, behind = ranking
+    assert first.tied and not first.leads and leading.leads and not leading.tied
+    assert not behind.tied and not behind.leads
+    assert "a; c is ahead by rows (0.0" in headline(ranking) and ") and behind by rank" in headline(ranking)
+    assert "within noise" not in headline(ranking)
+
+
+def test_noise_beats_no_control_more_often_than_its_interval_says() -> None:
+    draw = np.random.default_rng(0)
+    target = FeatureTarget(TargetKind.CLASSES, np.arange(100) % 2)
+    beaten, naive, cases = 0, 0, 60
+    for _ in range(cases):
+        bases = []
+        for name in "abcd":
+            rows = (draw.random((6, 100)) < 0.5).astype(float)
+            depths = [
+                DepthScores(str(at), at, dict.fromkeys(BY_ROW, Scored.of_rows(one))) for at, one in enumerate(rows)
+            ]
+            bases.append(BaseScores(name, depths, operations=1.0, parameters=1))
+        control = Scored.of_rows((draw.random(100) < 0.5).astype(float))
+        best = max((one.judged() for base in bases for one in base.depths), key=lambda one: one.value)
+        beaten += ahead(chosen_probe(bases, target), control).low > 0
+        naive += ahead(best, control).low > 0
+    assert naive > 0.3 * cases and beaten <= 0.1 * cases
 
 
 def test_each_score_counts_at_the_best_depth_of_a_base() -> None:

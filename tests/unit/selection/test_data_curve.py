@@ -33,7 +33,7 @@ def test_the_curve_is_kept_with_the_selection_and_rests_on_training_rows(tmp_pat
     plain = regraft.select(written, bases, progress=quiet)
     assert plain.curve == {} and "Data curve" not in Path(plain.page).read_text()
     found = regraft.select(written, bases, curve=True, progress=quiet)
-    assert found.already and found.name == plain.name
+    assert found.already and found.name == plain.name and found.seconds == plain.seconds
     assert [round(point["rows"]) for point in found.curve["points"]] == [5, 12, 24, 48]
     assert found.curve["rows"] == 60 and "random" in found.curve["points"][0]
     assert "Data curve" in Path(found.page).read_text()

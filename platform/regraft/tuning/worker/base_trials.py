@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
-
-import torch
 
 from regraft.contracts import Method
 from regraft.data.row_sample import fit_to_data
@@ -17,9 +14,9 @@ from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
 from regraft.spec.sections import number_of
 from regraft.training.cut_check import CutSite
-from regraft.training.harness import Harness
 from regraft.training.loop import begin, train
 from regraft.training.memory_check import explain_out_of_memory
+from regraft.training.memory_release import free_memory
 from regraft.training.run import Run
 from regraft.training.run_start import check_trial
 from regraft.trunk.cut import Cut
@@ -175,13 +172,6 @@ class BaseTrials:
         if context.harness.notice and not run.state.finished:
             return None
         return callbacks.end(run.adapted, run.state.seconds)
-
-
-def free_memory(harness: Harness) -> None:
-    """Return to the system what is no longer referred to."""
-    gc.collect()
-    if harness.device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _structure(spec: RunSpec) -> str:

@@ -10,8 +10,9 @@ from regraft.contracts import TrunkShared
 from regraft.spec.search_bases import base_of_trial, short_bases
 from regraft.training.harness import Harness
 from regraft.training.memory_check import weight_bytes
+from regraft.training.memory_release import free_memory
 from regraft.tuning.protocol import Coordinator, SearchJob, Trial
-from regraft.tuning.worker.base_trials import BaseTrials, free_memory
+from regraft.tuning.worker.base_trials import BaseTrials
 from regraft.tuning.worker.connection import connected
 from regraft.tuning.worker.context import WorkerContext, check_search
 from regraft.tuning.worker.shared_cuts import sharing_totals

@@ -108,14 +108,19 @@ class _FusedAttention(TorchFunctionMode):
         return found[0]
 
 
-def pass_memory(adapted: Adapted, batch: Batch, eval_batch: Batch, *, gpu: bool) -> PassMemory:
-    """Return the memory of passes over batches of the largest rows; the model's tensors are on the meta device."""
+def pass_memory(
+    adapted: Adapted, batch: Batch, eval_batch: Batch, *, gpu: bool, accumulates: bool = False
+) -> PassMemory:
+    """Return the memory of passes over batches of the largest rows; the model's tensors are on the meta device.
+
+    With `accumulates`, the gradients of an earlier micro-batch are there from the beginning.
+    """
     model = adapted.model
     batch, eval_batch = (to_device(one, torch.device("meta")) for one in (batch, eval_batch))
     evaluation = _evaluated(adapted, eval_batch, gpu=gpu)
     adapted.train_mode()
     try:
-        training, logits = _trained(adapted, batch, gpu=gpu)
+        training, logits = _trained(adapted, batch, 2 if accumulates else 1, gpu=gpu)
         moving = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
         untouched = frozenset(name for name, one in moving if one.grad is None)
         gradients = sum(one.grad.numel() * one.grad.element_size() for _, one in moving if one.grad is not None)
@@ -125,16 +130,19 @@ def pass_memory(adapted: Adapted, batch: Batch, eval_batch: Batch, *, gpu: bool)
     return PassMemory(max(0, training - gradients), logits, evaluation, untouched)
 
 
-def _trained(adapted: Adapted, batch: Batch, *, gpu: bool) -> tuple[int, int]:
-    """Return the most that lives at once in a pass with its gradients, and how much of it belongs to the outputs."""
+def _trained(adapted: Adapted, batch: Batch, times: int, *, gpu: bool) -> tuple[int, int]:
+    """Return the most that lives at once in passes with their gradients, and how much of it belongs to the outputs."""
+    outputs = made = 0
     with _counting(adapted, batch, gpu=gpu) as count:
-        output = adapted.forward(batch)
-        outputs = sum(one.numel() * one.element_size() for one in _floats(output))
-        before = count.live
-        loss = _loss(adapted, output, batch)
-        made = count.live - before
-        del output
-        loss.backward()  # type: ignore[no-untyped-call]
+        for _ in range(times):
+            output = adapted.forward(batch)
+            outputs = sum(one.numel() * one.element_size() for one in _floats(output))
+            before = count.live
+            loss = _loss(adapted, output, batch)
+            made = count.live - before
+            del output
+            loss.backward()  # type: ignore[no-untyped-call]
+            del loss
     return count.peak, outputs + max(0, made)
 
 

@@ -27,6 +27,7 @@ from regraft.training.evaluate import encoded
 from regraft.training.memory_parts import WorkerMemory, WorkerSite, model_bytes, worker_memory
 from regraft.training.pass_memory import PassMemory, pass_memory
 from regraft.training.run_steps import steps_of
+from regraft.trunk.cache import BATCH
 
 log = logging.getLogger(__name__)
 LATE_LIBRARIES = 100_000_000
@@ -129,9 +130,12 @@ class Planner:
         micro = -(-training.batch_size // (self.site.world * training.accumulation))
         try:
             batch = largest_batch(adapted, self.snapshot.train, micro, train=True)
-            rows = self.snapshot.eval if len(self.snapshot.eval) else self.snapshot.train
-            evaluated = largest_batch(adapted, rows, max(32, training.batch_size), train=False)
-            return pass_memory(adapted, batch, evaluated, gpu=self.site.gpu)
+            rows = self.snapshot.train if len(self.snapshot.train) > len(self.snapshot.eval) else self.snapshot.eval
+            # Rows are evaluated, and outputs of a frozen part are computed, in batches of a size of their own.
+            size = max(32, training.batch_size, BATCH if spec.method.depth_of(adapted.anatomy) else 0)
+            evaluated = largest_batch(adapted, rows, size, train=False)
+            accumulates = training.accumulation > 1
+            return pass_memory(adapted, batch, evaluated, gpu=self.site.gpu, accumulates=accumulates)
         except Exception as error:  # a model or a task that asks for values: the rest of the plan stands
             log.info("activations are not counted: %s", error, exc_info=True)
             return None

@@ -75,7 +75,7 @@ def test_halved_micro_batches_are_the_first_change_for_less_memory(tmp_path: Pat
     spec = RunSpec.resolve(document(tmp_path, batch_size=32))
     whole = plan_session(spec).plan
     half = plan_session(spec.override({"training.accumulation": 2})).plan
-    assert half.memory.device["activations"] < whole.memory.device["activations"]
+    assert half.memory.device_total < whole.memory.device_total
     budget = {"memory_gb": whole.memory.device_total * (1 - 1e-4) / 1e9}
     with pytest.raises(RequestError, match=r"budget.memory_gb: .*write training.accumulation: 2"):
         plan_session(RunSpec.resolve({**document(tmp_path, batch_size=32), "budget": budget}))

@@ -79,7 +79,7 @@ def test_noise_beats_no_control_more_often_than_its_interval_says() -> None:
         best = max((one.judged() for base in bases for one in base.depths), key=lambda one: one.value)
         beaten += ahead(chosen_probe(bases, target), control).low > 0
         naive += ahead(best, control).low > 0
-    assert naive > 0.3 * cases and beaten <= 0.1 * cases
+    assert naive > 0.2 * cases and beaten <= 0.1 * cases
 
 
 def test_each_score_counts_at_the_best_depth_of_a_base() -> None:

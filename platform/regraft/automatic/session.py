@@ -163,11 +163,11 @@ def _finished_before(place: _AutoRun, ready: _Ready) -> AutoOutcome | None:
 @contextmanager
 def _recorded(place: _AutoRun, ready: _Ready) -> Iterator[None]:
     """Record that the run is under way, and how it ended if an error ends it."""
-    same = place.record.get("fingerprint") == ready.snapshot.fingerprint
-    same = same and place.record.get("base") == ready.base.hash
-    if not same:  # what was measured before belongs to other rows or another base
+    now = (ready.snapshot.fingerprint, ready.base.hash)
+    known = (place.record.get("fingerprint"), place.record.get("base"))
+    if place.record and known != now:  # what was measured before belongs to other rows or another base
         place.record = {}
-        place.clock = BudgetClock(place.request.budget)
+        place.clock = BudgetClock(place.request.budget, place.clock.here)
     place.write(state="running", fingerprint=ready.snapshot.fingerprint, base=ready.base.hash)
     try:
         yield

@@ -65,6 +65,8 @@ def test_data_become_a_model_that_its_spec_alone_repeats_bit_for_bit(folder: Pat
     outcome = made(folder)
     assert outcome.task == "text-classification" and outcome.version == "v1" and not outcome.already
     assert outcome.test is not None and outcome.test["rows"] > 0, "measured on rows that chose nothing"
+    spent = sum(outcome.budget[part] for part in ("choice", "search", "end"))
+    assert spent == pytest.approx(outcome.seconds, rel=0.1), "every second of the command counts"
     assert {"majority", "nearest_centroid"} <= outcome.baselines.keys() and outcome.verdicts
     assert outcome.comparison is not None
     assert "random_weights" in {one["name"] for one in outcome.comparison["controls"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regraft.automatic.tried_methods import RATES, LeftOut, TriedMethod
@@ -65,6 +65,9 @@ class MethodSearches:
         `most_seconds` is what the end of the run has for training one of them again.
         """
         allowed = [kept for one in methods if (kept := self._allowed(one, most_seconds)) is not None]
+        if not allowed:  # an epoch of the cheapest fits twice into the whole budget, or nothing would have begun
+            self.left_out = [one for one in self.left_out if one.method != methods[0].method.key()]
+            allowed = [replace(methods[0], epochs=1)]
         for one in allowed:
             if self._begins(one):
                 self._search(one, trials=1)

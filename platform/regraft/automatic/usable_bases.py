@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from regraft.automatic.base_candidates import NamedBase
 from regraft.bases.derived_base import RANDOM, find_base, holds_configuration_alone
-from regraft.bases.load import load_processor
+from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import Base
 from regraft.bases.meta_model import meta_model
 from regraft.contracts import Context, Task
@@ -15,9 +15,13 @@ from regraft.data.look.look import DataLook
 from regraft.errors import RegraftError, RequestError
 from regraft.spec.user_settings import settings_file
 from regraft.store.objects import ObjectStore
+from regraft.training.prepare import base_bytes
 
 SOME_LABELS = ("one", "another")
 """Labels of models that are built without weights; their number changes nothing but the head."""
+
+_SMALL = 500_000_000
+"""Bytes of weights up to which a base is built with them to see whether it can do the task."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +62,23 @@ def _verdict(store: ObjectStore, look: DataLook, named: NamedBase) -> CheckedBas
         try:
             parameters = _built(task, base)
         except (RegraftError, NotImplementedError, RuntimeError, ValueError) as error:
-            why = why or _brief(error)
+            why = _brief(error)  # the last form asks least of a base
             continue
         return CheckedBase(named, "", base, task, parameters, random)
     return CheckedBase(named, why)
 
 
 def _built(task: Task, base: Base) -> int:
-    """Build the task's model on a base without weights, and return how many parameters it has."""
+    """Build the task's model on a base without weights, and return how many parameters it has.
+
+    A small base is built with its weights too: what a model computes may say that it cannot do the task.
+    """
     processor = load_processor(base, task.modality)
     labels = task.classes() or SOME_LABELS
     model, _ = meta_model(task, base, labels)
     task.configure(model, Context(processor, labels, getattr(model, "config", None)))
+    if base_bytes(base) <= _SMALL:
+        task.build(BaseLoader(base), labels)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -119,6 +119,13 @@ def test_no_base_for_the_task_is_one_message_with_each_base(tmp_path: Path) -> N
     assert "--bases" in str(error.value) and error.value.exit_code == 2
 
 
+def test_a_base_that_reads_both_ways_writes_no_text(tmp_path: Path) -> None:
+    data, _ = chats(tmp_path)
+    tiny_bert(tmp_path / "encoder")
+    with pytest.raises(RequestError, match="sees the tokens that it is to predict"):
+        made(tmp_path, data=data, bases=[str(tmp_path / "encoder")])
+
+
 @pytest.mark.slow
 def test_of_several_bases_selection_takes_one_and_each_has_its_verdict(folder: Path) -> None:
     tiny_bert(folder / "other", width=64, seed=3)

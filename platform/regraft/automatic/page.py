@@ -10,7 +10,7 @@ from regraft.automatic.outcome import AutoOutcome
 from regraft.report import html
 from regraft.report.numbers import format_number, plugin_text, signed
 from regraft.store.comparisons import comparison_texts, control_name
-from regraft.units import seconds_text
+from regraft.units import counted, seconds_text
 from regraft.version import VERSION
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -45,15 +45,23 @@ def auto_page(outcome: AutoOutcome, spec: str) -> str:
     )
 
 
-def _controls(outcome: AutoOutcome) -> list[tuple[str, str, str]]:
-    """Return the model, each control and each baseline with its score, and the difference with its interval."""
+def _controls(outcome: AutoOutcome) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Return the rows that were measured, in words, with the model and what it is compared with on them.
+
+    Each has its score, and the difference with its interval. Figures on different rows are never in one table.
+    """
+    comparison = outcome.comparison or {}
     rows = [("this model", format_number(outcome.metrics.get(outcome.score)), "")]
-    for one in (outcome.comparison or {}).get("controls", ()):
-        rows.append((control_name(one["name"]), format_number(one.get("value")), _difference(one)))
+    tables = [("on the evaluation rows, which also chose", rows)]
+    if comparison.get("side") == "test":
+        compared = [("this model", format_number(comparison.get("value")), "")]
+        tables.insert(0, (f"on {counted(int(comparison.get('rows') or 0), 'test row')}, which chose nothing", compared))
+    for one in comparison.get("controls", ()):
+        tables[0][1].append((control_name(one["name"]), format_number(one.get("value")), _difference(one)))
     for name, measured in outcome.baselines.items():
         value = measured.get(outcome.score) if isinstance(measured, Mapping) else measured
         rows.append((name.replace("_", " "), format_number(value), ""))
-    return rows
+    return tables
 
 
 def _difference(one: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load
@@ -14,6 +14,7 @@ from regraft.adaptation.trained import TrainedModel, site_of
 from regraft.bases.adapted import Adapted
 from regraft.comparison.verdict import MeasuredModel
 from regraft.contracts import Progress
+from regraft.data.rows import Rows
 from regraft.data.snapshot import Snapshot
 from regraft.errors import Unsupported
 from regraft.evaluation.labelled_rows import LabelledRows
@@ -41,6 +42,16 @@ class ComparedRows:
     harness: LocalHarness
 
     @property
+    def side(self) -> Literal["test", "eval"]:
+        """The side whose rows are compared: test rows, which chose nothing, where there are some."""
+        return "test" if self.snapshot.test is not None and len(self.snapshot.test) else "eval"
+
+    @property
+    def compared(self) -> Rows:
+        """The rows on which every model is measured."""
+        return self.snapshot.sides[self.side]
+
+    @property
     def size(self) -> int:
         """Rows of a batch."""
         return max(32, self.spec.training.batch_size)
@@ -50,7 +61,7 @@ def measured(rows: ComparedRows, name: str, adapted: Adapted, **more: Any) -> Me
     """Run a model on the rows; `more` are fields of the result."""
     adapted.model.to(rows.harness.device)
     with torch.inference_mode():
-        _, records = evaluate(adapted, rows.snapshot.eval, rows.harness, size=rows.size, autocast=nullcontext())
+        _, records = evaluate(adapted, rows.compared, rows.harness, size=rows.size, autocast=nullcontext())
     task, context = adapted.task, adapted.context
     return MeasuredModel(name, lambda chosen: task.metrics(chosen, context), records, **more)
 
@@ -72,8 +83,8 @@ def measured_control(rows: ComparedRows, name: str, model: TrainedModel, **more:
 
 def measured_dull(rows: ComparedRows, adapted: Adapted, progress: Progress | None) -> list[MeasuredModel]:
     """Return the dull baselines of the task. Raises Unsupported for a task that has none."""
-    task, context, snapshot = adapted.task, adapted.context, rows.snapshot
-    found = dull_answers(task, context, snapshot.train, snapshot.eval, progress=progress)
+    task, context = adapted.task, adapted.context
+    found = dull_answers(task, context, rows.snapshot.train, rows.compared, progress=progress)
     return [
         MeasuredModel(one.name, lambda chosen: task.metrics(chosen, context), one.records, knows_base=False)
         for one in found
@@ -84,7 +95,7 @@ def measured_version(rows: ComparedRows, name: str, version: Version, like: Adap
     """Run an earlier version on the rows. Raises Unsupported where its answers cannot be compared."""
     predictor = Predictor.open(rows.store, str(version), plugins=rows.spec.plugins, device=str(rows.harness.device))
     _refuse_other_answers(predictor, like, rows.snapshot)
-    rows_seen = seen_rows(rows.store, predictor, LabelledRows(rows.snapshot.eval, "", "", {}, {}))
+    rows_seen = seen_rows(rows.store, predictor, LabelledRows(rows.compared, "", "", {}, {}))
     facts = {"version": str(version), "seen": rows_seen.train}
     return measured(rows, name, predictor.adapted, facts=facts)
 

@@ -36,6 +36,7 @@ def comparison_page(version: str, document: Mapping[str, Any]) -> str:
             c=document,
             model=name,
             number=number,
+            tested=document.get("side") == "test",
             css=html.style(),
             release=VERSION,
             texts=comparison_texts(document),

@@ -11,7 +11,7 @@ from typing import Any
 
 from regraft.adaptation.trained import Trainer, train_candidate
 from regraft.bases.adapted import Adapted
-from regraft.comparison.controls import LAST_VERSION, ControlRun, control_runs
+from regraft.comparison.controls import LAST_VERSION, ControlRun, begins_random, control_runs
 from regraft.comparison.measuring import (
     ComparedRows,
     measured,
@@ -64,7 +64,7 @@ class Comparing:
         """Compare a trained run and register it with the verdict."""
         store, spec, job = prepared.store, prepared.spec, prepared.job
         rows = ComparedRows(store, spec, open_snapshot(store, job.fingerprint), LocalHarness(progress=self.progress))
-        if not len(rows.snapshot.eval):
+        if not len(rows.compared):
             note(self.progress, f"{_NO_ROWS}: the model is registered without controls")
             return replace(register(prepared), comparison={})
         _, delta = best_delta(Checkpoints(store, job.run), spec.task.score, prepared.log)
@@ -82,7 +82,7 @@ class Comparing:
         if (known := read_comparison(version)) is not None:
             return known
         with _opened(store, version, self.progress) as (rows, predictor):
-            if not len(rows.snapshot.eval):
+            if not len(rows.compared):
                 note(self.progress, _NO_ROWS)
                 return {}
             found = self._compared(rows, predictor.adapted, _before(registry, version))
@@ -90,7 +90,7 @@ class Comparing:
         return found
 
     def _compared(self, rows: ComparedRows, adapted: Adapted, last: Version | None) -> dict[str, Any]:
-        model = measured(rows, "this_model", adapted)
+        model = measured(rows, "this_model", adapted, knows_base=not begins_random(rows.spec))
         left_out: list[tuple[str, str]] = []
         controls = [*self._dull(rows, adapted, left_out), *self._trained(rows, left_out)]
         if last is None:
@@ -100,7 +100,7 @@ class Comparing:
                 controls.append(measured_version(rows, LAST_VERSION, last, adapted))
             except RegraftError as error:
                 left_out.append((LAST_VERSION, str(error)))
-        return verdict(model, controls, adapted.task.score, left_out)
+        return verdict(model, controls, adapted.task.score, left_out, side=rows.side)
 
     def _dull(self, rows: ComparedRows, adapted: Adapted, left_out: list[tuple[str, str]]) -> list[MeasuredModel]:
         note(self.progress, "controls: a dull baseline, without any base")

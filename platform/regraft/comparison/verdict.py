@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from regraft.comparison.controls import RANDOM_WEIGHTS
 from regraft.contracts import Record, Score
 from regraft.report.intervals import Bootstrap, Metrics
 from regraft.report.score_draws import ScoreDraws, draw_scores
@@ -29,10 +30,16 @@ class MeasuredModel:
 
 
 def verdict(
-    model: MeasuredModel, controls: Sequence[MeasuredModel], score: Score, left_out: Sequence[tuple[str, str]] = ()
+    model: MeasuredModel,
+    controls: Sequence[MeasuredModel],
+    score: Score,
+    left_out: Sequence[tuple[str, str]] = (),
+    *,
+    side: Literal["test", "eval"] = "eval",
 ) -> dict[str, Any]:
     """Return the document of a comparison, as a version's metadata hold it.
 
+    `side` names the rows: test rows chose nothing, evaluation rows chose the checkpoints, and in a search the winner.
     Each interval holds by itself: a warning is left out only where every control without the base is beaten, and such a
     conjunction needs no correction (Berger, 1982).
     """
@@ -44,6 +51,7 @@ def verdict(
         "value": float(drawn.values[0]),
         "interval": _ends(drawn.interval(0)),
         "rows": len(model.records),
+        "side": side,
         "resamples": len(drawn.draws),
         "note": drawn.note,
         "controls": [
@@ -58,18 +66,23 @@ def verdict(
         ],
         "left_out": [{"name": name, "why": why} for name, why in left_out],
     }
-    return {**document, **conclusion(document, verdicts)}
+    return {**document, **conclusion(document, verdicts, model.knows_base)}
 
 
-def conclusion(document: Mapping[str, Any], verdicts: Sequence[BaselineVerdict]) -> dict[str, Any]:
-    """Return whether transfer is negative, the warning, and the verdicts as sentences."""
+def conclusion(document: Mapping[str, Any], verdicts: Sequence[BaselineVerdict], knows_base: bool) -> dict[str, Any]:
+    """Return whether transfer is negative, the warning, and the verdicts as sentences.
+
+    It is not known (None) of a model that itself began with random weights, and where only a dull baseline is beaten:
+    the same architecture may do so from random weights.
+    """
     score = str(document["score"]["name"])
     known = {one["name"]: bool(one["knows_base"]) for one in document["controls"]}
     without = [one for one in verdicts if not known[one.baseline]]
     lost = [one for one in without if one.outcome in NOT_BEATEN]
+    shown = bool(lost) or any(one.baseline == RANDOM_WEIGHTS for one in without)
     return {
-        "negative_transfer": bool(lost) if without else None,
-        "warning": _warning(lost, score),
+        "negative_transfer": bool(lost) if shown and knows_base else None,
+        "warning": _warning(lost, score) if knows_base else _nothing_learned(lost, score),
         "sentence": _sentence(verdicts, score),
         "adaptation": _adaptation([one for one in verdicts if known[one.baseline]], score),
     }
@@ -90,10 +103,21 @@ def _ends(bounds: tuple[float, float] | None) -> dict[str, float] | None:
     return None if bounds is None else {"low": bounds[0], "high": bounds[1]}
 
 
+def _nothing_learned(lost: Sequence[BaselineVerdict], score: str) -> str:
+    """Return the warning about a model that began with random weights, and beats no simpler control."""
+    if not lost:
+        return ""
+    return (
+        f"This model began with random weights, so nothing is said of a base. By {score.replace('_', ' ')}, it is "
+        f"{'; '.join(map(_text, lost))}. Begin with a base that has learned, add rows, or use what is as good and "
+        "costs less."
+    )
+
+
 def _warning(lost: Sequence[BaselineVerdict], score: str) -> str:
     if not lost:
         return ""
-    beaten_by = "; ".join(f"{_text(one)}" for one in lost)
+    beaten_by = "; ".join(map(_text, lost))
     return (
         f"Negative transfer: what the base has learned does not show to help. By {score.replace('_', ' ')}, this model "
         f"is {beaten_by}, without the base. Try another base, more rows, or use what is as good and costs less."

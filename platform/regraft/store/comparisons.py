@@ -13,10 +13,16 @@ from regraft.store import documents
 from regraft.store.objects import ObjectStore, checked
 from regraft.store.registry import Version
 from regraft.store.schemas import Count, Number, Stored, StoredScore, check_types
+from regraft.units import counted
 
 log = logging.getLogger(__name__)
 COMPARISON = "comparison"
 """The entry of a version's metadata, where it was compared before it was registered."""
+
+_ROWS_TEXTS = {
+    "test": ("test row", "which chose nothing"),
+    "eval": ("evaluation row", "which also chose the checkpoint: data.test gives rows that choose nothing"),
+}
 
 
 class StoredControl(Stored):
@@ -41,6 +47,8 @@ class StoredComparison(Stored):
     score: StoredScore = StoredScore()
     value: Number | None = None
     rows: Count = 0
+    side: str = ""
+    """The side of the compared rows; empty where an earlier edition compared evaluation rows."""
     resamples: Count = 0
     controls: list[StoredControl] = Field(default_factory=list)
     left_out: list[dict[str, str]] = Field(default_factory=list)
@@ -102,4 +110,12 @@ def comparison_texts(comparison: Mapping[str, Any] | None) -> list[str]:
         for one in comparison.get("left_out") or ()
     ]
     texts = [str(comparison.get(key) or "") for key in ("warning", "sentence", "adaptation")]
-    return [text for text in (*texts, *left_out) if text]
+    return [text for text in (*texts, _rows_text(comparison), *left_out) if text]
+
+
+def _rows_text(comparison: Mapping[str, Any]) -> str:
+    """Return on which rows models were compared, and whether these chose; empty where the document does not say."""
+    if (side := comparison.get("side")) not in _ROWS_TEXTS or not comparison.get("controls"):
+        return ""
+    row, chose = _ROWS_TEXTS[side]
+    return f"Compared on {counted(int(comparison.get('rows') or 0), row)}, {chose}."

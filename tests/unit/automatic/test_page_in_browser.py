@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from regraft.automatic.outcome import AutoOutcome
-from regraft.automatic.page import auto_page
+from regraft.automatic.page import _controls, auto_page
 from support.browser import Look
 
 
@@ -45,6 +46,15 @@ def outcome() -> AutoOutcome:
 def test_what_data_say_is_escaped() -> None:
     page = auto_page(outcome(), "name: <b>")
     assert "column &lt;text&gt;" in page and "name: &lt;b&gt;" in page and "<script" not in page
+
+
+def test_controls_and_headline_are_of_the_same_rows() -> None:
+    comparison = {**(outcome().comparison or {}), "side": "test", "rows": 80, "value": 0.94}
+    tables = dict(_controls(replace(outcome(), comparison=comparison)))
+    tested, chose = tables["on 80 test rows, which chose nothing"], tables["on the evaluation rows, which also chose"]
+    assert [(name, value) for name, value, _ in tested] == [("this model", "0.940"), ("random weights", "0.600")]
+    assert [name for name, _, _ in chose] == ["this model", "majority", "nearest centroid"] and chose[0][1] == "0.930"
+    assert list(dict(_controls(outcome()))) == ["on the evaluation rows, which also chose"]
 
 
 @pytest.mark.slow

@@ -68,7 +68,8 @@ def test_data_become_a_model_that_its_spec_alone_repeats_bit_for_bit(folder: Pat
     spent = sum(outcome.budget[part] for part in ("choice", "search", "end"))
     assert spent == pytest.approx(outcome.seconds, rel=0.1), "every second of the command counts"
     assert {"majority", "nearest_centroid"} <= outcome.baselines.keys() and outcome.verdicts
-    assert outcome.comparison is not None
+    assert outcome.comparison is not None and outcome.comparison["side"] == "test"
+    assert outcome.comparison["value"] == pytest.approx(outcome.test["metrics"][outcome.score])
     assert "random_weights" in {one["name"] for one in outcome.comparison["controls"]}
     assert [one["chosen"] for one in outcome.trials].count(True) == 1
     repeated = train_local(RunSpec.load(Path(outcome.spec), overrides={"store": str(folder / "other")}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from regraft.comparison.session import Comparing
 from regraft.contracts import Event, Note, Started
 from regraft.data.snapshot import open_snapshot
 from regraft.errors import ClusterError, Diverged, Stopped, StoreError, Unsupported
+from regraft.serving.predictor import Predictor
 from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
 from regraft.store.comparisons import read_comparison
@@ -110,6 +112,36 @@ def test_a_second_comparison_trains_no_control_again(compared: Any) -> None:
     names = {one["name"]: one for one in outcome.comparison["controls"]}
     assert names["last_version"]["version"] == "tiny@v1"
     assert {"random_weights", "frozen_probe"} <= names.keys()
+
+
+def test_models_are_compared_on_test_rows_where_there_are_some(compared: Any) -> None:
+    outcome, written, _ = compared
+    store, version = open_store(outcome.store), version_of(outcome)
+    snapshot = open_snapshot(store, version.meta["lineage"]["data"]["fingerprint"])
+    spec = resolve_auto(RunSpec.resolve(written), 48)
+    predictor = Predictor.open(store, str(version))
+    found = {}
+    for test in (None, snapshot.eval, snapshot.train):
+        rows = ComparedRows(store, spec, replace(snapshot, test=test), LocalHarness())
+        comparing = Comparing(Failing(Diverged("the loss is nan")), None)
+        found[None if test is None else len(test)] = comparing._compared(rows, predictor.adapted, None)
+    assert [(one["side"], one["rows"]) for one in found.values()] == [("eval", 24), ("test", 24), ("test", 48)]
+    assert found[48]["value"] != found[24]["value"] == outcome.comparison["value"] == found[None]["value"]
+    assert {one["name"] for one in found[48]["controls"]} == {"majority", "words"}
+
+
+@pytest.mark.parametrize("began", ["random", "pretrained"])
+def test_a_run_that_begins_with_random_weights_says_nothing_of_a_base(compared: Any, began: str) -> None:
+    outcome, written, _ = compared
+    store, version = open_store(outcome.store), version_of(outcome)
+    snapshot = open_snapshot(store, version.meta["lineage"]["data"]["fingerprint"])
+    spec = resolve_auto(RunSpec.resolve({**written, "training": {**written["training"], "init": began}}), 48)
+    rows = ComparedRows(store, spec, snapshot, LocalHarness())
+    found = Comparing(Failing(Unsupported("none")), None)._compared(
+        rows, Predictor.open(store, str(version)).adapted, None
+    )
+    assert ("began with random weights" in found["warning"]) is (began == "random")
+    assert found["negative_transfer"] is (None if began == "random" else True)
 
 
 @pytest.mark.slow

@@ -26,6 +26,9 @@ def model(name: str, share: float, *, knows_base: bool = True, rows: int = ROWS)
     return MeasuredModel(name, mean_of, records, knows_base=knows_base)
 
 
+RANDOM = "random_weights"
+
+
 def compared(*controls: MeasuredModel, of: float = 0.9, mode: Literal["min", "max"] = "max") -> dict[str, Any]:
     return verdict(model("this_model", of), controls, Score("accuracy", mode), [("last_version", "there is none")])
 
@@ -51,12 +54,12 @@ def test_transfer_is_negative_where_a_control_without_the_base_is_not_beaten(
 
 
 def test_smaller_is_better_where_the_score_is_a_loss() -> None:
-    assert compared(model("words", 0.5, knows_base=False), of=0.2, mode="min")["negative_transfer"] is False
-    assert compared(model("words", 0.1, knows_base=False), of=0.2, mode="min")["negative_transfer"] is True
+    assert compared(model(RANDOM, 0.5, knows_base=False), of=0.2, mode="min")["negative_transfer"] is False
+    assert compared(model(RANDOM, 0.1, knows_base=False), of=0.2, mode="min")["negative_transfer"] is True
 
 
 def test_a_better_head_on_the_frozen_base_is_no_negative_transfer() -> None:
-    found = compared(model("words", 0.5, knows_base=False), model("frozen_probe", 0.99))
+    found = compared(model(RANDOM, 0.5, knows_base=False), model("frozen_probe", 0.99))
     assert (found["negative_transfer"], found["warning"]) == (False, "")
     assert "frozen probe is better" in found["adaptation"]
 
@@ -68,9 +71,35 @@ def test_nothing_is_known_of_transfer_without_a_control_that_lacks_the_base() ->
     assert comparison_texts(None) == []
 
 
+@pytest.mark.parametrize(("words", "negative"), [(0.2, None), (0.95, True)])
+def test_a_dull_baseline_that_is_beaten_says_nothing_of_transfer_by_itself(words: float, negative: bool | None) -> None:
+    found = compared(model("words", words, knows_base=False))
+    assert (found["negative_transfer"], bool(found["warning"])) == (negative, bool(negative))
+
+
+@pytest.mark.parametrize("words", [0.2, 0.95])
+def test_a_model_that_began_with_random_weights_says_nothing_of_transfer(words: float) -> None:
+    this = model("this_model", 0.9, knows_base=False)
+    found = verdict(this, [model("words", words, knows_base=False)], Score("accuracy", "max"))
+    assert found["negative_transfer"] is None
+    assert "what the base has learned" not in found["warning"] and "another base" not in found["warning"]
+    assert bool(found["warning"]) is (words > 0.9)
+
+
+@pytest.mark.parametrize(("side", "said"), [("test", "200 test rows, which chose nothing"), ("eval", "also chose")])
+def test_a_comparison_says_whether_its_rows_chose(side: Literal["test", "eval"], said: str) -> None:
+    controls = [model(RANDOM, 0.5, knows_base=False)]
+    found = verdict(model("this_model", 0.9), controls, Score("accuracy", "max"), side=side)
+    assert found["side"] == side
+    assert any(said in text for text in comparison_texts(found))
+    assert said in comparison_page("tiny@v1", found)
+    old = {name: value for name, value in found.items() if name != "side"}
+    assert not any("chose" in text for text in comparison_texts(old)) and "also chose" in comparison_page("a@v1", old)
+
+
 def test_one_row_does_not_show_how_sure_it_is() -> None:
     found = verdict(
-        model("this_model", 1.0, rows=1), [model("words", 0.0, knows_base=False, rows=1)], Score("accuracy", "max")
+        model("this_model", 1.0, rows=1), [model(RANDOM, 0.0, knows_base=False, rows=1)], Score("accuracy", "max")
     )
     assert found["controls"][0]["low"] is None
     assert found["negative_transfer"] is False  # ahead of it, as far as one row says

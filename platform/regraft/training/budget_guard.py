@@ -18,7 +18,7 @@ from regraft.spec.run import RunSpec
 from regraft.training import run_times
 from regraft.training.evaluate import encoded, to_device
 from regraft.training.harness import Harness
-from regraft.training.job import Job
+from regraft.training.job import Job, RunState
 from regraft.training.planner import Planner, RunPlan
 from regraft.training.run_times import RunTimes, peak_bytes
 from regraft.training.smaller_runs import space_refusal
@@ -56,6 +56,8 @@ class BudgetGuard:
         self._run, self._before, self._began = job.run, job.spent, job.began or run_times.now()
         self.reason = ""
         """Why this rank asked for the end; empty while it did not."""
+        self.done = RunState()
+        """What earlier attempts have trained, as the first rank knows it."""
         if budget.memory is not None:
             _forget_peak(harness.device)
 
@@ -66,17 +68,13 @@ class BudgetGuard:
             return None
         return self._budget.seconds - self._before - (run_times.now() - self._began)
 
-    def resumed(self, seconds: float) -> None:
-        """Count the training time of attempts whose end nobody recorded."""
-        self._before = max(self._before, seconds)
-
     def check_start(self, adapted: Adapted, snapshot: Snapshot, plan: RunPlan, planner: Planner | None) -> None:
         """Raise RequestError on every rank where the run certainly does not fit into what is left.
 
-        `planner` is there on the first rank.
+        `planner` is there on the first rank. A run whose last step is stored is never refused.
         """
         message = None
-        if planner is not None:
+        if planner is not None and not self.done.finished:
             message = space_refusal(self._spec, plan, planner) or self._too_long(adapted, snapshot, plan)
         message = self._harness.from_first(message)
         if message:
@@ -128,6 +126,8 @@ class BudgetGuard:
         rows = len(snapshot.train)
         self._evaluation_s = row * len(snapshot.eval)
         asked = f"budget.seconds: {self._budget.seconds:g} ({max(0.0, left):.3g} left)"
+        if self.done.step:
+            return _no_rest(spec, plan, row, left, done=self.done.step)
         if problem := _no_epoch(snapshot, row, left, asked):
             return problem
         least = _least_seconds(spec, plan, row)
@@ -157,6 +157,19 @@ def _no_epoch(snapshot: Snapshot, row: float, left: float, asked: str) -> str | 
     return (
         f"{asked} do not hold one epoch of the cheapest method: a pass of the base over {counted(rows, 'row')} takes "
         f"about {seconds_text(row * rows)} here: write more seconds, fewer rows, or a smaller base"
+    )
+
+
+def _no_rest(spec: RunSpec, plan: RunPlan, row: float, left: float, *, done: int) -> str | None:
+    """Return why the steps after the last checkpoint do not fit, if so; outputs of a frozen part may be kept."""
+    share = plan.depth / plan.blocks if plan.blocks else 0.0
+    rest = max(0, plan.steps - done)
+    least = CERTAIN * (1 - share) * 2 * row * rest * spec.training.batch_size
+    if left >= least:
+        return None
+    return (
+        f"budget.seconds: {max(0.0, left):.3g} are left, and {counted(rest, 'step')} after the last checkpoint take at "
+        f"least {seconds_text(least)} here: write at least {least - left:.3g} more, and the same command goes on"
     )
 
 

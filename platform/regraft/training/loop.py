@@ -119,8 +119,6 @@ def restore(run: Run, folder: Path) -> None:
     saved, files = found
     check_hash(run.adapted.base, saved.meta["base"], f"checkpoint {saved.prefix} was made on the base with that hash")
     run.load(files)
-    if run.guard is not None:
-        run.guard.resumed(run.state.seconds)
     run.harness.emit(Resumed(run.state.step, saved.prefix))
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from regraft.contracts import Note
-from regraft.errors import Damaged
-from regraft.store.checkpoints import Checkpoints, SavedCheckpoint
+from regraft.errors import Damaged, NotFound
+from regraft.store.checkpoints import STATE, Checkpoints, SavedCheckpoint
+from regraft.store.manifest import read_verified
 from regraft.training.harness import Harness
+from regraft.training.job import RunState
 
 log = logging.getLogger(__name__)
 
@@ -30,3 +33,15 @@ def newest_checkpoint(checkpoints: Checkpoints, harness: Harness, folder: Path) 
         return found
     saved = next(saved for saved in checkpoints.listed() if saved.id == chosen)
     return saved, checkpoints.open(saved, folder)
+
+
+def newest_state(checkpoints: Checkpoints) -> RunState:
+    """Return the state of the newest checkpoint whose state can be read; a new state without one.
+
+    Nothing else of it is fetched: its other files may be damaged.
+    """
+    for saved in reversed(checkpoints.listed()):
+        with suppress(Damaged, NotFound):
+            if saved.meta.get("resumable", True):
+                return RunState.read(read_verified(checkpoints.store, saved.prefix, STATE, saved.manifest))
+    return RunState()

@@ -7,12 +7,15 @@ from regraft.bases.base_header import folder_header
 from regraft.data.snapshot import Snapshot
 from regraft.errors import RequestError
 from regraft.spec.run import RunSpec
+from regraft.store.checkpoints import Checkpoints
+from regraft.store.objects import open_existing
 from regraft.training.budget_guard import BudgetGuard
 from regraft.training.harness import Harness
 from regraft.training.job import Job
 from regraft.training.memory_check import check_steps_fit
 from regraft.training.memory_parts import site_of
 from regraft.training.planner import Planner, RunPlan, WorkerFacts, plan_of, process_bytes, processor_bytes
+from regraft.training.resume import newest_state
 from regraft.training.smaller_runs import space_refusal
 
 SMALL = 2_000_000
@@ -39,6 +42,8 @@ class RunStart:
         check_steps_fit(spec, adapted, harness, passes)
         plan = plan_of(spec, adapted, snapshot, WorkerFacts(site_of(spec, harness), passes, beside))
         if self.guard is not None:
+            if harness.first:
+                self.guard.done = newest_state(Checkpoints(open_existing(spec.store), self.job.run))
             self.guard.check_start(adapted, snapshot, plan, planner)
         return plan
 

@@ -32,6 +32,7 @@ from regraft.training.prepare import (
     run_names,
 )
 from regraft.training.registration import Outcome, register, registered_outcome
+from regraft.training.resume import newest_state
 from regraft.training.stages import after_stages
 from regraft.training.stop_signals import on_interrupt, on_sigterm, on_stop_request
 
@@ -91,8 +92,11 @@ def _begun(store: ObjectStore, spec: RunSpec, run: str, progress: Progress, *, s
         if not same:
             check_rows(store, spec, run, known)
         return registered_outcome(store, spec, run, known)
-    spent = spent_seconds(known or {})
-    refuse_spent(spec.budget, spent, run)
+    done = newest_state(Checkpoints(store, run))
+    # Nobody recorded the end of a command that was killed: its steps are in the newest checkpoint.
+    spent = max(spent_seconds(known or {}), done.seconds)
+    if not done.finished:
+        refuse_spent(spec.budget, spent, run)
     runs.clear_stop(run)
     return replace(prepare(store, spec, run, progress), spent=spent)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,11 @@ from regraft.serving.batch.session import BatchRequest, predict_here
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
 from regraft.store.runs import Runs
-from regraft.training import session
+from regraft.training import budget_guard, session
 from regraft.training.harness import LocalHarness
+from regraft.training.job import RunState
+from regraft.training.loop import fit
+from regraft.training.prepare import PreparedRun
 from regraft.training.session import train_local
 from regraft.training.stages import after_stages
 from regraft.tuning.driver.local_worker import search_here
@@ -72,6 +76,68 @@ def test_a_run_ends_within_a_step_of_its_seconds_and_goes_on_with_more(
     outcome = train_local(RunSpec.resolve({**written, "budget": {"seconds": 9000}}))
     assert outcome.run == info.name
     assert (runs.find(info.name) or {})["outcome"]["resumed"]
+
+
+def test_the_steps_that_are_left_are_held_against_the_seconds_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = {**document(tmp_path), "budget": {"seconds": 950}}
+    with monkeypatch.context() as slow:
+        slow.setattr(session, "LocalHarness", lambda progress=None: SlowMachine(slow))
+        with pytest.raises(Stopped):
+            train_local(RunSpec.resolve(written))
+    (info,) = Runs(open_store(written["store"])).list()
+    monkeypatch.setattr(budget_guard, "_row_seconds", lambda *_: 4.0)  # 48 seconds for a step, by what is certain
+    spent, certain = info.fields["spent_s"], 48 * (16 - info.step)
+    with pytest.raises(RequestError, match=rf"{16 - info.step} steps after the last checkpoint take at least"):
+        train_local(RunSpec.resolve({**written, "budget": {"seconds": spent + certain - 20}}))
+    outcome = train_local(RunSpec.resolve({**written, "budget": {"seconds": spent + certain + 20}}))
+    assert outcome.run == info.name and certain + 20 < 48 * 16
+
+
+def test_a_run_whose_last_step_is_stored_is_registered_whatever_is_left(tmp_path: Path) -> None:
+    written = document(tmp_path, epochs=1)
+
+    def fail(prepared: Any) -> Any:
+        raise RuntimeError("the command ends here")
+
+    with pytest.raises(RuntimeError):
+        train_local(RunSpec.resolve(written), finish=fail)
+    assert train_local(RunSpec.resolve({**written, "budget": {"seconds": 1e-3, "store_gb": 1e-6}})).version == "v1"
+
+
+class LosingHarness(LocalHarness):
+    """A machine that is lost in the fifth step."""
+
+    def consumed(self, step: int, rows: np.ndarray) -> None:
+        if step == 4:
+            raise RuntimeError("lost")
+
+
+def test_seconds_of_a_command_that_was_killed_count_by_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = document(tmp_path, epochs=1, checkpoint_steps=2)
+    monkeypatch.setattr(session, "LocalHarness", lambda progress=None: LosingHarness())
+    with pytest.raises(RuntimeError):
+        train_local(RunSpec.resolve(written))
+    Runs(open_store(written["store"])).update(RunSpec.resolve(written).run, spent_s=0)
+    with pytest.raises(RequestError, match=r"budget.seconds: 0.001 are spent"):
+        train_local(RunSpec.resolve({**written, "budget": {"seconds": 1e-3}}))
+
+
+def test_seconds_of_a_lost_attempt_of_the_same_command_count_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = RunSpec.resolve({**document(tmp_path, epochs=1, checkpoint_steps=2), "budget": {"seconds": 1000}})
+    read = RunState.read
+    with session.run_session(spec) as prepared:
+        assert isinstance(prepared, PreparedRun)
+        job = replace(prepared.job, began=time.time() - 900)
+        with pytest.raises(RuntimeError, match="lost"):
+            fit(job, LosingHarness())
+        monkeypatch.setattr(RunState, "read", lambda text: replace(read(text), seconds=850.0))
+        assert fit(job, LocalHarness()).finished
 
 
 class SleepingHarness(LocalHarness):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from regraft.spec.user_settings import settings_file, user_settings
+from regraft.spec.user_settings import user_settings
 
 _MODULE = re.compile(r"[A-Za-z_]\w*")
 MOST = 40
@@ -35,10 +35,10 @@ def base_candidates(written: tuple[str, ...] | None) -> list[NamedBase]:
     """Return the bases to choose among, the preferred ones first; those that are `written`, and no other, if any."""
     if written is not None:
         return [NamedBase(reference, "named by --bases") for reference in written]
-    settings = [NamedBase(name, f"in {settings_file()}") for name in user_settings().bases]
+    settings = [NamedBase(name, "in the user's settings") for name in user_settings().bases]
     packages = (NamedBase(name, "in an installed package") for name in bases_in_packages(map(Path, sys.path)))
     mirror = os.environ.get("REGRAFT_HUB_MIRROR")
-    mirrored = (NamedBase(name, f"in {mirror} (REGRAFT_HUB_MIRROR)") for name in bases_in_mirror(mirror))
+    mirrored = (NamedBase(name, "in the hub's mirror (REGRAFT_HUB_MIRROR)") for name in bases_in_mirror(mirror))
     cached = (NamedBase(name, "in the hub's cache") for name in ([] if mirror else bases_in_cache(Path(HF_HUB_CACHE))))
     found: dict[str, NamedBase] = {}
     for one in (*settings, *packages, *mirrored, *cached):

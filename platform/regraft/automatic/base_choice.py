@@ -44,7 +44,7 @@ def choose_base(
     chosen, scores = usable[0], dict[str, float]()
     which = "the only one" if len(usable) == 1 else f"the first of {len(usable)}"
     why = f"{which} that can do the task"
-    compared = [one for one in usable if not one.random and one.task == chosen.task][:MOST_COMPARED]
+    compared = _compared(usable)
     if len(compared) > 1:
         try:
             name, headline, scores = _selected(spec_of(compared[0]), compared, budget, progress)
@@ -54,6 +54,37 @@ def choose_base(
             chosen = next(one for one in compared if one.named.reference == name)
             why = headline
     return BaseChoice(chosen, why, [_described(one, chosen, why, scores) for one in found])
+
+
+def stored_choice(choice: BaseChoice, found: Sequence[CheckedBase], fingerprint: str) -> dict[str, Any]:
+    """Return what a record keeps of a choice: it depends on a measured speed, and is made once for the same rows."""
+    return {
+        "reference": choice.verdict.named.reference,
+        "why": choice.why,
+        "bases": choice.bases,
+        "hashes": _hashes(found),
+        "fingerprint": fingerprint,
+    }
+
+
+def known_choice(stored: Mapping[str, Any], found: Sequence[CheckedBase]) -> BaseChoice | None:
+    """Return the choice that a record keeps; None where it keeps none, or was made among other bases."""
+    chosen = next((one for one in found if one.usable and one.named.reference == stored.get("reference")), None)
+    if chosen is None or stored.get("hashes") != _hashes(found):
+        return None
+    return BaseChoice(chosen, str(stored["why"]), list(stored["bases"]))
+
+
+def _hashes(found: Sequence[CheckedBase]) -> list[list[str]]:
+    """Return reference and hash of each base among which one is chosen, in order."""
+    usable = [one for one in found if one.usable]
+    among = _compared(usable) or usable[:1]
+    return [[one.named.reference, one.base.hash] for one in among if one.base is not None]
+
+
+def _compared(usable: Sequence[CheckedBase]) -> list[CheckedBase]:
+    """Return the bases that are compared: of the first one's form of the task, with weights."""
+    return [one for one in usable if not one.random and one.task == usable[0].task][:MOST_COMPARED]
 
 
 def _selected(

@@ -11,7 +11,7 @@ from typing import Any
 
 from regraft.automatic import page
 from regraft.automatic.base_candidates import base_candidates
-from regraft.automatic.base_choice import BaseChoice, choose_base
+from regraft.automatic.base_choice import BaseChoice, choose_base, known_choice, stored_choice
 from regraft.automatic.clock import WINNER, BudgetClock
 from regraft.automatic.outcome import AutoOutcome
 from regraft.automatic.request import AutoRequest
@@ -66,6 +66,11 @@ class _AutoRun:
         self.record |= {**fields, "budget": self.request.budget, "spent": round(self.clock.spent, 2)}
         write_automatic_run(self.store, self.request.key, self.record)
 
+    def keep(self, **fields: Any) -> None:
+        """Write fields of a record that may be that of a finished run: its budget stays."""
+        self.record |= {**fields, "spent": round(self.clock.spent, 2)}
+        write_automatic_run(self.store, self.request.key, self.record)
+
 
 @dataclass(frozen=True)
 class _Ready:
@@ -115,13 +120,29 @@ def _ready(place: _AutoRun, look: DataLook) -> _Ready:
         found.append(one)
         note(place.progress, f"base {one.named.reference}: {_said(one)}")
     refuse_none(found, look)
-    choice = choose_base(found, partial(run_spec, request, look), request.budget, place.progress)
+    kept: dict[str, Any] = place.record.get("choice") or {}
+    if (choice := known_choice(kept, found)) is not None:
+        ready = _with_rows(place, look, choice)
+        if ready.snapshot.fingerprint == kept.get("fingerprint"):
+            return ready
+    try:
+        choice = choose_base(found, partial(run_spec, request, look), request.budget, place.progress)
+    except BaseException:
+        place.keep()  # the time counts to the budget of the next attempt
+        raise
+    ready = _with_rows(place, look, choice)
+    place.keep(choice=stored_choice(choice, found, ready.snapshot.fingerprint))
+    return ready
+
+
+def _with_rows(place: _AutoRun, look: DataLook, choice: BaseChoice) -> _Ready:
+    """Read the rows for the chosen base. Raises DataError for rows that cannot be used."""
     note(place.progress, f"base: {choice.verdict.named.reference} ({choice.why})")
-    spec = run_spec(request, look, choice.verdict)
+    spec = run_spec(place.request, look, choice.verdict)
     base = choice.verdict.base
     assert base is not None
     snapshot = build_rows(place.store, spec, base, place.progress)
-    _refuse_bad(snapshot, request)
+    _refuse_bad(snapshot, place.request)
     return _Ready(look, choice, spec, base, snapshot)
 
 
@@ -155,8 +176,10 @@ def _finished_before(place: _AutoRun, ready: _Ready) -> AutoOutcome | None:
     same = known.get("fingerprint") == ready.snapshot.fingerprint and known.get("base") == ready.base.hash
     if known.get("state") != "finished" or not same or known.get("budget", 0.0) < place.request.budget:
         return None
-    outcome = AutoOutcome.read(known["outcome"])
-    place.means.train(RunSpec.resolve(known["spec"]))  # finds the finished run, or trains it again where it is gone
+    outcome = replace(AutoOutcome.read(known["outcome"]), **_addresses(place))  # the store may have moved since
+    place.means.train(
+        RunSpec.resolve({**known["spec"], "store": place.request.store})
+    )  # finds the finished run, or trains it again where it is gone
     return replace(outcome, already=True, seconds=place.clock.here)
 
 
@@ -165,8 +188,8 @@ def _recorded(place: _AutoRun, ready: _Ready) -> Iterator[None]:
     """Record that the run is under way, and how it ended if an error ends it."""
     now = (ready.snapshot.fingerprint, ready.base.hash)
     known = (place.record.get("fingerprint"), place.record.get("base"))
-    if place.record and known != now:  # what was measured before belongs to other rows or another base
-        place.record = {}
+    if "fingerprint" in place.record and known != now:  # what was measured before is of other rows or another base
+        place.record = {"choice": place.record.get("choice") or {}}
         place.clock = BudgetClock(place.request.budget, place.clock.here)
     place.write(state="running", fingerprint=ready.snapshot.fingerprint, base=ready.base.hash)
     try:
@@ -288,12 +311,10 @@ def _final(spec: RunSpec, snapshot: Snapshot) -> RunSpec:
 
 
 def _outcome(place: _AutoRun, ready: _Ready, spec: RunSpec, trained: Outcome) -> AutoOutcome:
-    folder = f"{place.store.url}/{automatic_folder(place.request.key)}"
     return AutoOutcome(
         model=trained.model,
         version=trained.version,
         run=place.request.key,
-        store=spec.store,
         task=spec.task.key(),
         base=spec.base,
         method=spec.method.model_dump(mode="json"),
@@ -303,8 +324,7 @@ def _outcome(place: _AutoRun, ready: _Ready, spec: RunSpec, trained: Outcome) ->
         baselines=trained.baselines,
         verdicts=trained.verdicts,
         comparison=trained.comparison,
-        spec=f"{folder}/{SPEC}",
-        page=f"{folder}/{PAGE}",
+        **_addresses(place),
         look=[asdict(one) for one in ready.look.conclusions],
         bases=ready.choice.bases,
         rows=ready.snapshot.counts,
@@ -313,6 +333,12 @@ def _outcome(place: _AutoRun, ready: _Ready, spec: RunSpec, trained: Outcome) ->
         seconds=place.clock.here,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _addresses(place: _AutoRun) -> dict[str, Any]:
+    """Return where the store of this call, the spec and the page are."""
+    folder = f"{place.store.url}/{automatic_folder(place.request.key)}"
+    return {"store": place.request.store, "spec": f"{folder}/{SPEC}", "page": f"{folder}/{PAGE}"}
 
 
 def _reported(place: _AutoRun, spec: RunSpec, outcome: AutoOutcome) -> AutoOutcome:
@@ -325,5 +351,6 @@ def _reported(place: _AutoRun, spec: RunSpec, outcome: AutoOutcome) -> AutoOutco
     )
     place.store.put(f"{folder}/{SPEC}", (head + text).encode())
     place.store.put(f"{folder}/{PAGE}", page.auto_page(outcome, text).encode())
-    place.write(state="finished", outcome=outcome.document(), spec=spec.model_dump(mode="json"))
+    inside = {**outcome.document(), "store": "", "spec": SPEC, "page": PAGE}  # keys beside the record: a store may move
+    place.write(state="finished", outcome=inside, spec=spec.model_dump(mode="json", exclude={"store"}))
     return replace(outcome, seconds=place.clock.here)

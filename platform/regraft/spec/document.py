@@ -9,31 +9,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from regraft.errors import RequestError, SpecError
+from regraft.errors import Damaged, NotFound, RequestError, SpecError
 from regraft.spec.yaml_words import parse_yaml
 from regraft.store.bounded_yaml import MOST_BYTES
+from regraft.store.objects import open_store
 
 STANDARD_INPUT = "-"
 """The name of standard input in place of a file's, as other commands have it."""
 
 
 def read_document(path: Path, wanted: str) -> dict[str, Any]:
-    """Read a YAML file as a mapping; REGRAFT_STORE, where set, replaces its `store`.
+    """Read a YAML file, local or in S3, as a mapping; REGRAFT_STORE, where set, replaces its `store`.
 
     `wanted` describes the content for messages. Raises RequestError where the file is missing or no mapping.
     """
+    where = re.sub(r"^s3:/+", "s3://", str(path))  # a path has no two slashes
     try:
-        with path.open(encoding="utf-8") as file:
-            document = parse_yaml(file.read(MOST_BYTES + 1))
-    except FileNotFoundError:
-        raise RequestError("there is no such file", where=str(path)) from None
-    except (OSError, ValueError) as error:
-        raise RequestError(f"is not readable as YAML: {error}", where=str(path)) from None
+        document = parse_yaml(_text_of(where))
+    except (FileNotFoundError, NotFound):
+        raise RequestError("there is no such file", where=where) from None
+    except (OSError, ValueError, Damaged) as error:
+        raise RequestError(f"is not readable as YAML: {error}", where=where) from None
     if not isinstance(document, dict):
-        raise RequestError(wanted, where=str(path))
+        raise RequestError(wanted, where=where)
     if store := os.environ.get("REGRAFT_STORE"):
         document["store"] = store
     return document
+
+
+def _text_of(where: str) -> str:
+    """Return the text of a file, or of an object `s3://bucket/key`, within the bound of a YAML text."""
+    if not where.startswith("s3://"):
+        with Path(where).open(encoding="utf-8") as file:
+            return file.read(MOST_BYTES + 1)
+    bucket, _, key = where.removeprefix("s3://").partition("/")
+    return open_store(f"s3://{bucket}").read(key, MOST_BYTES)[0].decode("utf-8")
 
 
 def absolute(path: str) -> str:

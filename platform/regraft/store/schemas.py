@@ -320,6 +320,7 @@ class StoredAutomaticRun(Stored):
     spent: Number = 0.0
     base: str = ""
     forward_s: Number = 0.0
+    choice: dict[str, Any] = {}
     outcome: dict[str, Any] = {}
 
 

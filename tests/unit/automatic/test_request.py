@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from regraft.automatic.base_candidates import base_candidates, bases_in_cache, bases_in_mirror, bases_in_packages
+from regraft.automatic.base_candidates import (
+    NamedBase,
+    base_candidates,
+    bases_in_cache,
+    bases_in_mirror,
+    bases_in_packages,
+)
+from regraft.automatic.base_choice import BaseChoice, known_choice, stored_choice
 from regraft.automatic.clock import BudgetClock
 from regraft.automatic.request import AutoRequest, name_of, seconds_of
 from regraft.automatic.run_spec import held_out_share
+from regraft.automatic.usable_bases import CheckedBase
+from regraft.bases.derived_base import find_base
+from regraft.contracts import Task
 from regraft.errors import RequestError, SpecError
 from regraft.spec.user_settings import VARIABLE, user_settings
 from regraft.spec.written_bases import bases_of
+from regraft.store.objects import open_store
+from support.tiny import tiny_bert
 
 TIMES = {"90": 90, "90s": 90, "10m": 600, "1.5h": 5400, "2 min": 120, 30: 30, 0.5: 0.5}
 
@@ -79,6 +92,35 @@ def test_the_settings_come_first_and_need_not_exist(tmp_path: Path, monkeypatch:
     (tmp_path / "settings.yaml").write_text("- org/first\n")
     with pytest.raises(RequestError, match="a mapping of keys"):
         user_settings()
+
+
+def test_a_choice_holds_while_the_same_bases_are_there(tmp_path: Path) -> None:
+    found = [checked(tmp_path, name, seed) for seed, name in enumerate(("one", "other"))]
+    stored = stored_choice(BaseChoice(found[1], "ahead", [{"reference": "x"}]), found, "rows")
+    assert json.loads(json.dumps(stored)) == stored
+    known = known_choice(stored, found)
+    assert known is not None and known.verdict is found[1] and known.why == "ahead"
+    assert known_choice({}, found) is None and known_choice(stored, found[:1]) is None
+    assert known_choice(stored, [found[1], found[0]]) is None, "the preferred one is another"
+    changed = replace(found[0], base=found[1].base)
+    assert known_choice(stored, [changed, found[1]]) is None
+
+
+def checked(folder: Path, name: str, seed: int) -> CheckedBase:
+    place = str(tiny_bert(folder / name, seed=seed))
+    task = Task.lookup("text-classification")()
+    return CheckedBase(NamedBase(place, "named by --bases"), "", find_base(open_store("/nowhere"), place), task, 1)
+
+
+def test_where_bases_were_found_names_no_folder_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base_at(tmp_path / "mirror" / "other" / "two")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "settings.yaml"))
+    monkeypatch.setenv("REGRAFT_HUB_MIRROR", str(tmp_path / "mirror"))
+    (tmp_path / "settings.yaml").write_text("bases: [org/first]\n")
+    found = {one.reference: one.found for one in base_candidates(None)}
+    assert {"org/first", "other/two"} <= found.keys() and not any(str(tmp_path) in text for text in found.values())
 
 
 def test_shares_hold_out_some_eighty_rows() -> None:

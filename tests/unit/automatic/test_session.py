@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import regraft
-from regraft.automatic import trials, usable_bases
+from regraft.automatic import base_choice, session, trials, usable_bases
 from regraft.automatic.outcome import AutoOutcome
 from regraft.cli import main
 from regraft.contracts import Event, TrainingFacts, TrialUpdated
@@ -61,7 +61,9 @@ def delta(store: Path | str, reference: str) -> str:
     return str(registry.version(*registry.parse(reference)).meta["delta_sha256"])
 
 
-def test_data_become_a_model_that_its_spec_alone_repeats_bit_for_bit(folder: Path) -> None:
+def test_data_become_a_model_that_its_spec_alone_repeats_bit_for_bit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outcome = made(folder)
     assert outcome.task == "text-classification" and outcome.version == "v1" and not outcome.already
     assert outcome.test is not None and outcome.test["rows"] > 0, "measured on rows that chose nothing"
@@ -77,8 +79,14 @@ def test_data_become_a_model_that_its_spec_alone_repeats_bit_for_bit(folder: Pat
     page = Path(outcome.page).read_text()
     assert all(text in page for text in ("What the data are", "random weights", str(outcome.base), outcome.run))
     assert "<script" not in page and json.loads(json.dumps(outcome.document()))
-    again = made(folder)
+    stored = (folder / "store" / "automatic" / outcome.run / "auto.json").read_text()
+    assert str(folder / "store") not in stored, "a store may move, and tells no place of its machine"
+    (folder / "store").rename(folder / "moved")
+    monkeypatch.setattr(session, "choose_base", None)  # a base is chosen once: what is measured would vary
+    again = made(folder, store=folder / "moved")
     assert again.already and again.trials == outcome.trials and again.version == "v1"
+    assert again.store == str(folder / "moved") and Path(again.spec).is_file() and Path(again.page).is_file()
+    assert not (folder / "store").exists()
 
 
 @pytest.mark.slow
@@ -128,7 +136,9 @@ def test_a_base_that_reads_both_ways_writes_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_of_several_bases_selection_takes_one_and_each_has_its_verdict(folder: Path) -> None:
+def test_of_several_bases_selection_takes_one_and_each_has_its_verdict(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_bert(folder / "other", width=64, seed=3)
     tiny_resnet(folder / "pictures")
     places = [str(folder / name) for name in ("pictures", "other", "base")]
@@ -137,6 +147,9 @@ def test_of_several_bases_selection_takes_one_and_each_has_its_verdict(folder: P
     assert outcome.base in places[1:] and [one["chosen"] for one in outcome.bases].count(True) == 1
     assert "tokenizer" in said[places[0]] and all(said[place] for place in places)
     assert list((folder / "store" / "selections").iterdir()), "the selection has its own page"
+    monkeypatch.setattr(base_choice, "forward_seconds", None)
+    again = made(folder, bases=places)
+    assert again.already and again.bases == outcome.bases, "a machine of another speed chooses the same"
 
 
 def test_nothing_found_says_where_bases_are_listed(folder: Path) -> None:

@@ -196,7 +196,16 @@ def predict_arguments(tmp_path: Path, **changes: Any) -> Any:
     (Path.cwd() / "rows.csv").write_text("text\na\n")
     given = {"output": str(tmp_path / "answers.jsonl"), "model": "m", "input": "rows.csv", "features": False}
     given |= {"fresh": False, "dtype": None, "format": None, "bad_rows": None, "workers": None}
+    given |= {"budget_seconds": None, "budget_memory": None, "budget_store": None}
     return type("Args", (), {**given, "columns": [], "plugins": [], "base": None, **changes})
+
+
+def test_a_prediction_takes_its_budget_along(package: JobPackage, tmp_path: Path) -> None:
+    limits = {"budget_seconds": 60.0, "budget_memory": 2.5, "budget_store": 1.0}
+    pack_predict(package, predict_arguments(tmp_path, features=True, **limits), str(tmp_path / "missing"))
+    told = package.arguments
+    for name, value in limits.items():
+        assert told[told.index(f"--{name.replace('_', '-')}") + 1] == str(value)
 
 
 def test_a_prediction_makes_no_store_and_puts_nothing_into_one(package: JobPackage, tmp_path: Path) -> None:

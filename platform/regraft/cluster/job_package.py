@@ -235,7 +235,8 @@ def pack_predict(package: JobPackage, args: Any, store: str) -> None:
     arguments = ["predict", args.model, package.add_path(args.input, "input"), "--output", output]
     arguments += ["--store", package.existing_store(store, needed=not args.features)]
     arguments += [f"--{name}" for name in ("features", "fresh") if getattr(args, name)]
-    for name in ("dtype", "format", "bad_rows", "workers"):
+    limits = ("budget_seconds", "budget_memory", "budget_store")
+    for name in ("dtype", "format", "bad_rows", "workers", *limits):
         if (value := getattr(args, name)) is not None:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
     for pair in args.columns:

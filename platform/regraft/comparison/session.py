@@ -35,6 +35,7 @@ from regraft.store.objects import ObjectStore
 from regraft.store.registry import Registry, Version
 from regraft.store.runs import Runs
 from regraft.store.version_scores import newest_version
+from regraft.training.budget_guard import is_budget_end
 from regraft.training.harness import LocalHarness
 from regraft.training.prepare import PreparedRun, find_document
 from regraft.training.registration import Outcome, best_delta, register
@@ -69,7 +70,8 @@ class Comparing:
             return replace(register(prepared), comparison={})
         _, delta = best_delta(Checkpoints(store, job.run), spec.task.score, prepared.log)
         adapted = trained_model(rows, job, delta)
-        found = self._compared(rows, adapted, newest_version(Registry(store), spec.name))
+        with prepared.clock.paused():
+            found = self._compared(rows, adapted, newest_version(Registry(store), spec.name))
         prepared.lease.raise_if_lost("another driver took this run over while its controls trained", job.run)
         outcome = register(prepared, {COMPARISON: found})
         self._write(store, f"{outcome.model}@{outcome.version}", found)
@@ -119,9 +121,11 @@ class Comparing:
             note(self.progress, f"control {number} of {counted(len(runs), 'run')}: {control.what}")
             try:
                 yield self._train(rows, control)
-            except (StoreError, Stopped, ClusterError):
+            except (StoreError, ClusterError):
                 raise  # the same command goes on with this control
             except (RequestError, RunError) as error:
+                if isinstance(error, Stopped) and not is_budget_end(error):
+                    raise  # so it does here
                 note(self.progress, f"control {control_name(control.name)} is left out: {error}")
                 left_out.append((control.name, error.message))
 

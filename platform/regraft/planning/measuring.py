@@ -8,15 +8,18 @@ from time import monotonic
 import numpy as np
 import pyarrow as pa
 
-from regraft.bases.derived_base import find_base
-from regraft.contracts import Progress
+from regraft.bases.derived_base import MODEL, find_base
+from regraft.contracts import Loss, Progress, TeacherLoss
 from regraft.data.rows import BATCH_ROWS, Rows
 from regraft.data.snapshot import Snapshot
 from regraft.spec.run import RunSpec
 from regraft.spec.sections import number_of
-from regraft.store.manifest import commit
+from regraft.store.manifest import MANIFEST, commit
+from regraft.store.names import parse
 from regraft.store.objects import ObjectStore, open_store
+from regraft.store.registry import Registry, Version
 from regraft.store.runs import Runs
+from regraft.store.scratch_folder import scratch_folder
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.loop import fit
@@ -45,7 +48,8 @@ def measured_run(spec: RunSpec, snapshot: Snapshot, scratch: Path, progress: Pro
     )
     compute = spec.compute.model_copy(update={"workers": 0})
     began = monotonic()
-    base = find_base(open_store(spec.store), base_reference(spec))
+    home = open_store(spec.store)
+    base = find_base(home, base_reference(spec))
     located_s = monotonic() - began
     trial = spec.model_copy(
         update={
@@ -54,6 +58,7 @@ def measured_run(spec: RunSpec, snapshot: Snapshot, scratch: Path, progress: Pro
             "store": store.url,
             "base": str(base.path),
             "budget": type(spec.budget)(),
+            "losses": tuple(_with_teacher(loss, home, store) for loss in spec.losses),
         }
     )
     job = Job(
@@ -70,6 +75,28 @@ def measured_run(spec: RunSpec, snapshot: Snapshot, scratch: Path, progress: Pro
     # A command finds and hashes the base when it prepares the run, and when it registers the model.
     parts = {**outcome.get("parts", {}), "around": 2 * located_s}
     return RecordedRun(record.get("plan") or {}, {**outcome, "parts": parts})
+
+
+def _with_teacher(loss: Loss, home: ObjectStore, scratch: ObjectStore) -> Loss:
+    """Copy the teacher of a loss term into the scratch store, and return the term with the version that was meant."""
+    if not isinstance(loss, TeacherLoss):
+        return loss
+    version = _copied(loss.teacher, home, scratch)
+    return loss.model_copy(update={"teacher": f"{MODEL}{version}"})
+
+
+def _copied(reference: str, home: ObjectStore, scratch: ObjectStore) -> Version:
+    """Copy a registered version, and those that it was trained on."""
+    version = Registry(home).version(*parse(reference.removeprefix(MODEL)))
+    with scratch_folder("regraft-plan-") as folder:
+        files = Registry(home).fetch(version, folder)
+        contents = {str(path.relative_to(files)): path for path in sorted(files.rglob("*")) if path.is_file()}
+        if not scratch.exists(version.prefix + MANIFEST):
+            commit(scratch, version.prefix, contents, kind="version", meta=version.meta)
+    parent = str(version.meta["base"]["reference"])
+    if parent.startswith(MODEL):
+        _copied(parent, home, scratch)
+    return version
 
 
 def sampled(store: ObjectStore, snapshot: Snapshot, count: int) -> str:

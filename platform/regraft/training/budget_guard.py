@@ -37,6 +37,11 @@ def spent_seconds(record: Mapping[str, Any]) -> float:
     return max(0.0, finite_number(record.get("spent_s")) or 0.0)
 
 
+def is_budget_end(error: Stopped) -> bool:
+    """Return whether a run was stopped by its own budget, not by a signal or a request."""
+    return error.message.startswith("budget.")
+
+
 def refuse_spent(budget: BudgetSpec, spent: float, run: str) -> None:
     """Raise RequestError where earlier attempts have spent the seconds of a budget."""
     if budget.seconds is not None and spent >= budget.seconds:

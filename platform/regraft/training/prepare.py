@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -27,6 +27,7 @@ from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore
 from regraft.store.runs import Runs
 from regraft.training.auto_values import CHOICE, settle
+from regraft.training.command_clock import CommandClock
 from regraft.training.event_log import EventLog
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
@@ -53,6 +54,8 @@ class PreparedRun:
     log: EventLog
     """Shows events and stores them with the run."""
     lease: Lease
+    clock: CommandClock = field(default_factory=CommandClock)
+    """Says what the run has taken."""
 
 
 class RowsChanged(RequestError):

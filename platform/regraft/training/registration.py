@@ -119,7 +119,8 @@ def register(prepared: PreparedRun, more: Mapping[str, Any] | None = None) -> Ou
         metrics=meta["metrics"],
         score=meta["score"],
         seconds=meta["seconds"],
-        **with_command_seconds(document, time.monotonic() - prepared.started),
+        spent_s=prepared.clock.spent_s(job),
+        **_times_of(prepared, document),
     )
     progress(Registered(spec.name, version.version))
     return Outcome(
@@ -139,6 +140,13 @@ def register(prepared: PreparedRun, more: Mapping[str, Any] | None = None) -> Ou
         test=meta.get("test"),
         advice=run_advice(spec, meta["metrics"], meta["baselines"], runs.metric_lines(job.run)),
     )
+
+
+def _times_of(prepared: PreparedRun, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outcome with the time of this command; nothing where others took a part of the run."""
+    if prepared.job.spent:
+        return {}
+    return with_command_seconds(document, max(0.0, time.monotonic() - prepared.started - prepared.clock.paused_s))
 
 
 def publish(store: ObjectStore, spec: RunSpec, trained: TrainedRun, meta: dict[str, Any]) -> Version:

@@ -18,6 +18,7 @@ from regraft.store.objects import ObjectStore, open_store
 from regraft.store.runs import Runs
 from regraft.training import run_times
 from regraft.training.budget_guard import refuse_spent, spent_seconds
+from regraft.training.command_clock import CommandClock
 from regraft.training.event_log import EventLog
 from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
@@ -76,9 +77,10 @@ def run_session(
                 yield begun
                 return
             begun = replace(begun, began=run_times.now() - (time.monotonic() - started))
-            with events.of(runs, run), failure_recorded(runs, begun, lease):
+            clock = CommandClock()
+            with events.of(runs, run), failure_recorded(runs, begun, lease, clock):
                 trained = spec.model_copy(update={"training": begun.resolved().training})
-                yield PreparedRun(store, trained, begun, started, events, lease)
+                yield PreparedRun(store, trained, begun, started, events, lease, clock)
             return
 
 
@@ -114,7 +116,7 @@ Finish = Callable[[PreparedRun], Outcome]
 
 
 @contextmanager
-def failure_recorded(runs: Runs, job: Job, lease: Lease) -> Iterator[None]:
+def failure_recorded(runs: Runs, job: Job, lease: Lease, clock: CommandClock) -> Iterator[None]:
     """Record in the run's document that it failed, or where it stopped, unless another driver holds it now."""
     run = job.run
     try:
@@ -122,7 +124,7 @@ def failure_recorded(runs: Runs, job: Job, lease: Lease) -> Iterator[None]:
     except BaseException as ended:
         if not lease.lost.is_set():
             try:
-                spent = {"spent_s": job.spent + run_times.now() - job.began}
+                spent = {"spent_s": clock.spent_s(job)}
                 if isinstance(ended, Stopped | KeyboardInterrupt):
                     kept = Checkpoints(runs.store, run).listed()
                     runs.update(run, state="stopped", step=max((saved.step for saved in kept), default=0), **spent)

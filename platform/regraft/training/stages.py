@@ -9,6 +9,7 @@ from regraft.contracts import Progress, note
 from regraft.spec.run import RunSpec
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.runs import Runs
+from regraft.training.budget_guard import spent_seconds
 from regraft.training.prepare import base_reference, build_rows, choose_run, find_document
 from regraft.training.registration import Outcome
 
@@ -23,11 +24,11 @@ def after_stages(spec: RunSpec, train: Callable[[RunSpec], Outcome], progress: P
     if not stages:
         return spec
     check_rows_ahead(spec, stages)
-    base, budget = stages[0].base, spec.budget
+    base, budget, runs = stages[0].base, spec.budget, Runs(open_store(spec.store))
     for number, stage in enumerate(stages, 1):
         note(progress, f"stage {number} of {len(stages)}: task {stage.task.key()} makes {stage.name} from {base}")
         outcome = train(stage.model_copy(update={"base": base, "budget": budget}))
-        budget = budget.less(outcome.seconds)
+        budget = budget.less(spent_seconds(find_document(runs, outcome.run) or {}) or outcome.seconds)
         base = f"{MODEL}{outcome.model}@{outcome.version}"
     note(progress, f"the stages are done: {spec.name} begins with {base}")
     return spec.model_copy(update={"base": base, "budget": budget})

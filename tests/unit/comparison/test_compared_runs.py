@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from regraft.store.objects import open_store
 from regraft.store.registry import Registry
 from regraft.store.runs import Runs
 from regraft.training.harness import LocalHarness
+from regraft.training.session import train_local
 from support.tiny import document
 
 
@@ -191,7 +193,14 @@ class Failing:
         raise self.error
 
 
-@pytest.mark.parametrize("error", [Diverged("the loss is nan"), Unsupported("this base has no head")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        Diverged("the loss is nan"),
+        Unsupported("this base has no head"),
+        Stopped("budget.seconds: 5 are about to be spent", where="tiny.random-weights"),
+    ],
+)
 def test_a_control_that_fails_is_left_out_with_the_reason(compared: Any, error: Exception) -> None:
     found, left_out = controls_with(compared, Failing(error))
     assert found == []
@@ -202,6 +211,30 @@ def test_a_control_that_fails_is_left_out_with_the_reason(compared: Any, error: 
 def test_what_the_same_command_can_go_on_with_ends_it(compared: Any, error: Exception) -> None:
     with pytest.raises(type(error)):
         controls_with(compared, Failing(error))
+
+
+def test_the_time_of_controls_is_no_part_of_the_time_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = document(tmp_path, method="feature-extraction", rows=24, eval_rows=12, epochs=1)
+    ahead = [0.0]
+    monkeypatch.setattr("regraft.training.run_times.now", lambda: time.time() + ahead[0])
+
+    def train(error: Exception) -> Comparing:
+        def control(spec: RunSpec, finish: Any) -> Any:
+            ahead[0] += 5000
+            raise error
+
+        return Comparing(control, None)
+
+    runs = Runs(open_store(written["store"]))
+    with pytest.raises(StoreError):
+        train_local(RunSpec.resolve(written), finish=train(StoreError("no space")).finish)
+    (info,) = runs.list()
+    assert info.fields["spent_s"] < 1000
+    limited = RunSpec.resolve({**written, "budget": {"seconds": 1000}})
+    outcome = train_local(limited, finish=train(Diverged("the loss is nan")).finish)
+    assert (runs.find(outcome.run) or {})["spent_s"] < 1000 and outcome.version == "v1"
 
 
 def controls_with(compared: Any, train: Any) -> tuple[list[Any], list[tuple[str, str]]]:

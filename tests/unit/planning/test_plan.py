@@ -57,6 +57,14 @@ def test_measured_steps_give_a_time(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_measured_steps_learn_from_a_registered_teacher(tmp_path: Path) -> None:
+    written = document(tmp_path, method="feature-extraction", epochs=1, baselines=False)
+    train_local(RunSpec.resolve({**written, "name": "teacher"}))
+    loss = {"type": "distill", "teacher": "model:teacher", "temperature": 2.0, "weight": 1.0}
+    found = plan_session(RunSpec.resolve({**written, "losses": [loss]}), measure=True).document()["time"]
+    assert found["seconds"] > 0
+
+
 def test_the_smallest_change_that_fits_is_named(tmp_path: Path) -> None:
     written = document(tmp_path)
     whole = plan_session(RunSpec.resolve(written)).plan

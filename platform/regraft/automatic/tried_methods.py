@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from regraft.automatic.usable_bases import SOME_LABELS
+from regraft.automatic.usable_bases import SMALL, SOME_LABELS
+from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.locate import Base
 from regraft.bases.meta_model import meta_model
 from regraft.contracts import Anatomy, Method
 from regraft.errors import RegraftError
 from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
-from regraft.training.prepare import base_reference
+from regraft.training.prepare import base_bytes, base_reference
 
 BACKWARD = 2.0
 """A backward pass costs as much as this many forward passes of what it goes through."""
@@ -102,6 +103,8 @@ def methods_for(spec: RunSpec, base: Base, costs: RowCosts) -> tuple[list[TriedM
             model, anatomy = meta_model(spec.task, base, labels)
             passes = _passes(changed.method, anatomy)
             changed.method.adapt(model, anatomy)
+            if base_bytes(base) <= SMALL:  # whether a head is new is known once the base's files are read
+                adapt(base, Adaptation(task=spec.task, method=changed.method, labels=labels, seed=0))
             epochs = resolve_auto(changed, costs.train).training.epochs
         except (RegraftError, NotImplementedError, RuntimeError) as error:
             left_out.append(LeftOut(name, error.message if isinstance(error, RegraftError) else str(error)))

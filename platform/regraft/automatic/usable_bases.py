@@ -20,7 +20,7 @@ from regraft.training.prepare import base_bytes
 SOME_LABELS = ("one", "another")
 """Labels of models that are built without weights; their number changes nothing but the head."""
 
-_SMALL = 500_000_000
+SMALL = 500_000_000
 """Bytes of weights up to which a base is built with them to see whether it can do the task."""
 
 
@@ -77,7 +77,7 @@ def _built(task: Task, base: Base) -> int:
     labels = task.classes() or SOME_LABELS
     model, _ = meta_model(task, base, labels)
     task.configure(model, Context(processor, labels, getattr(model, "config", None)))
-    if base_bytes(base) <= _SMALL:
+    if base_bytes(base) <= SMALL:
         task.build(BaseLoader(base), labels)
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -131,6 +131,7 @@ def test_a_row_that_kills_every_worker_ends_the_command_and_is_reported_by_its_b
     assert [line["row"] for line in lines(asked.output)] == list(range(24))
 
 
+@pytest.mark.slow
 def test_vectors_of_a_base_are_those_of_one_process(on_ray: None, tmp_path: Path) -> None:
     tiny_bert(tmp_path / "base")
     texts = rows_in(tmp_path, 30)

@@ -81,21 +81,22 @@ def _with_teacher(loss: Loss, home: ObjectStore, scratch: ObjectStore) -> Loss:
     """Copy the teacher of a loss term into the scratch store, and return the term with the version that was meant."""
     if not isinstance(loss, TeacherLoss):
         return loss
-    version = _copied(loss.teacher, home, scratch)
+    version = copied_version(loss.teacher, home, scratch)
     return loss.model_copy(update={"teacher": f"{MODEL}{version}"})
 
 
-def _copied(reference: str, home: ObjectStore, scratch: ObjectStore) -> Version:
-    """Copy a registered version, and those that it was trained on."""
+def copied_version(reference: str, home: ObjectStore, scratch: ObjectStore) -> Version:
+    """Copy a registered version, and those that it was trained on, into another store; return it."""
     version = Registry(home).version(*parse(reference.removeprefix(MODEL)))
     with scratch_folder("regraft-plan-") as folder:
-        files = Registry(home).fetch(version, folder)
+        # Beside the folder's own lock: a copy of that would make the next reader's folder look abandoned.
+        files = Registry(home).fetch(version, folder / "version")
         contents = {str(path.relative_to(files)): path for path in sorted(files.rglob("*")) if path.is_file()}
         if not scratch.exists(version.prefix + MANIFEST):
             commit(scratch, version.prefix, contents, kind="version", meta=version.meta)
     parent = str(version.meta["base"]["reference"])
     if parent.startswith(MODEL):
-        _copied(parent, home, scratch)
+        copied_version(parent, home, scratch)
     return version
 
 

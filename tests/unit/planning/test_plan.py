@@ -14,6 +14,7 @@ import pytest
 import regraft
 from regraft.cli import main
 from regraft.errors import RequestError
+from regraft.planning.measuring import copied_version
 from regraft.planning.session import plan_session
 from regraft.spec.run import RunSpec
 from regraft.store.checkpoints import Checkpoints
@@ -63,6 +64,10 @@ def test_measured_steps_learn_from_a_registered_teacher(tmp_path: Path) -> None:
     loss = {"type": "distill", "teacher": "model:teacher", "temperature": 2.0, "weight": 1.0}
     found = plan_session(RunSpec.resolve({**written, "losses": [loss]}), measure=True).document()["time"]
     assert found["seconds"] > 0
+    home, copies = open_store(written["store"]), open_store(str(tmp_path / "copies"))
+    copied = copied_version("model:teacher", home, copies)
+    keys = {stat.key for stat in copies.list(copied.prefix)}
+    assert keys <= {stat.key for stat in home.list(copied.prefix)} and f"{copied.prefix}delta.safetensors" in keys
 
 
 def test_the_smallest_change_that_fits_is_named(tmp_path: Path) -> None:

@@ -448,6 +448,7 @@ def test_a_full_disk_of_temporary_files_is_reported(
         assert not list(disk.folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_quota_is_reported_as_a_full_disk(wrong: Document, train: Train, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(wrong))
     code = in_child(limited_command, ["train", str(tmp_path / "spec.yaml")], str(tmp_path / "said"), 50_000)

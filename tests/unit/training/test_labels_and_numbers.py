@@ -203,12 +203,10 @@ def losses(written: dict[str, Any]) -> list[float]:
     return [line[name] for line in lines for name in ("loss", "eval_loss") if name in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "strategy"),
-    [
-        ("text-multi-label", "ddp"),
-        *(pytest.param("text-regression", strategy, marks=pytest.mark.slow) for strategy in ("ddp", "fsdp")),
-    ],
+    [("text-multi-label", "ddp"), ("text-regression", "ddp"), ("text-regression", "fsdp")],
 )
 def test_two_ranks_give_the_losses_of_one(task: str, strategy: str, tmp_path: Path) -> None:
     fields = {"targets": ["share", "price"]} if task == "text-regression" else {}

@@ -41,9 +41,8 @@ def delta(written: dict[str, Any], prefix: str | None) -> dict[str, torch.Tensor
     return load(open_store(written["store"]).get(f"{prefix}delta.safetensors"))
 
 
-@pytest.mark.parametrize(
-    "methods", [HEADS, pytest.param([{"method": {"type": "freeze", "depth": "50%"}}], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("methods", [HEADS, [{"method": {"type": "freeze", "depth": "50%"}}]])
 def test_each_trial_is_that_of_a_worker_with_its_base_alone(
     two: list[str], tmp_path: Path, methods: list[dict[str, Any]]
 ) -> None:

@@ -68,7 +68,8 @@ def alike(written: dict[str, Any], one: FakeCoordinator, two: FakeCoordinator, w
         assert near.abs().max() <= 1e-4, trial
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), None])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, None])
 def test_each_head_of_a_stack_is_the_head_alone(every: int | None, tmp_path: Path) -> None:
     written = spec_in(tmp_path, eval_steps=every)
     coordinator = searched(written, tmp_path / "w", *MANY)

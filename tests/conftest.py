@@ -64,12 +64,6 @@ def browser(chromium: Any) -> Look:
     return Look(chromium)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Take one process more than there are cores: a test often waits for a server or a child."""
-    return len(os.sched_getaffinity(0)) + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests on Ray last: Ray and the plugins of its tests stay in the process for all that follow."""
     items.sort(key=lambda item: "tests/cluster/" in item.nodeid)

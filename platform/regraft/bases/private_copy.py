@@ -40,7 +40,7 @@ _TRIES, _PAUSE_S = 5, 0.1
 _READ = (".safetensors", ".json", ".txt", ".model", ".spm", ".jinja", ".tiktoken", ".vocab", ".bpe", ".yaml", ".yml")
 _BELOW = ("1_Pooling/config.json", "additional_chat_templates/*.jinja")
 _FICLONE = 0x40049409
-_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+_NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 _NO_CLONE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF, errno.EPERM}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

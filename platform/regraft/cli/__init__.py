@@ -23,6 +23,7 @@ from regraft.cli.jobs import job_log
 from regraft.cli.parser import build
 from regraft.cluster.sudden_end import reported_by
 from regraft.errors import RegraftError
+from regraft.training.interrupts import interrupts_kept
 
 if TYPE_CHECKING:
     import argparse
@@ -54,7 +55,8 @@ def console(argv: Sequence[str] | None = None) -> int:
     set_threshold(_COLLECT_AFTER, *get_threshold()[1:])
     atexit.register(_end_interrupted, codes := list[int]())  # before any library: it is the last to be called
     try:
-        code = main(argv)
+        with interrupts_kept():
+            code = main(argv)
     except KeyboardInterrupt:  # before the command began, or when it had ended
         sys.stderr.write("interrupted\n")
         code = _INTERRUPTED

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from regraft.training.interrupts import raise_interrupt
+
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
@@ -16,10 +18,7 @@ def ended_by_signals() -> Iterator[None]:
         yield
         return
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, interrupt)
+    before: Callable[..., Any] | int | None = signal.signal(signal.SIGTERM, raise_interrupt)
     try:
         yield
     finally:

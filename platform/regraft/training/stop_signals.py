@@ -12,6 +12,7 @@ from types import FrameType
 
 from regraft.errors import StoreError, StoreGone
 from regraft.store.runs import Runs
+from regraft.training.interrupts import raise_interrupt
 
 
 class StopNotice:
@@ -61,7 +62,8 @@ def on_interrupt(notice: StopNotice, waits: Callable[[], bool] = lambda: True) -
 
     def handle(number: int, frame: FrameType | None) -> None:
         if notice or not waits():
-            raise KeyboardInterrupt
+            raise_interrupt(number, frame)
+            return
         notice.give("interrupted (Ctrl-C)")
         notice.interrupted = True
         # Not as an event: the handler may run while a lock of the progress display is held.

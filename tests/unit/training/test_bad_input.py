@@ -448,10 +448,18 @@ def test_a_full_disk_of_temporary_files_is_reported(
         assert not list(disk.folder.iterdir())
 
 
+def limited_train(written: Document, folder: Path) -> CommandResult:
+    """Train in another process, which may write no file of more than 50 kB."""
+    (folder / "spec.yaml").write_text(yaml.safe_dump(written))
+    code = in_child(limited_command, ["train", str(folder / "spec.yaml")], str(folder / "said"), 50_000)
+    return CommandResult(code, "", (folder / "said").read_text())
+
+
 @pytest.mark.slow
 def test_a_quota_is_reported_as_a_full_disk(wrong: Document, train: Train, tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(wrong))
-    code = in_child(limited_command, ["train", str(tmp_path / "spec.yaml")], str(tmp_path / "said"), 50_000)
-    refused(CommandResult(code, "", (tmp_path / "said").read_text()), 1, wrong["store"], "the disk or quota is full")
+    refused(limited_train(wrong, tmp_path), 1, "a private copy of the base needs", "free space", "REGRAFT_CACHE")
+    assert Registry(open_store(wrong["store"])).models() == []
+    locate(wrong["base"])  # which keeps the copy
+    refused(limited_train(wrong, tmp_path), 1, wrong["store"], "the disk or quota is full")
     nothing_half_written(open_store(wrong["store"]), tmp_path / "fetched")
     assert train(wrong).code == 0

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from select_features import DEVELOPMENT, FRESH, JUDGING, kept_set
 
 from regraft.selection.members import scores
+from regraft.selection.paired_interval import DifferenceInterval, HalfLearned, paired_difference
 from regraft.selection.score import FeatureTarget
-from regraft.selection.verdict import DifferenceInterval, HalfLearned, paired_difference
 
 CASES = 50
 """Cases of a set: 200 in all."""

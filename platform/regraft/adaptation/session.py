@@ -32,6 +32,7 @@ from regraft.data.snapshot import Snapshot
 from regraft.errors import DataError, NotFound, Stopped, StoreError
 from regraft.spec.run import RunSpec
 from regraft.store.adaptations import PAGE, folder_of, read_adaptation, write_adaptation
+from regraft.store.documents import of_known_keys
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
 from regraft.store.registry import Registry
@@ -159,7 +160,7 @@ def _decided_before(place: _Place, snapshot: Snapshot) -> AdaptOutcome | None:
         return None
     if (known.get("fingerprint"), known.get("labelled", "")) != (snapshot.fingerprint, place.labelled):
         return None
-    outcome = AdaptOutcome.read(known.get("outcome") or {})
+    outcome = of_known_keys(AdaptOutcome, known.get("outcome") or {})
     registry = Registry(place.store)
     try:
         for reference in (outcome.source, f"{outcome.model}@{outcome.version}"):

@@ -33,6 +33,10 @@ class BudgetClock:
         """Seconds that are kept for the end."""
         return END * self.budget
 
+    def left(self) -> float:
+        """Return the seconds that are left; less than 0 when the budget is overspent."""
+        return self.budget - self.spent
+
     def for_search(self) -> float:
         """Return the seconds that are left before the end begins."""
-        return self.budget - self.end - self.spent
+        return self.left() - self.end

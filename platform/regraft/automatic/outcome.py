@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,3 @@ class AutoOutcome:
     def document(self) -> dict[str, Any]:
         """Return the outcome as `--json` prints it."""
         return asdict(self)
-
-    @classmethod
-    def read(cls, document: dict[str, Any]) -> Self:
-        """Return a stored outcome; keys of later editions are left out."""
-        known = {one.name for one in fields(cls)}
-        return cls(**{name: value for name, value in document.items() if name in known})

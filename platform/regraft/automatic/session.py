@@ -28,6 +28,7 @@ from regraft.errors import DataError, RequestError, RunError, Stopped, StoreErro
 from regraft.spec.auto import resolve_auto
 from regraft.spec.run import RunSpec
 from regraft.store.automatic_runs import PAGE, SPEC, automatic_folder, read_automatic_run, write_automatic_run
+from regraft.store.documents import of_known_keys
 from regraft.store.lease import Lease
 from regraft.store.objects import ObjectStore, open_store
 from regraft.training.prepare import build_rows
@@ -44,8 +45,8 @@ class AutoMeans:
     """How runs and searches are carried out."""
 
     train: Callable[[RunSpec], Outcome]
-    compared: Callable[[RunSpec], Outcome]
-    """Trains a spec and its controls."""
+    compared: Callable[[RunSpec, Callable[[], float]], Outcome]
+    """Trains a spec and its controls; a control that would take longer than the seconds that are left is left out."""
     search: Callable[[RunSpec], SearchOutcome]
 
 
@@ -176,10 +177,10 @@ def _finished_before(place: _AutoRun, ready: _Ready) -> AutoOutcome | None:
     same = known.get("fingerprint") == ready.snapshot.fingerprint and known.get("base") == ready.base.hash
     if known.get("state") != "finished" or not same or known.get("budget", 0.0) < place.request.budget:
         return None
-    outcome = replace(AutoOutcome.read(known["outcome"]), **_addresses(place))  # the store may have moved since
-    place.means.train(
-        RunSpec.resolve({**known["spec"], "store": place.request.store})
-    )  # finds the finished run, or trains it again where it is gone
+    # The store may have moved since.
+    outcome = replace(of_known_keys(AutoOutcome, known["outcome"]), **_addresses(place))
+    # This finds the finished run, or trains it again where it is gone.
+    place.means.train(RunSpec.resolve({**known["spec"], "store": place.request.store}))
     return replace(outcome, already=True, seconds=place.clock.here)
 
 
@@ -244,7 +245,7 @@ def _methods(place: _AutoRun, ready: _Ready) -> tuple[list[TriedMethod], list[Le
     methods = sorted((replace(one, costs=costs) for one in methods), key=lambda one: one.seconds(1))
     cheapest = methods[0]
     needed = 2 * cheapest.seconds(1)  # once to search, once to train the winner
-    left = place.clock.budget - place.clock.spent
+    left = place.clock.left()
     if needed > left and not before:  # what goes on has its trials, and ends however late it is
         raise RequestError(_too_little(cheapest, place.clock, left), where="--budget")
     place.write(forward_s=forward)
@@ -268,7 +269,7 @@ def _affordable(trials: list[DoneTrial], methods: Sequence[TriedMethod], auto_ru
     """
     by_name = {one.method.key(): one for one in methods}
     needed = [max(one.seconds, by_name[one.method].seconds()) for one in trials]
-    left = auto_run.clock.budget - auto_run.clock.spent
+    left = auto_run.clock.left()
     fits = [one for one, seconds in zip(trials, needed, strict=True) if seconds <= left]
     if not fits:
         return trials[needed.index(min(needed))]
@@ -285,9 +286,9 @@ def _affordable(trials: list[DoneTrial], methods: Sequence[TriedMethod], auto_ru
 def _trained(place: _AutoRun, methods: Sequence[TriedMethod], winner: DoneTrial, spec: RunSpec) -> Outcome:
     """Train the winner again, beside its controls where they fit into what is left."""
     needed = controls_seconds(methods, winner.method, spec)
-    left = place.clock.budget - place.clock.spent - winner.seconds
+    left = place.clock.left() - winner.seconds
     if needed <= left:
-        return place.means.compared(spec)
+        return place.means.compared(spec, place.clock.left)
     note(
         place.progress,
         f"the controls take about {seconds_text(needed)}, and {seconds_text(max(left, 0.0))} are left: the model is "

@@ -10,8 +10,8 @@ from scipy.stats import rankdata
 
 from regraft.selection.folds import folds, others
 from regraft.selection.members import scores as all_scores
+from regraft.selection.paired_interval import DifferenceInterval, HalfLearned, paired_difference
 from regraft.selection.score import FeatureTarget, Floats, Indices, Scored
-from regraft.selection.verdict import DifferenceInterval, HalfLearned, paired_difference
 
 RANKED = ("knn", "linear_probe", "logme")
 """Scores whose mean rank decides. The others are shown."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,3 @@ class SelectOutcome:
     def document(self) -> dict[str, Any]:
         """Return the outcome as `--json` prints it."""
         return asdict(self)
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> Self:
-        """Return a stored outcome; keys of later editions are left out."""
-        names = [one.name for one in fields(cls)]
-        return cls(**{name: document[name] for name in names if name in document})

@@ -13,6 +13,7 @@ from regraft.selection.choice import SCORING
 from regraft.selection.outcome import SelectOutcome
 from regraft.selection.page import select_page
 from regraft.spec.run import RunSpec
+from regraft.store.documents import of_known_keys
 from regraft.store.objects import ObjectStore
 from regraft.store.selections import page_key, read_selection, write_selection
 
@@ -40,7 +41,7 @@ class SelectionRecord:
         if same != (SCORING, self.fingerprint, self._hashes()):
             return None
         self._kept_for = list(found["kept_for"])
-        outcome = SelectOutcome.from_document(_moved(found["outcome"], found["references"], self._references()))
+        outcome = of_known_keys(SelectOutcome, _moved(found["outcome"], found["references"], self._references()))
         wanted = kept_for(self.spec)
         if (outcome.left_out and not skip_bad) or (wanted and wanted not in self._kept_for):
             return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regraft.selection.choice import DepthScores, RankedBase
-from regraft.selection.verdict import DifferenceInterval
+from regraft.selection.paired_interval import DifferenceInterval
 
 _CHEAPER = 1.25
 """Ratio of costs from which one base is called cheaper."""

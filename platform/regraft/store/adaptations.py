@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-from regraft.errors import Damaged, NotFound
+from regraft.errors import NotFound
 from regraft.store import documents
 from regraft.store.documents import Document
 from regraft.store.objects import ObjectStore, checked
 from regraft.store.schemas import StoredAdaptation
 
-log = logging.getLogger(__name__)
 RECORD = "adaptation.json"
 PAGE = "adapt.html"
 
@@ -31,11 +29,7 @@ def adaptation_record(store: ObjectStore, name: str) -> Document | None:
 
 def read_adaptation(store: ObjectStore, name: str) -> Document | None:
     """Return the document of an adaptation; None if there is none, or it cannot be read and is to be made again."""
-    try:
-        return adaptation_record(store, name)
-    except Damaged as error:
-        log.warning("%s; it is written again", error)
-        return None
+    return documents.read_or_none(store, f"{folder_of(name)}/{RECORD}", StoredAdaptation)
 
 
 def write_adaptation(store: ObjectStore, name: str, document: dict[str, Any]) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-from regraft.errors import Damaged, NotFound
 from regraft.store import documents
 from regraft.store.documents import Document
 from regraft.store.objects import ObjectStore, checked
 from regraft.store.schemas import StoredAutomaticRun
 
-log = logging.getLogger(__name__)
 RECORD = "auto.json"
 PAGE = "auto.html"
 SPEC = "spec.yaml"
@@ -24,13 +21,7 @@ def automatic_folder(name: str) -> str:
 
 def read_automatic_run(store: ObjectStore, name: str) -> Document | None:
     """Return the document of an automatic run; None if there is none, or it cannot be read and is to be made again."""
-    try:
-        return documents.read(store, f"{automatic_folder(name)}/{RECORD}", StoredAutomaticRun)
-    except NotFound:
-        return None
-    except Damaged as error:
-        log.warning("%s; it is written again", error)
-        return None
+    return documents.read_or_none(store, f"{automatic_folder(name)}/{RECORD}", StoredAutomaticRun)
 
 
 def write_automatic_run(store: ObjectStore, name: str, document: dict[str, Any]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from regraft.errors import Conflict, Damaged, NotFound
@@ -18,7 +20,11 @@ from regraft.store.schemas import Stored, check_types
 FORMAT = 1
 _MAX_TRIES = 100
 
+log = logging.getLogger(__name__)
 Document = dict[str, Any]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+Kind = TypeVar("Kind", bound="DataclassInstance")
 
 
 def encode(document: Document) -> bytes:
@@ -39,6 +45,22 @@ def decode(data: bytes, where: str, schema: type[Stored] = Stored) -> Document:
 def read(store: ObjectStore, key: str, schema: type[Stored] = Stored) -> Document:
     """Return the document at `key`. Raises NotFound or Damaged."""
     return decode(get_bounded(store, key), f"{store.url}/{key}", schema)
+
+
+def read_or_none(store: ObjectStore, key: str, schema: type[Stored] = Stored) -> Document | None:
+    """Return the document at `key`; None if there is none, or if it is damaged and is to be made again."""
+    try:
+        return read(store, key, schema)
+    except NotFound:
+        return None
+    except Damaged as error:
+        log.warning("%s; it is written again", error)
+        return None
+
+
+def of_known_keys(kind: type[Kind], document: Mapping[str, Any]) -> Kind:
+    """Return a dataclass from a stored document; keys of later editions are left out."""
+    return kind(**{one.name: document[one.name] for one in fields(kind) if one.name in document})
 
 
 def json_lines(store: ObjectStore, key: str) -> list[Document]:

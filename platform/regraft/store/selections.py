@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-from regraft.errors import Damaged, NotFound
 from regraft.store import documents
 from regraft.store.documents import Document
 from regraft.store.objects import ObjectStore, checked
 from regraft.store.schemas import StoredSelection
 
-log = logging.getLogger(__name__)
 _FOLDER = "selections/"
 
 
@@ -22,13 +19,7 @@ def page_key(name: str) -> str:
 
 def read_selection(store: ObjectStore, name: str) -> Document | None:
     """Return the document of a selection; None if there is none, or it cannot be read and is to be made again."""
-    try:
-        return documents.read(store, checked(f"{_FOLDER}{name}.json"), StoredSelection)
-    except NotFound:
-        return None
-    except Damaged as error:
-        log.warning("%s; it is written again", error)
-        return None
+    return documents.read_or_none(store, checked(f"{_FOLDER}{name}.json"), StoredSelection)
 
 
 def write_selection(store: ObjectStore, name: str, document: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 import regraft
 from regraft.automatic import base_choice, session, trials, usable_bases
+from regraft.automatic.local import compared_within
 from regraft.automatic.outcome import AutoOutcome
 from regraft.cli import main
-from regraft.contracts import Event, TrainingFacts, TrialUpdated
+from regraft.contracts import Event, NotesOnce, TrainingFacts, TrialUpdated
 from regraft.data.look.look import LookRequest, look_at
 from regraft.errors import RequestError
 from regraft.methods.freeze import Freeze
@@ -29,7 +30,7 @@ from regraft.training.session import train_local
 from support.image_bases import coloured, tiny_resnet
 from support.language_models import tiny_language
 from support.rectangles import rectangles, tiny_yolos
-from support.tiny import WORDS, tickets, tiny_bert
+from support.tiny import WORDS, document, tickets, tiny_bert
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +119,15 @@ def test_a_budget_below_one_epoch_is_one_message(folder: Path, capsys: pytest.Ca
     assert "less than one epoch of the cheapest method" in error and "write --budget" in error
     assert main([*words, "--budget", "soon"]) == 2
     assert main([*words, "--name", "No Name"]) == 2
+
+
+@pytest.mark.slow
+def test_controls_that_no_time_is_left_for_are_left_out_and_said(tmp_path: Path) -> None:
+    spec = RunSpec.resolve(document(tmp_path, epochs=1))
+    outcome = compared_within(NotesOnce(None), spec, lambda: 0.0)
+    assert outcome.version == "v1" and outcome.comparison is not None
+    left_out = {one["name"]: one["why"] for one in outcome.comparison["left_out"]}
+    assert "budget.seconds" in left_out["random_weights"]
 
 
 def test_no_base_for_the_task_is_one_message_with_each_base(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import fields
 
 from regraft.errors import Damaged, NotFound
 from regraft.spec.run import RunSpec
@@ -36,15 +35,8 @@ class SearchStore:
 
     def record(self) -> SearchRecord | None:
         """Return the search's record; None if there is no such search, or it cannot be read."""
-        try:
-            document = documents.read(self.store, f"{self.folder}/{RECORD}", StoredSearch)
-        except NotFound:
-            return None
-        except Damaged as error:
-            log.warning("%s; it is written again", error)
-            return None
-        known = {field.name for field in fields(SearchRecord)}
-        return SearchRecord(**{name: value for name, value in document.items() if name in known})
+        document = documents.read_or_none(self.store, f"{self.folder}/{RECORD}", StoredSearch)
+        return None if document is None else documents.of_known_keys(SearchRecord, document)
 
     def trials(self) -> list[TrialRecord]:
         """Return every stored trial, by number; an unreadable line is left out, so that its trial runs again."""

@@ -48,6 +48,7 @@ OTHER_MEANINGS = {
             "feature-extraction",
             "image-classification",
             "object-detection",
+            "question-answering",
             "summarization",
             "text-classification",
             "text-generation",

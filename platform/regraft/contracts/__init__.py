@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ApiForm,
         Parameters,
         Schema,
+        answer_form,
         entities_form,
         fill_mask_form,
         json_list,
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     )
     from regraft.contracts.source import Raw, Source
     from regraft.contracts.task import Context, Forward, Loader, Score, Task
+    from regraft.contracts.windows import all_windows, by_row, windowed, windows_of
 
 __all__ = [
     "Allowance",
@@ -150,6 +152,9 @@ __all__ = [
     "TrunkShared",
     "Widget",
     "absent",
+    "all_windows",
+    "answer_form",
+    "by_row",
     "column_of",
     "columns_of",
     "device_of",
@@ -168,9 +173,11 @@ __all__ = [
     "segments_form",
     "text_form",
     "under",
+    "windowed",
+    "windows_of",
 ]
 
-_LIGHT = ("events", "defaults", "findings", "rows", "anatomy", "source", "api_form", "likeness")
+_LIGHT = ("events", "defaults", "findings", "rows", "anatomy", "source", "api_form", "likeness", "windows")
 _MODULES = (*_LIGHT, "column", "medium", "loss", "method", "task")
 """Modules of this package, those without heavy imports first."""
 

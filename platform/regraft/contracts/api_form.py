@@ -10,8 +10,9 @@ from regraft.contracts.rows import Answer
 
 Parameters = Mapping[str, Any]
 Schema = dict[str, Any]
-View = Literal["scores", "entities", "boxes", "masks", "text", "json"]
-"""How the endpoint's page draws an answer: bars of scores, marked text, boxes or masks on the image, a text, JSON."""
+View = Literal["scores", "entities", "boxes", "masks", "text", "span", "json"]
+"""How the endpoint's page draws an answer: bars of scores, marked text, boxes or masks on the image, a text, a piece
+that is marked in the last input, JSON."""
 
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
@@ -128,6 +129,18 @@ def text_form(name: str, key: str) -> ApiForm:
         holds=(key,),
         wrapped=True,
         view="text",
+    )
+
+
+def answer_form() -> ApiForm:
+    """Return the form of answers that are a piece of a text: `answer`, empty for none, with its place."""
+    return ApiForm(
+        name="question-answering",
+        render=lambda answer, parameters: answer,
+        schema=json_object(answer=TEXT, score=SHARE, start=WHOLE, end=WHOLE),
+        parameters={"top_k": {**COUNT, "maximum": 1}},
+        holds=("answer",),
+        view="span",
     )
 
 

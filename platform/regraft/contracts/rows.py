@@ -13,7 +13,8 @@ Row = Mapping[str, Any]
 """One row of the snapshot: the columns that the task keeps by name, and `row`, its index; where data are augmented,
 also `draw`, a 64-bit number made of (seed, epoch, row) from which every random choice about the row is drawn."""
 Example = dict[str, Any]
-"""One encoded row, not padded yet."""
+"""One encoded row, not padded yet. A row that is longer than the model reads may have `windows`, each an example: see
+`contracts.windows`."""
 Batch = dict[str, Any]
 """Collated examples: tensors, or lists of dicts of tensors and strings. The key `labels` is never passed to the model,
 so it may also hold values that answers need. `kept` holds the frozen part's outputs for these rows."""

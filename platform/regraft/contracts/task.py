@@ -118,6 +118,9 @@ class Task(Plugin, ABC):
     """The task's fields for each form that its rows may have; a look at data takes the first that fits."""
     answer_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that change answers alone, and not how rows with targets are encoded."""
+    export_code: ClassVar[str] = ""
+    """Python that prints an answer of an exported model where transformers has no pipeline for the task. It has
+    `processor` and `model`; EXAMPLES stands for a tuple of example inputs."""
 
     # Columns, head and loss.
 
@@ -228,13 +231,18 @@ class Task(Plugin, ABC):
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         """Return one row as the model's inputs, not padded, with the key `labels` where the row has targets.
 
+        A row that is too long for one pass may be several examples: see `contracts.windows`.
+
         `train` permits random augmentation, drawn from `row["draw"]` where the row has it. Called in any thread. Raises
         DataError for a row that the model cannot take.
         """
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
-        """Return examples as one batch, padded; each value is a tensor (rows, ...) or a list of one entry per row."""
+        """Return examples as one batch, padded; each value is a tensor (rows, ...) or a list of one entry per row.
+
+        Of rows with several windows, tensors are (windows, ...), and `labels` has a list of windows for each row.
+        """
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Shape of a .json file: a list of rows, a row on each line, objects over several lines, or a COCO document."""
+"""Shape of a .json file: a list of rows, a row on each line, objects over several lines, a COCO or SQuAD document."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from typing import IO, Literal
 
 from regraft.data.text_encoding import encoding_of, for_reading
 
-JsonShape = Literal["list", "lines", "objects", "document"]
+JsonShape = Literal["list", "lines", "objects", "document", "questions"]
 
 _HEAD = 1 << 16
 _COCO_PAIR = frozenset({"images", "annotations"})
 _COCO_KEYS = frozenset({"images", "annotations", "categories"})
 _COCO_BESIDES = frozenset({"info", "licenses", "type"})
 _KEY = re.compile(r'\s*("(?:[^"\\]|\\.)*")\s*:\s*', re.DOTALL)
+_TEXT = r'"(?:[^"\\]|\\.){0,4000}"'
+_PLAIN_FIELDS = rf"(?:{_TEXT}\s*:\s*(?:{_TEXT}|[\d.]+|null)\s*,\s*){{0,20}}"
+_SQUAD = re.compile(rf'\{{\s*{_PLAIN_FIELDS}"data"\s*:\s*\[\s*\{{\s*{_PLAIN_FIELDS}"paragraphs"\s*:\s*\[', re.DOTALL)
+"""The beginning of SQuAD's documents: articles, of which the first has paragraphs."""
 _decoder = json.JSONDecoder()
 
 
@@ -37,6 +41,8 @@ def json_shape(path: Path, encoding: str | None = None) -> JsonShape:
         return "list"
     if not head.startswith("{"):
         return "lines"
+    if _SQUAD.match(head):
+        return "questions"
     keys, complete = _top_keys(head)
     shape = _shape_of_objects(head, complete=complete)
     if complete:

@@ -90,6 +90,9 @@ def transformers_usage(adapted: Adapted, model: PreTrainedModel) -> tuple[str, s
     note = f"{with_article(type(model).__name__)}: load it by transformers.{auto}.from_pretrained"
     processor = medium_of(adapted.task.modality).auto
     if name not in PIPELINE_REGISTRY.get_supported_tasks():
+        if adapted.task.export_code:
+            code = _LOADED.replace("AUTO", auto).replace("PROCESSOR", processor).removesuffix("```\n")
+            return f"{code}{adapted.task.export_code.replace('EXAMPLES', repr(tuple(_examples(adapted))))}```\n", note
         template = _SEQUENCES if model.can_generate() else _LOADED
         code = template.replace("AUTO", auto).replace("PROCESSOR", processor)
         return code.replace("EXAMPLE", repr(f"{getattr(adapted.task, 'prefix', '')}{_examples(adapted)[0]}")), note

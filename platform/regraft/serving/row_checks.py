@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from regraft.contracts import BadCell, Column, Example, Kind, Row, Task, columns_of
+from regraft.contracts import BadCell, Column, Example, Kind, Row, Task, columns_of, windows_of
 from regraft.errors import DataError
 from regraft.plugins import unknown
 from regraft.serving.python_rows import as_mapping, is_missing, listed
@@ -147,11 +147,14 @@ def _encoded(task: Task, row: Row, encode: Callable[[Row], Example | None]) -> E
 def _parts(group: list[tuple[int, Example]]) -> Iterator[list[tuple[int, Example]]]:
     """Yield consecutive parts within the limits; an example that exceeds them is alone in a part."""
     part: list[tuple[int, Example]] = []
+    windows = 0
     for item in group:  # sorted by size: the last is the largest, and the others are padded to it
-        if part and (len(part) == MAX_BATCH_ROWS or (len(part) + 1) * _numbers(item[1]) > MAX_BATCH_NUMBERS):
+        more = len(windows_of(item[1]))
+        if part and (windows + more > MAX_BATCH_ROWS or (len(part) + 1) * _numbers(item[1]) > MAX_BATCH_NUMBERS):
             yield part
-            part = []
+            part, windows = [], 0
         part.append(item)
+        windows += more
     if part:
         yield part
 
@@ -167,6 +170,7 @@ def _numbers(example: Example) -> int:
 
 
 def _inputs(example: Example) -> Iterator[tuple[str, Any]]:
-    for name, value in sorted(example.items()):
-        if name != "labels" and isinstance(value, torch.Tensor | list | tuple):
-            yield name, value
+    for window in windows_of(example):
+        for name, value in sorted(window.items()):
+            if name != "labels" and isinstance(value, torch.Tensor | list | tuple):
+                yield name, value

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from regraft.bases.adapted import Adapted
-from regraft.contracts import Batch, Example, Task
+from regraft.contracts import Batch, Example, Task, all_windows
 from regraft.data.rows import Rows
 from regraft.data.snapshot import Snapshot
 from regraft.errors import Unsupported
@@ -144,13 +144,13 @@ def probes(adapted: Adapted, rows: Rows) -> tuple[tuple[Batch, Batch], list[Exam
     task, context = adapted.task, adapted.context
     order = [int(index) for index in rows.lengths.argsort(kind="stable")]
     stride = max(1, len(order) // SAMPLES)
-    few = _examples(adapted, rows, order[::stride])
+    few = _in_order(_examples(adapted, rows, order[::stride]))
     batch = task.collate([dict(example) for example in few[:1]], context)
     if not any(isinstance(value, Tensor) and value.ndim for name, value in batch.items() if name != "labels"):
         raise NotCut("its batches hold no tensors")
     samples = [row_sizes(adapted, example) for example in few]
     for end in range(len(order), PROBES - 1, -stride):
-        examples = _examples(adapted, rows, order[end - PROBES : end])
+        examples = all_windows(_examples(adapted, rows, order[end - PROBES : end]))[:PROBES]
         long = task.collate([dict(example) for example in examples], context)
         for start in range(len(few) - 1):
             short = task.collate([dict(example) for example in few[start : start + 2]], context)
@@ -163,15 +163,26 @@ def _examples(adapted: Adapted, rows: Rows, indices: list[int], *, train: bool =
     return [adapted.task.encode(rows.row(index), adapted.context, train=train) for index in indices]
 
 
+def _in_order(examples: list[Example]) -> list[Example]:
+    """Return the windows of examples that are in the order of their lengths, in that order too."""
+    windows = all_windows(examples)
+    if len(windows) == len(examples):
+        return windows
+    return sorted(windows, key=lambda window: sum(len(v) for v in window.values() if isinstance(v, list)))
+
+
 def check_encoded_alike(adapted: Adapted, rows: Rows) -> None:
     """Raise NotCut for a task whose inputs in training differ from those in evaluation, or are random.
 
     Words masked at random are an example: each epoch would have other outputs.
     """
     indices = list(range(min(8, len(rows))))
-    expected = _examples(adapted, rows, indices)
+    expected = all_windows(_examples(adapted, rows, indices))
     for _ in range(2):
-        for one, two in zip(expected, _examples(adapted, rows, indices, train=True), strict=True):
+        found = all_windows(_examples(adapted, rows, indices, train=True))
+        if len(found) != len(expected):
+            raise NotCut(f"task {adapted.task.key()} reads rows otherwise when it trains")
+        for one, two in zip(expected, found, strict=True):
             if not _same({**one, "labels": None}, {**two, "labels": None}):
                 raise NotCut(f"task {adapted.task.key()} reads rows otherwise when it trains")
 

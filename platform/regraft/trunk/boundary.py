@@ -67,15 +67,20 @@ class Boundary:
             return (*folded, slice(None))
         return (*folded, *(slice(dim.of(sizes)) for dim in self.dims[1:]))
 
-    def join(self, rows: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
-        """Return the values of single rows as those of one batch of these sizes, padded with zeros."""
+    def row_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the shape of one row's values in a batch of these sizes."""
         inner = [dim.of(sizes) for dim in self.dims[1:]]
         if self.first_only:
             inner[0] = 1
-        folded = [self.folds] if self.folds > 1 else []
-        if all(list(row.shape) == [*folded, *inner] for row in rows):
+        return (*([self.folds] if self.folds > 1 else []), *inner)
+
+    def join(self, rows: Sequence[Tensor], sizes: Mapping[str, int]) -> Tensor:
+        """Return the values of single rows as those of one batch of these sizes, padded with zeros."""
+        shape = self.row_shape(sizes)
+        inner = shape[1:] if self.folds > 1 else shape
+        if all(tuple(row.shape) == shape for row in rows):
             return laid_out(torch.stack(tuple(rows)).reshape(-1, *inner), self.order)
-        padded = rows[0].new_zeros((len(rows), *folded, *inner))
+        padded = rows[0].new_zeros((len(rows), *shape))
         for place, row in zip(padded, rows, strict=True):
             place[tuple(slice(length) for length in row.shape)] = row
         return laid_out(padded.reshape(-1, *inner), self.order)

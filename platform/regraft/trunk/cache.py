@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regraft.bases.adapted import Adapted
-from regraft.contracts import Batch, Example, device_of
+from regraft.contracts import Batch, Example, all_windows, by_row, device_of, windowed, windows_of
 from regraft.data.rows import Rows
 from regraft.trunk.boundary import Boundary
 from regraft.trunk.cut import Cut, NotCut, capture
 from regraft.trunk.feature_store import Features, row_hashes
 from regraft.trunk.shapes import sizes_of
+from regraft.trunk.window_values import pack, unpack
 
 BATCH = 32
 """Rows computed at once. It is fixed, since the last bits of a row's values depend on the rest of its batch."""
@@ -108,8 +109,8 @@ class Trunk:
         if _has_several_image_sizes(examples):
             return task.collate([task.encode(rows.row(index), context, train=train) for index in indices], context)
         batch = task.collate(examples, context)
-        values = [{boundary.key: self.value(side, boundary, index) for boundary in self.cut.kept} for index in indices]
-        batch["kept"] = self.cut.join(values, sizes_of(batch))
+        rows_values = [{part.key: self.value(side, part, index) for part in self.cut.kept} for index in indices]
+        batch["kept"] = self.cut.join(unpacked(self.adapted, self.cut, rows_values, examples), sizes_of(batch))
         return batch
 
     def bypass(self, batch: Batch) -> AbstractContextManager[None]:
@@ -185,7 +186,8 @@ def compute_rows(
 ) -> tuple[list[dict[str, Tensor]], dict[str, int]]:
     """Compute these rows as one batch; return each row's values without padding, and the batch's sizes.
 
-    `seen` is called as by `capture`. Raises NotCut for images of several sizes.
+    Values of a row with several windows are packed: see `unpacked`. `seen` is called as by `capture`. Raises NotCut for
+    images of several sizes.
     """
     task, context = adapted.task, adapted.context
     examples = [task.encode(rows.row(index), context, train=False) for index in indices]
@@ -197,18 +199,36 @@ def compute_rows(
     device = device_of(adapted.model)
     moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
     tensors = capture(adapted, moved, cut.kept, seen)
-    alike = len({tuple(_lengths(example)) for example in examples}) == 1
-    own = [sizes_of(batch) | {"rows": 1}] * len(examples) if alike else [row_sizes(adapted, item) for item in examples]
-    return cut.split({key: value.cpu() for key, value in tensors.items()}, own), sizes_of(batch)
+    windows = all_windows(examples)
+    alike = len({tuple(_lengths(window)) for window in windows}) == 1
+    own = [sizes_of(batch) | {"rows": 1}] * len(windows) if alike else [row_sizes(adapted, one) for one in windows]
+    values = cut.split({key: value.cpu() for key, value in tensors.items()}, own)
+    counts = [len(windows_of(example)) for example in examples]
+    return [pack(row) for row in by_row(values, counts)], sizes_of(batch)
+
+
+def unpacked(
+    adapted: Adapted, cut: Cut, rows: Sequence[Mapping[str, Tensor]], examples: Sequence[Example]
+) -> list[Mapping[str, Tensor]]:
+    """Return the values of all windows of some rows, as `cut.join` takes them."""
+    found: list[Mapping[str, Tensor]] = []
+    for row, example in zip(rows, examples, strict=True):
+        windows = windows_of(example)
+        several = len(windows) > 1
+        found += unpack(cut, row, [row_sizes(adapted, window) for window in windows]) if several else [row]
+    return found
 
 
 def row_sizes(adapted: Adapted, example: Example) -> dict[str, int]:
-    """Return the sizes of one row in a batch of its own."""
+    """Return the sizes of one row, or of one window, in a batch of its own."""
     return sizes_of(adapted.task.collate([dict(example)], adapted.context))
 
 
 def without_pixels(example: Example) -> Example:
     """Return the example with its images replaced by zeros of the same shape, which take no memory."""
+    windows = windows_of(example)
+    if len(windows) > 1:
+        return windowed([without_pixels(window) for window in windows])
     return {name: value if name == "labels" else _shape_only(value) for name, value in example.items()}
 
 
@@ -235,7 +255,7 @@ def _lengths(example: Example) -> Iterator[Any]:
 
 
 def _has_several_image_sizes(examples: Sequence[Example]) -> bool:
-    return len({tuple(_image_shapes(example)) for example in examples}) > 1
+    return len({tuple(_image_shapes(window)) for window in all_windows(examples)}) > 1
 
 
 def _image_shapes(example: Example) -> Iterator[tuple[int, ...]]:

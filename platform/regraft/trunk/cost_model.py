@@ -12,7 +12,7 @@ from torch import Tensor
 from regraft.bases.adapted import Adapted
 from regraft.contracts import Example
 from regraft.data.rows import Rows
-from regraft.trunk.cache import BATCH, Autocast, compute_rows, without_pixels
+from regraft.trunk.cache import BATCH, Autocast, compute_rows, unpacked, without_pixels
 from regraft.trunk.cut import Cut, union
 from regraft.units import bytes_text
 
@@ -114,8 +114,9 @@ def _join_seconds(
 
     held = [without_pixels(example) for example in encode()] if checked.shape_only else None
     started = time.perf_counter()
-    adapted.task.collate(encode() if held is None else held, adapted.context)
-    checked.cut.join(values, sizes)
+    examples = encode() if held is None else held
+    adapted.task.collate(examples, adapted.context)
+    checked.cut.join(unpacked(adapted, checked.cut, values, examples), sizes)
     return time.perf_counter() - started
 
 

@@ -94,12 +94,24 @@ def masks(folder: Path) -> Path:
     return folder
 
 
+def asked(folder: Path) -> Path:
+    texts = [sentence(n) for n in range(30)]
+    qas = [
+        {"question": sentence(n + 50) + "?", "answers": [{"text": text[:4], "answer_start": 0}]}
+        for n, text in enumerate(texts)
+    ]
+    articles = [{"title": "a", "paragraphs": [{"context": t, "qas": [q]} for t, q in zip(texts, qas, strict=True)]}]
+    (folder / "squad.json").write_text(json.dumps({"data": articles}))
+    return folder / "squad.json"
+
+
 MADE: dict[str, Callable[[Path], Path]] = {
     "text-classification": lambda folder: tickets(folder / "t.csv", 30),
     "text-regression": ratings,
     "text-pair-classification": pairs,
     "text-multi-label": bars,
     "token-classification": conll,
+    "question-answering": asked,
     "text-generation": chats,
     "image-classification": lambda folder: coloured(folder / "c", each=4, seed=0),
     "object-detection": lambda folder: rectangles(folder, images=4, seed=0),

@@ -19,6 +19,7 @@ from regraft.data.arrays import encode_png
 from regraft.data.snapshot import build_snapshot
 from regraft.spec.sections import DataSpec
 from regraft.store.objects import open_store
+from regraft.tasks.question_answering import QuestionAnswering
 from regraft.tasks.translation import Translation
 from unit.data.scans import scan, volume
 
@@ -57,6 +58,15 @@ def write_jsonl(folder: Path, numbers: Numbers) -> Written:
     lines = [json.dumps({"text": f"text {n}", "label": label(n)}) for n in numbers]
     (folder / "rows.jsonl").write_text("\n".join(lines))
     return Sorting(), str(folder / "rows.jsonl")
+
+
+def write_squad(folder: Path, numbers: Numbers) -> Written:
+    asked = [{"question": f"what is {n}?", "answers": [{"text": "text", "answer_start": 0}]} for n in numbers]
+    paragraphs = [{"context": "text and more", "qas": asked}]
+    (folder / "rows.json").write_text(
+        json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]})
+    )
+    return QuestionAnswering(), str(folder / "rows.json")
 
 
 def write_parquet(folder: Path, numbers: Numbers) -> Written:

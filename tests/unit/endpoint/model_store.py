@@ -32,6 +32,7 @@ BY_AUTO = {
     "AutoModelForTokenClassification": "bert",
     "AutoModelForCausalLM": "llama",
     "AutoModelForMaskedLM": "bert",
+    "AutoModelForQuestionAnswering": "bert",
     "AutoModelForSeq2SeqLM": "t5",
     "AutoModelForImageClassification": "vit",
     "AutoModelForObjectDetection": "yolos",

@@ -74,6 +74,14 @@ def test_entities(every: Endpoint, model_store: ModelStore) -> None:
         same([dict(item) for item in found], model_store.predict("token-classification", [text])[0]["entities"])
 
 
+def test_an_answer_with_its_place(every: Endpoint, model_store: ModelStore) -> None:
+    asked = {"question": TEXTS[0], "context": TEXTS[2]}
+    found: Any = client(every, "question-answering").question_answering(**asked)
+    (wanted,) = model_store.predict("question-answering", [asked])
+    same({name: found[name] for name in wanted}, wanted)
+    assert asked["context"][found.start : found.end] == found.answer
+
+
 def test_objects(every: Endpoint, model_store: ModelStore) -> None:
     wanted = model_store.predict("object-detection", [PICTURES[1]])[0]["objects"]
     found = client(every, "object-detection").object_detection(PICTURES[1])

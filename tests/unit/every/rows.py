@@ -30,6 +30,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     "AutoModelForTokenClassification": ("bert",),
     "AutoModelForCausalLM": ("llama",),
     "AutoModelForMaskedLM": ("bert",),
+    "AutoModelForQuestionAnswering": ("bert",),
     "AutoModelForSeq2SeqLM": ("bart", "t5"),
     "AutoModelForImageClassification": ("mobilenet_v2", "resnet", "vit"),
     "AutoModelForObjectDetection": ("yolos",),

@@ -42,11 +42,11 @@ class Jsonl(Source):
     """Encoding of the file, such as cp1252; null: by its mark, else UTF-8."""
 
     def accepts(self, path: Path) -> bool:
-        """Accept such suffixes, `.json` only if it is not a COCO document, which the source `coco` reads."""
+        """Accept such suffixes, `.json` unless it is a document of COCO or SQuAD, which have sources of their own."""
         if not super().accepts(path):
             return False
         plain = path.name.lower().endswith((".json", ".json.gz"))
-        return not plain or json_shape(path) != "document"
+        return not plain or json_shape(path) not in ("document", "questions")
 
     def read(self, path: Path) -> Iterator[Raw]:
         """Yield rows by their line, or in a list by their number from 1; a list is read in pieces, too.

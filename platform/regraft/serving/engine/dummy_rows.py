@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regraft.bases.adapted import Adapted
-from regraft.contracts import BadCell, Batch, Example, MadeUp, Row, Task, columns_of
+from regraft.contracts import BadCell, Batch, Example, MadeUp, Row, Task, columns_of, windows_of
 from regraft.serving.row_checks import check_rows, prediction_columns
 from regraft.trunk.cut import NotCut
 from regraft.trunk.shapes import distinguishes, sizes_of
@@ -36,9 +36,9 @@ def _shared(words: int, number: int) -> MadeUp:
 
 
 def examples_of(adapted: Adapted, words: int, count: int) -> list[Example]:
-    """Return encoded rows of `rows_of`."""
+    """Return encoded rows of `rows_of`; of a row in several windows, the first one."""
     rows = rows_of(adapted.task, words, count)
-    return [adapted.task.encode(row, adapted.context, train=False) for row in rows]
+    return [windows_of(adapted.task.encode(row, adapted.context, train=False))[0] for row in rows]
 
 
 def probes(adapted: Adapted) -> tuple[list[Example], list[Example]]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from regraft.bases.locate import Base
-from regraft.contracts import Answer, Example, medium_of
+from regraft.contracts import Answer, Example, medium_of, windows_of
 from regraft.errors import DataError, NotFound, RegraftError, RequestError, RunError, StoreError
 from regraft.serving.encoder import TOKENS_ON_GPU, TOKENS_PER_THREAD
 from regraft.serving.engine.batch_cost import group_into_passes
@@ -177,13 +177,14 @@ class Engine:
                     example = loaded.task.encode(row, loaded.context, train=False)
             except DataError as error:
                 raise DataError(with_column(served.task, error.message), error.where) from error
-        inputs = [value for name, value in example.items() if name != "labels"]
-        shapes = tuple(tuple(value.shape) for value in inputs if isinstance(value, Tensor) and value.ndim > 1)
+        windows = windows_of(example)
+        shapes = tuple(shape for window in windows for shape in _picture_shapes(window))
         pixels = sum(shape[-1] * shape[-2] for shape in shapes)
-        tokens = [len(value) for value in inputs if isinstance(value, list | tuple) or _is_vector(value)]
-        loaded = served.unshared if _breaks_cut(loaded, example) else loaded
+        alone = len(windows) > 1 or _breaks_cut(loaded, example)  # a shared pass counts on one slice for each row
+        loaded = served.unshared if alone else loaded
         unit: Literal["token", "pixel"] = "pixel" if pixels else "token"
-        return EncodedRow(served, loaded, example, _input_key(example), pixels or max([1, *tokens]), unit, shapes)
+        cost = pixels or sum(map(_longest_input, windows))
+        return EncodedRow(served, loaded, example, _input_key(windows), cost, unit, shapes)
 
     def answer(self, items: Sequence[EncodedRow]) -> list[Answer | RegraftError]:
         """Return one answer per row, in order, for any mix of models; a row that fails has its error instead."""
@@ -303,7 +304,20 @@ def _shares_nothing(rows: Sequence[RoutedExample]) -> bool:
     return all(row.loaded is rows[0].loaded for row in rows) and len({row.key for row in rows}) == len(rows)
 
 
-def _is_vector(value: Any) -> bool:
+def _inputs_of(window: Example) -> list[Any]:
+    return [value for name, value in window.items() if name != "labels"]
+
+
+def _picture_shapes(window: Example) -> Iterator[tuple[int, ...]]:
+    return (tuple(value.shape) for value in _inputs_of(window) if isinstance(value, Tensor) and value.ndim > 1)
+
+
+def _longest_input(window: Example) -> int:
+    """Return the length of the longest input."""
+    return max([1, *(len(value) for value in _inputs_of(window) if isinstance(value, list | tuple) or _vector(value))])
+
+
+def _vector(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 1
 
 
@@ -315,10 +329,10 @@ def _breaks_cut(loaded: LoadedModel, example: Example) -> bool:
     return bool(loaded.suffix.cut.sizes.broken_by(sizes_of(adapted.task.collate([dict(example)], adapted.context))))
 
 
-def _input_key(example: Example) -> Any:
+def _input_key(windows: Sequence[Example]) -> Any:
     """Return a short hash of the inputs that a row gives its model."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(example.items()):
+    for name, value in (item for window in windows for item in sorted(window.items())):
         if name == "labels":
             continue
         if isinstance(value, Tensor):

@@ -85,10 +85,7 @@ class TextRow(OneVector):
             texts = _readable_starts(texts, length, context.processor)
         example: Example = dict(context.processor(*texts, truncation=True, max_length=length))
         refuse_unknown_ids(example["input_ids"], row.get("row"), context)
-        config: type = type(context.config)
-        if not _knows_types(config, getattr(context.config, "type_vocab_size", None)):
-            example.pop("token_type_ids", None)
-        return self.with_target(example, row, context)
+        return self.with_target(without_unread_types(example, context), row, context)
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
         """Return tensors (rows, tokens), padded on the right to the longest row.
@@ -96,6 +93,13 @@ class TextRow(OneVector):
         `labels` (rows, ...) is among them if every example has it.
         """
         return self.with_targets(padded(examples, context), examples)
+
+
+def without_unread_types(example: Example, context: Context) -> Example:
+    """Return an example without `token_type_ids`, where the base does not read them."""
+    config: type = type(context.config)
+    known = _knows_types(config, getattr(context.config, "type_vocab_size", None))
+    return example if known else {name: value for name, value in example.items() if name != "token_type_ids"}
 
 
 class MeanPooledClassifier(nn.Module):

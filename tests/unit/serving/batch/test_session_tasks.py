@@ -52,6 +52,7 @@ KITS = {
     "text-regression": Kit(tiny_bert, IN_TEXT),
     "text-pair-classification": Kit(tiny_bert, PAIRS),
     "text-pair-regression": Kit(tiny_bert, PAIRS),
+    "question-answering": Kit(tiny_bert, [{"question": row["text"], "context": row["pair"]} for row in PAIRS]),
     "token-classification": Kit(
         tiny_bert, [{"tokens": text.split() if number % 2 else text} for number, text in enumerate(TEXTS)]
     ),

@@ -22,6 +22,7 @@ FAMILIES = {
     "image-regression": ("vit",),
     "masked-lm": ("roberta",),
     "object-detection": ("yolos", "detr", "rt_detr"),
+    "question-answering": ("bert",),
     "semantic-segmentation": ("segformer",),
     "summarization": ("bart",),
     "text-classification": ("bert", "gpt2"),

@@ -1,0 +1,333 @@
+"""Question answering: windows, the best piece of all of them, SQuAD's rules, and answers that are not where they are
+said to be."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from regraft.bases.adapt import Adaptation, adapt
+from regraft.bases.adapted import Adapted
+from regraft.bases.locate import locate
+from regraft.contracts import Batch, Context, windows_of
+from regraft.data.ingest import ingest
+from regraft.data.rows import Rows
+from regraft.errors import DataError, Unsupported
+from regraft.methods.full import Full
+from regraft.serving.engine.engine import Engine, RowRequest
+from regraft.serving.predictor import Predictor
+from regraft.spec.run import RunSpec
+from regraft.spec.sections import DataSpec
+from regraft.tasks.metrics.answers import exact_match, overlap_f1
+from regraft.tasks.question_answering import QuestionAnswering
+from regraft.training.session import train_local
+from support.readers import tiny_reader, tokenizer_of_pairs
+from unit.serving import tiny
+
+WORDS = [f"w{number}" for number in range(40)]
+LENGTH, STRIDE, MOST = 24, 6, 5
+QUESTIONS = Path(__file__).with_name("questions_on_docs.json")
+FOUND = 0.95
+"""F1 that a model reaches on the questions that it was trained on."""
+
+
+def rows_of(count: int, seed: int = 0) -> list[dict[str, str]]:
+    """Return questions on texts of 1 to 90 words, so of 1 to 7 windows, with blanks and marks between words."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(count):
+        words = [draw.choice(WORDS) for _ in range(1 + (number * 37) % 90)]
+        text = "".join(word + draw.choice((" ", "  ", ", ", ". ", "\n")) for word in words)
+        rows.append({"question": " ".join(draw.choices(WORDS, k=draw.randint(1, 6))) + "?", "context": text})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_reader(tmp_path_factory.mktemp("reader"), [*WORDS, ",.?"], length=LENGTH, std=0.6)
+
+
+def adapted_on(reader: Path, **fields: Any) -> Adapted:
+    task = QuestionAnswering(max_answer_length=MOST, stride=STRIDE, **fields)
+    made = adapt(locate(str(reader)), Adaptation(task=task, method=Full(), labels=(), seed=3))
+    made.eval_mode()
+    return made
+
+
+def answered(made: Adapted, rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    examples = [made.task.encode({**row, "row": 0}, made.context, train=False) for row in rows]
+    batch = made.task.collate(examples, made.context)
+    with torch.no_grad():
+        return made.task.answers(made.forward(batch), batch, made.context)
+
+
+def searched(made: Adapted, row: dict[str, str], *, none: bool) -> dict[str, Any]:
+    """Return the answer by a search over all pieces of all windows, each window read alone."""
+    tokenizer, model = made.context.processor, made.model
+    question = tokenizer(row["question"], add_special_tokens=False)["input_ids"]
+    text = tokenizer(row["context"], add_special_tokens=False, return_offsets_mapping=True)
+    ids, places = text["input_ids"], text["offset_mapping"]
+    free = LENGTH - 3 - len(question)
+    step = free - min(STRIDE, free // 2)
+    begins = [0]
+    while begins[-1] + free < len(ids):
+        begins.append(begins[-1] + step)
+    pieces: dict[tuple[int, int], float] = defaultdict(float)
+    nothing = math.inf
+    for begin in begins:
+        part = ids[begin : begin + free]
+        read = [2, *question, 3, *part, 3]
+        types = [0] * (len(question) + 2) + [1] * (len(part) + 1)
+        with torch.no_grad():
+            output = model(input_ids=torch.tensor([read]), token_type_ids=torch.tensor([types]))
+        first = len(question) + 2
+        allowed = [0, *range(first, first + len(part))]
+        starts, ends = (
+            dict(zip(allowed, values[0, allowed].double().softmax(-1).tolist(), strict=True))
+            for values in (output.start_logits, output.end_logits)
+        )
+        nothing = min(nothing, starts[0] * ends[0])
+        for one in range(len(part)):
+            for other in range(one, min(one + MOST, len(part))):
+                piece = places[begin + one][0], places[begin + other][1]
+                pieces[piece] += starts[first + one] * ends[first + other]
+    total = sum(pieces.values()) + (nothing if none else 0.0)
+    (start, end), best = max(pieces.items(), key=lambda item: item[1])
+    if none and nothing > best:
+        return {"answer": "", "score": nothing / total, "start": 0, "end": 0}
+    return {"answer": row["context"][start:end], "score": best / total, "start": start, "end": end}
+
+
+@pytest.mark.parametrize("none", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_the_answer_is_that_of_a_search_over_all_pieces_of_all_windows(reader: Path, none: bool) -> None:
+    made, rows = adapted_on(reader, no_answer=none), rows_of(50)
+    found = answered(made, rows)
+    windows = [len(windows_of(made.task.encode(row, made.context, train=False))) for row in rows]
+    assert max(windows) >= 5 and windows.count(1) >= 3
+    for row, answer in zip(rows, found, strict=True):
+        wanted = searched(made, row, none=none)
+        assert answer == {**wanted, "score": pytest.approx(wanted["score"], abs=1e-4)}
+    assert not none or 0 < sum(not answer["answer"] for answer in found) < 50
+
+
+def test_answers_alone_are_those_of_a_batch_also_from_an_engine(
+    reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    store = tmp_path / "store"
+    task = QuestionAnswering(stride=STRIDE)
+    for number, method in enumerate(("feature-extraction", "full")):
+        tiny.publish(store, reader, task, method, f"m{number}", seed=number)
+    rows = rows_of(32, seed=1)
+    engine = Engine(str(store), device="cpu")
+    asked = [(name, row) for row in rows for name in ("m0", "m1")]
+    mixed = engine.answer([engine.encode(RowRequest(name, "v1", row)) for name, row in asked])
+    for name in ("m0", "m1"):
+        model = Predictor.open(str(store), name, device="cpu")
+        together = model.predict(rows)
+        served = [answer for (other, _), answer in zip(asked, mixed, strict=True) if other == name]
+        for row, answer, other in zip(rows, together, served, strict=True):
+            (alone,) = model.predict([row])
+            assert alone == {**answer, "score": pytest.approx(answer["score"], abs=1e-5)}
+            assert other == {**answer, "score": pytest.approx(answer["score"], abs=1e-5)}
+
+
+def test_a_long_question_is_cut_and_every_token_of_the_text_is_in_a_window(reader: Path) -> None:
+    made = adapted_on(reader)
+    (row,) = rows_of(1)
+    row = {"question": " ".join(WORDS * 3), "context": " ".join(WORDS)}
+    windows = windows_of(made.task.encode(row, made.context, train=False))
+    assert all(len(window["input_ids"]) <= LENGTH for window in windows) and len(windows) > 2
+    seen = {tuple(place) for window in windows for place in window["labels"]["offsets"].tolist()}
+    assert seen == {
+        tuple(place)
+        for place in made.context.processor(row["context"], add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+    }
+
+
+def test_the_target_is_the_answer_in_windows_that_hold_it_and_none_in_others(reader: Path) -> None:
+    made = adapted_on(reader)
+    text = " ".join(WORDS)
+    start = text.index("w30 ")
+    row = {"question": "w1?", "context": text, "answers": [{"text": "w30 w31", "start": start}]}
+    windows = windows_of(made.task.encode(row, made.context, train=True))
+    holding = 0
+    for window in windows:
+        first, last = window["labels"]["targets"].tolist()
+        if (first, last) != (0, 0):
+            holding += 1
+            tokens = made.context.processor.convert_ids_to_tokens(window["input_ids"][first : last + 1])
+            assert tokens == ["w30", "w31"]
+    assert 0 < holding < len(windows)
+    empty = windows_of(made.task.encode({**row, "answers": []}, made.context, train=True))
+    assert all(window["labels"]["targets"].tolist() == [0, 0] for window in empty)
+
+
+def test_padding_and_the_other_rows_change_no_loss(reader: Path) -> None:
+    made = adapted_on(reader)
+    rows = [{**row, "answers": [{"text": "w", "start": row["context"].index("w")}]} for row in rows_of(6)]
+    examples = [made.task.encode(row, made.context, train=True) for row in rows]
+
+    def loss(batch: Batch) -> tuple[float, float]:
+        with torch.no_grad():
+            total, weight = made.task.loss(made.forward(batch), batch, made.context)
+        return total.item(), weight.item()
+
+    together = loss(made.task.collate(examples, made.context))
+    alone = [loss(made.task.collate([example], made.context)) for example in examples]
+    assert together[0] == pytest.approx(sum(one for one, _ in alone), rel=1e-4)
+    assert together[1] == sum(weight for _, weight in alone) == sum(len(windows_of(one)) for one in examples)
+
+
+@pytest.mark.parametrize(
+    ("answer", "truths", "exact", "f1"),
+    [
+        ("The Eiffel Tower!", ["eiffel tower"], 1, 1.0),
+        ("Eiffel", ["the Eiffel Tower"], 0, 2 / 3),
+        ("in Paris", ["London", "Paris"], 0, 2 / 3),
+        ("", [], 1, 1.0),
+        ("Paris", [], 0, 0.0),
+        ("", ["Paris"], 0, 0.0),
+        ("a a b", ["a b b"], 0, 2 / 3),
+        ("don't", ["dont"], 1, 1.0),
+        ("Straße", ["strasse"], 0, 0.0),
+    ],
+)
+def test_scores_are_those_of_the_script_of_squad(answer: str, truths: list[str], exact: int, f1: float) -> None:
+    assert exact_match(answer, truths) == exact
+    assert overlap_f1(answer, truths) == pytest.approx(f1)
+
+
+def spec_of(folder: Path, base: Path, train: str, **changes: Any) -> RunSpec:
+    return RunSpec.resolve(
+        {
+            "name": "qa",
+            "base": str(base),
+            "task": {"type": "question-answering", **changes.pop("task", {})},
+            "method": changes.pop("method", "full"),
+            "data": {"train": train, "eval": train, **changes.pop("data", {})},
+            "training": {"epochs": 1, "batch_size": 4, "baselines": False, **changes},
+            "compute": {"workers": 0, "cpus": 1},
+            "store": str(folder / "store"),
+        }
+    )
+
+
+SQUAD = {
+    "question": "what is it?",
+    "context": "it is a lamp, a lamp",
+    "answers": {"text": ["lamp"], "answer_start": [8]},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        (
+            {"answers": {"text": ["lamp"], "answer_start": [7]}},
+            "'lamp' is said to begin at character 7, where the context has ' lam': it begins at 8",
+        ),
+        ({"answers": {"text": ["bulb"], "answer_start": [99]}}, "has 20 characters: it is nowhere in the context"),
+        ({"answers": "lamp"}, "'lamp' is in the context 2 times: write its first character as answer_start"),
+        ({"answers": "bulb"}, "'bulb' is nowhere in the context"),
+        ({"answers": {"text": ["lamp"], "answer_start": [1.5]}}, "begins at 1.5"),
+        ({"answers": {"text": ["lamp"], "answer_start": []}}, "as many places as texts are wanted"),
+        ({"answers": [3]}, "an answer is {text, answer_start}"),
+        ({"context": " "}, "context is empty"),
+        ({"question": ""}, "question is empty"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_file_before_training(
+    tmp_path: Path, changed: dict[str, Any], problem: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (SQUAD, {**SQUAD, **changed}, SQUAD)))
+    data = DataSpec(train=str(path), eval=str(path))
+    with pytest.raises(DataError) as refused:
+        ingest(QuestionAnswering(), data, tmp_path)
+    assert problem in str(refused.value) and f"{path}:2" in str(refused.value)
+    assert ingest(QuestionAnswering(), data.model_copy(update={"bad_rows": "skip"}), tmp_path).rows["train"] == 2
+
+
+@pytest.mark.parametrize("form", ["squad", "lists", "columns", "text"])
+def test_every_form_of_a_file_is_the_same_rows(tmp_path: Path, form: str) -> None:
+    context: Any = SQUAD["context"]
+    columns: dict[str, Any] = {}
+    one, two = {"text": "lamp", "answer_start": 8}, {"text": "it", "answer_start": 0}
+    asked = [("what?", [one]), ("which?", [two]), ("who?", [])]
+    if form == "squad":
+        path = tmp_path / "rows.json"
+        qas = [{"id": q, "question": q, "answers": a, "is_impossible": not a} for q, a in asked]
+        path.write_text(json.dumps({"version": "v2.0", "data": [{"paragraphs": [{"qas": qas, "context": context}]}]}))
+    elif form == "lists":
+        path = tmp_path / "rows.json"
+        path.write_text(json.dumps([{"question": q, "context": context, "answers": a} for q, a in asked]))
+    else:
+        path = tmp_path / "rows.csv"
+        answers = [(a[0]["text"], a[0]["answer_start"]) if a else ("", "") for _, a in asked]
+        if form == "columns":
+            columns = {"answers": ["answer", "answer_start"]}
+        lines = [f'{q},"{context}",{text},{start}' for (q, _), (text, start) in zip(asked, answers, strict=True)]
+        names = "question,context,answer,answer_start" if form == "columns" else "question,context,answers,more"
+        if form == "text":
+            lines[0] = f'what?,"{context}","{{""text"": [""lamp""], ""answer_start"": [8]}}",'
+        path.write_text("\n".join([names, *lines]))
+    task = QuestionAnswering()
+    found = ingest(task, DataSpec(train=str(path), eval=str(path), columns=columns), tmp_path)
+    rows = Rows(found.files["train.arrow"], task.stored_columns())
+    assert {row["question"]: row["answers"] for row in map(rows.row, range(3))} == {
+        "what?": [{"text": "lamp", "start": 8}],
+        "which?": [{"text": "it", "start": 0}],
+        "who?": [],
+    }
+
+
+def test_a_slow_tokenizer_is_refused(reader: Path) -> None:
+    made = adapted_on(reader)
+
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(Unsupported, match="a fast tokenizer is needed"):
+        made.task.configure(made.model, Context(Slow(), (), made.context.config))
+
+
+def test_a_base_that_reads_too_few_tokens_is_refused(reader: Path) -> None:
+    made = adapted_on(reader)
+    with pytest.raises(Unsupported, match="holds no question and text"):
+        made.task.configure(made.model, Context(tokenizer_of_pairs(WORDS, 6), (), made.context.config))
+
+
+@pytest.mark.slow
+def test_a_frozen_part_is_computed_once_for_all_windows_of_a_row(reader: Path, tmp_path: Path) -> None:
+    rows = [{**row, "answers": [{"text": "w", "start": row["context"].index("w")}]} for row in rows_of(24)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {}
+    for trunk in ("off", "disk", "memory"):
+        notes: list[str] = []
+        spec = spec_of(
+            tmp_path / trunk,
+            reader,
+            str(path),
+            method={"type": "freeze", "depth": 1},
+            task={"stride": STRIDE},
+            epochs=2,
+            optimizer="sgd",
+            lr=0.01,
+        )
+        spec = spec.override({"compute.trunk": trunk})
+        outcome = train_local(spec, progress=lambda event, kept=notes: kept.append(getattr(event, "message", "")))
+        assert any("computed once a row" in note for note in notes) == (trunk != "off"), notes
+        found[trunk] = outcome.metrics
+    for trunk in ("disk", "memory"):
+        assert found[trunk] == {name: pytest.approx(value, abs=1e-5) for name, value in found["off"].items()}

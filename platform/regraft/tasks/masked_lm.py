@@ -28,7 +28,8 @@ from regraft.contracts import (
     fill_mask_form,
 )
 from regraft.errors import Unsupported
-from regraft.tasks.inputs.masking import hide, number_of_tokens, vocabulary_of
+from regraft.tasks.inputs.masking import hide, number_of_tokens, surrounding, vocabulary_of
+from regraft.tasks.inputs.packing import Document, blocks
 from regraft.tasks.inputs.tokens import (
     USUAL_LENGTH,
     length_read,
@@ -69,12 +70,19 @@ class MaskedLm(Task):
     packs: ClassVar[bool] = True
     random_inputs: ClassVar[bool] = True
     answer_fields: ClassVar[frozenset[str]] = frozenset({"top_k"})
+    later: ClassVar[frozenset[str]] = frozenset({"whole_words", "packing"})
 
     max_length: int | None = Field(None, ge=3)
     """Tokens of a piece of text; a longer text is cut into several. Null is what the tokenizer reads, at most 256."""
     mask_share: float = Field(0.15, gt=0, lt=1)
     """Share of a text's tokens that are to be found, and one at least: of these, 80 % are hidden by the mask, 10 % are
     random tokens, and 10 % stay as they are."""
+    whole_words: bool = False
+    """True: words are hidden, with all of their tokens, in place of single tokens (Cui et al., 2021). Words are found
+    by the marks of the base's tokenizer."""
+    packing: bool = False
+    """True: short texts share a piece, each with the token that ends a text behind it, so that pieces are full. Texts
+    of a piece see each other, as in the pretraining of RoBERTa (Liu et al., 2019)."""
     top_k: int = Field(5, ge=1, le=1000)
     """Most candidates for each mask of a text that is answered."""
 
@@ -112,13 +120,24 @@ class MaskedLm(Task):
         return len(row["ids"]) if "ids" in row else len(row["text"])
 
     def pack(self, rows: Iterable[Row], processor: Any) -> Iterator[dict[str, Any]]:
-        """Yield the pieces of each text; texts without a token that may be hidden are left out and counted."""
+        """Yield the pieces of each text, or pieces that hold several.
+
+        Texts without a token that may be hidden are left out and counted.
+        """
         vocabulary, skipped, read = vocabulary_of(processor), 0, 0
-        for row in rows:
-            read += 1
-            pieces = [ids for ids in self._pieces(row["text"], processor) if len(vocabulary.positions(ids))]
-            yield from ({"ids": ids} for ids in pieces)
-            skipped += not pieces
+
+        def texts() -> Iterator[list[list[int]]]:
+            nonlocal skipped, read
+            cut = self._whole if self.packing else self._pieces
+            for row in rows:
+                pieces = [ids for ids in cut(row["text"], processor) if len(vocabulary.positions(ids))]
+                skipped, read = skipped + (not pieces), read + 1
+                yield pieces
+
+        if self.packing:
+            yield from self._shared(texts(), processor)
+        else:
+            yield from ({"ids": ids} for pieces in texts() for ids in pieces)
         if skipped:
             log.warning(
                 "%d of %d texts hold no token that can be hidden (unknown words alone): they are left out",
@@ -137,7 +156,7 @@ class MaskedLm(Task):
         refuse_unknown_ids(ids, row.get("row"), context)
         key = row["draw"] if train and "draw" in row else number_of_tokens(ids)
         vocabulary, table = vocabulary_of(context.processor), table_size(context.config)
-        read, chosen = hide(ids, vocabulary, self.mask_share, key=key, table=table)
+        read, chosen = hide(ids, vocabulary, self.mask_share, key=key, table=table, whole_words=self.whole_words)
         masked = [0] * len(ids)
         for place in chosen:
             masked[place] = 1
@@ -215,6 +234,17 @@ class MaskedLm(Task):
             return [ids]
         found = processor(text, truncation=True, max_length=size, return_overflowing_tokens=True, verbose=False)
         return [list(ids) for ids in found["input_ids"]]
+
+    def _whole(self, text: str, processor: Any) -> list[list[int]]:
+        """Return the token ids of a text without those around it, as its only piece."""
+        return [list(processor(text, add_special_tokens=False, verbose=False)["input_ids"])]
+
+    def _shared(self, texts: Iterable[list[list[int]]], processor: Any) -> Iterator[dict[str, Any]]:
+        """Yield pieces that texts share; each text ends as a text of its own does."""
+        begin, end = surrounding(processor)
+        documents = (Document([*ids, *end], [1] * (len(ids) + len(end))) for pieces in texts for ids in pieces)
+        for block in blocks(documents, self._size(processor) - len(begin)):
+            yield {"ids": [*begin, *block["ids"]]}
 
     def _candidates(self, ids: Tensor, place: int, logits: Tensor, context: Context) -> list[dict[str, Any]]:
         """Return the most probable tokens for one mask."""

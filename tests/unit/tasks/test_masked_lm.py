@@ -69,6 +69,57 @@ def test_masks_are_a_function_of_their_key_alone_and_each_text_has_one() -> None
     assert all(max(hide(IDS, vocabulary, 0.9, key=key, table=20)[0]) < 45 for key in range(20))
 
 
+PIECES = ["the", "lamp", "##s", "##hade", "is", "on", "off", "##line", "now", "##adays"]
+SPLIT = tokenizer_of([*SPECIAL, *PIECES])
+SPLIT_IDS = [2, 5, 6, 7, 8, 9, 10, 5, 11, 12, 13, 14, 3]
+"""the lamp ##s ##hade is on the off ##line now ##adays"""
+
+
+def test_whole_words_are_hidden_with_all_of_their_tokens_and_nearly_the_same_share() -> None:
+    vocabulary = vocabulary_of(SPLIT)
+    assert vocabulary.continues.tolist() == [False] * 5 + [piece.startswith("##") for piece in PIECES]
+    words = [{1}, {2, 3, 4}, {5}, {6}, {7}, {8, 9}, {10, 11}]
+    counts = []
+    for key in range(400):
+        _, places = hide(SPLIT_IDS, vocabulary, 0.4, key=key, whole_words=True)
+        assert places == sorted(set(places)) and places
+        assert all(word <= set(places) or not word & set(places) for word in words)
+        counts.append(len(places))
+    assert max(counts) <= 5 and np.mean(counts) / 11 == pytest.approx(0.4, abs=0.03)
+    lonely = [hide([2, 6, 7, 8, 3], vocabulary, 0.1, key=key, whole_words=True)[1] for key in range(9)]
+    assert all(places == [1, 2, 3] for places in lonely), "one word at least, however long"
+    assert hide(IDS, vocabulary_of(TOKENS), 0.15, key=3, whole_words=True) == hide(
+        IDS, vocabulary_of(TOKENS), 0.15, key=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "continuing"),
+    [(["\u2581the", "\u2581lamp", "shade", ","], "shade"), (["\u0120the", "\u0120lamp", "shade", "."], "shade")],
+)
+def test_words_are_found_by_the_marks_of_other_tokenizers(tokens: list[str], continuing: str) -> None:
+    vocabulary = vocabulary_of(tokenizer_of([*SPECIAL, *tokens]))
+    assert [token for token, on in zip([*SPECIAL, *tokens], vocabulary.continues, strict=True) if on] == [continuing]
+
+
+def test_packed_pieces_are_full_and_hold_every_token_once() -> None:
+    draw = np.random.default_rng(0)
+    texts = [" ".join(draw.choice(WORDS, size=length)) for length in draw.integers(1, 30, 200)]
+    rows = [{"text": text} for text in [*texts, "xyzzy"]]
+    pieces = [row["ids"] for row in MaskedLm(max_length=32, packing=True).pack(rows, TOKENS)]
+    assert all(ids[0] == 2 and len(ids) <= 32 for ids in pieces)
+    alone = [row["ids"] for row in MaskedLm(max_length=32).pack(rows, TOKENS)]
+    assert sorted(token for ids in pieces for token in ids[1:]) == sorted(token for ids in alone for token in ids[1:])
+    assert sum(map(len, pieces)) / (32 * len(pieces)) > 0.9 > 0.8 > sum(map(len, alone)) / (32 * len(alone))
+    ends = [ids[1:].count(3) for ids in pieces]
+    assert sum(ends) == len(texts), "each text ends with the token that ends a text"
+
+
+def test_fields_that_are_newer_leave_names_of_runs_as_they_were() -> None:
+    assert {"whole_words", "packing"}.isdisjoint(MaskedLm().model_dump(mode="json"))
+    assert MaskedLm(packing=True).model_dump(mode="json")["packing"] is True
+
+
 def test_masks_differ_between_epochs_and_are_fixed_in_evaluations(adapted: Adapted) -> None:
     def read(**row: Any) -> Any:
         train = "draw" in row

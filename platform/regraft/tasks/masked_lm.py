@@ -155,8 +155,8 @@ class MaskedLm(Task):
         ids = list(row["ids"])
         refuse_unknown_ids(ids, row.get("row"), context)
         key = row["draw"] if train and "draw" in row else number_of_tokens(ids)
-        vocabulary, table = vocabulary_of(context.processor), table_size(context.config)
-        read, chosen = hide(ids, vocabulary, self.mask_share, key=key, table=table, whole_words=self.whole_words)
+        vocabulary = vocabulary_of(context.processor).within(table_size(context.config))
+        read, chosen = hide(ids, vocabulary, self.mask_share, key=key, whole_words=self.whole_words)
         masked = [0] * len(ids)
         for place in chosen:
             masked[place] = 1

@@ -66,7 +66,7 @@ def test_masks_are_a_function_of_their_key_alone_and_each_text_has_one() -> None
     assert hide(IDS, vocabulary, 0.15, key=3)[1] == [2, 7, 14, 27, 32, 35], "under every version of NumPy"
     assert len({tuple(hide(IDS, vocabulary, 0.15, key=key)[1]) for key in range(50)}) > 40
     assert all(len(hide([2, 9, 3], vocabulary, 0.15, key=key)[1]) == 1 for key in range(20))
-    assert all(max(hide(IDS, vocabulary, 0.9, key=key, table=20)[0]) < 45 for key in range(20))
+    assert all(max(hide(IDS, vocabulary.within(20), 0.9, key=key)[0]) < 45 for key in range(20))
 
 
 PIECES = ["the", "lamp", "##s", "##hade", "is", "on", "off", "##line", "now", "##adays"]

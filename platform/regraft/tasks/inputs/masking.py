@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -33,6 +33,12 @@ class Vocabulary:
     """All other tokens, from which random ones are drawn."""
     continues: NDArray[np.bool_]
     """Whether each token goes on with the word of the token before it, (tokens,); false where tokens are words."""
+
+    def within(self, table: int | None) -> Vocabulary:
+        """Return the vocabulary with random tokens below `table`, the rows of an embedding table; None for all."""
+        if table is None or not len(self.ordinary) or self.ordinary[-1] < table:
+            return self
+        return replace(self, ordinary=self.ordinary[: int(np.searchsorted(self.ordinary, table))])
 
     def positions(self, ids: Sequence[int]) -> NDArray[np.int64]:
         """Return the positions of the tokens that may be hidden."""
@@ -100,26 +106,24 @@ def hide(
     share: float,
     *,
     key: int,
-    table: int | None = None,
     whole_words: bool = False,
 ) -> tuple[list[int], list[int]]:
     """Return the tokens as the model reads them, and the positions that it is to find again, in order.
 
     A `share` of the tokens that may be hidden is chosen, and one at least; fractions are rounded at random. With
-    `whole_words`, words are chosen in place of tokens, as many as fit into the share, and one at least. Random
-    tokens are below `table`, the rows of the embedding table. Raw numbers of Philox are used, whose stream NumPy
+    `whole_words`, words are chosen in place of tokens, as many as fit into the share, and one at least. Raw
+    numbers of Philox are used, whose stream NumPy
     guarantees (NEP 19): a resumed run sees the same masks under every version.
     """
     places, ordinary = vocabulary.positions(ids), vocabulary.ordinary
-    if table is not None:
-        ordinary = ordinary[: int(np.searchsorted(ordinary, table))]
     most = len(places)
     raw = np.random.Philox(key=key).random_raw(3 * most + 1)
     units = raw.astype(np.float64) / 2.0**64
     count = min(most, max(1, int(share * most + units[-1])))
     order = np.argsort(raw[:most], kind="stable")
     if whole_words:
-        chosen = _words_at(np.asarray(ids), places, order, vocabulary.continues, count)
+        inside = (places > 0) & vocabulary.continues[np.asarray(ids)[places]] & np.isin(places - 1, places)
+        chosen = _words_at(places, order, inside, count)
         count = len(chosen)
     else:
         chosen = np.sort(places[order[:count]])
@@ -131,14 +135,12 @@ def hide(
 
 
 def _words_at(
-    ids: NDArray[np.int64],
-    places: NDArray[np.int64],
-    order: NDArray[np.int64],
-    continues: NDArray[np.bool_],
-    count: int,
+    places: NDArray[np.int64], order: NDArray[np.int64], inside: NDArray[np.bool_], count: int
 ) -> NDArray[np.int64]:
-    """Return the positions of whole words, drawn in an order of positions, of at most `count` tokens; one at least."""
-    inside = (places > 0) & continues[ids[places]] & np.isin(places - 1, places)
+    """Return the positions of whole words, drawn in an order of positions, of at most `count` tokens; one at least.
+
+    `inside` says of each position whether its token goes on with a word.
+    """
     words = np.cumsum(~inside) - 1
     chosen: list[int] = []
     for word in words[order[~inside[order]]].tolist():

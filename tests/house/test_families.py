@@ -25,6 +25,8 @@ HOMES = {
 }
 """Folders in which members may be told apart: a task knows its own columns, and a source names those of its rows."""
 OTHER_MEANINGS = {
+    ("bases/families.py", "embeddings"): "a part of many models",
+    ("tasks/embeddings.py", "feature-extraction"): "the task in the Inference API",
     ("adaptation/runs.py", "prototypes"): "what a task supports",
     ("cli/evaluate.py", "label"): "the first column of a task's own tables",
     ("cli/show.py", "arrow"): "a key of the document that `--json` prints",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,6 +20,20 @@ NUMBER: Schema = {"type": "number"}
 WHOLE: Schema = {"type": "integer"}
 SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 COUNT: Schema = {"type": "integer", "minimum": 1}
+
+
+@dataclass(frozen=True)
+class SeveralRows:
+    """An input that stands for several rows, whose answers make one reply."""
+
+    split: Callable[[Any], list[Any] | None]
+    """Returns the rows' inputs; None for an input that is one row. ValueError for one that is neither."""
+    join: Callable[[Sequence[Answer]], Any]
+    """Turns the rows' answers into the input's answer."""
+    request: Schema
+    """JSON Schema of such an input."""
+    reply: Schema
+    """JSON Schema of its answer."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +58,24 @@ class ApiForm:
     """How the endpoint's page draws an answer."""
     client: bool = True
     """Whether `huggingface_hub.InferenceClient` has a method of that name."""
+    several: SeveralRows | None = None
+    """The form of inputs that stand for several rows, where there is one."""
+    at_root: bool = False
+    """Whether clients write parameters beside `inputs`, not in `parameters`."""
 
-    def reply(self, answers: Sequence[Answer], parameters: Parameters, *, single: bool) -> Any:
-        """Return the JSON document for one input, or for a list of them."""
-        rendered = [self.render(answer, parameters) for answer in answers]
+    def reply(
+        self, answers: Sequence[Answer], parameters: Parameters, *, single: bool, counts: Sequence[int | None] = ()
+    ) -> Any:
+        """Return the JSON document for one input, or for a list of them.
+
+        `counts` are the rows of each input, None for one that is a row by itself; left out where all are.
+        """
+        rest, rendered = iter(answers), list[Any]()
+        for count in counts or [None] * len(answers):
+            if count is None or self.several is None:
+                rendered.append(self.render(next(rest), parameters))
+            else:
+                rendered.append(self.several.join([next(rest) for _ in range(count)]))
         return rendered[0] if single and not self.wrapped else rendered
 
     def schema_single(self) -> Schema:
@@ -159,6 +188,31 @@ def fill_mask_form(most: int) -> ApiForm:
     )
 
 
+def embedding_form(sizes: Sequence[int]) -> ApiForm:
+    """Return the form of answers that have an `embedding`; `sizes` are the shorter ones that it can be cut to.
+
+    An input of a sentence and others gets the cosine of each with it (sentence-similarity).
+    """
+    similarity: Schema = {
+        **json_object(source_sentence=TEXT, sentences={**json_list(TEXT), "minItems": 1}),
+        "additionalProperties": False,
+    }
+    return ApiForm(
+        name="feature-extraction",
+        render=_vector,
+        schema=json_list(NUMBER),
+        parameters={
+            "normalize": {"enum": [True]},
+            "truncate": {"enum": [True]},
+            "truncation_direction": {"enum": ["right", "Right"]},
+            **({"dimensions": {"enum": list(sizes)}} if sizes else {}),
+        },
+        holds=("embedding",),
+        several=SeveralRows(_sentences, _similarities, similarity, json_list(NUMBER)),
+        at_root=True,
+    )
+
+
 def own_form() -> ApiForm:
     """Return the form of a task that the Inference API does not know: its answers as they are."""
     return ApiForm(name="own", render=lambda answer, parameters: answer, schema={"type": "object"}, client=False)
@@ -172,6 +226,31 @@ def _scores(answer: Answer, parameters: Parameters) -> Any:
 def _filled(answer: Answer, parameters: Parameters) -> Any:
     masks = [mask[: parameters["top_k"]] if parameters.get("top_k") else mask for mask in answer["candidates"]]
     return masks[0] if len(masks) == 1 else masks
+
+
+def _vector(answer: Answer, parameters: Parameters) -> list[float]:
+    found: list[float] = answer["embedding"]
+    if not parameters.get("dimensions"):
+        return found
+    cut = found[: parameters["dimensions"]]
+    length = math.sqrt(sum(value * value for value in cut)) or 1.0
+    return [value / length for value in cut]
+
+
+def _sentences(given: Any) -> list[Any] | None:
+    """Return the sentences that are compared, the first with the others."""
+    if not isinstance(given, Mapping) or not {"source_sentence", "sentences"} & given.keys():
+        return None
+    others = given.get("sentences")
+    if given.keys() != {"source_sentence", "sentences"} or not isinstance(others, list) or not others:
+        raise ValueError('has not the form {"source_sentence": TEXT, "sentences": [TEXT, ...]}')
+    return [given["source_sentence"], *others]
+
+
+def _similarities(answers: Sequence[Answer]) -> list[float]:
+    """Return the cosine of the first vector with each of the others; all have the length 1."""
+    first, *others = (answer["embedding"] for answer in answers)
+    return [math.fsum(one * two for one, two in zip(first, other, strict=True)) for other in others]
 
 
 def _entities(answer: Answer, parameters: Parameters) -> Any:

@@ -114,6 +114,11 @@ class Task(Plugin, ABC):
     random_inputs: ClassVar[bool] = False
     """Whether `encode` draws the inputs of training rows from their `draw`, whatever the spec says: they differ in each
     epoch, so that nothing which is computed of them is kept."""
+    whole_step: ClassVar[bool] = False
+    """Whether the loss compares the rows of a step with one another. Steps then use `step_values` and `step_loss` in
+    place of `loss`, so that workers and micro-batches do not change the result."""
+    proposed: ClassVar[bool] = True
+    """Whether a look at data proposes the task where none is named: its columns alone say what rows are for."""
     row_shapes: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """The task's fields for each form that its rows may have; a look at data takes the first that fits."""
     answer_fields: ClassVar[frozenset[str]] = frozenset()
@@ -252,6 +257,17 @@ class Task(Plugin, ABC):
         depend on how rows are distributed over them. `output` is the model's, on the batch without `labels`.
         """
 
+    def step_values(self, output: Any) -> Tensor:
+        """Return what the loss of a whole step reads of each row, (rows, ...); for tasks with `whole_step`."""
+        raise NotImplementedError
+
+    def step_loss(self, values: Tensor, labels: Mapping[str, Tensor], context: Context) -> Tensor:
+        """Return the loss of a step from the values and the batch's `labels` of all its rows, over all workers.
+
+        A scalar on the scale of a mean over rows, computed in fp32; for tasks with `whole_step`.
+        """
+        raise NotImplementedError
+
     def target_tensor(self, rows: Iterable[Row], context: Context) -> Tensor | None:
         """Return the targets of rows as one tensor (rows, ...), without encoding their inputs.
 
@@ -286,6 +302,13 @@ class Task(Plugin, ABC):
         A record holds `error`, which is larger for worse rows and ranks them, and `correct` (0 or 1) where a row
         can be right. Unknown values are None: NaN means that training diverged.
         """
+
+    def complete_records(self, records: Sequence[Record], context: Context) -> list[Record]:
+        """Return the records of all rows of an evaluation, each completed by what it needs of the other rows.
+
+        Called once before `metrics`, so that a rank among all rows is the same in every resampling of the records.
+        """
+        return list(records)
 
     @abstractmethod
     def metrics(self, records: Sequence[Record], context: Context) -> dict[str, float]:

@@ -212,7 +212,7 @@ class Endpoint:
             answers = await self._answers(parsed, state)
         self._routes.relied_on(name, ref)
         form = form_for(parsed.form, answers[0]) if answers else parsed.form
-        reply = form.reply(answers, parsed.parameters, single=parsed.single)
+        reply = form.reply(answers, parsed.parameters, single=parsed.single, counts=parsed.counts)
         return Response(_json(reply), media_type="application/json", headers=state.headers)
 
     async def _open(self, name: str, ref: str, key: ApiKey, state: RequestState, *, sender: str) -> OpenVersion:

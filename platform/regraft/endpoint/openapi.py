@@ -89,10 +89,13 @@ def _schemas(name: str, task: Task, spec: ServeSpec) -> dict[str, Schema]:
 
 def _request(task: Task, form: ApiForm, spec: ServeSpec, names: Mapping[str, Names] | None = None) -> Schema:
     one = input_schema(task, names)
+    if form.several is not None:
+        one = {"anyOf": [*one.get("anyOf", [one]), form.several.request]}
     return {
         "type": "object",
         "properties": {
             "inputs": {"anyOf": [one, {"type": "array", "items": one, "maxItems": spec.limits.items}]},
+            **(form.parameters if form.at_root else {}),
             "parameters": {
                 "type": "object",
                 "properties": dict(form.parameters),
@@ -129,7 +132,8 @@ def _object(properties: Mapping[str, Schema]) -> Schema:
 
 
 def _reply(form: ApiForm) -> Schema:
-    return {"anyOf": [form.schema_single(), {"type": "array", "items": form.schema}]}
+    item = form.schema if form.several is None else {"anyOf": [form.schema, form.several.reply]}
+    return {"anyOf": [form.schema_single(), {"type": "array", "items": item}]}
 
 
 def _model_paths(

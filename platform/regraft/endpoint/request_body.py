@@ -51,6 +51,8 @@ class ParsedRequest:
     """Pixels or samples that its values decode to."""
     undecoded: Sequence[UndecodedValue] = ()
     """Values that another process decodes first."""
+    counts: Sequence[int | None] = ()
+    """The rows of each input, None for one that is a row by itself; empty where all are."""
 
     @property
     def pixels(self) -> int:
@@ -102,7 +104,7 @@ def parse_request(
         reader.note_undecoded(row, name, f"the body ({name})")
         return ParsedRequest([row], True, form, {}, allowance.decoded, reader.undecoded)
     if fields is None:
-        document = _checked(_parsed(body, content_type, wanted), limits)
+        document = _checked(_parsed(body, content_type, wanted), limits, form)
         single = not _is_batch(document["inputs"], wanted)
     else:
         document, several = inputs.document(fields)
@@ -111,11 +113,26 @@ def parse_request(
         raise wrong("stream is written; answers are not streamed: leave it out")
     parameters = parameters_of(task, document.get("parameters"))
     items = [document["inputs"]] if single else document["inputs"]
-    if len(items) > limits.items:
-        raise HttpError(413, "TooLarge", f"{len(items)} inputs are asked at once; at most {limits.items} are allowed")
-    rows = [reader.row(item, f"input {number}: ") for number, item in enumerate(items)]
+    parts = [_parts(form, item, number) for number, item in enumerate(items)]
+    count = sum(1 if part is None else len(part) for part in parts)
+    if count > limits.items:
+        raise HttpError(413, "TooLarge", f"{count} inputs are asked at once; at most {limits.items} are allowed")
+    rows = [
+        reader.row(one, f"input {number}: ")
+        for number, (item, part) in enumerate(zip(items, parts, strict=True))
+        for one in ([item] if part is None else part)
+    ]
     _refuse_long(rows, limits)
-    return ParsedRequest(rows, single, form, parameters, allowance.decoded, reader.undecoded)
+    counts = [None if part is None else len(part) for part in parts] if any(parts) else ()
+    return ParsedRequest(rows, single, form, parameters, allowance.decoded, reader.undecoded, counts)
+
+
+def _parts(form: ApiForm, item: Any, number: int) -> list[Any] | None:
+    """Return the inputs of the rows that an input stands for; None for one row. Raises HttpError 422."""
+    try:
+        return None if form.several is None else form.several.split(item)
+    except ValueError as error:
+        raise wrong(f"input {number} {error}") from None
 
 
 def _form_fields(body: bytes, content_type: str, inputs: FormInputs, names: set[str]) -> list[FormField] | None:
@@ -158,17 +175,24 @@ def _parsed(body: bytes, content_type: str, wanted: Mapping[str, Column]) -> Any
         raise wrong(f"{error.message}; {how}") from None
 
 
-def _checked(document: Any, limits: LimitSpec) -> dict[str, Any]:
-    """Return a request's document. Raises HttpError 422 for one that is not an object with inputs."""
+def _checked(document: Any, limits: LimitSpec, form: ApiForm) -> dict[str, Any]:
+    """Return a request's document. Raises HttpError 422 for one that is not an object with inputs.
+
+    Parameters that clients of this form write beside the inputs are put where all others are.
+    """
     refuse_deep(document, limits.depth)
     if not isinstance(document, dict):
         raise wrong(f'the body is a JSON {json_name(document)}; it is an object: {{"inputs": ...}}')
+    beside = {key: document[key] for key in document if form.at_root and key in form.parameters}
+    if beside and isinstance(document.get("parameters"), dict | None):
+        rest = {key: value for key, value in document.items() if key not in beside}
+        document = dict(rest, parameters={**beside, **(rest.get("parameters") or {})})
     for key in document:
         if key not in KEYS:
             raise wrong(f'{unknown("key", str(key)[:80], list(KEYS))} It is {{"inputs": ...}}')
     if "inputs" not in document:
         raise wrong('"inputs" is missing: write {"inputs": ...}')
-    return document
+    return dict(document)
 
 
 def _is_batch(given: Any, wanted: Mapping[str, Column]) -> bool:

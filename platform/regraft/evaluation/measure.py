@@ -91,4 +91,14 @@ def _records(
             records.update(zip(positions, task.records(output, batch, context), strict=True))
         if progress:
             progress(RowsEvaluated(len(records) + len(failed), len(rows), predictor.name))
-    return dict(sorted(records.items())), failed
+    return completed(predictor, records), failed
+
+
+def completed(predictor: Predictor, records: Mapping[int, Record]) -> dict[int, Record]:
+    """Return the records of all rows in the order of the rows, completed by the task."""
+    ordered = dict(sorted(records.items()))
+    if not ordered:
+        return {}
+    adapted = predictor.adapted
+    found = adapted.task.complete_records(list(ordered.values()), adapted.context)
+    return dict(zip(ordered, found, strict=True))

@@ -14,7 +14,7 @@ from torch import Tensor
 from regraft.contracts import Batch, Example, Progress, Record, Row, RowsEvaluated, Task
 from regraft.errors import DataError, Unsupported
 from regraft.evaluation.labelled_rows import LabelledRows
-from regraft.evaluation.measure import RowsOnAccess
+from regraft.evaluation.measure import RowsOnAccess, completed
 from regraft.serving.predictor import Predictor, to_device
 from regraft.serving.row_checks import batches
 from regraft.store.registry import Version
@@ -70,8 +70,8 @@ def measure_group(
             progress(RowsEvaluated(len(found[0].records) + len(failed), rows, names))
     if not found[0].records:
         raise DataError(f"no row can be used: {next(iter(failed.values()))}", where=labelled.path)
-    for one in found:
-        one.failed, one.records = failed, dict(sorted(one.records.items()))
+    for one, predictor in zip(found, predictors, strict=True):
+        one.failed, one.records = failed, completed(predictor, one.records)
         one.shares = FEATURES if together else one.shares
     return found
 

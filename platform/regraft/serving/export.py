@@ -20,22 +20,34 @@ from regraft.bases.load import quiet
 from regraft.contracts import Example, MadeUp, columns_of
 from regraft.errors import RequestError, Unsupported
 from regraft.plugins import add_folder
-from regraft.serving.export_usage import HEAD, HEAD_LABELS, SENTENCE_NOTE, sentence_usage, transformers_usage
+from regraft.serving.export_usage import (
+    EMBEDDING_NOTE,
+    HEAD,
+    HEAD_LABELS,
+    SENTENCE_NOTE,
+    embedding_usage,
+    sentence_usage,
+    transformers_usage,
+)
 from regraft.serving.predictor import load_adapted
 from regraft.serving.row_checks import prediction_columns
 from regraft.serving.version_files import Fetched, fetch
 from regraft.store.card import model_card
 from regraft.store.comparisons import with_comparison
 from regraft.store.objects import ObjectStore, open_store
+from regraft.tasks.inputs.pooled_encoder import PooledEncoder, Pooling
 from regraft.tasks.inputs.text import TextRow
 from regraft.units import with_article
 
-ENCODER, POOLING = "0_Transformer", "1_Pooling"
+ENCODER, POOLING, NORMALIZE = "0_Transformer", "1_Pooling", "2_Normalize"
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """An exported model: the folder, the library that reads it, and a note on its use."""
+    """An exported model: the folder, the library that reads it, and a note on its use.
+
+    A folder of vectors is of both: sentence-transformers reads all of it, and transformers the base.
+    """
 
     folder: Path
     kind: Literal["transformers", "sentence-transformers"]
@@ -87,16 +99,33 @@ def _write(
         usage, note = transformers_usage(adapted, model)
         _card(fetched, folder, "transformers", usage)
         return "transformers", note
+    if isinstance(model, PooledEncoder):
+        return _sentence_encoder(model, adapted, fetched, folder)
     encoder, head = _pooled(model, adapted)
     # Not in the folder itself, where transformers would load the encoder as a classifier with a head of random weights.
     below = folder / ENCODER
     _processor(adapted, fetched, below)
     _save(encoder, (), below)
-    _sentence_files(adapted, encoder, folder)
+    _sentence_files(adapted, encoder, folder, parts=((ENCODER, "Transformer"), (POOLING, "Pooling")))
     # A task without classes names the head's outputs itself.
     _head_files(head, adapted.context.labels or tuple(encoder.config.id2label.values()), folder)
     _card(fetched, folder, "sentence-transformers", sentence_usage(adapted, encoder.config.problem_type))
     return "sentence-transformers", SENTENCE_NOTE
+
+
+def _sentence_encoder(
+    model: PooledEncoder, adapted: Adapted, fetched: Fetched, folder: Path
+) -> tuple[Literal["transformers", "sentence-transformers"], str]:
+    """Write a base without a head, its pooling and the length 1; transformers loads the base from the same folder."""
+    encoder = model.base
+    assert isinstance(encoder, PreTrainedModel)
+    _processor(adapted, fetched, folder)
+    _save(encoder, (), folder)
+    parts = (("", "Transformer"), (POOLING, "Pooling"), (NORMALIZE, "Normalize"))
+    _sentence_files(adapted, encoder, folder, parts=parts, pooling=model.pooling)
+    (folder / NORMALIZE).mkdir()
+    _card(fetched, folder, "sentence-transformers", embedding_usage(adapted))
+    return "transformers", EMBEDDING_NOTE
 
 
 def _processor(adapted: Adapted, fetched: Fetched, folder: Path) -> None:
@@ -106,7 +135,8 @@ def _processor(adapted: Adapted, fetched: Fetched, folder: Path) -> None:
         # The task's template if it has one: the model was trained with it, not with the base's.
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     settings = folder / "tokenizer_config.json"
-    if isinstance(adapted.task, TextRow) and settings.is_file():
+    cut = isinstance(adapted.task, TextRow) or isinstance(adapted.model, PooledEncoder)
+    if cut and settings.is_file():
         written = json.loads(settings.read_text(encoding="utf-8"))
         _json(settings, {**written, "model_max_length": _tokens(adapted)})
 
@@ -149,24 +179,35 @@ def _example(adapted: Adapted, text: str) -> Example:
     return adapted.task.encode(dict.fromkeys(prediction_columns(adapted.task), text), adapted.context, train=False)
 
 
-def _sentence_files(adapted: Adapted, encoder: PreTrainedModel, folder: Path) -> None:
-    """Write the files of a sentence-transformers model, in a layout that all of its versions read."""
-    parts = ((ENCODER, "Transformer"), (POOLING, "Pooling"))
+def _sentence_files(
+    adapted: Adapted,
+    encoder: PreTrainedModel,
+    folder: Path,
+    *,
+    parts: Sequence[tuple[str, str]],
+    pooling: Pooling = "mean",
+) -> None:
+    """Write the files of a sentence-transformers model, in a layout that all of its versions read.
+
+    `parts` are the folders of its modules, the encoder's first, and their kinds.
+    """
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
         for number, (path, name) in enumerate(parts)
     ]
     _json(folder / "modules.json", modules)
-    pooling = {
+    modes = {
         "word_embedding_dimension": encoder.config.hidden_size,
-        "pooling_mode_cls_token": False,
-        "pooling_mode_mean_tokens": True,
+        "pooling_mode_cls_token": pooling == "cls",
+        "pooling_mode_mean_tokens": pooling == "mean",
         "pooling_mode_max_tokens": False,
         "pooling_mode_mean_sqrt_len_tokens": False,
     }
     (folder / POOLING).mkdir()
-    _json(folder / POOLING / "config.json", pooling)
-    _json(folder / ENCODER / "sentence_bert_config.json", {"max_seq_length": _tokens(adapted), "do_lower_case": False})
+    _json(folder / POOLING / "config.json", modes)
+    _json(
+        folder / parts[0][0] / "sentence_bert_config.json", {"max_seq_length": _tokens(adapted), "do_lower_case": False}
+    )
     _json(folder / "config_sentence_transformers.json", {"prompts": {}, "default_prompt_name": None})
 
 

@@ -19,6 +19,10 @@ SENTENCE_NOTE = (
     "load it by sentence_transformers.SentenceTransformer; its embeddings times head.safetensors (weight, bias) are "
     "the logits of the labels in head.json. transformers' pipeline refuses the folder"
 )
+EMBEDDING_NOTE = (
+    "a sentence-transformers encoder: load it by sentence_transformers.SentenceTransformer, or its base alone by "
+    "transformers.AutoModel.from_pretrained"
+)
 _FOLDER = 'folder = "."  # this folder; from elsewhere its path'
 _READ = {
     "multi_label_classification": "answers = [dict(zip(labels, row)) for row in logits.sigmoid().tolist()]",
@@ -84,6 +88,17 @@ print(answers)
 """
 
 
+_EMBEDDINGS = f"""```python
+from sentence_transformers import SentenceTransformer
+
+{_FOLDER}
+model = SentenceTransformer(folder)
+vectors = model.encode(EXAMPLES)
+print(model.similarity(vectors, vectors))  # cosines; vectors have the length 1
+```
+CUT"""
+
+
 def transformers_usage(adapted: Adapted, model: PreTrainedModel) -> tuple[str, str]:
     """Return the code that uses a transformers folder, and a note for the command line."""
     auto, name = adapted.task.auto, adapted.task.api_form().name
@@ -108,6 +123,18 @@ def sentence_usage(adapted: Adapted, problem: str | None) -> str:
     example = repr(examples[0]) if len(examples) == 1 else repr(tuple(examples))
     read = _READ.get(problem or "", "answers = [labels[i] for i in logits.argmax(-1)]")
     return _SENTENCES.replace("EXAMPLE", example).replace("ANSWERS", read)
+
+
+def embedding_usage(adapted: Adapted) -> str:
+    """Return the code that uses a folder of an encoder without a head."""
+    column = next(iter(columns_of(prediction_columns(adapted.task)).values()))
+    examples = [column.example(0), column.example(1)]
+    sizes = [str(size) for size in getattr(adapted.task, "sizes", ())]
+    cut = ""
+    if sizes:
+        how = f"`SentenceTransformer(folder, truncate_dim={sizes[0]})`"
+        cut = f"\nFor shorter vectors write {how}; the sizes that were trained: {', '.join(sizes)}.\n"
+    return _EMBEDDINGS.replace("EXAMPLES", repr(examples)).replace("CUT", cut)
 
 
 def _input(adapted: Adapted) -> str:

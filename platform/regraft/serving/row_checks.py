@@ -166,7 +166,15 @@ def _shapes(example: Example) -> tuple[Any, ...]:
 
 def _numbers(example: Example) -> int:
     """Return the number of input numbers in an example."""
-    return sum(value.numel() if isinstance(value, torch.Tensor) else len(value) for _, value in _inputs(example))
+    return sum(map(_count, (value for _, value in _inputs(example))))
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel()
+    # The texts of a row are padded to the longest of them.
+    nested = bool(value) and isinstance(value[0], list | tuple)
+    return len(value) * max(map(len, value)) if nested else len(value)
 
 
 def _inputs(example: Example) -> Iterator[tuple[str, Any]]:

@@ -87,6 +87,7 @@ def evaluate(
         raise Diverged(
             "the model answers evaluation rows with what is not a number: lower training.lr, or raise the warm-up"
         )
+    records = adapted.task.complete_records(records, adapted.context) if records else records
     metrics = harness.from_first(adapted.task.metrics(records, adapted.context) if harness.first else {})
     return metrics, records
 

@@ -21,6 +21,7 @@ from regraft.spec.sections import TrainingSpec
 from regraft.training.evaluate import to_device
 from regraft.training.gathering import gather_pass
 from regraft.training.harness import Harness
+from regraft.training.whole_step import CachedLoss, cached_loss, whole_step_loss
 
 SMALLEST = 1e-12
 """The smallest weight of a step, for one without rows or with rows that weigh nothing."""
@@ -37,6 +38,17 @@ class MicroBatch:
     """Rows of `data.target`, for loss terms that read them."""
     target_real: bool = True
     """The same as `real`, of the target rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowStanding:
+    """Whether rows of a micro-batch count, and the loss of its whole step, where that was computed before."""
+
+    real: bool = True
+    target_real: bool = True
+    cached: CachedLoss | None = None
+    micro: int = 0
+    """Which micro-batch of the step it is."""
 
 
 class StepModule(nn.Module):
@@ -60,27 +72,52 @@ class StepModule(nn.Module):
         self._forward[0] = torch.compile(self.model)
 
     def forward(
-        self, batch: Batch, progress: float, target: Batch | None = None, real: tuple[bool, bool] = (True, True)
+        self, batch: Batch, progress: float, target: Batch | None = None, standing: RowStanding = RowStanding()
     ) -> tuple[Tensor, Tensor]:
         """Return (sum of the loss over rows, weight); loss terms are scaled by the same weight.
 
-        `target` are rows of `data.target`, which have a forward pass of their own: batch norm never mixes both. `real`
-        says of the rows and of the target rows whether they count.
+        `target` are rows of `data.target`, which have a forward pass of their own: batch norm never mixes both.
         """
         adapted = self._adapted[0]
         own = self._pass(batch)
         if adapted.method.trains_features:
-            return self._feature_loss(own, real=real[0])
-        total, weight = adapted.task.loss(own.output, batch, adapted.context)
+            return self._feature_loss(own, real=standing.real)
+        total, weight = self._task_loss(own, standing)
         if not self._losses:
             return total, weight
         other = None if target is None else self._pass(target)
         step = _joined(own, other, progress)
-        whole = self._whole_step(own, other, progress, real) if any(one.whole_step for one in self._losses) else step
+        whole = (
+            self._whole_step(own, other, progress, standing) if any(one.whole_step for one in self._losses) else step
+        )
         for loss, term in zip(self._losses, self.terms, strict=True):
             value = term(whole if loss.whole_step else step)
             total = total + loss.weight * value * weight.detach()
         return total, weight
+
+    def step_values(self, batch: Batch) -> Tensor:
+        """Return what the task's loss of a whole step reads of each row of a batch."""
+        return self._adapted[0].task.step_values(self._pass(batch).output)
+
+    def cached_loss(self, values: Sequence[Tensor], batches: Sequence[MicroBatch]) -> CachedLoss:
+        """Return the loss of a step from the values of this rank's micro-batches; called on every rank at once."""
+        task, context = self._adapted[0].task, self._adapted[0].context
+        labels = [to_device(part.rows["labels"], one.device) for part, one in zip(batches, values, strict=True)]
+        return cached_loss(task, values, labels, context, real=[part.real for part in batches])
+
+    @property
+    def whole_step(self) -> bool:
+        """Whether the task's loss compares the rows of a step with one another."""
+        return self._adapted[0].task.whole_step
+
+    def _task_loss(self, own: ForwardPass, standing: RowStanding) -> tuple[Tensor, Tensor]:
+        task, context = self._adapted[0].task, self._adapted[0].context
+        if not task.whole_step:
+            return task.loss(own.output, own.batch, context)
+        values = task.step_values(own.output)
+        if standing.cached is not None:
+            return standing.cached.of(standing.micro, values)
+        return whole_step_loss(task, values, own.batch["labels"], context, real=standing.real)
 
     def _feature_loss(self, own: ForwardPass, *, real: bool) -> tuple[Tensor, Tensor]:
         """Return the method's loss on the features of the whole step, times this rank's rows, and their number.
@@ -117,12 +154,10 @@ class StepModule(nn.Module):
         finally:
             hook.remove()
 
-    def _whole_step(
-        self, own: ForwardPass, other: ForwardPass | None, progress: float, real: tuple[bool, bool]
-    ) -> Step:
+    def _whole_step(self, own: ForwardPass, other: ForwardPass | None, progress: float, standing: RowStanding) -> Step:
         return _joined(
-            gather_pass(own, real=real[0]),
-            None if other is None else gather_pass(other, real=real[1]),
+            gather_pass(own, real=standing.real),
+            None if other is None else gather_pass(other, real=standing.target_real),
             progress,
         )
 
@@ -177,12 +212,14 @@ class Stepper:
         totals = torch.zeros(3, dtype=torch.float64, device=self.harness.device)
         # The stop notice is summed with the totals that every step needs anyway.
         totals[2] = float(bool(self.harness.notice))
+        cached = self._cached_loss(number, batches)
         for micro, part in enumerate(batches):
             batch = to_device(part.rows, self.harness.device)
             target = None if part.target is None else to_device(part.target, self.harness.device)
             seed_micro(self.seed, number, micro, self.harness.rank)
             with self._synchronised(last=micro == len(batches) - 1), self.accelerator.autocast():
-                total, weight = self.module(batch, progress, target, (part.real, part.target_real))
+                standing = RowStanding(part.real, part.target_real, cached, micro)
+                total, weight = self.module(batch, progress, target, standing)
                 # A rank without rows takes part with one row at weight 0, so that no collective waits for it.
                 total, weight = (total, weight) if part.real else (total * 0.0, weight * 0.0)
                 self.accelerator.backward(total)
@@ -192,6 +229,23 @@ class Stepper:
         # A batch whose rows all weigh nothing has no gradient; it must not become 0 / 0.
         weight = totals[1].clamp(min=SMALLEST)
         return totals[0] / weight, self._apply(weight)
+
+    def _cached_loss(self, number: int, batches: Sequence[MicroBatch]) -> CachedLoss | None:
+        """Return the loss of a step of several micro-batches, where it compares all of their rows; else None."""
+        module: Any = getattr(self.module, "module", self.module)
+        if len(batches) < 2 or not module.whole_step:
+            return None
+        # Running statistics are those of the second pass alone.
+        before = [buffer.clone() for buffer in module.buffers()]
+        values = []
+        for micro, part in enumerate(batches):
+            seed_micro(self.seed, number, micro, self.harness.rank)
+            with torch.no_grad(), self.accelerator.autocast():
+                values.append(module.step_values(to_device(part.rows, self.harness.device)))
+        for buffer, value in zip(module.buffers(), before, strict=True):
+            buffer.copy_(value)
+        found: CachedLoss = module.cached_loss(values, batches)
+        return found
 
     def _synchronised(self, *, last: bool) -> Any:
         """Return a context in which gradients are exchanged between ranks only for the last micro-batch."""

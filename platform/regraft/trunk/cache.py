@@ -251,7 +251,16 @@ def _bytes(value: Any) -> int:
 def _lengths(example: Example) -> Iterator[Any]:
     for name, value in sorted(example.items()):
         if name != "labels":
-            yield value.shape if isinstance(value, Tensor) else len(value) if isinstance(value, list | tuple) else None
+            yield _length(value)
+
+
+def _length(value: Any) -> Any:
+    """Return the shape of a tensor, or the length of a list; of a list of lists, the lengths of all."""
+    if isinstance(value, Tensor):
+        return value.shape
+    if not isinstance(value, list | tuple):
+        return None
+    return tuple(map(_length, value)) if value and isinstance(value[0], list | tuple) else len(value)
 
 
 def _has_several_image_sizes(examples: Sequence[Example]) -> bool:

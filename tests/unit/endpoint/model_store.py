@@ -28,6 +28,7 @@ from unit.bases.families import shake
 from unit.every.rows import base_of, labels_of, task_of
 
 BY_AUTO = {
+    "AutoModel": "bert",
     "AutoModelForSequenceClassification": "bert",
     "AutoModelForTokenClassification": "bert",
     "AutoModelForCausalLM": "llama",

@@ -101,6 +101,34 @@ def test_segments(every: Endpoint, model_store: ModelStore) -> None:
         assert (np.asarray(item.mask) == np.asarray(mask)).all()
 
 
+def test_vectors_and_similarities(every: Endpoint, model_store: ModelStore) -> None:
+    wanted = [answer["embedding"] for answer in model_store.predict("embeddings", list(TEXTS))]
+    asked = client(every, "embeddings")
+    np.testing.assert_allclose(asked.feature_extraction(TEXTS[0], normalize=True, truncate=True), wanted[0], atol=1e-5)
+    np.testing.assert_allclose(asked.feature_extraction(list(TEXTS)), wanted, atol=1e-5)
+    cosines = [sum(a * b for a, b in zip(wanted[0], other, strict=True)) for other in wanted[1:]]
+    np.testing.assert_allclose(asked.sentence_similarity(TEXTS[0], list(TEXTS[1:])), cosines, atol=1e-5)
+    mixed = [TEXTS[1], {"source_sentence": TEXTS[0], "sentences": [TEXTS[1]]}, {"text": TEXTS[2]}]
+    reply = every.ask("/models/embeddings", {"inputs": mixed})
+    same(reply.document, [wanted[1], [pytest.approx(cosines[0], abs=1e-5)], wanted[2]])
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"inputs": {"source_sentence": "a", "sentences": []}}, "input 0 has not the form"),
+        ({"inputs": {"source_sentence": "a"}}, "input 0 has not the form"),
+        ({"inputs": {"source_sentence": 7, "sentences": ["b"]}}, "input 0: text is a number"),
+        ({"inputs": {"source_sentence": "a", "sentences": [" "]}}, "text is empty"),
+        ({"inputs": "a", "dimensions": 8}, "Unknown key 'dimensions'"),
+        ({"inputs": "a", "prompt_name": "query"}, "Unknown key 'prompt_name'"),
+    ],
+)
+def test_sentences_that_cannot_be_compared_are_refused(body: Any, message: str, every: Endpoint) -> None:
+    reply = every.ask("/models/embeddings", body)
+    assert reply.status == 422 and message in reply.document["error"], reply.document
+
+
 def test_what_is_written(every: Endpoint, model_store: ModelStore) -> None:
     wanted = {
         task: model_store.predict(task, [TEXTS[0]])[0] for task in ("summarization", "translation", "text-generation")

@@ -26,6 +26,7 @@ TEXTS = ("w5 w6 w7 w8", "w9 w4", "w20 w21 w4 w5 w6")
 SMALL = dict.fromkeys(("vit", "deit", "dinov2", "swin"), (16, 16))
 SIDES = {**SMALL, "yolos": (16, 24), "rt_detr": (64, 64)}
 TRIED: dict[str, tuple[str, ...]] = {
+    "AutoModel": ("bert",),
     "AutoModelForSequenceClassification": ("bert", "bert-pooled", "roberta", "mpnet", "distilbert"),
     "AutoModelForTokenClassification": ("bert",),
     "AutoModelForCausalLM": ("llama",),
@@ -37,7 +38,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     "AutoModelForSemanticSegmentation": ("segformer",),
 }
 """Families that tasks of an Auto class are tried on in every run of the tests, one each in turn."""
-NOTHING_NEW = frozenset({"AutoModelForCausalLM", "AutoModelForSeq2SeqLM"})
+NOTHING_NEW = frozenset({"AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"})
 """Auto classes whose models are the base itself: a task of theirs has no head to train alone."""
 PROCESSORS = {
     "yolos": "YolosImageProcessor",
@@ -167,5 +168,7 @@ def fits(key: str, family: str, config: Any) -> bool:
     task = Task.lookup(key)
     if task.modality != FAMILIES[family].task.modality:
         return False
+    if task.auto == "AutoModel" and getattr(config, "is_encoder_decoder", False):
+        return False  # the class exists, and the model is not one encoder
     mapping = getattr(transformers, task.auto)._model_mapping
     return type(config) in mapping

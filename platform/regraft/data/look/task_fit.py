@@ -66,7 +66,7 @@ def fitting_tasks(
 
     `written` names columns of the file by the task's; `only` is the key of the one task that is asked for.
     """
-    names = [only] if only is not None else Task.names()
+    names = [only] if only is not None else [name for name in Task.names() if Task.lookup(name).proposed]
     every = [fit for name in names if (fit := _fit(name, samples, written)) is not None]
     widest = [fit for fit in every if not any(fit.uses < other.uses for other in every)]
     best = max((fit.strength for fit in widest), default=0.0)

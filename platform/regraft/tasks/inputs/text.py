@@ -54,7 +54,7 @@ class TextRow(OneVector):
         refuse_length(self.max_length, load.config)
         outputs = self.outputs(labels)
         if self.pooling == "mean" or (self.pooling == "auto" and load.pooling == "mean"):
-            base = load("AutoModel", problem_type=self.problem, **_without_pooler(load.config))
+            base = load("AutoModel", problem_type=self.problem, **without_pooler(load.config))
             return MeanPooledClassifier(base, outputs)
         return load(self.auto, labels=outputs, problem_type=self.problem, **_with_pad_id(load.config))
 
@@ -163,7 +163,7 @@ def _head_dropout(config: Any) -> float:
     return 0.0
 
 
-def _without_pooler(config: Any) -> dict[str, Any]:
+def without_pooler(config: Any) -> dict[str, Any]:
     """Return the argument that builds a base without its pooler, for the families that have one."""
     family = _family(type(config))
     knows = family is not None and "add_pooling_layer" in inspect.signature(family.__init__).parameters

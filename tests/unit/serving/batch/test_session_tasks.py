@@ -57,6 +57,7 @@ KITS = {
         tiny_bert, [{"tokens": text.split() if number % 2 else text} for number, text in enumerate(TEXTS)]
     ),
     "masked-lm": Kit(tiny_bert, [{"text": f"{text} [MASK]"} for text in TEXTS]),
+    "embeddings": Kit(tiny_bert, IN_TEXT),
     "text-generation": Kit(writer, IN_TEXT, {"max_new_tokens": 4}),
     "translation": Kit(speaker, [{"source": text} for text in TEXTS], {"max_new_tokens": 4}),
     "summarization": Kit(speaker, IN_TEXT, {"max_new_tokens": 4}),

@@ -17,6 +17,7 @@ from unit.every.rows import base_of, rows_of, task_of
 from unit.serving.tiny import publish
 
 FAMILIES = {
+    "embeddings": ("bert",),
     "image-classification": ("mobilenet_v2", "swin"),
     "image-multi-label": ("resnet",),
     "image-regression": ("vit",),

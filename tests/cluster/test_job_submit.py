@@ -160,6 +160,7 @@ def test_a_wrong_token_is_one_clear_message(cluster: tuple[str, dict[str, str]],
     assert "RAY_AUTH_TOKEN" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_address_where_nobody_listens_is_answered_at_once(
     cluster: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -171,7 +172,7 @@ def test_an_address_where_nobody_listens_is_answered_at_once(
         env={**cluster[1], "RAY_ADDRESS": f"127.0.0.1:{free_port()}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 1
     assert "no Ray answers there" in done.stderr and "Traceback" not in done.stderr

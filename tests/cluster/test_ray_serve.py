@@ -129,6 +129,7 @@ def until(true: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_ray_serve_answers_as_the_model_does(model_store: ModelStore, on_ray: None) -> None:
     port = free_port()
     wanted = model_store.predict(MODEL, ["w5 w6 w7"])[0]["scores"]

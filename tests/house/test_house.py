@@ -37,6 +37,7 @@ def test_style_is_clean() -> None:
     assert run("ruff", "format", "--check", ".") == ""
 
 
+@pytest.mark.slow
 def test_types_are_strict() -> None:
     assert run("mypy") == ""
 

@@ -71,6 +71,15 @@ def combinations() -> Iterator[Any]:
 
 
 every = pytest.mark.parametrize(("key", "family", "name"), list(combinations()))
+SERVED_QUICK = {"full", "lora"}
+"""Methods that are saved, served and exported in every run: one whose delta is the model, one whose delta is added."""
+served = pytest.mark.parametrize(
+    ("key", "family", "name"),
+    [
+        case if case.values[2] in SERVED_QUICK or case.marks else pytest.param(*case.values, marks=pytest.mark.slow)
+        for case in combinations()
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +153,7 @@ def copied(adapted: Adapted) -> dict[str, Tensor]:
     return {name: tensor.detach().clone().contiguous() for name, tensor in delta_tensors(adapted).items()}
 
 
-@every
+@served
 def test_a_version_answers_alone_as_in_a_batch_and_exports_to_the_same_outputs(
     bases: Callable[[str], Base], key: str, family: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

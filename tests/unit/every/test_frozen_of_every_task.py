@@ -36,8 +36,13 @@ def in_phases(method: Any) -> bool:
     return isinstance(method, dict) and method["type"] in PHASES
 
 
+def marks(family: str, key: str, method: Any) -> Any:
+    """Return the mark of a case: those in phases and of further families are slow."""
+    return pytest.mark.slow if in_phases(method) or FAMILY[key] != family else ()
+
+
 CASES = [
-    pytest.param(key, family, method, marks=pytest.mark.slow if in_phases(method) else ())
+    pytest.param(key, family, method, marks=marks(family, key, method))
     for key, family in [*FAMILY.items(), *MORE]
     if not Task.lookup(key).random_inputs  # nothing that changes in each epoch is kept
     for method in (*AT_A_DEPTH, *(HEAD_ALONE if Task.lookup(key).auto not in NOTHING_NEW else ()))
@@ -49,7 +54,7 @@ def test_every_task_is_tried() -> None:
 
 
 @pytest.mark.parametrize(("key", "family", "method"), CASES)
-@pytest.mark.parametrize("trunk", ["disk", "memory"])
+@pytest.mark.parametrize("trunk", ["disk", pytest.param("memory", marks=pytest.mark.slow)])
 def test_losses_and_metrics_are_those_of_the_whole_model(
     key: str, family: str, method: Any, trunk: str, tmp_path: Path
 ) -> None:

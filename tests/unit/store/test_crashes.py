@@ -125,8 +125,14 @@ def check_crash(store: ObjectStore, operation: Operation, states: tuple[View, Vi
     assert view(store, scratch) == after
 
 
+QUICK = {"save", "publish", "promote"}
+some_in_every_run = pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OPERATIONS]
+)
+
+
 @pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.slow), "after"])
-@pytest.mark.parametrize("name", OPERATIONS)
+@some_in_every_run
 def test_a_folder_survives_a_kill_at_every_call(tmp_path: Path, name: str, moment: str) -> None:
     operation = OPERATIONS[name]
     template, place = tmp_path / "template", tmp_path / "store"
@@ -159,7 +165,7 @@ def bucket_url(request: pytest.FixtureRequest) -> Iterator[str]:
     everything.delete([stat.key for stat in everything.list()])
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@some_in_every_run
 def test_a_bucket_survives_a_kill_at_every_request(bucket_url: str, tmp_path: Path, name: str) -> None:
     operation = OPERATIONS[name]
     template = open_store(f"{bucket_url}/template")

@@ -87,12 +87,11 @@ def test_every_trained_weight_gets_a_gradient(folder: Path, family: str) -> None
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        *((family, "full") for family in FAMILIES),
+        ("detr", "full"),
+        *(pytest.param(family, "full", marks=pytest.mark.slow) for family in FAMILIES if family != "detr"),
         ("rt_detr", {"type": "freeze", "depth": "all"}),
         ("rt_detr", "lora"),
-        ("rt_detr_v2", "lora"),
-        ("detr", "lora"),
-        ("deformable_detr", "lora"),
+        *(pytest.param(one, "lora", marks=pytest.mark.slow) for one in ("rt_detr_v2", "detr", "deformable_detr")),
     ],
 )
 def test_a_run_is_saved_exported_and_answers_alike_alone_and_in_company(

@@ -14,6 +14,7 @@ from regraft.bases.adapted import Adapted
 from regraft.bases.anatomy import dissect
 from regraft.bases.batch_norm import repair_batch_norm
 from regraft.bases.delta import canonical_name, delta_names
+from regraft.bases.in_place import write_new_tensors
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.loading_lock import MAKING_A_MODEL
 from regraft.bases.locate import Base
@@ -46,6 +47,7 @@ def adapt(base: Base, adaptation: Adaptation, processor: Any = None, *, loader: 
         torch.manual_seed(adaptation.seed)
         model = task.build(loader, labels)
     repair_batch_norm(model)
+    write_new_tensors(model)
     if adaptation.dropout is not None:
         _set_dropout_layers(model, adaptation.dropout)
     config = getattr(model, "config", loader.config)

@@ -9,6 +9,7 @@ from torch import nn
 
 from regraft.bases.block_discovery import NoBlocks, discover_blocks
 from regraft.bases.families import RULES, UNREAD, FamilyRule
+from regraft.bases.timm import classifier_names
 from regraft.contracts import Anatomy, under
 
 
@@ -23,13 +24,14 @@ def dissect(model: nn.Module) -> Anatomy:
     base = model.get_submodule(prefix)
     rule = RULES.get(_family(base))
     head = tuple(_beside_path(model, prefix) if prefix else _output_layer(model))
-    if prefix and rule and rule.head:
-        head = tuple(_first_names(model, (*head, *(_join(prefix, name) for name in rule.head))))
+    inside = rule.head if rule else classifier_names(base)
+    if prefix and inside:
+        head = tuple(_first_names(model, (*head, *(_join(prefix, name) for name in inside))))
     idle = tuple(_constant_buffers(model, prefix))
     found = _by_rule(model, prefix, rule) if rule else None
     if found is None:
         try:
-            found = discover_blocks(model, prefix)
+            found = discover_blocks(model, prefix, head)
         except NoBlocks as reason:
             return Anatomy(prefix, (), (), head, f"the blocks of {_family(base)!r} are not known: {reason}", (), idle)
     return Anatomy(prefix, found.stem, found.blocks, head, "", found.beside, _unique((*idle, *found.idle)))

@@ -1,5 +1,8 @@
 """Discover the blocks of a model family without a rule, in its module tree, and verify them by a forward pass.
 
+The blocks are the members of lists of layers. A base without any (VGG's convolutions, Inception's mixed layers) has its
+modules taken apart as far as they run one after the other.
+
 The modules of a list may run in parallel (a decoder's projections of each stage), in another order, or many times. So a
 forward pass on a dummy input records each call of a candidate. Autograd's graph is then walked back from the
 candidate's inputs, and must lead through the candidate before it.
@@ -7,7 +10,7 @@ candidate's inputs, and must lead through the candidate before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from itertools import pairwise
@@ -16,11 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from regraft.bases.dummy_inputs import dummy_inputs
 from regraft.contracts import Anatomy, under
 
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 Node = Any
 """A node of autograd's graph."""
 
@@ -29,19 +34,21 @@ class NoBlocks(Exception):
     """No chain of blocks was found; the message says why."""
 
 
-def discover_blocks(model: nn.Module, prefix: str) -> Anatomy:
+def discover_blocks(model: nn.Module, prefix: str, head: tuple[str, ...] = ()) -> Anatomy:
     """Find the stem, the blocks and the modules that belong to each, in the base at `prefix`, by one forward pass.
 
     The stem holds the modules outside the first block that its output depends on. `beside` holds the same for each
     later block, without modules that belong to earlier ones. No output depends on the modules in `idle`. The pass
-    takes a few tokens or a small image; the model's modes, weights and statistics do not change. Raises NoBlocks.
+    takes a few tokens or a small image; the model's modes, weights and statistics do not change. `head` names the
+    task's layers, which may be inside the base. Raises NoBlocks.
     """
-    candidates = [units for units in _lists(model.get_submodule(prefix), prefix) if units]
-    if not candidates:
+    base = model.get_submodule(prefix)
+    candidates = [units for units in _lists(base, prefix) if units]
+    if not candidates and not any(True for _ in base.children()):
         raise NoBlocks("it holds no list of layers")
     with _state_preserved(model):
         trace = _ForwardTrace(model, prefix)
-        runs = _runs(trace, candidates)
+        runs = _runs(trace, candidates) if candidates else [steps] if (steps := _steps(trace, prefix, head)) else []
         blocks = _heaviest(trace, runs, candidates)
         stem, *beside = trace.owners(blocks)
         idle = trace.unused(blocks)
@@ -65,10 +72,15 @@ class _ForwardTrace:
             hooks.append(module.register_forward_pre_hook(self._record_inputs(name), with_kwargs=True))
             hooks.append(module.register_forward_hook(self._record_outputs(name)))
         try:
-            self.outputs = _nodes(_run(model, self.modules[prefix]))
+            self.outputs = _nodes(_run(model, self.modules[prefix], self._forget))
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _forget(self) -> None:
+        """Forget the calls of a pass that failed."""
+        for record in (self.calls, self.inputs_at, self.outputs_at):
+            record.clear()
 
     def _record_inputs(self, name: str) -> Any:
         def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
@@ -126,6 +138,10 @@ class _ForwardTrace:
             if alone and self.inputs_at[name][0] < self.inputs_at[first][0]:
                 yield name
 
+    def holds_weights_beside(self, name: str, head: tuple[str, ...]) -> bool:
+        """Return whether a module has parameters that are not the head's."""
+        return any(not under(f"{name}.{inner}", head) for inner, _ in self.modules[name].named_parameters())
+
     def count_weights(self, names: Iterable[str]) -> int:
         """Return the number of weights in the modules."""
         return sum(parameter.numel() for name in names for parameter in self.modules[name].parameters())
@@ -155,6 +171,14 @@ def _lists(module: nn.Module, at: str) -> Iterator[list[str]]:
             yield list(layers)
         else:
             yield from _lists(child, inner)
+
+
+def _lists_of(unit: nn.Module, at: str) -> Iterator[list[str]]:
+    """Yield the lists inside a unit, or the members of one that is a sequence of layers itself (EfficientNet's)."""
+    if type(unit) is nn.Sequential and all(map(_is_layer, unit)):
+        yield [f"{at}.{name}" for name, _ in unit.named_children()]
+    else:
+        yield from _lists(unit, at)
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -189,12 +213,34 @@ def _finest_units(trace: _ForwardTrace, units: list[str]) -> list[str]:
     """Return the units, each stage (a unit that is only a chain of layers of one type) replaced by its layers."""
     found = []
     for unit in units:
-        lists = [inner for inner in _lists(trace.modules[unit], unit) if inner and _of_one_type(trace, inner)]
+        lists = [inner for inner in _lists_of(trace.modules[unit], unit) if inner and _of_one_type(trace, inner)]
         runs = _runs(trace, lists)
         inner = runs[0] if len(runs) == 1 else []
         most = inner and trace.count_weights(inner) * 2 >= trace.count_weights([unit])
         found += inner if most and not trace.has_residual(unit, inner[-1]) else [unit]
     return found
+
+
+def _steps(trace: _ForwardTrace, outer: str, head: tuple[str, ...]) -> list[str]:
+    """Return the submodules with weights that `outer` runs one after the other, each taken apart where it can be.
+
+    Empty unless there are two. A normalisation stands for itself and the layer before it, which belongs to it.
+    """
+    children = [f"{outer}.{name}" if outer else name for name, _ in trace.modules[outer].named_children()]
+    weighted = [name for name in children if trace.calls.get(name) and trace.holds_weights_beside(name, head)]
+    if any(name not in trace.outputs_at for name in weighted):
+        return []
+    units = sorted(weighted, key=lambda name: trace.inputs_at[name][0])
+    if len(units) < 2 or _chain_problem(trace, units):
+        return _steps(trace, units[0], head) if len(units) == 1 else []
+    found = []
+    for unit, after in zip(units, [*units[1:], ""], strict=True):
+        inner = _steps(trace, unit, head)
+        if inner and not trace.has_residual(unit, inner[-1]):
+            found += inner
+        elif not after or not isinstance(trace.modules[after], _NORMS):
+            found.append(unit)
+    return found if len(found) > 1 else []
 
 
 def _of_one_type(trace: _ForwardTrace, units: list[str]) -> bool:
@@ -204,7 +250,8 @@ def _of_one_type(trace: _ForwardTrace, units: list[str]) -> bool:
 def _heaviest(trace: _ForwardTrace, runs: list[list[str]], candidates: list[list[str]]) -> tuple[str, ...]:
     """Return the chain with the most weights. Raises NoBlocks if there is none, or the others together have as many."""
     if not runs:
-        raise NoBlocks("; ".join(dict.fromkeys(_chain_problem(trace, units) for units in candidates)))
+        problems = dict.fromkeys(_chain_problem(trace, units) for units in candidates)
+        raise NoBlocks("; ".join(problems) or "it holds no list of layers, and its modules are no chain")
     weights = [trace.count_weights(run) for run in runs]
     heaviest = runs[weights.index(max(weights))]
     if max(weights) * 2 <= sum(weights):
@@ -250,11 +297,15 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
         yield from _tensors(vars(tree))
 
 
-def _run(model: nn.Module, base: nn.Module) -> Any:
-    """Return the model's output for the first dummy input that it takes, or the base's if the model takes none."""
+def _run(model: nn.Module, base: nn.Module, begin: Callable[[], None]) -> Any:
+    """Return the model's output for the first dummy input that it takes, or the base's if the model takes none.
+
+    `begin` is called before each attempt.
+    """
     problem = "its configuration gives no dummy input"
     for module in (model, base):
         for inputs in dummy_inputs(module, base):
+            begin()
             try:
                 return module(**inputs)
             except Exception as error:  # whatever a model of an unknown family raises is the reason

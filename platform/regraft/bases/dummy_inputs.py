@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regraft.bases.timm import input_shape
 from regraft.contracts import Medium, medium_of
 
 TOKENS = 6
@@ -21,12 +22,12 @@ def dummy_inputs(model: nn.Module, base: nn.Module) -> Iterator[dict[str, Tensor
 
     Yields none for a model that takes neither tokens nor pixels, and that no medium has inputs for.
     """
-    config: Any = getattr(base, "config", None)
+    config: Any = getattr(base, "config", None) or getattr(model, "config", None)
     taken = inspect.signature(model.forward).parameters
     device = next(base.parameters()).device
     if "pixel_values" in taken:
         for height, width in dict.fromkeys(_image_sizes(config)):
-            shape = 1, int(_setting(config, "num_channels") or 3), height, width
+            shape = 1, _channels(config), height, width
             pixels = torch.linspace(-1, 1, height * width * shape[1], device=device).reshape(shape)
             yield {"pixel_values": pixels, **(_tokens(config, taken, device) if "input_ids" in taken else {})}
     elif "input_ids" in taken:
@@ -43,10 +44,17 @@ def _setting(config: Any, name: str) -> Any:
     return next((value for part in parts if (value := getattr(part, name, None)) is not None), None)
 
 
+def _channels(config: Any) -> int:
+    named = input_shape(config)
+    return named[0] if named else int(_setting(config, "num_channels") or 3)
+
+
 def _image_sizes(config: Any) -> Iterator[tuple[int, int]]:
     """Yield (height, width) in pixels: a small size, then the model's own."""
-    size = _setting(config, "image_size")
-    native = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else (224, 224)
+    size = _setting(config, "image_size") or (input_shape(config) or ())[1:]
+    if isinstance(size, int):
+        size = size, size
+    native = tuple(size) if size and isinstance(size, list | tuple) else (224, 224)
     yield min(SIDE, native[0]), min(SIDE, native[1])
     yield native[0], native[1]
 

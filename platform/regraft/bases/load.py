@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +20,9 @@ from regraft.bases.families import RULES
 from regraft.bases.label_transfer import copy_known_outputs, known_labels
 from regraft.bases.loading_lock import MAKING_A_MODEL
 from regraft.bases.locate import Base, processor_files
+from regraft.bases.timm import classifier_names, require_timm
 from regraft.contracts import medium_of, under
-from regraft.errors import BaseError, RegraftError, Unsupported
+from regraft.errors import BaseError, RegraftError
 from regraft.store.extension_panics import is_panic
 from regraft.tasks.inputs.tokens import table_size
 
@@ -53,7 +53,7 @@ class BaseLoader:
         """Names in the bare base of parameters that its files lack, such as a pooler."""
         self.initialised: frozenset[str] = frozenset()
         """Names in the models built so far of every parameter that was randomly initialised."""
-        is_timm(base)
+        require_timm(base.path, base.reference)
         with quiet(), _as_base_error(base.reference, "config.json"):
             self.config = transformers.AutoConfig.from_pretrained(base.path, **_LOCAL_ONLY)
         _configure_dropout(self.config, dropout, warn=self.warns)
@@ -107,7 +107,7 @@ def load_processor(base: Base, modality: str) -> Any:
     """Load the base's processor for a medium, such as its tokenizer; BaseError when its files are missing."""
     medium = medium_of(modality)
     # timm writes the processor's settings into the configuration itself.
-    if not (medium.in_timm and is_timm(base)) and not any(
+    if not (medium.in_timm and require_timm(base.path, base.reference)) and not any(
         True for pattern in medium.files for _ in base.path.glob(pattern)
     ):
         # transformers makes up an empty tokenizer out of the configuration's family alone.
@@ -156,27 +156,6 @@ def surplus_note(processor: Any, config: Any) -> str | None:
         f"{', '.join(map(repr, names))}{more} can be used. Call model.resize_token_embeddings({count}) and save the "
         "base again, or remove the added tokens from its tokenizer"
     )
-
-
-def is_timm(base: Base) -> bool:
-    """Return whether the base is a model of the timm library (VGG, Inception, EfficientNet, ...).
-
-    Transformers wraps these models. Raises Unsupported when timm or torchvision is not installed.
-    """
-    try:
-        config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # the caller reads the configuration next and raises BaseError
-    if not isinstance(config, dict) or not (config.get("model_type") == "timm_wrapper" or "pretrained_cfg" in config):
-        return False
-    missing = [name for name in ("timm", "torchvision") if find_spec(name) is None]
-    if missing:
-        raise Unsupported(
-            f"{base.reference} is a base of the timm library, which needs {' and '.join(missing)}: "
-            "pip install 'regraft[timm]'",
-            where="base",
-        )
-    return True
 
 
 @contextmanager
@@ -229,7 +208,7 @@ def _missing_parameters(model: Any, report: Mapping[str, Any], base: Base) -> fr
     absent = {*report["missing_keys"], *mismatched}
     missing = {name.removeprefix(inside) for name in absent if name.startswith(inside)}
     rule = RULES.get(model.config.model_type)
-    head = rule.head if rule else ()
+    head = rule.head if rule else (classifier_names(getattr(model, prefix)) if inside else ())
     if vital := sorted(name for name in missing if "pooler" not in name.split(".") and not under(name, head)):
         raise BaseError(
             f"the weights lack {vital[0]} ({len(vital)} in all), or hold it in another shape: these files are not of "

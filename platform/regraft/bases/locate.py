@@ -26,6 +26,7 @@ from regraft.bases.private_copy import (
     source_state,
 )
 from regraft.bases.safetensors_header import find_problem
+from regraft.bases.timm import CONFIG, is_timm_folder
 from regraft.errors import BaseError, WrongBase
 from regraft.store.atomic_files import writing_locally
 from regraft.store.machine_cache import cache_folder
@@ -143,7 +144,8 @@ def processor_files(base: Base) -> list[Path]:
 
 
 def _processor_files(folder: Path) -> list[Path]:
-    return sorted({file for pattern in _PROCESSOR for file in folder.glob(pattern) if file.is_file()})
+    found = sorted({file for pattern in _PROCESSOR for file in folder.glob(pattern) if file.is_file()})
+    return found or ([folder / CONFIG] if is_timm_folder(folder) else [])
 
 
 def _find(reference: str) -> tuple[Path, str | None]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regraft.bases.safetensors_header import find_problem, unique_keys
+from regraft.bases.timm import foreign_file
 from regraft.errors import BaseError
 
 MAX_JSON_BYTES = 64 * 2**20
@@ -116,7 +117,10 @@ def _no_code(path: Path, inside: Path, reference: str) -> None:
             "transformers itself has",
             where=reference,
         )
-
+    if elsewhere := foreign_file(document):
+        raise BaseError(
+            f"{inside} names {elsewhere}, files that are not this base's own: remove that setting", where=reference
+        )
     for template in templates:
         _no_tricks(template, str(inside), reference)
 

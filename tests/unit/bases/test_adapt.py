@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.load import quiet
 from regraft.bases.locate import locate
-from regraft.contracts import under
+from regraft.contracts import Loader, under
 from regraft.errors import Unsupported
 from regraft.methods.feature_extraction import FeatureExtraction
 from regraft.methods.freeze import Freeze
@@ -124,3 +126,19 @@ def test_the_context_holds_labels_processor_and_configuration(tmp_path: Path) ->
     assert made.context.labels == LABELS
     assert made.context.config is made.model.config
     assert made.task is FAMILIES["bert"].task
+
+
+class Overwriting(TinyText):
+    """A classifier with an activation that overwrites what the base gave."""
+
+    def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
+        model: Any = super().build(load, labels)
+        model.dropout = nn.ReLU(inplace=True)
+        return model
+
+
+def test_no_layer_overwrites_what_an_earlier_one_gave(tmp_path: Path) -> None:
+    adaptation = Adaptation(task=Overwriting(), method=Full(), labels=LABELS, seed=0)
+    made: Any = adapt(located("bert", tmp_path), adaptation, processor=SimpleNamespace())
+    states = torch.tensor([-1.0, 1.0])
+    assert made.model.dropout(states).tolist() == [0.0, 1.0] and states.tolist() == [-1.0, 1.0]

@@ -160,6 +160,77 @@ def test_what_stands_between_blocks_belongs_to_the_one_after_it() -> None:
     assert anatomy.idle == ("unread",)
 
 
+class Mixed(nn.Module):
+    """Two layers side by side, as in Inception."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.left(x) + self.right(x)
+        return out
+
+
+class Spread(nn.Module):
+    """A model without a list of layers: plain ones in a sequence, as VGG's, then attributes, and its classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(vocab_size=9)
+        self.features = nn.Sequential(nn.Embedding(9, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU())
+        self.late, self.early, self.unread = Mixed(), Mixed(), Mixed()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.late(self.early(self.features(input_ids))))
+        return out
+
+
+class Picky(nn.Module):
+    """A model that fails on small images in the middle of its pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(pretrained_cfg={"input_size": [1, 70, 72]})
+        self.stem, self.late = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        seen: Tensor = self.stem(pixel_values)
+        if tuple(pixel_values.shape) != (1, 1, 70, 72):
+            raise RuntimeError("too small")
+        out: Tensor = self.late(seen)
+        return out
+
+
+def test_a_base_without_lists_is_taken_apart_as_far_as_it_is_a_chain() -> None:
+    anatomy = discover_blocks(Spread(), "", ("fc",))
+    assert anatomy.blocks == ("features.1", "features.3", "early", "late")
+    assert (anatomy.stem, anatomy.beside, anatomy.idle) == (("features.0",), (), ("unread",))
+
+
+class Beside(nn.Module):
+    """A model whose modules all read its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(vocab_size=9)
+        self.one, self.other = nn.Embedding(9, 4), nn.Embedding(9, 4)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        out: Tensor = self.one(input_ids) + self.other(input_ids)
+        return out
+
+
+def test_modules_that_are_no_chain_are_refused() -> None:
+    with pytest.raises(NoBlocks, match="no list of layers, and its modules are no chain"):
+        discover_blocks(Beside(), "")
+
+
+def test_what_a_failed_attempt_called_is_not_counted() -> None:
+    assert discover_blocks(Picky(), "").blocks == ("stem", "late")
+
+
 def test_a_chain_found_leaves_the_model_as_it_was() -> None:
     model: Any = task_model("mobilenet_v2").train()
     model.mobilenet_v2.eval()

@@ -205,6 +205,14 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         config(text_config={"layers": [{"trust_remote_code": True}]}),
         ("text_config.layers.0.trust_remote_code",),
     ),
+    "a checkpoint of timm elsewhere": (
+        config(model_args={"checkpoint_path": "/tmp/x.pth"}),
+        ("config.json names model_args.checkpoint_path '/tmp/x.pth'", "not this base's own"),
+    ),
+    "an architecture of timm elsewhere": (
+        config(architecture="local-dir:/tmp/x", pretrained_cfg={}),
+        ("config.json names architecture 'local-dir:/tmp/x'",),
+    ),
     "config cut": (damage("config.json", lambda content: content[:20]), ("config.json cannot be read as JSON",)),
     "config of another kind": (damage("config.json", lambda _: b"[]"), ("config.json holds no JSON object",)),
     "config too deep": (damage("config.json", lambda _: b"[" * 100_000), ("config.json cannot be read",)),

@@ -60,6 +60,10 @@ class Seeing(_Rowwise):
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "label": "label"}
 
 
+class Hearing(_Rowwise):
+    columns: ClassVar[Mapping[str, Kind]] = {"audio": "audio", "label": "label"}
+
+
 class Finding(_Rowwise):
     columns: ClassVar[Mapping[str, Kind]] = {"image": "image", "boxes": "boxes", "labels": "labels"}
 

@@ -31,6 +31,7 @@ OTHER_MEANINGS = {
     ("cli/evaluate.py", "label"): "the first column of a task's own tables",
     ("cli/show.py", "arrow"): "a key of the document that `--json` prints",
     ("comparison/page.py", "words"): "what a dull baseline reads",
+    ("data/class_folders.py", "label"): "the column that names of folders give",
     ("data/json_shape.py", "images"): "a key of COCO files",
     ("data/yolo_layout.py", "images"): "the name of a folder",
     ("evaluation/episodes.py", "prototypes"): "what a task supports",
@@ -47,6 +48,7 @@ OTHER_MEANINGS = {
     **{
         ("store/card.py", name): "a pipeline of the Hugging Face Hub"
         for name in (
+            "audio-classification",
             "feature-extraction",
             "image-classification",
             "object-detection",

@@ -14,6 +14,9 @@ from regraft.bases.locate import Base
 from regraft.contracts import Anatomy, Batch, Context, Method, Task, under
 from regraft.errors import Unsupported
 
+NOT_INPUTS = frozenset({"labels", "kept", "teachers", "windows"})
+"""Entries of a batch that are not passed to the model."""
+
 
 class TrunkBypass(Protocol):
     """A replacement of the frozen trunk that supplies its outputs."""
@@ -25,7 +28,7 @@ class TrunkBypass(Protocol):
 
 def model_inputs(batch: Batch) -> Batch:
     """Return the entries of a batch that are passed to the model."""
-    return {name: value for name, value in batch.items() if name not in ("labels", "kept", "teachers")}
+    return {name: value for name, value in batch.items() if name not in NOT_INPUTS}
 
 
 @dataclass

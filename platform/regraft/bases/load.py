@@ -107,9 +107,7 @@ def load_processor(base: Base, modality: str) -> Any:
     """Load the base's processor for a medium, such as its tokenizer; BaseError when its files are missing."""
     medium = medium_of(modality)
     # timm writes the processor's settings into the configuration itself.
-    if not (medium.in_timm and require_timm(base.path, base.reference)) and not any(
-        True for pattern in medium.files for _ in base.path.glob(pattern)
-    ):
+    if not (medium.in_timm and require_timm(base.path, base.reference)) and not medium.found_in(base.path):
         # transformers makes up an empty tokenizer out of the configuration's family alone.
         wanted = ", ".join(medium.files)
         raise BaseError(f"the files of {medium.noun} are missing: one of {wanted}", where=base.reference)

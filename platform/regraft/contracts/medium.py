@@ -6,12 +6,21 @@ from abc import ABC
 from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from regraft.plugins import Plugin
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class PipelineValue(NamedTuple):
+    """Code that makes a value for transformers' pipeline, for the README of an exported model."""
+
+    imports: str
+    makes: str
+    """The line that makes it, with a comment on what the reader's own is."""
+    name: str
 
 
 class Medium(Plugin, ABC):
@@ -28,12 +37,16 @@ class Medium(Plugin, ABC):
     """Glob patterns, one of which a base's folder must hold: transformers would make up a processor without files."""
     column: ClassVar[str]
     """The kind of column that holds one value, when a base alone computes feature vectors."""
+    pipeline_value: ClassVar[PipelineValue | None] = None
+    """Code that makes a value for a pipeline; None where a column's example is one as it stands."""
     tokens: ClassVar[bool] = False
     """Whether the processor makes lists of numbers, of different lengths, out of many values at once."""
     in_timm: ClassVar[bool] = False
     """Whether the timm library writes the processor's settings into the base's configuration."""
     serial: ClassVar[bool] = False
     """Whether one processor must not be used by two threads at once."""
+    averages: ClassVar[bool] = False
+    """Whether the vector of a base without a pooler is the mean over its steps, and not the first of them."""
     wraps_scores: ClassVar[bool] = False
     """Whether the Inference API puts the scores for a single input into a list of one."""
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from regraft.contracts import Raw
 from regraft.data.file_kinds import (
@@ -42,7 +43,9 @@ _MOST_DOCUMENTS = 20
 """JSON files of a folder that are opened to see which hold boxes."""
 _SMALL = 1 << 20
 """Bytes of a JSON document that is opened to see what it is."""
-_NAMES_FILES = re.compile(r"^(file_?name|file|image|img|picture|photo|path|image_?(id|name|path|file))$", re.IGNORECASE)
+_NAMES_FILES = re.compile(
+    r"^(file_?name|file|image|img|picture|photo|audio|sound|wav|path|image_?(id|name|path|file))$", re.IGNORECASE
+)
 _MASK_NAME = re.compile(r"(?P<stem>.+)[_-](mask|gt|seg|label|matte|labels?ids)$", re.IGNORECASE)
 
 
@@ -153,18 +156,19 @@ def list_images(folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class FolderContents:
-    """What is directly in a folder of images, each part sorted by name."""
+    """What is directly in a folder of images, each part sorted by name; a subclass lists files of another kind."""
 
     folder: Path
     folders: list[str] = field(default_factory=list)
-    images: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    """The files that are read."""
     broken: list[str] = field(default_factory=list)
     """Links that lead nowhere."""
     others: list[tuple[str, str]] = field(default_factory=list)
     """What is passed over, with its kind."""
 
     @classmethod
-    def read(cls, folder: Path) -> FolderContents:
+    def read(cls, folder: Path) -> Self:
         """List a folder. Files without a suffix are opened to see what they are."""
         found = cls(folder)
         with os.scandir(folder) as entries:
@@ -182,15 +186,21 @@ class FolderContents:
                 self.broken.append(entry.name)
             else:
                 self.others.append((entry.name, "pipes and devices"))
-        elif is_image(entry):
-            self.images.append(entry.name)
+        elif self._is_read(entry):
+            self.files.append(entry.name)
         else:
             self.others.append((entry.name, self._kind(entry)))
+
+    def _is_read(self, entry: os.DirEntry[str]) -> bool:
+        return is_image(entry)
 
     def _kind(self, entry: os.DirEntry[str]) -> str:
         if suffix_of(entry.name) not in TABLE_SUFFIXES:
             return unread_kind(entry)
-        return f"tables beside images (to read one, write {table_advice(self.folder / entry.name)})"
+        return f"tables beside images (to read one, write {self._advice(entry.name)})"
+
+    def _advice(self, name: str) -> str:
+        return table_advice(self.folder / name)
 
     def passed_over(self) -> Iterator[Raw]:
         """Yield what is no row: links that lead nowhere are bad rows, all else is counted by kind."""
@@ -206,14 +216,14 @@ class FolderContents:
         return "; ".join(f"{kind}: {count:,}" for kind, count in kinds.items()) or "nothing"
 
     def label_hint(self) -> str:
-        """Return how to read the labels of images without class folders from a table beside them; empty for none."""
+        """Return how to read the labels of files without class folders from a table beside them; empty for none."""
         tables = [name for name, _ in self.others if suffix_of(name) in TABLE_SUFFIXES and not leftover_kind(name)]
-        return f"to read labels from a table, write {table_advice(self.folder / tables[0])}" if tables else ""
+        return f"to read labels from a table, write {self._advice(tables[0])}" if tables else ""
 
 
-def table_advice(table: Path) -> str:
-    """Return what a spec needs to read a table of images, as text."""
-    return f"train: {table.parent.name}/{table.name}, columns: {{image: {_file_column(table)}}}"
+def table_advice(table: Path, column: str = "image") -> str:
+    """Return what a spec needs to read a table of files, as text."""
+    return f"train: {table.parent.name}/{table.name}, columns: {{{column}: {_file_column(table)}}}"
 
 
 def _file_column(table: Path) -> str:

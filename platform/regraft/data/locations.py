@@ -20,6 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from regraft.data.file_kinds import DICOM_SUFFIXES, IMAGE_SUFFIXES, UNREAD_IMAGES, leftover_kind, suffix_of
 from regraft.errors import DataError, NotFound, Unsupported
+from regraft.media.sounds.sounds import SUFFIXES as SOUND_SUFFIXES
 from regraft.spec.document import STANDARD_INPUT
 from regraft.store.objects import open_store
 
@@ -183,7 +184,7 @@ class S3Location(Location):
     def _copy(self, bucket: str, key: str) -> ResolvedPath:
         folder = self._new_folder()
         parent, _, name = f"s3://{bucket}/{key}".rpartition("/")
-        if name.lower().endswith(IMAGE_SUFFIXES):
+        if name.lower().endswith((*IMAGE_SUFFIXES, *SOUND_SUFFIXES)):
             folder.mkdir(parents=True)
             (folder / name).touch()
         else:
@@ -191,7 +192,7 @@ class S3Location(Location):
         return ResolvedPath(folder / name, f"{parent}/{name}", str(folder), parent, by_reference=True)
 
     def _copy_folder(self, bucket: str, prefix: str) -> ResolvedPath | None:
-        """Copy a folder, with an empty file for each image; return None when the folder has no objects."""
+        """Copy a folder, with an empty file for each image or sound; return None when the folder has no objects."""
         url = f"s3://{bucket}/{prefix}".rstrip("/")
         folder, (parent, _, name) = self._new_folder(), url.rpartition("/")
         root = folder / name

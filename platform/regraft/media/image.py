@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from regraft.contracts.medium import Medium
+from regraft.contracts.medium import Medium, PipelineValue
 from regraft.media.pixels.images import open_rgb
 
 
@@ -21,6 +21,11 @@ class ImageMedium(Medium):
     options: ClassVar[Mapping[str, Any]] = {"backend": "pil"}
     files: ClassVar[tuple[str, ...]] = ("preprocessor_config.json", "processor_config.json")
     column: ClassVar[str] = "image"
+    pipeline_value: ClassVar[PipelineValue | None] = PipelineValue(
+        "from PIL import Image",
+        'picture = Image.new("RGB", (640, 480))  # for example; yours is Image.open(path)',
+        "picture",
+    )
     in_timm: ClassVar[bool] = True
 
     def found_in(self, folder: Path) -> bool:

@@ -19,7 +19,9 @@ KEYS_VALUES = frozenset(
     | {"c_attn", "qkv", "qkv_proj", "query_key_value", "in_proj", "Wqkv"}
 )
 """Names of the projections to keys and values; the second line has those fused with the queries'."""
-SECOND = frozenset({"wo", "fc2", "w2", "lin2", "down_proj", "c_proj", "pwconv2", "dense_4h_to_h", "fc_out"})
+SECOND = frozenset(
+    {"wo", "fc2", "output_dense", "w2", "lin2", "down_proj", "c_proj", "pwconv2", "dense_4h_to_h", "fc_out"}
+)
 """Names of the second layer of a feed-forward part, outside of attention; BERT's is `output.dense`."""
 _ATTENTION = re.compile(r"att(ention|n)\.", re.IGNORECASE)
 

@@ -202,7 +202,7 @@ class Encoder:
         }
         with torch.inference_mode():
             output = model(**inputs)
-            return [place for place, _ in alike], self._normal(_pooled_output(output))
+            return [place for place, _ in alike], self._normal(_pooled_output(output, self.recipe.medium))
 
     def _normal(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors.float(), dim=-1) if self.recipe.normalize else vectors.float()
@@ -260,13 +260,18 @@ def _pooled(output: Any, mask: Tensor, pooling: Pooling) -> Tensor:
     return (states.float() * kept).sum(1) / kept.sum(1).clamp(min=1e-9)
 
 
-def _pooled_output(output: Any) -> Tensor:
-    """Return the pooled output; without one, the first token, or the mean over the map (rows, width, y, x)."""
+def _pooled_output(output: Any, medium: Medium) -> Tensor:
+    """Return the pooled output; without one, the first token or the mean over tokens or over the map.
+
+    States are (rows, tokens, width), or a map (rows, width, y, x).
+    """
     pooled = getattr(output, "pooler_output", None)
     if isinstance(pooled, Tensor):
         return pooled.flatten(1)
     states: Tensor = output.last_hidden_state
-    return states.mean((2, 3)) if states.ndim == 4 else states[:, 0]
+    if states.ndim == 4:
+        return states.mean((2, 3))
+    return states.mean(1) if medium.averages else states[:, 0]
 
 
 def _budgeted(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

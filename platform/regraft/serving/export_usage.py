@@ -36,14 +36,14 @@ model = pipeline("NAME", folderARGUMENTS)
 print(model(EXAMPLE))
 ```
 """
-_PICTURE_PIPELINE = f"""```python
-from PIL import Image
+_VALUE_PIPELINE = f"""```python
+IMPORTS
 from transformers import pipeline
 
 {_FOLDER}
 model = pipeline("NAME", folderARGUMENTS)
-picture = Image.new("RGB", (640, 480))  # for example; yours is Image.open(path)
-print(model(picture))
+MAKES
+print(model(VALUE))
 ```
 """
 _SEQUENCES = f"""```python
@@ -111,7 +111,10 @@ def transformers_usage(adapted: Adapted, model: PreTrainedModel) -> tuple[str, s
         template = _SEQUENCES if model.can_generate() else _LOADED
         code = template.replace("AUTO", auto).replace("PROCESSOR", processor)
         return code.replace("EXAMPLE", repr(f"{getattr(adapted.task, 'prefix', '')}{_examples(adapted)[0]}")), note
-    template = _PIPELINE if medium_of(adapted.task.modality).tokens else _PICTURE_PIPELINE
+    template, value = _PIPELINE, medium_of(adapted.task.modality).pipeline_value
+    if value is not None:
+        template = _VALUE_PIPELINE.replace("IMPORTS", value.imports).replace("MAKES", value.makes)
+        template = template.replace("VALUE", value.name)
     arguments = ", truncation=True" if isinstance(adapted.task, TextRow) else ""
     code = template.replace("NAME", name).replace("ARGUMENTS", arguments)
     return code.replace("EXAMPLE", _input(adapted)), f"{note}, or by transformers.pipeline({name!r}, FOLDER)"

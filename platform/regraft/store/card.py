@@ -17,6 +17,7 @@ from regraft.units import counted
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@[\w./-]+)?")
 # The hub rejects unknown pipelines, and a user's own task may have any name.
 _PIPELINES = {
+    "audio-classification",
     "automatic-speech-recognition",
     "depth-estimation",
     "feature-extraction",

@@ -324,4 +324,4 @@ def test_leftovers_are_known_by_their_names() -> None:
 def test_a_folder_that_cannot_be_listed_in_order_is_listed_once(tmp_path: Path) -> None:
     folder = classes(tmp_path / "photos", "b", "a")
     shutil.copy(folder / "a" / "0.png", folder / "a" / "00.png")
-    assert FolderContents.read(folder / "a").images == ["0.png", "00.png", "1.png"]
+    assert FolderContents.read(folder / "a").files == ["0.png", "00.png", "1.png"]

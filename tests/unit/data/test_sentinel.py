@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from doubles.fake_tasks import Finding, Outlining, Reading, Seeing, Sorting, Tagging
+from doubles.fake_tasks import Finding, Hearing, Outlining, Reading, Seeing, Sorting, Tagging
+from regraft.columns.audio import wav
 from regraft.contracts import Source, Task
 from regraft.data.arrays import encode_png
 from regraft.data.snapshot import build_snapshot
@@ -126,6 +127,17 @@ def write_images(folder: Path, numbers: Numbers) -> Written:
         (folder / "pictures" / name).mkdir(parents=True, exist_ok=True)
         pictures(folder / "pictures" / name, [n + (100 if name == "b" else 0) for n in numbers])
     return Seeing(), str(folder / "pictures")
+
+
+def write_sounds(folder: Path, numbers: Numbers) -> Written:
+    for name in "ab":
+        (folder / "sounds" / name).mkdir(parents=True, exist_ok=True)
+        for old in (folder / "sounds" / name).glob("*.wav"):
+            old.unlink()
+        for place, number in enumerate(numbers):
+            samples = np.full(80, number + (200 if name == "b" else 0), np.int16)
+            (folder / "sounds" / name / f"{place:02}.wav").write_bytes(wav(samples, 8000))
+    return Hearing(), str(folder / "sounds")
 
 
 def write_masks(folder: Path, numbers: Numbers) -> Written:

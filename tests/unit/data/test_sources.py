@@ -146,6 +146,17 @@ def _bad_images(folder: Path) -> tuple[Path, str]:
     return folder, str(_written(folder / "stray.png", ""))
 
 
+def _sounds(folder: Path) -> Path:
+    for name in ("cat/a.wav", "cat/.hidden.wav", "cat/notes.txt", "dog/b.MP3"):
+        _written(folder / name, "")
+    return folder
+
+
+def _bad_sounds(folder: Path) -> tuple[Path, str]:
+    _sounds(folder)
+    return folder, str(_written(folder / "stray.flac", ""))
+
+
 def _conll(folder: Path) -> Path:
     return _written(
         folder / "sentences.conll",
@@ -299,6 +310,9 @@ SAMPLES = {
         ],
         _bad_yolo,
     ),
+    "sounds": Sample(
+        _sounds, [{"audio": "cat/a.wav", "label": "cat"}, {"audio": "dog/b.MP3", "label": "dog"}], _bad_sounds
+    ),
     "images": Sample(
         _images, [{"image": "cat/a.png", "label": "cat"}, {"image": "dog/b.JPG", "label": "dog"}], _bad_images
     ),
@@ -344,7 +358,7 @@ def test_gives_the_rows_in_order_and_says_where_they_are(name: str, tmp_path: Pa
 def plain(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Replace images by their path inside the folder, or by their size if they are bytes."""
     row = dict(values)
-    for column in {"image", "mask"} & row.keys():
+    for column in {"image", "mask", "audio"} & row.keys():
         value = row[column]
         row[column] = upright_size(value) if isinstance(value, bytes) else str(Path(value).relative_to(folder))
     return row

@@ -35,6 +35,7 @@ BY_AUTO = {
     "AutoModelForMaskedLM": "bert",
     "AutoModelForQuestionAnswering": "bert",
     "AutoModelForSeq2SeqLM": "t5",
+    "AutoModelForAudioClassification": "wav2vec2",
     "AutoModelForImageClassification": "vit",
     "AutoModelForObjectDetection": "yolos",
     "AutoModelForSemanticSegmentation": "segformer",

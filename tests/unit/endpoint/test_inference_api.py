@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from PIL import Image
 
-from regraft.contracts import Task
+from regraft.contracts import MadeUp, Task, column_of
 from regraft.endpoint.inference_api import form_for
 from regraft.endpoint.model_info import example_of
 from regraft.endpoint.openapi import input_schema
@@ -19,6 +19,7 @@ from unit.endpoint.model_store import FAMILY, Endpoint, ModelStore
 from unit.every.rows import TEXTS, picture, task_of
 
 PICTURES = [picture(number) for number in range(3)]
+SOUNDS = [column_of("audio").made_up(MadeUp(number, ("a",))) for number in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,15 @@ def test_a_picture_s_scores(task: str, every: Endpoint, model_store: ModelStore)
     found = client(every, task).image_classification(PICTURES[0])
     same([{"label": item.label, "score": item.score} for item in found], wanted)
     assert len(client(every, task).image_classification(PICTURES[0], top_k=1)) == 1, "in JSON and base64"
+
+
+def test_a_sound_s_scores(every: Endpoint, model_store: ModelStore) -> None:
+    wanted = model_store.predict("audio-classification", [SOUNDS[0]])[0]["scores"]
+    found = client(every, "audio-classification").audio_classification(SOUNDS[0])
+    same([{"label": item.label, "score": item.score} for item in found], wanted)
+    coded = every.ask("/models/audio-classification", {"inputs": base64.b64encode(SOUNDS[0]).decode()})
+    same(coded.document, wanted)
+    assert len(client(every, "audio-classification").audio_classification(SOUNDS[0], top_k=1)) == 1
 
 
 def test_entities(every: Endpoint, model_store: ModelStore) -> None:
@@ -158,6 +168,7 @@ def test_a_list_of_inputs_gets_as_many_answers_each_as_if_it_came_alone(task: st
         name: kind for name, kind in task_of(task).input_columns().items() if name not in task_of(task).target_columns()
     }
     values: dict[str, list[Any]] = {
+        "audio": [base64.b64encode(item).decode() for item in SOUNDS],
         "image": [base64.b64encode(item).decode() for item in PICTURES],
         "text": list(TEXTS),
         "words": list(TEXTS),

@@ -33,6 +33,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     "AutoModelForMaskedLM": ("bert",),
     "AutoModelForQuestionAnswering": ("bert",),
     "AutoModelForSeq2SeqLM": ("bart", "t5"),
+    "AutoModelForAudioClassification": ("wav2vec2",),
     "AutoModelForImageClassification": ("mobilenet_v2", "resnet", "vit"),
     "AutoModelForObjectDetection": ("yolos",),
     "AutoModelForSemanticSegmentation": ("segformer",),
@@ -54,6 +55,8 @@ def base_of(family: str, folder: Path) -> Base:
     config = json.loads((folder / "config.json").read_text())
     if medium_of(FAMILIES[family].task.modality).tokens:
         tokenizer(config).save_pretrained(folder)
+    elif FAMILIES[family].task.modality == "audio":
+        (folder / "preprocessor_config.json").write_text(json.dumps(feature_extractor(config)))
     else:
         height, width = SIDES.get(family, (33, 32))
         document = {
@@ -66,6 +69,14 @@ def base_of(family: str, folder: Path) -> Base:
         }
         (folder / "preprocessor_config.json").write_text(json.dumps(document))
     return locate(str(folder))
+
+
+def feature_extractor(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a feature extractor for raw sound, or for spectrograms of the config's size."""
+    raw = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 8000, "feature_size": 1}
+    spectrum = {"feature_extractor_type": "ASTFeatureExtractor", "sampling_rate": 16000}
+    sizes = {name: config[name] for name in ("max_length", "num_mel_bins") if name in config}
+    return {**spectrum, **sizes} if "num_mel_bins" in sizes else raw
 
 
 def tokenizer(config: Mapping[str, Any]) -> PreTrainedTokenizerFast:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from PIL import Image
@@ -16,6 +17,7 @@ from sentence_transformers import SentenceTransformer
 
 from regraft.bases.load import quiet
 from regraft.bases.locate import Base
+from regraft.columns.audio import wav
 from regraft.contracts import Task
 from regraft.serving.export import Exported, export
 from regraft.serving.predictor import Predictor
@@ -82,6 +84,10 @@ def test_a_pipeline_gives_the_scores_that_the_model_gives(exported: Any, key: st
         Image.radial_gradient("L").convert("RGB").save(tmp_path / "picture.png")
         rows, given = [{"image": str(tmp_path / "picture.png")}], str(tmp_path / "picture.png")
         found = ask(given, top_k=99)
+    elif task.modality == "audio":
+        samples = np.random.default_rng(0).integers(-3000, 3000, 10 * 8000).astype(np.int16)
+        rows = [{"audio": wav(samples, 8000)}]  # as long as a window: silence at the end is no part of a pipeline
+        found = ask((samples / 2**15).astype(np.float32), top_k=99)
     elif "pair" in task.input_columns():
         rows = [{"text": "my card was charged twice", "pair": "a"}]
         found = ask({"text": rows[0]["text"], "text_pair": rows[0]["pair"]}, top_k=None)

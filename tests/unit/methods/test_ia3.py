@@ -48,7 +48,7 @@ BART = "self_attn.k_proj self_attn.v_proj encoder_attn.k_proj encoder_attn.v_pro
 LLAMA = "self_attn.k_proj self_attn.v_proj", "mlp.down_proj"
 LAST_BLOCK: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("bert", "bert-pooled", "roberta", "xlm-roberta"), BERT),
-    **dict.fromkeys(("vit", "deit", "dinov2", "swin", "segformer"), VIT),
+    **dict.fromkeys(("vit", "deit", "dinov2", "swin", "segformer", "audio-spectrogram-transformer"), VIT),
     **dict.fromkeys(("bart", "marian"), BART),
     **dict.fromkeys(("llama", "qwen2", "qwen3"), LLAMA),
     "detr": (BART[0], "mlp.fc2"),
@@ -60,6 +60,7 @@ LAST_BLOCK: Mapping[str, tuple[str, str]] = {
         "layer.0.SelfAttention.k layer.0.SelfAttention.v layer.1.EncDecAttention.k layer.1.EncDecAttention.v",
         "layer.2.DenseReluDense.wo",
     ),
+    "wav2vec2": ("attention.k_proj attention.v_proj", "feed_forward.output_dense"),
     "yolos": ("attention.attention.key attention.attention.value", "output.dense"),
     "convnext": ("", "pwconv2"),
     "rt_detr": ("", ""),

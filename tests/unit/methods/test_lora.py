@@ -57,6 +57,8 @@ PROJECTIONS = {
         "segformer",
         "swin",
         "vit",
+        "wav2vec2",
+        "audio-spectrogram-transformer",
     ),
     "q_proj v_proj value_proj": ("rt_detr",),
     "query_proj value_proj": ("deberta-v2",),

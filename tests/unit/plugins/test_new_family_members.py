@@ -37,7 +37,7 @@ def folder() -> Iterator[Path]:
 
 
 def sound(number: int) -> bytes:
-    found: bytes = column_of("audio").made_up(MadeUp(number, ("a",)))
+    found: bytes = column_of("echo").made_up(MadeUp(number, ("a",)))
     return found
 
 
@@ -62,7 +62,7 @@ def base(folder: Path) -> Path:
 
 def rows(path: Path, count: int, first: int) -> str:
     """Write sounds and a table that names them beside their points."""
-    lines = ["audio,point"]
+    lines = ["echo,point"]
     for number in range(first, first + count):
         (path.parent / f"{number}.wav").write_bytes(sound(number))
         x, y = np.random.default_rng(number).random(2)
@@ -76,7 +76,7 @@ def document(folder: Path, **more: Any) -> dict[str, Any]:
         "name": "pointing",
         "base": str(folder / "base"),
         "plugins": [str(OWN)],
-        "task": "audio-pointing",
+        "task": "echo-pointing",
         "method": "full",
         "data": {"train": str(folder / "train.csv"), "eval": str(folder / "eval.csv")},
         "training": {"epochs": 1, "batch_size": 8, "lr": 1e-3, "baselines": False},
@@ -113,22 +113,22 @@ def predicted(place: Path, number: int) -> list[float]:
 
 
 def test_the_families_list_the_new_members() -> None:
-    assert {"point", "audio"} <= set(Column.names())
-    assert "audio" in Medium.names() and "audio-pointing" in Task.names()
+    assert {"point", "echo"} <= set(Column.names())
+    assert "echo" in Medium.names() and "echo-pointing" in Task.names()
 
 
 def test_answers_to_a_path_and_to_bytes_are_the_same(trained: Path) -> None:
     model = regraft.load("pointing", store=str(trained / "store"), plugins=[OWN])
-    answers = model.predict([str(trained / "3.wav"), {"audio": sound(3)}])
+    answers = model.predict([str(trained / "3.wav"), {"echo": sound(3)}])
     assert answers[0]["point"] == pytest.approx(answers[1]["point"])
     assert len(answers[0]["point"]) == 2
 
 
 def test_a_bad_row_is_refused_by_file_and_row(trained: Path) -> None:
-    (trained / "bad.csv").write_text("audio,point\n0.wav,0.5\n")
+    (trained / "bad.csv").write_text("echo,point\n0.wav,0.5\n")
     with pytest.raises(regraft.errors.DataError, match=r"bad.csv:2: point: .*a point of two numbers is wanted"):
         regraft.train(document(trained, data={"train": str(trained / "bad.csv"), "eval": str(trained / "eval.csv")}))
-    (trained / "gone.csv").write_text("audio,point\nnone.wav,0.5 0.5\n")
+    (trained / "gone.csv").write_text("echo,point\nnone.wav,0.5 0.5\n")
     with pytest.raises(regraft.errors.DataError, match=r"there is no sound .*none\.wav"):
         regraft.train(document(trained, data={"train": str(trained / "gone.csv"), "eval": str(trained / "eval.csv")}))
 
@@ -168,13 +168,13 @@ def test_the_api_document_has_its_schema(endpoint: Endpoint) -> None:
     assert set(post) == {"application/json", "audio/*", "multipart/form-data", "application/x-www-form-urlencoded"}
     request = found["components"]["schemas"]["model-pointing-request"]
     one = request["properties"]["inputs"]["anyOf"][0]["anyOf"][0]
-    assert one == column_of("audio").request_schema()
-    assert "AudioPointingRequest" in found["components"]["schemas"]
+    assert one == column_of("echo").request_schema()
+    assert "EchoPointingRequest" in found["components"]["schemas"]
 
 
 def test_the_page_knows_how_to_ask_and_how_to_draw(endpoint: Endpoint) -> None:
     shown = endpoint.get("/models/pointing").document
-    assert shown["fields"] == {"audio": {"widget": "file", "accept": "audio/*", "called": "a sound"}}
+    assert shown["fields"] == {"echo": {"widget": "file", "accept": "audio/*", "called": "a sound"}}
     assert (shown["view"], shown["client"]) == ("scores", "audio_classification")
 
 
@@ -203,7 +203,7 @@ def test_an_evaluation_shows_the_worst_rows_in_the_kinds_own_view(trained: Path)
     assert f"x {x:.2f}" in page and f"y {y:.2f}" in page and "100.wav" in page
 
 
-@pytest.mark.parametrize("kind", ["point", "audio"])
+@pytest.mark.parametrize("kind", ["point", "echo"])
 @pytest.mark.parametrize(
     "check",
     [

@@ -7,7 +7,7 @@ import json
 import pytest
 import transformers
 
-from regraft.contracts import Column, Task
+from regraft.contracts import Column, Task, medium_of
 
 OPTIONS = {
     "class_weights",
@@ -51,7 +51,7 @@ def test_a_dump_reads_back_equal(member: type[Task]) -> None:
 
 def test_columns_have_kinds_that_the_data_floor_knows(member: type[Task]) -> None:
     assert member.columns and set(member.columns.values()) <= set(Column.names())
-    assert set(member.columns.values()) & ({"text", "words"} if member.modality == "text" else {"image"})
+    assert set(member.columns.values()) & {medium_of(member.modality).column, "words"}
 
 
 def test_the_columns_are_those_read_without_options(member: type[Task]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from regraft.contracts import Raw, Source
+from regraft.data.class_folders import ClassFolders
 from regraft.data.file_kinds import IMAGE_SUFFIXES, has_image_magic, is_image, is_unread_image, unread_kind
 from regraft.data.folders import FolderContents, coco_hint, find_coco_document, is_image_folder
 from regraft.errors import DataError
+
+_FOLDERS = ClassFolders(FolderContents, "image", "images")
 
 
 class Images(Source):
@@ -42,18 +44,7 @@ class Images(Source):
         if not path.is_dir():
             yield _single(path)
             return
-        contents = FolderContents.read(path)
-        classes = [FolderContents.read(path / name) for name in contents.folders]
-        for part in classes:
-            _refuse_deeper(part)
-        yield from contents.passed_over()
-        if classes:
-            problem = "is outside the class folders: move it into one of them"
-            yield from (Raw({}, str(path / name), problem) for name in contents.images)
-        else:
-            yield from _without_label(contents)
-        for part in classes:
-            yield from _of_class(part)
+        yield from _FOLDERS.rows(path)
 
 
 def _single(path: Path) -> Raw:
@@ -62,36 +53,3 @@ def _single(path: Path) -> Raw:
         advice = "give an image or a folder of class folders"
         raise DataError(f"is a file, not an image that is read, but one of {unread_kind(path)}; {advice}", str(path))
     return Raw({"image": str(path)}, str(path))
-
-
-def _without_label(contents: FolderContents) -> Iterator[Raw]:
-    """Yield the images of a folder without class folders. Raises DataError when it has none."""
-    if not contents.images and not contents.broken:
-        message = "holds no class folders: one for each label, with its images in it; and no images that are read"
-        raise DataError(f"{message}. It has {contents.described()}", str(contents.folder))
-    for name in contents.images:
-        image = str(contents.folder / name)
-        yield Raw({"image": image}, image)
-
-
-def _of_class(contents: FolderContents) -> Iterator[Raw]:
-    """Yield the images of a class folder; a bad row for a folder of which nothing is read."""
-    if not contents.images:
-        problem = f"is a class folder of which nothing is read; it has {contents.described()}"
-        yield Raw({}, str(contents.folder), f"{problem}. Add images that are read, or remove the folder")
-    yield from contents.passed_over()
-    folder, label = str(contents.folder), contents.folder.name
-    for name in contents.images:
-        image = f"{folder}{os.sep}{name}"
-        yield Raw({"image": image, "label": label}, image)
-
-
-def _refuse_deeper(contents: FolderContents) -> None:
-    """Raise DataError when a class folder has folders in it."""
-    if contents.folders:
-        name = contents.folder.name
-        raise DataError(
-            f"is a folder inside the class folder {name!r}: images must be directly in it; if {name!r} is a part of "
-            f"the data and not a label, give {contents.folder} as the path",
-            str(contents.folder / contents.folders[0]),
-        )

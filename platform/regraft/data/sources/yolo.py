@@ -155,7 +155,7 @@ def _label(number: float, layout: YoloLayout) -> str:
 def _inside(folder: Path) -> Iterator[Path | Raw]:
     """Yield the images of a folder and the folders in it, and the files that are passed over."""
     contents = FolderContents.read(folder)
-    images = [folder / name for name in contents.images]
+    images = [folder / name for name in contents.files]
     yield from images
     beside = any(label_file(image).parent == folder for image in images[:1])
     yield from (raw for raw in contents.passed_over() if not (beside and raw.where.lower().endswith(".txt")))

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from regraft.contracts import Task
+from regraft.contracts import MadeUp, Task, column_of
 from regraft.serving.batch.session import BatchRequest, predict_here
 from regraft.serving.predictor import Predictor
 from support.image_bases import tiny_mobilenet
@@ -20,6 +20,7 @@ from support.language_models import tiny_language
 from support.segmenters import tiny_segformer
 from support.tiny import tiny_bert
 from support.translators import translator
+from unit.every.rows import base_of
 from unit.serving import tiny
 
 TEXTS = ["the lamp is on", "a refund please", "where can you update my account and my phone", "help"]
@@ -32,7 +33,7 @@ class Kit:
 
     base: Callable[[Path], Path]
     rows: list[dict[str, Any]] | None = None
-    """None: images."""
+    """None: files of images, or of sounds."""
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -45,8 +46,13 @@ def writer(folder: Path) -> Path:
     return folder
 
 
+def listener(folder: Path) -> Path:
+    return base_of("wav2vec2", folder).path
+
+
 IN_TEXT = [{"text": text} for text in TEXTS]
 KITS = {
+    "audio-classification": Kit(listener),
     "text-classification": Kit(tiny_bert, IN_TEXT),
     "text-multi-label": Kit(tiny_bert, IN_TEXT),
     "text-regression": Kit(tiny_bert, IN_TEXT),
@@ -67,6 +73,13 @@ KITS = {
     "object-detection": Kit(tiny.yolos, fields={"threshold": 0.0}),
     "semantic-segmentation": Kit(tiny_segformer),
 }
+
+
+def sound_rows(folder: Path) -> list[dict[str, Any]]:
+    rows = [{"audio": str(folder / f"{number}.wav")} for number in range(3)]
+    for number, row in enumerate(rows):
+        Path(row["audio"]).write_bytes(column_of("audio").made_up(MadeUp(number, ("a",))))
+    return rows
 
 
 def image_rows(folder: Path) -> list[dict[str, Any]]:
@@ -93,7 +106,7 @@ def test_answers_are_those_of_a_predictor_in_both_formats(name: str, store: Path
     known = Task.lookup(name).model_fields
     fields = {key: value for key, value in kit.fields.items() if key in known}
     tiny.publish(store, kit.base(tmp_path / "base"), {"type": name, **fields}, "full")
-    rows = kit.rows or image_rows(tmp_path)
+    rows = kit.rows or (sound_rows if kit.base is listener else image_rows)(tmp_path)
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     wanted = json.loads(json.dumps(Predictor.open(str(store), "tiny", device="cpu").predict(rows)))
     assert len(wanted) == len(rows)

@@ -17,6 +17,7 @@ from unit.every.rows import base_of, rows_of, task_of
 from unit.serving.tiny import publish
 
 FAMILIES = {
+    "audio-classification": ("wav2vec2", "audio-spectrogram-transformer"),
     "embeddings": ("bert",),
     "image-classification": ("mobilenet_v2", "swin"),
     "image-multi-label": ("resnet",),
@@ -35,7 +36,10 @@ FAMILIES = {
     "token-classification": ("deberta-v2",),
     "translation": ("t5",),
 }
-SECOND = {("text-classification", "gpt2"), ("image-classification", "swin"), ("object-detection", "rt_detr")}
+SECOND = {
+    *{("text-classification", "gpt2"), ("image-classification", "swin"), ("object-detection", "rt_detr")},
+    ("audio-classification", "audio-spectrogram-transformer"),
+}
 """Families after the first of their task: slow."""
 FEW: list[Any] = [
     "feature-extraction",

@@ -1,4 +1,4 @@
-"""`audio`: a base that reads sound."""
+"""`echo`: a base that reads sound."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor
 from regraft.contracts import Medium
 
 
-class AudioMedium(Medium):
+class EchoMedium(Medium):
     """Sound of one channel, cut or padded with silence to the frames that the base reads."""
 
     noun: ClassVar[str] = "a feature extractor"
     auto: ClassVar[str] = "AutoFeatureExtractor"
     files: ClassVar[tuple[str, ...]] = ("preprocessor_config.json",)
-    column: ClassVar[str] = "audio"
+    column: ClassVar[str] = "echo"
 
     def found_in(self, folder: Path) -> bool:
         """Return whether the processor's file is one of sounds."""

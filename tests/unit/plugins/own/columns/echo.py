@@ -1,4 +1,4 @@
-"""`audio`: a WAV file."""
+"""`echo`: a WAV file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regraft.contracts import Allowance, BadCell, MadeUp
 RATE = 8000
 
 
-class Audio(FileColumn):
+class Echo(FileColumn):
     """A path, an s3:// URL, or the bytes of a WAV file of 16-bit samples."""
 
     noun: ClassVar[str] = "sound"

@@ -27,13 +27,13 @@ from regraft.contracts import (
 AXES = ("x", "y")
 
 
-class AudioPointing(Task):
+class EchoPointing(Task):
     """A point for each sound, scored by its mean distance from the true one."""
 
     auto: ClassVar[str] = "AutoModelForAudioClassification"
-    modality: ClassVar[str] = "audio"
+    modality: ClassVar[str] = "echo"
     score: ClassVar[Score] = Score("distance", "min")
-    columns: ClassVar[Mapping[str, Kind]] = {"audio": "audio", "point": "point"}
+    columns: ClassVar[Mapping[str, Kind]] = {"echo": "echo", "point": "point"}
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
         """Return the base's own classifier, with an output for each axis."""
@@ -41,7 +41,7 @@ class AudioPointing(Task):
 
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
         """Return `input_values` (frames, bins), and the point under `labels`."""
-        example: Example = dict(medium_of(self.modality).tensors(context.processor, row["audio"]))
+        example: Example = dict(medium_of(self.modality).tensors(context.processor, row["echo"]))
         return example if row.get("point") is None else {**example, "labels": torch.tensor(row["point"]).float()}
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:

@@ -1,0 +1,196 @@
+"""Sounds with one label: trained, asked, served, evaluated and exported; long ones are read in windows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import regraft
+from regraft.bases.adapt import Adaptation, adapt
+from regraft.bases.adapted import Adapted
+from regraft.bases.locate import locate
+from regraft.columns.audio import wav
+from regraft.contracts import Context, Method, Row
+from regraft.errors import DataError, Unsupported
+from regraft.media.sounds.processor_input import fixed_seconds
+from regraft.tasks.audio_classification import AudioClassification
+from unit.every.rows import base_of
+
+RATE = 8_000
+LABELS = ("high", "low")
+
+
+def tone(label: str, number: int, seconds: float = 0.2) -> bytes:
+    """Return a noisy tone, whose pitch is its label's."""
+    draw = np.random.default_rng(number + 1_000 * (label == "low"))
+    pitch = {"high": 1_200, "low": 200}[label] * draw.uniform(0.9, 1.1)
+    times = np.arange(round(seconds * RATE)) / RATE
+    return wav((6_000 * np.sin(2 * np.pi * pitch * times) + draw.normal(0, 300, len(times))).astype(np.int16), RATE)
+
+
+def folders(folder: Path, each: int, first: int) -> Path:
+    for label in LABELS:
+        (folder / label).mkdir(parents=True)
+        for number in range(first, first + each):
+            (folder / label / f"{number}.wav").write_bytes(tone(label, number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, folders of tones, and a store with the model `tones`."""
+    place = tmp_path_factory.mktemp("tones")
+    base_of("wav2vec2", place / "base")
+    for side, each, first in (("train", 8, 0), ("eval", 3, 100)):
+        folders(place / side, each, first)
+    assert regraft.train(document(place)).version == "v1"
+    return place
+
+
+def document(place: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "name": "tones",
+        "base": str(place / "base"),
+        "task": "audio-classification",
+        "method": "full",
+        "data": {"train": str(place / "train"), "eval": str(place / "eval")},
+        "training": {"epochs": 1, "batch_size": 8, "lr": 1e-3},
+        "compute": {"workers": 0, "cpus": 1},
+        "store": str(place / "store"),
+        **more,
+    }
+
+
+@pytest.fixture
+def adapted(place: Path) -> Iterator[Adapted]:
+    task, method = AudioClassification(seconds=0.25, windows=5), Method.parse("full")
+    assert isinstance(method, Method)
+    yield adapt(locate(str(place / "base")), Adaptation(task=task, method=method, labels=LABELS, seed=0))
+
+
+def scores(adapted: Adapted, row: Row) -> list[float]:
+    task, context = adapted.task, adapted.context
+    batch = task.collate([task.encode(row, context, train=False)], context)
+    with torch.no_grad():
+        output = task.predict_forward(adapted.forward, adapted.model, batch, context)
+    found: list[float] = output.logits.softmax(-1)[0].tolist()
+    return found
+
+
+def test_the_scores_of_a_long_sound_are_the_mean_over_its_windows(adapted: Adapted) -> None:
+    """The windows of this one are a quarter of a second each, end to end."""
+    draw = np.random.default_rng(0)
+    samples = (3_000 * draw.normal(size=(5, 2_000)) * np.array([[0.2], [1], [0.5], [2], [0.1]])).astype(np.int16)
+    parts = [scores(adapted, {"audio": wav(part, RATE)}) for part in samples]
+    assert scores(adapted, {"audio": wav(samples.ravel(), RATE)}) == pytest.approx(np.mean(parts, 0), abs=1e-5)
+    trained = adapted.task.encode({"audio": wav(samples.ravel(), RATE)}, adapted.context, train=True)
+    alone = adapted.task.encode({"audio": wav(samples[2], RATE)}, adapted.context, train=True)
+    assert torch.allclose(trained["input_values"], alone["input_values"]), "training reads the middle"
+
+
+def test_a_sound_beside_longer_ones_has_the_scores_that_it_has_alone(adapted: Adapted) -> None:
+    task, context = adapted.task, adapted.context
+    rows = [{"audio": tone("low", number, seconds)} for number, seconds in enumerate((0.1, 0.25, 0.9, 4.0))]
+    batch = task.collate([task.encode(row, context, train=False) for row in rows], context)
+    assert [len(each["input_values"]) for each in batch["windows"]] == [0, 0, 4, 4]
+    with torch.no_grad():
+        found = task.eval_forward(adapted.forward, adapted.model, batch, context).logits.softmax(-1)
+    assert found.numpy() == pytest.approx(np.array([scores(adapted, row) for row in rows]), abs=1e-5)
+
+
+def test_a_window_is_as_long_as_the_longest_training_row_unless_it_is_written(place: Path, tmp_path: Path) -> None:
+    task = AudioClassification().fit_to_sample({"audio": tone("low", 0, seconds)} for seconds in (0.2, 0.35, 0.3))
+    context = Context(regraft_processor(place / "base"), LABELS)
+    spectrum = regraft_processor(base_of("audio-spectrogram-transformer", tmp_path).path)
+    assert task.longest == pytest.approx(0.35)
+    assert task.window_seconds(context.processor) == pytest.approx(0.35)
+    assert AudioClassification(longest=40).window_seconds(context.processor) == 10
+    assert AudioClassification(seconds=2, longest=40).window_seconds(context.processor) == 2
+    assert fixed_seconds(spectrum) == task.window_seconds(spectrum) == 0.2, "the feature extractor's own"
+    assert task.fit_to_sample([{"audio": tone("low", 0, 2.0)}]) == task
+
+
+def regraft_processor(folder: Path) -> Any:
+    from regraft.bases.load import load_processor
+
+    return load_processor(locate(str(folder)), "audio")
+
+
+def test_nothing_is_hidden_at_random_while_a_base_trains(adapted: Adapted) -> None:
+    assert adapted.model.config.apply_spec_augment is False
+    assert adapted.model.config.layerdrop == 0.0
+
+
+def test_a_table_of_paths_is_read_as_folders_are(place: Path) -> None:
+    lines = [f"train/{label}/{number}.wav,{label}" for label in LABELS for number in range(8)]
+    (place / "train.csv").write_text("\n".join(["file,label", *lines]) + "\n")
+    data = {"train": str(place / "train.csv"), "eval": str(place / "eval"), "columns": {"audio": "file"}}
+    eval_data = {**data, "eval": 0.2}
+    found = regraft.train(document(place, name="table", data=eval_data))
+    assert found.version == "v1"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"no sound " * 50, "is no sound that can be read"),
+        (b"", "is empty"),
+        (wav(np.zeros(0, np.int16), RATE), "no samples"),
+    ],
+    ids=["text", "empty", "zero"],
+)
+def test_a_bad_sound_is_named_with_its_row_before_training_or_left_out(
+    content: bytes, problem: str, place: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.wav").write_bytes(content)
+    lines = [f"{place}/train/{label}/{number}.wav,{label}" for label in LABELS for number in range(4)]
+    lines.insert(3, "bad.wav,low")
+    (tmp_path / "rows.csv").write_text("\n".join(["audio,label", *lines]) + "\n")
+    data = {"train": str(tmp_path / "rows.csv"), "eval": str(place / "eval")}
+    with pytest.raises(DataError, match=rf"rows\.csv:5: audio: .*bad\.wav .*{problem}"):
+        regraft.train(document(place, name="bad", data=data))
+    skipped = regraft.train(document(place, name="bad", data={**data, "bad_rows": "skip"}))
+    assert skipped.version
+    with pytest.raises(DataError, match=problem):
+        regraft.load("tones", store=str(place / "store")).predict([str(tmp_path / "bad.wav")])
+
+
+def test_without_the_library_training_ends_with_the_line_that_installs_it(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path))  # where no file is known yet
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(Unsupported, match=r"sounds need soundfile: pip install 'regraft\[audio\]'"):
+        regraft.train(document(place, name="lacking"))
+
+
+@pytest.mark.slow
+def test_a_search_registers_the_best_trial(place: Path) -> None:
+    space = {"space": {"training.lr": {"choice": [1e-3, 1e-2]}}, "trials": 2}
+    outcome = regraft.search(document(place, name="searched", method="feature-extraction", search=space))
+    assert outcome.winner is not None
+
+
+def test_the_page_of_an_evaluation_draws_sounds(place: Path, tmp_path: Path) -> None:
+    result = regraft.evaluate("tones", place / "eval", tmp_path, store=str(place / "store"), resamples=10)
+    assert {"accuracy", "f1"} <= set(result.document["metrics"])
+    page = (tmp_path / "evaluation.html").read_text()
+    assert "data:image/jpeg;base64," in page and "100.wav" in page
+
+
+def test_a_folder_is_answered_in_order(place: Path, tmp_path: Path) -> None:
+    written = regraft.predict(
+        "tones", place / "eval", tmp_path / "answers.jsonl", store=str(place / "store"), workers=0
+    )
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert written.rows == len(lines) == 6
+    model = regraft.load("tones", store=str(place / "store"))
+    for line in lines:
+        assert line["answer"]["score"] == pytest.approx(model.predict(line["audio"])[0]["score"], abs=1e-5)

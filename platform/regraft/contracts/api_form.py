@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from regraft.contracts.rows import Answer
@@ -211,6 +211,13 @@ def embedding_form(sizes: Sequence[int]) -> ApiForm:
         several=SeveralRows(_sentences, _similarities, similarity, json_list(NUMBER)),
         at_root=True,
     )
+
+
+def picture_vector_form(sizes: Sequence[int]) -> ApiForm:
+    """Return the form of answers that have an `embedding` of a picture; see `embedding_form`."""
+    found = embedding_form(sizes)
+    kept = {name: schema for name, schema in found.parameters.items() if name == "dimensions"}
+    return replace(found, name="image-feature-extraction", parameters=kept, several=None, client=False)
 
 
 def own_form() -> ApiForm:

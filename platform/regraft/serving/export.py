@@ -24,8 +24,10 @@ from regraft.serving.export_usage import (
     EMBEDDING_NOTE,
     HEAD,
     HEAD_LABELS,
+    PICTURE_VECTOR_NOTE,
     SENTENCE_NOTE,
     embedding_usage,
+    picture_vector_usage,
     sentence_usage,
     transformers_usage,
 )
@@ -35,7 +37,7 @@ from regraft.serving.version_files import Fetched, fetch
 from regraft.store.card import model_card
 from regraft.store.comparisons import with_comparison
 from regraft.store.objects import ObjectStore, open_store
-from regraft.tasks.inputs.pooled_encoder import PooledEncoder, Pooling
+from regraft.tasks.inputs.pooled_encoder import PooledEncoder, PooledPictures, Pooling
 from regraft.tasks.inputs.text import TextRow
 from regraft.units import with_article
 
@@ -101,6 +103,13 @@ def _write(
         return "transformers", note
     if isinstance(model, PooledEncoder):
         return _sentence_encoder(model, adapted, fetched, folder)
+    if isinstance(model, PooledPictures):
+        base = model.base
+        assert isinstance(base, PreTrainedModel)
+        _processor(adapted, fetched, folder)
+        _save(base, (), folder)
+        _card(fetched, folder, "transformers", picture_vector_usage(adapted, model.pooling))
+        return "transformers", PICTURE_VECTOR_NOTE
     encoder, head = _pooled(model, adapted)
     # Not in the folder itself, where transformers would load the encoder as a classifier with a head of random weights.
     below = folder / ENCODER

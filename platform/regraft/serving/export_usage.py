@@ -99,6 +99,22 @@ print(model.similarity(vectors, vectors))  # cosines; vectors have the length 1
 CUT"""
 
 
+PICTURE_VECTOR_NOTE = (
+    "a base without a head: load it by transformers.AutoModel.from_pretrained; the README pools its states to a vector"
+)
+_POOLED = {"cls": "states[:, 0]", "mean": "states.flatten(2).mean(2) if states.ndim == 4 else states.mean(1)"}
+_PICTURE_VECTOR = """import torch
+from PIL import Image
+
+picture = Image.new("RGB", (640, 480))  # for example; yours is Image.open(path)
+with torch.inference_mode():
+    states = model(**processor(picture, return_tensors="pt")).last_hidden_state
+vector = torch.nn.functional.normalize(POOLED, dim=-1)
+print(vector.shape)
+```
+"""
+
+
 def transformers_usage(adapted: Adapted, model: PreTrainedModel) -> tuple[str, str]:
     """Return the code that uses a transformers folder, and a note for the command line."""
     auto, name = adapted.task.auto, adapted.task.api_form().name
@@ -138,6 +154,12 @@ def embedding_usage(adapted: Adapted) -> str:
         how = f"`SentenceTransformer(folder, truncate_dim={sizes[0]})`"
         cut = f"\nFor shorter vectors write {how}; the sizes that were trained: {', '.join(sizes)}.\n"
     return _EMBEDDINGS.replace("EXAMPLES", repr(examples)).replace("CUT", cut)
+
+
+def picture_vector_usage(adapted: Adapted, pooling: str) -> str:
+    """Return the code that computes the vector of a picture from the exported base and its pooling."""
+    code = _LOADED.replace("AUTO", adapted.task.auto).replace("PROCESSOR", medium_of(adapted.task.modality).auto)
+    return code.removesuffix("```\n") + _PICTURE_VECTOR.replace("POOLED", _POOLED[pooling])
 
 
 def _input(adapted: Adapted) -> str:

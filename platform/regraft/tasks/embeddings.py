@@ -10,6 +10,7 @@ from torch import nn
 
 from regraft.contracts import ApiForm, Batch, Context, Example, Kind, Loader, Row, TextLengths, embedding_form
 from regraft.errors import Unsupported
+from regraft.tasks.inputs.content_keys import text_key
 from regraft.tasks.inputs.pooled_encoder import PooledEncoder
 from regraft.tasks.inputs.text import without_pooler, without_unread_types
 from regraft.tasks.inputs.tokens import length_read, lengths_of, padded, refuse_length, refuse_unknown_ids
@@ -71,6 +72,10 @@ class Embeddings(Embedding):
             if name in row and not row[name].strip():
                 return f"{name} is empty: write one, or leave the row out"
         return super().check(row)
+
+    def key_of(self, value: Any) -> int:
+        """Return a number that equal texts share."""
+        return text_key(value)
 
     def text_lengths(self, rows: Sequence[Row], context: Context) -> Sequence[TextLengths]:
         """Return the tokens of each column of texts."""

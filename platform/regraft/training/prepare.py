@@ -260,7 +260,13 @@ def refuse_small_target(spec: RunSpec, snapshot: Snapshot) -> None:
 
 
 def refuse_lone_rows(spec: RunSpec, snapshot: Snapshot) -> None:
-    """Raise DataError where rows of a class are compared with one another and a class has one row."""
+    """Raise DataError where rows of a class are compared with one another and a class has one row, and where a task
+    compares rows and there is one."""
+    if spec.task.whole_step and len(snapshot.train) < 2:
+        raise DataError(
+            f"task {spec.task.key()} compares the rows of a step, and there is one training row: add rows",
+            where=spec.data.train,
+        )
     if not spec.method.trains_features:
         return
     counts = snapshot.train.counts

@@ -29,6 +29,7 @@ from unit.every.rows import base_of, labels_of, task_of
 
 BY_AUTO = {
     "AutoModel": "bert",
+    "image-embeddings": "vit",
     "AutoModelForSequenceClassification": "bert",
     "AutoModelForTokenClassification": "bert",
     "AutoModelForCausalLM": "llama",
@@ -40,8 +41,8 @@ BY_AUTO = {
     "AutoModelForObjectDetection": "yolos",
     "AutoModelForSemanticSegmentation": "segformer",
 }
-FAMILY = {key: BY_AUTO[Task.lookup(key).auto] for key in Task.names()}
-"""A tiny base for each task; tasks of one Auto class share theirs."""
+FAMILY = {key: BY_AUTO.get(key) or BY_AUTO[Task.lookup(key).auto] for key in Task.names()}
+"""A tiny base for each task; tasks of one Auto class share theirs, where they read the same."""
 
 
 @dataclass

@@ -26,7 +26,7 @@ TEXTS = ("w5 w6 w7 w8", "w9 w4", "w20 w21 w4 w5 w6")
 SMALL = dict.fromkeys(("vit", "deit", "dinov2", "swin"), (16, 16))
 SIDES = {**SMALL, "yolos": (16, 24), "rt_detr": (64, 64)}
 TRIED: dict[str, tuple[str, ...]] = {
-    "AutoModel": ("bert",),
+    "AutoModel": ("bert", "vit"),
     "AutoModelForSequenceClassification": ("bert", "bert-pooled", "roberta", "mpnet", "distilbert"),
     "AutoModelForTokenClassification": ("bert",),
     "AutoModelForCausalLM": ("llama",),

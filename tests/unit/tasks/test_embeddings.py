@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+import regraft
 from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.locate import locate
@@ -23,6 +25,7 @@ from regraft.tasks.embeddings import Embeddings
 from regraft.tasks.metrics.retrieval import of_ranks, ranks_of
 from regraft.tasks.outputs.contrastive import cosent_loss, cosine_loss, cut_to, ranking_loss, triplet_loss
 from regraft.training.session import train_local
+from support.image_bases import tiny_mobilenet
 from support.processes import in_child, on_ranks, train_counted
 from support.tiny import WORDS, tiny_bert
 from unit.every.rows import base_of
@@ -234,3 +237,36 @@ def test_a_base_with_a_decoder_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="a base of type t5 has an encoder and a decoder") as error:
         adapt(base_of("t5", tmp_path), Adaptation(task=Embeddings(), method=Full(), labels=(), seed=1))
     assert error.value.where == "base"
+
+
+def test_one_row_is_refused_for_there_is_nothing_to_compare_it_with(tmp_path: Path) -> None:
+    written = spec_of(tmp_path)
+    path = Path(written["data"]["train"])
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(DataError, match="there is one training row: add rows") as error:
+        train_local(RunSpec.resolve(written))
+    assert path.name in str(error.value)
+
+
+@pytest.mark.parametrize("augment", ["off", pytest.param("light", marks=pytest.mark.slow)])
+def test_pictures_of_one_colour_are_found_among_others(augment: str, tmp_path: Path) -> None:
+    """Pairs are two pictures of one colour; a base of random weights learns which belong together."""
+    draw, rows = np.random.default_rng(0), []
+    for number in range(16):
+        colour = draw.integers(0, 256, 3)
+        for name in ("image", "pair"):
+            pixels = (colour + draw.integers(-9, 10, (24, 24, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{name}{number}.png")
+        rows.append({name: str(tmp_path / f"{name}{number}.png") for name in ("image", "pair")})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written = {
+        **spec_of(tmp_path, steps=12, lr=1e-2, batch_size=16),
+        "base": str(tiny_mobilenet(tmp_path / "pictures")),
+        "task": {"type": "image-embeddings"},
+        "data": {"train": str(tmp_path / "rows.jsonl"), "eval": str(tmp_path / "rows.jsonl"), "augment": augment},
+    }
+    outcome = train_local(RunSpec.resolve(written))
+    found = losses(written)
+    assert found[-1] < found[0] and outcome.metrics["recall_at_5"] > 5 / 16
+    answers = regraft.load("tiny", store=written["store"]).predict([rows[0]["image"], rows[0]["pair"]])
+    assert np.linalg.norm(answers[0]["embedding"]) == pytest.approx(1, abs=1e-5)

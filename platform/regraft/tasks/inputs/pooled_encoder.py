@@ -1,4 +1,4 @@
-"""A base whose token states are pooled to one vector of length 1, as sentence encoders are used."""
+"""A base whose states are pooled to one vector of length 1, as sentence encoders are used."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ from regraft.tasks.outputs.embedding import EmbeddingOutput
 Pooling = Literal["cls", "mean"]
 
 
-class PooledEncoder(nn.Module):
-    """A base without a head: the mean of its token states, or the first of them, with the length 1.
-
-    Several texts of a row are passed through the base as rows of one batch.
-    """
+class PooledBase(nn.Module):
+    """A base without a head, and how its states make a vector."""
 
     base_model_prefix = "base"
 
@@ -28,9 +25,21 @@ class PooledEncoder(nn.Module):
         self.config = cast(PreTrainedConfig, base.config)
 
     @property
-    def width(self) -> int:
-        """Numbers of a vector."""
-        return int(self.config.hidden_size)
+    def width(self) -> int | None:
+        """Numbers of a vector; None where the configuration does not say it."""
+        for name in ("hidden_size", "hidden_sizes"):
+            found = getattr(self.config, name, None)
+            found = found[-1] if isinstance(found, list | tuple) and found else found
+            if isinstance(found, int):
+                return found
+        return None
+
+
+class PooledEncoder(PooledBase):
+    """A base whose token states are pooled: their mean, or the first of them, with the length 1.
+
+    Several texts of a row are passed through the base as rows of one batch.
+    """
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Tensor) -> EmbeddingOutput:
         """Return vectors (rows, width) for ids and mask (rows, tokens), and (rows, texts, width) for (rows, texts,
@@ -43,3 +52,21 @@ class PooledEncoder(nn.Module):
         pooled = states[:, 0].float() if self.pooling == "cls" else masked_mean(states, given["attention_mask"])
         found = F.normalize(pooled, dim=-1)
         return EmbeddingOutput(embeddings=found if texts is None else found.reshape(-1, texts, found.shape[-1]))
+
+
+class PooledPictures(PooledBase):
+    """A base whose last map or positions are pooled: their mean, or the first position, with the length 1.
+
+    Several images of a row are passed through the base as rows of one batch.
+    """
+
+    def forward(self, pixel_values: Tensor) -> EmbeddingOutput:
+        """Return vectors (rows, width) for pixels (rows, channels, height, width), and (rows, images, width) for those
+        of several images a row."""
+        several = pixel_values.shape[1] if pixel_values.ndim == 5 else None
+        states = self.base(pixel_values if several is None else pixel_values.flatten(0, 1)).last_hidden_state.float()
+        if states.ndim == 4:
+            states = states.flatten(2).transpose(1, 2)
+        pooled = states[:, 0] if self.pooling == "cls" else states.mean(1)
+        found = F.normalize(pooled, dim=-1)
+        return EmbeddingOutput(embeddings=found if several is None else found.reshape(-1, several, found.shape[-1]))

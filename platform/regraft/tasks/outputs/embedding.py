@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, cast, overload
@@ -18,7 +19,6 @@ from transformers.utils import ModelOutput
 from regraft.contracts import Answer, Batch, Context, Kind, Record, Row, Score, Task
 from regraft.contracts.findings import Findings, Table
 from regraft.errors import Unsupported
-from regraft.tasks.inputs.content_keys import content_key
 from regraft.tasks.metrics.retrieval import of_ranks, ranks_of, share_by_rank
 from regraft.tasks.outputs.contrastive import (
     cosent_loss,
@@ -117,8 +117,8 @@ class Embedding(Task):
 
     def configure(self, model: nn.Module, context: Context) -> None:
         """Raise Unsupported for a size that is not smaller than the base's vectors."""
-        width = int(getattr(model, "width", 0))
-        if large := [size for size in self.sizes if size >= width]:
+        width: int | None = getattr(model, "width", None)
+        if width is not None and (large := [size for size in self.sizes if size >= width]):
             raise Unsupported(f"{large[0]} is written; this base's vectors have {width} numbers", where="task.sizes")
 
     def check(self, row: Row) -> str | None:
@@ -133,12 +133,16 @@ class Embedding(Task):
         same = self.rows != "graded" and row.get("pair") == row[self.asked()]
         return f"{self.asked()} and pair are equal: nothing is learned from such rows" if same else None
 
+    @abstractmethod
+    def key_of(self, value: Any) -> int:
+        """Return a number that inputs of equal content share."""
+
     def keys_of(self, row: Row) -> dict[str, Any] | None:
         """Return the labels of a row: keys of its contents and the score; None for a row to predict."""
         if any(row.get(name) is None for name in self.input_columns()):
             return None
         score = {"score": float(row["score"])} if self.rows == "graded" else {}
-        return {"keys": [content_key(row[name]) for name in self.compared()], **score}
+        return {"keys": [self.key_of(row[name]) for name in self.compared()], **score}
 
     def with_keys(self, batch: Batch, labels: Sequence[Mapping[str, Any] | None]) -> Batch:
         """Return the batch with the labels of its rows, where all have them."""

@@ -67,6 +67,7 @@ KITS = {
     "text-generation": Kit(writer, IN_TEXT, {"max_new_tokens": 4}),
     "translation": Kit(speaker, [{"source": text} for text in TEXTS], {"max_new_tokens": 4}),
     "summarization": Kit(speaker, IN_TEXT, {"max_new_tokens": 4}),
+    "image-embeddings": Kit(tiny_mobilenet),
     "image-classification": Kit(tiny_mobilenet),
     "image-multi-label": Kit(tiny_mobilenet),
     "image-regression": Kit(tiny_mobilenet),

@@ -19,6 +19,7 @@ from unit.serving.tiny import publish
 FAMILIES = {
     "audio-classification": ("wav2vec2", "audio-spectrogram-transformer"),
     "embeddings": ("bert",),
+    "image-embeddings": ("vit",),
     "image-classification": ("mobilenet_v2", "swin"),
     "image-multi-label": ("resnet",),
     "image-regression": ("vit",),

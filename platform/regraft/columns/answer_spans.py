@@ -89,12 +89,11 @@ class AnswerSpansColumn(Column):
         text, answer = str(shown.row[input_name]), shown.answer
         truth = _apart((one["start"], one["start"] + len(one["text"])) for one in shown.row[name])
         predicted = [(int(answer["start"]), int(answer["end"]))] if answer.get("answer") else []
-        places = [*truth, *predicted]
         right = {place for place in predicted if text[slice(*place)] in [one["text"] for one in shown.row[name]]}
         return EntitiesView(
             input_name,
-            tuple(_marked_pieces(text, truth, places, right)) or ((NO_ANSWER, "", True),),
-            tuple(_marked_pieces(text, predicted, places, right)) or ((NO_ANSWER, "", True),),
+            tuple(_marked_pieces(text, truth, right)) or ((NO_ANSWER, "", True),),
+            tuple(_marked_pieces(text, predicted, right)) or ((NO_ANSWER, "", True),),
         )
 
     def answer_view(self, shown: ShownRow) -> AnswerView:
@@ -173,19 +172,23 @@ def _apart(places: Iterator[Place]) -> list[Place]:
     return found
 
 
-def _marked_pieces(text: str, marked: Sequence[Place], shown: Sequence[Place], right: set[Place]) -> Iterator[Span]:
-    """Yield the pieces of a text around the places that are shown, of which some are marked."""
-    if not marked:
-        return
-    left = max(0, min(start for start, _ in shown) - _AROUND)
-    stop = min(len(text), max(end for _, end in shown) + _AROUND)
-    at = left
-    if left:
-        yield "… ", "", True
+def _marked_pieces(text: str, marked: Sequence[Place], right: set[Place]) -> Iterator[Span]:
+    """Yield the pieces of a text around the places that are marked; what lies further away is left out."""
+    at = 0
     for start, end in marked:
-        yield text[at:start], "", True
+        yield from _between(text, at, start, first=not at)
         yield text[start:end], "answer", (start, end) in right
         at = end
-    yield text[at:stop], "", True
-    if stop < len(text):
-        yield " …", "", True
+    if marked:
+        rest = text[at:]
+        yield (rest if len(rest) <= _AROUND else f"{rest[:_AROUND]} …"), "", True
+
+
+def _between(text: str, at: int, start: int, *, first: bool) -> Iterator[Span]:
+    """Yield the text before a mark, shortened where it is long."""
+    if first and start > _AROUND:
+        yield f"… {text[start - _AROUND : start]}", "", True
+    elif not first and start - at > 2 * _AROUND:
+        yield f"{text[at : at + _AROUND]} … {text[start - _AROUND : start]}", "", True
+    else:
+        yield text[at:start], "", True

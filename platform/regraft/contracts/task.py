@@ -18,6 +18,7 @@ from regraft.contracts.api_form import ApiForm, own_form
 from regraft.contracts.column import columns_of
 from regraft.contracts.findings import Findings, OtherForm
 from regraft.contracts.rows import Answer, Ask, Batch, Example, Kind, Numbers, Record, Row, TextLengths
+from regraft.contracts.windows import in_parts
 from regraft.plugins import Plugin
 
 if TYPE_CHECKING:
@@ -285,7 +286,7 @@ class Task(Plugin, ABC):
         wrapped for training, under its precision; `model` is the unwrapped model. Called without gradient, with the
         model in evaluation mode.
         """
-        return forward(batch)
+        return in_parts(forward, batch)
 
     def predict_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
         """Return the output from which `answers` is computed: by default, that of the forward pass.
@@ -293,7 +294,7 @@ class Task(Plugin, ABC):
         Overridden where an answer takes several passes, such as generation. Arguments are those of `eval_forward`. The
         serving engine shares passes between models only for tasks that do not override it.
         """
-        return forward(batch)
+        return in_parts(forward, batch)
 
     @abstractmethod
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:

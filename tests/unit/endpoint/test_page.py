@@ -15,7 +15,14 @@ from regraft.endpoint.api_keys import ApiKey, append, hashed
 from unit.endpoint.model_store import Endpoint, ModelStore
 from unit.every.rows import TEXTS, picture
 
-TASKS = ("token-classification", "object-detection", "semantic-segmentation", "text-pair-regression", "summarization")
+TASKS = (
+    "question-answering",
+    "token-classification",
+    "object-detection",
+    "semantic-segmentation",
+    "text-pair-regression",
+    "summarization",
+)
 
 
 @dataclass
@@ -61,6 +68,19 @@ def full(model_store: ModelStore, endpoint: Endpoint) -> Endpoint:
         model_store.add(task)
     endpoint.opened.routes.refresh()
     return endpoint
+
+
+def test_an_answer_is_marked_in_its_text(chromium: Any, full: Endpoint, model_store: ModelStore) -> None:
+    with opened(chromium, f"{full.url}/#question-answering") as seen:
+        seen.page.wait_for_selector("#ask:not([disabled])")
+        asked = {"question": TEXTS[0], "context": f"{TEXTS[2]} \U0001f600 {TEXTS[1]}"}
+        for name, text in asked.items():
+            seen.page.fill(f'[data-column="{name}"]', text)
+        seen.ask()
+        (wanted,) = model_store.predict("question-answering", [asked])
+        assert seen.text("#answer mark") == wanted["answer"]
+        assert seen.page.text_content("#answer .text") == asked["context"]
+        assert not seen.complaints and not seen.outside
 
 
 @pytest.fixture

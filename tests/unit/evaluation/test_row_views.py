@@ -126,6 +126,21 @@ def test_entities_are_marked_and_those_on_both_sides_are_right() -> None:
     assert part.predicted == (("Ada Lovelace", "name", True), (" in ", "", True), ("Rome", "name", False))
 
 
+def test_answers_are_marked_in_the_parts_of_a_long_text_around_them() -> None:
+    text = f"{'a ' * 300}Rome{' b' * 300} Oslo {'c ' * 300}"
+    truths = [{"text": name, "start": text.index(name)} for name in ("Rome", "Oslo")]
+    answer = {"answer": "Oslo", "score": 0.5, "start": text.index("Oslo"), "end": text.index("Oslo") + 4}
+    kinds: dict[str, Kind] = {"question": "text", "context": "text", "answers": "answer-spans"}
+    asked, part = shown(kinds, {"question": "where?", "context": text, "answers": truths}, answer)
+    assert asked == TextView("question", "where?") and isinstance(part, EntitiesView)
+    assert [piece for piece in part.truth if piece[1]] == [("Rome", "answer", False), ("Oslo", "answer", True)]
+    assert [piece for piece in part.predicted if piece[1]] == [("Oslo", "answer", True)]
+    assert all(len(piece) < 600 for side in (part.truth, part.predicted) for piece, _, _ in side)
+    none = {"answer": "", "score": 0.9, "start": 0, "end": 0}
+    _, empty = shown(kinds, {"question": "where?", "context": text, "answers": []}, none)
+    assert isinstance(empty, EntitiesView) and empty.truth == empty.predicted == (("no answer", "", True),)
+
+
 def test_boxes_of_both_sides_are_in_pixels_of_the_original(picture: str) -> None:
     box = {"xmin": 10, "ymin": 20, "xmax": 30, "ymax": 50}
     (part,) = shown(

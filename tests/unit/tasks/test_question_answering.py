@@ -16,7 +16,7 @@ import torch
 from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.locate import locate
-from regraft.contracts import Batch, Context, windows_of
+from regraft.contracts import Batch, Context, windows, windows_of
 from regraft.data.ingest import ingest
 from regraft.data.rows import Rows
 from regraft.errors import DataError, Unsupported
@@ -112,8 +112,8 @@ def searched(made: Adapted, row: dict[str, str], *, none: bool) -> dict[str, Any
 def test_the_answer_is_that_of_a_search_over_all_pieces_of_all_windows(reader: Path, none: bool) -> None:
     made, rows = adapted_on(reader, no_answer=none), rows_of(50)
     found = answered(made, rows)
-    windows = [len(windows_of(made.task.encode(row, made.context, train=False))) for row in rows]
-    assert max(windows) >= 5 and windows.count(1) >= 3
+    counts = [len(windows_of(made.task.encode(row, made.context, train=False))) for row in rows]
+    assert max(counts) >= 5 and counts.count(1) >= 3
     for row, answer in zip(rows, found, strict=True):
         wanted = searched(made, row, none=none)
         assert answer == {**wanted, "score": pytest.approx(wanted["score"], abs=1e-4)}
@@ -128,7 +128,7 @@ def test_answers_alone_are_those_of_a_batch_also_from_an_engine(
     task = QuestionAnswering(stride=STRIDE)
     for number, method in enumerate(("feature-extraction", "full")):
         tiny.publish(store, reader, task, method, f"m{number}", seed=number)
-    rows = rows_of(32, seed=1)
+    rows = rows_of(14, seed=1)
     engine = Engine(str(store), device="cpu")
     asked = [(name, row) for row in rows for name in ("m0", "m1")]
     mixed = engine.answer([engine.encode(RowRequest(name, "v1", row)) for name, row in asked])
@@ -142,13 +142,33 @@ def test_answers_alone_are_those_of_a_batch_also_from_an_engine(
             assert other == {**answer, "score": pytest.approx(answer["score"], abs=1e-5)}
 
 
+def test_very_many_windows_take_several_passes_and_give_the_same_answers(
+    reader: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, rows = adapted_on(reader), rows_of(9)
+    wanted, passes = answered(made, rows), []
+    monkeypatch.setattr(windows, "MOST_AT_ONCE", 4)
+    examples = [made.task.encode({**row, "row": 0}, made.context, train=False) for row in rows]
+    batch = made.task.collate(examples, made.context)
+
+    def counted(part: Batch) -> Any:
+        passes.append(len(part["input_ids"]))
+        return made.forward(part)
+
+    with torch.no_grad():
+        output = made.task.predict_forward(counted, made.model, batch, made.context)
+    found = made.task.answers(output, batch, made.context)
+    assert len(passes) > 3 and max(passes) == 4
+    assert found == [{**one, "score": pytest.approx(one["score"], abs=1e-5)} for one in wanted]
+
+
 def test_a_long_question_is_cut_and_every_token_of_the_text_is_in_a_window(reader: Path) -> None:
     made = adapted_on(reader)
     (row,) = rows_of(1)
     row = {"question": " ".join(WORDS * 3), "context": " ".join(WORDS)}
-    windows = windows_of(made.task.encode(row, made.context, train=False))
-    assert all(len(window["input_ids"]) <= LENGTH for window in windows) and len(windows) > 2
-    seen = {tuple(place) for window in windows for place in window["labels"]["offsets"].tolist()}
+    parts = windows_of(made.task.encode(row, made.context, train=False))
+    assert all(len(window["input_ids"]) <= LENGTH for window in parts) and len(parts) > 2
+    seen = {tuple(place) for window in parts for place in window["labels"]["offsets"].tolist()}
     assert seen == {
         tuple(place)
         for place in made.context.processor(row["context"], add_special_tokens=False, return_offsets_mapping=True)[
@@ -162,15 +182,15 @@ def test_the_target_is_the_answer_in_windows_that_hold_it_and_none_in_others(rea
     text = " ".join(WORDS)
     start = text.index("w30 ")
     row = {"question": "w1?", "context": text, "answers": [{"text": "w30 w31", "start": start}]}
-    windows = windows_of(made.task.encode(row, made.context, train=True))
+    parts = windows_of(made.task.encode(row, made.context, train=True))
     holding = 0
-    for window in windows:
+    for window in parts:
         first, last = window["labels"]["targets"].tolist()
         if (first, last) != (0, 0):
             holding += 1
             tokens = made.context.processor.convert_ids_to_tokens(window["input_ids"][first : last + 1])
             assert tokens == ["w30", "w31"]
-    assert 0 < holding < len(windows)
+    assert 0 < holding < len(parts)
     empty = windows_of(made.task.encode({**row, "answers": []}, made.context, train=True))
     assert all(window["labels"]["targets"].tolist() == [0, 0] for window in empty)
 

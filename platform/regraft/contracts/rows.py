@@ -17,8 +17,8 @@ Example = dict[str, Any]
 `contracts.windows`."""
 Batch = dict[str, Any]
 """Collated examples: tensors, or lists of dicts of tensors and strings. The key `labels` is never passed to the model,
-so it may also hold values that answers need. `kept` holds the frozen part's outputs for these rows, and `windows` the
-further inputs of each row that is read in several windows (`tasks.inputs.windows`); neither is passed."""
+so it may also hold values that answers need. `kept` holds the frozen part's outputs for these rows, and `windows` how
+many windows each row has, where a task averages over them; neither is passed."""
 Record = dict[str, Any]
 """One row's result of an evaluation: small, made of Python numbers, strings and numpy arrays."""
 Answer = dict[str, Any]

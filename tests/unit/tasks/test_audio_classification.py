@@ -75,34 +75,44 @@ def adapted(place: Path) -> Iterator[Adapted]:
     yield adapt(locate(str(place / "base")), Adaptation(task=task, method=method, labels=LABELS, seed=0))
 
 
-def scores(adapted: Adapted, row: Row) -> list[float]:
+def scores(adapted: Adapted, *rows: Row) -> np.ndarray[Any, Any]:
     task, context = adapted.task, adapted.context
-    batch = task.collate([task.encode(row, context, train=False)], context)
+    batch = task.collate([task.encode(row, context, train=False) for row in rows], context)
     with torch.no_grad():
-        output = task.predict_forward(adapted.forward, adapted.model, batch, context)
-    found: list[float] = output.logits.softmax(-1)[0].tolist()
-    return found
+        found = task.answers(adapted.forward(batch), batch, context)
+    return np.array(
+        [[{item["label"]: item["score"] for item in one["scores"]}[name] for name in LABELS] for one in found]
+    )
 
 
 def test_the_scores_of_a_long_sound_are_the_mean_over_its_windows(adapted: Adapted) -> None:
     """The windows of this one are a quarter of a second each, end to end."""
     draw = np.random.default_rng(0)
     samples = (3_000 * draw.normal(size=(5, 2_000)) * np.array([[0.2], [1], [0.5], [2], [0.1]])).astype(np.int16)
-    parts = [scores(adapted, {"audio": wav(part, RATE)}) for part in samples]
-    assert scores(adapted, {"audio": wav(samples.ravel(), RATE)}) == pytest.approx(np.mean(parts, 0), abs=1e-5)
-    trained = adapted.task.encode({"audio": wav(samples.ravel(), RATE)}, adapted.context, train=True)
-    alone = adapted.task.encode({"audio": wav(samples[2], RATE)}, adapted.context, train=True)
-    assert torch.allclose(trained["input_values"], alone["input_values"]), "training reads the middle"
+    parts = scores(adapted, *({"audio": wav(part, RATE)} for part in samples))
+    assert scores(adapted, {"audio": wav(samples.ravel(), RATE)})[0] == pytest.approx(parts.mean(0), abs=1e-5)
 
 
 def test_a_sound_beside_longer_ones_has_the_scores_that_it_has_alone(adapted: Adapted) -> None:
-    task, context = adapted.task, adapted.context
     rows = [{"audio": tone("low", number, seconds)} for number, seconds in enumerate((0.1, 0.25, 0.9, 4.0))]
-    batch = task.collate([task.encode(row, context, train=False) for row in rows], context)
-    assert [len(each["input_values"]) for each in batch["windows"]] == [0, 0, 4, 4]
-    with torch.no_grad():
-        found = task.eval_forward(adapted.forward, adapted.model, batch, context).logits.softmax(-1)
-    assert found.numpy() == pytest.approx(np.array([scores(adapted, row) for row in rows]), abs=1e-5)
+    task, context = adapted.task, adapted.context
+    assert task.collate([task.encode(row, context, train=True) for row in rows], context)["windows"] == [1, 1, 4, 5]
+    alone = np.concatenate([scores(adapted, row) for row in rows])
+    assert scores(adapted, *rows) == pytest.approx(alone, abs=1e-5)
+
+
+def test_what_is_frozen_of_long_sounds_is_computed_once_a_row(place: Path) -> None:
+    notes: list[str] = []
+    found = {}
+    for trunk in ("off", "memory"):
+        task = {"type": "audio-classification", "seconds": 0.1, "windows": 3}
+        written = document(place, name=f"long-{trunk}", task=task, method="feature-extraction")
+        written["training"] |= {"epochs": 3, "optimizer": "sgd", "baselines": False}
+        written["compute"] |= {"trunk": trunk}
+        progress = lambda event: notes.append(getattr(event, "message", ""))  # noqa: E731
+        found[trunk] = regraft.train(written, progress=progress).metrics
+    assert any("computed once a row" in note for note in notes), notes
+    assert found["memory"] == pytest.approx(found["off"], rel=1e-5, abs=1e-5)
 
 
 def test_a_window_is_as_long_as_the_longest_training_row_unless_it_is_written(place: Path, tmp_path: Path) -> None:

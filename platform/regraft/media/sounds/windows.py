@@ -5,16 +5,14 @@ from __future__ import annotations
 from regraft.media.sounds.sounds import Span
 
 
-def windows_of(frames: int, window: int, most: int) -> list[Span]:
-    """Return an odd number of windows, at most `most`, the middle one first; all of a sound that is no longer than one.
+def spread(frames: int, window: int, most: int) -> list[Span]:
+    """Return windows of one length, at most `most` of them; all of a sound that is no longer than one.
 
-    They cover the sound where they are enough for that. The middle window is the same whatever `most` is.
+    They cover the sound where they are enough for that, and begin and end with it. A single one is in the middle.
     """
     if frames <= window:
         return [Span(0, frames)]
     count = min(most, -(-frames // window))
-    count += 1 - count % 2 if count < most else count % 2 - 1
-    if count <= 1:
+    if count == 1:
         return [Span((frames - window) // 2, window)]
-    spans = [Span((frames - window) * number // (count - 1), window) for number in range(count)]
-    return [spans.pop(count // 2), *spans]
+    return [Span((frames - window) * number // (count - 1), window) for number in range(count)]

@@ -7,19 +7,17 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Self
 
-import torch
 from pydantic import Field
 from torch import nn
 
-from regraft.contracts import Batch, Context, Example, Loader, Row
+from regraft.contracts import Batch, Context, Example, Loader, Row, windowed, windows_of
 from regraft.contracts.file_ref import FileRef
-from regraft.contracts.task import Forward
 from regraft.errors import DataError
 from regraft.media.sounds.processor_input import fixed_seconds, rate_of, sound_inputs
 from regraft.media.sounds.sounds import read_spans, sound_header
-from regraft.media.sounds.windows import windows_of
-from regraft.tasks.inputs.windows import averaged_scores, first_windows
+from regraft.media.sounds.windows import spread
 from regraft.tasks.outputs.one_vector import OneVector
+from regraft.tasks.outputs.window_mean import stacked_windows
 
 LONGEST_WINDOW_S = 10.0
 """Longest window that is chosen by itself: a wav2vec2 of 95 M parameters takes about a gigabyte for one in training."""
@@ -38,9 +36,8 @@ class AudioRow(OneVector):
     seconds: float | None = Field(None, ge=0.1, le=60)
     """Seconds of a window; null is the length to which the base's feature extractor cuts every sound, and without one
     that of the longest training row, at most 10. A shorter sound gets silence at its end."""
-    windows: int = Field(9, ge=1, le=99)
-    """Most windows of a longer sound, spread evenly over it; an even number means one less. Training reads the one in
-    the middle. Evaluation and answers read all, and the scores are the mean of theirs."""
+    windows: int = Field(8, ge=1, le=100)
+    """Most windows of a longer sound, spread evenly over it; its scores are the mean of theirs."""
     longest: float | None = Field(None, ge=0)
     """Seconds of the longest training row; null is filled in when a run begins."""
 
@@ -72,8 +69,8 @@ class AudioRow(OneVector):
         if _seconds(row["audio"]) <= window:
             return super().remark(row)
         return (
-            f"sounds are longer than {window:g} seconds: where the base reads no more at once, training reads the "
-            f"middle of each, and scores are the mean over up to {self.windows} windows"
+            f"sounds are longer than {window:g} seconds: where the base reads no more at once, scores are the mean "
+            f"over up to {self.windows} windows"
         )
 
     def window_seconds(self, processor: Any) -> float:
@@ -83,34 +80,29 @@ class AudioRow(OneVector):
             return self.seconds if fixed is None else min(self.seconds, fixed)
         return fixed or max(0.1, min(self.longest or LONGEST_WINDOW_S, LONGEST_WINDOW_S))
 
+    def length(self, row: Row) -> int:
+        """Return tenths of a second, so that the longest rows are known; 1 for a sound in S3."""
+        return max(1, math.ceil(10 * _seconds(row["audio"])))
+
     def encode(self, row: Row, context: Context, *, train: bool) -> Example:
-        """Return the inputs of each window, (windows, ...), the middle one first; in training of that one alone.
+        """Return the inputs of each window, (1, ...), and `labels` where the row has its target.
 
         They are `input_values` or `input_features`, and `attention_mask` where the base marks silence at the end.
-        `labels` is among them where the row has its target.
         """
         processor, value = context.processor, row["audio"]
         rate, seconds = rate_of(processor), self.window_seconds(processor)
         header = sound_header(value)
-        spans = windows_of(header.frames, max(1, round(seconds * header.rate)), 1 if train else self.windows)
+        spans = spread(header.frames, max(1, round(seconds * header.rate)), self.windows)
         inputs = [sound_inputs(part, processor, round(seconds * rate)) for part in read_spans(value, spans, rate)]
-        example: Example = {name: torch.stack([each[name] for each in inputs]) for name in inputs[0]}
-        return self.with_target(example, row, context)
+        parts = [{name: tensor[None] for name, tensor in each.items()} for each in inputs]
+        return windowed([self.with_target(part, row, context) for part in parts])
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
-        """Return the inputs of each row's first window, (rows, ...), and further ones in `windows`.
+        """Return the inputs of all windows, (windows, ...), and how many each row has where one has several.
 
         `labels` (rows, ...) is among them if every example has it.
         """
-        return self.with_targets(first_windows(examples), examples)
-
-    def eval_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
-        """Return an output whose logits give the mean of the scores of each row's windows."""
-        return averaged_scores(forward, batch)
-
-    def predict_forward(self, forward: Forward, model: nn.Module, batch: Batch, context: Context) -> Any:
-        """Return an output whose logits give the mean of the scores of each row's windows."""
-        return averaged_scores(forward, batch)
+        return self.with_targets(stacked_windows(examples), [windows_of(example)[0] for example in examples])
 
 
 def _seconds(value: Any) -> float:

@@ -49,6 +49,7 @@ OTHER_MEANINGS = {
         ("store/card.py", name): "a pipeline of the Hugging Face Hub"
         for name in (
             "audio-classification",
+            "depth-estimation",
             "feature-extraction",
             "image-classification",
             "object-detection",

@@ -25,8 +25,8 @@ PHASES = ("", "gcs_server", "raylet", "ray::", "OWN")
 """Processes that appear one after another while a command starts: the command, Ray, a worker, OWN of the subject."""
 PHASE_S = 4.0
 """Seconds after the beginning of a phase, at most."""
-SEEDS = (4, 1)
-"""Moments of the slow part, one of the start and one of the steps; the long part has 20."""
+SEEDS = (4, 1, 6)
+"""Moments of the slow part, one of the start and two of the steps."""
 STEPS_AN_EPOCH = 8
 """60 rows, batches of 8."""
 WORDS = (

@@ -25,8 +25,9 @@ def dissect(model: nn.Module) -> Anatomy:
     rule = RULES.get(_family(base))
     head = tuple(_beside_path(model, prefix) if prefix else _output_layer(model))
     inside = rule.head if rule else classifier_names(base)
-    if prefix and inside:
+    if inside and (prefix or (rule and rule.whole)):
         head = tuple(_first_names(model, (*head, *(_join(prefix, name) for name in inside))))
+    head = tuple(name for entry in head for name in _read(model, entry, UNREAD.get(type(model).__name__, ())))
     idle = tuple(_constant_buffers(model, prefix))
     found = _by_rule(model, prefix, rule) if rule else None
     if found is None:
@@ -62,8 +63,8 @@ def _by_rule(model: nn.Module, prefix: str, rule: FamilyRule) -> Anatomy | None:
     stem += before[names[0]]
     before[names[0]] = []
     beside = tuple(tuple(before[name]) for name in names) if any(before.values()) else ()
-    idle = (*rule.idle, *UNREAD.get(type(model).__name__, ()))
-    idle_names = [_join(prefix, name) for pattern in idle for name in _expand(base, pattern)]
+    idle_names = [_join(prefix, name) for pattern in rule.idle for name in _expand(base, pattern)]
+    idle_names += [name for pattern in UNREAD.get(type(model).__name__, ()) for name in _expand(model, pattern)]
     return Anatomy(prefix, tuple(stem), names, (), "", beside, tuple(idle_names))
 
 
@@ -83,6 +84,16 @@ def _first_names(model: nn.Module, names: Iterable[str]) -> Iterator[str]:
     """Yield the names that hold a parameter under the first of its names, so that tied heads are listed once."""
     held = [name for name, _ in model.named_parameters()]
     yield from (name for name in names if _holds(held, name))
+
+
+def _read(model: nn.Module, entry: str, unread: tuple[str, ...]) -> Iterator[str]:
+    """Yield a part of the head, or the parts of it without the layers `unread`."""
+    if not any(under(name, (entry,)) for name in unread):
+        yield entry
+    elif entry not in unread:
+        for name, child in model.get_submodule(entry).named_children():
+            if next(child.parameters(), None) is not None:
+                yield from _read(model, f"{entry}.{name}", unread)
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

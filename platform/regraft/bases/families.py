@@ -25,6 +25,8 @@ class FamilyRule:
     """Constants that are stored as parameters."""
     head: tuple[str, ...] = ()
     """The task's own layers, if the task's class puts them inside the base."""
+    whole: bool = False
+    """Whether the task's class is the base: its files are those of a model with its head."""
 
 
 _TABLE = "block.0.layer.0.SelfAttention.relative_attention_bias"
@@ -40,6 +42,7 @@ _POSITIONS = (
 _DEBERTA = ("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv")
 _DETR = ("backbone.model.embedder", "position_embedding", "query_position_embeddings")
 _DETR_BLOCKS = "backbone.model.encoder.stages.*.layers.* encoder.layers.* decoder.layers.*"
+_DEPTH_BLOCKS = "backbone.encoder.layer.*", "backbone.layers.*"
 _BACKBONE = "backbone.model.encoder.stages.*.layers.*"
 _RT_DETR_HEAD = ("decoder.class_embed", "decoder.bbox_embed", "enc_score_head", "enc_bbox_head")
 # The encoder of RT-DETR reads the stages side by side, and its decoder refines boxes between layers by the task's own
@@ -53,8 +56,10 @@ RULES: dict[str, FamilyRule] = {
     "convnext": FamilyRule(("embeddings",), ("encoder.stages.*.layers.*",), ("encoder.stages.*.downsampling_layer",)),
     "deberta-v2": FamilyRule(_DEBERTA, ("encoder.layer.*",)),
     "deit": FamilyRule(("embeddings",), ("layers.*", "encoder.layer.*")),
+    "depth_anything": FamilyRule(("backbone.embeddings",), _DEPTH_BLOCKS, head=("neck", "head"), whole=True),
     "detr": FamilyRule(_DETR, (_DETR_BLOCKS,), ("input_projection",)),
     "distilbert": FamilyRule(("embeddings",), ("transformer.layer.*",)),
+    "dpt": FamilyRule(("embeddings",), ("encoder.layer.*",)),
     "gpt2": FamilyRule(("wte", "wpe", "drop"), ("h.*",)),
     "llama": FamilyRule(("embed_tokens",), ("layers.*",)),
     "marian": FamilyRule(_EMBEDDINGS, ("encoder.layers.* decoder.layers.*",), idle=_SINES),
@@ -80,7 +85,12 @@ RULES: dict[str, FamilyRule] = {
 }
 """Rules by the configuration's model_type. A family whose blocks `block_discovery` finds needs no rule."""
 
-UNREAD: dict[str, tuple[str, ...]] = {"MobileNetV2ForSemanticSegmentation": ("conv_1x1",)}
-"""Layers of the bare base whose outputs a task's class computes and ignores, by the name of that class.
+_FIRST_FUSION = "neck.fusion_stage.layers.0.residual_layer1"
+UNREAD: dict[str, tuple[str, ...]] = {
+    "DPTForDepthEstimation": ("dpt.layernorm", _FIRST_FUSION),
+    "DepthAnythingForDepthEstimation": (_FIRST_FUSION,),
+    "MobileNetV2ForSemanticSegmentation": ("mobilenet_v2.conv_1x1",),
+}
+"""Layers whose outputs a task's class does not read, by the name of that class.
 
 They get no gradient, which is an error under DDP, and their running statistics would drift without effect."""

@@ -11,9 +11,9 @@ from regraft.contracts.rows import Answer
 
 Parameters = Mapping[str, Any]
 Schema = dict[str, Any]
-View = Literal["scores", "entities", "boxes", "masks", "text", "span", "json"]
-"""How the endpoint's page draws an answer: bars of scores, marked text, boxes or masks on the image, a text, a piece
-that is marked in the last input, JSON."""
+View = Literal["scores", "entities", "boxes", "masks", "depth", "text", "span", "json"]
+"""How the endpoint's page draws an answer: bars of scores, marked text, boxes or masks on the image, a depth map, a
+text, a piece that is marked in the last input, JSON."""
 
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
@@ -146,6 +146,21 @@ def segments_form() -> ApiForm:
         parameters={"threshold": SHARE, "subtask": {"enum": ["semantic"]}},
         holds=("segments",),
         view="masks",
+    )
+
+
+def depth_form() -> ApiForm:
+    """Return the form of answers that have a depth map and its range."""
+    depth = {"type": "string", "description": "a PNG of 16 bits in base64, in the size of the image"}
+    limits = {**json_list(NUMBER), "description": "the depth at black and at white", "minItems": 2, "maxItems": 2}
+    kind: Schema = {"enum": ["metric", "relative"]}
+    return ApiForm(
+        name="depth-estimation",
+        render=lambda answer, parameters: answer,
+        schema=json_object(depth=depth, range=limits, kind=kind),
+        holds=("depth",),
+        view="depth",
+        client=False,
     )
 
 

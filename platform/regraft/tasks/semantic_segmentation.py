@@ -32,9 +32,9 @@ from regraft.contracts.findings import Findings, Matrix, Table
 from regraft.errors import DataError
 from regraft.media.pixels.augmentation import Augmentation, mirrors
 from regraft.media.pixels.images import checked_size, image_name, open_rgb
-from regraft.media.pixels.processor_input import processor_input
 from regraft.tasks.inputs.levels import GreyLevels
 from regraft.tasks.inputs.mask_values import IGNORED, MaskValues, other_size
+from regraft.tasks.inputs.whole_image import whole_pixels
 
 Colour = Annotated[str, StringConstraints(pattern="^#[0-9A-Fa-f]{6}$")]
 LOGITS_AT_ONCE = 1 << 25
@@ -140,7 +140,7 @@ class SemanticSegmentation(GreyLevels):
         if train and context.augment != "off" and mask is not None:
             change = Augmentation.drawn(context.augment, row["draw"], image.size, mirror=mirrors(context.labels))
             image, mask = change.image(image), change.mask(mask, IGNORED)
-        pixels = _pixels(image, context.processor, self.size)
+        pixels = whole_pixels(image, context.processor, self.size)
         if mask is not None:
             height, width = pixels.shape[1:]
             if train:
@@ -254,33 +254,6 @@ class SemanticSegmentation(GreyLevels):
             ]
             answers.append({"segments": segments, "map": _png(everywhere)})
         return answers
-
-
-def _pixels(image: Image.Image, processor: Any, size: tuple[int, int] | None) -> Tensor:
-    """Return the image (3, height, width) as the base's processor scales and normalises it, not cropped or padded.
-
-    Cropped pixels would get no answer.
-    """
-    height, width = size or _processors_size(processor)
-    geometry = ("do_center_crop", "do_pad", "keep_aspect_ratio")
-    plain = {name: False for name in geometry if getattr(processor, name, None)}
-    found: Tensor = processor(
-        **processor_input(image, processor),
-        size={"height": height, "width": width},
-        do_resize=True,
-        return_tensors="pt",
-        **plain,
-    )["pixel_values"][0]
-    return found
-
-
-def _processors_size(processor: Any) -> tuple[int, int]:
-    """Return the (height, width) of the images that the base's processor makes, after its crop if it crops."""
-    crops = getattr(processor, "do_center_crop", None) and processor.crop_size
-    size = processor.crop_size if crops else processor.size
-    if size.get("height") and size.get("width"):
-        return int(size["height"]), int(size["width"])
-    return int(size["shortest_edge"]), int(size["shortest_edge"])
 
 
 def _pixel_losses(logits: Tensor, truth: Tensor, context: Context) -> tuple[Tensor, Tensor]:

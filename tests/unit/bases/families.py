@@ -97,6 +97,10 @@ class TinySegmentation(Tiny):
     auto: ClassVar[str] = "AutoModelForSemanticSegmentation"
 
 
+class TinyDepth(Tiny):
+    auto: ClassVar[str] = "AutoModelForDepthEstimation"
+
+
 class SomebodysTranslator(nn.Module):
     """A head on the output of an encoder-decoder's decoder for the input itself."""
 
@@ -197,6 +201,13 @@ def _segformer() -> Any:
     return hf.SegformerModel(hf.SegformerConfig(**stages, **more))
 
 
+def _dpt() -> Any:
+    neck = {"neck_hidden_sizes": [4, 4, 6, 6], "fusion_hidden_size": 8, "backbone_out_indices": [0, 1, 2, 3]}
+    model = hf.DPTForDepthEstimation(hf.DPTConfig(image_size=16, patch_size=4, **neck, **_sizes(num_hidden_layers=4)))
+    torch.nn.init.constant_(model.head.head[4].bias, 1.0)  # its output ends in a ReLU, which random weights may close
+    return model
+
+
 def _detr() -> Any:
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 2], "layer_type": "basic"}
     config = hf.DetrConfig(
@@ -284,6 +295,7 @@ FAMILIES: dict[str, Family] = {
     "deit": Family(_deit, Tiny(), 3),
     "detr": Family(_detr, TinyDetection(), 7),
     "dinov2": Family(_dinov2, Tiny(), 3),
+    "dpt": Family(_dpt, TinyDepth(), 4),
     "distilbert": Family(_distilbert, TinyText(), 3),
     "gpt2": Family(_gpt2, TinyText(), 3),
     "llama": Family(lambda: _decoder("Llama"), TinyText(), 3),
@@ -352,14 +364,15 @@ def batch_for(name: str) -> Batch:
         return {"input_values": torch.randn(3, 2000, generator=generator), "labels": torch.tensor([0, 1, 2])}
     if FAMILIES[name].task.modality == "audio":
         return {"input_values": torch.randn(3, 20, 16, generator=generator), "labels": torch.tensor([0, 1, 2])}
-    small = dict.fromkeys(("vit", "deit", "dinov2", "swin"), (16, 16))
+    small = dict.fromkeys(("vit", "deit", "dinov2", "dpt", "swin"), (16, 16))
     side = {**small, "yolos": (16, 24), "rt_detr": (64, 64)}.get(name, (33, 32))
     return {"pixel_values": torch.randn(3, 3, *side, generator=generator), "labels": torch.tensor([0, 1, 2])}
 
 
 def outputs(output: Any) -> list[Tensor]:
-    """Return the model's logits and boxes, if it has any; for RT-DETR also the scores that choose its queries."""
-    found = [getattr(output, name, None) for name in ("logits", "pred_boxes", "enc_topk_logits", "enc_topk_bboxes")]
+    """Return the logits, depth and boxes of a model; for RT-DETR also the scores that choose its queries."""
+    names = ("logits", "predicted_depth", "pred_boxes", "enc_topk_logits", "enc_topk_bboxes")
+    found = [getattr(output, name, None) for name in names]
     return [value for value in found if value is not None]
 
 

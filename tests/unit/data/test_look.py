@@ -15,6 +15,7 @@ from PIL import Image
 
 from regraft.data.look.look import DataLook, LookRequest, look_at
 from regraft.errors import DataError, RequestError, UnknownPlugin
+from support.depth_models import scenes
 from support.image_bases import coloured
 from support.rectangles import rectangles
 from support.tiny import WORDS, tickets
@@ -94,6 +95,10 @@ def masks(folder: Path) -> Path:
     return folder
 
 
+def depths(folder: Path) -> Path:
+    return scenes(folder, images=4, seed=0)
+
+
 def asked(folder: Path) -> Path:
     texts = [sentence(n) for n in range(30)]
     qas = [
@@ -116,6 +121,7 @@ MADE: dict[str, Callable[[Path], Path]] = {
     "image-classification": lambda folder: coloured(folder / "c", each=4, seed=0),
     "object-detection": lambda folder: rectangles(folder, images=4, seed=0),
     "semantic-segmentation": masks,
+    "depth-estimation": depths,
 }
 
 

@@ -20,6 +20,7 @@ TASKS = (
     "token-classification",
     "object-detection",
     "semantic-segmentation",
+    "depth-estimation",
     "text-pair-regression",
     "summarization",
 )
@@ -161,6 +162,19 @@ def test_what_is_found_is_drawn_on_the_picture(task: str, chromium: Any, full: E
         )
         assert changed > 100
         assert seen.text(".key")
+        assert seen.complaints == [] and seen.outside == []
+
+
+def test_a_depth_map_is_shown_with_its_range(chromium: Any, full: Endpoint, photo: str) -> None:
+    with opened(chromium, f"{full.url}/#depth-estimation") as seen:
+        seen.page.wait_for_selector("#ask:not([disabled])")
+        seen.page.set_input_files(".drop input", photo)
+        seen.ask()
+        seen.page.wait_for_selector("#answer img")
+        shape = "(map => [map.naturalWidth, map.naturalHeight])(document.querySelector('#answer img'))"
+        seen.page.wait_for_function("document.querySelector('#answer img').complete")
+        assert seen.page.evaluate(shape) == [40, 30]
+        assert "Distance: black is" in seen.text("#answer")
         assert seen.complaints == [] and seen.outside == []
 
 

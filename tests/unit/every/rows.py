@@ -23,7 +23,7 @@ from unit.bases.families import FAMILIES, save
 LABELS = ("no", "yes", "perhaps")
 WORDS = [f"w{number}" for number in range(4, 29)]
 TEXTS = ("w5 w6 w7 w8", "w9 w4", "w20 w21 w4 w5 w6")
-SMALL = dict.fromkeys(("vit", "deit", "dinov2", "swin"), (16, 16))
+SMALL = dict.fromkeys(("vit", "deit", "dinov2", "dpt", "swin"), (16, 16))
 SIDES = {**SMALL, "yolos": (16, 24), "rt_detr": (64, 64)}
 TRIED: dict[str, tuple[str, ...]] = {
     "AutoModel": ("bert", "vit"),
@@ -37,6 +37,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     "AutoModelForImageClassification": ("mobilenet_v2", "resnet", "vit"),
     "AutoModelForObjectDetection": ("yolos",),
     "AutoModelForSemanticSegmentation": ("segformer",),
+    "AutoModelForDepthEstimation": ("dpt",),
 }
 """Families that tasks of an Auto class are tried on in every run of the tests, one each in turn."""
 NOTHING_NEW = frozenset({"AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"})
@@ -44,6 +45,7 @@ NOTHING_NEW = frozenset({"AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2S
 PROCESSORS = {
     "yolos": "YolosImageProcessor",
     "detr": "DetrImageProcessor",
+    "dpt": "DPTImageProcessor",
     "rt_detr": "RTDetrImageProcessor",
     "segformer": "SegformerImageProcessor",
 }

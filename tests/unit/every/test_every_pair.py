@@ -58,41 +58,25 @@ def config_of(family: str) -> Any:
     return FAMILIES[family].make().config
 
 
-PLAIN = {"full", "lora"}
-"""Methods tried on every task and family: one whose delta is the model, one whose delta is added to it."""
-
-
 def combinations() -> Iterator[Any]:
-    """Yield every task, family and method that fit.
-
-    Beyond QUICK, CI tries every pair of them: of task and family by the PLAIN methods, of family and method by one
-    task. The other triples are long.
-    """
     configs = {family: config_of(family) for family in FAMILIES}
-    tried: set[tuple[str, str]] = set()
     for key in Task.names():
         for family, config in configs.items():
             if fits(key, family, config):
                 for name in METHODS:
-                    marks = mark_of((key, family) in QUICK, name, (family, name) in tried)
-                    tried.add((family, name))
+                    marks = () if (key, family) in QUICK else pytest.mark.slow
+                    if Method.lookup(name).has_phases():  # their models are those of full or of freeze
+                        marks = pytest.mark.slow if (key, family) in QUICK else pytest.mark.long
                     yield pytest.param(key, family, name, id=f"{key}-{family}-{name}", marks=marks)
 
 
-def mark_of(quick: bool, name: str, tried: bool) -> Any:
-    """Return the mark of a triple; `tried`: whether its family and method were with another task."""
-    if Method.lookup(name).has_phases():  # their models are those of full or of freeze
-        return pytest.mark.slow if quick else pytest.mark.long
-    if quick:
-        return ()
-    return pytest.mark.long if tried and name not in PLAIN else pytest.mark.slow
-
-
 every = pytest.mark.parametrize(("key", "family", "name"), list(combinations()))
+SERVED_QUICK = {"full", "lora"}
+"""Methods that are saved, served and exported in every run: one whose delta is the model, one whose delta is added."""
 served = pytest.mark.parametrize(
     ("key", "family", "name"),
     [
-        case if case.marks or case.values[2] in PLAIN else pytest.param(*case.values, marks=pytest.mark.slow)
+        case if case.values[2] in SERVED_QUICK or case.marks else pytest.param(*case.values, marks=pytest.mark.slow)
         for case in combinations()
     ],
 )

@@ -44,7 +44,7 @@ def test_auto_adapts_queries_and_values_of_every_layer(base: Base) -> None:
 
 
 PROJECTIONS = {
-    "query value": ("bert", "bert-pooled", "roberta", "xlm-roberta", "yolos"),
+    "query value": ("bert", "bert-pooled", "dpt", "roberta", "xlm-roberta", "yolos"),
     "q_proj v_proj": (
         "bart",
         "deit",

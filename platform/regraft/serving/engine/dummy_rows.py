@@ -7,6 +7,7 @@ from typing import Any
 
 from regraft.bases.adapted import Adapted
 from regraft.contracts import BadCell, Batch, Example, MadeUp, Row, Task, columns_of, windows_of
+from regraft.media.pixels.depth_maps import same_depths
 from regraft.serving.row_checks import check_rows, prediction_columns
 from regraft.trunk.cut import NotCut
 from regraft.trunk.shapes import distinguishes, sizes_of
@@ -62,10 +63,15 @@ def collated(adapted: Adapted, examples: Sequence[Example]) -> Batch:
 
 
 def close(one: Any, other: Any, bound: float) -> bool:
-    """Return whether two answers are equal: numbers within `bound`, relative to large ones, and all else exactly."""
+    """Return whether two answers are equal: numbers within `bound`, relative to large ones, and all else exactly.
+
+    Depth maps are numbers, too: a thousandth of their range counts as equal.
+    """
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(close(one[name], other[name], bound) for name in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(close(a, b, bound) for a, b in zip(one, other, strict=True))
+    if isinstance(one, str) and isinstance(other, str):
+        return one == other or same_depths(one, other)
     numbers = isinstance(one, int | float) and isinstance(other, int | float)
     return abs(one - other) <= bound * max(1.0, abs(one)) if numbers else bool(one == other)

@@ -14,7 +14,9 @@ from PIL import Image
 
 from regraft.contracts import MadeUp, Task, column_of
 from regraft.serving.batch.session import BatchRequest, predict_here
+from regraft.serving.engine.dummy_rows import close
 from regraft.serving.predictor import Predictor
+from support.depth_models import tiny_dpt
 from support.image_bases import tiny_mobilenet
 from support.language_models import tiny_language
 from support.segmenters import tiny_segformer
@@ -73,6 +75,7 @@ KITS = {
     "image-regression": Kit(tiny_mobilenet),
     "object-detection": Kit(tiny.yolos, fields={"threshold": 0.0}),
     "semantic-segmentation": Kit(tiny_segformer),
+    "depth-estimation": Kit(tiny_dpt),
 }
 
 
@@ -96,7 +99,7 @@ def alike(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(alike, one, other))
-    return bool(one == pytest.approx(other, abs=1e-5)) if isinstance(one, float) else one == other
+    return bool(one == pytest.approx(other, abs=1e-5)) if isinstance(one, float) else close(one, other, 0)
 
 
 @pytest.mark.parametrize("name", Task.names())

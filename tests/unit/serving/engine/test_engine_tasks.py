@@ -18,6 +18,7 @@ from unit.serving.tiny import publish
 
 FAMILIES = {
     "audio-classification": ("wav2vec2", "audio-spectrogram-transformer"),
+    "depth-estimation": ("dpt",),
     "embeddings": ("bert",),
     "image-embeddings": ("vit",),
     "image-classification": ("mobilenet_v2", "swin"),

@@ -24,7 +24,7 @@ from regraft.serving.row_checks import check_rows
 from regraft.spec.sections import DataSpec
 from support.image_bases import tiny_mobilenet
 
-NAMES = ("image-classification", "image-multi-label", "image-regression", "object-detection", "semantic-segmentation")
+NAMES = tuple(key for key in Task.names() if "levels" in Task.lookup(key).model_fields)
 CLASSIFICATION = Task.lookup("image-classification")
 
 

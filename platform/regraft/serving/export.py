@@ -134,7 +134,7 @@ def _sentence_encoder(
     _sentence_files(adapted, encoder, folder, parts=parts, pooling=model.pooling)
     (folder / NORMALIZE).mkdir()
     _card(fetched, folder, "sentence-transformers", embedding_usage(adapted))
-    return "transformers", EMBEDDING_NOTE
+    return "sentence-transformers", EMBEDDING_NOTE
 
 
 def _processor(adapted: Adapted, fetched: Fetched, folder: Path) -> None:

@@ -184,6 +184,12 @@ def test_whole_ratings_fit_two_tasks_and_the_flag_decides(task: str, tmp_path: P
     assert look(path, task=task).task.key() == task
 
 
+def test_texts_that_belong_together_are_pairs_where_the_task_is_named(tmp_path: Path) -> None:
+    rows = [(sentence(n), sentence(n + 40)) for n in range(30)]
+    found = look(table(tmp_path / "p.csv", ("question", "reply"), rows), task="embeddings")
+    assert found.task.key() == "embeddings" and set(found.data["columns"]) == {"text", "pair"}
+
+
 REFUSED: dict[str, tuple[Sequence[str], Sequence[Sequence[object]], str]] = {
     "texts alone": (("text",), [(sentence(n),) for n in range(9)], "no labels are recognised.*--task masked-lm"),
     "no labels": (("id", "day"), [(n, f"2026-01-{n + 1:02d}") for n in range(9)], "no labels are recognised"),

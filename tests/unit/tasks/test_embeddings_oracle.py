@@ -20,6 +20,8 @@ from regraft.serving.export import export
 from regraft.spec.run import RunSpec
 from regraft.training.session import train_local
 from regraft.training.whole_step import whole_step_loss
+from unit.every.rows import base_of
+from unit.serving.tiny import publish
 from unit.tasks.test_embeddings import adapted_to, sentences, spec_of
 
 Loss = Callable[[SentenceTransformer], nn.Module]
@@ -62,6 +64,22 @@ def test_the_loss_of_a_batch_and_its_gradient_are_those_of_sentence_transformers
     mine: Any = dict(made.model.named_parameters())[f"base.{name}"].grad
     its: Any = next(value.grad for key, value in theirs.named_parameters() if key.endswith(name))
     torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["mobilenet_v2", "vit"])
+def test_an_exported_base_of_pictures_gives_the_same_vectors_by_its_readme(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
+    publish(tmp_path / "store", base_of(family, tmp_path / "base").path, {"type": "image-embeddings"}, "full")
+    out = export(str(tmp_path / "store"), "tiny", tmp_path / "out")
+    code = (out.folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    made: dict[str, Any] = {}
+    monkeypatch.chdir(out.folder)
+    with quiet():
+        exec(code, made)
+    (answer,) = regraft.load("tiny", store=tmp_path / "store").predict([made["picture"]])
+    np.testing.assert_allclose(made["vector"][0].numpy(), answer["embedding"], atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -31,6 +31,7 @@ from regraft.contracts import (
     windows_of,
 )
 from regraft.contracts.findings import Findings
+from regraft.errors import Unsupported
 from regraft.tasks.inputs.context_windows import (
     TextWindow,
     WindowSizes,
@@ -43,6 +44,8 @@ from regraft.tasks.inputs.tokens import lengths_of, padded, refuse_length, refus
 from regraft.tasks.metrics.answers import answer_findings, exact_match, first_word, overlap_f1
 from regraft.tasks.outputs.answer_span import AnswerSpan, SpanScores, best_span, log_probabilities, trimmed
 
+NOT_APART = frozenset({"t5", "mt5", "umt5"})
+"""Families whose class for this task is not made of the bare base and a layer."""
 SHOWN = 60
 """Characters of a text that a message quotes."""
 
@@ -90,9 +93,14 @@ print("answer:", processor.decode(inputs["input_ids"][0, start : end + 1]))
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
         """Return the base with a layer that scores each token as the first and the last of the answer.
 
-        Raises Unsupported where the base cannot read max_length tokens.
+        Raises Unsupported where the base cannot read max_length tokens, or is not apart from that layer.
         """
         refuse_length(self.max_length, load.config)
+        if load.config.model_type in NOT_APART:
+            message = (
+                f"a {load.config.model_type} for this task keeps no base apart from its own layer: name an encoder"
+            )
+            raise Unsupported(f"{message}, such as BERT, RoBERTa or DeBERTa", where="base")
         return load(self.auto, num_labels=2)
 
     def configure(self, model: nn.Module, context: Context) -> None:

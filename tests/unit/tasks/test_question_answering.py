@@ -8,6 +8,7 @@ import math
 import random
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -399,6 +400,12 @@ def test_a_slow_tokenizer_is_refused(reader: Path) -> None:
 
     with pytest.raises(Unsupported, match="a fast tokenizer is needed"):
         made.task.configure(made.model, Context(Slow(), (), made.context.config))
+
+
+def test_a_base_that_is_not_apart_from_its_layer_is_refused() -> None:
+    with pytest.raises(Unsupported, match="name an encoder") as refused:
+        QuestionAnswering().build(SimpleNamespace(config=SimpleNamespace(model_type="t5")), ())  # type: ignore[arg-type]
+    assert refused.value.where == "base"
 
 
 def test_a_base_that_reads_too_few_tokens_is_refused(reader: Path) -> None:

@@ -25,9 +25,8 @@ import yaml
 from convert_efficientnet_lite0 import convert, weights_file
 from trained import Goal, measured, shared, show
 
+from regraft.contracts import EvaluationDone, Event
 from regraft.spec.run import RunSpec
-from regraft.store.objects import open_store
-from regraft.store.runs import Runs
 from regraft.training.session import train_local
 
 NAME = "hymenoptera-efficientnet-lite0"
@@ -78,10 +77,15 @@ def main() -> int:
             record.write(f"{NAME}-dev", develop(base, store), options.results)
             return 0
         spec = resolved(base, store, {})
-        outcome = train_local(spec, progress=show)
-        figures = measured(spec, outcome, GOAL)
-        lines = Runs(open_store(spec.store)).metric_lines(spec.run)
-        figures["last"] = [line["accuracy"] for line in lines if "accuracy" in line][-1]
+        evaluations: list[float] = []
+
+        def watch(event: Event) -> None:
+            show(event)
+            if isinstance(event, EvaluationDone):
+                evaluations.append(event.metrics[GOAL.metric])
+
+        figures = measured(spec, train_local(spec, progress=watch), GOAL)
+        figures["last"] = evaluations[-1]
         figures["reached"] = figures["last"] >= GOAL.least
     record.write(NAME, figures, options.results)
     print(f"{NAME}: accuracy {figures['last']:.4f}, goal {GOAL.least}, reached: {figures['reached']}")

@@ -48,6 +48,15 @@ SMALL = {
 """Small ones of further families."""
 TIMM = FIELD | SMALL
 
+TIMM_RUNS: list[tuple[str, Any]] = [
+    *(("resnet50", name) for name in ("feature-extraction", "freeze", "prototypes", "setfit")),
+    ("vgg16", {"type": "freeze", "depth": 13}),
+    ("inception_v3", "feature-extraction"),
+    *((name, "full") for name in SMALL),
+    *(("resnet", name) for name in ("gradual-unfreezing", "lp-ft")),
+]
+"""Networks and methods of whole runs."""
+
 
 def timm_base(name: str, folder: Path, *, labels: int = 5, side: int | None = None) -> Path:
     """Save a network by its key in TIMM; `side` is that of its pictures, if not the small one. Return the folder."""

@@ -26,7 +26,10 @@ from regraft.serving.predictor import Predictor
 from regraft.store.card import model_card
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry
+from support.paths import ROOT
+from support.support_page import PAGE, page
 from unit.bases.families import FAMILIES, REFUSED, shake, step
+from unit.bases.test_block_discovery import OTHERS
 from unit.every.rows import NOTHING_NEW, base_of, family_of, fits, labels_of, rows_of, task_of
 
 LIBRARIES = {"embeddings": "sentence-transformers"}
@@ -100,6 +103,14 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Base]:
     return base
 
 
+def refused(key: str, family: str, name: str) -> bool:
+    """Return whether the combination is refused; a method that trains a head alone is where there is no new layer."""
+    method: Any = Method.parse(METHODS[name])
+    auto = Task.lookup(key).auto
+    alone = (method.serves == "head" or name == "lp-ft") and auto in NOTHING_NEW
+    return alone or family in ENCODERS.get(auto, ()) or family in REFUSED.get(name, ())
+
+
 def fitted(key: str, family: str, name: str, base: Base) -> Case:
     """Return an adapted model with a batch of three rows; combinations that do not fit are refused with a message."""
     task, method = task_of(key), Method.parse(METHODS[name])
@@ -108,11 +119,7 @@ def fitted(key: str, family: str, name: str, base: Base) -> Case:
         adapted = adapt(base, Adaptation(task=task, method=method, labels=labels_of(task), seed=5))
     except Unsupported as refusal:
         assert len(str(refusal)) > 20
-        if (method.serves == "head" or name == "lp-ft") and task.auto in NOTHING_NEW:
-            pytest.skip(f"refused, as it should be: {refusal}")
-        if family in ENCODERS.get(task.auto, ()) and refusal.where == "base":
-            pytest.skip(f"refused, as it should be: {refusal}")
-        if family in REFUSED.get(name, ()) and refusal.where == "method":
+        if refused(key, family, name) and refusal.where in ("base", "method"):
             pytest.skip(f"refused, as it should be: {refusal}")
         raise
     assert family not in ENCODERS.get(task.auto, ()) and family not in REFUSED.get(name, ())
@@ -242,3 +249,15 @@ def publish(store: Path, case: Case) -> None:
 
 def test_every_task_has_a_family_in_every_run() -> None:
     assert {key for key, family in QUICK if fits(key, family, config_of(family))} == set(Task.names())
+
+
+def support_page() -> str:
+    """Return the page of what is tested with what, made of these combinations."""
+    configs = {name: make().config for name, make in OTHERS.items()}
+    return page([case.values for case in every.args[1]], refused, configs)
+
+
+def test_the_page_of_what_is_tested_is_made_of_these_combinations() -> None:
+    again = "run python tests/support/support_page.py"
+    assert PAGE.read_text(encoding="utf-8") == support_page(), again
+    assert PAGE.name in (ROOT / "README.md").read_text(encoding="utf-8")

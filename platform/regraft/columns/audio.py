@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -12,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.columns.files.file_column import FileColumn
-from regraft.contracts.column import Allowance, BadCell, MadeUp
-from regraft.contracts.file_ref import FileBytes
+from regraft.contracts.column import Allowance, BadCell, MadeUp, TooLarge
+from regraft.contracts.file_ref import FileBytes, UndecodedFile
 from regraft.contracts.likeness import CellSample, Likeness
 from regraft.contracts.views import ImageView, ShownRow
 from regraft.errors import DataError
-from regraft.media.sounds.check import METHOD, damage
-from regraft.media.sounds.sounds import ALLOWED, SUFFIXES, SoundHeader, sound_header
+from regraft.media.sounds.check import METHOD
+from regraft.media.sounds.decoding import checked_apart, most_samples, plain_sound
+from regraft.media.sounds.plain import CostlySound, is_plain, may_be_sound, stated_samples
+from regraft.media.sounds.sounds import ALLOWED, SUFFIXES, sound_header
 from regraft.media.sounds.spectrogram import sound_picture
 
 _OPENED, _MEASURED = 3, 50
@@ -46,7 +50,7 @@ class AudioColumn(FileColumn):
 
     def problem(self, content: bytes) -> str:
         """Return what is wrong with a sound: all of it is decoded."""
-        return damage(content)
+        return checked_apart(content)
 
     def start_problem(self, head: bytes, size: int) -> str:
         """Return what is wrong with the size of a large file in S3: headers of sounds may need the end of the file."""
@@ -83,15 +87,28 @@ class AudioColumn(FileColumn):
         return "sounds", f"{found[0]:.1f} to {found[-1]:.1f} seconds, {found[len(found) // 2]:.1f} in the middle"
 
     def receive_body(self, body: bytes, allowance: Allowance) -> bytes:
-        """Return the bytes of a sound within the limits; its samples count as pixels do."""
+        """Return a plain WAV file; any other sound to be decoded by another process. Samples count as pixels do."""
         if not body:
             raise BadCell(f"is empty; it is a sound's file ({ALLOWED})")
-        try:
-            header = sound_header(FileBytes(body, "in this row"))
-        except DataError as error:
-            raise BadCell(f"is refused: {error.message}") from None
-        allowance.decode(header.frames * header.channels, _described(header))
-        return body
+        if not may_be_sound(body):
+            raise BadCell(f"is no sound of a format that is read; allowed are {ALLOWED}")
+        stated = stated_samples(body)
+        if stated is not None:
+            allowance.decode(stated, _described(stated))
+        if is_plain(body):
+            with _refusing():
+                sound_header(FileBytes(body, "in this row"))
+            return body
+        most = most_samples(body, stated)
+
+        def converted() -> bytes:
+            with _refusing():
+                plain = plain_sound(body, most)
+            if stated is None:
+                allowance.decode(found := stated_samples(plain) or 0, _described(found))
+            return FileBytes(plain, "in this row")
+
+        return UndecodedFile(body, most, converted)
 
     def request_schema(self) -> dict[str, Any]:
         """Return the schema of a file in base64."""
@@ -125,8 +142,19 @@ def wav(samples: NDArray[np.int16], rate: int) -> bytes:
     return file.getvalue()
 
 
-def _described(header: SoundHeader) -> str:
-    return f"the sound has {header.frames * header.channels:,} samples, which count as pixels"
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Raise BadCell or TooLarge for what is wrong with a request's sound."""
+    try:
+        yield
+    except CostlySound as error:
+        raise TooLarge(f"is refused: {error.message}") from None
+    except DataError as error:
+        raise BadCell(f"is refused: {error.message}") from None
+
+
+def _described(samples: int) -> str:
+    return f"the sound has {samples:,} samples, which count as pixels"
 
 
 @lru_cache

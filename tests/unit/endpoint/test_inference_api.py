@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from huggingface_hub import InferenceClient
 from PIL import Image
 
@@ -76,6 +77,13 @@ def test_a_sound_s_scores(every: Endpoint, model_store: ModelStore) -> None:
     same([{"label": item.label, "score": item.score} for item in found], wanted)
     coded = every.ask("/models/audio-classification", {"inputs": base64.b64encode(SOUNDS[0]).decode()})
     same(coded.document, wanted)
+    samples, rate = soundfile.read(io.BytesIO(SOUNDS[0]), dtype="int16")
+    soundfile.write(flac := io.BytesIO(), samples, rate, format="FLAC")
+    packed = [
+        {"label": item.label, "score": item.score}
+        for item in client(every, "audio-classification").audio_classification(flac.getvalue())
+    ]
+    same(packed, wanted)
     assert len(client(every, "audio-classification").audio_classification(SOUNDS[0], top_k=1)) == 1
 
 

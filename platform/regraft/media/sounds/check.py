@@ -8,7 +8,7 @@ from typing import Any
 from regraft.errors import DataError
 from regraft.media.sounds.sounds import BLOCK, SoundHeader, checked_sound, mono
 
-METHOD = "1"
+METHOD = "2"
 """The number of this check: another one makes known files be checked again."""
 _NAME = "it"
 

@@ -161,7 +161,8 @@ class _Part(NamedTuple):
 def _read(file: Any, header: SoundHeader, span: Span, name: str) -> _Part:
     margin = round(_MARGIN_S * header.rate)
     start = max(0, span.start - margin)
-    file.seek(start)
+    if file.tell() != start:
+        file.seek(start)
     before = span.start - start
     samples = mono(file.read(before + span.length + margin, dtype="float32", always_2d=True), name)
     if len(samples) <= before:

@@ -50,6 +50,7 @@ OTHER_MEANINGS = {
         for name in (
             "audio-classification",
             "depth-estimation",
+            "zero-shot-image-classification",
             "feature-extraction",
             "image-classification",
             "object-detection",
@@ -66,6 +67,7 @@ OTHER_MEANINGS = {
     ("tasks/text_classification.py", "prototypes"): "what a task supports",
     ("tasks/text_pair_classification.py", "prototypes"): "what a task supports",
     ("tasks/token_classification.py", "spans"): "the places of words in an encoded row",
+    ("tasks/zero_shot_image_classification.py", "prototypes"): "what a task supports",
     ("training/baselines.py", "prototypes"): "the method whose result is the baseline; no model is asked for it",
     ("tuning/driver/centroid_baseline.py", "prototypes"): "what a task supports",
     ("tuning/worker/base_trials.py", "feature-extraction"): "a method that is made, to compute ahead what others share",

@@ -86,6 +86,10 @@ class BaseLoader:
         found: nn.Module = model
         return found
 
+    def processor(self, modality: str) -> Any:
+        """Return the base's processor of that medium; BaseError when its files are missing."""
+        return load_processor(self.base, modality)
+
     def _load(self, family: Any, settings: Any, arguments: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return a model with this configuration, and transformers' report about the parameters of its files."""
         what = f"{family.__name__} on {settings.model_type}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from regraft.contracts.rows import Answer
+from regraft.errors import RequestError
 
 Parameters = Mapping[str, Any]
 Schema = dict[str, Any]
@@ -15,6 +16,8 @@ View = Literal["scores", "entities", "boxes", "masks", "depth", "text", "span", 
 """How the endpoint's page draws an answer: bars of scores, marked text, boxes or masks on the image, a depth map, a
 text, a piece that is marked in the last input, JSON."""
 
+_SUMS_TO_1 = 1e-4
+"""Deviation from 1 of scores that share a softmax."""
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
 WHOLE: Schema = {"type": "integer"}
@@ -106,6 +109,23 @@ def scores_form(medium: str, applied: str, *, wrapped: bool) -> ApiForm:
         holds=("scores",),
         wrapped=wrapped,
         view="scores",
+    )
+
+
+def candidates_form(templates: Sequence[str]) -> ApiForm:
+    """Return the form of a classifier whose client names the labels to choose from, `candidate_labels`.
+
+    The labels are those of the model, and so are the templates. Answers have `scores`; by a softmax, those of the
+    candidates alone sum to 1.
+    """
+    return ApiForm(
+        name="zero-shot-image-classification",
+        render=_candidates,
+        schema=json_list(json_object(label=TEXT, score=NUMBER)),
+        parameters={"candidate_labels": json_list(TEXT), "hypothesis_template": {"enum": list(templates)}},
+        holds=("scores",),
+        view="scores",
+        client=False,  # the client's method needs candidates, which the page does not ask for
     )
 
 
@@ -243,6 +263,22 @@ def own_form() -> ApiForm:
 def _scores(answer: Answer, parameters: Parameters) -> Any:
     found = answer["scores"]
     return found[: parameters["top_k"]] if parameters.get("top_k") else found
+
+
+def _candidates(answer: Answer, parameters: Parameters) -> Any:
+    found, wanted = answer["scores"], parameters.get("candidate_labels")
+    if wanted is None:
+        return found
+    known = [item["label"] for item in found]
+    if unknown := [label for label in wanted if label not in known]:
+        raise RequestError(
+            f"candidate_labels names {unknown[0][:80]!r}; this model has the labels {', '.join(sorted(known))}: ask "
+            "for some of these, or leave candidate_labels out"
+        )
+    chosen = [item for item in found if item["label"] in wanted]
+    whole = sum(item["score"] for item in found)
+    alone = abs(whole - 1) > _SUMS_TO_1 or not (total := sum(item["score"] for item in chosen))
+    return chosen if alone else [{**item, "score": item["score"] / total} for item in chosen]
 
 
 def _filled(answer: Answer, parameters: Parameters) -> Any:

@@ -71,6 +71,10 @@ class Method(Plugin, ABC):
         found: Mapping[str, tuple[Any, ...]] | None = vars(cls).get("automatic")
         return found
 
+    def needs(self) -> frozenset[str]:
+        """Return the options of `Task.supports` without which this method has no meaning."""
+        return frozenset()
+
     def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
         """Return the values of the training keys that a spec leaves open."""
         return TrainingDefaults()

@@ -77,6 +77,10 @@ class Loader(Protocol):
     pooling: str | None
     """`mean` or `cls` where a sentence-transformers base declares its pooling, else None."""
 
+    def processor(self, modality: str) -> Any:
+        """Return the base's processor of that medium, where the task needs another one than its own."""
+        ...
+
     def __call__(self, auto: str, *, labels: Sequence[str] = (), **config: Any) -> nn.Module:
         """Return the base loaded as a model of the transformers Auto class `auto`.
 
@@ -106,8 +110,9 @@ class Task(Plugin, ABC):
     """Name and kind of every column that the task reads with default fields, targets included."""
     supports: ClassVar[frozenset[str]] = frozenset()
     """Options of a spec that have a meaning for this task: class_weights, label_smoothing, bucketing, baselines,
-    prototypes, augment. A spec that sets another one is refused. `features`: the head's last layer reads one vector for
-    each row; `classes`: its outputs are logits of classes, (rows, classes)."""
+    prototypes, augment, prompts. A spec that sets another one is refused. `features`: the head's last layer reads one
+    vector for each row; `classes`: its outputs are logits of classes, (rows, classes). `prompts`: the head that `build`
+    makes answers already, from the texts of its classes."""
     api_names: ClassVar[Mapping[str, str]] = {}
     """Other names of the input columns that clients of the Inference API send."""
     packs: ClassVar[bool] = False
@@ -123,9 +128,10 @@ class Task(Plugin, ABC):
     row_shapes: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """The task's fields for each form that its rows may have; a look at data takes the first that fits."""
     answer_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that change answers alone, and not how rows with targets are encoded."""
+    """Fields that change neither how rows with targets are encoded nor what a frozen base makes of them, so that its
+    kept outputs stay valid."""
     export_code: ClassVar[str] = ""
-    """Python that prints an answer of an exported model where transformers has no pipeline for the task. It has
+    """Python that prints an answer of an exported model where transformers has no pipeline that gives it. It has
     `processor` and `model`; EXAMPLES stands for a tuple of example inputs."""
 
     # Columns, head and loss.
@@ -192,6 +198,13 @@ class Task(Plugin, ABC):
         Called before an export, so that the exported model needs no class of this platform. Raises Unsupported
         where plain layers cannot hold the same function.
         """
+
+    def exported(self, model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
+        """Return the model that an export writes, and the linear head that lies beside it where it has no place for it.
+
+        `merge` was called before.
+        """
+        return model, None
 
     def configure(self, model: nn.Module, context: Context) -> None:
         """Set up the built model and the processor for the task's fields, in place (languages, generation settings).

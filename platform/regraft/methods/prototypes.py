@@ -36,8 +36,11 @@ class Prototypes(FeatureExtraction):
 
     closed_form: ClassVar[bool] = True
     by_depth: ClassVar[bool] = False
-    later: ClassVar[frozenset[str]] = frozenset({"covariance", "cosine"})
+    later: ClassVar[frozenset[str]] = frozenset({"covariance", "cosine", "of"})
 
+    of: Literal["rows", "prompts"] = "rows"
+    """rows: prototypes are made of training rows. prompts: they are those of the texts of the classes, on a base that
+    reads images and texts (zero-shot); the training rows then only name the labels."""
     metric: Literal["cosine", "euclidean"] = "cosine"
     """How a row is compared with the prototypes."""
     covariance: Literal["none", "shared"] = "none"
@@ -56,7 +59,11 @@ class Prototypes(FeatureExtraction):
     @property
     def reads_twice(self) -> bool:  # type: ignore[override]
         """Whether the spread around the class means is needed, which a first pass gives."""
-        return self.covariance == "shared"
+        return self.covariance == "shared" and self.of == "rows"
+
+    def needs(self) -> frozenset[str]:
+        """Return what a task must support."""
+        return super().needs() | ({"prompts"} if self.of == "prompts" else frozenset())
 
     def defaults(self, facts: TrainingFacts) -> TrainingDefaults:
         """Return values that are not used: the head is solved."""
@@ -92,6 +99,8 @@ class Prototypes(FeatureExtraction):
 
         Raises Unsupported where no row has a label, or where the head lacks a bias that is needed.
         """
+        if self.of == "prompts":
+            return None
         counts = statistics["counts"]
         if not counts.sum():
             raise Unsupported("there are no labelled rows to make prototypes of", where="method")

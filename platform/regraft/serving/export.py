@@ -94,10 +94,12 @@ def export(
 def _write(
     adapted: Adapted, fetched: Fetched, folder: Path
 ) -> tuple[Literal["transformers", "sentence-transformers"], str]:
-    model = adapted.model
+    model, beside = adapted.task.exported(adapted.model)
     if isinstance(model, PreTrainedModel):
         _processor(adapted, fetched, folder)
-        _save(model, adapted.context.labels, folder)
+        _save(model, adapted.context.labels if beside is None else (), folder)
+        if beside is not None:
+            _head_files(beside, adapted.context.labels, folder, reads="image_embeds")
         usage, note = transformers_usage(adapted, model)
         _card(fetched, folder, "transformers", usage)
         return "transformers", note
@@ -225,10 +227,10 @@ def _tokens(adapted: Adapted) -> int:
     return len(_example(adapted, "a " * 20_000)["input_ids"])
 
 
-def _head_files(head: nn.Linear, labels: Sequence[str], folder: Path) -> None:
+def _head_files(head: nn.Linear, labels: Sequence[str], folder: Path, *, reads: str = "sentence_embedding") -> None:
     tensors = {name: tensor.detach().contiguous() for name, tensor in head.named_parameters()}
     save_file(tensors, folder / HEAD, metadata={"format": "pt"})
-    _json(folder / HEAD_LABELS, {"labels": list(labels), "input": "sentence_embedding", "file": HEAD})
+    _json(folder / HEAD_LABELS, {"labels": list(labels), "input": reads, "file": HEAD})
 
 
 def _card(fetched: Fetched, folder: Path, library: str, usage: str) -> None:

@@ -120,7 +120,7 @@ def transformers_usage(adapted: Adapted, model: PreTrainedModel) -> tuple[str, s
     auto, name = adapted.task.auto, adapted.task.api_form().name
     note = f"{with_article(type(model).__name__)}: load it by transformers.{auto}.from_pretrained"
     processor = medium_of(adapted.task.modality).auto
-    if name not in PIPELINE_REGISTRY.get_supported_tasks():
+    if adapted.task.export_code or name not in PIPELINE_REGISTRY.get_supported_tasks():
         if adapted.task.export_code:
             code = _LOADED.replace("AUTO", auto).replace("PROCESSOR", processor).removesuffix("```\n")
             return f"{code}{adapted.task.export_code.replace('EXAMPLES', repr(tuple(_examples(adapted))))}```\n", note

@@ -1,4 +1,4 @@
-"""What a method that trains features needs of the rest of a spec."""
+"""What a method needs of the task, and one that trains features of the rest of a spec."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from collections.abc import Sequence
 
 from regraft.contracts import Loss, Method, Task
 from regraft.spec.sections import ComputeSpec, TrainingSpec
+
+
+def problem_of_needs(method: Method, task: Task) -> str:
+    """Return what a method needs of the task that it does not have, and what to do; empty if nothing."""
+    if "prompts" in method.needs() - task.supports:
+        return (
+            f"method.of: prompts is written, and the head of task {task.key()} does not start from prompts: write of: "
+            "rows, or a task for bases that read images and texts"
+        )
+    return ""
 
 
 def problem_of_features(

@@ -23,7 +23,7 @@ from regraft.plugins import Frozen, add_folder
 from regraft.spec.budget import BudgetSpec, within
 from regraft.spec.column_names import column_names, misnamed
 from regraft.spec.document import absolute, absolute_base, merged, read_document
-from regraft.spec.feature_training import problem_of_features
+from regraft.spec.feature_training import problem_of_features, problem_of_needs
 from regraft.spec.named_models import MODEL, check_named
 from regraft.spec.problems import problems
 from regraft.spec.search import SearchSpec
@@ -137,7 +137,9 @@ class RunSpec(Frozen):
                 raise ValueError(f"{where}.{option} has no meaning for task {task.key()}: remove one of the two")
         if self.method.closed_form and "prototypes" not in task.supports:
             raise ValueError(f"method {self.method.key()} needs one label a row, which task {task.key()} has not")
-        if problem := problem_of_features(self.method, task, self.losses, training=training, compute=self.compute):
+        if problem := problem_of_needs(self.method, task) or problem_of_features(
+            self.method, task, self.losses, training=training, compute=self.compute
+        ):
             raise ValueError(problem)
         if self.method.has_phases() and self.compute.strategy == "fsdp":
             raise ValueError(

@@ -32,6 +32,7 @@ _PIPELINES = {
     "text-generation",
     "token-classification",
     "translation",
+    "zero-shot-image-classification",
 }
 
 _ENCODERS, _ENCODER = "sentence-transformers", "feature-extraction"

@@ -20,6 +20,7 @@ from regraft.bases.adapted import Adapted
 from regraft.bases.load import quiet
 from regraft.bases.locate import Base, locate
 from regraft.contracts import Answer, Batch, Context, Example, Kind, Loader, Method, Record, Row, Score, Task
+from regraft.tasks.outputs.text_prototypes import ImageTextClassifier
 
 LABELS = ("no", "yes", "perhaps")
 
@@ -99,6 +100,13 @@ class TinySegmentation(Tiny):
 
 class TinyDepth(Tiny):
     auto: ClassVar[str] = "AutoModelForDepthEstimation"
+
+
+class TinyImageText(Tiny):
+    auto: ClassVar[str] = "AutoModelForZeroShotImageClassification"
+
+    def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
+        return ImageTextClassifier(load(self.auto), len(labels))
 
 
 class SomebodysTranslator(nn.Module):
@@ -208,6 +216,12 @@ def _dpt() -> Any:
     return model
 
 
+def _clip() -> Any:
+    text = _sizes(vocab_size=30, max_position_embeddings=16, eos_token_id=29, bos_token_id=2, pad_token_id=0)
+    vision = _sizes(image_size=16, patch_size=8)
+    return hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=6))
+
+
 def _detr() -> Any:
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 2], "layer_type": "basic"}
     config = hf.DetrConfig(
@@ -289,6 +303,7 @@ FAMILIES: dict[str, Family] = {
     "bart": Family(_bart, TinyText(), 4),
     "bert": Family(_bert, TinyText(), 3),
     "bert-pooled": Family(_bert, TinyPooled(), 3),
+    "clip": Family(_clip, TinyImageText(), 3),
     "convnext": Family(_convnext, Tiny(), 3),
     "deberta-v2": Family(_deberta, TinyText(), 3),
     "deeplabv3-mobilenet_v2": Family(_mobilenet_v2, TinySegmentation(), 16),
@@ -317,6 +332,10 @@ FAMILIES: dict[str, Family] = {
     "xlm-roberta": Family(lambda: _roberta("XLMRoberta"), TinyText(), 3),
     "yolos": Family(_yolos, TinyDetection(), 3),
 }
+
+
+TWO_TOWERS = ("clip",)
+"""Families whose base has chains of blocks side by side; the task's model reads one of them."""
 
 
 REFUSED: dict[str, frozenset[str]] = {"bitfit": frozenset({"llama", "qwen3", "t5"})}
@@ -364,7 +383,7 @@ def batch_for(name: str) -> Batch:
         return {"input_values": torch.randn(3, 2000, generator=generator), "labels": torch.tensor([0, 1, 2])}
     if FAMILIES[name].task.modality == "audio":
         return {"input_values": torch.randn(3, 20, 16, generator=generator), "labels": torch.tensor([0, 1, 2])}
-    small = dict.fromkeys(("vit", "deit", "dinov2", "dpt", "swin"), (16, 16))
+    small = dict.fromkeys(("clip", "vit", "deit", "dinov2", "dpt", "swin"), (16, 16))
     side = {**small, "yolos": (16, 24), "rt_detr": (64, 64)}.get(name, (33, 32))
     return {"pixel_values": torch.randn(3, 3, *side, generator=generator), "labels": torch.tensor([0, 1, 2])}
 

@@ -15,7 +15,7 @@ from regraft.bases.anatomy import dissect
 from regraft.bases.families import RULES
 from regraft.contracts import Anatomy, under
 from regraft.errors import Unsupported
-from unit.bases.families import FAMILIES, LABELS, SomebodysClassifier, batch_for
+from unit.bases.families import FAMILIES, LABELS, TWO_TOWERS, SomebodysClassifier, batch_for
 
 AFTER = ("pooler", "layernorm", "conv_1x1", "norm", "ln_f", "layer_norm", "final_layer_norm")
 """Modules of families between the last block and the head."""
@@ -53,7 +53,7 @@ def bare_model(name: str) -> nn.Module:
 
 
 models = pytest.mark.parametrize("make", [task_model, bare_model])
-families = pytest.mark.parametrize("name", FAMILIES)
+families = pytest.mark.parametrize("name", [name for name in FAMILIES if name not in TWO_TOWERS])
 
 
 def inputs(name: str, model: nn.Module) -> dict[str, Any]:

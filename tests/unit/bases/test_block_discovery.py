@@ -19,7 +19,7 @@ from regraft.bases.delta import delta_tensors
 from regraft.bases.locate import locate
 from regraft.contracts import Method, under
 from regraft.errors import Unsupported
-from unit.bases.families import FAMILIES, LABELS, TinyText, batch_for, shake, step
+from unit.bases.families import FAMILIES, LABELS, TWO_TOWERS, TinyText, batch_for, shake, step
 from unit.bases.test_anatomy import bare_model, task_model
 
 SIZES = {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 12}
@@ -115,8 +115,19 @@ def test_heavy_lists_that_stand_side_by_side_need_a_rule(name: str, make: Any) -
         discover_blocks(model, dissect(model).prefix)
 
 
+@pytest.mark.parametrize("name", TWO_TOWERS)
+def test_of_two_towers_that_is_found_which_the_task_reads(name: str) -> None:
+    with pytest.raises(NoBlocks, match="begin chains that do not feed each other"):
+        discover_blocks(bare_model(name), "")
+    model = task_model(name)
+    found = dissect(model)
+    assert len(found.blocks) == FAMILIES[name].blocks
+    read = {key for key, _ in model.named_parameters() if not under(key, found.idle)}
+    assert read and not any("text" in key for key in read), "the other tower is idle: nothing of it is trained"
+
+
 @pytest.mark.parametrize("make", [task_model, bare_model])
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in SIDE_BY_SIDE])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in (*SIDE_BY_SIDE, *TWO_TOWERS)])
 def test_it_finds_what_the_rules_say(name: str, make: Any) -> None:
     model = make(name)
     rule = dissect(model)

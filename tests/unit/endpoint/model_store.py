@@ -41,6 +41,7 @@ BY_AUTO = {
     "AutoModelForObjectDetection": "yolos",
     "AutoModelForSemanticSegmentation": "segformer",
     "AutoModelForDepthEstimation": "dpt",
+    "AutoModelForZeroShotImageClassification": "clip",
 }
 FAMILY = {key: BY_AUTO.get(key) or BY_AUTO[Task.lookup(key).auto] for key in Task.names()}
 """A tiny base for each task; tasks of one Auto class share theirs, where they read the same."""

@@ -87,6 +87,18 @@ def test_a_sound_s_scores(every: Endpoint, model_store: ModelStore) -> None:
     assert len(client(every, "audio-classification").audio_classification(SOUNDS[0], top_k=1)) == 1
 
 
+def test_candidates_are_some_of_the_labels(every: Endpoint, model_store: ModelStore) -> None:
+    task = "zero-shot-image-classification"
+    wanted = model_store.predict(task, [PICTURES[0]])[0]["scores"][:2]
+    labels = [item["label"] for item in wanted]
+    found = client(every, task).zero_shot_image_classification(PICTURES[0], candidate_labels=labels)
+    whole = sum(item["score"] for item in wanted)
+    same([{"label": item.label, "score": item.score * whole} for item in found], wanted)
+    inputs, unknown = base64.b64encode(PICTURES[0]).decode(), {"candidate_labels": ["a cat"]}
+    reply = every.ask(f"/models/{task}", {"inputs": inputs, "parameters": unknown})
+    assert reply.status == 422 and "names 'a cat'; this model has the labels" in reply.document["error"]
+
+
 def test_entities(every: Endpoint, model_store: ModelStore) -> None:
     for text in TEXTS:
         found = client(every, "token-classification").token_classification(text)

@@ -17,13 +17,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from regraft.bases.locate import Base, locate
-from regraft.contracts import MadeUp, Row, Task, columns_of, medium_of
+from regraft.contracts import MadeUp, Row, Task, column_of, columns_of, medium_of
 from unit.bases.families import FAMILIES, save
 
 LABELS = ("no", "yes", "perhaps")
 WORDS = [f"w{number}" for number in range(4, 29)]
 TEXTS = ("w5 w6 w7 w8", "w9 w4", "w20 w21 w4 w5 w6")
-SMALL = dict.fromkeys(("vit", "deit", "dinov2", "dpt", "swin"), (16, 16))
+SMALL = dict.fromkeys(("clip", "vit", "deit", "dinov2", "dpt", "swin"), (16, 16))
 SIDES = {**SMALL, "yolos": (16, 24), "rt_detr": (64, 64)}
 TRIED: dict[str, tuple[str, ...]] = {
     "AutoModel": ("bert", "vit"),
@@ -38,6 +38,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     "AutoModelForObjectDetection": ("yolos",),
     "AutoModelForSemanticSegmentation": ("segformer",),
     "AutoModelForDepthEstimation": ("dpt",),
+    "AutoModelForZeroShotImageClassification": ("clip",),
 }
 """Families that tasks of an Auto class are tried on in every run of the tests, one each in turn."""
 REFUSED_FAMILIES = {"AutoModelForQuestionAnswering": {"t5"}}
@@ -62,6 +63,8 @@ def base_of(family: str, folder: Path) -> Base:
     elif FAMILIES[family].task.modality == "audio":
         (folder / "preprocessor_config.json").write_text(json.dumps(feature_extractor(config)))
     else:
+        if "text_config" in config:
+            tokenizer(config["text_config"]).save_pretrained(folder)
         height, width = SIDES.get(family, (33, 32))
         document = {
             "image_processor_type": PROCESSORS.get(family, "ViTImageProcessor"),
@@ -114,6 +117,8 @@ def task_of(key: str) -> Task:
     fields = Task.lookup(key).model_fields
     short = {"max_length": 12, "block_size": 12, "max_new_tokens": 4, "max_source_length": 12, "max_target_length": 8}
     chosen: dict[str, Any] = {"type": key, **{name: value for name, value in short.items() if name in fields}}
+    if "texts" in fields:
+        chosen["texts"] = dict(zip((*column_of("label").made_up_labels(), "a", "b"), WORDS, strict=False))
     if "labels" in fields:
         chosen["labels"] = list(LABELS)
     found = Task.parse(chosen)

@@ -13,7 +13,7 @@ from regraft.bases.load import load_processor
 from regraft.bases.locate import locate
 from regraft.contracts import Column, MadeUp, Medium, Task, column_of, medium_of
 from regraft.errors import BaseError
-from unit.bases.families import FAMILIES
+from unit.bases.families import FAMILIES, TWO_TOWERS
 from unit.every.rows import base_of
 
 NAMES = Medium.names()
@@ -30,7 +30,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for family, made in FAMILIES.items():
         modality = made.task.modality
-        if modality not in found:
+        if modality not in found and family not in TWO_TOWERS:
             found[modality] = tmp_path_factory.mktemp(modality)
             base_of(family, found[modality])
     return found

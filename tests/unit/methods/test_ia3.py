@@ -51,6 +51,7 @@ LAST_BLOCK: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("vit", "deit", "dinov2", "swin", "segformer", "audio-spectrogram-transformer"), VIT),
     **dict.fromkeys(("bart", "marian"), BART),
     **dict.fromkeys(("llama", "qwen2", "qwen3"), LLAMA),
+    "clip": (LLAMA[0], "mlp.fc2"),
     "detr": (BART[0], "mlp.fc2"),
     "deberta-v2": ("attention.self.key_proj attention.self.value_proj", "output.dense"),
     "distilbert": ("attention.k_lin attention.v_lin", "ffn.lin2"),

@@ -47,6 +47,7 @@ PROJECTIONS = {
     "query value": ("bert", "bert-pooled", "dpt", "roberta", "xlm-roberta", "yolos"),
     "q_proj v_proj": (
         "bart",
+        "clip",
         "deit",
         "detr",
         "dinov2",

@@ -156,6 +156,7 @@ def test_every_key_that_is_suggested_exists() -> None:
         (Task, "ner", "token-classification"),
         (Task, "sentiment-analysis", "text-classification"),
         (Task, "image-segmentation", "semantic-segmentation"),
+        (Task, "zero-shot-classification", "zero-shot-image-classification"),
         (Task, "monocular-depth-estimation", "depth-estimation"),
         (Task, "Causal_LM", "text-generation"),
         (Task, "nli", "text-pair-classification"),

@@ -18,6 +18,7 @@ OPTIONS = {
     "augment",
     "features",
     "classes",
+    "prompts",
 }
 
 

@@ -50,9 +50,24 @@ class SingleLabel(OneVector):
         """Return class numbers (rows,)."""
         return class_tensor(values)
 
+    def probabilities(self, logits: Tensor, context: Context) -> Tensor:
+        """Return the probability of each label, (rows, labels)."""
+        return logits.softmax(-1)
+
+    def row_losses(self, logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Return each row's cross entropy and weight, both (rows,): torch divides the former's sum by the latter's.
+
+        `logits` are (rows, labels), and `labels` class numbers (rows,).
+        """
+        logits = logits.float()
+        weights = None if context.class_weights is None else context.class_weights.to(logits)
+        smoothing = context.label_smoothing
+        losses = F.cross_entropy(logits, labels, weight=weights, reduction="none", label_smoothing=smoothing)
+        return losses, ones_like(losses) if weights is None else weights[labels]
+
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
         """Return the cross entropy as (sum, weight); their quotient is torch's weighted and smoothed mean."""
-        losses, weights = _row_losses(output.logits, batch["labels"], context)
+        losses, weights = self.row_losses(output.logits, batch["labels"], context)
         return losses.sum(), weights.sum()
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
@@ -61,8 +76,8 @@ class SingleLabel(OneVector):
         `probabilities` are those of all labels in fp32, `score` is the predicted label's. `error` is 1 - the true
         label's probability.
         """
-        losses, weights = _row_losses(output.logits, batch["labels"], context)
-        everything = output.logits.detach().double().softmax(-1).cpu().numpy()
+        losses, weights = self.row_losses(output.logits, batch["labels"], context)
+        everything = self.probabilities(output.logits.detach().double(), context).cpu().numpy()
         rows = zip(everything, batch["labels"].tolist(), losses.tolist(), weights.tolist(), strict=True)
         return [
             {
@@ -125,7 +140,7 @@ class SingleLabel(OneVector):
     def answers(self, output: Any, batch: Batch, context: Context) -> list[Answer]:
         """Return the most probable label with its probability, and `scores`: all labels, most probable first."""
         answers: list[Answer] = []
-        for row in output.logits.detach().double().softmax(-1).tolist():
+        for row in self.probabilities(output.logits.detach().double(), context).tolist():
             ranked = sorted(zip(context.labels, row, strict=True), key=lambda pair: -pair[1])
             scores = [{"label": label, "score": score} for label, score in ranked]
             answers.append({**scores[0], "scores": scores})
@@ -138,14 +153,6 @@ def output_of(label: str, row: Row, context: Context) -> int:
         known = ", ".join(context.labels)
         raise DataError(f"label {label!r} is written; the model knows: {known}", where=f"row {row.get('row')}")
     return context.index[label]
-
-
-def _row_losses(logits: Tensor, labels: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-    """Return each row's cross entropy and weight, both (rows,): torch divides the sum of the former by the latter's."""
-    logits = logits.float()
-    weights = None if context.class_weights is None else context.class_weights.to(logits)
-    losses = F.cross_entropy(logits, labels, weight=weights, reduction="none", label_smoothing=context.label_smoothing)
-    return losses, ones_like(losses) if weights is None else weights[labels]
 
 
 def _by_label(truth: Classes, probabilities: NDArray[np.float32], labels: Sequence[str]) -> Table:

@@ -18,6 +18,7 @@ from regraft.serving.engine.dummy_rows import close
 from regraft.serving.predictor import Predictor
 from support.depth_models import tiny_dpt
 from support.image_bases import tiny_mobilenet
+from support.image_text import tiny_clip
 from support.language_models import tiny_language
 from support.segmenters import tiny_segformer
 from support.tiny import tiny_bert
@@ -76,6 +77,7 @@ KITS = {
     "object-detection": Kit(tiny.yolos, fields={"threshold": 0.0}),
     "semantic-segmentation": Kit(tiny_segformer),
     "depth-estimation": Kit(tiny_dpt),
+    "zero-shot-image-classification": Kit(tiny_clip),
 }
 
 

@@ -17,6 +17,7 @@ from unit.every.rows import base_of, rows_of, task_of
 from unit.serving.tiny import publish
 
 FAMILIES = {
+    "zero-shot-image-classification": ("clip",),
     "audio-classification": ("wav2vec2", "audio-spectrogram-transformer"),
     "depth-estimation": ("dpt",),
     "embeddings": ("bert",),

@@ -46,7 +46,7 @@ METHODS: dict[str, Any] = {
 """Methods by their key: those that solve a head need one, and move the base as another method does."""
 QUICK = {(key, family_of(key)) for key in Task.names()}
 """A family for each task in every run of the tests; the others are many, and slow for that alone."""
-OUTPUTS = ("logits", "predicted_depth", "pred_boxes", "embeddings")
+OUTPUTS = ("logits", "predicted_depth", "pred_boxes", "embeddings", "start_logits", "end_logits")
 """What models return that answers are made of."""
 ENCODERS = {
     "AutoModelForCausalLM": {"bart", "bert", "bert-pooled", "marian", "roberta", "xlm-roberta"},

@@ -121,6 +121,17 @@ def test_the_answer_is_that_of_a_search_over_all_pieces_of_all_windows(reader: P
     assert not none or 0 < sum(not answer["answer"] for answer in found) < 50
 
 
+def test_the_threshold_decides_between_the_best_piece_and_no_answer(reader: Path) -> None:
+    rows = rows_of(12)
+    always, never = (answered(adapted_on(reader, no_answer=True, null_threshold=at), rows) for at in (1e6, -1e6))
+    assert all(answer["answer"] and 0 < answer["score"] < 1 for answer in always)
+    assert all((one["answer"], one["start"], one["end"]) == ("", 0, 0) and 0 < one["score"] < 1 for one in never)
+    task = QuestionAnswering()
+    assert task.fit_to_sample([{"answers": [{"text": "a", "start": 0}]}, {"answers": []}]).no_answer is True
+    assert task.fit_to_sample([{"answers": [{"text": "a", "start": 0}]}]).no_answer is False
+    assert QuestionAnswering(no_answer=False).fit_to_sample([{"answers": []}]).no_answer is False
+
+
 def test_answers_alone_are_those_of_a_batch_also_from_an_engine(
     reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,7 +369,7 @@ def test_the_questions_on_the_documentation_have_their_answers_at_their_places()
 def test_a_small_model_of_random_weights_learns_100_questions_by_heart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F1 0.99 after 600 steps, in 40 s on one thread; two answers stand behind the first 384 tokens of a text."""
+    """F1 0.99 after 600 steps, in 40 s on one thread; an answer stands behind the first 384 tokens of its text."""
     monkeypatch.setenv("REGRAFT_CACHE", str(tmp_path / "cache"))
     asked = docs_questions()
     texts = [one[name] for one in asked for name in ("question", "context")]
@@ -371,7 +382,7 @@ def test_a_small_model_of_random_weights_learns_100_questions_by_heart(
     far = [one for one in asked if len(read(one["context"][: one["answers"][0]["answer_start"]])["input_ids"]) > 386]
     answers = model.predict([{name: one[name] for name in ("question", "context")} for one in far])
     right = [answer["start"] == one["answers"][0]["answer_start"] for one, answer in zip(far, answers, strict=True)]
-    assert len(far) >= 2 and any(right), list(zip(far, answers, strict=True))
+    assert far and all(right), list(zip(far, answers, strict=True))
 
 
 @pytest.mark.slow

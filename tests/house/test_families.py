@@ -44,7 +44,7 @@ OTHER_MEANINGS = {
     ("serving/batch/output_parts.py", "parquet"): "a format that answers are written in",
     ("serving/batch/session.py", "parquet"): "a format that answers are written in",
     ("spec/feature_training.py", "prototypes"): "what a task supports",
-    ("spec/run.py", "prototypes"): "what a task supports",
+    ("spec/closed_form.py", "prototypes"): "what a task supports",
     **{
         ("store/card.py", name): "a pipeline of the Hugging Face Hub"
         for name in (

@@ -88,18 +88,23 @@ class Adapted:
         layers = [layer for layer in self._head_layers() if isinstance(layer, nn.Linear)]
         return layers[-1] if layers else None
 
-    def features(self, batch: Batch) -> Tensor:
-        """Return the input of the head's one linear layer, (rows, width).
+    def fitted_layer(self) -> nn.Module:
+        """Return the layer that closed-form methods fit: the task's own, or the head's one linear layer."""
+        return self.task.fitted_layer(self.model) or self.linear_head()
 
-        Raises Unsupported when there is no such layer, or when it is not given one vector for each row.
+    def features(self, batch: Batch) -> Tensor:
+        """Return the input of the layer that closed-form methods fit: of a linear head, (rows, width).
+
+        Raises Unsupported when there is no such layer, or when a linear head is not given one vector for each row.
         """
         seen: list[Tensor] = []
-        hook = self.linear_head().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        layer = self.fitted_layer()
+        hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             self.forward(batch)
         finally:
             hook.remove()
-        if len(seen) != 1 or seen[0].ndim != 2:
+        if len(seen) != 1 or (isinstance(layer, nn.Linear) and seen[0].ndim != 2):
             raise Unsupported(f"the head of {self.task.key()} does not read one vector for each row")
         return seen[0]
 

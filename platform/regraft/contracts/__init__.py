@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         segments_form,
         text_form,
     )
+    from regraft.contracts.closed_form import FeatureBatch, FeatureRows
     from regraft.contracts.column import (
         Allowance,
         BadCell,
@@ -108,6 +109,8 @@ __all__ = [
     "EvaluationDone",
     "Event",
     "Example",
+    "FeatureBatch",
+    "FeatureRows",
     "Findings",
     "Forward",
     "ForwardPass",
@@ -185,7 +188,18 @@ __all__ = [
     "windows_of",
 ]
 
-_LIGHT = ("events", "defaults", "findings", "rows", "anatomy", "source", "api_form", "likeness", "windows")
+_LIGHT = (
+    "events",
+    "defaults",
+    "findings",
+    "rows",
+    "anatomy",
+    "source",
+    "api_form",
+    "likeness",
+    "closed_form",
+    "windows",
+)
 _MODULES = (*_LIGHT, "column", "medium", "loss", "method", "task")
 """Modules of this package, those without heavy imports first."""
 

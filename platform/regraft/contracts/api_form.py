@@ -12,14 +12,15 @@ from regraft.errors import RequestError
 
 Parameters = Mapping[str, Any]
 Schema = dict[str, Any]
-View = Literal["scores", "entities", "boxes", "masks", "depth", "text", "span", "json"]
-"""How the endpoint's page draws an answer: bars of scores, marked text, boxes or masks on the image, a depth map, a
-text, a piece that is marked in the last input, JSON."""
+View = Literal["scores", "entities", "boxes", "masks", "heat", "depth", "text", "span", "json"]
+"""How the endpoint's page draws an answer: bars of scores, marked text, boxes, masks or heat on the image, a depth map,
+a text, a piece that is marked in the last input, JSON."""
 
 _SUMS_TO_1 = 1e-4
 """Deviation from 1 of scores that share a softmax."""
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
+NUMBER_OR_NULL: Schema = {"type": ["number", "null"]}
 WHOLE: Schema = {"type": "integer"}
 SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 COUNT: Schema = {"type": "integer", "minimum": 1}
@@ -220,6 +221,21 @@ def fill_mask_form(most: int) -> ApiForm:
         schema=json_list({"anyOf": [candidate, json_list(candidate)]}),
         parameters={"top_k": {**COUNT, "maximum": most}},
         holds=("candidates",),
+    )
+
+
+def anomaly_form() -> ApiForm:
+    """Return the form of answers that have a `heat_map`: scores of an image against usual ones."""
+    heat = {"type": "string", "description": "a PNG in base64 of the image's size: 128 at the threshold"}
+    return ApiForm(
+        name="anomaly-detection",
+        render=lambda answer, parameters: answer,
+        schema=json_object(
+            score=NUMBER, p_value=SHARE, is_anomaly={"type": "boolean"}, threshold=NUMBER_OR_NULL, heat_map=heat
+        ),
+        holds=("heat_map",),
+        view="heat",
+        client=False,
     )
 
 

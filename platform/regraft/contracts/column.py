@@ -88,6 +88,8 @@ class Column(Plugin, ABC):
     """Whether a report draws a target of this kind on an input, instead of writing it."""
     by_reference: ClassVar[bool] = False
     """Whether values are paths of files, whose contents can change."""
+    optional: ClassVar[bool] = False
+    """Whether a row may lack the value; it is then None in the row, for which no other method is called."""
     joins: ClassVar[bool] = False
     """Whether `data.columns` may name several columns of a file for one value: see `join`."""
     bare: ClassVar[bool] = False

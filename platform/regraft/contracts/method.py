@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from regraft.contracts.anatomy import Anatomy, under
+from regraft.contracts.closed_form import FeatureRows
 from regraft.contracts.defaults import TrainingDefaults, TrainingFacts
 from regraft.plugins import Plugin
 
@@ -40,7 +41,8 @@ class Method(Plugin, ABC):
     """A choice of the weights that are trained. Other packages use these attributes and hooks, never a method's name.
 
     The default `adapt` freezes what `frozen` returns: feature extraction, freezing at a depth and full fine-tuning
-    differ in that hook alone. A closed-form method overrides `statistics` and `solve` instead of taking steps.
+    differ in that hook alone. A closed-form method overrides `fit`, or `statistics` and `solve`, instead of taking
+    steps.
     """
 
     family: ClassVar[str] = "methods"
@@ -49,9 +51,13 @@ class Method(Plugin, ABC):
     by_depth: ClassVar[bool] = False
     """Whether its settings differ only in how many blocks stay frozen, so that reports compare them by depth."""
     closed_form: ClassVar[bool] = False
-    """Whether the head is solved from sums over the training rows, by `statistics` and `solve`, without steps."""
+    """Whether a layer is fitted to the features of all training rows, by `fit`, without steps."""
+    fits: ClassVar[str] = "prototypes"
+    """What a closed-form method needs of a task: one of `Task.supports`, such as `prototypes` or `patches`."""
     reads_twice: ClassVar[bool] = False
-    """Whether a closed-form method needs the sums of `refine` too, which a second pass over the rows gives."""
+    """Whether a closed-form method passes over the rows twice, so that their features are kept where they fit."""
+    learns_more: ClassVar[bool] = False
+    """Whether `learn` adapts a fitted layer to a few rows more, without the rows that it was fitted to."""
 
     trains_features: ClassVar[bool] = False
     """Whether steps train the features that the head reads, by `feature_loss` on balanced batches in place of the
@@ -125,6 +131,24 @@ class Method(Plugin, ABC):
 
         Called before an export; the default is for methods that add no layers.
         """
+
+    def fit(self, layer: nn.Module, rows: FeatureRows) -> str | None:
+        """Fit the layer, in place, to the features of all training rows; return what the user should know, if anything.
+
+        Called once on every worker, which must all end with the same values. The default sums `statistics`, and those
+        of `refine` where the method reads twice, over batches and workers, and solves a linear head from them.
+        """
+        sums = rows.summed(self.statistics(batch.features, batch.targets, rows.classes) for batch in rows)
+        if self.reads_twice:
+            sums |= rows.summed(self.refine(batch.features, batch.targets, sums) for batch in rows)
+        return self.solve(layer, sums)  # type: ignore[arg-type]
+
+    def learn(self, layer: nn.Module, features: Tensor, largest: float) -> list[int]:
+        """Adapt a fitted layer, in place, to rows with these features (rows, ...), which are of the usual kind.
+
+        Their scores are at most `largest` afterwards. Returns for each row how much of the layer changed for it.
+        """
+        raise NotImplementedError
 
     def statistics(self, features: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
         """Return sums over a batch's rows, from features (rows, width) and labels (rows,), for closed-form methods.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from regraft.contracts.api_form import ApiForm, own_form
 from regraft.contracts.column import columns_of
+from regraft.contracts.exported import ExportParts
 from regraft.contracts.findings import Findings, OtherForm
 from regraft.contracts.rows import Answer, Ask, Batch, Example, Kind, Numbers, Record, Row, TextLengths
 from regraft.contracts.windows import in_parts
@@ -110,9 +111,12 @@ class Task(Plugin, ABC):
     """Name and kind of every column that the task reads with default fields, targets included."""
     supports: ClassVar[frozenset[str]] = frozenset()
     """Options of a spec that have a meaning for this task: class_weights, label_smoothing, bucketing, baselines,
-    prototypes, augment, prompts. A spec that sets another one is refused. `features`: the head's last layer reads one
-    vector for each row; `classes`: its outputs are logits of classes, (rows, classes). `prompts`: the head that `build`
-    makes answers already, from the texts of its classes."""
+    prototypes, patches, augment, prompts. A spec that sets another one is refused. `features`: the head's last layer
+    reads one vector for each row; `classes`: its outputs are logits of classes, (rows, classes). `prompts`: the head
+    that `build` makes answers already, from the texts of its classes. `prototypes` and `patches` are what closed-form
+    methods fit: a linear head on classes, a layer on the vectors of each part of an input."""
+    takes_steps: ClassVar[bool] = True
+    """Whether gradient steps minimise its loss; otherwise only closed-form methods fit its models."""
     api_names: ClassVar[Mapping[str, str]] = {}
     """Other names of the input columns that clients of the Inference API send."""
     packs: ClassVar[bool] = False
@@ -198,6 +202,10 @@ class Task(Plugin, ABC):
         Called before an export, so that the exported model needs no class of this platform. Raises Unsupported
         where plain layers cannot hold the same function.
         """
+
+    def export_parts(self, model: nn.Module, context: Context) -> ExportParts | None:
+        """Return what an exported folder holds of a model, after `merge`; None where it is a transformers model."""
+        return None
 
     def exported(self, model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
         """Return the model that an export writes, and the linear head that lies beside it where it has no place for it.
@@ -289,6 +297,30 @@ class Task(Plugin, ABC):
         its head trained on features alone.
         """
         return None
+
+    def fitted_layer(self, model: nn.Module) -> nn.Module | None:
+        """Return the layer of an adapted model that closed-form methods fit; None for the linear head."""
+        return None
+
+    def fit_targets(self, batch: Batch) -> Tensor:
+        """Return what closed-form methods learn of each row, (rows,) of whole numbers, on the device of the batch.
+
+        By default its labels; -1 is a row that is not learned from.
+        """
+        found: Tensor = batch["labels"]
+        return found
+
+    def usual_labels(self) -> tuple[str, ...]:
+        """Return the labels of rows that a fitted layer may learn later, by `Method.learn`; none by default."""
+        return ()
+
+    def largest_usual(self, layer: nn.Module) -> float | None:
+        """Return the largest score of a row that is beyond doubt usual; None where every row is usual."""
+        return None
+
+    def kinds_of(self, records: Sequence[Record]) -> list[str]:
+        """Return the kind of each record's row, by which the effect of learning is measured."""
+        return [str(record.get("kind", "")) for record in records]
 
     # Forward passes, metrics and answers.
 

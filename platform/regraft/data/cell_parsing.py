@@ -34,7 +34,8 @@ class ColumnMapping:
 
         `source` is what read the file. `group` is one more column that the file must have, by its own name.
         """
-        wanted = [name for _, names, _ in self._columns for name in column_names(names)]
+        needed = [names for _, names, column in self._columns if not column.optional]
+        wanted = [name for names in needed for name in column_names(names)]
         wanted += [] if group is None else [group]
         missing = [name for name in wanted if find_value(raw.values, name) is _MISSING]
         if not missing:
@@ -125,6 +126,7 @@ class ColumnMapping:
             for _, names, column in self._columns
             if column.by_reference
             and isinstance(names, str)
+            and not (column.optional and find_value(raw.values, names) is _MISSING)
             and (file := column.ahead(find_value(raw.values, names), self._folder)) is not None
         ]
 
@@ -136,6 +138,9 @@ class ColumnMapping:
                 row[wanted] = column.join(self._cells(raw, names), self._folder)
                 continue
             value = values[names] if names in values else find_value(values, names)
+            if column.optional and (value is _MISSING or absent(value) or value == ""):
+                row[wanted] = None
+                continue
             if value is _MISSING:
                 raise BadCell(f"has no {names!r}")
             try:
@@ -143,6 +148,8 @@ class ColumnMapping:
             except BadCell as error:
                 raise BadCell(f"{names}: {error}") from None
         for wanted, names, column in self._joined:
+            if row[wanted] is None:
+                continue
             try:
                 row[wanted] = column.in_row(row[wanted], row, self._kinds)
             except BadCell as error:
@@ -194,4 +201,4 @@ def read_in_part(columns: Mapping[str, Column]) -> dict[str, Column]:
 
 def for_check(row: Row, columns: Mapping[str, Column]) -> dict[str, Any]:
     """Return the values of these columns as `Task.check` gets them: as much of each remote file as the check needs."""
-    return {name: column.for_check(row[name]) for name, column in columns.items()}
+    return {name: column.for_check(row[name]) for name, column in columns.items() if row[name] is not None}

@@ -60,7 +60,7 @@ def remarkers(task: Task, columns: Mapping[str, Column]) -> list[Remarker]:
 
 
 def _of_column(name: str, column: Column, row: Row) -> str | None:
-    return column.remark(row[name]) if name in row else None
+    return column.remark(row[name]) if row.get(name) is not None else None
 
 
 def _count(found: dict[str, tuple[int, str]], kind: str, where: str) -> None:

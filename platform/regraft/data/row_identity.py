@@ -18,7 +18,10 @@ def row_identity(row: Row, columns: Mapping[str, Column]) -> bytes:
 
     Raises UnicodeEncodeError for a text with a lone surrogate.
     """
-    return canonical({name: column.identity(row[name]) for name, column in columns.items()}).encode()
+    values = {
+        name: None if (value := row[name]) is None else column.identity(value) for name, column in columns.items()
+    }
+    return canonical(values).encode()
 
 
 def files_of(columns: Mapping[str, Column]) -> tuple[str, ...]:

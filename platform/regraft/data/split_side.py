@@ -132,5 +132,5 @@ class BadRows:
 def row_labels(row: Mapping[str, Any], columns: Mapping[str, Column]) -> Iterator[str]:
     """Yield every label in a row, as often as it occurs."""
     for name, column in columns.items():
-        if column.classes and name in row:
+        if column.classes and row.get(name) is not None:
             yield from column.labels(row[name])

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from regraft.bases.adapted import Adapted
@@ -66,9 +66,10 @@ def export(
 ) -> Exported:
     """Write the model, base and delta merged, into the folder `into`, which must be new or empty.
 
-    The folder appears atomically. Models that a transformers class covers become a transformers folder. A classifier
-    on mean-pooled tokens, for which transformers has no class, becomes a sentence-transformers folder with its linear
-    head beside it; transformers alone refuses that folder. Raises Unsupported for any other model, and the errors of
+    The folder appears atomically. Models that a transformers class covers become a transformers folder, and so does a
+    base with other parts beside it that a task names. A classifier on mean-pooled tokens, for which transformers has no
+    class, becomes a sentence-transformers folder with its linear head beside it; transformers alone refuses that
+    folder. Raises Unsupported for any other model, and the errors of
     `Predictor.open`.
     """
     into = into.expanduser().resolve()
@@ -112,6 +113,12 @@ def _write(
         _save(base, (), folder)
         _card(fetched, folder, "transformers", picture_vector_usage(adapted, model.pooling))
         return "transformers", PICTURE_VECTOR_NOTE
+    if (parts := adapted.task.export_parts(model, adapted.context)) is not None:
+        _processor(adapted, fetched, folder)
+        _save(parts.base, (), folder)
+        _tensors(parts.tensors, folder / parts.file)
+        _card(fetched, folder, "transformers", parts.usage)
+        return "transformers", parts.note
     encoder, head = _pooled(model, adapted)
     # Not in the folder itself, where transformers would load the encoder as a classifier with a head of random weights.
     below = folder / ENCODER
@@ -228,9 +235,13 @@ def _tokens(adapted: Adapted) -> int:
 
 
 def _head_files(head: nn.Linear, labels: Sequence[str], folder: Path, *, reads: str = "sentence_embedding") -> None:
-    tensors = {name: tensor.detach().contiguous() for name, tensor in head.named_parameters()}
-    save_file(tensors, folder / HEAD, metadata={"format": "pt"})
+    _tensors(dict(head.named_parameters()), folder / HEAD)
     _json(folder / HEAD_LABELS, {"labels": list(labels), "input": reads, "file": HEAD})
+
+
+def _tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    held = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(held, file, metadata={"format": "pt"})
 
 
 def _card(fetched: Fetched, folder: Path, library: str, usage: str) -> None:

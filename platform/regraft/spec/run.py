@@ -21,6 +21,7 @@ from regraft.contracts import Episode, Loss, TeacherLoss, TrainingDefaults, colu
 from regraft.errors import RequestError, SpecError
 from regraft.plugins import Frozen, add_folder
 from regraft.spec.budget import BudgetSpec, within
+from regraft.spec.closed_form import problem_of_fit
 from regraft.spec.column_names import column_names, misnamed
 from regraft.spec.document import absolute, absolute_base, merged, read_document
 from regraft.spec.feature_training import problem_of_features, problem_of_needs
@@ -135,8 +136,8 @@ class RunSpec(Frozen):
             if wanted and option not in task.supports:
                 where = "data" if option == "augment" else "training"
                 raise ValueError(f"{where}.{option} has no meaning for task {task.key()}: remove one of the two")
-        if self.method.closed_form and "prototypes" not in task.supports:
-            raise ValueError(f"method {self.method.key()} needs one label a row, which task {task.key()} has not")
+        if problem := problem_of_fit(self.method, task):
+            raise ValueError(problem)
         if problem := problem_of_needs(self.method, task) or problem_of_features(
             self.method, task, self.losses, training=training, compute=self.compute
         ):

@@ -300,9 +300,13 @@ def taught_sentence(taught: Mapping[str, Any], name: str) -> str:
     examples = int(taught.get("rows") or 0)
     recognised = taught.get("recognised")
     alone = "" if recognised is None else f"; {recognised} of the examples are recognised by the others"
+    start = f"From {counted(examples, 'example')}, without training, on {name}@{taught.get('from')}."
+    moved = int(taught.get("moved") or 0)
+    if taught.get("bias") is None:  # a detector learned that rows are usual
+        measured = f"Measured on {int(on.get('rows') or 0):,} {given}, of which {moved:,} are wrong since."
+        return f"{start} {measured}" if on else start
     return (
-        f"From {counted(examples, 'example')}, without training, on {name}@{taught.get('from')}. Measured on "
-        f"{int(on.get('rows') or 0):,} {given}, of which {int(taught.get('moved') or 0):,} of other classes moved to "
+        f"{start} Measured on {int(on.get('rows') or 0):,} {given}, of which {moved:,} of other classes moved to "
         f"it: its bias was set on the same rows{alone}."
     )
 

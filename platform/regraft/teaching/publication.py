@@ -41,16 +41,32 @@ class TaughtClass:
 def publish_taught(fetched: Fetched, taught: TaughtClass, names: tuple[str, str]) -> Version:
     """Publish the version that has one class more; `names` are those of the head's weight and bias in the delta."""
     delta = _delta(fetched, taught, names)
-    meta = _meta(fetched, taught, delta)
+    labels = [*fetched.meta["labels"], taught.label]
+    meta = {**_changed(fetched, delta, taught.facts, metrics=taught.metrics), "labels": labels}
+    return _published(fetched, delta, meta, {FILE: taught.kept.dump()})
+
+
+def _published(
+    fetched: Fetched, delta: bytes, meta: Mapping[str, Any], more: Mapping[str, bytes] | None = None
+) -> Version:
     spec = fetched.folder / SPEC
     contents: dict[str, Any] = {
         DELTA: delta,
         "card.md": model_card(meta, fetched.spec).encode(),
-        FILE: taught.kept.dump(),
+        **(more or {}),
         **({SPEC: spec.read_bytes()} if spec.is_file() else {}),
         **{f"{PROCESSOR}/{path.name}": path for path in sorted(fetched.processor.iterdir()) if path.is_file()},
     }
     return Registry(fetched.version.store).publish(fetched.version.name, contents, meta)
+
+
+def publish_changed(
+    fetched: Fetched, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, metrics: Mapping[str, float] | None
+) -> Version:
+    """Publish a version whose delta is `tensors`; without `metrics` it keeps those of the version of before."""
+    delta = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    known = fetched.meta["metrics"] if metrics is None else metrics
+    return _published(fetched, delta, _changed(fetched, delta, facts, metrics=known))
 
 
 def _delta(fetched: Fetched, taught: TaughtClass, names: tuple[str, str]) -> bytes:
@@ -63,16 +79,17 @@ def _delta(fetched: Fetched, taught: TaughtClass, names: tuple[str, str]) -> byt
     return save({name: tensor.contiguous() for name, tensor in {**tensors, **grown}.items()})
 
 
-def _meta(fetched: Fetched, taught: TaughtClass, delta: bytes) -> dict[str, Any]:
+def _changed(
+    fetched: Fetched, delta: bytes, facts: Mapping[str, Any], *, metrics: Mapping[str, float]
+) -> dict[str, Any]:
     before = {name: value for name, value in fetched.meta.items() if name not in _OF_BEFORE}
     lineage = dict(before.get("lineage") or {})
     return {
         **before,
         "name": fetched.version.name,
-        "labels": [*before["labels"], taught.label],
-        "metrics": dict(taught.metrics),
+        "metrics": dict(metrics),
         "baselines": {},
-        "lineage": {**lineage, "taught": [*_earlier(lineage), dict(taught.facts)]},
+        "lineage": {**lineage, "taught": [*_earlier(lineage), dict(facts)]},
         "delta_sha256": hashlib.sha256(delta).hexdigest(),
         "delta_bytes": len(delta),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -29,6 +29,7 @@ from regraft.teaching.head_reader import HeadReader
 from regraft.teaching.imprint import Imprint, imprinted
 from regraft.teaching.publication import TaughtClass, publish_taught
 from regraft.teaching.request import TeachRequest
+from regraft.teaching.usual_rows import teach_usual, teaches_usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class Taught:
 def teach(store: ObjectStore, request: TeachRequest, progress: Progress | None = None) -> Taught:
     """Publish a version of the model that knows one class more, and let the alias of `promote` mean it.
 
+    A detector of anomalies learns that rows of the class of good ones are usual, in place of a new class.
+
     Raises RequestError where a class of before would lose more recall than `max_loss` allows, for a class that the
     model has, and for rows that are none of its task; Unsupported for a model without a linear head.
     """
@@ -69,13 +72,7 @@ def teach(store: ObjectStore, request: TeachRequest, progress: Progress | None =
     if request.promote is not None:
         alias_name(request.promote)
     predictor = Predictor.open(store, request.model, plugins=request.plugins, base=request.base, device=request.device)
-    reader = HeadReader(predictor)
-    _refuse_known(predictor, request, progress)
-    with tempfile.TemporaryDirectory(prefix="regraft-teach-") as scratch, writing_locally(Path(scratch)):
-        examples = reader.features(read_examples(predictor, request, Path(scratch)))
-        evidence = find_evidence(reader, request, Path(scratch))
-    taught = ClassCalibration(reader, request, evidence, examples).taught()
-    version = publish_taught(predictor.fetched, taught, reader.names)
+    version, facts = (teach_usual if teaches_usual(predictor) else _teach_class)(predictor, request, progress)
     if request.promote is not None:
         Registry(store).promote(version.name, version.version, request.promote)
     _note_others(version, predictor.fetched.version, progress)
@@ -83,11 +80,24 @@ def teach(store: ObjectStore, request: TeachRequest, progress: Progress | None =
         model=version.name,
         version=version.version,
         label=request.label,
-        facts=taught.facts,
+        facts=facts,
         alias=request.promote,
         seconds=time.monotonic() - started,
         store=store.url,
     )
+
+
+def _teach_class(
+    predictor: Predictor, request: TeachRequest, progress: Progress | None
+) -> tuple[Version, Mapping[str, Any]]:
+    """Publish a version with one class more; return it with what its lineage holds of the class."""
+    reader = HeadReader(predictor)
+    _refuse_known(predictor, request, progress)
+    with tempfile.TemporaryDirectory(prefix="regraft-teach-") as scratch, writing_locally(Path(scratch)):
+        examples = reader.features(read_examples(predictor, request, Path(scratch)))
+        evidence = find_evidence(reader, request, Path(scratch))
+    taught = ClassCalibration(reader, request, evidence, examples).taught()
+    return publish_taught(predictor.fetched, taught, reader.names), taught.facts
 
 
 def _refuse_known(predictor: Predictor, request: TeachRequest, progress: Progress | None) -> None:

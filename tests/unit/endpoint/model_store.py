@@ -25,9 +25,10 @@ from regraft.store.card import model_card
 from regraft.store.objects import open_store
 from regraft.store.registry import Registry, Version
 from unit.bases.families import shake
-from unit.every.rows import base_of, labels_of, task_of
+from unit.every.rows import base_of, labels_of, method_of, task_of
 
 BY_AUTO = {
+    "anomaly-detection": "resnet",
     "AutoModel": "bert",
     "image-embeddings": "vit",
     "AutoModelForSequenceClassification": "bert",
@@ -85,14 +86,14 @@ class ModelStore:
         self,
         task: str = "text-classification",
         name: str = "",
-        method: Any = "full",
+        method: Any = None,
         seed: int = 1,
         spec: Mapping[str, Any] | bytes = b"data: {}\n",
     ) -> Version:
         """Publish a model of this task, by default under its name; different seeds give different answers."""
         written: dict[str, Any] = {"type": task, "threshold": 0.0} if task == "object-detection" else {}
         parsed = type(task_of(task)).model_validate({"threshold": 0.0}) if written else task_of(task)
-        how = Method.parse(method)
+        how = Method.parse(method or method_of(task))
         assert isinstance(how, Method)
         base = self.base(FAMILY[task])
         adapted = adapt(base, Adaptation(task=parsed, method=how, labels=labels_of(parsed), seed=seed))

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from regraft.bases.locate import Base, locate
 from regraft.contracts import MadeUp, Row, Task, column_of, columns_of, medium_of
+from regraft.spec.closed_form import fitting_methods
 from unit.bases.families import FAMILIES, save
 
 LABELS = ("no", "yes", "perhaps")
@@ -126,6 +127,11 @@ def task_of(key: str) -> Task:
     return found
 
 
+def method_of(key: str) -> str:
+    """Return a method that goes with the task: full, or one that fits it where it takes no steps."""
+    return "full" if Task.lookup(key).takes_steps else fitting_methods(task_of(key))[-1]
+
+
 def labels_of(task: Task) -> tuple[str, ...]:
     """Return the labels that a snapshot of these rows has."""
     fixed = task.classes()
@@ -178,8 +184,9 @@ def keys_of(auto: str) -> list[str]:
 
 def family_of(key: str) -> str:
     """The family that a task is tried on in every run of the tests; the others are many, and slow for that alone."""
-    auto = Task.lookup(key).auto
-    tried = TRIED.get(auto) or [family for family in FAMILIES if fits(key, family, FAMILIES[family].make().config)]
+    auto, modality = Task.lookup(key).auto, Task.lookup(key).modality
+    known = [family for family in TRIED.get(auto, ()) if FAMILIES[family].task.modality == modality]
+    tried = known or [family for family in FAMILIES if fits(key, family, FAMILIES[family].make().config)]
     return tried[keys_of(auto).index(key) % len(tried)]
 
 

@@ -71,7 +71,7 @@ def config_of(family: str) -> Any:
 
 def combinations() -> Iterator[Any]:
     configs = {family: config_of(family) for family in FAMILIES}
-    for key in Task.names():
+    for key in (key for key in Task.names() if Task.lookup(key).takes_steps):
         for family, config in configs.items():
             if fits(key, family, config):
                 for name in METHODS:
@@ -117,7 +117,7 @@ def refused(key: str, family: str, name: str) -> bool:
 
 def fitted(key: str, family: str, name: str, base: Base) -> Case:
     """Return an adapted model with a batch of three rows; combinations that do not fit are refused with a message."""
-    task, method = task_of(key), Method.parse(METHODS[name])
+    task, method = task_of(key), Method.parse(METHODS.get(name, name))
     assert isinstance(method, Method)
     try:
         adapted = adapt(base, Adaptation(task=task, method=method, labels=labels_of(task), seed=5))

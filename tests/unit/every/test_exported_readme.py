@@ -21,7 +21,7 @@ from regraft.columns.audio import wav
 from regraft.contracts import Task
 from regraft.serving.export import Exported, export
 from regraft.serving.predictor import Predictor
-from unit.every.rows import base_of, family_of, task_of
+from unit.every.rows import base_of, family_of, method_of, task_of
 from unit.every.test_every_pair import fitted, publish
 from unit.serving import tiny
 
@@ -45,7 +45,7 @@ def exported(
 
     def make(key: str) -> tuple[Predictor, Exported]:
         family = family_of(key)
-        publish(tmp_path / "store", fitted(key, family, "full", bases(family)))
+        publish(tmp_path / "store", fitted(key, family, method_of(key), bases(family)))
         model = Predictor.open(str(tmp_path / "store"), "tiny", device="cpu")
         return model, export(str(tmp_path / "store"), "tiny", tmp_path / "out")
 

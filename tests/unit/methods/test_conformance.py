@@ -29,9 +29,11 @@ VARIANTS = {
     "lora conv or linear": {"type": "lora", "targets": "auto", "rank": 2, "rslora": True, "dropout": 0.3},
     "dora": {"type": "lora", "rank": 2, "dora": True},
 }
+HEADS = [key for key in Method.names() if Method.lookup(key).fits == "prototypes"]
+"""Methods of classifiers: those that describe patches need a model that gives some."""
 METHODS: dict[str, Method] = {
     name: Method.parse(written)  # type: ignore[misc]
-    for name, written in {**{key: {"type": key} for key in Method.names()}, **VARIANTS}.items()
+    for name, written in {**{key: {"type": key} for key in HEADS}, **VARIANTS}.items()
 }
 WRAPPERS = ("module", "_orig_mod", "base_layer", "default", "_checkpoint_wrapped_module", "base_model")
 

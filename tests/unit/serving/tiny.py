@@ -42,7 +42,9 @@ TASKS = {
     "shapes": "object-detection",
 }
 """The task of each base of the `bases` fixture."""
-WAYS: list[Any] = [*Method.names(), {"type": "lora", "dora": True}, {"type": "lora", "targets": "linear"}]
+OF_HEADS = [name for name in Method.names() if Method.lookup(name).fits == "prototypes"]
+"""Methods that fit classifiers."""
+WAYS: list[Any] = [*OF_HEADS, {"type": "lora", "dora": True}, {"type": "lora", "targets": "linear"}]
 TEXTS = [
     "my card was charged twice",
     "a",

@@ -7,7 +7,8 @@ import json
 import pytest
 import transformers
 
-from regraft.contracts import Column, Task, medium_of
+from regraft.contracts import Column, Method, Task, column_of, medium_of
+from regraft.spec.closed_form import fitting_methods, problem_of_fit
 
 OPTIONS = {
     "class_weights",
@@ -15,6 +16,7 @@ OPTIONS = {
     "bucketing",
     "baselines",
     "prototypes",
+    "patches",
     "augment",
     "features",
     "classes",
@@ -67,7 +69,8 @@ def test_there_is_something_to_find_out_and_something_to_see(member: type[Task])
 
 def test_a_column_that_is_absent_when_predicting_is_named_so(member: type[Task]) -> None:
     for name, kind in member.columns.items():
-        assert (name in ("label", "labels")) == (kind in ("label", "labels"))
+        assert name in ("label", "labels") or kind not in ("label", "labels")
+        assert column_of(kind).target or name not in ("label", "labels")
 
 
 def test_options_are_those_that_the_spec_asks_for(member: type[Task]) -> None:
@@ -80,3 +83,12 @@ def test_the_auto_class_exists(member: type[Task]) -> None:
 
 def test_the_score_has_a_direction(member: type[Task]) -> None:
     assert member.score.name and member.score.mode in ("min", "max")
+
+
+def test_a_task_without_steps_names_the_methods_that_fit_it(member: type[Task]) -> None:
+    task = member()
+    refused = [name for name in Method.names() if problem_of_fit(Method.lookup(name).model_construct(), task)]
+    assert len(refused) < len(Method.names())
+    if not member.takes_steps:
+        assert set(Method.names()) - set(refused) == set(fitting_methods(task))
+        assert fitting_methods(task)[0] in problem_of_fit(Method.lookup("full").model_construct(), task)

@@ -112,10 +112,11 @@ def _assign(
         if name not in found:
             used = {other for one in found.values() for other in column_names(one.names)}
             assigned = _likeliest(kind, [one for one in samples.values() if one.name not in used])
-            if assigned is None:
+            if assigned is not None:
+                found[name] = assigned
+            elif not kind.optional:
                 return None
-            found[name] = assigned
-    return {name: found[name] for name in kinds}
+    return {name: found[name] for name in kinds if name in found}
 
 
 def _likeliest(kind: Column, free: Sequence[CellSample]) -> Assigned | None:

@@ -17,8 +17,7 @@ def whole_pixels(image: Image.Image, processor: Any, size: tuple[int, int] | Non
     Cropped pixels would get no answer. Raises Unsupported where neither `size` nor the processor has a size.
     """
     height, width = size or _processors_size(processor)
-    geometry = ("do_center_crop", "do_pad", "keep_aspect_ratio")
-    plain = {name: False for name in geometry if getattr(processor, name, None)}
+    plain = _plain(processor)
     if _takes_a_size(processor):
         given = {**processor_input(image, processor), "size": {"height": height, "width": width}, "do_resize": True}
     else:  # GLPN's rounds the image's own size, which differs from row to row
@@ -26,6 +25,17 @@ def whole_pixels(image: Image.Image, processor: Any, size: tuple[int, int] | Non
         given = {**processor_input(resized, processor), "do_resize": False}
     found: Tensor = processor(**given, return_tensors="pt", **plain)["pixel_values"][0]
     return found
+
+
+def whole_options(processor: Any, size: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the arguments with which an image processor resizes to `size`, or its own, and crops nothing."""
+    height, width = size or _processors_size(processor)
+    return {"size": {"height": height, "width": width}, "do_resize": True, **_plain(processor)}
+
+
+def _plain(processor: Any) -> dict[str, bool]:
+    geometry = ("do_center_crop", "do_pad", "keep_aspect_ratio")
+    return {name: False for name in geometry if getattr(processor, name, None)}
 
 
 def _takes_a_size(processor: Any) -> bool:

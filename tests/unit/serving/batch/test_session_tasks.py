@@ -23,7 +23,7 @@ from support.language_models import tiny_language
 from support.segmenters import tiny_segformer
 from support.tiny import tiny_bert
 from support.translators import translator
-from unit.every.rows import base_of
+from unit.every.rows import base_of, method_of
 from unit.serving import tiny
 
 TEXTS = ["the lamp is on", "a refund please", "where can you update my account and my phone", "help"]
@@ -76,6 +76,7 @@ KITS = {
     "image-regression": Kit(tiny_mobilenet),
     "object-detection": Kit(tiny.yolos, fields={"threshold": 0.0}),
     "semantic-segmentation": Kit(tiny_segformer),
+    "anomaly-detection": Kit(tiny_mobilenet),
     "depth-estimation": Kit(tiny_dpt),
     "zero-shot-image-classification": Kit(tiny_clip),
 }
@@ -111,7 +112,7 @@ def test_answers_are_those_of_a_predictor_in_both_formats(name: str, store: Path
     kit = KITS[name]
     known = Task.lookup(name).model_fields
     fields = {key: value for key, value in kit.fields.items() if key in known}
-    tiny.publish(store, kit.base(tmp_path / "base"), {"type": name, **fields}, "full")
+    tiny.publish(store, kit.base(tmp_path / "base"), {"type": name, **fields}, method_of(name))
     rows = kit.rows or (sound_rows if kit.base is listener else image_rows)(tmp_path)
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     wanted = json.loads(json.dumps(Predictor.open(str(store), "tiny", device="cpu").predict(rows)))

@@ -13,10 +13,12 @@ from regraft.errors import Unsupported
 from regraft.serving.engine.dummy_rows import close
 from regraft.serving.engine.engine import Engine, RowRequest
 from regraft.serving.predictor import Predictor
+from regraft.spec.closed_form import fitting_methods
 from unit.every.rows import base_of, rows_of, task_of
 from unit.serving.tiny import publish
 
 FAMILIES = {
+    "anomaly-detection": ("mobilenet_v2",),
     "zero-shot-image-classification": ("clip",),
     "audio-classification": ("wav2vec2", "audio-spectrogram-transformer"),
     "depth-estimation": ("dpt",),
@@ -83,6 +85,7 @@ def test_answers_of_a_mixed_batch_are_those_of_each_row_alone(
     if "threshold" in type(task).model_fields and key == "object-detection":
         task = task.model_copy(update={"threshold": 0.0})
     names = []
+    ways = ways if task.takes_steps else [{"type": one, "bank_mb": 0.01} for one in fitting_methods(task)]
     for number, way in enumerate(ways):
         try:
             publish(store, base.path, task, Method.parse(way), f"m{number}", seed=number)

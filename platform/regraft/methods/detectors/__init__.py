@@ -1,0 +1,1 @@
+"""Layers that closed-form methods fit to patches of usual images."""

@@ -5,19 +5,23 @@ from __future__ import annotations
 import base64
 import io
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from regraft.bases.adapt import Adaptation, adapt
+from regraft.bases.delta import delta_tensors
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import locate
-from regraft.contracts import Context, Row, column_of
+from regraft.contracts import Context, Method, Row, column_of
 from regraft.contracts.views import ShownRow
 from regraft.media.pixels.depth_maps import depth_png, depths_of_png, same_depths
 from regraft.tasks.depth_estimation import DepthEstimation
@@ -237,3 +241,27 @@ def test_a_report_draws_the_true_depth_beside_the_predicted_one(task: DepthEstim
 def drawn(task: DepthEstimation, row: Row, answer: Any, kinds: Any, context: Context) -> Any:
     shown = ShownRow(row, answer, kinds, ("depth",), (), None, lambda: task.encode(row, context, train=False), Drawn())
     return column_of("distances").drawn_on("image", "depth", shown)
+
+
+def test_a_network_that_is_its_own_base_has_blocks_and_a_head(tmp_path: Path) -> None:
+    """Depth Anything has no bare base in transformers: its backbone is the trunk, neck and head are the task's."""
+    both = {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "mlp_ratio": 2}
+    backbone = hf.Dinov2Config(
+        **both, image_size=28, patch_size=14, out_indices=[1, 2, 3, 4], reshape_hidden_states=False
+    )
+    sizes = {"neck_hidden_sizes": [4, 4, 6, 6], "fusion_hidden_size": 8, "head_hidden_size": 4, "patch_size": 14}
+    config = hf.DepthAnythingConfig(backbone_config=backbone, reassemble_hidden_size=8, **sizes)
+    tiny_dpt(tmp_path)
+    hf.DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path)
+    how = Method.parse("feature-extraction")
+    assert isinstance(how, Method)
+    made = adapt(locate(str(tmp_path)), Adaptation(task=TASK, method=how, labels=(), seed=1))
+    assert len(made.anatomy.blocks) == 4 and made.anatomy.reason == ""
+    names = set(delta_tensors(made))
+    assert names and all(name.startswith(("neck.", "head.")) for name in names)
+    assert not any("layers.0.residual_layer1" in name for name in names), "what nothing reads is not trained"
+    trained = {name for name, weight in made.model.named_parameters() if weight.requires_grad}
+    made.train_mode()
+    made.model(pixel_values=torch.randn(1, 3, 28, 28)).predicted_depth.sum().backward()
+    idle = {name for name, weight in made.model.named_parameters() if name in trained and weight.grad is None}
+    assert not idle, "each weight that trains gets a gradient, as DDP needs"

@@ -75,6 +75,8 @@ class BaseLoader:
         for name, value in config.items():
             setattr(settings, name, value)
         model, report = self._load(family, settings, arguments)
+        if labels:
+            _name_encoder(model)
         self.missing |= _missing_parameters(model, report, self.base)
         self.initialised |= {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
         if pairs := known_labels(self.config, labels):
@@ -190,6 +192,13 @@ def _as_base_error(reference: str, what: str) -> Iterator[None]:
             raise
         message = " ".join(str(error).split())[:400]
         raise BaseError(f"{what} cannot be loaded: {message}", where=reference) from error
+
+
+def _name_encoder(model: Any) -> None:
+    """Name the base inside a classifier whose class names another part: Whisper's holds the encoder alone."""
+    parts = dict(model.named_children())
+    if model.base_model_prefix not in parts and {"encoder", "classifier"} <= set(parts) and "decoder" not in parts:
+        model.base_model_prefix = "encoder"
 
 
 def _constructor_arguments(family: Any, config: Any) -> set[str]:

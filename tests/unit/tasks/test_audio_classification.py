@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import regraft
 from regraft.bases.adapt import Adaptation, adapt
@@ -20,6 +21,8 @@ from regraft.columns.audio import wav
 from regraft.contracts import Context, Method, Row
 from regraft.errors import DataError, Unsupported
 from regraft.media.sounds.processor_input import fixed_seconds
+from regraft.serving.export import export
+from regraft.serving.predictor import Predictor
 from regraft.tasks.audio_classification import AudioClassification
 from unit.every.rows import base_of
 
@@ -204,3 +207,77 @@ def test_a_folder_is_answered_in_order(place: Path, tmp_path: Path) -> None:
     model = regraft.load("tones", store=str(place / "store"))
     for line in lines:
         assert line["answer"]["score"] == pytest.approx(model.predict(line["audio"])[0]["score"], abs=1e-5)
+
+
+CONVOLUTIONS: dict[str, Any] = {
+    "conv_dim": (8, 8),
+    "conv_kernel": (40, 10),
+    "conv_stride": (20, 10),
+    "classifier_proj_size": 8,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "vocab_size": 30,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "hidden_size": 8,
+    "intermediate_size": 12,
+}
+WHISPER: dict[str, Any] = {
+    **{f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in (("layers", 2), ("ffn_dim", 12))},
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "d_model": 8,
+    "vocab_size": 30,
+    "num_mel_bins": 8,
+    "max_source_positions": 50,
+    "max_target_positions": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+}
+RAW = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": RATE, "feature_size": 1}
+SPECTRUM = {"feature_extractor_type": "WhisperFeatureExtractor", "sampling_rate": 16_000, "feature_size": 8}
+MASKED = {**RAW, "return_attention_mask": True}
+BASES = {
+    "hubert": (lambda: transformers.HubertModel(transformers.HubertConfig(**CONVOLUTIONS)), RAW),
+    "wavlm": (lambda: transformers.WavLMModel(transformers.WavLMConfig(**CONVOLUTIONS)), RAW),
+    "masked": (
+        lambda: transformers.Wav2Vec2Model(
+            transformers.Wav2Vec2Config(**CONVOLUTIONS, feat_extract_norm="layer", do_stable_layer_norm=True)
+        ),
+        MASKED,
+    ),
+    "whisper": (
+        lambda: transformers.WhisperModel(transformers.WhisperConfig(**WHISPER)),
+        {**SPECTRUM, "chunk_length": 1},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BASES)
+def test_other_bases_are_trained_in_part_asked_and_exported(name: str, place: Path, tmp_path: Path) -> None:
+    make, settings = BASES[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        make().save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "preprocessor_config.json").write_text(json.dumps(settings))
+    written = document(place, base=str(tmp_path / "base"), store=str(tmp_path / "store"))
+    regraft.train({**written, "method": {"type": "freeze", "depth": 1}})
+    model = regraft.load("tones", store=str(tmp_path / "store"))
+    clips = [tone("low", 5, 0.1), tone("high", 6, 0.2), tone("high", 7, 2.3)]
+    together = model.predict(clips)
+    for clip, answer in zip(clips, together, strict=True):
+        assert model.predict([clip])[0]["score"] == pytest.approx(answer["score"], abs=1e-5)
+    exported = export(str(tmp_path / "store"), "tones", tmp_path / "out")
+    assert exported.kind == "transformers"
+    found = transformers.AutoModelForAudioClassification.from_pretrained(tmp_path / "out").eval()
+    adapted = Predictor.open(str(tmp_path / "store"), "tones", device="cpu").adapted
+    batch = adapted.task.collate(
+        [adapted.task.encode({"audio": clips[1]}, adapted.context, train=False)], adapted.context
+    )
+    with torch.no_grad():
+        assert torch.allclose(found(**batch).logits, adapted.forward(batch).logits, atol=1e-5)

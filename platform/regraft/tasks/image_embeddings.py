@@ -41,11 +41,17 @@ class ImageEmbeddings(Embedding):
     cls where the base has a class token, else mean."""
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
-        """Return the base with its pooling. Raises Unsupported for a base with a decoder of its own."""
+        """Return the base with its pooling. Raises Unsupported for one with a decoder or a tower for texts."""
         if getattr(load.config, "is_encoder_decoder", False):
             kind = load.config.model_type
             raise Unsupported(
                 f"a base of type {kind} has an encoder and a decoder: name an encoder, such as ViT or ResNet",
+                where="base",
+            )
+        if hasattr(load.config, "text_config"):
+            raise Unsupported(
+                f"a base of type {load.config.model_type} reads images and texts together: name an encoder of images "
+                "alone, such as ViT or ResNet",
                 where="base",
             )
         base = load(self.auto, **without_pooler(load.config))

@@ -42,8 +42,12 @@ TRIED: dict[str, tuple[str, ...]] = {
     "AutoModelForZeroShotImageClassification": ("clip",),
 }
 """Families that tasks of an Auto class are tried on in every run of the tests, one each in turn."""
-REFUSED_FAMILIES = {"AutoModelForQuestionAnswering": {"t5"}}
-"""Families whose model of an Auto class keeps no base apart: the task refuses them."""
+REFUSED_FAMILIES = {
+    "AutoModel": {"clip"},
+    "AutoModelForImageClassification": {"clip"},
+    "AutoModelForQuestionAnswering": {"t5"},
+}
+"""Families whose model of an Auto class keeps no base apart, or is two: the task refuses them."""
 NOTHING_NEW = frozenset({"AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"})
 """Auto classes whose models are the base itself: a task of theirs has no head to train alone."""
 PROCESSORS = {

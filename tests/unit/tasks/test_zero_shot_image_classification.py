@@ -22,8 +22,8 @@ from regraft.bases.adapted import Adapted
 from regraft.bases.delta import delta_tensors
 from regraft.bases.load import quiet
 from regraft.bases.locate import Base, locate
-from regraft.contracts import Context, Method
-from regraft.errors import RequestError, SpecError, Unsupported
+from regraft.contracts import Context, Method, Task
+from regraft.errors import RegraftError, RequestError, SpecError, Unsupported
 from regraft.serving.export import export
 from regraft.spec.run import RunSpec
 from regraft.store.objects import open_store
@@ -133,8 +133,18 @@ def test_what_does_not_fit_the_base_is_refused_in_words(bases: dict[str, Base], 
         adapted(bases["clip"], ZeroShotImageClassification(texts={"rde": "red"}))
     with pytest.raises(Unsupported, match="has 66 tokens, and the base reads 64"):
         adapted(bases["clip"], ZeroShotImageClassification(templates=("a " * 63 + "{}",)))
-    with pytest.raises(regraft.errors.RegraftError, match="AutoModelForZeroShotImageClassification"):
+    with pytest.raises(RegraftError, match="AutoModelForZeroShotImageClassification"):
         adapted(locate(str(tiny_resnet(tmp_path / "resnet"))))
+
+
+@pytest.mark.parametrize("key", ["image-classification", "image-regression", "image-embeddings"])
+@pytest.mark.parametrize("name", TINY)
+def test_tasks_of_images_alone_refuse_a_base_of_two_towers(key: str, name: str, bases: dict[str, Base]) -> None:
+    task, how = Task.parse(key), Method.parse("full")
+    assert isinstance(task, Task) and isinstance(how, Method)
+    with pytest.raises(RegraftError) as refused:
+        adapt(bases[name], Adaptation(task=task, method=how, labels=COLOURS, seed=3))
+    assert len(refused.value.message) > 20
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -74,8 +74,8 @@ def main() -> int:
         for kind, most in AT_MOST.items():
             figures["reached"][f"a step in {kind}"] = figures["time"][kind]["cpu"]["ratio"] <= most
     if "quality" in parts:
-        figures["quality"] = quality(train, test, options.results / "embeddings.jsonl")
-        for kind in ("bf16", "fp32"):
+        figures["quality"] = quality(train, test, options.results / "embeddings.jsonl", options.precisions)
+        for kind in options.precisions:
             mine, other = (figures["quality"][name]["mean"] for name in (f"ours_{kind}", "theirs_fp32"))
             figures["reached"][f"recall in {kind}"] = mine >= other - BELOW
     record.write("embeddings" if not options.only else f"embeddings-{options.only}", figures, options.results)
@@ -87,6 +87,7 @@ def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", choices=("quality", "time", "equal"), help="one part")
+    parser.add_argument("--precisions", nargs="+", default=["bf16", "fp32"], help="of our runs (default: bf16 fp32)")
     parser.add_argument("--turns", type=int, default=5, help="turns of 4 steps that are timed (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the JSON files")
@@ -114,7 +115,7 @@ def steps_of(seed: int, rows: int) -> Iterator[np.ndarray[Any, Any]]:
 # Quality.
 
 
-def quality(train: Sequence[Pair], test: Sequence[Pair], log: Path) -> dict[str, Any]:
+def quality(train: Sequence[Pair], test: Sequence[Pair], log: Path, precisions: Sequence[str]) -> dict[str, Any]:
     """Return the recall at 1 of both sides over the seeds, beside the untouched base and TF-IDF.
 
     Each run that ends is a line of `log`, and is not repeated.
@@ -123,8 +124,7 @@ def quality(train: Sequence[Pair], test: Sequence[Pair], log: Path) -> dict[str,
     known = {(line["side"], line["seed"]): line["recall_at_1"] for line in map(json.loads, lines)}
     sides: dict[str, Callable[..., float]] = {
         "theirs_fp32": theirs,
-        "ours_bf16": partial(ours, precision="bf16"),
-        "ours_fp32": partial(ours, precision="fp32"),
+        **{f"ours_{kind}": partial(ours, precision=kind) for kind in precisions},
     }
     every = [(name, seed) for names in (list(sides)[:2], list(sides)[2:]) for seed in SEEDS for name in names]
     log.parent.mkdir(parents=True, exist_ok=True)

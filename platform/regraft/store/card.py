@@ -23,6 +23,7 @@ _PIPELINES = {
     "feature-extraction",
     "fill-mask",
     "image-classification",
+    "image-feature-extraction",
     "image-segmentation",
     "object-detection",
     "question-answering",

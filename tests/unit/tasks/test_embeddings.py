@@ -146,12 +146,20 @@ def test_micro_batches_give_the_losses_and_weights_of_one_batch(tmp_path: Path) 
         assert ends[1].metrics[name] == pytest.approx(value, abs=1e-4), name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_two_workers_give_the_losses_of_one(accumulation: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("accumulation", "strategy"),
+    [
+        pytest.param(1, "ddp", marks=pytest.mark.slow),
+        pytest.param(3, "ddp", marks=pytest.mark.slow),
+        pytest.param(2, "fsdp", marks=pytest.mark.long),
+    ],
+)
+def test_two_workers_give_the_losses_of_one(accumulation: int, strategy: str, tmp_path: Path) -> None:
+    """With one batch a rank, and with several by cached gradients."""
     written = spec_of(tmp_path, "triplets")
     assert in_child(train_counted, written, str(tmp_path / "alone.journal")) == 0
-    both = {**spec_of(tmp_path, "triplets", f"both-{accumulation}", accumulation=accumulation)}
+    both = spec_of(tmp_path, "triplets", f"both-{accumulation}", accumulation=accumulation)
+    both["compute"] = {**both["compute"], "workers": 2, "strategy": strategy}
     on_ranks(2, both, str(tmp_path / "both.journal"))
     same_losses(written, both)
 
@@ -248,7 +256,8 @@ def test_one_row_is_refused_for_there_is_nothing_to_compare_it_with(tmp_path: Pa
     assert path.name in str(error.value)
 
 
-@pytest.mark.parametrize("augment", ["off", pytest.param("light", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("augment", ["off", "light"])
 def test_pictures_of_one_colour_are_found_among_others(augment: str, tmp_path: Path) -> None:
     """Pairs are two pictures of one colour; a base of random weights learns which belong together."""
     draw, rows = np.random.default_rng(0), []

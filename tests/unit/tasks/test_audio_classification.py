@@ -141,6 +141,7 @@ def test_nothing_is_hidden_at_random_while_a_base_trains(adapted: Adapted) -> No
     assert adapted.model.config.layerdrop == 0.0
 
 
+@pytest.mark.slow
 def test_a_table_of_paths_is_read_as_folders_are(place: Path) -> None:
     lines = [f"train/{label}/{number}.wav,{label}" for label in LABELS for number in range(8)]
     (place / "train.csv").write_text("\n".join(["file,label", *lines]) + "\n")
@@ -169,6 +170,8 @@ def test_a_bad_sound_is_named_with_its_row_before_training_or_left_out(
     data = {"train": str(tmp_path / "rows.csv"), "eval": str(place / "eval")}
     with pytest.raises(DataError, match=rf"rows\.csv:5: audio: .*bad\.wav .*{problem}"):
         regraft.train(document(place, name="bad", data=data))
+    if content:
+        return
     skipped = regraft.train(document(place, name="bad", data={**data, "bad_rows": "skip"}))
     assert skipped.version
     with pytest.raises(DataError, match=problem):

@@ -66,7 +66,7 @@ class AnomalyDetection(GreyLevels):
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
         """Return the base with its patches, and without a detector, which the method adds."""
-        return PatchNetwork(load(self.auto), self.layers)
+        return PatchNetwork(load(self.auto, add_pooling_layer=False), self.layers)
 
     def export_parts(self, model: nn.Module, context: Context) -> ExportParts | None:
         """Return the base, the detector's tensors, and code that scores a picture with both."""

@@ -12,6 +12,8 @@ from PIL import Image
 
 MIDDLE = 128
 """Level of the limit in a heat map; twice the limit is white."""
+SEEN = 96
+"""Level from which on heat is drawn over an image: usual places are some way from any other, too."""
 _HOT, _MARKED = np.array([213, 94, 0], np.float32), np.array([0, 114, 178], np.float32)
 
 
@@ -32,7 +34,7 @@ def drawn_heat(image: Image.Image, coded: str) -> Image.Image | None:
         levels = np.asarray(heat.convert("L"), np.float32)
     except (OSError, ValueError):
         return None
-    over = np.clip((levels - MIDDLE / 2) / MIDDLE, 0, 0.8)[..., None]
+    over = np.clip((levels - SEEN) / SEEN, 0, 0.8)[..., None]
     return _mixed(image, over, _HOT)
 
 

@@ -185,7 +185,12 @@ class MaskedLm(Task):
         found = output.logits[0].argmax(-1) == batch["labels"]["targets"]
         counts = batch["labels"]["counts"]
         return [
-            {"loss": loss.sum().item(), "tokens": count, "found": right.sum().item(), "error": loss.mean().item()}
+            {
+                "loss": loss.sum().item(),
+                "tokens": count,
+                "found": right.sum().item(),
+                "error": loss.sum().item() / max(count, 1),
+            }
             for loss, right, count in zip(
                 torch.split(losses.double(), counts), torch.split(found, counts), counts, strict=True
             )
@@ -195,10 +200,10 @@ class MaskedLm(Task):
         """Return pseudo_perplexity, the exponential of the mean loss over hidden tokens; masked_accuracy, the share
         that was found; that loss; and the number of hidden tokens."""
         tokens = sum(record["tokens"] for record in records)
-        loss = sum(record["loss"] for record in records) / tokens
+        loss = sum(record["loss"] for record in records) / max(tokens, 1)
         return {
             "pseudo_perplexity": math.exp(min(loss, MOST_NATS)),
-            "masked_accuracy": sum(record["found"] for record in records) / tokens,
+            "masked_accuracy": sum(record["found"] for record in records) / max(tokens, 1),
             "loss": loss,
             "tokens": tokens,
         }
@@ -241,10 +246,12 @@ class MaskedLm(Task):
 
     def _shared(self, texts: Iterable[list[list[int]]], processor: Any) -> Iterator[dict[str, Any]]:
         """Yield pieces that texts share; each text ends as a text of its own does."""
-        begin, end = surrounding(processor)
+        (begin, end), vocabulary = surrounding(processor), vocabulary_of(processor)
         documents = (Document([*ids, *end], [1] * (len(ids) + len(end))) for pieces in texts for ids in pieces)
         for block in blocks(documents, self._size(processor) - len(begin)):
-            yield {"ids": [*begin, *block["ids"]]}
+            # The end of a text may be cut off from it, and be alone in a piece.
+            if len(vocabulary.positions(block["ids"])):
+                yield {"ids": [*begin, *block["ids"]]}
 
     def _candidates(self, ids: Tensor, place: int, logits: Tensor, context: Context) -> list[dict[str, Any]]:
         """Return the most probable tokens for one mask."""

@@ -115,6 +115,19 @@ def test_packed_pieces_are_full_and_hold_every_token_once() -> None:
     assert sum(ends) == len(texts), "each text ends with the token that ends a text"
 
 
+def test_a_piece_of_ends_alone_is_left_out_and_a_row_without_targets_has_a_finite_error(adapted: Adapted) -> None:
+    task = MaskedLm(max_length=8, packing=True)
+    pieces = list(task.pack([{"text": " ".join(WORDS[:7])}], TOKENS))
+    assert [row["ids"] for row in pieces] == [[2, *range(5, 12)]]
+    examples = [task.encode({"row": 0, "ids": ids}, adapted.context, train=False) for ids in ([2, 3], [2, 9, 3])]
+    batch = task.collate(examples, adapted.context)
+    with torch.no_grad():
+        records = task.records(adapted.forward(batch), batch, adapted.context)
+    assert [record["tokens"] for record in records] == [0, 1]
+    assert all(math.isfinite(record["error"]) for record in records)
+    assert all(math.isfinite(value) for value in task.metrics(records[:1], adapted.context).values())
+
+
 def test_fields_that_are_newer_leave_names_of_runs_as_they_were() -> None:
     assert {"whole_words", "packing"}.isdisjoint(MaskedLm().model_dump(mode="json"))
     assert MaskedLm(packing=True).model_dump(mode="json")["packing"] is True

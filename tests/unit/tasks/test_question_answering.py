@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import normalizers
 
 from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
@@ -29,7 +30,7 @@ from regraft.serving.predictor import Predictor
 from regraft.spec.run import RunSpec
 from regraft.spec.sections import DataSpec
 from regraft.store.objects import open_store
-from regraft.tasks.metrics.answers import exact_match, overlap_f1
+from regraft.tasks.metrics.answers import answer_findings, exact_match, overlap_f1
 from regraft.tasks.question_answering import QuestionAnswering
 from regraft.training.session import train_local
 from support.readers import tiny_reader, tokenizer_of_pairs
@@ -240,6 +241,27 @@ def test_padding_and_the_other_rows_change_no_loss(reader: Path) -> None:
 def test_scores_are_those_of_the_script_of_squad(answer: str, truths: list[str], exact: int, f1: float) -> None:
     assert exact_match(answer, truths) == exact
     assert overlap_f1(answer, truths) == pytest.approx(f1)
+
+
+def record_of(odds: float | None, given: float, answerable: bool) -> dict[str, Any]:
+    scores = {"f1_given": given, "f1_none": float(not answerable), "f1": given, "correct": 0}
+    return {**scores, "odds": odds, "answerable": answerable, "word": "what", "windows": 1}
+
+
+def test_f1_by_threshold_answers_rows_at_the_threshold_and_none_of_a_text_without_a_piece() -> None:
+    rows = [record_of(2.0, 0.0, False), record_of(None, 0.0, False), record_of(-1.0, 1.0, True)]
+    (curve,) = answer_findings([*rows, record_of(-1.0, 1.0, True)]).curves
+    assert curve.points == ((-1.0, 1.0), (2.0, 0.75))
+
+
+def test_an_evaluation_of_a_text_without_a_piece_has_a_page(reader: Path) -> None:
+    made = adapted_on(reader, no_answer=True)
+    made.context.processor.backend_tokenizer.normalizer = normalizers.BertNormalizer()  # drops what is not visible
+    row = {"question": "w1?", "context": "\u200b", "answers": []}
+    batch = made.task.collate([made.task.encode({**row, "row": 0}, made.context, train=False)], made.context)
+    with torch.no_grad():
+        records = made.task.records(made.forward(batch), batch, made.context)
+    assert made.task.findings(records, made.context).tables
 
 
 def spec_of(folder: Path, base: Path, train: str, **changes: Any) -> RunSpec:

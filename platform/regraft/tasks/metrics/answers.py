@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
@@ -90,12 +91,21 @@ def _by_threshold(records: Sequence[Record]) -> tuple[Curve, ...]:
     """Return F1 by the threshold above which no answer is given, where any question has none."""
     if all(record["answerable"] for record in records):
         return ()
-    ordered = sorted(records, key=lambda record: float(record["odds"]))
-    odds = np.array([record["odds"] for record in ordered])
+    # No odds are those of a text without a piece that could be an answer.
+    ordered = sorted(records, key=_odds)
+    odds = np.array([_odds(record) for record in ordered])
     given, none = (np.array([record[name] for record in ordered]) for name in ("f1_given", "f1_none"))
-    # Below the threshold an answer is given: the first `count` rows.
-    means = [(given[:count].sum() + none[count:].sum()) / len(odds) for count in range(len(odds))]
     chosen = np.unique(np.linspace(0, len(odds) - 1, min(len(odds), _MOST_POINTS)).astype(int))
-    points = tuple((float(odds[at]), float(means[at])) for at in chosen if np.isfinite(odds[at]))
+    points = []
+    for threshold in map(float, np.unique(odds[chosen])):
+        if not math.isfinite(threshold):
+            continue
+        # A row at the threshold is answered, and so is each of the same odds.
+        count = int(np.searchsorted(odds, threshold, "right"))
+        points.append((threshold, float((given[:count].sum() + none[count:].sum()) / len(odds))))
     note = "A threshold chosen by these rows looks better on them than it is: judge it on others."
-    return (Curve("F1 by null_threshold", "null_threshold", "F1", points, note=note),)
+    return (Curve("F1 by null_threshold", "null_threshold", "F1", tuple(points), note=note),)
+
+
+def _odds(record: Record) -> float:
+    return math.inf if record["odds"] is None else float(record["odds"])

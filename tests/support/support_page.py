@@ -42,6 +42,7 @@ PUBLISHED = {
 MEASURED = {
     "masked_lm_first.jsonl": [("masked-lm", "bert", "full")],
     "schedules.jsonl": [("text-classification", "bert", name) for name in ("bitfit", "gradual-unfreezing", "ia3")],
+    "anomaly.json": [("anomaly-detection", "mobilenet_v2", name) for name in ("padim", "patchcore")],
     "few_shot.jsonl": [("text-classification", "bert", "setfit")],
     "search-sst2.json": [("text-classification", "bert", "freeze")],
     "defaults.jsonl": [("text-classification", "bert", name) for name in ("feature-extraction", "full", "lora")],

@@ -33,6 +33,7 @@ from support.support_page import PAGE, page
 from unit.bases.families import FAMILIES, REFUSED, shake, step
 from unit.bases.test_block_discovery import OTHERS
 from unit.every.rows import NOTHING_NEW, base_of, family_of, fits, labels_of, rows_of, task_of
+from unit.every.test_patch_methods import WITHOUT_PLACES, patch_cases
 
 LIBRARIES = {"embeddings": "sentence-transformers"}
 """Tasks whose exported folder is another library's as well."""
@@ -254,7 +255,12 @@ def test_every_task_has_a_family_in_every_run() -> None:
 def support_page() -> str:
     """Return the page of what is tested with what, made of these combinations."""
     configs = {name: make().config for name, make in OTHERS.items()}
-    return page([case.values for case in every.args[1]], refused, configs)
+    patches = [case.values for case in patch_cases()]
+
+    def is_refused(key: str, family: str, method: str) -> bool:
+        return family in WITHOUT_PLACES if (key, family, method) in patches else refused(key, family, method)
+
+    return page([*(case.values for case in every.args[1]), *patches], is_refused, configs)
 
 
 def test_the_page_of_what_is_tested_is_made_of_these_combinations() -> None:

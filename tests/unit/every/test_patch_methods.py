@@ -26,7 +26,7 @@ WITHOUT_PLACES = {"detr", "clip", "siglip"}
 """Families whose hidden states are on no grid that their configuration tells, or are those of two encoders."""
 
 
-def combinations() -> Iterator[Any]:
+def patch_cases() -> Iterator[Any]:
     for key in TASKS:
         for family in FAMILIES:
             if fits(key, family, FAMILIES[family].make().config):
@@ -61,7 +61,7 @@ def made(base: Base, key: str, method: str) -> Adapted:
     return adapt(base, Adaptation(task=task_of(key), method=how, labels=(), seed=5))
 
 
-@pytest.mark.parametrize(("key", "family", "method"), list(combinations()))
+@pytest.mark.parametrize(("key", "family", "method"), list(patch_cases()))
 def test_a_fitted_layer_is_stored_and_scores_rows_alone_as_in_a_batch(
     key: str, family: str, method: str, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from unit.bases.families import shake
 from unit.every.rows import base_of, labels_of, method_of, task_of
 
 BY_AUTO = {
-    "anomaly-detection": "resnet",
+    "anomaly-detection": "vit",
     "AutoModel": "bert",
     "image-embeddings": "vit",
     "AutoModelForSequenceClassification": "bert",

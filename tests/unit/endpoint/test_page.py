@@ -20,6 +20,7 @@ TASKS = (
     "token-classification",
     "object-detection",
     "semantic-segmentation",
+    "anomaly-detection",
     "depth-estimation",
     "text-pair-regression",
     "summarization",
@@ -140,7 +141,7 @@ def test_entities_are_marked_where_they_stand(chromium: Any, full: Endpoint) -> 
         assert seen.complaints == []
 
 
-@pytest.mark.parametrize("task", ["object-detection", "semantic-segmentation"])
+@pytest.mark.parametrize("task", ["object-detection", "semantic-segmentation", "anomaly-detection"])
 def test_what_is_found_is_drawn_on_the_picture(task: str, chromium: Any, full: Endpoint, photo: str) -> None:
     with opened(chromium, f"{full.url}/#{task}") as seen:
         seen.page.wait_for_selector("#ask:not([disabled])")
@@ -161,7 +162,7 @@ def test_what_is_found_is_drawn_on_the_picture(task: str, chromium: Any, full: E
             }"""
         )
         assert changed > 100
-        assert seen.text(".key")
+        assert seen.text("#answer .key, #answer .none")
         assert seen.complaints == [] and seen.outside == []
 
 

@@ -133,9 +133,14 @@ def is_image_folder(folder: Path) -> bool:
     Images two folders deep count too: such a folder is probably one level too high, and the source reports that. So do
     images of formats that are not read, and links to images that were not fetched.
     """
+    return has_images(folder) and not _has_other_layout(folder)
+
+
+def has_images(folder: Path) -> bool:
+    """Return whether a folder has images that are read or not: in folders up to two deep, or itself without any."""
     inside = subfolders(folder)
     candidates = [candidate for one in inside for candidate in (one, *subfolders(one))] or [folder]
-    return any(_has_image(candidate, unread=True) for candidate in candidates) and not _has_other_layout(folder)
+    return any(_has_image(candidate, unread=True) for candidate in candidates)
 
 
 def subfolders(folder: Path) -> list[Path]:

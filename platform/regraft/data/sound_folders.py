@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from regraft.data.file_kinds import TABLE_SUFFIXES, leftover_kind, suffix_of
-from regraft.data.folders import FolderContents, is_saved_dataset, subfolders, table_advice
+from regraft.data.folders import FolderContents, has_images, is_saved_dataset, subfolders, table_advice
 from regraft.media.sounds.sounds import SUFFIXES
 
 UNREAD_SOUNDS = dict.fromkeys(
@@ -27,10 +27,13 @@ def is_unread_sound(name: str) -> bool:
 
 
 def is_sound_folder(folder: Path) -> bool:
-    """Return whether a folder has sounds, or folders of sounds up to two levels deep."""
+    """Return whether a folder has sounds, or folders of sounds up to two levels deep, and no images beside them.
+
+    Sounds beside images are passed over by the sources of images.
+    """
     inside = subfolders(folder)
     candidates = [folder, *(candidate for one in inside for candidate in (one, *subfolders(one)))]
-    return not is_saved_dataset(folder) and any(map(_has_sound, candidates))
+    return any(map(_has_sound, candidates)) and not (is_saved_dataset(folder) or has_images(folder))
 
 
 class SoundFolder(FolderContents):

@@ -46,6 +46,16 @@ def test_every_format_is_read_at_the_rate_that_is_asked_for(form: str, rate: int
     assert len(found) == pytest.approx(8_000, abs=1_000) and strongest == pytest.approx(440, abs=3)
 
 
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG"])
+def test_windows_hold_the_samples_of_the_whole_sound(form: str) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 60_000).astype(np.float32)
+    content = written(noise, 16_000, form)
+    [whole] = read_spans(content, [Span(0, 60_000)], 16_000)
+    spans = [Span(start, 2_000) for start in (1_000, 12_345, 50_000, 31_000)]
+    for span, found in zip(spans, read_spans(content, spans, 16_000), strict=True):
+        np.testing.assert_array_equal(found, whole[span.start : span.start + span.length])
+
+
 def test_a_path_an_open_file_and_bytes_are_the_same_sound(tmp_path: Path) -> None:
     content = written(tone(0.1, 8_000), 8_000)
     (tmp_path / "a.mp3").write_bytes(content)  # the content decides, not the name

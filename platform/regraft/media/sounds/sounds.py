@@ -40,6 +40,8 @@ BLOCK = 1 << 16
 """Samples that are decoded at once where all of a file is looked at."""
 _MARGIN_S = 0.01
 """Sound around a window that is resampled with it, so that the filter meets no edge."""
+_LEAD = 8_192
+"""Samples of an OGG file that are read and dropped after a seek: its first block lacks the one that it overlaps."""
 _FINEST = 2_000
 """Largest denominator of the ratio of two rates: unusual ones would take a filter of millions of numbers."""
 
@@ -162,7 +164,9 @@ def _read(file: Any, header: SoundHeader, span: Span, name: str) -> _Part:
     margin = round(_MARGIN_S * header.rate)
     start = max(0, span.start - margin)
     if file.tell() != start:
-        file.seek(start)
+        lead = min(start, _LEAD) if file.format == "OGG" else 0
+        file.seek(start - lead)
+        file.read(lead, dtype="float32")
     before = span.start - start
     samples = mono(file.read(before + span.length + margin, dtype="float32", always_2d=True), name)
     if len(samples) <= before:

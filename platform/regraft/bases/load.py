@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from regraft.bases.families import RULES
 from regraft.bases.label_transfer import copy_known_outputs, known_labels
 from regraft.bases.loading_lock import MAKING_A_MODEL
 from regraft.bases.locate import Base, processor_files
+from regraft.bases.sentence_pooling import declared_pooling, pooling_problem
 from regraft.bases.timm import classifier_names, require_timm
 from regraft.contracts import medium_of, under
 from regraft.errors import BaseError, RegraftError
@@ -43,12 +43,13 @@ class BaseLoader:
 
     config: Any
     pooling: str | None
+    pooling_problem: str
     warns: ClassVar[bool] = True
     """Whether a doubtful configuration is said."""
 
     def __init__(self, base: Base, dropout: float | None = None) -> None:
         self.base = base
-        self.pooling = _pooling(base)
+        self.pooling, self.pooling_problem = declared_pooling(base), pooling_problem(base)
         self.missing: frozenset[str] = frozenset()
         """Names in the bare base of parameters that its files lack, such as a pooler."""
         self.initialised: frozenset[str] = frozenset()
@@ -227,21 +228,6 @@ def _missing_parameters(model: Any, report: Mapping[str, Any], base: Base) -> fr
             where=base.reference,
         )
     return frozenset(missing)
-
-
-def _pooling(base: Base) -> str | None:
-    """Return the pooling of a sentence-transformers base, or None when its configuration names no known one."""
-    path = base.path / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BaseError(f"1_Pooling/config.json cannot be read as JSON: {error}", where=base.reference) from None
-    for name, key in (("mean", "pooling_mode_mean_tokens"), ("cls", "pooling_mode_cls_token")):
-        if config.get(key) or config.get("pooling_mode") == name:
-            return name
-    return None
 
 
 def _configure_dropout(config: Any, dropout: float | None, *, warn: bool) -> None:

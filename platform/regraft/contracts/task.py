@@ -77,6 +77,8 @@ class Loader(Protocol):
     """The base's transformers configuration."""
     pooling: str | None
     """`mean` or `cls` where a sentence-transformers base declares its pooling, else None."""
+    pooling_problem: str
+    """What else such a base does to make a vector, which regraft does not; empty if nothing."""
 
     def processor(self, modality: str) -> Any:
         """Return the base's processor of that medium, where the task needs another one than its own."""
@@ -278,6 +280,11 @@ class Task(Plugin, ABC):
         The training loop divides by the weight summed over workers and micro-batches, so that the result does not
         depend on how rows are distributed over them. `output` is the model's, on the batch without `labels`.
         """
+
+    @property
+    def least_rows(self) -> int:
+        """The fewest rows of a step from which its loss learns anything; 2 where rows have only one another."""
+        return 2 if self.whole_step else 1
 
     def step_values(self, output: Any) -> Tensor:
         """Return what the loss of a whole step reads of each row, (rows, ...); for tasks with `whole_step`."""

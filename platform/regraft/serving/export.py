@@ -111,7 +111,7 @@ def _write(
         assert isinstance(base, PreTrainedModel)
         _processor(adapted, fetched, folder)
         _save(base, (), folder)
-        _card(fetched, folder, "transformers", picture_vector_usage(adapted, model.pooling))
+        _card(fetched, folder, "transformers", picture_vector_usage(adapted, model))
         return "transformers", PICTURE_VECTOR_NOTE
     if (parts := adapted.task.export_parts(model, adapted.context)) is not None:
         _processor(adapted, fetched, folder)

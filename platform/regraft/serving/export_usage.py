@@ -10,6 +10,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from regraft.bases.adapted import Adapted
 from regraft.contracts import columns_of, medium_of
 from regraft.serving.row_checks import prediction_columns
+from regraft.tasks.inputs.pooled_encoder import PooledPictures
 from regraft.tasks.inputs.text import TextRow
 from regraft.units import with_article
 
@@ -102,7 +103,7 @@ CUT"""
 PICTURE_VECTOR_NOTE = (
     "a base without a head: load it by transformers.AutoModel.from_pretrained; the README pools its states to a vector"
 )
-_POOLED = {"cls": "states[:, 0]", "mean": "states.flatten(2).mean(2) if states.ndim == 4 else states.mean(1)"}
+_POSITIONS = {"cls": "states[:, 0]", "token": "states[:, 0]", "mean": "states.mean(1)"}
 _PICTURE_VECTOR = """import torch
 from PIL import Image
 
@@ -156,10 +157,12 @@ def embedding_usage(adapted: Adapted) -> str:
     return _EMBEDDINGS.replace("EXAMPLES", repr(examples)).replace("CUT", cut)
 
 
-def picture_vector_usage(adapted: Adapted, pooling: str) -> str:
-    """Return the code that computes the vector of a picture from the exported base and its pooling."""
+def picture_vector_usage(adapted: Adapted, model: PooledPictures) -> str:
+    """Return the code that computes the vector of a picture from the exported base, pooled as `model` does."""
+    places = (1, 2) if model.channels_last else (2, 3)
+    pooled = f"states.mean({places}) if states.ndim == 4 else {_POSITIONS[model.pooling]}"
     code = _LOADED.replace("AUTO", adapted.task.auto).replace("PROCESSOR", medium_of(adapted.task.modality).auto)
-    return code.removesuffix("```\n") + _PICTURE_VECTOR.replace("POOLED", _POOLED[pooling])
+    return code.removesuffix("```\n") + _PICTURE_VECTOR.replace("POOLED", pooled)
 
 
 def _input(adapted: Adapted) -> str:

@@ -31,6 +31,7 @@ from regraft.spec.search import SearchSpec
 from regraft.spec.search_bases import with_bases
 from regraft.spec.sections import AnyLoss, AnyMethod, AnyTask, ComputeSpec, DataSpec, Slug, TrainingSpec
 from regraft.spec.stages import StageSpec, moves_the_base, stage_name, with_defaults
+from regraft.spec.step_rows import problem_of_batch
 from regraft.store.bounded_yaml import dump_yaml
 from regraft.store.names import is_version, parse
 from regraft.store.objects import open_store
@@ -136,7 +137,7 @@ class RunSpec(Frozen):
             if wanted and option not in task.supports:
                 where = "data" if option == "augment" else "training"
                 raise ValueError(f"{where}.{option} has no meaning for task {task.key()}: remove one of the two")
-        if problem := problem_of_fit(self.method, task):
+        if problem := problem_of_fit(self.method, task) or problem_of_batch(task, training.batch_size):
             raise ValueError(problem)
         if problem := problem_of_needs(self.method, task) or problem_of_features(
             self.method, task, self.losses, training=training, compute=self.compute

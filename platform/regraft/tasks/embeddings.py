@@ -55,13 +55,20 @@ class Embeddings(Embedding):
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
         """Return the base with its pooling.
 
-        Raises Unsupported for a base with a decoder of its own, and where the base cannot read max_length tokens.
+        Raises Unsupported for a base with a decoder of its own, where the base cannot read max_length tokens, and where
+        the base's own vectors are made otherwise and no pooling is written.
         """
         refuse_length(self.max_length, load.config)
         if getattr(load.config, "is_encoder_decoder", False):
             kind = load.config.model_type
             raise Unsupported(
                 f"a base of type {kind} has an encoder and a decoder: name an encoder, such as BERT", where="base"
+            )
+        if self.pooling == "auto" and load.pooling_problem:
+            raise Unsupported(
+                f"the base makes its vectors otherwise: {load.pooling_problem}. Write pooling: mean, or cls, to train "
+                "its states pooled so, without that",
+                where="task.pooling",
             )
         chosen = self.pooling if self.pooling != "auto" else load.pooling
         return PooledEncoder(load(self.auto, **without_pooler(load.config)), "cls" if chosen == "cls" else "mean")

@@ -19,6 +19,8 @@ from regraft.tasks.inputs.text import without_pooler
 from regraft.tasks.outputs.embedding import Embedding
 
 _DRAWS = 1 << 64
+_TOKENS = frozenset({"cls_token", "class_embedding"})
+"""Names of the class token's parameter in transformers and timm."""
 
 
 class ImageEmbeddings(Embedding):
@@ -38,7 +40,7 @@ class ImageEmbeddings(Embedding):
 
     pooling: Literal["auto", "cls", "mean"] = "auto"
     """What a vector is made of: the mean over the last map or over all positions, or the first position (cls); auto is
-    cls where the base has a class token, else mean."""
+    cls where the base has a class token among its last positions, else mean."""
 
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
         """Return the base with its pooling. Raises Unsupported for one with a decoder or a tower for texts."""
@@ -55,9 +57,10 @@ class ImageEmbeddings(Embedding):
                 where="base",
             )
         base = load(self.auto, **without_pooler(load.config))
-        token = any(name.endswith("cls_token") for name, _ in base.named_parameters())
-        chosen = self.pooling if self.pooling != "auto" else "cls" if token else "mean"
-        return PooledPictures(base, chosen)
+        if self.pooling != "auto":
+            return PooledPictures(base, self.pooling)
+        token = any(name.rpartition(".")[2] in _TOKENS for name, _ in base.named_parameters())
+        return PooledPictures(base, "token" if token else "mean")
 
     def check(self, row: Row) -> str | None:
         """Refuse an unreadable or huge image; only its header is read."""

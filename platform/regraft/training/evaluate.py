@@ -88,6 +88,7 @@ def evaluate(
             "the model answers evaluation rows with what is not a number: lower training.lr, or raise the warm-up"
         )
     records = adapted.task.complete_records(records, adapted.context) if records else records
+    harness.pulse.beat()  # comparing all rows with one another may take as long as a batch
     metrics = harness.from_first(adapted.task.metrics(records, adapted.context) if harness.first else {})
     return metrics, records
 

@@ -33,7 +33,7 @@ from regraft.training.harness import LocalHarness
 from regraft.training.job import Job
 from regraft.training.memory_check import check_weights_fit
 from regraft.training.name_checks import NameUse, base_family, warn_of_changes
-from regraft.training.row_order import episode_notes
+from regraft.training.row_order import episode_notes, lone_step_notes
 from regraft.training.teachers import check_teachers
 from regraft.training.text_checks import TextChecks
 from regraft.units import counted
@@ -149,7 +149,8 @@ def build_rows(
     refuse_small_target(spec, snapshot)
     check_teachers(store, spec, snapshot.labels)
     refuse_lone_rows(spec, snapshot)
-    more = (*nothing_measured(spec, snapshot), *episode_notes(spec, snapshot))
+    lone = lone_step_notes(spec, len(snapshot.train))
+    more = (*nothing_measured(spec, snapshot), *episode_notes(spec, snapshot), *lone)
     snapshot = replace(snapshot, notes=(*snapshot.notes, *more))
     for text in (*([skipped_text(snapshot.skipped)] if snapshot.skipped else []), *snapshot.notes):
         note(progress, text)
@@ -262,7 +263,7 @@ def refuse_small_target(spec: RunSpec, snapshot: Snapshot) -> None:
 def refuse_lone_rows(spec: RunSpec, snapshot: Snapshot) -> None:
     """Raise DataError where rows of a class are compared with one another and a class has one row, and where a task
     compares rows and there is one."""
-    if spec.task.whole_step and len(snapshot.train) < 2:
+    if len(snapshot.train) < spec.task.least_rows:
         raise DataError(
             f"task {spec.task.key()} compares the rows of a step, and there is one training row: add rows",
             where=spec.data.train,

@@ -119,3 +119,16 @@ def episode_notes(spec: RunSpec, snapshot: Snapshot) -> tuple[str, ...]:
         f"{counted(len(left_out), 'class is', 'classes are')} in no episode, for less than "
         f"{counted(spec.episode.rows_each, 'training row')} each: {', '.join(left_out[:_SHOWN])}{more}",
     )
+
+
+def lone_step_notes(spec: RunSpec, rows: int) -> tuple[str, ...]:
+    """Return a sentence about the step of each epoch that has too few of the training rows to compare them."""
+    left = rows % spec.training.batch_size
+    ordered = spec.episode is None and not spec.method.trains_features and not spec.method.closed_form
+    if not ordered or not 0 < left < spec.task.least_rows:
+        return ()
+    return (
+        f"one step of each epoch has {counted(left, 'row')}, which task {spec.task.key()} compares with the other rows "
+        f"of its step: nothing is learned there. training.batch_size is {spec.training.batch_size}; another one may "
+        "leave more rows",
+    )

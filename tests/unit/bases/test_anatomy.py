@@ -31,6 +31,7 @@ class Straight:
 
     config: Any
     pooling: str | None = None
+    pooling_problem = ""
 
     def __init__(self, name: str) -> None:
         self.config = FAMILIES[name].make().config

@@ -301,6 +301,7 @@ def test_a_base_of_another_kind_is_refused() -> None:
     class Other:
         config = SimpleNamespace(model_type="d_fine")
         pooling: str | None = None
+        pooling_problem = ""
 
         def __call__(self, auto: str, *, labels: Sequence[str] = (), **config: Any) -> torch.nn.Module:
             raise AssertionError("nothing may be loaded")

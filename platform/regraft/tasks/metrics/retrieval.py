@@ -28,12 +28,12 @@ def ranks_of(vectors: NDArray[np.float32], keys: NDArray[np.int64]) -> Floats:
     candidates = vectors[:, 1:].transpose(1, 0, 2).reshape(rows * (columns - 1), width)[first]
     known, found = flat[first], np.empty(rows)
     own = np.einsum("rw,rw->r", vectors[:, 0], candidates[np.searchsorted(known, keys[:, 1])])
-    right = _pairs_of_inputs(keys)
+    right = _places_of_pairs(keys, known)
     for start in range(0, rows, _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         near = vectors[part, 0] @ candidates.T
         for number, row in enumerate(range(start, min(rows, start + _AT_ONCE))):
-            near[number, np.isin(known, right[int(keys[row, 0])])] = -np.inf
+            near[number, right[int(keys[row, 0])]] = -np.inf
         limit = own[part, None].astype(np.float32)
         apart = near - limit
         close = np.abs(apart) <= 1e-6
@@ -41,12 +41,18 @@ def ranks_of(vectors: NDArray[np.float32], keys: NDArray[np.int64]) -> Floats:
     return found
 
 
-def _pairs_of_inputs(keys: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-    """Return the contents that belong to an input or equal it, by the input's key."""
+def _places_of_pairs(keys: NDArray[np.int64], known: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    """Return the places in `known`, which is sorted, of what belongs to an input or equals it, by the input's key."""
     found: dict[int, set[int]] = {}
     for asked, pair in keys[:, :2].tolist():
         found.setdefault(asked, {asked}).add(pair)
-    return {asked: np.array(sorted(pairs)) for asked, pairs in found.items()}
+    return {asked: _places_in(known, np.array(sorted(pairs))) for asked, pairs in found.items()}
+
+
+def _places_in(known: NDArray[np.int64], sought: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the places of those numbers that are in `known`, which is sorted and not empty."""
+    places = np.searchsorted(known, sought).clip(max=len(known) - 1)
+    return np.asarray(places[known[places] == sought])
 
 
 def of_ranks(ranks: Floats) -> dict[str, float]:
@@ -61,8 +67,11 @@ def of_ranks(ranks: Floats) -> dict[str, float]:
 
 
 def share_by_rank(ranks: Floats) -> Sequence[tuple[str, int, float]]:
-    """Return for ranges of ranks how many inputs are in each, and their share."""
+    """Return for ranges of ranks how many inputs are in each, and their share.
+
+    A rank between two numbers, of a tie, counts as the next one: recall does not count it either.
+    """
     edges = [1, 2, 6, 11, 101, np.inf]
     names = ("1", "2 to 5", "6 to 10", "11 to 100", "beyond 100")
-    counts, _ = np.histogram(np.floor(ranks), edges)
+    counts, _ = np.histogram(np.ceil(ranks), edges)
     return [(name, int(count), float(count / len(ranks))) for name, count in zip(names, counts, strict=True)]

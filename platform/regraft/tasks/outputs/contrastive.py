@@ -27,7 +27,7 @@ def ranking_loss(vectors: Tensor, keys: Tensor, scale: float) -> Tensor:
     """Return the cross entropy of finding the pair of each input among those of all rows (Henderson et al., 2017).
 
     Negatives of all rows are candidates too. `keys` (rows, columns) are equal for equal contents: a candidate that
-    equals the input or its pair, or is the pair of an equal input, is no negative and is left out.
+    equals the input, or what any row names as the pair of an equal input, is no negative and is left out.
     """
     candidates = vectors[:, 1:].transpose(0, 1).flatten(0, 1)
     scores = vectors[:, 0] @ candidates.T * scale
@@ -37,8 +37,10 @@ def ranking_loss(vectors: Tensor, keys: Tensor, scale: float) -> Tensor:
 def _no_negatives(keys: Tensor) -> Tensor:
     """Return which candidates are no negatives of a row, (rows, candidates); its own pair is none of them."""
     rows, found = len(keys), keys[:, 1:].T.flatten()
-    alike = (found == keys[:, 1:2]) | (found == keys[:, :1])
-    alike[:, :rows] |= keys[:, :1] == keys[:, 0]
+    inputs, contents = (torch.unique(part, return_inverse=True)[1] for part in (keys[:, 0], keys[:, 1:]))
+    belongs = torch.zeros(rows, contents.numel(), dtype=torch.bool, device=keys.device)
+    belongs[inputs, contents[:, 0]] = True
+    alike = (found == keys[:, :1]) | belongs[inputs][:, contents.T.flatten()]
     own = _own(rows, keys.device)
     alike[own, own] = False
     return alike

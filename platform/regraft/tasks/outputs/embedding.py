@@ -96,6 +96,11 @@ class Embedding(Task):
         """The objective that `auto` stands for."""
         return _OBJECTIVES[self.rows][0] if self.objective == "auto" else self.objective
 
+    @property
+    def least_rows(self) -> int:
+        """The fewest rows of a step: a triplet, or a score that a cosine should equal, teaches by itself."""
+        return 1 if self.rows == "triplets" or self.loss_name == "cosine" else 2
+
     @classmethod
     def asked(cls) -> str:
         """Return the column of the input that is asked."""

@@ -40,6 +40,7 @@ PUBLISHED = {
 }
 """Published weights by the reference in the benchmarks' specs, and their family."""
 MEASURED = {
+    "embeddings-quality.json": [("embeddings", "bert", "full")],
     "masked_lm_first.jsonl": [("masked-lm", "bert", "full")],
     "schedules.jsonl": [("text-classification", "bert", name) for name in ("bitfit", "gradual-unfreezing", "ia3")],
     "anomaly.json": [("anomaly-detection", "mobilenet_v2", name) for name in ("padim", "patchcore")],
@@ -48,8 +49,11 @@ MEASURED = {
     "defaults.jsonl": [("text-classification", "bert", name) for name in ("feature-extraction", "full", "lora")],
 }
 """Combinations with published weights that a benchmark without a spec file measured, by its results."""
-SOLVED_RUNS = {("image-classification", "resnet", name) for name in ("prototypes", "setfit")}
-"""Whole runs of methods that solve a head, which the suite of every pair leaves out (tests/unit/methods)."""
+SOLVED_RUNS = {
+    *(("image-classification", "resnet", name) for name in ("prototypes", "setfit")),
+    *(("anomaly-detection", "resnet", name) for name in ("patchcore", "padim", "anomaly-dino")),
+}
+"""Whole runs of methods that solve a head or learn from good rows, which the suite of every pair leaves out."""
 INTRODUCTION = f"""# What is tested with what
 
 Made by `python tests/support/support_page.py` from the suites that try every combination; a test compares. A family
@@ -69,16 +73,23 @@ extra `timm`.
 """
 
 
-def page(cases: Iterable[tuple[str, str, str]], refused: Refused, by_structure: Mapping[str, Any]) -> str:
-    """Return the page. `by_structure` are configurations of families that are found by structure alone."""
+def page(
+    cases: Iterable[tuple[str, str, str]],
+    families_of: Callable[[str], list[str]],
+    refused: Refused,
+    by_structure: Mapping[str, Any],
+) -> str:
+    """Return the page. `by_structure` are configurations of families that are found by structure alone.
+
+    `families_of` names the suite's families that have a task's class.
+    """
     tried = set(cases)
     real = set(_measured())
     parts = [INTRODUCTION]
     for key in Task.names():
-        families = list(dict.fromkeys(family for task, family, _ in sorted(tried) if task == key))
         rows = {
             family: [_cell((key, family, method), tried, real, refused) for method in Method.names()]
-            for family in families
+            for family in families_of(key)
         }
         mapping = getattr(transformers, Task.lookup(key).auto)._model_mapping
         medium = Task.lookup(key).modality

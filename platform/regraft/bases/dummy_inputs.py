@@ -68,7 +68,7 @@ def _tokens(config: Any, taken: Any, device: torch.device) -> dict[str, Tensor]:
         ids[ids == end] = (end + 1) % size
         ids[-1] = end
     inputs = {"input_ids": ids[None]}
-    if "attention_mask" in taken:
+    if "attention_mask" in taken and device.type != "meta":  # where models read its values, and there are none
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in taken:
         inputs["decoder_input_ids"] = inputs["input_ids"]

@@ -293,6 +293,14 @@ def test_families_without_a_rule_are_understood(name: str) -> None:
         assert anatomy.idle == ("dinov2.embeddings.mask_token",)
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_they_are_understood_without_their_weights(name: str) -> None:
+    model: Any = OTHERS[name]()
+    with torch.device("meta"):
+        weightless = type(model)(model.config)
+    assert dissect(weightless) == dissect(model)
+
+
 @pytest.mark.parametrize("method", ["full", "lora", "feature-extraction"])
 def test_a_base_without_blocks_is_trained_by_all_but_freeze(method: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 8, "embedding_size": 8, "intermediate_size": 8, "num_attention_heads": 2}

@@ -255,12 +255,16 @@ def test_every_task_has_a_family_in_every_run() -> None:
 def support_page() -> str:
     """Return the page of what is tested with what, made of these combinations."""
     configs = {name: make().config for name, make in OTHERS.items()}
+    own = {family: config_of(family) for family in FAMILIES}
     patches = [case.values for case in patch_cases()]
+
+    def families_of(key: str) -> list[str]:
+        return [family for family, config in own.items() if fits(key, family, config)]
 
     def is_refused(key: str, family: str, method: str) -> bool:
         return family in WITHOUT_PLACES if (key, family, method) in patches else refused(key, family, method)
 
-    return page([*(case.values for case in every.args[1]), *patches], is_refused, configs)
+    return page([*(case.values for case in every.args[1]), *patches], families_of, is_refused, configs)
 
 
 def test_the_page_of_what_is_tested_is_made_of_these_combinations() -> None:

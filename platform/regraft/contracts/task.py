@@ -172,8 +172,8 @@ class Task(Plugin, ABC):
     def fit_to_rows(self, numbers: Numbers) -> Self:
         """Return the task with fields that depend on the training rows filled in, such as the scale of its targets.
 
-        `numbers(column)` returns a numeric column of the training rows, (rows,). Called once when a run begins; the
-        returned task's fields are stored with every version.
+        `numbers(column)` returns a numeric column of the training rows, (rows,); of a column of lists, how many items
+        each row has. Called once when a run begins; the returned task's fields are stored with every version.
         """
         return self
 

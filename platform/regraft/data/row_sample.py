@@ -8,6 +8,7 @@ import numpy as np
 
 from regraft.contracts import Context, Task, TextLengths
 from regraft.data.rows import Rows
+from regraft.units import with_article
 
 MOST_ROWS = 1000
 """Rows of a sample; all are read where there are no more."""
@@ -49,6 +50,9 @@ def _cut_text(lengths: TextLengths, rows: int, side: str) -> str:
     lost = 100 * float((tokens[cut] - lengths.limit).sum() / tokens[cut].sum())
     among = f"{rows:,}" if seen == rows else f"a sample of {seen:,} of {rows:,}"
     who = f"{count:,} of {among} {side} rows"
+    if lengths.effect:
+        has = "has" if count == 1 else "have"
+        return f"{who} {has} {with_article(lengths.what)} of more than {lengths.limit:,} tokens, {lengths.effect}"
     have = "is" if count == 1 else "are"
     if lengths.what:
         what = f"{who} {'has' if count == 1 else 'have'} a {lengths.what} of more than {lengths.limit:,} tokens, "

@@ -119,8 +119,8 @@ class Rows:
         return found
 
     def numbers(self, column: str) -> NDArray[np.float64]:
-        """Return a column of the kind `number`, (rows,)."""
-        found: NDArray[np.float64] = np.concatenate([chunk.to_numpy() for chunk in self._chunks[column]])
+        """Return a column of the kind `number`, (rows,); of a column of lists, how many items each row has."""
+        found: NDArray[np.float64] = np.concatenate([_as_numbers(chunk) for chunk in self._chunks[column]])
         return found
 
     @cached_property
@@ -157,3 +157,10 @@ class Rows:
 
     def __reduce__(self) -> tuple[type[Rows], tuple[Path, dict[str, Kind]]]:
         return type(self), (self._path, self._kinds)
+
+
+def _as_numbers(chunk: pa.Array) -> NDArray[np.float64]:
+    if not pa.types.is_list(chunk.type):
+        return np.asarray(chunk.to_numpy())
+    lengths = compute.list_value_length(chunk).fill_null(0)
+    return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.float64)

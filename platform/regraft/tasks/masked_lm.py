@@ -79,7 +79,7 @@ class MaskedLm(Task):
     random tokens, and 10 % stay as they are."""
     whole_words: bool = False
     """True: words are hidden, with all of their tokens, in place of single tokens (Cui et al., 2021). Words are found
-    by the marks of the base's tokenizer."""
+    by the marks of the base's tokenizer; in scripts without spaces, each token is a word."""
     packing: bool = False
     """True: short texts share a piece, each with the token that ends a text behind it, so that pieces are full. Texts
     of a piece see each other, as in the pretraining of RoBERTa (Liu et al., 2019)."""

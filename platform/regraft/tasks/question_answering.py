@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from regraft.contracts import (
     Example,
     Kind,
     Loader,
+    Numbers,
     Record,
     Row,
     Score,
@@ -33,10 +34,12 @@ from regraft.contracts import (
 from regraft.contracts.findings import Findings
 from regraft.errors import Unsupported
 from regraft.tasks.inputs.context_windows import (
+    UNKNOWN,
     TextWindow,
     WindowSizes,
+    answer_tokens,
+    least_shared,
     refuse_slow,
-    tokens_at,
     windows_of_text,
 )
 from regraft.tasks.inputs.text import without_unread_types
@@ -46,6 +49,7 @@ from regraft.tasks.outputs.answer_span import AnswerSpan, SpanScores, best_span,
 
 NOT_APART = frozenset({"t5", "mt5", "umt5"})
 """Families whose class for this task is not made of the bare base and a layer."""
+IN_NO_WINDOW = "which no window holds whole: nothing is learnt where a part of it is; raise task.stride"
 SHOWN = 60
 """Characters of a text that a message quotes."""
 
@@ -68,10 +72,17 @@ class QuestionAnswering(Task):
     columns: ClassVar[Mapping[str, Kind]] = {"question": "text", "context": "text", "answers": "answer-spans"}
     supports: ClassVar[frozenset[str]] = frozenset({"bucketing"})
     answer_fields: ClassVar[frozenset[str]] = frozenset({"max_answer_length", "no_answer", "null_threshold"})
-    export_code: ClassVar[str] = """question, context = EXAMPLES
+    export_code: ClassVar[str] = """import torch
+
+question, context = EXAMPLES
 inputs = processor(question, context, truncation="only_second", return_tensors="pt")
-output = model(**inputs)  # of a text that is longer than one window, ask each window
-start, end = int(output.start_logits.argmax()), int(output.end_logits.argmax())
+with torch.inference_mode():
+    output = model(**inputs)  # of a text that is longer than one window, ask each window
+text = torch.tensor([part == 1 for part in inputs.sequence_ids(0)])
+scores = output.start_logits[0][:, None] + output.end_logits[0]
+# An answer is in the text, and does not end before it starts.
+scores = scores.masked_fill(~(text[:, None] & text).triu(), float("-inf"))
+start, end = divmod(int(scores.argmax()), len(text))
 print("answer:", processor.decode(inputs["input_ids"][0, start : end + 1]))
 """
 
@@ -108,11 +119,11 @@ print("answer:", processor.decode(inputs["input_ids"][0, start : end + 1]))
         refuse_slow(context.processor)
         self._sizes(context)
 
-    def fit_to_sample(self, rows: Iterable[Row]) -> Self:
+    def fit_to_rows(self, numbers: Numbers) -> Self:
         """Return the task with `no_answer` as the training rows have it, unless it is written."""
         if self.no_answer is not None:
             return self
-        return self.model_copy(update={"no_answer": any(not row["answers"] for row in rows)})
+        return self.model_copy(update={"no_answer": bool((numbers("answers") == 0).any())})
 
     def convert(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the row with the places of answers that have none. BadCell for one that does not occur just once."""
@@ -128,11 +139,12 @@ print("answer:", processor.decode(inputs["input_ids"][0, start : end + 1]))
         return next(filter(None, wrong), None)
 
     def text_lengths(self, rows: Sequence[Row], context: Context) -> Sequence[TextLengths]:
-        """Return the tokens of each question; texts are read to their end."""
+        """Return the tokens of each question, and of answers that are too long; texts are read to their end."""
         limit, setting = self._sizes(context).question, "task.max_question_length"
         around = int(context.processor.num_special_tokens_to_add(pair=False))
         texts = [[row["question"]] for row in rows]
-        return [lengths_of(texts, limit + around, context, what="question", setting=setting)]
+        questions = lengths_of(texts, limit + around, context, what="question", setting=setting)
+        return [questions, *self._answer_lengths(rows, context, around)]
 
     def length(self, row: Row) -> int:
         """Return the number of characters of question and text."""
@@ -143,11 +155,15 @@ print("answer:", processor.decode(inputs["input_ids"][0, start : end + 1]))
 
         `labels` holds `question` and `context`; `none`, the token of no answer; `first`, the first token of the text;
         `offsets` (tokens, 2), the characters of its tokens; and where the row has answers, their texts `answers`, and
-        `targets`, the first and last token of the first answer, or `none` twice.
+        `targets`, the first and last token of the first answer, or `none` twice. A window that holds a part of an
+        answer that no window holds whole has targets below 0, and counts for no loss.
         """
         refuse_slow(context.processor)
         windows = windows_of_text(row["question"], row["context"], self._sizes(context), context.processor)
-        return windowed([self._window(window, row, context) for window in windows])
+        places = answer_tokens(windows, _characters(row))
+        return windowed(
+            [self._window(window, row, context, place=place) for window, place in zip(windows, places, strict=True)]
+        )
 
     def collate(self, examples: Sequence[Example], context: Context) -> Batch:
         """Return tensors (windows, tokens), padded on the right, and `labels`: for each row, a list of its windows'."""
@@ -160,16 +176,17 @@ print("answer:", processor.decode(inputs["input_ids"][0, start : end + 1]))
 
     def loss(self, output: Any, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
         """Return the cross entropy of first and last token, half each, summed over windows, and their number."""
-        losses = _window_losses(output, batch)
-        return losses.sum(), losses.new_tensor(float(len(losses)))
+        losses, known = _window_losses(output, batch)
+        return losses.sum(), known.sum().to(losses.dtype)
 
     def records(self, output: Any, batch: Batch, context: Context) -> list[Record]:
         """Return per row F1 and `correct` (exact match), those with and without an answer, the loss and its windows."""
         counts = [len(windows) for windows in batch["labels"]]
-        losses = by_row(_window_losses(output, batch).tolist(), counts)
+        values, known = (found.tolist() for found in _window_losses(output, batch))
+        losses = by_row(list(zip(values, known, strict=True)), counts)
         found = self._found(output, batch)
         return [
-            self._record(windows[0], span, loss)
+            self._record(windows[0], span, [value for value, counts in loss if counts], len(windows))
             for windows, span, loss in zip(batch["labels"], found, losses, strict=True)
         ]
 
@@ -178,7 +195,7 @@ print("answer:", processor.decode(inputs["input_ids"][0, start : end + 1]))
         return {
             "f1": sum(record["f1"] for record in records) / len(records),
             "exact_match": sum(record["correct"] for record in records) / len(records),
-            "loss": sum(record["loss"] for record in records) / sum(record["windows"] for record in records),
+            "loss": sum(record["loss"] for record in records) / max(sum(record["counted"] for record in records), 1),
         }
 
     def findings(self, records: Sequence[Record], context: Context) -> Findings:
@@ -204,8 +221,26 @@ print("answer:", processor.decode(inputs["input_ids"][0, start : end + 1]))
     def _sizes(self, context: Context) -> WindowSizes:
         return WindowSizes.read(self.max_length, question=self.max_question_length, stride=self.stride, context=context)
 
-    def _window(self, window: TextWindow, row: Row, context: Context) -> Example:
-        """Return one window as an example of its own."""
+    def _answer_lengths(self, rows: Sequence[Row], context: Context, around: int) -> list[TextLengths]:
+        """Return the tokens of each row's shortest answer beside the longest that is predicted; and of those that are
+        whole in no window."""
+        sizes, most = self._sizes(context), self.max_answer_length
+        shared = least_shared(sizes, context.processor)
+        shortest = [min((answer["text"] for answer in row.get("answers") or ()), key=len, default="") for row in rows]
+        found = lengths_of([[text] for text in shortest], min(most, shared) + around, context)
+        counts = [count - around for count in found.tokens]
+        lost = [
+            count if count > shared and UNKNOWN in _held(row, sizes, context) else 0
+            for row, count in zip(rows, counts, strict=True)
+        ]
+        setting = "task.max_answer_length"
+        return [
+            TextLengths("answer", counts, most, None, setting, f"which is never predicted: raise {setting}"),
+            TextLengths("answer", lost, shared, None, "task.stride", IN_NO_WINDOW),
+        ]
+
+    def _window(self, window: TextWindow, row: Row, context: Context, *, place: tuple[int, int] | None) -> Example:
+        """Return one window as an example of its own; `place` are the tokens of its answer."""
         ids = window.inputs["input_ids"]
         refuse_unknown_ids(ids, row.get("row"), context)
         cls = getattr(context.processor, "cls_token_id", None)
@@ -219,7 +254,8 @@ print("answer:", processor.decode(inputs["input_ids"][0, start : end + 1]))
         }
         if row.get("answers") is not None:
             labels["answers"] = [answer["text"] for answer in row["answers"]]
-            labels["targets"] = torch.tensor(_target(window, row["answers"], none))
+            first, last = place or (none - window.first, none - window.first)
+            labels["targets"] = torch.tensor(place if place == UNKNOWN else (window.first + first, window.first + last))
         return {**without_unread_types(window.inputs, context), "labels": labels}
 
     def _found(self, output: Any, batch: Batch) -> list[AnswerSpan]:
@@ -236,12 +272,12 @@ print("answer:", processor.decode(inputs["input_ids"][0, start : end + 1]))
         start, end = trimmed(text, span.start, span.end)
         return text[start:end], start, end
 
-    def _record(self, labels: Mapping[str, Any], span: AnswerSpan, losses: Sequence[float]) -> Record:
+    def _record(self, labels: Mapping[str, Any], span: AnswerSpan, losses: Sequence[float], windows: int) -> Record:
         truths = labels["answers"]
         answer, _, _ = self._answer(labels["context"], span)
         start, end = trimmed(labels["context"], span.start, span.end)
         f1 = overlap_f1(answer, truths)
-        loss = sum(losses) / len(losses)
+        loss = sum(losses) / max(len(losses), 1)
         return {
             "f1": f1,
             "correct": int(exact_match(answer, truths)),
@@ -250,7 +286,8 @@ print("answer:", processor.decode(inputs["input_ids"][0, start : end + 1]))
             "odds": span.odds if np.isfinite(span.odds) else None,
             "answerable": bool(truths),
             "word": first_word(labels["question"]),
-            "windows": len(losses),
+            "windows": windows,
+            "counted": len(losses),
             "loss": sum(losses),
             "error": 1 - f1 + (loss / (1 + loss) if f1 < 1 else 0.0),
         }
@@ -279,13 +316,17 @@ def _misplaced(answer: Mapping[str, Any], text: str) -> str | None:
     return f"answers: {wanted[:SHOWN]!r} is said to begin at character {start}, {where}: {hint}"
 
 
-def _target(window: TextWindow, answers: Sequence[Mapping[str, Any]], none: int) -> tuple[int, int]:
-    """Return the first and last token of the first answer that is whole in a window, or the token of no answer."""
-    for answer in answers:
-        start = int(answer["start"])
-        if found := tokens_at(start, start + len(answer["text"]), window.offsets):
-            return window.first + found[0], window.first + found[1]
-    return none, none
+def _characters(row: Row) -> list[tuple[int, int]]:
+    """Return the places of a row's answers: the first character, and the one after the last."""
+    answers = row.get("answers") or ()
+    return [(int(answer["start"]), int(answer["start"]) + len(answer["text"])) for answer in answers]
+
+
+def _held(row: Row, sizes: WindowSizes, context: Context) -> list[tuple[int, int] | None]:
+    """Return the tokens of the answer in each window of a row; nothing where a tokenizer does not report places."""
+    if not getattr(context.processor, "is_fast", False):
+        return []
+    return answer_tokens(windows_of_text(row["question"], row["context"], sizes, context.processor), _characters(row))
 
 
 def _places_in(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -297,12 +338,17 @@ def _places_in(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     return log_probabilities(output.start_logits, allowed), log_probabilities(output.end_logits, allowed)
 
 
-def _window_losses(output: Any, batch: Batch) -> Tensor:
-    """Return the loss of each window, (windows,)."""
+def _window_losses(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the loss of each window, (windows,), 0 where its target is unknown; and whether it is known."""
     starts, ends = _places_in(output, batch)
-    targets = torch.stack([one["targets"] for windows in batch["labels"] for one in windows]).to(starts.device)
-    first, last = (targets[:, place : place + 1] for place in (0, 1))
-    return -(starts.gather(1, first) + ends.gather(1, last))[:, 0] / 2
+    labels = [one for windows in batch["labels"] for one in windows]
+    targets = torch.stack([one["targets"] for one in labels]).to(starts.device)
+    known = targets[:, 0] >= 0
+    # A place that is allowed stands in for an unknown one: others are infinitely improbable.
+    nones = torch.tensor([[one["none"]] for one in labels], device=starts.device)
+    places = torch.where(known[:, None], targets, nones)
+    first, last = places[:, :1], places[:, 1:]
+    return -(starts.gather(1, first) + ends.gather(1, last))[:, 0] / 2 * known, known
 
 
 def _span_scores(output: Any, batch: Batch) -> list[SpanScores]:

@@ -87,7 +87,7 @@ def test_whole_words_are_hidden_with_all_of_their_tokens_and_nearly_the_same_sha
         counts.append(len(places))
     assert max(counts) <= 5 and np.mean(counts) / 11 == pytest.approx(0.4, abs=0.03)
     lonely = [hide([2, 6, 7, 8, 3], vocabulary, 0.1, key=key, whole_words=True)[1] for key in range(9)]
-    assert all(places == [1, 2, 3] for places in lonely), "one word at least, however long"
+    assert all(places == [1] for places in lonely), "of a word that is longer than the share, a part"
     assert hide(IDS, vocabulary_of(TOKENS), 0.15, key=3, whole_words=True) == hide(
         IDS, vocabulary_of(TOKENS), 0.15, key=3
     )
@@ -100,6 +100,32 @@ def test_whole_words_are_hidden_with_all_of_their_tokens_and_nearly_the_same_sha
 def test_words_are_found_by_the_marks_of_other_tokenizers(tokens: list[str], continuing: str) -> None:
     vocabulary = vocabulary_of(tokenizer_of([*SPECIAL, *tokens]))
     assert [token for token, on in zip([*SPECIAL, *tokens], vocabulary.continues, strict=True) if on] == [continuing]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "continuing"),
+    [
+        (["the", "##s", "##\u0e01\u0e32", "##\u4e2d"], ["##s"]),
+        (["\u2581the", "shade", "\u4e2d\u56fd", "\u30b3\u30f3", "\u0e01\u0e32", "\u044f"], ["shade", "\u044f"]),
+        # Byte-level: \u4e2d, its first two bytes, its last byte, \u0e01, \u00e9, a line break.
+        (
+            [
+                "\u0120the",
+                "shade",
+                "\u00e4\u00b8\u0143",
+                "\u00e4\u00b8",
+                "\u0143",
+                "\u00e0\u00b8\u0123",
+                "\u00c3\u00a9",
+                "\u010a",
+            ],
+            ["shade", "\u0143", "\u00c3\u00a9"],
+        ),
+    ],
+)
+def test_pieces_of_scripts_without_spaces_go_on_with_no_word(tokens: list[str], continuing: list[str]) -> None:
+    vocabulary = vocabulary_of(tokenizer_of([*SPECIAL, *tokens]))
+    assert [token for token, on in zip([*SPECIAL, *tokens], vocabulary.continues, strict=True) if on] == continuing
 
 
 def test_packed_pieces_are_full_and_hold_every_token_once() -> None:

@@ -19,8 +19,9 @@ from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.adapted import Adapted
 from regraft.bases.locate import locate
 from regraft.contracts import Batch, Context, windows, windows_of
+from regraft.data import row_sample
 from regraft.data.ingest import ingest
-from regraft.data.rows import Rows
+from regraft.data.rows import Rows, RowWriter
 from regraft.errors import DataError, Unsupported
 from regraft.evaluation.evaluate import evaluate
 from regraft.evaluation.options import EvaluationOptions
@@ -127,10 +128,22 @@ def test_the_threshold_decides_between_the_best_piece_and_no_answer(reader: Path
     always, never = (answered(adapted_on(reader, no_answer=True, null_threshold=at), rows) for at in (1e6, -1e6))
     assert all(answer["answer"] and 0 < answer["score"] < 1 for answer in always)
     assert all((one["answer"], one["start"], one["end"]) == ("", 0, 0) and 0 < one["score"] < 1 for one in never)
-    task = QuestionAnswering()
-    assert task.fit_to_sample([{"answers": [{"text": "a", "start": 0}]}, {"answers": []}]).no_answer is True
-    assert task.fit_to_sample([{"answers": [{"text": "a", "start": 0}]}]).no_answer is False
-    assert QuestionAnswering(no_answer=False).fit_to_sample([{"answers": []}]).no_answer is False
+
+
+def test_no_answer_is_decided_by_all_training_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_sample, "MOST_ROWS", 3)
+    found = {}
+    for name, last in (("some", []), ("all", [{"text": "a", "start": 0}])):
+        path, task = tmp_path / f"{name}.arrow", QuestionAnswering()
+        with RowWriter(path, task.stored_columns()) as writer:
+            for number in range(30):
+                answers = last if number == 29 else [{"text": "a", "start": 0}]
+                writer.add({"question": "q", "context": "a", "answers": answers}, 2)
+        rows = Rows(path, task.stored_columns())
+        assert 29 not in row_sample.sample(rows)
+        found[name] = row_sample.fit_to_data(task, rows)
+        assert row_sample.fit_to_data(QuestionAnswering(no_answer=False), rows).no_answer is False
+    assert (found["some"].no_answer, found["all"].no_answer) == (True, False)
 
 
 def test_answers_alone_are_those_of_a_batch_also_from_an_engine(
@@ -206,6 +219,54 @@ def test_the_target_is_the_answer_in_windows_that_hold_it_and_none_in_others(rea
     assert 0 < holding < len(parts)
     empty = windows_of(made.task.encode({**row, "answers": []}, made.context, train=True))
     assert all(window["labels"]["targets"].tolist() == [0, 0] for window in empty)
+
+
+def test_an_answer_whose_last_accent_is_dropped_is_learnt_as_an_answer(reader: Path) -> None:
+    made = adapted_on(reader)
+    made.context.processor.backend_tokenizer.normalizer = normalizers.BertNormalizer()
+    row = {"question": "w1?", "context": "w1 w30\u0300", "answers": [{"text": "w30\u0300", "start": 3}]}
+    (window,) = windows_of(made.task.encode(row, made.context, train=True))
+    first, last = window["labels"]["targets"].tolist()
+    assert made.context.processor.convert_ids_to_tokens(window["input_ids"][first : last + 1]) == ["w30"]
+
+
+def test_parts_of_an_answer_that_no_window_holds_count_for_no_loss_and_are_counted(reader: Path) -> None:
+    made = adapted_on(reader)
+    text = " ".join(WORDS)
+    start, stop = text.index("w4 "), text.index("w37")
+    row = {"row": 0, "question": "w1?", "context": text, "answers": [{"text": text[start : stop - 1], "start": start}]}
+    batch = made.task.collate([made.task.encode(row, made.context, train=True)], made.context)
+    targets = [tuple(window["targets"].tolist()) for window in batch["labels"][0]]
+    assert (-1, -1) in targets and set(targets) <= {(-1, -1), (0, 0)}
+    with torch.no_grad():
+        output = made.forward(batch)
+    loss, weight = made.task.loss(output, batch, made.context)
+    assert weight.item() == targets.count((0, 0)) and math.isfinite(loss.item())
+    (record,) = made.task.records(output, batch, made.context)
+    assert record["windows"] == len(targets) and record["loss"] == pytest.approx(loss.item())
+    assert math.isfinite(made.task.metrics([record], made.context)["loss"])
+    notes = [row_sample._cut_text(one, 1, "training") for one in made.task.text_lengths([row], made.context)]
+    assert notes[1] == (
+        "1 of 1 training rows has an answer of more than 5 tokens, which is never predicted: raise "
+        "task.max_answer_length"
+    )
+    assert notes[2].startswith("1 of 1 training rows has an answer of more than 5 tokens, which no window holds whole")
+    short = {**row, "answers": [{"text": "w30", "start": text.index("w30")}]}
+    lengths = made.task.text_lengths([short, {**row, "answers": []}], made.context)
+    assert not any(row_sample._cut_text(one, 2, "training") for one in lengths)
+
+
+def test_the_code_of_an_export_finds_the_best_piece_of_the_text(
+    reader: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    processor = adapted_on(reader).context.processor
+    # [CLS] w1 ? [SEP] w2 w3 w4 [SEP]: best in the question, and best ends before best starts.
+    starts = torch.tensor([[9.0, 9, 9, 9, 2, 2, 5, 9]])
+    ends = torch.tensor([[9.0, 9, 9, 9, 5, 4, 0, 9]])
+    code = QuestionAnswering.export_code.replace("EXAMPLES", repr(("w1?", "w2 w3 w4")))
+    output = SimpleNamespace(start_logits=starts, end_logits=ends)
+    exec(compile(code, "README.md", "exec"), {"processor": processor, "model": lambda **inputs: output})
+    assert capsys.readouterr().out.strip() == "answer: w2"
 
 
 def test_padding_and_the_other_rows_change_no_loss(reader: Path) -> None:

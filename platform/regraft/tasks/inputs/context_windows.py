@@ -16,6 +16,10 @@ LEAST_TEXT = 2
 """Tokens of the text that a window has at least."""
 
 
+UNKNOWN = (-1, -1)
+"""In place of tokens: a part of the answer is here, and no window of the row holds it whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class WindowSizes:
     """Tokens of a window."""
@@ -103,3 +107,36 @@ def tokens_at(start: int, end: int, offsets: Sequence[tuple[int, int]]) -> tuple
     if not inside or start < offsets[0][0] or end > offsets[-1][1]:
         return None
     return inside[0], inside[-1]
+
+
+def answer_tokens(windows: Sequence[TextWindow], answers: Sequence[tuple[int, int]]) -> list[tuple[int, int] | None]:
+    """Return for each window the first and last token, of the text's, of the first answer that is whole in it.
+
+    `answers` are characters of the text: the first, and the one after the last. None where a window holds no answer.
+    Where none of the windows holds a whole one, those with a part of one have UNKNOWN.
+    """
+    tokens = [place for window in windows for place in window.offsets]
+    held = [place for answer in answers if (place := _within(answer, tokens))]
+    found = [next(filter(None, (tokens_at(*one, window.offsets) for one in held)), None) for window in windows]
+    if any(found) or not answers:
+        return found
+    return [UNKNOWN if not held or _touches(window, held) else None for window in windows]
+
+
+def _within(answer: tuple[int, int], tokens: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """Return the characters of an answer that tokens hold: tokenizers drop accents and what is not visible."""
+    start, end = answer
+    touching = [(begin, stop) for begin, stop in tokens if begin < end and stop > start]
+    if not touching:
+        return None
+    return max(start, min(begin for begin, _ in touching)), min(end, max(stop for _, stop in touching))
+
+
+def _touches(window: TextWindow, answers: Sequence[tuple[int, int]]) -> bool:
+    return any(begin < end and stop > start for begin, stop in window.offsets for start, end in answers)
+
+
+def least_shared(sizes: WindowSizes, processor: Any) -> int:
+    """Return the tokens that two windows share at least, which is where the question is the longest that is read."""
+    free = sizes.window - int(processor.num_special_tokens_to_add(pair=True)) - sizes.question
+    return min(sizes.stride, free // 2)

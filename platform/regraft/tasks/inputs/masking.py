@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,8 +19,45 @@ HIDDEN, SWAPPED = 0.8, 0.9
 """Shares of the chosen tokens: up to the first the mask stands in their place, up to the second a random token, and
 the rest stay as they are (Devlin et al., 2019)."""
 
-_WORD_MARKS = ("\u2581", "\u0120")
-"""What stands before a word's first token: of SentencePiece, and of byte-level tokenizers."""
+_WITHOUT_SPACES = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af]"
+)
+"""Characters of scripts that put no space between words, so that no mark says where one begins: Thai, Lao, Tibetan,
+Burmese, Khmer, Japanese and Chinese."""
+
+
+def _byte_letters() -> dict[str, int]:
+    """Return the bytes by the letters that byte-level tokenizers write for them."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + number): byte for number, byte in enumerate(others)}
+
+
+_BYTES = _byte_letters()
+
+
+def _first_letter(text: str) -> str:
+    return text[:1]
+
+
+def _first_of_bytes(text: str) -> str:
+    """Return the first character of a byte-level piece; empty where the piece begins within a character.
+
+    Of a character whose last bytes are in the next piece, one of the same script is returned.
+    """
+    if any(letter not in _BYTES for letter in text[:4]):
+        return text[:1]
+    found = bytes(_BYTES[letter] for letter in text[:4])
+    if not found or 0x80 <= found[0] < 0xC0:
+        return ""
+    size = 1 + sum(found[0] >= least for least in (0xC0, 0xE0, 0xF0))
+    return found[:size].ljust(size, b"\x81").decode(errors="replace")
+
+
+_WORD_MARKS = {"\u2581": _first_letter, "\u0120": _first_of_bytes}
+"""What stands before a word's first token, of SentencePiece and of byte-level tokenizers, and how either's pieces are
+read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +117,17 @@ def _continuing(tokens: Sequence[str | None]) -> NDArray[np.bool_]:
     """Return which tokens go on with a word, by the marks of WordPiece, SentencePiece or byte-level tokenizers."""
     texts = [token or "" for token in tokens]
     if any(text.startswith("##") and len(text) > 2 for text in texts):
-        return np.array([text.startswith("##") for text in texts], dtype=np.bool_)
-    for mark in _WORD_MARKS:
+        on = (text.startswith("##") and not _WITHOUT_SPACES.match(text[2:3]) for text in texts)
+        return np.array(list(on), dtype=np.bool_)
+    for mark, first in _WORD_MARKS.items():
         if any(text.startswith(mark) and len(text) > 1 for text in texts):
-            return np.array([text[:1] != mark and text[:1].isalnum() for text in texts], dtype=np.bool_)
+            return np.array([text[:1] != mark and _goes_on(first(text)) for text in texts], dtype=np.bool_)
     return np.zeros(len(texts), dtype=np.bool_)
+
+
+def _goes_on(character: str) -> bool:
+    """Return whether a piece that begins with a character goes on with a word; an empty one is within a character."""
+    return not character or (character.isalnum() and not _WITHOUT_SPACES.match(character))
 
 
 def surrounding(processor: Any) -> tuple[list[int], list[int]]:
@@ -111,7 +155,7 @@ def hide(
     """Return the tokens as the model reads them, and the positions that it is to find again, in order.
 
     A `share` of the tokens that may be hidden is chosen, and one at least; fractions are rounded at random. With
-    `whole_words`, words are chosen in place of tokens, as many as fit into the share, and one at least. Raw
+    `whole_words`, words are chosen in place of tokens, as many as fit into the share, and a part of one at least. Raw
     numbers of Philox are used, whose stream NumPy
     guarantees (NEP 19): a resumed run sees the same masks under every version.
     """
@@ -137,16 +181,17 @@ def hide(
 def _words_at(
     places: NDArray[np.int64], order: NDArray[np.int64], inside: NDArray[np.bool_], count: int
 ) -> NDArray[np.int64]:
-    """Return the positions of whole words, drawn in an order of positions, of at most `count` tokens; one at least.
+    """Return the positions of whole words, drawn in an order of positions, of at most `count` tokens.
 
-    `inside` says of each position whether its token goes on with a word.
+    `inside` says of each position whether its token goes on with a word. A first word that is longer is cut: else a
+    text of one long word would be hidden as a whole.
     """
     words = np.cumsum(~inside) - 1
     chosen: list[int] = []
     for word in words[order[~inside[order]]].tolist():
         tokens = places[words == word].tolist()
         if not chosen or len(chosen) + len(tokens) <= count:
-            chosen += tokens
+            chosen += tokens[:count]
         if len(chosen) >= count:
             break
     return np.sort(np.array(chosen, dtype=np.int64))

@@ -7,7 +7,7 @@ the image processor; the classifier is a module inside the base.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from torch import nn
 from regraft.errors import Unsupported
 
 CONFIG = "config.json"
-_NEEDED = ("timm", "torchvision")
+LIBRARIES = ("timm", "torchvision")
+"""Libraries that hold the code of these models, and of the way that their images are read."""
 
 
 def is_timm_folder(folder: Path) -> bool:
@@ -33,7 +34,7 @@ def require_timm(folder: Path, reference: str) -> bool:
     """Return whether a base is a model of timm. Raises Unsupported when it is, and what it needs is not installed."""
     if not is_timm_folder(folder):
         return False
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+    if missing := [name for name in LIBRARIES if find_spec(name) is None]:
         raise Unsupported(
             f"{reference} is a base of the timm library, which needs {' and '.join(missing)}: "
             "pip install 'regraft[timm]'",
@@ -47,12 +48,20 @@ def foreign_file(config: object) -> str | None:
 
     timm loads the checkpoint of such a setting itself, a pickle included.
     """
-    document = config if isinstance(config, dict) else {}
-    arguments = document.get("model_args")
-    if isinstance(arguments, dict) and arguments.get("checkpoint_path"):
-        return f"model_args.checkpoint_path {arguments['checkpoint_path']!r}"
-    name = document.get("architecture")
-    return f"architecture {name!r}" if isinstance(name, str) and ":" in name else None
+    return next(_foreign_settings(config), None)
+
+
+def _foreign_settings(document: object) -> Iterator[str]:
+    """Yield such settings at any depth: a model of several parts has a configuration within its own for each."""
+    if isinstance(document, dict):
+        arguments = document.get("model_args")
+        if isinstance(arguments, dict) and (path := arguments.get("checkpoint_path")):
+            yield f"model_args.checkpoint_path {path!r}"
+        name = document.get("architecture")
+        if isinstance(name, str) and ":" in name:
+            yield f"architecture {name!r}"
+    for inner in document.values() if isinstance(document, dict) else document if isinstance(document, list) else ():
+        yield from _foreign_settings(inner)
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:

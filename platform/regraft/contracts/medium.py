@@ -47,6 +47,8 @@ class Medium(Plugin, ABC):
     """Whether one processor must not be used by two threads at once."""
     averages: ClassVar[bool] = False
     """Whether the vector of a base without a pooler is the mean over its steps, and not the first of them."""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Distributions that read its values, whose versions are part of what is kept under a name; Pillow always is."""
     wraps_scores: ClassVar[bool] = False
     """Whether the Inference API puts the scores for a single input into a list of one."""
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from regraft.media.pixels.grey_levels import stretch
 from regraft.media.pixels.images import MEGAPIXELS
+from regraft.media.pixels.npy_header import read_npy_header
 
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _CHANNELS = (1, 3, 4)
 _SCALE = "write which become black and white, as in data.format: {type: npz, levels: [0, 4095]}"
 _BLOCK = 65535
@@ -35,10 +35,7 @@ class ArrayReader:
         self.name = name
         self._file = archive.open(f"{name}.npy")
         try:
-            version = npy.read_magic(self._file)
-            if version not in _HEADERS:
-                raise ValueError(f"version {version} is not known")
-            self.shape, self._fortran, self.dtype = _HEADERS[version](self._file)
+            self.shape, self._fortran, self.dtype = read_npy_header(self._file)
         except ValueError as error:
             raise BadArray(f"array {name} is damaged: {error}") from None
         if self.dtype.hasobject or self.dtype.names:

@@ -27,6 +27,7 @@ class AudioMedium(Medium):
     noun: ClassVar[str] = "a feature extractor"
     auto: ClassVar[str] = "AutoFeatureExtractor"
     files: ClassVar[tuple[str, ...]] = ("preprocessor_config.json", "processor_config.json")
+    libraries: ClassVar[tuple[str, ...]] = ("soundfile", "scipy")
     column: ClassVar[str] = "audio"
     averages: ClassVar[bool] = True
     pipeline_value: ClassVar[PipelineValue | None] = PipelineValue(

@@ -11,6 +11,7 @@ import logging
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,10 @@ import PIL
 import torch
 import transformers
 
+from regraft.bases.adapted import Adapted
+from regraft.bases.timm import LIBRARIES, is_timm_folder
 from regraft.contracts import Note, TrunkProgress, columns_of
+from regraft.contracts.medium import medium_of
 from regraft.data.snapshot import Snapshot
 from regraft.errors import Unsupported
 from regraft.spec.run import RunSpec
@@ -199,6 +203,15 @@ def free_bytes(site: CutSite, folder: Path) -> dict[Where, int]:
     return found if place == "auto" else {where: free for where, free in found.items() if where == place}
 
 
+def _versions(adapted: Adapted) -> list[str]:
+    """Return the versions of what computes a trunk's values: of the code of models and of what reads their inputs."""
+    # transformers holds the code of models and processors, Pillow resizes images.
+    found = [torch.__version__.split("+")[0], transformers.__version__, PIL.__version__]
+    libraries = medium_of(adapted.task.modality).libraries
+    libraries += LIBRARIES if is_timm_folder(adapted.base.path) else ()
+    return found + [f"{name} {version(name)}" for name in libraries]
+
+
 def open_features(site: CutSite, boundaries: Iterable[Boundary], **beside: Any) -> dict[str, Features]:
     """Open the features of each value in the store, by boundary key; a note names shards that cannot be used.
 
@@ -212,8 +225,7 @@ def open_features(site: CutSite, boundaries: Iterable[Boundary], **beside: Any) 
         "labels": list(adapted.context.labels) if site.spec.task.classes() else [],
         "precision": site.accelerator.mixed_precision,
         "device": site.harness.device.type,
-        # transformers holds the code of models and processors, Pillow resizes images.
-        "versions": [torch.__version__.split("+")[0], transformers.__version__, PIL.__version__],
+        "versions": _versions(adapted),
         **beside,
     }
     prefix = adapted.anatomy.prefix

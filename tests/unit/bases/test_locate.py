@@ -209,6 +209,14 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         config(model_args={"checkpoint_path": "/tmp/x.pth"}),
         ("config.json names model_args.checkpoint_path '/tmp/x.pth'", "not this base's own"),
     ),
+    "a checkpoint of timm elsewhere, in a part": (
+        config(vision_config={"model_type": "timm_wrapper", "model_args": {"checkpoint_path": "/tmp/x.pth"}}),
+        ("config.json names model_args.checkpoint_path '/tmp/x.pth'",),
+    ),
+    "an architecture of timm elsewhere, in a list of parts": (
+        config(parts=[{"architecture": "local-dir:/tmp/x"}]),
+        ("config.json names architecture 'local-dir:/tmp/x'",),
+    ),
     "an architecture of timm elsewhere": (
         config(architecture="local-dir:/tmp/x", pretrained_cfg={}),
         ("config.json names architecture 'local-dir:/tmp/x'",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +22,11 @@ from regraft.bases.adapt import Adaptation, adapt
 from regraft.bases.delta import delta_tensors
 from regraft.bases.load import BaseLoader, load_processor
 from regraft.bases.locate import locate
+from regraft.columns.distances import DistancesColumn
 from regraft.contracts import Context, Method, Row, column_of
 from regraft.contracts.views import ShownRow
-from regraft.media.pixels.depth_maps import depth_png, depths_of_png, same_depths
+from regraft.errors import DataError
+from regraft.media.pixels.depth_maps import depth_png, depths_of_png, same_depths, stored_depths
 from regraft.tasks.depth_estimation import DepthEstimation
 from support.depth_models import SIDE, scene, tiny_dpt
 from unit.columns.test_conformance import Drawn
@@ -106,6 +109,41 @@ def test_a_depth_map_that_does_not_fit_is_a_bad_row(fields: Any, stored: bytes, 
 def test_a_header_that_claims_a_huge_array_allocates_nothing() -> None:
     header = npy(np.ones((2, 3))).replace(b"(2, 3), }       ", b"(999999, 999), }")
     assert "at most 100 megapixels" in str(TASK.check(row_of(header)))
+
+
+def npy_file(header: bytes, content: bytes = b"\0" * 64) -> bytes:
+    """Return an array file with a header that NumPy would not write."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (4, 4), \n",
+        b"-" * 9000 + b"1\n",
+        b"(" * 3000 + b")" * 3000,
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (-4, -4)}\n",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4)}\n",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': 16}\n",
+    ],
+)
+def test_a_damaged_header_is_a_bad_row(header: bytes) -> None:
+    with pytest.raises(DataError, match="header cannot be read"):
+        stored_depths(npy_file(header))
+    assert "header cannot be read" in DistancesColumn().problem(npy_file(header))
+
+
+def test_a_picture_of_16_bits_is_made_in_strips() -> None:
+    values = np.random.default_rng(0).normal(3, 1, (1500, 1000)).astype(np.float32)
+    low, high = float(values.min()), float(values.max())
+    tracemalloc.start()
+    coded, least, most = depth_png(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    levels = np.rint((values.astype(np.float64) - low) * (65535 / (high - low))).astype(np.uint16)
+    assert (least, most) == (low, high)
+    assert np.array_equal(stored_depths(base64.b64decode(coded)), levels)
+    assert peak < 14 * values.size, "levels, the file and its text, and one strip"
 
 
 def test_an_array_of_objects_is_refused_unread() -> None:

@@ -16,6 +16,7 @@ from regraft.contracts.file_ref import opened
 from regraft.errors import DataError
 from regraft.media.pixels.images import MEGAPIXELS, UNREADABLE, image_name, opened_image
 from regraft.media.pixels.mask_channels import is_jpeg
+from regraft.media.pixels.npy_header import DAMAGED, LONGEST, read_npy_header
 
 NPY = b"\x93NUMPY"
 """The first bytes of an array file."""
@@ -27,8 +28,8 @@ _ONE_CHANNEL = ("L", "I", "I;16", "I;16B", "I;16L", "F")
 """Pillow's names of pictures with one number for each pixel."""
 _PNG_BEGINS = "iVBORw0KGgo"
 """The beginning of a PNG in base64."""
-_HEADER = 10_000
-"""Bytes of the longest header of an array file that is read."""
+_STRIP = 2**16
+"""Pixels that are turned into levels at a time."""
 
 
 def is_npy(value: Any) -> bool:
@@ -50,9 +51,9 @@ def npy_problem(file: Any, size: int) -> str:
     `file` is open at its beginning. Only the header is read.
     """
     try:
-        shape, dtype = _npy_header(file)
-    except (ValueError, EOFError, TypeError) as error:
-        return f"is an array file whose header cannot be read: {' '.join(str(error).split())[:200]}"
+        shape, _, dtype = read_npy_header(file)
+    except ValueError as error:
+        return f"is an array file whose header cannot be read: {error}"
     if dtype.kind not in "uif" or dtype.itemsize > 8:
         return f"holds values of type {dtype}; a depth map holds whole numbers or fractions"
     if len(_plane(shape)) != 2 or 0 in shape:
@@ -90,12 +91,21 @@ def stored_depths(value: Any) -> NDArray[Any]:
 
 def depth_png(values: NDArray[Any]) -> tuple[str, float, float]:
     """Return a grey PNG of 16 bits in base64, with the values that its lowest and its highest level stand for."""
-    finite = np.nan_to_num(values.astype(np.float64))
-    low, high = float(finite.min()), float(finite.max())
-    levels = np.rint((finite - low) * (LEVELS / (high - low))) if high > low else np.zeros(finite.shape)
+    rows = max(1, _STRIP // max(1, values.shape[1]))
+    strips = [slice(start, start + rows) for start in range(0, len(values), rows)]  # one at a time: maps may be large
+    limits = [(part.min(), part.max()) for part in (_finite(values[strip]) for strip in strips)]
+    low, high = float(min(least for least, _ in limits)), float(max(most for _, most in limits))
+    levels = np.zeros(values.shape, np.uint16)
+    for strip in strips if high > low else ():
+        levels[strip] = np.rint((_finite(values[strip]) - low) * (LEVELS / (high - low)))
     file = io.BytesIO()
-    Image.fromarray(levels.astype(np.uint16)).save(file, "PNG")
+    Image.fromarray(levels).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii"), low, high
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = np.nan_to_num(values.astype(np.float64))
+    return found
 
 
 def depths_of_png(coded: str, low: float, high: float) -> NDArray[np.float64]:
@@ -133,20 +143,12 @@ def _read_npy(file: Any, size: int, name: str) -> NDArray[Any]:
     if problem := npy_problem(file, size):
         raise DataError(f"depth {name} {problem}")
     file.seek(0)
-    array = np.lib.format.read_array(file, allow_pickle=False, max_header_size=_HEADER)
+    try:
+        array = np.lib.format.read_array(file, allow_pickle=False, max_header_size=LONGEST)
+    except DAMAGED as error:
+        raise DataError(f"depth {name} is not readable: {error}") from None
     found: NDArray[Any] = array.reshape(_plane(array.shape))
     return found
-
-
-def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_HEADER)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file, max_header_size=_HEADER)
-    else:
-        raise ValueError(f"version {version[0]}.{version[1]} is written; 1.0 and 2.0 are read")
-    return shape, dtype
 
 
 def _plane(shape: tuple[int, ...]) -> tuple[int, ...]:

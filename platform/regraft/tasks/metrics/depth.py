@@ -42,7 +42,8 @@ def depth_errors(predicted: Depths, true: Depths) -> dict[str, Any]:
 def aligned(predicted: Depths, true: Depths, most: float) -> Depths:
     """Return an inverse depth of unknown scale and shift as the depth that fits the true one best.
 
-    Scale and shift are those of least squares between inverse depths. No depth is above `most`.
+    Scale and shift are those of least squares between inverse depths. No depth is above `most`: the spec's largest
+    depth, as published evaluations do, or the image's own where none is written, which is kinder.
     """
     wanted = 1 / true
     centred = predicted - predicted.mean()

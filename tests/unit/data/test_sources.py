@@ -73,6 +73,21 @@ def _bad_parquet(folder: Path) -> tuple[Path, str]:
     return path, f"{path}:1"
 
 
+def _squad(folder: Path) -> Path:
+    answered = {"id": "a", "question": "Who?", "answers": [{"text": "Ann", "answer_start": 0}]}
+    open_one = {"id": "b", "question": "Why?", "is_impossible": True, "answers": []}
+    paragraph = {"context": "Ann left.", "qas": [answered, open_one]}
+    return _written(folder / "squad.json", json.dumps({"data": [{"title": "t", "paragraphs": [paragraph]}]}))
+
+
+def _bad_squad(folder: Path) -> tuple[Path, str]:
+    path = _squad(folder)
+    path.write_text(
+        path.read_text().replace('"is_impossible": true, "answers": []', '"is_impossible": true, "answers": [1]')
+    )
+    return path, f"{path}:2 (b)"
+
+
 def _coco(folder: Path) -> Path:
     document = {
         "images": [{"id": 1, "file_name": "one.png"}, {"id": 2, "file_name": "two.png"}],
@@ -283,6 +298,20 @@ SAMPLES = {
         _bad_spans,
     ),
     "csv": Sample(_csv, TEXTS, _bad_csv),
+    "squad": Sample(
+        _squad,
+        [
+            {
+                "question": "Who?",
+                "context": "Ann left.",
+                "answers": [{"text": "Ann", "answer_start": 0}],
+                "id": "a",
+                "title": "t",
+            },
+            {"question": "Why?", "context": "Ann left.", "answers": [], "id": "b", "title": "t"},
+        ],
+        _bad_squad,
+    ),
     "jsonl": Sample(_jsonl, TEXTS, _bad_jsonl),
     "parquet": Sample(_parquet, TEXTS, _bad_parquet),
     "arrow": Sample(_arrow, TEXTS, _bad_arrow),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import ClassVar, Self
 
 import numpy as np
@@ -84,11 +85,12 @@ class ZeroShotImageClassification(SingleLabel, ImageRow):
     def build(self, load: Loader, labels: Sequence[str]) -> nn.Module:
         """Return the base's image tower with a head whose weights are the vectors of the labels' prompts.
 
-        Raises Unsupported for a base without two towers, and for texts of labels that the rows do not have, unless all
-        labels of the rows have a text, too.
+        Raises Unsupported for a base without two towers, and for the text of a label that is misspelt: one that the
+        rows do not have, and much like one of theirs that has no text. Texts may name more labels than there are.
         """
-        unknown = [label for label in self.texts or {} if label not in labels]
-        if unknown and any(label not in (self.texts or {}) for label in labels):
+        without = [label for label in labels if label not in (self.texts or {})]
+        unknown = [label for label in self.texts or {} if label not in labels and get_close_matches(label, without)]
+        if unknown:
             raise Unsupported(
                 f"texts names {unknown[0]!r}, and the labels of the rows are {', '.join(labels)}: write one of these",
                 where="task.texts",

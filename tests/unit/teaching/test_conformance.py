@@ -20,7 +20,9 @@ VARIANTS = [
     {"type": "freeze", "depth": 1},
     {"type": "prototypes", "covariance": "shared"},
 ]
-METHODS = [{"type": key} for key in Method.names() if not Method.lookup(key).model_fields.get("depth")] + VARIANTS
+TEACHERS = [key for key in Method.names() if Method.lookup(key).fits in ("", "prototypes")]
+"""The others fit layers that hold no classes."""
+METHODS = [{"type": key} for key in TEACHERS if not Method.lookup(key).model_fields.get("depth")] + VARIANTS
 QUICK = ("full", "lora", "prototypes")
 
 

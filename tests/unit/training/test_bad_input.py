@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from doubles.fake_s3 import FakeS3, Request
 from doubles.fake_training import CommandResult, Regraft
 from regraft.bases.locate import locate
+from regraft.bases.private_copy import SETTLED_S
 from regraft.errors import RequestError
 from regraft.store.checkpoints import Checkpoints
 from regraft.store.manifest import fetch_verified
@@ -459,7 +461,8 @@ def limited_train(written: Document, folder: Path) -> CommandResult:
 def test_a_quota_is_reported_as_a_full_disk(wrong: Document, train: Train, tmp_path: Path) -> None:
     refused(limited_train(wrong, tmp_path), 1, "a private copy of the base needs", "free space", "REGRAFT_CACHE")
     assert Registry(open_store(wrong["store"])).models() == []
-    locate(wrong["base"])  # which keeps the copy
+    time.sleep(1.1 * SETTLED_S)  # a base that was just written is copied each time
+    locate(wrong["base"])
     refused(limited_train(wrong, tmp_path), 1, wrong["store"], "the disk or quota is full")
     nothing_half_written(open_store(wrong["store"]), tmp_path / "fetched")
     assert train(wrong).code == 0

@@ -25,8 +25,8 @@ from regraft.media.sounds.plain import CostlySound, is_plain, may_be_sound, stat
 from regraft.media.sounds.sounds import ALLOWED, SUFFIXES, sound_header
 from regraft.media.sounds.spectrogram import sound_picture
 
-_OPENED, _MEASURED = 3, 50
-"""Sounds of a sample that are opened to recognise them, and to tell their lengths."""
+_MEASURED = 50
+"""Sounds of a sample that are opened to tell their lengths."""
 _RATE, _FRAMES = 8_000, 2_000
 """Rate of made-up sounds, and samples of the shortest one."""
 _IN_ROW = "sound in this row "
@@ -66,16 +66,7 @@ class AudioColumn(FileColumn):
 
     def likeness(self, sample: CellSample) -> Likeness | None:
         """Recognise names that end as those of sounds do, and sounds in the cells."""
-        if sample.texts is not None and not all(text.lower().endswith(SUFFIXES) for text in sample.texts):
-            return None
-        if sample.texts is None and not all(isinstance(cell, bytes | dict) for cell in sample.cells):
-            return None
-        try:
-            for cell in sample.cells[:_OPENED]:
-                self.read_cell(cell, sample.folder)
-        except BadCell:
-            return None
-        return Likeness(0.9, f"{sample.distinct:,} sounds")
+        return self.files_likeness(sample, SUFFIXES, "sounds")
 
     def described(self, sample: CellSample) -> tuple[str, str] | None:
         """Return the lengths of some sounds."""

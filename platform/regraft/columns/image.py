@@ -39,8 +39,8 @@ from regraft.media.pixels.stated_size import stated_size
 _ALLOWED = ", ".join(REQUEST_FORMATS)
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 """Usual endings of pictures' names."""
-_OPENED, _MEASURED = 3, 50
-"""Pictures of a sample that are opened to recognise them, and to tell their sizes."""
+_MEASURED = 50
+"""Pictures of a sample that are opened to tell their sizes."""
 _FEW = 1_000_000
 """Pixels that a doubtful picture may have whatever it states: thumbnails inside may state less."""
 _UNSTATED = 4_000_000
@@ -101,16 +101,7 @@ class ImageColumn(FileColumn):
 
     def likeness(self, sample: CellSample) -> Likeness | None:
         """Recognise names that end as pictures' do, and pictures in the cells."""
-        if sample.texts is not None and not all(text.lower().endswith(_SUFFIXES) for text in sample.texts):
-            return None
-        if sample.texts is None and not all(isinstance(cell, bytes | dict) for cell in sample.cells):
-            return None
-        try:
-            for cell in sample.cells[:_OPENED]:
-                self.read_cell(cell, sample.folder)
-        except BadCell:
-            return None
-        return Likeness(0.9, f"{sample.distinct:,} pictures")
+        return self.files_likeness(sample, _SUFFIXES, "pictures")
 
     def described(self, sample: CellSample) -> tuple[str, str] | None:
         """Return the sizes of some pictures."""

@@ -32,12 +32,16 @@ from regraft.columns.files.file_names import absence, find_file, is_file_address
 from regraft.columns.files.remote import S3, beginning, contents, object_examined
 from regraft.contracts.column import Allowance, BadCell, Column, Widget, absent, json_name
 from regraft.contracts.file_ref import EmbeddedFile, FileRef
+from regraft.contracts.likeness import CellSample, Likeness
 from regraft.errors import DataError, NotFound, RequestError
 from regraft.store.machine_cache import cache_folder
 from regraft.units import bytes_text, with_article
 
 ARROW = pa.struct([("path", pa.string()), ("bytes", pa.binary()), ("sha256", pa.string()), ("size", pa.int64())])
 """The Arrow type of a file in a snapshot: its place and the hash and number of its bytes, or the bytes themselves."""
+
+_OPENED = 3
+"""Cells of a sample that are opened to see whether they are such files."""
 
 
 class FileColumn(Column):
@@ -51,6 +55,19 @@ class FileColumn(Column):
     called: ClassVar[str] = "a file"
     most_bytes: ClassVar[int | None] = None
     """Bytes of the largest file that is read; None: of any size."""
+
+    def files_likeness(self, sample: CellSample, suffixes: tuple[str, ...], noun: str) -> Likeness | None:
+        """Return how likely cells are such files: names end in `suffixes` or cells hold bytes, and the first open."""
+        if sample.texts is not None and not all(text.lower().endswith(suffixes) for text in sample.texts):
+            return None
+        if sample.texts is None and not all(isinstance(cell, bytes | dict) for cell in sample.cells):
+            return None
+        try:
+            for cell in sample.cells[:_OPENED]:
+                self.read_cell(cell, sample.folder)
+        except BadCell:
+            return None
+        return Likeness(0.9, f"{sample.distinct:,} {noun}")
 
     @abstractmethod
     def read_header(self, file: str | io.BytesIO, name: str) -> None:
